@@ -1,0 +1,148 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{BoxFuture, Confirmation, PublishError, Receipt};
+use crate::Message;
+
+/// Publishes messages. The one contract between the mediators and every broker.
+///
+/// # What an implementation promises
+/// * **Durability.** A [`Receipt`] resolves to `Ok` only after the broker confirmed the message
+///   (Kafka: delivery report with `acks=all`; RabbitMQ: publisher confirm). Every other outcome is an
+///   error that says what is known and gives the message back.
+/// * **Order.** Messages of one topic and key arrive in the order in which `enqueue` resolved,
+///   whichever tasks called it and whether or not anybody awaits the receipts.
+/// * **Bounds.** At most a window of messages and bytes is in flight. A full window makes `enqueue`
+///   wait and `try_enqueue` fail with [`Full`](super::PublishErrorKind::Full).
+/// * **Deadline.** `enqueue` and its receipt together end within one deadline, whatever the broker does.
+/// * **Recovery.** A lost connection is made again for ever, with backoff; unconfirmed messages are
+///   sent again with the same id, in order, before anything newer of their key, until their deadline.
+///   So a message can arrive twice (same id), never silently not at all.
+/// * **Cancel safety.** Dropping the future of `enqueue` before it resolves sends nothing. Dropping a
+///   receipt cancels nothing: the message keeps its place in the window until its confirm.
+///
+/// The conformance suite of `cqrs-testkit` checks an implementation against these.
+pub trait MessageBroker: fmt::Debug + Send + Sync + 'static {
+    /// Takes `message` into the window, waiting for a place; its order is fixed once this resolves.
+    ///
+    /// # Errors
+    /// `NotSent` when no place came free before the deadline, `TooLarge`, `Invalid`, or `Closed`
+    /// after [`shutdown`](Self::shutdown) began.
+    fn enqueue(&self, message: Message) -> BoxFuture<'_, Result<Receipt, PublishError>>;
+
+    /// Takes `message` into the window, without waiting.
+    ///
+    /// # Errors
+    /// `Full` when there is no place now, else as [`enqueue`](Self::enqueue).
+    fn try_enqueue(&self, message: Message) -> Result<Receipt, PublishError>;
+
+    /// What the broker value knows of its connection now. Cheap; meant for readiness checks.
+    fn state(&self) -> BrokerState;
+
+    /// Refuses new messages, waits up to `deadline` for those in flight, and closes the connections.
+    ///
+    /// What is not confirmed by then ends with an error on its receipt and is counted in the report.
+    /// Further calls wait for the same end. Not cancelled by dropping the future: new messages stay
+    /// refused.
+    fn shutdown(&self, deadline: Duration) -> BoxFuture<'_, ShutdownReport>;
+}
+
+/// Conveniences over [`MessageBroker`], kept apart so that a wrapper cannot bypass the broker it wraps.
+pub trait MessageBrokerExt: MessageBroker {
+    /// Publishes `message` and waits for the broker's confirm.
+    ///
+    /// # Errors
+    /// Whatever kept the message from being confirmed; the error gives the message back.
+    ///
+    /// # Cancel safety
+    /// Dropped before the message found a place in the window, nothing was sent. Dropped later, the
+    /// message may arrive.
+    fn publish(
+        &self,
+        message: Message,
+    ) -> impl Future<Output = Result<Confirmation, PublishError>> + Send {
+        async move { self.enqueue(message).await?.await }
+    }
+
+    /// Publishes `message` and waits for the confirm, unless the window is full.
+    ///
+    /// # Errors
+    /// [`Full`](super::PublishErrorKind::Full) when there is no place now, else as
+    /// [`publish`](Self::publish).
+    fn try_publish(
+        &self,
+        message: Message,
+    ) -> impl Future<Output = Result<Confirmation, PublishError>> + Send {
+        async move { self.try_enqueue(message)?.await }
+    }
+}
+
+impl<B: MessageBroker + ?Sized> MessageBrokerExt for B {}
+
+impl<B: MessageBroker + ?Sized> MessageBroker for Arc<B> {
+    fn enqueue(&self, message: Message) -> BoxFuture<'_, Result<Receipt, PublishError>> {
+        (**self).enqueue(message)
+    }
+
+    fn try_enqueue(&self, message: Message) -> Result<Receipt, PublishError> {
+        (**self).try_enqueue(message)
+    }
+
+    fn state(&self) -> BrokerState {
+        (**self).state()
+    }
+
+    fn shutdown(&self, deadline: Duration) -> BoxFuture<'_, ShutdownReport> {
+        (**self).shutdown(deadline)
+    }
+}
+
+/// What a broker value knows of its connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BrokerState {
+    /// No connection was made yet.
+    Connecting {
+        /// Why the last attempt failed, when there was one.
+        last_error: Option<Arc<str>>,
+    },
+    /// Connected, and the broker takes messages.
+    Ready,
+    /// Connected, but the broker asked publishers to stop (RabbitMQ's `connection.blocked`: a memory
+    /// or disk alarm).
+    Blocked {
+        /// The broker's own words.
+        reason: Arc<str>,
+    },
+    /// The connection is lost and is being made again.
+    Disconnected {
+        /// Why, as far as it is known.
+        last_error: Arc<str>,
+    },
+    /// [`shutdown`](MessageBroker::shutdown) was called.
+    Closed,
+}
+
+impl BrokerState {
+    /// Whether a message published now would be sent at once.
+    pub fn is_ready(&self) -> bool {
+        matches!(self, Self::Ready)
+    }
+}
+
+/// What a [`shutdown`](MessageBroker::shutdown) left behind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+#[must_use = "it says how many messages were not delivered"]
+pub struct ShutdownReport {
+    /// Messages that were in flight and not confirmed by the deadline.
+    pub undelivered: usize,
+}
+
+impl ShutdownReport {
+    /// A report of `undelivered` messages.
+    pub fn new(undelivered: usize) -> Self {
+        Self { undelivered }
+    }
+}

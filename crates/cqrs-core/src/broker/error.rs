@@ -1,0 +1,138 @@
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::Message;
+
+/// What is known of a message that was not confirmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PublishErrorKind {
+    /// The window is full (only `try_enqueue` and `try_publish`). Nothing was sent.
+    Full,
+    /// It never left this process: the deadline passed while it waited. Nothing was sent.
+    NotSent,
+    /// The broker said no (a RabbitMQ nack, a Kafka error about this message). It is not stored.
+    Refused,
+    /// The broker knows nobody to give it to: no queue is bound (RabbitMQ), or the topic does not
+    /// exist (Kafka). It is not stored.
+    Unroutable,
+    /// It may or may not be stored: it was sent, and no confirm came before the deadline.
+    Unknown,
+    /// Larger than the broker takes. It is not stored.
+    TooLarge,
+    /// The broker value is shut down. Nothing was sent.
+    Closed,
+    /// It cannot stand on this broker's wire (a topic name too long, say). Nothing was sent.
+    Invalid,
+}
+
+impl PublishErrorKind {
+    /// Whether the same message may succeed later without a change on anybody's side.
+    pub fn is_retryable(self) -> bool {
+        matches!(self, Self::Full | Self::NotSent | Self::Refused | Self::Unknown)
+    }
+
+    /// Whether the message is certainly not stored. `false` only for [`Unknown`](Self::Unknown).
+    pub fn is_certain(self) -> bool {
+        self != Self::Unknown
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Full => "not sent, the window is full",
+            Self::NotSent => "not sent before its deadline",
+            Self::Refused => "refused by the broker",
+            Self::Unroutable => "unroutable",
+            Self::Unknown => "not confirmed in time, its fate is unknown",
+            Self::TooLarge => "too large",
+            Self::Closed => "not sent, the broker is shut down",
+            Self::Invalid => "not sent, it is invalid for this broker",
+        }
+    }
+}
+
+/// A message that was not confirmed: what is known of it, why, and the message itself.
+///
+/// `Display` names kind, event, topic and id; causes are in `source()`. Payloads are never shown.
+#[must_use = "it carries the message that was not confirmed"]
+pub struct PublishError(Box<Inner>);
+
+struct Inner {
+    kind: PublishErrorKind,
+    detail: Cow<'static, str>,
+    message: Arc<Message>,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl PublishError {
+    /// An error about `message`; `detail` says what happened and what to do, and names no payload.
+    pub fn new(
+        kind: PublishErrorKind,
+        message: impl Into<Arc<Message>>,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self(Box::new(Inner { kind, detail: detail.into(), message: message.into(), source: None }))
+    }
+
+    /// Adds the cause.
+    pub fn with_source(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// What is known of the message.
+    pub fn kind(&self) -> PublishErrorKind {
+        self.0.kind
+    }
+
+    /// Whether the same message may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        self.0.kind.is_retryable()
+    }
+
+    /// The message that was not confirmed.
+    pub fn message(&self) -> &Message {
+        &self.0.message
+    }
+
+    /// Gives the message back, to be published again or stored elsewhere. Its id is unchanged.
+    pub fn into_message(self) -> Message {
+        Arc::unwrap_or_clone(self.0.message)
+    }
+
+    /// What happened, in words.
+    pub fn detail(&self) -> &str {
+        &self.0.detail
+    }
+}
+
+impl fmt::Display for PublishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { kind, detail, message, .. } = &*self.0;
+        let name = if message.name.is_empty() { "message" } else { &message.name };
+        write!(f, "{name} {} for {:?}: {}", message.id, message.topic, kind.words())?;
+        if !detail.is_empty() {
+            write!(f, " ({detail})")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for PublishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PublishError")
+            .field("kind", &self.0.kind)
+            .field("detail", &self.0.detail)
+            .field("message", &self.0.message)
+            .field("source", &self.0.source)
+            .finish()
+    }
+}
+
+impl Error for PublishError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}

@@ -1,0 +1,181 @@
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{PendingConfirm, PublishError, PublishErrorKind, Receipt, Window};
+use crate::Message;
+
+/// The front half of every broker's `enqueue`: the window, the publish deadline, and the closed state.
+///
+/// Clones share the window.
+#[derive(Debug, Clone)]
+pub struct Intake {
+    window: Window,
+    timeout: Duration,
+}
+
+impl Intake {
+    /// The publish deadline by default (GUARANTEES.md, Producing 5).
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+    /// Admits into `window`; each publish ends within `timeout` of its admission's start.
+    pub fn new(window: Window, timeout: Duration) -> Self {
+        Self { window, timeout }
+    }
+
+    /// Waits for a place in the window and starts the message's deadline, counting the wait.
+    ///
+    /// Cancel safe: a cancelled wait holds nothing and sends nothing.
+    ///
+    /// # Errors
+    /// `NotSent` when the window stayed full until the deadline; `Closed`.
+    pub async fn admit(&self, message: Message) -> Result<(PendingConfirm, Receipt), PublishError> {
+        let deadline = Instant::now() + self.timeout;
+        let size = message.size();
+        if let Some(slot) = self.window.try_acquire(size) {
+            return Ok(PendingConfirm::new(message, deadline, slot));
+        }
+        match tokio::time::timeout_at(deadline, self.window.acquire(size)).await {
+            Ok(Some(slot)) => Ok(PendingConfirm::new(message, deadline, slot)),
+            Ok(None) => Err(closed(message)),
+            Err(_elapsed) => {
+                let detail = format!(
+                    "the window of messages in flight stayed full for {:?}; \
+                     the broker confirms too slowly or not at all",
+                    self.timeout
+                );
+                Err(PublishError::new(PublishErrorKind::NotSent, message, detail))
+            }
+        }
+    }
+
+    /// Takes a place in the window now and starts the message's deadline.
+    ///
+    /// # Errors
+    /// `Full`; `Closed`.
+    pub fn try_admit(&self, message: Message) -> Result<(PendingConfirm, Receipt), PublishError> {
+        match self.window.try_acquire(message.size()) {
+            Some(slot) => Ok(PendingConfirm::new(message, Instant::now() + self.timeout, slot)),
+            None if self.window.is_closed() => Err(closed(message)),
+            None => Err(PublishError::new(PublishErrorKind::Full, message, "try again later")),
+        }
+    }
+
+    /// Refuses all further messages and ends the waits of those that have no place yet.
+    pub fn close(&self) {
+        self.window.close();
+    }
+
+    /// Whether [`close`](Self::close) was called.
+    pub fn is_closed(&self) -> bool {
+        self.window.is_closed()
+    }
+
+    /// Messages admitted and without a verdict.
+    pub fn in_flight(&self) -> usize {
+        self.window.in_flight()
+    }
+
+    /// Bytes admitted and without a verdict.
+    pub fn bytes_in_flight(&self) -> usize {
+        self.window.bytes_in_flight()
+    }
+}
+
+impl Default for Intake {
+    fn default() -> Self {
+        Self::new(Window::default(), Self::DEFAULT_TIMEOUT)
+    }
+}
+
+fn closed(message: Message) -> PublishError {
+    PublishError::new(PublishErrorKind::Closed, message, "shutdown was called on it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::Confirmation;
+
+    fn intake(messages: usize) -> Intake {
+        Intake::new(Window::new(messages, 1 << 20), Duration::from_secs(5))
+    }
+
+    fn message() -> Message {
+        Message::new("t", "body")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_deadline_spans_the_wait_and_the_confirm() {
+        let intake = intake(1);
+        let (first, _receipt) = intake.admit(message()).await.unwrap();
+        let started = Instant::now();
+        let waiting = tokio::spawn({
+            let intake = intake.clone();
+            async move { intake.admit(message()).await }
+        });
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        first.confirm(Confirmation::default());
+        let (pending, receipt) = waiting.await.unwrap().unwrap();
+        assert!(pending.start_sending());
+        let error = receipt.await.unwrap_err();
+        assert_eq!(error.kind(), PublishErrorKind::Unknown);
+        assert_eq!(started.elapsed(), Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_window_that_stays_full_is_not_sent() {
+        let intake = intake(1);
+        let _held = intake.admit(message()).await.unwrap();
+        let refused = message();
+        let error = intake.admit(refused.clone()).await.unwrap_err();
+        assert_eq!(error.kind(), PublishErrorKind::NotSent);
+        assert_eq!(error.into_message(), refused);
+        assert_eq!(intake.try_admit(refused).unwrap_err().kind(), PublishErrorKind::Full);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn not_sent_is_never_written_afterwards() {
+        let (pending, receipt) = intake(1).try_admit(message()).unwrap();
+        assert_eq!(receipt.await.unwrap_err().kind(), PublishErrorKind::NotSent);
+        assert!(!pending.start_sending());
+    }
+
+    #[tokio::test]
+    async fn a_dropped_receipt_keeps_its_place_until_the_confirm() {
+        let intake = intake(1);
+        let (pending, receipt) = intake.try_admit(message()).unwrap();
+        drop(receipt);
+        assert_eq!(intake.in_flight(), 1);
+        pending.confirm(Confirmation::default());
+        assert_eq!(intake.in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_forgets_a_message_fails_its_receipt() {
+        let intake = intake(2);
+        let (queued, receipt) = intake.try_admit(message()).unwrap();
+        drop(queued);
+        assert_eq!(receipt.await.unwrap_err().kind(), PublishErrorKind::NotSent);
+        let (sent, receipt) = intake.try_admit(message()).unwrap();
+        assert!(sent.start_sending() && sent.start_sending(), "a resend is allowed");
+        drop(sent);
+        assert_eq!(receipt.await.unwrap_err().kind(), PublishErrorKind::Unknown);
+    }
+
+    #[tokio::test]
+    async fn closing_refuses_the_new_and_the_waiting() {
+        let intake = intake(1);
+        let held = intake.try_admit(message()).unwrap();
+        let waiting = tokio::spawn({
+            let intake = intake.clone();
+            async move { intake.admit(message()).await.unwrap_err().kind() }
+        });
+        tokio::task::yield_now().await;
+        intake.close();
+        assert_eq!(waiting.await.unwrap(), PublishErrorKind::Closed);
+        drop(held);
+        assert_eq!(intake.try_admit(message()).unwrap_err().kind(), PublishErrorKind::Closed);
+        assert_eq!(intake.admit(message()).await.unwrap_err().kind(), PublishErrorKind::Closed);
+    }
+}

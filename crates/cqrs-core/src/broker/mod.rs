@@ -1,0 +1,18 @@
+//! The contract between this framework and a message broker, and what broker authors build it from.
+
+mod contract;
+mod devnull;
+mod error;
+mod intake;
+mod receipt;
+mod window;
+
+pub use contract::{BrokerState, MessageBroker, MessageBrokerExt, ShutdownReport};
+pub use devnull::DevnullMessageBroker;
+pub use error::{PublishError, PublishErrorKind};
+pub use intake::Intake;
+pub use receipt::{Confirmation, PendingConfirm, Receipt};
+pub use window::{Slot, Window};
+
+/// A boxed, sendable future, as dyn-safe contract traits return it.
+pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -1,0 +1,162 @@
+//! The outgoing frame: one [`Message`] is what every broker publishes.
+
+mod headers;
+mod trace_context;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+pub use headers::{Headers, InvalidHeader, header};
+pub use trace_context::{InvalidTraceContext, TraceContext};
+
+/// Media types of message bodies.
+pub mod content_type {
+    /// `application/json`, [RFC 8259](https://www.rfc-editor.org/rfc/rfc8259).
+    pub const JSON: &str = "application/json";
+    /// `application/x-protobuf`, what python-cqrs writes on RabbitMQ.
+    pub const PROTOBUF: &str = "application/x-protobuf";
+}
+
+/// An outgoing message: where it goes, what it carries, and how it is told from others.
+///
+/// Cloning is cheap for topic, key and body (shared), linear in the headers.
+///
+/// `Debug` shows sizes, never the body: payloads do not belong in logs.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Message {
+    /// Kafka: the topic. RabbitMQ: the routing key (and the queue in the python-compatible mode).
+    pub topic: Arc<str>,
+    /// Messages of one topic with one key keep their order. `None`: no order is promised.
+    pub key: Option<Bytes>,
+    /// The event's id. Stays the same when the message is sent again.
+    pub id: Uuid,
+    /// The event's name, such as `UserCreated`. RabbitMQ carries it as the `type` property.
+    pub name: Arc<str>,
+    /// Text headers. See [`header`] for the names this framework writes.
+    pub headers: Headers,
+    /// Media type of the body. RabbitMQ carries it as a property. Kafka does not carry it for JSON,
+    /// because FastStream decodes such a record twice.
+    pub content_type: Option<Arc<str>>,
+    /// When the event happened. RabbitMQ carries whole seconds, Kafka milliseconds.
+    pub timestamp: SystemTime,
+    /// Whether a broker that can tell reports it as [`Unroutable`] when nobody would receive this
+    /// message. On by default.
+    ///
+    /// [`Unroutable`]: crate::PublishErrorKind::Unroutable
+    pub mandatory: bool,
+    /// The bytes, exactly as they stand on the wire.
+    pub body: Bytes,
+}
+
+impl Message {
+    /// A message for `topic` with a new id (UUID version 7), the present time, and nothing else.
+    pub fn new(topic: impl Into<Arc<str>>, body: impl Into<Bytes>) -> Self {
+        Self {
+            topic: topic.into(),
+            key: None,
+            id: Uuid::now_v7(),
+            name: Arc::from(""),
+            headers: Headers::new(),
+            content_type: None,
+            timestamp: SystemTime::now(),
+            mandatory: true,
+            body: body.into(),
+        }
+    }
+
+    /// Sets the key. Messages of one topic with one key keep their order.
+    #[must_use]
+    pub fn with_key(mut self, key: impl Into<Bytes>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// Sets the id.
+    #[must_use]
+    pub fn with_id(mut self, id: Uuid) -> Self {
+        self.id = id;
+        self
+    }
+
+    /// Sets the event name.
+    #[must_use]
+    pub fn with_name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Sets the media type of the body.
+    #[must_use]
+    pub fn with_content_type(mut self, content_type: impl Into<Arc<str>>) -> Self {
+        self.content_type = Some(content_type.into());
+        self
+    }
+
+    /// Replaces the headers.
+    #[must_use]
+    pub fn with_headers(mut self, headers: Headers) -> Self {
+        self.headers = headers;
+        self
+    }
+
+    /// Sets when the event happened.
+    #[must_use]
+    pub fn with_timestamp(mut self, timestamp: SystemTime) -> Self {
+        self.timestamp = timestamp;
+        self
+    }
+
+    /// Says whether an unroutable message is an error (the default) or silently dropped by the broker.
+    #[must_use]
+    pub fn with_mandatory(mut self, mandatory: bool) -> Self {
+        self.mandatory = mandatory;
+        self
+    }
+
+    /// Bytes this message counts for in a [`Window`](crate::broker::Window): body, key, topic and headers.
+    pub fn size(&self) -> usize {
+        self.body.len()
+            + self.key.as_ref().map_or(0, Bytes::len)
+            + self.topic.len()
+            + self.headers.size()
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("topic", &self.topic)
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .field("key_bytes", &self.key.as_ref().map(Bytes::len))
+            .field("content_type", &self.content_type)
+            .field("headers", &self.headers)
+            .field("body_bytes", &self.body.len())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_never_shows_the_body_or_the_key() {
+        let message = Message::new("cards", "4111-1111").with_key("holder-7");
+        let shown = format!("{message:?}");
+        assert!(!shown.contains("4111") && !shown.contains("holder"), "{shown}");
+        assert!(shown.contains("body_bytes: 9"), "{shown}");
+    }
+
+    #[test]
+    fn size_counts_what_goes_over_the_wire() {
+        let mut message = Message::new("abc", "12345").with_key("k");
+        message.headers.insert("h", "vv").unwrap();
+        assert_eq!(message.size(), 5 + 1 + 3 + 3);
+    }
+}
