@@ -1,0 +1,131 @@
+# shellcheck shell=bash
+# What the local servers share: where things lie, packages, locks, starting a
+# process that outlives the caller, finding it again, waiting for it.
+# Sourced by scripts/brokers, which sets STATE (the state directory).
+
+say() { printf '%s\n' "brokers: $*" >&2; }
+
+die() {
+    say "$*"
+    exit 1
+}
+
+# Installing packages and entering a chroot take the superuser.
+SUDO=()
+((EUID == 0)) || SUDO=(sudo -n)
+as_root() { "${SUDO[@]}" "$@"; }
+
+apt_install() {
+    command -v apt-get >/dev/null ||
+        die "please install $* (only Debian's apt-get is known here)"
+    say "installing $*"
+    local log="$STATE/apt.log"
+    # Two servers may want packages at the same time.
+    exec 8>"$STATE/apt.lock"
+    flock -w 600 8 || die "another installation does not end, see $log"
+    {
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get update -q &&
+            as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
+                -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confold "$@"
+    } >"$log" 2>&1 </dev/null 8>&- || {
+        tail -n 20 "$log" >&2
+        die "could not install $*"
+    }
+    exec 8>&-
+}
+
+# --- processes ---------------------------------------------------------------
+
+# Every process of a server carries this variable, which is how it is found
+# again: a pid file could lie, and would not know the server's children.
+mark() { printf 'CQRS_BROKERS_SERVER=%s:%s' "$1" "$STATE"; }
+
+# daemon SERVER LOG COMMAND...: starts COMMAND in a session of its own, with
+# nothing of the caller's: no pipe it would keep open, no lock, no environment.
+daemon() {
+    local server=$1 log=$2 fd
+    shift 2
+    (
+        cd /
+        exec </dev/null >>"$log" 2>&1
+        for fd in /proc/"$BASHPID"/fd/*; do
+            fd=${fd##*/}
+            ((fd > 2)) && eval "exec $fd>&-"
+        done
+        exec env -i PATH="$PATH" HOME="$HOME" LANG=C.UTF-8 "$(mark "$server")" \
+            setsid --fork "$@"
+    )
+}
+
+# pids SERVER: all processes of the server (workers of PostgreSQL have
+# overwritten their environment and are found as children).
+pids() {
+    local found elevate=()
+    [[ $1 != rabbitmq ]] || elevate=("${SUDO[@]}")
+    found=$("${elevate[@]}" grep -lszxF -- "$(mark "$1")" /proc/[0-9]*/environ || true)
+    found=$(sed -E 's#/proc/([0-9]+)/environ#\1#' <<<"$found")
+    [[ -n $found ]] || return 0
+    {
+        printf '%s\n' "$found"
+        pgrep -P "$(paste -sd, - <<<"$found")" || true
+    } | sort -un
+}
+
+signal() { # SIGNAL SERVER: to every process of the server
+    local all
+    all=$(pids "$2")
+    # shellcheck disable=SC2086  # a list of numbers
+    if [[ $2 == rabbitmq ]]; then
+        [[ -z $all ]] || as_root kill -s "$1" $all 2>/dev/null || true
+    else
+        [[ -z $all ]] || kill -s "$1" $all 2>/dev/null || true
+    fi
+}
+
+paused() { # SERVER
+    local pid state
+    pid=$(pids "$1" | head -n 1)
+    [[ -n $pid ]] && state=$(sed -E 's/.*\) (.).*/\1/' "/proc/$pid/stat" 2>/dev/null) && [[ $state == T ]]
+}
+
+# wait_for SECONDS COMMAND...: until COMMAND succeeds.
+wait_for() {
+    local end=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        ((SECONDS < end)) || return 1
+        sleep 0.2
+    done
+}
+
+gone() { [[ -z $(pids "$1") ]]; }
+
+# --- probes ------------------------------------------------------------------
+
+# ask PORT MAX HEX: sends bytes to a local port, prints up to MAX bytes of the
+# answer in hex. Plain bash: no client has to be started to see a server live.
+ask() {
+    # shellcheck disable=SC2016  # expanded by the inner bash
+    timeout 2 bash -c '
+        exec 3<>"/dev/tcp/127.0.0.1/$1" || exit 1
+        printf "%b" "$(sed -E "s/(..)/\\\\x\1/g" <<<"$3")" >&3
+        dd bs="$2" count=1 <&3 2>/dev/null | od -An -v -tx1 | tr -d " \n"
+    ' ask "$1" "$2" "$3" 2>/dev/null
+}
+
+listens() { # PORT...: all of them
+    local port
+    for port in "$@"; do
+        timeout 1 bash -c "exec 3<>/dev/tcp/127.0.0.1/$port" 2>/dev/null || return 1
+    done
+}
+
+# ports_free PORT...: says which port another program has taken.
+ports_free() {
+    local port
+    for port in "$@"; do
+        if listens "$port"; then
+            die "port $port is taken by a program that this script did not start (another CQRS_BROKERS_HOME? a system service? Docker?)"
+        fi
+    done
+}

@@ -1,0 +1,150 @@
+# shellcheck shell=bash
+# RabbitMQ as a local process: Debian's package in a chroot of its own, so that
+# any release can be had on any host, and no system service is touched.
+
+RABBITMQ_PORTS=(5671 5672 15672)
+RABBITMQ_HOME=$STATE/rabbitmq
+RABBITMQ_LOG=$RABBITMQ_HOME/console.log
+RABBITMQ_BOOT_SECONDS=120
+
+# The asked release; without a wish the one that was used last.
+RABBITMQ_RELEASE=${CQRS_RABBITMQ:-}
+
+rabbitmq_current() { cat "$RABBITMQ_HOME/current" 2>/dev/null || echo 4; }
+
+rabbitmq_suites() { # RELEASE: the Debian suites that have it, the best first
+    case $1 in
+        4 | 4.3) echo sid trixie ;;
+        4.0) echo trixie ;;
+        3 | 3.10) echo bookworm ;;
+        *) die "RabbitMQ $1 cannot be had from Debian; CQRS_RABBITMQ is 4, 4.0 or 3.10" ;;
+    esac
+}
+
+rabbitmq_use() { # RELEASE: sets RABBITMQ_ROOT, the chroot
+    RABBITMQ_RELEASE=$1
+    RABBITMQ_ROOT=$RABBITMQ_HOME/$1
+}
+rabbitmq_use "${RABBITMQ_RELEASE:-$(rabbitmq_current)}"
+
+rabbitmq_version() { cat "$RABBITMQ_HOME/$(rabbitmq_current)/cqrs/version" 2>/dev/null || echo -; }
+
+# rabbitmq_enter DIR USER COMMAND...: prints the command line that runs COMMAND
+# in the chroot, one word per line. /proc and /dev are mounted in a name space
+# of that process alone, where the system lets us, and so are never left behind.
+rabbitmq_enter() {
+    local root=$1 user=$2
+    shift 2
+    if as_root unshare --mount true 2>/dev/null; then
+        # shellcheck disable=SC2016  # expanded by the inner sh
+        printf '%s\n' "${SUDO[@]}" unshare --mount sh -c \
+            'mount -t proc proc "$0/proc"; mount --rbind /dev "$0/dev"; exec chroot "$@"' "$root"
+    else
+        printf '%s\n' "${SUDO[@]}" chroot
+    fi
+    printf '%s\n' "--userspec=$user" "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+        HOME=/cqrs LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@"
+}
+
+rabbitmq_bootstrap() { # SUITE DIR
+    local mirror inside
+    # The mirror this machine uses, if it is a Debian one.
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' \
+        'Origin: Debian' 'Label: Debian' 2>/dev/null | head -n 1)
+    as_root rm -rf "$2"
+    as_root debootstrap --variant=minbase "$1" "$2" ${mirror:+"$mirror"} || return 1
+    # How this machine reaches the mirror holds inside as well.
+    apt-config dump | grep -E '^Acquire::(Check|http|https)' |
+        as_root tee "$2/etc/apt/apt.conf.d/90host" || true
+    echo '127.0.0.1 localhost' | as_root tee "$2/etc/hosts"
+    printf '#!/bin/sh\nexit 101\n' | as_root tee "$2/usr/sbin/policy-rc.d"
+    as_root chmod +x "$2/usr/sbin/policy-rc.d"
+    mapfile -t inside < <(rabbitmq_enter "$2" root:root)
+    # shellcheck disable=SC2016  # expanded by dpkg-query
+    "${inside[@]}" sh -ec '
+        apt-get update -q
+        apt-get install -qy --no-install-recommends rabbitmq-server
+        apt-get clean
+        rm -rf /var/lib/apt/lists
+        mkdir -p /cqrs/data /cqrs/log /certs
+        dpkg-query -W -f "\${Version}\n" rabbitmq-server | sed "s/-.*//" >/cqrs/version
+        chown -R rabbitmq:rabbitmq /cqrs'
+}
+
+rabbitmq_install() {
+    local suite log=$RABBITMQ_HOME/install.log
+    [[ ! -d $RABBITMQ_ROOT ]] || return 0
+    command -v debootstrap >/dev/null || apt_install debootstrap debian-archive-keyring
+    mkdir -p "$RABBITMQ_HOME"
+    for suite in $(rabbitmq_suites "$RABBITMQ_RELEASE"); do
+        say "downloading RabbitMQ $RABBITMQ_RELEASE (Debian $suite)"
+        if rabbitmq_bootstrap "$suite" "$RABBITMQ_ROOT.new" >"$log" 2>&1 </dev/null; then
+            as_root mv "$RABBITMQ_ROOT.new" "$RABBITMQ_ROOT"
+            return
+        fi
+        tail -n 5 "$log" >&2
+    done
+    die "could not install RabbitMQ $RABBITMQ_RELEASE, see $log"
+}
+
+rabbitmq_configure() {
+    local dir=$RABBITMQ_ROOT/cqrs
+    sed 's/0\.0\.0\.0/127.0.0.1/' "$ROOT/docker/rabbitmq.conf" | as_root tee "$dir/rabbitmq.conf" >/dev/null
+    as_root cp "$ROOT/docker/rabbitmq_plugins" "$dir/enabled_plugins"
+    as_root cp "$CERTS"/ca.pem "$CERTS"/server.pem "$CERTS"/server.key "$RABBITMQ_ROOT/certs"
+}
+
+# An own port for epmd, so that other Erlang nodes of this machine stay apart.
+rabbitmq_command() { # PROGRAM ARGS...: one word per line
+    rabbitmq_enter "$RABBITMQ_ROOT" rabbitmq:rabbitmq \
+        ERL_EPMD_ADDRESS=127.0.0.1 ERL_EPMD_PORT=14369 \
+        RABBITMQ_NODENAME=cqrs@localhost RABBITMQ_DIST_PORT=25672 \
+        RABBITMQ_CONF_ENV_FILE=/cqrs/none RABBITMQ_CONFIG_FILE=/cqrs/rabbitmq.conf \
+        RABBITMQ_ENABLED_PLUGINS_FILE=/cqrs/enabled_plugins \
+        RABBITMQ_MNESIA_BASE=/cqrs/data RABBITMQ_LOG_BASE=/cqrs/log \
+        RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface {127,0,0,1} +sbwt none' \
+        "$@"
+}
+
+rabbitmq_start() {
+    local command
+    rabbitmq_configure
+    printf '%s\n' "$RABBITMQ_RELEASE" >"$RABBITMQ_HOME/current"
+    mapfile -t command < <(rabbitmq_command "$(mark rabbitmq)" /usr/lib/rabbitmq/bin/rabbitmq-server)
+    daemon rabbitmq "$RABBITMQ_LOG" "${command[@]}"
+}
+
+rabbitmq_ctl() { # PROGRAM ARGS...
+    local command
+    mapfile -t command < <(rabbitmq_command RABBITMQ_CTL_ERL_ARGS='-start_epmd false' \
+        "/usr/lib/rabbitmq/bin/$1")
+    "${command[@]}" "${@:2}"
+}
+
+# A broker greets a client of AMQP 0-9-1 with a method frame (01) on channel 0.
+rabbitmq_ready() {
+    [[ $(ask 5672 8 414d515000000901) == 010000* ]] && listens "${RABBITMQ_PORTS[@]}"
+}
+
+# Asks the node itself; slow, so only after a start.
+rabbitmq_booted() {
+    rabbitmq_ready && rabbitmq_ctl rabbitmq-diagnostics -q check_running >/dev/null 2>&1
+}
+
+rabbitmq_beams() {
+    local pid
+    for pid in $(pids rabbitmq); do
+        [[ $(cat "/proc/$pid/comm" 2>/dev/null) != beam.smp ]] || echo "$pid"
+    done
+}
+rabbitmq_beams_gone() { [[ -z $(rabbitmq_beams) ]]; }
+
+# Only the Erlang machine may be told to end: without its helpers it crashes.
+rabbitmq_stop() {
+    local beams
+    mapfile -t beams < <(rabbitmq_beams)
+    ((${#beams[@]} == 0)) || as_root kill -s TERM "${beams[@]}" 2>/dev/null || true
+    wait_for 30 rabbitmq_beams_gone || say "RabbitMQ does not stop, killing it"
+    signal KILL rabbitmq
+    wait_for 10 gone rabbitmq
+}
