@@ -1,1 +1,5 @@
 //! cqrs-testkit
+
+mod proxy;
+
+pub use proxy::FaultProxy;
