@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034,SC2153  # names that the other files set or use
 # What the local servers share: where things lie, packages, locks, starting a
 # process that outlives the caller, finding it again, waiting for it.
 # Sourced by scripts/brokers, which sets STATE (the state directory).
@@ -12,7 +13,7 @@ die() {
 
 # Installing packages and entering a chroot take the superuser.
 SUDO=()
-((EUID == 0)) || SUDO=(sudo -n)
+((EUID == 0)) || SUDO=(sudo)
 as_root() { "${SUDO[@]}" "$@"; }
 
 apt_install() {
@@ -45,6 +46,7 @@ mark() { printf 'CQRS_BROKERS_SERVER=%s:%s' "$1" "$STATE"; }
 daemon() {
     local server=$1 log=$2 fd
     shift 2
+    if [[ -n $(find "$log" -size +20M 2>/dev/null) ]]; then mv "$log" "$log.1"; fi
     (
         cd /
         exec </dev/null >>"$log" 2>&1
@@ -72,14 +74,10 @@ pids() {
 }
 
 signal() { # SIGNAL SERVER: to every process of the server
-    local all
-    all=$(pids "$2")
-    # shellcheck disable=SC2086  # a list of numbers
-    if [[ $2 == rabbitmq ]]; then
-        [[ -z $all ]] || as_root kill -s "$1" $all 2>/dev/null || true
-    else
-        [[ -z $all ]] || kill -s "$1" $all 2>/dev/null || true
-    fi
+    local all elevate=()
+    [[ $2 != rabbitmq ]] || elevate=("${SUDO[@]}")
+    mapfile -t all < <(pids "$2")
+    ((${#all[@]} == 0)) || "${elevate[@]}" kill -s "$1" "${all[@]}" 2>/dev/null || true
 }
 
 paused() { # SERVER
@@ -98,7 +96,13 @@ wait_for() {
     done
 }
 
-gone() { [[ -z $(pids "$1") ]]; }
+# gone SERVER: nothing of it runs, or only epmd, which outlives a crashed RabbitMQ.
+gone() {
+    local pid
+    for pid in $(pids "$1"); do
+        [[ $(cat "/proc/$pid/comm" 2>/dev/null) == epmd ]] || return 1
+    done
+}
 
 # --- probes ------------------------------------------------------------------
 
@@ -120,12 +124,15 @@ listens() { # PORT...: all of them
     done
 }
 
-# ports_free PORT...: says which port another program has taken.
+# ports_free PORT...: fails if another program has one of them. (A process that
+# was just killed may hold its ports a moment longer.)
 ports_free() {
     local port
     for port in "$@"; do
-        if listens "$port"; then
-            die "port $port is taken by a program that this script did not start (another CQRS_BROKERS_HOME? a system service? Docker?)"
-        fi
+        wait_for 3 not_listens "$port" ||
+            die "port $port is taken by a program that this script did not start" \
+                "(with another CQRS_BROKERS_HOME? a system service? a container?)"
     done
 }
+
+not_listens() { ! listens "$1"; }

@@ -1,19 +1,24 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034,SC2153  # names that the other files set or use
 # Apache Kafka as a local process: jars from Maven Central, one KRaft node.
 
-KAFKA_VERSION=${CQRS_KAFKA:-4.3.1}
+# One place says which release: the Compose file.
+KAFKA_VERSION=$(sed -n 's#^ *image: apache/kafka:##p' "$ROOT/docker-compose.yml")
 KAFKA_LOG4J=2.25.4 # the log4j that this Kafka is built with
-KAFKA_PORTS=(9092 9093 9094 9095 19092)
+KAFKA_PORTS=(9092 9093 9094 9095 19092 9193)
 KAFKA_HOME=$STATE/kafka
-KAFKA_LOG=$KAFKA_HOME/log/server.log
+KAFKA_LIB=$KAFKA_HOME/lib-$KAFKA_VERSION
+KAFKA_DATA=$KAFKA_HOME/data-$KAFKA_VERSION
+KAFKA_LOGS=("$KAFKA_HOME/log/console.log" "$KAFKA_HOME/log/server.log")
 KAFKA_BOOT_SECONDS=90
 
+# The version file is written at a start, and so tells what runs.
 kafka_version() { cat "$KAFKA_HOME/version" 2>/dev/null || echo "$KAFKA_VERSION"; }
 
 kafka_java() {
     local java
-    for java in "${JAVA_HOME:+$JAVA_HOME/bin/java}" java; do
-        [[ -n $java ]] && java=$(command -v "$java") || continue
+    for java in "${JAVA_HOME:-}/bin/java" java; do
+        java=$(command -v "$java") || continue
         if [[ $("$java" -version 2>&1) =~ version\ \"([0-9]+) ]] && ((BASH_REMATCH[1] >= 17)); then
             printf '%s' "$java"
             return
@@ -23,11 +28,10 @@ kafka_java() {
 }
 
 kafka_install() {
-    local lib=$KAFKA_HOME/lib-$KAFKA_VERSION
     if ! kafka_java >/dev/null; then
-        apt_install openjdk-17-jre-headless || apt_install default-jre-headless
+        apt_install openjdk-17-jre-headless
     fi
-    [[ ! -d $lib ]] || return 0
+    [[ ! -d $KAFKA_LIB ]] || return 0
     command -v mvn >/dev/null || apt_install maven
     say "downloading Kafka $KAFKA_VERSION"
     local work=$KAFKA_HOME/download
@@ -55,19 +59,19 @@ END
         tail -n 20 "$work/log" >&2
         die "could not download Kafka $KAFKA_VERSION from Maven Central, see $work/log"
     fi
-    mv "$work/lib" "$lib"
+    mv "$work/lib" "$KAFKA_LIB"
 }
 
 kafka_configure() {
     mkdir -p "$KAFKA_HOME/log"
-    sed -e "s#0\.0\.0\.0#127.0.0.1#g; s#/certs/#$CERTS/#g; s#^log.dirs=.*#log.dirs=$KAFKA_HOME/data#" \
+    sed -e "s#0\.0\.0\.0#127.0.0.1#g; s#/certs/#$CERTS/#g; s#^log.dirs=.*#log.dirs=$KAFKA_DATA#" \
         "$ROOT/docker/kafka.properties" >"$KAFKA_HOME/server.properties"
     cat >"$KAFKA_HOME/log4j2.properties" <<END
 status = error
 appender.file.type = RollingFile
 appender.file.name = file
-appender.file.fileName = $KAFKA_LOG
-appender.file.filePattern = $KAFKA_LOG.%i
+appender.file.fileName = ${KAFKA_LOGS[1]}
+appender.file.filePattern = ${KAFKA_LOGS[1]}.%i
 appender.file.layout.type = PatternLayout
 appender.file.layout.pattern = %d{ISO8601} %-5p %m (%c)%n
 appender.file.policies.type = Policies
@@ -86,27 +90,32 @@ END
 
 kafka_class() { # CLASS ARGS...: the java command line, one word per line
     printf '%s\n' "$(kafka_java)" "-Dlog4j2.configurationFile=file:$KAFKA_HOME/log4j2.properties" \
-        -cp "$KAFKA_HOME/lib-$KAFKA_VERSION/*" "$@"
+        -cp "$KAFKA_LIB/*" "$@"
 }
 
 kafka_format() {
-    local command
-    mapfile -t command < <(kafka_class kafka.tools.StorageTool)
-    "${command[@]}" format --config "$KAFKA_HOME/server.properties" \
+    local words
+    rm -rf "$KAFKA_DATA"
+    mapfile -t words < <(kafka_class kafka.tools.StorageTool)
+    "${words[@]}" format --config "$KAFKA_HOME/server.properties" \
         --cluster-id Y3Fycy1icm9rZXJzLWRldg \
         --add-scram 'SCRAM-SHA-256=[name=cqrs,password=cqrs-secret]' \
         --add-scram 'SCRAM-SHA-512=[name=cqrs,password=cqrs-secret]' \
-        >>"$KAFKA_LOG" 2>&1 </dev/null
+        >"$KAFKA_HOME/format.log" 2>&1 </dev/null || {
+        cat "$KAFKA_HOME/format.log" >&2
+        die "could not format the data directory of Kafka"
+    }
+    touch "$KAFKA_DATA.formatted"
 }
 
 kafka_start() {
-    local command
+    local words
     kafka_configure
-    [[ -e $KAFKA_HOME/data/meta.properties ]] || kafka_format
+    [[ -e $KAFKA_DATA.formatted ]] || kafka_format
     printf '%s\n' "$KAFKA_VERSION" >"$KAFKA_HOME/version"
-    mapfile -t command < <(kafka_class kafka.Kafka "$KAFKA_HOME/server.properties")
-    daemon kafka "$KAFKA_LOG" "${command[0]}" -Xms256m -Xmx768m \
-        -XX:ErrorFile="$KAFKA_HOME/log/java-error.log" "${command[@]:1}"
+    mapfile -t words < <(kafka_class kafka.Kafka "$KAFKA_HOME/server.properties")
+    daemon kafka "${KAFKA_LOGS[0]}" "${words[0]}" -Xms256m -Xmx768m \
+        -XX:ErrorFile="$KAFKA_HOME/log/java-error.log" "${words[@]:1}"
 }
 
 # The answer to a Metadata request (version 1, no topics) names the brokers that
@@ -123,7 +132,7 @@ kafka_ready() {
 
 kafka_stop() {
     signal TERM kafka
-    wait_for 30 gone kafka || signal KILL kafka
+    wait_for 30 gone kafka || say "Kafka does not stop, killing it"
 }
 
 kafka_booted() { kafka_ready; }

@@ -1,9 +1,10 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034,SC2153  # names that the other files set or use
 # PostgreSQL as a local process: Debian's package, a cluster of our own.
 
 POSTGRES_PORTS=(5432)
 POSTGRES_HOME=$STATE/postgres
-POSTGRES_LOG=$POSTGRES_HOME/server.log
+POSTGRES_LOGS=("$POSTGRES_HOME/server.log")
 POSTGRES_BOOT_SECONDS=60
 
 postgres_bin() { # the newest installed release
@@ -63,9 +64,9 @@ postgres_start() {
     local data
     postgres_place
     data=$(postgres_data)
-    [[ -e $data/formatted ]] || postgres_format "$data" >>"$POSTGRES_LOG" 2>&1 </dev/null
-    daemon postgres "$POSTGRES_LOG" "${POSTGRES_USER[@]}" "$(postgres_bin)/postgres" \
-        -D "$data" -p 5432 -k "$data" -c listen_addresses=localhost -c max_connections=200
+    [[ -e $data/formatted ]] || postgres_format "$data" >>"${POSTGRES_LOGS[0]}" 2>&1 </dev/null
+    daemon postgres "${POSTGRES_LOGS[0]}" "${POSTGRES_USER[@]}" "$(postgres_bin)/postgres" \
+        -D "$data" -p 5432 -c unix_socket_directories= -c listen_addresses=localhost -c max_connections=200
 }
 
 postgres_ready() {
@@ -80,7 +81,7 @@ postgres_stop() {
     local main
     main=$(head -n 1 "$(postgres_data)/postmaster.pid" 2>/dev/null || true)
     [[ -z $main ]] || kill -s INT "$main" 2>/dev/null || true
-    wait_for 30 gone postgres || signal KILL postgres
+    wait_for 30 gone postgres || say "PostgreSQL does not stop, killing it"
 }
 
 postgres_booted() { postgres_ready; }

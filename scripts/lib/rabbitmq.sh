@@ -1,33 +1,25 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034,SC2153  # names that the other files set or use
 # RabbitMQ as a local process: Debian's package in a chroot of its own, so that
 # any release can be had on any host, and no system service is touched.
 
-RABBITMQ_PORTS=(5671 5672 15672)
+RABBITMQ_PORTS=(5671 5672 15672 25672)
 RABBITMQ_HOME=$STATE/rabbitmq
-RABBITMQ_LOG=$RABBITMQ_HOME/console.log
+RABBITMQ_LOGS=("$RABBITMQ_HOME/console.log")
 RABBITMQ_BOOT_SECONDS=120
-
-# The asked release; without a wish the one that was used last.
-RABBITMQ_RELEASE=${CQRS_RABBITMQ:-}
-
-rabbitmq_current() { cat "$RABBITMQ_HOME/current" 2>/dev/null || echo 4; }
 
 rabbitmq_suites() { # RELEASE: the Debian suites that have it, the best first
     case $1 in
         4 | 4.3) echo sid trixie ;;
         4.0) echo trixie ;;
-        3 | 3.10) echo bookworm ;;
-        *) die "RabbitMQ $1 cannot be had from Debian; CQRS_RABBITMQ is 4, 4.0 or 3.10" ;;
+        3.10) echo bookworm ;;
+        *) die "Debian has no RabbitMQ $1; CQRS_RABBITMQ may be 4, 4.0 or 3.10" ;;
     esac
 }
 
-rabbitmq_use() { # RELEASE: sets RABBITMQ_ROOT, the chroot
-    RABBITMQ_RELEASE=$1
-    RABBITMQ_ROOT=$RABBITMQ_HOME/$1
-}
-rabbitmq_use "${RABBITMQ_RELEASE:-$(rabbitmq_current)}"
-
-rabbitmq_version() { cat "$RABBITMQ_HOME/$(rabbitmq_current)/cqrs/version" 2>/dev/null || echo -; }
+# Each release has a chroot with its programs and its data.
+rabbitmq_root() { echo "$RABBITMQ_HOME/$RABBITMQ_RELEASE"; }
+rabbitmq_version() { cat "$(rabbitmq_root)/cqrs/version" 2>/dev/null || echo "$RABBITMQ_RELEASE"; }
 
 # rabbitmq_enter DIR USER COMMAND...: prints the command line that runs COMMAND
 # in the chroot, one word per line. /proc and /dev are mounted in a name space
@@ -49,6 +41,7 @@ rabbitmq_enter() {
 rabbitmq_bootstrap() { # SUITE DIR
     local mirror inside
     # The mirror this machine uses, if it is a Debian one.
+    # shellcheck disable=SC2016  # expanded by apt-get
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' \
         'Origin: Debian' 'Label: Debian' 2>/dev/null | head -n 1)
     as_root rm -rf "$2"
@@ -66,20 +59,24 @@ rabbitmq_bootstrap() { # SUITE DIR
         apt-get install -qy --no-install-recommends rabbitmq-server
         apt-get clean
         rm -rf /var/lib/apt/lists
-        mkdir -p /cqrs/data /cqrs/log /certs
+        mkdir -p /cqrs/data /certs
         dpkg-query -W -f "\${Version}\n" rabbitmq-server | sed "s/-.*//" >/cqrs/version
         chown -R rabbitmq:rabbitmq /cqrs'
 }
 
 rabbitmq_install() {
-    local suite log=$RABBITMQ_HOME/install.log
-    [[ ! -d $RABBITMQ_ROOT ]] || return 0
+    local suite suites root log=$RABBITMQ_HOME/install.log
+    root=$(rabbitmq_root)
+    [[ ! -d $root ]] || return 0
+    ((EUID == 0)) || command -v sudo >/dev/null ||
+        die "a local RabbitMQ takes root or sudo (or start a Docker engine)"
+    suites=$(rabbitmq_suites "$RABBITMQ_RELEASE")
     command -v debootstrap >/dev/null || apt_install debootstrap debian-archive-keyring
     mkdir -p "$RABBITMQ_HOME"
-    for suite in $(rabbitmq_suites "$RABBITMQ_RELEASE"); do
+    for suite in $suites; do
         say "downloading RabbitMQ $RABBITMQ_RELEASE (Debian $suite)"
-        if rabbitmq_bootstrap "$suite" "$RABBITMQ_ROOT.new" >"$log" 2>&1 </dev/null; then
-            as_root mv "$RABBITMQ_ROOT.new" "$RABBITMQ_ROOT"
+        if rabbitmq_bootstrap "$suite" "$root.new" >"$log" 2>&1 </dev/null; then
+            as_root mv "$root.new" "$root"
             return
         fi
         tail -n 5 "$log" >&2
@@ -88,37 +85,38 @@ rabbitmq_install() {
 }
 
 rabbitmq_configure() {
-    local dir=$RABBITMQ_ROOT/cqrs
-    sed 's/0\.0\.0\.0/127.0.0.1/' "$ROOT/docker/rabbitmq.conf" | as_root tee "$dir/rabbitmq.conf" >/dev/null
-    as_root cp "$ROOT/docker/rabbitmq_plugins" "$dir/enabled_plugins"
-    as_root cp "$CERTS"/ca.pem "$CERTS"/server.pem "$CERTS"/server.key "$RABBITMQ_ROOT/certs"
+    local root
+    root=$(rabbitmq_root)
+    sed 's/0\.0\.0\.0/127.0.0.1/' "$ROOT/docker/rabbitmq.conf" |
+        as_root tee "$root/cqrs/rabbitmq.conf" >/dev/null
+    echo '[rabbitmq_management].' | as_root tee "$root/cqrs/enabled_plugins" >/dev/null
+    as_root cp "$CERTS"/ca.pem "$CERTS"/server.pem "$CERTS"/server.key "$root/certs"
 }
 
 # An own port for epmd, so that other Erlang nodes of this machine stay apart.
 rabbitmq_command() { # PROGRAM ARGS...: one word per line
-    rabbitmq_enter "$RABBITMQ_ROOT" rabbitmq:rabbitmq \
+    rabbitmq_enter "$(rabbitmq_root)" rabbitmq:rabbitmq \
         ERL_EPMD_ADDRESS=127.0.0.1 ERL_EPMD_PORT=14369 \
         RABBITMQ_NODENAME=cqrs@localhost RABBITMQ_DIST_PORT=25672 \
         RABBITMQ_CONF_ENV_FILE=/cqrs/none RABBITMQ_CONFIG_FILE=/cqrs/rabbitmq.conf \
         RABBITMQ_ENABLED_PLUGINS_FILE=/cqrs/enabled_plugins \
-        RABBITMQ_MNESIA_BASE=/cqrs/data RABBITMQ_LOG_BASE=/cqrs/log \
+        RABBITMQ_MNESIA_BASE=/cqrs/data RABBITMQ_LOGS=- \
         RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface {127,0,0,1} +sbwt none' \
         "$@"
 }
 
 rabbitmq_start() {
-    local command
+    local words
     rabbitmq_configure
-    printf '%s\n' "$RABBITMQ_RELEASE" >"$RABBITMQ_HOME/current"
-    mapfile -t command < <(rabbitmq_command "$(mark rabbitmq)" /usr/lib/rabbitmq/bin/rabbitmq-server)
-    daemon rabbitmq "$RABBITMQ_LOG" "${command[@]}"
+    mapfile -t words < <(rabbitmq_command "$(mark rabbitmq)" /usr/lib/rabbitmq/bin/rabbitmq-server)
+    daemon rabbitmq "${RABBITMQ_LOGS[0]}" "${words[@]}"
 }
 
 rabbitmq_ctl() { # PROGRAM ARGS...
-    local command
-    mapfile -t command < <(rabbitmq_command RABBITMQ_CTL_ERL_ARGS='-start_epmd false' \
+    local words
+    mapfile -t words < <(rabbitmq_command RABBITMQ_CTL_ERL_ARGS='-start_epmd false' \
         "/usr/lib/rabbitmq/bin/$1")
-    "${command[@]}" "${@:2}"
+    "${words[@]}" "${@:2}"
 }
 
 # A broker greets a client of AMQP 0-9-1 with a method frame (01) on channel 0.
@@ -145,6 +143,4 @@ rabbitmq_stop() {
     mapfile -t beams < <(rabbitmq_beams)
     ((${#beams[@]} == 0)) || as_root kill -s TERM "${beams[@]}" 2>/dev/null || true
     wait_for 30 rabbitmq_beams_gone || say "RabbitMQ does not stop, killing it"
-    signal KILL rabbitmq
-    wait_for 10 gone rabbitmq
 }
