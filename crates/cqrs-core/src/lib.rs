@@ -1,7 +1,31 @@
-//! Contracts and dispatch of the `cqrs` framework.
+//! Contracts and dispatch of the `cqrs` framework: requests, events, mediators, middlewares, codecs,
+//! and the broker contract. No broker client: those are crates of their own.
 
 pub mod broker;
+pub mod codec;
+mod dispatch;
+mod event;
+mod mediator;
 pub mod message;
+mod middleware;
+mod request;
+mod scope;
+mod type_map;
 
-pub use broker::{MessageBroker, MessageBrokerExt, PublishError, PublishErrorKind};
-pub use message::{Headers, Message};
+pub use broker::{
+    DevnullMessageBroker, MessageBroker, MessageBrokerExt, PublishError, PublishErrorKind,
+};
+pub use codec::{Deserializer, JsonDeserializer, JsonSerializer, Serializer};
+pub use dispatch::{EventFailure, EventsError, OnEventFailure, Undelivered, UndeliveredEvent};
+pub use event::{
+    DEFAULT_OUTPUT_TOPIC, DomainEvent, Emission, Event, EventHandler, EventMap, HandlerError,
+    HandlerResultExt, InvalidTimestamp, Notification, NotificationEvent, Timestamp, default_topic,
+};
+pub use mediator::{
+    Bootstrap, BuildError, BuildProblem, EventMediator, EventSendError, Mediator, MediatorShutdown,
+    SendError,
+};
+pub use message::{CorrelationId, Headers, Message, TraceContext};
+pub use middleware::{Failure, Invocation, InvocationKind, Middleware, Next, Outcome};
+pub use request::{Command, Query, Request, RequestHandler, RequestKind, RequestMap};
+pub use scope::{Scope, UnitOfWork, UnitOfWorkError, UnitOfWorkFactory};

@@ -1,8 +1,10 @@
+use std::error::Error;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{PendingConfirm, PublishError, PublishErrorKind, Receipt, Window};
+use super::receipt::ExpiryCause;
+use super::{PendingConfirm, PublishError, PublishErrorKind, Receipt, Slot, Window};
 use crate::Message;
 
 /// The front half of every broker's `enqueue`: the window, the publish deadline, and the closed state.
@@ -12,6 +14,7 @@ use crate::Message;
 pub struct Intake {
     window: Window,
     timeout: Duration,
+    cause: Option<ExpiryCause>,
 }
 
 impl Intake {
@@ -20,7 +23,19 @@ impl Intake {
 
     /// Admits into `window`; each publish ends within `timeout` of its admission's start.
     pub fn new(window: Window, timeout: Duration) -> Self {
-        Self { window, timeout }
+        Self { window, timeout, cause: None }
+    }
+
+    /// Sets what says why a deadline passed: the source of errors that a deadline causes, wherever the
+    /// message waited. For brokers whose clients report causes (a wrong password, say) apart from the
+    /// messages they hold up. Called once per expired message; must not block.
+    #[must_use]
+    pub fn with_cause(
+        mut self,
+        cause: impl Fn() -> Option<Box<dyn Error + Send + Sync>> + Send + Sync + 'static,
+    ) -> Self {
+        self.cause = Some(ExpiryCause::new(cause));
+        self
     }
 
     /// Waits for a place in the window and starts the message's deadline, counting the wait.
@@ -33,10 +48,10 @@ impl Intake {
         let deadline = Instant::now() + self.timeout;
         let size = message.size();
         if let Some(slot) = self.window.try_acquire(size) {
-            return Ok(PendingConfirm::new(message, deadline, slot));
+            return Ok(self.pending(message, deadline, slot));
         }
         match tokio::time::timeout_at(deadline, self.window.acquire(size)).await {
-            Ok(Some(slot)) => Ok(PendingConfirm::new(message, deadline, slot)),
+            Ok(Some(slot)) => Ok(self.pending(message, deadline, slot)),
             Ok(None) => Err(closed(message)),
             Err(_elapsed) => {
                 let detail = format!(
@@ -44,7 +59,8 @@ impl Intake {
                      the broker confirms too slowly or not at all",
                     self.timeout
                 );
-                Err(PublishError::new(PublishErrorKind::NotSent, message, detail))
+                let error = PublishError::new(PublishErrorKind::NotSent, message, detail);
+                Err(ExpiryCause::attach(self.cause.as_ref(), error))
             }
         }
     }
@@ -55,10 +71,19 @@ impl Intake {
     /// `Full`; `Closed`.
     pub fn try_admit(&self, message: Message) -> Result<(PendingConfirm, Receipt), PublishError> {
         match self.window.try_acquire(message.size()) {
-            Some(slot) => Ok(PendingConfirm::new(message, Instant::now() + self.timeout, slot)),
+            Some(slot) => Ok(self.pending(message, Instant::now() + self.timeout, slot)),
             None if self.window.is_closed() => Err(closed(message)),
             None => Err(PublishError::new(PublishErrorKind::Full, message, "try again later")),
         }
+    }
+
+    fn pending(
+        &self,
+        message: Message,
+        deadline: Instant,
+        slot: Slot,
+    ) -> (PendingConfirm, Receipt) {
+        PendingConfirm::new(message, deadline, slot, self.cause.clone())
     }
 
     /// Refuses all further messages and ends the waits of those that have no place yet.
@@ -132,6 +157,19 @@ mod tests {
         assert_eq!(error.kind(), PublishErrorKind::NotSent);
         assert_eq!(error.into_message(), refused);
         assert_eq!(intake.try_admit(refused).unwrap_err().kind(), PublishErrorKind::Full);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_names_its_cause_wherever_the_message_waited() {
+        let intake = intake(1).with_cause(|| Some("wrong password".into()));
+        let (pending, receipt) = intake.try_admit(message()).unwrap();
+        assert!(pending.start_sending());
+        let in_window = intake.admit(message()).await.unwrap_err();
+        let in_broker = receipt.await.unwrap_err();
+        assert_eq!(in_broker.kind(), PublishErrorKind::Unknown);
+        for error in [in_window, in_broker] {
+            assert_eq!(error.source().unwrap().to_string(), "wrong password");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -29,6 +29,33 @@ impl Confirmation {
     }
 }
 
+/// Says why a deadline passed, for brokers that learn causes apart from the messages they hold up.
+#[derive(Clone)]
+pub(super) struct ExpiryCause(Arc<CauseFn>);
+
+type CauseFn = dyn Fn() -> Option<Box<dyn Error + Send + Sync>> + Send + Sync;
+
+impl ExpiryCause {
+    pub(super) fn new(
+        cause: impl Fn() -> Option<Box<dyn Error + Send + Sync>> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(cause))
+    }
+
+    pub(super) fn attach(cause: Option<&Self>, error: PublishError) -> PublishError {
+        match cause.and_then(|cause| (cause.0)()) {
+            Some(source) => error.with_source(source),
+            None => error,
+        }
+    }
+}
+
+impl fmt::Debug for ExpiryCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ExpiryCause")
+    }
+}
+
 /// What a message's two holders share: the caller's [`Receipt`] and the broker's [`PendingConfirm`].
 ///
 /// Invariant: `phase` leaves `QUEUED` once, either to `SENT` (the broker began to write it) or to
@@ -39,6 +66,7 @@ struct Ticket {
     message: Arc<Message>,
     deadline: Instant,
     phase: AtomicU8,
+    cause: Option<ExpiryCause>,
 }
 
 const QUEUED: u8 = 0;
@@ -52,13 +80,14 @@ impl Ticket {
 
     fn expired_error(&self) -> PublishError {
         let message = Arc::clone(&self.message);
-        if self.leave_queue(EXPIRED) || self.phase.load(Ordering::Acquire) == EXPIRED {
+        let error = if self.leave_queue(EXPIRED) || self.phase.load(Ordering::Acquire) == EXPIRED {
             let detail = "it waited for the broker until its deadline; check the broker's state";
             PublishError::new(PublishErrorKind::NotSent, message, detail)
         } else {
             let detail = "sent, but no confirm came before its deadline";
             PublishError::new(PublishErrorKind::Unknown, message, detail)
-        }
+        };
+        ExpiryCause::attach(self.cause.as_ref(), error)
     }
 }
 
@@ -122,9 +151,14 @@ pub struct PendingConfirm {
 }
 
 impl PendingConfirm {
-    pub(super) fn new(message: Message, deadline: Instant, slot: Slot) -> (Self, Receipt) {
+    pub(super) fn new(
+        message: Message,
+        deadline: Instant,
+        slot: Slot,
+        cause: Option<ExpiryCause>,
+    ) -> (Self, Receipt) {
         let phase = AtomicU8::new(QUEUED);
-        let ticket = Arc::new(Ticket { message: Arc::new(message), deadline, phase });
+        let ticket = Arc::new(Ticket { message: Arc::new(message), deadline, phase, cause });
         let (verdict, receiver) = oneshot::channel();
         let receipt = Receipt { ticket: Arc::clone(&ticket), verdict: receiver, timer: None };
         (Self { ticket, verdict, slot }, receipt)
@@ -170,7 +204,8 @@ impl PendingConfirm {
         self.settle(Err(error));
     }
 
-    /// The deadline passed: `NotSent`, or `Unknown` once sending began. `source` may say why.
+    /// The deadline passed: `NotSent`, or `Unknown` once sending began. `source` may say why; without
+    /// one the cause of [`Intake::with_cause`](super::Intake::with_cause) does.
     pub fn expire(self, source: Option<Box<dyn Error + Send + Sync>>) {
         let mut error = self.ticket.expired_error();
         if let Some(source) = source {

@@ -1,5 +1,6 @@
 //! The outgoing frame: one [`Message`] is what every broker publishes.
 
+mod correlation;
 mod headers;
 mod trace_context;
 
@@ -10,6 +11,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use uuid::Uuid;
 
+pub use correlation::CorrelationId;
 pub use headers::{Headers, InvalidHeader, header};
 pub use trace_context::{InvalidTraceContext, TraceContext};
 

@@ -1,0 +1,91 @@
+use std::error::Error;
+use std::fmt;
+
+use bytes::Bytes;
+
+/// An event that could not be turned into bytes.
+#[derive(Debug, thiserror::Error)]
+#[error("{event} could not be serialized")]
+pub struct SerializeError {
+    event: String,
+    source: Box<dyn Error + Send + Sync>,
+}
+
+impl SerializeError {
+    /// An error about the event named `event`.
+    pub fn new(event: impl Into<String>, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { event: event.into(), source: source.into() }
+    }
+
+    /// The event's name.
+    pub fn event(&self) -> &str {
+        &self.event
+    }
+}
+
+/// Why bytes are no event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DeserializeErrorKind {
+    /// There are no bytes at all.
+    Empty,
+    /// The bytes are not of the format: broken or cut off.
+    Syntax,
+    /// The bytes are of the format, but not of this event's shape.
+    Shape,
+}
+
+/// Bytes that are no event: why, in the decoder's words, and the bytes.
+///
+/// `Debug` and `Display` show no bytes. The decoder's words can name a field or, for a value of a
+/// wrong type, that value.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DeserializeError {
+    kind: DeserializeErrorKind,
+    message: String,
+    bytes: Bytes,
+}
+
+impl DeserializeError {
+    /// An error about `bytes`.
+    pub fn new(kind: DeserializeErrorKind, message: impl Into<String>, bytes: Bytes) -> Self {
+        Self { kind, message: message.into(), bytes }
+    }
+
+    /// Why.
+    pub fn kind(&self) -> DeserializeErrorKind {
+        self.kind
+    }
+
+    /// The decoder's words.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The bytes, as they came.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+}
+
+impl fmt::Display for DeserializeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            DeserializeErrorKind::Empty => f.write_str("the message is empty"),
+            DeserializeErrorKind::Syntax => write!(f, "malformed message: {}", self.message),
+            DeserializeErrorKind::Shape => write!(f, "not this event: {}", self.message),
+        }
+    }
+}
+
+impl fmt::Debug for DeserializeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeserializeError")
+            .field("kind", &self.kind)
+            .field("message", &self.message)
+            .field("bytes", &self.bytes.len())
+            .finish()
+    }
+}
+
+impl Error for DeserializeError {}

@@ -1,0 +1,153 @@
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::error::Category;
+
+use super::{
+    DeserializeError, DeserializeErrorKind, Deserializer, Encoded, SerializeError, Serializer,
+};
+use crate::event::{Notification, NotificationEvent};
+use crate::message::{Headers, content_type};
+
+/// Writes the event alone, without an envelope, in python-cqrs's snake form.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct JsonSerializer;
+
+impl<P: Notification + Serialize> Serializer<P> for JsonSerializer {
+    fn serialize(&self, event: &NotificationEvent<P>) -> Result<Encoded, SerializeError> {
+        let body = serde_json::to_vec(event)
+            .map_err(|error| SerializeError::new(&*event.event_name, error))?;
+        Ok(Encoded {
+            body: Bytes::from(body),
+            content_type: content_type::JSON,
+            headers: Headers::new(),
+        })
+    }
+}
+
+/// Reads python-cqrs's snake and camel form. Nesting deeper than 128 is an error, not a stack overflow.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct JsonDeserializer;
+
+impl<P: Notification + DeserializeOwned> Deserializer<P> for JsonDeserializer {
+    fn deserialize(&self, body: &Bytes) -> Result<NotificationEvent<P>, DeserializeError> {
+        if body.is_empty() {
+            let kind = DeserializeErrorKind::Empty;
+            return Err(DeserializeError::new(kind, "no bytes", body.clone()));
+        }
+        serde_json::from_slice(body).map_err(|error| {
+            let kind = match error.classify() {
+                Category::Data => DeserializeErrorKind::Shape,
+                Category::Io | Category::Syntax | Category::Eof => DeserializeErrorKind::Syntax,
+            };
+            DeserializeError::new(kind, error.to_string(), body.clone())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use serde::Deserialize;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::event::{Emission, Event, Timestamp};
+
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    struct UserCreated {
+        #[serde(alias = "userId")]
+        user_id: String,
+        email: String,
+    }
+
+    impl Event for UserCreated {
+        const NAME: &'static str = "UserCreated";
+        fn into_emission(self) -> Emission {
+            Emission::notification(self)
+        }
+    }
+
+    impl Notification for UserCreated {
+        type Serializer = JsonSerializer;
+        fn topic() -> Cow<'static, str> {
+            "user_events".into()
+        }
+    }
+
+    fn event() -> NotificationEvent<UserCreated> {
+        let payload = UserCreated { user_id: "1".into(), email: "a@b".into() };
+        NotificationEvent::new(payload)
+            .with_id(Uuid::from_u128(0x3fa8_5f64_5717_4562_b3fc_2c96_3f66_afa6))
+            .with_timestamp("2024-01-02T03:04:05.678901Z".parse().unwrap())
+    }
+
+    const SNAKE: &str = r#"{"payload":{"user_id":"1","email":"a@b"},"event_id":"3fa85f64-5717-4562-b3fc-2c963f66afa6","event_timestamp":"2024-01-02T03:04:05.678901","event_name":"UserCreated","topic":"user_events"}"#;
+    const CAMEL: &str = r#"{"eventName":"UserCreated","payload":{"userId":"1","email":"a@b"},"eventId":"3fa85f6457174562b3fc2c963f66afa6","eventTimestamp":"2024-01-02T03:04:05.678901","topic":"user_events"}"#;
+
+    fn read(body: &'static str) -> Result<NotificationEvent<UserCreated>, DeserializeError> {
+        JsonDeserializer.deserialize(&Bytes::from_static(body.as_bytes()))
+    }
+
+    #[test]
+    fn writes_the_snake_form_byte_for_byte_with_an_offset() {
+        let encoded = JsonSerializer.serialize(&event()).unwrap();
+        let expected = SNAKE.replace("678901\"", "678901+00:00\"");
+        assert_eq!(encoded.body, expected.as_bytes());
+        assert_eq!(encoded.content_type, "application/json");
+        assert!(encoded.headers.is_empty(), "JSON needs none");
+    }
+
+    #[test]
+    fn reads_both_forms_of_the_python_services() {
+        assert_eq!(read(SNAKE).unwrap(), event());
+        assert_eq!(read(CAMEL).unwrap(), event());
+    }
+
+    #[test]
+    fn missing_id_time_and_topic_get_defaults_and_unknown_fields_are_ignored() {
+        let body = r#"{"payload":{"user_id":"1","email":"a@b"},"event_name":"UserCreated","event_id":null,"x":1}"#;
+        let before = Timestamp::now();
+        let event = read(body).unwrap();
+        assert_eq!(event.topic, "user_events");
+        assert!(event.event_timestamp >= before);
+        assert!(!event.event_id.is_nil());
+    }
+
+    #[test]
+    fn errors_say_why_and_keep_the_bytes() {
+        let kind = |body| {
+            let error = read(body).unwrap_err();
+            assert_eq!(error.bytes(), body.as_bytes());
+            error.kind()
+        };
+        assert_eq!(kind(""), DeserializeErrorKind::Empty);
+        assert_eq!(kind("{\"payload\":"), DeserializeErrorKind::Syntax);
+        assert_eq!(kind("garbage"), DeserializeErrorKind::Syntax);
+        assert_eq!(kind("null"), DeserializeErrorKind::Shape);
+        assert_eq!(kind("[]"), DeserializeErrorKind::Shape);
+        assert_eq!(kind(r#"{"event_name":"UserCreated"}"#), DeserializeErrorKind::Shape);
+    }
+
+    #[test]
+    fn deep_nesting_is_an_error() {
+        let body = Bytes::from(format!("{{\"x\":{}", "[".repeat(100_000)));
+        let error = Deserializer::<UserCreated>::deserialize(&JsonDeserializer, &body).unwrap_err();
+        assert_eq!(error.kind(), DeserializeErrorKind::Syntax);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_written_is_read_back(user_id in ".*", email in ".*", id in proptest::num::u128::ANY) {
+            let event = NotificationEvent::new(UserCreated { user_id, email }).with_id(Uuid::from_u128(id));
+            let encoded = JsonSerializer.serialize(&event).unwrap();
+            proptest::prop_assert_eq!(JsonDeserializer.deserialize(&encoded.body).unwrap(), event);
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(body in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            let _ = Deserializer::<UserCreated>::deserialize(&JsonDeserializer, &Bytes::from(body));
+        }
+    }
+}

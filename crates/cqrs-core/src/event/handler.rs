@@ -1,0 +1,139 @@
+use std::any::Any;
+use std::error::Error;
+use std::fmt;
+use std::marker::PhantomData;
+
+use super::Event;
+use crate::Scope;
+use crate::broker::BoxFuture;
+
+/// Reacts to one type of event. A plain struct that holds its dependencies.
+///
+/// For a notification bind either the payload type, or [`NotificationEvent`](super::NotificationEvent)
+/// of it to see id, time and topic too.
+pub trait EventHandler<E: Event>: Send + Sync + 'static {
+    /// Handles one event. What it emits goes round after all handlers of this round, unless it fails.
+    ///
+    /// # Errors
+    /// `?` turns any error into a [`HandlerError`] that is worth a retry;
+    /// [`permanent`](HandlerResultExt::permanent) marks one that is not.
+    ///
+    /// # Cancel safety
+    /// The caller may drop the future at any await; the scope's unit of work is rolled back then.
+    fn handle(
+        &self,
+        event: &E,
+        scope: &mut Scope,
+    ) -> impl Future<Output = Result<(), HandlerError>> + Send;
+}
+
+/// Why an event handler failed, and whether trying again may help.
+///
+/// Any error becomes one by `?`, as retryable. Like `anyhow::Error` it is no `std::error::Error`
+/// itself; the error inside is at [`source`](Self::source).
+pub struct HandlerError {
+    permanent: bool,
+    source: Box<dyn Error + Send + Sync>,
+}
+
+impl HandlerError {
+    /// A failure that may pass: worth a retry. Takes errors and texts.
+    pub fn retryable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { permanent: false, source: source.into() }
+    }
+
+    /// A failure that stays: a retry is of no use. Takes errors and texts.
+    pub fn permanent(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { permanent: true, source: source.into() }
+    }
+
+    /// Whether trying again may help.
+    pub fn is_retryable(&self) -> bool {
+        !self.permanent
+    }
+
+    /// The error inside.
+    pub fn source(&self) -> &(dyn Error + Send + Sync + 'static) {
+        &*self.source
+    }
+
+    /// The error inside, to be passed on.
+    pub fn into_source(self) -> Box<dyn Error + Send + Sync> {
+        self.source
+    }
+}
+
+impl<E: Error + Send + Sync + 'static> From<E> for HandlerError {
+    fn from(error: E) -> Self {
+        Self::retryable(error)
+    }
+}
+
+impl fmt::Display for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.source.fmt(f)
+    }
+}
+
+impl fmt::Debug for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let class = if self.permanent { "Permanent" } else { "Retryable" };
+        f.debug_tuple(class).field(&self.source).finish()
+    }
+}
+
+/// Marks errors as permanent on their way through `?`.
+pub trait HandlerResultExt<T> {
+    /// Turns the error, if there is one, into a [`HandlerError`] that a retry will not mend.
+    ///
+    /// # Errors
+    /// The error that was there before.
+    fn permanent(self) -> Result<T, HandlerError>;
+}
+
+impl<T, E: Into<Box<dyn Error + Send + Sync>>> HandlerResultExt<T> for Result<T, E> {
+    fn permanent(self) -> Result<T, HandlerError> {
+        self.map_err(HandlerError::permanent)
+    }
+}
+
+/// The dyn-safe twin of [`EventHandler`].
+pub(crate) trait DynEventHandler: Send + Sync {
+    /// `event` is of the type the handler is filed under.
+    fn handle<'a>(
+        &'a self,
+        event: &'a (dyn Any + Send + Sync),
+        scope: &'a mut Scope,
+    ) -> BoxFuture<'a, Result<(), HandlerError>>;
+}
+
+pub(crate) struct Typed<E, H>(pub(crate) H, pub(crate) PhantomData<fn(E)>);
+
+impl<E: Event, H: EventHandler<E>> DynEventHandler for Typed<E, H> {
+    fn handle<'a>(
+        &'a self,
+        event: &'a (dyn Any + Send + Sync),
+        scope: &'a mut Scope,
+    ) -> BoxFuture<'a, Result<(), HandlerError>> {
+        match event.downcast_ref::<E>() {
+            Some(event) => Box::pin(self.0.handle(event, scope)),
+            None => Box::pin(async {
+                let expected = std::any::type_name::<E>();
+                Err(HandlerError::permanent(format!("got an event that is no {expected}")))
+            }),
+        }
+    }
+}
+
+/// An event handler that is built anew for each call.
+pub(crate) struct BuiltEvent<F>(pub(crate) F);
+
+impl<E: Event, H: EventHandler<E>, F> EventHandler<E> for BuiltEvent<F>
+where
+    F: Fn(&Scope) -> H + Send + Sync + 'static,
+{
+    async fn handle(&self, event: &E, scope: &mut Scope) -> Result<(), HandlerError> {
+        let handler = (self.0)(scope);
+        handler.handle(event, scope).await
+    }
+}

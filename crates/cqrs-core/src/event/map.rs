@@ -1,0 +1,85 @@
+use std::any::{TypeId, type_name};
+use std::fmt;
+use std::marker::PhantomData;
+
+use super::handler::{BuiltEvent, Typed};
+use super::{DynEventHandler, Event, EventHandler};
+use crate::Scope;
+use crate::type_map::TypeIdMap;
+
+/// Binds types of events to their handlers, any number each, run in the order of binding.
+#[derive(Default)]
+#[must_use = "a map does nothing until a mediator is built from it"]
+pub struct EventMap {
+    entries: TypeIdMap<Entry>,
+}
+
+struct Entry {
+    event: &'static str,
+    handlers: Vec<BoundHandler>,
+}
+
+/// A handler and what errors call it.
+pub(crate) struct BoundHandler {
+    pub(crate) name: &'static str,
+    pub(crate) handler: Box<dyn DynEventHandler>,
+}
+
+impl EventMap {
+    /// An empty map.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds `handler` to those of `E`; one value serves all events.
+    pub fn bind<E: Event, H: EventHandler<E>>(self, handler: H) -> Self {
+        self.insert::<E>(type_name::<H>(), Box::new(Typed(handler, PhantomData::<fn(E)>)))
+    }
+
+    /// Adds a handler of `E` that `factory` builds for each event, from what the scope holds.
+    pub fn bind_with<E: Event, H: EventHandler<E>>(
+        self,
+        factory: impl Fn(&Scope) -> H + Send + Sync + 'static,
+    ) -> Self {
+        let handler = Typed(BuiltEvent(factory), PhantomData::<fn(E)>);
+        self.insert::<E>(type_name::<H>(), Box::new(handler))
+    }
+
+    /// Adds all bindings of `other`, behind those that are here.
+    pub fn merge(mut self, other: Self) -> Self {
+        for (event, entry) in other.entries {
+            match self.entries.get_mut(&event) {
+                Some(known) => known.handlers.extend(entry.handlers),
+                None => drop(self.entries.insert(event, entry)),
+            }
+        }
+        self
+    }
+
+    fn insert<E: Event>(mut self, name: &'static str, handler: Box<dyn DynEventHandler>) -> Self {
+        self.entries
+            .entry(TypeId::of::<E>())
+            .or_insert_with(|| Entry { event: type_name::<E>(), handlers: Vec::new() })
+            .handlers
+            .push(BoundHandler { name, handler });
+        self
+    }
+
+    pub(crate) fn handlers(&self, event: TypeId) -> &[BoundHandler] {
+        self.entries.get(&event).map_or(&[], |entry| &entry.handlers)
+    }
+
+    pub(crate) fn contains(&self, event: TypeId) -> bool {
+        self.entries.contains_key(&event)
+    }
+}
+
+impl fmt::Debug for EventMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names =
+            |entry: &Entry| entry.handlers.iter().map(|bound| bound.name).collect::<Vec<_>>();
+        f.debug_map()
+            .entries(self.entries.values().map(|entry| (entry.event, names(entry))))
+            .finish()
+    }
+}

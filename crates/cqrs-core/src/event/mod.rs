@@ -1,0 +1,31 @@
+//! Domain events, notification events, their handlers, and the map that binds them.
+
+mod emission;
+mod handler;
+mod map;
+mod notification;
+mod timestamp;
+
+pub use emission::Emission;
+pub(crate) use emission::{AnyEvent, OutgoingEvent, Route, View};
+pub(crate) use handler::DynEventHandler;
+pub use handler::{EventHandler, HandlerError, HandlerResultExt};
+pub(crate) use map::BoundHandler;
+pub use map::EventMap;
+pub use notification::{DEFAULT_OUTPUT_TOPIC, Notification, NotificationEvent, default_topic};
+pub use timestamp::{InvalidTimestamp, Timestamp};
+
+/// Something that happened. What [`Scope::emit`](crate::Scope::emit) takes.
+///
+/// One trait for both routes: `#[derive(DomainEvent)]` writes an impl that keeps the event in this
+/// process, `#[derive(Notification)]` one that sends it to the broker.
+pub trait Event: Sized + Send + Sync + 'static {
+    /// What logs, errors and, for notifications, the wire call this event.
+    const NAME: &'static str;
+
+    /// Picks the event's route: [`Emission::domain`] or [`Emission::notification`].
+    fn into_emission(self) -> Emission;
+}
+
+/// An event whose handlers run in this process, inside the unit of work that caused it.
+pub trait DomainEvent: Event {}

@@ -1,0 +1,152 @@
+use std::borrow::Cow;
+use std::env;
+use std::fmt;
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer, Serialize};
+use uuid::Uuid;
+
+use super::{Event, Timestamp};
+use crate::codec;
+
+/// The payload of an event that other services are told of, and how it travels.
+///
+/// `#[derive(Notification)]` writes this impl:
+/// `#[cqrs(name = "UserCreated", topic = "user_events", key = "user_id")]`.
+pub trait Notification: Event {
+    /// How the event becomes bytes; [`JsonSerializer`](codec::JsonSerializer) unless it says otherwise.
+    type Serializer: codec::Serializer<Self> + Default;
+
+    /// Whether it is an error when the broker knows nobody to give the event to.
+    const MANDATORY: bool = true;
+
+    /// Where it goes, unless the event or the mediator says otherwise.
+    fn topic() -> Cow<'static, str> {
+        default_topic()
+    }
+
+    /// Events of one topic with one key keep their order. `None`: no order is promised.
+    fn key(&self) -> Option<Bytes> {
+        None
+    }
+}
+
+/// The topic of notifications that name none, when the variable of the same name is not set
+/// (python-cqrs's default).
+pub const DEFAULT_OUTPUT_TOPIC: &str = "output_topic";
+
+/// The environment variable `DEFAULT_OUTPUT_TOPIC`, read once, or [`DEFAULT_OUTPUT_TOPIC`].
+pub fn default_topic() -> Cow<'static, str> {
+    static TOPIC: OnceLock<String> = OnceLock::new();
+    let topic = TOPIC.get_or_init(|| {
+        env::var("DEFAULT_OUTPUT_TOPIC")
+            .ok()
+            .filter(|topic| !topic.is_empty())
+            .unwrap_or_else(|| DEFAULT_OUTPUT_TOPIC.to_owned())
+    });
+    Cow::Borrowed(topic.as_str())
+}
+
+/// A notification as it stands on the wire: the payload and what identifies it.
+///
+/// Serialized in python-cqrs's snake form, fields in this order. Read in its snake and its camel form;
+/// a missing id, time or topic gets its default, and unknown fields are ignored.
+///
+/// `Debug` shows the frame, not the payload.
+#[derive(Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct NotificationEvent<P> {
+    /// What happened.
+    pub payload: P,
+    /// Tells this event from all others; stays the same when it is sent again.
+    pub event_id: Uuid,
+    /// When it happened.
+    pub event_timestamp: Timestamp,
+    /// Names the event's type across services.
+    pub event_name: Cow<'static, str>,
+    /// Where it goes, or came from.
+    pub topic: Cow<'static, str>,
+}
+
+impl<P: Notification> NotificationEvent<P> {
+    /// An event of now, with a new id (UUID version 7) and the payload type's name and topic.
+    pub fn new(payload: P) -> Self {
+        Self {
+            payload,
+            event_id: Uuid::now_v7(),
+            event_timestamp: Timestamp::now(),
+            event_name: Cow::Borrowed(P::NAME),
+            topic: P::topic(),
+        }
+    }
+
+    /// Sends this event to `topic` instead of its type's.
+    #[must_use]
+    pub fn with_topic(mut self, topic: impl Into<Cow<'static, str>>) -> Self {
+        self.topic = topic.into();
+        self
+    }
+
+    /// Gives this event the id `event_id`.
+    #[must_use]
+    pub fn with_id(mut self, event_id: Uuid) -> Self {
+        self.event_id = event_id;
+        self
+    }
+
+    /// Says when this event happened.
+    #[must_use]
+    pub fn with_timestamp(mut self, event_timestamp: Timestamp) -> Self {
+        self.event_timestamp = event_timestamp;
+        self
+    }
+}
+
+impl<P: Notification> From<P> for NotificationEvent<P> {
+    fn from(payload: P) -> Self {
+        Self::new(payload)
+    }
+}
+
+impl<P> fmt::Debug for NotificationEvent<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NotificationEvent")
+            .field("event_id", &self.event_id)
+            .field("event_timestamp", &self.event_timestamp)
+            .field("event_name", &self.event_name)
+            .field("topic", &self.topic)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'de, P: Notification + Deserialize<'de>> Deserialize<'de> for NotificationEvent<P> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        /// Both forms' names; `event_timestamp` and the like may be absent or null.
+        #[derive(Deserialize)]
+        struct Frame<P> {
+            payload: P,
+            #[serde(alias = "eventId", default)]
+            event_id: Option<Uuid>,
+            #[serde(alias = "eventTimestamp", default)]
+            event_timestamp: Option<Timestamp>,
+            #[serde(alias = "eventName")]
+            event_name: String,
+            #[serde(default)]
+            topic: Option<String>,
+        }
+
+        let frame = Frame::<P>::deserialize(deserializer)?;
+        let event_name = match frame.event_name == P::NAME {
+            true => Cow::Borrowed(P::NAME),
+            false => Cow::Owned(frame.event_name),
+        };
+        Ok(Self {
+            payload: frame.payload,
+            event_id: frame.event_id.unwrap_or_else(Uuid::now_v7),
+            event_timestamp: frame.event_timestamp.unwrap_or_else(Timestamp::now),
+            event_name,
+            topic: frame.topic.map_or_else(P::topic, Cow::Owned),
+        })
+    }
+}

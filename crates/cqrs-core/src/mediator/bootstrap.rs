@@ -1,0 +1,229 @@
+use std::any::{TypeId, type_name};
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use super::inner::Inner;
+use super::requests::MediatorInner;
+use super::{EventMediator, Mediator};
+use crate::event::{Event, EventHandler, EventMap, Notification};
+use crate::middleware::Middleware;
+use crate::request::{Request, RequestHandler, RequestMap};
+use crate::scope::UnitSource;
+use crate::{MessageBroker, OnEventFailure, Scope, UnitOfWorkFactory};
+
+/// Wires maps, middlewares, unit of work and broker into a mediator `M`: a [`Mediator`] or an
+/// [`EventMediator`].
+#[must_use = "nothing is wired until `build` is called"]
+pub struct Bootstrap<M> {
+    requests: RequestMap,
+    inner: Inner,
+    required: Vec<(TypeId, &'static str)>,
+    mediator: PhantomData<fn() -> M>,
+}
+
+impl<M> Bootstrap<M> {
+    pub(super) fn new() -> Self {
+        Self {
+            requests: RequestMap::new(),
+            inner: Inner::default(),
+            required: Vec::new(),
+            mediator: PhantomData,
+        }
+    }
+
+    /// Adds `handler` to those of event `E`.
+    pub fn event<E: Event, H: EventHandler<E>>(self, handler: H) -> Self {
+        self.events(EventMap::new().bind::<E, H>(handler))
+    }
+
+    /// Adds a handler of event `E` that `factory` builds for each event.
+    pub fn event_with<E: Event, H: EventHandler<E>>(
+        self,
+        factory: impl Fn(&Scope) -> H + Send + Sync + 'static,
+    ) -> Self {
+        self.events(EventMap::new().bind_with::<E, H>(factory))
+    }
+
+    /// Adds all bindings of `map`.
+    pub fn events(mut self, map: EventMap) -> Self {
+        let events = std::mem::take(&mut self.inner.rounds.map);
+        self.inner.rounds.map = events.merge(map);
+        self
+    }
+
+    /// Adds `middleware` inside those added before: the first one added is the outermost.
+    pub fn middleware(mut self, middleware: impl Middleware) -> Self {
+        self.inner.middlewares.push(Arc::new(middleware));
+        self
+    }
+
+    /// Sets where notifications are published.
+    pub fn broker(mut self, broker: impl MessageBroker) -> Self {
+        self.inner.finisher.broker = Some(Arc::new(broker));
+        self
+    }
+
+    /// Sets what begins the unit of work of each scope.
+    pub fn unit_of_work(mut self, factory: impl UnitOfWorkFactory) -> Self {
+        let tasks = self.inner.finisher.tasks.clone();
+        self.inner.units = Some(Arc::new(UnitSource::new(factory, tasks)));
+        self
+    }
+
+    /// Sends notifications with payload `P` to `topic` instead of their type's topic.
+    pub fn topic<P: Notification>(mut self, topic: impl Into<Box<str>>) -> Self {
+        self.inner.finisher.topics.insert(TypeId::of::<P>(), topic.into());
+        self
+    }
+
+    /// How many handlers of emitted events may run at once, in one task. 1, the default: one after
+    /// the other, in order of emission, sharing the unit of work. More: in parallel, without it.
+    pub fn concurrency(mut self, handlers: usize) -> Self {
+        self.inner.rounds.options.concurrency = handlers;
+        self
+    }
+
+    /// How many rounds of follow-up events one `send` may cause; 16 by default.
+    pub fn max_event_depth(mut self, rounds: usize) -> Self {
+        self.inner.rounds.options.max_depth = rounds;
+        self
+    }
+
+    /// What a failing event handler does; [`OnEventFailure::Fail`] by default.
+    pub fn on_event_failure(mut self, policy: OnEventFailure) -> Self {
+        self.inner.rounds.options.on_failure = policy;
+        self
+    }
+
+    fn check(&self, has: impl Fn(&Self, TypeId) -> bool) -> Result<(), BuildError> {
+        let conflicts =
+            self.requests.conflicts().iter().map(|conflict| BuildProblem::TwoHandlers {
+                request: conflict.request,
+                first: conflict.first,
+                second: conflict.second,
+            });
+        let missing = self
+            .required
+            .iter()
+            .filter(|(required, _)| !has(self, *required))
+            .map(|&(_, required)| BuildProblem::NoHandler { required });
+        let problems: Vec<_> = conflicts.chain(missing).collect();
+        match problems.is_empty() {
+            true => Ok(()),
+            false => Err(BuildError { problems }),
+        }
+    }
+}
+
+impl Bootstrap<Mediator> {
+    /// Binds request `R` to `handler`.
+    pub fn handle<R: Request, H: RequestHandler<R>>(self, handler: H) -> Self {
+        self.requests(RequestMap::new().bind::<R, H>(handler))
+    }
+
+    /// Binds request `R` to a handler that `factory` builds for each call.
+    pub fn handle_with<R: Request, H: RequestHandler<R>>(
+        self,
+        factory: impl Fn(&Scope) -> H + Send + Sync + 'static,
+    ) -> Self {
+        self.requests(RequestMap::new().bind_with::<R, H>(factory))
+    }
+
+    /// Adds all bindings of `map`.
+    pub fn requests(mut self, map: RequestMap) -> Self {
+        self.requests = self.requests.merge(map);
+        self
+    }
+
+    /// Makes it an error of `build` when `R` has no handler.
+    pub fn requires<R: Request>(mut self) -> Self {
+        self.required.push((TypeId::of::<R>(), type_name::<R>()));
+        self
+    }
+
+    /// Builds the mediator.
+    ///
+    /// # Errors
+    /// When a request type has two handlers, or a required one has none; all of them are named.
+    pub fn build(self) -> Result<Mediator, BuildError> {
+        self.check(|this, required| this.requests.contains(required))?;
+        Ok(Mediator(Arc::new(MediatorInner { requests: self.requests, inner: self.inner })))
+    }
+}
+
+impl Bootstrap<EventMediator> {
+    /// Makes it an error of `build` when event `E` has no handler.
+    pub fn requires<E: Event>(mut self) -> Self {
+        self.required.push((TypeId::of::<E>(), type_name::<E>()));
+        self
+    }
+
+    /// Builds the mediator.
+    ///
+    /// # Errors
+    /// When a required event type has no handler; all of them are named.
+    pub fn build(self) -> Result<EventMediator, BuildError> {
+        self.check(|this, required| this.inner.rounds.map.contains(required))?;
+        Ok(EventMediator(Arc::new(self.inner)))
+    }
+}
+
+impl<M> fmt::Debug for Bootstrap<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bootstrap")
+            .field("requests", &self.requests)
+            .field("events", &self.inner.rounds.map)
+            .field("middlewares", &self.inner.middlewares.len())
+            .field("broker", &self.inner.finisher.broker)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A mediator that was wired wrongly; names every problem at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildError {
+    problems: Vec<BuildProblem>,
+}
+
+/// One mistake in a mediator's wiring.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildProblem {
+    /// A request type has more than one handler.
+    #[error("{request} has two handlers, {first} and {second}: remove one")]
+    TwoHandlers {
+        /// The request type.
+        request: &'static str,
+        /// The handler bound first.
+        first: &'static str,
+        /// The handler bound later.
+        second: &'static str,
+    },
+    /// A type named with `requires` has no handler.
+    #[error("{required} is required, but no handler is bound to it")]
+    NoHandler {
+        /// The type.
+        required: &'static str,
+    },
+}
+
+impl BuildError {
+    /// What is wrong; never empty.
+    pub fn problems(&self) -> &[BuildProblem] {
+        &self.problems
+    }
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the mediator is wired wrongly: ")?;
+        for (index, problem) in self.problems.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "; " };
+            write!(f, "{separator}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for BuildError {}

@@ -1,0 +1,120 @@
+use std::error::Error;
+use std::fmt;
+
+use crate::UnitOfWorkError;
+use crate::codec::SerializeError;
+use crate::dispatch::{EventsError, FinishError, Undelivered};
+
+/// Why a `send` did not end well. `T` and `E` are the request's response and error.
+///
+/// In every case but [`Undelivered`](Self::Undelivered) and [`Interrupted`](Self::Interrupted) the
+/// unit of work was rolled back and nothing was published.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SendError<T, E> {
+    /// The handler returned its own error.
+    Handler(E),
+    /// No handler is bound to this type.
+    NoHandler {
+        /// The type.
+        request: &'static str,
+    },
+    /// A middleware stopped the call.
+    Rejected(Box<dyn Error + Send + Sync>),
+    /// A middleware returned `Ok`, but neither ran the handler nor answered in its place.
+    NoResponse,
+    /// The handler or a middleware panicked, with this text.
+    Panicked(String),
+    /// Handlers of the domain events failed.
+    Events(EventsError),
+    /// A notification was emitted, but the mediator has no broker.
+    NoBroker {
+        /// The notification's name.
+        event: String,
+    },
+    /// A notification could not be serialized.
+    Serialize(SerializeError),
+    /// The unit of work could not be committed.
+    UnitOfWork(UnitOfWorkError),
+    /// The work is done and committed, but the broker did not confirm all events. Do not send the
+    /// request again; publish the events again, or store them.
+    Undelivered(Box<Undelivered<T>>),
+    /// The mediator is shut down; nothing was done.
+    ShutDown,
+    /// There is no tokio runtime to commit and publish in.
+    NoRuntime,
+    /// The tokio runtime stopped during commit or publishing: what was done is unknown.
+    Interrupted,
+}
+
+/// Why a consumed event was not handled.
+pub type EventSendError = SendError<(), EventsError>;
+
+impl<T, E> SendError<T, E> {
+    /// The handler's own error, when that is what it is.
+    ///
+    /// # Errors
+    /// `self`, when it is something else.
+    pub fn into_handler(self) -> Result<E, Self> {
+        match self {
+            Self::Handler(error) => Ok(error),
+            other => Err(other),
+        }
+    }
+
+    pub(super) fn from_finish(error: FinishError) -> Self {
+        match error {
+            FinishError::NoBroker { event } => Self::NoBroker { event },
+            FinishError::Serialize(error) => Self::Serialize(error),
+            FinishError::Commit(error) => Self::UnitOfWork(error),
+            FinishError::NoRuntime => Self::NoRuntime,
+            FinishError::Interrupted => Self::Interrupted,
+        }
+    }
+}
+
+impl<T, E: fmt::Display> fmt::Display for SendError<T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Handler(error) => error.fmt(f),
+            Self::NoHandler { request } => {
+                write!(f, "no handler is bound to {request}: bind one when the mediator is built")
+            }
+            Self::Rejected(_) => f.write_str("a middleware stopped the call"),
+            Self::NoResponse => {
+                f.write_str("a middleware returned Ok without running the handler or responding")
+            }
+            Self::Panicked(text) => write!(f, "panicked: {text}"),
+            Self::Events(error) => error.fmt(f),
+            Self::NoBroker { event } => write!(
+                f,
+                "{event} was emitted, but the mediator has no broker: give its builder one with \
+                 `broker(..)`, or a DevnullMessageBroker"
+            ),
+            Self::Serialize(error) => error.fmt(f),
+            Self::UnitOfWork(error) => error.fmt(f),
+            Self::Undelivered(undelivered) => undelivered.fmt(f),
+            Self::ShutDown => f.write_str("the mediator is shut down"),
+            Self::NoRuntime => {
+                f.write_str("there is no tokio runtime to commit and publish in; nothing was done")
+            }
+            Self::Interrupted => f.write_str(
+                "the runtime stopped during commit or publishing, the outcome is unknown",
+            ),
+        }
+    }
+}
+
+impl<T: fmt::Debug, E: fmt::Debug + fmt::Display> Error for SendError<T, E> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Rejected(error) => Some(&**error),
+            Self::Serialize(error) => error.source(),
+            Self::UnitOfWork(error) => error.source(),
+            Self::Undelivered(undelivered) => {
+                undelivered.events.first().map(|error| error as &(dyn Error + 'static))
+            }
+            _ => None,
+        }
+    }
+}

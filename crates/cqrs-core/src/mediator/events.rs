@@ -1,0 +1,138 @@
+use std::any::{Any, TypeId, type_name};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::inner::Inner;
+use super::{Bootstrap, EventSendError, MediatorShutdown, SendError};
+use crate::Scope;
+use crate::broker::BoxFuture;
+use crate::dispatch::{EventRounds, EventsError};
+use crate::event::{AnyEvent, Event};
+use crate::middleware::{Answer, Failure, FailureKind, InvocationKind, Outcome};
+
+/// Sends consumed events to their handlers. Cloning is cheap; clones share everything.
+///
+/// What the handlers emit is treated as in a [`Mediator`](super::Mediator): domain events go round
+/// again, notifications go to the broker after the commit.
+#[derive(Clone)]
+pub struct EventMediator(pub(super) Arc<Inner>);
+
+impl EventMediator {
+    /// Starts to wire one.
+    pub fn builder() -> Bootstrap<Self> {
+        Bootstrap::new()
+    }
+
+    /// Runs all handlers of `event`. A notification reaches the handlers bound to its payload type and
+    /// those bound to [`NotificationEvent`](crate::NotificationEvent) of it.
+    ///
+    /// # Errors
+    /// See [`SendError`]. An event without any handler is `NoHandler`.
+    ///
+    /// # Cancel safety
+    /// Dropped before the commit, the unit of work is rolled back and nothing is published. From the
+    /// commit on, a task finishes it.
+    pub async fn send<E: Event>(&self, event: E) -> Result<(), EventSendError> {
+        self.send_in(Scope::new(), event).await
+    }
+
+    /// As [`send`](Self::send), in a scope that already holds values.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn send_in<E: Event>(
+        &self,
+        mut scope: Scope,
+        event: E,
+    ) -> Result<(), EventSendError> {
+        let inner = &*self.0;
+        inner.open(&mut scope)?;
+        let mut answer = EventAnswer {
+            rounds: &inner.rounds,
+            event: event.into_emission().into_event(),
+            answered: None,
+        };
+        if !answer.has_handlers() {
+            return Err(SendError::NoHandler { request: type_name::<E>() });
+        }
+        let name = answer.event.name().to_owned();
+        let chain = inner.run_chain(InvocationKind::Event, &name, &mut scope, &mut answer).await;
+        let answered = chain.and_then(|()| match answer.answered {
+            Some(handled) => handled.map_err(SendError::Handler),
+            None => Err(SendError::NoResponse),
+        });
+        if scope.has_work() {
+            return Box::pin(inner.finish(scope, answered)).await;
+        }
+        answered
+    }
+
+    /// Refuses new events, waits for commits and publishings that run, and shuts the broker down, all
+    /// within `deadline`.
+    pub async fn shutdown(&self, deadline: Duration) -> MediatorShutdown {
+        self.0.shutdown(deadline).await
+    }
+}
+
+impl fmt::Debug for EventMediator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventMediator")
+            .field("events", &self.0.rounds.map)
+            .field("broker", &self.0.finisher.broker)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The typed end of a consumed event's middleware chain. Running it again runs the handlers again.
+struct EventAnswer<'r> {
+    rounds: &'r EventRounds,
+    event: Box<dyn AnyEvent>,
+    answered: Option<Result<(), EventsError>>,
+}
+
+impl EventAnswer<'_> {
+    fn has_handlers(&self) -> bool {
+        let (first, second) = self.event.views();
+        [Some(first), second].into_iter().flatten().any(|view| self.rounds.map.contains(view.0))
+    }
+}
+
+impl Answer for EventAnswer<'_> {
+    fn input(&self, input: TypeId) -> Option<&dyn Any> {
+        let (first, second) = self.event.views();
+        let view = [Some(first), second].into_iter().flatten().find(|view| view.0 == input)?;
+        Some(view.1)
+    }
+
+    fn run<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, Outcome> {
+        Box::pin(async {
+            let handled = self.rounds.run_round(std::slice::from_ref(&self.event), scope).await;
+            let succeeded = handled.is_ok();
+            self.answered = Some(handled);
+            if succeeded { Ok(()) } else { Err(Failure(FailureKind::Handler)) }
+        })
+    }
+
+    fn response(&mut self) -> Option<&mut dyn Any> {
+        match &mut self.answered {
+            Some(Ok(done)) => Some(done),
+            _ => None,
+        }
+    }
+
+    fn error(&self) -> Option<&dyn fmt::Display> {
+        match &self.answered {
+            Some(Err(error)) => Some(error),
+            _ => None,
+        }
+    }
+
+    fn respond(&mut self, response: &mut dyn Any) -> bool {
+        let fits = response.downcast_mut::<Option<()>>().and_then(Option::take).is_some();
+        if fits {
+            self.answered = Some(Ok(()));
+        }
+        fits
+    }
+}

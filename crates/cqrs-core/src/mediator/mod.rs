@@ -1,0 +1,13 @@
+//! The mediators: requests to their handler, consumed events to their handlers.
+
+mod bootstrap;
+mod error;
+mod events;
+mod inner;
+mod requests;
+
+pub use bootstrap::{Bootstrap, BuildError, BuildProblem};
+pub use error::{EventSendError, SendError};
+pub use events::EventMediator;
+pub use inner::MediatorShutdown;
+pub use requests::Mediator;

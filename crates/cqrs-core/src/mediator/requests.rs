@@ -1,0 +1,152 @@
+use std::any::{Any, TypeId, type_name};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::inner::Inner;
+use super::{Bootstrap, MediatorShutdown, SendError};
+use crate::broker::BoxFuture;
+use crate::dispatch::caught;
+use crate::middleware::{Answer, Failure, FailureKind, InvocationKind, Outcome};
+use crate::request::DynRequestHandler;
+use crate::{Request, RequestMap, Scope};
+
+/// Sends commands and queries to their handlers, runs the domain events they emit, and publishes
+/// their notifications. Cloning is cheap; clones share everything.
+#[derive(Clone)]
+pub struct Mediator(pub(super) Arc<MediatorInner>);
+
+pub(super) struct MediatorInner {
+    pub(super) requests: RequestMap,
+    pub(super) inner: Inner,
+}
+
+type Sent<R> = Result<<R as Request>::Response, SendErrorOf<R>>;
+type SendErrorOf<R> = SendError<<R as Request>::Response, <R as Request>::Error>;
+
+impl Mediator {
+    /// Starts to wire one.
+    pub fn builder() -> Bootstrap<Self> {
+        Bootstrap::new()
+    }
+
+    /// Sends `request` to its handler and returns the handler's answer.
+    ///
+    /// The order: middlewares and handler; domain events, inside the unit of work; commit; publishing.
+    /// `Ok` means that all of these succeeded, and that the broker confirmed every notification.
+    ///
+    /// # Errors
+    /// See [`SendError`]. After [`SendError::Undelivered`] the work is done: do not send again.
+    ///
+    /// # Cancel safety
+    /// Dropped before the commit, the unit of work is rolled back and nothing is published. From the
+    /// commit on, a task finishes it; [`shutdown`](Self::shutdown) waits for that task.
+    pub async fn send<R: Request>(&self, request: R) -> Sent<R> {
+        self.send_in(Scope::new(), request).await
+    }
+
+    /// As [`send`](Self::send), in a scope that already holds values, a
+    /// [`CorrelationId`](crate::CorrelationId) say.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn send_in<R: Request>(&self, mut scope: Scope, request: R) -> Sent<R> {
+        let MediatorInner { requests, inner } = &*self.0;
+        inner.open(&mut scope)?;
+        let handler =
+            requests.get::<R>().ok_or(SendError::NoHandler { request: type_name::<R>() })?;
+        let answered = if inner.middlewares.is_empty() {
+            match caught(handler.handle(request, &mut scope)).await {
+                Ok(answer) => answer.map_err(SendError::Handler),
+                Err(panic) => Err(SendError::Panicked(panic)),
+            }
+        } else {
+            Box::pin(self.send_through(handler, request, &mut scope)).await
+        };
+        if scope.has_work() {
+            // Boxed, so that a request without events or writes stays a small future.
+            return Box::pin(inner.finish(scope, answered)).await;
+        }
+        answered
+    }
+
+    async fn send_through<R: Request>(
+        &self,
+        handler: &dyn DynRequestHandler<R>,
+        request: R,
+        scope: &mut Scope,
+    ) -> Sent<R> {
+        let mut answer = RequestAnswer { handler, request: Some(request), answered: None };
+        let kind = InvocationKind::Request(R::KIND);
+        self.0.inner.run_chain(kind, R::NAME, scope, &mut answer).await?;
+        answer.answered.unwrap_or(Err(SendError::NoResponse))
+    }
+
+    /// Refuses new requests, waits for commits and publishings that run, and shuts the broker down,
+    /// all within `deadline`.
+    pub async fn shutdown(&self, deadline: Duration) -> MediatorShutdown {
+        self.0.inner.shutdown(deadline).await
+    }
+}
+
+impl fmt::Debug for Mediator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mediator")
+            .field("requests", &self.0.requests)
+            .field("events", &self.0.inner.rounds.map)
+            .field("broker", &self.0.inner.finisher.broker)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The typed end of a request's middleware chain.
+struct RequestAnswer<'h, R: Request> {
+    handler: &'h dyn DynRequestHandler<R>,
+    request: Option<R>,
+    answered: Option<Sent<R>>,
+}
+
+impl<R: Request> Answer for RequestAnswer<'_, R> {
+    fn input(&self, input: TypeId) -> Option<&dyn Any> {
+        let request = self.request.as_ref()?;
+        (input == TypeId::of::<R>()).then_some(request as &dyn Any)
+    }
+
+    fn run<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, Outcome> {
+        Box::pin(async {
+            let Some(request) = self.request.take() else {
+                return Err(Failure::rejected("the handler was run already"));
+            };
+            let answered = match caught(self.handler.handle(request, scope)).await {
+                Ok(answer) => answer.map_err(SendError::Handler),
+                Err(panic) => Err(SendError::Panicked(panic)),
+            };
+            let succeeded = answered.is_ok();
+            self.answered = Some(answered);
+            if succeeded { Ok(()) } else { Err(Failure(FailureKind::Handler)) }
+        })
+    }
+
+    fn response(&mut self) -> Option<&mut dyn Any> {
+        match &mut self.answered {
+            Some(Ok(response)) => Some(response),
+            _ => None,
+        }
+    }
+
+    fn error(&self) -> Option<&dyn fmt::Display> {
+        match &self.answered {
+            Some(Err(error)) => Some(error),
+            _ => None,
+        }
+    }
+
+    fn respond(&mut self, response: &mut dyn Any) -> bool {
+        let fitting = response.downcast_mut::<Option<R::Response>>().and_then(Option::take);
+        let fits = fitting.is_some();
+        if let Some(response) = fitting {
+            self.answered = Some(Ok(response));
+        }
+        fits
+    }
+}

@@ -1,0 +1,205 @@
+//! What runs around every request and every consumed event.
+
+use std::any::{Any, TypeId};
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::broker::BoxFuture;
+use crate::{RequestKind, Scope};
+
+/// Runs around every request of a mediator, or every consumed event of an event mediator.
+///
+/// The first one added is the outermost. It runs around the handler; domain events, the commit and
+/// the publishing come after the outermost one returned `Ok`, so an `Err` rolls back.
+///
+/// ```
+/// use cqrs_core::{Invocation, Middleware, Next, Outcome};
+///
+/// struct LogRequests;
+///
+/// impl Middleware for LogRequests {
+///     async fn handle(&self, call: &mut Invocation<'_>, next: Next<'_>) -> Outcome {
+///         let name = call.name().to_owned();
+///         let outcome = next.run(call).await;
+///         println!("{name}: {}", if outcome.is_ok() { "done" } else { "failed" });
+///         outcome
+///     }
+/// }
+/// ```
+pub trait Middleware: Send + Sync + 'static {
+    /// Runs before, around or instead of what comes next.
+    ///
+    /// # Errors
+    /// Pass on what `next` returned, or stop the call with [`Failure::rejected`].
+    ///
+    /// # Cancel safety
+    /// The caller may drop the future at any await.
+    fn handle(
+        &self,
+        call: &mut Invocation<'_>,
+        next: Next<'_>,
+    ) -> impl Future<Output = Outcome> + Send;
+}
+
+/// How a call went, as middlewares see it. The typed answer is in the [`Invocation`].
+pub type Outcome = Result<(), Failure>;
+
+/// Why a call failed, as middlewares see it.
+#[derive(Debug)]
+pub struct Failure(pub(crate) FailureKind);
+
+#[derive(Debug)]
+pub(crate) enum FailureKind {
+    /// The handler's own error stands in the invocation.
+    Handler,
+    Rejected(Box<dyn Error + Send + Sync>),
+}
+
+impl Failure {
+    /// Stops the call with `reason`; the sender gets it as `SendError::Rejected`.
+    pub fn rejected(reason: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(FailureKind::Rejected(reason.into()))
+    }
+
+    /// Whether a middleware stopped the call, and not the handler.
+    pub fn is_rejection(&self) -> bool {
+        matches!(self.0, FailureKind::Rejected(_))
+    }
+}
+
+/// What is being called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InvocationKind {
+    /// A command or a query, on its way to its handler.
+    Request(RequestKind),
+    /// A consumed event, on its way to its handlers.
+    Event,
+}
+
+/// One call on its way through the middlewares: what is called, its scope, and later its answer.
+pub struct Invocation<'a> {
+    kind: InvocationKind,
+    name: &'a str,
+    scope: &'a mut Scope,
+    answer: &'a mut dyn Answer,
+}
+
+impl<'a> Invocation<'a> {
+    pub(crate) fn new(
+        kind: InvocationKind,
+        name: &'a str,
+        scope: &'a mut Scope,
+        answer: &'a mut dyn Answer,
+    ) -> Self {
+        Self { kind, name, scope, answer }
+    }
+
+    /// Command, query or event.
+    pub fn kind(&self) -> InvocationKind {
+        self.kind
+    }
+
+    /// The request's or event's name.
+    pub fn name(&self) -> &str {
+        self.name
+    }
+
+    /// What the handlers and the other middlewares of this call share.
+    pub fn scope(&mut self) -> &mut Scope {
+        self.scope
+    }
+
+    /// The request or the event's payload, when it is a `T`. A request is gone once its handler runs.
+    pub fn input<T: 'static>(&self) -> Option<&T> {
+        self.answer.input(TypeId::of::<T>())?.downcast_ref()
+    }
+
+    /// The handler's response, when it returned a `T`.
+    pub fn response<T: 'static>(&mut self) -> Option<&mut T> {
+        self.answer.response()?.downcast_mut()
+    }
+
+    /// The handler's error as text, when it failed.
+    pub fn error(&self) -> Option<&dyn fmt::Display> {
+        self.answer.error()
+    }
+
+    /// Answers in the handler's place, or replaces its answer. `false` when `T` is not the request's
+    /// response type; nothing is changed then. Return `Ok(())` afterwards.
+    pub fn respond<T: Send + 'static>(&mut self, response: T) -> bool {
+        let mut response = Some(response);
+        self.answer.respond(&mut response)
+    }
+
+    async fn run_handler(&mut self) -> Outcome {
+        self.answer.run(self.scope).await
+    }
+}
+
+impl fmt::Debug for Invocation<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Invocation")
+            .field("kind", &self.kind)
+            .field("name", &self.name)
+            .field("scope", &self.scope)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The typed end of the chain: holds the input, runs the handler once, keeps its answer.
+pub(crate) trait Answer: Send {
+    fn input(&self, input: TypeId) -> Option<&dyn Any>;
+    fn run<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, Outcome>;
+    fn response(&mut self) -> Option<&mut dyn Any>;
+    fn error(&self) -> Option<&dyn fmt::Display>;
+    /// `response` is an `Option` of the response type; taken when it fits.
+    fn respond(&mut self, response: &mut dyn Any) -> bool;
+}
+
+/// What comes after a middleware: the next one, or the handler.
+#[must_use = "without running it the handler is not called"]
+pub struct Next<'a>(&'a [Arc<dyn DynMiddleware>]);
+
+impl<'a> Next<'a> {
+    pub(crate) fn new(chain: &'a [Arc<dyn DynMiddleware>]) -> Self {
+        Self(chain)
+    }
+
+    /// Runs what comes next.
+    ///
+    /// # Errors
+    /// When the handler failed or a later middleware stopped the call; pass it on.
+    pub async fn run(self, call: &mut Invocation<'_>) -> Outcome {
+        match self.0.split_first() {
+            Some((first, rest)) => first.handle(call, Next(rest)).await,
+            None => call.run_handler().await,
+        }
+    }
+}
+
+impl fmt::Debug for Next<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Next").field("middlewares_left", &self.0.len()).finish()
+    }
+}
+
+/// The dyn-safe twin of [`Middleware`].
+pub(crate) trait DynMiddleware: Send + Sync {
+    fn handle<'a, 'b: 'a>(
+        &'a self,
+        call: &'a mut Invocation<'b>,
+        next: Next<'a>,
+    ) -> BoxFuture<'a, Outcome>;
+}
+
+impl<M: Middleware> DynMiddleware for M {
+    fn handle<'a, 'b: 'a>(
+        &'a self,
+        call: &'a mut Invocation<'b>,
+        next: Next<'a>,
+    ) -> BoxFuture<'a, Outcome> {
+        Box::pin(Middleware::handle(self, call, next))
+    }
+}

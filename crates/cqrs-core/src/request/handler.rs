@@ -1,0 +1,65 @@
+use super::Request;
+use crate::Scope;
+use crate::broker::BoxFuture;
+
+/// Answers one type of request. A plain struct that holds its dependencies.
+///
+/// ```
+/// # use cqrs_core::{Request, RequestHandler, RequestKind, Scope};
+/// # struct Add(i32, i32);
+/// # impl Request for Add {
+/// #     type Response = i32; type Error = std::convert::Infallible;
+/// #     const NAME: &'static str = "Add"; const KIND: RequestKind = RequestKind::Query;
+/// # }
+/// struct Adder;
+///
+/// impl RequestHandler<Add> for Adder {
+///     async fn handle(&self, Add(a, b): Add, _scope: &mut Scope) -> Result<i32, std::convert::Infallible> {
+///         Ok(a + b)
+///     }
+/// }
+/// ```
+pub trait RequestHandler<R: Request>: Send + Sync + 'static {
+    /// Handles one request. Events go out through [`Scope::emit`], after this returned `Ok` and not
+    /// otherwise.
+    ///
+    /// # Cancel safety
+    /// The caller may drop the future at any await; the scope's unit of work is rolled back then.
+    fn handle(
+        &self,
+        request: R,
+        scope: &mut Scope,
+    ) -> impl Future<Output = Result<R::Response, R::Error>> + Send;
+}
+
+/// The dyn-safe twin of [`RequestHandler`]: one box per call, the future's.
+pub(crate) trait DynRequestHandler<R: Request>: Send + Sync {
+    fn handle<'a>(
+        &'a self,
+        request: R,
+        scope: &'a mut Scope,
+    ) -> BoxFuture<'a, Result<R::Response, R::Error>>;
+}
+
+impl<R: Request, H: RequestHandler<R>> DynRequestHandler<R> for H {
+    fn handle<'a>(
+        &'a self,
+        request: R,
+        scope: &'a mut Scope,
+    ) -> BoxFuture<'a, Result<R::Response, R::Error>> {
+        Box::pin(RequestHandler::handle(self, request, scope))
+    }
+}
+
+/// A handler that is built anew for each call.
+pub(crate) struct Built<F>(pub(crate) F);
+
+impl<R: Request, H: RequestHandler<R>, F> RequestHandler<R> for Built<F>
+where
+    F: Fn(&Scope) -> H + Send + Sync + 'static,
+{
+    async fn handle(&self, request: R, scope: &mut Scope) -> Result<R::Response, R::Error> {
+        let handler = (self.0)(scope);
+        handler.handle(request, scope).await
+    }
+}

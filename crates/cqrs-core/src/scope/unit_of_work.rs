@@ -1,0 +1,164 @@
+use std::any::{Any, type_name};
+use std::error::Error;
+use std::sync::Arc;
+
+use tokio_util::task::TaskTracker;
+
+use crate::broker::BoxFuture;
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// A transaction of any kind: what one `send` writes becomes visible as a whole or not at all.
+///
+/// After a successful `send` it is committed exactly once, after a failed one rolled back exactly
+/// once; both run in a task of their own that a dropped `send` does not cancel. Without a tokio
+/// runtime (the `send` was dropped outside of one) it is dropped, so dropping must roll back too.
+pub trait UnitOfWork: Send + Sized + 'static {
+    /// Makes all writes visible.
+    ///
+    /// # Errors
+    /// When nothing was made visible; `send` returns the error and publishes nothing.
+    fn commit(self) -> impl Future<Output = Result<(), BoxError>> + Send;
+
+    /// Undoes all writes.
+    ///
+    /// # Errors
+    /// Are logged: the caller gets the error that caused the rollback.
+    fn rollback(self) -> impl Future<Output = Result<(), BoxError>> + Send;
+}
+
+/// Begins a unit of work for a scope, on first use.
+pub trait UnitOfWorkFactory: Send + Sync + 'static {
+    /// What handlers ask the scope for.
+    type Unit: UnitOfWork;
+
+    /// Begins one.
+    ///
+    /// # Errors
+    /// Reach the handler that asked for it.
+    ///
+    /// # Cancel safety
+    /// A dropped future must leave nothing begun.
+    fn begin(&self) -> impl Future<Output = Result<Self::Unit, BoxError>> + Send;
+}
+
+/// Why a scope gave no unit of work, or could not finish it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnitOfWorkError {
+    /// The mediator was built without one.
+    #[error("no unit of work: give the mediator's builder one with `unit_of_work(factory)`")]
+    NotConfigured,
+    /// The mediator's unit of work is of another type.
+    #[error("the scope's unit of work is a {configured}, not a {asked}")]
+    WrongType {
+        /// The type the handler asked for.
+        asked: &'static str,
+        /// The type the mediator's factory makes.
+        configured: &'static str,
+    },
+    /// Event handlers that run in parallel share no transaction.
+    #[error("event handlers that run in parallel have no unit of work: set the concurrency to 1")]
+    Parallel,
+    /// Beginning it failed.
+    #[error("the unit of work could not be begun")]
+    Begin(#[source] BoxError),
+    /// Committing it failed; nothing was published.
+    #[error("the unit of work could not be committed")]
+    Commit(#[source] BoxError),
+}
+
+/// The dyn-safe twin of [`UnitOfWork`].
+pub(crate) trait ErasedUnit: Send {
+    fn as_any_mut(&mut self) -> &mut dyn Any;
+    fn type_name(&self) -> &'static str;
+    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), BoxError>>;
+    fn rollback(self: Box<Self>) -> BoxFuture<'static, Result<(), BoxError>>;
+}
+
+impl<U: UnitOfWork> ErasedUnit for U {
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+
+    fn type_name(&self) -> &'static str {
+        type_name::<U>()
+    }
+
+    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), BoxError>> {
+        Box::pin(UnitOfWork::commit(*self))
+    }
+
+    fn rollback(self: Box<Self>) -> BoxFuture<'static, Result<(), BoxError>> {
+        Box::pin(UnitOfWork::rollback(*self))
+    }
+}
+
+/// The dyn-safe twin of [`UnitOfWorkFactory`].
+trait ErasedFactory: Send + Sync {
+    fn begin(&self) -> BoxFuture<'_, Result<Box<dyn ErasedUnit>, BoxError>>;
+}
+
+impl<F: UnitOfWorkFactory> ErasedFactory for F {
+    fn begin(&self) -> BoxFuture<'_, Result<Box<dyn ErasedUnit>, BoxError>> {
+        Box::pin(async {
+            let unit = UnitOfWorkFactory::begin(self).await?;
+            Ok(Box::new(unit) as Box<dyn ErasedUnit>)
+        })
+    }
+}
+
+/// A mediator's factory, and the tracker of the tasks that finish its units.
+pub(crate) struct UnitSource {
+    factory: Box<dyn ErasedFactory>,
+    tasks: TaskTracker,
+}
+
+impl UnitSource {
+    pub(crate) fn new(factory: impl UnitOfWorkFactory, tasks: TaskTracker) -> Self {
+        Self { factory: Box::new(factory), tasks }
+    }
+}
+
+/// A unit of work that was begun and is neither committed nor rolled back.
+///
+/// Invariant: `unit` is there until it is taken out to be finished; a drop with it inside rolls back.
+pub(super) struct OpenUnit {
+    unit: Option<Box<dyn ErasedUnit>>,
+    source: Arc<UnitSource>,
+}
+
+impl OpenUnit {
+    pub(super) async fn begin(source: Arc<UnitSource>) -> Result<Self, UnitOfWorkError> {
+        let unit = source.factory.begin().await.map_err(UnitOfWorkError::Begin)?;
+        Ok(Self { unit: Some(unit), source })
+    }
+
+    pub(super) fn downcast<U: UnitOfWork>(&mut self) -> Result<&mut U, UnitOfWorkError> {
+        let Some(unit) = &mut self.unit else { return Err(UnitOfWorkError::NotConfigured) };
+        let unit: &mut dyn ErasedUnit = &mut **unit;
+        let configured = unit.type_name();
+        let wrong = UnitOfWorkError::WrongType { asked: type_name::<U>(), configured };
+        unit.as_any_mut().downcast_mut().ok_or(wrong)
+    }
+
+    pub(super) fn into_inner(mut self) -> Option<Box<dyn ErasedUnit>> {
+        self.unit.take()
+    }
+}
+
+impl Drop for OpenUnit {
+    fn drop(&mut self) {
+        let Some(unit) = self.unit.take() else { return };
+        // Outside of a runtime the unit is dropped here, which rolls back by contract.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        self.source.tasks.spawn_on(roll_back(unit), &runtime);
+    }
+}
+
+/// Rolls back and logs what goes wrong: whoever caused it has an error to report already.
+pub(crate) async fn roll_back(unit: Box<dyn ErasedUnit>) {
+    if let Err(error) = unit.rollback().await {
+        tracing::error!(error = &*error as &dyn Error, "rollback failed");
+    }
+}
