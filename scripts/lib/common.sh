@@ -97,10 +97,29 @@ wait_for() {
 }
 
 # gone SERVER: nothing of it runs, or only epmd, which outlives a crashed RabbitMQ.
+# A process has no environment for a moment while it turns into another program,
+# so one look is not enough.
 gone() {
+    not_seen "$1" && sleep 0.1 && not_seen "$1"
+}
+
+not_seen() {
     local pid
     for pid in $(pids "$1"); do
         [[ $(cat "/proc/$pid/comm" 2>/dev/null) == epmd ]] || return 1
+    done
+}
+
+# ended PID...: a process that is ending loses its environment first (and is gone
+# by the function above) and its ports last. A zombie without threads holds none.
+ended() {
+    local pid tasks
+    for pid in "$@"; do
+        tasks=("/proc/$pid/task"/*)
+        if [[ -e ${tasks[0]} ]] &&
+            { ((${#tasks[@]} > 1)) || ! grep -qs ') Z ' "/proc/$pid/stat"; }; then
+            [[ ! -e /proc/$pid ]] || return 1
+        fi
     done
 }
 

@@ -30,7 +30,7 @@ start_one() { # SERVER
     local -n ports=${upper}_PORTS logs=${upper}_LOGS seconds=${upper}_BOOT_SECONDS
     if gone "$1"; then
         "${1}_install"
-        signal KILL "$1"
+        kill_one "$1"
         ports_free "${ports[@]}"
         say "starting $1 $("${1}_version")"
         "${1}_start"
@@ -51,18 +51,29 @@ local_down() { each stop_one "$@"; }
 local_stop() { each stop_one "$1"; }
 
 stop_one() { # SERVER
+    local all
+    mapfile -t all < <(pids "$1")
     if ! gone "$1"; then
         signal CONT "$1"
         "${1}_stop"
     fi
     kill_one "$1"
+    wait_for 10 ended "${all[@]}" || die "$1 does not end"
 }
 
 local_kill() { each kill_one "$1"; }
 
 kill_one() { # SERVER
+    local all
+    mapfile -t all < <(pids "$1")
+    if ! wait_for 10 killed "$1" || ! wait_for 10 ended "${all[@]}"; then
+        die "$1 cannot be killed"
+    fi
+}
+
+killed() {
     signal KILL "$1"
-    wait_for 10 gone "$1" || die "$1 cannot be killed"
+    gone "$1"
 }
 
 local_pause() {

@@ -65,6 +65,8 @@ postgres_start() {
     postgres_place
     data=$(postgres_data)
     [[ -e $data/formatted ]] || postgres_format "$data" >>"${POSTGRES_LOGS[0]}" 2>&1 </dev/null
+    # Left by kill -9; the server is known to be gone, its number may be in use again.
+    rm -f "$data/postmaster.pid"
     daemon postgres "${POSTGRES_LOGS[0]}" "${POSTGRES_USER[@]}" "$(postgres_bin)/postgres" \
         -D "$data" -p 5432 -c unix_socket_directories= -c listen_addresses=localhost -c max_connections=200
 }
