@@ -1,2 +1,33 @@
-//! bench
-fn main() {}
+//! Benchmarks side by side with the raw clients and with bare dispatch, in one process and one run.
+//!
+//! `cargo run --release -p cqrs-bench -- dispatch | publish-kafka | publish-amqp`
+//!
+//! Each measure prints one JSON line with `scenario`, `ours`, `baseline` and `ratio` (ours / baseline).
+
+mod dispatch;
+mod measure;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Benchmarks of the cqrs framework, side by side with the raw clients")]
+struct Args {
+    #[command(subcommand)]
+    scenario: Scenario,
+    /// Rounds of each side, interleaved; medians are printed.
+    #[arg(long, default_value_t = 9, global = true)]
+    rounds: usize,
+}
+
+#[derive(Subcommand)]
+enum Scenario {
+    /// `Mediator::send` against a bare `dyn` call that returns a boxed future.
+    Dispatch,
+}
+
+fn main() {
+    let args = Args::parse();
+    match args.scenario {
+        Scenario::Dispatch => dispatch::run(args.rounds),
+    }
+}

@@ -108,12 +108,11 @@ impl Call<'_> {
     /// Runs the handler. A failure takes back what it emitted.
     async fn run(&self, scope: &mut Scope) -> Result<(), EventFailure> {
         let emitted = scope.emitted_len();
-        let error =
-            match caught(async { self.bound.handler.handle(self.view.1, scope).await }).await {
-                Ok(Ok(())) => return Ok(()),
-                Ok(Err(error)) => error,
-                Err(panic) => HandlerError::permanent(format!("panicked: {panic}")),
-            };
+        let error = match caught(|| self.bound.handler.handle(self.view.1, scope)).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error,
+            Err(panic) => HandlerError::permanent(format!("panicked: {panic}")),
+        };
         scope.truncate_emitted(emitted);
         Err(EventFailure { event: self.event.name().to_owned(), handler: self.bound.name, error })
     }

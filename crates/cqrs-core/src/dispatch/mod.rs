@@ -4,8 +4,8 @@ mod events;
 mod finish;
 mod panics;
 
-pub use events::{EventFailure, EventsError, OnEventFailure};
 pub(crate) use events::EventRounds;
+pub use events::{EventFailure, EventsError, OnEventFailure};
 pub(crate) use finish::{FinishError, Finisher};
 pub use finish::{Undelivered, UndeliveredEvent};
 pub(crate) use panics::{caught, panic_message};

@@ -1,12 +1,31 @@
 use std::any::Any;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
-use futures_util::FutureExt;
+use crate::broker::BoxFuture;
 
-/// Runs `future`; a panic inside becomes its message. What the future borrowed may be half-changed,
-/// so the caller must treat the call as failed.
-pub(crate) async fn caught<T>(future: impl Future<Output = T>) -> Result<T, String> {
-    AssertUnwindSafe(future).catch_unwind().await.map_err(panic_message)
+/// Makes a future by `call` and runs it; a panic in either becomes its message. What they borrowed may
+/// be half-changed, so the caller must treat the call as failed.
+pub(crate) fn caught<'a, T>(call: impl FnOnce() -> BoxFuture<'a, T>) -> Caught<'a, T> {
+    Caught(catch_unwind(AssertUnwindSafe(call)).map_err(panic_message))
+}
+
+/// The future of [`caught`].
+pub(crate) struct Caught<'a, T>(Result<BoxFuture<'a, T>, String>);
+
+impl<T> Future for Caught<'_, T> {
+    type Output = Result<T, String>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            Ok(future) => match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+                Ok(poll) => poll.map(Ok),
+                Err(panic) => Poll::Ready(Err(panic_message(panic))),
+            },
+            Err(panic) => Poll::Ready(Err(std::mem::take(panic))),
+        }
+    }
 }
 
 /// The text a panic was raised with.

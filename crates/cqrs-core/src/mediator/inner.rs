@@ -50,7 +50,7 @@ impl Inner {
         answer: &mut dyn Answer,
     ) -> Result<(), SendError<T, E>> {
         let mut call = Invocation::new(kind, name, scope, answer);
-        match caught(Next::new(&self.middlewares).run(&mut call)).await {
+        match caught(|| Box::pin(Next::new(&self.middlewares).run(&mut call))).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(failure)) => match failure.0 {
                 FailureKind::Handler => Ok(()),

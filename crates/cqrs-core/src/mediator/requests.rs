@@ -41,8 +41,8 @@ impl Mediator {
     /// # Cancel safety
     /// Dropped before the commit, the unit of work is rolled back and nothing is published. From the
     /// commit on, a task finishes it; [`shutdown`](Self::shutdown) waits for that task.
-    pub async fn send<R: Request>(&self, request: R) -> Sent<R> {
-        self.send_in(Scope::new(), request).await
+    pub fn send<R: Request>(&self, request: R) -> impl Future<Output = Sent<R>> + Send {
+        self.send_in(Scope::new(), request)
     }
 
     /// As [`send`](Self::send), in a scope that already holds values, a
@@ -56,7 +56,7 @@ impl Mediator {
         let handler =
             requests.get::<R>().ok_or(SendError::NoHandler { request: type_name::<R>() })?;
         let answered = if inner.middlewares.is_empty() {
-            match caught(handler.handle(request, &mut scope)).await {
+            match caught(|| handler.handle(request, &mut scope)).await {
                 Ok(answer) => answer.map_err(SendError::Handler),
                 Err(panic) => Err(SendError::Panicked(panic)),
             }
@@ -117,7 +117,7 @@ impl<R: Request> Answer for RequestAnswer<'_, R> {
             let Some(request) = self.request.take() else {
                 return Err(Failure::rejected("the handler was run already"));
             };
-            let answered = match caught(self.handler.handle(request, scope)).await {
+            let answered = match caught(|| self.handler.handle(request, scope)).await {
                 Ok(answer) => answer.map_err(SendError::Handler),
                 Err(panic) => Err(SendError::Panicked(panic)),
             };

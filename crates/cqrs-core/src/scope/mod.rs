@@ -22,20 +22,18 @@ pub(crate) use values::Values;
 /// mediator's `shutdown` waits for.
 #[derive(Default)]
 pub struct Scope {
-    values: Values,
-    emitted: Vec<Emission>,
-    units: Units,
+    /// Two words in all: most scopes are never touched, and each `send` moves and drops one.
+    state: Option<Box<State>>,
+    units: Option<Arc<UnitSource>>,
 }
 
 #[derive(Default)]
-enum Units {
-    /// The mediator has no unit of work.
-    #[default]
-    None,
-    /// Parallel event handlers must not touch the transaction.
-    Withheld,
-    Ready(Arc<UnitSource>),
-    Open(OpenUnit),
+struct State {
+    values: Values,
+    emitted: Vec<Emission>,
+    unit: Option<OpenUnit>,
+    /// An event handler that runs in parallel to others must not touch the transaction.
+    is_child: bool,
 }
 
 impl Scope {
@@ -54,19 +52,19 @@ impl Scope {
     /// Stores `value` under its type, replacing an earlier one. Everything that runs later in this
     /// scope sees it. Use a type of your own, not `String`.
     pub fn insert<T: Send + Sync + 'static>(&mut self, value: T) {
-        self.values.insert(value);
+        self.state_mut().values.insert(value);
     }
 
     /// The value of type `T`. To change one in place, store an atomic or a mutex.
     pub fn get<T: Send + Sync + 'static>(&self) -> Option<&T> {
-        self.values.get()
+        self.state.as_ref()?.values.get()
     }
 
     /// Emits `event`: after the handler returned `Ok`, a domain event goes to its handlers, and a
     /// notification to the broker once the unit of work is committed. When the handler fails,
     /// nothing is emitted.
     pub fn emit<E: Event>(&mut self, event: E) {
-        self.emitted.push(event.into_emission());
+        self.push(event.into_emission());
     }
 
     /// The unit of work, begun on first use. `U` is the [`UnitOfWorkFactory::Unit`] of the factory
@@ -79,70 +77,71 @@ impl Scope {
     /// # Cancel safety
     /// Dropped while beginning, no unit of work is open; the next call begins again.
     pub async fn unit_of_work<U: UnitOfWork>(&mut self) -> Result<&mut U, UnitOfWorkError> {
-        if let Units::Ready(source) = &self.units {
-            let unit = OpenUnit::begin(Arc::clone(source)).await?;
-            self.units = Units::Open(unit);
+        if self.state.as_ref().is_some_and(|state| state.is_child) {
+            return Err(UnitOfWorkError::Parallel);
         }
-        match &mut self.units {
-            Units::Open(unit) => unit.downcast(),
-            Units::Withheld => Err(UnitOfWorkError::Parallel),
-            Units::None | Units::Ready(_) => Err(UnitOfWorkError::NotConfigured),
-        }
+        let source = self.units.clone().ok_or(UnitOfWorkError::NotConfigured)?;
+        let state = self.state_mut();
+        let unit = match &mut state.unit {
+            Some(unit) => unit,
+            none => none.insert(OpenUnit::begin(source).await?),
+        };
+        unit.downcast()
+    }
+
+    fn state_mut(&mut self) -> &mut State {
+        self.state.get_or_insert_default()
     }
 
     pub(crate) fn set_units(&mut self, source: Option<&Arc<UnitSource>>) {
         if let Some(source) = source {
-            self.units = Units::Ready(Arc::clone(source));
+            self.units = Some(Arc::clone(source));
         }
     }
 
     /// A scope for an event handler that runs in parallel to others: the same values, no transaction.
     pub(crate) fn child(&self) -> Self {
-        Self { values: self.values.clone(), emitted: Vec::new(), units: Units::Withheld }
+        let values = self.state.as_ref().map(|state| state.values.clone()).unwrap_or_default();
+        let state = State { values, is_child: true, ..State::default() };
+        Self { state: Some(Box::new(state)), units: None }
     }
 
     pub(crate) fn push(&mut self, emission: Emission) {
-        self.emitted.push(emission);
+        self.state_mut().emitted.push(emission);
     }
 
     pub(crate) fn has_work(&self) -> bool {
-        !self.emitted.is_empty() || matches!(self.units, Units::Open(_))
+        self.state.as_ref().is_some_and(|state| !state.emitted.is_empty() || state.unit.is_some())
     }
 
     pub(crate) fn emitted_len(&self) -> usize {
-        self.emitted.len()
+        self.state.as_ref().map_or(0, |state| state.emitted.len())
     }
 
     /// Takes back what was emitted since there were `len`.
     pub(crate) fn truncate_emitted(&mut self, len: usize) {
-        self.emitted.truncate(len);
+        if let Some(state) = &mut self.state {
+            state.emitted.truncate(len);
+        }
     }
 
     pub(crate) fn take_emitted(&mut self) -> Vec<Emission> {
-        std::mem::take(&mut self.emitted)
+        self.state.as_mut().map(|state| std::mem::take(&mut state.emitted)).unwrap_or_default()
     }
 
     /// Takes the open unit of work out, if there is one; whoever has it must finish it.
     pub(crate) fn take_unit(&mut self) -> Option<Box<dyn ErasedUnit>> {
-        match std::mem::take(&mut self.units) {
-            Units::Open(unit) => unit.into_inner(),
-            _ => None,
-        }
+        self.state.as_mut()?.unit.take()?.into_inner()
     }
 }
 
 impl fmt::Debug for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = match self.units {
-            Units::None => "none",
-            Units::Withheld => "withheld",
-            Units::Ready(_) => "not begun",
-            Units::Open(_) => "open",
-        };
+        let Some(state) = &self.state else { return f.write_str("Scope {}") };
         f.debug_struct("Scope")
-            .field("values", &self.values)
-            .field("emitted", &self.emitted)
-            .field("unit_of_work", &unit)
-            .finish()
+            .field("values", &state.values)
+            .field("emitted", &state.emitted)
+            .field("unit_of_work_open", &state.unit.is_some())
+            .finish_non_exhaustive()
     }
 }
