@@ -9,6 +9,7 @@ compose() {
 }
 
 docker_up() { # SERVER...
+    rabbitmq_remember
     if ! compose up -d --wait --wait-timeout 300 "$@"; then
         compose logs --tail 40 "$@" >&2
         die "not ready: see above (then: $0 down $*; $0 up $*)"

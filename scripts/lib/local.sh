@@ -15,7 +15,8 @@ local_up() { # SERVER...
 
 up_one() { # SERVER
     # Another release of RabbitMQ makes room for the one that is asked for.
-    if [[ $1 == rabbitmq && $RABBITMQ_RELEASE != "$RABBITMQ_LAST" ]]; then
+    if [[ $1 == rabbitmq && $RABBITMQ_RELEASE != "$(rabbitmq_last)" ]]; then
+        rabbitmq_install
         stop_one rabbitmq
     fi
     if gone "$1" || paused "$1" || ! "${1}_ready"; then

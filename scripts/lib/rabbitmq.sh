@@ -108,6 +108,7 @@ rabbitmq_command() { # PROGRAM ARGS...: one word per line
 rabbitmq_start() {
     local words
     rabbitmq_configure
+    rabbitmq_remember
     mapfile -t words < <(rabbitmq_command "$(mark rabbitmq)" /usr/lib/rabbitmq/bin/rabbitmq-server)
     daemon rabbitmq "${RABBITMQ_LOGS[0]}" "${words[@]}"
 }
