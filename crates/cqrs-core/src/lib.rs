@@ -29,3 +29,12 @@ pub use message::{CorrelationId, Headers, Message, TraceContext};
 pub use middleware::{Failure, Invocation, InvocationKind, Middleware, Next, Outcome};
 pub use request::{Command, Query, Request, RequestHandler, RequestKind, RequestMap};
 pub use scope::{Scope, UnitOfWork, UnitOfWorkError, UnitOfWorkFactory};
+
+/// What the derives refer to. No part of the public interface: it may change in any release.
+#[doc(hidden)]
+pub mod __private {
+    pub use bytes::Bytes;
+    pub use serde::Serialize;
+
+    pub use crate::event::message_key;
+}

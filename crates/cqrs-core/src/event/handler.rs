@@ -11,6 +11,12 @@ use crate::broker::BoxFuture;
 ///
 /// For a notification bind either the payload type, or [`NotificationEvent`](super::NotificationEvent)
 /// of it to see id, time and topic too.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not handle the event `{E}`",
+    label = "not a handler of `{E}`",
+    note = "write `impl EventHandler<{E}> for {Self}` with \
+            `async fn handle(&self, event: &{E}, scope: &mut Scope) -> Result<(), HandlerError>`"
+)]
 pub trait EventHandler<E: Event>: Send + Sync + 'static {
     /// Handles one event. What it emits goes round after all handlers of this round, unless it fails.
     ///

@@ -2,6 +2,7 @@
 
 mod emission;
 mod handler;
+mod key;
 mod map;
 mod notification;
 mod timestamp;
@@ -10,6 +11,7 @@ pub use emission::Emission;
 pub(crate) use emission::{AnyEvent, OutgoingEvent, Route, View};
 pub(crate) use handler::DynEventHandler;
 pub use handler::{EventHandler, HandlerError, HandlerResultExt};
+pub use key::message_key;
 pub(crate) use map::BoundHandler;
 pub use map::EventMap;
 pub use notification::{DEFAULT_OUTPUT_TOPIC, Notification, NotificationEvent, default_topic};
@@ -19,6 +21,12 @@ pub use timestamp::{InvalidTimestamp, Timestamp};
 ///
 /// One trait for both routes: `#[derive(DomainEvent)]` writes an impl that keeps the event in this
 /// process, `#[derive(Notification)]` one that sends it to the broker.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an event",
+    label = "not an event",
+    note = "choose its route: `#[derive(DomainEvent)]` keeps it in this process, \
+            `#[derive(Notification)]` sends it to the broker"
+)]
 pub trait Event: Sized + Send + Sync + 'static {
     /// What logs, errors and, for notifications, the wire call this event.
     const NAME: &'static str;

@@ -19,6 +19,13 @@ use crate::broker::BoxFuture;
 ///     }
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not handle the request `{R}`",
+    label = "not the handler of `{R}`",
+    note = "write `impl RequestHandler<{R}> for {Self}` with \
+            `async fn handle(&self, request: {R}, scope: &mut Scope) -> Result<Response, Error>`, \
+            where `Response` and `Error` are those of `{R}`"
+)]
 pub trait RequestHandler<R: Request>: Send + Sync + 'static {
     /// Handles one request. Events go out through [`Scope::emit`], after this returned `Ok` and not
     /// otherwise.

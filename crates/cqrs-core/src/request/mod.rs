@@ -14,6 +14,12 @@ pub use map::RequestMap;
 ///
 /// The answer's types belong to the request, not to its handler, so that whoever sends it gets them
 /// without knowing the handler. `#[derive(Command)]` and `#[derive(Query)]` write this impl.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is neither a command nor a query",
+    label = "not a request",
+    note = "add `#[derive(Command)]` or `#[derive(Query)]` to it, and \
+            `#[cqrs(response = .., error = ..)]` where the defaults `()` and `Infallible` do not fit"
+)]
 pub trait Request: Send + Sized + 'static {
     /// What a successful handler returns.
     type Response: Send + 'static;
