@@ -1,1 +1,88 @@
-//! cqrs-macros
+//! Derives of the `cqrs` framework. Use them through the `cqrs` crate, which re-exports them beside
+//! the traits they implement.
+//!
+//! All of them read one helper attribute on the type, `#[cqrs(..)]`:
+//!
+//! | key | derives | value | without it |
+//! |---|---|---|---|
+//! | `name` | all | `"UserCreated"` | the type's name |
+//! | `response` | `Command`, `Query` | a type | `()` |
+//! | `error` | `Command`, `Query` | a type | `std::convert::Infallible` |
+//! | `topic` | `Notification` | `"user_events"` | `cqrs::default_topic()` |
+//! | `key` | `Notification` | a field, `"user_id"`, or a path of fields, `"user.id"` | no key |
+//! | `serializer` | `Notification` | a type | `cqrs::JsonSerializer` |
+//! | `mandatory` | `Notification` | `true` or `false` | `true` |
+//! | `crate` | all | the path of `cqrs` or `cqrs-core`, `"::cqrs_core"` | `"::cqrs"` |
+//!
+//! # Generic types
+//! Type parameters get the bounds that the trait asks of the whole type: `Send + 'static` for requests,
+//! `Send + Sync + 'static` for events. Whatever else the fields need, `Display` for a generic key say,
+//! is written on the type. All types that a generic one stands for share one name and topic. A type
+//! with a lifetime is refused: requests and events outlive the call that hands them over.
+
+mod attributes;
+mod derive;
+mod errors;
+mod event;
+mod generics;
+mod key;
+mod request;
+
+use proc_macro::TokenStream;
+use syn::{DeriveInput, parse_macro_input};
+
+use derive::Derive;
+
+/// Implements `Request` and `Command`.
+///
+/// `#[cqrs(response = UserId, error = SignUpError, name = "CreateUser", crate = "::cqrs_core")]`, all
+/// optional: the response is `()`, the error `std::convert::Infallible`, the name the type's.
+#[proc_macro_derive(Command, attributes(cqrs))]
+pub fn derive_command(input: TokenStream) -> TokenStream {
+    expand(Derive::Command, parse_macro_input!(input as DeriveInput))
+}
+
+/// Implements `Request` and `Query`.
+///
+/// `#[cqrs(response = Option<User>, error = StoreError, name = "FindUser", crate = "::cqrs_core")]`,
+/// all optional: the response is `()`, the error `std::convert::Infallible`, the name the type's.
+#[proc_macro_derive(Query, attributes(cqrs))]
+pub fn derive_query(input: TokenStream) -> TokenStream {
+    expand(Derive::Query, parse_macro_input!(input as DeriveInput))
+}
+
+/// Implements `Event`, on the route to the handlers of this process, and `DomainEvent`.
+///
+/// `#[cqrs(name = "UserCounted", crate = "::cqrs_core")]`, both optional: the name is the type's.
+///
+/// An event has one route: derive this or `Notification`, not both.
+#[proc_macro_derive(DomainEvent, attributes(cqrs))]
+pub fn derive_domain_event(input: TokenStream) -> TokenStream {
+    expand(Derive::DomainEvent, parse_macro_input!(input as DeriveInput))
+}
+
+/// Implements `Event`, on the route to the broker, and `Notification`.
+///
+/// `#[cqrs(name = "UserCreated", topic = "user_events", key = "user_id")]` and `serializer = Type`,
+/// `mandatory = false`, `crate = "::cqrs_core"`, all optional.
+///
+/// * `name`: the type's name.
+/// * `topic`: `default_topic()`, python-cqrs's default.
+/// * `key`: a field that implements `Display`, or an `Option` of one: `None` is no key. A path,
+///   `"user.id"`, reaches into the field's own fields; `"0"` is the first field of a tuple struct.
+/// * `serializer`: `JsonSerializer`, for which the type implements `serde::Serialize`.
+/// * `mandatory`: `true`, so that an event that no queue receives is an error where the broker can tell.
+///
+/// An event has one route: derive this or `DomainEvent`, not both.
+#[proc_macro_derive(Notification, attributes(cqrs))]
+pub fn derive_notification(input: TokenStream) -> TokenStream {
+    expand(Derive::Notification, parse_macro_input!(input as DeriveInput))
+}
+
+fn expand(derive: Derive, input: DeriveInput) -> TokenStream {
+    let expanded = match derive {
+        Derive::Command | Derive::Query => request::expand(derive, input),
+        Derive::DomainEvent | Derive::Notification => event::expand(derive, input),
+    };
+    expanded.unwrap_or_else(syn::Error::into_compile_error).into()
+}

@@ -1,0 +1,96 @@
+use proc_macro2::{Ident, TokenStream};
+use quote::quote;
+use syn::ext::IdentExt;
+use syn::{DeriveInput, Generics, LitStr, Path, Result, parse_quote};
+
+use crate::attributes::Attributes;
+use crate::derive::Derive;
+use crate::errors::Errors;
+use crate::{generics, key};
+
+/// What messages, logs and errors call the type.
+pub(crate) fn name_of(attributes: &Attributes, ident: &Ident) -> LitStr {
+    let own = || LitStr::new(&ident.unraw().to_string(), ident.span());
+    attributes.name.clone().unwrap_or_else(own)
+}
+
+/// `DomainEvent` and `Notification` differ in the route; a notification also says how it travels.
+pub(crate) fn expand(derive: Derive, input: DeriveInput) -> Result<TokenStream> {
+    let mut errors = Errors::default();
+    let attributes = Attributes::read(derive, &input, &mut errors);
+    let bounds = [
+        parse_quote!(::core::marker::Send),
+        parse_quote!(::core::marker::Sync),
+        parse_quote!('static),
+    ];
+    let mut generics = generics::with_bounds(&input.generics, &bounds, &mut errors);
+    let key = attributes.key.as_ref().map(|key| errors.take(key::field(key, &input)));
+    errors.finish()?;
+    let krate = attributes.crate_path();
+    let ident = &input.ident;
+
+    if derive == Derive::DomainEvent {
+        let event = event(&krate, &attributes, ident, &generics, quote!(domain));
+        let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
+        return Ok(quote! {
+            #event
+
+            #[automatically_derived]
+            impl #impl_generics #krate::DomainEvent for #ident #type_generics #where_clause {}
+        });
+    }
+
+    let is_generic = generics.type_params().next().is_some();
+    if is_generic && attributes.serializer.is_none() {
+        // A bound on the serializer would need the very impl it stands on; this is what it asks for.
+        let (_, type_generics, _) = input.generics.split_for_impl();
+        let predicate = parse_quote!(#ident #type_generics: #krate::__private::Serialize);
+        generics.make_where_clause().predicates.push(predicate);
+    }
+    let event = event(&krate, &attributes, ident, &generics, quote!(notification));
+    let key = key.flatten().map(|field| key::method(&krate, &field));
+    let topic = attributes.topic.map(|topic| {
+        quote! {
+            fn topic() -> ::std::borrow::Cow<'static, ::core::primitive::str> {
+                ::std::borrow::Cow::Borrowed(#topic)
+            }
+        }
+    });
+    let mandatory = attributes
+        .mandatory
+        .map(|mandatory| quote!(const MANDATORY: ::core::primitive::bool = #mandatory;));
+    let serializer = attributes.serializer.unwrap_or_else(|| parse_quote!(#krate::JsonSerializer));
+    let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
+    Ok(quote! {
+        #event
+
+        #[automatically_derived]
+        impl #impl_generics #krate::Notification for #ident #type_generics #where_clause {
+            type Serializer = #serializer;
+            #mandatory
+            #topic
+            #key
+        }
+    })
+}
+
+fn event(
+    krate: &Path,
+    attributes: &Attributes,
+    ident: &Ident,
+    generics: &Generics,
+    route: TokenStream,
+) -> TokenStream {
+    let name = name_of(attributes, ident);
+    let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
+    quote! {
+        #[automatically_derived]
+        impl #impl_generics #krate::Event for #ident #type_generics #where_clause {
+            const NAME: &'static ::core::primitive::str = #name;
+
+            fn into_emission(self) -> #krate::Emission {
+                #krate::Emission::#route(self)
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{quote, quote_spanned};
+use syn::ext::IdentExt;
+use syn::{Data, DeriveInput, Error, Fields, Index, LitStr, Member, Path, Result};
+
+/// The place that `key = "a.b"` names, from `self` on.
+pub(crate) struct KeyField {
+    span: Span,
+    members: Vec<Member>,
+}
+
+/// Resolves the first field of the path; the compiler checks those behind it.
+pub(crate) fn field(key: &LitStr, input: &DeriveInput) -> Result<KeyField> {
+    // Shown at the literal, resolved as the rest of the impl is: inside of a `macro_rules!` the literal
+    // alone could not see `self`.
+    let span = Span::call_site().located_at(key.span());
+    let fields = match &input.data {
+        Data::Struct(data) => &data.fields,
+        Data::Enum(_) | Data::Union(_) => {
+            let hint = "`key` names a field of a struct: implement `Notification` by hand to find \
+                        the key otherwise";
+            return Err(Error::new(span, hint));
+        }
+    };
+    let text = key.value();
+    let members: Vec<_> =
+        text.split('.').map(|segment| member(segment, span)).collect::<Result<_>>()?;
+    let is_known =
+        members.first().is_some_and(|first| fields.members().any(|known| known == *first));
+    match is_known {
+        true => Ok(KeyField { span, members }),
+        false => Err(Error::new(span, no_such_field(&text, &input.ident, fields))),
+    }
+}
+
+/// `Notification::key`.
+pub(crate) fn method(krate: &Path, field: &KeyField) -> TokenStream {
+    let members = &field.members;
+    let key = quote_spanned! {field.span=> #krate::__private::message_key(&self #(.#members)*) };
+    quote! {
+        fn key(&self) -> ::core::option::Option<#krate::__private::Bytes> {
+            #key
+        }
+    }
+}
+
+/// A field's name, raw where it is a keyword, or a tuple's index.
+fn member(segment: &str, span: Span) -> Result<Member> {
+    if let Ok(index) = segment.parse() {
+        return Ok(Member::Unnamed(Index { index, span }));
+    }
+    let plain = syn::parse_str::<Ident>(segment);
+    let ident = plain.or_else(|_| syn::parse_str::<Ident>(&format!("r#{segment}")));
+    match ident {
+        Ok(mut ident) => {
+            ident.set_span(span);
+            Ok(Member::Named(ident))
+        }
+        Err(_) => {
+            let hint = format!(
+                "`{segment}` is no field: write a field or a path of fields, `key = \"user.id\"`"
+            );
+            Err(Error::new(span, hint))
+        }
+    }
+}
+
+fn no_such_field(key: &str, ident: &Ident, fields: &Fields) -> String {
+    let first = key.split('.').next().unwrap_or(key);
+    let known: Vec<_> = fields
+        .members()
+        .map(|member| match member {
+            Member::Named(name) => format!("`{}`", name.unraw()),
+            Member::Unnamed(index) => format!("`{}`", index.index),
+        })
+        .collect();
+    let known = match known.is_empty() {
+        true => "it has none".to_owned(),
+        false => format!("its fields are {}", known.join(", ")),
+    };
+    format!("`{}` has no field `{first}`: {known}", ident.unraw())
+}
