@@ -6,6 +6,7 @@ pub mod codec;
 mod dispatch;
 mod event;
 mod mediator;
+pub mod memory;
 pub mod message;
 mod middleware;
 mod request;
@@ -25,6 +26,7 @@ pub use mediator::{
     Bootstrap, BuildError, BuildProblem, EventMediator, EventSendError, Mediator, MediatorShutdown,
     SendError,
 };
+pub use memory::MemoryBroker;
 pub use message::{CorrelationId, Headers, Message, TraceContext};
 pub use middleware::{Failure, Invocation, InvocationKind, Middleware, Next, Outcome};
 pub use request::{Command, Query, Request, RequestHandler, RequestKind, RequestMap};

@@ -117,8 +117,13 @@ impl<'a> Invocation<'a> {
     }
 
     /// The handler's response, when it returned a `T`.
-    pub fn response<T: 'static>(&mut self) -> Option<&mut T> {
-        self.answer.response()?.downcast_mut()
+    pub fn response<T: 'static>(&self) -> Option<&T> {
+        self.answer.response()?.downcast_ref()
+    }
+
+    /// As [`response`](Self::response), to change it.
+    pub fn response_mut<T: 'static>(&mut self) -> Option<&mut T> {
+        self.answer.response_mut()?.downcast_mut()
     }
 
     /// The handler's error as text, when it failed.
@@ -152,7 +157,8 @@ impl fmt::Debug for Invocation<'_> {
 pub(crate) trait Answer: Send {
     fn input(&self, input: TypeId) -> Option<&dyn Any>;
     fn run<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, Outcome>;
-    fn response(&mut self) -> Option<&mut dyn Any>;
+    fn response(&self) -> Option<&dyn Any>;
+    fn response_mut(&mut self) -> Option<&mut dyn Any>;
     fn error(&self) -> Option<&dyn fmt::Display>;
     /// `response` is an `Option` of the response type; taken when it fits.
     fn respond(&mut self, response: &mut dyn Any) -> bool;

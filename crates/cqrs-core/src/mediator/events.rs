@@ -7,9 +7,9 @@ use super::inner::Inner;
 use super::{Bootstrap, EventSendError, MediatorShutdown, SendError};
 use crate::Scope;
 use crate::broker::BoxFuture;
-use crate::dispatch::{EventRounds, EventsError};
+use crate::dispatch::EventsError;
 use crate::event::{AnyEvent, Event};
-use crate::middleware::{Answer, Failure, FailureKind, InvocationKind, Outcome};
+use crate::middleware::{Answer, InvocationKind, Outcome};
 
 /// Sends consumed events to their handlers. Cloning is cheap; clones share everything.
 ///
@@ -48,11 +48,8 @@ impl EventMediator {
     ) -> Result<(), EventSendError> {
         let inner = &*self.0;
         inner.open(&mut scope)?;
-        let mut answer = EventAnswer {
-            rounds: &inner.rounds,
-            event: event.into_emission().into_event(),
-            answered: None,
-        };
+        let mut answer =
+            EventAnswer { inner, event: event.into_emission().into_event(), answered: None };
         if !answer.has_handlers() {
             return Err(SendError::NoHandler { request: type_name::<E>() });
         }
@@ -84,9 +81,9 @@ impl fmt::Debug for EventMediator {
     }
 }
 
-/// The typed end of a consumed event's middleware chain. Running it again runs the handlers again.
+/// The typed end of a consumed event's middleware chain.
 struct EventAnswer<'r> {
-    rounds: &'r EventRounds,
+    inner: &'r Inner,
     event: Box<dyn AnyEvent>,
     answered: Option<Result<(), EventsError>>,
 }
@@ -94,7 +91,10 @@ struct EventAnswer<'r> {
 impl EventAnswer<'_> {
     fn has_handlers(&self) -> bool {
         let (first, second) = self.event.views();
-        [Some(first), second].into_iter().flatten().any(|view| self.rounds.map.contains(view.0))
+        [Some(first), second]
+            .into_iter()
+            .flatten()
+            .any(|view| self.inner.rounds.map.contains(view.0))
     }
 }
 
@@ -107,18 +107,23 @@ impl Answer for EventAnswer<'_> {
 
     fn run<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, Outcome> {
         Box::pin(async {
-            let handled = self.rounds.run_round(std::slice::from_ref(&self.event), scope).await;
-            let succeeded = handled.is_ok();
+            let event = std::slice::from_ref(&self.event);
+            let handled = self.inner.rounds.run_round(event, scope).await;
+            let outcome = self.inner.outcome(handled.is_ok(), scope).await;
             self.answered = Some(handled);
-            if succeeded { Ok(()) } else { Err(Failure(FailureKind::Handler)) }
+            outcome
         })
     }
 
-    fn response(&mut self) -> Option<&mut dyn Any> {
-        match &mut self.answered {
+    fn response(&self) -> Option<&dyn Any> {
+        match &self.answered {
             Some(Ok(done)) => Some(done),
             _ => None,
         }
+    }
+
+    fn response_mut(&mut self) -> Option<&mut dyn Any> {
+        None // `()` has nothing to change
     }
 
     fn error(&self) -> Option<&dyn fmt::Display> {

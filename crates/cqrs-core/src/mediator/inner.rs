@@ -7,7 +7,9 @@ use tokio::time::Instant;
 use super::SendError;
 use crate::Scope;
 use crate::dispatch::{EventRounds, Finisher, Undelivered, caught};
-use crate::middleware::{Answer, DynMiddleware, FailureKind, Invocation, InvocationKind, Next};
+use crate::middleware::{
+    Answer, DynMiddleware, Failure, FailureKind, Invocation, InvocationKind, Next, Outcome,
+};
 use crate::scope::UnitSource;
 
 /// What both mediators share: middlewares, rounds of events, the end of a scope.
@@ -58,6 +60,16 @@ impl Inner {
             },
             Err(panic) => Err(SendError::Panicked(panic)),
         }
+    }
+
+    /// What middlewares see of a handler's answer. After a failure the unit of work is rolled back and
+    /// what was emitted is dropped at once, so that a middleware that recovers commits none of it.
+    pub(super) async fn outcome(&self, succeeded: bool, scope: &mut Scope) -> Outcome {
+        if succeeded {
+            return Ok(());
+        }
+        self.finisher.fail(scope).await;
+        Err(Failure(FailureKind::Handler))
     }
 
     /// Ends the scope of a handler that returned `answered`.

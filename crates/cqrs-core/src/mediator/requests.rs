@@ -7,7 +7,7 @@ use super::inner::Inner;
 use super::{Bootstrap, MediatorShutdown, SendError};
 use crate::broker::BoxFuture;
 use crate::dispatch::caught;
-use crate::middleware::{Answer, Failure, FailureKind, InvocationKind, Outcome};
+use crate::middleware::{Answer, Failure, InvocationKind, Outcome};
 use crate::request::DynRequestHandler;
 use crate::{Request, RequestMap, Scope};
 
@@ -76,7 +76,8 @@ impl Mediator {
         request: R,
         scope: &mut Scope,
     ) -> Sent<R> {
-        let mut answer = RequestAnswer { handler, request: Some(request), answered: None };
+        let mut answer =
+            RequestAnswer { inner: &self.0.inner, handler, request: Some(request), answered: None };
         let kind = InvocationKind::Request(R::KIND);
         self.0.inner.run_chain(kind, R::NAME, scope, &mut answer).await?;
         answer.answered.unwrap_or(Err(SendError::NoResponse))
@@ -101,6 +102,7 @@ impl fmt::Debug for Mediator {
 
 /// The typed end of a request's middleware chain.
 struct RequestAnswer<'h, R: Request> {
+    inner: &'h Inner,
     handler: &'h dyn DynRequestHandler<R>,
     request: Option<R>,
     answered: Option<Sent<R>>,
@@ -121,13 +123,20 @@ impl<R: Request> Answer for RequestAnswer<'_, R> {
                 Ok(answer) => answer.map_err(SendError::Handler),
                 Err(panic) => Err(SendError::Panicked(panic)),
             };
-            let succeeded = answered.is_ok();
+            let outcome = self.inner.outcome(answered.is_ok(), scope).await;
             self.answered = Some(answered);
-            if succeeded { Ok(()) } else { Err(Failure(FailureKind::Handler)) }
+            outcome
         })
     }
 
-    fn response(&mut self) -> Option<&mut dyn Any> {
+    fn response(&self) -> Option<&dyn Any> {
+        match &self.answered {
+            Some(Ok(response)) => Some(response),
+            _ => None,
+        }
+    }
+
+    fn response_mut(&mut self) -> Option<&mut dyn Any> {
         match &mut self.answered {
             Some(Ok(response)) => Some(response),
             _ => None,

@@ -1,0 +1,214 @@
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::{Notify, OnceCell};
+use tokio::time::Instant;
+
+use super::builder::{Limits, MemoryBrokerBuilder};
+use super::topic::Topic;
+use super::{MemorySubscriber, StartFrom};
+use crate::broker::{
+    BoxFuture, BrokerState, Intake, MessageBroker, PublishError, PublishErrorKind, Receipt,
+    ShutdownReport,
+};
+use crate::Message;
+
+/// A broker inside the process. Clones share the topics. See the [module](super) for its rules.
+///
+/// When the last clone is dropped, its subscribers end as after a shutdown.
+#[derive(Clone)]
+pub struct MemoryBroker(Arc<Shared>);
+
+struct Shared {
+    intake: Intake,
+    limits: Limits,
+    topics: RwLock<Topics>,
+    progress: Arc<Notify>,
+    end: OnceCell<ShutdownReport>,
+}
+
+#[derive(Default)]
+struct Topics {
+    by_name: HashMap<Arc<str>, Arc<Topic>>,
+    closed: bool,
+}
+
+impl MemoryBroker {
+    /// A broker with the default options.
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    /// Options first.
+    pub fn builder() -> MemoryBrokerBuilder {
+        MemoryBrokerBuilder::default()
+    }
+
+    pub(super) fn from_parts(intake: Intake, limits: Limits) -> Self {
+        Self(Arc::new(Shared {
+            intake,
+            limits,
+            topics: RwLock::default(),
+            progress: Arc::default(),
+            end: OnceCell::new(),
+        }))
+    }
+
+    /// Joins `group`, which is made when there is none; it then begins with the oldest kept message.
+    ///
+    /// Every group gets every message of the topic; the subscribers of one group share them. Works
+    /// after a shutdown too, to read what is left.
+    pub fn subscribe(&self, topic: &str, group: &str) -> MemorySubscriber {
+        let topic = self.0.topic(topic);
+        let (group, signal, _made) = topic.group(group, StartFrom::Oldest);
+        MemorySubscriber::new(topic, group, signal)
+    }
+
+    /// Makes `group` without joining it. `false` when there was one: it keeps its place.
+    ///
+    /// From then on the topic keeps what this group did not settle, whether or not anybody subscribes.
+    pub fn create_group(&self, topic: &str, group: &str, start: StartFrom) -> bool {
+        self.0.topic(topic).group(group, start).2
+    }
+
+    /// Forgets `group`, so that the topic no longer keeps messages for it. Its subscribers end; what
+    /// they hold is not handed out again. `false` when there was none.
+    pub fn delete_group(&self, topic: &str, group: &str) -> bool {
+        self.0.known_topic(topic).is_some_and(|topic| topic.delete_group(group))
+    }
+
+    /// What `topic` keeps, the oldest first, settled or not. For assertions in tests.
+    pub fn messages(&self, topic: &str) -> Vec<Message> {
+        let kept = self.0.known_topic(topic).map(|topic| topic.messages()).unwrap_or_default();
+        kept.into_iter().map(Arc::unwrap_or_clone).collect()
+    }
+
+    /// Messages that wait for room in their topics.
+    pub fn waiting(&self) -> usize {
+        self.0.intake.in_flight()
+    }
+
+    fn check(&self, message: Message) -> Result<Message, PublishError> {
+        let max = self.0.limits.max_message_size;
+        if message.topic.is_empty() || message.topic.len() > 255 {
+            let detail = "a topic's name has 1 to 255 bytes";
+            return Err(PublishError::new(PublishErrorKind::Invalid, message, detail));
+        }
+        if message.size() > max {
+            let detail = format!("{} bytes, at most {max} are taken", message.size());
+            return Err(PublishError::new(PublishErrorKind::TooLarge, message, detail));
+        }
+        Ok(message)
+    }
+}
+
+impl Default for MemoryBroker {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemoryBroker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryBroker")
+            .field("topics", &self.0.topics().len())
+            .field("waiting", &self.waiting())
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn known_topic(&self, name: &str) -> Option<Arc<Topic>> {
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        topics.by_name.get(name).cloned()
+    }
+
+    fn topic(&self, name: &str) -> Arc<Topic> {
+        if let Some(topic) = self.known_topic(name) {
+            return topic;
+        }
+        let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+        let Topics { by_name, closed } = &mut *topics;
+        let topic = by_name.entry(name.into()).or_insert_with(|| {
+            Arc::new(Topic::new(self.limits, Arc::clone(&self.progress), *closed))
+        });
+        Arc::clone(topic)
+    }
+
+    fn topics(&self) -> Vec<Arc<Topic>> {
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        topics.by_name.values().cloned().collect()
+    }
+
+    /// From here on no topic takes a message: one that was admitted but not stored is refused too.
+    fn close(&self) {
+        self.intake.close();
+        self.topics.write().unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.topics().iter().for_each(|topic| topic.close());
+    }
+
+    async fn drain(&self, deadline: Duration) -> ShutdownReport {
+        let wait = async {
+            loop {
+                let progress = self.progress.notified();
+                if !self.topics().iter().any(|topic| topic.has_parked()) {
+                    break;
+                }
+                progress.await;
+            }
+        };
+        // Longer than any publish may take is as good as for ever.
+        let end = Instant::now().checked_add(deadline);
+        match end {
+            Some(end) => drop(tokio::time::timeout_at(end, wait).await),
+            None => wait.await,
+        }
+        let mut undelivered = 0;
+        for pending in self.topics().iter().flat_map(|topic| topic.take_parked()) {
+            undelivered += 1;
+            let detail = "shut down before its topic had room";
+            pending.fail(PublishErrorKind::Closed, detail, None);
+        }
+        ShutdownReport::new(undelivered)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl MessageBroker for MemoryBroker {
+    /// As the contract says. A message for a full topic is taken into the window and waits there.
+    fn enqueue(&self, message: Message) -> BoxFuture<'_, Result<Receipt, PublishError>> {
+        Box::pin(async move {
+            let (pending, receipt) = self.0.intake.admit(self.check(message)?).await?;
+            let topic = self.0.topic(&receipt.message().topic);
+            topic.publish(pending, true).map(|()| receipt)
+        })
+    }
+
+    /// As the contract says. Says `Full` when the topic has no room, even if the window has.
+    fn try_enqueue(&self, message: Message) -> Result<Receipt, PublishError> {
+        let (pending, receipt) = self.0.intake.try_admit(self.check(message)?)?;
+        let topic = self.0.topic(&receipt.message().topic);
+        topic.publish(pending, false).map(|()| receipt)
+    }
+
+    fn state(&self) -> BrokerState {
+        match self.0.intake.is_closed() {
+            true => BrokerState::Closed,
+            false => BrokerState::Ready,
+        }
+    }
+
+    /// As the contract says; subscribers go on until they settled what is left, then they end.
+    fn shutdown(&self, deadline: Duration) -> BoxFuture<'_, ShutdownReport> {
+        self.0.close();
+        Box::pin(async move { *self.0.end.get_or_init(|| self.0.drain(deadline)).await })
+    }
+}

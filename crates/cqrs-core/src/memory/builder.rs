@@ -1,0 +1,77 @@
+use std::time::Duration;
+
+use super::MemoryBroker;
+use crate::broker::{Intake, Window};
+
+/// Options of a [`MemoryBroker`].
+#[derive(Debug, Clone)]
+#[must_use = "call build()"]
+pub struct MemoryBrokerBuilder {
+    window_messages: usize,
+    window_bytes: usize,
+    publish_timeout: Duration,
+    pub(super) limits: Limits,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) capacity: usize,
+    pub(super) max_message_size: usize,
+    pub(super) require_subscriber: bool,
+}
+
+impl Default for MemoryBrokerBuilder {
+    fn default() -> Self {
+        Self {
+            window_messages: Window::DEFAULT_MESSAGES,
+            window_bytes: Window::DEFAULT_BYTES,
+            publish_timeout: Intake::DEFAULT_TIMEOUT,
+            limits: Limits {
+                capacity: 100_000,
+                max_message_size: usize::MAX,
+                require_subscriber: false,
+            },
+        }
+    }
+}
+
+impl MemoryBrokerBuilder {
+    /// Bounds what waits for room in its topic. By default 1,000 messages and 16 MiB.
+    pub fn window(mut self, messages: usize, bytes: usize) -> Self {
+        self.window_messages = messages;
+        self.window_bytes = bytes;
+        self
+    }
+
+    /// How long a publish may take, with all waits. By default 30 s.
+    pub fn publish_timeout(mut self, timeout: Duration) -> Self {
+        self.publish_timeout = timeout;
+        self
+    }
+
+    /// Messages that each topic keeps. By default 100,000; zero is read as one.
+    pub fn capacity(mut self, messages: usize) -> Self {
+        self.limits.capacity = messages.max(1);
+        self
+    }
+
+    /// Bytes ([`Message::size`](crate::Message::size)) above which a message is `TooLarge`. By default
+    /// none.
+    pub fn max_message_size(mut self, bytes: usize) -> Self {
+        self.limits.max_message_size = bytes;
+        self
+    }
+
+    /// Behaves as RabbitMQ towards a topic that has no group: a mandatory message is `Unroutable`, any
+    /// other is confirmed and forgotten. By default such a topic keeps its messages, as Kafka's do.
+    pub fn require_subscriber(mut self, on: bool) -> Self {
+        self.limits.require_subscriber = on;
+        self
+    }
+
+    /// The broker, without any topic.
+    pub fn build(self) -> MemoryBroker {
+        let window = Window::new(self.window_messages, self.window_bytes);
+        MemoryBroker::from_parts(Intake::new(window, self.publish_timeout), self.limits)
+    }
+}

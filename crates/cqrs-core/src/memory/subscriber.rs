@@ -1,0 +1,118 @@
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::group::Entry;
+use super::topic::{Taken, Topic};
+use crate::Message;
+
+/// One member of a group; its members share the group's messages.
+///
+/// Dropping it changes nothing for the deliveries it handed out.
+pub struct MemorySubscriber {
+    topic: Arc<Topic>,
+    group: u64,
+    signal: Arc<Notify>,
+}
+
+impl MemorySubscriber {
+    pub(super) fn new(topic: Arc<Topic>, group: u64, signal: Arc<Notify>) -> Self {
+        Self { topic, group, signal }
+    }
+
+    /// The next message; `None` once nothing can come any more: the broker is shut down (or dropped)
+    /// and its group settled everything, or the group was deleted.
+    ///
+    /// After a shutdown it waits for deliveries that are out, because they may be given back. Whoever
+    /// collects several before settling them should therefore not wait for `None` with them in hand.
+    ///
+    /// Cancel safe: a cancelled call took nothing.
+    pub async fn recv(&self) -> Option<MemoryDelivery> {
+        loop {
+            // Made before looking, so that it hears of everything that comes after the look.
+            let changed = self.signal.notified();
+            match self.topic.take(self.group) {
+                Taken::Entry(entry) => return Some(self.delivery(entry)),
+                Taken::NothingEver => return None,
+                Taken::NothingNow => changed.await,
+            }
+        }
+    }
+
+    /// The next message, if there is one now.
+    pub fn try_recv(&self) -> Option<MemoryDelivery> {
+        match self.topic.take(self.group) {
+            Taken::Entry(entry) => Some(self.delivery(entry)),
+            Taken::NothingNow | Taken::NothingEver => None,
+        }
+    }
+
+    fn delivery(&self, entry: Entry) -> MemoryDelivery {
+        let topic = Arc::clone(&self.topic);
+        MemoryDelivery { topic, group: self.group, entry, settled: false }
+    }
+}
+
+impl fmt::Debug for MemorySubscriber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemorySubscriber").field("group", &self.group).finish_non_exhaustive()
+    }
+}
+
+/// A message in one subscriber's hands. Dropped, it is given back, never acked.
+#[must_use = "dropping it gives the message back"]
+pub struct MemoryDelivery {
+    topic: Arc<Topic>,
+    group: u64,
+    entry: Entry,
+    settled: bool,
+}
+
+impl MemoryDelivery {
+    /// The message as it was published.
+    pub fn message(&self) -> &Message {
+        &self.entry.message
+    }
+
+    /// How often this message was handed out in this group, counting this time: 1 at first.
+    pub fn attempt(&self) -> u32 {
+        self.entry.attempt
+    }
+
+    /// Whether it was handed out before.
+    pub fn redelivered(&self) -> bool {
+        self.entry.attempt > 1
+    }
+
+    /// The message's place in its topic: later messages have greater ones.
+    pub fn offset(&self) -> u64 {
+        self.entry.offset
+    }
+
+    /// It is done: this group does not see it again, and the next one of its key is handed out.
+    pub fn ack(mut self) {
+        self.settled = true;
+        self.topic.settle(self.group, &self.entry);
+    }
+
+    /// Gives it back, as dropping it does: it comes again, before anything later of its key.
+    pub fn nack(self) {}
+}
+
+impl Drop for MemoryDelivery {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.topic.give_back(self.group, self.entry.clone());
+        }
+    }
+}
+
+impl fmt::Debug for MemoryDelivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryDelivery")
+            .field("message", &self.entry.message)
+            .field("attempt", &self.entry.attempt)
+            .finish_non_exhaustive()
+    }
+}

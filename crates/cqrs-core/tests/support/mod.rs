@@ -1,0 +1,206 @@
+//! Doubles that the in-process tests share.
+#![allow(dead_code, unreachable_pub)] // each test file uses its own part
+
+use std::error::Error;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use cqrs_core::broker::{BoxFuture, BrokerState, Confirmation, Intake, Receipt, ShutdownReport};
+use cqrs_core::{
+    Message, MessageBroker, PublishError, PublishErrorKind, UnitOfWork, UnitOfWorkFactory,
+};
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// What happened, in order.
+#[derive(Debug, Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    pub fn add(&self, line: impl Into<String>) {
+        self.0.lock().unwrap().push(line.into());
+    }
+
+    pub fn lines(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    pub fn count(&self, line: &str) -> usize {
+        self.lines().iter().filter(|known| *known == line).count()
+    }
+}
+
+/// Confirms and keeps messages, except those of the topic `refused`.
+#[derive(Debug, Clone, Default)]
+pub struct RecordingBroker {
+    pub messages: Arc<Mutex<Vec<Message>>>,
+    pub log: Log,
+    intake: Intake,
+}
+
+impl RecordingBroker {
+    pub fn with_log(log: &Log) -> Self {
+        Self { log: log.clone(), ..Self::default() }
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        self.messages.lock().unwrap().iter().map(|message| message.name.to_string()).collect()
+    }
+}
+
+impl MessageBroker for RecordingBroker {
+    fn enqueue(&self, message: Message) -> BoxFuture<'_, Result<Receipt, PublishError>> {
+        Box::pin(async move {
+            steps(1).await;
+            self.try_enqueue(message)
+        })
+    }
+
+    fn try_enqueue(&self, message: Message) -> Result<Receipt, PublishError> {
+        let (pending, receipt) = self.intake.try_admit(message)?;
+        if &*pending.message().topic == "refused" {
+            pending.fail(PublishErrorKind::Refused, "this broker refuses the topic", None);
+        } else {
+            self.log.add(format!("publish {}", pending.message().name));
+            self.messages.lock().unwrap().push(pending.message().clone());
+            pending.confirm(Confirmation::default());
+        }
+        Ok(receipt)
+    }
+
+    fn state(&self) -> BrokerState {
+        BrokerState::Ready
+    }
+
+    fn shutdown(&self, _deadline: Duration) -> BoxFuture<'_, ShutdownReport> {
+        self.intake.close();
+        Box::pin(async { ShutdownReport::default() })
+    }
+}
+
+/// How the transactional fake misbehaves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Fault {
+    #[default]
+    None,
+    Begin,
+    Commit,
+    PanicInCommit,
+    Rollback,
+}
+
+/// A transactional store: writes are visible after the commit and not before.
+#[derive(Debug, Clone, Default)]
+pub struct Store {
+    pub log: Log,
+    pub fault: Fault,
+    visible: Arc<Mutex<Vec<String>>>,
+}
+
+pub struct Transaction {
+    store: Store,
+    writes: Vec<String>,
+    finished: bool,
+}
+
+impl Store {
+    pub fn new(log: &Log, fault: Fault) -> Self {
+        Self { log: log.clone(), fault, ..Self::default() }
+    }
+
+    pub fn visible(&self) -> Vec<String> {
+        self.visible.lock().unwrap().clone()
+    }
+}
+
+impl Transaction {
+    pub fn write(&mut self, what: impl Into<String>) {
+        self.writes.push(what.into());
+    }
+}
+
+impl UnitOfWorkFactory for Store {
+    type Unit = Transaction;
+
+    async fn begin(&self) -> Result<Transaction, BoxError> {
+        steps(2).await;
+        if self.fault == Fault::Begin {
+            return Err("no connection".into());
+        }
+        self.log.add("begin");
+        Ok(Transaction { store: self.clone(), writes: Vec::new(), finished: false })
+    }
+}
+
+impl UnitOfWork for Transaction {
+    async fn commit(mut self) -> Result<(), BoxError> {
+        steps(2).await;
+        self.finished = true;
+        match self.store.fault {
+            Fault::Commit => {
+                self.store.log.add("commit failed");
+                return Err("serialization failure".into());
+            }
+            Fault::PanicInCommit => {
+                self.store.log.add("commit failed");
+                panic!("commit blew up");
+            }
+            _ => {}
+        }
+        self.store.visible.lock().unwrap().append(&mut self.writes);
+        self.store.log.add("commit");
+        Ok(())
+    }
+
+    async fn rollback(mut self) -> Result<(), BoxError> {
+        steps(2).await;
+        self.finished = true;
+        self.store.log.add("rollback");
+        match self.store.fault {
+            Fault::Rollback => Err("connection lost".into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.store.log.add("dropped");
+        }
+    }
+}
+
+/// Pending `count` times: that many places where a cancel can strike.
+pub async fn steps(count: usize) {
+    for _ in 0..count {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Polls `future` at most `polls` times and drops it; `Some` when it ended by then.
+pub async fn poll_times<F: Future>(future: F, polls: usize) -> Option<F::Output> {
+    let mut future = Box::pin(future);
+    for _ in 0..polls {
+        let polled = PollOnce(future.as_mut()).await;
+        if let Poll::Ready(output) = polled {
+            return Some(output);
+        }
+        // Lets the tasks that the future waits for go one step.
+        tokio::task::yield_now().await;
+    }
+    None
+}
+
+struct PollOnce<'a, F>(Pin<&'a mut F>);
+
+impl<F: Future> Future for PollOnce<'_, F> {
+    type Output = Poll<F::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(self.0.as_mut().poll(cx))
+    }
+}
