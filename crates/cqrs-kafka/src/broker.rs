@@ -1,0 +1,125 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cqrs_core::Message;
+use cqrs_core::broker::{
+    BoxFuture, BrokerState, MessageBroker, PublishError, Receipt, ShutdownReport,
+};
+
+use crate::health::{Phase, Status};
+use crate::producer::{Driver, Link};
+use crate::{ErrorKind, KafkaConfig, KafkaError};
+
+/// Publishes messages to Kafka. Clones share one producer.
+///
+/// See the [crate's documentation](crate) for what is promised. One thread serves the producer; no
+/// async thread is ever blocked.
+///
+/// Dropping the last clone refuses what waits for the window and lets the messages in flight be
+/// delivered in the background until their deadline, as long as the process lives. Call
+/// [`shutdown`](MessageBroker::shutdown) to wait for that and to learn how it ended.
+#[derive(Clone)]
+pub struct KafkaMessageBroker(Arc<Handle>);
+
+struct Handle {
+    config: KafkaConfig,
+    link: Arc<Link>,
+}
+
+impl KafkaMessageBroker {
+    /// Makes the value; connects in the background, for ever. Messages published before there is a
+    /// contact wait for it until their deadline.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Configuration`] when options are missing, wrong or contradict each other, or a
+    /// certificate or key cannot be read.
+    pub fn new(config: KafkaConfig) -> Result<Self, KafkaError> {
+        let link = Driver::start(&config)?;
+        Ok(Self(Arc::new(Handle { config, link })))
+    }
+
+    /// Makes the value and waits until the cluster answered, [`KafkaConfig::publish_timeout`] at most.
+    ///
+    /// Cancel safe: dropped before it resolves, it leaves nothing behind.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and when the cluster does not answer in time; [`ErrorKind::Authentication`]
+    /// and [`ErrorKind::Tls`] as soon as every broker refused.
+    pub async fn connect(config: KafkaConfig) -> Result<Self, KafkaError> {
+        let broker = Self::new(config)?;
+        let mut status = broker.0.link.health.subscribe();
+        let timeout = broker.0.config.publish_timeout;
+        let settled = status.wait_for(|status| status.phase == Phase::Up || is_hopeless(status));
+        let is_up = match tokio::time::timeout(timeout, settled).await {
+            Ok(Ok(status)) => status.phase == Phase::Up,
+            _ => false,
+        };
+        match is_up {
+            true => Ok(broker),
+            false => Err(broker.no_contact()),
+        }
+    }
+
+    fn no_contact(&self) -> KafkaError {
+        let servers = self.0.config.bootstrap_servers.join(",");
+        let text = format!("no contact with kafka at {servers}");
+        match self.0.link.health.cause() {
+            Some(cause) => KafkaError::with_source(cause.kind(), text, cause),
+            None => KafkaError::new(ErrorKind::Connection, text),
+        }
+    }
+}
+
+/// Whether another attempt will most likely end as the last.
+fn is_hopeless(status: &Status) -> bool {
+    status.all_down
+        && status
+            .last_error()
+            .is_some_and(|error| matches!(error.kind(), ErrorKind::Authentication | ErrorKind::Tls))
+}
+
+impl MessageBroker for KafkaMessageBroker {
+    fn enqueue(&self, message: Message) -> BoxFuture<'_, Result<Receipt, PublishError>> {
+        Box::pin(async move {
+            let link = &*self.0.link;
+            let (pending, receipt) = link.intake.admit(link.check(message)?).await?;
+            link.send(pending, receipt)
+        })
+    }
+
+    fn try_enqueue(&self, message: Message) -> Result<Receipt, PublishError> {
+        let link = &*self.0.link;
+        let (pending, receipt) = link.intake.try_admit(link.check(message)?)?;
+        link.send(pending, receipt)
+    }
+
+    fn state(&self) -> BrokerState {
+        match self.0.link.intake.is_closed() {
+            true => BrokerState::Closed,
+            false => self.0.link.health.state(),
+        }
+    }
+
+    fn shutdown(&self, deadline: Duration) -> BoxFuture<'_, ShutdownReport> {
+        self.0.link.close(deadline);
+        Box::pin(self.0.link.ended())
+    }
+}
+
+impl fmt::Debug for KafkaMessageBroker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaMessageBroker")
+            .field("bootstrap_servers", &self.0.config.bootstrap_servers)
+            .field("client_id", &self.0.config.client_id)
+            .field("state", &self.state())
+            .field("in_flight", &self.0.link.intake.in_flight())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.link.close(self.config.publish_timeout);
+    }
+}

@@ -1,0 +1,388 @@
+//! A [`KafkaConfig`] as librdkafka's configuration, checked before anything connects.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+
+use super::{Acks, KafkaConfig, LogLevel, Pem};
+use crate::KafkaError;
+use crate::secret::Redactor;
+
+/// Other names of options. Two names of one option must not both reach librdkafka: which one wins there
+/// would be chance.
+const ALIASES: [(&str, &str); 10] = [
+    ("metadata.broker.list", "bootstrap.servers"),
+    ("request.required.acks", "acks"),
+    ("message.send.max.retries", "retries"),
+    ("max.in.flight", "max.in.flight.requests.per.connection"),
+    ("queue.buffering.max.ms", "linger.ms"),
+    ("delivery.timeout.ms", "message.timeout.ms"),
+    ("compression.codec", "compression.type"),
+    ("sasl.mechanisms", "sasl.mechanism"),
+    ("sasl.oauthbearer.client.credentials.client.id", "sasl.oauthbearer.client.id"),
+    ("sasl.oauthbearer.client.credentials.client.secret", "sasl.oauthbearer.client.secret"),
+];
+
+/// Options whose change would break a promise that a typed field cannot.
+const REFUSED: [(&str, &str); 5] = [
+    ("message.timeout.ms", "set publish_timeout instead"),
+    ("delivery.report.only.error", "confirms are delivery reports"),
+    ("transactional.id", "transactions are not supported"),
+    ("log_level", "set log_level of the configuration instead"),
+    ("log.queue", "it is in use"),
+];
+
+impl KafkaConfig {
+    /// Checks everything that can be checked without a connection.
+    pub(crate) fn to_client_config(&self) -> Result<ClientConfig, KafkaError> {
+        self.check()?;
+        let mut options = self.options()?;
+        for (name, value) in &self.raw {
+            let name = canonical(name);
+            if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
+                return Err(KafkaError::config(format!("raw option {name} is refused: {why}")));
+            }
+            options.insert(name.to_owned(), value.expose().to_owned());
+        }
+        check_idempotence(&options)?;
+        self.to_native(options)
+    }
+
+    /// What must not appear in any text.
+    pub(crate) fn redactor(&self) -> Redactor {
+        let pem = |pem: &Option<Pem>| match pem {
+            Some(Pem::Inline(text)) => Some(text.clone()),
+            _ => None,
+        };
+        let raw = self.raw.iter().filter(|(name, _)| is_secret(name)).map(|(_, value)| value);
+        let typed = [
+            self.sasl.password.clone(),
+            self.tls.client_key_password.clone(),
+            pem(&self.tls.client_key),
+        ];
+        Redactor::new(typed.into_iter().flatten().chain(raw.cloned()))
+    }
+
+    fn check(&self) -> Result<(), KafkaError> {
+        let wrong = |text: &'static str| Err(KafkaError::config(text));
+        if self.bootstrap_servers.is_empty() {
+            return wrong("bootstrap_servers is empty; it lists brokers as host:port");
+        }
+        let bad = |server: &String| {
+            server.is_empty() || server.contains(|c: char| c == ',' || c.is_whitespace())
+        };
+        if let Some(server) = self.bootstrap_servers.iter().find(|server| bad(server)) {
+            return Err(KafkaError::config(format!(
+                "bootstrap_servers has {server:?}, which is not host:port"
+            )));
+        }
+        if self.publish_timeout.is_zero() {
+            return wrong("publish_timeout is zero; every publish would fail");
+        }
+        if self.linger >= self.publish_timeout {
+            return wrong("linger is not below publish_timeout; no record would be sent in time");
+        }
+        if self.reconnect_backoff > self.reconnect_backoff_max {
+            return wrong("reconnect_backoff is above reconnect_backoff_max");
+        }
+        if self.retry_delay > self.retry_delay_max {
+            return wrong("retry_delay is above retry_delay_max");
+        }
+        if self.request_timeout < Duration::from_secs(1) {
+            return wrong("request_timeout is below 1 s");
+        }
+        Ok(())
+    }
+
+    fn options(&self) -> Result<BTreeMap<String, String>, KafkaError> {
+        let mut options = BTreeMap::new();
+        let mut set = |name: &str, value: &str| {
+            options.insert(name.to_owned(), value.to_owned());
+        };
+        let ms = |duration: Duration| duration.as_millis().to_string();
+        set("bootstrap.servers", &self.bootstrap_servers.join(","));
+        set("client.id", &self.client_id);
+        set("client.software.name", "cqrs-kafka");
+        set("client.software.version", env!("CARGO_PKG_VERSION"));
+        set("acks", self.acks.as_str());
+        set("enable.idempotence", bool_text(self.enable_idempotence));
+        set(
+            "max.in.flight.requests.per.connection",
+            &self.max_in_flight_requests_per_connection.to_string(),
+        );
+        if let Some(retries) = self.retries {
+            set("retries", &retries.to_string());
+        }
+        set("retry.backoff.ms", &ms(self.retry_delay));
+        set("retry.backoff.max.ms", &ms(self.retry_delay_max));
+        set("compression.type", self.compression.as_str());
+        set("linger.ms", &ms(self.linger));
+        set("batch.size", &self.batch_size.to_string());
+        set("message.max.bytes", &self.message_max_bytes.to_string());
+        set("allow.auto.create.topics", bool_text(self.allow_auto_create_topics));
+        set("message.timeout.ms", &ms(self.publish_timeout));
+        set("socket.timeout.ms", &ms(self.request_timeout));
+        set("socket.connection.setup.timeout.ms", &ms(self.request_timeout));
+        set("reconnect.backoff.ms", &ms(self.reconnect_backoff));
+        set("reconnect.backoff.max.ms", &ms(self.reconnect_backoff_max));
+        // GUARANTEES.md, Producing 2, and TRAPS.md.
+        set("partitioner", "murmur2_random");
+        set("topic.metadata.propagation.max.ms", "10000");
+        // The window bounds what is in flight; librdkafka's own bounds must not come first.
+        set("queue.buffering.max.messages", "0");
+        set("queue.buffering.max.kbytes", "2147483647");
+        // Tells that a lost connection is back while nothing is published.
+        set("statistics.interval.ms", "2000");
+        set("security.protocol", &self.security_protocol.as_str().to_lowercase());
+        if self.security_protocol.uses_tls() {
+            self.tls.apply(&mut set)?;
+        }
+        if self.security_protocol.uses_sasl() {
+            self.sasl.apply(&mut set)?;
+        }
+        Ok(options)
+    }
+
+    /// Lets librdkafka check each option. Its words show the value, so those of secrets are left out.
+    fn to_native(&self, options: BTreeMap<String, String>) -> Result<ClientConfig, KafkaError> {
+        let redactor = self.redactor();
+        for (name, value) in &options {
+            let mut single = ClientConfig::new();
+            single.set(name, value);
+            if let Err(error) = single.create_native_config() {
+                let why = match error {
+                    rdkafka::error::KafkaError::ClientConfig(_, why, ..) if !is_secret(name) => {
+                        redactor.redact(&why)
+                    }
+                    _ => "librdkafka does not take its value".to_owned(),
+                };
+                return Err(KafkaError::config(format!("option {name}: {why}")));
+            }
+        }
+        let mut client: ClientConfig = options.into_iter().collect();
+        client.set_log_level(match self.log_level {
+            LogLevel::Critical => RDKafkaLogLevel::Critical,
+            LogLevel::Error => RDKafkaLogLevel::Error,
+            LogLevel::Warning => RDKafkaLogLevel::Warning,
+            LogLevel::Info => RDKafkaLogLevel::Info,
+            LogLevel::Debug => RDKafkaLogLevel::Debug,
+        });
+        Ok(client)
+    }
+}
+
+/// With idempotence, librdkafka either corrects these silently or fails with words about itself.
+fn check_idempotence(options: &BTreeMap<String, String>) -> Result<(), KafkaError> {
+    let get = |name: &str| options.get(name).map_or("", |value| value.trim());
+    let number = |name: &str| get(name).parse::<i64>().ok();
+    let in_flight = number("max.in.flight.requests.per.connection");
+    if !matches!(get("enable.idempotence"), "true" | "t" | "1") {
+        return Ok(());
+    }
+    let wrong = |text: &'static str| Err(KafkaError::config(text));
+    if !matches!(get("acks").parse(), Ok(Acks::All)) {
+        return wrong(
+            "acks is not `all`, which idempotence needs; turn enable_idempotence off to give up both",
+        );
+    }
+    if number("retries") == Some(0) {
+        return wrong(
+            "retries is 0, but idempotence needs at least 1; leave it unset to retry until the deadline",
+        );
+    }
+    if !in_flight.is_some_and(|requests| (1..=5).contains(&requests)) {
+        return wrong(
+            "max_in_flight_requests_per_connection is not 1 to 5, which idempotence needs",
+        );
+    }
+    Ok(())
+}
+
+fn canonical(name: &str) -> &str {
+    ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, canonical)| canonical)
+}
+
+fn is_secret(name: &str) -> bool {
+    ["password", "secret", "passphrase", ".pem", "key", "token", "assertion", "oauthbearer.config"]
+        .iter()
+        .any(|part| name.contains(part))
+}
+
+fn bool_text(on: bool) -> &'static str {
+    if on { "true" } else { "false" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ErrorKind, OAuthToken, Sasl, SaslMechanism, Secret, SecurityProtocol, Tls, TokenProvider,
+    };
+
+    fn config() -> KafkaConfig {
+        KafkaConfig::new(["localhost:9092"])
+    }
+
+    fn options(config: &KafkaConfig) -> ClientConfig {
+        config.to_client_config().unwrap()
+    }
+
+    fn refused(config: &KafkaConfig) -> String {
+        let error = config.to_client_config().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        error.to_string()
+    }
+
+    #[test]
+    fn the_defaults_are_the_guarantees() {
+        let options = options(&config());
+        for (name, value) in [
+            ("acks", "all"),
+            ("enable.idempotence", "true"),
+            ("partitioner", "murmur2_random"),
+            ("topic.metadata.propagation.max.ms", "10000"),
+            ("reconnect.backoff.max.ms", "2000"),
+            ("message.timeout.ms", "30000"),
+            ("linger.ms", "5"),
+        ] {
+            assert_eq!(options.get(name), Some(value), "{name}");
+        }
+        assert_eq!(options.get("retries"), None, "unlimited within the deadline");
+    }
+
+    #[test]
+    fn typed_fields_map_to_options() {
+        let mut config = config().with_client_id("orders").with_raw("socket.nagle.disable", "true");
+        config.bootstrap_servers.push("other:9093".into());
+        config.compression = super::super::Compression::Zstd;
+        config.retries = Some(9);
+        config.retry_delay = Duration::from_millis(70);
+        let options = options(&config);
+        for (name, value) in [
+            ("bootstrap.servers", "localhost:9092,other:9093"),
+            ("client.id", "orders"),
+            ("compression.type", "zstd"),
+            ("retries", "9"),
+            ("retry.backoff.ms", "70"),
+            ("socket.nagle.disable", "true"),
+        ] {
+            assert_eq!(options.get(name), Some(value), "{name}");
+        }
+    }
+
+    #[test]
+    fn security_maps_to_options() {
+        let tls = Tls::with_ca("/ca.pem").with_client("-----BEGIN C", "-----BEGIN K");
+        let config = config().with_tls(tls).with_sasl(Sasl::scram_sha_512("me", "hush"));
+        assert_eq!(config.security_protocol, SecurityProtocol::SaslSsl);
+        let options = options(&config);
+        for (name, value) in [
+            ("security.protocol", "sasl_ssl"),
+            ("sasl.mechanism", "SCRAM-SHA-512"),
+            ("sasl.username", "me"),
+            ("sasl.password", "hush"),
+            ("ssl.ca.location", "/ca.pem"),
+            ("ssl.certificate.pem", "-----BEGIN C"),
+            ("ssl.key.pem", "-----BEGIN K"),
+        ] {
+            assert_eq!(options.get(name), Some(value), "{name}");
+        }
+        assert_eq!(options.get("enable.ssl.certificate.verification"), None, "on by default");
+    }
+
+    #[test]
+    fn what_breaks_idempotence_is_refused_typed_or_raw() {
+        let mut acks = config();
+        acks.acks = Acks::Leader;
+        assert!(refused(&acks).contains("acks"));
+        let mut retries = config();
+        retries.retries = Some(0);
+        assert!(refused(&retries).contains("retries"));
+        let mut in_flight = config();
+        in_flight.max_in_flight_requests_per_connection = 6;
+        assert!(refused(&in_flight).contains("max_in_flight"));
+        for (name, value) in [
+            ("acks", "1"),
+            ("request.required.acks", "0"),
+            ("retries", "0"),
+            ("message.send.max.retries", "0"),
+            ("max.in.flight", "6"),
+        ] {
+            refused(&config().with_raw(name, value));
+        }
+        let mut weaker = config().with_raw("acks", "1");
+        weaker.enable_idempotence = false;
+        assert_eq!(options(&weaker).get("acks"), Some("1"));
+        options(&config().with_raw("enable.idempotence", "false").with_raw("acks", "1"));
+    }
+
+    #[test]
+    fn missing_credentials_are_refused() {
+        let with = |sasl| refused(&config().with_sasl(sasl));
+        assert!(with(Sasl::default()).contains("sasl.mechanism is not set"));
+        assert!(with(Sasl::plain("me", "")).contains("sasl.password is not set"));
+        assert!(with(Sasl::scram_sha_256("", "hush")).contains("sasl.username is not set"));
+        let bearer = |token_provider| Sasl {
+            mechanism: Some(SaslMechanism::OAuthBearer),
+            token_provider,
+            ..Sasl::default()
+        };
+        assert!(with(bearer(None)).contains("sasl.token_provider is not set"));
+        let provider = TokenProvider::new(|| Err::<OAuthToken, _>("none"));
+        options(&config().with_sasl(bearer(Some(provider))));
+        let kerberos = Sasl { mechanism: Some(SaslMechanism::Gssapi), ..Sasl::default() };
+        #[cfg(not(feature = "gssapi"))]
+        assert!(with(kerberos).contains("feature `gssapi`"));
+        #[cfg(feature = "gssapi")]
+        options(&config().with_sasl(kerberos));
+        let half = Tls { client_key: Some("/key.pem".into()), ..Tls::default() };
+        assert!(refused(&config().with_tls(half)).contains("need each other"));
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        assert!(refused(&KafkaConfig::default()).contains("bootstrap_servers is empty"));
+        assert!(refused(&KafkaConfig::new(["a:1,b:2"])).contains("not host:port"));
+        let mut slow = config();
+        slow.linger = slow.publish_timeout;
+        assert!(refused(&slow).contains("linger"));
+        for (name, _) in REFUSED {
+            assert!(refused(&config().with_raw(name, "1")).contains("refused"), "{name}");
+        }
+        assert!(refused(&config().with_raw("no.such.option", "1")).contains("no.such.option"));
+        assert!(refused(&config().with_raw("linger.ms", "soon")).contains("linger.ms"));
+    }
+
+    #[test]
+    fn no_text_shows_a_secret() {
+        let tls = Tls { client_key_password: Some("secret-1".into()), ..Tls::default() }
+            .with_client("/c.pem", "-----BEGIN secret-2");
+        let config = config()
+            .with_tls(tls)
+            .with_sasl(Sasl::plain("me", "secret-3"))
+            .with_raw("ssl.keystore.password", "secret-4");
+        assert!(!format!("{config:?}").contains("secret-"), "{config:?}");
+        let redacted = config.redactor().redact("secret-1 -----BEGIN secret-2 secret-3 secret-4");
+        assert!(!redacted.contains("secret-"), "{redacted}");
+        let wrong = refused(&config.with_raw("sasl.oauthbearer.client.secret", "secret\0-5"));
+        assert!(!wrong.contains("-5"), "{wrong}");
+    }
+
+    #[test]
+    fn a_config_file_has_the_names_of_the_fields() {
+        let text = r#"{
+            "bootstrap_servers": ["a:9092"], "linger": "20ms", "publish_timeout": 5000,
+            "security_protocol": "SASL_SSL", "compression": "lz4", "retries": 3,
+            "sasl": {"mechanism": "PLAIN", "username": "me", "password": "hush"},
+            "tls": {"ca": "/ca.pem"}, "raw": {"socket.keepalive.enable": "true"}
+        }"#;
+        let config: KafkaConfig = serde_json::from_str(text).unwrap();
+        assert_eq!(config.linger, Duration::from_millis(20));
+        assert_eq!(config.publish_timeout, Duration::from_secs(5));
+        assert_eq!(config.sasl.password, Some(Secret::new("hush")));
+        options(&config);
+        assert!(serde_json::from_str::<KafkaConfig>(r#"{"ack": "all"}"#).is_err());
+    }
+}

@@ -1,0 +1,185 @@
+//! What a [`KafkaConfig`] holds, where it is read from, and how it becomes librdkafka's.
+
+mod client;
+mod duration;
+mod env;
+mod options;
+mod sasl;
+mod tls;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use cqrs_core::broker::{Intake, Window};
+use serde::Deserialize;
+
+pub use options::{Acks, Compression, IdentityHeaders, LogLevel, SaslMechanism, SecurityProtocol};
+pub use sasl::Sasl;
+pub use tls::{Pem, Tls};
+
+use crate::Secret;
+
+/// Where and how to reach a Kafka cluster.
+///
+/// Made with [`new`](Self::new), [`from_env`](Self::from_env), or by deserializing (unknown fields are
+/// errors; durations are milliseconds or texts such as `"30s"`). Contradictions are errors of
+/// [`KafkaMessageBroker::new`](crate::KafkaMessageBroker::new), before anything connects.
+///
+/// `Debug` shows no secrets.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct KafkaConfig {
+    /// Brokers to ask first, as `host:port` (port 9092 when it is left out). At least one.
+    pub bootstrap_servers: Vec<String>,
+    /// How this client names itself in the brokers' logs and quotas. Default `cqrs`.
+    pub client_id: String,
+    /// Who must have a record before it is confirmed. Default [`Acks::All`].
+    pub acks: Acks,
+    /// Whether resends by librdkafka neither duplicate nor reorder. Default on. Off gives up both.
+    pub enable_idempotence: bool,
+    /// Requests in flight per connection, 1 to 5 with idempotence. Default 5.
+    pub max_in_flight_requests_per_connection: u32,
+    /// How often a failed send of a record is repeated. `None`, the default: until its deadline.
+    pub retries: Option<u32>,
+    /// The wait before the first repetition (`retry.backoff.ms`), doubled up to
+    /// [`retry_delay_max`](Self::retry_delay_max). Default 100 ms; 1 ms to 300 s.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub retry_delay: Duration,
+    /// The longest wait before a repetition (`retry.backoff.max.ms`). Default 1 s.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub retry_delay_max: Duration,
+    /// Encryption and login. Default [`SecurityProtocol::Plaintext`].
+    pub security_protocol: SecurityProtocol,
+    /// The login.
+    pub sasl: Sasl,
+    /// The encryption.
+    pub tls: Tls,
+    /// How batches are compressed. Default [`Compression::None`].
+    pub compression: Compression,
+    /// How long a record may wait for others to share its batch (`linger.ms`). Default 5 ms.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub linger: Duration,
+    /// Bytes of a batch, at most (`batch.size`). Default 1,000,000. Keep it below the smallest
+    /// `max.message.bytes` of the topics: the broker applies that to whole batches.
+    pub batch_size: usize,
+    /// Bytes of a record with key and headers, at most (`message.max.bytes`). Default 1,000,000. Larger
+    /// ones are refused here. Brokers take 1,048,588 by default.
+    pub message_max_bytes: usize,
+    /// Whether the broker may create a topic that does not exist, if it is set up for that. Default on.
+    /// Off: publishing to such a topic is an `Unroutable` error (after 10 s).
+    pub allow_auto_create_topics: bool,
+    /// Which headers are added to a record.
+    pub record_headers: RecordHeaders,
+    /// What of librdkafka's own messages is logged. Default [`LogLevel::Warning`].
+    pub log_level: LogLevel,
+    /// The one deadline of a publish: window, queue and delivery. Default 30 s.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub publish_timeout: Duration,
+    /// How long a broker may take to answer one request, connecting included, before the connection is
+    /// given up and another is tried. Default 10 s; at least 1 s.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub request_timeout: Duration,
+    /// Records in flight, at most. Default 1,000.
+    pub window_messages: usize,
+    /// Bytes in flight, at most. Default 16 MiB.
+    pub window_bytes: usize,
+    /// The wait before the first reconnect, doubled (with jitter) up to
+    /// [`reconnect_backoff_max`](Self::reconnect_backoff_max). Default 100 ms.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub reconnect_backoff: Duration,
+    /// The longest wait before a reconnect. Default 2 s.
+    #[serde(deserialize_with = "duration::deserialize")]
+    pub reconnect_backoff_max: Duration,
+    /// Any other of [librdkafka's options](https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md),
+    /// applied last. `Debug` shows the names only, since values may be secrets.
+    pub raw: BTreeMap<String, Secret>,
+}
+
+/// Headers that are added to a record, unless the message has one of the same name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct RecordHeaders {
+    /// Whether `content-type` is added. Default off: FastStream with a `value_deserializer` decodes a
+    /// record that has it twice, and fails.
+    pub content_type: bool,
+    /// Which records get `event_name` and `message_id`.
+    pub identity: IdentityHeaders,
+}
+
+impl KafkaConfig {
+    /// The defaults, for the cluster of these brokers.
+    pub fn new<S: Into<String>>(bootstrap_servers: impl IntoIterator<Item = S>) -> Self {
+        let bootstrap_servers = bootstrap_servers.into_iter().map(Into::into).collect();
+        Self { bootstrap_servers, ..Self::default() }
+    }
+
+    /// Sets how this client names itself.
+    #[must_use]
+    pub fn with_client_id(mut self, client_id: impl Into<String>) -> Self {
+        self.client_id = client_id.into();
+        self
+    }
+
+    /// Encrypts the connections: `SSL`, or `SASL_SSL` when there is a login.
+    #[must_use]
+    pub fn with_tls(mut self, tls: Tls) -> Self {
+        self.tls = tls;
+        self.security_protocol = match self.security_protocol.uses_sasl() {
+            true => SecurityProtocol::SaslSsl,
+            false => SecurityProtocol::Ssl,
+        };
+        self
+    }
+
+    /// Logs in: `SASL_SSL` when the connections are encrypted, else `SASL_PLAINTEXT`.
+    #[must_use]
+    pub fn with_sasl(mut self, sasl: Sasl) -> Self {
+        self.sasl = sasl;
+        self.security_protocol = match self.security_protocol.uses_tls() {
+            true => SecurityProtocol::SaslSsl,
+            false => SecurityProtocol::SaslPlaintext,
+        };
+        self
+    }
+
+    /// Sets one of librdkafka's own options.
+    #[must_use]
+    pub fn with_raw(mut self, option: impl Into<String>, value: impl Into<Secret>) -> Self {
+        self.raw.insert(option.into(), value.into());
+        self
+    }
+}
+
+impl Default for KafkaConfig {
+    fn default() -> Self {
+        Self {
+            bootstrap_servers: Vec::new(),
+            client_id: "cqrs".into(),
+            acks: Acks::All,
+            enable_idempotence: true,
+            max_in_flight_requests_per_connection: 5,
+            retries: None,
+            retry_delay: Duration::from_millis(100),
+            retry_delay_max: Duration::from_secs(1),
+            security_protocol: SecurityProtocol::Plaintext,
+            sasl: Sasl::default(),
+            tls: Tls::default(),
+            compression: Compression::None,
+            linger: Duration::from_millis(5),
+            batch_size: 1_000_000,
+            message_max_bytes: 1_000_000,
+            allow_auto_create_topics: true,
+            record_headers: RecordHeaders::default(),
+            log_level: LogLevel::Warning,
+            publish_timeout: Intake::DEFAULT_TIMEOUT,
+            request_timeout: Duration::from_secs(10),
+            window_messages: Window::DEFAULT_MESSAGES,
+            window_bytes: Window::DEFAULT_BYTES,
+            reconnect_backoff: Duration::from_millis(100),
+            reconnect_backoff_max: Duration::from_secs(2),
+            raw: BTreeMap::new(),
+        }
+    }
+}

@@ -1,0 +1,128 @@
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::{KafkaError, Secret};
+
+/// TLS. Used when the security protocol is `SSL` or `SASL_SSL`.
+///
+/// The server's certificate and its host name are verified unless a `danger_*` option turns that off.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Tls {
+    /// Authorities that may sign the server's certificate. `None`: those of the system.
+    pub ca: Option<Pem>,
+    /// The client's certificate, followed by the chain up to the authority that the server trusts.
+    pub client_certificate: Option<Pem>,
+    /// The private key of the client's certificate.
+    pub client_key: Option<Pem>,
+    /// The password of the private key, when it is encrypted.
+    pub client_key_password: Option<Secret>,
+    /// Takes any certificate from anybody. Gives up: who sits between client and server reads and
+    /// changes everything, passwords included.
+    pub danger_accept_any_certificate: bool,
+    /// Takes a trusted certificate for any host name. Gives up: whoever has any certificate of the
+    /// authority can pose as the server.
+    pub danger_accept_any_hostname: bool,
+}
+
+impl Tls {
+    /// TLS that trusts `ca`.
+    pub fn with_ca(ca: impl Into<Pem>) -> Self {
+        Self { ca: Some(ca.into()), ..Self::default() }
+    }
+
+    /// Logs in with a client certificate.
+    #[must_use]
+    pub fn with_client(mut self, certificate: impl Into<Pem>, key: impl Into<Pem>) -> Self {
+        self.client_certificate = Some(certificate.into());
+        self.client_key = Some(key.into());
+        self
+    }
+
+    pub(super) fn apply(&self, set: &mut impl FnMut(&str, &str)) -> Result<(), KafkaError> {
+        let mut pem = |name: &str, value: &Pem| -> Result<(), KafkaError> {
+            match value {
+                Pem::Inline(text) => set(&format!("ssl.{name}.pem"), text.expose()),
+                Pem::Path(path) => {
+                    let path = path.to_str().ok_or_else(|| {
+                        KafkaError::config(format!("the path of tls {name} is not UTF-8"))
+                    })?;
+                    set(&format!("ssl.{name}.location"), path);
+                }
+            }
+            Ok(())
+        };
+        match &self.ca {
+            Some(ca) => pem("ca", ca)?,
+            // A linked-in OpenSSL does not know where the system keeps its authorities.
+            None => pem("ca", &Pem::Path("probe".into()))?,
+        }
+        match (&self.client_certificate, &self.client_key) {
+            (Some(certificate), Some(key)) => {
+                pem("certificate", certificate)?;
+                pem("key", key)?;
+            }
+            (None, None) => {}
+            _ => {
+                return Err(KafkaError::config(
+                    "tls.client_certificate and tls.client_key need each other: set both or none",
+                ));
+            }
+        }
+        if let Some(password) = &self.client_key_password {
+            set("ssl.key.password", password.expose());
+        }
+        if self.danger_accept_any_certificate {
+            set("enable.ssl.certificate.verification", "false");
+        }
+        if self.danger_accept_any_hostname {
+            set("ssl.endpoint.identification.algorithm", "none");
+        }
+        Ok(())
+    }
+}
+
+/// A certificate or key in PEM form ([RFC 7468](https://www.rfc-editor.org/rfc/rfc7468)): a file, or
+/// the text itself. Made from a string, a text with `-----BEGIN` is the PEM itself, any other a path.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "String")]
+#[non_exhaustive]
+pub enum Pem {
+    /// The file that has it. Read when the broker value is made.
+    Path(PathBuf),
+    /// The text itself. Never shown, since it may be a key.
+    Inline(Secret),
+}
+
+impl From<String> for Pem {
+    fn from(text: String) -> Self {
+        match text.contains("-----BEGIN") {
+            true => Self::Inline(text.into()),
+            false => Self::Path(text.into()),
+        }
+    }
+}
+
+impl From<&str> for Pem {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+impl From<PathBuf> for Pem {
+    fn from(path: PathBuf) -> Self {
+        Self::Path(path)
+    }
+}
+
+impl fmt::Debug for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => f.debug_tuple("Path").field(path).finish(),
+            Self::Inline(_) => f.write_str("Inline(***)"),
+        }
+    }
+}

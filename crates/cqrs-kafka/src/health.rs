@@ -1,0 +1,182 @@
+//! What is known of the connection, from librdkafka's events: the state and the last cause of trouble.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use cqrs_core::broker::BrokerState;
+use rdkafka::types::RDKafkaErrorCode as Code;
+use tokio::sync::watch;
+
+use crate::{ErrorKind, KafkaError};
+
+/// How long a cause that names the trouble (a failed login, say) is not replaced by a vaguer one.
+const PRECISE_FOR: Duration = Duration::from_secs(10);
+
+/// Invariant: `up` is `status.phase == Up`. Only the poll thread changes either.
+#[derive(Debug)]
+pub(crate) struct Health {
+    status: watch::Sender<Status>,
+    /// So that a confirmed record costs one load, not a lock.
+    up: AtomicBool,
+    /// How long a cause is worth telling after the connection came back.
+    relevant_for: Duration,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// No contact with the cluster yet.
+    #[default]
+    Connecting,
+    Up,
+    /// All brokers are down, after there was a contact.
+    Down,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Status {
+    pub(crate) phase: Phase,
+    /// Whether every known broker failed since the last contact.
+    pub(crate) all_down: bool,
+    last: Option<(Instant, KafkaError)>,
+}
+
+impl Status {
+    pub(crate) fn last_error(&self) -> Option<&KafkaError> {
+        self.last.as_ref().map(|(_, error)| error)
+    }
+}
+
+impl Health {
+    pub(crate) fn new(relevant_for: Duration) -> Self {
+        let status = watch::Sender::new(Status::default());
+        Self { status, up: AtomicBool::new(false), relevant_for }
+    }
+
+    /// The cluster answered.
+    pub(crate) fn report_up(&self) {
+        if self.up.load(Ordering::Relaxed) {
+            return;
+        }
+        self.up.store(true, Ordering::Relaxed);
+        self.status.send_modify(|status| {
+            status.phase = Phase::Up;
+            status.all_down = false;
+        });
+        tracing::info!("connected to kafka");
+    }
+
+    /// librdkafka reported an error that belongs to no record.
+    pub(crate) fn report_error(&self, code: Code, error: KafkaError) {
+        let mut lost = false;
+        self.status.send_modify(|status| {
+            let now = Instant::now();
+            match code {
+                Code::AllBrokersDown => {
+                    status.all_down = true;
+                    lost = status.phase == Phase::Up;
+                    if lost {
+                        status.phase = Phase::Down;
+                        self.up.store(false, Ordering::Relaxed);
+                    }
+                    // It says that all failed; what came before says why.
+                    if status.last.is_none() {
+                        status.last = Some((now, error.clone()));
+                    }
+                }
+                _ => {
+                    let kept = status.last.as_ref().is_some_and(|(at, last)| {
+                        is_precise(last.kind())
+                            && !is_precise(error.kind())
+                            && now.duration_since(*at) < PRECISE_FOR
+                    });
+                    if !kept {
+                        status.last = Some((now, error.clone()));
+                    }
+                }
+            }
+        });
+        if lost {
+            tracing::warn!(error = %self.words(), "lost the connection to kafka");
+        }
+    }
+
+    /// A new client starts from nothing; `error` says why the old one ended.
+    pub(crate) fn restart(&self, error: KafkaError) {
+        self.up.store(false, Ordering::Relaxed);
+        let last = Some((Instant::now(), error));
+        self.status.send_replace(Status { phase: Phase::Connecting, all_down: false, last });
+    }
+
+    pub(crate) fn is_connecting(&self) -> bool {
+        self.status.borrow().phase == Phase::Connecting
+    }
+
+    /// What probably keeps records from being confirmed.
+    pub(crate) fn cause(&self) -> Option<KafkaError> {
+        let status = self.status.borrow();
+        let (at, error) = status.last.as_ref()?;
+        let told = status.phase != Phase::Up || at.elapsed() < self.relevant_for;
+        told.then(|| error.clone())
+    }
+
+    pub(crate) fn state(&self) -> BrokerState {
+        let phase = self.status.borrow().phase;
+        match phase {
+            Phase::Up => BrokerState::Ready,
+            Phase::Connecting => BrokerState::Connecting {
+                last_error: self.cause().map(|error| error.to_string().into()),
+            },
+            Phase::Down => BrokerState::Disconnected { last_error: self.words() },
+        }
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    fn words(&self) -> Arc<str> {
+        self.cause().map_or_else(|| "all brokers are down".into(), |error| error.to_string().into())
+    }
+}
+
+fn is_precise(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Authentication | ErrorKind::Tls | ErrorKind::Fatal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(health: &Health, code: Code, text: &'static str) {
+        health.report_error(code, KafkaError::of_code(code, text));
+    }
+
+    #[test]
+    fn connecting_up_down_and_up_again() {
+        let health = Health::new(Duration::ZERO);
+        assert_eq!(health.state(), BrokerState::Connecting { last_error: None });
+        report(&health, Code::BrokerTransportFailure, "refused");
+        report(&health, Code::AllBrokersDown, "1/1 down");
+        assert_eq!(health.state(), BrokerState::Connecting { last_error: Some("refused".into()) });
+        health.report_up();
+        assert_eq!((health.state(), health.cause().is_none()), (BrokerState::Ready, true));
+        report(&health, Code::BrokerTransportFailure, "reset");
+        assert_eq!(health.state(), BrokerState::Ready, "one broker of several");
+        report(&health, Code::AllBrokersDown, "1/1 down");
+        assert_eq!(health.state(), BrokerState::Disconnected { last_error: "reset".into() });
+        health.report_up();
+        assert_eq!(health.state(), BrokerState::Ready);
+    }
+
+    #[test]
+    fn a_precise_cause_is_not_replaced_by_a_vague_one() {
+        let health = Health::new(Duration::from_secs(30));
+        report(&health, Code::Authentication, "wrong password");
+        report(&health, Code::BrokerTransportFailure, "disconnected");
+        report(&health, Code::AllBrokersDown, "1/1 down");
+        assert_eq!(health.cause().unwrap().to_string(), "wrong password");
+        report(&health, Code::SSL, "bad certificate");
+        assert_eq!(health.cause().unwrap().to_string(), "bad certificate");
+    }
+}

@@ -1,0 +1,104 @@
+//! librdkafka's callbacks. All run on the poll thread.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use cqrs_core::broker::{Confirmation, PendingConfirm};
+use rdkafka::client::{ClientContext, OAuthToken};
+use rdkafka::config::RDKafkaLogLevel as Level;
+use rdkafka::error::KafkaError as RdError;
+use rdkafka::message::Message as _;
+use rdkafka::producer::{DeliveryResult, ProducerContext};
+use rdkafka::types::RDKafkaErrorCode as Code;
+use serde::Deserialize;
+
+use super::verdict;
+use crate::health::Health;
+use crate::secret::Redactor;
+use crate::{KafkaError, TokenProvider};
+
+#[derive(Debug, Clone)]
+pub(super) struct Context {
+    pub(super) health: Arc<Health>,
+    pub(super) redactor: Arc<Redactor>,
+    pub(super) token_provider: Option<TokenProvider>,
+}
+
+impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn log(&self, level: Level, facility: &str, text: &str) {
+        let text = self.redactor.redact(text);
+        match level {
+            Level::Emerg | Level::Alert | Level::Critical | Level::Error => {
+                tracing::error!(target: "librdkafka", facility, "{text}");
+            }
+            Level::Warning => tracing::warn!(target: "librdkafka", facility, "{text}"),
+            Level::Notice | Level::Info => {
+                tracing::info!(target: "librdkafka", facility, "{text}");
+            }
+            Level::Debug => tracing::debug!(target: "librdkafka", facility, "{text}"),
+        }
+    }
+
+    fn error(&self, error: RdError, reason: &str) {
+        let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
+        self.health.report_error(code, KafkaError::of_code(code, self.redactor.redact(reason)));
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        #[derive(Deserialize)]
+        struct Statistics {
+            brokers: HashMap<String, Broker>,
+        }
+        #[derive(Deserialize)]
+        struct Broker {
+            state: String,
+        }
+        let up = serde_json::from_slice::<Statistics>(statistics)
+            .is_ok_and(|now| now.brokers.values().any(|broker| broker.state == "UP"));
+        if up {
+            self.health.report_up();
+        }
+    }
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        let provider = self.token_provider.as_ref().ok_or("no token provider is set")?;
+        let token = provider
+            .fetch()
+            // librdkafka takes no text with a NUL.
+            .map_err(|error| self.redactor.redact(&error.to_string()).replace('\0', " "))?;
+        self.redactor.set_token(token.token.clone());
+        let expires = token.expires_at.duration_since(UNIX_EPOCH)?;
+        Ok(OAuthToken {
+            token: token.token.expose().to_owned(),
+            principal_name: token.principal,
+            lifetime_ms: i64::try_from(expires.as_millis())?,
+        })
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = Box<PendingConfirm>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, pending: Box<PendingConfirm>) {
+        match result {
+            Ok(record) => {
+                self.health.report_up();
+                let (partition, offset) = (record.partition(), record.offset());
+                let mut confirmation = Confirmation::at(partition, offset);
+                if offset < 0 {
+                    // With `acks=0` the broker tells none.
+                    confirmation.offset = None;
+                }
+                pending.confirm(confirmation);
+            }
+            Err((error, _record)) => {
+                let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
+                verdict::fail(*pending, code, self.health.cause());
+            }
+        }
+    }
+}

@@ -1,0 +1,176 @@
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cqrs_core::broker::ShutdownReport;
+use rdkafka::ClientConfig;
+use rdkafka::producer::{Producer, PurgeConfig};
+
+use super::context::Context;
+use super::{Client, Link};
+use crate::{ErrorKind, KafkaConfig, KafkaError};
+
+/// Between two looks at what is not an event of librdkafka (the lane, a wish to close).
+const TICK: Duration = Duration::from_millis(50);
+/// The same while messages wait in the lane.
+const SHORT_TICK: Duration = Duration::from_millis(10);
+/// How long the last confirms of a failed producer are waited for.
+const LAST_CONFIRMS: Duration = Duration::from_secs(5);
+/// How long purged messages may take to be reported.
+const PURGE: Duration = Duration::from_secs(1);
+
+/// The poll thread: serves librdkafka's events, replaces a producer that failed, and closes.
+pub(crate) struct Driver {
+    link: Arc<Link>,
+    options: ClientConfig,
+    context: Context,
+}
+
+impl Driver {
+    /// Makes the producer and starts its thread. Connects in the background.
+    pub(crate) fn start(config: &KafkaConfig) -> Result<Arc<Link>, KafkaError> {
+        let options = config.to_client_config()?;
+        let link = Arc::new(Link::new(config));
+        let context = Context {
+            health: Arc::clone(&link.health),
+            redactor: Arc::new(config.redactor()),
+            token_provider: config.sasl.token_provider.clone(),
+        };
+        let driver = Self { link: Arc::clone(&link), options, context };
+        let client = driver.make_client()?;
+        link.set_client(Some(Arc::clone(&client)));
+        let spawned = thread::Builder::new()
+            .name("cqrs-kafka-producer".into())
+            .spawn(move || driver.run(client));
+        match spawned {
+            Ok(_runs_until_closed) => Ok(link),
+            Err(error) => Err(KafkaError::with_source(
+                ErrorKind::Configuration,
+                "the system gives no thread to the producer",
+                error,
+            )),
+        }
+    }
+
+    fn make_client(&self) -> Result<Arc<Client>, KafkaError> {
+        use rdkafka::error::KafkaError as RdError;
+        match self.options.create_with_context(self.context.clone()) {
+            Ok(client) => Ok(Arc::new(client)),
+            Err(error) => {
+                let why = match error {
+                    RdError::ClientCreation(why) | RdError::ClientConfig(_, why, ..) => why,
+                    other => other.to_string(),
+                };
+                Err(KafkaError::config(self.context.redactor.redact(&why)))
+            }
+        }
+    }
+
+    fn run(self, mut client: Arc<Client>) {
+        // Whoever waits for the end is told even if this thread panics.
+        let _end = End(Arc::clone(&self.link));
+        loop {
+            client.poll(if self.link.lane.is_in_use() { SHORT_TICK } else { TICK });
+            if let Some((_, reason)) = client.client().fatal_error() {
+                match self.replace(client, &reason) {
+                    Some(next) => client = next,
+                    None => return,
+                }
+            }
+            self.look_for_contact(&client);
+            self.link.tend(&client);
+            if self.link.closes_at().is_some() {
+                return self.close(client);
+            }
+        }
+    }
+
+    /// librdkafka tells of failed connections, not of made ones. The cluster's id is known once
+    /// metadata arrived.
+    fn look_for_contact(&self, client: &Client) {
+        if self.link.health.is_connecting()
+            && client.client().fetch_cluster_id(Duration::ZERO).is_some()
+        {
+            self.link.health.report_up();
+        }
+    }
+
+    /// Ends a producer that can send nothing any more, and makes a new one. What was in flight fails,
+    /// since only librdkafka could resend it without duplicates. New messages wait in the lane.
+    ///
+    /// `None` when the broker value was closed meanwhile.
+    fn replace(&self, old: Arc<Client>, reason: &str) -> Option<Arc<Client>> {
+        let reason = self.context.redactor.redact(reason);
+        tracing::error!(reason, "the kafka producer failed; a new one is made");
+        self.link.lane.block();
+        self.link.set_client(None);
+        let text = format!("the idempotent producer failed: {reason}");
+        self.link.health.restart(KafkaError::new(ErrorKind::Fatal, text));
+        drain(&old, Instant::now() + LAST_CONFIRMS);
+        purge(&old);
+        drop(old);
+        loop {
+            match self.make_client() {
+                Ok(client) => {
+                    self.link.set_client(Some(Arc::clone(&client)));
+                    return Some(client);
+                }
+                Err(error) => self.link.health.restart(error),
+            }
+            self.link.expire();
+            if self.link.closes_at().is_some() {
+                self.link.abandon();
+                return None;
+            }
+            thread::sleep(TICK);
+        }
+    }
+
+    fn close(&self, client: Arc<Client>) {
+        while self.link.intake.in_flight() > 0
+            && let Some(end) = self.link.closes_at()
+            && let now = Instant::now()
+            && now < end
+        {
+            let wait = (end - now).min(SHORT_TICK);
+            match client.in_flight_count() {
+                0 => client.poll(wait),
+                // A flush polls too, and does not wait for batches to fill.
+                _ => drop(client.flush(wait)),
+            }
+            self.look_for_contact(&client);
+            self.link.tend(&client);
+        }
+        let undelivered = self.link.intake.in_flight();
+        self.link.set_client(None);
+        self.link.abandon();
+        purge(&client);
+        self.link.ended.send_replace(Some(ShutdownReport::new(undelivered)));
+        // The client is destroyed here, on its own thread: that can take a while.
+    }
+}
+
+/// Polls until nothing is in flight, or `end`.
+fn drain(client: &Client, end: Instant) {
+    while client.in_flight_count() > 0 && Instant::now() < end {
+        client.poll(SHORT_TICK);
+    }
+}
+
+/// Ends what is in flight; each message gets its verdict.
+fn purge(client: &Client) {
+    if client.in_flight_count() > 0 {
+        client.purge(PurgeConfig::default().queue().inflight());
+        drain(client, Instant::now() + PURGE);
+    }
+}
+
+struct End(Arc<Link>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.intake.close();
+        let left = ShutdownReport::new(self.0.intake.in_flight());
+        self.0.ended.send_if_modified(|report| report.is_none() && report.replace(left).is_none());
+    }
+}

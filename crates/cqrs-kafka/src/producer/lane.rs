@@ -1,0 +1,127 @@
+//! Where messages wait that librdkafka cannot take now.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cqrs_core::broker::PendingConfirm;
+
+/// Messages on their way to librdkafka, in order: until the first contact with the cluster, while
+/// librdkafka's queue is full, and while a producer is replaced.
+///
+/// Invariant: while the lane is in use, every message goes through it, so none overtakes those in it.
+/// It leaves use only under the lock and empty. Its length is bounded by the window.
+#[derive(Debug)]
+pub(super) struct Lane {
+    in_use: AtomicBool,
+    waiting: Mutex<VecDeque<PendingConfirm>>,
+}
+
+impl Lane {
+    /// A lane in use.
+    pub(super) fn new() -> Self {
+        Self { in_use: AtomicBool::new(true), waiting: Mutex::default() }
+    }
+
+    pub(super) fn is_in_use(&self) -> bool {
+        self.in_use.load(Ordering::Acquire)
+    }
+
+    /// Takes the message when the lane is in use, else gives it back.
+    pub(super) fn join(&self, pending: PendingConfirm) -> Option<PendingConfirm> {
+        if !self.is_in_use() {
+            return Some(pending);
+        }
+        let mut waiting = self.lock();
+        if !self.is_in_use() {
+            return Some(pending);
+        }
+        waiting.push_back(pending);
+        None
+    }
+
+    /// Takes the message and puts the lane in use.
+    ///
+    /// Whoever sends at this moment is no later than this message: neither `enqueue` has resolved.
+    pub(super) fn open(&self, pending: PendingConfirm) {
+        let mut waiting = self.lock();
+        waiting.push_back(pending);
+        self.in_use.store(true, Ordering::Release);
+    }
+
+    /// Puts the lane in use.
+    pub(super) fn block(&self) {
+        let _waiting = self.lock();
+        self.in_use.store(true, Ordering::Release);
+    }
+
+    /// Sends what waits, in order, until `send` gives a message back; empty, the lane leaves use.
+    pub(super) fn drain(&self, mut send: impl FnMut(PendingConfirm) -> Option<PendingConfirm>) {
+        let mut waiting = self.lock();
+        while let Some(pending) = waiting.pop_front() {
+            if let Some(refused) = send(pending) {
+                waiting.push_front(refused);
+                return;
+            }
+        }
+        self.in_use.store(false, Ordering::Release);
+    }
+
+    /// Takes out what `drop_it` says. The lane stays in use.
+    pub(super) fn take(&self, drop_it: impl Fn(&PendingConfirm) -> bool) -> Vec<PendingConfirm> {
+        let mut waiting = self.lock();
+        if !waiting.iter().any(&drop_it) {
+            return Vec::new();
+        }
+        let (out, stay) = std::mem::take(&mut *waiting).into_iter().partition(drop_it);
+        *waiting = stay;
+        let out: VecDeque<_> = out;
+        out.into()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<PendingConfirm>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cqrs_core::Message;
+    use cqrs_core::broker::Intake;
+
+    use super::*;
+
+    fn message(intake: &Intake, body: &'static str) -> PendingConfirm {
+        intake.try_admit(Message::new("t", body)).unwrap().0
+    }
+
+    #[test]
+    fn nothing_overtakes_what_waits() {
+        let (intake, lane) = (Intake::default(), Lane::new());
+        assert!(lane.join(message(&intake, "1")).is_none());
+        assert!(lane.join(message(&intake, "2")).is_none());
+        let mut sent = Vec::new();
+        let mut room = 1;
+        let mut send = |pending: PendingConfirm| {
+            if room == 0 {
+                return Some(pending);
+            }
+            room -= 1;
+            sent.push(pending.message().body.clone());
+            None
+        };
+        lane.drain(&mut send);
+        assert!(lane.join(message(&intake, "3")).is_none(), "2 still waits");
+        lane.drain(|pending| {
+            sent.push(pending.message().body.clone());
+            None
+        });
+        assert_eq!(sent, ["1", "2", "3"]);
+        assert!(lane.join(message(&intake, "4")).is_some(), "out of use");
+        lane.open(message(&intake, "5"));
+        assert!(lane.join(message(&intake, "6")).is_none(), "in use again");
+        let taken = lane.take(|pending| pending.message().body == "5");
+        assert_eq!(taken.len(), 1);
+        assert_eq!(lane.take(|_| true)[0].message().body, "6");
+    }
+}

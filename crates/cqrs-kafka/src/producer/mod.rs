@@ -1,0 +1,195 @@
+//! The producing half: from a message with a place in the window to librdkafka, and back as a verdict.
+//!
+//! [`Link`] is what the async side and the poll thread ([`Driver`]) share.
+
+mod context;
+mod driver;
+mod lane;
+mod record;
+mod verdict;
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use cqrs_core::broker::{
+    Intake, PendingConfirm, PublishErrorKind, Receipt, ShutdownReport, Window,
+};
+use cqrs_core::{Message, PublishError};
+use rdkafka::producer::{BaseProducer, BaseRecord};
+use rdkafka::types::RDKafkaErrorCode as Code;
+use tokio::sync::watch;
+
+use self::context::Context;
+pub(crate) use self::driver::Driver;
+use self::lane::Lane;
+use crate::health::Health;
+use crate::{KafkaConfig, RecordHeaders};
+
+type Client = BaseProducer<Context>;
+
+/// Longer than anybody waits, and far from the end of time.
+const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+pub(crate) struct Link {
+    pub(crate) intake: Intake,
+    pub(crate) health: Arc<Health>,
+    lane: Lane,
+    /// `None` while the producer is replaced. Held for reading while a message is given to librdkafka,
+    /// which never blocks.
+    client: RwLock<Option<Arc<Client>>>,
+    max_bytes: usize,
+    headers: RecordHeaders,
+    /// Since when at the latest nothing may be in flight. `None`: open.
+    closing: watch::Sender<Option<Instant>>,
+    ended: watch::Sender<Option<ShutdownReport>>,
+}
+
+impl Link {
+    fn new(config: &KafkaConfig) -> Self {
+        let health = Arc::new(Health::new(config.publish_timeout));
+        let window = Window::new(config.window_messages, config.window_bytes);
+        let cause = Arc::clone(&health);
+        let intake = Intake::new(window, config.publish_timeout)
+            .with_cause(move || cause.cause().map(Into::into));
+        Self {
+            intake,
+            health,
+            lane: Lane::new(),
+            client: RwLock::new(None),
+            max_bytes: config.message_max_bytes,
+            headers: config.record_headers,
+            closing: watch::Sender::new(None),
+            ended: watch::Sender::new(None),
+        }
+    }
+
+    /// Refuses what cannot be a record, before it takes a place in the window.
+    pub(crate) fn check(&self, message: Message) -> Result<Message, PublishError> {
+        match record::check(&message, self.max_bytes) {
+            Ok(()) => Ok(message),
+            Err((kind, detail)) => Err(PublishError::new(kind, message, detail)),
+        }
+    }
+
+    /// Gives an admitted message to librdkafka, or to the lane when that cannot take it now. Does not
+    /// block. Its place in the order is fixed when this returns.
+    pub(crate) fn send(
+        &self,
+        pending: PendingConfirm,
+        receipt: Receipt,
+    ) -> Result<Receipt, PublishError> {
+        let Some(pending) = self.lane.join(pending) else { return Ok(receipt) };
+        let client = self.client.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(client) = &*client else {
+            self.lane.open(pending);
+            return Ok(receipt);
+        };
+        match submit(client, pending, receipt.message(), self.headers) {
+            Ok(()) => Ok(receipt),
+            Err((pending, Code::QueueFull | Code::Fatal)) => {
+                self.lane.open(pending);
+                Ok(receipt)
+            }
+            Err((pending, code)) => {
+                let (kind, detail) = verdict::refuse(code);
+                Err(pending.reject(kind, detail).with_source(verdict::answer(code)))
+            }
+        }
+    }
+
+    /// Refuses new messages; those in flight have until `within` from now, or an earlier call's time.
+    pub(crate) fn close(&self, within: Duration) {
+        self.intake.close();
+        let end = Instant::now() + within.min(FAR);
+        self.closing.send_modify(|closing| {
+            *closing = Some(closing.map_or(end, |earlier| earlier.min(end)));
+        });
+    }
+
+    /// Waits for the end after [`close`](Self::close).
+    pub(crate) fn ended(&self) -> impl Future<Output = ShutdownReport> + Send + use<> {
+        let mut ended = self.ended.subscribe();
+        async move {
+            let report = ended.wait_for(Option::is_some).await.ok().and_then(|report| *report);
+            report.unwrap_or_default()
+        }
+    }
+
+    fn closes_at(&self) -> Option<Instant> {
+        *self.closing.borrow()
+    }
+
+    fn set_client(&self, client: Option<Arc<Client>>) {
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+    }
+
+    /// Moves the lane on: sends what waits once there is contact, ends what waited too long.
+    fn tend(&self, client: &Client) {
+        if !self.lane.is_in_use() {
+            return;
+        }
+        self.expire();
+        if self.health.is_connecting() {
+            return;
+        }
+        self.lane.drain(|pending| {
+            // A clone shares topic, key and body.
+            let message = pending.message().clone();
+            match submit(client, pending, &message, self.headers) {
+                Ok(()) => None,
+                Err((pending, Code::QueueFull | Code::Fatal)) => Some(pending),
+                Err((pending, code)) => {
+                    let (kind, detail) = verdict::refuse(code);
+                    pending.fail(kind, detail, Some(verdict::answer(code).into()));
+                    None
+                }
+            }
+        });
+    }
+
+    /// Frees the window of what the lane holds past its deadline.
+    fn expire(&self) {
+        let now = tokio::time::Instant::now();
+        for pending in self.lane.take(|pending| pending.deadline() <= now) {
+            pending.expire(None);
+        }
+    }
+
+    /// Ends what waits in the lane when there is no more time.
+    fn abandon(&self) {
+        for pending in self.lane.take(|_| true) {
+            let kind = match pending.is_sent() {
+                true => PublishErrorKind::Unknown,
+                false => PublishErrorKind::Closed,
+            };
+            let source = self.health.cause().map(Into::into);
+            pending.fail(kind, "it waited for the broker until the end of the shutdown", source);
+        }
+    }
+}
+
+/// Gives a message to librdkafka, without a copy of topic or key (librdkafka copies the bytes itself).
+/// Given back with why, when it was not taken.
+fn submit(
+    client: &Client,
+    pending: PendingConfirm,
+    message: &Message,
+    headers: RecordHeaders,
+) -> Result<(), (PendingConfirm, Code)> {
+    if !pending.start_sending() {
+        // Its receipt already said that it was not sent.
+        return Ok(());
+    }
+    let record = BaseRecord {
+        topic: &message.topic,
+        partition: None,
+        payload: Some(&*message.body),
+        key: message.key.as_deref(),
+        timestamp: Some(record::timestamp(message)),
+        headers: record::headers(message, headers),
+        delivery_opaque: Box::new(pending),
+    };
+    client.send(record).map_err(|(error, record)| {
+        (*record.delivery_opaque, error.rdkafka_error_code().unwrap_or(Code::Unknown))
+    })
+}
