@@ -9,11 +9,11 @@ use tokio::time::Instant;
 use super::builder::{Limits, MemoryBrokerBuilder};
 use super::topic::Topic;
 use super::{MemorySubscriber, StartFrom};
+use crate::Message;
 use crate::broker::{
     BoxFuture, BrokerState, Intake, MessageBroker, PublishError, PublishErrorKind, Receipt,
     ShutdownReport,
 };
-use crate::Message;
 
 /// A broker inside the process. Clones share the topics. See the [module](super) for its rules.
 ///
@@ -186,6 +186,8 @@ impl MessageBroker for MemoryBroker {
     /// As the contract says. A message for a full topic is taken into the window and waits there.
     fn enqueue(&self, message: Message) -> BoxFuture<'_, Result<Receipt, PublishError>> {
         Box::pin(async move {
+            // Room in the topic must not keep a publishing task from yielding.
+            tokio::task::coop::consume_budget().await;
             let (pending, receipt) = self.0.intake.admit(self.check(message)?).await?;
             let topic = self.0.topic(&receipt.message().topic);
             topic.publish(pending, true).map(|()| receipt)

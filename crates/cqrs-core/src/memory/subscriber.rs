@@ -29,6 +29,8 @@ impl MemorySubscriber {
     ///
     /// Cancel safe: a cancelled call took nothing.
     pub async fn recv(&self) -> Option<MemoryDelivery> {
+        // A topic with much in it must not keep the task from yielding.
+        tokio::task::coop::consume_budget().await;
         loop {
             // Made before looking, so that it hears of everything that comes after the look.
             let changed = self.signal.notified();

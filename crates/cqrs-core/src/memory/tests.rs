@@ -1,1 +1,4 @@
-
+mod interleavings;
+mod publishing;
+mod stress;
+mod subscribing;

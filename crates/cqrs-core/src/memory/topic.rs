@@ -232,10 +232,10 @@ impl Topic {
     fn expire(&self) -> Option<Instant> {
         self.with(|state, afterwards| {
             let now = Instant::now();
-            let (expired, parked): (Vec<_>, _) = std::mem::take(&mut state.parked)
+            let (expired, parked): (Vec<_>, Vec<_>) = std::mem::take(&mut state.parked)
                 .into_iter()
                 .partition(|pending| pending.deadline() <= now);
-            state.parked = parked;
+            state.parked = VecDeque::from(parked);
             afterwards.progress = !expired.is_empty();
             let expired = expired.into_iter().map(|pending| (pending, Verdict::Expired));
             afterwards.verdicts.extend(expired);
