@@ -77,11 +77,14 @@ fn set<T>(
     meta: &ParseNestedMeta<'_>,
     parse: impl FnOnce(ParseStream<'_>) -> Result<T>,
 ) -> Result<()> {
+    let key = meta.path.to_token_stream();
     if slot.is_some() {
-        let key = meta.path.to_token_stream();
-        return Err(Error::new_spanned(&meta.path, format!("`{key}` is given twice: keep one")));
+        return Err(Error::new_spanned(&key, format!("`{key}` is given twice: keep one")));
     }
-    *slot = Some(parse(meta.value()?)?);
+    let value = meta
+        .value()
+        .map_err(|_| Error::new_spanned(&key, format!("`{key}` needs a value: `{key} = ..`")))?;
+    *slot = Some(parse(value)?);
     Ok(())
 }
 

@@ -11,9 +11,7 @@ pub(crate) struct KeyField {
 
 /// Resolves the first field of the path; the compiler checks those behind it.
 pub(crate) fn field(key: &LitStr, input: &DeriveInput) -> Result<KeyField> {
-    // Shown at the literal, resolved as the rest of the impl is: inside of a `macro_rules!` the literal
-    // alone could not see `self`.
-    let span = Span::call_site().located_at(key.span());
+    let span = key.span();
     let fields = match &input.data {
         Data::Struct(data) => &data.fields,
         Data::Enum(_) | Data::Union(_) => {
@@ -23,12 +21,20 @@ pub(crate) fn field(key: &LitStr, input: &DeriveInput) -> Result<KeyField> {
         }
     };
     let text = key.value();
-    let members: Vec<_> =
-        text.split('.').map(|segment| member(segment, span)).collect::<Result<_>>()?;
+    // Shown at the literal, resolved as the rest of the impl is: inside of a `macro_rules!` the literal
+    // alone could not see `self`.
+    let resolved = Span::call_site().located_at(span);
+    let members: Option<Vec<_>> =
+        text.split('.').map(|segment| member(segment, resolved)).collect();
+    let Some(members) = members else {
+        let hint =
+            format!("`{text}` is no field: write `key = \"user_id\"`, or `key = \"user.id\"`");
+        return Err(Error::new(span, hint));
+    };
     let is_known =
         members.first().is_some_and(|first| fields.members().any(|known| known == *first));
     match is_known {
-        true => Ok(KeyField { span, members }),
+        true => Ok(KeyField { span: resolved, members }),
         false => Err(Error::new(span, no_such_field(&text, &input.ident, fields))),
     }
 }
@@ -45,24 +51,14 @@ pub(crate) fn method(krate: &Path, field: &KeyField) -> TokenStream {
 }
 
 /// A field's name, raw where it is a keyword, or a tuple's index.
-fn member(segment: &str, span: Span) -> Result<Member> {
+fn member(segment: &str, span: Span) -> Option<Member> {
     if let Ok(index) = segment.parse() {
-        return Ok(Member::Unnamed(Index { index, span }));
+        return Some(Member::Unnamed(Index { index, span }));
     }
     let plain = syn::parse_str::<Ident>(segment);
-    let ident = plain.or_else(|_| syn::parse_str::<Ident>(&format!("r#{segment}")));
-    match ident {
-        Ok(mut ident) => {
-            ident.set_span(span);
-            Ok(Member::Named(ident))
-        }
-        Err(_) => {
-            let hint = format!(
-                "`{segment}` is no field: write a field or a path of fields, `key = \"user.id\"`"
-            );
-            Err(Error::new(span, hint))
-        }
-    }
+    let mut ident = plain.or_else(|_| syn::parse_str(&format!("r#{segment}"))).ok()?;
+    ident.set_span(span);
+    Some(Member::Named(ident))
 }
 
 fn no_such_field(key: &str, ident: &Ident, fields: &Fields) -> String {
