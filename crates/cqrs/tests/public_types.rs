@@ -1,0 +1,122 @@
+//! Every public type of `cqrs-core` can be logged and moved between threads.
+//!
+//! That it compiles is the test: nothing here runs.
+
+use std::time::Duration;
+
+use cqrs::broker::{
+    BrokerState, Confirmation, Intake, PendingConfirm, Receipt, ShutdownReport, Slot, Window,
+};
+use cqrs::codec::{DeserializeError, DeserializeErrorKind, Encoded, SerializeError};
+use cqrs::memory::{
+    MemoryBroker, MemoryBrokerBuilder, MemoryDelivery, MemorySubscriber, StartFrom,
+};
+use cqrs::message::{InvalidHeader, InvalidTraceContext};
+use cqrs::{
+    Bootstrap, BuildError, BuildProblem, CorrelationId, DevnullMessageBroker, Emission, Event,
+    EventFailure, EventMap, EventMediator, EventSendError, EventsError, Failure, HandlerError,
+    Headers, InvalidTimestamp, Invocation, InvocationKind, JsonDeserializer, JsonSerializer,
+    Mediator, MediatorShutdown, Message, MessageBroker, MessageBrokerExt, Next, NotificationEvent,
+    OnEventFailure, Outcome, PublishError, PublishErrorKind, Request, RequestKind, RequestMap,
+    Scope, SendError, Timestamp, TraceContext, Undelivered, UndeliveredEvent, UnitOfWorkError,
+};
+
+const fn shared<T: Send + Sync + std::fmt::Debug>() {}
+const fn sent<T: Send + std::fmt::Debug>() {}
+const fn error<T: std::error::Error + Send + Sync + 'static>() {}
+
+const _: () = {
+    shared::<RequestKind>();
+    shared::<RequestMap>();
+    shared::<Mediator>();
+    shared::<Bootstrap<Mediator>>();
+    shared::<BuildProblem>();
+    shared::<MediatorShutdown>();
+    shared::<Undelivered<()>>();
+};
+
+const _: () = {
+    shared::<Emission>();
+    shared::<EventMap>();
+    shared::<EventMediator>();
+    shared::<Bootstrap<EventMediator>>();
+    shared::<NotificationEvent<()>>();
+    shared::<Timestamp>();
+    shared::<OnEventFailure>();
+    shared::<EventFailure>();
+    shared::<HandlerError>();
+};
+
+const _: () = {
+    shared::<Failure>();
+    shared::<InvocationKind>();
+    shared::<Next<'_>>();
+    shared::<Outcome>();
+};
+
+const _: () = {
+    shared::<Message>();
+    shared::<Headers>();
+    shared::<CorrelationId>();
+    shared::<TraceContext>();
+    shared::<JsonSerializer>();
+    shared::<JsonDeserializer>();
+    shared::<Encoded>();
+    shared::<DeserializeErrorKind>();
+};
+
+const _: () = {
+    shared::<Box<dyn MessageBroker>>();
+    shared::<DevnullMessageBroker>();
+    shared::<BrokerState>();
+    shared::<Confirmation>();
+    shared::<Intake>();
+    shared::<PendingConfirm>();
+    shared::<Receipt>();
+    shared::<ShutdownReport>();
+    shared::<Slot>();
+    shared::<Window>();
+    shared::<PublishErrorKind>();
+};
+
+const _: () = {
+    shared::<MemoryBroker>();
+    shared::<MemoryBrokerBuilder>();
+    shared::<MemoryDelivery>();
+    shared::<MemorySubscriber>();
+    shared::<StartFrom>();
+};
+
+/// One task has them at a time: a transaction inside of them need not be `Sync`.
+const _: () = {
+    sent::<Scope>();
+    sent::<Invocation<'_>>();
+};
+
+const _: () = {
+    error::<BuildError>();
+    error::<SendError<(), std::fmt::Error>>();
+    error::<EventSendError>();
+    error::<EventsError>();
+    error::<UnitOfWorkError>();
+    error::<PublishError>();
+    error::<UndeliveredEvent>();
+    error::<SerializeError>();
+    error::<DeserializeError>();
+    error::<InvalidHeader>();
+    error::<InvalidTimestamp>();
+    error::<InvalidTraceContext>();
+};
+
+/// What awaits can stand in a spawned task.
+fn _futures<R: Request, E: Event>(
+    (mediator, request): (&Mediator, R),
+    (events, event): (&EventMediator, E),
+    (broker, message): (&dyn MessageBroker, Message),
+) {
+    fn sent(_: impl Send) {}
+    sent(mediator.send(request));
+    sent(mediator.shutdown(Duration::ZERO));
+    sent(events.send(event));
+    sent(broker.publish(message));
+}
