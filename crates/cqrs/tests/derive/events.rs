@@ -125,15 +125,21 @@ fn a_generic_notification_is_one_when_its_payload_can_be_written() {
 }
 
 mod without_the_umbrella {
-    use cqrs as reexport;
+    use cqrs_core as core_of_ours;
+    use cqrs_core::Notification as _;
 
-    #[derive(reexport::DomainEvent)]
-    #[cqrs(crate = "self::reexport")]
-    struct Elsewhere;
+    #[derive(cqrs::DomainEvent)]
+    #[cqrs(crate = "self::core_of_ours")]
+    struct Renamed;
+
+    #[derive(serde::Serialize, cqrs::Notification)]
+    #[cqrs(crate = "::cqrs_core", topic = "t", key = "0", name = "E")]
+    struct Absolute<T>(u8, T);
 
     #[test]
     fn the_traits_are_found_where_the_type_says() {
-        assert_eq!(<Elsewhere as reexport::Event>::NAME, "Elsewhere");
+        assert_eq!(<Renamed as cqrs_core::Event>::NAME, "Renamed");
+        assert_eq!(Absolute(1, ()).key(), super::some("1"));
     }
 }
 
