@@ -13,7 +13,7 @@ die() {
 
 # Installing packages and entering a chroot take the superuser.
 SUDO=()
-((EUID == 0)) || SUDO=(sudo)
+if ((EUID != 0)) && command -v sudo >/dev/null; then SUDO=(sudo); fi
 as_root() { "${SUDO[@]}" "$@"; }
 
 apt_install() {

@@ -13,6 +13,12 @@ local_up() { # SERVER...
     each up_one "$@"
 }
 
+# What the other steps take for granted on any machine, but a minimal one lacks.
+local_tools() {
+    command -v openssl >/dev/null || apt_install openssl
+    command -v pgrep >/dev/null || apt_install procps
+}
+
 up_one() { # SERVER
     # Another release of RabbitMQ makes room for the one that is asked for.
     if [[ $1 == rabbitmq && $RABBITMQ_RELEASE != "$(rabbitmq_last)" ]]; then

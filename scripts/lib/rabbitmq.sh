@@ -87,8 +87,11 @@ rabbitmq_install() {
 rabbitmq_configure() {
     local root
     root=$(rabbitmq_root)
-    sed 's/0\.0\.0\.0/127.0.0.1/' "$ROOT/docker/rabbitmq.conf" |
-        as_root tee "$root/cqrs/rabbitmq.conf" >/dev/null
+    {
+        sed 's/0\.0\.0\.0/127.0.0.1/' "$ROOT/docker/rabbitmq.conf"
+        # The other ways to see the memory in use read /proc, which may be missing.
+        echo 'vm_memory_calculation_strategy = allocated'
+    } | as_root tee "$root/cqrs/rabbitmq.conf" >/dev/null
     echo '[rabbitmq_management].' | as_root tee "$root/cqrs/enabled_plugins" >/dev/null
     as_root cp "$CERTS"/ca.pem "$CERTS"/server.pem "$CERTS"/server.key "$root/certs"
 }
