@@ -91,7 +91,15 @@ fn kind_of(code: Code) -> ErrorKind {
         | Code::MessageTimedOut
         | Code::RequestTimedOut
         | Code::NetworkException => ErrorKind::Connection,
-        Code::Fatal => ErrorKind::Fatal,
+        // What librdkafka raises as fatal for an idempotent producer; it reports these codes, not `Fatal`.
+        Code::Fatal
+        | Code::OutOfOrderSequenceNumber
+        | Code::UnknownProducerId
+        | Code::InvalidProducerEpoch
+        | Code::InvalidProducerIdMapping
+        | Code::Inconsistent
+        | Code::GaplessGuarantee
+        | Code::Fenced => ErrorKind::Fatal,
         _ => ErrorKind::Broker,
     }
 }
@@ -131,6 +139,7 @@ mod tests {
             (Code::Resolve, ErrorKind::Resolve),
             (Code::AllBrokersDown, ErrorKind::Connection),
             (Code::Fatal, ErrorKind::Fatal),
+            (Code::OutOfOrderSequenceNumber, ErrorKind::Fatal),
             (Code::PolicyViolation, ErrorKind::Broker),
         ] {
             assert_eq!(KafkaError::of_code(code, "").kind(), kind, "{code:?}");

@@ -14,6 +14,10 @@ use crate::{ErrorKind, KafkaConfig, KafkaError};
 const TICK: Duration = Duration::from_millis(50);
 /// The same while messages wait in the lane.
 const SHORT_TICK: Duration = Duration::from_millis(10);
+/// Between replacing a producer and replacing its successor, at most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// A producer that lived this long counts as one that worked.
+const GOOD_LIFE: Duration = Duration::from_secs(30);
 /// How long the last confirms of a failed producer are waited for.
 const LAST_CONFIRMS: Duration = Duration::from_secs(5);
 /// How long purged messages may take to be reported.
@@ -69,13 +73,19 @@ impl Driver {
     fn run(self, mut client: Arc<Client>) {
         // Whoever waits for the end is told even if this thread panics.
         let _end = End(Arc::clone(&self.link));
+        let (mut born, mut pause) = (Instant::now(), Duration::ZERO);
         loop {
             client.poll(if self.link.lane.is_in_use() { SHORT_TICK } else { TICK });
             if let Some((_, reason)) = client.client().fatal_error() {
-                match self.replace(client, &reason) {
+                if born.elapsed() > GOOD_LIFE {
+                    pause = Duration::ZERO;
+                }
+                match self.replace(client, &reason, pause) {
                     Some(next) => client = next,
                     None => return,
                 }
+                born = Instant::now();
+                pause = (2 * pause + TICK).min(LONGEST_PAUSE);
             }
             self.look_for_contact(&client);
             self.link.tend(&client);
@@ -99,7 +109,7 @@ impl Driver {
     /// since only librdkafka could resend it without duplicates. New messages wait in the lane.
     ///
     /// `None` when the broker value was closed meanwhile.
-    fn replace(&self, old: Arc<Client>, reason: &str) -> Option<Arc<Client>> {
+    fn replace(&self, old: Arc<Client>, reason: &str, pause: Duration) -> Option<Arc<Client>> {
         let reason = self.context.redactor.redact(reason);
         tracing::error!(reason, "the kafka producer failed; a new one is made");
         self.link.lane.block();
@@ -109,17 +119,23 @@ impl Driver {
         drain(&old, Instant::now() + LAST_CONFIRMS);
         purge(&old);
         drop(old);
+        let mut next_try = Instant::now() + pause;
         loop {
-            match self.make_client() {
-                Ok(client) => {
-                    self.link.set_client(Some(Arc::clone(&client)));
-                    return Some(client);
+            if Instant::now() >= next_try {
+                match self.make_client() {
+                    Ok(client) => {
+                        self.link.set_client(Some(Arc::clone(&client)));
+                        return Some(client);
+                    }
+                    Err(error) => self.link.health.restart(error),
                 }
-                Err(error) => self.link.health.restart(error),
+                next_try = Instant::now() + LONGEST_PAUSE;
             }
             self.link.expire();
-            if self.link.closes_at().is_some() {
+            if self.link.closes_at().is_some_and(|end| end <= Instant::now()) {
+                let undelivered = self.link.intake.in_flight();
                 self.link.abandon();
+                self.link.ended.send_replace(Some(ShutdownReport::new(undelivered)));
                 return None;
             }
             thread::sleep(TICK);

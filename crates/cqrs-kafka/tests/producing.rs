@@ -1,0 +1,238 @@
+//! The producer against librdkafka's mock cluster, and against nobody: no server is needed.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use cqrs_core::broker::{BrokerState, Receipt};
+use cqrs_core::{Message, MessageBroker, MessageBrokerExt, PublishErrorKind};
+use cqrs_kafka::{ErrorKind, KafkaConfig, KafkaError, KafkaMessageBroker, Sasl};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+const TOPIC: &str = "events";
+
+fn cluster() -> MockCluster<'static, DefaultProducerContext> {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic(TOPIC, 4, 1).unwrap();
+    cluster
+}
+
+fn config(cluster: &MockCluster<'_, DefaultProducerContext>) -> KafkaConfig {
+    KafkaConfig::new([cluster.bootstrap_servers()])
+}
+
+fn message(key: &str) -> Message {
+    Message::new(TOPIC, "body").with_key(key.to_owned())
+}
+
+fn cause<'a>(error: &'a (dyn Error + 'static)) -> &'a KafkaError {
+    error.source().and_then(|source| source.downcast_ref()).expect("a KafkaError as source")
+}
+
+fn assert_public<T: std::fmt::Debug + Send + Sync>() {}
+
+#[test]
+fn public_types_are_debug_send_and_sync() {
+    assert_public::<KafkaMessageBroker>();
+    assert_public::<KafkaConfig>();
+    assert_public::<KafkaError>();
+    assert_public::<cqrs_kafka::TokenProvider>();
+    assert_public::<cqrs_kafka::OAuthToken>();
+}
+
+#[tokio::test]
+async fn a_confirm_says_where_the_record_is() {
+    let cluster = cluster();
+    let broker = KafkaMessageBroker::connect(config(&cluster)).await.unwrap();
+    assert_eq!(broker.state(), BrokerState::Ready);
+    let first = broker.publish(message("a")).await.unwrap();
+    let second = broker.publish(message("a")).await.unwrap();
+    assert_eq!(first.partition, second.partition);
+    assert_eq!((first.offset, second.offset), (Some(0), Some(1)));
+    assert_eq!(broker.shutdown(Duration::from_secs(5)).await.undelivered, 0);
+    assert_eq!(broker.state(), BrokerState::Closed);
+    let error = broker.publish(message("a")).await.unwrap_err();
+    assert_eq!(error.kind(), PublishErrorKind::Closed);
+}
+
+/// The offsets of a key's messages, in order of enqueueing, must grow: the log has that order.
+async fn assert_in_order(receipts: Vec<(String, Receipt)>) {
+    let mut last = HashMap::new();
+    for (key, receipt) in receipts {
+        let offset = receipt.await.unwrap().offset.unwrap();
+        let before = last.insert(key.clone(), offset);
+        assert!(before.is_none_or(|before| before < offset), "{key}: {before:?} then {offset}");
+    }
+}
+
+#[tokio::test]
+async fn order_holds_while_librdkafkas_own_queue_is_full() {
+    let cluster = cluster();
+    let config = config(&cluster).with_raw("queue.buffering.max.messages", "7");
+    let broker = KafkaMessageBroker::connect(config).await.unwrap();
+    let mut receipts = Vec::new();
+    for n in 0..600 {
+        let key = format!("key-{}", n % 5);
+        receipts.push((key.clone(), broker.enqueue(message(&key)).await.unwrap()));
+    }
+    assert_in_order(receipts).await;
+}
+
+#[tokio::test]
+async fn order_holds_across_the_first_contact() {
+    let cluster = cluster();
+    let broker = KafkaMessageBroker::new(config(&cluster)).unwrap();
+    let mut receipts = Vec::new();
+    // Some wait in the lane, some find it drained.
+    while receipts.len() < 200 || !broker.state().is_ready() {
+        let key = format!("key-{}", receipts.len() % 5);
+        receipts.push((key.clone(), broker.enqueue(message(&key)).await.unwrap()));
+        tokio::task::yield_now().await;
+    }
+    for n in 0..200 {
+        let key = format!("key-{}", n % 5);
+        receipts.push((key.clone(), broker.enqueue(message(&key)).await.unwrap()));
+    }
+    assert_in_order(receipts).await;
+}
+
+#[tokio::test]
+async fn a_failed_producer_is_replaced() {
+    let cluster = cluster();
+    let broker = KafkaMessageBroker::connect(config(&cluster)).await.unwrap();
+    broker.publish(message("a")).await.unwrap();
+    cluster.request_errors(
+        RDKafkaApiKey::Produce,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER],
+    );
+    let error = broker.publish(message("a")).await.unwrap_err();
+    assert_eq!(error.kind(), PublishErrorKind::Unknown, "{error:?}");
+    assert_eq!(cause(&error).kind(), ErrorKind::Fatal, "{error:?}");
+    broker.publish(message("a")).await.expect("a new producer");
+    assert_eq!(broker.state(), BrokerState::Ready);
+}
+
+#[tokio::test]
+async fn what_the_broker_says_of_a_record_reaches_the_caller() {
+    let cluster = cluster();
+    let broker = KafkaMessageBroker::connect(config(&cluster)).await.unwrap();
+    for (answer, kind, source) in [
+        (
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE,
+            PublishErrorKind::TooLarge,
+            ErrorKind::Broker,
+        ),
+        (
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_POLICY_VIOLATION,
+            PublishErrorKind::Refused,
+            ErrorKind::Broker,
+        ),
+        (
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
+            PublishErrorKind::Refused,
+            ErrorKind::Authorization,
+        ),
+    ] {
+        cluster.request_errors(RDKafkaApiKey::Produce, &[answer]);
+        let error = broker.publish(message("a")).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error:?}");
+        assert_eq!(cause(&error).kind(), source, "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_there_is_not_sent_with_the_cause_at_the_deadline() {
+    for (server, kind) in
+        [("127.0.0.1:1", ErrorKind::Connection), ("no-such-host.invalid:9092", ErrorKind::Resolve)]
+    {
+        let mut config = KafkaConfig::new([server]);
+        config.publish_timeout = Duration::from_secs(3);
+        let broker = KafkaMessageBroker::new(config).unwrap();
+        let started = Instant::now();
+        let error = broker.publish(message("a")).await.unwrap_err();
+        assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+        assert_eq!(error.kind(), PublishErrorKind::NotSent, "{error:?}");
+        assert_eq!(cause(&error).kind(), kind, "{error:?}");
+        let BrokerState::Connecting { last_error: Some(words) } = broker.state() else {
+            panic!("{:?}", broker.state());
+        };
+        assert_eq!(*words, *cause(&error).to_string());
+    }
+}
+
+#[tokio::test]
+async fn connect_says_why_it_gave_up() {
+    let mut config = KafkaConfig::new(["127.0.0.1:1"]);
+    config.publish_timeout = Duration::from_secs(1);
+    let error = KafkaMessageBroker::connect(config).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connection);
+    assert!(cause(&error).to_string().contains("127.0.0.1:1"), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_contradiction_is_an_error_before_anything_connects() {
+    let config = KafkaConfig::new(["127.0.0.1:1"]).with_sasl(Sasl::plain("me", ""));
+    let error = KafkaMessageBroker::new(config).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    let tls = cqrs_kafka::Tls::with_ca("/no/such/ca.pem");
+    let error = KafkaMessageBroker::new(KafkaConfig::new(["a:1"]).with_tls(tls)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    assert!(error.to_string().contains("ssl.ca.location"), "{error}");
+}
+
+#[tokio::test]
+async fn the_window_bounds_what_is_in_flight() {
+    let cluster = cluster();
+    cluster.broker_round_trip_time(1, Duration::from_millis(300)).unwrap();
+    let mut config = config(&cluster);
+    config.window_messages = 2;
+    let broker = KafkaMessageBroker::connect(config).await.unwrap();
+    let held =
+        [broker.try_enqueue(message("a")).unwrap(), broker.try_enqueue(message("b")).unwrap()];
+    let error = broker.try_enqueue(message("c")).unwrap_err();
+    assert_eq!(error.kind(), PublishErrorKind::Full);
+    broker.publish(error.into_message()).await.expect("it waits for a place");
+    for receipt in held {
+        receipt.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn shutdown_flushes_and_reports_the_rest() {
+    let cluster = cluster();
+    let broker = KafkaMessageBroker::connect(config(&cluster)).await.unwrap();
+    let delivered = broker.enqueue(message("a")).await.unwrap();
+    assert_eq!(broker.shutdown(Duration::from_secs(10)).await.undelivered, 0);
+    delivered.await.unwrap();
+
+    let broker = KafkaMessageBroker::connect(config(&cluster)).await.unwrap();
+    broker.publish(message("a")).await.unwrap();
+    cluster.broker_round_trip_time(1, Duration::from_secs(20)).unwrap();
+    let stuck = broker.enqueue(message("a")).await.unwrap();
+    let started = Instant::now();
+    let (one, other) = tokio::join!(
+        broker.shutdown(Duration::from_millis(300)),
+        broker.shutdown(Duration::from_secs(60))
+    );
+    assert_eq!((one.undelivered, other.undelivered), (1, 1));
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    assert_eq!(stuck.await.unwrap_err().kind(), PublishErrorKind::Unknown);
+
+    let broker = KafkaMessageBroker::new(KafkaConfig::new(["127.0.0.1:1"])).unwrap();
+    let waiting = broker.enqueue(message("a")).await.unwrap();
+    assert_eq!(broker.shutdown(Duration::from_millis(100)).await.undelivered, 1);
+    assert_eq!(waiting.await.unwrap_err().kind(), PublishErrorKind::Closed);
+}
+
+#[tokio::test]
+async fn a_dropped_broker_still_delivers_what_it_took() {
+    let cluster = cluster();
+    let broker = KafkaMessageBroker::new(config(&cluster)).unwrap();
+    let receipt = broker.enqueue(message("a")).await.unwrap();
+    let started = Instant::now();
+    drop(broker);
+    assert!(started.elapsed() < Duration::from_millis(50), "{:?}", started.elapsed());
+    receipt.await.unwrap();
+}
