@@ -1,5 +1,12 @@
-//! cqrs-testkit
+//! Test support for users of the `cqrs` framework and for authors of its brokers.
+//!
+//! * [`Probe`] reads back what a broker holds: of the in-memory broker always, of Kafka and RabbitMQ
+//!   with the features `kafka` and `amqp`.
+//! * [`FaultProxy`] breaks TCP connections on demand.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod probe;
 mod proxy;
 
+pub use probe::{Probe, ProbeError, Received};
 pub use proxy::FaultProxy;
