@@ -1,0 +1,197 @@
+use std::collections::BTreeMap;
+
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use serde::Deserialize;
+
+/// How an exchange routes ([RabbitMQ: exchanges](https://www.rabbitmq.com/docs/exchanges)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ExchangeKind {
+    /// To the queues whose binding key equals the routing key. What FastStream and python-cqrs use.
+    #[default]
+    Direct,
+    /// To the queues whose binding pattern (`*`, `#`) matches the routing key.
+    Topic,
+    /// To all bound queues.
+    Fanout,
+    /// By the message's headers.
+    Headers,
+}
+
+impl ExchangeKind {
+    pub(crate) fn lapin(self) -> lapin::ExchangeKind {
+        match self {
+            Self::Direct => lapin::ExchangeKind::Direct,
+            Self::Topic => lapin::ExchangeKind::Topic,
+            Self::Fanout => lapin::ExchangeKind::Fanout,
+            Self::Headers => lapin::ExchangeKind::Headers,
+        }
+    }
+}
+
+/// The exchange that messages are published to.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ExchangeConfig {
+    /// Its name; `events` by default. The empty name is the default exchange, which routes to the queue
+    /// named like the routing key (the message's topic) and is never declared.
+    pub name: String,
+    /// How it routes; direct by default.
+    pub kind: ExchangeKind,
+    /// Whether it survives a restart of the server; true by default.
+    pub durable: bool,
+    /// Whether it is deleted with its last binding; false by default.
+    pub auto_delete: bool,
+}
+
+impl Default for ExchangeConfig {
+    fn default() -> Self {
+        Self {
+            name: "events".into(),
+            kind: ExchangeKind::Direct,
+            durable: true,
+            auto_delete: false,
+        }
+    }
+}
+
+/// What is declared when a connection is made (never per publish). A declaration that stands
+/// differently on the server is an error ([`ErrorKind::Topology`](crate::ErrorKind::Topology), reply
+/// code 406), tried again with the connection's backoff.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum DeclareMode {
+    /// Declares the exchange, the queues and the bindings as configured.
+    #[default]
+    Declare,
+    /// Only checks that the exchange and the queues are there. Binds nothing.
+    Passive,
+    /// Declares and checks nothing. Publishing to an exchange that is not there ends as `Unroutable`,
+    /// and each such message costs a channel.
+    None,
+    /// Declares what python-cqrs declares: the exchange direct, not durable, auto-delete (whatever
+    /// [`ExchangeConfig`] says beside the name); and for every topic, when it is first published to on
+    /// a connection, a queue of that name (not durable, not exclusive, no arguments), bound with the
+    /// topic as routing key. Such a queue loses its messages when the server restarts.
+    PythonCompatible,
+}
+
+/// A queue to declare.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct QueueConfig {
+    /// Its name.
+    pub name: String,
+    /// Whether it survives a restart of the server; true by default.
+    #[serde(default = "yes")]
+    pub durable: bool,
+    /// Whether it is deleted with its last consumer; false by default.
+    #[serde(default)]
+    pub auto_delete: bool,
+    /// Whether only the declaring connection may use it; false by default.
+    #[serde(default)]
+    pub exclusive: bool,
+    /// Further arguments, such as `x-queue-type`.
+    #[serde(default)]
+    pub arguments: BTreeMap<String, Argument>,
+}
+
+impl QueueConfig {
+    /// A durable queue without arguments.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            durable: true,
+            auto_delete: false,
+            exclusive: false,
+            arguments: BTreeMap::new(),
+        }
+    }
+
+    /// Sets an argument.
+    #[must_use]
+    pub fn with_argument(mut self, name: impl Into<String>, value: impl Into<Argument>) -> Self {
+        self.arguments.insert(name.into(), value.into());
+        self
+    }
+
+    pub(crate) fn table(&self) -> FieldTable {
+        let mut table = FieldTable::default();
+        for (name, value) in &self.arguments {
+            if let Ok(name) = ShortString::try_new(name.as_str()) {
+                table.insert(name, value.lapin());
+            }
+        }
+        table
+    }
+}
+
+/// The value of a queue's argument.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+#[non_exhaustive]
+pub enum Argument {
+    /// True or false.
+    Flag(bool),
+    /// A whole number.
+    Number(i64),
+    /// Text.
+    Text(String),
+}
+
+impl Argument {
+    fn lapin(&self) -> AMQPValue {
+        match self {
+            Self::Flag(flag) => AMQPValue::Boolean(*flag),
+            Self::Number(number) => AMQPValue::LongLongInt(*number),
+            Self::Text(text) => AMQPValue::LongString(text.as_str().into()),
+        }
+    }
+}
+
+impl From<bool> for Argument {
+    fn from(flag: bool) -> Self {
+        Self::Flag(flag)
+    }
+}
+
+impl From<i64> for Argument {
+    fn from(number: i64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<&str> for Argument {
+    fn from(text: &str) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+/// A binding of a queue to declare.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct BindingConfig {
+    /// The queue.
+    pub queue: String,
+    /// The exchange; `None` is the one that messages are published to.
+    #[serde(default)]
+    pub exchange: Option<String>,
+    /// The routing key, or the pattern of a topic exchange.
+    pub routing_key: String,
+}
+
+impl BindingConfig {
+    /// Binds `queue` to the exchange that messages are published to.
+    pub fn new(queue: impl Into<String>, routing_key: impl Into<String>) -> Self {
+        Self { queue: queue.into(), exchange: None, routing_key: routing_key.into() }
+    }
+}
+
+fn yes() -> bool {
+    true
+}

@@ -1,0 +1,169 @@
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use super::socket::SocketHandle;
+use crate::{AmqpError, ErrorKind};
+
+/// How a connection is, as its watcher task last saw it.
+#[derive(Debug, Clone)]
+pub(crate) enum Health {
+    Up,
+    /// The server asked publishers to stop; its own words.
+    Blocked(Arc<str>),
+    Lost(AmqpError),
+}
+
+/// One connection to the server and what was declared on it.
+///
+/// A task of its own watches lapin's events, so that a loss or a block is known while nothing is sent.
+/// Dropped, it asks lapin to close and shuts the socket after [`GRACE`] at the latest.
+pub(crate) struct Connection {
+    lapin: lapin::Connection,
+    address: Arc<str>,
+    socket: SocketHandle,
+    health: watch::Receiver<Health>,
+    watcher: AbortHandle,
+    /// Channels opened for publishing.
+    pub(super) links: AtomicU16,
+    pub(super) declared: AtomicBool,
+    /// Topics declared in the python-compatible mode.
+    pub(super) topics: Mutex<HashSet<Arc<str>>>,
+}
+
+/// How long lapin may take to close a connection that answers.
+const GRACE: Duration = Duration::from_secs(1);
+
+impl Connection {
+    pub(super) fn new(lapin: lapin::Connection, socket: SocketHandle, address: Arc<str>) -> Self {
+        // The one listener: lapin's listeners share a queue, each event reaches one of them.
+        let events = lapin.events_listener();
+        let status = lapin.status().clone();
+        let (sender, health) = watch::channel(Health::Up);
+        let watcher = tokio::spawn(watch(events, status, sender, Arc::clone(&address)));
+        Self {
+            lapin,
+            address,
+            socket,
+            health,
+            watcher: watcher.abort_handle(),
+            links: AtomicU16::new(0),
+            declared: AtomicBool::new(false),
+            topics: Mutex::new(HashSet::new()),
+        }
+    }
+
+    pub(super) fn lapin(&self) -> &lapin::Connection {
+        &self.lapin
+    }
+
+    pub(crate) fn health(&self) -> watch::Receiver<Health> {
+        self.health.clone()
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.lapin.status().connected()
+    }
+
+    pub(crate) fn address(&self) -> &Arc<str> {
+        &self.address
+    }
+
+    /// The largest frame, as agreed with the server, in bytes.
+    pub(crate) fn frame_max(&self) -> usize {
+        self.lapin.configuration().frame_max() as usize
+    }
+
+    /// Forgets what was declared, so that the next channel declares it again.
+    pub(crate) fn forget_topology(&self) {
+        self.declared.store(false, Ordering::Release);
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Ends the connection at once, without a word to the server.
+    pub(crate) fn kill(&self) {
+        self.socket.shut();
+    }
+
+    /// Closes the connection: politely when the server listens, within `limit` in any case.
+    pub(super) async fn close(&self, limit: Duration) {
+        let status = self.lapin.status();
+        // While it is blocked lapin writes nothing, not even this.
+        if status.connected() && !status.blocked() {
+            let closing = self.lapin.close(200, "OK".into());
+            let _killed_below = tokio::time::timeout(limit.min(GRACE), closing).await;
+        }
+        self.socket.shut();
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.watcher.abort();
+        let status = self.lapin.status();
+        let polite = status.connected() && !status.blocked();
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) if polite => {
+                let socket = self.socket.clone();
+                runtime.spawn(async move {
+                    tokio::time::sleep(GRACE).await;
+                    socket.shut();
+                });
+            }
+            _ => self.socket.shut(),
+        }
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+async fn watch(
+    events: impl Stream<Item = lapin::Event>,
+    status: lapin::ConnectionStatus,
+    health: watch::Sender<Health>,
+    address: Arc<str>,
+) {
+    /// How often the state is read beside the events, should one be missed.
+    const LOOK: Duration = Duration::from_secs(1);
+    let mut events = std::pin::pin!(events);
+    let lost = |error: Option<&lapin::Error>| {
+        let detail = format!("the connection to {address} was lost");
+        Health::Lost(match error {
+            Some(error) => AmqpError::from_lapin(ErrorKind::ConnectionLost, detail, error),
+            None => AmqpError::new(ErrorKind::ConnectionLost, detail),
+        })
+    };
+    loop {
+        let now = match tokio::time::timeout(LOOK, events.next()).await {
+            Ok(Some(lapin::Event::ConnectionBlocked(reason))) => Health::Blocked(reason.into()),
+            Ok(Some(lapin::Event::ConnectionUnblocked)) => Health::Up,
+            // Errors of single channels come here too; their owners see them.
+            Ok(Some(lapin::Event::Error(error))) if !status.connected() => lost(Some(&error)),
+            Ok(Some(_)) => continue,
+            Ok(None) => lost(None),
+            Err(_look) if !status.connected() => lost(None),
+            Err(_look) => continue,
+        };
+        match &now {
+            Health::Lost(error) => tracing::warn!(error = %error.chain(), "connection lost"),
+            Health::Blocked(reason) => {
+                tracing::warn!(%address, %reason, "the server blocks this connection");
+            }
+            Health::Up => tracing::info!(%address, "the server unblocked this connection"),
+        }
+        let ended = matches!(now, Health::Lost(_));
+        if health.send(now).is_err() || ended {
+            return;
+        }
+    }
+}

@@ -1,0 +1,137 @@
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use lapin::tcp::{AsyncTcpStream, RustlsConnector};
+use lapin::uri::{AMQPScheme, AMQPUri};
+use socket2::SockRef;
+
+use super::Connection;
+use super::socket::SocketHandle;
+use crate::config::address;
+use crate::{AmqpConfig, AmqpError, ErrorKind};
+
+/// Makes connections: name resolution, TCP, TLS and the AMQP handshake within one time limit.
+pub(super) struct Dialer {
+    uri: AMQPUri,
+    address: Arc<str>,
+    tls: Option<RustlsConnector>,
+    name: String,
+    timeout: Duration,
+}
+
+impl Dialer {
+    pub(super) fn new(config: &AmqpConfig) -> Result<Self, AmqpError> {
+        let mut uri = config.dsn.parse()?;
+        let seconds = u16::try_from(config.heartbeat.as_secs()).unwrap_or(u16::MAX);
+        uri.query.heartbeat.get_or_insert(seconds);
+        let tls = match uri.scheme {
+            AMQPScheme::AMQP => None,
+            AMQPScheme::AMQPS => Some(config.tls.connector()?),
+        };
+        Ok(Self {
+            address: address(&uri).into(),
+            uri,
+            tls,
+            name: config.connection_name.clone(),
+            timeout: config.attempt_timeout(),
+        })
+    }
+
+    /// Where it dials, without credentials.
+    pub(super) fn address(&self) -> &Arc<str> {
+        &self.address
+    }
+
+    /// Dials once. Cancel safe: an attempt that is dropped or too late leaves no thread behind.
+    pub(super) async fn dial(&self) -> Result<Connection, AmqpError> {
+        let socket = SocketHandle::default();
+        // Shuts the socket when this future is dropped, though lapin's thread holds a handle too.
+        let guard = ShutOnDrop(socket.clone());
+        let failure = Arc::new(OnceLock::new());
+        let doing = || format!("connecting to {}", self.address);
+        let runtime = lapin::runtime::default_runtime()
+            .map_err(|error| AmqpError::from_lapin(ErrorKind::Connect, doing(), &error))?;
+        let transport = Transport {
+            tls: self.tls.clone(),
+            address: Arc::clone(&self.address),
+            socket: socket.clone(),
+            failure: Arc::clone(&failure),
+        };
+        let limit = self.timeout;
+        // lapin's own recovery stays off: it gives up after 16 attempts and resends nothing.
+        let properties =
+            lapin::ConnectionProperties::default().with_connection_name(self.name.as_str().into());
+        let connecting = lapin::Connection::connector(
+            self.uri.clone(),
+            runtime,
+            async move |uri: AMQPUri, runtime| {
+                let opening = async {
+                    let (host, port) = (uri.authority.host.as_str(), uri.authority.port);
+                    let found: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
+                    let stream = AsyncTcpStream::connect(&runtime, found).await?;
+                    if let AsyncTcpStream::Plain(plain) = &stream {
+                        transport.socket.set(SockRef::from(plain.get_ref()).try_clone()?);
+                    }
+                    match &transport.tls {
+                        None => Ok(stream),
+                        Some(tls) => stream
+                            .into_rustls(tls, host)
+                            .await
+                            .inspect_err(|error| transport.tls_failed(error)),
+                    }
+                };
+                match tokio::time::timeout(limit, opening).await {
+                    Ok(opened) => opened.map_err(|error: io::Error| error.into()),
+                    Err(_elapsed) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+                }
+            },
+            properties,
+        );
+        let connection = match tokio::time::timeout(limit, connecting).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => {
+                return Err(failure.get().cloned().unwrap_or_else(|| {
+                    AmqpError::from_lapin(ErrorKind::Connect, doing(), &error)
+                }));
+            }
+            Err(_elapsed) => {
+                let detail = format!("{}: no answer within {limit:?}", doing());
+                return Err(AmqpError::new(ErrorKind::Connect, detail));
+            }
+        };
+        guard.defuse();
+        Ok(Connection::new(connection, socket, Arc::clone(&self.address)))
+    }
+}
+
+/// What the code on lapin's thread needs.
+struct Transport {
+    tls: Option<RustlsConnector>,
+    address: Arc<str>,
+    socket: SocketHandle,
+    failure: Arc<OnceLock<AmqpError>>,
+}
+
+impl Transport {
+    /// Keeps the cause: by the time lapin reports it, it is one I/O error among others.
+    fn tls_failed(&self, error: &io::Error) {
+        let detail = format!("TLS handshake with {}", self.address);
+        let cause = io::Error::new(error.kind(), error.to_string());
+        let _first_wins = self.failure.set(AmqpError::caused(ErrorKind::Tls, detail, cause));
+    }
+}
+
+struct ShutOnDrop(SocketHandle);
+
+impl ShutOnDrop {
+    fn defuse(mut self) {
+        self.0 = SocketHandle::default();
+    }
+}
+
+impl Drop for ShutOnDrop {
+    fn drop(&mut self) {
+        self.0.shut();
+    }
+}

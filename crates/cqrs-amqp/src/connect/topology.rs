@@ -1,0 +1,151 @@
+use std::sync::{Arc, PoisonError};
+
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{FieldTable, ShortString};
+
+use super::Connection;
+use crate::config::{BindingConfig, DeclareMode, ExchangeConfig, QueueConfig};
+use crate::{AmqpConfig, AmqpError, ErrorKind};
+
+/// What has to stand on the server before the first publish, declared once per connection.
+///
+/// Each declaration runs on a short-lived channel of its own, because the server closes the channel of
+/// one it refuses.
+pub(crate) struct Topology {
+    mode: DeclareMode,
+    exchange: ExchangeConfig,
+    queues: Vec<QueueConfig>,
+    bindings: Vec<BindingConfig>,
+}
+
+impl Topology {
+    pub(super) fn new(config: &AmqpConfig) -> Self {
+        let mut exchange = config.exchange.clone();
+        if config.declare == DeclareMode::PythonCompatible {
+            exchange.kind = crate::ExchangeKind::Direct;
+            exchange.durable = false;
+            exchange.auto_delete = true;
+        }
+        Self {
+            mode: config.declare,
+            exchange,
+            queues: config.queues.clone(),
+            bindings: config.bindings.clone(),
+        }
+    }
+
+    pub(super) async fn declare(&self, connection: &Connection) -> Result<(), AmqpError> {
+        let passive = match self.mode {
+            DeclareMode::None => return Ok(()),
+            DeclareMode::Passive => true,
+            DeclareMode::Declare | DeclareMode::PythonCompatible => false,
+        };
+        let channel = open(connection).await?;
+        if !self.exchange.name.is_empty() {
+            let ExchangeConfig { name, kind, durable, auto_delete } = &self.exchange;
+            let options = ExchangeDeclareOptions {
+                passive,
+                durable: *durable,
+                auto_delete: *auto_delete,
+                ..ExchangeDeclareOptions::default()
+            };
+            let table = FieldTable::default();
+            channel
+                .exchange_declare(short(name)?, kind.lapin(), options, table)
+                .await
+                .map_err(|error| refused(passive, format!("exchange {name:?}"), &error))?;
+        }
+        for queue in &self.queues {
+            let options = QueueDeclareOptions {
+                passive,
+                durable: queue.durable,
+                exclusive: queue.exclusive,
+                auto_delete: queue.auto_delete,
+                ..QueueDeclareOptions::default()
+            };
+            channel
+                .queue_declare(short(&queue.name)?, options, queue.table())
+                .await
+                .map_err(|error| refused(passive, format!("queue {:?}", queue.name), &error))?;
+        }
+        for binding in self.bindings.iter().filter(|_| !passive) {
+            let exchange = binding.exchange.as_deref().unwrap_or(&self.exchange.name);
+            self.bind(&channel, &binding.queue, exchange, &binding.routing_key).await?;
+        }
+        close(channel).await;
+        Ok(())
+    }
+
+    /// Whether `topic` needs a declaration of its own on this connection before it is published to.
+    pub(crate) fn is_missing(&self, connection: &Connection, topic: &str) -> bool {
+        self.mode == DeclareMode::PythonCompatible
+            && !connection.topics.lock().unwrap_or_else(PoisonError::into_inner).contains(topic)
+    }
+
+    /// Declares `topic` as python-cqrs does: its queue, and the binding to the exchange.
+    pub(crate) async fn declare_topic(
+        &self,
+        connection: &Connection,
+        topic: Arc<str>,
+    ) -> Result<(), AmqpError> {
+        let channel = open(connection).await?;
+        channel
+            .queue_declare(short(&topic)?, QueueDeclareOptions::default(), FieldTable::default())
+            .await
+            .map_err(|error| refused(false, format!("queue {topic:?}"), &error))?;
+        self.bind(&channel, &topic, &self.exchange.name, &topic).await?;
+        close(channel).await;
+        connection.topics.lock().unwrap_or_else(PoisonError::into_inner).insert(topic);
+        Ok(())
+    }
+
+    async fn bind(
+        &self,
+        channel: &lapin::Channel,
+        queue: &str,
+        exchange: &str,
+        routing_key: &str,
+    ) -> Result<(), AmqpError> {
+        let options = QueueBindOptions::default();
+        let (to, from, key) = (short(queue)?, short(exchange)?, short(routing_key)?);
+        let table = FieldTable::default();
+        channel.queue_bind(to, from, key, options, table).await.map_err(|error| {
+            refused(false, format!("binding of queue {queue:?} to {exchange:?}"), &error)
+        })
+    }
+}
+
+async fn open(connection: &Connection) -> Result<lapin::Channel, AmqpError> {
+    connection.lapin().create_channel().await.map_err(|error| {
+        let detail = format!("opening a channel on {}", connection.address());
+        AmqpError::from_lapin(ErrorKind::ConnectionLost, detail, &error)
+    })
+}
+
+async fn close(channel: lapin::Channel) {
+    let _closed_with_its_connection = channel.close(200, "OK".into()).await;
+}
+
+fn short(name: &str) -> Result<ShortString, AmqpError> {
+    ShortString::try_new(name)
+        .map_err(|_| AmqpError::new(ErrorKind::Topology, "a name is longer than 255 bytes"))
+}
+
+fn refused(passive: bool, what: String, error: &lapin::Error) -> AmqpError {
+    let kind = match error.is_amqp_error() {
+        true => ErrorKind::Topology,
+        false => ErrorKind::ConnectionLost,
+    };
+    let doing = match passive {
+        true => format!("looking for {what}"),
+        false => format!("declaring {what}"),
+    };
+    let hint = match error.kind() {
+        lapin::ErrorKind::ProtocolError(reply) if reply.get_id() == 406 => {
+            " (it stands on the server with other properties: use the same here, or another declare \
+             mode)"
+        }
+        _ => "",
+    };
+    AmqpError::from_lapin(kind, format!("{doing}{hint}"), error)
+}

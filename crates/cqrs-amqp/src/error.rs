@@ -1,0 +1,218 @@
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+use cqrs_core::PublishErrorKind;
+
+/// What went wrong between this crate and RabbitMQ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A setting is missing, malformed or contradicts another one. Nothing was tried.
+    Config,
+    /// The server could not be reached: name resolution, connection refused, no answer in time, or the
+    /// connection broke before the server accepted it.
+    Connect,
+    /// The TLS handshake failed: an unknown authority, a wrong host name, a refused client certificate.
+    Tls,
+    /// The server refused user name and password (reply code 403).
+    Authentication,
+    /// The virtual host does not exist, or this user may not use it (reply code 530).
+    VirtualHost,
+    /// An exchange, queue or binding could not be declared, or stands differently on the server.
+    Topology,
+    /// The server closed the channel because of something sent on it.
+    ChannelClosed,
+    /// An established connection was lost.
+    ConnectionLost,
+    /// The server asked publishers to stop (`connection.blocked`: a memory or disk alarm).
+    Blocked,
+}
+
+/// An error of this crate: its kind, what happened in words, and the cause in `source()`.
+///
+/// Cheap to clone. Neither `Display` nor `Debug` shows credentials: the dsn never gets in, and neither
+/// do the server's own words, which name no password.
+#[derive(Clone)]
+pub struct AmqpError(Arc<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    detail: Cow<'static, str>,
+    reply_code: Option<u16>,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl AmqpError {
+    pub(crate) fn new(kind: ErrorKind, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self(Arc::new(Inner { kind, detail: detail.into(), reply_code: None, source: None }))
+    }
+
+    pub(crate) fn config(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Config, detail)
+    }
+
+    pub(crate) fn caused(
+        kind: ErrorKind,
+        detail: impl Into<Cow<'static, str>>,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        let source = Some(source.into());
+        Self(Arc::new(Inner { kind, detail: detail.into(), reply_code: None, source }))
+    }
+
+    /// What lapin reports, under `kind` unless the server's reply code says it better.
+    pub(crate) fn from_lapin(
+        kind: ErrorKind,
+        doing: impl Into<Cow<'static, str>>,
+        error: &lapin::Error,
+    ) -> Self {
+        let (reply_code, source): (_, Box<dyn Error + Send + Sync>) = match error.kind() {
+            lapin::ErrorKind::ProtocolError(reply) => {
+                (Some(reply.get_id()), Box::new(ServerReply::new(reply)))
+            }
+            lapin::ErrorKind::IOError(io) => (None, Box::new(Arc::clone(io))),
+            _ => (None, Box::new(error.clone())),
+        };
+        let kind = match (kind, reply_code) {
+            (ErrorKind::Connect, Some(403)) => ErrorKind::Authentication,
+            (ErrorKind::Connect, Some(530)) => ErrorKind::VirtualHost,
+            _ => kind,
+        };
+        let source = Some(source);
+        Self(Arc::new(Inner { kind, detail: doing.into(), reply_code, source }))
+    }
+
+    /// What went wrong.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The server's reply code, when the server said no
+    /// ([AMQP 0-9-1, 1.2](https://www.rabbitmq.com/amqp-0-9-1-reference#constants)).
+    pub fn reply_code(&self) -> Option<u16> {
+        self.0.reply_code
+    }
+
+    /// Whether trying again can help without a change of the settings.
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self.0.kind,
+            ErrorKind::Connect
+                | ErrorKind::ConnectionLost
+                | ErrorKind::ChannelClosed
+                | ErrorKind::Blocked
+        )
+    }
+
+    /// This error and all its causes on one line.
+    pub(crate) fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            let words = error.to_string();
+            if !text.ends_with(&words) {
+                text.push_str(": ");
+                text.push_str(&words);
+            }
+            cause = error.source();
+        }
+        text
+    }
+
+    /// What a channel closed by the server says of the one message that was on it.
+    pub(crate) fn verdict(&self) -> PublishErrorKind {
+        match self.0.reply_code {
+            Some(311) => PublishErrorKind::TooLarge,
+            Some(312 | 313 | 404) => PublishErrorKind::Unroutable,
+            Some(406) => PublishErrorKind::Invalid,
+            _ => PublishErrorKind::Refused,
+        }
+    }
+}
+
+impl fmt::Display for AmqpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.detail)
+    }
+}
+
+impl fmt::Debug for AmqpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AmqpError")
+            .field("kind", &self.0.kind)
+            .field("detail", &self.0.detail)
+            .field("reply_code", &self.0.reply_code)
+            .field("source", &self.0.source)
+            .finish()
+    }
+}
+
+impl Error for AmqpError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// What the server said when it closed a channel or a connection.
+#[derive(Debug)]
+struct ServerReply {
+    code: u16,
+    text: String,
+}
+
+impl ServerReply {
+    fn new(reply: &lapin::protocol::AMQPError) -> Self {
+        Self { code: reply.get_id(), text: reply.get_message().to_string() }
+    }
+}
+
+impl fmt::Display for ServerReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the server says {}: {}", self.code, self.text)
+    }
+}
+
+impl Error for ServerReply {}
+
+#[cfg(test)]
+mod tests {
+    use lapin::protocol::{AMQPError, AMQPErrorKind, AMQPHardError, AMQPSoftError};
+
+    use super::*;
+
+    fn reply(kind: AMQPErrorKind, text: &str) -> lapin::Error {
+        lapin::ErrorKind::ProtocolError(AMQPError::new(kind, text.into())).into()
+    }
+
+    #[test]
+    fn the_servers_reply_code_decides_the_kind_while_connecting() {
+        let refused = reply(AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED), "Login was refused");
+        let error = AmqpError::from_lapin(ErrorKind::Connect, "connecting to h:1", &refused);
+        assert_eq!(error.kind(), ErrorKind::Authentication);
+        assert_eq!(error.chain(), "connecting to h:1: the server says 403: Login was refused");
+        let vhost = reply(AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED), "vhost x not found");
+        let error = AmqpError::from_lapin(ErrorKind::Connect, "connecting", &vhost);
+        assert_eq!((error.kind(), error.reply_code()), (ErrorKind::VirtualHost, Some(530)));
+    }
+
+    #[test]
+    fn an_io_error_stands_in_the_source_chain() {
+        let io = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let error = AmqpError::from_lapin(ErrorKind::Connect, "connecting", &io.into());
+        assert_eq!(error.chain(), "connecting: connection refused");
+        assert!(error.is_retryable());
+    }
+
+    #[test]
+    fn a_channel_error_is_a_verdict_on_its_message() {
+        let verdict = |soft, text| {
+            let error = reply(AMQPErrorKind::Soft(soft), text);
+            AmqpError::from_lapin(ErrorKind::ChannelClosed, "publishing", &error).verdict()
+        };
+        assert_eq!(verdict(AMQPSoftError::NOTFOUND, "no exchange"), PublishErrorKind::Unroutable);
+        assert_eq!(verdict(AMQPSoftError::PRECONDITIONFAILED, "size"), PublishErrorKind::Invalid);
+        assert_eq!(verdict(AMQPSoftError::ACCESSREFUSED, "write"), PublishErrorKind::Refused);
+    }
+}

@@ -1,0 +1,237 @@
+use std::borrow::Cow;
+use std::time::UNIX_EPOCH;
+
+use cqrs_core::message::header;
+use cqrs_core::{Message, PublishErrorKind};
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, ByteArray, FieldTable, LongString, ShortString};
+
+use crate::AmqpConfig;
+
+/// How messages are written on the wire: the settings that are the same for all of them.
+///
+/// | message | AMQP |
+/// |---|---|
+/// | topic | routing key |
+/// | id | `message_id`, hyphenated |
+/// | name | `type`, when not empty |
+/// | content type | `content_type` |
+/// | timestamp | `timestamp`, whole seconds |
+/// | header `correlation_id` | `correlation_id` (FastStream reads it there), and the header as well |
+/// | headers | `headers`, as long strings |
+/// | key | header `message_key`: a long string when it is UTF-8, else a byte array (`x`) |
+/// | mandatory | `mandatory` |
+#[derive(Debug, Clone)]
+pub(crate) struct FrameFormat {
+    exchange: ShortString,
+    app_id: Option<ShortString>,
+    delivery_mode: u8,
+    max_message_bytes: usize,
+}
+
+/// One message as lapin takes it; the body stays where it is.
+pub(crate) struct Frame {
+    pub(crate) exchange: ShortString,
+    pub(crate) routing_key: ShortString,
+    pub(crate) properties: BasicProperties,
+}
+
+/// AMQP 0-9-1, 4.2.5.3: a short string has one byte for its length.
+const SHORT: usize = 255;
+
+impl FrameFormat {
+    pub(crate) fn new(config: &AmqpConfig) -> Self {
+        Self {
+            exchange: short(&config.exchange.name),
+            app_id: config.app_id.as_deref().map(short),
+            delivery_mode: if config.persistent { 2 } else { 1 },
+            max_message_bytes: config.max_message_bytes,
+        }
+    }
+
+    /// Refuses what the wire cannot carry. The server would close the channel over it, or worse the
+    /// connection, and take the neighbours along.
+    pub(crate) fn check(
+        &self,
+        message: &Message,
+    ) -> Result<(), (PublishErrorKind, Cow<'static, str>)> {
+        let body = message.body.len();
+        if body > self.max_message_bytes {
+            let limit = self.max_message_bytes;
+            let detail = format!("a body of {body} bytes, max_message_bytes is {limit}");
+            return Err((PublishErrorKind::TooLarge, detail.into()));
+        }
+        let content_type = message.content_type.as_deref().unwrap_or_default();
+        let correlation_id = message.headers.correlation_id().unwrap_or_default();
+        for (what, text) in [
+            ("topic (the routing key)", &*message.topic),
+            ("event name (the type property)", &*message.name),
+            ("content type", content_type),
+            ("correlation id", correlation_id),
+        ] {
+            if text.len() > SHORT {
+                let detail = format!("its {what} has {} bytes, AMQP allows {SHORT}", text.len());
+                return Err((PublishErrorKind::Invalid, detail.into()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of the content header frame, which must fit into one frame of the connection.
+    pub(crate) fn header_bytes(&self, message: &Message) -> usize {
+        /// Frame envelope, class, weight, body size, property flags, and all properties of fixed size.
+        const FIXED: usize = 8 + 2 + 2 + 8 + 2 + 4 + 1 + (1 + 36) + 8;
+        const ENTRY: usize = 1 + 1 + 4;
+        let headers = message.headers.len() * ENTRY + message.headers.size();
+        let key = message.key.as_ref().map_or(0, |key| ENTRY + header::KEY.len() + key.len());
+        let text = |text: Option<&str>| text.map_or(0, |text| 1 + text.len());
+        FIXED
+            + headers
+            + key
+            + text(message.content_type.as_deref())
+            + text(message.headers.correlation_id())
+            + text(Some(&message.name))
+            + text(self.app_id.as_ref().map(ShortString::as_str))
+    }
+
+    /// Must have passed [`check`](Self::check).
+    pub(crate) fn frame(&self, message: &Message) -> Frame {
+        let seconds = message.timestamp.duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
+        let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
+        let id: &str = message.id.hyphenated().encode_lower(&mut id);
+        let mut properties = BasicProperties::default()
+            .with_delivery_mode(self.delivery_mode)
+            .with_message_id(short(id))
+            .with_timestamp(seconds);
+        if let Some(content_type) = &message.content_type {
+            properties = properties.with_content_type(short(content_type));
+        }
+        if !message.name.is_empty() {
+            properties = properties.with_type(short(&message.name));
+        }
+        if let Some(id) = message.headers.correlation_id() {
+            properties = properties.with_correlation_id(short(id));
+        }
+        if let Some(app_id) = &self.app_id {
+            properties = properties.with_app_id(app_id.clone());
+        }
+        if !message.headers.is_empty() || message.key.is_some() {
+            properties = properties.with_headers(table(message));
+        }
+        Frame { exchange: self.exchange.clone(), routing_key: short(&message.topic), properties }
+    }
+}
+
+fn table(message: &Message) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in message.headers.iter() {
+        table.insert(short(name), AMQPValue::LongString(LongString::from(value)));
+    }
+    if let Some(key) = &message.key {
+        let value = match std::str::from_utf8(key) {
+            Ok(text) => AMQPValue::LongString(LongString::from(text)),
+            Err(_) => AMQPValue::ByteArray(ByteArray::from(&key[..])),
+        };
+        table.insert(short(header::KEY), value);
+    }
+    table
+}
+
+/// What is longer was refused before.
+fn short(text: &str) -> ShortString {
+    ShortString::try_new(text).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn format() -> FrameFormat {
+        FrameFormat::new(&AmqpConfig {
+            max_message_bytes: 10,
+            app_id: Some("shop".into()),
+            ..AmqpConfig::default()
+        })
+    }
+
+    #[test]
+    fn every_part_of_a_message_has_its_place() {
+        let mut message = Message::new("user_events", "{}")
+            .with_name("UserCreated")
+            .with_content_type("application/json")
+            .with_timestamp(UNIX_EPOCH + Duration::from_millis(1_999))
+            .with_key("42");
+        message.headers.set_correlation_id("c-1");
+        message.headers.insert("a", "ä").unwrap();
+        let frame = format().frame(&message);
+        let properties = frame.properties;
+        assert_eq!(
+            (frame.exchange.as_str(), frame.routing_key.as_str()),
+            ("events", "user_events")
+        );
+        let text = |value: &Option<ShortString>| value.as_ref().unwrap().to_string();
+        assert_eq!(text(properties.message_id()), message.id.to_string());
+        assert_eq!(text(properties.kind()), "UserCreated");
+        assert_eq!(text(properties.content_type()), "application/json");
+        assert_eq!(text(properties.correlation_id()), "c-1");
+        assert_eq!(text(properties.app_id()), "shop");
+        assert_eq!((*properties.timestamp(), *properties.delivery_mode()), (Some(1), Some(2)));
+        let headers = properties.headers().as_ref().unwrap().inner();
+        let long = |text: &str| AMQPValue::LongString(text.into());
+        assert_eq!(headers.len(), 3);
+        assert_eq!(headers["a"], long("ä"));
+        assert_eq!(headers["correlation_id"], long("c-1"));
+        assert_eq!(headers["message_key"], long("42"));
+    }
+
+    #[test]
+    fn a_bare_message_has_only_what_it_needs() {
+        let early = UNIX_EPOCH - Duration::from_secs(1);
+        let frame = format().frame(&Message::new("t", "").with_timestamp(early));
+        assert!(frame.properties.headers().is_none() && frame.properties.kind().is_none());
+        assert_eq!(*frame.properties.timestamp(), Some(0));
+    }
+
+    #[test]
+    fn a_key_that_is_not_text_goes_as_bytes() {
+        let frame = format().frame(&Message::new("t", "").with_key(vec![0xff, 0]));
+        let headers = frame.properties.headers().clone().unwrap();
+        let bytes = ByteArray::from(vec![0xff, 0]);
+        assert_eq!(headers.inner()["message_key"], AMQPValue::ByteArray(bytes));
+    }
+
+    #[test]
+    fn what_the_wire_cannot_carry_is_refused() {
+        let kind = |message: Message| format().check(&message).unwrap_err().0;
+        let long = "x".repeat(256);
+        assert_eq!(kind(Message::new("t", "12345678901")), PublishErrorKind::TooLarge);
+        assert_eq!(kind(Message::new(&*long, "")), PublishErrorKind::Invalid);
+        assert_eq!(kind(Message::new("t", "").with_name(&*long)), PublishErrorKind::Invalid);
+        assert_eq!(
+            kind(Message::new("t", "").with_content_type(&*long)),
+            PublishErrorKind::Invalid
+        );
+        let mut message = Message::new("t", "");
+        message.headers.set_correlation_id(&*long);
+        assert_eq!(kind(message), PublishErrorKind::Invalid);
+        assert!(format().check(&Message::new("x".repeat(255), "1234567890")).is_ok());
+    }
+
+    #[test]
+    fn header_bytes_are_not_underestimated() {
+        let mut message = Message::new("t", "").with_name("N").with_key("k").with_content_type("c");
+        message.headers.insert("name", "value").unwrap();
+        message.headers.set_correlation_id("c");
+        let frame = format().frame(&message);
+        let mut buffer = [0; 1_024];
+        let buffer = std::io::Cursor::new(&mut buffer[..]);
+        let properties = frame.properties;
+        let written =
+            lapin::protocol::basic::gen_properties(&properties)(buffer.into()).unwrap().position;
+        let envelope = 8 + 2 + 2 + 8;
+        let bytes = u64::try_from(format().header_bytes(&message)).unwrap();
+        assert!((written + envelope..=written + envelope + 8).contains(&bytes), "{written}");
+    }
+}
