@@ -99,24 +99,21 @@ async fn bare(handler: &dyn Bare, fail: bool) -> f64 {
     Unit::NanosPerCall.of(CALLS, start.elapsed())
 }
 
-pub(crate) fn run(rounds: usize) {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    runtime.block_on(async {
-        let handler: Box<dyn Bare> = black_box(Box::new(Greeter));
-        for (scenario, middlewares, fail) in [
-            ("dispatch: send Ok / bare dyn call", 0, false),
-            ("dispatch: send Err / bare dyn call", 0, true),
-            ("dispatch: send Ok with 3 middlewares / bare dyn call", 3, false),
-        ] {
-            let mediator = mediator(middlewares);
-            ours(&mediator, fail).await;
-            bare(&*handler, fail).await;
-            let mut comparison = Comparison::new(scenario, Unit::NanosPerCall);
-            for _ in 0..rounds {
-                let baseline = bare(&*handler, fail).await;
-                comparison.add(ours(&mediator, fail).await, baseline);
-            }
-            comparison.print();
+pub(crate) async fn run(rounds: usize) {
+    let handler: Box<dyn Bare> = black_box(Box::new(Greeter));
+    for (scenario, middlewares, fail) in [
+        ("dispatch: send Ok / bare dyn call", 0, false),
+        ("dispatch: send Err / bare dyn call", 0, true),
+        ("dispatch: send Ok with 3 middlewares / bare dyn call", 3, false),
+    ] {
+        let mediator = mediator(middlewares);
+        ours(&mediator, fail).await;
+        bare(&*handler, fail).await;
+        let mut comparison = Comparison::new(scenario, Unit::NanosPerCall);
+        for _ in 0..rounds {
+            let baseline = bare(&*handler, fail).await;
+            comparison.add(ours(&mediator, fail).await, baseline);
         }
-    });
+        comparison.print();
+    }
 }

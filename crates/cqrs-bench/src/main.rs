@@ -5,6 +5,8 @@
 //! Each measure prints one JSON line with `scenario`, `ours`, `baseline` and `ratio` (ours / baseline).
 
 mod dispatch;
+mod kafka;
+mod load;
 mod measure;
 
 use clap::{Parser, Subcommand};
@@ -23,11 +25,24 @@ struct Args {
 enum Scenario {
     /// `Mediator::send` against a bare `dyn` call that returns a boxed future.
     Dispatch,
+    /// Publishing to Kafka against a raw `FutureProducer`, from one task and from 64.
+    PublishKafka {
+        /// The brokers.
+        #[arg(long, env = "CQRS_TEST_KAFKA", default_value = "localhost:9092")]
+        servers: String,
+        /// Messages of one round and side.
+        #[arg(long, default_value_t = 100_000)]
+        messages: usize,
+    },
 }
 
-fn main() {
+#[tokio::main]
+async fn main() {
     let args = Args::parse();
     match args.scenario {
-        Scenario::Dispatch => dispatch::run(args.rounds),
+        Scenario::Dispatch => dispatch::run(args.rounds).await,
+        Scenario::PublishKafka { servers, messages } => {
+            kafka::publish(&servers, messages, args.rounds).await;
+        }
     }
 }

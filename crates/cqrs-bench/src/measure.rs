@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Whether a larger figure is the better one.
+/// What a figure counts.
 #[derive(Clone, Copy)]
 pub(crate) enum Unit {
     NanosPerCall,
@@ -27,15 +27,15 @@ impl Unit {
 
 /// Figures of both sides, one of each per round.
 pub(crate) struct Comparison {
-    scenario: &'static str,
+    scenario: String,
     unit: Unit,
     ours: Vec<f64>,
     baseline: Vec<f64>,
 }
 
 impl Comparison {
-    pub(crate) fn new(scenario: &'static str, unit: Unit) -> Self {
-        Self { scenario, unit, ours: Vec::new(), baseline: Vec::new() }
+    pub(crate) fn new(scenario: impl Into<String>, unit: Unit) -> Self {
+        Self { scenario: scenario.into(), unit, ours: Vec::new(), baseline: Vec::new() }
     }
 
     pub(crate) fn add(&mut self, ours: f64, baseline: f64) {
