@@ -2,9 +2,11 @@
 //!
 //! * [`Probe`] reads back what a broker holds: of the in-memory broker always, of Kafka and RabbitMQ
 //!   with the features `kafka` and `amqp`.
+//! * [`conformance!`] runs the suite that every broker must pass.
 //! * [`FaultProxy`] breaks TCP connections on demand.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod conformance;
 pub mod probe;
 mod proxy;
 

@@ -1,0 +1,50 @@
+//! Many messages, many publishers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use cqrs_core::{Message, MessageBrokerExt};
+use tokio::task::JoinSet;
+
+use super::super::Harness;
+use super::super::stage::{Stage, chain, numbers};
+
+pub(crate) async fn dropped_receipts_still_arrive<H: Harness>(harness: &H) {
+    let mut stage = Stage::new(harness).await;
+    for number in 0..200 {
+        drop(stage.enqueue(stage.message(number)).await);
+    }
+    let mut arrived = numbers(&stage.receive_all(200).await);
+    arrived.sort_unstable();
+    assert_eq!(arrived, (0..200).collect::<Vec<_>>());
+}
+
+pub(crate) async fn ten_thousand_messages_arrive_exactly_once<H: Harness>(harness: &H) {
+    const TASKS: usize = 100;
+    const EACH: usize = 100;
+    let mut stage = Stage::new(harness).await;
+    let mut publishers = JoinSet::new();
+    for task in 0..TASKS {
+        let (broker, topic) = (Arc::clone(&stage.broker), stage.topic.clone());
+        publishers.spawn(async move {
+            for number in task * EACH..(task + 1) * EACH {
+                let message = Message::new(topic.as_str(), number.to_string());
+                let published = broker.publish(message.with_key(format!("k{}", number % 50))).await;
+                published.unwrap_or_else(|error| panic!("{}", chain(&error)));
+            }
+        });
+    }
+    // Read while they publish: no broker must be made to hold it all.
+    let mut seen = BTreeMap::new();
+    for _ in 0..TASKS * EACH {
+        let Some(message) = stage.probe.next(stage.can.patience).await else { break };
+        *seen.entry(numbers(&[message])[0]).or_insert(0) += 1;
+    }
+    while let Some(publisher) = publishers.join_next().await {
+        publisher.expect("every publish is confirmed");
+    }
+    stage.receive_all(0).await;
+    let twice = seen.values().filter(|&&times| times > 1).count();
+    assert_eq!(twice, 0, "messages arrived more than once");
+    assert_eq!(seen.len(), TASKS * EACH, "confirmed messages were lost");
+}

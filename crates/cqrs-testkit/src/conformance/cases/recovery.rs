@@ -1,0 +1,77 @@
+//! A lost connection costs nothing that was confirmed, and no order.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cqrs_core::broker::Receipt;
+use cqrs_core::message::content_type;
+
+use super::super::stage::{Stage, numbers};
+use super::super::{Fault, Harness, Setup};
+use crate::Received;
+
+pub(crate) async fn cuts_lose_nothing_confirmed_and_keep_order<H: Harness>(harness: &H) {
+    if harness.capabilities().cut {
+        publish_through(harness, Fault::Cut, 3).await;
+    }
+}
+
+pub(crate) async fn a_restart_loses_nothing_confirmed<H: Harness>(harness: &H) {
+    if harness.capabilities().restart {
+        publish_through(harness, Fault::Restart, 1).await;
+    }
+}
+
+/// Publishes without a pause while `fault` happens `times` times.
+async fn publish_through<H: Harness>(harness: &H, fault: Fault<'_>, times: usize) {
+    const BETWEEN: usize = 600;
+    const KEYS: usize = 8;
+    let setup = Setup { window_messages: 200, ..Setup::default() };
+    let mut stage = Stage::with(harness, setup).await;
+    let count = BETWEEN * (times + 1);
+    let mut ids = Vec::new();
+    let mut receipts: Vec<Receipt> = Vec::new();
+    for number in 0..count {
+        if number > 0 && number.is_multiple_of(BETWEEN) {
+            // In the middle of a full window.
+            harness.inject(fault).await;
+        }
+        // A content type with which every broker carries the id.
+        let message = stage
+            .message(number)
+            .with_key(format!("key-{}", number % KEYS))
+            .with_content_type(content_type::PROTOBUF);
+        ids.push(message.id);
+        receipts.push(stage.enqueue(message).await);
+    }
+    stage.all_confirmed(receipts).await;
+
+    let mut arrived = BTreeSet::new();
+    let mut last: BTreeMap<_, usize> = BTreeMap::new();
+    let mut duplicates = 0;
+    let mut take = |message: Received| {
+        let number = numbers(std::slice::from_ref(&message))[0];
+        assert_eq!(message.id, Some(ids[number]), "a message keeps its id");
+        if !arrived.insert(number) {
+            duplicates += 1;
+            return arrived.len();
+        }
+        let before = last.insert(message.key.clone(), number);
+        assert!(
+            before < Some(number),
+            "out of order: {number} of key {:?} first arrived after {before:?}",
+            message.key
+        );
+        arrived.len()
+    };
+    let mut there = 0;
+    while there < count {
+        match stage.probe.next(stage.can.patience).await {
+            Some(message) => there = take(message),
+            None => panic!("lost: {there} of {count} confirmed messages arrived"),
+        }
+    }
+    println!(
+        "{times} x {fault:?}: attempted {count}, confirmed {count}, arrived {there}, \
+         duplicates {duplicates}"
+    );
+}
