@@ -45,6 +45,12 @@ impl Status {
     pub(crate) fn last_error(&self) -> Option<&KafkaError> {
         self.last.as_ref().map(|(_, error)| error)
     }
+
+    /// Whether a vaguer cause must not replace the last one yet.
+    fn is_precise_now(&self) -> bool {
+        let last = self.last.as_ref();
+        last.is_some_and(|(at, error)| is_precise(error.kind()) && at.elapsed() < PRECISE_FOR)
+    }
 }
 
 impl Health {
@@ -70,35 +76,42 @@ impl Health {
     pub(crate) fn report_error(&self, code: Code, error: KafkaError) {
         let mut lost = false;
         self.status.send_modify(|status| {
-            let now = Instant::now();
-            match code {
-                Code::AllBrokersDown => {
-                    status.all_down = true;
-                    lost = status.phase == Phase::Up;
-                    if lost {
-                        status.phase = Phase::Down;
-                        self.up.store(false, Ordering::Relaxed);
-                    }
-                    // It says that all failed; what came before says why.
-                    if status.last.is_none() {
-                        status.last = Some((now, error.clone()));
-                    }
+            if code == Code::AllBrokersDown {
+                status.all_down = true;
+                lost = status.phase == Phase::Up;
+                if lost {
+                    status.phase = Phase::Down;
+                    self.up.store(false, Ordering::Relaxed);
                 }
-                _ => {
-                    let kept = status.last.as_ref().is_some_and(|(at, last)| {
-                        is_precise(last.kind())
-                            && !is_precise(error.kind())
-                            && now.duration_since(*at) < PRECISE_FOR
-                    });
-                    if !kept {
-                        status.last = Some((now, error.clone()));
-                    }
+                // It says that all failed; what came before says why.
+                if status.last.is_none() {
+                    status.last = Some((Instant::now(), error));
                 }
+            } else if is_precise(error.kind()) || !status.is_precise_now() {
+                status.last = Some((Instant::now(), error));
             }
         });
         if lost {
             tracing::warn!(error = %self.words(), "lost the connection to kafka");
         }
+    }
+
+    /// librdkafka logged why it gave up a connection. An error event may follow, and knows its kind.
+    pub(crate) fn report_failure(&self, text: &str) {
+        self.status.send_modify(|status| {
+            if status.is_precise_now() {
+                return;
+            }
+            // A peer that hangs up before the first answer, and was never reached: most often TLS
+            // meets plaintext there.
+            let hint = match status.phase == Phase::Connecting && text.contains("APIVERSION_QUERY")
+            {
+                true => "; does security_protocol match that listener?",
+                false => "",
+            };
+            let error = KafkaError::new(ErrorKind::Connection, format!("{text}{hint}"));
+            status.last = Some((Instant::now(), error));
+        });
     }
 
     /// A new client starts from nothing; `error` says why the old one ended.
@@ -175,6 +188,8 @@ mod tests {
         report(&health, Code::Authentication, "wrong password");
         report(&health, Code::BrokerTransportFailure, "disconnected");
         report(&health, Code::AllBrokersDown, "1/1 down");
+        assert_eq!(health.cause().unwrap().to_string(), "wrong password");
+        health.report_failure("disconnected");
         assert_eq!(health.cause().unwrap().to_string(), "wrong password");
         report(&health, Code::SSL, "bad certificate");
         assert_eq!(health.cause().unwrap().to_string(), "bad certificate");

@@ -1,5 +1,7 @@
 //! The producer against librdkafka's mock cluster, and against nobody: no server is needed.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
+
 use std::collections::HashMap;
 use std::error::Error;
 use std::time::{Duration, Instant};

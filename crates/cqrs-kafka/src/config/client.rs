@@ -162,12 +162,10 @@ impl KafkaConfig {
             }
         }
         let mut client: ClientConfig = options.into_iter().collect();
+        // Why a connection ended is only told at this level; `Context::log` filters what is shown.
         client.set_log_level(match self.log_level {
-            LogLevel::Critical => RDKafkaLogLevel::Critical,
-            LogLevel::Error => RDKafkaLogLevel::Error,
-            LogLevel::Warning => RDKafkaLogLevel::Warning,
-            LogLevel::Info => RDKafkaLogLevel::Info,
             LogLevel::Debug => RDKafkaLogLevel::Debug,
+            _ => RDKafkaLogLevel::Info,
         });
         Ok(client)
     }

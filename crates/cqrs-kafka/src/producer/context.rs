@@ -17,13 +17,14 @@ use serde::Deserialize;
 use super::verdict;
 use crate::health::Health;
 use crate::secret::Redactor;
-use crate::{KafkaError, TokenProvider};
+use crate::{KafkaError, LogLevel, TokenProvider};
 
 #[derive(Debug, Clone)]
 pub(super) struct Context {
     pub(super) health: Arc<Health>,
     pub(super) redactor: Arc<Redactor>,
     pub(super) token_provider: Option<TokenProvider>,
+    pub(super) log_level: LogLevel,
 }
 
 impl ClientContext for Context {
@@ -31,6 +32,14 @@ impl ClientContext for Context {
 
     fn log(&self, level: Level, facility: &str, text: &str) {
         let text = self.redactor.redact(text);
+        let text = without_thread(&text);
+        if facility == "FAIL" && !matches!(level, Level::Debug) {
+            // For a lost connection no error event follows.
+            self.health.report_failure(text);
+        }
+        if !is_shown(level, self.log_level) {
+            return;
+        }
         match level {
             Level::Emerg | Level::Alert | Level::Critical | Level::Error => {
                 tracing::error!(target: "librdkafka", facility, "{text}");
@@ -80,6 +89,25 @@ impl ClientContext for Context {
     }
 }
 
+/// librdkafka begins its lines with `[thrd:name]: `.
+fn without_thread(text: &str) -> &str {
+    text.strip_prefix("[thrd:")
+        .and_then(|rest| rest.split_once("]: "))
+        .map_or(text, |(_thread, text)| text)
+}
+
+fn is_shown(level: Level, least: LogLevel) -> bool {
+    let least = match least {
+        LogLevel::Critical => Level::Critical,
+        LogLevel::Error => Level::Error,
+        LogLevel::Warning => Level::Warning,
+        LogLevel::Info => Level::Info,
+        LogLevel::Debug => Level::Debug,
+    };
+    // syslog(3): the more severe, the smaller.
+    level as i32 <= least as i32
+}
+
 impl ProducerContext for Context {
     type DeliveryOpaque = Box<PendingConfirm>;
 
@@ -100,5 +128,28 @@ impl ProducerContext for Context {
                 verdict::fail(*pending, code, self.health.cause());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shows_what_is_as_severe_as_asked_for() {
+        assert!(is_shown(Level::Error, LogLevel::Error) && is_shown(Level::Emerg, LogLevel::Error));
+        assert!(!is_shown(Level::Warning, LogLevel::Error));
+        assert!(
+            !is_shown(Level::Notice, LogLevel::Warning) && is_shown(Level::Notice, LogLevel::Info)
+        );
+    }
+
+    #[test]
+    fn leaves_the_thread_out() {
+        assert_eq!(
+            without_thread("[thrd:a:1/bootstrap]: a:1/bootstrap: refused"),
+            "a:1/bootstrap: refused"
+        );
+        assert_eq!(without_thread("refused"), "refused");
     }
 }

@@ -39,6 +39,7 @@ impl Driver {
             health: Arc::clone(&link.health),
             redactor: Arc::new(config.redactor()),
             token_provider: config.sasl.token_provider.clone(),
+            log_level: config.log_level,
         };
         let driver = Self { link: Arc::clone(&link), options, context };
         let client = driver.make_client()?;
