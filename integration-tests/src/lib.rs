@@ -1,1 +1,5 @@
-//! tests
+//! What the integration tests share. They need the servers of `./scripts/brokers up`.
+
+pub mod kafka;
+pub mod log;
+pub mod servers;

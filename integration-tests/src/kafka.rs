@@ -1,0 +1,141 @@
+//! A look at Kafka that does not go through the code under test.
+
+#![allow(clippy::unwrap_used)] // A helper of tests fails the test.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use uuid::Uuid;
+
+use crate::servers;
+
+/// A record as it stands in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The partition.
+    pub partition: i32,
+    /// The offset in the partition.
+    pub offset: i64,
+    /// The key.
+    pub key: Option<Vec<u8>>,
+    /// The value; `None` is a tombstone.
+    pub body: Option<Vec<u8>>,
+    /// Names and values, in order.
+    pub headers: Vec<(String, String)>,
+    /// Milliseconds since 1970.
+    pub timestamp: Option<i64>,
+}
+
+/// A topic name nobody else uses. The broker makes the topic on first use, with 4 partitions.
+pub fn fresh_topic(test: &str) -> String {
+    format!("it-{test}-{}", Uuid::now_v7())
+}
+
+/// Makes a topic with these settings.
+pub async fn create_topic(topic: &str, partitions: i32, settings: &[(&str, &str)]) {
+    let admin: AdminClient<_> = client().create().unwrap();
+    let replication = TopicReplication::Fixed(1);
+    let mut new = NewTopic::new(topic, partitions, replication);
+    for (name, value) in settings {
+        new = new.set(name, value);
+    }
+    let made = admin.create_topics([&new], &AdminOptions::new()).await.unwrap();
+    made[0].as_ref().unwrap();
+}
+
+/// All records of `topic`, by partition and offset.
+pub async fn read_all(topic: &str) -> Vec<Record> {
+    let topic = topic.to_owned();
+    tokio::task::spawn_blocking(move || read_blocking(&topic)).await.unwrap()
+}
+
+fn read_blocking(topic: &str) -> Vec<Record> {
+    let patience = Duration::from_secs(30);
+    let consumer: BaseConsumer = client()
+        .set("group.id", format!("reader-{}", Uuid::now_v7()))
+        .set("enable.auto.commit", "false")
+        .create()
+        .unwrap();
+    let metadata = consumer.fetch_metadata(Some(topic), patience).unwrap();
+    let mut assignment = TopicPartitionList::new();
+    let mut left = 0;
+    for partition in metadata.topics()[0].partitions() {
+        let (low, high) = consumer.fetch_watermarks(topic, partition.id(), patience).unwrap();
+        left += high - low;
+        assignment.add_partition_offset(topic, partition.id(), Offset::Beginning).unwrap();
+    }
+    consumer.assign(&assignment).unwrap();
+    let end = Instant::now() + patience + Duration::from_millis(left.unsigned_abs());
+    let mut records = Vec::new();
+    while (records.len() as i64) < left {
+        assert!(Instant::now() < end, "read {} of {left} records of {topic}", records.len());
+        let Some(message) = consumer.poll(Duration::from_secs(1)) else { continue };
+        let message = message.unwrap();
+        let headers = message.headers();
+        let headers = headers.iter().flat_map(|headers| headers.iter()).map(|header| {
+            let value = header.value.expect("a header with a value");
+            (header.key.to_owned(), String::from_utf8(value.to_vec()).expect("UTF-8"))
+        });
+        records.push(Record {
+            partition: message.partition(),
+            offset: message.offset(),
+            key: message.key().map(Vec::from),
+            body: message.payload().map(Vec::from),
+            headers: headers.collect(),
+            timestamp: message.timestamp().to_millis(),
+        });
+    }
+    records.sort_by_key(|record| (record.partition, record.offset));
+    records
+}
+
+fn client() -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", servers::kafka());
+    config
+}
+
+/// The Java client's partition of a key: `toPositive(murmur2(key)) % partitions`
+/// (`org.apache.kafka.clients.producer.internals.BuiltInPartitioner`).
+pub fn java_partition(key: &[u8], partitions: i32) -> i32 {
+    (murmur2(key) & 0x7fff_ffff) % partitions
+}
+
+/// `org.apache.kafka.common.utils.Utils.murmur2`.
+pub fn murmur2(data: &[u8]) -> i32 {
+    const M: u32 = 0x5bd1_e995;
+    let mut hash = 0x9747_b28c_u32 ^ data.len() as u32;
+    let (words, tail) = data.as_chunks::<4>();
+    for word in words {
+        let mut k = u32::from_le_bytes(*word).wrapping_mul(M);
+        k = (k ^ (k >> 24)).wrapping_mul(M);
+        hash = hash.wrapping_mul(M) ^ k;
+    }
+    if !tail.is_empty() {
+        let rest = tail.iter().rev().fold(0, |rest, &byte| (rest << 8) | u32::from(byte));
+        hash = (hash ^ rest).wrapping_mul(M);
+    }
+    hash = (hash ^ (hash >> 13)).wrapping_mul(M);
+    (hash ^ (hash >> 15)) as i32
+}
+
+#[cfg(test)]
+mod tests {
+    /// The vectors of Kafka's own `UtilsTest.testMurmur2`.
+    #[test]
+    fn murmur2_is_javas() {
+        for (text, hash) in [
+            ("21", -973_932_308),
+            ("foobar", -790_332_482),
+            ("a-little-bit-long-string", -985_981_536),
+            ("a-little-bit-longer-string", -1_486_304_829),
+            ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
+            ("abc", 479_470_107),
+        ] {
+            assert_eq!(super::murmur2(text.as_bytes()), hash, "{text}");
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Where the servers of `scripts/brokers up` are: an environment variable, or the default port.
+
+use std::net::{TcpStream, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Kafka without TLS and login, as `host:port`. Topics are made on first use, with 4 partitions.
+pub fn kafka() -> String {
+    reachable("CQRS_TEST_KAFKA", "localhost:9092")
+}
+
+/// Kafka's address that is advertised but not listened on: a test puts a proxy there, in front of
+/// [`kafka_behind_proxy`].
+pub fn kafka_proxied() -> String {
+    variable("CQRS_TEST_KAFKA_PROXIED", "localhost:29092")
+}
+
+/// Where the proxy of [`kafka_proxied`] forwards to.
+pub fn kafka_behind_proxy() -> String {
+    reachable("CQRS_TEST_KAFKA_BEHIND_PROXY", "localhost:19092")
+}
+
+/// Kafka with TLS; the authority is `ca.pem` of [`certs`].
+pub fn kafka_ssl() -> String {
+    reachable("CQRS_TEST_KAFKA_SSL", "localhost:9093")
+}
+
+/// Kafka with TLS and login as [`KAFKA_USER`], by PLAIN, SCRAM-SHA-256 and SCRAM-SHA-512.
+pub fn kafka_sasl_ssl() -> String {
+    reachable("CQRS_TEST_KAFKA_SASL_SSL", "localhost:9094")
+}
+
+/// Kafka with unsigned OAUTHBEARER tokens, without TLS.
+pub fn kafka_oauth() -> String {
+    reachable("CQRS_TEST_KAFKA_OAUTH", "localhost:9095")
+}
+
+/// User and password of [`kafka_sasl_ssl`].
+pub const KAFKA_USER: (&str, &str) = ("cqrs", "cqrs-secret");
+
+/// A file of the test certificates: `ca.pem`, `client.pem`, `client.key`, `other-ca.pem`.
+pub fn certs(file: &str) -> PathBuf {
+    let default = || {
+        let home = PathBuf::from(variable("HOME", "."));
+        let state = std::env::var_os("XDG_CACHE_HOME").map_or(home.join(".cache"), PathBuf::from);
+        let state = state.join("cqrs-brokers");
+        std::env::var_os("CQRS_BROKERS_HOME").map_or(state, PathBuf::from).join("certs")
+    };
+    let path = std::env::var_os("CQRS_TEST_CERTS").map_or_else(default, PathBuf::from).join(file);
+    assert!(path.exists(), "no file {path:?} (CQRS_TEST_CERTS): run `./scripts/brokers up`");
+    path
+}
+
+/// The text of the variable, or the default.
+pub fn variable(name: &str, default: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| default.to_owned())
+}
+
+/// The address of a server that must be up: a test without its server fails, it is never skipped.
+pub fn reachable(name: &str, default: &str) -> String {
+    let address = variable(name, default);
+    let connects = |address: &str| {
+        let mut candidates = address.to_socket_addrs().into_iter().flatten();
+        candidates.any(|to| TcpStream::connect_timeout(&to, Duration::from_secs(5)).is_ok())
+    };
+    assert!(connects(&address), "no server at {address} ({name}): run `./scripts/brokers up`");
+    address
+}
