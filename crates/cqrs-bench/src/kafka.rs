@@ -1,5 +1,8 @@
 //! Publishing to Kafka, against `FutureProducer::send_result` with the same settings.
 
+use std::sync::Arc;
+
+use cqrs_core::MessageBroker;
 use cqrs_kafka::{KafkaConfig, KafkaMessageBroker};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -9,6 +12,7 @@ use crate::load::Load;
 pub(crate) async fn publish(servers: &str, messages: usize, rounds: usize) {
     let topic = format!("bench-{}", std::process::id());
     let broker = KafkaMessageBroker::connect(KafkaConfig::new([servers])).await.expect("kafka");
+    let broker: Arc<dyn MessageBroker> = Arc::new(broker);
     let producer: FutureProducer = ClientConfig::new()
         .set("bootstrap.servers", servers)
         .set("acks", "all")
@@ -35,7 +39,11 @@ async fn raw(producer: &FutureProducer, load: &Load) -> f64 {
         let delivery = producer.send_result(record).map_err(|(error, _)| error).expect("queued");
         async move {
             async move {
-                delivery.await.expect("a live producer").map_err(|(error, _)| error).expect("stored");
+                delivery
+                    .await
+                    .expect("a live producer")
+                    .map_err(|(error, _)| error)
+                    .expect("stored");
             }
         }
     })

@@ -85,10 +85,10 @@ impl Load {
     }
 
     /// The same through a broker of ours.
-    pub(crate) async fn run_ours<B: MessageBroker + Clone>(&self, broker: &B) -> f64 {
-        let (load, broker) = (self.clone(), broker.clone());
+    pub(crate) async fn run_ours(&self, broker: &Arc<dyn MessageBroker>) -> f64 {
+        let (load, broker) = (self.clone(), Arc::clone(broker));
         self.run(move |index| {
-            let (message, broker) = (load.message(index), broker.clone());
+            let (message, broker) = (load.message(index), Arc::clone(&broker));
             async move {
                 let receipt = broker.enqueue(message).await.expect("a place in the window");
                 async move {
@@ -100,15 +100,13 @@ impl Load {
     }
 
     /// Interleaved rounds of both sides after one warm-up each.
-    pub(crate) async fn compare<B, R, F>(
+    pub(crate) async fn compare<F>(
         &self,
         scenario: String,
         rounds: usize,
-        broker: &B,
-        raw: R,
+        broker: &Arc<dyn MessageBroker>,
+        raw: impl Fn() -> F,
     ) where
-        B: MessageBroker + Clone,
-        R: Fn() -> F,
         F: Future<Output = f64>,
     {
         raw().await;

@@ -4,6 +4,7 @@
 //!
 //! Each measure prints one JSON line with `scenario`, `ours`, `baseline` and `ratio` (ours / baseline).
 
+mod amqp;
 mod dispatch;
 mod kafka;
 mod load;
@@ -34,6 +35,19 @@ enum Scenario {
         #[arg(long, default_value_t = 100_000)]
         messages: usize,
     },
+    /// Publishing to RabbitMQ against raw lapin with streamed confirms, from one task and from 64.
+    PublishAmqp {
+        /// The server.
+        #[arg(
+            long,
+            env = "CQRS_TEST_AMQP",
+            default_value = "amqp://guest:guest@localhost:5672/%2f"
+        )]
+        dsn: String,
+        /// Messages of one round and side.
+        #[arg(long, default_value_t = 20_000)]
+        messages: usize,
+    },
 }
 
 #[tokio::main]
@@ -43,6 +57,9 @@ async fn main() {
         Scenario::Dispatch => dispatch::run(args.rounds).await,
         Scenario::PublishKafka { servers, messages } => {
             kafka::publish(&servers, messages, args.rounds).await;
+        }
+        Scenario::PublishAmqp { dsn, messages } => {
+            amqp::publish(&dsn, messages, args.rounds).await;
         }
     }
 }

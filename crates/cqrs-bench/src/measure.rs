@@ -66,7 +66,8 @@ impl Comparison {
 
 fn median_and_spread(figures: &mut [f64]) -> (f64, [f64; 2]) {
     figures.sort_by(f64::total_cmp);
-    let spread = [figures.first(), figures.last()].map(|end| round(end.copied().unwrap_or(f64::NAN)));
+    let spread =
+        [figures.first(), figures.last()].map(|end| round(end.copied().unwrap_or(f64::NAN)));
     (figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN), spread)
 }
 
