@@ -9,24 +9,50 @@ compose() {
 }
 
 docker_up() { # SERVER...
-    rabbitmq_remember
-    if ! compose up -d --wait --wait-timeout 300 "$@"; then
-        compose logs --tail 40 "$@" >&2
-        die "not ready: see above (then: $0 down $*; $0 up $*)"
+    if [[ $RABBITMQ_RELEASE == "$(rabbitmq_last)" ]] && docker_all up "$@"; then
+        return
     fi
+    rabbitmq_remember
+    docker_unpause "$@"
+    compose up -d "$@" || die "docker compose failed: see above"
+    # Not up --wait: that gives up on a container that was paused a moment ago,
+    # because it counts as unhealthy until the next health check.
+    local end=$((SECONDS + 300))
+    until docker_all up "$@"; do
+        if docker_any down "$@" || ((SECONDS >= end)); then
+            compose logs --tail 40 "$@" >&2
+            die "not ready: see above (then: $0 down $*; $0 up $*)"
+        fi
+        sleep 0.5
+    done
 }
 
-docker_start() {
-    [[ $(docker_state "$1") != paused ]] || compose unpause "$1"
-    docker_up "$1"
+docker_start() { docker_up "$1"; }
+
+docker_all() { # STATE SERVER...
+    local server
+    for server in "${@:2}"; do
+        [[ $(docker_state "$server") == "$1" ]] || return 1
+    done
+}
+
+docker_any() { # STATE SERVER...
+    local server
+    for server in "${@:2}"; do
+        [[ $(docker_state "$server") != "$1" ]] || return 0
+    done
+    return 1
+}
+
+docker_unpause() { # SERVER...
+    local server
+    for server in "$@"; do
+        [[ $(docker_state "$server") != paused ]] || compose unpause "$server"
+    done
 }
 
 docker_down() { # SERVER...
-    local server
-    for server in "$@"; do
-        # A paused container cannot be told to stop.
-        [[ $(docker_state "$server") != paused ]] || compose unpause "$server"
-    done
+    docker_unpause "$@" # a paused container cannot be told to stop
     compose stop "$@"
 }
 
@@ -52,5 +78,5 @@ docker_state() { # SERVER
 }
 
 docker_version() {
-    docker_inspect "$1" '{{.Config.Image}}' | sed 's/.*://' || echo -
+    docker_inspect "$1" '{{.Config.Image}}' | sed 's/.*://; s/-.*//'
 }
