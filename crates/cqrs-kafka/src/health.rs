@@ -133,6 +133,17 @@ impl Health {
         told.then(|| error.clone())
     }
 
+    /// What to say when a record's deadline passed: never nothing.
+    pub(crate) fn cause_of_silence(&self) -> KafkaError {
+        self.cause().unwrap_or_else(|| {
+            let text = match self.is_connecting() {
+                true => "no broker answered yet",
+                false => "the broker does not answer; no connection failed so far",
+            };
+            KafkaError::new(ErrorKind::Connection, text)
+        })
+    }
+
     pub(crate) fn state(&self) -> BrokerState {
         let phase = self.status.borrow().phase;
         match phase {

@@ -50,7 +50,7 @@ impl Link {
         let window = Window::new(config.window_messages, config.window_bytes);
         let cause = Arc::clone(&health);
         let intake = Intake::new(window, config.publish_timeout)
-            .with_cause(move || cause.cause().map(Into::into));
+            .with_cause(move || Some(cause.cause_of_silence().into()));
         Self {
             intake,
             health,

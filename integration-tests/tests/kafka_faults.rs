@@ -1,0 +1,254 @@
+//! The Kafka producer while the broker's process dies or hangs. Each test owns the server.
+//!
+//! Scaled down by default; `CQRS_FULL=1` runs the full counts and outages.
+
+#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cqrs_core::{Message, MessageBroker, MessageBrokerExt, PublishErrorKind};
+use cqrs_kafka::{KafkaConfig, KafkaMessageBroker};
+use integration_tests::kafka::{Record, fresh_topic, read_all};
+use integration_tests::servers;
+use tokio::process::Command;
+use tokio::sync::Mutex;
+
+static SERVER: Mutex<()> = Mutex::const_new(());
+
+const TASKS: usize = 64;
+const KEYS: usize = 16;
+/// From the server's return to the last confirm of what waited for it: the longest pause between
+/// reconnects, and some for the requests.
+const RECOVERY: Duration = Duration::from_secs(10);
+
+fn full() -> bool {
+    servers::variable("CQRS_FULL", "") == "1"
+}
+
+/// Runs `scripts/brokers COMMAND kafka`.
+async fn server(command: &str) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/brokers");
+    let done = Command::new(script).args([command, "kafka"]).output().await.unwrap();
+    assert!(done.status.success(), "{command}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// Brings the server back, however the test ends.
+struct Restore(&'static str);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/brokers");
+        let _best_effort = std::process::Command::new(script).args([self.0, "kafka"]).output();
+    }
+}
+
+/// What a task saw of its messages.
+#[derive(Default)]
+struct Seen {
+    confirmed: HashSet<String>,
+    errors: BTreeMap<String, usize>,
+    /// Messages whose error says that they are certainly not in the log.
+    certainly_absent: HashSet<String>,
+    slowest: Duration,
+    without_cause: usize,
+}
+
+/// `TASKS` tasks publish `events` in all, each message numbered per key in the order of `enqueue`.
+/// `midway` runs when a third is confirmed.
+async fn publish_all(
+    broker: &KafkaMessageBroker,
+    topic: &str,
+    events: usize,
+    midway: impl Future<Output = ()>,
+) -> Seen {
+    let numbers: Arc<Vec<Mutex<usize>>> = Arc::new((0..KEYS).map(|_| Mutex::new(0)).collect());
+    let (progress, mut third) = tokio::sync::watch::channel(0_usize);
+    let progress = Arc::new(progress);
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..TASKS {
+        let (broker, topic) = (broker.clone(), topic.to_owned());
+        let (numbers, progress) = (Arc::clone(&numbers), Arc::clone(&progress));
+        tasks.spawn(async move {
+            let mut seen = Seen::default();
+            for n in 0..events / TASKS {
+                let key = (task + n) % KEYS;
+                let mut number = numbers[key].lock().await;
+                let body = format!("{key}:{number}");
+                let message = Message::new(&*topic, body.clone()).with_key(key.to_string());
+                let started = Instant::now();
+                let enqueued = broker.enqueue(message).await;
+                *number += 1;
+                drop(number);
+                let outcome = match enqueued {
+                    Ok(receipt) => receipt.await,
+                    Err(error) => Err(error),
+                };
+                seen.slowest = seen.slowest.max(started.elapsed());
+                match outcome {
+                    Ok(_) => drop(seen.confirmed.insert(body)),
+                    Err(error) => {
+                        *seen.errors.entry(format!("{:?}", error.kind())).or_default() += 1;
+                        seen.without_cause += usize::from(error.source().is_none());
+                        if error.kind().is_certain() {
+                            seen.certainly_absent.insert(body);
+                        }
+                    }
+                }
+                progress.send_modify(|count| *count += 1);
+            }
+            seen
+        });
+    }
+    let midway = async {
+        drop(third.wait_for(|&count| count >= events / 3).await.unwrap());
+        midway.await;
+    };
+    let everything = async {
+        let mut all = Seen::default();
+        while let Some(seen) = tasks.join_next().await {
+            let seen = seen.unwrap();
+            all.confirmed.extend(seen.confirmed);
+            all.certainly_absent.extend(seen.certainly_absent);
+            for (kind, count) in seen.errors {
+                *all.errors.entry(kind).or_default() += count;
+            }
+            all.slowest = all.slowest.max(seen.slowest);
+            all.without_cause += seen.without_cause;
+        }
+        all
+    };
+    tokio::join!(everything, midway).0
+}
+
+/// Nothing confirmed is missing, nothing is there twice or said to be absent, and order per key holds.
+fn check(records: &[Record], seen: &Seen) {
+    let mut last: HashMap<Vec<u8>, usize> = HashMap::new();
+    let mut stored = HashSet::new();
+    for record in records {
+        let body = String::from_utf8(record.body.clone().unwrap()).unwrap();
+        let number: usize = body.split_once(':').unwrap().1.parse().unwrap();
+        let before = last.insert(record.key.clone().unwrap(), number);
+        assert!(before.is_none_or(|before| before < number), "{body} after {before:?}");
+        assert!(stored.insert(body.clone()), "{body} twice");
+    }
+    let lost: Vec<_> = seen.confirmed.difference(&stored).take(5).collect();
+    assert!(lost.is_empty(), "confirmed and lost: {lost:?}");
+    let lies: Vec<_> = seen.certainly_absent.intersection(&stored).take(5).collect();
+    assert!(lies.is_empty(), "said to be absent, but stored: {lies:?}");
+}
+
+async fn outage(name: &str, down: &str, up: &'static str, outage: Duration, timeout: Duration) {
+    let _alone = SERVER.lock().await;
+    let events = if full() { 100_000 } else { 12_800 };
+    let mut config = KafkaConfig::new([servers::kafka()]);
+    config.publish_timeout = timeout;
+    let broker = KafkaMessageBroker::connect(config).await.unwrap();
+    let topic = fresh_topic(name);
+    let restore = Restore(up);
+    let started = Instant::now();
+    // How long nothing answered: the outage and the time the server needed to start.
+    let mut down_for = Duration::ZERO;
+    let seen = publish_all(&broker, &topic, events, async {
+        let since = Instant::now();
+        server(down).await;
+        // The length of the outage is the subject.
+        tokio::time::sleep(outage).await;
+        server(up).await;
+        down_for = since.elapsed();
+    })
+    .await;
+    drop(restore);
+    let took = started.elapsed();
+    broker
+        .publish(Message::new(&*topic, format!("0:{events}")).with_key("0"))
+        .await
+        .expect("after");
+    assert_eq!(broker.shutdown(Duration::from_secs(10)).await.undelivered, 0);
+    let records = read_all(&topic).await;
+    check(&records, &seen);
+    assert_eq!(seen.without_cause, 0, "errors without a cause");
+    println!(
+        "LEDGER kafka {name} outage={outage:?} down_for={down_for:.1?} deadline={timeout:?} \
+         events={events} confirmed={} errors={:?} lost=0 duplicates=0 reordered=0 stored={} \
+         slowest_publish={:.1?} took={took:.1?}",
+        seen.confirmed.len(),
+        seen.errors,
+        records.len(),
+        seen.slowest,
+    );
+    let slowest = seen.slowest;
+    assert!(slowest < timeout + Duration::from_secs(1), "a publish took {slowest:?}");
+    if down_for > timeout {
+        assert!(!seen.errors.is_empty(), "the outage was longer than the deadline");
+    } else if down_for + RECOVERY < timeout {
+        assert_eq!(seen.confirmed.len(), events / TASKS * TASKS, "{:?}", seen.errors);
+        assert!(slowest < down_for + RECOVERY, "a publish took {slowest:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_broker_that_is_back_before_the_deadline_costs_nothing() {
+    let length = Duration::from_secs(if full() { 10 } else { 3 });
+    // Room for a slow start of the server.
+    outage("killed-short", "kill", "start", length, Duration::from_secs(90)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_killed_for_longer_than_the_deadline_is_told_and_recovered_from() {
+    let (length, timeout) = if full() { (40, 30) } else { (10, 6) };
+    outage(
+        "killed-long",
+        "kill",
+        "start",
+        Duration::from_secs(length),
+        Duration::from_secs(timeout),
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_hangs_and_goes_on_costs_nothing() {
+    let length = Duration::from_secs(if full() { 12 } else { 3 });
+    outage("paused-short", "pause", "resume", length, Duration::from_secs(30)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_hangs_for_longer_than_the_deadline_is_told_and_recovered_from() {
+    let (length, timeout) = if full() { (40, 30) } else { (10, 6) };
+    outage(
+        "paused-long",
+        "pause",
+        "resume",
+        Duration::from_secs(length),
+        Duration::from_secs(timeout),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_shutdown_while_the_broker_hangs_ends_in_time_and_counts() {
+    let _alone = SERVER.lock().await;
+    let broker = KafkaMessageBroker::connect(KafkaConfig::new([servers::kafka()])).await.unwrap();
+    let topic = fresh_topic("shutdown");
+    broker.publish(Message::new(&*topic, "first")).await.unwrap();
+    let restore = Restore("resume");
+    server("pause").await;
+    let mut receipts = Vec::new();
+    for n in 0..100 {
+        receipts.push(broker.enqueue(Message::new(&*topic, n.to_string())).await.unwrap());
+    }
+    let started = Instant::now();
+    let report = broker.shutdown(Duration::from_secs(2)).await;
+    let took = started.elapsed();
+    drop(restore);
+    assert_eq!(report.undelivered, 100);
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    for receipt in receipts {
+        assert_eq!(receipt.await.unwrap_err().kind(), PublishErrorKind::Unknown);
+    }
+    println!("LEDGER kafka shutdown-hung deadline=2s took={took:.1?} undelivered=100");
+}
