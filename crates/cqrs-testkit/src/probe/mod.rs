@@ -39,7 +39,7 @@ use uuid::Uuid;
 pub struct Probe(Box<dyn ProbeSource>);
 
 /// Where a [`Probe`] reads; for brokers of third parties.
-pub trait ProbeSource: fmt::Debug + Send + 'static {
+pub trait ProbeSource: fmt::Debug + Send + Sync + 'static {
     /// The next message, or `None` when none came within `deadline`.
     ///
     /// Cancel safe: a cancelled call loses nothing.

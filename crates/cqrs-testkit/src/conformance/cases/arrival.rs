@@ -128,13 +128,16 @@ pub(crate) async fn the_largest_message_arrives_and_a_larger_one_is_refused<H: H
 /// Bytes that do not compress.
 fn noise(size: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let step = |_| {
+    let mut bytes = Vec::with_capacity(size + 8);
+    while bytes.len() < size {
+        // Xorshift (Marsaglia 2003).
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        state as u8
-    };
-    (0..size).map(step).collect()
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(size);
+    bytes
 }
 
 pub(crate) async fn an_id_is_kept_when_published_again<H: Harness>(harness: &H) {
