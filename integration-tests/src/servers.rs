@@ -1,4 +1,5 @@
-//! Where the servers of `scripts/brokers up` are: an environment variable, or the default port.
+//! Where the servers of `scripts/brokers up` are: an environment variable, the default port, or a
+//! container that is started where a Docker engine answers.
 
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
@@ -59,10 +60,15 @@ pub fn variable(name: &str, default: &str) -> String {
 /// The address of a server that must be up: a test without its server fails, it is never skipped.
 pub fn reachable(name: &str, default: &str) -> String {
     let address = variable(name, default);
-    let connects = |address: &str| {
-        let mut candidates = address.to_socket_addrs().into_iter().flatten();
-        candidates.any(|to| TcpStream::connect_timeout(&to, Duration::from_secs(5)).is_ok())
-    };
-    assert!(connects(&address), "no server at {address} ({name}): run `./scripts/brokers up`");
+    if !connects(&address)
+        && let Err(why) = crate::containers::start(&address)
+    {
+        panic!("no server at {address} ({name}): run `./scripts/brokers up` (no container: {why})");
+    }
     address
+}
+
+pub(crate) fn connects(address: &str) -> bool {
+    let mut candidates = address.to_socket_addrs().into_iter().flatten();
+    candidates.any(|to| TcpStream::connect_timeout(&to, Duration::from_secs(5)).is_ok())
 }

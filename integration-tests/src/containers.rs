@@ -1,0 +1,37 @@
+//! The last resort where `scripts/brokers up` was not run but a Docker engine answers: plain Kafka and
+//! RabbitMQ in containers, on the ports where the tests look for them.
+//!
+//! The secured and the proxied listeners and the fault tests need `scripts/brokers up`: their tests fail
+//! and say so. A container outlives the test binary that started it, so that the next one finds it.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use testcontainers::core::{IntoContainerPort, WaitFor};
+use testcontainers::runners::SyncRunner;
+use testcontainers::{GenericImage, ImageExt};
+
+/// Starts what serves `address`, unless nothing can. `Err` says why.
+pub(crate) fn start(address: &str) -> Result<(), String> {
+    // One test starts a container; the others of the binary wait and find it.
+    static STARTING: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    if crate::servers::connects(address) {
+        return Ok(());
+    }
+    let port = address.rsplit(':').next().unwrap_or_default();
+    let (image, tag, port, ready) = match port {
+        "9092" => ("apache/kafka", "4.3.1", 9092_u16, "Kafka Server started"),
+        "5672" => ("rabbitmq", "4-management", 5672, "Server startup complete"),
+        _ => return Err(format!("no container serves port {port}")),
+    };
+    let container = GenericImage::new(image, tag)
+        .with_wait_for(WaitFor::message_on_stdout(ready))
+        .with_mapped_port(port, port.tcp())
+        .with_startup_timeout(Duration::from_secs(180))
+        .start()
+        .map_err(|error| error.to_string())?;
+    // Dropping it would stop the server under the next test binary.
+    std::mem::forget(container);
+    Ok(())
+}
