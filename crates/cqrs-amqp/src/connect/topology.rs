@@ -76,6 +76,11 @@ impl Topology {
         Ok(())
     }
 
+    /// Whether a missing exchange comes back with the next declaration.
+    pub(crate) fn declares(&self) -> bool {
+        matches!(self.mode, DeclareMode::Declare | DeclareMode::PythonCompatible)
+    }
+
     /// Whether `topic` needs a declaration of its own on this connection before it is published to.
     pub(crate) fn is_missing(&self, connection: &Connection, topic: &str) -> bool {
         self.mode == DeclareMode::PythonCompatible

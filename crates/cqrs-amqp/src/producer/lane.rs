@@ -61,6 +61,8 @@ struct Lane {
     confirms: Confirms<lapin::Result<Confirmation>>,
     unwritten: Arc<AtomicUsize>,
     declaring: Option<Declaring>,
+    /// Whether the topology was declared again since the server last took a message.
+    declared_again: bool,
     stop_at: Option<Instant>,
     undelivered: usize,
 }
@@ -99,6 +101,7 @@ impl Lane {
             confirms: Confirms::new(),
             unwritten: Arc::default(),
             declaring: None,
+            declared_again: false,
             stop_at: None,
             undelivered: 0,
         }
@@ -246,6 +249,7 @@ impl Lane {
         for (number, result) in done.drain(..) {
             match result {
                 Ok(Confirmation::Ack(returned)) => {
+                    self.declared_again = false;
                     self.ledger.answered(number, true, returned.map(read_return));
                 }
                 Ok(Confirmation::Nack(returned)) => {
@@ -284,11 +288,16 @@ impl Lane {
     fn channel_closed(&mut self, error: AmqpError) {
         tracing::warn!(error = %error.chain(), "channel closed by the server");
         let Line::Open(link) = &self.line else { return };
-        if error.reply_code() == Some(404) {
-            link.connection.forget_topology();
-        }
         self.confirms.clear();
-        self.ledger.closed(&error);
+        let missing = error.reply_code() == Some(404);
+        if missing && self.shared.connector.topology().declares() && !self.declared_again {
+            // Somebody deleted the exchange. The message is not to blame until it is there again.
+            link.connection.forget_topology();
+            self.declared_again = true;
+            self.ledger.closed_by_nobody();
+        } else {
+            self.ledger.closed(&error);
+        }
         // No backoff: with each channel at least one message more gets its verdict.
         self.reopen(error, false);
     }

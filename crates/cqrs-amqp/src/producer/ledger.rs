@@ -102,6 +102,13 @@ impl Ledger {
         self.again(!known);
     }
 
+    /// The server closed the channel for a reason that is gone now: nobody is blamed yet, but all that
+    /// was on it are suspects.
+    pub(crate) fn closed_by_nobody(&mut self) {
+        self.air.cut();
+        self.again(true);
+    }
+
     fn again(&mut self, suspect: bool) {
         for again in self.air.crash(suspect).into_iter().rev() {
             let (pending, suspect) = (again.pending, again.suspect);
