@@ -1,0 +1,352 @@
+//! A look at RabbitMQ that does not go through the code under test, and the ledger of a fault test.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use cqrs_core::{Message, PublishError};
+use futures_util::StreamExt;
+use lapin::message::Delivery;
+use lapin::options::{
+    BasicConsumeOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions,
+    QueueDeclareOptions, QueueDeleteOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
+use uuid::Uuid;
+
+use crate::servers;
+
+/// RabbitMQ's dsn. Fails when the server is not there.
+pub fn dsn() -> String {
+    let dsn = servers::variable("CQRS_TEST_AMQP", "amqp://guest:guest@localhost:5672/%2f");
+    check(&dsn, "CQRS_TEST_AMQP");
+    dsn
+}
+
+/// The dsn with TLS; the authority is `ca.pem` of [`servers::certs`].
+pub fn tls_dsn() -> String {
+    let dsn = servers::variable("CQRS_TEST_AMQPS", "amqps://guest:guest@localhost:5671/%2f");
+    check(&dsn, "CQRS_TEST_AMQPS");
+    dsn
+}
+
+/// `host:port` of [`dsn`].
+pub fn address() -> String {
+    host_and_port(&dsn())
+}
+
+fn host_and_port(dsn: &str) -> String {
+    let authority = dsn.split("://").nth(1).and_then(|rest| rest.split('/').next());
+    let authority = authority.expect("a dsn amqp://user:password@host:port/vhost");
+    authority.rsplit('@').next().unwrap_or(authority).to_owned()
+}
+
+fn check(dsn: &str, variable: &str) {
+    // The variable holds a dsn: only its address is looked at.
+    let address = host_and_port(dsn);
+    let unset = format!("{variable}_ADDRESS");
+    servers::reachable(&unset, &address);
+}
+
+/// A name nobody else uses.
+pub fn fresh(test: &str) -> String {
+    format!("it-{test}-{}", Uuid::now_v7())
+}
+
+/// `scripts/brokers` with these arguments; must succeed.
+pub async fn brokers(arguments: &[&str]) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/brokers");
+    let arguments: Vec<_> = arguments.iter().map(ToString::to_string).collect();
+    let shown = arguments.join(" ");
+    let run = move || Command::new(script).args(arguments).output();
+    let output = tokio::task::spawn_blocking(run).await.unwrap().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "scripts/brokers {shown}: {said}");
+}
+
+/// A connection of lapin's own, for setting up and reading back.
+#[derive(Debug)]
+pub struct Raw {
+    connection: Connection,
+    /// For whatever a test does by hand.
+    pub channel: Channel,
+}
+
+impl Raw {
+    /// Connects past any proxy; waits for a server that is starting.
+    pub async fn connect() -> Self {
+        let dsn = servers::variable("CQRS_TEST_AMQP", "amqp://guest:guest@localhost:5672/%2f");
+        let end = Instant::now() + Duration::from_secs(120);
+        loop {
+            match Connection::connect(&dsn, ConnectionProperties::default()).await {
+                Ok(connection) => {
+                    let channel = connection.create_channel().await.unwrap();
+                    return Self { connection, channel };
+                }
+                Err(error) if Instant::now() > end => {
+                    panic!("no RabbitMQ ({error}): run `./scripts/brokers up`")
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+            }
+        }
+    }
+
+    /// A durable direct exchange, gone with [`clean`](Self::clean).
+    pub async fn exchange(&self, name: &str) {
+        let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
+        let table = FieldTable::default();
+        self.channel
+            .exchange_declare(name.into(), ExchangeKind::Direct, options, table)
+            .await
+            .unwrap();
+    }
+
+    /// A durable queue of `kind` (classic, quorum), bound to `exchange` with each of `keys`.
+    pub async fn queue(&self, name: &str, kind: &str, exchange: &str, keys: &[&str]) {
+        let mut table = FieldTable::default();
+        table.insert("x-queue-type".into(), AMQPValue::LongString(kind.into()));
+        let options = QueueDeclareOptions { durable: true, ..Default::default() };
+        self.channel.queue_declare(name.into(), options, table).await.unwrap();
+        for key in keys {
+            self.channel
+                .queue_bind(
+                    name.into(),
+                    exchange.into(),
+                    (*key).into(),
+                    QueueBindOptions::default(),
+                    FieldTable::default(),
+                )
+                .await
+                .unwrap();
+        }
+    }
+
+    /// Messages ready in `queue`.
+    pub async fn count(&self, queue: &str) -> u32 {
+        let options = QueueDeclareOptions { passive: true, ..Default::default() };
+        let table = FieldTable::default();
+        self.channel.queue_declare(queue.into(), options, table).await.unwrap().message_count()
+    }
+
+    /// Takes all messages out of `queue`, in order. Nobody may be publishing to it.
+    pub async fn drain(&self, queue: &str) -> Vec<Delivery> {
+        let expected = self.count(queue).await as usize;
+        let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
+        let table = FieldTable::default();
+        let tag = Uuid::now_v7().to_string();
+        let mut consumer = self
+            .channel
+            .basic_consume(queue.into(), tag.as_str().into(), options, table)
+            .await
+            .unwrap();
+        let mut taken = Vec::new();
+        // What was published without a confirm may come in late: a second of silence ends it.
+        loop {
+            let patience = match taken.len() < expected {
+                true => Duration::from_secs(60),
+                false => Duration::from_secs(1),
+            };
+            match tokio::time::timeout(patience, consumer.next()).await {
+                Ok(Some(delivery)) => taken.push(delivery.unwrap()),
+                Ok(None) => panic!("the consumer of {queue} ended"),
+                Err(_silence) => break,
+            }
+        }
+        // RabbitMQ 4.3 may end the connection with 541 when a queue is deleted under a consumer.
+        self.channel.basic_cancel(tag.into(), Default::default()).await.unwrap();
+        assert!(taken.len() >= expected, "{queue}: {} of {expected} came", taken.len());
+        taken
+    }
+
+    /// Deletes queues and exchanges, and closes the connection.
+    pub async fn clean(self, queues: &[&str], exchanges: &[&str]) {
+        for queue in queues {
+            let options = QueueDeleteOptions::default();
+            self.channel.queue_delete((*queue).into(), options).await.unwrap();
+        }
+        for exchange in exchanges {
+            let options = ExchangeDeleteOptions::default();
+            self.channel.exchange_delete((*exchange).into(), options).await.unwrap();
+        }
+        self.connection.close(200, "OK".into()).await.unwrap();
+    }
+}
+
+/// What became of the messages of a test; fed by its publishers, checked against what arrived.
+#[derive(Debug, Default)]
+pub struct Ledger(Mutex<Entries>);
+
+#[derive(Debug, Default)]
+struct Entries {
+    /// In the order in which `enqueue` resolved, by key.
+    attempted: HashMap<String, Vec<Uuid>>,
+    confirmed: HashSet<Uuid>,
+    errors: BTreeMap<String, usize>,
+    /// Of those that may or may not have arrived.
+    unknown: HashSet<Uuid>,
+    slowest: Duration,
+}
+
+impl Ledger {
+    /// `enqueue` resolved.
+    pub fn attempt(&self, key: &str, id: Uuid) {
+        self.0.lock().unwrap().attempted.entry(key.to_owned()).or_default().push(id);
+    }
+
+    /// The publish ended.
+    pub fn outcome<T>(&self, id: Uuid, took: Duration, outcome: Result<T, PublishError>) {
+        let mut entries = self.0.lock().unwrap();
+        entries.slowest = entries.slowest.max(took);
+        match outcome {
+            Ok(_) => {
+                entries.confirmed.insert(id);
+            }
+            Err(error) => {
+                *entries.errors.entry(format!("{:?}", error.kind())).or_default() += 1;
+                if !error.kind().is_certain() {
+                    entries.unknown.insert(id);
+                }
+            }
+        }
+    }
+
+    /// The longest a publish took.
+    pub fn slowest(&self) -> Duration {
+        self.0.lock().unwrap().slowest
+    }
+
+    /// How many publishes ended with this kind of error.
+    pub fn errors(&self, kind: &str) -> usize {
+        self.0.lock().unwrap().errors.get(kind).copied().unwrap_or_default()
+    }
+
+    /// How many were confirmed.
+    pub fn confirmed(&self) -> usize {
+        self.0.lock().unwrap().confirmed.len()
+    }
+
+    /// Compares with what arrived, in order of arrival: nothing confirmed is missing, nothing arrived
+    /// that was refused or never attempted, and first deliveries of a key are in order. Prints and
+    /// returns the summary.
+    pub fn check(&self, test: &str, arrived: &[Delivery]) -> Summary {
+        let entries = self.0.lock().unwrap();
+        let mut first = HashSet::new();
+        let mut order: HashMap<String, Vec<Uuid>> = HashMap::new();
+        for delivery in arrived {
+            let id = id(delivery);
+            // One of unknown fate can sit in a connection that was given up, and come late.
+            if first.insert(id) && !entries.unknown.contains(&id) {
+                order.entry(key(delivery).unwrap_or_default()).or_default().push(id);
+            }
+        }
+        let attempted: HashSet<_> = entries.attempted.values().flatten().copied().collect();
+        let summary = Summary {
+            test: test.into(),
+            attempted: attempted.len(),
+            confirmed: entries.confirmed.len(),
+            arrived: first.len(),
+            duplicates: arrived.len() - first.len(),
+            lost: entries.confirmed.difference(&first).count(),
+            unexpected: first.iter().filter(|id| !attempted.contains(id)).count(),
+            refused_arrived: first
+                .iter()
+                .filter(|id| !entries.confirmed.contains(id) && !entries.unknown.contains(id))
+                .count(),
+            out_of_order: order.iter().map(|(key, ids)| breaks(&entries.attempted[key], ids)).sum(),
+            errors: entries.errors.clone(),
+            slowest: entries.slowest,
+        };
+        println!("{summary}");
+        summary
+    }
+}
+
+/// How often an id comes before one that was attempted earlier.
+fn breaks(attempted: &[Uuid], arrived: &[Uuid]) -> usize {
+    let place: HashMap<_, _> = attempted.iter().enumerate().map(|(at, id)| (*id, at)).collect();
+    arrived.windows(2).filter(|pair| place.get(&pair[0]) > place.get(&pair[1])).count()
+}
+
+/// The `message_id` of a delivery.
+pub fn id(delivery: &Delivery) -> Uuid {
+    delivery.properties.message_id().as_ref().unwrap().as_str().parse().unwrap()
+}
+
+/// The text of a delivery's header.
+pub fn header(delivery: &Delivery, name: &str) -> Option<String> {
+    match delivery.properties.headers().as_ref()?.inner().get(name)? {
+        AMQPValue::LongString(text) => Some(text.to_string()),
+        other => panic!("header {name} is {other:?}"),
+    }
+}
+
+fn key(delivery: &Delivery) -> Option<String> {
+    header(delivery, cqrs_core::message::header::KEY)
+}
+
+/// A message's key as text.
+pub fn key_of(message: &Message) -> String {
+    message.key.as_ref().map(|key| String::from_utf8_lossy(key).into_owned()).unwrap_or_default()
+}
+
+/// The one line of a fault test.
+#[derive(Debug)]
+pub struct Summary {
+    /// The test.
+    pub test: String,
+    /// Messages for which `enqueue` resolved.
+    pub attempted: usize,
+    /// Those that ended with `Ok`.
+    pub confirmed: usize,
+    /// Different messages in the queue.
+    pub arrived: usize,
+    /// Arrivals of a message beside its first.
+    pub duplicates: usize,
+    /// Confirmed, and not arrived.
+    pub lost: usize,
+    /// Arrived, and never attempted.
+    pub unexpected: usize,
+    /// Arrived, though the error said that it certainly was not stored.
+    pub refused_arrived: usize,
+    /// First arrivals of a key before one enqueued earlier.
+    pub out_of_order: usize,
+    /// Errors by kind.
+    pub errors: BTreeMap<String, usize>,
+    /// The longest publish.
+    pub slowest: Duration,
+}
+
+impl Summary {
+    /// What must hold whatever the fault was.
+    pub fn assert_sound(&self) {
+        assert_eq!((self.lost, self.unexpected, self.refused_arrived), (0, 0, 0), "{self}");
+        assert_eq!(self.out_of_order, 0, "{self}");
+        let ended = self.confirmed + self.errors.values().sum::<usize>();
+        assert!(ended >= self.attempted, "{self}");
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "LEDGER {}: attempted {} confirmed {} arrived {} duplicates {} lost {} unexpected {} \
+             refused-but-arrived {} out-of-order {} errors {:?} slowest {:.2?}",
+            self.test,
+            self.attempted,
+            self.confirmed,
+            self.arrived,
+            self.duplicates,
+            self.lost,
+            self.unexpected,
+            self.refused_arrived,
+            self.out_of_order,
+            self.errors,
+            self.slowest
+        )
+    }
+}

@@ -1,0 +1,333 @@
+//! The RabbitMQ producer while its server or network fails. Each test prints its ledger.
+//!
+//! They break the server for everybody, so they run one after the other. Counts are scaled down;
+//! `CQRS_FULL=1` runs them in full.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, ErrorKind};
+use cqrs_core::broker::BrokerState;
+use cqrs_core::{Message, MessageBroker, MessageBrokerExt, PublishErrorKind};
+use cqrs_testkit::FaultProxy;
+use integration_tests::amqp::{self, Ledger, Raw, brokers, fresh};
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+
+fn full() -> bool {
+    std::env::var_os("CQRS_FULL").is_some_and(|value| value == "1")
+}
+
+/// An exchange `name` with a queue `name` of `kind` bound by "t", and the settings to publish to it.
+async fn set_up(name: &str, kind: &str) -> (Raw, AmqpConfig) {
+    let raw = Raw::connect().await;
+    raw.exchange(name).await;
+    raw.queue(name, kind, name, &["t"]).await;
+    let mut config = AmqpConfig::new(amqp::dsn());
+    config.exchange.name = name.into();
+    (raw, config)
+}
+
+async fn through_proxy(config: &mut AmqpConfig) -> FaultProxy {
+    let proxy = FaultProxy::start("127.0.0.1:0", amqp::address()).await.unwrap();
+    config.dsn = format!("amqp://guest:guest@{}", proxy.address()).into();
+    proxy
+}
+
+async fn until(what: &str, condition: impl AsyncFn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !condition().await {
+        assert!(Instant::now() < end, "waited 60 s for: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Publishers that go on until told to stop, or until each has published its share. Every tenth message
+/// waits for its confirm, the others are awaited in the background.
+struct Load {
+    tasks: Vec<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+    ledger: Arc<Ledger>,
+}
+
+impl Load {
+    fn start(broker: &Arc<AmqpMessageBroker>, tasks: usize, each: usize, pause: Duration) -> Self {
+        let (stop, ledger) = (Arc::new(AtomicBool::new(false)), Arc::new(Ledger::default()));
+        let tasks = (0..tasks)
+            .map(|task| {
+                let (broker, ledger, stop) =
+                    (Arc::clone(broker), Arc::clone(&ledger), Arc::clone(&stop));
+                tokio::spawn(async move {
+                    let mut background = Vec::new();
+                    for n in 0..each {
+                        if stop.load(Ordering::Acquire) {
+                            break;
+                        }
+                        let key = format!("{task}-{}", n % 8);
+                        let message = Message::new("t", "{}").with_key(key.clone());
+                        let (id, started) = (message.id, Instant::now());
+                        match broker.enqueue(message).await {
+                            Ok(receipt) => {
+                                ledger.attempt(&key, id);
+                                let ledger = Arc::clone(&ledger);
+                                let confirm = async move {
+                                    let outcome = receipt.await;
+                                    ledger.outcome(id, started.elapsed(), outcome);
+                                };
+                                match n % 10 {
+                                    0 => confirm.await,
+                                    _ => background.push(tokio::spawn(confirm)),
+                                }
+                            }
+                            Err(error) => {
+                                ledger.outcome::<()>(id, started.elapsed(), Err(error));
+                            }
+                        }
+                        if !pause.is_zero() {
+                            tokio::time::sleep(pause).await;
+                        }
+                    }
+                    for confirm in background {
+                        confirm.await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        Self { tasks, stop, ledger }
+    }
+
+    /// Waits until `more` were confirmed on top of those so far.
+    async fn confirms(&self, more: usize) {
+        let goal = self.ledger.confirmed() + more;
+        until("more confirms", async || self.ledger.confirmed() >= goal).await;
+    }
+
+    async fn stop(self) -> Arc<Ledger> {
+        self.stop.store(true, Ordering::Release);
+        self.join().await
+    }
+
+    async fn join(self) -> Arc<Ledger> {
+        for task in self.tasks {
+            task.await.unwrap();
+        }
+        self.ledger
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_connection_loses_nothing_and_keeps_the_order() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let name = fresh("cut");
+    let (raw, mut config) = set_up(&name, "quorum").await;
+    let proxy = through_proxy(&mut config).await;
+    let broker = Arc::new(AmqpMessageBroker::connect(config).await.unwrap());
+    let each = if full() { 100_000 / 64 } else { 20_000 / 64 };
+    let load = Load::start(&broker, 64, each, Duration::ZERO);
+    load.confirms(64 * each / 3).await;
+    proxy.cut();
+    let ledger = load.join().await;
+    let summary = ledger.check("amqp cut in the middle", &raw.drain(&name).await);
+    summary.assert_sound();
+    assert_eq!(summary.confirmed, 64 * each, "{summary}");
+    assert!(summary.duplicates <= 1_000, "more than the window: {summary}");
+    let _ = broker.shutdown(Duration::from_secs(5)).await;
+    raw.clean(&[&name], &[&name]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cuts_between_publish_and_confirm_are_sent_again() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let name = fresh("cuts");
+    let (raw, mut config) = set_up(&name, "classic").await;
+    (config.pool_size, config.channels_per_connection) = (2, 2);
+    let proxy = through_proxy(&mut config).await;
+    let broker = Arc::new(AmqpMessageBroker::connect(config).await.unwrap());
+    let load = Load::start(&broker, 16, usize::MAX, Duration::from_millis(1));
+    let cuts = if full() { 30 } else { 8 };
+    for cut in 0..cuts {
+        load.confirms(50).await;
+        // A message is on its way at once; which part of it arrived, the moment decides.
+        tokio::time::sleep(Duration::from_millis(cut)).await;
+        proxy.cut();
+    }
+    load.confirms(500).await;
+    let ledger = load.stop().await;
+    let summary = ledger.check(&format!("amqp {cuts} cuts"), &raw.drain(&name).await);
+    summary.assert_sound();
+    assert_eq!(summary.confirmed, summary.attempted, "{summary}");
+    let _ = broker.shutdown(Duration::from_secs(5)).await;
+    raw.clean(&[&name], &[&name]).await;
+}
+
+async fn kill_and_start(kind: &str, down: Duration, timeout: Duration, test: &str) {
+    let name = fresh("kill");
+    let (raw, mut config) = set_up(&name, kind).await;
+    config.publish_timeout = timeout;
+    config.window_messages = 200;
+    let broker = Arc::new(AmqpMessageBroker::connect(config).await.unwrap());
+    let load = Load::start(&broker, 16, usize::MAX, Duration::from_millis(5));
+    load.confirms(500).await;
+    // RabbitMQ 4.3 forgets a quorum queue, content and all, when it is killed just after the queue was
+    // declared ("configured member was not found on this node"). There is nothing to wait for but time.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    brokers(&["kill", "rabbitmq"]).await;
+    drop(raw);
+    let back = Instant::now() + down;
+    until("the loss to be seen", async || {
+        matches!(broker.state(), BrokerState::Disconnected { .. })
+    })
+    .await;
+    tokio::time::sleep_until(back.into()).await;
+    brokers(&["start", "rabbitmq"]).await;
+    until("the broker to be ready by itself", async || broker.state().is_ready()).await;
+    load.confirms(500).await;
+    let ledger = load.stop().await;
+    let raw = Raw::connect().await;
+    let summary = ledger.check(test, &raw.drain(&name).await);
+    summary.assert_sound();
+    assert!(summary.slowest < timeout + Duration::from_secs(1), "{summary}");
+    assert!(summary.duplicates <= 200, "more than the window: {summary}");
+    if down > timeout {
+        assert!(ledger.errors("Unknown") + ledger.errors("NotSent") > 0, "{summary}");
+    }
+    let _ = broker.shutdown(Duration::from_secs(5)).await;
+    raw.clean(&[&name], &[&name]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_server_that_comes_back_in_time_costs_no_message() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let (down, timeout) = (Duration::from_secs(10), Duration::from_secs(90));
+    kill_and_start("quorum", down, timeout, "amqp kill -9, back in time").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_down_past_the_deadline_fails_publishes_in_time() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let (down, timeout) = match full() {
+        true => (Duration::from_secs(40), Duration::from_secs(30)),
+        false => (Duration::from_secs(6), Duration::from_secs(3)),
+    };
+    kill_and_start("classic", down, timeout, "amqp kill -9, past the deadline").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_memory_alarm_is_visible_holds_deadlines_and_passes() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let name = fresh("alarm");
+    let (raw, mut config) = set_up(&name, "classic").await;
+    config.publish_timeout = Duration::from_secs(2);
+    config.window_messages = 300;
+    let broker = Arc::new(AmqpMessageBroker::connect(config.clone()).await.unwrap());
+    let load = Load::start(&broker, 8, usize::MAX, Duration::from_millis(2));
+    load.confirms(200).await;
+    brokers(&["ctl", "rabbitmq", "set_vm_memory_high_watermark", "0.00001"]).await;
+    until("blocked to be seen", async || matches!(broker.state(), BrokerState::Blocked { .. }))
+        .await;
+    let BrokerState::Blocked { reason } = broker.state() else { panic!("{:?}", broker.state()) };
+    assert!(reason.contains("memory"), "{reason}");
+    // A second value is stopped by the alarm too; its shutdown does not wait for the server.
+    let other = AmqpMessageBroker::connect(config).await.unwrap();
+    let receipt = other.enqueue(Message::new("t", "{}").with_mandatory(false)).await.unwrap();
+    until("blocked", async || matches!(other.state(), BrokerState::Blocked { .. })).await;
+    let started = Instant::now();
+    let report = other.shutdown(Duration::from_millis(200)).await;
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert_eq!(report.undelivered, 1);
+    assert_eq!(receipt.await.unwrap_err().kind(), PublishErrorKind::Unknown);
+    // What is published now is kept here, and said to be not sent.
+    let started = Instant::now();
+    let error = broker.publish(Message::new("t", "{}").with_mandatory(false)).await.unwrap_err();
+    assert!(started.elapsed() < Duration::from_secs(3));
+    assert_eq!(error.kind(), PublishErrorKind::NotSent);
+    let cause =
+        std::error::Error::source(&error).unwrap().downcast_ref().map(cqrs_amqp::AmqpError::kind);
+    assert_eq!(cause, Some(ErrorKind::Blocked));
+    brokers(&["ctl", "rabbitmq", "set_vm_memory_high_watermark", "0.6"]).await;
+    until("ready", async || broker.state().is_ready()).await;
+    load.confirms(300).await;
+    let ledger = load.stop().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let arrived: Vec<_> = raw
+        .drain(&name)
+        .await
+        .into_iter()
+        .filter(|delivery| delivery.properties.headers().is_some())
+        .collect();
+    let summary = ledger.check("amqp memory alarm", &arrived);
+    summary.assert_sound();
+    assert!(summary.slowest < Duration::from_secs(3), "{summary}");
+    let _ = broker.shutdown(Duration::from_secs(5)).await;
+    raw.clean(&[&name], &[&name]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_stops_reading_hangs_nothing() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let name = fresh("pause");
+    let (raw, mut config) = set_up(&name, "quorum").await;
+    config.publish_timeout = Duration::from_secs(3);
+    config.heartbeat = Duration::from_secs(2);
+    config.window_messages = 500;
+    let broker = Arc::new(AmqpMessageBroker::connect(config).await.unwrap());
+    let load = Load::start(&broker, 16, usize::MAX, Duration::from_millis(2));
+    load.confirms(300).await;
+    brokers(&["pause", "rabbitmq"]).await;
+    // The heartbeat finds out; reconnecting finds nobody who answers.
+    until("the loss to be seen", async || {
+        matches!(broker.state(), BrokerState::Disconnected { .. })
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(if full() { 60 } else { 5 })).await;
+    let started = Instant::now();
+    let error = broker.publish(Message::new("t", "{}")).await.unwrap_err();
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    assert!(std::error::Error::source(&error).is_some(), "no cause: {error}");
+    brokers(&["resume", "rabbitmq"]).await;
+    until("ready", async || broker.state().is_ready()).await;
+    load.confirms(300).await;
+    let ledger = load.stop().await;
+    // What the given-up connections still held may come late.
+    let raw_now = Raw::connect().await;
+    drop(raw);
+    let arrived = raw_now.drain(&name).await;
+    let summary = ledger.check("amqp SIGSTOP", &arrived);
+    summary.assert_sound();
+    assert!(summary.slowest < Duration::from_secs(4), "{summary}");
+    let _ = broker.shutdown(Duration::from_secs(5)).await;
+    raw_now.clean(&[&name], &[&name]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_swallows_everything_is_found_by_the_heartbeat() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let name = fresh("blackhole");
+    let (raw, mut config) = set_up(&name, "quorum").await;
+    config.publish_timeout = Duration::from_secs(4);
+    config.heartbeat = Duration::from_secs(1);
+    config.window_messages = 500;
+    let proxy = through_proxy(&mut config).await;
+    let broker = Arc::new(AmqpMessageBroker::connect(config).await.unwrap());
+    let load = Load::start(&broker, 16, usize::MAX, Duration::from_millis(2));
+    load.confirms(300).await;
+    proxy.blackhole(true);
+    until("the loss to be seen", async || {
+        matches!(broker.state(), BrokerState::Disconnected { .. })
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(if full() { 60 } else { 4 })).await;
+    proxy.blackhole(false);
+    until("ready", async || broker.state().is_ready()).await;
+    load.confirms(300).await;
+    let ledger = load.stop().await;
+    let summary = ledger.check("amqp blackhole", &raw.drain(&name).await);
+    summary.assert_sound();
+    assert!(summary.slowest < Duration::from_secs(5), "{summary}");
+    assert!(ledger.errors("Unknown") > 0, "{summary}");
+    let _ = broker.shutdown(Duration::from_secs(5)).await;
+    raw.clean(&[&name], &[&name]).await;
+}

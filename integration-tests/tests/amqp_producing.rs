@@ -1,0 +1,532 @@
+//! The RabbitMQ producer against a real server: what it writes, and what it says when something is wrong.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use cqrs_amqp::{
+    AmqpConfig, AmqpMessageBroker, BindingConfig, DeclareMode, ErrorKind, ExchangeKind, Pem,
+    QueueConfig,
+};
+use cqrs_core::broker::BrokerState;
+use cqrs_core::{Message, MessageBroker, MessageBrokerExt, PublishError, PublishErrorKind};
+use cqrs_testkit::FaultProxy;
+use integration_tests::amqp::{self, Ledger, Raw, fresh, header};
+use integration_tests::{log, servers};
+use lapin::types::AMQPValue;
+
+/// Publishes to an exchange of this name, which `Declare` makes.
+fn config(exchange: &str) -> AmqpConfig {
+    let mut config = AmqpConfig::new(amqp::dsn());
+    config.exchange.name = exchange.into();
+    config
+}
+
+fn causes(error: &dyn Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        words += &format!(" <- {error}");
+        cause = error.source();
+    }
+    words
+}
+
+async fn until(what: &str, condition: impl AsyncFn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while !condition().await {
+        assert!(Instant::now() < end, "waited 30 s for: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_raw_consumer_reads_back_every_part() {
+    let (exchange, queue) = (fresh("parts"), fresh("parts"));
+    let raw = Raw::connect().await;
+    let mut config = config(&exchange);
+    config.app_id = Some("shop".into());
+    config.queues.push(QueueConfig::new(&*queue).with_argument("x-queue-type", "quorum"));
+    config.bindings.push(BindingConfig::new(&*queue, "user_events"));
+    let broker = AmqpMessageBroker::connect(config).await.unwrap();
+    assert_eq!(broker.state(), BrokerState::Ready);
+    let body: Vec<u8> = (0..=255).cycle().take(300_000).collect();
+    let mut message = Message::new("user_events", body.clone())
+        .with_name("UserCreated")
+        .with_key("ключ")
+        .with_content_type("application/json")
+        .with_timestamp(UNIX_EPOCH + Duration::from_millis(1_700_000_000_900));
+    message.headers.set_correlation_id("c-1");
+    message.headers.insert("traceparent", "ä").unwrap();
+    broker.publish(message.clone()).await.unwrap();
+    broker.publish(Message::new("user_events", "").with_key(vec![0xff, 1])).await.unwrap();
+    let delivered = raw.drain(&queue).await;
+    let (first, second) = (&delivered[0], &delivered[1]);
+    assert!(first.data == body, "bytes");
+    assert_eq!((first.routing_key.as_str(), first.exchange.as_str()), ("user_events", &*exchange));
+    let properties = &first.properties;
+    let text = |value: &Option<lapin::types::ShortString>| value.as_ref().unwrap().to_string();
+    assert_eq!(text(properties.message_id()), message.id.to_string());
+    assert_eq!(text(properties.kind()), "UserCreated");
+    assert_eq!(text(properties.content_type()), "application/json");
+    assert_eq!(text(properties.correlation_id()), "c-1");
+    assert_eq!(text(properties.app_id()), "shop");
+    assert_eq!(
+        (*properties.timestamp(), *properties.delivery_mode()),
+        (Some(1_700_000_000), Some(2))
+    );
+    assert_eq!(properties.headers().as_ref().unwrap().inner().len(), 3);
+    assert_eq!(header(first, "correlation_id").unwrap(), "c-1");
+    assert_eq!(header(first, "traceparent").unwrap(), "ä");
+    assert_eq!(header(first, "message_key").unwrap(), "ключ");
+    let bytes = AMQPValue::ByteArray(vec![0xff, 1].into());
+    assert_eq!(second.properties.headers().as_ref().unwrap().inner()["message_key"], bytes);
+    assert!(second.properties.kind().is_none() && second.data.is_empty());
+    assert_eq!(broker.shutdown(Duration::from_secs(5)).await.undelivered, 0);
+    raw.clean(&[&queue], &[&exchange]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exactly_the_unroutable_get_the_error() {
+    let (exchange, queue) = (fresh("mandatory"), fresh("mandatory"));
+    let raw = Raw::connect().await;
+    raw.exchange(&exchange).await;
+    raw.queue(&queue, "quorum", &exchange, &["good"]).await;
+    let broker = Arc::new(AmqpMessageBroker::connect(config(&exchange)).await.unwrap());
+    let tasks = (0..64).map(|task| {
+        let broker = Arc::clone(&broker);
+        tokio::spawn(async move {
+            for round in 0..50 {
+                let topic = if (task + round) % 2 == 0 { "good" } else { "bad" };
+                let message = Message::new(topic, "{}").with_key(format!("{}", task % 7));
+                // Half of them awaited one by one, half streamed.
+                let outcome = broker.publish(message).await;
+                match (topic, outcome) {
+                    ("good", outcome) => drop(outcome.unwrap()),
+                    (_, outcome) => {
+                        let error = outcome.unwrap_err();
+                        assert_eq!(error.kind(), PublishErrorKind::Unroutable, "{error}");
+                        assert!(error.detail().contains("NO_ROUTE"), "{error}");
+                    }
+                }
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    // Streamed: many of both in flight at once.
+    let mut receipts = Vec::new();
+    for n in 0..5_000 {
+        let topic = if n % 3 == 0 { "bad" } else { "good" };
+        receipts.push(broker.enqueue(Message::new(topic, "{}")).await.unwrap());
+        if receipts.len() == 500 {
+            for receipt in receipts.drain(..) {
+                let bad = &*receipt.message().topic == "bad";
+                assert_eq!(receipt.await.is_err(), bad);
+            }
+        }
+    }
+    // Nobody minds: no error.
+    broker.publish(Message::new("bad", "{}").with_mandatory(false)).await.unwrap();
+    drop(receipts);
+    assert_eq!(raw.drain(&queue).await.len(), 64 * 25 + 5_000 - 1_667);
+    let _ = broker.shutdown(Duration::from_secs(5)).await;
+    raw.clean(&[&queue], &[&exchange]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_keep_the_order_of_enqueue_over_64_tasks() {
+    let (exchange, queue) = (fresh("order"), fresh("order"));
+    let raw = Raw::connect().await;
+    raw.exchange(&exchange).await;
+    raw.queue(&queue, "classic", &exchange, &["t"]).await;
+    let mut config = config(&exchange);
+    (config.pool_size, config.channels_per_connection) = (2, 2);
+    let broker = Arc::new(AmqpMessageBroker::connect(config).await.unwrap());
+    let ledger = Arc::new(Ledger::default());
+    let tasks = (0..64).map(|task| {
+        let (broker, ledger) = (Arc::clone(&broker), Arc::clone(&ledger));
+        tokio::spawn(async move {
+            let mut receipts = Vec::new();
+            for n in 0..150 {
+                let key = format!("{task}-{}", n % 5);
+                let message = Message::new("t", "{}").with_key(key.clone());
+                let id = message.id;
+                let receipt = broker.enqueue(message).await.unwrap();
+                ledger.attempt(&key, id);
+                receipts.push((id, receipt));
+            }
+            for (id, receipt) in receipts {
+                ledger.outcome(id, Duration::ZERO, receipt.await);
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    let summary = ledger.check("amqp order, 64 tasks", &raw.drain(&queue).await);
+    summary.assert_sound();
+    assert_eq!((summary.confirmed, summary.duplicates), (64 * 150, 0));
+    let _ = broker.shutdown(Duration::from_secs(5)).await;
+    raw.clean(&[&queue], &[&exchange]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_message_that_closes_the_channel_is_found_among_its_neighbours() {
+    let (exchange, queue) = (fresh("culprit"), fresh("culprit"));
+    let raw = Raw::connect().await;
+    raw.exchange(&exchange).await;
+    raw.queue(&queue, "classic", &exchange, &["t"]).await;
+    let mut config = config(&exchange);
+    config.channels_per_connection = 1;
+    // The server's own limit is 16 MiB: it says 406 and closes the channel.
+    config.max_message_bytes = 64 << 20;
+    config.window_bytes = 64 << 20;
+    let broker = AmqpMessageBroker::connect(config).await.unwrap();
+    let mut receipts = Vec::new();
+    for n in 0..60 {
+        let body = if n == 30 { vec![b'x'; 17 << 20] } else { b"small".to_vec() };
+        receipts.push(broker.enqueue(Message::new("t", body).with_key("k")).await.unwrap());
+    }
+    for (n, receipt) in receipts.into_iter().enumerate() {
+        match receipt.await {
+            Ok(_) => assert_ne!(n, 30),
+            Err(error) => {
+                assert_eq!((n, error.kind()), (30, PublishErrorKind::Invalid), "{error}");
+                assert!(error.detail().contains("406"), "{error}");
+            }
+        }
+    }
+    broker.publish(Message::new("t", "after")).await.unwrap();
+    let mut seen = std::collections::HashSet::new();
+    let arrived = raw.drain(&queue).await;
+    let different = arrived.iter().filter(|delivery| seen.insert(amqp::id(delivery))).count();
+    println!(
+        "LEDGER amqp culprit: attempted 61 confirmed 60 arrived {different} duplicates {}",
+        arrived.len() - different
+    );
+    assert_eq!(different, 60);
+    let _ = broker.shutdown(Duration::from_secs(5)).await;
+    raw.clean(&[&queue], &[&exchange]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_exchange_is_unroutable_or_a_named_failure() {
+    let exchange = fresh("missing");
+    let mut config = config(&exchange);
+    config.declare = DeclareMode::None;
+    let broker = AmqpMessageBroker::connect(config.clone()).await.unwrap();
+    let receipts = [broker.enqueue(Message::new("t", "1")), broker.enqueue(Message::new("t", "2"))];
+    for receipt in receipts {
+        let error = receipt.await.unwrap().await.unwrap_err();
+        assert_eq!(error.kind(), PublishErrorKind::Unroutable, "{error}");
+        assert!(error.detail().contains(&exchange), "{error}");
+    }
+    config.declare = DeclareMode::Passive;
+    let error = AmqpMessageBroker::connect(config).await.unwrap_err();
+    assert_eq!((error.kind(), error.reply_code()), (ErrorKind::Topology, Some(404)));
+    assert!(causes(&error).contains(&exchange), "{}", causes(&error));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_exchange_comes_back_by_itself() {
+    let exchange = fresh("deleted");
+    let raw = Raw::connect().await;
+    let broker = AmqpMessageBroker::connect(config(&exchange)).await.unwrap();
+    let optional = || Message::new("t", "1").with_mandatory(false);
+    broker.publish(optional()).await.unwrap();
+    raw.channel.exchange_delete((&*exchange).into(), Default::default()).await.unwrap();
+    for _ in 0..4 {
+        broker.publish(optional()).await.unwrap();
+    }
+    let _ = broker.shutdown(Duration::from_secs(5)).await;
+    raw.clean(&[], &[&exchange]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_default_exchange_routes_to_the_queue_of_the_topics_name() {
+    let queue = fresh("default");
+    let mut config = config("");
+    config.queues.push(QueueConfig::new(&*queue));
+    let broker = AmqpMessageBroker::connect(config).await.unwrap();
+    broker.publish(Message::new(&*queue, "1")).await.unwrap();
+    let error = broker.publish(Message::new(fresh("nobody"), "2")).await.unwrap_err();
+    assert_eq!(error.kind(), PublishErrorKind::Unroutable);
+    let raw = Raw::connect().await;
+    assert_eq!(raw.count(&queue).await, 1);
+    raw.clean(&[&queue], &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn declares_what_python_cqrs_declares() {
+    let (exchange, topic) = (fresh("python"), fresh("python_topic"));
+    let mut config = config(&exchange);
+    config.declare = DeclareMode::PythonCompatible;
+    config.exchange.kind = ExchangeKind::Topic;
+    let broker = AmqpMessageBroker::connect(config).await.unwrap();
+    for n in 0..10 {
+        broker.publish(Message::new(&*topic, format!("{n}"))).await.unwrap();
+    }
+    // Declaring again as python-cqrs does (aio-pika's defaults) must not conflict.
+    let raw = Raw::connect().await;
+    let options =
+        lapin::options::ExchangeDeclareOptions { auto_delete: true, ..Default::default() };
+    let (name, table) = (exchange.as_str().into(), lapin::types::FieldTable::default());
+    raw.channel
+        .exchange_declare(name, lapin::ExchangeKind::Direct, options, table.clone())
+        .await
+        .unwrap();
+    let options = lapin::options::QueueDeclareOptions::default();
+    let queue = raw.channel.queue_declare((&*topic).into(), options, table).await.unwrap();
+    assert_eq!(queue.message_count(), 10);
+    // Deleting the queue deletes the exchange: the next publish declares both again.
+    raw.channel.queue_delete((&*topic).into(), Default::default()).await.unwrap();
+    broker.publish(Message::new(&*topic, "y")).await.unwrap();
+    // A topic whose queue stands differently.
+    let other = fresh("python_other");
+    raw.queue(&other, "quorum", "amq.direct", &[]).await;
+    let error = broker.publish(Message::new(&*other, "z")).await.unwrap_err();
+    assert_eq!(error.kind(), PublishErrorKind::Refused);
+    assert!(error.detail().contains("406") && error.detail().contains(&other), "{error}");
+    broker.publish(Message::new(&*topic, "still works")).await.unwrap();
+    raw.clean(&[&topic, &other], &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redeclare_conflict_is_named() {
+    let exchange = fresh("conflict");
+    let raw = Raw::connect().await;
+    raw.exchange(&exchange).await;
+    let mut config = config(&exchange);
+    config.exchange.kind = ExchangeKind::Fanout;
+    let error = AmqpMessageBroker::connect(config.clone()).await.unwrap_err();
+    assert_eq!((error.kind(), error.reply_code()), (ErrorKind::Topology, Some(406)));
+    let words = causes(&error);
+    assert!(words.contains(&exchange) && words.contains("other properties"), "{words}");
+    // Publishing meanwhile names the cause; once the conflict is gone it works by itself.
+    config.publish_timeout = Duration::from_millis(500);
+    let broker = AmqpMessageBroker::new(config).unwrap();
+    let error = broker.publish(Message::new("t", "1")).await.unwrap_err();
+    assert_eq!(error.kind(), PublishErrorKind::NotSent);
+    assert!(causes(&error).contains("406"), "{}", causes(&error));
+    raw.channel.exchange_delete((&*exchange).into(), Default::default()).await.unwrap();
+    until("the broker to be ready", async || broker.state().is_ready()).await;
+    raw.clean(&[], &[&exchange]).await;
+}
+
+/// Publishes where it cannot work: the error must come within the deadline and a second.
+async fn failure(mut config: AmqpConfig, deadline: Duration) -> PublishError {
+    config.publish_timeout = deadline;
+    let broker = AmqpMessageBroker::new(config).unwrap();
+    let started = Instant::now();
+    let error = broker.publish(Message::new("t", "{}")).await.unwrap_err();
+    let took = started.elapsed();
+    assert!(took < deadline + Duration::from_secs(1), "{took:?}");
+    let state = broker.state();
+    assert!(matches!(state, BrokerState::Connecting { last_error: Some(_) }), "{state:?}");
+    println!("LEDGER amqp failure: {:?} in {took:.1?}: {}", error.kind(), causes(&error));
+    error
+}
+
+fn kind_of_cause(error: &PublishError) -> ErrorKind {
+    let source = error.source().and_then(|source| source.downcast_ref::<cqrs_amqp::AmqpError>());
+    source.expect("an AmqpError as source").kind()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_to_connect_name_their_cause_and_no_credentials() {
+    log::capture();
+    let deadline = Duration::from_secs(2);
+    let address = amqp::address();
+    let at = |userinfo: &str, vhost: &str| {
+        AmqpConfig::new(format!("amqp://{userinfo}@{address}/{vhost}"))
+    };
+    let mut shown = String::new();
+
+    let wrong = at("guest:s3cret-pass", "%2f");
+    let error = failure(wrong.clone(), deadline).await;
+    assert_eq!(kind_of_cause(&error), ErrorKind::Authentication);
+    shown += &format!("{error} {error:?} {}", causes(&error));
+    let error = AmqpMessageBroker::connect(wrong.clone()).await.unwrap_err();
+    assert_eq!((error.kind(), error.reply_code()), (ErrorKind::Authentication, Some(403)));
+    shown += &format!("{error} {error:?} {wrong:?}");
+
+    let error = failure(at("guest:guest", "no-such-vhost"), deadline).await;
+    assert_eq!(kind_of_cause(&error), ErrorKind::VirtualHost);
+    assert!(causes(&error).contains("no-such-vhost"), "{}", causes(&error));
+
+    let proxy = FaultProxy::start("127.0.0.1:0", &*address).await.unwrap();
+    let refused = proxy.address();
+    drop(proxy);
+    let error =
+        failure(AmqpConfig::new(format!("amqp://guest:s3cret-pass@{refused}")), deadline).await;
+    assert_eq!(kind_of_cause(&error), ErrorKind::Connect);
+    assert!(causes(&error).contains("refused"), "{}", causes(&error));
+    shown += &format!("{error:?}");
+
+    let error =
+        failure(AmqpConfig::new("amqp://guest:s3cret-pass@no-such-host.invalid"), deadline).await;
+    assert_eq!(kind_of_cause(&error), ErrorKind::Connect);
+
+    // It takes the connection and says nothing.
+    let proxy = FaultProxy::start("127.0.0.1:0", &*address).await.unwrap();
+    proxy.blackhole(true);
+    let silent = AmqpConfig::new(format!("amqp://guest:s3cret-pass@{}", proxy.address()));
+    let error = failure(silent, deadline).await;
+    assert_eq!(kind_of_cause(&error), ErrorKind::Connect);
+    assert!(causes(&error).contains("no answer"), "{}", causes(&error));
+
+    let mut other_ca = AmqpConfig::new(amqp::tls_dsn());
+    other_ca.tls.ca = Some(Pem::Path(servers::certs("other-ca.pem")));
+    let error = failure(other_ca, deadline).await;
+    assert_eq!(kind_of_cause(&error), ErrorKind::Tls);
+    assert!(causes(&error).contains("UnknownIssuer"), "{}", causes(&error));
+
+    let logged: String = log::captured()
+        .lines()
+        // lapin at trace shows the frames of the login, as the docs of the crate say.
+        .filter(|line| !line.contains("TRACE"))
+        .collect();
+    assert!(logged.contains("cqrs_amqp"), "nothing was captured");
+    assert!(!shown.contains("s3cret") && !logged.contains("s3cret"), "a password is shown");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_with_and_without_a_client_certificate() {
+    let exchange = fresh("tls");
+    let mut config = config(&exchange);
+    config.dsn = amqp::tls_dsn().into();
+    config.tls.ca = Some(Pem::Path(servers::certs("ca.pem")));
+    let broker = AmqpMessageBroker::connect(config.clone()).await.unwrap();
+    broker.publish(Message::new("t", "1").with_mandatory(false)).await.unwrap();
+    let text = |file: &str| Pem::Text(std::fs::read_to_string(servers::certs(file)).unwrap());
+    config.tls.ca = Some(text("ca.pem"));
+    config.tls.client_certificate = Some(text("client.pem"));
+    config.tls.client_key = Some(Pem::Path(servers::certs("client.key")));
+    let broker = AmqpMessageBroker::connect(config).await.unwrap();
+    let big = vec![7; 1 << 20];
+    broker.publish(Message::new("t", big).with_mandatory(false)).await.unwrap();
+    assert_eq!(broker.shutdown(Duration::from_secs(5)).await.undelivered, 0);
+    Raw::connect().await.clean(&[], &[&exchange]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_made_while_the_server_is_down_works_when_it_comes_up() {
+    let (exchange, queue) = (fresh("late"), fresh("late"));
+    let proxy = FaultProxy::start("127.0.0.1:0", amqp::address()).await.unwrap();
+    proxy.refuse(true);
+    let mut config = config(&exchange);
+    config.dsn = format!("amqp://guest:guest@{}", proxy.address()).into();
+    config.queues.push(QueueConfig::new(&*queue));
+    config.bindings.push(BindingConfig::new(&*queue, "t"));
+    let broker = AmqpMessageBroker::new(config).unwrap();
+    let receipt = broker.enqueue(Message::new("t", "1")).await.unwrap();
+    until("a failure", async || {
+        matches!(broker.state(), BrokerState::Connecting { last_error: Some(_) })
+    })
+    .await;
+    proxy.refuse(false);
+    receipt.await.unwrap();
+    assert_eq!(broker.state(), BrokerState::Ready);
+    Raw::connect().await.clean(&[&queue], &[&exchange]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_amqp_cannot_carry_is_refused_here() {
+    let exchange = fresh("limits");
+    let broker = AmqpMessageBroker::connect(config(&exchange)).await.unwrap();
+    let kind = async |message: Message| broker.publish(message).await.unwrap_err().kind();
+    let over = vec![0; (16 << 20) + 1];
+    assert_eq!(kind(Message::new("t", over)).await, PublishErrorKind::TooLarge);
+    assert_eq!(kind(Message::new("t".repeat(256), "")).await, PublishErrorKind::Invalid);
+    let mut message = Message::new("t", "");
+    message.headers.insert("big", "x".repeat(200_000)).unwrap();
+    assert_eq!(kind(message).await, PublishErrorKind::TooLarge);
+    let mut message = Message::new("t", "").with_mandatory(false);
+    message.headers.insert("big", "x".repeat(100_000)).unwrap();
+    broker.publish(message).await.unwrap();
+    assert_eq!(broker.state(), BrokerState::Ready);
+    Raw::connect().await.clean(&[], &[&exchange]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_waits_refuses_and_reports() {
+    let (exchange, queue) = (fresh("shutdown"), fresh("shutdown"));
+    let raw = Raw::connect().await;
+    raw.exchange(&exchange).await;
+    raw.queue(&queue, "quorum", &exchange, &["t"]).await;
+    let broker = AmqpMessageBroker::connect(config(&exchange)).await.unwrap();
+    let mut receipts = Vec::new();
+    for _ in 0..500 {
+        receipts.push(broker.enqueue(Message::new("t", "1")).await.unwrap());
+    }
+    let ending = broker.shutdown(Duration::from_secs(10));
+    assert_eq!(broker.state(), BrokerState::Closed);
+    let refused = broker.try_enqueue(Message::new("t", "2")).unwrap_err();
+    assert_eq!(refused.kind(), PublishErrorKind::Closed);
+    // The shutdown goes on though nobody waits for it.
+    drop(ending);
+    for receipt in receipts {
+        receipt.await.unwrap();
+    }
+    assert_eq!(broker.shutdown(Duration::ZERO).await.undelivered, 0);
+    assert_eq!(raw.count(&queue).await, 500);
+    // What cannot be delivered is counted, in time.
+    let mut silent = config(&exchange);
+    let proxy = FaultProxy::start("127.0.0.1:0", amqp::address()).await.unwrap();
+    proxy.refuse(true);
+    silent.dsn = format!("amqp://guest:guest@{}", proxy.address()).into();
+    let broker = AmqpMessageBroker::new(silent).unwrap();
+    let receipt = broker.enqueue(Message::new("t", "3")).await.unwrap();
+    let started = Instant::now();
+    assert_eq!(broker.shutdown(Duration::from_millis(300)).await.undelivered, 1);
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert_eq!(receipt.await.unwrap_err().kind(), PublishErrorKind::Closed);
+    raw.clean(&[&queue], &[&exchange]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_broker_value_leaves_no_connection() {
+    let exchange = fresh("dropped");
+    let proxy = FaultProxy::start("127.0.0.1:0", amqp::address()).await.unwrap();
+    let mut config = config(&exchange);
+    config.dsn = format!("amqp://guest:guest@{}", proxy.address()).into();
+    config.pool_size = 2;
+    let broker = AmqpMessageBroker::connect(config).await.unwrap();
+    assert_eq!(proxy.open(), 2);
+    let receipt = broker.enqueue(Message::new("t", "1").with_mandatory(false)).await.unwrap();
+    drop(broker);
+    let _either = receipt.await;
+    until("the connections to close", async || proxy.open() == 0).await;
+    Raw::connect().await.clean(&[], &[&exchange]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_window_makes_wait_or_says_full() {
+    let exchange = fresh("window");
+    let proxy = FaultProxy::start("127.0.0.1:0", amqp::address()).await.unwrap();
+    let mut config = config(&exchange);
+    config.dsn = format!("amqp://guest:guest@{}", proxy.address()).into();
+    config.window_messages = 2;
+    config.publish_timeout = Duration::from_secs(1);
+    let broker = AmqpMessageBroker::connect(config).await.unwrap();
+    proxy.stall(true);
+    let message = || Message::new("t", "1").with_mandatory(false);
+    let held = [broker.try_enqueue(message()).unwrap(), broker.try_enqueue(message()).unwrap()];
+    let full = broker.try_enqueue(message()).unwrap_err();
+    assert_eq!(full.kind(), PublishErrorKind::Full);
+    let started = Instant::now();
+    let late = broker.enqueue(message()).await;
+    assert!(started.elapsed() < Duration::from_secs(2));
+    // The window came free when the two expired, just at this one's deadline, or never.
+    if let Err(error) = late {
+        assert_eq!(error.kind(), PublishErrorKind::NotSent);
+    }
+    for receipt in held {
+        assert_eq!(receipt.await.unwrap_err().kind(), PublishErrorKind::Unknown);
+    }
+    proxy.stall(false);
+    broker.publish(message()).await.unwrap();
+    Raw::connect().await.clean(&[], &[&exchange]).await;
+}
