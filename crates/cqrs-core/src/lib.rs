@@ -23,8 +23,8 @@ pub use event::{
     HandlerResultExt, InvalidTimestamp, Notification, NotificationEvent, Timestamp, default_topic,
 };
 pub use mediator::{
-    Bootstrap, BuildError, BuildProblem, EventMediator, EventSendError, Mediator, MediatorShutdown,
-    SendError,
+    Bootstrap, BuildError, BuildProblem, EventEmitter, EventMediator, EventSendError, Mediator,
+    MediatorShutdown, SendError,
 };
 pub use memory::MemoryBroker;
 pub use message::{CorrelationId, Headers, Message, TraceContext};

@@ -235,6 +235,21 @@ async fn parallel_handlers_are_bounded_and_have_no_unit_of_work() {
 }
 
 #[tokio::test]
+async fn an_emitter_runs_handlers_and_publishes_without_a_request() {
+    let (log, broker) = (Log::default(), RecordingBroker::default());
+    let emitter = mediator(&log, &broker, OnEventFailure::Fail, 1).emitter();
+    emitter.emit(Opened("x")).await.unwrap();
+    assert_eq!(log.lines(), ["a x", "b x", "follow-up a x", "follow-up b x"]);
+    emitter.emit(Announced { by: "the emitter".into() }).await.unwrap();
+    assert_eq!(announced(&broker), ["a x", "b x", "the emitter"]);
+    assert!(matches!(emitter.emit(Opened("bad")).await, Err(SendError::Events(_))));
+    let lost = NotificationEvent::new(Announced { by: "nobody".into() }).with_topic("refused");
+    let error = emitter.emit(lost).await.unwrap_err();
+    assert!(matches!(error, SendError::Undelivered(_)), "{error:?}");
+    assert_eq!(broker.names().len(), 3, "nothing of the failed ones");
+}
+
+#[tokio::test]
 async fn a_domain_event_without_handlers_is_fine() {
     let mediator = Mediator::builder().handle::<Open, _>(Opener).build().unwrap();
     mediator.send(Open(vec!["x"])).await.unwrap();

@@ -14,11 +14,12 @@ use cqrs::memory::{
 use cqrs::message::{InvalidHeader, InvalidTraceContext};
 use cqrs::{
     Bootstrap, BuildError, BuildProblem, CorrelationId, DevnullMessageBroker, Emission, Event,
-    EventFailure, EventMap, EventMediator, EventSendError, EventsError, Failure, HandlerError,
-    Headers, InvalidTimestamp, Invocation, InvocationKind, JsonDeserializer, JsonSerializer,
-    Mediator, MediatorShutdown, Message, MessageBroker, MessageBrokerExt, Next, NotificationEvent,
-    OnEventFailure, Outcome, PublishError, PublishErrorKind, Request, RequestKind, RequestMap,
-    Scope, SendError, Timestamp, TraceContext, Undelivered, UndeliveredEvent, UnitOfWorkError,
+    EventEmitter, EventFailure, EventMap, EventMediator, EventSendError, EventsError, Failure,
+    HandlerError, Headers, InvalidTimestamp, Invocation, InvocationKind, JsonDeserializer,
+    JsonSerializer, Mediator, MediatorShutdown, Message, MessageBroker, MessageBrokerExt, Next,
+    NotificationEvent, OnEventFailure, Outcome, PublishError, PublishErrorKind, Request,
+    RequestKind, RequestMap, Scope, SendError, Timestamp, TraceContext, Undelivered,
+    UndeliveredEvent, UnitOfWorkError,
 };
 
 const fn shared<T: Send + Sync + std::fmt::Debug>() {}
@@ -38,6 +39,7 @@ const _: () = {
 const _: () = {
     shared::<Emission>();
     shared::<EventMap>();
+    shared::<EventEmitter>();
     shared::<EventMediator>();
     shared::<Bootstrap<EventMediator>>();
     shared::<NotificationEvent<()>>();

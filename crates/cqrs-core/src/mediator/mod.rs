@@ -1,12 +1,14 @@
 //! The mediators: requests to their handler, consumed events to their handlers.
 
 mod bootstrap;
+mod emitter;
 mod error;
 mod events;
 mod inner;
 mod requests;
 
 pub use bootstrap::{Bootstrap, BuildError, BuildProblem};
+pub use emitter::EventEmitter;
 pub use error::{EventSendError, SendError};
 pub use events::EventMediator;
 pub use inner::MediatorShutdown;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::inner::Inner;
-use super::{Bootstrap, MediatorShutdown, SendError};
+use super::{Bootstrap, EventEmitter, MediatorShutdown, SendError};
 use crate::broker::BoxFuture;
 use crate::dispatch::caught;
 use crate::middleware::{Answer, Failure, InvocationKind, Outcome};
@@ -81,6 +81,11 @@ impl Mediator {
         let kind = InvocationKind::Request(R::KIND);
         self.0.inner.run_chain(kind, R::NAME, scope, &mut answer).await?;
         answer.answered.unwrap_or(Err(SendError::NoResponse))
+    }
+
+    /// Emits events outside of a request.
+    pub fn emitter(&self) -> EventEmitter {
+        EventEmitter(self.clone())
     }
 
     /// Refuses new requests, waits for commits and publishings that run, and shuts the broker down,
