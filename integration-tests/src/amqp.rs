@@ -1,5 +1,7 @@
 //! A look at RabbitMQ that does not go through the code under test, and the ledger of a fault test.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::path::Path;

@@ -3,6 +3,8 @@
 //! They break the server for everybody, so they run one after the other. Counts are scaled down;
 //! `CQRS_FULL=1` runs them in full.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
