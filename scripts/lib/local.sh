@@ -33,7 +33,7 @@ up_one() { # SERVER
 local_start() { each start_one "$1"; }
 
 start_one() { # SERVER
-    local upper=${1^^} end
+    local upper=${1^^} end seen
     local -n ports=${upper}_PORTS logs=${upper}_LOGS seconds=${upper}_BOOT_SECONDS
     if gone "$1"; then
         "${1}_install"
@@ -44,9 +44,12 @@ start_one() { # SERVER
     else
         signal CONT "$1"
     fi
+    # On a busy machine a starting process may be out of sight for a while.
+    seen=$SECONDS
     end=$((SECONDS + seconds))
     until "${1}_booted"; do
-        if gone "$1" || ((SECONDS >= end)); then
+        gone "$1" || seen=$SECONDS
+        if ((SECONDS >= end || SECONDS > seen + 3)); then
             tail -n 40 "${logs[@]}" >&2 || true
             die "$1 is not ready; its logs: ${logs[*]} (then: $0 down $1; $0 up $1)"
         fi
