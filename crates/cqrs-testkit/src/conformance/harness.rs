@@ -38,8 +38,8 @@ pub struct Setup {
     pub window_bytes: usize,
     /// The deadline of a publish.
     pub publish_timeout: Duration,
-    /// The case is going to inject [`Fault::Stall`].
-    pub will_stall: bool,
+    /// The case is going to inject faults.
+    pub with_faults: bool,
 }
 
 impl Default for Setup {
@@ -48,7 +48,7 @@ impl Default for Setup {
             window_messages: Window::DEFAULT_MESSAGES,
             window_bytes: Window::DEFAULT_BYTES,
             publish_timeout: Intake::DEFAULT_TIMEOUT,
-            will_stall: false,
+            with_faults: false,
         }
     }
 }

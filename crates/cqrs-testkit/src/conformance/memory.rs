@@ -59,7 +59,7 @@ impl Harness for MemoryHarness {
             // The topic's name counts here; the suite's limit is about the rest.
             builder = builder.max_message_size(MAX_MESSAGE + Uuid::nil().to_string().len());
         }
-        if setup.will_stall {
+        if setup.with_faults {
             builder = builder.capacity(8);
         }
         let broker = builder.build();

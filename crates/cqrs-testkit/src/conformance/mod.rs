@@ -31,7 +31,7 @@ pub use memory::MemoryHarness;
 /// No case takes longer.
 pub const CASE_LIMIT: Duration = Duration::from_secs(180);
 
-/// Stamps one `#[test]` per case of the suite. See the [module](crate::conformance).
+/// Stamps one `#[test]` per case of the suite. See the [module](mod@crate::conformance).
 #[macro_export]
 macro_rules! conformance {
     ($harness:expr $(,)?) => {

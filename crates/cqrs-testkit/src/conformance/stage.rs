@@ -41,7 +41,7 @@ impl<'h, H: Harness> Stage<'h, H> {
 
     /// With a first message published and read, and the broker stalled since.
     pub(super) async fn stalled(harness: &'h H, setup: Setup) -> Self {
-        let mut stage = Self::with(harness, Setup { will_stall: true, ..setup }).await;
+        let mut stage = Self::with(harness, Setup { with_faults: true, ..setup }).await;
         stage.publish(Message::new(stage.topic.as_str(), "before the stall")).await;
         stage.receive(1).await;
         harness.inject(Fault::Stall { topic: &stage.topic }).await;

@@ -52,10 +52,11 @@ impl AmqpProbe {
             if let Some(link) = &mut self.link
                 && let Some(Ok(delivery)) = link.consumer.next().await
             {
-                // Unless the ack is lost with the connection; the message comes again then.
+                // When the ack is lost with the connection, the message comes again.
                 let acker = delivery.acker.clone();
                 self.unacked = Some(received(delivery));
-                if acker.ack(BasicAckOptions::default()).await.is_err() {
+                // `Ok(false)` is what lapin says of a delivery whose channel is gone.
+                if !matches!(acker.ack(BasicAckOptions::default()).await, Ok(true)) {
                     (self.link, self.unacked) = (None, None);
                 }
                 continue;

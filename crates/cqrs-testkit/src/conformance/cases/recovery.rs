@@ -25,7 +25,8 @@ pub(crate) async fn a_restart_loses_nothing_confirmed<H: Harness>(harness: &H) {
 async fn publish_through<H: Harness>(harness: &H, fault: Fault<'_>, times: usize) {
     const BETWEEN: usize = 600;
     const KEYS: usize = 8;
-    let setup = Setup { window_messages: 200, ..Setup::default() };
+    const WINDOW: usize = 200;
+    let setup = Setup { window_messages: WINDOW, with_faults: true, ..Setup::default() };
     let mut stage = Stage::with(harness, setup).await;
     let count = BETWEEN * (times + 1);
     let mut ids = Vec::new();
@@ -70,6 +71,7 @@ async fn publish_through<H: Harness>(harness: &H, fault: Fault<'_>, times: usize
             None => panic!("lost: {there} of {count} confirmed messages arrived"),
         }
     }
+    assert!(duplicates <= WINDOW * times, "{duplicates} duplicates: more than was in flight");
     println!(
         "{times} x {fault:?}: attempted {count}, confirmed {count}, arrived {there}, \
          duplicates {duplicates}"
