@@ -4,6 +4,8 @@
 //!
 //! Each measure prints one JSON line with `scenario`, `ours`, `baseline` and `ratio` (ours / baseline).
 
+#![allow(clippy::async_yields_async)] // the outer future enqueues, the inner one is the confirm
+
 mod amqp;
 mod dispatch;
 mod kafka;

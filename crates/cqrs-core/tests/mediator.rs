@@ -91,8 +91,7 @@ async fn a_handler_that_panics_before_its_first_await_is_caught() {
             _query: Count,
             _scope: &mut Scope,
         ) -> impl Future<Output = Result<usize, Infallible>> + Send {
-            let limit: Option<usize> = None;
-            let limit = limit.expect("no limit");
+            let limit: usize = "no number".parse().expect("no limit");
             async move { Ok(limit) }
         }
     }
