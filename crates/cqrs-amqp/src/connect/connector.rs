@@ -82,12 +82,16 @@ impl Connector {
         opened
     }
 
-    /// A link ended. One that held for a while lets the next attempt start at once.
+    /// A link ended. After one that held for a while the next attempt starts at once, after one that
+    /// was of some use with the shortest backoff, otherwise with the next longer one.
     pub(crate) async fn lost(&self, link: &Link) {
         let mut gate = self.gate.lock().await;
-        match link.opened.elapsed() > Duration::from_secs(1) {
-            true => gate.backoff.held(),
-            false => gate.backoff.failed(Instant::now()),
+        let held = link.opened.elapsed() > Duration::from_secs(1);
+        if held || link.confirmed {
+            gate.backoff.held();
+        }
+        if !held {
+            gate.backoff.failed(Instant::now());
         }
     }
 
@@ -115,7 +119,20 @@ impl Connector {
             channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(failed)?;
             Ok(channel)
         };
-        match tokio::time::timeout(self.attempt_timeout, setting_up).await {
+        let mut health = connection.health();
+        let lost = async {
+            // lapin may leave a request unanswered that is made while its connection dies.
+            let lost = health.wait_for(|health| matches!(health, Health::Lost(_))).await;
+            match lost.as_deref() {
+                Ok(Health::Lost(error)) => error.clone(),
+                _ => AmqpError::new(ErrorKind::ConnectionLost, "the connection is closed"),
+            }
+        };
+        let set_up = tokio::select! {
+            set_up = tokio::time::timeout(self.attempt_timeout, setting_up) => set_up,
+            error = lost => return Err(error),
+        };
+        match set_up {
             Ok(channel) => Ok(Link::new(channel?, connection)),
             Err(_elapsed) => {
                 connection.kill();
@@ -177,6 +194,8 @@ pub(crate) struct Link {
     pub(crate) channel: Arc<lapin::Channel>,
     pub(crate) connection: Arc<Connection>,
     pub(crate) health: watch::Receiver<Health>,
+    /// Whether the server confirmed anything on it.
+    pub(crate) confirmed: bool,
     opened: Instant,
 }
 
@@ -184,7 +203,8 @@ impl Link {
     fn new(channel: lapin::Channel, connection: Arc<Connection>) -> Self {
         connection.links.fetch_add(1, Ordering::AcqRel);
         let health = connection.health();
-        Self { channel: Arc::new(channel), connection, health, opened: Instant::now() }
+        let opened = Instant::now();
+        Self { channel: Arc::new(channel), connection, health, confirmed: false, opened }
     }
 }
 

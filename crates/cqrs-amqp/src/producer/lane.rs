@@ -250,6 +250,9 @@ impl Lane {
             match result {
                 Ok(Confirmation::Ack(returned)) => {
                     self.declared_again = false;
+                    if let Line::Open(link) = &mut self.line {
+                        link.confirmed = true;
+                    }
                     self.ledger.answered(number, true, returned.map(read_return));
                 }
                 Ok(Confirmation::Nack(returned)) => {
