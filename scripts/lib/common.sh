@@ -60,16 +60,21 @@ daemon() {
 }
 
 # pids SERVER: all processes of the server (workers of PostgreSQL have
-# overwritten their environment and are found as children).
+# overwritten their environment and are found as children), without those of a
+# container on this machine that uses the same path for its state.
 pids() {
-    local found elevate=()
+    local pid found=() elevate=()
     [[ $1 != rabbitmq ]] || elevate=("${SUDO[@]}")
-    found=$("${elevate[@]}" grep -lszxF -- "$(mark "$1")" /proc/[0-9]*/environ || true)
-    found=$(sed -E 's#/proc/([0-9]+)/environ#\1#' <<<"$found")
-    [[ -n $found ]] || return 0
+    for pid in $("${elevate[@]}" grep -lszxF -- "$(mark "$1")" /proc/[0-9]*/environ); do
+        pid=${pid//[!0-9]/}
+        if [[ ! -e /proc/$pid/ns/pid || /proc/$pid/ns/pid -ef /proc/self/ns/pid ]]; then
+            found+=("$pid")
+        fi
+    done
+    ((${#found[@]} > 0)) || return 0
     {
-        printf '%s\n' "$found"
-        pgrep -P "$(paste -sd, - <<<"$found")" || true
+        printf '%s\n' "${found[@]}"
+        pgrep -P "$(IFS=,; echo "${found[*]}")" || true
     } | sort -un
 }
 
@@ -116,9 +121,8 @@ ended() {
     local pid tasks
     for pid in "$@"; do
         tasks=("/proc/$pid/task"/*)
-        if [[ -e ${tasks[0]} ]] &&
-            { ((${#tasks[@]} > 1)) || ! grep -qs ') Z ' "/proc/$pid/stat"; }; then
-            [[ ! -e /proc/$pid ]] || return 1
+        if ((${#tasks[@]} > 1)) || grep -qsE '\) [^ZX] ' "/proc/$pid/stat"; then
+            return 1
         fi
     done
 }

@@ -30,7 +30,7 @@ rabbitmq_enter() {
     if as_root unshare --mount true 2>/dev/null; then
         # shellcheck disable=SC2016  # expanded by the inner sh
         printf '%s\n' "${SUDO[@]}" unshare --mount sh -c \
-            'mount -t proc proc "$0/proc"; mount --rbind /dev "$0/dev"; exec chroot "$@"' "$root"
+            '{ mount -t proc proc "$0/proc"; mount --rbind /dev "$0/dev"; } 2>/dev/null; exec chroot "$@"' "$root"
     else
         printf '%s\n' "${SUDO[@]}" chroot
     fi
