@@ -7,7 +7,7 @@ use std::error::Error;
 use std::sync::{Arc, Mutex};
 
 use cqrs::prelude::*;
-use cqrs::{MemoryBroker, UnitOfWork, UnitOfWorkFactory};
+use cqrs::{CommitError, MemoryBroker, UnitOfWork, UnitOfWorkFactory};
 use serde::Serialize;
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -34,9 +34,10 @@ impl UnitOfWorkFactory for Database {
 }
 
 impl UnitOfWork for Transaction {
-    async fn commit(self) -> Result<(), BoxError> {
+    async fn commit(self) -> Result<(), CommitError> {
         println!("  commit {:?}", self.writes);
-        let mut rows = self.database.rows.lock().map_err(|_| "the database is broken")?;
+        let mut rows =
+            self.database.rows.lock().map_err(|_| CommitError::failed("the database is broken"))?;
         rows.extend(self.writes);
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! and say so. A container outlives the test binary that started it, so that the next one finds it.
 
 use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use testcontainers::core::{IntoContainerPort, WaitFor};
@@ -25,12 +26,14 @@ pub(crate) fn start(address: &str) -> Result<(), String> {
         "5672" => ("rabbitmq", "4-management", 5672, "Server startup complete"),
         _ => return Err(format!("no container serves port {port}")),
     };
-    let container = GenericImage::new(image, tag)
+    let image = GenericImage::new(image, tag)
         .with_wait_for(WaitFor::message_on_stdout(ready))
         .with_mapped_port(port, port.tcp())
-        .with_startup_timeout(Duration::from_secs(180))
-        .start()
-        .map_err(|error| error.to_string())?;
+        .with_startup_timeout(Duration::from_secs(180));
+    // On a thread of its own: the runner blocks, and the caller may be an async test.
+    let container = thread::spawn(|| image.start().map_err(|error| error.to_string()))
+        .join()
+        .map_err(|_| "the container's start panicked".to_owned())??;
     // Dropping it would stop the server under the next test binary.
     std::mem::forget(container);
     Ok(())

@@ -52,8 +52,7 @@ impl Harness for KafkaHarness {
     fn capabilities(&self) -> Capabilities {
         let mut capabilities = Capabilities::default();
         capabilities.place = true;
-        // librdkafka counts up to 36 bytes of its own towards `message_max_bytes`.
-        capabilities.max_message_bytes = Some(1_000_000 - 36);
+        capabilities.max_message_bytes = Some(1_000_000);
         capabilities.timestamp_unit = Duration::from_millis(1);
         capabilities.stall = true;
         capabilities.cut = true;

@@ -21,9 +21,9 @@ use crate::{AmqpConfig, AmqpError};
 
 /// Publishes to RabbitMQ: persistent messages, publisher confirms, resent after a connection loss.
 ///
-/// A [`MessageBroker`]; publish with [`MessageBrokerExt`](cqrs_core::MessageBrokerExt). Share it as an
-/// `Arc`. Dropped without [`shutdown`](MessageBroker::shutdown), it ends its tasks and gives up what is
-/// in flight.
+/// A [`MessageBroker`]; publish with [`MessageBrokerExt`](cqrs_core::MessageBrokerExt). Clones share its
+/// connections. When the last one is dropped without [`shutdown`](MessageBroker::shutdown), its tasks end
+/// and what is in flight is given up.
 ///
 /// ```no_run
 /// use cqrs_amqp::{AmqpConfig, AmqpMessageBroker};
@@ -34,7 +34,10 @@ use crate::{AmqpConfig, AmqpError};
 /// broker.publish(Message::new("user_events", r#"{"user_id":"1"}"#).with_key("1")).await?;
 /// # Ok(()) }
 /// ```
-pub struct AmqpMessageBroker {
+#[derive(Clone)]
+pub struct AmqpMessageBroker(Arc<Producer>);
+
+struct Producer {
     intake: Intake,
     lanes: Box<[mpsc::UnboundedSender<PendingConfirm>]>,
     next_keyless: AtomicUsize,
@@ -94,14 +97,14 @@ impl AmqpMessageBroker {
         let intake = Intake::new(window, config.publish_timeout)
             .with_cause(move || cause.cause().map(Into::into));
         let tasks = Mutex::new(Some(Tasks { lanes: tasks, connector, report }));
-        Ok(Self {
+        Ok(Self(Arc::new(Producer {
             intake,
             lanes: lanes.into(),
             next_keyless: AtomicUsize::new(0),
             format,
             status,
             ending: Ending { runtime, tasks, stop, report: reported },
-        })
+        })))
     }
 
     /// Makes the broker value and waits until it is connected and its topology stands.
@@ -112,17 +115,17 @@ impl AmqpMessageBroker {
     /// As [`new`](Self::new); and the first failure to connect, within the connect timeout.
     pub async fn connect(config: AmqpConfig) -> Result<Self, AmqpError> {
         let broker = Self::new(config)?;
-        broker.status.connected().await?;
+        broker.0.status.connected().await?;
         Ok(broker)
     }
 
     /// Messages that wait or are in flight, without a verdict.
     pub fn in_flight(&self) -> usize {
-        self.intake.in_flight()
+        self.0.intake.in_flight()
     }
 
     fn check(&self, message: Message) -> Result<Message, PublishError> {
-        match self.format.check(&message) {
+        match self.0.format.check(&message) {
             Ok(()) => Ok(message),
             Err((kind, detail)) => Err(PublishError::new(kind, message, detail)),
         }
@@ -131,11 +134,11 @@ impl AmqpMessageBroker {
     /// Fixes the message's place in the order of its lane.
     fn send(&self, pending: PendingConfirm) -> Result<(), PublishError> {
         let lane = self.lane(pending.message());
-        let Some(lane) = self.lanes.get(lane) else {
+        let Some(lane) = self.0.lanes.get(lane) else {
             return Err(pending.reject(PublishErrorKind::Closed, "it has no lanes"));
         };
         lane.send(pending).map_err(|mpsc::error::SendError(pending)| {
-            let detail = match self.intake.is_closed() {
+            let detail = match self.0.intake.is_closed() {
                 true => "shutdown was called on it",
                 false => "one of its tasks ended by a panic; make a new broker value",
             };
@@ -145,14 +148,14 @@ impl AmqpMessageBroker {
 
     /// The same for all messages of one topic and key; in turn for those without a key.
     fn lane(&self, message: &Message) -> usize {
-        let lanes = self.lanes.len().max(1);
+        let lanes = self.0.lanes.len().max(1);
         match &message.key {
             Some(key) => {
                 let mut hasher = DefaultHasher::new();
                 (&*message.topic, key).hash(&mut hasher);
                 (hasher.finish() % lanes as u64) as usize
             }
-            None => self.next_keyless.fetch_add(1, Ordering::Relaxed) % lanes,
+            None => self.0.next_keyless.fetch_add(1, Ordering::Relaxed) % lanes,
         }
     }
 }
@@ -160,40 +163,40 @@ impl AmqpMessageBroker {
 impl MessageBroker for AmqpMessageBroker {
     fn enqueue(&self, message: Message) -> BoxFuture<'_, Result<Receipt, PublishError>> {
         Box::pin(async move {
-            let (pending, receipt) = self.intake.admit(self.check(message)?).await?;
+            let (pending, receipt) = self.0.intake.admit(self.check(message)?).await?;
             self.send(pending)?;
             Ok(receipt)
         })
     }
 
     fn try_enqueue(&self, message: Message) -> Result<Receipt, PublishError> {
-        let (pending, receipt) = self.intake.try_admit(self.check(message)?)?;
+        let (pending, receipt) = self.0.intake.try_admit(self.check(message)?)?;
         self.send(pending)?;
         Ok(receipt)
     }
 
     fn state(&self) -> BrokerState {
-        match self.intake.is_closed() {
+        match self.0.intake.is_closed() {
             true => BrokerState::Closed,
-            false => self.status.state(),
+            false => self.0.status.state(),
         }
     }
 
     fn shutdown(&self, deadline: Duration) -> BoxFuture<'_, ShutdownReport> {
-        self.intake.close();
-        let tasks = self.ending.tasks.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.0.intake.close();
+        let tasks = self.0.ending.tasks.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(tasks) = tasks {
             let now = Instant::now();
             let far = Duration::from_secs(365 * 24 * 3600);
-            self.ending.stop.send_replace(Some(now + deadline.min(far)));
-            self.ending.runtime.spawn(end(tasks));
+            self.0.ending.stop.send_replace(Some(now + deadline.min(far)));
+            self.0.ending.runtime.spawn(end(tasks));
         }
-        let mut report = self.ending.report.clone();
+        let mut report = self.0.ending.report.clone();
         Box::pin(async move {
             match report.wait_for(Option::is_some).await {
                 Ok(report) => report.unwrap_or_default(),
                 // The runtime is shutting down.
-                Err(_) => ShutdownReport::new(self.intake.in_flight()),
+                Err(_) => ShutdownReport::new(self.0.intake.in_flight()),
             }
         })
     }
@@ -219,7 +222,7 @@ impl fmt::Debug for AmqpMessageBroker {
         f.debug_struct("AmqpMessageBroker")
             .field("state", &self.state())
             .field("in_flight", &self.in_flight())
-            .field("lanes", &self.lanes.len())
+            .field("lanes", &self.0.lanes.len())
             .finish_non_exhaustive()
     }
 }

@@ -1,11 +1,14 @@
 //! Publishing to RabbitMQ, against raw lapin with streamed confirms and the same settings.
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, BindingConfig, QueueConfig};
 use cqrs_core::MessageBroker;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use uuid::Uuid;
 
 use crate::load::Load;
 
@@ -30,21 +33,51 @@ pub(crate) async fn publish(dsn: &str, messages: usize, rounds: usize) {
         channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
         raw_channels.push(channel);
     }
-    for tasks in [1, 64] {
-        let load = Load::new(&topic, messages, tasks);
-        let raw = || raw(&raw_channels, &load);
-        load.compare(format!("publish-amqp: {tasks} task(s)"), rounds, &broker, raw).await;
+    for frame in [RawFrame::Same, RawFrame::Bare] {
+        for tasks in [1, 64] {
+            let load = Load::new(&topic, messages, tasks);
+            let raw = || raw(&raw_channels, &load, frame);
+            let scenario =
+                format!("publish-amqp: {tasks} task(s), raw client sends {frame:?} frame");
+            load.compare(scenario, rounds, &broker, raw).await;
+        }
     }
 }
 
-async fn raw(channels: &[Channel], load: &Load) -> f64 {
+/// What the raw client sends with each message.
+#[derive(Debug, Clone, Copy)]
+enum RawFrame {
+    /// What we send: id, time, and the key as a header.
+    Same,
+    /// The body and the delivery mode, so less than a consumer of ours could work with.
+    Bare,
+}
+
+impl RawFrame {
+    fn properties(self, key: &[u8]) -> BasicProperties {
+        let bare = BasicProperties::default().with_delivery_mode(2);
+        match self {
+            Self::Bare => bare,
+            Self::Same => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+                let mut headers = FieldTable::default();
+                headers.insert("message_key".into(), AMQPValue::LongString(key.into()));
+                bare.with_message_id(Uuid::now_v7().to_string().into())
+                    .with_timestamp(now.as_secs())
+                    .with_headers(headers)
+            }
+        }
+    }
+}
+
+async fn raw(channels: &[Channel], load: &Load, frame: RawFrame) -> f64 {
     let (channels, sent) = (channels.to_vec(), load.clone());
     load.run(move |index| {
         let channel = channels[index % channels.len()].clone();
-        let (topic, body) = (sent.topic.clone(), sent.body());
+        let (topic, key, body) = (sent.topic.clone(), sent.key(index), sent.body());
         async move {
             let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-            let properties = BasicProperties::default().with_delivery_mode(2);
+            let properties = frame.properties(&key);
             let confirm = channel
                 .basic_publish(EXCHANGE.into(), (&*topic).into(), options, &body, properties)
                 .await

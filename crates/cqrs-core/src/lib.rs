@@ -19,8 +19,9 @@ pub use broker::{
 pub use codec::{Deserializer, JsonDeserializer, JsonSerializer, Serializer};
 pub use dispatch::{EventFailure, EventsError, OnEventFailure, Undelivered, UndeliveredEvent};
 pub use event::{
-    DEFAULT_OUTPUT_TOPIC, DomainEvent, Emission, Event, EventHandler, EventMap, HandlerError,
-    HandlerResultExt, InvalidTimestamp, Notification, NotificationEvent, Timestamp, default_topic,
+    DEFAULT_OUTPUT_TOPIC, DomainEvent, Emission, Event, EventHandler, EventMap, EventRoute,
+    HandlerError, HandlerResultExt, InvalidTimestamp, Notification, NotificationEvent, Timestamp,
+    default_topic,
 };
 pub use mediator::{
     Bootstrap, BuildError, BuildProblem, EventEmitter, EventMediator, EventSendError, Mediator,
@@ -30,7 +31,7 @@ pub use memory::MemoryBroker;
 pub use message::{CorrelationId, Headers, Message, TraceContext};
 pub use middleware::{Failure, Invocation, InvocationKind, Middleware, Next, Outcome};
 pub use request::{Command, Query, Request, RequestHandler, RequestKind, RequestMap};
-pub use scope::{Scope, UnitOfWork, UnitOfWorkError, UnitOfWorkFactory};
+pub use scope::{CommitError, Scope, UnitOfWork, UnitOfWorkError, UnitOfWorkFactory};
 
 /// What the derives refer to. No part of the public interface: it may change in any release.
 #[doc(hidden)]

@@ -10,8 +10,10 @@ use crate::{RequestKind, Scope};
 
 /// Runs around every request of a mediator, or every consumed event of an event mediator.
 ///
-/// The first one added is the outermost. It runs around the handler; domain events, the commit and
-/// the publishing come after the outermost one returned `Ok`, so an `Err` rolls back.
+/// The first one added is the outermost. They run around the handler; domain events, the commit and
+/// the publishing come after the outermost one returned `Ok`. When the handler fails or is cancelled,
+/// or a middleware rejects, what the handler did is rolled back there and then, whatever an outer
+/// middleware makes of it.
 ///
 /// ```
 /// use cqrs_core::{Invocation, Middleware, Next, Outcome};
@@ -22,7 +24,7 @@ use crate::{RequestKind, Scope};
 ///     async fn handle(&self, call: &mut Invocation<'_>, next: Next<'_>) -> Outcome {
 ///         let name = call.name().to_owned();
 ///         let outcome = next.run(call).await;
-///         println!("{name}: {}", if outcome.is_ok() { "done" } else { "failed" });
+///         println!("{name}: the handler {}", if outcome.is_ok() { "succeeded" } else { "failed" });
 ///         outcome
 ///     }
 /// }
@@ -60,6 +62,15 @@ impl Failure {
     /// Stops the call with `reason`; the sender gets it as `SendError::Rejected`.
     pub fn rejected(reason: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self(FailureKind::Rejected(reason.into()))
+    }
+
+    /// Why a middleware stopped the call; `None` when the handler failed, whose error the
+    /// [`Invocation`] has.
+    pub fn reason(&self) -> Option<&(dyn Error + Send + Sync + 'static)> {
+        match &self.0 {
+            FailureKind::Rejected(reason) => Some(&**reason),
+            FailureKind::Handler => None,
+        }
     }
 
     /// Whether a middleware stopped the call, and not the handler.
@@ -133,6 +144,7 @@ impl<'a> Invocation<'a> {
 
     /// Answers in the handler's place, or replaces its answer. `false` when `T` is not the request's
     /// response type; nothing is changed then. Return `Ok(())` afterwards.
+    #[must_use = "`false` means that nothing was answered"]
     pub fn respond<T: Send + 'static>(&mut self, response: T) -> bool {
         let mut response = Some(response);
         self.answer.respond(&mut response)
@@ -157,6 +169,8 @@ impl fmt::Debug for Invocation<'_> {
 pub(crate) trait Answer: Send {
     fn input(&self, input: TypeId) -> Option<&dyn Any>;
     fn run<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, Outcome>;
+    /// Rolls back what the handler did and forgets its answer.
+    fn undo<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, ()>;
     fn response(&self) -> Option<&dyn Any>;
     fn response_mut(&mut self) -> Option<&mut dyn Any>;
     fn error(&self) -> Option<&dyn fmt::Display>;
@@ -178,10 +192,13 @@ impl<'a> Next<'a> {
     /// # Errors
     /// When the handler failed or a later middleware stopped the call; pass it on.
     pub async fn run(self, call: &mut Invocation<'_>) -> Outcome {
-        match self.0.split_first() {
-            Some((first, rest)) => first.handle(call, Next(rest)).await,
-            None => call.run_handler().await,
+        let Some((first, rest)) = self.0.split_first() else { return call.run_handler().await };
+        let outcome = first.handle(call, Next(rest)).await;
+        if outcome.as_ref().is_err_and(Failure::is_rejection) {
+            // Whatever the handler did is undone before an outer middleware can recover.
+            call.answer.undo(call.scope).await;
         }
+        outcome
     }
 }
 

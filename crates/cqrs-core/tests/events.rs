@@ -338,6 +338,20 @@ async fn a_failed_consumed_event_says_whether_a_retry_may_help() {
 }
 
 #[tokio::test]
+async fn a_consumed_events_failure_is_never_only_logged() {
+    let log = Log::default();
+    let mediator = EventMediator::builder()
+        .event::<Announced, _>(SeePayload(log.clone()))
+        .event::<NotificationEvent<Announced>, _>(SeeEvent(log.clone()))
+        .on_event_failure(OnEventFailure::Log)
+        .build()
+        .unwrap();
+    let failed = mediator.send(Announced { by: "retryable".into() }).await;
+    assert!(matches!(&failed, Err(SendError::Handler(error)) if error.is_retryable()));
+    assert_eq!(log.lines().len(), 2, "the other handler ran: {:?}", log.lines());
+}
+
+#[tokio::test]
 async fn a_consumed_event_without_handlers_is_an_error_value() {
     let mediator = EventMediator::builder().build().unwrap();
     let error = mediator.send(Announced { by: "me".into() }).await.unwrap_err();

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cqrs_core::{
-    BuildProblem, CorrelationId, DevnullMessageBroker, Failure, Invocation, InvocationKind,
-    Mediator, Middleware, Next, Outcome, RequestHandler, RequestKind, RequestMap, Scope, SendError,
-    TraceContext,
+    BuildProblem, CorrelationId, DevnullMessageBroker, EventHandler, Failure, HandlerError,
+    Invocation, InvocationKind, Mediator, Middleware, Next, Outcome, RequestHandler, RequestKind,
+    RequestMap, Scope, SendError, TraceContext,
 };
 use cqrs_macros::{Command, Notification, Query};
 use serde::Serialize;
@@ -123,6 +123,19 @@ fn build_names_every_double_and_every_missing_type() {
     assert!(text.contains("mediator::Greet is required"), "{text}");
 }
 
+#[test]
+fn a_handler_of_a_notification_in_a_mediator_would_never_run_and_is_refused() {
+    struct Never;
+    impl EventHandler<Greeted> for Never {
+        async fn handle(&self, _event: &Greeted, _scope: &mut Scope) -> Result<(), HandlerError> {
+            Ok(())
+        }
+    }
+    let error = Mediator::builder().event::<Greeted, _>(Never).build().unwrap_err();
+    assert!(matches!(error.problems(), [BuildProblem::NeverRuns { .. }]));
+    assert!(error.to_string().contains("bind it in the EventMediator"), "{error}");
+}
+
 #[tokio::test]
 async fn a_factory_builds_a_handler_for_each_send_from_the_scope() {
     static BUILT: AtomicUsize = AtomicUsize::new(0);
@@ -162,7 +175,9 @@ async fn an_unconfirmed_event_comes_back_with_the_response() {
     assert_eq!(undelivered.events.len(), 1);
     let message = undelivered.events[0].message();
     assert_eq!((&*message.name, &*message.topic), ("Greeted", "refused"));
-    assert!(undelivered.to_string().contains("refused by the broker"), "{undelivered}");
+    assert!(undelivered.events[0].to_string().contains("refused by the broker"));
+    assert!(undelivered.to_string().contains("do not send the request again"), "{undelivered}");
+    assert!(!format!("{undelivered:?}").contains("hello Ada"), "a response may be a secret");
 }
 
 #[tokio::test]
@@ -248,6 +263,7 @@ async fn the_first_middleware_is_the_outermost_and_sees_answers_and_errors() {
 enum Act {
     Reject,
     Skip,
+    Contradict,
     Respond,
     RespondWrongly,
     Replace,
@@ -262,6 +278,11 @@ impl Middleware for Act {
         match self {
             Self::Reject => Err(Failure::rejected("not allowed")),
             Self::Skip => Ok(()),
+            Self::Contradict => {
+                let failed = next.run(call).await;
+                assert!(failed.is_err() && call.respond("never mind".to_owned()));
+                failed
+            }
             Self::Respond => {
                 let name = call.input::<Greet>().map(|greet| greet.name.clone());
                 assert!(call.respond(format!("cached {}", name.unwrap())));
@@ -309,6 +330,8 @@ async fn a_middleware_can_stop_answer_replace_and_recover() {
     let Err(SendError::Rejected(reason)) = stopped else { panic!("{stopped:?}") };
     assert_eq!((reason.to_string().as_str(), published), ("not allowed", 0));
 
+    let (contradicted, published) = through(Act::Contradict, "").await;
+    assert!(matches!(contradicted, Err(SendError::Rejected(_))) && published == 0);
     assert!(matches!(through(Act::Skip, "Ada").await, (Err(SendError::NoResponse), 0)));
     assert!(matches!(through(Act::RespondWrongly, "Ada").await, (Err(SendError::NoResponse), 0)));
     assert_eq!(through(Act::Respond, "Ada").await.0.unwrap(), "cached Ada");

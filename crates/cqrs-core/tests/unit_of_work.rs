@@ -7,8 +7,8 @@ mod support;
 use std::time::Duration;
 
 use cqrs_core::{
-    EventHandler, HandlerError, Invocation, Mediator, Middleware, Next, Outcome, RequestHandler,
-    Scope, SendError, UnitOfWork, UnitOfWorkError,
+    CommitError, EventHandler, Failure, HandlerError, Invocation, Mediator, Middleware, Next,
+    Outcome, RequestHandler, Scope, SendError, UnitOfWork, UnitOfWorkError,
 };
 use cqrs_macros::{Command, DomainEvent, Notification};
 use serde::Serialize;
@@ -127,17 +127,21 @@ async fn a_failing_event_handler_rolls_back_the_command() {
 
 #[tokio::test]
 async fn a_failing_commit_publishes_nothing() {
-    for fault in [Fault::Commit, Fault::PanicInCommit] {
+    for fault in [Fault::Commit, Fault::LostInCommit, Fault::PanicInCommit] {
         let Setup { log, store, broker, mediator } = setup(fault, false);
         let error = mediator.send(Register { wish: Wish::Succeed }).await.unwrap_err();
-        let SendError::UnitOfWork(UnitOfWorkError::Commit(cause)) = error else {
-            panic!("{error:?}")
+        assert_eq!(error.is_rolled_back(), fault == Fault::Commit, "only a clear no is certain");
+        let text = match error {
+            SendError::UnitOfWork(UnitOfWorkError::Commit(cause)) => format!("certain: {cause}"),
+            SendError::UnitOfWork(UnitOfWorkError::CommitUnknown(cause)) => cause.to_string(),
+            other => panic!("{other:?}"),
         };
-        let text = cause.to_string();
-        assert!(
-            text.contains("serialization failure") || text.contains("commit blew up"),
-            "{text}"
-        );
+        let expected = match fault {
+            Fault::Commit => "certain: serialization failure",
+            Fault::LostInCommit => "connection lost",
+            _ => "commit panicked: commit blew up",
+        };
+        assert_eq!(text, expected);
         assert!(store.visible().is_empty() && broker.names().is_empty());
         assert_eq!(log.lines(), ["begin", "commit failed"]);
     }
@@ -182,6 +186,136 @@ async fn a_middleware_that_recovers_does_not_commit_what_the_failed_handler_wrot
         assert!(store.visible().is_empty());
         assert_eq!(log.lines(), UNDONE);
     }
+}
+
+#[tokio::test]
+async fn a_middleware_that_gives_up_on_a_running_handler_undoes_it() {
+    struct GiveUp;
+    impl Middleware for GiveUp {
+        async fn handle(&self, call: &mut Invocation<'_>, next: Next<'_>) -> Outcome {
+            // The handler is dropped somewhere in the middle, after it wrote and emitted.
+            assert!(poll_times(next.run(call), 5).await.is_none());
+            assert!(call.respond(0_u32));
+            Ok(())
+        }
+    }
+    let log = Log::default();
+    let store = Store::new(&log, Fault::None);
+    let mediator = Mediator::builder()
+        .handle::<Register, _>(Registrar)
+        .middleware(GiveUp)
+        .unit_of_work(store.clone())
+        .broker(RecordingBroker::with_log(&log))
+        .build()
+        .unwrap();
+    assert_eq!(mediator.send(Register { wish: Wish::Succeed }).await.unwrap(), 0);
+    assert_eq!(mediator.shutdown(Duration::from_secs(5)).await.unfinished, 0);
+    assert_eq!((store.visible().len(), log.lines()), (0, UNDONE.map(String::from).to_vec()));
+}
+
+#[tokio::test]
+async fn a_rejection_after_the_handler_undoes_it_whatever_an_outer_middleware_does() {
+    struct RejectAfter;
+    impl Middleware for RejectAfter {
+        async fn handle(&self, call: &mut Invocation<'_>, next: Next<'_>) -> Outcome {
+            next.run(call).await?;
+            Err(Failure::rejected("too late"))
+        }
+    }
+    /// Recovers with an answer of its own, or only claims that all is well.
+    struct Outer(bool);
+    impl Middleware for Outer {
+        async fn handle(&self, call: &mut Invocation<'_>, next: Next<'_>) -> Outcome {
+            let failure = next.run(call).await.unwrap_err();
+            assert_eq!(failure.reason().unwrap().to_string(), "too late");
+            assert!(!self.0 || call.respond(0_u32));
+            Ok(())
+        }
+    }
+    for answers in [true, false] {
+        let log = Log::default();
+        let store = Store::new(&log, Fault::None);
+        let mediator = Mediator::builder()
+            .handle::<Register, _>(Registrar)
+            .middleware(Outer(answers))
+            .middleware(RejectAfter)
+            .unit_of_work(store.clone())
+            .broker(RecordingBroker::with_log(&log))
+            .build()
+            .unwrap();
+        match mediator.send(Register { wish: Wish::Succeed }).await {
+            Ok(answer) => assert_eq!((answer, answers), (0, true)),
+            Err(error) => assert!(matches!(error, SendError::NoResponse) && !answers, "{error:?}"),
+        }
+        assert_eq!((store.visible().len(), log.lines()), (0, UNDONE.map(String::from).to_vec()));
+    }
+}
+
+#[tokio::test]
+async fn a_handlers_scope_cannot_be_given_to_another_send() {
+    struct PassOn(Mediator);
+    impl RequestHandler<Register> for PassOn {
+        async fn handle(&self, command: Register, scope: &mut Scope) -> Result<u32, String> {
+            scope.unit_of_work::<Transaction>().await.unwrap().write("half");
+            let inner = self.0.send_in(std::mem::take(scope), command).await;
+            assert!(matches!(inner, Err(SendError::ScopeInUse)), "{inner:?}");
+            Err("the outer one fails".to_owned())
+        }
+    }
+    let Setup { log, store, mediator, .. } = setup(Fault::None, false);
+    let outer = Mediator::builder()
+        .handle::<Register, _>(PassOn(mediator))
+        .unit_of_work(store.clone())
+        .build()
+        .unwrap();
+    assert!(outer.send(Register { wish: Wish::Succeed }).await.is_err());
+    assert_eq!(outer.shutdown(Duration::from_secs(5)).await.unfinished, 0);
+    assert_eq!((store.visible().len(), log.lines()), (0, UNDONE.map(String::from).to_vec()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_waits_for_a_running_send_and_for_no_longer_than_it_may() {
+    /// Writes, sleeps, and emits.
+    struct Slow;
+    impl RequestHandler<Register> for Slow {
+        async fn handle(&self, _command: Register, scope: &mut Scope) -> Result<u32, String> {
+            scope.unit_of_work::<Transaction>().await.unwrap().write("user");
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            scope.emit(Registered);
+            Ok(1)
+        }
+    }
+    for (within, in_time) in [(60, true), (3, false)] {
+        let Setup { log, store, broker, .. } = setup(Fault::None, false);
+        let mediator = Mediator::builder()
+            .handle::<Register, _>(Slow)
+            .unit_of_work(store.clone())
+            .broker(broker.clone())
+            .build()
+            .unwrap();
+        let running = tokio::spawn({
+            let mediator = mediator.clone();
+            async move { mediator.send(Register { wish: Wish::Succeed }).await }
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let start = tokio::time::Instant::now();
+        let left = mediator.shutdown(Duration::from_secs(within)).await;
+        assert_eq!(left.unfinished, usize::from(!in_time));
+        assert_eq!(start.elapsed().as_secs(), if in_time { 9 } else { 3 });
+        match running.await.unwrap() {
+            Ok(answer) => assert_eq!((answer, in_time), (1, true)),
+            Err(error) => assert!(matches!(error, SendError::ShutDown) && !in_time, "{error:?}"),
+        }
+        assert_eq!(log.lines(), if in_time { DONE.to_vec() } else { UNDONE.to_vec() });
+    }
+}
+
+#[tokio::test]
+async fn a_shutdown_without_end_is_no_overflow() {
+    let Setup { mediator, .. } = setup(Fault::None, false);
+    assert_eq!(mediator.shutdown(Duration::MAX).await.unfinished, 0);
+    let refused = mediator.send(Register { wish: Wish::Succeed }).await;
+    assert!(matches!(refused, Err(SendError::ShutDown)));
 }
 
 /// Drops `send` after each possible number of polls. Whatever was begun ends exactly once, nothing is
@@ -232,7 +366,7 @@ fn dropped_outside_of_a_runtime_the_unit_is_dropped() {
 async fn a_scope_without_a_unit_or_with_another_says_so() {
     struct Other;
     impl UnitOfWork for Other {
-        async fn commit(self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        async fn commit(self) -> Result<(), CommitError> {
             Ok(())
         }
         async fn rollback(self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {

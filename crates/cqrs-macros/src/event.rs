@@ -1,5 +1,5 @@
 use proc_macro2::{Ident, TokenStream};
-use quote::quote;
+use quote::{format_ident, quote};
 use syn::ext::IdentExt;
 use syn::{DeriveInput, Generics, LitStr, Path, Result, parse_quote};
 
@@ -30,7 +30,7 @@ pub(crate) fn expand(derive: Derive, input: DeriveInput) -> Result<TokenStream> 
     let ident = &input.ident;
 
     if derive == Derive::DomainEvent {
-        let event = event(&krate, &attributes, ident, &generics, quote!(domain));
+        let event = event(&krate, &attributes, ident, &generics, ["Domain", "domain"]);
         let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
         return Ok(quote! {
             #event
@@ -47,7 +47,7 @@ pub(crate) fn expand(derive: Derive, input: DeriveInput) -> Result<TokenStream> 
         let predicate = parse_quote!(#ident #type_generics: #krate::__private::Serialize);
         generics.make_where_clause().predicates.push(predicate);
     }
-    let event = event(&krate, &attributes, ident, &generics, quote!(notification));
+    let event = event(&krate, &attributes, ident, &generics, ["Notification", "notification"]);
     let key = key.flatten().map(|field| key::method(&krate, &field));
     let topic = attributes.topic.map(|topic| {
         quote! {
@@ -79,17 +79,19 @@ fn event(
     attributes: &Attributes,
     ident: &Ident,
     generics: &Generics,
-    route: TokenStream,
+    [route, constructor]: [&str; 2],
 ) -> TokenStream {
+    let (route, constructor) = (format_ident!("{route}"), format_ident!("{constructor}"));
     let name = name_of(attributes, ident);
     let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
     quote! {
         #[automatically_derived]
         impl #impl_generics #krate::Event for #ident #type_generics #where_clause {
             const NAME: &'static ::core::primitive::str = #name;
+            const ROUTE: #krate::EventRoute = #krate::EventRoute::#route;
 
             fn into_emission(self) -> #krate::Emission {
-                #krate::Emission::#route(self)
+                #krate::Emission::#constructor(self)
             }
         }
     }

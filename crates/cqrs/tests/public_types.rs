@@ -13,13 +13,13 @@ use cqrs::memory::{
 };
 use cqrs::message::{InvalidHeader, InvalidTraceContext};
 use cqrs::{
-    Bootstrap, BuildError, BuildProblem, CorrelationId, DevnullMessageBroker, Emission, Event,
-    EventEmitter, EventFailure, EventMap, EventMediator, EventSendError, EventsError, Failure,
-    HandlerError, Headers, InvalidTimestamp, Invocation, InvocationKind, JsonDeserializer,
-    JsonSerializer, Mediator, MediatorShutdown, Message, MessageBroker, MessageBrokerExt, Next,
-    NotificationEvent, OnEventFailure, Outcome, PublishError, PublishErrorKind, Request,
-    RequestKind, RequestMap, Scope, SendError, Timestamp, TraceContext, Undelivered,
-    UndeliveredEvent, UnitOfWorkError,
+    Bootstrap, BuildError, BuildProblem, CommitError, CorrelationId, DevnullMessageBroker,
+    Emission, Event, EventEmitter, EventFailure, EventMap, EventMediator, EventRoute,
+    EventSendError, EventsError, Failure, HandlerError, Headers, InvalidTimestamp, Invocation,
+    InvocationKind, JsonDeserializer, JsonSerializer, Mediator, MediatorShutdown, Message,
+    MessageBroker, MessageBrokerExt, Next, NotificationEvent, OnEventFailure, Outcome,
+    PublishError, PublishErrorKind, Request, RequestKind, RequestMap, Scope, SendError, Timestamp,
+    TraceContext, Undelivered, UndeliveredEvent, UnitOfWorkError,
 };
 
 const fn shared<T: Send + Sync + std::fmt::Debug>() {}
@@ -34,6 +34,8 @@ const _: () = {
     shared::<BuildProblem>();
     shared::<MediatorShutdown>();
     shared::<Undelivered<()>>();
+    shared::<CommitError>();
+    shared::<EventRoute>();
 };
 
 const _: () = {

@@ -11,6 +11,7 @@ pub use contract::{BrokerState, MessageBroker, MessageBrokerExt, ShutdownReport}
 pub use devnull::DevnullMessageBroker;
 pub use error::{PublishError, PublishErrorKind};
 pub use intake::Intake;
+pub(crate) use intake::far_deadline;
 pub use receipt::{Confirmation, PendingConfirm, Receipt};
 pub use window::{Slot, Window};
 

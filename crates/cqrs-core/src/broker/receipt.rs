@@ -107,6 +107,10 @@ impl Receipt {
     pub fn message(&self) -> &Message {
         &self.ticket.message
     }
+
+    pub(crate) fn shared_message(&self) -> Arc<Message> {
+        Arc::clone(&self.ticket.message)
+    }
 }
 
 impl Future for Receipt {
@@ -146,8 +150,9 @@ impl fmt::Debug for Receipt {
 #[must_use = "dropping it fails the receipt"]
 pub struct PendingConfirm {
     ticket: Arc<Ticket>,
-    verdict: oneshot::Sender<Result<Confirmation, PublishError>>,
+    /// Before `verdict`, since fields are dropped in this order: see `settle`.
     slot: Slot,
+    verdict: oneshot::Sender<Result<Confirmation, PublishError>>,
 }
 
 impl PendingConfirm {
@@ -176,6 +181,7 @@ impl PendingConfirm {
 
     /// To be called right before the message is written (again). `false`: its deadline came first and
     /// its receipt said `NotSent`, so it must not be written; drop this value.
+    #[must_use = "an expired message must not be written"]
     pub fn start_sending(&self) -> bool {
         self.ticket.leave_queue(SENT) || self.ticket.phase.load(Ordering::Acquire) == SENT
     }

@@ -29,7 +29,7 @@ pub struct Slot {
 }
 
 impl Window {
-    /// Messages in flight by default (GUARANTEES.md, Producing 4).
+    /// Messages in flight by default (README, Guarantees).
     pub const DEFAULT_MESSAGES: usize = 1_000;
     /// Bytes in flight by default: 16 MiB.
     pub const DEFAULT_BYTES: usize = 16 * 1024 * 1024;

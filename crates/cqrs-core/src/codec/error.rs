@@ -37,8 +37,7 @@ pub enum DeserializeErrorKind {
 
 /// Bytes that are no event: why, in the decoder's words, and the bytes.
 ///
-/// `Debug` and `Display` show no bytes. The decoder's words can name a field or, for a value of a
-/// wrong type, that value.
+/// `Debug` and `Display` show no bytes, and the decoder's words name fields and types, not values.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DeserializeError {
     kind: DeserializeErrorKind,

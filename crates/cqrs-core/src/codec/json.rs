@@ -40,9 +40,26 @@ impl<P: Notification + DeserializeOwned> Deserializer<P> for JsonDeserializer {
                 Category::Data => DeserializeErrorKind::Shape,
                 Category::Io | Category::Syntax | Category::Eof => DeserializeErrorKind::Syntax,
             };
-            DeserializeError::new(kind, error.to_string(), body.clone())
+            DeserializeError::new(kind, without_values(&error.to_string()), body.clone())
         })
     }
+}
+
+/// serde's words with the values taken out that it quotes: `invalid type: string "4111", expected u64 at
+/// line 1 column 9` becomes `invalid type: string, expected u64 at line 1 column 9`.
+fn without_values(words: &str) -> String {
+    const QUOTING: [&str; 4] =
+        ["invalid type: ", "invalid value: ", "unknown variant", "invalid length "];
+    let quoting = QUOTING.iter().find_map(|start| Some((*start, words.find(start)?)));
+    let Some((start, at)) = quoting else { return words.to_owned() };
+    let rest = &words[at + start.len()..];
+    // The last one: a value could hold the same words.
+    let Some(expected) = rest.rfind(", expected ") else { return words.to_owned() };
+    let of_what = match start.ends_with(": ") {
+        true => rest.split([' ', ',']).next().unwrap_or_default(),
+        false => "",
+    };
+    format!("{}{start}{of_what}{}", &words[..at], &rest[expected..])
 }
 
 #[cfg(test)]
@@ -53,7 +70,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::event::{Emission, Event, Timestamp};
+    use crate::event::{Emission, Event, EventRoute, Timestamp};
 
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
     struct UserCreated {
@@ -64,6 +81,7 @@ mod tests {
 
     impl Event for UserCreated {
         const NAME: &'static str = "UserCreated";
+        const ROUTE: EventRoute = EventRoute::Notification;
         fn into_emission(self) -> Emission {
             Emission::notification(self)
         }
@@ -128,6 +146,24 @@ mod tests {
         assert_eq!(kind("null"), DeserializeErrorKind::Shape);
         assert_eq!(kind("[]"), DeserializeErrorKind::Shape);
         assert_eq!(kind(r#"{"event_name":"UserCreated"}"#), DeserializeErrorKind::Shape);
+    }
+
+    #[test]
+    fn errors_quote_no_values() {
+        for (user_id, expected) in [
+            (r#"["4111"]"#, "invalid type: sequence, expected a string at line 1 column 22"),
+            ("4111", "invalid type: integer, expected a string at line 1 column 26"),
+        ] {
+            let body = format!(r#"{{"payload":{{"user_id":{user_id},"email":"a@b"}}}}"#);
+            let error = Deserializer::<UserCreated>::deserialize(&JsonDeserializer, &body.into());
+            let error = error.unwrap_err();
+            assert_eq!(error.message(), expected);
+            assert!(!format!("{error} {error:?}").contains("4111"));
+        }
+        let masked =
+            without_values(r#"unknown variant `4111, expected x`, expected `a` at line 1"#);
+        assert_eq!(masked, "unknown variant, expected `a` at line 1");
+        assert_eq!(without_values("missing field `email`"), "missing field `email`");
     }
 
     #[test]

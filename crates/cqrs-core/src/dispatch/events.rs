@@ -19,6 +19,10 @@ pub enum OnEventFailure {
     FinishRound,
     /// The failure is logged and `send` goes on. Its own writes stay in the unit of work; what it
     /// emitted is dropped. This is what python-cqrs does.
+    ///
+    /// Mind that some databases end a transaction at its first failed statement: PostgreSQL then rolls
+    /// back at the commit. The handlers of a consumed event are never only logged: for them this is
+    /// [`FinishRound`](Self::FinishRound), and `Log` holds for the follow-ups.
     Log,
 }
 
@@ -132,25 +136,40 @@ impl EventRounds {
             if depth == self.options.max_depth {
                 return Err(EventsError::TooDeep { event: first.name().to_owned(), depth });
             }
-            self.run_round(&round, scope).await?;
+            self.run_round(&round, scope, self.options.on_failure).await?;
             round = sort(scope.take_emitted(), &mut outgoing);
             depth += 1;
         }
         Ok(outgoing)
     }
 
+    /// Runs all handlers of a consumed event; what they emit is left in the scope. Its failures are never
+    /// only logged: whoever delivered the event must learn of them.
+    pub(crate) async fn run_consumed(
+        &self,
+        event: &[Box<dyn AnyEvent>],
+        scope: &mut Scope,
+    ) -> Result<(), EventsError> {
+        let policy = match self.options.on_failure {
+            OnEventFailure::Log => OnEventFailure::FinishRound,
+            policy => policy,
+        };
+        self.run_round(event, scope, policy).await
+    }
+
     /// Runs all handlers of `events`; what they emit is left in the scope.
-    pub(crate) async fn run_round(
+    async fn run_round(
         &self,
         events: &[Box<dyn AnyEvent>],
         scope: &mut Scope,
+        policy: OnEventFailure,
     ) -> Result<(), EventsError> {
         let calls = events.iter().flat_map(|event| self.calls(&**event));
         let failures = match self.options.concurrency {
-            0 | 1 => self.run_in_order(calls, scope).await,
-            _ => self.run_in_parallel(calls, scope).await,
+            0 | 1 => run_in_order(calls, scope, policy).await,
+            concurrency => run_in_parallel(calls, scope, policy, concurrency).await,
         };
-        match self.options.on_failure {
+        match policy {
             _ if failures.is_empty() => Ok(()),
             OnEventFailure::Fail | OnEventFailure::FinishRound => {
                 Err(EventsError::Failed(failures))
@@ -171,55 +190,56 @@ impl EventRounds {
             self.map.handlers(view.0).iter().map(move |bound| Call { event, view, bound })
         })
     }
+}
 
-    fn stops(&self, failures: &[EventFailure]) -> bool {
-        self.options.on_failure == OnEventFailure::Fail && !failures.is_empty()
-    }
+fn stops(policy: OnEventFailure, failures: &[EventFailure]) -> bool {
+    policy == OnEventFailure::Fail && !failures.is_empty()
+}
 
-    async fn run_in_order<'a>(
-        &self,
-        calls: impl Iterator<Item = Call<'a>>,
-        scope: &mut Scope,
-    ) -> Vec<EventFailure> {
-        let mut failures = Vec::new();
-        for call in calls {
-            failures.extend(call.run(scope).await.err());
-            if self.stops(&failures) {
-                break;
-            }
+async fn run_in_order(
+    calls: impl Iterator<Item = Call<'_>>,
+    scope: &mut Scope,
+    policy: OnEventFailure,
+) -> Vec<EventFailure> {
+    let mut failures = Vec::new();
+    for call in calls {
+        failures.extend(call.run(scope).await.err());
+        if stops(policy, &failures) {
+            break;
         }
-        failures
     }
+    failures
+}
 
-    /// A failure under [`OnEventFailure::Fail`] starts no further handler, but those that run are
-    /// waited for: dropping them half-way would leave more behind than finishing them.
-    async fn run_in_parallel<'a>(
-        &self,
-        calls: impl Iterator<Item = Call<'a>>,
-        scope: &mut Scope,
-    ) -> Vec<EventFailure> {
-        let mut failures = Vec::new();
-        let mut emitted: Vec<(usize, Vec<Emission>)> = Vec::new();
-        let mut waiting = calls.enumerate();
-        let mut running = stream::FuturesUnordered::new();
-        loop {
-            while running.len() < self.options.concurrency && !self.stops(&failures) {
-                let Some((index, call)) = waiting.next() else { break };
-                let mut child = scope.child();
-                running.push(async move {
-                    let result = call.run(&mut child).await;
-                    (index, result, child.take_emitted())
-                });
-            }
-            let Some((index, result, events)) = running.next().await else { break };
-            failures.extend(result.err());
-            emitted.push((index, events));
+/// A failure under [`OnEventFailure::Fail`] starts no further handler, but those that run are waited
+/// for: dropping them half-way would leave more behind than finishing them.
+async fn run_in_parallel(
+    calls: impl Iterator<Item = Call<'_>>,
+    scope: &mut Scope,
+    policy: OnEventFailure,
+    concurrency: usize,
+) -> Vec<EventFailure> {
+    let mut failures = Vec::new();
+    let mut emitted: Vec<(usize, Vec<Emission>)> = Vec::new();
+    let mut waiting = calls.enumerate();
+    let mut running = stream::FuturesUnordered::new();
+    loop {
+        while running.len() < concurrency && !stops(policy, &failures) {
+            let Some((index, call)) = waiting.next() else { break };
+            let mut child = scope.child();
+            running.push(async move {
+                let result = call.run(&mut child).await;
+                (index, result, child.take_emitted())
+            });
         }
-        drop(running);
-        emitted.sort_by_key(|(index, _)| *index);
-        emitted.into_iter().flat_map(|(_, events)| events).for_each(|event| scope.push(event));
-        failures
+        let Some((index, result, events)) = running.next().await else { break };
+        failures.extend(result.err());
+        emitted.push((index, events));
     }
+    drop(running);
+    emitted.sort_by_key(|(index, _)| *index);
+    emitted.into_iter().flat_map(|(_, events)| events).for_each(|event| scope.push(event));
+    failures
 }
 
 fn sort(emitted: Vec<Emission>, outgoing: &mut Vec<Box<dyn OutgoingEvent>>) -> Round {

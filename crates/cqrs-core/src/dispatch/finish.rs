@@ -1,28 +1,37 @@
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures_util::FutureExt;
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::panic_message;
-use crate::broker::{MessageBroker, PublishError, PublishErrorKind, Receipt};
+use super::publish::publish_all;
+use crate::broker::{MessageBroker, PublishError};
 use crate::codec::SerializeError;
 use crate::event::OutgoingEvent;
 use crate::message::{Message, TraceContext};
-use crate::scope::roll_back;
+use crate::scope::{ErasedUnit, roll_back};
 use crate::type_map::TypeIdMap;
 use crate::{CorrelationId, Scope, UnitOfWorkError};
 
 /// Ends a scope: encodes what goes out, commits or rolls back, publishes.
 ///
 /// Invariant: from the moment a unit of work is taken out of its scope, a tracked task owns it and
-/// finishes it; dropping the future that waits for the task changes nothing.
+/// finishes it; dropping the future that waits for the task changes nothing. What goes wrong in a task
+/// that nobody waits for any more is logged and counted.
 #[derive(Default)]
 pub(crate) struct Finisher {
     pub(crate) broker: Option<Arc<dyn MessageBroker>>,
     pub(crate) topics: TypeIdMap<Box<str>>,
     pub(crate) tasks: TaskTracker,
+    /// Events that were not confirmed and whose sender had gone.
+    pub(crate) abandoned: Arc<AtomicUsize>,
 }
 
 /// Why a scope whose handlers succeeded did not end well.
@@ -30,40 +39,55 @@ pub(crate) struct Finisher {
 pub(crate) enum FinishError {
     NoBroker { event: String },
     Serialize(SerializeError),
-    Commit(UnitOfWorkError),
+    Panicked(String),
+    UnitOfWork(UnitOfWorkError),
     NoRuntime,
     Interrupted,
 }
 
+type Finished = Result<Vec<UndeliveredEvent>, FinishError>;
+
 /// Events that the broker did not confirm, after the work that caused them was committed.
 ///
-/// `Display` names the first; [`events`](Self::events) has all, with their messages, to be published
-/// again. Do not send the command again: it was done.
-#[derive(Debug)]
+/// [`events`](Self::events) has their messages, to be published again or stored. Do not send the
+/// request again: it was done. `Debug` does not show the response, which may be a secret.
 #[non_exhaustive]
 pub struct Undelivered<T> {
     /// What the handler returned.
     pub response: T,
-    /// What was not confirmed, in order of emission.
+    /// What was not confirmed, in order of emission; never empty.
     pub events: Vec<UndeliveredEvent>,
 }
 
 /// One event that the broker did not confirm; the error says what is known and has the message.
 pub type UndeliveredEvent = PublishError;
 
+impl<T> Undelivered<T> {
+    pub(crate) fn new(response: T, events: Vec<UndeliveredEvent>) -> Self {
+        Self { response, events }
+    }
+}
+
 impl<T> fmt::Display for Undelivered<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "done and committed, but {} events were not confirmed", self.events.len())?;
-        match self.events.first() {
-            Some(first) => write!(f, ", first: {first}"),
-            None => Ok(()),
-        }
+        write!(
+            f,
+            "done and committed, but the broker did not confirm {} of its events: publish them again, \
+             and do not send the request again",
+            self.events.len()
+        )
+    }
+}
+
+impl<T> fmt::Debug for Undelivered<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Undelivered").field("events", &self.events).finish_non_exhaustive()
     }
 }
 
 impl Finisher {
     /// The messages of `outgoing`, before anything is committed: what cannot be encoded or has no
-    /// broker must roll the work back.
+    /// broker must roll the work back. Serializers are code of others, so a panic is an error here.
     fn encode(
         &self,
         outgoing: Vec<Box<dyn OutgoingEvent>>,
@@ -78,20 +102,19 @@ impl Finisher {
             None => Uuid::now_v7().to_string().into(),
         };
         let trace = scope.get::<TraceContext>();
-        outgoing
-            .into_iter()
-            .map(|mut event| {
-                if let Some(topic) = self.topics.get(&event.payload_type()) {
-                    event.override_topic(topic);
-                }
-                let mut message = event.encode().map_err(FinishError::Serialize)?;
-                message.headers.set_correlation_id(correlation.clone());
-                if let Some(trace) = trace {
-                    message.headers.set_trace_context(trace);
-                }
-                Ok(message)
-            })
-            .collect()
+        let encode = |mut event: Box<dyn OutgoingEvent>| {
+            if let Some(topic) = self.topics.get(&event.payload_type()) {
+                event.override_topic(topic);
+            }
+            let mut message = event.encode().map_err(FinishError::Serialize)?;
+            message.headers.set_correlation_id(correlation.clone());
+            if let Some(trace) = trace {
+                message.headers.set_trace_context(trace);
+            }
+            Ok(message)
+        };
+        catch_unwind(AssertUnwindSafe(|| outgoing.into_iter().map(encode).collect()))
+            .unwrap_or_else(|panic| Err(FinishError::Panicked(panic_message(panic))))
     }
 
     /// Encodes, commits, publishes. Returns what was not confirmed.
@@ -99,7 +122,7 @@ impl Finisher {
         &self,
         scope: &mut Scope,
         outgoing: Vec<Box<dyn OutgoingEvent>>,
-    ) -> Result<Vec<UndeliveredEvent>, FinishError> {
+    ) -> Finished {
         let messages = match self.encode(outgoing, scope) {
             Ok(messages) => messages,
             Err(error) => {
@@ -112,26 +135,17 @@ impl Finisher {
             return Ok(Vec::new());
         }
         let Ok(runtime) = Handle::try_current() else { return Err(FinishError::NoRuntime) };
-        let broker = self.broker.clone();
+        let (broker, abandoned) = (self.broker.clone(), Arc::clone(&self.abandoned));
+        let (told, outcome) = oneshot::channel();
+        let mut listener = Listener { outcome, abandoned: Arc::clone(&self.abandoned) };
         let finish = async move {
-            if let Some(unit) = unit {
-                unit.commit().await.map_err(UnitOfWorkError::Commit)?;
+            let finished = commit_and_publish(unit, broker, messages).await;
+            if let Err(unheard) = told.send(finished) {
+                report_unheard(unheard, &abandoned);
             }
-            Ok(match broker {
-                Some(broker) => publish_all(&*broker, messages).await,
-                None => Vec::new(),
-            })
         };
-        match self.tasks.spawn_on(finish, &runtime).await {
-            Ok(finished) => finished.map_err(FinishError::Commit),
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => {
-                    let text = format!("panicked: {}", panic_message(panic));
-                    Err(FinishError::Commit(UnitOfWorkError::Commit(text.into())))
-                }
-                Err(_cancelled) => Err(FinishError::Interrupted),
-            },
-        }
+        self.tasks.spawn_on(finish.in_current_span(), &runtime);
+        (&mut listener.outcome).await.unwrap_or(Err(FinishError::Interrupted))
     }
 
     /// Rolls back what the scope has open and forgets what it emitted.
@@ -141,37 +155,56 @@ impl Finisher {
         // Without a runtime the unit is dropped here, which rolls back by contract.
         let Ok(runtime) = Handle::try_current() else { return };
         // The caller gets the error that caused the rollback; the task logs its own.
-        if let Err(error) = self.tasks.spawn_on(roll_back(unit), &runtime).await {
+        let task = self.tasks.spawn_on(roll_back(unit).in_current_span(), &runtime);
+        if let Err(error) = task.await {
             tracing::error!(%error, "rollback did not end");
         }
     }
 }
 
-/// Enqueues all in order, then waits for all. A message that was not accepted holds back the later
-/// ones of its topic and key, so that publishing them again keeps their order.
-async fn publish_all(broker: &dyn MessageBroker, messages: Vec<Message>) -> Vec<UndeliveredEvent> {
-    let mut results: Vec<Result<Receipt, PublishError>> = Vec::with_capacity(messages.len());
-    for message in messages {
-        let behind_failed = message.key.is_some()
-            && results.iter().filter_map(|result| result.as_ref().err()).any(|failed| {
-                let failed = failed.message();
-                (&failed.topic, &failed.key) == (&message.topic, &message.key)
-            });
-        results.push(match behind_failed {
-            true => {
-                let detail = "an earlier event with its key was not sent";
-                Err(PublishError::new(PublishErrorKind::NotSent, message, detail))
-            }
-            false => broker.enqueue(message).await,
+async fn commit_and_publish(
+    unit: Option<Box<dyn ErasedUnit>>,
+    broker: Option<Arc<dyn MessageBroker>>,
+    messages: Vec<Message>,
+) -> Finished {
+    if let Some(unit) = unit {
+        let committed = AssertUnwindSafe(async { unit.commit().await }).catch_unwind().await;
+        let committed = committed.unwrap_or_else(|panic| {
+            let text = format!("commit panicked: {}", panic_message(panic));
+            Err(UnitOfWorkError::CommitUnknown(text.into()))
         });
+        committed.map_err(FinishError::UnitOfWork)?;
     }
-    let mut undelivered = Vec::new();
-    for result in results {
-        let error = match result {
-            Ok(receipt) => receipt.await.err(),
-            Err(error) => Some(error),
-        };
-        undelivered.extend(error);
+    Ok(match broker {
+        Some(broker) => publish_all(&*broker, messages).await,
+        None => Vec::new(),
+    })
+}
+
+/// Waits for the end of a task. Dropped with the outcome unread, it reports it.
+struct Listener {
+    outcome: oneshot::Receiver<Finished>,
+    abandoned: Arc<AtomicUsize>,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.outcome.close();
+        if let Ok(unread) = self.outcome.try_recv() {
+            report_unheard(unread, &self.abandoned);
+        }
     }
-    undelivered
+}
+
+/// The `send` was dropped after its commit began, so its outcome goes to the log.
+fn report_unheard(finished: Finished, abandoned: &AtomicUsize) {
+    match finished {
+        Ok(events) => {
+            abandoned.fetch_add(events.len(), Ordering::Relaxed);
+            for error in events {
+                tracing::error!(%error, "an event of a send that was dropped was not confirmed");
+            }
+        }
+        Err(error) => tracing::error!(?error, "a send that was dropped could not be finished"),
+    }
 }

@@ -2,10 +2,13 @@
 
 mod events;
 mod finish;
+mod gate;
 mod panics;
+mod publish;
 
 pub(crate) use events::EventRounds;
 pub use events::{EventFailure, EventsError, OnEventFailure};
 pub(crate) use finish::{FinishError, Finisher};
 pub use finish::{Undelivered, UndeliveredEvent};
+pub(crate) use gate::{Entered, Gate};
 pub(crate) use panics::{caught, panic_message};

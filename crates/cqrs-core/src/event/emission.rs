@@ -1,7 +1,7 @@
 use std::any::{Any, TypeId};
 use std::fmt;
 
-use super::{DomainEvent, Event, Notification, NotificationEvent};
+use super::{DomainEvent, Event, EventRoute, Notification, NotificationEvent};
 use crate::codec::{SerializeError, Serializer};
 use crate::message::Message;
 
@@ -118,6 +118,7 @@ impl<P: Notification> OutgoingEvent for NotificationEvent<P> {
 
 impl<P: Notification> Event for NotificationEvent<P> {
     const NAME: &'static str = P::NAME;
+    const ROUTE: EventRoute = EventRoute::Notification;
 
     fn into_emission(self) -> Emission {
         Emission::notification(self)

@@ -3,7 +3,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use super::handler::{BuiltEvent, Typed};
-use super::{DynEventHandler, Event, EventHandler};
+use super::{DynEventHandler, Event, EventHandler, EventRoute};
 use crate::Scope;
 use crate::type_map::TypeIdMap;
 
@@ -16,6 +16,7 @@ pub struct EventMap {
 
 struct Entry {
     event: &'static str,
+    route: EventRoute,
     handlers: Vec<BoundHandler>,
 }
 
@@ -59,7 +60,11 @@ impl EventMap {
     fn insert<E: Event>(mut self, name: &'static str, handler: Box<dyn DynEventHandler>) -> Self {
         self.entries
             .entry(TypeId::of::<E>())
-            .or_insert_with(|| Entry { event: type_name::<E>(), handlers: Vec::new() })
+            .or_insert_with(|| Entry {
+                event: type_name::<E>(),
+                route: E::ROUTE,
+                handlers: Vec::new(),
+            })
             .handlers
             .push(BoundHandler { name, handler });
         self
@@ -67,6 +72,12 @@ impl EventMap {
 
     pub(crate) fn handlers(&self, event: TypeId) -> &[BoundHandler] {
         self.entries.get(&event).map_or(&[], |entry| &entry.handlers)
+    }
+
+    /// Notifications and their first handlers.
+    pub(crate) fn notifications(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let entries = self.entries.values().filter(|entry| entry.route == EventRoute::Notification);
+        entries.filter_map(|entry| Some((entry.event, entry.handlers.first()?.name)))
     }
 
     pub(crate) fn contains(&self, event: TypeId) -> bool {

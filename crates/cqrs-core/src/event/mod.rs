@@ -31,8 +31,20 @@ pub trait Event: Sized + Send + Sync + 'static {
     /// What logs, errors and, for notifications, the wire call this event.
     const NAME: &'static str;
 
+    /// The same route that [`into_emission`](Self::into_emission) picks, so that wiring can be checked.
+    const ROUTE: EventRoute;
+
     /// Picks the event's route: [`Emission::domain`] or [`Emission::notification`].
     fn into_emission(self) -> Emission;
+}
+
+/// Where an event goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EventRoute {
+    /// To the handlers of this process.
+    Domain,
+    /// To the broker.
+    Notification,
 }
 
 /// An event whose handlers run in this process, inside the unit of work that caused it.

@@ -96,7 +96,11 @@ impl<M> Bootstrap<M> {
         self
     }
 
-    fn check(&self, has: impl Fn(&Self, TypeId) -> bool) -> Result<(), BuildError> {
+    fn check(
+        &self,
+        has: impl Fn(&Self, TypeId) -> bool,
+        never_run: Vec<BuildProblem>,
+    ) -> Result<(), BuildError> {
         let conflicts =
             self.requests.conflicts().iter().map(|conflict| BuildProblem::TwoHandlers {
                 request: conflict.request,
@@ -108,7 +112,7 @@ impl<M> Bootstrap<M> {
             .iter()
             .filter(|(required, _)| !has(self, *required))
             .map(|&(_, required)| BuildProblem::NoHandler { required });
-        let problems: Vec<_> = conflicts.chain(missing).collect();
+        let problems: Vec<_> = conflicts.chain(missing).chain(never_run).collect();
         match problems.is_empty() {
             true => Ok(()),
             false => Err(BuildError { problems }),
@@ -145,9 +149,14 @@ impl Bootstrap<Mediator> {
     /// Builds the mediator.
     ///
     /// # Errors
-    /// When a request type has two handlers, or a required one has none; all of them are named.
+    /// When a request type has two handlers, a required one has none, or a handler is bound to a
+    /// notification, which goes to the broker and not to handlers here; all of them are named.
     pub fn build(self) -> Result<Mediator, BuildError> {
-        self.check(|this, required| this.requests.contains(required))?;
+        let notifications = self.inner.rounds.map.notifications();
+        let never_run = notifications
+            .map(|(event, handler)| BuildProblem::NeverRuns { event, handler })
+            .collect();
+        self.check(|this, required| this.requests.contains(required), never_run)?;
         Ok(Mediator(Arc::new(MediatorInner { requests: self.requests, inner: self.inner })))
     }
 }
@@ -164,7 +173,7 @@ impl Bootstrap<EventMediator> {
     /// # Errors
     /// When a required event type has no handler; all of them are named.
     pub fn build(self) -> Result<EventMediator, BuildError> {
-        self.check(|this, required| this.inner.rounds.map.contains(required))?;
+        self.check(|this, required| this.inner.rounds.map.contains(required), Vec::new())?;
         Ok(EventMediator(Arc::new(self.inner)))
     }
 }
@@ -199,6 +208,17 @@ pub enum BuildProblem {
         first: &'static str,
         /// The handler bound later.
         second: &'static str,
+    },
+    /// A handler is bound to a notification in a mediator of requests, where it would never run.
+    #[error(
+        "{handler} would never run: {event} is a notification, which a Mediator publishes; bind it in \
+         the EventMediator that consumes it, or make it a domain event"
+    )]
+    NeverRuns {
+        /// The notification.
+        event: &'static str,
+        /// The handler bound to it first.
+        handler: &'static str,
     },
     /// A type named with `requires` has no handler.
     #[error("{required} is required, but no handler is bound to it")]

@@ -1,11 +1,13 @@
 use std::convert::Infallible;
 
+use super::inner::route;
 use super::{Mediator, SendError};
 use crate::{Event, Scope};
 
 /// Emits events outside of a request, from a timer or a start-up routine say.
 ///
-/// Made by [`Mediator::emitter`]; uses that mediator's event handlers, unit of work and broker. Inside
+/// Made by [`Mediator::emitter`]; uses that mediator's event handlers, unit of work and broker, and not
+/// its middlewares, which wrap requests. Inside
 /// a handler use [`Scope::emit`], which waits for the handler's success.
 #[derive(Debug, Clone)]
 pub struct EventEmitter(pub(super) Mediator);
@@ -34,8 +36,9 @@ impl EventEmitter {
         event: E,
     ) -> Result<(), SendError<(), Infallible>> {
         let inner = &self.0.0.inner;
-        inner.open(&mut scope)?;
-        scope.emit(event);
-        inner.finish(scope, Ok(())).await
+        let _entered = inner.open(&mut scope)?;
+        let mut scope = scope;
+        scope.push(route(event)?);
+        inner.finish(&mut scope, Ok(())).await
     }
 }

@@ -7,8 +7,8 @@ use crate::dispatch::{EventsError, FinishError, Undelivered};
 
 /// Why a `send` did not end well. `T` and `E` are the request's response and error.
 ///
-/// In every case but [`Undelivered`](Self::Undelivered) and [`Interrupted`](Self::Interrupted) the
-/// unit of work was rolled back and nothing was published.
+/// The unit of work was rolled back and nothing was published, except where
+/// [`is_rolled_back`](Self::is_rolled_back) says otherwise.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SendError<T, E> {
@@ -23,7 +23,7 @@ pub enum SendError<T, E> {
     Rejected(Box<dyn Error + Send + Sync>),
     /// A middleware returned `Ok`, but neither ran the handler nor answered in its place.
     NoResponse,
-    /// The handler or a middleware panicked, with this text.
+    /// The handler, a middleware or a serializer panicked, with this text.
     Panicked(String),
     /// Handlers of the domain events failed.
     Events(EventsError),
@@ -39,8 +39,11 @@ pub enum SendError<T, E> {
     /// The work is done and committed, but the broker did not confirm all events. Do not send the
     /// request again; publish the events again, or store them.
     Undelivered(Box<Undelivered<T>>),
-    /// The mediator is shut down; nothing was done.
+    /// The mediator is shut down; nothing was done, or what was done is rolled back.
     ShutDown,
+    /// The scope given to `send_in` belongs to another `send` already: a handler's own scope cannot be
+    /// passed on.
+    ScopeInUse,
     /// There is no tokio runtime to commit and publish in.
     NoRuntime,
     /// The tokio runtime stopped during commit or publishing: what was done is unknown.
@@ -51,6 +54,18 @@ pub enum SendError<T, E> {
 pub type EventSendError = SendError<(), EventsError>;
 
 impl<T, E> SendError<T, E> {
+    /// Whether it is certain that nothing was done: the unit of work is rolled back and nothing was
+    /// published, so that the request may be sent again. `false`: it was done
+    /// ([`Undelivered`](Self::Undelivered)), or that is unknown.
+    pub fn is_rolled_back(&self) -> bool {
+        !matches!(
+            self,
+            Self::Undelivered(_)
+                | Self::Interrupted
+                | Self::UnitOfWork(UnitOfWorkError::CommitUnknown(_))
+        )
+    }
+
     /// The handler's own error, when that is what it is.
     ///
     /// # Errors
@@ -66,7 +81,8 @@ impl<T, E> SendError<T, E> {
         match error {
             FinishError::NoBroker { event } => Self::NoBroker { event },
             FinishError::Serialize(error) => Self::Serialize(error),
-            FinishError::Commit(error) => Self::UnitOfWork(error),
+            FinishError::Panicked(text) => Self::Panicked(text),
+            FinishError::UnitOfWork(error) => Self::UnitOfWork(error),
             FinishError::NoRuntime => Self::NoRuntime,
             FinishError::Interrupted => Self::Interrupted,
         }
@@ -95,6 +111,9 @@ impl<T, E: fmt::Display> fmt::Display for SendError<T, E> {
             Self::UnitOfWork(error) => error.fmt(f),
             Self::Undelivered(undelivered) => undelivered.fmt(f),
             Self::ShutDown => f.write_str("the mediator is shut down"),
+            Self::ScopeInUse => {
+                f.write_str("the scope belongs to another send already: give `send_in` a new one")
+            }
             Self::NoRuntime => {
                 f.write_str("there is no tokio runtime to commit and publish in; nothing was done")
             }
@@ -105,7 +124,10 @@ impl<T, E: fmt::Display> fmt::Display for SendError<T, E> {
     }
 }
 
-impl<T: fmt::Debug, E: fmt::Debug + fmt::Display> Error for SendError<T, E> {
+impl<T, E: fmt::Debug + fmt::Display> Error for SendError<T, E>
+where
+    Self: fmt::Debug,
+{
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Rejected(error) => Some(&**error),

@@ -3,7 +3,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::inner::Inner;
+use super::inner::{Inner, route};
 use super::{Bootstrap, EventSendError, MediatorShutdown, SendError};
 use crate::Scope;
 use crate::broker::BoxFuture;
@@ -47,9 +47,10 @@ impl EventMediator {
         event: E,
     ) -> Result<(), EventSendError> {
         let inner = &*self.0;
-        inner.open(&mut scope)?;
-        let mut answer =
-            EventAnswer { inner, event: event.into_emission().into_event(), answered: None };
+        let _entered = inner.open(&mut scope)?;
+        let mut scope = scope;
+        let event = route(event)?.into_event();
+        let mut answer = EventAnswer { inner, event, answered: None };
         if !answer.has_handlers() {
             return Err(SendError::NoHandler { request: type_name::<E>() });
         }
@@ -60,7 +61,7 @@ impl EventMediator {
             None => Err(SendError::NoResponse),
         });
         if scope.has_work() {
-            return Box::pin(inner.finish(scope, answered)).await;
+            return Box::pin(inner.finish(&mut scope, answered)).await;
         }
         answered
     }
@@ -108,11 +109,18 @@ impl Answer for EventAnswer<'_> {
     fn run<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, Outcome> {
         Box::pin(async {
             let event = std::slice::from_ref(&self.event);
-            let handled = self.inner.rounds.run_round(event, scope).await;
+            let mut guard = scope.guard();
+            let handled = self.inner.rounds.run_consumed(event, guard.scope()).await;
+            let scope = guard.disarm();
             let outcome = self.inner.outcome(handled.is_ok(), scope).await;
             self.answered = Some(handled);
             outcome
         })
+    }
+
+    fn undo<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, ()> {
+        self.answered = None;
+        Box::pin(self.inner.finisher.fail(scope))
     }
 
     fn response(&self) -> Option<&dyn Any> {

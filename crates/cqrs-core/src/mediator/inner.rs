@@ -1,12 +1,15 @@
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::SendError;
 use crate::Scope;
-use crate::dispatch::{EventRounds, Finisher, Undelivered, caught};
+use crate::broker::far_deadline;
+use crate::dispatch::{Entered, EventRounds, Finisher, Gate, Undelivered, caught, panic_message};
+use crate::event::{Emission, Event};
 use crate::middleware::{
     Answer, DynMiddleware, Failure, FailureKind, Invocation, InvocationKind, Next, Outcome,
 };
@@ -19,7 +22,7 @@ pub(super) struct Inner {
     pub(super) middlewares: Vec<Arc<dyn DynMiddleware>>,
     pub(super) finisher: Finisher,
     pub(super) units: Option<Arc<UnitSource>>,
-    pub(super) closed: AtomicBool,
+    pub(super) gate: Gate,
 }
 
 /// What a mediator's `shutdown` left behind.
@@ -27,20 +30,25 @@ pub(super) struct Inner {
 #[non_exhaustive]
 #[must_use = "it says what was not finished"]
 pub struct MediatorShutdown {
-    /// Commits, rollbacks and publishings that still ran at the deadline. They go on until the runtime
-    /// stops.
+    /// Sends, commits and rollbacks that still ran at the deadline. Commits and rollbacks go on until
+    /// the runtime stops; a send that has not begun its commit is rolled back.
     pub unfinished: usize,
-    /// Messages that the broker had not confirmed at the deadline.
+    /// Messages that the broker had not confirmed at the deadline, and events that were not confirmed
+    /// while nobody waited for their send any more (those were logged).
     pub undelivered: usize,
 }
 
 impl Inner {
-    pub(super) fn open<T, E>(&self, scope: &mut Scope) -> Result<(), SendError<T, E>> {
-        if self.closed.load(Ordering::Relaxed) {
-            return Err(SendError::ShutDown);
+    /// Lets a send in. What this returns must be dropped after the scope, so that what the scope rolls
+    /// back is waited for.
+    #[inline]
+    pub(super) fn open<T, E>(&self, scope: &mut Scope) -> Result<Entered<'_>, SendError<T, E>> {
+        let Some(entered) = self.gate.enter() else { return Err(SendError::ShutDown) };
+        if scope.is_in_use() {
+            return Err(SendError::ScopeInUse);
         }
         scope.set_units(self.units.as_ref());
-        Ok(())
+        Ok(entered)
     }
 
     /// Runs the middlewares around `answer`. `Ok`: `answer` has the outcome.
@@ -55,8 +63,13 @@ impl Inner {
         match caught(|| Box::pin(Next::new(&self.middlewares).run(&mut call))).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(failure)) => match failure.0 {
-                FailureKind::Handler => Ok(()),
                 FailureKind::Rejected(reason) => Err(SendError::Rejected(reason)),
+                FailureKind::Handler if call.error().is_some() => Ok(()),
+                FailureKind::Handler => {
+                    let text =
+                        "a middleware returned the handler's failure after it had replaced it";
+                    Err(SendError::Rejected(text.into()))
+                }
             },
             Err(panic) => Err(SendError::Panicked(panic)),
         }
@@ -75,44 +88,54 @@ impl Inner {
     /// Ends the scope of a handler that returned `answered`.
     pub(super) async fn finish<T, E>(
         &self,
-        mut scope: Scope,
+        scope: &mut Scope,
         answered: Result<T, SendError<T, E>>,
     ) -> Result<T, SendError<T, E>> {
         let response = match answered {
             Ok(response) => response,
             Err(error) => {
-                self.finisher.fail(&mut scope).await;
+                self.finisher.fail(scope).await;
                 return Err(error);
             }
         };
-        let outgoing = match self.rounds.settle(&mut scope).await {
+        let outgoing = match self.rounds.settle(scope).await {
             Ok(outgoing) => outgoing,
             Err(error) => {
-                self.finisher.fail(&mut scope).await;
+                self.finisher.fail(scope).await;
                 return Err(SendError::Events(error));
             }
         };
+        if self.gate.is_over() {
+            // The broker is being shut down, so what a commit promises could not be published.
+            self.finisher.fail(scope).await;
+            return Err(SendError::ShutDown);
+        }
         let events =
-            self.finisher.succeed(&mut scope, outgoing).await.map_err(SendError::from_finish)?;
+            self.finisher.succeed(scope, outgoing).await.map_err(SendError::from_finish)?;
         match events.is_empty() {
             true => Ok(response),
-            false => Err(SendError::Undelivered(Box::new(Undelivered { response, events }))),
+            false => Err(SendError::Undelivered(Box::new(Undelivered::new(response, events)))),
         }
     }
 
     pub(super) async fn shutdown(&self, deadline: Duration) -> MediatorShutdown {
-        let end = Instant::now() + deadline;
-        self.closed.store(true, Ordering::Relaxed);
+        let end = far_deadline(deadline);
+        let left = || end.saturating_duration_since(Instant::now());
+        self.gate.close(left()).await;
         let tasks = &self.finisher.tasks;
         tasks.close();
-        let _in_time = tokio::time::timeout_at(end, tasks.wait()).await;
-        let unfinished = tasks.len();
-        let undelivered = match &self.finisher.broker {
-            Some(broker) => {
-                broker.shutdown(end.saturating_duration_since(Instant::now())).await.undelivered
-            }
-            None => 0,
-        };
+        let _in_time = tokio::time::timeout(left(), tasks.wait()).await;
+        let unfinished = tasks.len().max(self.gate.running());
+        let mut undelivered = self.finisher.abandoned.load(Ordering::Relaxed);
+        if let Some(broker) = &self.finisher.broker {
+            undelivered += broker.shutdown(left()).await.undelivered;
+        }
         MediatorShutdown { unfinished, undelivered }
     }
+}
+
+/// Picks an event's route; that is code of others, so a panic is an error here.
+pub(super) fn route<T, E>(event: impl Event) -> Result<Emission, SendError<T, E>> {
+    catch_unwind(AssertUnwindSafe(|| event.into_emission()))
+        .map_err(|panic| SendError::Panicked(panic_message(panic)))
 }

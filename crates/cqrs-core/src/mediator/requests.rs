@@ -52,7 +52,8 @@ impl Mediator {
     /// As [`send`](Self::send).
     pub async fn send_in<R: Request>(&self, mut scope: Scope, request: R) -> Sent<R> {
         let MediatorInner { requests, inner } = &*self.0;
-        inner.open(&mut scope)?;
+        let _entered = inner.open(&mut scope)?;
+        let mut scope = scope;
         let handler =
             requests.get::<R>().ok_or(SendError::NoHandler { request: type_name::<R>() })?;
         let answered = if inner.middlewares.is_empty() {
@@ -65,7 +66,7 @@ impl Mediator {
         };
         if scope.has_work() {
             // Boxed, so that a request without events or writes stays a small future.
-            return Box::pin(inner.finish(scope, answered)).await;
+            return Box::pin(inner.finish(&mut scope, answered)).await;
         }
         answered
     }
@@ -124,14 +125,21 @@ impl<R: Request> Answer for RequestAnswer<'_, R> {
             let Some(request) = self.request.take() else {
                 return Err(Failure::rejected("the handler was run already"));
             };
-            let answered = match caught(|| self.handler.handle(request, scope)).await {
+            let mut guard = scope.guard();
+            let answered = match caught(|| self.handler.handle(request, guard.scope())).await {
                 Ok(answer) => answer.map_err(SendError::Handler),
                 Err(panic) => Err(SendError::Panicked(panic)),
             };
+            let scope = guard.disarm();
             let outcome = self.inner.outcome(answered.is_ok(), scope).await;
             self.answered = Some(answered);
             outcome
         })
+    }
+
+    fn undo<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, ()> {
+        self.answered = None;
+        Box::pin(self.inner.finisher.fail(scope))
     }
 
     fn response(&self) -> Option<&dyn Any> {

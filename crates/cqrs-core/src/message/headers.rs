@@ -21,7 +21,7 @@ pub mod header {
 /// Text headers in order of insertion. A name occurs once.
 ///
 /// Values are UTF-8 text, because FastStream reads every header as text and fails on any other
-/// (WIRE.md, Kafka frame).
+/// (seen with FastStream 0.7.8).
 ///
 /// `Debug` shows names only: values may be personal data.
 #[derive(Clone, Default, PartialEq, Eq)]

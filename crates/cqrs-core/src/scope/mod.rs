@@ -9,8 +9,8 @@ use std::sync::Arc;
 use crate::event::{Emission, Event};
 
 use unit_of_work::OpenUnit;
+pub use unit_of_work::{CommitError, UnitOfWork, UnitOfWorkError, UnitOfWorkFactory};
 pub(crate) use unit_of_work::{ErasedUnit, UnitSource, roll_back};
-pub use unit_of_work::{UnitOfWork, UnitOfWorkError, UnitOfWorkFactory};
 pub(crate) use values::Values;
 
 /// One per `send` and per delivery: typed values, the events emitted so far, and the unit of work.
@@ -38,6 +38,7 @@ struct State {
 
 impl Scope {
     /// An empty scope, to be filled with [`with`](Self::with) and given to `send_in`.
+    #[inline]
     pub fn new() -> Self {
         Self::default()
     }
@@ -50,7 +51,8 @@ impl Scope {
     }
 
     /// Stores `value` under its type, replacing an earlier one. Everything that runs later in this
-    /// scope sees it. Use a type of your own, not `String`.
+    /// scope sees it, but not what a parallel event handler inserts. Use a type of your own, not
+    /// `String`.
     pub fn insert<T: Send + Sync + 'static>(&mut self, value: T) {
         self.state_mut().values.insert(value);
     }
@@ -93,6 +95,7 @@ impl Scope {
         self.state.get_or_insert_default()
     }
 
+    #[inline]
     pub(crate) fn set_units(&mut self, source: Option<&Arc<UnitSource>>) {
         if let Some(source) = source {
             self.units = Some(Arc::clone(source));
@@ -106,10 +109,23 @@ impl Scope {
         Self { state: Some(Box::new(state)), units: None }
     }
 
+    /// Whether it belongs to a send already: a handler's own scope must not be given to another one,
+    /// which would commit what the handler has done so far.
+    #[inline]
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.has_work() || self.units.is_some() || self.state.as_ref().is_some_and(|s| s.is_child)
+    }
+
+    /// Guards a handler's run: unless it is disarmed, dropping it undoes what the handler did.
+    pub(crate) fn guard(&mut self) -> ScopeGuard<'_> {
+        ScopeGuard(Some(self))
+    }
+
     pub(crate) fn push(&mut self, emission: Emission) {
         self.state_mut().emitted.push(emission);
     }
 
+    #[inline]
     pub(crate) fn has_work(&self) -> bool {
         self.state.as_ref().is_some_and(|state| !state.emitted.is_empty() || state.unit.is_some())
     }
@@ -132,6 +148,35 @@ impl Scope {
     /// Takes the open unit of work out, if there is one; whoever has it must finish it.
     pub(crate) fn take_unit(&mut self) -> Option<Box<dyn ErasedUnit>> {
         self.state.as_mut()?.unit.take()?.into_inner()
+    }
+}
+
+/// See [`Scope::guard`].
+pub(crate) struct ScopeGuard<'s>(Option<&'s mut Scope>);
+
+impl<'s> ScopeGuard<'s> {
+    pub(crate) fn scope(&mut self) -> &mut Scope {
+        match &mut self.0 {
+            Some(scope) => scope,
+            None => unreachable!("a disarmed guard is gone"),
+        }
+    }
+
+    pub(crate) fn disarm(mut self) -> &'s mut Scope {
+        match self.0.take() {
+            Some(scope) => scope,
+            None => unreachable!("a guard is disarmed once"),
+        }
+    }
+}
+
+impl Drop for ScopeGuard<'_> {
+    fn drop(&mut self) {
+        if let Some(state) = self.0.as_mut().and_then(|scope| scope.state.as_mut()) {
+            state.emitted.clear();
+            // Rolls back in a task.
+            state.unit = None;
+        }
     }
 }
 

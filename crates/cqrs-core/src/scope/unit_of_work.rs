@@ -17,8 +17,10 @@ pub trait UnitOfWork: Send + Sized + 'static {
     /// Makes all writes visible.
     ///
     /// # Errors
-    /// When nothing was made visible; `send` returns the error and publishes nothing.
-    fn commit(self) -> impl Future<Output = Result<(), BoxError>> + Send;
+    /// `send` returns it and publishes nothing. `?` makes any error one whose outcome is
+    /// [unknown](CommitError::unknown), as after a connection that was lost during a `COMMIT`; say
+    /// [`CommitError::failed`] when nothing was made visible for certain.
+    fn commit(self) -> impl Future<Output = Result<(), CommitError>> + Send;
 
     /// Undoes all writes.
     ///
@@ -63,16 +65,47 @@ pub enum UnitOfWorkError {
     /// Beginning it failed.
     #[error("the unit of work could not be begun")]
     Begin(#[source] BoxError),
-    /// Committing it failed; nothing was published.
+    /// Committing it failed: nothing was made visible, and nothing was published.
     #[error("the unit of work could not be committed")]
     Commit(#[source] BoxError),
+    /// Committing it failed, and whether its writes are visible is unknown. Nothing was published.
+    #[error("the unit of work may or may not be committed; look before sending the request again")]
+    CommitUnknown(#[source] BoxError),
+}
+
+/// Why a commit did not succeed, and whether that is certain.
+///
+/// Any error becomes one by `?`, with an unknown outcome. Like `anyhow::Error` it is no
+/// `std::error::Error` itself.
+#[derive(Debug)]
+pub struct CommitError {
+    is_certain: bool,
+    source: BoxError,
+}
+
+impl CommitError {
+    /// Nothing was made visible.
+    pub fn failed(source: impl Into<BoxError>) -> Self {
+        Self { is_certain: true, source: source.into() }
+    }
+
+    /// The writes may be visible.
+    pub fn unknown(source: impl Into<BoxError>) -> Self {
+        Self { is_certain: false, source: source.into() }
+    }
+}
+
+impl<E: Error + Send + Sync + 'static> From<E> for CommitError {
+    fn from(error: E) -> Self {
+        Self::unknown(error)
+    }
 }
 
 /// The dyn-safe twin of [`UnitOfWork`].
 pub(crate) trait ErasedUnit: Send {
     fn as_any_mut(&mut self) -> &mut dyn Any;
     fn type_name(&self) -> &'static str;
-    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), BoxError>>;
+    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), UnitOfWorkError>>;
     fn rollback(self: Box<Self>) -> BoxFuture<'static, Result<(), BoxError>>;
 }
 
@@ -85,8 +118,13 @@ impl<U: UnitOfWork> ErasedUnit for U {
         type_name::<U>()
     }
 
-    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), BoxError>> {
-        Box::pin(UnitOfWork::commit(*self))
+    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), UnitOfWorkError>> {
+        Box::pin(async {
+            UnitOfWork::commit(*self).await.map_err(|error| match error.is_certain {
+                true => UnitOfWorkError::Commit(error.source),
+                false => UnitOfWorkError::CommitUnknown(error.source),
+            })
+        })
     }
 
     fn rollback(self: Box<Self>) -> BoxFuture<'static, Result<(), BoxError>> {

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use cqrs_core::broker::{BoxFuture, BrokerState, Confirmation, Intake, Receipt, ShutdownReport};
 use cqrs_core::{
-    Message, MessageBroker, PublishError, PublishErrorKind, UnitOfWork, UnitOfWorkFactory,
+    CommitError, Message, MessageBroker, PublishError, PublishErrorKind, UnitOfWork,
+    UnitOfWorkFactory,
 };
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -88,6 +89,8 @@ pub enum Fault {
     None,
     Begin,
     Commit,
+    /// The connection is lost in the commit, so that its outcome is unknown.
+    LostInCommit,
     PanicInCommit,
     Rollback,
 }
@@ -136,13 +139,17 @@ impl UnitOfWorkFactory for Store {
 }
 
 impl UnitOfWork for Transaction {
-    async fn commit(mut self) -> Result<(), BoxError> {
+    async fn commit(mut self) -> Result<(), CommitError> {
         steps(2).await;
         self.finished = true;
         match self.store.fault {
             Fault::Commit => {
                 self.store.log.add("commit failed");
-                return Err("serialization failure".into());
+                return Err(CommitError::failed("serialization failure"));
+            }
+            Fault::LostInCommit => {
+                self.store.log.add("commit failed");
+                return Err(std::io::Error::other("connection lost").into());
             }
             Fault::PanicInCommit => {
                 self.store.log.add("commit failed");

@@ -34,6 +34,11 @@ const REFUSED: [(&str, &str); 5] = [
     ("log.queue", "it is in use"),
 ];
 
+/// Room for what librdkafka adds to a record's content: 36 bytes, and up to 10 for each header.
+const FRAMING: usize = 1_024;
+/// librdkafka's own limit.
+const MAX_MESSAGE_BYTES: usize = 1_000_000_000;
+
 impl KafkaConfig {
     /// Checks everything that can be checked without a connection.
     pub(crate) fn to_client_config(&self) -> Result<ClientConfig, KafkaError> {
@@ -120,7 +125,9 @@ impl KafkaConfig {
         set("compression.type", self.compression.as_str());
         set("linger.ms", &ms(self.linger));
         set("batch.size", &self.batch_size.to_string());
-        set("message.max.bytes", &self.message_max_bytes.to_string());
+        // librdkafka counts the framing of a record and of its headers, too; our own check does not.
+        let with_framing = self.message_max_bytes.saturating_add(FRAMING).min(MAX_MESSAGE_BYTES);
+        set("message.max.bytes", &with_framing.to_string());
         set("allow.auto.create.topics", bool_text(self.allow_auto_create_topics));
         set("message.timeout.ms", &ms(self.publish_timeout));
         set("socket.timeout.ms", &ms(self.request_timeout));

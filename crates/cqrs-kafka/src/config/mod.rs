@@ -63,8 +63,8 @@ pub struct KafkaConfig {
     /// Bytes of a batch, at most (`batch.size`). Default 1,000,000. Keep it below the smallest
     /// `max.message.bytes` of the topics: the broker applies that to whole batches.
     pub batch_size: usize,
-    /// Bytes of a record with key and headers, at most (`message.max.bytes`). Default 1,000,000. Larger
-    /// ones are refused here. Brokers take 1,048,588 by default.
+    /// Bytes of a record with key and headers, at most. Default 1,000,000. Larger ones are refused here;
+    /// `message.max.bytes` is set 1 KiB higher, for the framing. Brokers take 1,048,588 by default.
     pub message_max_bytes: usize,
     /// Whether the broker may create a topic that does not exist, if it is set up for that. Default on.
     /// Off: publishing to such a topic is an `Unroutable` error (after 10 s).
