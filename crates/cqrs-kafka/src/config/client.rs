@@ -134,7 +134,7 @@ impl KafkaConfig {
         set("socket.connection.setup.timeout.ms", &ms(self.request_timeout));
         set("reconnect.backoff.ms", &ms(self.reconnect_backoff));
         set("reconnect.backoff.max.ms", &ms(self.reconnect_backoff_max));
-        // GUARANTEES.md, Producing 2, and TRAPS.md.
+        // Java clients and aiokafka choose partitions so; librdkafka's own default is CRC32.
         set("partitioner", "murmur2_random");
         set("topic.metadata.propagation.max.ms", "10000");
         // The window bounds what is in flight; librdkafka's own bounds must not come first.
