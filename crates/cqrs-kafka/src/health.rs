@@ -1,7 +1,7 @@
 //! What is known of the connection, from librdkafka's events: the state and the last cause of trouble.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use cqrs_core::broker::BrokerState;
@@ -19,9 +19,14 @@ pub(crate) struct Health {
     status: watch::Sender<Status>,
     /// So that a confirmed record costs one load, not a lock.
     up: AtomicBool,
+    /// Statistics in a row that knew no broker.
+    brokerless: AtomicU32,
     /// How long a cause is worth telling after the connection came back.
     relevant_for: Duration,
 }
+
+/// Statistics without a broker, 2 s apart, after which librdkafka will not find one again.
+const STRANDED: u32 = 3;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -56,7 +61,22 @@ impl Status {
 impl Health {
     pub(crate) fn new(relevant_for: Duration) -> Self {
         let status = watch::Sender::new(Status::default());
-        Self { status, up: AtomicBool::new(false), relevant_for }
+        Self { status, up: AtomicBool::new(false), brokerless: AtomicU32::new(0), relevant_for }
+    }
+
+    /// How many brokers librdkafka knows, those to start from included.
+    pub(crate) fn report_brokers(&self, known: usize) {
+        match known {
+            0 => drop(self.brokerless.fetch_add(1, Ordering::Relaxed)),
+            _ => self.brokerless.store(0, Ordering::Relaxed),
+        }
+    }
+
+    /// Whether librdkafka forgot all brokers, those to start from included. A cluster that just came
+    /// back may say that it has none; librdkafka (2.11 and 2.12) then drops them all, and its way back
+    /// (`metadata.recovery.strategy=rebootstrap`) can get stuck. It never connects again.
+    pub(crate) fn is_stranded(&self) -> bool {
+        self.brokerless.load(Ordering::Relaxed) >= STRANDED
     }
 
     /// The cluster answered.
@@ -117,6 +137,7 @@ impl Health {
     /// A new client starts from nothing; `error` says why the old one ended.
     pub(crate) fn restart(&self, error: KafkaError) {
         self.up.store(false, Ordering::Relaxed);
+        self.brokerless.store(0, Ordering::Relaxed);
         let last = Some((Instant::now(), error));
         self.status.send_replace(Status { phase: Phase::Connecting, all_down: false, last });
     }
@@ -191,6 +212,19 @@ mod tests {
         assert_eq!(health.state(), BrokerState::Disconnected { last_error: "reset".into() });
         health.report_up();
         assert_eq!(health.state(), BrokerState::Ready);
+    }
+
+    #[test]
+    fn stranded_is_to_know_no_broker_for_a_while() {
+        let health = Health::new(Duration::ZERO);
+        for known in [0, 0, 1, 0, 0] {
+            health.report_brokers(known);
+            assert!(!health.is_stranded());
+        }
+        health.report_brokers(0);
+        assert!(health.is_stranded());
+        health.restart(KafkaError::new(ErrorKind::Connection, "lost"));
+        assert!(!health.is_stranded(), "the new client starts from its bootstrap servers");
     }
 
     #[test]

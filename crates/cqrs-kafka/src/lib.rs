@@ -25,8 +25,9 @@
 //!   as `NotSent`. After it, a record whose deadline passes is `Unknown`.
 //! * What kept a record from being confirmed (failed login, TLS, name lookup, refused connection) is the
 //!   [`source`](std::error::Error::source) of its error, a [`KafkaError`], without credentials.
-//! * After a fatal error of the idempotent producer, the records in flight fail as `Unknown` and a new
-//!   producer takes the next ones. Nothing is sent twice by this crate: only librdkafka resends.
+//! * After a fatal error of the idempotent producer, and when librdkafka has forgotten all brokers (a
+//!   cluster that just came back may say that it has none), the records in flight fail as `Unknown` and
+//!   a new producer takes the next ones. Nothing is sent twice by this crate: only librdkafka resends.
 //!
 //! # The record
 //! Key, body and headers stand as in the [`Message`](cqrs_core::Message); its timestamp, in

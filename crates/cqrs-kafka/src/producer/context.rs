@@ -65,10 +65,13 @@ impl ClientContext for Context {
         #[derive(Deserialize)]
         struct Broker {
             state: String,
+            source: String,
         }
-        let up = serde_json::from_slice::<Statistics>(statistics)
-            .is_ok_and(|now| now.brokers.values().any(|broker| broker.state == "UP"));
-        if up {
+        let Ok(now) = serde_json::from_slice::<Statistics>(statistics) else { return };
+        let real = |broker: &&Broker| !matches!(broker.source.as_str(), "internal" | "logical");
+        let brokers: Vec<_> = now.brokers.values().filter(real).collect();
+        self.health.report_brokers(brokers.len());
+        if brokers.iter().any(|broker| broker.state == "UP") {
             self.health.report_up();
         }
     }

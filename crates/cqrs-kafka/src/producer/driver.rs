@@ -77,11 +77,11 @@ impl Driver {
         let (mut born, mut pause) = (Instant::now(), Duration::ZERO);
         loop {
             client.poll(if self.link.lane.is_in_use() { SHORT_TICK } else { TICK });
-            if let Some((_, reason)) = client.client().fatal_error() {
+            if let Some(failure) = self.failure(&client) {
                 if born.elapsed() > GOOD_LIFE {
                     pause = Duration::ZERO;
                 }
-                match self.replace(client, &reason, pause) {
+                match self.replace(client, failure, pause) {
                     Some(next) => client = next,
                     None => return,
                 }
@@ -106,18 +106,37 @@ impl Driver {
         }
     }
 
+    /// Why the producer can send nothing any more, if that is so.
+    fn failure(&self, client: &Client) -> Option<KafkaError> {
+        if let Some((_, reason)) = client.client().fatal_error() {
+            let reason = self.context.redactor.redact(&reason);
+            let text = format!("the idempotent producer failed: {reason}");
+            return Some(KafkaError::new(ErrorKind::Fatal, text));
+        }
+        self.link.health.is_stranded().then(|| {
+            let text = "the cluster said that it has no brokers, and the producer forgot them all";
+            KafkaError::new(ErrorKind::Connection, text)
+        })
+    }
+
     /// Ends a producer that can send nothing any more, and makes a new one. What was in flight fails,
     /// since only librdkafka could resend it without duplicates. New messages wait in the lane.
     ///
     /// `None` when the broker value was closed meanwhile.
-    fn replace(&self, old: Arc<Client>, reason: &str, pause: Duration) -> Option<Arc<Client>> {
-        let reason = self.context.redactor.redact(reason);
-        tracing::error!(reason, "the kafka producer failed; a new one is made");
+    fn replace(
+        &self,
+        old: Arc<Client>,
+        failure: KafkaError,
+        pause: Duration,
+    ) -> Option<Arc<Client>> {
+        tracing::error!(%failure, "the kafka producer failed; a new one is made");
+        let may_confirm = failure.kind() == ErrorKind::Fatal;
         self.link.lane.block();
         self.link.set_client(None);
-        let text = format!("the idempotent producer failed: {reason}");
-        self.link.health.restart(KafkaError::new(ErrorKind::Fatal, text));
-        drain(&old, Instant::now() + LAST_CONFIRMS);
+        self.link.health.restart(failure);
+        if may_confirm {
+            drain(&old, Instant::now() + LAST_CONFIRMS);
+        }
         purge(&old);
         drop(old);
         let mut next_try = Instant::now() + pause;
