@@ -3,6 +3,7 @@
 
 pub mod broker;
 pub mod codec;
+pub mod consume;
 mod dispatch;
 mod event;
 mod mediator;
@@ -17,6 +18,9 @@ pub use broker::{
     DevnullMessageBroker, MessageBroker, MessageBrokerExt, PublishError, PublishErrorKind,
 };
 pub use codec::{Deserializer, JsonDeserializer, JsonSerializer, Serializer};
+pub use consume::{
+    DeadLetter, DeadLetterReason, DeadLetterTo, Incoming, Retry, RetryState, StartAt, Subscribe,
+};
 pub use dispatch::{EventFailure, EventsError, OnEventFailure, Undelivered, UndeliveredEvent};
 pub use event::{
     DEFAULT_OUTPUT_TOPIC, DomainEvent, Emission, Event, EventHandler, EventMap, EventRoute,

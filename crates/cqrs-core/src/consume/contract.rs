@@ -1,0 +1,158 @@
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::{
+    DeadLetter, Incoming, RetryState, SettleError, SourceError, SubscribeError, SubscribeRequest,
+};
+use crate::MessageBroker;
+use crate::broker::BoxFuture;
+
+/// A message broker that can be consumed from as well. What a [`Service`](crate::Service) runs on.
+///
+/// The conformance suite of `cqrs-testkit` checks an implementation against this and the promises of
+/// [`Source`] and [`Settle`].
+pub trait Subscribe: MessageBroker {
+    /// What is wrong with `requests`, taken together, as far as it can be told without a connection:
+    /// options that contradict each other, two subscriptions that want one queue with different
+    /// arguments. Empty when nothing is. Each error names its subscription and says what to do.
+    fn check(&self, requests: &[SubscribeRequest]) -> Vec<SubscribeError>;
+
+    /// Opens one subscription. Waits for the broker as long as it takes when it cannot be reached,
+    /// and tells so through the request's status.
+    ///
+    /// # Errors
+    /// What does not mend itself: see [`SubscribeErrorKind`](super::SubscribeErrorKind).
+    ///
+    /// # Cancel safety
+    /// A dropped call leaves nothing that consumes.
+    fn subscribe(
+        &self,
+        request: SubscribeRequest,
+    ) -> BoxFuture<'_, Result<Box<dyn Source>, SubscribeError>>;
+}
+
+impl<B: Subscribe + ?Sized> Subscribe for Arc<B> {
+    fn check(&self, requests: &[SubscribeRequest]) -> Vec<SubscribeError> {
+        (**self).check(requests)
+    }
+
+    fn subscribe(
+        &self,
+        request: SubscribeRequest,
+    ) -> BoxFuture<'_, Result<Box<dyn Source>, SubscribeError>> {
+        (**self).subscribe(request)
+    }
+}
+
+/// One subscription's stream of deliveries, as a broker implements it.
+///
+/// # What an implementation promises
+/// * **At least once.** Every message of the topics comes, until a delivery of it was acked. What is
+///   given back comes again, at the latest when the source is opened anew.
+/// * **Order.** Messages of one topic and key are handed out in the order the broker has them. (A retry
+///   copy comes when its delay is over.)
+/// * **Bounds.** At most [`SubscribeRequest::max_unsettled`](super::SubscribeRequest) deliveries are out
+///   at once; dropped and settled ones no longer count.
+/// * **Recovery.** Lost connections, channels, consumers and topology are made again for ever, with
+///   backoff, and told through the request's [`StatusReporter`](super::StatusReporter). Only what cannot
+///   mend itself ends the source with an error: never silently.
+/// * **No blocking.** Nothing here blocks the calling thread.
+pub trait Source: fmt::Debug + Send + 'static {
+    /// The next delivery. `None` only after [`stop`](Self::stop).
+    ///
+    /// # Errors
+    /// When the subscription cannot go on; nothing comes afterwards.
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<SourceDelivery, SourceError>>>;
+
+    /// Stops fetching: no further delivery comes. Those that are out can be settled until
+    /// [`close`](Self::close).
+    fn stop(&mut self) -> BoxFuture<'_, ()>;
+
+    /// Gives back what is not settled, makes settlements last (Kafka: commits) and leaves the broker.
+    /// Ends within about `deadline`, whatever the broker does.
+    ///
+    /// # Errors
+    /// When settlements may be lost, so that settled messages can come again.
+    fn close(self: Box<Self>, deadline: Duration) -> BoxFuture<'static, Result<(), SourceError>>;
+}
+
+/// One message in the runtime's hands. Dropped, it is given back, never acked.
+#[must_use = "dropping it gives the message back"]
+pub struct SourceDelivery {
+    /// The message.
+    pub message: Incoming,
+    /// What is known of earlier attempts, here or elsewhere.
+    pub retry: RetryState,
+    /// How it is settled.
+    pub settle: Box<dyn Settle>,
+}
+
+impl SourceDelivery {
+    /// A delivery of `message` that was never tried before.
+    pub fn new(message: Incoming, settle: impl Settle) -> Self {
+        Self { message, retry: RetryState::default(), settle: Box::new(settle) }
+    }
+}
+
+impl fmt::Debug for SourceDelivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SourceDelivery")
+            .field("message", &self.message)
+            .field("retry", &self.retry)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Settles one delivery. Dropping it gives the message back.
+///
+/// Implementations do not lose a message on a cancel: a dropped future of a method settles nothing, or
+/// leaves a copy beside an original that comes again.
+pub trait Settle: Send + 'static {
+    /// Told before a handler starts, and again before each start after a [`Delayed::Hold`]. `false`:
+    /// the message is no longer this consumer's (its Kafka partition was revoked); drop the delivery.
+    ///
+    /// From `true` on the delivery counts as running until it is settled, dropped or held.
+    fn begin(&mut self) -> bool;
+
+    /// The message is done and does not come again.
+    ///
+    /// # Errors
+    /// When that cannot be told the broker any more (its channel is gone): the message comes again.
+    fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), SettleError>>;
+
+    /// Makes sure that the message comes again after `delay`, with `state`.
+    ///
+    /// [`Scheduled`](Delayed::Scheduled): the broker confirmed a copy; ack this one.
+    /// [`Hold`](Delayed::Hold): there is no copy; keep this one, let its key wait, and
+    /// [`begin`](Self::begin) it again after the delay. Dropping it instead gives it back with `state`
+    /// kept as far as the broker can.
+    ///
+    /// # Errors
+    /// When the broker did not confirm; nothing is settled, try again.
+    fn retry_later(
+        &mut self,
+        delay: Duration,
+        state: &RetryState,
+    ) -> BoxFuture<'_, Result<Delayed, SettleError>>;
+
+    /// Stores the message as a dead letter: key, body and headers as they came, and those of `letter`.
+    /// On `Ok` the broker confirmed it; ack this one.
+    ///
+    /// # Errors
+    /// When the broker did not confirm; nothing is settled, try again.
+    fn dead_letter(&mut self, letter: &DeadLetter) -> BoxFuture<'_, Result<(), SettleError>>;
+}
+
+/// Where a message waits for its next attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delayed {
+    /// With the broker: a copy comes again. Order per key is given up for it.
+    Scheduled,
+    /// With the consumer, which keeps the delivery and lets its key wait.
+    Hold,
+}

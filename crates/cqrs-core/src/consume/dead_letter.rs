@@ -1,0 +1,276 @@
+use std::fmt;
+use std::str::FromStr;
+
+use crate::Timestamp;
+use crate::message::Headers;
+
+/// Names of the headers that make a message a dead letter, the same on every broker.
+pub const DEAD_LETTER_HEADERS: [&str; 11] = [
+    REASON,
+    ERROR_TYPE,
+    ERROR,
+    ATTEMPTS,
+    FIRST_FAILURE,
+    LAST_FAILURE,
+    TOPIC,
+    PARTITION,
+    OFFSET,
+    QUEUE,
+    GROUP,
+];
+
+/// Begins the names of the headers that keep what has no place in the dead letter's own frame (of
+/// RabbitMQ: `original-message-id`, `original-expiration`, …).
+pub const ORIGINAL_PREFIX: &str = "original-";
+
+const REASON: &str = "cqrs-dead-letter-reason";
+const ERROR_TYPE: &str = "cqrs-dead-letter-error-type";
+const ERROR: &str = "cqrs-dead-letter-error";
+const ATTEMPTS: &str = "cqrs-dead-letter-attempts";
+const FIRST_FAILURE: &str = "cqrs-dead-letter-first-failure";
+const LAST_FAILURE: &str = "cqrs-dead-letter-last-failure";
+const TOPIC: &str = "cqrs-dead-letter-topic";
+const PARTITION: &str = "cqrs-dead-letter-partition";
+const OFFSET: &str = "cqrs-dead-letter-offset";
+const QUEUE: &str = "cqrs-dead-letter-queue";
+const GROUP: &str = "cqrs-dead-letter-group";
+
+/// The longest error text in a dead letter, in bytes.
+const MAX_ERROR: usize = 1024;
+
+/// Why a message became a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DeadLetterReason {
+    /// Its bytes are no event.
+    Decode,
+    /// It is an event of a type that the subscription does not know.
+    UnknownType,
+    /// Its handler said that trying again is of no use.
+    Permanent,
+    /// Its handler failed on every attempt of the schedule, or its handling kept killing the process.
+    Exhausted,
+    /// Its handler panicked on the last attempt.
+    Panic,
+    /// It was too old to be handled.
+    Expired,
+}
+
+const REASONS: [(DeadLetterReason, &str); 6] = [
+    (DeadLetterReason::Decode, "decode"),
+    (DeadLetterReason::UnknownType, "unknown-type"),
+    (DeadLetterReason::Permanent, "permanent"),
+    (DeadLetterReason::Exhausted, "exhausted"),
+    (DeadLetterReason::Panic, "panic"),
+    (DeadLetterReason::Expired, "expired"),
+];
+
+impl DeadLetterReason {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        REASONS.iter().find(|(reason, _)| *reason == self).map_or("unknown", |(_, word)| *word)
+    }
+}
+
+impl fmt::Display for DeadLetterReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a dead letter says of its history, beside the message itself.
+///
+/// On the wire it stands in headers ([`DEAD_LETTER_HEADERS`]), the same on every broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeadLetter {
+    /// Why.
+    pub reason: DeadLetterReason,
+    /// The error's type, as far as it is known.
+    pub error_type: String,
+    /// The error's text, at most 1 KiB.
+    pub error: String,
+    /// How often handling it was tried.
+    pub attempts: u32,
+    /// When it failed first.
+    pub first_failure: Timestamp,
+    /// When it failed last.
+    pub last_failure: Timestamp,
+    /// Where it was published to: Kafka's topic, RabbitMQ's routing key.
+    pub topic: String,
+    /// Kafka's partition.
+    pub partition: Option<i32>,
+    /// Its place there.
+    pub offset: Option<i64>,
+    /// RabbitMQ's queue.
+    pub queue: Option<String>,
+    /// The group that could not handle it.
+    pub group: String,
+}
+
+/// Headers that do not tell of a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidDeadLetter {
+    /// A header that every dead letter has is missing.
+    #[error("no header {name:?}: this is no dead letter")]
+    Missing {
+        /// The header.
+        name: &'static str,
+    },
+    /// A header has a value that cannot be read.
+    #[error("header {name:?} is unreadable")]
+    Unreadable {
+        /// The header.
+        name: &'static str,
+    },
+}
+
+impl DeadLetter {
+    /// A dead letter of `topic` and `group`, failed once, now.
+    pub fn new(
+        reason: DeadLetterReason,
+        topic: impl Into<String>,
+        group: impl Into<String>,
+    ) -> Self {
+        let now = Timestamp::now();
+        Self {
+            reason,
+            error_type: String::new(),
+            error: String::new(),
+            attempts: 0,
+            first_failure: now,
+            last_failure: now,
+            topic: topic.into(),
+            partition: None,
+            offset: None,
+            queue: None,
+            group: group.into(),
+        }
+    }
+
+    /// Sets the error; its text is cut at 1 KiB, between two characters.
+    #[must_use]
+    pub fn with_error(mut self, error_type: impl Into<String>, error: impl Into<String>) -> Self {
+        self.error_type = error_type.into();
+        self.error = error.into();
+        self.error.truncate(self.error.floor_char_boundary(MAX_ERROR));
+        self
+    }
+
+    /// Header names and values.
+    pub fn to_headers(&self) -> Vec<(&'static str, String)> {
+        let mut headers = vec![
+            (REASON, self.reason.to_string()),
+            (ERROR_TYPE, self.error_type.clone()),
+            (ERROR, self.error.clone()),
+            (ATTEMPTS, self.attempts.to_string()),
+            (FIRST_FAILURE, self.first_failure.to_string()),
+            (LAST_FAILURE, self.last_failure.to_string()),
+            (TOPIC, self.topic.clone()),
+        ];
+        headers.extend(self.partition.map(|partition| (PARTITION, partition.to_string())));
+        headers.extend(self.offset.map(|offset| (OFFSET, offset.to_string())));
+        headers.extend(self.queue.clone().map(|queue| (QUEUE, queue)));
+        headers.push((GROUP, self.group.clone()));
+        headers
+    }
+
+    /// Reads the headers back.
+    ///
+    /// # Errors
+    /// When a header is missing or unreadable; it is named.
+    pub fn from_headers(headers: &Headers) -> Result<Self, InvalidDeadLetter> {
+        let text = |name: &'static str| {
+            headers.get(name).ok_or(InvalidDeadLetter::Missing { name }).map(str::to_owned)
+        };
+        let reason = text(REASON)?;
+        let reason = REASONS
+            .iter()
+            .find(|(_, word)| *word == reason)
+            .ok_or(InvalidDeadLetter::Unreadable { name: REASON })?
+            .0;
+        Ok(Self {
+            reason,
+            error_type: text(ERROR_TYPE)?,
+            error: text(ERROR)?,
+            attempts: parse(headers, ATTEMPTS)?
+                .ok_or(InvalidDeadLetter::Missing { name: ATTEMPTS })?,
+            first_failure: parse(headers, FIRST_FAILURE)?
+                .ok_or(InvalidDeadLetter::Missing { name: FIRST_FAILURE })?,
+            last_failure: parse(headers, LAST_FAILURE)?
+                .ok_or(InvalidDeadLetter::Missing { name: LAST_FAILURE })?,
+            topic: text(TOPIC)?,
+            partition: parse(headers, PARTITION)?,
+            offset: parse(headers, OFFSET)?,
+            queue: headers.get(QUEUE).map(str::to_owned),
+            group: text(GROUP)?,
+        })
+    }
+}
+
+fn parse<T: FromStr>(
+    headers: &Headers,
+    name: &'static str,
+) -> Result<Option<T>, InvalidDeadLetter> {
+    let Some(text) = headers.get(name) else { return Ok(None) };
+    text.parse().map(Some).map_err(|_| InvalidDeadLetter::Unreadable { name })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letter() -> DeadLetter {
+        let mut letter = DeadLetter::new(DeadLetterReason::Exhausted, "user_events", "mailer")
+            .with_error("MailError", "no such host");
+        letter.attempts = 7;
+        letter.partition = Some(3);
+        letter.offset = Some(42);
+        letter.first_failure = "2026-01-02T03:04:05Z".parse().unwrap();
+        letter
+    }
+
+    fn headers(letter: &DeadLetter) -> Headers {
+        let mut headers = Headers::new();
+        for (name, value) in letter.to_headers() {
+            headers.insert(name, value).unwrap();
+        }
+        headers
+    }
+
+    #[test]
+    fn it_is_read_back_as_it_was_written() {
+        for (reason, _) in REASONS {
+            let letter = DeadLetter { reason, ..letter() };
+            assert_eq!(DeadLetter::from_headers(&headers(&letter)), Ok(letter));
+        }
+        let queued = DeadLetter { queue: Some("q".into()), partition: None, ..letter() };
+        assert_eq!(DeadLetter::from_headers(&headers(&queued)), Ok(queued));
+    }
+
+    #[test]
+    fn all_its_names_are_listed() {
+        let letter = DeadLetter { queue: Some("q".into()), ..letter() };
+        let names: Vec<_> = letter.to_headers().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, DEAD_LETTER_HEADERS);
+    }
+
+    #[test]
+    fn what_is_missing_or_broken_is_named() {
+        let mut headers = headers(&letter());
+        headers.insert(ATTEMPTS, "some").unwrap();
+        let unreadable = InvalidDeadLetter::Unreadable { name: ATTEMPTS };
+        assert_eq!(DeadLetter::from_headers(&headers), Err(unreadable));
+        headers.remove(REASON);
+        let missing = InvalidDeadLetter::Missing { name: REASON };
+        assert_eq!(DeadLetter::from_headers(&headers), Err(missing));
+    }
+
+    #[test]
+    fn a_long_error_is_cut_between_characters() {
+        let letter = letter().with_error("E", format!("x{}", "ä".repeat(1000)));
+        assert_eq!(letter.error.len(), 1023);
+        assert!(letter.error.ends_with('ä'));
+    }
+}

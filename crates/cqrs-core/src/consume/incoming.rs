@@ -1,0 +1,79 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+use crate::message::Headers;
+
+/// A message as it came from the broker, before it is decoded.
+///
+/// `Debug` shows sizes, never the body or the key.
+#[derive(Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Incoming {
+    /// Where it was published to: Kafka's topic, RabbitMQ's routing key. A retried message names the
+    /// topic it first came from.
+    pub topic: Arc<str>,
+    /// Messages of one topic with one key are handled in order. `None`: no order is kept.
+    pub key: Option<Bytes>,
+    /// The bytes. `None` is a Kafka tombstone; RabbitMQ and the memory broker have none.
+    pub body: Option<Bytes>,
+    /// The sender's id of the message, as text: RabbitMQ's `message_id` property or the header
+    /// `message_id`.
+    pub id: Option<Arc<str>>,
+    /// The event's name where the frame has it: RabbitMQ's `type` property or the header `event_name`.
+    pub name: Option<Arc<str>>,
+    /// The headers that are text. The others are kept by the broker for retry copies and dead letters.
+    pub headers: Headers,
+    /// Media type of the body: RabbitMQ's property or the header `content-type`.
+    pub content_type: Option<Arc<str>>,
+    /// When it was published, by the sender's or the broker's clock.
+    pub timestamp: Option<SystemTime>,
+    /// Kafka's partition.
+    pub partition: Option<i32>,
+    /// Its place in the partition (Kafka), the topic (memory) or the stream (RabbitMQ).
+    pub offset: Option<i64>,
+    /// The queue it came from (RabbitMQ).
+    pub queue: Option<Arc<str>>,
+    /// Whether the broker says that it was handed out before.
+    pub redelivered: bool,
+}
+
+impl Incoming {
+    /// A message of `topic` with `body` and nothing else.
+    pub fn new(topic: impl Into<Arc<str>>, body: impl Into<Bytes>) -> Self {
+        Self { topic: topic.into(), body: Some(body.into()), ..Self::default() }
+    }
+
+    /// The bytes; none for a tombstone.
+    pub fn bytes(&self) -> Bytes {
+        self.body.clone().unwrap_or_default()
+    }
+
+    /// Whether there is a body, but without a byte in it.
+    pub fn is_empty(&self) -> bool {
+        self.body.as_ref().is_some_and(Bytes::is_empty)
+    }
+
+    /// Whether there is no body at all: in a compacted Kafka topic, "the key is deleted".
+    pub fn is_tombstone(&self) -> bool {
+        self.body.is_none()
+    }
+}
+
+impl fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming")
+            .field("topic", &self.topic)
+            .field("partition", &self.partition)
+            .field("offset", &self.offset)
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .field("key_bytes", &self.key.as_ref().map(Bytes::len))
+            .field("body_bytes", &self.body.as_ref().map(Bytes::len))
+            .field("headers", &self.headers)
+            .field("redelivered", &self.redelivered)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,31 @@
+//! The consuming half of the contract between this framework and a message broker.
+//!
+//! [`Subscribe::subscribe`] opens a [`Source`]. The subscriber
+//! runtime ([`Service`](crate::Service)) polls it, runs the handlers, and settles each
+//! [`SourceDelivery`] once its outcome is safe. Who is responsible for what:
+//!
+//! | the source | the runtime |
+//! |---|---|
+//! | fetches, and bounds what is fetched and not settled | order per key, concurrency |
+//! | recovers connections and topology, for ever | decoding, policies, panics |
+//! | writes retry copies and dead letters, confirmed | what is retried, when, how often |
+//! | settles; what is dropped is given back | never settles before the outcome is safe |
+//! | tells of its state | readiness, drain |
+
+mod contract;
+mod dead_letter;
+mod error;
+mod incoming;
+mod request;
+mod retry;
+mod status;
+
+pub use contract::{Delayed, Settle, Source, SourceDelivery, Subscribe};
+pub use dead_letter::{
+    DEAD_LETTER_HEADERS, DeadLetter, DeadLetterReason, InvalidDeadLetter, ORIGINAL_PREFIX,
+};
+pub use error::{SettleError, SourceError, SubscribeError, SubscribeErrorKind};
+pub use incoming::Incoming;
+pub use request::{DeadLetterTo, Options, StartAt, SubscribeRequest, TopicSet};
+pub use retry::{RETRY_HEADERS, Retry, RetryState};
+pub use status::{SourceStatus, StatusReporter};

@@ -1,0 +1,135 @@
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::{Retry, StatusReporter};
+
+/// What the runtime asks a broker for: one subscription, without its handler.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct SubscribeRequest {
+    /// Names the subscription in logs, errors and health reports.
+    pub name: Arc<str>,
+    /// What is consumed.
+    pub topics: TopicSet,
+    /// Consumers of one group share the messages; every group gets all of them.
+    pub group: Arc<str>,
+    /// Where a group that is new begins.
+    pub start: StartAt,
+    /// How many handlers may run at once.
+    pub concurrency: usize,
+    /// How many deliveries may be out at once. `None`: the broker's default (RabbitMQ: three times the
+    /// concurrency, at least 16 and at most 300; Kafka: 10,000).
+    pub max_unsettled: Option<usize>,
+    /// When failed messages are tried again; a broker that keeps one queue for each delay makes them.
+    pub retry: Retry,
+    /// Where dead letters go.
+    pub dead_letter: DeadLetterTo,
+    /// Options that only some brokers know, each by its own type.
+    pub options: Options,
+    /// Where the source tells of its state.
+    pub status: StatusReporter,
+}
+
+impl SubscribeRequest {
+    /// A request with the defaults, to be changed field by field.
+    pub fn new(topics: TopicSet, group: impl Into<Arc<str>>, status: StatusReporter) -> Self {
+        let group = group.into();
+        Self {
+            name: format!("{group}@{topics}").into(),
+            topics,
+            group,
+            start: StartAt::default(),
+            concurrency: 1,
+            max_unsettled: None,
+            retry: Retry::default(),
+            dead_letter: DeadLetterTo::default(),
+            options: Options::default(),
+            status,
+        }
+    }
+
+    /// Where dead letters of `topic` go; `None` when they are discarded.
+    ///
+    /// By default `{topic}.{group}.dead`; RabbitMQ uses `{queue}.dead`, which is the same unless the
+    /// queue was given a name.
+    pub fn dead_letter_topic(&self, topic: &str) -> Option<String> {
+        match &self.dead_letter {
+            DeadLetterTo::Default => Some(format!("{topic}.{}.dead", self.group)),
+            DeadLetterTo::Named(name) => Some(name.to_string()),
+            DeadLetterTo::Discard => None,
+        }
+    }
+}
+
+/// What a subscription consumes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TopicSet {
+    /// These topics.
+    Named(Vec<Arc<str>>),
+    /// Every topic whose whole name matches this regular expression, new ones included. Only Kafka.
+    Pattern(Arc<str>),
+}
+
+impl fmt::Display for TopicSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named(topics) => f.write_str(&topics.join(",")),
+            Self::Pattern(pattern) => write!(f, "/{pattern}/"),
+        }
+    }
+}
+
+/// Where a group without a stored place begins. RabbitMQ's queues have no such thing: they hold what
+/// came since they were declared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StartAt {
+    /// With the oldest message there is. The default: nothing is missed.
+    #[default]
+    Oldest,
+    /// With the next one that comes.
+    Latest,
+    /// With the first one not older than this. Kafka and RabbitMQ streams.
+    Time(SystemTime),
+}
+
+/// Where dead letters go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeadLetterTo {
+    /// `{topic}.{group}.dead` (RabbitMQ: `{queue}.dead`).
+    #[default]
+    Default,
+    /// The topic or queue of this name.
+    Named(Arc<str>),
+    /// Nowhere: they are logged, counted and acked. What they held is lost.
+    Discard,
+}
+
+/// Options by type: each broker looks for its own and leaves the others alone, so that a service can
+/// carry those of several brokers.
+#[derive(Clone, Default)]
+pub struct Options(HashMap<TypeId, (&'static str, Arc<dyn Any + Send + Sync>)>);
+
+impl Options {
+    /// Stores `options` under its type, replacing earlier ones.
+    pub fn insert<T: Send + Sync + 'static>(&mut self, options: T) {
+        let name = std::any::type_name::<T>();
+        self.0.insert(TypeId::of::<T>(), (name, Arc::new(options)));
+    }
+
+    /// The options of type `T`.
+    pub fn get<T: Send + Sync + 'static>(&self) -> Option<&T> {
+        self.0.get(&TypeId::of::<T>())?.1.downcast_ref()
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.values().map(|(name, _)| name)).finish()
+    }
+}

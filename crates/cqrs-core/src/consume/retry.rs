@@ -1,0 +1,175 @@
+use std::time::Duration;
+
+use crate::Timestamp;
+use crate::message::Headers;
+
+/// When a message whose handling failed is tried again.
+///
+/// First *immediate* retries: the delivery is kept and its key waits. Then *delayed* ones: the message
+/// waits with the broker, or its key's lane waits, without holding a worker. A handler that fails once
+/// more after the last of them, or permanently at any time, makes it a dead letter.
+///
+/// The default is 50, 100 and 250 ms, then 10 s, 60 s and 5 min: seven attempts in all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "give it to a subscription"]
+pub struct Retry {
+    immediate: Vec<Duration>,
+    delayed: Vec<Duration>,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            immediate: [50, 100, 250].map(Duration::from_millis).to_vec(),
+            delayed: [10, 60, 300].map(Duration::from_secs).to_vec(),
+        }
+    }
+}
+
+/// What comes after a failed attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NextAttempt {
+    Immediately(Duration),
+    Later(Duration),
+    Never,
+}
+
+impl Retry {
+    /// No second attempt.
+    pub fn none() -> Self {
+        Self { immediate: Vec::new(), delayed: Vec::new() }
+    }
+
+    /// Replaces the immediate retries by one after each of `delays`.
+    pub fn immediate(mut self, delays: impl IntoIterator<Item = Duration>) -> Self {
+        self.immediate = delays.into_iter().collect();
+        self
+    }
+
+    /// Replaces the delayed retries by one after each of `delays`.
+    pub fn delayed(mut self, delays: impl IntoIterator<Item = Duration>) -> Self {
+        self.delayed = delays.into_iter().collect();
+        self
+    }
+
+    /// The delays of the delayed retries, in order.
+    pub fn delays(&self) -> &[Duration] {
+        &self.delayed
+    }
+
+    /// How often a message is tried in all.
+    pub fn max_attempts(&self) -> u32 {
+        u32::try_from(1 + self.immediate.len() + self.delayed.len()).unwrap_or(u32::MAX)
+    }
+
+    /// What comes after `failed` attempts, at least one.
+    pub(crate) fn after(&self, failed: u32) -> NextAttempt {
+        let index = usize::try_from(failed.saturating_sub(1)).unwrap_or(usize::MAX);
+        match self.immediate.get(index) {
+            Some(delay) => NextAttempt::Immediately(*delay),
+            None => match self.delayed.get(index - self.immediate.len()) {
+                Some(delay) => NextAttempt::Later(*delay),
+                None => NextAttempt::Never,
+            },
+        }
+    }
+}
+
+/// Names of the headers in which a retry copy carries its [`RetryState`].
+pub const RETRY_HEADERS: [&str; 3] =
+    ["cqrs-retry-attempts", "cqrs-retry-first-failure", "cqrs-retry-last-failure"];
+
+/// What is known of a message's earlier attempts; travels with it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RetryState {
+    /// Attempts that failed.
+    pub attempts: u32,
+    /// When the first one failed.
+    pub first_failure: Option<Timestamp>,
+    /// When the last one failed.
+    pub last_failure: Option<Timestamp>,
+    /// How often its handling was started without coming to an end (the process died), as far as the
+    /// broker can tell.
+    pub crashes: u32,
+}
+
+impl RetryState {
+    /// The state after one more failure at `now`.
+    #[must_use]
+    pub fn failed(mut self, now: Timestamp) -> Self {
+        self.attempts = self.attempts.saturating_add(1);
+        self.first_failure.get_or_insert(now);
+        self.last_failure = Some(now);
+        self
+    }
+
+    /// Header names and values, for a retry copy.
+    pub fn to_headers(&self) -> Vec<(&'static str, String)> {
+        let [attempts, first, last] = RETRY_HEADERS;
+        let mut headers = vec![(attempts, self.attempts.to_string())];
+        headers.extend(self.first_failure.map(|at| (first, at.to_string())));
+        headers.extend(self.last_failure.map(|at| (last, at.to_string())));
+        headers
+    }
+
+    /// What a retry copy's headers say; what is missing or unreadable reads as "never tried".
+    pub fn from_headers(headers: &Headers) -> Self {
+        let [attempts, first, last] = RETRY_HEADERS;
+        let time = |name| headers.get(name).and_then(|text| text.parse().ok());
+        Self {
+            attempts: headers.get(attempts).and_then(|text| text.parse().ok()).unwrap_or(0),
+            first_failure: time(first),
+            last_failure: time(last),
+            crashes: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_schedule_is_the_documented_one() {
+        let retry = Retry::default();
+        let steps: Vec<_> = (1..=7).map(|failed| retry.after(failed)).collect();
+        let (ms, s) = (Duration::from_millis, Duration::from_secs);
+        assert_eq!(
+            steps,
+            [
+                NextAttempt::Immediately(ms(50)),
+                NextAttempt::Immediately(ms(100)),
+                NextAttempt::Immediately(ms(250)),
+                NextAttempt::Later(s(10)),
+                NextAttempt::Later(s(60)),
+                NextAttempt::Later(s(300)),
+                NextAttempt::Never,
+            ]
+        );
+        assert_eq!(retry.max_attempts(), 7);
+        assert_eq!(Retry::none().after(1), NextAttempt::Never);
+        assert_eq!(retry.after(u32::MAX), NextAttempt::Never);
+    }
+
+    #[test]
+    fn the_state_travels_in_headers() {
+        let (first, last) = ("2026-01-02T03:04:05Z", "2026-01-02T03:04:06.5Z");
+        let state =
+            RetryState::default().failed(first.parse().unwrap()).failed(last.parse().unwrap());
+        let mut headers = Headers::new();
+        for (name, value) in state.to_headers() {
+            headers.insert(name, value).unwrap();
+        }
+        assert_eq!(RetryState::from_headers(&headers), state);
+        assert_eq!((state.attempts, state.first_failure), (2, Some(first.parse().unwrap())));
+    }
+
+    #[test]
+    fn foreign_headers_read_as_never_tried() {
+        let mut headers = Headers::new();
+        headers.insert(RETRY_HEADERS[0], "many").unwrap();
+        headers.insert(RETRY_HEADERS[1], "yesterday").unwrap();
+        assert_eq!(RetryState::from_headers(&headers), RetryState::default());
+    }
+}
