@@ -119,11 +119,12 @@ pub trait Settle: Send + 'static {
     /// From `true` on the delivery counts as running until it is settled, dropped or held.
     fn begin(&mut self) -> bool;
 
-    /// The message is done and does not come again.
+    /// The message is done and does not come again. After `Ok`, dropping this does nothing.
     ///
     /// # Errors
-    /// When that cannot be told the broker any more (its channel is gone): the message comes again.
-    fn ack(self: Box<Self>) -> BoxFuture<'static, Result<(), SettleError>>;
+    /// When the broker could not be told. It can be tried again where the cause may pass; when the
+    /// channel is gone it never will: the message comes again by itself, and this is to be dropped.
+    fn ack(&mut self) -> BoxFuture<'_, Result<(), SettleError>>;
 
     /// Makes sure that the message comes again after `delay`, with `state`.
     ///
