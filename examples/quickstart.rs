@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use common::Wire;
 use cqrs::prelude::*;
-use cqrs::{Deserializer, JsonDeserializer};
+use cqrs::JsonDeserializer;
 use serde::{Deserialize, Serialize};
 
 // ---- what can be asked, and what can happen
@@ -142,7 +142,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for _ in 0..2 {
         let received = wire.probe.next(Duration::from_secs(30)).await.ok_or("nothing came back")?;
         println!("-> received   {}", received.text());
-        let event: NotificationEvent<UserCreated> = JsonDeserializer.deserialize(&received.body)?;
+        let event: NotificationEvent<UserCreated> = JsonDeserializer.from_bytes(&received.body)?;
         mailer.send(event).await?;
     }
 

@@ -12,6 +12,7 @@ pub mod message;
 mod middleware;
 mod request;
 mod scope;
+mod service;
 mod type_map;
 
 pub use broker::{
@@ -36,6 +37,13 @@ pub use message::{CorrelationId, Headers, Message, TraceContext};
 pub use middleware::{Failure, Invocation, InvocationKind, Middleware, Next, Outcome};
 pub use request::{Command, Query, Request, RequestHandler, RequestKind, RequestMap};
 pub use scope::{CommitError, Scope, UnitOfWork, UnitOfWorkError, UnitOfWorkFactory};
+pub use service::{
+    Batch, DecodeError, Decoded, Delivery, Each, Manual, NotSettled, OnDecodeError, PerDelivery,
+    Received, Service, ServiceBuildError, ServiceBuilder, ServiceError, ServiceHealth,
+    ServiceProblem, ServiceReport, StopHandle, Subscription, SubscriptionCounts,
+    SubscriptionHealth, SubscriptionReport, SubscriptionState, Target, Undecodable, batch, each,
+    manual, per_delivery, shutdown_signal,
+};
 
 /// What the derives refer to. No part of the public interface: it may change in any release.
 #[doc(hidden)]

@@ -33,6 +33,8 @@ pub enum DeserializeErrorKind {
     Syntax,
     /// The bytes are of the format, but not of this event's shape.
     Shape,
+    /// There are more bytes than are to be decoded.
+    TooLarge,
 }
 
 /// Bytes that are no event: why, in the decoder's words, and the bytes.
@@ -73,6 +75,7 @@ impl fmt::Display for DeserializeError {
             DeserializeErrorKind::Empty => f.write_str("the message is empty"),
             DeserializeErrorKind::Syntax => write!(f, "malformed message: {}", self.message),
             DeserializeErrorKind::Shape => write!(f, "not this event: {}", self.message),
+            DeserializeErrorKind::TooLarge => write!(f, "too large: {}", self.message),
         }
     }
 }

@@ -1,11 +1,14 @@
+use std::borrow::Cow;
+
 use bytes::Bytes;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
 
 use super::{
     DeserializeError, DeserializeErrorKind, Deserializer, Encoded, SerializeError, Serializer,
 };
+use crate::consume::Incoming;
 use crate::event::{Notification, NotificationEvent};
 use crate::message::{Headers, content_type};
 
@@ -30,7 +33,30 @@ impl<P: Notification + Serialize> Serializer<P> for JsonSerializer {
 pub struct JsonDeserializer;
 
 impl<P: Notification + DeserializeOwned> Deserializer<P> for JsonDeserializer {
-    fn deserialize(&self, body: &Bytes) -> Result<NotificationEvent<P>, DeserializeError> {
+    fn deserialize(&self, message: &Incoming) -> Result<NotificationEvent<P>, DeserializeError> {
+        self.from_bytes(&message.bytes())
+    }
+
+    fn event_name<'m>(&self, message: &'m Incoming) -> Option<Cow<'m, str>> {
+        #[derive(Deserialize)]
+        struct Name<'m> {
+            #[serde(borrow, alias = "eventName")]
+            event_name: Cow<'m, str>,
+        }
+        let body = message.body.as_deref()?;
+        Some(serde_json::from_slice::<Name<'m>>(body).ok()?.event_name)
+    }
+}
+
+impl JsonDeserializer {
+    /// The event that `body` holds, without a message around it.
+    ///
+    /// # Errors
+    /// An error as a value: its kind, the decoder's words, and the raw bytes.
+    pub fn from_bytes<P: Notification + DeserializeOwned>(
+        &self,
+        body: &Bytes,
+    ) -> Result<NotificationEvent<P>, DeserializeError> {
         if body.is_empty() {
             let kind = DeserializeErrorKind::Empty;
             return Err(DeserializeError::new(kind, "no bytes", body.clone()));
@@ -64,9 +90,6 @@ fn without_values(words: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::borrow::Cow;
-
-    use serde::Deserialize;
     use uuid::Uuid;
 
     use super::*;
@@ -105,7 +128,7 @@ mod tests {
     const CAMEL: &str = r#"{"eventName":"UserCreated","payload":{"userId":"1","email":"a@b"},"eventId":"3fa85f6457174562b3fc2c963f66afa6","eventTimestamp":"2024-01-02T03:04:05.678901","topic":"user_events"}"#;
 
     fn read(body: &'static str) -> Result<NotificationEvent<UserCreated>, DeserializeError> {
-        JsonDeserializer.deserialize(&Bytes::from_static(body.as_bytes()))
+        JsonDeserializer.from_bytes(&Bytes::from_static(body.as_bytes()))
     }
 
     #[test]
@@ -121,6 +144,21 @@ mod tests {
     fn reads_both_forms_of_the_python_services() {
         assert_eq!(read(SNAKE).unwrap(), event());
         assert_eq!(read(CAMEL).unwrap(), event());
+    }
+
+    #[test]
+    fn the_name_is_found_without_the_payload() {
+        let name = |body: &'static str| {
+            let message = Incoming::new("t", body);
+            let name = Deserializer::<UserCreated>::event_name(&JsonDeserializer, &message);
+            name.map(Cow::into_owned)
+        };
+        assert_eq!(name(SNAKE).as_deref(), Some("UserCreated"));
+        assert_eq!(name(CAMEL).as_deref(), Some("UserCreated"));
+        assert_eq!(name(r#"{"event_name":"A\u00e4","payload":7}"#).as_deref(), Some("Aä"));
+        assert_eq!(name(r#"{"event_name":7}"#), None);
+        assert_eq!(name("[1]"), None);
+        assert_eq!(name(""), None);
     }
 
     #[test]
@@ -155,8 +193,7 @@ mod tests {
             ("4111", "invalid type: integer, expected a string at line 1 column 26"),
         ] {
             let body = format!(r#"{{"payload":{{"user_id":{user_id},"email":"a@b"}}}}"#);
-            let error = Deserializer::<UserCreated>::deserialize(&JsonDeserializer, &body.into());
-            let error = error.unwrap_err();
+            let error = JsonDeserializer.from_bytes::<UserCreated>(&body.into()).unwrap_err();
             assert_eq!(error.message(), expected);
             assert!(!format!("{error} {error:?}").contains("4111"));
         }
@@ -169,7 +206,7 @@ mod tests {
     #[test]
     fn deep_nesting_is_an_error() {
         let body = Bytes::from(format!("{{\"x\":{}", "[".repeat(100_000)));
-        let error = Deserializer::<UserCreated>::deserialize(&JsonDeserializer, &body).unwrap_err();
+        let error = JsonDeserializer.from_bytes::<UserCreated>(&body).unwrap_err();
         assert_eq!(error.kind(), DeserializeErrorKind::Syntax);
     }
 
@@ -178,12 +215,14 @@ mod tests {
         fn what_is_written_is_read_back(user_id in ".*", email in ".*", id in proptest::num::u128::ANY) {
             let event = NotificationEvent::new(UserCreated { user_id, email }).with_id(Uuid::from_u128(id));
             let encoded = JsonSerializer.serialize(&event).unwrap();
-            proptest::prop_assert_eq!(JsonDeserializer.deserialize(&encoded.body).unwrap(), event);
+            proptest::prop_assert_eq!(JsonDeserializer.from_bytes(&encoded.body).unwrap(), event);
         }
 
         #[test]
         fn arbitrary_bytes_never_panic(body in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
-            let _ = Deserializer::<UserCreated>::deserialize(&JsonDeserializer, &Bytes::from(body));
+            let message = Incoming::new("t", body);
+            let _ = Deserializer::<UserCreated>::deserialize(&JsonDeserializer, &message);
+            let _ = Deserializer::<UserCreated>::event_name(&JsonDeserializer, &message);
         }
     }
 }

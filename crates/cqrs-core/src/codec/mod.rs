@@ -3,8 +3,11 @@
 mod error;
 mod json;
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
+use crate::consume::Incoming;
 use crate::event::{Notification, NotificationEvent};
 use crate::message::Headers;
 
@@ -20,13 +23,17 @@ pub trait Serializer<P: Notification>: Send + Sync + 'static {
     fn serialize(&self, event: &NotificationEvent<P>) -> Result<Encoded, SerializeError>;
 }
 
-/// Turns bytes into events with payload `P`.
+/// Turns messages into events with payload `P`.
 pub trait Deserializer<P: Notification>: Send + Sync + 'static {
-    /// The event that `body` holds.
+    /// The event that `message` holds.
     ///
     /// # Errors
     /// An error as a value: its kind, the decoder's words, and the raw bytes.
-    fn deserialize(&self, body: &Bytes) -> Result<NotificationEvent<P>, DeserializeError>;
+    fn deserialize(&self, message: &Incoming) -> Result<NotificationEvent<P>, DeserializeError>;
+
+    /// The name of the event in `message`, found without decoding all of it; `None` when it has none
+    /// that can be read. A subscription to several types of events chooses by it.
+    fn event_name<'m>(&self, message: &'m Incoming) -> Option<Cow<'m, str>>;
 }
 
 /// The wire form of one event.

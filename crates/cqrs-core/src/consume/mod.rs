@@ -27,5 +27,6 @@ pub use dead_letter::{
 pub use error::{SettleError, SourceError, SubscribeError, SubscribeErrorKind};
 pub use incoming::Incoming;
 pub use request::{DeadLetterTo, Options, StartAt, SubscribeRequest, TopicSet};
+pub(crate) use retry::NextAttempt;
 pub use retry::{RETRY_HEADERS, Retry, RetryState};
 pub use status::{SourceStatus, StatusReporter};

@@ -74,6 +74,16 @@ pub enum TopicSet {
     Pattern(Arc<str>),
 }
 
+impl TopicSet {
+    /// Whether a name is missing.
+    pub(crate) fn is_unnamed(&self) -> bool {
+        match self {
+            Self::Named(topics) => topics.is_empty() || topics.iter().any(|topic| topic.is_empty()),
+            Self::Pattern(pattern) => pattern.is_empty(),
+        }
+    }
+}
+
 impl fmt::Display for TopicSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

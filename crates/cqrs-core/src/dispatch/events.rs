@@ -48,7 +48,7 @@ pub struct EventFailure {
     pub event: String,
     /// The handler's type.
     pub handler: &'static str,
-    /// Its error, or its panic as a permanent error.
+    /// Its error, or its panic.
     pub error: HandlerError,
 }
 
@@ -115,7 +115,7 @@ impl Call<'_> {
         let error = match caught(|| self.bound.handler.handle(self.view.1, scope)).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) => error,
-            Err(panic) => HandlerError::permanent(format!("panicked: {panic}")),
+            Err(panic) => HandlerError::panicked(panic),
         };
         scope.truncate_emitted(emitted);
         Err(EventFailure { event: self.event.name().to_owned(), handler: self.bound.name, error })

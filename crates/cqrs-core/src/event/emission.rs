@@ -60,6 +60,8 @@ pub(crate) trait AnyEvent: Send + Sync {
     fn name(&self) -> &str;
     /// A notification is seen twice: as its payload and as the whole event.
     fn views(&self) -> (View<'_>, Option<View<'_>>);
+    /// The event itself, to be downcast.
+    fn into_any(self: Box<Self>) -> Box<dyn Any + Send + Sync>;
 }
 
 /// A notification event of any payload, as the publishing side sees it.
@@ -78,6 +80,10 @@ impl<E: DomainEvent> AnyEvent for E {
     fn views(&self) -> (View<'_>, Option<View<'_>>) {
         ((TypeId::of::<E>(), self), None)
     }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any + Send + Sync> {
+        self
+    }
 }
 
 /// Keeps the blanket impl for domain events apart from the one for notifications.
@@ -88,6 +94,10 @@ impl<P: Notification> AnyEvent for NotificationEvent<P> {
 
     fn views(&self) -> (View<'_>, Option<View<'_>>) {
         ((TypeId::of::<P>(), &self.payload), Some((TypeId::of::<Self>(), self)))
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any + Send + Sync> {
+        self
     }
 }
 

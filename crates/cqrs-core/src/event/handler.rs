@@ -1,4 +1,4 @@
-use std::any::Any;
+use std::any::{Any, type_name};
 use std::error::Error;
 use std::fmt;
 use std::marker::PhantomData;
@@ -38,24 +38,49 @@ pub trait EventHandler<E: Event>: Send + Sync + 'static {
 /// Any error becomes one by `?`, as retryable. Like `anyhow::Error` it is no `std::error::Error`
 /// itself; the error inside is at [`source`](Self::source).
 pub struct HandlerError {
-    permanent: bool,
+    class: Class,
+    type_name: &'static str,
     source: Box<dyn Error + Send + Sync>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Retryable,
+    Permanent,
+    Panicked,
 }
 
 impl HandlerError {
     /// A failure that may pass: worth a retry. Takes errors and texts.
-    pub fn retryable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { permanent: false, source: source.into() }
+    pub fn retryable<S: Into<Box<dyn Error + Send + Sync>>>(source: S) -> Self {
+        Self { class: Class::Retryable, type_name: type_name::<S>(), source: source.into() }
     }
 
     /// A failure that stays: a retry is of no use. Takes errors and texts.
-    pub fn permanent(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { permanent: true, source: source.into() }
+    pub fn permanent<S: Into<Box<dyn Error + Send + Sync>>>(source: S) -> Self {
+        Self { class: Class::Permanent, type_name: type_name::<S>(), source: source.into() }
+    }
+
+    /// A handler's panic, by its text. Many a panic is an `unwrap` of something that passes, so it is
+    /// as worth a retry as any other failure.
+    pub(crate) fn panicked(text: String) -> Self {
+        let source = format!("panicked: {text}").into();
+        Self { class: Class::Panicked, type_name: "panic", source }
     }
 
     /// Whether trying again may help.
     pub fn is_retryable(&self) -> bool {
-        !self.permanent
+        self.class != Class::Permanent
+    }
+
+    /// Whether the handler panicked.
+    pub fn is_panic(&self) -> bool {
+        self.class == Class::Panicked
+    }
+
+    /// The type of what it was made from, as Rust names it; a dead letter carries it.
+    pub fn type_name(&self) -> &'static str {
+        self.type_name
     }
 
     /// The error inside.
@@ -83,8 +108,7 @@ impl fmt::Display for HandlerError {
 
 impl fmt::Debug for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let class = if self.permanent { "Permanent" } else { "Retryable" };
-        f.debug_tuple(class).field(&self.source).finish()
+        f.debug_tuple(&format!("{:?}", self.class)).field(&self.source).finish()
     }
 }
 

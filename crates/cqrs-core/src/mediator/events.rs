@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::inner::{Inner, route};
 use super::{Bootstrap, EventSendError, MediatorShutdown, SendError};
-use crate::Scope;
 use crate::broker::BoxFuture;
 use crate::dispatch::EventsError;
 use crate::event::{AnyEvent, Event};
 use crate::middleware::{Answer, InvocationKind, Outcome};
+use crate::{MessageBroker, Scope};
 
 /// Sends consumed events to their handlers. Cloning is cheap; clones share everything.
 ///
@@ -41,19 +41,24 @@ impl EventMediator {
     ///
     /// # Errors
     /// As [`send`](Self::send).
-    pub async fn send_in<E: Event>(
+    pub async fn send_in<E: Event>(&self, scope: Scope, event: E) -> Result<(), EventSendError> {
+        let event = route(event)?.into_event();
+        if !self.handles_event(&*event) {
+            return Err(SendError::NoHandler { request: type_name::<E>() });
+        }
+        self.send_any(scope, event).await
+    }
+
+    /// As [`send_in`](Self::send_in), for an event of any type that has a handler.
+    pub(crate) async fn send_any(
         &self,
         mut scope: Scope,
-        event: E,
+        event: Box<dyn AnyEvent>,
     ) -> Result<(), EventSendError> {
         let inner = &*self.0;
         let _entered = inner.open(&mut scope)?;
         let mut scope = scope;
-        let event = route(event)?.into_event();
         let mut answer = EventAnswer { inner, event, answered: None };
-        if !answer.has_handlers() {
-            return Err(SendError::NoHandler { request: type_name::<E>() });
-        }
         let name = answer.event.name().to_owned();
         let chain = inner.run_chain(InvocationKind::Event, &name, &mut scope, &mut answer).await;
         let answered = chain.and_then(|()| match answer.answered {
@@ -64,6 +69,21 @@ impl EventMediator {
             return Box::pin(inner.finish(&mut scope, answered)).await;
         }
         answered
+    }
+
+    /// Whether a handler is bound to one of these types.
+    pub(crate) fn handles(&self, types: impl IntoIterator<Item = TypeId>) -> bool {
+        types.into_iter().any(|event| self.0.rounds.map.contains(event))
+    }
+
+    fn handles_event(&self, event: &dyn AnyEvent) -> bool {
+        let (first, second) = event.views();
+        self.handles([Some(first), second].into_iter().flatten().map(|view| view.0))
+    }
+
+    /// Where it publishes, if it does.
+    pub(crate) fn broker(&self) -> Option<&Arc<dyn MessageBroker>> {
+        self.0.finisher.broker.as_ref()
     }
 
     /// Refuses new events, waits for commits and publishings that run, and shuts the broker down, all
@@ -87,16 +107,6 @@ struct EventAnswer<'r> {
     inner: &'r Inner,
     event: Box<dyn AnyEvent>,
     answered: Option<Result<(), EventsError>>,
-}
-
-impl EventAnswer<'_> {
-    fn has_handlers(&self) -> bool {
-        let (first, second) = self.event.views();
-        [Some(first), second]
-            .into_iter()
-            .flatten()
-            .any(|view| self.inner.rounds.map.contains(view.0))
-    }
 }
 
 impl Answer for EventAnswer<'_> {

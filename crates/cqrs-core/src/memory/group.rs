@@ -5,6 +5,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use crate::Message;
+use crate::consume::RetryState;
 
 /// Where a new group begins in its topic.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub(super) struct Entry {
     pub(super) message: Arc<Message>,
     /// How often it was handed out.
     pub(super) attempt: u32,
+    /// What its consumers know of earlier attempts.
+    pub(super) retry: RetryState,
 }
 
 /// When an entry is handed out: by offset; one that was given back goes behind everything that was in
@@ -58,7 +61,7 @@ impl Group {
 
     /// Adds a message later than all before. `true` when it is ready.
     pub(super) fn push(&mut self, offset: u64, message: Arc<Message>) -> bool {
-        let entry = Entry { offset, message, attempt: 0 };
+        let entry = Entry { offset, message, attempt: 0, retry: RetryState::default() };
         self.unsettled += 1;
         if let Some(key) = &entry.message.key {
             if let Some(lane) = self.lanes.get_mut(key) {

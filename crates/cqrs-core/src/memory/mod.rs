@@ -44,6 +44,7 @@
 mod broker;
 mod builder;
 mod group;
+mod source;
 mod subscriber;
 mod topic;
 

@@ -6,6 +6,7 @@ use tokio::sync::Notify;
 use super::group::Entry;
 use super::topic::{Taken, Topic};
 use crate::Message;
+use crate::consume::RetryState;
 
 /// One member of a group; its members share the group's messages.
 ///
@@ -90,6 +91,15 @@ impl MemoryDelivery {
     /// The message's place in its topic: later messages have greater ones.
     pub fn offset(&self) -> u64 {
         self.entry.offset
+    }
+
+    pub(super) fn retry(&self) -> RetryState {
+        self.entry.retry
+    }
+
+    /// Kept for whoever gets it next, if it is given back.
+    pub(super) fn set_retry(&mut self, retry: RetryState) {
+        self.entry.retry = retry;
     }
 
     /// It is done: this group does not see it again, and the next one of its key is handed out.

@@ -1,0 +1,230 @@
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::Stream;
+use futures_util::stream::{self, SelectAll, StreamExt};
+use futures_util::task::AtomicWaker;
+
+use super::{MemoryBroker, MemoryDelivery, MemorySubscriber, StartFrom};
+use crate::broker::{BoxFuture, MessageBrokerExt};
+use crate::consume::{
+    DeadLetter, Delayed, Incoming, RETRY_HEADERS, RetryState, Settle, SettleError, Source,
+    SourceDelivery, SourceError, SourceStatus, StartAt, Subscribe, SubscribeError,
+    SubscribeErrorKind, SubscribeRequest, TopicSet,
+};
+
+impl Subscribe for MemoryBroker {
+    fn check(&self, requests: &[SubscribeRequest]) -> Vec<SubscribeError> {
+        requests.iter().filter_map(|request| topics(request).err()).collect()
+    }
+
+    /// A failed message that waits for a later attempt keeps its place: its key waits, as in Kafka's
+    /// ordered mode. Its attempts are kept with the group.
+    fn subscribe(
+        &self,
+        request: SubscribeRequest,
+    ) -> BoxFuture<'_, Result<Box<dyn Source>, SubscribeError>> {
+        Box::pin(async move {
+            let source = MemorySource::open(self.clone(), request)?;
+            Ok(Box::new(source) as Box<dyn Source>)
+        })
+    }
+}
+
+fn topics(request: &SubscribeRequest) -> Result<(Vec<Arc<str>>, StartFrom), SubscribeError> {
+    let unsupported = |what: &str| {
+        let detail = format!("subscription {}: the memory broker has no {what}", request.name);
+        SubscribeError::new(SubscribeErrorKind::Unsupported, detail)
+    };
+    let TopicSet::Named(topics) = &request.topics else {
+        return Err(unsupported("patterns: name the topics"));
+    };
+    let start = match request.start {
+        StartAt::Oldest => StartFrom::Oldest,
+        StartAt::Latest => StartFrom::Latest,
+        StartAt::Time(_) => return Err(unsupported("start at a time")),
+    };
+    Ok((topics.clone(), start))
+}
+
+/// One subscription's deliveries from its topics.
+struct MemorySource {
+    deliveries: SelectAll<Pin<Box<dyn Stream<Item = MemoryDelivery> + Send>>>,
+    shared: Arc<Shared>,
+    max: usize,
+    stopped: bool,
+}
+
+/// What a source shares with its deliveries.
+struct Shared {
+    broker: MemoryBroker,
+    request: SubscribeRequest,
+    /// Deliveries that are not settled.
+    out: AtomicUsize,
+    /// Told when that became less.
+    room: AtomicWaker,
+}
+
+impl MemorySource {
+    fn open(broker: MemoryBroker, request: SubscribeRequest) -> Result<Self, SubscribeError> {
+        let (topics, start) = topics(&request)?;
+        let max = request.max_unsettled.unwrap_or_else(|| (3 * request.concurrency).clamp(16, 300));
+        let deliveries = topics.iter().map(|topic| {
+            broker.create_group(topic, &request.group, start);
+            stream_of(broker.subscribe(topic, &request.group))
+        });
+        let deliveries = stream::select_all(deliveries.collect::<Vec<_>>());
+        request.status.report(SourceStatus::Consuming);
+        let (out, room) = (AtomicUsize::new(0), AtomicWaker::new());
+        let shared = Arc::new(Shared { broker, request, out, room });
+        Ok(Self { deliveries, shared, max, stopped: false })
+    }
+
+    fn is_full(&self) -> bool {
+        self.shared.out.load(Ordering::Acquire) >= self.max
+    }
+}
+
+fn stream_of(subscriber: MemorySubscriber) -> Pin<Box<dyn Stream<Item = MemoryDelivery> + Send>> {
+    Box::pin(stream::unfold(subscriber, |subscriber| async move {
+        let delivery = subscriber.recv().await?;
+        Some((delivery, subscriber))
+    }))
+}
+
+impl Source for MemorySource {
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<SourceDelivery, SourceError>>> {
+        if self.stopped {
+            return Poll::Ready(None);
+        }
+        if self.is_full() {
+            self.shared.room.register(cx.waker());
+            // One may have been settled before the waker was there.
+            if self.is_full() {
+                return Poll::Pending;
+            }
+        }
+        match self.deliveries.poll_next_unpin(cx) {
+            Poll::Ready(Some(delivery)) => {
+                self.shared.out.fetch_add(1, Ordering::AcqRel);
+                let message = incoming(&delivery);
+                let retry = delivery.retry();
+                let settle = MemorySettle { delivery: Some(delivery), shared: self.shared.clone() };
+                let mut delivery = SourceDelivery::new(message, settle);
+                delivery.retry = retry;
+                Poll::Ready(Some(Ok(delivery)))
+            }
+            Poll::Ready(None) => {
+                let last_error = "the broker is shut down".into();
+                self.shared.request.status.report(SourceStatus::Disconnected { last_error });
+                Poll::Pending
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn stop(&mut self) -> BoxFuture<'_, ()> {
+        self.stopped = true;
+        Box::pin(async {})
+    }
+
+    fn close(self: Box<Self>, _deadline: Duration) -> BoxFuture<'static, Result<(), SourceError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+impl fmt::Debug for MemorySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemorySource")
+            .field("subscription", &self.shared.request.name)
+            .field("unsettled", &self.shared.out)
+            .finish_non_exhaustive()
+    }
+}
+
+fn incoming(delivery: &MemoryDelivery) -> Incoming {
+    let message = delivery.message();
+    Incoming {
+        topic: Arc::clone(&message.topic),
+        key: message.key.clone(),
+        body: Some(message.body.clone()),
+        id: Some(message.id.to_string().into()),
+        name: (!message.name.is_empty()).then(|| Arc::clone(&message.name)),
+        headers: message.headers.clone(),
+        content_type: message.content_type.clone(),
+        timestamp: Some(message.timestamp),
+        offset: i64::try_from(delivery.offset()).ok(),
+        redelivered: delivery.redelivered(),
+        ..Incoming::default()
+    }
+}
+
+struct MemorySettle {
+    /// `None` once it is settled.
+    delivery: Option<MemoryDelivery>,
+    shared: Arc<Shared>,
+}
+
+impl Settle for MemorySettle {
+    fn begin(&mut self) -> bool {
+        true
+    }
+
+    fn ack(&mut self) -> BoxFuture<'_, Result<(), SettleError>> {
+        if let Some(delivery) = self.delivery.take() {
+            delivery.ack();
+        }
+        Box::pin(async { Ok(()) })
+    }
+
+    fn retry_later(
+        &mut self,
+        _delay: Duration,
+        state: &RetryState,
+    ) -> BoxFuture<'_, Result<Delayed, SettleError>> {
+        if let Some(delivery) = &mut self.delivery {
+            delivery.set_retry(*state);
+        }
+        Box::pin(async { Ok(Delayed::Hold) })
+    }
+
+    fn dead_letter(&mut self, letter: &DeadLetter) -> BoxFuture<'_, Result<(), SettleError>> {
+        let headers = letter.to_headers();
+        Box::pin(async move {
+            let Some(delivery) = &self.delivery else { return Ok(()) };
+            let mut message = delivery.message().clone();
+            let Some(topic) = self.shared.request.dead_letter_topic(&message.topic) else {
+                return Ok(());
+            };
+            message.topic = topic.into();
+            // A dead letter waits for whoever looks into it.
+            message.mandatory = false;
+            for name in RETRY_HEADERS {
+                message.headers.remove(name);
+            }
+            for (name, value) in headers {
+                let set = message.headers.insert(name, value);
+                set.map_err(|error| SettleError::new("a header is invalid").with_source(error))?;
+            }
+            let published = self.shared.broker.publish(message).await;
+            published.map_err(|error| SettleError::new("not published").with_source(error))?;
+            Ok(())
+        })
+    }
+}
+
+impl Drop for MemorySettle {
+    fn drop(&mut self) {
+        // First given back, so that there is something when the source looks.
+        drop(self.delivery.take());
+        self.shared.out.fetch_sub(1, Ordering::AcqRel);
+        self.shared.room.wake();
+    }
+}

@@ -1,0 +1,125 @@
+use std::any::{Any, TypeId};
+use std::fmt;
+use std::sync::Arc;
+
+use super::Received;
+use super::failure::{Failure, causes};
+use super::target::EachHandler;
+use crate::Scope;
+use crate::broker::BoxFuture;
+use crate::dispatch::caught;
+use crate::event::AnyEvent;
+use crate::middleware::{
+    Answer, DynMiddleware, Failure as CallFailure, FailureKind, Invocation, InvocationKind, Next,
+    Outcome,
+};
+
+/// Runs a subscription's middlewares around one event. `Err`: a panic's text.
+pub(super) async fn run_chain(
+    middlewares: &[Arc<dyn DynMiddleware>],
+    mut handling: Handling<'_>,
+    mut scope: Scope,
+) -> Result<Result<(), Failure>, String> {
+    let name = handling.name().to_owned();
+    let mut call = Invocation::new(InvocationKind::Event, &name, &mut scope, &mut handling);
+    let outcome = caught(|| Box::pin(Next::new(middlewares).run(&mut call))).await?;
+    let answered = handling.answered;
+    Ok(match (outcome, answered) {
+        (Ok(()), Some(answered)) => answered,
+        (Ok(()), None) => {
+            let text = "a middleware returned Ok without running the handler or responding";
+            Err(Failure::permanent("NoResponse", text))
+        }
+        (Err(CallFailure(FailureKind::Handler)), Some(Err(failure))) => Err(failure),
+        (Err(CallFailure(FailureKind::Handler)), _) => {
+            let text = "a middleware returned the handler's failure after it had replaced it";
+            Err(Failure::retryable("Rejected", text))
+        }
+        (Err(CallFailure(FailureKind::Rejected(reason))), _) => {
+            Err(Failure::retryable("Rejected", causes(&*reason)))
+        }
+    })
+}
+
+/// One event at the end of the middleware chain.
+pub(super) struct Handling<'h> {
+    handler: &'h dyn EachHandler,
+    received: Received,
+    /// Gone once the handler runs.
+    event: Option<Box<dyn AnyEvent>>,
+    answered: Option<Result<(), Failure>>,
+}
+
+impl<'h> Handling<'h> {
+    pub(super) fn new(
+        handler: &'h dyn EachHandler,
+        event: Box<dyn AnyEvent>,
+        received: Received,
+    ) -> Self {
+        Self { handler, received, event: Some(event), answered: None }
+    }
+
+    fn name(&self) -> &str {
+        self.event.as_ref().map_or("", |event| event.name())
+    }
+}
+
+impl Answer for Handling<'_> {
+    fn input(&self, input: TypeId) -> Option<&dyn Any> {
+        let (first, second) = self.event.as_ref()?.views();
+        let view = [Some(first), second].into_iter().flatten().find(|view| view.0 == input)?;
+        Some(view.1)
+    }
+
+    fn run<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, Outcome> {
+        Box::pin(async {
+            let Some(event) = self.event.take() else {
+                return Err(CallFailure::rejected("the handler was run twice"));
+            };
+            let scope = std::mem::take(scope);
+            let run = caught(|| self.handler.handle(event, self.received.clone(), scope));
+            let answered = match run.await {
+                Ok(handled) => handled,
+                Err(panic) => Err(Failure::panicked(&panic)),
+            };
+            let failed = answered.is_err();
+            self.answered = Some(answered);
+            match failed {
+                true => Err(CallFailure(FailureKind::Handler)),
+                false => Ok(()),
+            }
+        })
+    }
+
+    /// What the handler did is committed by now, or rolled back.
+    fn undo<'a>(&'a mut self, _scope: &'a mut Scope) -> BoxFuture<'a, ()> {
+        self.answered = None;
+        Box::pin(async {})
+    }
+
+    fn response(&self) -> Option<&dyn Any> {
+        match &self.answered {
+            Some(Ok(done)) => Some(done),
+            _ => None,
+        }
+    }
+
+    fn response_mut(&mut self) -> Option<&mut dyn Any> {
+        None // `()` has nothing to change
+    }
+
+    fn error(&self) -> Option<&dyn fmt::Display> {
+        match &self.answered {
+            Some(Err(failure)) => Some(failure),
+            _ => None,
+        }
+    }
+
+    fn respond(&mut self, response: &mut dyn Any) -> bool {
+        let fits = response.downcast_mut::<Option<()>>().and_then(Option::take).is_some();
+        if fits {
+            self.answered = Some(Ok(()));
+        }
+        fits
+    }
+}

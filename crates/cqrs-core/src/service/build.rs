@@ -1,0 +1,227 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::error::{ServiceBuildError, ServiceProblem};
+use super::health::ServiceHealth;
+use super::run::{Planned, StopHandle};
+use super::runner::Spec;
+use super::state::Watched;
+use super::subscription::Subscription;
+use super::target::{Handler, Kind, Target};
+use crate::consume::{StatusReporter, Subscribe};
+
+/// Subscriptions and what handles their events, on one broker.
+///
+/// ```
+/// use cqrs_core::{HandlerError, MemoryBroker, NotificationEvent, Received, Service, Subscription, each};
+/// # use cqrs_core::Notification;
+/// # fn f<UserCreated: Notification + serde::de::DeserializeOwned>() -> Result<(), cqrs_core::ServiceBuildError> {
+/// let service = Service::builder(MemoryBroker::new())
+///     .subscribe(
+///         Subscription::to("user_events").group("mailer").json::<UserCreated>(),
+///         each(|event: NotificationEvent<UserCreated>, _: Received| async move {
+///             println!("a mail for {}", event.event_id);
+///             Ok::<(), HandlerError>(())
+///         }),
+///     )
+///     .build()?;
+/// // service.run().await? consumes until SIGTERM or Ctrl-C.
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "nothing is consumed until it runs"]
+pub struct Service {
+    pub(super) broker: Arc<dyn Subscribe>,
+    pub(super) planned: Vec<Planned>,
+    pub(super) drain: Duration,
+    pub(super) health: ServiceHealth,
+    pub(super) stop: StopHandle,
+}
+
+/// Wires a [`Service`].
+#[must_use = "nothing is wired until `build` is called"]
+pub struct ServiceBuilder {
+    broker: Arc<dyn Subscribe>,
+    subscriptions: Vec<(Subscription, Kind)>,
+    drain: Duration,
+}
+
+impl Service {
+    /// Starts to wire one that consumes from `broker`.
+    pub fn builder(broker: impl Subscribe) -> ServiceBuilder {
+        ServiceBuilder {
+            broker: Arc::new(broker),
+            subscriptions: Vec::new(),
+            drain: Duration::from_secs(30),
+        }
+    }
+
+    /// The state of the service, to be asked while it runs.
+    pub fn health(&self) -> ServiceHealth {
+        self.health.clone()
+    }
+
+    /// Stops the service from elsewhere.
+    pub fn stop_handle(&self) -> StopHandle {
+        self.stop.clone()
+    }
+}
+
+impl ServiceBuilder {
+    /// Adds a subscription and what handles its events.
+    pub fn subscribe(mut self, subscription: Subscription, target: impl Target) -> Self {
+        let Handler(kind) = target.into_handler();
+        self.subscriptions.push((subscription, kind));
+        self
+    }
+
+    /// How long handlers that run may take to finish when the service is stopped; 30 s by default. What
+    /// is not finished by then is cancelled and given back.
+    pub fn drain_timeout(mut self, drain: Duration) -> Self {
+        self.drain = drain;
+        self
+    }
+
+    /// Checks the wiring; nothing is connected yet.
+    ///
+    /// # Errors
+    /// Every mistake that can be found without the broker; all of them are named.
+    pub fn build(self) -> Result<Service, ServiceBuildError> {
+        let mut problems = Vec::new();
+        if self.subscriptions.is_empty() {
+            problems.push(ServiceProblem::NoSubscription);
+        }
+        let mut planned = Vec::new();
+        let mut requests = Vec::new();
+        for (subscription, handler) in self.subscriptions {
+            problems.extend(problems_of(&subscription, &handler));
+            let group = subscription.group.clone().unwrap_or_default();
+            let (status, source) = StatusReporter::new();
+            let request = subscription.request(&group, status);
+            let watched = Arc::new(Watched::new(Arc::clone(&request.name), source));
+            requests.push(request.clone());
+            let spec = Spec {
+                group,
+                routes: subscription.routes,
+                policies: subscription.policies,
+                undecodable: subscription.undecodable,
+                decoders: subscription.decoders,
+                middlewares: subscription.middlewares,
+                handler,
+                limits: subscription.limits,
+                retry: subscription.retry,
+                dead_letter: subscription.dead_letter,
+            };
+            planned.push(Planned { request, spec, watched });
+        }
+        for (index, request) in requests.iter().enumerate() {
+            if requests[..index].iter().any(|other| other.name == request.name) {
+                let subscription = request.name.to_string();
+                problems.push(ServiceProblem::Twice { subscription });
+            }
+        }
+        if problems.is_empty() {
+            problems.extend(self.broker.check(&requests).into_iter().map(ServiceProblem::Broker));
+        }
+        if !problems.is_empty() {
+            return Err(ServiceBuildError { problems });
+        }
+        let health = ServiceHealth(planned.iter().map(|p| Arc::clone(&p.watched)).collect());
+        let stop = StopHandle::new(CancellationToken::new(), CancellationToken::new());
+        Ok(Service { broker: self.broker, planned, drain: self.drain, health, stop })
+    }
+}
+
+fn problems_of(subscription: &Subscription, handler: &Kind) -> Vec<ServiceProblem> {
+    let name = match (&subscription.name, &subscription.group) {
+        (Some(name), _) => name.to_string(),
+        (None, Some(group)) => format!("{group}@{}", subscription.topics),
+        (None, None) => subscription.topics.to_string(),
+    };
+    let mut problems = Vec::new();
+    if subscription.group.as_deref().is_none_or(str::is_empty) {
+        problems.push(ServiceProblem::NoGroup { subscription: name.clone() });
+    }
+    if subscription.topics.is_unnamed() {
+        problems.push(ServiceProblem::NoTopic { subscription: name.clone() });
+    }
+    let routes: Vec<_> = subscription.routes.iter().collect();
+    if routes.is_empty() {
+        problems.push(ServiceProblem::NoEvents { subscription: name.clone() });
+    }
+    if subscription.routes.any_name && routes.len() > 1 {
+        problems.push(ServiceProblem::NotTheOnly { subscription: name.clone() });
+    }
+    for (index, route) in routes.iter().enumerate() {
+        if !handler.handles(route.types()) {
+            let event = route.type_name();
+            problems.push(ServiceProblem::NoHandler { subscription: name.clone(), event });
+        }
+        if let Some(first) = routes[..index].iter().find(|first| first.name() == route.name()) {
+            problems.push(ServiceProblem::SameName {
+                subscription: name.clone(),
+                name: route.name(),
+                first: first.type_name(),
+                second: route.type_name(),
+            });
+        }
+    }
+    let mut option = |wrong: bool, detail| {
+        if wrong {
+            problems.push(ServiceProblem::Option { subscription: name.clone(), detail });
+        }
+    };
+    let limits = &subscription.limits;
+    let is_each = matches!(handler, Kind::Each(_));
+    let is_batch = matches!(handler, Kind::Batch(..));
+    option(limits.concurrency == 0, "a concurrency of 0 handles nothing: use at least 1");
+    option(
+        subscription.max_unsettled == Some(0),
+        "max_unsettled(0) fetches nothing: use at least 1",
+    );
+    option(
+        is_batch && limits.concurrency > 1,
+        "batches run one at a time, so that order is kept: leave the concurrency at 1",
+    );
+    option(
+        matches!(handler, Kind::Batch(_, limits) if limits.size == 0),
+        "a batch of 0 events handles nothing: use at least 1",
+    );
+    option(
+        !is_each && !subscription.middlewares.is_empty(),
+        "middlewares run around the handling of one event: not for `manual` and `batch`",
+    );
+    option(
+        matches!(handler, Kind::Manual(_)) && limits.timeout.is_some(),
+        "a timeout would give back a message that its `manual` handler settles: not together",
+    );
+    option(
+        subscription.policies.hand_over() && subscription.undecodable.is_none(),
+        "a policy is OnDecodeError::Handle, but nothing handles: add a function with `undecodable`",
+    );
+    problems
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service")
+            .field("broker", &self.broker)
+            .field("subscriptions", &self.health.0)
+            .field("drain", &self.drain)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ServiceBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let subscriptions = self.subscriptions.iter().map(|(subscription, _)| subscription);
+        f.debug_struct("ServiceBuilder")
+            .field("broker", &self.broker)
+            .field("subscriptions", &subscriptions.collect::<Vec<_>>())
+            .field("drain", &self.drain)
+            .finish()
+    }
+}

@@ -1,0 +1,194 @@
+use std::fmt;
+use std::ops::Deref;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::Received;
+use super::failure::causes;
+use super::job::Job;
+use crate::consume::{DeadLetter, DeadLetterReason, Delayed, SettleError};
+use crate::{HandlerError, Timestamp};
+
+/// A message to be settled by its handler. See [`manual`](super::manual).
+///
+/// Settling consumes it, so that nothing is settled twice:
+///
+/// ```compile_fail,E0382
+/// # async fn handler(delivery: cqrs_core::Delivery) {
+/// delivery.ack().await.unwrap();
+/// delivery.ack().await.unwrap(); // error[E0382]: use of moved value
+/// # }
+/// ```
+///
+/// Dropped, it is given back, never acked: it is handed out again, after a pause that grows with the
+/// number of times, before anything later of its key.
+#[must_use = "dropping it gives the message back"]
+pub struct Delivery(Option<Box<Inner>>);
+
+struct Inner {
+    job: Job,
+    received: Received,
+    told: oneshot::Sender<Ended>,
+}
+
+/// What a handler did with its delivery.
+#[derive(Debug)]
+pub(super) enum Ended {
+    Acked,
+    DeadLettered,
+    Scheduled,
+    Hold(Job, Duration),
+    Returned(Job),
+}
+
+/// A settlement that the broker did not confirm, and the delivery.
+///
+/// Trying again helps where the cause passes. A message whose channel is gone comes again by itself:
+/// drop the delivery then.
+#[derive(Debug, thiserror::Error)]
+#[error("not settled: {error}")]
+pub struct NotSettled {
+    /// Why.
+    pub error: SettleError,
+    /// The delivery, not settled.
+    pub delivery: Delivery,
+}
+
+impl Delivery {
+    pub(super) fn new(job: Job, received: Received) -> (Self, oneshot::Receiver<Ended>) {
+        let (told, ended) = oneshot::channel();
+        (Self(Some(Box::new(Inner { job, received, told }))), ended)
+    }
+
+    /// The message, its group, its attempt.
+    pub fn received(&self) -> &Received {
+        match &self.0 {
+            Some(inner) => &inner.received,
+            None => unreachable!("settling consumes the delivery"),
+        }
+    }
+
+    /// The message is done and does not come again.
+    ///
+    /// # Errors
+    /// When the broker could not be told; the delivery is in the error.
+    ///
+    /// # Cancel safety
+    /// A dropped call gives the message back, or has acked it.
+    pub async fn ack(mut self) -> Result<(), NotSettled> {
+        let settled = self.inner().job.settle.ack().await;
+        self.end(settled, |_job| Ended::Acked)
+    }
+
+    /// The message comes again after `delay`, as one more attempt.
+    ///
+    /// With RabbitMQ `delay` must be one of the retry schedule's, because each has its queue.
+    ///
+    /// # Errors
+    /// When the broker did not confirm; the delivery is in the error.
+    ///
+    /// # Cancel safety
+    /// A dropped call gives the message back; a copy may come beside it.
+    pub async fn retry_later(mut self, delay: Duration) -> Result<(), NotSettled> {
+        let inner = self.inner();
+        let state = inner.job.retry.failed(Timestamp::now());
+        match inner.job.settle.retry_later(delay, &state).await {
+            Ok(Delayed::Hold) => {
+                inner.job.retry = state;
+                self.end(Ok(()), |job| Ended::Hold(job, delay))
+            }
+            Ok(Delayed::Scheduled) => {
+                let acked = inner.job.settle.ack().await;
+                log_double(&acked);
+                self.end(Ok(()), |_job| Ended::Scheduled)
+            }
+            Err(error) => self.end(Err(error), Ended::Returned),
+        }
+    }
+
+    /// The message becomes a dead letter because of `error`.
+    ///
+    /// # Errors
+    /// When the broker did not confirm; the delivery is in the error.
+    ///
+    /// # Cancel safety
+    /// A dropped call gives the message back; a dead letter may stand beside it.
+    pub async fn dead_letter(mut self, error: impl Into<HandlerError>) -> Result<(), NotSettled> {
+        let error = error.into();
+        let inner = self.inner();
+        inner.job.retry = inner.job.retry.failed(Timestamp::now());
+        let text = causes(error.source());
+        let letter = inner.job.letter(
+            &inner.received.group,
+            DeadLetterReason::Permanent,
+            error.type_name(),
+            &text,
+        );
+        let buried = bury(inner, &letter).await;
+        self.end(buried, |_job| Ended::DeadLettered)
+    }
+
+    /// Gives it back, as dropping it does.
+    pub fn give_back(self) {}
+
+    fn inner(&mut self) -> &mut Inner {
+        match &mut self.0 {
+            Some(inner) => inner,
+            None => unreachable!("settling consumes the delivery"),
+        }
+    }
+
+    fn end(
+        mut self,
+        settled: Result<(), SettleError>,
+        ended: impl FnOnce(Job) -> Ended,
+    ) -> Result<(), NotSettled> {
+        if let Err(error) = settled {
+            return Err(NotSettled { error, delivery: self });
+        }
+        if let Some(inner) = self.0.take() {
+            let Inner { job, told, .. } = *inner;
+            // Nobody listens when the subscription has ended; a job in there is then given back.
+            let _unheard = told.send(ended(job));
+        }
+        Ok(())
+    }
+}
+
+async fn bury(inner: &mut Inner, letter: &DeadLetter) -> Result<(), SettleError> {
+    inner.job.settle.dead_letter(letter).await?;
+    let acked = inner.job.settle.ack().await;
+    log_double(&acked);
+    Ok(())
+}
+
+/// A copy is safe, but the original could not be acked.
+pub(super) fn log_double(acked: &Result<(), SettleError>) {
+    if let Err(error) = acked {
+        tracing::warn!(error = %causes(error), "not acked after its copy was confirmed: it comes twice");
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if let Some(inner) = self.0.take() {
+            let Inner { job, told, .. } = *inner;
+            let _unheard = told.send(Ended::Returned(job));
+        }
+    }
+}
+
+impl Deref for Delivery {
+    type Target = Received;
+
+    fn deref(&self) -> &Received {
+        self.received()
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Delivery").field(&self.0.as_ref().map(|inner| &inner.received)).finish()
+    }
+}

@@ -1,0 +1,124 @@
+use std::fmt;
+
+use super::run::ServiceReport;
+use crate::consume::SubscribeError;
+
+/// A service that was wired wrongly; names every problem at once.
+#[derive(Debug)]
+pub struct ServiceBuildError {
+    pub(super) problems: Vec<ServiceProblem>,
+}
+
+/// One mistake in a service's wiring.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServiceProblem {
+    /// The service has no subscription.
+    #[error("the service has no subscription: add one with `subscribe`")]
+    NoSubscription,
+    /// A subscription names no consumer group.
+    #[error("subscription {subscription}: it has no group: name one with `group`")]
+    NoGroup {
+        /// The subscription.
+        subscription: String,
+    },
+    /// A subscription names no topic, or an empty one.
+    #[error("subscription {subscription}: a topic's name is missing")]
+    NoTopic {
+        /// The subscription.
+        subscription: String,
+    },
+    /// A subscription names no type of event.
+    #[error(
+        "subscription {subscription}: it takes no type of event: name them with `json::<..>()` or `decode`"
+    )]
+    NoEvents {
+        /// The subscription.
+        subscription: String,
+    },
+    /// Events of a type would come and nothing handles them.
+    #[error(
+        "subscription {subscription}: nothing handles {event}: bind a handler of it in the event \
+         mediator, or give a function of it"
+    )]
+    NoHandler {
+        /// The subscription.
+        subscription: String,
+        /// The event's type.
+        event: &'static str,
+    },
+    /// Two types of one subscription have the same event name.
+    #[error(
+        "subscription {subscription}: {first} and {second} are both named {name:?}: rename one, or take \
+         them in different groups"
+    )]
+    SameName {
+        /// The subscription.
+        subscription: String,
+        /// The name.
+        name: &'static str,
+        /// The type named first.
+        first: &'static str,
+        /// The type named later.
+        second: &'static str,
+    },
+    /// Every message is to be of one type, but several are named.
+    #[error(
+        "subscription {subscription}: `json_of` and `decode_all` take every message as one type, so it \
+         must be the only one"
+    )]
+    NotTheOnly {
+        /// The subscription.
+        subscription: String,
+    },
+    /// An option has a value it cannot have, or two contradict each other.
+    #[error("subscription {subscription}: {detail}")]
+    Option {
+        /// The subscription.
+        subscription: String,
+        /// What is wrong and what to do.
+        detail: &'static str,
+    },
+    /// Two subscriptions have the same name.
+    #[error("two subscriptions are named {subscription}: give one another name with `name`")]
+    Twice {
+        /// The name.
+        subscription: String,
+    },
+    /// The broker refuses it.
+    #[error(transparent)]
+    Broker(SubscribeError),
+}
+
+impl ServiceBuildError {
+    /// What is wrong; never empty.
+    pub fn problems(&self) -> &[ServiceProblem] {
+        &self.problems
+    }
+}
+
+impl fmt::Display for ServiceBuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the service is wired wrongly: ")?;
+        for (index, problem) in self.problems.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "; " };
+            write!(f, "{separator}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ServiceBuildError {}
+
+/// Why a service ended that was not asked to.
+#[derive(Debug, thiserror::Error)]
+#[error("subscription {subscription} cannot go on: {detail}")]
+#[non_exhaustive]
+pub struct ServiceError {
+    /// The subscription that failed first.
+    pub subscription: String,
+    /// What happened, with its causes.
+    pub detail: String,
+    /// What all of them did.
+    pub report: ServiceReport,
+}

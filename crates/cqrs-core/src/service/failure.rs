@@ -1,0 +1,121 @@
+use std::error::Error;
+use std::fmt;
+
+use crate::HandlerError;
+use crate::consume::DeadLetterReason;
+use crate::dispatch::EventsError;
+use crate::mediator::{EventSendError, SendError};
+
+/// Why handling one delivery failed, as the retry schedule and the dead letter need it.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) class: FailureClass,
+    pub(super) error_type: String,
+    pub(super) error: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FailureClass {
+    Retryable,
+    Permanent,
+    Panicked,
+    /// Nothing was tried: the mediator is shut down. Not a failed attempt.
+    NotTried,
+}
+
+impl Failure {
+    pub(super) fn retryable(error_type: &str, error: impl Into<String>) -> Self {
+        let class = FailureClass::Retryable;
+        Self { class, error_type: error_type.to_owned(), error: error.into() }
+    }
+
+    pub(super) fn permanent(error_type: &str, error: impl Into<String>) -> Self {
+        Self { class: FailureClass::Permanent, ..Self::retryable(error_type, error) }
+    }
+
+    pub(super) fn panicked(text: &str) -> Self {
+        let error = format!("panicked: {text}");
+        Self { class: FailureClass::Panicked, ..Self::retryable("panic", error) }
+    }
+
+    /// The reason of the dead letter when there is no further attempt.
+    pub(super) fn reason(&self) -> DeadLetterReason {
+        match self.class {
+            FailureClass::Permanent => DeadLetterReason::Permanent,
+            FailureClass::Panicked => DeadLetterReason::Panic,
+            FailureClass::Retryable | FailureClass::NotTried => DeadLetterReason::Exhausted,
+        }
+    }
+
+    /// Of a mediator's error that is no `Undelivered`.
+    pub(super) fn of_mediator(error: &EventSendError) -> Self {
+        match error {
+            SendError::Handler(error) | SendError::Events(error) => Self::of_events(error),
+            SendError::Panicked(text) => Self::panicked(text),
+            SendError::ShutDown => {
+                Self { class: FailureClass::NotTried, ..Self::retryable("ShutDown", causes(error)) }
+            }
+            SendError::Rejected(_) => Self::retryable("Rejected", causes(error)),
+            SendError::UnitOfWork(_) => Self::retryable("UnitOfWorkError", causes(error)),
+            SendError::Interrupted => Self::retryable("Interrupted", causes(error)),
+            SendError::NoHandler { .. } => Self::permanent("NoHandler", causes(error)),
+            SendError::NoResponse => Self::permanent("NoResponse", causes(error)),
+            SendError::NoBroker { .. } => Self::permanent("NoBroker", causes(error)),
+            SendError::Serialize(_) => Self::permanent("SerializeError", causes(error)),
+            SendError::Undelivered(_) => Self::permanent("Undelivered", causes(error)),
+            SendError::ScopeInUse => Self::permanent("ScopeInUse", causes(error)),
+            SendError::NoRuntime => Self::permanent("NoRuntime", causes(error)),
+        }
+    }
+
+    fn of_events(error: &EventsError) -> Self {
+        let EventsError::Failed(failures) = error else {
+            return Self::permanent("EventsError", causes(error));
+        };
+        let texts = failures.iter().map(|failure| {
+            format!("{} on {}: {}", failure.handler, failure.event, causes(failure.error.source()))
+        });
+        let text = texts.collect::<Vec<_>>().join("; ");
+        let first = failures.first().map_or("EventsError", |failure| failure.error.type_name());
+        let class = match failures.iter().all(|failure| failure.error.is_panic()) {
+            true if !failures.is_empty() => FailureClass::Panicked,
+            _ if error.is_retryable() => FailureClass::Retryable,
+            _ => FailureClass::Permanent,
+        };
+        Self { class, error_type: first.to_owned(), error: text }
+    }
+}
+
+impl From<HandlerError> for Failure {
+    fn from(error: HandlerError) -> Self {
+        let class = match error.is_retryable() {
+            _ if error.is_panic() => FailureClass::Panicked,
+            true => FailureClass::Retryable,
+            false => FailureClass::Permanent,
+        };
+        let error_type = error.type_name().to_owned();
+        Self { class, error_type, error: causes(error.source()) }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.error)
+    }
+}
+
+/// An error and its causes in one line.
+pub(super) fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        // Some errors print their cause themselves.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,43 @@
+use std::sync::Arc;
+
+use super::state::{SubscriptionCounts, SubscriptionState, Watched};
+
+/// The state of a service, for readiness and liveness checks. Cheap to clone and to ask.
+#[derive(Debug, Clone)]
+pub struct ServiceHealth(pub(super) Arc<[Arc<Watched>]>);
+
+/// The state of one subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SubscriptionHealth {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it is doing.
+    pub state: SubscriptionState,
+    /// What it has done.
+    pub counts: SubscriptionCounts,
+}
+
+impl ServiceHealth {
+    /// Whether every subscription consumes now. `false` while one starts, has lost its broker, holds
+    /// back because of a settlement, drains, or has ended.
+    pub fn is_ready(&self) -> bool {
+        self.0.iter().all(|watched| watched.state() == SubscriptionState::Consuming)
+    }
+
+    /// Whether no subscription has failed. A lost broker does not count: it comes back by itself.
+    pub fn is_live(&self) -> bool {
+        let failed = |state| matches!(state, SubscriptionState::Failed { .. });
+        !self.0.iter().any(|watched| failed(watched.state()))
+    }
+
+    /// All subscriptions, in the order they were added.
+    pub fn subscriptions(&self) -> Vec<SubscriptionHealth> {
+        let health = |watched: &Arc<Watched>| SubscriptionHealth {
+            name: Arc::clone(&watched.name),
+            state: watched.state(),
+            counts: watched.counts(),
+        };
+        self.0.iter().map(health).collect()
+    }
+}

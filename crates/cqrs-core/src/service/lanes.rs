@@ -1,0 +1,223 @@
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+
+use tokio::time::Instant;
+
+/// Names a lane: a hash of topic and key. Two keys with one hash share a lane, which costs them
+/// parallelism, not order.
+pub(super) type LaneId = u64;
+
+/// What waits for a worker: jobs of one lane one after the other, those of different lanes at once.
+///
+/// # Invariants
+/// 1. A lane is in `lanes` exactly while one of its jobs is ready, taken or held; the value has the jobs
+///    behind that one, in order of arrival.
+/// 2. So at most one job of a lane is ready, taken or held at any time, and they are taken in order of
+///    arrival. A held job keeps its place: nothing of its lane overtakes it.
+/// 3. A job without a lane is ready at once and keeps nobody waiting.
+/// 4. Whoever takes a job ends it by exactly one of [`done`](Self::done) and [`hold`](Self::hold).
+#[derive(Debug)]
+pub(super) struct Lanes<J> {
+    lanes: HashMap<LaneId, VecDeque<J>, BuildHasherDefault<IsHash>>,
+    ready: VecDeque<Placed<J>>,
+    held: BTreeMap<(Instant, u64), Placed<J>>,
+    holds: u64,
+}
+
+/// A job and its lane.
+#[derive(Debug)]
+pub(super) struct Placed<J> {
+    pub(super) lane: Option<LaneId>,
+    pub(super) job: J,
+}
+
+impl<J> Default for Lanes<J> {
+    fn default() -> Self {
+        Self { lanes: HashMap::default(), ready: VecDeque::new(), held: BTreeMap::new(), holds: 0 }
+    }
+}
+
+impl<J> Lanes<J> {
+    /// Adds a job behind all of its lane. `true` when it is ready.
+    pub(super) fn push(&mut self, lane: Option<LaneId>, job: J) -> bool {
+        if let Some(lane) = lane {
+            if let Some(waiting) = self.lanes.get_mut(&lane) {
+                waiting.push_back(job);
+                return false;
+            }
+            self.lanes.insert(lane, VecDeque::new());
+        }
+        self.ready.push_back(Placed { lane, job });
+        true
+    }
+
+    /// Takes the job that has been ready longest.
+    pub(super) fn take(&mut self) -> Option<Placed<J>> {
+        self.ready.pop_front()
+    }
+
+    /// A taken job of `lane` has ended. `true` when the next one of its lane is ready now.
+    pub(super) fn done(&mut self, lane: Option<LaneId>) -> bool {
+        let Some(id) = lane else { return false };
+        let Some(waiting) = self.lanes.get_mut(&id) else { return false };
+        match waiting.pop_front() {
+            Some(job) => {
+                self.ready.push_back(Placed { lane, job });
+                true
+            }
+            None => {
+                self.lanes.remove(&id);
+                false
+            }
+        }
+    }
+
+    /// A taken job is to be taken again, not before `until`. `true` when that is earlier than for all
+    /// others that are held.
+    pub(super) fn hold(&mut self, lane: Option<LaneId>, job: J, until: Instant) -> bool {
+        self.holds += 1;
+        let at = (until, self.holds);
+        self.held.insert(at, Placed { lane, job });
+        self.held.first_key_value().is_some_and(|(first, _)| *first == at)
+    }
+
+    /// Makes held jobs ready whose time has come; how many, and when the next one's comes.
+    pub(super) fn release(&mut self, now: Instant) -> (usize, Option<Instant>) {
+        let mut released = 0;
+        while let Some(first) = self.held.first_entry()
+            && first.key().0 <= now
+        {
+            self.ready.push_back(first.remove());
+            released += 1;
+        }
+        (released, self.held.first_key_value().map(|((at, _), _)| *at))
+    }
+
+    /// Takes out all that is not taken.
+    pub(super) fn drain(&mut self) -> Vec<J> {
+        let ready = std::mem::take(&mut self.ready).into_iter().map(|placed| placed.job);
+        let held = std::mem::take(&mut self.held).into_values().map(|placed| placed.job);
+        let behind = self.lanes.values_mut().flat_map(std::mem::take);
+        ready.chain(held).chain(behind).collect()
+    }
+}
+
+/// Lanes are named by hashes already.
+#[derive(Debug, Default)]
+struct IsHash(u64);
+
+impl Hasher for IsHash {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push(Option<LaneId>),
+        Take,
+        Done(usize),
+        Hold(usize, u64),
+        Release(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => prop_oneof![Just(None), (0..4_u64).prop_map(Some)].prop_map(Step::Push),
+            4 => Just(Step::Take),
+            3 => any::<usize>().prop_map(Step::Done),
+            1 => (any::<usize>(), 0..50_u64).prop_map(|(which, until)| Step::Hold(which, until)),
+            1 => (0..60_u64).prop_map(Step::Release),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_lane_runs_one_at_a_time_in_order_and_loses_none(
+            steps in proptest::collection::vec(step(), 0..300)
+        ) {
+            let start = Instant::now();
+            let at = |ms| start + Duration::from_millis(ms);
+            let mut lanes = Lanes::default();
+            let mut pushed = 0_u32;
+            let mut taken: Vec<Placed<(u32, Option<u64>)>> = Vec::new();
+            let mut ended: Vec<(Option<LaneId>, u32)> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Push(lane) => {
+                        lanes.push(lane, (pushed, None));
+                        pushed += 1;
+                    }
+                    Step::Take => {
+                        let Some(placed) = lanes.take() else { continue };
+                        let twice = taken.iter().any(|t| t.lane == placed.lane && t.lane.is_some());
+                        prop_assert!(!twice, "two of one lane at once");
+                        taken.push(placed);
+                    }
+                    Step::Done(which) if !taken.is_empty() => {
+                        let placed = taken.swap_remove(which % taken.len());
+                        lanes.done(placed.lane);
+                        ended.push((placed.lane, placed.job.0));
+                    }
+                    Step::Hold(which, until) if !taken.is_empty() => {
+                        let placed = taken.swap_remove(which % taken.len());
+                        lanes.hold(placed.lane, (placed.job.0, Some(until)), at(until));
+                    }
+                    Step::Release(now) => {
+                        let (_, next) = lanes.release(at(now));
+                        prop_assert!(next.is_none_or(|next| next > at(now)));
+                    }
+                    Step::Done(_) | Step::Hold(..) => {}
+                }
+            }
+            // Everything that is left comes out once the held ones are due.
+            loop {
+                lanes.release(at(1_000));
+                for placed in taken.drain(..) {
+                    lanes.done(placed.lane);
+                    ended.push((placed.lane, placed.job.0));
+                }
+                match lanes.take() {
+                    Some(placed) => taken.push(placed),
+                    None => break,
+                }
+            }
+            prop_assert_eq!(ended.len(), pushed as usize);
+            prop_assert!(lanes.lanes.is_empty(), "lanes are forgotten");
+            for lane in 0..4 {
+                let of_lane: Vec<_> =
+                    ended.iter().filter(|(of, _)| *of == Some(lane)).map(|(_, n)| *n).collect();
+                prop_assert!(of_lane.is_sorted(), "lane {} out of order: {:?}", lane, of_lane);
+            }
+        }
+
+        #[test]
+        fn drain_takes_all_that_is_not_taken(lane_ids in proptest::collection::vec(0..3_u64, 0..20)) {
+            let mut lanes = Lanes::default();
+            for (job, lane) in lane_ids.iter().enumerate() {
+                lanes.push((*lane > 0).then_some(*lane), job);
+            }
+            let taken = usize::from(lanes.take().is_some());
+            let held = lanes.take().map(|placed| lanes.hold(placed.lane, placed.job, Instant::now()));
+            prop_assert_eq!(lanes.drain().len() + taken, lane_ids.len(), "held: {:?}", held);
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! The subscriber runtime: subscriptions, how their events are handled and settled, and their life.
+//!
+//! ```text
+//! source ── run (fetch) ── lanes (order per key) ── worker: decode ── middlewares ── handler
+//!                              ▲                       │
+//!                              └── hold until due ─────┤ retry
+//!                                                      └── settle: ack | retry copy | dead letter
+//! ```
+
+mod attempt;
+mod backoff;
+mod batch;
+mod build;
+mod delivery;
+mod error;
+mod failure;
+mod health;
+mod job;
+mod lanes;
+mod policy;
+mod received;
+mod routes;
+mod run;
+mod runner;
+mod signal;
+mod state;
+mod subscription;
+mod target;
+mod undelivered;
+mod worker;
+
+use std::time::Duration;
+
+pub use build::{Service, ServiceBuilder};
+pub use delivery::{Delivery, NotSettled};
+pub use error::{ServiceBuildError, ServiceError, ServiceProblem};
+pub use health::{ServiceHealth, SubscriptionHealth};
+pub use policy::{DecodeError, Decoded, OnDecodeError, Undecodable};
+pub use received::Received;
+pub use run::{ServiceReport, StopHandle, SubscriptionReport};
+use runner::Limits;
+pub use signal::shutdown_signal;
+pub use state::{SubscriptionCounts, SubscriptionState};
+pub use subscription::Subscription;
+pub use target::{Batch, Each, Manual, PerDelivery, Target, batch, each, manual, per_delivery};
+
+/// How long to wait before a settlement that the broker did not confirm is tried again: first, at most.
+const SETTLE_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// How long a delivery rests that a handler gave back: first, at most.
+const RETURN_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));

@@ -1,0 +1,132 @@
+use std::borrow::Cow;
+use std::fmt;
+
+use crate::HandlerError;
+use crate::codec::DeserializeError;
+use crate::consume::{DeadLetterReason, Incoming};
+
+/// What is done with a message that does not become an event. It is never retried.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnDecodeError {
+    /// Its raw bytes become a dead letter with the reason. The default for bytes that cannot be decoded
+    /// and for unknown types of events.
+    #[default]
+    DeadLetter,
+    /// It is logged, counted and acked. The default for empty messages and tombstones.
+    Skip,
+    /// It is given back and the subscription ends with an error.
+    Stop,
+    /// The function given to [`Subscription::undecodable`](super::Subscription::undecodable) gets it;
+    /// its result counts as a handler's does.
+    Handle,
+}
+
+/// A message that did not become an event: the error as a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Undecodable {
+    /// Its bytes are no event of the expected type; message, kind and raw bytes are in the error.
+    Malformed(DeserializeError),
+    /// An event whose type the subscription does not know.
+    UnknownEvent {
+        /// The event's name.
+        name: String,
+    },
+    /// A body without a byte in it.
+    Empty,
+    /// No body at all (a Kafka tombstone): the key is deleted.
+    Tombstone,
+}
+
+impl Undecodable {
+    pub(super) fn reason(&self) -> DeadLetterReason {
+        match self {
+            Self::UnknownEvent { .. } => DeadLetterReason::UnknownType,
+            Self::Malformed(_) | Self::Empty | Self::Tombstone => DeadLetterReason::Decode,
+        }
+    }
+
+    pub(super) fn type_name(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "DeserializeError",
+            Self::UnknownEvent { .. } => "UnknownEvent",
+            Self::Empty => "Empty",
+            Self::Tombstone => "Tombstone",
+        }
+    }
+}
+
+impl fmt::Display for Undecodable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed(error) => error.fmt(f),
+            Self::UnknownEvent { name } => {
+                write!(f, "no type of this subscription is named {name:?}")
+            }
+            Self::Empty => f.write_str("the message is empty"),
+            Self::Tombstone => f.write_str("a tombstone"),
+        }
+    }
+}
+
+/// Which policy holds in which case.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Policies {
+    pub(super) decode_error: OnDecodeError,
+    pub(super) unknown_event: OnDecodeError,
+    pub(super) empty: OnDecodeError,
+    pub(super) tombstone: OnDecodeError,
+}
+
+impl Default for Policies {
+    fn default() -> Self {
+        Self {
+            decode_error: OnDecodeError::DeadLetter,
+            unknown_event: OnDecodeError::DeadLetter,
+            empty: OnDecodeError::Skip,
+            tombstone: OnDecodeError::Skip,
+        }
+    }
+}
+
+impl Policies {
+    pub(super) fn of(&self, case: &Undecodable) -> OnDecodeError {
+        match case {
+            Undecodable::Malformed(_) => self.decode_error,
+            Undecodable::UnknownEvent { .. } => self.unknown_event,
+            Undecodable::Empty => self.empty,
+            Undecodable::Tombstone => self.tombstone,
+        }
+    }
+
+    pub(super) fn hand_over(&self) -> bool {
+        [self.decode_error, self.unknown_event, self.empty, self.tombstone]
+            .contains(&OnDecodeError::Handle)
+    }
+}
+
+/// Why a decoder hook did not hand on a message.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// The message cannot be decoded, now or later: the decode policy holds.
+    Malformed(Cow<'static, str>),
+    /// It could not be decoded now (a key server is away): the retry schedule holds.
+    Failed(HandlerError),
+}
+
+impl DecodeError {
+    /// The message cannot be decoded; `message` says why and quotes no payload.
+    pub fn malformed(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::Malformed(message.into())
+    }
+
+    /// It could not be decoded now.
+    pub fn failed(error: impl Into<HandlerError>) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// What a decoder hook makes of a message: itself or another one, or `None` to skip and ack it.
+pub type Decoded = Result<Option<Incoming>, DecodeError>;

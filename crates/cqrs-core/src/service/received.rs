@@ -1,0 +1,59 @@
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use crate::consume::{Incoming, RetryState};
+
+/// The message that a handler's event came in, and how often it was tried. Cloning is cheap.
+///
+/// Functions get it beside the event; handlers of a mediator find it in their scope
+/// (`scope.get::<Received>()`).
+#[derive(Clone)]
+pub struct Received {
+    pub(super) message: Arc<Incoming>,
+    pub(super) group: Arc<str>,
+    pub(super) retry: RetryState,
+    /// How often it was given back in this process, which is no failure.
+    pub(super) returned: u32,
+}
+
+impl Received {
+    /// The message; its fields are in reach through `Deref` as well.
+    pub fn message(&self) -> &Incoming {
+        &self.message
+    }
+
+    /// The group that received it.
+    pub fn group(&self) -> &str {
+        &self.group
+    }
+
+    /// Which attempt this is, from 1. It travels with the message: restarts and other members of the
+    /// group count on, as far as the broker can tell.
+    pub fn attempt(&self) -> u32 {
+        self.retry.attempts.saturating_add(self.returned).saturating_add(1)
+    }
+
+    /// What is known of earlier attempts.
+    pub fn retry(&self) -> &RetryState {
+        &self.retry
+    }
+}
+
+impl Deref for Received {
+    type Target = Incoming;
+
+    fn deref(&self) -> &Incoming {
+        &self.message
+    }
+}
+
+impl fmt::Debug for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Received")
+            .field("message", &self.message)
+            .field("group", &self.group)
+            .field("attempt", &self.attempt())
+            .finish()
+    }
+}

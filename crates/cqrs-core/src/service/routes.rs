@@ -1,0 +1,129 @@
+use std::any::{TypeId, type_name};
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use super::policy::Undecodable;
+use crate::codec::{DeserializeError, DeserializeErrorKind, Deserializer};
+use crate::consume::Incoming;
+use crate::event::{AnyEvent, Notification, NotificationEvent};
+
+/// The types of events that a subscription takes, and how each is read.
+#[derive(Clone, Default)]
+pub(super) struct Routes {
+    routes: Vec<Arc<dyn Route>>,
+    /// Every message is of the one type, whatever its name.
+    pub(super) any_name: bool,
+}
+
+/// One type of event.
+pub(super) trait Route: Send + Sync {
+    fn name(&self) -> &'static str;
+    fn type_name(&self) -> &'static str;
+    /// The types that its handlers are bound to.
+    fn types(&self) -> [TypeId; 2];
+    fn read(&self, message: &Incoming) -> Result<Box<dyn AnyEvent>, DeserializeError>;
+    /// The name of whatever event is in the message.
+    fn peek(&self, message: &Incoming) -> Option<String>;
+}
+
+struct Typed<P, D> {
+    deserializer: D,
+    payload: PhantomData<fn() -> P>,
+}
+
+impl<P: Notification, D: Deserializer<P>> Route for Typed<P, D> {
+    fn name(&self) -> &'static str {
+        P::NAME
+    }
+
+    fn type_name(&self) -> &'static str {
+        type_name::<P>()
+    }
+
+    fn types(&self) -> [TypeId; 2] {
+        [TypeId::of::<P>(), TypeId::of::<NotificationEvent<P>>()]
+    }
+
+    fn read(&self, message: &Incoming) -> Result<Box<dyn AnyEvent>, DeserializeError> {
+        Ok(Box::new(self.deserializer.deserialize(message)?))
+    }
+
+    fn peek(&self, message: &Incoming) -> Option<String> {
+        self.deserializer.event_name(message).map(Into::into)
+    }
+}
+
+impl Routes {
+    pub(super) fn add<P: Notification>(&mut self, deserializer: impl Deserializer<P>) {
+        self.routes.push(Arc::new(Typed { deserializer, payload: PhantomData::<fn() -> P> }));
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &dyn Route> {
+        self.routes.iter().map(|route| &**route)
+    }
+
+    /// The event in `message`, which has a body.
+    pub(super) fn read(&self, message: &Incoming) -> Result<Box<dyn AnyEvent>, Undecodable> {
+        if let [only] = &*self.routes {
+            return self.read_only(&**only, message);
+        }
+        // The frame's name saves a look into the body, but only a known one is believed: the property
+        // is used for other things as well.
+        let framed = message.name.as_deref().and_then(|name| self.named(name));
+        let route = match framed {
+            Some(route) => route,
+            None => {
+                let name = self.peek(message).ok_or_else(|| nameless(message))?;
+                self.named(&name).ok_or(Undecodable::UnknownEvent { name })?
+            }
+        };
+        let event = route.read(message).map_err(Undecodable::Malformed)?;
+        of_route(route, event)
+    }
+
+    /// Reads the body once, where it is what is expected.
+    fn read_only(
+        &self,
+        route: &dyn Route,
+        message: &Incoming,
+    ) -> Result<Box<dyn AnyEvent>, Undecodable> {
+        match route.read(message) {
+            Ok(event) if self.any_name => Ok(event),
+            Ok(event) => of_route(route, event),
+            Err(error) if self.any_name => Err(Undecodable::Malformed(error)),
+            Err(error) => match route.peek(message).filter(|name| name != route.name()) {
+                Some(name) => Err(Undecodable::UnknownEvent { name }),
+                None => Err(Undecodable::Malformed(error)),
+            },
+        }
+    }
+
+    fn peek(&self, message: &Incoming) -> Option<String> {
+        self.iter().find_map(|route| route.peek(message))
+    }
+
+    fn named(&self, name: &str) -> Option<&dyn Route> {
+        self.iter().find(|route| route.name() == name)
+    }
+}
+
+/// An event that has the shape of the route's, but another name, is another event.
+fn of_route(route: &dyn Route, event: Box<dyn AnyEvent>) -> Result<Box<dyn AnyEvent>, Undecodable> {
+    match event.name() == route.name() {
+        true => Ok(event),
+        false => Err(Undecodable::UnknownEvent { name: event.name().to_owned() }),
+    }
+}
+
+fn nameless(message: &Incoming) -> Undecodable {
+    let text = "the name of its event cannot be read";
+    let kind = DeserializeErrorKind::Syntax;
+    Undecodable::Malformed(DeserializeError::new(kind, text, message.bytes()))
+}
+
+impl fmt::Debug for Routes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter().map(Route::type_name)).finish()
+    }
+}

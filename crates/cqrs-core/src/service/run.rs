@@ -1,0 +1,355 @@
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::build::Service;
+use super::error::ServiceError;
+use super::failure::causes;
+use super::job::Job;
+use super::runner::{Runner, Spec};
+use super::signal::shutdown_signal;
+use super::state::{SubscriptionCounts, Watched};
+use super::target::Kind;
+use super::{batch, worker};
+use crate::broker::far_deadline;
+use crate::consume::{Source, SourceDelivery, SourceError, Subscribe, SubscribeRequest};
+
+/// How many deliveries are taken from a source before they are handed to the workers together.
+const FETCH: usize = 128;
+
+/// How long a source may take to stop and close, beside the drain.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// The same after a second signal.
+const CLOSING_NOW: Duration = Duration::from_millis(500);
+
+/// One subscription before it runs.
+pub(super) struct Planned {
+    pub(super) request: SubscribeRequest,
+    pub(super) spec: Spec,
+    pub(super) watched: Arc<Watched>,
+}
+
+/// Stops a running service. Clones stop the same one.
+#[derive(Debug, Clone)]
+pub struct StopHandle {
+    graceful: CancellationToken,
+    now: CancellationToken,
+}
+
+impl StopHandle {
+    pub(super) fn new(graceful: CancellationToken, now: CancellationToken) -> Self {
+        Self { graceful, now }
+    }
+
+    /// Takes nothing new, finishes what runs within the drain timeout, gives the rest back.
+    pub fn stop(&self) {
+        self.graceful.cancel();
+    }
+
+    /// Cancels what runs and gives everything back at once.
+    pub fn stop_now(&self) {
+        self.graceful.cancel();
+        self.now.cancel();
+    }
+}
+
+/// What a service did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServiceReport {
+    /// Each subscription, in the order they were added.
+    pub subscriptions: Vec<SubscriptionReport>,
+}
+
+/// What a subscription did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SubscriptionReport {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What became of its messages.
+    pub counts: SubscriptionCounts,
+    /// Handlers that did not finish within the drain timeout; their messages were given back.
+    pub cancelled: usize,
+    /// What went wrong while it ended: settled messages may come again.
+    pub error: Option<String>,
+}
+
+impl Service {
+    /// Consumes until the process gets SIGTERM or Ctrl-C, then stops gracefully; a second signal stops
+    /// at once.
+    ///
+    /// # Errors
+    /// When a subscription cannot go on; the others are stopped gracefully then.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the handlers and gives everything unsettled back.
+    pub async fn run(self) -> Result<ServiceReport, ServiceError> {
+        let stop = self.stop.clone();
+        let signals = async {
+            shutdown_signal().await;
+            tracing::info!("stopping: a second signal stops at once");
+            stop.stop();
+            shutdown_signal().await;
+            tracing::warn!("stopping at once");
+            stop.stop_now();
+            std::future::pending().await
+        };
+        tokio::select! {
+            ended = self.consume() => ended,
+            never = signals => never,
+        }
+    }
+
+    /// Consumes until `signal` resolves, then stops gracefully. [`stop_handle`](Self::stop_handle) can
+    /// stop it at once.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    ///
+    /// # Cancel safety
+    /// As [`run`](Self::run).
+    pub async fn run_until<F: Future>(self, signal: F) -> Result<ServiceReport, ServiceError> {
+        let stop = self.stop.clone();
+        let stopping = async {
+            signal.await;
+            stop.stop();
+            std::future::pending().await
+        };
+        tokio::select! {
+            ended = self.consume() => ended,
+            never = stopping => never,
+        }
+    }
+
+    async fn consume(self) -> Result<ServiceReport, ServiceError> {
+        let Self { broker, planned, drain, health: _, stop } = self;
+        let mut running = JoinSet::new();
+        let mut watched = Vec::new();
+        for (index, planned) in planned.into_iter().enumerate() {
+            watched.push(Arc::clone(&planned.watched));
+            let (broker, stop) = (Arc::clone(&broker), stop.clone());
+            running.spawn(async move { (index, run_one(&*broker, planned, drain, stop).await) });
+        }
+        let mut ended: Vec<Option<Ended>> = watched.iter().map(|_| None).collect();
+        let mut failed = None;
+        while let Some(joined) = running.join_next().await {
+            let error = match joined {
+                Ok((index, (end, error))) => {
+                    ended[index] = Some(end);
+                    error.map(|error| (index, error))
+                }
+                // Only a panic of the runtime itself or of a source comes here.
+                Err(panic) => {
+                    let index = ended.iter().position(Option::is_none).unwrap_or_default();
+                    Some((index, format!("its task failed: {panic}")))
+                }
+            };
+            if let Some((index, error)) = error {
+                tracing::error!(subscription = %watched[index].name, error, "cannot go on");
+                watched[index].failed(&error);
+                failed.get_or_insert((index, error));
+                stop.stop();
+            }
+        }
+        let subscriptions = watched.iter().zip(ended).map(|(watched, ended)| {
+            let ended = ended.unwrap_or_default();
+            SubscriptionReport {
+                name: Arc::clone(&watched.name),
+                counts: watched.counts(),
+                cancelled: ended.cancelled,
+                error: ended.error,
+            }
+        });
+        let report = ServiceReport { subscriptions: subscriptions.collect() };
+        match failed {
+            None => Ok(report),
+            Some((index, detail)) => {
+                let subscription = watched[index].name.to_string();
+                Err(ServiceError { subscription, detail, report })
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Ended {
+    cancelled: usize,
+    error: Option<String>,
+}
+
+/// Runs one subscription to its end; the error says why it could not go on.
+async fn run_one(
+    broker: &dyn Subscribe,
+    planned: Planned,
+    drain: Duration,
+    stop: StopHandle,
+) -> (Ended, Option<String>) {
+    let Planned { request, spec, watched } = planned;
+    let opened = tokio::select! {
+        opened = broker.subscribe(request) => opened,
+        () = stop.graceful.cancelled() => {
+            watched.stopped();
+            return (Ended::default(), None);
+        }
+    };
+    let source = match opened {
+        Ok(source) => source,
+        Err(error) => return (Ended::default(), Some(causes(&error))),
+    };
+    let runner = Arc::new(Runner::new(spec, Arc::clone(&watched), stop.graceful.child_token()));
+    let mut running = Running { source, runner, workers: JoinSet::new() };
+    let error = running.fetch().await.err();
+    let ended = running.end(drain, &stop.now).await;
+    match &error {
+        Some(error) => watched.failed(error),
+        None => watched.stopped(),
+    }
+    (ended, error)
+}
+
+/// The fetching task of a subscription; it owns the source and the workers.
+struct Running {
+    source: Box<dyn Source>,
+    runner: Arc<Runner>,
+    workers: JoinSet<()>,
+}
+
+/// What came from a source at once.
+struct Fetched {
+    deliveries: Vec<SourceDelivery>,
+    end: Option<Result<(), SourceError>>,
+}
+
+impl Running {
+    /// Hands deliveries to the workers until it is stopped.
+    async fn fetch(&mut self) -> Result<(), String> {
+        let stop = self.runner.stop.clone();
+        let mut deliveries = Vec::new();
+        let mut due = None;
+        loop {
+            let timer = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(ended) = self.workers.join_next() => {
+                    if let Err(panic) = ended {
+                        return Err(format!("a worker failed: {panic}"));
+                    }
+                }
+                () = self.runner.timer.notified() => due = self.release(),
+                () = timer => due = self.release(),
+                fetched = fetch(&mut *self.source, std::mem::take(&mut deliveries)) => {
+                    let Fetched { deliveries: mut came, end } = fetched;
+                    let missing = self.runner.push(came.drain(..).map(Job::new));
+                    self.employ(missing);
+                    deliveries = came;
+                    match end {
+                        None => {}
+                        Some(Ok(())) => return Err("its source ended by itself".to_owned()),
+                        Some(Err(error)) => return Err(causes(&error)),
+                    }
+                }
+            }
+        }
+        match self.runner.fatal() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    fn release(&mut self) -> Option<Instant> {
+        let (missing, next) = self.runner.release();
+        self.employ(missing);
+        next
+    }
+
+    fn employ(&mut self, workers: usize) {
+        for _ in 0..workers {
+            let runner = Arc::clone(&self.runner);
+            match runner.spec.handler {
+                Kind::Batch(_, limits) => self.workers.spawn(batch::work(runner, limits)),
+                _ => self.workers.spawn(worker::work(runner)),
+            };
+        }
+    }
+
+    /// Stops fetching, lets running handlers finish, gives the rest back, leaves the broker.
+    async fn end(mut self, drain: Duration, now: &CancellationToken) -> Ended {
+        self.runner.stop.cancel();
+        self.runner.watched.draining();
+        let deadline = far_deadline(drain);
+        let stopped = tokio::time::timeout(CLOSING, self.source.stop()).await.is_ok();
+        self.runner.give_back();
+        let mut ended = Ended::default();
+        loop {
+            tokio::select! {
+                biased;
+                () = now.cancelled() => break,
+                joined = self.workers.join_next() => match joined {
+                    None => break,
+                    Some(Ok(())) => {}
+                    Some(Err(panic)) => ended.error = Some(format!("a worker failed: {panic}")),
+                },
+                () = tokio::time::sleep_until(deadline) => break,
+            }
+        }
+        ended.cancelled = self.workers.len();
+        self.runner.watched.counters.given_back.add(ended.cancelled);
+        self.workers.abort_all();
+        // A handler that blocks its thread cannot be cancelled; it is not waited for for ever.
+        let gone = async { while self.workers.join_next().await.is_some() {} };
+        let _blocked = tokio::time::timeout(Duration::from_secs(1), gone).await;
+        // A job that a worker put back while it ended.
+        self.runner.give_back();
+        let closing = if now.is_cancelled() { CLOSING_NOW } else { CLOSING };
+        let closed = self.source.close(closing).await;
+        if !stopped {
+            ended
+                .error
+                .get_or_insert_with(|| format!("the source did not stop within {CLOSING:?}"));
+        }
+        if let Err(error) = closed {
+            ended.error.get_or_insert(causes(&error));
+        }
+        if let Some(error) = &ended.error {
+            tracing::error!(subscription = %self.runner.watched.name, error, "did not end well");
+        }
+        ended
+    }
+}
+
+/// Takes what there is now, at most [`FETCH`]; waits for the first. Cancel safe: a cancelled call has
+/// taken nothing, because it takes only in the poll in which it ends.
+async fn fetch(source: &mut dyn Source, mut deliveries: Vec<SourceDelivery>) -> Fetched {
+    poll_fn(|cx| {
+        let mut end = None;
+        while deliveries.len() < FETCH {
+            match source.poll_next(cx) {
+                Poll::Ready(Some(Ok(delivery))) => deliveries.push(delivery),
+                Poll::Ready(Some(Err(error))) => end = Some(Err(error)),
+                Poll::Ready(None) => end = Some(Ok(())),
+                Poll::Pending => break,
+            }
+            if end.is_some() {
+                break;
+            }
+        }
+        match deliveries.is_empty() && end.is_none() {
+            true => Poll::Pending,
+            false => Poll::Ready(Fetched { deliveries: std::mem::take(&mut deliveries), end }),
+        }
+    })
+    .await
+}

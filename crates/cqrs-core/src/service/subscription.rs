@@ -1,0 +1,291 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use super::policy::{Decoded, OnDecodeError, Policies, Undecodable};
+use super::routes::Routes;
+use super::{Limits, Received};
+use crate::HandlerError;
+use crate::broker::BoxFuture;
+use crate::codec::{Deserializer, JsonDeserializer};
+use crate::consume::{
+    DeadLetterTo, Incoming, Options, Retry, StartAt, StatusReporter, SubscribeRequest, TopicSet,
+};
+use crate::event::Notification;
+use crate::middleware::{DynMiddleware, Middleware};
+
+/// What is consumed, how it is read, and what happens when that fails. A [`Service`](super::Service)
+/// joins it with what handles its events.
+///
+/// ```
+/// use cqrs_core::{OnDecodeError, Retry, Subscription};
+/// # use cqrs_core::Notification;
+/// # fn f<UserCreated: Notification + serde::de::DeserializeOwned>() {
+/// let users = Subscription::to("user_events")
+///     .group("mailer")
+///     .json::<UserCreated>()
+///     .concurrency(16)                 // in parallel, in order per key
+///     .retry(Retry::default())
+///     .on_decode_error(OnDecodeError::DeadLetter);
+/// # }
+/// ```
+#[must_use = "give it to a service"]
+pub struct Subscription {
+    pub(super) topics: TopicSet,
+    pub(super) group: Option<Arc<str>>,
+    pub(super) name: Option<Arc<str>>,
+    pub(super) routes: Routes,
+    pub(super) policies: Policies,
+    pub(super) undecodable: Option<UndecodableFn>,
+    pub(super) decoders: Vec<DecoderFn>,
+    pub(super) middlewares: Vec<Arc<dyn DynMiddleware>>,
+    pub(super) limits: Limits,
+    pub(super) retry: Retry,
+    pub(super) dead_letter: DeadLetterTo,
+    pub(super) start: StartAt,
+    pub(super) max_unsettled: Option<usize>,
+    pub(super) options: Options,
+}
+
+pub(super) type UndecodableFn = Arc<
+    dyn Fn(Undecodable, Received) -> BoxFuture<'static, Result<(), HandlerError>> + Send + Sync,
+>;
+pub(super) type DecoderFn = Arc<dyn Fn(Incoming) -> BoxFuture<'static, Decoded> + Send + Sync>;
+
+impl Subscription {
+    /// To one topic. On RabbitMQ that is a queue `{topic}.{group}`, bound to the broker's exchange with
+    /// the topic as routing key, unless the broker's own options say otherwise.
+    pub fn to(topic: impl Into<Arc<str>>) -> Self {
+        Self::to_all([topic])
+    }
+
+    /// To several topics, with the same handler and settings.
+    pub fn to_all<T: Into<Arc<str>>>(topics: impl IntoIterator<Item = T>) -> Self {
+        Self::over(TopicSet::Named(topics.into_iter().map(Into::into).collect()))
+    }
+
+    /// To every topic whose whole name matches the regular expression, new ones included. Kafka only;
+    /// elsewhere it is an error of `build`.
+    pub fn pattern(pattern: impl Into<Arc<str>>) -> Self {
+        Self::over(TopicSet::Pattern(pattern.into()))
+    }
+
+    fn over(topics: TopicSet) -> Self {
+        Self {
+            topics,
+            group: None,
+            name: None,
+            routes: Routes::default(),
+            policies: Policies::default(),
+            undecodable: None,
+            decoders: Vec::new(),
+            middlewares: Vec::new(),
+            limits: Limits::default(),
+            retry: Retry::default(),
+            dead_letter: DeadLetterTo::default(),
+            start: StartAt::default(),
+            max_unsettled: None,
+            options: Options::default(),
+        }
+    }
+
+    /// The consumer group: its members share the messages, every group gets all of them. Needed.
+    pub fn group(mut self, group: impl Into<Arc<str>>) -> Self {
+        self.group = Some(group.into());
+        self
+    }
+
+    /// What logs and health reports call it; `{group}@{topic}` by default.
+    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    // ---- what comes
+
+    /// Takes events of type `P` as JSON. Several types of one topic are told apart by the event's name.
+    pub fn json<P: Notification + DeserializeOwned>(self) -> Self {
+        self.decode::<P>(JsonDeserializer)
+    }
+
+    /// Takes every message as a JSON event of type `P`, whatever its name.
+    pub fn json_of<P: Notification + DeserializeOwned>(self) -> Self {
+        self.decode_all::<P>(JsonDeserializer)
+    }
+
+    /// Takes events of type `P` as `deserializer` reads them.
+    pub fn decode<P: Notification>(mut self, deserializer: impl Deserializer<P>) -> Self {
+        self.routes.add(deserializer);
+        self
+    }
+
+    /// Takes every message as an event of type `P`, whatever its name, as `deserializer` reads it.
+    pub fn decode_all<P: Notification>(mut self, deserializer: impl Deserializer<P>) -> Self {
+        self.routes.any_name = true;
+        self.decode(deserializer)
+    }
+
+    /// Adds a hook that sees each message before it is decoded: to skip, decompress or decrypt it. Hooks
+    /// run in the order they were added. Dead letters hold the message as it came, not what a hook
+    /// made of it.
+    ///
+    /// ```
+    /// # use cqrs_core::{DecodeError, Incoming, Subscription};
+    /// # let subscription = Subscription::to("t");
+    /// let subscription = subscription.decoder(|mut message: Incoming| async move {
+    ///     let body = message.bytes();
+    ///     let Some(body) = body.strip_prefix(b"v1:") else {
+    ///         return Err(DecodeError::malformed("no version"));
+    ///     };
+    ///     message.body = Some(body.to_vec().into());
+    ///     Ok(Some(message)) // `None` skips it
+    /// });
+    /// ```
+    pub fn decoder<F, Fut>(mut self, decoder: F) -> Self
+    where
+        F: Fn(Incoming) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Decoded> + Send + 'static,
+    {
+        self.decoders.push(Arc::new(move |message| Box::pin(decoder(message))));
+        self
+    }
+
+    /// Bodies larger than this are not decoded; the policy for decode errors holds. No limit by
+    /// default; the broker has its own.
+    pub fn max_body_size(mut self, bytes: usize) -> Self {
+        self.limits.max_body_size = bytes;
+        self
+    }
+
+    /// Where the group begins when it is new; with the oldest message by default.
+    pub fn start_at(mut self, start: StartAt) -> Self {
+        self.start = start;
+        self
+    }
+
+    // ---- what happens when it cannot be read
+
+    /// Bytes that cannot be decoded; [`OnDecodeError::DeadLetter`] by default.
+    pub fn on_decode_error(mut self, policy: OnDecodeError) -> Self {
+        self.policies.decode_error = policy;
+        self
+    }
+
+    /// An event whose name is none of this subscription's types; [`OnDecodeError::DeadLetter`] by
+    /// default.
+    pub fn on_unknown_event(mut self, policy: OnDecodeError) -> Self {
+        self.policies.unknown_event = policy;
+        self
+    }
+
+    /// An empty message; [`OnDecodeError::Skip`] by default.
+    pub fn on_empty(mut self, policy: OnDecodeError) -> Self {
+        self.policies.empty = policy;
+        self
+    }
+
+    /// A Kafka tombstone; [`OnDecodeError::Skip`] by default.
+    pub fn on_tombstone(mut self, policy: OnDecodeError) -> Self {
+        self.policies.tombstone = policy;
+        self
+    }
+
+    /// What [`OnDecodeError::Handle`] runs. Its result settles the message as a handler's does.
+    pub fn undecodable<F, Fut>(mut self, function: F) -> Self
+    where
+        F: Fn(Undecodable, Received) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
+    {
+        self.undecodable =
+            Some(Arc::new(move |error, received| Box::pin(function(error, received))));
+        self
+    }
+
+    // ---- how it is handled
+
+    /// How many handlers may run at once; 1 by default, which is strict order. With more, messages of
+    /// one topic and key still run one after the other, in order; those without a key are unordered.
+    pub fn concurrency(mut self, handlers: usize) -> Self {
+        self.limits.concurrency = handlers;
+        self
+    }
+
+    /// How many messages may be fetched and not settled. By default three times the concurrency, at
+    /// least 16 and at most 300 (RabbitMQ's prefetch, and the memory broker), or 10,000 (Kafka).
+    pub fn max_unsettled(mut self, messages: usize) -> Self {
+        self.max_unsettled = Some(messages);
+        self
+    }
+
+    /// How long one run of the handler may take; it is then cancelled, which counts as a failure worth
+    /// a retry. No limit by default. A handler that blocks its thread cannot be cancelled.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.limits.timeout = Some(timeout);
+        self
+    }
+
+    /// When failed messages are tried again.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// Where dead letters go.
+    pub fn dead_letter(mut self, to: DeadLetterTo) -> Self {
+        self.dead_letter = to;
+        self
+    }
+
+    /// After how many starts that took the process down with them a message becomes a dead letter; 3 by
+    /// default. Counted as far as the broker can.
+    pub fn max_crashes(mut self, starts: u32) -> Self {
+        self.limits.max_crashes = starts.max(1);
+        self
+    }
+
+    /// Adds `middleware` inside those added before, around the handling of each event. It runs outside a
+    /// mediator's own middlewares and its commit: a failure that it makes up after a success runs the
+    /// handler again. Not for [`manual`](super::manual) and [`batch`](super::batch).
+    pub fn middleware(mut self, middleware: impl Middleware) -> Self {
+        self.middlewares.push(Arc::new(middleware));
+        self
+    }
+
+    /// Adds options that only one broker knows (its own type); other brokers do not see them.
+    pub fn option<T: Send + Sync + 'static>(mut self, options: T) -> Self {
+        self.options.insert(options);
+        self
+    }
+
+    /// The broker's part of it.
+    pub(super) fn request(&self, group: &Arc<str>, status: StatusReporter) -> SubscribeRequest {
+        let mut request = SubscribeRequest::new(self.topics.clone(), Arc::clone(group), status);
+        if let Some(name) = &self.name {
+            request.name = Arc::clone(name);
+        }
+        request.start = self.start;
+        request.concurrency = self.limits.concurrency;
+        request.max_unsettled = self.max_unsettled;
+        request.retry = self.retry.clone();
+        request.dead_letter = self.dead_letter.clone();
+        request.options = self.options.clone();
+        request
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription")
+            .field("topics", &self.topics)
+            .field("group", &self.group)
+            .field("events", &self.routes)
+            .field("policies", &self.policies)
+            .field("limits", &self.limits)
+            .field("retry", &self.retry)
+            .field("dead_letter", &self.dead_letter)
+            .field("middlewares", &self.middlewares.len())
+            .finish_non_exhaustive()
+    }
+}

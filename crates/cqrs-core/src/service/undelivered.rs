@@ -1,0 +1,51 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::backoff::Backoff;
+use super::failure::{Failure, causes};
+use crate::MessageBroker;
+use crate::broker::{MessageBrokerExt, PublishError};
+
+/// Publishes what a handler's committed work owes the broker, for as long as it takes: the handler must
+/// not run again for it, and its delivery must not be acked before.
+///
+/// In order; a message that nobody will ever take is an error, and those behind it are still published.
+pub(super) async fn publish_again(
+    broker: Option<&Arc<dyn MessageBroker>>,
+    undelivered: Vec<PublishError>,
+) -> Result<(), Failure> {
+    let Some(broker) = broker else {
+        return Err(Failure::permanent("Undelivered", "the mediator has no broker"));
+    };
+    let mut lost = Vec::new();
+    for error in undelivered {
+        lost.extend(publish_one(broker, error).await.err().map(|error| causes(&error)));
+    }
+    match lost.is_empty() {
+        true => Ok(()),
+        false => {
+            let text = format!(
+                "handled and committed, but its events cannot be published: {}",
+                lost.join("; ")
+            );
+            Err(Failure::permanent("Undelivered", text))
+        }
+    }
+}
+
+async fn publish_one(
+    broker: &Arc<dyn MessageBroker>,
+    mut error: PublishError,
+) -> Result<(), PublishError> {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    while error.is_retryable() {
+        let cause = causes(&error);
+        tracing::warn!(error = cause, "handled, but its event is not published: trying again");
+        backoff.wait().await;
+        match broker.publish(error.into_message()).await {
+            Ok(_confirmed) => return Ok(()),
+            Err(again) => error = again,
+        }
+    }
+    Err(error)
+}
