@@ -78,8 +78,8 @@ impl Runner {
                 }
             }
             ours = readable;
-            if ours.is_empty() {
-                break;
+            if ours.len() <= 1 {
+                break; // to be handled alone, if there is one
             }
             let failure = match self.run_batch(handler, events).await {
                 Ok(()) => {
@@ -124,7 +124,7 @@ impl Runner {
                 self.watched.counters.given_back.one();
                 continue;
             }
-            let end = self.process(job).await;
+            let end = self.process_begun(job).await;
             self.alone(end).await;
         }
     }

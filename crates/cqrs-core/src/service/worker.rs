@@ -52,6 +52,11 @@ impl Runner {
             self.watched.counters.revoked.one();
             return End::Done;
         }
+        self.process_begun(job).await
+    }
+
+    /// The same for a message that has begun already.
+    pub(super) async fn process_begun(&self, job: Job) -> End {
         match &self.spec.handler {
             Kind::Each(handler) => self.process_each(job, &**handler).await,
             Kind::Manual(handler) => self.process_manual(job, &**handler).await,
