@@ -116,8 +116,13 @@ pub trait Settle: Send + 'static {
     /// Told before a handler starts, and again before each start after a [`Delayed::Hold`]. `false`:
     /// the message is no longer this consumer's (its Kafka partition was revoked); drop the delivery.
     ///
-    /// From `true` on the delivery counts as running until it is settled, dropped or held.
+    /// From `true` on the delivery counts as running until it is settled, dropped or held; telling it
+    /// again while it runs changes nothing.
     fn begin(&mut self) -> bool;
+
+    /// Whether [`begin`](Self::begin) would say `false` now: the message was taken away. Cheap; asked
+    /// now and then for a held delivery, so that its key does not wait for nothing.
+    fn is_revoked(&self) -> bool;
 
     /// The message is done and does not come again. After `Ok`, dropping this does nothing.
     ///

@@ -177,6 +177,10 @@ impl Settle for MemorySettle {
         true
     }
 
+    fn is_revoked(&self) -> bool {
+        false
+    }
+
     fn ack(&mut self) -> BoxFuture<'_, Result<(), SettleError>> {
         if let Some(delivery) = self.delivery.take() {
             delivery.ack();

@@ -93,6 +93,19 @@ impl<J> Lanes<J> {
         (released, self.held.first_key_value().map(|((at, _), _)| *at))
     }
 
+    /// Takes out held jobs that are not to be `kept`, and makes the next ones of their lanes ready: how
+    /// many, and what was taken out.
+    pub(super) fn drop_held(&mut self, keep: impl Fn(&J) -> bool) -> (usize, Vec<J>) {
+        let dropped: Vec<_> = self.held.extract_if(.., |_, placed| !keep(&placed.job)).collect();
+        let mut ready = 0;
+        let mut jobs = Vec::with_capacity(dropped.len());
+        for (_, Placed { lane, job }) in dropped {
+            ready += usize::from(self.done(lane));
+            jobs.push(job);
+        }
+        (ready, jobs)
+    }
+
     /// Takes out all that is not taken.
     pub(super) fn drain(&mut self) -> Vec<J> {
         let ready = std::mem::take(&mut self.ready).into_iter().map(|placed| placed.job);
@@ -207,6 +220,35 @@ mod tests {
                     ended.iter().filter(|(of, _)| *of == Some(lane)).map(|(_, n)| *n).collect();
                 prop_assert!(of_lane.is_sorted(), "lane {} out of order: {:?}", lane, of_lane);
             }
+        }
+
+        #[test]
+        fn what_is_held_for_nothing_lets_its_lane_go_on(
+            jobs in proptest::collection::vec((0..3_u64, any::<bool>()), 0..20)
+        ) {
+            let mut lanes = Lanes::default();
+            for (job, (lane, keep)) in jobs.iter().enumerate() {
+                lanes.push((*lane > 0).then_some(*lane), (job, *keep));
+            }
+            while let Some(Placed { lane, job }) = lanes.take() {
+                lanes.hold(lane, job, Instant::now() + Duration::from_secs(60));
+            }
+            let mut dropped = Vec::new();
+            loop {
+                let (ready, jobs) = lanes.drop_held(|(_, keep)| *keep);
+                dropped.extend(jobs);
+                let mut taken = 0;
+                while let Some(Placed { lane, job }) = lanes.take() {
+                    taken += 1;
+                    lanes.hold(lane, job, Instant::now() + Duration::from_secs(60));
+                }
+                prop_assert_eq!(ready, taken);
+                if taken == 0 {
+                    break;
+                }
+            }
+            prop_assert!(dropped.iter().all(|(_, keep)| !keep));
+            prop_assert_eq!(lanes.drain().len() + dropped.len(), jobs.len());
         }
 
         #[test]

@@ -22,6 +22,9 @@ use crate::consume::{Source, SourceDelivery, SourceError, Subscribe, SubscribeRe
 /// How many deliveries are taken from a source before they are handed to the workers together.
 const FETCH: usize = 128;
 
+/// How often held deliveries are asked whether they were taken away.
+const HELD_CHECK: Duration = Duration::from_secs(1);
+
 /// How long a source may take to stop and close, beside the drain.
 const CLOSING: Duration = Duration::from_secs(5);
 
@@ -269,10 +272,12 @@ impl Running {
         }
     }
 
+    /// Sees to what is held; when to do it again.
     fn release(&mut self) -> Option<Instant> {
+        let revoked = self.runner.drop_revoked();
         let (missing, next) = self.runner.release();
-        self.employ(missing);
-        next
+        self.employ(revoked + missing);
+        next.map(|next| next.min(Instant::now() + HELD_CHECK))
     }
 
     fn employ(&mut self, workers: usize) {

@@ -210,6 +210,17 @@ impl Runner {
         (self.employ(&mut shared, released), next)
     }
 
+    /// Drops held jobs that were taken away meanwhile; how many workers are to be started for those
+    /// behind them.
+    pub(super) fn drop_revoked(&self) -> usize {
+        let mut shared = self.lock();
+        let (ready, revoked) = shared.lanes.drop_held(|job| !job.settle.is_revoked());
+        let missing = self.employ(&mut shared, ready);
+        drop(shared);
+        self.watched.counters.revoked.add(revoked.len());
+        missing
+    }
+
     /// Gives back all that no worker has.
     pub(super) fn give_back(&self) {
         // Dropped after the lock is released.
