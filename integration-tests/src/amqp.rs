@@ -13,11 +13,11 @@ use cqrs_core::{Message, PublishError};
 use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicConsumeOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions,
-    QueueDeclareOptions, QueueDeleteOptions,
+    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
+    ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
 use uuid::Uuid;
 
 use crate::servers;
@@ -125,6 +125,30 @@ impl Raw {
                 .await
                 .unwrap();
         }
+    }
+
+    /// Publishes straight to `queue`; confirmed.
+    pub async fn put(&self, queue: &str, body: &[u8], properties: BasicProperties) {
+        self.publish("", queue, body, properties).await;
+    }
+
+    /// Publishes; confirmed, and routed to some queue.
+    pub async fn publish(&self, exchange: &str, key: &str, body: &[u8], with: BasicProperties) {
+        let channel = self.connection.create_channel().await.unwrap();
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+        let confirm =
+            channel.basic_publish(exchange.into(), key.into(), options, body, with).await.unwrap();
+        let confirm = confirm.await.unwrap();
+        assert!(matches!(confirm, lapin::Confirmation::Ack(None)), "{confirm:?}");
+        channel.close(200, "OK".into()).await.unwrap();
+    }
+
+    /// Whether `queue` exists.
+    pub async fn exists(&self, queue: &str) -> bool {
+        let channel = self.connection.create_channel().await.unwrap();
+        let options = QueueDeclareOptions { passive: true, ..Default::default() };
+        channel.queue_declare(queue.into(), options, FieldTable::default()).await.is_ok()
     }
 
     /// Messages ready in `queue`.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use cqrs_core::broker::{
     BoxFuture, BrokerState, Intake, PendingConfirm, Receipt, ShutdownReport, Window,
 };
+use cqrs_core::consume::{Source, Subscribe, SubscribeError, SubscribeErrorKind, SubscribeRequest};
 use cqrs_core::{Message, MessageBroker, PublishError, PublishErrorKind};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -14,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::connect::Connector;
+use crate::consumer::Consuming;
 use crate::producer::frame::FrameFormat;
 use crate::producer::lane::{self, Shared};
 use crate::producer::status::Status;
@@ -43,6 +45,7 @@ struct Producer {
     next_keyless: AtomicUsize,
     format: FrameFormat,
     status: Status,
+    consuming: Consuming,
     ending: Ending,
 }
 
@@ -103,6 +106,7 @@ impl AmqpMessageBroker {
             next_keyless: AtomicUsize::new(0),
             format,
             status,
+            consuming: Consuming::new(&config)?,
             ending: Ending { runtime, tasks, stop, report: reported },
         })))
     }
@@ -199,6 +203,24 @@ impl MessageBroker for AmqpMessageBroker {
                 Err(_) => ShutdownReport::new(self.0.intake.in_flight()),
             }
         })
+    }
+}
+
+impl Subscribe for AmqpMessageBroker {
+    fn check(&self, requests: &[SubscribeRequest]) -> Vec<SubscribeError> {
+        self.0.consuming.check(requests)
+    }
+
+    fn subscribe(
+        &self,
+        request: SubscribeRequest,
+    ) -> BoxFuture<'_, Result<Box<dyn Source>, SubscribeError>> {
+        if self.0.intake.is_closed() {
+            let detail = format!("subscription {:?}: the broker value is shut down", request.name);
+            let error = SubscribeError::new(SubscribeErrorKind::Closed, detail);
+            return Box::pin(std::future::ready(Err(error)));
+        }
+        Box::pin(self.0.consuming.subscribe(request))
     }
 }
 

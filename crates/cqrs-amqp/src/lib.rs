@@ -33,6 +33,7 @@
 mod broker;
 mod config;
 mod connect;
+mod consumer;
 mod error;
 mod producer;
 
@@ -41,4 +42,5 @@ pub use config::{
     AmqpConfig, Argument, BindingConfig, DeclareMode, Dsn, ExchangeConfig, ExchangeKind, Pem,
     QueueConfig, ReconnectConfig, TlsConfig,
 };
+pub use consumer::{AmqpSubscription, QueueKind, StreamOffset};
 pub use error::{AmqpError, ErrorKind};

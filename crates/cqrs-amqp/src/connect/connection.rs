@@ -59,7 +59,7 @@ impl Connection {
         }
     }
 
-    pub(super) fn lapin(&self) -> &lapin::Connection {
+    pub(crate) fn lapin(&self) -> &lapin::Connection {
         &self.lapin
     }
 
@@ -78,6 +78,33 @@ impl Connection {
     /// The largest frame, as agreed with the server, in bytes.
     pub(crate) fn frame_max(&self) -> usize {
         self.lapin.configuration().frame_max() as usize
+    }
+
+    /// Waits for the answer to `request`. lapin may leave one unanswered that is made while the connection
+    /// dies; and a connection that does not answer within `limit` is killed.
+    pub(crate) async fn answered<T>(
+        &self,
+        limit: Duration,
+        request: impl Future<Output = Result<T, AmqpError>>,
+    ) -> Result<T, AmqpError> {
+        let mut health = self.health();
+        let lost = async {
+            let lost = health.wait_for(|health| matches!(health, Health::Lost(_))).await;
+            match lost.as_deref() {
+                Ok(Health::Lost(error)) => error.clone(),
+                _ => AmqpError::new(ErrorKind::ConnectionLost, "the connection is closed"),
+            }
+        };
+        let answer = tokio::select! {
+            answer = tokio::time::timeout(limit, request) => answer,
+            error = lost => return Err(error),
+        };
+        answer.unwrap_or_else(|_elapsed| {
+            self.kill();
+            let detail =
+                format!("{} did not answer within {limit:?} on an open connection", self.address);
+            Err(AmqpError::new(ErrorKind::ConnectionLost, detail))
+        })
     }
 
     /// Forgets what was declared, so that the next channel declares it again.

@@ -11,7 +11,7 @@ use super::dial::Dialer;
 use super::pool::{Manager, Sink};
 use super::topology::Topology;
 use super::{Connection, Health};
-use crate::{AmqpConfig, AmqpError, ErrorKind};
+use crate::{AmqpConfig, AmqpError, DeclareMode, ErrorKind};
 
 /// Opens channels on pooled connections, one at a time, with one backoff for all.
 ///
@@ -23,6 +23,7 @@ pub(crate) struct Connector {
     topology: Topology,
     channels_per_connection: u16,
     attempt_timeout: Duration,
+    confirms: bool,
     gate: Mutex<Gate>,
 }
 
@@ -32,8 +33,34 @@ struct Gate {
 }
 
 impl Connector {
-    /// Reads certificates and checks the dsn; connects nothing yet.
+    /// For publishing. Reads certificates and checks the dsn; connects nothing yet.
     pub(crate) fn new(config: &AmqpConfig) -> Result<Self, AmqpError> {
+        Self::with_confirms(config, true)
+    }
+
+    /// For one subscription: one connection with one channel, called `name` in RabbitMQ's management
+    /// pages. Declares nothing: the subscription knows what it needs.
+    pub(crate) fn for_consuming(config: &AmqpConfig, name: &str) -> Result<Self, AmqpError> {
+        Self::with_confirms(&Self::own(config, name, 1), false)
+    }
+
+    /// For retry copies and dead letters: one connection with `channels` channels, which declares
+    /// nothing.
+    pub(crate) fn for_copies(config: &AmqpConfig, channels: u16) -> Result<Self, AmqpError> {
+        Self::with_confirms(&Self::own(config, "retries and dead letters", channels), true)
+    }
+
+    fn own(config: &AmqpConfig, name: &str, channels: u16) -> AmqpConfig {
+        AmqpConfig {
+            connection_name: format!("{}: {name}", config.connection_name),
+            declare: DeclareMode::None,
+            pool_size: 1,
+            channels_per_connection: channels,
+            ..config.clone()
+        }
+    }
+
+    fn with_confirms(config: &AmqpConfig, confirms: bool) -> Result<Self, AmqpError> {
         let dialer = Dialer::new(config)?;
         let (sink, failures) = mpsc::unbounded_channel();
         let address = Arc::clone(dialer.address());
@@ -55,6 +82,7 @@ impl Connector {
             topology: Topology::new(config),
             channels_per_connection: config.channels_per_connection,
             attempt_timeout: config.attempt_timeout(),
+            confirms,
             gate: Mutex::new(Gate { failures, backoff: Backoff::new(config.reconnect.clone()) }),
         })
     }
@@ -67,7 +95,12 @@ impl Connector {
         self.attempt_timeout
     }
 
-    /// Opens a channel with confirms on a connection whose topology stands: one attempt, after the
+    /// Where it connects to, without credentials.
+    pub(crate) fn address(&self) -> &Arc<str> {
+        &self.address
+    }
+
+    /// Opens a channel on a connection whose topology stands: one attempt, after the
     /// backoff. Cancel safe.
     pub(crate) async fn open(&self) -> Result<Link, AmqpError> {
         let mut gate = self.gate.lock().await;
@@ -116,33 +149,13 @@ impl Connector {
                 AmqpError::from_lapin(ErrorKind::ConnectionLost, detail, &error)
             };
             let channel = connection.lapin().create_channel().await.map_err(failed)?;
-            channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(failed)?;
+            if self.confirms {
+                channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(failed)?;
+            }
             Ok(channel)
         };
-        let mut health = connection.health();
-        let lost = async {
-            // lapin may leave a request unanswered that is made while its connection dies.
-            let lost = health.wait_for(|health| matches!(health, Health::Lost(_))).await;
-            match lost.as_deref() {
-                Ok(Health::Lost(error)) => error.clone(),
-                _ => AmqpError::new(ErrorKind::ConnectionLost, "the connection is closed"),
-            }
-        };
-        let set_up = tokio::select! {
-            set_up = tokio::time::timeout(self.attempt_timeout, setting_up) => set_up,
-            error = lost => return Err(error),
-        };
-        match set_up {
-            Ok(channel) => Ok(Link::new(channel?, connection)),
-            Err(_elapsed) => {
-                connection.kill();
-                let detail = format!(
-                    "{} did not answer within {:?} on an open connection",
-                    self.address, self.attempt_timeout
-                );
-                Err(AmqpError::new(ErrorKind::ConnectionLost, detail))
-            }
-        }
+        let channel = connection.answered(self.attempt_timeout, setting_up).await?;
+        Ok(Link::new(channel, connection))
     }
 
     /// A connection that works and has room for a channel. The pool makes a new one when those it has
@@ -189,12 +202,12 @@ impl Connector {
     }
 }
 
-/// An open channel with confirms on. Counted on its connection until it is dropped.
+/// An open channel. Counted on its connection until it is dropped.
 pub(crate) struct Link {
     pub(crate) channel: Arc<lapin::Channel>,
     pub(crate) connection: Arc<Connection>,
     pub(crate) health: watch::Receiver<Health>,
-    /// Whether the server confirmed anything on it.
+    /// Whether it was of use: the server confirmed or delivered something on it.
     pub(crate) confirmed: bool,
     opened: Instant,
 }

@@ -1,7 +1,7 @@
 //! From settings to open channels: dialling, the pool of connections, and their topology.
 //!
-//! One [`Connector`] serves one purpose (publishing; consuming will have its own), so the two never
-//! share a connection.
+//! One [`Connector`] serves one purpose (publishing; one subscription; its retry copies and dead
+//! letters), so that these never share a connection.
 
 mod backoff;
 mod connection;
@@ -9,7 +9,7 @@ mod connector;
 mod dial;
 mod pool;
 mod socket;
-mod topology;
+pub(crate) mod topology;
 
 pub(crate) use connection::{Connection, Health};
 pub(crate) use connector::{Connector, Link};

@@ -22,9 +22,7 @@ impl Topology {
     pub(super) fn new(config: &AmqpConfig) -> Self {
         let mut exchange = config.exchange.clone();
         if config.declare == DeclareMode::PythonCompatible {
-            exchange.kind = crate::ExchangeKind::Direct;
-            exchange.durable = false;
-            exchange.auto_delete = true;
+            exchange = as_python_declares(exchange);
         }
         Self {
             mode: config.declare,
@@ -41,36 +39,13 @@ impl Topology {
             DeclareMode::Declare | DeclareMode::PythonCompatible => false,
         };
         let channel = open(connection).await?;
-        if !self.exchange.name.is_empty() {
-            let ExchangeConfig { name, kind, durable, auto_delete } = &self.exchange;
-            let options = ExchangeDeclareOptions {
-                passive,
-                durable: *durable,
-                auto_delete: *auto_delete,
-                ..ExchangeDeclareOptions::default()
-            };
-            let table = FieldTable::default();
-            channel
-                .exchange_declare(short(name)?, kind.lapin(), options, table)
-                .await
-                .map_err(|error| refused(passive, format!("exchange {name:?}"), &error))?;
-        }
+        declare_exchange(&channel, &self.exchange, passive).await?;
         for queue in &self.queues {
-            let options = QueueDeclareOptions {
-                passive,
-                durable: queue.durable,
-                exclusive: queue.exclusive,
-                auto_delete: queue.auto_delete,
-                ..QueueDeclareOptions::default()
-            };
-            channel
-                .queue_declare(short(&queue.name)?, options, queue.table())
-                .await
-                .map_err(|error| refused(passive, format!("queue {:?}", queue.name), &error))?;
+            declare_queue(&channel, queue, passive).await?;
         }
         for binding in self.bindings.iter().filter(|_| !passive) {
             let exchange = binding.exchange.as_deref().unwrap_or(&self.exchange.name);
-            self.bind(&channel, &binding.queue, exchange, &binding.routing_key).await?;
+            bind(&channel, &binding.queue, exchange, &binding.routing_key).await?;
         }
         close(channel).await;
         Ok(())
@@ -94,44 +69,95 @@ impl Topology {
         topic: Arc<str>,
     ) -> Result<(), AmqpError> {
         let channel = open(connection).await?;
-        channel
-            .queue_declare(short(&topic)?, QueueDeclareOptions::default(), FieldTable::default())
-            .await
-            .map_err(|error| refused(false, format!("queue {topic:?}"), &error))?;
-        self.bind(&channel, &topic, &self.exchange.name, &topic).await?;
+        let queue = QueueConfig { durable: false, ..QueueConfig::new(&*topic) };
+        declare_queue(&channel, &queue, false).await?;
+        bind(&channel, &topic, &self.exchange.name, &topic).await?;
         close(channel).await;
         connection.topics.lock().unwrap_or_else(PoisonError::into_inner).insert(topic);
         Ok(())
     }
+}
 
-    async fn bind(
-        &self,
-        channel: &lapin::Channel,
-        queue: &str,
-        exchange: &str,
-        routing_key: &str,
-    ) -> Result<(), AmqpError> {
-        let options = QueueBindOptions::default();
-        let (to, from, key) = (short(queue)?, short(exchange)?, short(routing_key)?);
-        let table = FieldTable::default();
-        channel.queue_bind(to, from, key, options, table).await.map_err(|error| {
-            refused(false, format!("binding of queue {queue:?} to {exchange:?}"), &error)
-        })
+/// The exchange as python-cqrs declares it: only its name is kept.
+pub(crate) fn as_python_declares(exchange: ExchangeConfig) -> ExchangeConfig {
+    ExchangeConfig {
+        kind: crate::ExchangeKind::Direct,
+        durable: false,
+        auto_delete: true,
+        ..exchange
     }
 }
 
-async fn open(connection: &Connection) -> Result<lapin::Channel, AmqpError> {
+/// Declares `exchange`, or looks whether it is there; the default exchange always is.
+pub(crate) async fn declare_exchange(
+    channel: &lapin::Channel,
+    exchange: &ExchangeConfig,
+    passive: bool,
+) -> Result<(), AmqpError> {
+    let ExchangeConfig { name, kind, durable, auto_delete } = exchange;
+    if name.is_empty() {
+        return Ok(());
+    }
+    let options = ExchangeDeclareOptions {
+        passive,
+        durable: *durable,
+        auto_delete: *auto_delete,
+        ..ExchangeDeclareOptions::default()
+    };
+    channel
+        .exchange_declare(short(name)?, kind.lapin(), options, FieldTable::default())
+        .await
+        .map_err(|error| refused(passive, format!("exchange {name:?}"), &error))
+}
+
+/// Declares `queue`, or looks whether it is there.
+pub(crate) async fn declare_queue(
+    channel: &lapin::Channel,
+    queue: &QueueConfig,
+    passive: bool,
+) -> Result<(), AmqpError> {
+    let options = QueueDeclareOptions {
+        passive,
+        durable: queue.durable,
+        exclusive: queue.exclusive,
+        auto_delete: queue.auto_delete,
+        ..QueueDeclareOptions::default()
+    };
+    channel
+        .queue_declare(short(&queue.name)?, options, queue.table())
+        .await
+        .map(drop)
+        .map_err(|error| refused(passive, format!("queue {:?}", queue.name), &error))
+}
+
+/// Binds `queue` to `exchange`; to the default exchange every queue is bound by its name.
+pub(crate) async fn bind(
+    channel: &lapin::Channel,
+    queue: &str,
+    exchange: &str,
+    routing_key: &str,
+) -> Result<(), AmqpError> {
+    let options = QueueBindOptions::default();
+    let (to, from, key) = (short(queue)?, short(exchange)?, short(routing_key)?);
+    channel.queue_bind(to, from, key, options, FieldTable::default()).await.map_err(|error| {
+        refused(false, format!("binding of queue {queue:?} to {exchange:?}"), &error)
+    })
+}
+
+/// A short-lived channel for declarations.
+pub(crate) async fn open(connection: &Connection) -> Result<lapin::Channel, AmqpError> {
     connection.lapin().create_channel().await.map_err(|error| {
         let detail = format!("opening a channel on {}", connection.address());
         AmqpError::from_lapin(ErrorKind::ConnectionLost, detail, &error)
     })
 }
 
-async fn close(channel: lapin::Channel) {
+/// Closes what [`open`] opened.
+pub(crate) async fn close(channel: lapin::Channel) {
     let _closed_with_its_connection = channel.close(200, "OK".into()).await;
 }
 
-fn short(name: &str) -> Result<ShortString, AmqpError> {
+pub(crate) fn short(name: &str) -> Result<ShortString, AmqpError> {
     ShortString::try_new(name)
         .map_err(|_| AmqpError::new(ErrorKind::Topology, "a name is longer than 255 bytes"))
 }

@@ -1,0 +1,233 @@
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use lapin::options::BasicPublishOptions;
+use lapin::types::ShortString;
+use lapin::{BasicProperties, Confirmation};
+use tokio::sync::Semaphore;
+
+use super::declare::ensure;
+use crate::connect::topology::{close, declare_queue, open, short};
+use crate::connect::{Connector, Health, Link};
+use crate::{AmqpConfig, AmqpError, ErrorKind, QueueConfig};
+
+/// Channels, each with one message in the air: so a confirm, a return and a channel error are about that
+/// message and no other.
+const CHANNELS: u16 = 16;
+/// How long a confirm is waited for, a new connection included.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Publishes retry copies and dead letters straight to queues, confirmed, on a connection of its own: a
+/// server that stops publishers (a memory alarm) must not stop the acknowledgements of the consumers.
+///
+/// Shared by the subscriptions of a broker value; connects when first needed.
+pub(super) struct Copies {
+    connector: Connector,
+    idle: Mutex<Vec<Link>>,
+    permits: Semaphore,
+}
+
+/// Where a copy goes.
+pub(super) struct Target {
+    pub(super) queue: QueueConfig,
+    /// What to do when it is gone.
+    pub(super) missing: Missing,
+}
+
+/// What is done about a target that does not exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// Declares it, strictly.
+    Declare,
+    /// Declares it unless somebody else did meanwhile.
+    Ensure,
+    /// Nothing: it is not ours, or only the consumer's connection can.
+    Leave,
+}
+
+impl Copies {
+    pub(super) fn new(config: &AmqpConfig) -> Result<Self, AmqpError> {
+        Ok(Self {
+            connector: Connector::for_copies(config, CHANNELS)?,
+            idle: Mutex::default(),
+            permits: Semaphore::new(usize::from(CHANNELS)),
+        })
+    }
+
+    /// Publishes to the queue of `target` and waits for the confirm, 30 s at most.
+    ///
+    /// # Errors
+    /// When the server did not confirm: it may or may not have the copy.
+    ///
+    /// # Cancel safety
+    /// Dropped, the copy may have been stored. The channel is closed, so that nothing is mistaken for its
+    /// confirm.
+    pub(super) async fn publish(
+        &self,
+        target: &Target,
+        properties: &BasicProperties,
+        body: &[u8],
+    ) -> Result<(), AmqpError> {
+        let publishing = async {
+            let closed = |_closed| AmqpError::new(ErrorKind::ConnectionLost, "closed");
+            let _permit = self.permits.acquire().await.map_err(closed)?;
+            match self.attempt(target, properties, body).await? {
+                Verdict::Stored => Ok(()),
+                Verdict::Unroutable(reason) if target.missing == Missing::Leave => {
+                    Err(unroutable(target, &reason))
+                }
+                Verdict::Unroutable(_) => {
+                    self.declare(target).await?;
+                    match self.attempt(target, properties, body).await? {
+                        Verdict::Stored => Ok(()),
+                        Verdict::Unroutable(reason) => Err(unroutable(target, &reason)),
+                    }
+                }
+            }
+        };
+        tokio::time::timeout(LIMIT, publishing).await.unwrap_or_else(|_elapsed| {
+            let detail = format!(
+                "queue {:?} on {}: no confirm within {LIMIT:?}",
+                target.queue.name,
+                self.connector.address()
+            );
+            Err(AmqpError::new(ErrorKind::ConnectionLost, detail))
+        })
+    }
+
+    async fn attempt(
+        &self,
+        target: &Target,
+        properties: &BasicProperties,
+        body: &[u8],
+    ) -> Result<Verdict, AmqpError> {
+        let mut link = match self.idle() {
+            Some(link) => link,
+            None => self.connector.open().await?,
+        };
+        check(target, properties, &link)?;
+        let name = short(&target.queue.name)?;
+        let result = confirmed(&link, name, properties, body).await;
+        match result {
+            Ok(verdict) => {
+                link.confirmed = true;
+                self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(link);
+                Ok(verdict)
+            }
+            Err(error) => {
+                self.connector.lost(&link).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// A channel that is of use and has nothing in the air.
+    fn idle(&self) -> Option<Link> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(link) = idle.pop() {
+            let up = matches!(*link.health.borrow(), Health::Up);
+            if up && link.channel.status().connected() {
+                return Some(link);
+            }
+        }
+        None
+    }
+
+    async fn declare(&self, target: &Target) -> Result<(), AmqpError> {
+        let link = match self.idle() {
+            Some(link) => link,
+            None => self.connector.open().await?,
+        };
+        let queue = &target.queue;
+        tracing::warn!(queue = %queue.name, "a queue for retries or dead letters is gone; declaring it");
+        let connection = &link.connection;
+        let declaring = async {
+            match target.missing {
+                Missing::Ensure => ensure(queue, connection).await,
+                Missing::Declare | Missing::Leave => {
+                    let channel = open(connection).await?;
+                    declare_queue(&channel, queue, false).await?;
+                    close(channel).await;
+                    Ok(())
+                }
+            }
+        };
+        connection.answered(LIMIT, declaring).await?;
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(link);
+        Ok(())
+    }
+}
+
+/// Refuses here what the server would close the connection over. A body comes no larger than it came.
+fn check(target: &Target, properties: &BasicProperties, link: &Link) -> Result<(), AmqpError> {
+    /// Frame envelope, class, weight and body size.
+    const ENVELOPE: usize = 20;
+    let frame = link.connection.frame_max();
+    let mut room = vec![0; frame.saturating_sub(ENVELOPE)];
+    let room = std::io::Cursor::new(&mut room[..]);
+    match lapin::protocol::basic::gen_properties(properties)(room.into()) {
+        Ok(_fits) => Ok(()),
+        Err(_too_large) => {
+            let detail = format!(
+                "a copy for queue {:?}: its headers and properties do not fit into a frame of \
+                 {frame} bytes",
+                target.queue.name
+            );
+            Err(AmqpError::new(ErrorKind::ChannelClosed, detail))
+        }
+    }
+}
+
+enum Verdict {
+    Stored,
+    /// No such queue; the server's words.
+    Unroutable(String),
+}
+
+async fn confirmed(
+    link: &Link,
+    queue: ShortString,
+    properties: &BasicProperties,
+    body: &[u8],
+) -> Result<Verdict, AmqpError> {
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    let failed = |error: lapin::Error| {
+        let kind = match error.is_amqp_soft_error() {
+            true => ErrorKind::ChannelClosed,
+            false => ErrorKind::ConnectionLost,
+        };
+        let doing = format!("publishing to queue {:?}", queue.as_str());
+        AmqpError::from_lapin(kind, doing, &error)
+    };
+    let publishing = async {
+        let channel = &link.channel;
+        let (to, properties) = (queue.clone(), properties.clone());
+        let confirm = channel.basic_publish("".into(), to, options, body, properties).await;
+        confirm.map_err(failed)?.await.map_err(failed)
+    };
+    // Past our limit the copy is given up, not the connection: it may be blocked, and what else is on it
+    // goes out after the unblock.
+    match link.connection.answered(2 * LIMIT, publishing).await? {
+        Confirmation::Ack(None) => Ok(Verdict::Stored),
+        Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)) => {
+            let reason = format!("{}: {}", returned.reply_code, returned.reply_text);
+            Ok(Verdict::Unroutable(reason))
+        }
+        Confirmation::Nack(None) => {
+            let detail = format!(
+                "the server did not take responsibility for the copy in queue {:?} (basic.nack)",
+                queue.as_str()
+            );
+            Err(AmqpError::new(ErrorKind::ChannelClosed, detail))
+        }
+        Confirmation::NotRequested => {
+            let detail = "the channel has no confirms";
+            Err(AmqpError::new(ErrorKind::ChannelClosed, detail))
+        }
+    }
+}
+
+fn unroutable(target: &Target, reason: &str) -> AmqpError {
+    let detail = format!("queue {:?} does not exist: the server says {reason}", target.queue.name);
+    AmqpError::new(ErrorKind::Topology, detail)
+}

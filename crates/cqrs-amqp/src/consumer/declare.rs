@@ -1,0 +1,82 @@
+use std::time::Duration;
+
+use super::plan::{Plan, QueuePlan};
+use crate::connect::Connection;
+use crate::connect::topology::{bind, close, declare_exchange, declare_queue, open};
+use crate::{AmqpError, DeclareMode, QueueConfig};
+
+/// How long the server may take for one declaration: a quorum queue is agreed on by its nodes.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// Makes sure that all of `plan` stands on the server.
+///
+/// On short-lived channels of their own, because the server closes the channel of what it refuses.
+pub(super) async fn declare(plan: &Plan, connection: &Connection) -> Result<(), AmqpError> {
+    let passive = match plan.mode {
+        DeclareMode::None => return Ok(()),
+        DeclareMode::Passive => true,
+        DeclareMode::Declare | DeclareMode::PythonCompatible => false,
+    };
+    let answered = |request| connection.answered(LIMIT, request);
+    answered(Box::pin(async {
+        let channel = open(connection).await?;
+        declare_exchange(&channel, &plan.exchange, passive).await?;
+        close(channel).await;
+        Ok(())
+    }) as futures_util::future::BoxFuture<'_, _>)
+    .await?;
+    for queue in &plan.queues {
+        answered(Box::pin(declare_source(plan, queue, connection, passive))).await?;
+        if plan.declares_own {
+            for delay in &queue.delays {
+                let retry = queue.retry_queue(*delay);
+                answered(Box::pin(async move {
+                    let channel = open(connection).await?;
+                    declare_queue(&channel, &retry, false).await?;
+                    close(channel).await;
+                    Ok(())
+                }))
+                .await?;
+            }
+            if let Some(dead) = &queue.dead {
+                answered(Box::pin(ensure(dead, connection))).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn declare_source(
+    plan: &Plan,
+    queue: &QueuePlan,
+    connection: &Connection,
+    passive: bool,
+) -> Result<(), AmqpError> {
+    let channel = open(connection).await?;
+    declare_queue(&channel, &queue.config, passive).await?;
+    // The default exchange has a binding for every queue, and takes no other.
+    if !passive && !plan.exchange.name.is_empty() {
+        for key in &queue.routing_keys {
+            bind(&channel, &queue.name, &plan.exchange.name, key).await?;
+        }
+    }
+    close(channel).await;
+    Ok(())
+}
+
+/// Declares `queue` unless there is one of its name, with whatever properties.
+pub(super) async fn ensure(queue: &QueueConfig, connection: &Connection) -> Result<(), AmqpError> {
+    let channel = open(connection).await?;
+    match declare_queue(&channel, queue, true).await {
+        Ok(()) => {}
+        Err(error) if error.reply_code() == Some(404) => {
+            let channel = open(connection).await?;
+            declare_queue(&channel, queue, false).await?;
+            close(channel).await;
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    }
+    close(channel).await;
+    Ok(())
+}

@@ -1,0 +1,230 @@
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use crate::{Argument, DeclareMode, ExchangeConfig};
+
+/// What a subscription can ask of RabbitMQ beside what every broker knows. Kept in the
+/// [`options`](cqrs_core::consume::SubscribeRequest::options) of its request.
+///
+/// Without it, or with [`new`](Self::new), each topic has a durable quorum queue `{topic}.{group}`, bound
+/// to the exchange of the broker value with the topic as routing key.
+///
+/// ```
+/// use cqrs_amqp::{AmqpSubscription, QueueKind};
+///
+/// let options = AmqpSubscription::new()
+///     .with_queue("mail")
+///     .with_routing_key("user.*")
+///     .with_argument("x-max-length", 1_000_000)
+///     .with_single_active_consumer();
+/// ```
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+#[must_use = "give it to a subscription"]
+pub struct AmqpSubscription {
+    pub(super) profile: Profile,
+    pub(super) queue: Option<String>,
+    pub(super) kind: Option<QueueKind>,
+    pub(super) durable: Option<bool>,
+    pub(super) auto_delete: bool,
+    pub(super) exclusive: bool,
+    pub(super) passive: bool,
+    pub(super) declare: Option<DeclareMode>,
+    pub(super) exchange: Option<ExchangeConfig>,
+    pub(super) routing_keys: Vec<String>,
+    pub(super) prefetch: Option<u16>,
+    pub(super) delivery_limit: Option<u32>,
+    pub(super) consumer_timeout: Option<Duration>,
+    pub(super) single_active_consumer: bool,
+    pub(super) consumer_tag: Option<String>,
+    pub(super) priority: Option<i32>,
+    pub(super) arguments: BTreeMap<String, Argument>,
+    pub(super) offset: Option<StreamOffset>,
+}
+
+/// Whose habits the defaults follow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Profile {
+    #[default]
+    Own,
+    Python,
+    FastStream,
+}
+
+/// The type of a queue ([RabbitMQ: queue types](https://www.rabbitmq.com/docs/queues#queue-types)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum QueueKind {
+    /// Replicated, durable, and the only one that counts deliveries. The default.
+    #[default]
+    Quorum,
+    /// On one node.
+    Classic,
+    /// A log that is read from an offset. It keeps what was read, has no place for a group (a restart
+    /// begins at the offset again), and nothing can be given back to it.
+    Stream,
+}
+
+impl QueueKind {
+    pub(super) fn argument(self) -> &'static str {
+        match self {
+            Self::Quorum => "quorum",
+            Self::Classic => "classic",
+            Self::Stream => "stream",
+        }
+    }
+}
+
+/// Where in a stream reading begins ([RabbitMQ: streams](https://www.rabbitmq.com/docs/streams#consuming)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StreamOffset {
+    /// With the oldest message that is kept.
+    First,
+    /// With the newest chunk.
+    Last,
+    /// With the next message that comes.
+    Next,
+    /// With the message of this offset.
+    Offset(u64),
+    /// With the chunk of this time, whole seconds.
+    Time(SystemTime),
+}
+
+impl AmqpSubscription {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Declares exactly what python-cqrs declares: the queue named like the topic, not durable, without
+    /// arguments; the exchange direct, not durable, auto-delete; bound with the topic. The default when
+    /// the broker value is of [`DeclareMode::PythonCompatible`].
+    ///
+    /// Such a queue loses its messages when the server restarts, and all groups share it.
+    pub fn python_compatible() -> Self {
+        Self { profile: Profile::Python, ..Self::default() }
+    }
+
+    /// Declares what FastStream declares when nothing else is said: the queue named like the topic, a
+    /// durable classic queue without further arguments; the exchange direct and durable.
+    ///
+    /// All groups share such a queue.
+    pub fn faststream_compatible() -> Self {
+        Self { profile: Profile::FastStream, ..Self::default() }
+    }
+
+    /// Names the queue; `{topic}.{group}` by default. One queue for all topics of the subscription.
+    pub fn with_queue(mut self, name: impl Into<String>) -> Self {
+        self.queue = Some(name.into());
+        self
+    }
+
+    /// The type of the queue; quorum by default, classic when it is exclusive, auto-delete or not durable.
+    pub fn with_kind(mut self, kind: QueueKind) -> Self {
+        self.kind = Some(kind);
+        self
+    }
+
+    /// Whether the queue survives a restart of the server; true by default.
+    pub fn with_durable(mut self, durable: bool) -> Self {
+        self.durable = Some(durable);
+        self
+    }
+
+    /// The queue is deleted with its last consumer: what waits is lost with every lost connection.
+    pub fn with_auto_delete(mut self) -> Self {
+        self.auto_delete = true;
+        self
+    }
+
+    /// Only this connection may use the queue, which is deleted with it: what waits, retries included,
+    /// is lost with every lost connection.
+    pub fn with_exclusive(mut self) -> Self {
+        self.exclusive = true;
+        self
+    }
+
+    /// Only looks whether the queue and the exchange are there; binds nothing. The queues for retries and
+    /// dead letters are declared all the same: for those see [`with_declare`](Self::with_declare).
+    ///
+    /// A subscription to a queue that is not there is an error when it is opened, and waits for the queue
+    /// when that is deleted later. AMQP cannot read a queue's delivery limit: see
+    /// [`with_delivery_limit`](Self::with_delivery_limit).
+    pub fn passive(mut self) -> Self {
+        self.passive = true;
+        self
+    }
+
+    /// What is declared; like the broker value's [`declare`](crate::AmqpConfig::declare) by default.
+    ///
+    /// When that is `Passive` or `None`, the queues for retries and dead letters are not declared either.
+    pub fn with_declare(mut self, mode: DeclareMode) -> Self {
+        self.declare = Some(mode);
+        self
+    }
+
+    /// The exchange the queue is bound to; the broker value's own by default.
+    pub fn with_exchange(mut self, exchange: ExchangeConfig) -> Self {
+        self.exchange = Some(exchange);
+        self
+    }
+
+    /// Binds with this routing key (a pattern, with a topic exchange); the topics by default.
+    pub fn with_routing_key(mut self, key: impl Into<String>) -> Self {
+        self.routing_keys.push(key.into());
+        self
+    }
+
+    /// Messages the server may send ahead; three times the concurrency by default, at least 16 and at
+    /// most 300. `max_unsettled` of the request goes before it.
+    pub fn with_prefetch(mut self, messages: u16) -> Self {
+        self.prefetch = Some(messages);
+        self
+    }
+
+    /// How often the server hands out one message of a quorum queue before it **drops** it; 1,000,000 by
+    /// default, as good as never, and declared because RabbitMQ 4 has a default of 20. Restarts, lost
+    /// connections and messages given back count too, so that a low limit loses messages.
+    pub fn with_delivery_limit(mut self, deliveries: u32) -> Self {
+        self.delivery_limit = Some(deliveries);
+        self
+    }
+
+    /// How long a message may be handled before the server takes it back (`x-consumer-timeout`, since
+    /// RabbitMQ 3.12; an older one refuses the queue). 30 min by default, by the server.
+    pub fn with_consumer_timeout(mut self, timeout: Duration) -> Self {
+        self.consumer_timeout = Some(timeout);
+        self
+    }
+
+    /// Of several consumers only one gets messages, so that order holds over all of them.
+    pub fn with_single_active_consumer(mut self) -> Self {
+        self.single_active_consumer = true;
+        self
+    }
+
+    /// The consumer's name in RabbitMQ's management pages; made by the server by default.
+    pub fn with_consumer_tag(mut self, tag: impl Into<String>) -> Self {
+        self.consumer_tag = Some(tag.into());
+        self
+    }
+
+    /// Consumers of a higher priority get messages first; 0 by default.
+    pub fn with_priority(mut self, priority: i32) -> Self {
+        self.priority = Some(priority);
+        self
+    }
+
+    /// A further argument of the queue, such as `x-max-length`; goes before ours of the same name.
+    pub fn with_argument(mut self, name: impl Into<String>, value: impl Into<Argument>) -> Self {
+        self.arguments.insert(name.into(), value.into());
+        self
+    }
+
+    /// Where a stream is read from; by default what the subscription says of new groups.
+    pub fn with_offset(mut self, offset: StreamOffset) -> Self {
+        self.offset = Some(offset);
+        self
+    }
+}

@@ -1,0 +1,266 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use cqrs_core::consume::{
+    DeadLetterTo, SubscribeError, SubscribeErrorKind, SubscribeRequest, TopicSet,
+};
+use lapin::types::{AMQPValue, FieldTable};
+
+use super::options::{AmqpSubscription, Profile, QueueKind, StreamOffset};
+use crate::connect::topology::as_python_declares;
+use crate::{AmqpConfig, Argument, DeclareMode, ExchangeConfig, QueueConfig};
+
+/// As good as never: what exceeds it is dropped by the server.
+const DELIVERY_LIMIT: u32 = 1_000_000;
+/// The least that is sent ahead by default, and the most.
+const PREFETCH: (usize, usize) = (16, 300);
+
+/// One subscription with all its names and numbers settled. Made without a connection.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    /// Of the subscription, for errors and logs.
+    pub(super) name: Arc<str>,
+    /// What is done about the exchange and the source queues.
+    pub(super) mode: DeclareMode,
+    /// Whether the queues for retries and dead letters are declared.
+    pub(super) declares_own: bool,
+    pub(super) exchange: ExchangeConfig,
+    pub(super) queues: Vec<QueuePlan>,
+    /// Sent ahead for each queue.
+    pub(super) prefetch: u16,
+    /// Handed out at once, of all queues.
+    pub(super) max_unsettled: usize,
+    pub(super) consumer_tag: Option<String>,
+    pub(super) priority: Option<i32>,
+    pub(super) offset: Option<StreamOffset>,
+}
+
+/// One queue, and those that belong to it.
+#[derive(Debug, Clone)]
+pub(super) struct QueuePlan {
+    pub(super) name: Arc<str>,
+    pub(super) config: QueueConfig,
+    pub(super) kind: QueueKind,
+    pub(super) routing_keys: Vec<String>,
+    /// What the messages in it were published to, mostly.
+    pub(super) topics: Vec<Arc<str>>,
+    /// Where dead letters go.
+    pub(super) dead: Option<QueueConfig>,
+    /// The delays of the subscription's schedule.
+    pub(super) delays: Vec<Duration>,
+}
+
+impl Plan {
+    /// # Errors
+    /// What is wrong with `request`, taken alone; see [`check`](super::check::check) for more.
+    pub(super) fn new(
+        request: &SubscribeRequest,
+        config: &AmqpConfig,
+    ) -> Result<Self, SubscribeError> {
+        let options = request.options.get::<AmqpSubscription>().cloned().unwrap_or_default();
+        let topics = match &request.topics {
+            TopicSet::Named(topics) if !topics.is_empty() => topics,
+            TopicSet::Named(_) => {
+                let detail = format!("subscription {:?} names no topic", request.name);
+                return Err(SubscribeError::new(SubscribeErrorKind::Invalid, detail));
+            }
+            _ => {
+                let detail = format!(
+                    "subscription {:?}: RabbitMQ has no topic patterns; name the topics, or bind a \
+                     queue to a topic exchange with AmqpSubscription::with_routing_key",
+                    request.name
+                );
+                return Err(SubscribeError::new(SubscribeErrorKind::Unsupported, detail));
+            }
+        };
+        // `passive` is about the queue alone; a mode that was asked for is about all.
+        let own = options.declare.unwrap_or(config.declare);
+        let mode = if options.passive { DeclareMode::Passive } else { own };
+        let python = options.profile == Profile::Python
+            || (options.profile == Profile::Own && mode == DeclareMode::PythonCompatible);
+        let profile = if python { Profile::Python } else { options.profile };
+        let mut exchange = options.exchange.clone().unwrap_or_else(|| config.exchange.clone());
+        if python {
+            exchange = as_python_declares(exchange);
+        }
+        let queue = |name: String, topics: &[Arc<str>]| {
+            QueuePlan::new(name, topics, &options, profile, request)
+        };
+        let queues: Vec<_> = match &options.queue {
+            Some(name) => vec![queue(name.clone(), topics)],
+            None => topics
+                .iter()
+                .map(|topic| {
+                    let name = match profile {
+                        Profile::Own => format!("{topic}.{}", request.group),
+                        Profile::Python | Profile::FastStream => topic.to_string(),
+                    };
+                    queue(name, std::slice::from_ref(topic))
+                })
+                .collect(),
+        };
+        let max_unsettled = request.max_unsettled.unwrap_or_else(|| {
+            let default = || request.concurrency.saturating_mul(3).clamp(PREFETCH.0, PREFETCH.1);
+            options.prefetch.map_or_else(default, usize::from)
+        });
+        let share = (max_unsettled / queues.len()).max(1);
+        Ok(Self {
+            name: Arc::clone(&request.name),
+            mode,
+            declares_own: matches!(own, DeclareMode::Declare | DeclareMode::PythonCompatible),
+            exchange,
+            prefetch: u16::try_from(share).unwrap_or(u16::MAX),
+            max_unsettled,
+            consumer_tag: options.consumer_tag.clone(),
+            priority: options.priority,
+            offset: stream_offset(request, &options),
+            queues,
+        })
+    }
+
+    /// The arguments of `basic.consume`.
+    pub(super) fn consume_arguments(&self, offset: Option<StreamOffset>) -> FieldTable {
+        let mut table = FieldTable::default();
+        if let Some(priority) = self.priority {
+            table.insert("x-priority".into(), AMQPValue::LongInt(priority));
+        }
+        if let Some(offset) = offset {
+            table.insert("x-stream-offset".into(), offset_value(offset));
+        }
+        table
+    }
+}
+
+impl QueuePlan {
+    fn new(
+        name: String,
+        topics: &[Arc<str>],
+        options: &AmqpSubscription,
+        profile: Profile,
+        request: &SubscribeRequest,
+    ) -> Self {
+        let durable = options.durable.unwrap_or(profile != Profile::Python);
+        let lasting = durable && !options.exclusive && !options.auto_delete;
+        let kind = options.kind.unwrap_or(match profile {
+            Profile::Own if lasting => QueueKind::Quorum,
+            _ => QueueKind::Classic,
+        });
+        let mut config = QueueConfig { durable, ..QueueConfig::new(&*name) };
+        (config.auto_delete, config.exclusive) = (options.auto_delete, options.exclusive);
+        // python-cqrs names no type: the server's default.
+        if profile != Profile::Python || options.kind.is_some() {
+            config = config.with_argument("x-queue-type", kind.argument());
+        }
+        if kind == QueueKind::Quorum {
+            let limit = options.delivery_limit.unwrap_or(DELIVERY_LIMIT);
+            config = config.with_argument("x-delivery-limit", i64::from(limit));
+        }
+        if let Some(timeout) = options.consumer_timeout {
+            config = config.with_argument("x-consumer-timeout", millis(timeout));
+        }
+        if options.single_active_consumer {
+            config = config.with_argument("x-single-active-consumer", true);
+        }
+        config.arguments.extend(options.arguments.clone());
+        let dead = match &request.dead_letter {
+            DeadLetterTo::Default => Some(format!("{name}.dead")),
+            DeadLetterTo::Named(name) => Some(name.to_string()),
+            _ => None,
+        };
+        let routing_keys = match options.routing_keys.is_empty() {
+            true => topics.iter().map(ToString::to_string).collect(),
+            false => options.routing_keys.clone(),
+        };
+        Self {
+            dead: dead.map(|name| QueueConfig::new(name).with_argument("x-queue-type", "quorum")),
+            delays: match kind {
+                // What is put into a stream stays there, and every group reads it.
+                QueueKind::Stream => Vec::new(),
+                _ => request.retry.delays().to_vec(),
+            },
+            name: name.into(),
+            config,
+            kind,
+            routing_keys,
+            topics: topics.to_vec(),
+        }
+    }
+
+    /// The queue in which messages wait `delay` before they come back to this one.
+    ///
+    /// A quorum queue that hands them over confirmed (`at-least-once`); beside an exclusive queue an
+    /// exclusive one, which goes with it.
+    pub(super) fn retry_queue(&self, delay: Duration) -> QueueConfig {
+        let ttl = millis(delay);
+        let shown = match ttl % 1_000 {
+            0 => format!("{}s", ttl / 1_000),
+            _ => format!("{ttl}ms"),
+        };
+        let mut queue = QueueConfig::new(format!("{}.retry.{shown}", self.name))
+            .with_argument("x-message-ttl", ttl)
+            .with_argument("x-dead-letter-exchange", "")
+            .with_argument("x-dead-letter-routing-key", &*self.name);
+        if self.config.exclusive {
+            (queue.durable, queue.exclusive) = (false, true);
+            return queue.with_argument("x-queue-type", "classic");
+        }
+        queue
+            .with_argument("x-queue-type", "quorum")
+            .with_argument("x-dead-letter-strategy", "at-least-once")
+            .with_argument("x-overflow", "reject-publish")
+    }
+
+    /// The delivery limit we declare, if any.
+    pub(super) fn delivery_limit(&self) -> Option<i64> {
+        match self.config.arguments.get("x-delivery-limit")? {
+            Argument::Number(limit) => Some(*limit),
+            _ => None,
+        }
+    }
+
+    /// The queue as it is asked for, in words.
+    pub(super) fn describe(&self) -> String {
+        let QueueConfig { durable, auto_delete, exclusive, arguments, .. } = &self.config;
+        let mut words = vec![if *durable { "durable" } else { "not durable" }.to_owned()];
+        words.extend(auto_delete.then(|| "auto-delete".to_owned()));
+        words.extend(exclusive.then(|| "exclusive".to_owned()));
+        words.extend(arguments.iter().map(|(name, value)| match value {
+            Argument::Flag(value) => format!("{name}={value}"),
+            Argument::Number(value) => format!("{name}={value}"),
+            Argument::Text(value) => format!("{name}={value:?}"),
+        }));
+        words.join(", ")
+    }
+}
+
+/// Whole milliseconds, not less than asked.
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX)
+}
+
+fn stream_offset(request: &SubscribeRequest, options: &AmqpSubscription) -> Option<StreamOffset> {
+    use cqrs_core::StartAt;
+    if options.kind != Some(QueueKind::Stream) {
+        return None;
+    }
+    Some(options.offset.unwrap_or(match request.start {
+        StartAt::Latest => StreamOffset::Next,
+        StartAt::Time(time) => StreamOffset::Time(time),
+        _ => StreamOffset::First,
+    }))
+}
+
+fn offset_value(offset: StreamOffset) -> AMQPValue {
+    match offset {
+        StreamOffset::First => AMQPValue::LongString("first".into()),
+        StreamOffset::Last => AMQPValue::LongString("last".into()),
+        StreamOffset::Next => AMQPValue::LongString("next".into()),
+        StreamOffset::Offset(offset) => {
+            AMQPValue::LongLongInt(i64::try_from(offset).unwrap_or(i64::MAX))
+        }
+        StreamOffset::Time(time) => {
+            let since = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            AMQPValue::Timestamp(since.as_secs())
+        }
+    }
+}

@@ -1,0 +1,221 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use cqrs_core::consume::SourceError;
+use lapin::message::Delivery;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::line::{Generation, Line};
+use super::opener::Opener;
+use super::returns::Returns;
+use crate::connect::Health;
+use crate::{AmqpError, ErrorKind};
+
+/// How long the server may take to stop sending.
+const CANCELLING: Duration = Duration::from_secs(1);
+/// How long a source that was dropped may take to leave.
+const LEAVING: Duration = Duration::from_secs(2);
+
+/// The task that owns a source's connection: see the [module](super).
+pub(super) struct Pump {
+    opener: Opener,
+    letters: mpsc::UnboundedSender<Letter>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    stopped: bool,
+    /// Whether the last line was lost with settlements on it that the server may not have seen.
+    doubtful: bool,
+}
+
+/// What the pump hands to the source.
+pub(super) enum Letter {
+    /// A delivery of the queue of this number.
+    Delivery(usize, Arc<Generation>, Box<Delivery>),
+    /// The last one: the source cannot go on.
+    Failed(SourceError),
+}
+
+/// What the source asks of the pump.
+pub(super) enum Command {
+    /// Receive nothing more.
+    Stop(oneshot::Sender<()>),
+    Close(Closing),
+}
+
+/// Leave until then.
+pub(super) struct Closing {
+    at: Instant,
+    /// Whether settlements may be lost.
+    reply: Option<oneshot::Sender<Result<(), SourceError>>>,
+}
+
+impl Closing {
+    pub(super) fn new(deadline: Duration, reply: oneshot::Sender<Result<(), SourceError>>) -> Self {
+        Self { at: Instant::now() + deadline.min(FAR), reply: Some(reply) }
+    }
+
+    fn dropped() -> Self {
+        Self { at: Instant::now() + LEAVING, reply: None }
+    }
+
+    fn left(&self) -> Duration {
+        self.at.saturating_duration_since(Instant::now())
+    }
+}
+
+/// An instant that is later than this is not one on every platform.
+const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Why a line is no longer served.
+enum End {
+    Lost(AmqpError),
+    Close(Closing),
+}
+
+impl Pump {
+    pub(super) fn new(
+        opener: Opener,
+        letters: mpsc::UnboundedSender<Letter>,
+        commands: mpsc::UnboundedReceiver<Command>,
+    ) -> Self {
+        Self { opener, letters, commands, stopped: false, doubtful: false }
+    }
+
+    pub(super) async fn run(mut self, mut line: Line) {
+        let closing = loop {
+            match self.serve(&mut line).await {
+                End::Close(closing) => return self.leave(Some(line), closing).await,
+                End::Lost(error) => match self.recover(line, error).await {
+                    Ok(again) => line = again,
+                    Err(closing) => break closing,
+                },
+            }
+        };
+        self.leave(None, closing).await;
+    }
+
+    /// Hands on what comes on `line` until it is lost or no longer wanted.
+    async fn serve(&mut self, line: &mut Line) -> End {
+        let mut returns = Returns::new(Arc::clone(&line.generation));
+        let mut health = line.link.health.clone();
+        loop {
+            let due = returns.due();
+            let Line { consumers, generation, returned, .. } = line;
+            let letters = &self.letters;
+            let hand_on = |queue, delivery| {
+                let delivery = Letter::Delivery(queue, Arc::clone(generation), Box::new(delivery));
+                let _the_source_is_gone = letters.send(delivery);
+            };
+            let command = tokio::select! {
+                biased;
+                command = self.commands.recv() => command,
+                error = lost(&mut health) => return End::Lost(error),
+                Some(delivery) = returned.recv() => {
+                    returns.push(delivery);
+                    continue;
+                }
+                () = sleep_until(due) => {
+                    returns.give_back();
+                    continue;
+                }
+                error = consumers.run(hand_on), if !self.stopped => return End::Lost(error),
+            };
+            match command {
+                None => return End::Close(Closing::dropped()),
+                Some(Command::Close(closing)) => return End::Close(closing),
+                Some(Command::Stop(done)) => {
+                    self.stopped = true;
+                    line.cancel(CANCELLING).await;
+                    let _nobody_waits = done.send(());
+                }
+            }
+        }
+    }
+
+    /// Opens a line in the place of `lost`, unless the source is closed first.
+    async fn recover(&mut self, lost: Line, error: AmqpError) -> Result<Line, Closing> {
+        lost.generation.end();
+        self.doubtful = lost.generation.acked() > 0;
+        self.opener.report(true, &error);
+        self.opener.connector.lost(&lost.link).await;
+        drop(lost);
+        while !self.stopped {
+            tokio::select! {
+                biased;
+                command = self.commands.recv() => match command {
+                    None => return Err(Closing::dropped()),
+                    Some(Command::Close(closing)) => return Err(closing),
+                    Some(Command::Stop(done)) => {
+                        self.stopped = true;
+                        let _nobody_waits = done.send(());
+                    }
+                },
+                opened = self.opener.open(Some(&error)) => match opened {
+                    Ok(line) => {
+                        self.doubtful = false;
+                        return Ok(line);
+                    }
+                    Err(refusal) => {
+                        let _the_source_is_gone = self.letters.send(Letter::Failed(refusal.into()));
+                        break;
+                    }
+                },
+            }
+        }
+        // Nothing can be settled any more, and nothing comes.
+        loop {
+            match self.commands.recv().await {
+                None => return Err(Closing::dropped()),
+                Some(Command::Close(closing)) => return Err(closing),
+                Some(Command::Stop(done)) => drop(done.send(())),
+            }
+        }
+    }
+
+    async fn leave(self, line: Option<Line>, closing: Closing) {
+        /// Kept back for the connection.
+        const CONNECTION: Duration = Duration::from_millis(200);
+        let seen = match line {
+            Some(mut line) => {
+                let acked = line.generation.acked() > 0;
+                let closed = line.close(closing.left().saturating_sub(CONNECTION)).await;
+                if acked { closed.map_err(Some) } else { Ok(()) }
+            }
+            None if self.doubtful => Err(None),
+            None => Ok(()),
+        };
+        let limit = closing.left().min(LEAVING);
+        let connector = &self.opener.connector;
+        // A little longer: it shuts the socket when the time is up.
+        let _dropped_with_us =
+            tokio::time::timeout(limit + CONNECTION, connector.close(limit)).await;
+        let result = seen.map_err(|cause| {
+            let detail = format!(
+                "subscription {:?}: the server did not answer before the end; messages that were \
+                 settled last can come again",
+                self.opener.plan.name
+            );
+            match cause {
+                Some(cause) => SourceError::new(detail).with_source(cause),
+                None => SourceError::new(detail),
+            }
+        });
+        if let Some(reply) = closing.reply {
+            let _nobody_waits = reply.send(result);
+        }
+    }
+}
+
+async fn lost(health: &mut watch::Receiver<Health>) -> AmqpError {
+    match health.wait_for(|health| matches!(health, Health::Lost(_))).await.as_deref() {
+        Ok(Health::Lost(error)) => error.clone(),
+        _ => AmqpError::new(ErrorKind::ConnectionLost, "the connection is closed"),
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}

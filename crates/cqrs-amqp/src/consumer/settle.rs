@@ -1,0 +1,158 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use cqrs_core::broker::BoxFuture;
+use cqrs_core::consume::{DeadLetter, Delayed, RetryState, Settle, SettleError};
+use lapin::Acker;
+use lapin::options::BasicAckOptions;
+
+use super::copies::{Copies, Missing, Target};
+use super::copy;
+use super::incoming::Original;
+use super::line::Generation;
+use super::outs::Out;
+use super::plan::{Plan, QueuePlan};
+use super::returns::Returned;
+use crate::AmqpError;
+
+/// What all deliveries of a source share.
+pub(super) struct Desk {
+    pub(super) plan: Arc<Plan>,
+    pub(super) copies: Arc<Copies>,
+}
+
+/// One delivery in the runtime's hands.
+pub(super) struct AmqpSettle {
+    pub(super) original: Original,
+    /// The number of its queue in the plan.
+    pub(super) queue: usize,
+    pub(super) desk: Arc<Desk>,
+    pub(super) handle: Handle,
+}
+
+/// The delivery as the server knows it. Dropped unsettled, it is given back.
+pub(super) struct Handle {
+    pub(super) tag: u64,
+    /// Taken when it is settled.
+    pub(super) acker: Option<Acker>,
+    pub(super) generation: Arc<Generation>,
+    /// Its place among those that are out, until it is settled.
+    pub(super) out: Option<Out>,
+}
+
+impl Handle {
+    /// Acknowledged means: written to the channel that delivered it, which was open.
+    async fn ack(&mut self) -> Result<(), Option<lapin::Error>> {
+        let ended = self.generation.ended();
+        let acker = self.acker.as_ref().filter(|_| !self.generation.is_over()).ok_or(None)?;
+        let acked = tokio::select! {
+            biased;
+            acked = acker.ack(BasicAckOptions::default()) => acked,
+            () = ended => return Err(None),
+        };
+        match acked {
+            Ok(true) => {
+                self.generation.count_ack();
+                (self.acker, self.out) = (None, None);
+                Ok(())
+            }
+            // The channel is gone; lapin calls that no error.
+            Ok(false) => Err(None),
+            Err(error) => Err(Some(error)),
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if let Some(acker) = self.acker.take()
+            && !self.generation.is_over()
+        {
+            self.generation.give_back(Returned { tag: self.tag, acker });
+        }
+    }
+}
+
+impl AmqpSettle {
+    fn queue(&self) -> Option<&QueuePlan> {
+        self.desk.plan.queues.get(self.queue)
+    }
+
+    fn queue_name(&self) -> Arc<str> {
+        self.queue().map_or_else(|| Arc::from(""), |queue| Arc::clone(&queue.name))
+    }
+
+    fn failed(&self, what: &str, error: AmqpError) -> SettleError {
+        let detail = format!("queue {:?}: {what}: {}", &*self.queue_name(), error.chain());
+        SettleError::new(detail).with_source(error)
+    }
+}
+
+impl Settle for AmqpSettle {
+    fn begin(&mut self) -> bool {
+        !self.is_revoked()
+    }
+
+    fn is_revoked(&self) -> bool {
+        self.handle.generation.is_over() || !self.handle.acker.as_ref().is_some_and(Acker::usable)
+    }
+
+    fn ack(&mut self) -> BoxFuture<'_, Result<(), SettleError>> {
+        Box::pin(async move {
+            self.handle.ack().await.map_err(|cause| {
+                let detail = format!(
+                    "queue {:?}: the channel that delivered the message is gone; it comes again",
+                    &*self.queue_name()
+                );
+                match cause {
+                    Some(cause) => SettleError::new(detail).with_source(cause),
+                    None => SettleError::new(detail),
+                }
+            })
+        })
+    }
+
+    fn retry_later(
+        &mut self,
+        delay: Duration,
+        state: &RetryState,
+    ) -> BoxFuture<'_, Result<Delayed, SettleError>> {
+        let state = *state;
+        Box::pin(async move {
+            let Some(queue) = self.queue() else { return Ok(Delayed::Hold) };
+            if queue.kind == super::options::QueueKind::Stream {
+                return Ok(Delayed::Hold);
+            }
+            let missing = match (self.desk.plan.declares_own, queue.config.exclusive) {
+                (true, false) => Missing::Declare,
+                _ => Missing::Leave,
+            };
+            let target = Target { queue: queue.retry_queue(delay), missing };
+            let properties = copy::retry(&self.original, &state);
+            let publishing =
+                self.desk.copies.publish(&target, &properties, &self.original.body).await;
+            match publishing {
+                Ok(()) => Ok(Delayed::Scheduled),
+                Err(error) => Err(self.failed("its retry copy was not stored", error)),
+            }
+        })
+    }
+
+    fn dead_letter(&mut self, letter: &DeadLetter) -> BoxFuture<'_, Result<(), SettleError>> {
+        let properties = copy::dead_letter(&self.original, letter);
+        Box::pin(async move {
+            // Discarded ones are not ours to store.
+            let Some(dead) = self.queue().and_then(|queue| queue.dead.clone()) else {
+                return Ok(());
+            };
+            let missing = match self.desk.plan.declares_own {
+                true => Missing::Ensure,
+                false => Missing::Leave,
+            };
+            let target = Target { queue: dead, missing };
+            let publishing =
+                self.desk.copies.publish(&target, &properties, &self.original.body).await;
+            publishing.map_err(|error| self.failed("its dead letter was not stored", error))
+        })
+    }
+}

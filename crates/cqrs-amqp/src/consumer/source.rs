@@ -1,0 +1,145 @@
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use cqrs_core::broker::BoxFuture;
+use cqrs_core::consume::{Source, SourceDelivery, SourceError};
+use lapin::message::Delivery;
+use tokio::sync::{mpsc, oneshot};
+
+use super::incoming::Original;
+use super::line::Generation;
+use super::outs::{Out, Outs};
+use super::pump::{Closing, Command, Letter};
+use super::settle::{AmqpSettle, Desk, Handle};
+
+/// The runtime's end of a subscription; the [pump](super::pump) is the other.
+///
+/// Dropped without a [`close`](Source::close), the pump leaves the broker by itself.
+pub(super) struct AmqpSource {
+    desk: Arc<Desk>,
+    letters: mpsc::UnboundedReceiver<Letter>,
+    commands: mpsc::UnboundedSender<Command>,
+    outs: Outs,
+    /// The next one, while there is no room for it.
+    held: Option<(usize, Arc<Generation>, Box<Delivery>)>,
+    stopped: bool,
+    failed: bool,
+}
+
+impl AmqpSource {
+    pub(super) fn new(
+        desk: Arc<Desk>,
+        letters: mpsc::UnboundedReceiver<Letter>,
+        commands: mpsc::UnboundedSender<Command>,
+    ) -> Self {
+        let outs = Outs::new();
+        Self { desk, letters, commands, outs, held: None, stopped: false, failed: false }
+    }
+
+    fn delivery(
+        &self,
+        queue: usize,
+        generation: Arc<Generation>,
+        delivery: Delivery,
+        out: Out,
+    ) -> Option<SourceDelivery> {
+        let plan = self.desk.plan.queues.get(queue)?;
+        let (tag, acker, redelivered) =
+            (delivery.delivery_tag, delivery.acker.clone(), delivery.redelivered);
+        let original = Original::new(delivery, &plan.name);
+        let message = original.view(plan, redelivered);
+        let retry = original.retry(&message.headers);
+        let handle = Handle { tag, acker: Some(acker), generation, out: Some(out) };
+        let settle = AmqpSettle { original, queue, desk: Arc::clone(&self.desk), handle };
+        let mut delivery = SourceDelivery::new(message, settle);
+        delivery.retry = retry;
+        Some(delivery)
+    }
+
+    fn fail(&mut self, error: SourceError) -> Poll<Option<Result<SourceDelivery, SourceError>>> {
+        self.failed = true;
+        Poll::Ready(Some(Err(error)))
+    }
+}
+
+impl Source for AmqpSource {
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<SourceDelivery, SourceError>>> {
+        if self.stopped || self.failed {
+            return Poll::Ready(None);
+        }
+        loop {
+            let (queue, generation, delivery) = match self.held.take() {
+                Some(held) => held,
+                None => match ready!(self.letters.poll_recv(cx)) {
+                    Some(Letter::Delivery(queue, generation, delivery)) => {
+                        (queue, generation, delivery)
+                    }
+                    Some(Letter::Failed(error)) => return self.fail(error),
+                    None => {
+                        let detail = format!(
+                            "subscription {:?}: its task ended by a panic; subscribe again",
+                            self.desk.plan.name
+                        );
+                        return self.fail(SourceError::new(detail));
+                    }
+                },
+            };
+            // Its channel is gone: it comes again.
+            if generation.is_over() {
+                continue;
+            }
+            let Poll::Ready(out) = self.outs.poll_take(self.desk.plan.max_unsettled, cx) else {
+                self.held = Some((queue, generation, delivery));
+                return Poll::Pending;
+            };
+            if let Some(delivery) = self.delivery(queue, generation, *delivery, out) {
+                return Poll::Ready(Some(Ok(delivery)));
+            }
+        }
+    }
+
+    fn stop(&mut self) -> BoxFuture<'_, ()> {
+        let first = !std::mem::replace(&mut self.stopped, true);
+        let (done, stopped) = oneshot::channel();
+        if first {
+            let _the_pump_is_gone = self.commands.send(Command::Stop(done));
+        }
+        Box::pin(async move {
+            if first {
+                let _the_pump_is_gone = stopped.await;
+            }
+        })
+    }
+
+    fn close(self: Box<Self>, deadline: Duration) -> BoxFuture<'static, Result<(), SourceError>> {
+        let (reply, closed) = oneshot::channel();
+        let _the_pump_is_gone = self.commands.send(Command::Close(Closing::new(deadline, reply)));
+        Box::pin(async move {
+            closed.await.unwrap_or_else(|_gone| {
+                let detail = format!(
+                    "subscription {:?}: its task ended before it was closed; messages that were \
+                     settled last can come again",
+                    self.desk.plan.name
+                );
+                Err(SourceError::new(detail))
+            })
+        })
+    }
+}
+
+impl fmt::Debug for AmqpSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let queues = self.desk.plan.queues.iter().map(|queue| &queue.name).collect::<Vec<_>>();
+        f.debug_struct("AmqpSource")
+            .field("subscription", &self.desk.plan.name)
+            .field("queues", &queues)
+            .field("out", &self.outs.count())
+            .field("stopped", &self.stopped)
+            .finish_non_exhaustive()
+    }
+}

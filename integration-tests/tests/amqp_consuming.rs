@@ -1,0 +1,160 @@
+//! The RabbitMQ source against a real server: receiving, giving back, recovering, leaving.
+
+use std::time::Duration;
+
+use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, AmqpSubscription, QueueKind};
+use cqrs_core::consume::{SourceStatus, SubscribeRequest};
+use cqrs_core::{Message, MessageBrokerExt};
+use integration_tests::amqp::{self, Raw, fresh};
+use integration_tests::consuming::{Opened, body};
+use lapin::BasicProperties;
+
+fn config(exchange: &str) -> AmqpConfig {
+    let mut config = AmqpConfig::new(amqp::dsn());
+    config.exchange.name = exchange.into();
+    config
+}
+
+async fn broker(exchange: &str) -> AmqpMessageBroker {
+    AmqpMessageBroker::connect(config(exchange)).await.unwrap()
+}
+
+/// The queues of a subscription with the default schedule.
+fn queues(queue: &str) -> Vec<String> {
+    ["", ".dead", ".retry.10s", ".retry.60s", ".retry.300s"]
+        .map(|end| format!("{queue}{end}"))
+        .into()
+}
+
+async fn clean(raw: Raw, queues_of: &[&str], exchange: &str) {
+    let names: Vec<String> = queues_of.iter().flat_map(|queue| queues(queue)).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    raw.clean(&names, &[exchange]).await;
+}
+
+const LONG: Duration = Duration::from_secs(10);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_arrives_whole_and_once() {
+    let (name, raw) = (fresh("whole"), Raw::connect().await);
+    let broker = broker(&name).await;
+    let mut opened = Opened::open(&broker, &[&name], "g", |_| {}).await;
+    assert_eq!(*opened.status.borrow(), SourceStatus::Consuming);
+    let mut message = Message::new(&*name, vec![0, 159, 146, 150])
+        .with_name("UserCreated")
+        .with_key(vec![0xff, 1])
+        .with_content_type("application/json");
+    message.headers.set_correlation_id("c-1");
+    broker.publish(message.clone()).await.unwrap();
+    let mut delivery = opened.next().await;
+    let incoming = &delivery.message;
+    assert_eq!(incoming.body.as_ref(), Some(&message.body));
+    assert_eq!((&*incoming.topic, incoming.key.as_ref()), (&*name, message.key.as_ref()));
+    assert_eq!(incoming.id.as_deref(), Some(&*message.id.to_string()));
+    assert_eq!(incoming.name.as_deref(), Some("UserCreated"));
+    assert_eq!(incoming.content_type.as_deref(), Some("application/json"));
+    assert_eq!(incoming.headers.correlation_id(), Some("c-1"));
+    assert_eq!(incoming.queue.as_deref(), Some(&*format!("{name}.g")));
+    assert!(incoming.timestamp.is_some() && !incoming.redelivered);
+    assert_eq!((delivery.retry.attempts, delivery.retry.crashes), (0, 0));
+    assert!(delivery.settle.begin());
+    delivery.settle.ack().await.unwrap();
+    drop(delivery);
+    assert!(opened.close(LONG).await.1.is_ok());
+    assert_eq!(raw.count(&format!("{name}.g")).await, 0);
+    clean(raw, &[&format!("{name}.g")], &name).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_get_all_and_members_share() {
+    let (name, raw) = (fresh("groups"), Raw::connect().await);
+    let broker = broker(&name).await;
+    let mut a1 = Opened::open(&broker, &[&name], "a", |_| {}).await;
+    let mut a2 = Opened::open(&broker, &[&name], "a", |_| {}).await;
+    let mut b = Opened::open(&broker, &[&name], "b", |_| {}).await;
+    for n in 0..20 {
+        broker.publish(Message::new(&*name, n.to_string())).await.unwrap();
+    }
+    let mut shared: Vec<u32> = Vec::new();
+    let mut came = [0, 0];
+    while shared.len() < 20 {
+        let (index, mut delivery) = tokio::select! {
+            delivery = a1.next() => (0, delivery),
+            delivery = a2.next() => (1, delivery),
+        };
+        shared.push(body(&delivery).parse().unwrap());
+        delivery.settle.ack().await.unwrap();
+        came[index] += 1;
+    }
+    shared.sort_unstable();
+    assert!(came.iter().all(|count| *count > 0), "{came:?}");
+    assert_eq!(shared, (0..20).collect::<Vec<_>>());
+    // More than the server sends ahead by default.
+    let mut all = b.acked(10).await;
+    all.extend(b.acked(10).await);
+    assert_eq!(all, (0..20).map(|n| n.to_string()).collect::<Vec<_>>());
+    for opened in [a1, a2, b] {
+        opened.close(LONG).await.1.unwrap();
+    }
+    clean(raw, &[&format!("{name}.a"), &format!("{name}.b")], &name).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_dropped_or_left_comes_again() {
+    for kind in [QueueKind::Quorum, QueueKind::Classic] {
+        let (name, raw) = (fresh("again"), Raw::connect().await);
+        let queue = format!("{name}.g");
+        let broker = broker(&name).await;
+        let options = AmqpSubscription::new().with_kind(kind);
+        let open = async || {
+            let change = |request: &mut SubscribeRequest| request.options.insert(options.clone());
+            Opened::open(&broker, &[&name], "g", change).await
+        };
+        let mut opened = open().await;
+        for n in 0..3 {
+            raw.put(&queue, n.to_string().as_bytes(), BasicProperties::default()).await;
+        }
+        drop(opened.next().await);
+        let mut came = opened.take(3).await;
+        came.sort_by_key(body);
+        let bodies: Vec<_> =
+            came.iter().map(|delivery| (body(delivery), delivery.message.redelivered)).collect();
+        assert_eq!(bodies, [("0".into(), true), ("1".into(), false), ("2".into(), false)]);
+        // Not settled: the source ends, and the next one gets them.
+        opened.close(LONG).await.1.unwrap();
+        drop(came);
+        let mut opened = open().await;
+        let mut came = opened.acked(3).await;
+        came.sort();
+        assert_eq!(came, ["0", "1", "2"]);
+        opened.close(LONG).await.1.unwrap();
+        assert_eq!(raw.count(&queue).await, 0);
+        clean(raw, &[&queue], &name).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_are_out_than_asked_for() {
+    let (name, raw) = (fresh("bound"), Raw::connect().await);
+    let queue = format!("{name}.g");
+    let broker = broker(&name).await;
+    let mut opened = Opened::open(&broker, &[&name], "g", |request| {
+        request.max_unsettled = Some(3);
+    })
+    .await;
+    for n in 0..6 {
+        raw.put(&queue, n.to_string().as_bytes(), BasicProperties::default()).await;
+    }
+    let mut out = opened.take(3).await;
+    opened.nothing_within(Duration::from_millis(500)).await;
+    assert_eq!(raw.count(&queue).await, 3, "the others wait with the server");
+    out[1].settle.ack().await.unwrap();
+    out.push(opened.next().await);
+    opened.nothing_within(Duration::from_millis(200)).await;
+    for mut delivery in out.into_iter().filter(|delivery| body(delivery) != "1") {
+        delivery.settle.ack().await.unwrap();
+    }
+    assert_eq!(opened.acked(2).await, ["4", "5"]);
+    opened.close(LONG).await.1.unwrap();
+    clean(raw, &[&queue], &name).await;
+}
