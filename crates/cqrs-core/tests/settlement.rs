@@ -1,0 +1,334 @@
+//! The order of commit, copies and settlements, seen by a broker that writes down what it is told.
+
+#![allow(clippy::unwrap_used)] // a test says what it expects by unwrapping
+
+mod support;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use cqrs_core::broker::{BoxFuture, BrokerState, Receipt, ShutdownReport};
+use cqrs_core::consume::{
+    Delayed, Settle, SettleError, Source, SourceDelivery, SourceError, SourceStatus,
+    SubscribeError, SubscribeRequest,
+};
+use cqrs_core::{
+    DeadLetter, EventHandler, EventMediator, HandlerError, HandlerResultExt, Incoming, Message,
+    MessageBroker, NotificationEvent, PublishError, Received, Retry, RetryState, Scope, Service,
+    ServiceError, ServiceReport, Subscribe, Subscription, Target, each,
+};
+use cqrs_macros::Notification;
+use serde::{Deserialize, Serialize};
+use support::{Fault, Log, RecordingBroker, Store, Transaction};
+
+#[derive(Debug, Clone, Serialize, Deserialize, Notification)]
+#[cqrs(crate = "cqrs_core", topic = "paid")]
+struct Ordered {
+    number: u32,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, Notification)]
+#[cqrs(crate = "cqrs_core", topic = "shipped")]
+struct Shipped {
+    number: u32,
+}
+
+/// What the broker does to what it hands out.
+#[derive(Debug, Clone, Copy, Default)]
+struct Script {
+    /// Retry copies are the broker's affair.
+    scheduled: bool,
+    /// So many retry copies and dead letters are not confirmed.
+    copies_fail: usize,
+    acks_fail: bool,
+    /// Taken away before the handler starts.
+    revoked: bool,
+    /// Taken away while it is held.
+    revoked_when_held: bool,
+    crashes: u32,
+}
+
+/// Hands out one message and writes down what becomes of it.
+#[derive(Debug, Clone)]
+struct Scribe {
+    inner: RecordingBroker,
+    log: Log,
+    script: Script,
+    messages: Arc<Mutex<VecDeque<Incoming>>>,
+}
+
+impl Scribe {
+    fn new(script: Script) -> Self {
+        let log = Log::default();
+        let body = serde_json::to_vec(&NotificationEvent::new(Ordered { number: 1 })).unwrap();
+        let messages = VecDeque::from([Incoming::new("paid", body)]);
+        let inner = RecordingBroker::with_log(&log);
+        Self { inner, log, script, messages: Arc::new(Mutex::new(messages)) }
+    }
+}
+
+impl MessageBroker for Scribe {
+    fn enqueue(&self, message: Message) -> BoxFuture<'_, Result<Receipt, PublishError>> {
+        self.inner.enqueue(message)
+    }
+    fn try_enqueue(&self, message: Message) -> Result<Receipt, PublishError> {
+        self.inner.try_enqueue(message)
+    }
+    fn state(&self) -> BrokerState {
+        BrokerState::Ready
+    }
+    fn shutdown(&self, deadline: Duration) -> BoxFuture<'_, ShutdownReport> {
+        self.inner.shutdown(deadline)
+    }
+}
+
+impl Subscribe for Scribe {
+    fn check(&self, _: &[SubscribeRequest]) -> Vec<SubscribeError> {
+        Vec::new()
+    }
+    fn subscribe(
+        &self,
+        request: SubscribeRequest,
+    ) -> BoxFuture<'_, Result<Box<dyn Source>, SubscribeError>> {
+        request.status.report(SourceStatus::Consuming);
+        let source = self.clone();
+        Box::pin(async move { Ok(Box::new(source) as Box<dyn Source>) })
+    }
+}
+
+impl Source for Scribe {
+    fn poll_next(
+        &mut self,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<SourceDelivery, SourceError>>> {
+        let Some(message) = self.messages.lock().unwrap().pop_front() else { return Poll::Pending };
+        let settle = Written {
+            log: self.log.clone(),
+            script: self.script,
+            failed: 0,
+            held: false,
+            settled: false,
+        };
+        let mut delivery = SourceDelivery::new(message, settle);
+        delivery.retry.crashes = self.script.crashes;
+        Poll::Ready(Some(Ok(delivery)))
+    }
+    fn stop(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+    fn close(self: Box<Self>, _: Duration) -> BoxFuture<'static, Result<(), SourceError>> {
+        self.log.add("closed");
+        Box::pin(async { Ok(()) })
+    }
+}
+
+struct Written {
+    log: Log,
+    script: Script,
+    failed: usize,
+    held: bool,
+    settled: bool,
+}
+
+impl Written {
+    fn copy(&mut self, what: String) -> Result<(), SettleError> {
+        if self.failed < self.script.copies_fail {
+            self.failed += 1;
+            self.log.add(format!("{what} not confirmed"));
+            return Err(SettleError::new("no confirm"));
+        }
+        self.log.add(what);
+        Ok(())
+    }
+}
+
+impl Settle for Written {
+    fn begin(&mut self) -> bool {
+        !self.is_revoked()
+    }
+    fn is_revoked(&self) -> bool {
+        self.script.revoked || (self.held && self.script.revoked_when_held)
+    }
+    fn ack(&mut self) -> BoxFuture<'_, Result<(), SettleError>> {
+        self.settled = !self.script.acks_fail;
+        self.log.add(if self.settled { "ack" } else { "ack failed" });
+        let result = if self.settled { Ok(()) } else { Err(SettleError::new("channel gone")) };
+        Box::pin(async { result })
+    }
+    fn retry_later(
+        &mut self,
+        delay: Duration,
+        state: &RetryState,
+    ) -> BoxFuture<'_, Result<Delayed, SettleError>> {
+        let copied = self.copy(format!("copy {} in {delay:?}", state.attempts));
+        self.held = copied.is_ok();
+        let delayed = if self.script.scheduled { Delayed::Scheduled } else { Delayed::Hold };
+        Box::pin(async move { copied.map(|()| delayed) })
+    }
+    fn dead_letter(&mut self, letter: &DeadLetter) -> BoxFuture<'_, Result<(), SettleError>> {
+        let copied = self.copy(format!("dead {} {}", letter.reason, letter.attempts));
+        Box::pin(async move { copied })
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.log.add("given back");
+        }
+    }
+}
+
+/// Runs the service until the log has `last`, then stops it; what the log has then.
+async fn run(
+    broker: &Scribe,
+    retry: Retry,
+    target: impl Target,
+    last: &str,
+) -> (Vec<String>, Result<ServiceReport, ServiceError>) {
+    let subscription = Subscription::to("paid").group("g").json::<Ordered>().retry(retry);
+    let service = Service::builder(broker.clone()).subscribe(subscription, target).build().unwrap();
+    let seen = async {
+        while broker.log.count(last) == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let limited = tokio::time::timeout(Duration::from_secs(600), seen);
+    let report = service.run_until(limited).await;
+    (broker.log.lines(), report)
+}
+
+fn failing() -> impl Target {
+    each(|_: NotificationEvent<Ordered>, _: Received| async {
+        Err(HandlerError::retryable("not yet"))
+    })
+}
+
+fn delayed(seconds: u64) -> Retry {
+    Retry::none().delayed([Duration::from_secs(seconds)])
+}
+
+#[tokio::test(start_paused = true)]
+async fn commit_then_publish_then_ack() {
+    struct Ship;
+    impl EventHandler<Ordered> for Ship {
+        async fn handle(&self, event: &Ordered, scope: &mut Scope) -> Result<(), HandlerError> {
+            scope.unit_of_work::<Transaction>().await?.write("shipment");
+            scope.emit(Shipped { number: event.number });
+            Ok(())
+        }
+    }
+    for (fault, expected) in [
+        (Fault::None, vec!["begin", "commit", "publish Shipped", "ack", "closed"]),
+        (Fault::Commit, vec!["begin", "commit failed", "dead exhausted 1", "ack", "closed"]),
+    ] {
+        let broker = Scribe::new(Script::default());
+        let events = EventMediator::builder()
+            .event::<Ordered, _>(Ship)
+            .unit_of_work(Store::new(&broker.log, fault))
+            .broker(broker.clone())
+            .build()
+            .unwrap();
+        let (log, _) = run(&broker, Retry::none(), events, "ack").await;
+        assert_eq!(log, expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_is_confirmed_before_the_original_is_acked() {
+    let broker = Scribe::new(Script { scheduled: true, copies_fail: 2, ..Script::default() });
+    let (log, _) = run(&broker, delayed(10), failing(), "ack").await;
+    let not = "copy 1 in 10s not confirmed";
+    assert_eq!(log, [not, not, "copy 1 in 10s", "ack", "closed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_is_confirmed_before_the_original_is_acked() {
+    let broker = Scribe::new(Script { copies_fail: 3, ..Script::default() });
+    let permanent =
+        each(|_: NotificationEvent<Ordered>, _: Received| async { Err("never").permanent() });
+    let (log, _) = run(&broker, Retry::default(), permanent, "ack").await;
+    let not = "dead permanent 1 not confirmed";
+    assert_eq!(log, [not, not, not, "dead permanent 1", "ack", "closed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_while_a_dead_letter_is_not_confirmed_gives_the_message_back() {
+    let broker = Scribe::new(Script { copies_fail: usize::MAX, ..Script::default() });
+    let (log, report) =
+        run(&broker, Retry::none(), failing(), "dead exhausted 1 not confirmed").await;
+    assert_eq!(log[log.len() - 2..], ["given back", "closed"], "{log:?}");
+    assert_eq!(log.iter().filter(|line| *line == "ack").count(), 0);
+    assert_eq!(report.unwrap().subscriptions[0].counts.given_back, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_was_taken_away_is_not_handled() {
+    let broker = Scribe::new(Script { revoked: true, ..Script::default() });
+    let never = each(|_: NotificationEvent<Ordered>, _: Received| async { panic!("it ran") });
+    let (log, report) = run(&broker, Retry::none(), never, "given back").await;
+    assert_eq!(log, ["given back", "closed"]);
+    assert_eq!(report.unwrap().subscriptions[0].counts.revoked, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_message_that_is_taken_away_does_not_keep_its_key_waiting() {
+    let broker = Scribe::new(Script { revoked_when_held: true, ..Script::default() });
+    let started = tokio::time::Instant::now();
+    let (log, _) = run(&broker, delayed(300), failing(), "given back").await;
+    assert_eq!(log, ["copy 1 in 300s", "given back", "closed"]);
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ack_that_fails_is_counted_and_settles_nothing() {
+    let broker = Scribe::new(Script { acks_fail: true, ..Script::default() });
+    let fine = each(|_: NotificationEvent<Ordered>, _: Received| async { Ok(()) });
+    let (log, report) = run(&broker, Retry::none(), fine, "given back").await;
+    assert_eq!(log, ["ack failed", "given back", "closed"]);
+    let counts = report.unwrap().subscriptions[0].counts;
+    assert_eq!((counts.handled, counts.unacked), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_keeps_killing_the_process_is_dead_without_a_further_start() {
+    for (crashes, expected) in
+        [(2, vec!["ack", "closed"]), (3, vec!["dead exhausted 0", "ack", "closed"])]
+    {
+        let broker = Scribe::new(Script { crashes, ..Script::default() });
+        let fine = each(|_: NotificationEvent<Ordered>, _: Received| async { Ok(()) });
+        let (log, _) = run(&broker, Retry::none(), fine, "ack").await;
+        assert_eq!(log, expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn committed_work_is_not_done_again_when_its_events_are_not_published() {
+    struct Ship(Log);
+    impl EventHandler<Ordered> for Ship {
+        async fn handle(&self, _: &Ordered, scope: &mut Scope) -> Result<(), HandlerError> {
+            self.0.add("handled");
+            // Refused by the broker every time.
+            scope.emit(NotificationEvent::new(Shipped { number: 1 }).with_topic("refused"));
+            scope.emit(Shipped { number: 2 });
+            Ok(())
+        }
+    }
+    let broker = Scribe::new(Script::default());
+    let events = EventMediator::builder()
+        .event::<Ordered, _>(Ship(broker.log.clone()))
+        .broker(broker.clone())
+        .build()
+        .unwrap();
+    let service = Service::builder(broker.clone())
+        .subscribe(Subscription::to("paid").group("g").json::<Ordered>(), events)
+        .drain_timeout(Duration::from_secs(1))
+        .build()
+        .unwrap();
+    let report = service.run_until(tokio::time::sleep(Duration::from_secs(60))).await.unwrap();
+    assert_eq!(broker.log.count("handled"), 1, "never again in this process");
+    assert_eq!(broker.log.count("ack"), 0, "and not acked before its events are out");
+    assert_eq!(report.subscriptions[0].cancelled, 1);
+}
