@@ -1,5 +1,7 @@
 //! The subscriber runtime on the memory broker, through the public interface alone.
 
+#![allow(clippy::unwrap_used)] // a test says what it expects by unwrapping
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -648,4 +650,24 @@ async fn wiring_mistakes_are_named_all_at_once() {
         .build()
         .unwrap_err();
     assert!(error.to_string().contains("the memory broker has no patterns"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mediator_that_is_shut_down_fails_nothing() {
+    struct Never;
+    impl EventHandler<UserCreated> for Never {
+        async fn handle(&self, _: &UserCreated, _: &mut Scope) -> Result<(), HandlerError> {
+            panic!("it ran")
+        }
+    }
+    let broker = MemoryBroker::new();
+    let events = EventMediator::builder().event::<UserCreated, _>(Never).build().unwrap();
+    let _ = events.shutdown(Duration::from_secs(1)).await;
+    publish(&broker, "ada", 1).await;
+    let running = run(&broker, users(), events);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let report = running.end().await;
+    assert_eq!(report.subscriptions[0].counts.failed_attempts, 0);
+    assert!(dead_letters(&broker).is_empty());
+    assert!(broker.subscribe("users", "mailer").try_recv().is_some(), "it was given back");
 }

@@ -1,25 +1,15 @@
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::time::Instant;
-
+use super::Received;
 use super::attempt::{Handling, run_chain};
-use super::backoff::Backoff;
-use super::delivery::{Delivery, Ended, log_double};
-use super::failure::{Failure, FailureClass, causes};
+use super::delivery::Delivery;
+use super::failure::{Failure, FailureClass};
 use super::job::Job;
-use super::policy::{DecodeError, OnDecodeError, Undecodable};
+use super::policy::Undecodable;
 use super::runner::{End, Runner};
-use super::state::Counter;
 use super::target::{EachHandler, Kind, ManualHandler};
-use super::{RETURN_BACKOFF, Received, SETTLE_BACKOFF};
-use crate::codec::{DeserializeError, DeserializeErrorKind};
-use crate::consume::{
-    DeadLetter, DeadLetterReason, DeadLetterTo, Delayed, Incoming, NextAttempt, SettleError,
-};
-use crate::dispatch::{caught, panic_message};
-use crate::event::AnyEvent;
+use crate::consume::NextAttempt;
+use crate::dispatch::caught;
 use crate::{CorrelationId, Scope, Timestamp};
 
 /// What the handling of a message came to.
@@ -108,7 +98,7 @@ impl Runner {
     /// What comes after a failed attempt: the job, to be tried again at once, or how it ended.
     pub(super) async fn after_failure(&self, mut job: Job, failure: Failure) -> Result<Job, End> {
         if failure.class == FailureClass::NotTried {
-            return Err(self.drop_job(job));
+            return Err(self.rest(job));
         }
         self.note_failure(&mut job, &failure);
         let next = match failure.class {
@@ -177,210 +167,6 @@ impl Runner {
             Err(panic) => Verdict::Failed(Failure::panicked(&panic)),
         }
     }
-
-    /// The event in a message, or what else becomes of it.
-    pub(super) async fn read(&self, received: &Received) -> Result<Box<dyn AnyEvent>, Verdict> {
-        if received.retry.crashes >= self.spec.limits.max_crashes {
-            return Err(Verdict::Crashed);
-        }
-        let undecodable = match self.decode(&received.message).await {
-            Ok(event) => return Ok(event),
-            Err(verdict) => verdict,
-        };
-        let Verdict::Undecodable(case) = undecodable else { return Err(undecodable) };
-        Err(match self.spec.policies.of(&case) {
-            OnDecodeError::DeadLetter => Verdict::Undecodable(case),
-            OnDecodeError::Stop => Verdict::Stop(case),
-            OnDecodeError::Skip => {
-                tracing::info!(
-                    subscription = %self.watched.name,
-                    topic = %received.topic,
-                    offset = received.offset,
-                    reason = %case,
-                    "skipped a message"
-                );
-                Verdict::Skipped
-            }
-            OnDecodeError::Handle => match &self.spec.undecodable {
-                None => Verdict::Undecodable(case), // `build` refuses that
-                Some(function) => match caught(|| function(case, received.clone())).await {
-                    Ok(Ok(())) => Verdict::Handled,
-                    Ok(Err(error)) => Verdict::Failed(error.into()),
-                    Err(panic) => Verdict::Failed(Failure::panicked(&panic)),
-                },
-            },
-        })
-    }
-
-    async fn decode(&self, message: &Arc<Incoming>) -> Result<Box<dyn AnyEvent>, Verdict> {
-        if self.spec.decoders.is_empty() {
-            return self.decode_plain(message);
-        }
-        let mut decoded = Incoming::clone(message);
-        for decoder in &self.spec.decoders {
-            decoded = match caught(|| decoder(decoded)).await {
-                Ok(Ok(Some(decoded))) => decoded,
-                Ok(Ok(None)) => return Err(Verdict::Skipped),
-                Ok(Err(DecodeError::Failed(error))) => return Err(Verdict::Failed(error.into())),
-                Ok(Err(DecodeError::Malformed(text))) => return Err(malformed(message, &text)),
-                Err(panic) => {
-                    return Err(malformed(message, &format!("the decoder panicked: {panic}")));
-                }
-            };
-        }
-        self.decode_plain(&decoded)
-    }
-
-    fn decode_plain(&self, message: &Incoming) -> Result<Box<dyn AnyEvent>, Verdict> {
-        let Some(body) = &message.body else {
-            return Err(Verdict::Undecodable(Undecodable::Tombstone));
-        };
-        if body.is_empty() {
-            return Err(Verdict::Undecodable(Undecodable::Empty));
-        }
-        let max = self.spec.limits.max_body_size;
-        if body.len() > max {
-            let text = format!("{} bytes, at most {max} are decoded", body.len());
-            let kind = DeserializeErrorKind::TooLarge;
-            let error = DeserializeError::new(kind, text, body.clone());
-            return Err(Verdict::Undecodable(Undecodable::Malformed(error)));
-        }
-        // Deserializers are code of others.
-        match catch_unwind(AssertUnwindSafe(|| self.spec.routes.read(message))) {
-            Ok(read) => read.map_err(Verdict::Undecodable),
-            Err(panic) => {
-                let text = format!("the deserializer panicked: {}", panic_message(panic));
-                Err(malformed(message, &text))
-            }
-        }
-    }
-
-    /// Settles a job that has no further attempt here.
-    pub(super) async fn settle(&self, job: Job, verdict: Verdict) -> End {
-        let counters = &self.watched.counters;
-        let (reason, error_type, error) = match verdict {
-            Verdict::Handled => return self.ack(job, &counters.handled).await,
-            Verdict::Skipped => return self.ack(job, &counters.skipped).await,
-            Verdict::Stop(case) => {
-                let text = format!(
-                    "a message of {:?} (offset {:?}) stopped it, as its policy says: {case}",
-                    job.message.topic, job.message.offset
-                );
-                self.drop_job(job);
-                return End::Fatal(text);
-            }
-            Verdict::Undecodable(case) => {
-                (case.reason(), case.type_name().to_owned(), case.to_string())
-            }
-            Verdict::Crashed => {
-                let text =
-                    format!("its handling was started {} times and never ended", job.retry.crashes);
-                (DeadLetterReason::Exhausted, "Crash".to_owned(), text)
-            }
-            Verdict::Failed(failure) => (failure.reason(), failure.error_type, failure.error),
-        };
-        let letter = job.letter(&self.spec.group, reason, &error_type, &error);
-        self.bury(job, &letter).await
-    }
-
-    async fn bury(&self, mut job: Job, letter: &DeadLetter) -> End {
-        let reason = letter.reason;
-        tracing::error!(
-            subscription = %self.watched.name,
-            topic = letter.topic,
-            partition = letter.partition,
-            offset = letter.offset,
-            id = job.message.id.as_deref(),
-            attempts = letter.attempts,
-            %reason,
-            error = letter.error,
-            "a message becomes a dead letter"
-        );
-        if self.spec.dead_letter == DeadLetterTo::Discard {
-            return self.ack(job, &self.watched.counters.discarded).await;
-        }
-        let mut backoff = Backoff::new(SETTLE_BACKOFF.0, SETTLE_BACKOFF.1);
-        loop {
-            let Err(error) = job.settle.dead_letter(letter).await else { break };
-            if !self.wait_after(&error, "dead letter", &mut backoff).await {
-                return self.drop_job(job);
-            }
-        }
-        self.ack(job, &self.watched.counters.dead_lettered).await
-    }
-
-    async fn retry_later(&self, mut job: Job, delay: Duration) -> End {
-        let mut backoff = Backoff::new(SETTLE_BACKOFF.0, SETTLE_BACKOFF.1);
-        let until = Instant::now() + delay;
-        loop {
-            match job.settle.retry_later(delay, &job.retry).await {
-                Ok(Delayed::Hold) => return End::Hold(job, until),
-                Ok(Delayed::Scheduled) => {
-                    return self.ack(job, &self.watched.counters.rescheduled).await;
-                }
-                Err(error) => {
-                    if !self.wait_after(&error, "retry copy", &mut backoff).await {
-                        return self.drop_job(job);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Holds the subscription back for a while. `false` when it stops meanwhile.
-    async fn wait_after(&self, error: &SettleError, what: &str, backoff: &mut Backoff) -> bool {
-        let reason = format!("a {what} is not confirmed: {}", causes(error));
-        tracing::error!(subscription = %self.watched.name, reason, "paused");
-        let _paused = self.pause(&reason);
-        tokio::select! {
-            () = backoff.wait() => true,
-            () = self.stop.cancelled() => false,
-        }
-    }
-
-    async fn ack(&self, mut job: Job, counter: &Counter) -> End {
-        match job.settle.ack().await {
-            Ok(()) => counter.one(),
-            Err(error) => {
-                self.watched.counters.unacked.one();
-                log_double(&Err(error));
-            }
-        }
-        End::Done
-    }
-
-    /// Gives it back.
-    fn drop_job(&self, job: Job) -> End {
-        self.watched.counters.given_back.one();
-        drop(job);
-        End::Done
-    }
-
-    /// After a handler that settles itself.
-    fn ended(&self, ended: Option<Ended>) -> End {
-        let counters = &self.watched.counters;
-        match ended {
-            Some(Ended::Acked) => counters.handled.one(),
-            Some(Ended::DeadLettered) => counters.dead_lettered.one(),
-            Some(Ended::Scheduled) => counters.rescheduled.one(),
-            Some(Ended::Hold(job, delay)) => return End::Hold(job, Instant::now() + delay),
-            Some(Ended::Returned(job)) if self.stop.is_cancelled() => return self.drop_job(job),
-            Some(Ended::Returned(mut job)) => {
-                let (first, max) = RETURN_BACKOFF;
-                let pause = first.saturating_mul(1 << job.returned.min(16)).min(max);
-                job.returned = job.returned.saturating_add(1);
-                return End::Hold(job, Instant::now() + pause);
-            }
-            // It was leaked.
-            None => counters.given_back.one(),
-        }
-        End::Done
-    }
-}
-
-fn malformed(message: &Incoming, text: &str) -> Verdict {
-    let error = DeserializeError::new(DeserializeErrorKind::Syntax, text, message.bytes());
-    Verdict::Undecodable(Undecodable::Malformed(error))
 }
 
 /// What the sender says of the message's origin, for the handlers and what they emit.

@@ -1,0 +1,96 @@
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use super::Received;
+use super::failure::Failure;
+use super::policy::{DecodeError, OnDecodeError, Undecodable};
+use super::runner::Runner;
+use super::worker::Verdict;
+use crate::codec::{DeserializeError, DeserializeErrorKind};
+use crate::consume::Incoming;
+use crate::dispatch::{caught, panic_message};
+use crate::event::AnyEvent;
+
+impl Runner {
+    /// The event in a message, or what else becomes of it.
+    pub(super) async fn read(&self, received: &Received) -> Result<Box<dyn AnyEvent>, Verdict> {
+        if received.retry.crashes >= self.spec.limits.max_crashes {
+            return Err(Verdict::Crashed);
+        }
+        let undecodable = match self.decode(&received.message).await {
+            Ok(event) => return Ok(event),
+            Err(verdict) => verdict,
+        };
+        let Verdict::Undecodable(case) = undecodable else { return Err(undecodable) };
+        Err(match self.spec.policies.of(&case) {
+            OnDecodeError::DeadLetter => Verdict::Undecodable(case),
+            OnDecodeError::Stop => Verdict::Stop(case),
+            OnDecodeError::Skip => {
+                tracing::info!(
+                    subscription = %self.watched.name,
+                    topic = %received.topic,
+                    offset = received.offset,
+                    reason = %case,
+                    "skipped a message"
+                );
+                Verdict::Skipped
+            }
+            OnDecodeError::Handle => match &self.spec.undecodable {
+                None => Verdict::Undecodable(case), // `build` refuses that
+                Some(function) => match caught(|| function(case, received.clone())).await {
+                    Ok(Ok(())) => Verdict::Handled,
+                    Ok(Err(error)) => Verdict::Failed(error.into()),
+                    Err(panic) => Verdict::Failed(Failure::panicked(&panic)),
+                },
+            },
+        })
+    }
+
+    async fn decode(&self, message: &Arc<Incoming>) -> Result<Box<dyn AnyEvent>, Verdict> {
+        if self.spec.decoders.is_empty() {
+            return self.decode_plain(message);
+        }
+        let mut decoded = Incoming::clone(message);
+        for decoder in &self.spec.decoders {
+            decoded = match caught(|| decoder(decoded)).await {
+                Ok(Ok(Some(decoded))) => decoded,
+                Ok(Ok(None)) => return Err(Verdict::Skipped),
+                Ok(Err(DecodeError::Failed(error))) => return Err(Verdict::Failed(error.into())),
+                Ok(Err(DecodeError::Malformed(text))) => return Err(malformed(message, &text)),
+                Err(panic) => {
+                    return Err(malformed(message, &format!("the decoder panicked: {panic}")));
+                }
+            };
+        }
+        self.decode_plain(&decoded)
+    }
+
+    fn decode_plain(&self, message: &Incoming) -> Result<Box<dyn AnyEvent>, Verdict> {
+        let Some(body) = &message.body else {
+            return Err(Verdict::Undecodable(Undecodable::Tombstone));
+        };
+        if body.is_empty() {
+            return Err(Verdict::Undecodable(Undecodable::Empty));
+        }
+        let max = self.spec.limits.max_body_size;
+        if body.len() > max {
+            let text = format!("{} bytes, at most {max} are decoded", body.len());
+            let kind = DeserializeErrorKind::TooLarge;
+            let error = DeserializeError::new(kind, text, body.clone());
+            return Err(Verdict::Undecodable(Undecodable::Malformed(error)));
+        }
+        // Deserializers are code of others.
+        match catch_unwind(AssertUnwindSafe(|| self.spec.routes.read(message))) {
+            Ok(read) => read.map_err(Verdict::Undecodable),
+            Err(panic) => {
+                let text = format!("the deserializer panicked: {}", panic_message(panic));
+                Err(malformed(message, &text))
+            }
+        }
+    }
+}
+
+fn malformed(message: &Incoming, text: &str) -> Verdict {
+    let error = DeserializeError::new(DeserializeErrorKind::Syntax, text, message.bytes());
+    Verdict::Undecodable(Undecodable::Malformed(error))
+}
