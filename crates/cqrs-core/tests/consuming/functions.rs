@@ -1,0 +1,76 @@
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_manual_handler_settles_and_what_it_drops_comes_again_in_order() {
+    let (broker, seen) = (MemoryBroker::new(), Seen::default());
+    let target = manual({
+        let seen = seen.clone();
+        move |event: NotificationEvent<UserCreated>, delivery: Delivery| {
+            let seen = seen.clone();
+            async move {
+                let step = event.payload.step;
+                note(&seen, format!("{step}#{}", delivery.attempt()));
+                match (step, delivery.attempt()) {
+                    (1, 1) => drop(delivery),
+                    (1, 2) => delivery.give_back(),
+                    (1, 3) => delivery.retry_later(Duration::from_secs(10)).await.unwrap(),
+                    (2, _) => delivery.dead_letter(HandlerError::permanent("no")).await.unwrap(),
+                    (3, 1) => panic!("the delivery goes down with it"),
+                    (4, _) => {
+                        // Settled elsewhere, later: the next one of the key waits.
+                        tokio::spawn(async move {
+                            tokio::time::sleep(Duration::from_secs(5)).await;
+                            note(&seen, "late");
+                            delivery.ack().await.unwrap();
+                        });
+                    }
+                    _ => delivery.ack().await.unwrap(),
+                }
+            }
+        }
+    });
+    for step in 1..=5 {
+        publish(&broker, "ada", step).await;
+    }
+    let running = run(&broker, users().concurrency(4), target);
+    until("the last one", || noted(&seen).iter().any(|text| text == "5#1")).await;
+    let report = running.end().await;
+    assert_eq!(
+        noted(&seen),
+        ["1#1", "1#2", "1#3", "1#4", "2#1", "3#1", "3#2", "4#1", "late", "5#1"]
+    );
+    let counts = report.subscriptions[0].counts;
+    assert_eq!((counts.handled, counts.dead_lettered, counts.panics), (4, 1, 1));
+    assert_eq!(dead_letters(&broker)[0].1.attempts, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn batches_are_filled_by_size_and_time_and_a_poison_event_is_isolated() {
+    let (broker, seen) = (MemoryBroker::new(), Seen::default());
+    let target = batch(3, Duration::from_secs(1), {
+        let seen = seen.clone();
+        move |events: Vec<(NotificationEvent<UserCreated>, Received)>| {
+            let steps: Vec<u32> = events.iter().map(|(event, _)| event.payload.step).collect();
+            note(&seen, format!("{steps:?}"));
+            let poisoned = steps.contains(&5);
+            async move {
+                match poisoned {
+                    true => Err(HandlerError::retryable("poison")),
+                    false => Ok(()),
+                }
+            }
+        }
+    });
+    for step in 1..=7 {
+        publish(&broker, &format!("u{step}"), step).await;
+    }
+    let retry = Retry::none().immediate([Duration::from_millis(50)]);
+    let running = run(&broker, users().retry(retry), target);
+    until("the last one", || noted(&seen).iter().any(|text| text == "[7]")).await;
+    let report = running.end().await;
+    let expected = ["[1, 2, 3]", "[4, 5, 6]", "[4, 5, 6]", "[4]", "[5]", "[5]", "[6]", "[7]"];
+    assert_eq!(noted(&seen), expected);
+    let (_, letter) = dead_letters(&broker).remove(0);
+    assert_eq!((letter.attempts, letter.offset), (2, Some(4)));
+    assert_eq!(report.subscriptions[0].counts.handled, 6);
+}

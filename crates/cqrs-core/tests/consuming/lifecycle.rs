@@ -1,0 +1,142 @@
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn events_reach_the_handlers_of_a_mediator_and_are_acked() {
+    struct Welcome(Seen);
+    impl EventHandler<UserCreated> for Welcome {
+        async fn handle(&self, event: &UserCreated, scope: &mut Scope) -> Result<(), HandlerError> {
+            let received = scope.get::<Received>().unwrap();
+            note(&self.0, format!("{} in {}", event.user_id, received.group()));
+            Ok(())
+        }
+    }
+    let (broker, seen) = (MemoryBroker::new(), Seen::default());
+    let events =
+        EventMediator::builder().event::<UserCreated, _>(Welcome(seen.clone())).build().unwrap();
+    publish(&broker, "ada", 1).await;
+    let running = run(&broker, users(), events);
+    until("the handler ran", || noted(&seen).len() == 1).await;
+    until("ready", || running.health.is_ready()).await;
+    let report = running.end().await;
+    assert_eq!(noted(&seen), ["ada in mailer"]);
+    assert_eq!(report.subscriptions[0].counts.handled, 1);
+    assert!(broker.subscribe("users", "mailer").try_recv().is_none(), "it was acked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_finishes_what_runs_and_gives_the_rest_back() {
+    let (broker, seen) = (MemoryBroker::new(), Seen::default());
+    let target = {
+        let seen = seen.clone();
+        each(move |event: NotificationEvent<UserCreated>, _: Received| {
+            let seen = seen.clone();
+            async move {
+                note(&seen, format!("start {}", event.payload.step));
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                note(&seen, format!("end {}", event.payload.step));
+                Ok::<(), HandlerError>(())
+            }
+        })
+    };
+    for step in 1..=5 {
+        publish(&broker, &format!("u{step}"), step).await;
+    }
+    let running = run(&broker, users().concurrency(2), target);
+    until("two run", || noted(&seen).len() == 2).await;
+    let started = Instant::now();
+    let report = running.end().await;
+    assert!(started.elapsed() < Duration::from_secs(11), "{:?}", started.elapsed());
+    assert_eq!(noted(&seen), ["start 1", "start 2", "end 1", "end 2"]);
+    let [mine] = &*report.subscriptions else { panic!("one subscription") };
+    assert_eq!((mine.counts.handled, mine.counts.given_back, mine.cancelled), (2, 3, 0));
+    let again = broker.subscribe("users", "mailer");
+    assert_eq!(std::iter::from_fn(|| again.try_recv().map(|d| d.ack())).count(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_ends_at_its_deadline_and_a_second_stop_ends_at_once() {
+    for now in [false, true] {
+        let (broker, seen) = (MemoryBroker::new(), Seen::default());
+        let target = {
+            let seen = seen.clone();
+            each(move |_: NotificationEvent<UserCreated>, _: Received| {
+                note(&seen, "start");
+                std::future::pending::<Result<(), HandlerError>>()
+            })
+        };
+        publish(&broker, "ada", 1).await;
+        let service = Service::builder(broker.clone()).subscribe(users(), target).build().unwrap();
+        let (stop, started) = (service.stop_handle(), Instant::now());
+        let task = tokio::spawn(service.run_until(std::future::pending::<()>()));
+        until("it runs", || !noted(&seen).is_empty()).await;
+        stop.stop();
+        if now {
+            stop.stop_now();
+        }
+        let report = task.await.unwrap().unwrap();
+        let expected = if now { 0 } else { 30 };
+        assert_eq!(started.elapsed().as_secs(), expected);
+        assert_eq!(report.subscriptions[0].cancelled, 1);
+        assert!(broker.subscribe("users", "mailer").try_recv().is_some(), "it was given back");
+    }
+}
+
+#[tokio::test]
+async fn wiring_mistakes_are_named_all_at_once() {
+    let error = Service::builder(MemoryBroker::new())
+        .subscribe(
+            Subscription::to("users").json::<UserDeleted>().concurrency(0),
+            noting(&Seen::default(), |_, _| Ok(())),
+        )
+        .subscribe(
+            users().name("twice").on_empty(OnDecodeError::Handle),
+            EventMediator::builder().build().unwrap(),
+        )
+        .subscribe(
+            Subscription::to("").group("g").name("twice"),
+            noting(&Seen::default(), |_, _| Ok(())),
+        )
+        .build()
+        .unwrap_err();
+    let text = error.to_string();
+    for part in [
+        "users: it has no group",
+        "users: nothing handles consuming::UserDeleted",
+        "users: a concurrency of 0",
+        "twice: nothing handles consuming::UserCreated",
+        "twice: a policy is OnDecodeError::Handle",
+        "twice: a topic's name is missing",
+        "twice: it takes no type of event",
+        "two subscriptions are named twice",
+    ] {
+        assert!(text.contains(part), "{part:?} is missing in: {text}");
+    }
+    let error = Service::builder(MemoryBroker::new())
+        .subscribe(
+            Subscription::pattern("users.*").group("g").json::<UserCreated>(),
+            noting(&Seen::default(), |_, _| Ok(())),
+        )
+        .build()
+        .unwrap_err();
+    assert!(error.to_string().contains("the memory broker has no patterns"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mediator_that_is_shut_down_fails_nothing() {
+    struct Never;
+    impl EventHandler<UserCreated> for Never {
+        async fn handle(&self, _: &UserCreated, _: &mut Scope) -> Result<(), HandlerError> {
+            panic!("it ran")
+        }
+    }
+    let broker = MemoryBroker::new();
+    let events = EventMediator::builder().event::<UserCreated, _>(Never).build().unwrap();
+    let _ = events.shutdown(Duration::from_secs(1)).await;
+    publish(&broker, "ada", 1).await;
+    let running = run(&broker, users(), events);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let report = running.end().await;
+    assert_eq!(report.subscriptions[0].counts.failed_attempts, 0);
+    assert!(dead_letters(&broker).is_empty());
+    assert!(broker.subscribe("users", "mailer").try_recv().is_some(), "it was given back");
+}

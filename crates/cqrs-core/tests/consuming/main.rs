@@ -1,0 +1,116 @@
+//! The subscriber runtime on the memory broker, through the public interface alone.
+
+#![allow(clippy::unwrap_used)] // a test says what it expects by unwrapping
+
+mod functions;
+mod lifecycle;
+mod order;
+mod reading;
+mod retries;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cqrs_core::{
+    DeadLetter, DeadLetterReason, Delivery, EventHandler, EventMediator, HandlerError,
+    HandlerResultExt, MemoryBroker, Message, MessageBrokerExt, NotificationEvent, OnDecodeError,
+    Received, Retry, Scope, Service, ServiceHealth, ServiceReport, StopHandle, Subscription,
+    SubscriptionState, Target, batch, each, manual,
+};
+use cqrs_macros::Notification;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Notification)]
+#[cqrs(crate = "cqrs_core", name = "UserCreated", topic = "users", key = "user_id")]
+struct UserCreated {
+    user_id: String,
+    step: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Notification)]
+#[cqrs(crate = "cqrs_core", name = "UserDeleted", topic = "users", key = "user_id")]
+struct UserDeleted {
+    user_id: String,
+}
+
+type Seen = Arc<Mutex<Vec<String>>>;
+
+fn note(seen: &Seen, text: impl Into<String>) {
+    seen.lock().unwrap().push(text.into());
+}
+
+fn noted(seen: &Seen) -> Vec<String> {
+    seen.lock().unwrap().clone()
+}
+
+async fn publish(broker: &MemoryBroker, user_id: &str, step: u32) {
+    let event = NotificationEvent::new(UserCreated { user_id: user_id.into(), step });
+    let body = serde_json::to_vec(&event).unwrap();
+    broker.publish(Message::new("users", body).with_key(user_id.to_owned())).await.unwrap();
+}
+
+async fn publish_raw(broker: &MemoryBroker, body: &'static str) {
+    broker.publish(Message::new("users", body)).await.unwrap();
+}
+
+/// Waits for a condition; with paused time this costs none.
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(3600);
+    while !condition() {
+        assert!(Instant::now() < end, "never seen: {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn users() -> Subscription {
+    Subscription::to("users").group("mailer").json::<UserCreated>()
+}
+
+struct Running {
+    task: JoinHandle<ServiceReport>,
+    stop: StopHandle,
+    health: ServiceHealth,
+}
+
+impl Running {
+    async fn end(self) -> ServiceReport {
+        self.stop.stop();
+        self.task.await.unwrap()
+    }
+}
+
+fn run(broker: &MemoryBroker, subscription: Subscription, target: impl Target) -> Running {
+    let service = Service::builder(broker.clone()).subscribe(subscription, target).build().unwrap();
+    let (stop, health) = (service.stop_handle(), service.health());
+    let task =
+        tokio::spawn(async move { service.run_until(std::future::pending::<()>()).await.unwrap() });
+    Running { task, stop, health }
+}
+
+/// A function that notes `user:step#attempt` and does what `act` says.
+fn noting(
+    seen: &Seen,
+    act: impl Fn(&UserCreated, u32) -> Result<(), HandlerError> + Send + Sync + 'static,
+) -> impl Target {
+    let (seen, act) = (Arc::clone(seen), Arc::new(act));
+    each(move |event: NotificationEvent<UserCreated>, received: Received| {
+        let (seen, act) = (Arc::clone(&seen), Arc::clone(&act));
+        async move {
+            let UserCreated { user_id, step } = &event.payload;
+            note(&seen, format!("{user_id}:{step}#{}", received.attempt()));
+            tokio::task::yield_now().await;
+            act(&event.payload, received.attempt())
+        }
+    })
+}
+
+fn dead_letters(broker: &MemoryBroker) -> Vec<(Message, DeadLetter)> {
+    let messages = broker.messages("users.mailer.dead");
+    let parse = |message: Message| {
+        let letter = DeadLetter::from_headers(&message.headers).unwrap();
+        (message, letter)
+    };
+    messages.into_iter().map(parse).collect()
+}

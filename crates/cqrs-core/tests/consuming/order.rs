@@ -1,0 +1,85 @@
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn keys_run_in_parallel_and_each_in_order() {
+    let (broker, seen) = (MemoryBroker::new(), Seen::default());
+    let running_now: Arc<Mutex<Vec<String>>> = Arc::default();
+    let most = Arc::new(Mutex::new(0));
+    let target = {
+        let (seen, now, most) = (seen.clone(), running_now.clone(), most.clone());
+        each(move |event: NotificationEvent<UserCreated>, _: Received| {
+            let (seen, now, most) = (seen.clone(), now.clone(), most.clone());
+            async move {
+                let UserCreated { user_id, step } = event.payload;
+                {
+                    let mut now = now.lock().unwrap();
+                    assert!(!now.contains(&user_id), "two of {user_id} at once");
+                    now.push(user_id.clone());
+                    let mut most = most.lock().unwrap();
+                    *most = now.len().max(*most);
+                }
+                tokio::time::sleep(Duration::from_millis(u64::from(step % 7))).await;
+                note(&seen, format!("{user_id}:{step}"));
+                now.lock().unwrap().retain(|running| *running != user_id);
+                Ok::<(), HandlerError>(())
+            }
+        })
+    };
+    for step in 0..300_u32 {
+        publish(&broker, &format!("u{}", step % 10), step).await;
+    }
+    let running = run(&broker, users().concurrency(4), target);
+    until("all of them", || noted(&seen).len() == 300).await;
+    let report = running.end().await;
+    assert_eq!(report.subscriptions[0].counts.handled, 300);
+    assert_eq!(*most.lock().unwrap(), 4, "as many as allowed, never more");
+    for user in 0..10 {
+        let prefix = format!("u{user}:");
+        let steps: Vec<u32> = noted(&seen)
+            .iter()
+            .filter_map(|text| text.strip_prefix(&prefix)?.parse().ok())
+            .collect();
+        assert!(steps.is_sorted() && steps.len() == 30, "{steps:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poison_key_waits_alone() {
+    let (broker, seen) = (MemoryBroker::new(), Seen::default());
+    let target = noting(&seen, |event, _| match &*event.user_id {
+        "poison" => Err(HandlerError::retryable("no")),
+        _ => Ok(()),
+    });
+    publish(&broker, "poison", 1).await;
+    publish(&broker, "poison", 2).await;
+    for step in 0..50 {
+        publish(&broker, &format!("u{step}"), step).await;
+    }
+    let retry = Retry::none().delayed([Duration::from_secs(60)]);
+    let started = Instant::now();
+    let running = run(&broker, users().concurrency(2).retry(retry), target);
+    until("the others", || noted(&seen).len() == 51).await;
+    assert!(started.elapsed() < Duration::from_secs(1), "nobody waited for the poison key");
+    assert!(!noted(&seen).contains(&"poison:2#1".to_owned()), "its own key waits");
+    until("both are dead", || dead_letters(&broker).len() == 2).await;
+    let mine: Vec<_> = noted(&seen).into_iter().filter(|t| t.starts_with("poison")).collect();
+    assert_eq!(mine, ["poison:1#1", "poison:1#2", "poison:2#1", "poison:2#2"]);
+    drop(running.end().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn strict_order_is_the_default_whatever_the_key() {
+    let (broker, seen) = (MemoryBroker::new(), Seen::default());
+    let target = noting(&seen, |event, attempt| match (event.step, attempt) {
+        (1, 1..=2) => Err(HandlerError::retryable("not yet")),
+        _ => Ok(()),
+    });
+    for step in 0..4 {
+        publish(&broker, &format!("u{step}"), step).await;
+    }
+    let retry = Retry::none().delayed([Duration::from_secs(10), Duration::from_secs(60)]);
+    let running = run(&broker, users().retry(retry), target);
+    until("all of them", || noted(&seen).len() == 6).await;
+    assert_eq!(noted(&seen), ["u0:0#1", "u1:1#1", "u1:1#2", "u1:1#3", "u2:2#1", "u3:3#1"]);
+    drop(running.end().await);
+}

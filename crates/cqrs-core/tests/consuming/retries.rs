@@ -1,0 +1,116 @@
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_is_retried_by_the_schedule_and_then_dead() {
+    let (broker, seen) = (MemoryBroker::new(), Seen::default());
+    let started = Instant::now();
+    let times: Arc<Mutex<Vec<Duration>>> = Arc::default();
+    let target = noting(&seen, {
+        let times = Arc::clone(&times);
+        move |_, _| {
+            times.lock().unwrap().push(started.elapsed());
+            Err(HandlerError::retryable("no such host"))
+        }
+    });
+    publish(&broker, "ada", 1).await;
+    let running = run(&broker, users(), target);
+    until("a dead letter", || dead_letters(&broker).len() == 1).await;
+    let report = running.end().await;
+    let attempts: Vec<_> = (1..=7).map(|attempt| format!("ada:1#{attempt}")).collect();
+    assert_eq!(noted(&seen), attempts);
+    let times = times.lock().unwrap().clone();
+    let waits: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    let schedule = [50, 100, 250, 10_000, 60_000, 300_000].map(Duration::from_millis);
+    for (wait, expected) in waits.iter().zip(schedule) {
+        let late = wait.saturating_sub(expected);
+        assert!(*wait >= expected && late < Duration::from_millis(50), "{waits:?}");
+    }
+    let (message, letter) = dead_letters(&broker).remove(0);
+    assert_eq!(message.key.as_deref(), Some(b"ada".as_slice()));
+    assert_eq!(message.body, broker.messages("users")[0].body, "byte for byte");
+    assert_eq!((letter.reason, letter.attempts), (DeadLetterReason::Exhausted, 7));
+    assert_eq!((&*letter.topic, &*letter.group), ("users", "mailer"));
+    assert_eq!((letter.offset, &*letter.error), (Some(0), "no such host"));
+    let counts = report.subscriptions[0].counts;
+    assert_eq!((counts.dead_lettered, counts.failed_attempts, counts.handled), (1, 7, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permanent_failure_is_dead_at_once_and_a_panic_by_the_schedule() {
+    let (broker, seen) = (MemoryBroker::new(), Seen::default());
+    let target = noting(&seen, |event, _| match event.step {
+        1 => Err("gone").permanent(),
+        2 => panic!("index out of bounds"),
+        _ => Ok(()),
+    });
+    for step in 1..=3 {
+        publish(&broker, "ada", step).await;
+    }
+    let retry = Retry::none().immediate([Duration::from_millis(50)]);
+    let running = run(&broker, users().retry(retry), target);
+    until("the last one", || noted(&seen).contains(&"ada:3#1".to_owned())).await;
+    let report = running.end().await;
+    assert_eq!(noted(&seen), ["ada:1#1", "ada:2#1", "ada:2#2", "ada:3#1"]);
+    let letters: Vec<_> = dead_letters(&broker).into_iter().map(|(_, letter)| letter).collect();
+    assert_eq!(letters[0].reason, DeadLetterReason::Permanent);
+    assert_eq!((letters[0].attempts, &*letters[0].error), (1, "gone"));
+    assert_eq!(letters[1].reason, DeadLetterReason::Panic);
+    assert_eq!((letters[1].attempts, &*letters[1].error), (2, "panicked: index out of bounds"));
+    let counts = report.subscriptions[0].counts;
+    assert_eq!((counts.handled, counts.dead_lettered, counts.panics), (1, 2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_is_a_failure_worth_a_retry() {
+    let (broker, seen) = (MemoryBroker::new(), Seen::default());
+    let target = {
+        let seen = seen.clone();
+        each(move |_: NotificationEvent<UserCreated>, received: Received| {
+            note(&seen, format!("#{}", received.attempt()));
+            async move {
+                if received.attempt() == 1 {
+                    std::future::pending::<()>().await;
+                }
+                Ok::<(), HandlerError>(())
+            }
+        })
+    };
+    publish(&broker, "ada", 1).await;
+    let running = run(&broker, users().timeout(Duration::from_secs(1)), target);
+    until("a second attempt", || noted(&seen).len() == 2).await;
+    assert_eq!(running.end().await.subscriptions[0].counts.handled, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_acked_while_the_dead_letter_is_not_confirmed() {
+    // The dead-letter topic is full, and nobody reads it.
+    let broker =
+        MemoryBroker::builder().capacity(2).publish_timeout(Duration::from_secs(1)).build();
+    broker.create_group("users.mailer.dead", "nobody", cqrs_core::memory::StartFrom::Oldest);
+    for n in 0..2 {
+        broker.publish(Message::new("users.mailer.dead", format!("old {n}"))).await.unwrap();
+    }
+    let seen = Seen::default();
+    let target = noting(&seen, |_, _| Err("never").permanent());
+    publish(&broker, "ada", 1).await;
+    publish(&broker, "bob", 2).await;
+    let running = run(&broker, users().concurrency(2), target);
+    until("it is paused", || {
+        let state = running.health.subscriptions().remove(0).state;
+        matches!(state, SubscriptionState::Paused { .. })
+    })
+    .await;
+    assert!(!running.health.is_ready() && running.health.is_live());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let counts = running.health.subscriptions()[0].counts;
+    assert_eq!((counts.dead_lettered, counts.handled), (0, 0), "nothing is settled");
+    let reader = broker.subscribe("users.mailer.dead", "nobody");
+    while let Some(old) = reader.try_recv() {
+        old.ack();
+    }
+    until("both dead letters", || broker.messages("users.mailer.dead").len() == 2).await;
+    until("settled", || running.health.subscriptions()[0].counts.dead_lettered == 2).await;
+    until("ready again", || running.health.is_ready()).await;
+    drop(running.end().await);
+    assert!(broker.subscribe("users", "mailer").try_recv().is_none());
+}
