@@ -1,0 +1,298 @@
+//! The RabbitMQ source against a real server: retry copies and dead letters.
+
+use std::time::{Duration, Instant};
+
+use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, AmqpSubscription, DeclareMode};
+use cqrs_core::consume::{
+    DEAD_LETTER_HEADERS, Delayed, RETRY_HEADERS, SourceDelivery, SubscribeRequest,
+};
+use cqrs_core::message::Headers;
+use cqrs_core::{DeadLetter, DeadLetterReason, DeadLetterTo, Retry, RetryState, Timestamp};
+use integration_tests::amqp::{self, Raw, fresh, header};
+use integration_tests::consuming::{Opened, body};
+use lapin::BasicProperties;
+use lapin::message::Delivery;
+use lapin::types::{AMQPValue, FieldArray, FieldTable};
+
+const LONG: Duration = Duration::from_secs(10);
+
+async fn broker(exchange: &str) -> AmqpMessageBroker {
+    let mut config = AmqpConfig::new(amqp::dsn());
+    config.exchange.name = exchange.into();
+    AmqpMessageBroker::connect(config).await.unwrap()
+}
+
+fn seconds(delays: &[u64]) -> Retry {
+    Retry::none().delayed(delays.iter().map(|delay| Duration::from_secs(*delay)))
+}
+
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
+}
+
+/// Headers of every kind that a foreign sender may write.
+fn typed_headers() -> FieldTable {
+    let mut inner = FieldTable::default();
+    inner.insert("deep".into(), AMQPValue::Boolean(true));
+    let mut table = FieldTable::default();
+    for (name, value) in [
+        ("message_key", AMQPValue::ByteArray(vec![0xff, 0].into())),
+        ("text", text("ä")),
+        ("bytes", AMQPValue::LongString(vec![0xfe, 0xff].into())),
+        ("count", AMQPValue::LongInt(-7)),
+        ("big", AMQPValue::LongLongInt(1 << 40)),
+        ("ratio", AMQPValue::Double(0.5)),
+        ("when", AMQPValue::Timestamp(1_700_000_000)),
+        ("none", AMQPValue::Void),
+        (
+            "list",
+            AMQPValue::FieldArray(FieldArray::from(vec![text("a"), AMQPValue::Boolean(false)])),
+        ),
+        ("table", AMQPValue::FieldTable(inner)),
+    ] {
+        table.insert(name.into(), value);
+    }
+    table
+}
+
+fn all_properties() -> BasicProperties {
+    let mut headers = typed_headers();
+    let other = AMQPValue::FieldArray(FieldArray::from(vec![text("elsewhere")]));
+    headers.insert("CC".into(), other);
+    BasicProperties::default()
+        .with_headers(headers)
+        .with_content_type("application/json".into())
+        .with_content_encoding("identity".into())
+        .with_delivery_mode(1)
+        .with_priority(3)
+        .with_correlation_id("c-1".into())
+        .with_reply_to("answers".into())
+        .with_expiration("600000".into())
+        .with_message_id("m-1".into())
+        .with_timestamp(1_700_000_001)
+        .with_type("UserCreated".into())
+        .with_user_id("guest".into())
+        .with_app_id("shop".into())
+}
+
+fn assert_application_headers(copy: &Delivery) {
+    let headers = copy.properties.headers().as_ref().unwrap().inner();
+    for (name, value) in typed_headers().inner() {
+        assert_eq!(headers.get(name.as_str()), Some(value), "{name}");
+    }
+    assert!(!headers.contains_key("CC"));
+    assert!(matches!(headers["original-cc"], AMQPValue::FieldArray(_)));
+    for (name, value) in [
+        ("original-user-id", "guest"),
+        ("original-expiration", "600000"),
+        ("original-delivery-mode", "1"),
+    ] {
+        assert_eq!(header(copy, name).as_deref(), Some(value), "{name}");
+    }
+    let properties = &copy.properties;
+    let text = |value: &Option<lapin::types::ShortString>| value.as_ref().unwrap().to_string();
+    assert_eq!(text(properties.content_type()), "application/json");
+    assert_eq!(text(properties.content_encoding()), "identity");
+    assert_eq!(text(properties.message_id()), "m-1");
+    assert_eq!(text(properties.kind()), "UserCreated");
+    assert_eq!(text(properties.correlation_id()), "c-1");
+    assert_eq!(
+        (*properties.timestamp(), *properties.delivery_mode()),
+        (Some(1_700_000_001), Some(2))
+    );
+    assert!(properties.user_id().is_none() && properties.expiration().is_none());
+}
+
+fn letter(delivery: &SourceDelivery) -> DeadLetter {
+    let message = &delivery.message;
+    let mut letter = DeadLetter::new(DeadLetterReason::Exhausted, &*message.topic, "g")
+        .with_error("MailError", "no such host");
+    (letter.attempts, letter.queue) = (7, message.queue.as_deref().map(Into::into));
+    letter
+}
+
+/// What a dead letter says of its history.
+fn read(copy: &Delivery) -> DeadLetter {
+    let mut headers = Headers::new();
+    for name in DEAD_LETTER_HEADERS {
+        if let Some(value) = header(copy, name) {
+            headers.insert(name, value).unwrap();
+        }
+    }
+    DeadLetter::from_headers(&headers).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_is_never_early_and_a_long_one_holds_no_short_one() {
+    let (name, raw) = (fresh("retry"), Raw::connect().await);
+    let queue = format!("{name}.g");
+    let broker = broker(&name).await;
+    let mut opened = Opened::open(&broker, &[&name], "g", |request| {
+        request.retry = seconds(&[1, 4]);
+    })
+    .await;
+    let properties = || BasicProperties::default().with_headers(typed_headers());
+    for text in ["long", "short"] {
+        raw.publish(&name, &name, text.as_bytes(), properties()).await;
+    }
+    let mut due = Vec::new();
+    for mut delivery in opened.take(2).await {
+        let delay = Duration::from_secs(if body(&delivery) == "long" { 4 } else { 1 });
+        let state = delivery.retry.failed(Timestamp::now());
+        due.push((body(&delivery), Instant::now() + delay, state));
+        assert_eq!(delivery.settle.retry_later(delay, &state).await.unwrap(), Delayed::Scheduled);
+        delivery.settle.ack().await.unwrap();
+    }
+    for (expected, at, state) in due.into_iter().rev() {
+        let mut again = opened.next().await;
+        let late = Instant::now().checked_duration_since(at).expect("not early");
+        assert!(late < Duration::from_millis(2_500), "{late:?} late");
+        assert_eq!((body(&again), again.retry), (expected, state));
+        let message = &again.message;
+        assert_eq!((&*message.topic, message.queue.as_deref()), (&*name, Some(&*queue)));
+        assert_eq!(message.key.as_deref(), Some(&[0xff, 0][..]));
+        assert_eq!(message.headers.get("count"), Some("-7"));
+        // And once more: the attempts add up, the place it came from stays.
+        let state = again.retry.failed(Timestamp::now());
+        let later = again.settle.retry_later(Duration::from_secs(1), &state).await.unwrap();
+        assert_eq!((later, state.attempts), (Delayed::Scheduled, 2));
+        again.settle.ack().await.unwrap();
+        let mut third = opened.next().await;
+        assert_eq!((third.retry, &*third.message.topic), (state, &*name));
+        third.settle.dead_letter(&letter(&third)).await.unwrap();
+        third.settle.ack().await.unwrap();
+    }
+    opened.close(LONG).await.1.unwrap();
+    let dead = raw.drain(&format!("{queue}.dead")).await;
+    assert_eq!(dead.len(), 2);
+    for copy in &dead {
+        let headers = copy.properties.headers().as_ref().unwrap().inner();
+        for (name, value) in typed_headers().inner() {
+            assert_eq!(headers.get(name.as_str()), Some(value), "{name}");
+        }
+        assert!(RETRY_HEADERS.iter().all(|name| !headers.contains_key(*name)));
+        assert!(headers.keys().all(|name| !name.as_str().contains("death")), "{headers:?}");
+        assert_eq!(header(copy, "original-exchange").unwrap(), name);
+        assert_eq!(header(copy, "original-routing-key").unwrap(), name);
+    }
+    let queues = ["", ".dead", ".retry.1s", ".retry.4s"].map(|end| format!("{queue}{end}"));
+    raw.clean(&queues.each_ref().map(String::as_str), &[&name]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_are_the_message_byte_for_byte() {
+    let (name, raw) = (fresh("copies"), Raw::connect().await);
+    let queue = format!("{name}.g");
+    let broker = broker(&name).await;
+    let mut opened = Opened::open(&broker, &[&name], "g", |request| {
+        request.retry = seconds(&[3600]);
+    })
+    .await;
+    let elsewhere = format!("{name}.elsewhere");
+    raw.queue(&elsewhere, "classic", &name, &["elsewhere"]).await;
+    let bytes: Vec<u8> = (0..=255).cycle().take(300_000).collect();
+    raw.publish(&name, &name, &bytes, all_properties()).await;
+    assert_eq!(raw.drain(&elsewhere).await.len(), 1, "routed by CC once");
+    let mut delivery = opened.next().await;
+    let state = RetryState::default().failed(Timestamp::now());
+    delivery.settle.retry_later(Duration::from_secs(3600), &state).await.unwrap();
+    let letter = letter(&delivery);
+    delivery.settle.dead_letter(&letter).await.unwrap();
+    // Nothing was settled by that.
+    assert!(delivery.settle.begin());
+    delivery.settle.ack().await.unwrap();
+    let retry = raw.drain(&format!("{queue}.retry.3600s")).await.remove(0);
+    let dead = raw.drain(&format!("{queue}.dead")).await.remove(0);
+    for copy in [&retry, &dead] {
+        assert!(copy.data == bytes, "the same bytes");
+        assert_application_headers(copy);
+        assert_eq!(header(copy, "original-exchange").unwrap(), name);
+        assert_eq!(header(copy, "original-routing-key").unwrap(), name);
+    }
+    assert_eq!(header(&retry, RETRY_HEADERS[0]).unwrap(), "1");
+    assert_eq!(retry.properties.priority(), &Some(3));
+    assert_eq!(read(&dead), letter);
+    for (name, value) in [
+        ("original-message-id", "m-1"),
+        ("original-type", "UserCreated"),
+        ("original-content-type", "application/json"),
+        ("original-correlation-id", "c-1"),
+        ("original-reply-to", "answers"),
+        ("original-app-id", "shop"),
+        ("original-timestamp", "1700000001"),
+        ("original-priority", "3"),
+    ] {
+        assert_eq!(header(&dead, name).as_deref(), Some(value), "{name}");
+    }
+    assert_eq!(raw.drain(&elsewhere).await.len(), 0, "not routed by CC again");
+    opened.close(LONG).await.1.unwrap();
+    let queues = ["", ".dead", ".retry.3600s"].map(|end| format!("{queue}{end}"));
+    let [a, b, c] = queues.each_ref().map(String::as_str);
+    raw.clean(&[a, b, c, &elsewhere], &[&name]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleted_targets_are_made_again() {
+    let (name, raw) = (fresh("healed"), Raw::connect().await);
+    let queue = format!("{name}.g");
+    let broker = broker(&name).await;
+    let mut opened = Opened::open(&broker, &[&name], "g", |request| {
+        request.retry = seconds(&[1]);
+    })
+    .await;
+    for end in ["dead", "retry.1s"] {
+        let queue = format!("{queue}.{end}");
+        raw.channel.queue_delete(queue.as_str().into(), Default::default()).await.unwrap();
+    }
+    raw.put(&queue, b"x", BasicProperties::default()).await;
+    let mut delivery = opened.next().await;
+    let state = RetryState::default().failed(Timestamp::now());
+    delivery.settle.retry_later(Duration::from_secs(1), &state).await.unwrap();
+    // A delay that is not in the schedule has its queue too.
+    delivery.settle.retry_later(Duration::from_millis(1_500), &state).await.unwrap();
+    delivery.settle.ack().await.unwrap();
+    for _ in 0..2 {
+        let mut again = opened.next().await;
+        assert_eq!(again.retry.attempts, 1);
+        again.settle.dead_letter(&letter(&again)).await.unwrap();
+        again.settle.ack().await.unwrap();
+    }
+    assert_eq!(raw.drain(&format!("{queue}.dead")).await.len(), 2);
+    opened.close(LONG).await.1.unwrap();
+    let queues = ["", ".dead", ".retry.1s", ".retry.1500ms"].map(|end| format!("{queue}{end}"));
+    raw.clean(&queues.each_ref().map(String::as_str), &[&name]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_settled_while_a_target_is_missing() {
+    let (name, raw) = (fresh("missing"), Raw::connect().await);
+    let (queue, dead) = (format!("{name}.q"), format!("{name}.letters"));
+    raw.exchange(&name).await;
+    raw.queue(&queue, "quorum", &name, &[&name]).await;
+    let broker = broker(&name).await;
+    // Nothing is declared, so nothing heals itself.
+    let options = AmqpSubscription::new().with_queue(&queue).with_declare(DeclareMode::Passive);
+    let change = |request: &mut SubscribeRequest| {
+        request.retry = seconds(&[1]);
+        request.dead_letter = DeadLetterTo::Named(dead.as_str().into());
+        request.options.insert(options.clone());
+    };
+    let mut opened = Opened::open(&broker, &[&name], "g", change).await;
+    raw.put(&queue, b"x", BasicProperties::default()).await;
+    let mut delivery = opened.next().await;
+    let letter = letter(&delivery);
+    for _ in 0..3 {
+        let error = delivery.settle.dead_letter(&letter).await.unwrap_err().to_string();
+        assert!(error.contains(&dead) && error.contains("does not exist"), "{error}");
+        let later = delivery.settle.retry_later(Duration::from_secs(1), &delivery.retry).await;
+        assert!(later.unwrap_err().to_string().contains(".retry.1s"));
+    }
+    assert!(delivery.settle.begin());
+    raw.queue(&dead, "quorum", &name, &[]).await;
+    delivery.settle.dead_letter(&letter).await.unwrap();
+    delivery.settle.ack().await.unwrap();
+    assert_eq!(read(&raw.drain(&dead).await[0]), letter);
+    opened.close(LONG).await.1.unwrap();
+    assert_eq!(raw.count(&queue).await, 0);
+    raw.clean(&[&queue, &dead], &[&name]).await;
+}
