@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Headers, Message};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use uuid::Uuid;
 
@@ -29,6 +30,114 @@ pub struct Record {
     pub timestamp: Option<i64>,
 }
 
+/// A record to be written as it stands: what the code under test would never write, too.
+#[derive(Debug, Clone, Default)]
+pub struct Raw {
+    /// The partition.
+    pub partition: i32,
+    /// The key.
+    pub key: Option<Vec<u8>>,
+    /// The value; `None` is a tombstone.
+    pub body: Option<Vec<u8>>,
+    /// Names and values, in order; `None` is a null.
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+    /// Milliseconds since 1970; `None`: now.
+    pub timestamp: Option<i64>,
+}
+
+impl Raw {
+    /// A record for partition 0.
+    pub fn new(key: &str, body: &str) -> Self {
+        Self { key: Some(key.into()), body: Some(body.into()), ..Self::default() }
+    }
+}
+
+/// Writes records and waits until the broker has them.
+pub async fn write(topic: &str, records: Vec<Raw>) {
+    let topic = topic.to_owned();
+    tokio::task::spawn_blocking(move || {
+        let producer: BaseProducer = client().set("enable.idempotence", "true").create().unwrap();
+        send(&producer, &topic, &records);
+        producer.flush(Duration::from_secs(30)).unwrap();
+    })
+    .await
+    .unwrap();
+}
+
+/// Writes records in a transaction of its own, and commits or aborts it.
+pub async fn write_transaction(topic: &str, records: Vec<Raw>, commit: bool) {
+    let topic = topic.to_owned();
+    tokio::task::spawn_blocking(move || {
+        let patience = Duration::from_secs(30);
+        let id = format!("it-{}", Uuid::now_v7());
+        let producer: BaseProducer = client().set("transactional.id", id).create().unwrap();
+        producer.init_transactions(patience).unwrap();
+        producer.begin_transaction().unwrap();
+        send(&producer, &topic, &records);
+        producer.flush(patience).unwrap();
+        match commit {
+            true => producer.commit_transaction(patience).unwrap(),
+            false => producer.abort_transaction(patience).unwrap(),
+        }
+    })
+    .await
+    .unwrap();
+}
+
+fn send(producer: &BaseProducer, topic: &str, records: &[Raw]) {
+    for raw in records {
+        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic).partition(raw.partition);
+        record.key = raw.key.as_deref();
+        record.payload = raw.body.as_deref();
+        record.timestamp = raw.timestamp;
+        let headers = raw.headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
+            headers.insert(Header { key, value: value.as_deref() })
+        });
+        record.headers = (!raw.headers.is_empty()).then_some(headers);
+        while let Err((error, back)) = producer.send(record) {
+            use rdkafka::types::RDKafkaErrorCode::QueueFull;
+            assert_eq!(error.rdkafka_error_code(), Some(QueueFull), "{error}");
+            producer.poll(Duration::from_millis(100));
+            record = back;
+        }
+    }
+}
+
+/// What a group committed for a partition: the offset and the metadata.
+pub async fn committed(group: &str, topic: &str, partition: i32) -> (Option<i64>, String) {
+    let (group, topic) = (group.to_owned(), topic.to_owned());
+    tokio::task::spawn_blocking(move || {
+        let consumer: BaseConsumer = client().set("group.id", group).create().unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&topic, partition);
+        let list = consumer.committed_offsets(list, Duration::from_secs(30)).unwrap();
+        let elements = list.elements();
+        let offset = match elements[0].offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        };
+        (offset, elements[0].metadata().to_owned())
+    })
+    .await
+    .unwrap()
+}
+
+/// Commits for a group without members.
+pub async fn commit(group: &str, topic: &str, offset: i64, metadata: &str) {
+    use rdkafka::consumer::CommitMode;
+    let (group, topic, metadata) = (group.to_owned(), topic.to_owned(), metadata.to_owned());
+    tokio::task::spawn_blocking(move || {
+        let consumer: BaseConsumer = client().set("group.id", group).create().unwrap();
+        let mut list = TopicPartitionList::new();
+        let mut element = list.add_partition(&topic, 0);
+        element.set_offset(Offset::Offset(offset)).unwrap();
+        element.set_metadata(metadata);
+        consumer.commit(&list, CommitMode::Sync).unwrap();
+    })
+    .await
+    .unwrap();
+}
+
 /// A topic name nobody else uses. The broker makes the topic on first use, with 4 partitions.
 pub fn fresh_topic(test: &str) -> String {
     format!("it-{test}-{}", Uuid::now_v7())
@@ -46,13 +155,30 @@ pub async fn create_topic(topic: &str, partitions: i32, settings: &[(&str, &str)
     made[0].as_ref().unwrap();
 }
 
-/// All records of `topic`, by partition and offset.
+/// All records of `topic`, by partition and offset. Its headers must be text.
 pub async fn read_all(topic: &str) -> Vec<Record> {
+    let records = read_raw(topic).await.into_iter();
+    let text = |(key, value): (String, Option<Vec<u8>>)| {
+        (key, String::from_utf8(value.expect("a header with a value")).expect("UTF-8"))
+    };
+    let record = |(offset, raw): (i64, Raw)| Record {
+        partition: raw.partition,
+        offset,
+        key: raw.key,
+        body: raw.body,
+        headers: raw.headers.into_iter().map(text).collect(),
+        timestamp: raw.timestamp,
+    };
+    records.map(record).collect()
+}
+
+/// All records of `topic` with their offsets, as they stand.
+pub async fn read_raw(topic: &str) -> Vec<(i64, Raw)> {
     let topic = topic.to_owned();
     tokio::task::spawn_blocking(move || read_blocking(&topic)).await.unwrap()
 }
 
-fn read_blocking(topic: &str) -> Vec<Record> {
+fn read_blocking(topic: &str) -> Vec<(i64, Raw)> {
     let patience = Duration::from_secs(30);
     let consumer: BaseConsumer = client()
         .set("group.id", format!("reader-{}", Uuid::now_v7()))
@@ -75,20 +201,20 @@ fn read_blocking(topic: &str) -> Vec<Record> {
         let Some(message) = consumer.poll(Duration::from_secs(1)) else { continue };
         let message = message.unwrap();
         let headers = message.headers();
-        let headers = headers.iter().flat_map(|headers| headers.iter()).map(|header| {
-            let value = header.value.expect("a header with a value");
-            (header.key.to_owned(), String::from_utf8(value.to_vec()).expect("UTF-8"))
-        });
-        records.push(Record {
+        let headers = headers
+            .iter()
+            .flat_map(|headers| headers.iter())
+            .map(|header| (header.key.to_owned(), header.value.map(Vec::from)));
+        let raw = Raw {
             partition: message.partition(),
-            offset: message.offset(),
             key: message.key().map(Vec::from),
             body: message.payload().map(Vec::from),
             headers: headers.collect(),
             timestamp: message.timestamp().to_millis(),
-        });
+        };
+        records.push((message.offset(), raw));
     }
-    records.sort_by_key(|record| (record.partition, record.offset));
+    records.sort_by_key(|(offset, raw)| (raw.partition, *offset));
     records
 }
 

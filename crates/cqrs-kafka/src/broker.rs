@@ -6,8 +6,10 @@ use cqrs_core::Message;
 use cqrs_core::broker::{
     BoxFuture, BrokerState, MessageBroker, PublishError, Receipt, ShutdownReport,
 };
+use cqrs_core::consume::{Source, Subscribe, SubscribeError, SubscribeErrorKind, SubscribeRequest};
 
-use crate::health::{Phase, Status};
+use crate::consumer::{self, CopyLink};
+use crate::health::Phase;
 use crate::producer::{Driver, Link};
 use crate::{ErrorKind, KafkaConfig, KafkaError};
 
@@ -25,6 +27,8 @@ pub struct KafkaMessageBroker(Arc<Handle>);
 struct Handle {
     config: KafkaConfig,
     link: Arc<Link>,
+    /// Writes retry copies and dead letters of the subscriptions.
+    copies: Arc<CopyLink>,
 }
 
 impl KafkaMessageBroker {
@@ -36,7 +40,8 @@ impl KafkaMessageBroker {
     /// certificate or key cannot be read.
     pub fn new(config: KafkaConfig) -> Result<Self, KafkaError> {
         let link = Driver::start(&config)?;
-        Ok(Self(Arc::new(Handle { config, link })))
+        let copies = Arc::new(CopyLink::new(&config));
+        Ok(Self(Arc::new(Handle { config, link, copies })))
     }
 
     /// Makes the value and waits until the cluster answered, [`KafkaConfig::publish_timeout`] at most.
@@ -50,7 +55,7 @@ impl KafkaMessageBroker {
         let broker = Self::new(config)?;
         let mut status = broker.0.link.health.subscribe();
         let timeout = broker.0.config.publish_timeout;
-        let settled = status.wait_for(|status| status.phase == Phase::Up || is_hopeless(status));
+        let settled = status.wait_for(|status| status.phase == Phase::Up || status.is_hopeless());
         let is_up = match tokio::time::timeout(timeout, settled).await {
             Ok(Ok(status)) => status.phase == Phase::Up,
             _ => false,
@@ -69,14 +74,6 @@ impl KafkaMessageBroker {
             None => KafkaError::new(ErrorKind::Connection, text),
         }
     }
-}
-
-/// Whether another attempt will most likely end as the last.
-fn is_hopeless(status: &Status) -> bool {
-    status.all_down
-        && status
-            .last_error()
-            .is_some_and(|error| matches!(error.kind(), ErrorKind::Authentication | ErrorKind::Tls))
 }
 
 impl MessageBroker for KafkaMessageBroker {
@@ -104,6 +101,29 @@ impl MessageBroker for KafkaMessageBroker {
     fn shutdown(&self, deadline: Duration) -> BoxFuture<'_, ShutdownReport> {
         self.0.link.close(deadline);
         Box::pin(self.0.link.ended())
+    }
+}
+
+/// Options that only Kafka knows are a [`KafkaSubscription`](crate::KafkaSubscription).
+///
+/// A subscription has its own connections and two threads. It does not end with the broker value: close
+/// its source.
+impl Subscribe for KafkaMessageBroker {
+    fn check(&self, requests: &[SubscribeRequest]) -> Vec<SubscribeError> {
+        consumer::check(&self.0.config, requests)
+    }
+
+    fn subscribe(
+        &self,
+        request: SubscribeRequest,
+    ) -> BoxFuture<'_, Result<Box<dyn Source>, SubscribeError>> {
+        Box::pin(async move {
+            if self.0.link.intake.is_closed() {
+                let text = format!("subscription {}: the broker is shut down", request.name);
+                return Err(SubscribeError::new(SubscribeErrorKind::Closed, text));
+            }
+            consumer::subscribe(&self.0.config, &self.0.copies, request).await
+        })
     }
 }
 

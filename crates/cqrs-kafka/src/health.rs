@@ -51,6 +51,14 @@ impl Status {
         self.last.as_ref().map(|(_, error)| error)
     }
 
+    /// Whether another attempt will most likely end as the last.
+    pub(crate) fn is_hopeless(&self) -> bool {
+        self.all_down
+            && self.last_error().is_some_and(|error| {
+                matches!(error.kind(), ErrorKind::Authentication | ErrorKind::Tls)
+            })
+    }
+
     /// Whether a vaguer cause must not replace the last one yet.
     fn is_precise_now(&self) -> bool {
         let last = self.last.as_ref();
@@ -140,6 +148,12 @@ impl Health {
         self.brokerless.store(0, Ordering::Relaxed);
         let last = Some((Instant::now(), error));
         self.status.send_replace(Status { phase: Phase::Connecting, all_down: false, last });
+    }
+
+    /// Why another attempt will most likely end as the last: every known broker refused us.
+    pub(crate) fn hopeless(&self) -> Option<KafkaError> {
+        let status = self.status.borrow();
+        status.last_error().filter(|_| status.is_hopeless()).cloned()
     }
 
     pub(crate) fn is_connecting(&self) -> bool {

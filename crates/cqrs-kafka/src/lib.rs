@@ -40,7 +40,9 @@
 
 mod broker;
 mod config;
+mod consumer;
 mod error;
+mod events;
 mod health;
 mod oauth;
 mod producer;
@@ -51,6 +53,7 @@ pub use config::{
     Acks, Compression, IdentityHeaders, KafkaConfig, LogLevel, Pem, RecordHeaders, Sasl,
     SaslMechanism, SecurityProtocol, Tls,
 };
+pub use consumer::{Assignor, IsolationLevel, KafkaSubscription, NewTopics, RetryMode};
 pub use error::{ErrorKind, KafkaError};
 pub use oauth::{OAuthToken, TokenProvider};
 pub use secret::Secret;

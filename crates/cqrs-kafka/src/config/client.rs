@@ -102,15 +102,11 @@ impl KafkaConfig {
     }
 
     fn options(&self) -> Result<BTreeMap<String, String>, KafkaError> {
-        let mut options = BTreeMap::new();
+        let mut options = self.common_options()?;
         let mut set = |name: &str, value: &str| {
             options.insert(name.to_owned(), value.to_owned());
         };
         let ms = |duration: Duration| duration.as_millis().to_string();
-        set("bootstrap.servers", &self.bootstrap_servers.join(","));
-        set("client.id", &self.client_id);
-        set("client.software.name", "cqrs-kafka");
-        set("client.software.version", env!("CARGO_PKG_VERSION"));
         set("acks", self.acks.as_str());
         set("enable.idempotence", bool_text(self.enable_idempotence));
         set(
@@ -130,17 +126,31 @@ impl KafkaConfig {
         set("message.max.bytes", &with_framing.to_string());
         set("allow.auto.create.topics", bool_text(self.allow_auto_create_topics));
         set("message.timeout.ms", &ms(self.publish_timeout));
-        set("socket.timeout.ms", &ms(self.request_timeout));
-        set("socket.connection.setup.timeout.ms", &ms(self.request_timeout));
-        set("reconnect.backoff.ms", &ms(self.reconnect_backoff));
-        set("reconnect.backoff.max.ms", &ms(self.reconnect_backoff_max));
         // Java clients and aiokafka choose partitions so; librdkafka's own default is CRC32.
         set("partitioner", "murmur2_random");
         set("topic.metadata.propagation.max.ms", "10000");
         // The window bounds what is in flight; librdkafka's own bounds must not come first.
         set("queue.buffering.max.messages", "0");
         set("queue.buffering.max.kbytes", "2147483647");
-        // Tells that a lost connection is back while nothing is published.
+        Ok(options)
+    }
+
+    /// What producer, consumer and administration have in common.
+    pub(super) fn common_options(&self) -> Result<BTreeMap<String, String>, KafkaError> {
+        let mut options = BTreeMap::new();
+        let mut set = |name: &str, value: &str| {
+            options.insert(name.to_owned(), value.to_owned());
+        };
+        let ms = |duration: Duration| duration.as_millis().to_string();
+        set("bootstrap.servers", &self.bootstrap_servers.join(","));
+        set("client.id", &self.client_id);
+        set("client.software.name", "cqrs-kafka");
+        set("client.software.version", env!("CARGO_PKG_VERSION"));
+        set("socket.timeout.ms", &ms(self.request_timeout));
+        set("socket.connection.setup.timeout.ms", &ms(self.request_timeout));
+        set("reconnect.backoff.ms", &ms(self.reconnect_backoff));
+        set("reconnect.backoff.max.ms", &ms(self.reconnect_backoff_max));
+        // Tells that a lost connection is back while nothing is sent.
         set("statistics.interval.ms", "2000");
         set("security.protocol", &self.security_protocol.as_str().to_lowercase());
         if self.security_protocol.uses_tls() {
@@ -153,7 +163,10 @@ impl KafkaConfig {
     }
 
     /// Lets librdkafka check each option. Its words show the value, so those of secrets are left out.
-    fn to_native(&self, options: BTreeMap<String, String>) -> Result<ClientConfig, KafkaError> {
+    pub(super) fn to_native(
+        &self,
+        options: BTreeMap<String, String>,
+    ) -> Result<ClientConfig, KafkaError> {
         let redactor = self.redactor();
         for (name, value) in &options {
             let mut single = ClientConfig::new();
@@ -205,7 +218,7 @@ fn check_idempotence(options: &BTreeMap<String, String>) -> Result<(), KafkaErro
     Ok(())
 }
 
-fn canonical(name: &str) -> &str {
+pub(super) fn canonical(name: &str) -> &str {
     ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, canonical)| canonical)
 }
 

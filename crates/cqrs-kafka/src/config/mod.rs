@@ -1,6 +1,7 @@
 //! What a [`KafkaConfig`] holds, where it is read from, and how it becomes librdkafka's.
 
 mod client;
+mod consumer;
 mod duration;
 mod env;
 mod options;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use cqrs_core::broker::{Intake, Window};
 use serde::Deserialize;
 
+pub(crate) use consumer::DEFAULT_UNSETTLED;
 pub use options::{Acks, Compression, IdentityHeaders, LogLevel, SaslMechanism, SecurityProtocol};
 pub use sasl::Sasl;
 pub use tls::{Pem, Tls};

@@ -6,8 +6,8 @@ use cqrs_core::broker::ShutdownReport;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{Producer, PurgeConfig};
 
-use super::context::Context;
 use super::{Client, Link};
+use crate::events::Events;
 use crate::{ErrorKind, KafkaConfig, KafkaError};
 
 /// Between two looks at what is not an event of librdkafka (the lane, a wish to close).
@@ -27,7 +27,7 @@ const PURGE: Duration = Duration::from_secs(1);
 pub(crate) struct Driver {
     link: Arc<Link>,
     options: ClientConfig,
-    context: Context,
+    context: Events,
 }
 
 impl Driver {
@@ -35,12 +35,7 @@ impl Driver {
     pub(crate) fn start(config: &KafkaConfig) -> Result<Arc<Link>, KafkaError> {
         let options = config.to_client_config()?;
         let link = Arc::new(Link::new(config));
-        let context = Context {
-            health: Arc::clone(&link.health),
-            redactor: Arc::new(config.redactor()),
-            token_provider: config.sasl.token_provider.clone(),
-            log_level: config.log_level,
-        };
+        let context = Events::new(config, Arc::clone(&link.health));
         let driver = Self { link: Arc::clone(&link), options, context };
         let client = driver.make_client()?;
         link.set_client(Some(Arc::clone(&client)));
@@ -58,17 +53,8 @@ impl Driver {
     }
 
     fn make_client(&self) -> Result<Arc<Client>, KafkaError> {
-        use rdkafka::error::KafkaError as RdError;
-        match self.options.create_with_context(self.context.clone()) {
-            Ok(client) => Ok(Arc::new(client)),
-            Err(error) => {
-                let why = match error {
-                    RdError::ClientCreation(why) | RdError::ClientConfig(_, why, ..) => why,
-                    other => other.to_string(),
-                };
-                Err(KafkaError::config(self.context.redactor.redact(&why)))
-            }
-        }
+        let made = self.options.create_with_context(self.context.clone());
+        made.map(Arc::new).map_err(|error| KafkaError::config(self.context.reason(error)))
     }
 
     fn run(self, mut client: Arc<Client>) {

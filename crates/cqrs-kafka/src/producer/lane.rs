@@ -4,20 +4,18 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use cqrs_core::broker::PendingConfirm;
-
 /// Messages on their way to librdkafka, in order: until the first contact with the cluster, while
 /// librdkafka's queue is full, and while a producer is replaced.
 ///
 /// Invariant: while the lane is in use, every message goes through it, so none overtakes those in it.
 /// It leaves use only under the lock and empty. Its length is bounded by the window.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(super) struct Lane<T> {
     in_use: AtomicBool,
-    waiting: Mutex<VecDeque<PendingConfirm>>,
+    waiting: Mutex<VecDeque<T>>,
 }
 
-impl Lane {
+impl<T> Lane<T> {
     /// A lane in use.
     pub(super) fn new() -> Self {
         Self { in_use: AtomicBool::new(true), waiting: Mutex::default() }
@@ -28,7 +26,7 @@ impl Lane {
     }
 
     /// Takes the message when the lane is in use, else gives it back.
-    pub(super) fn join(&self, pending: PendingConfirm) -> Option<PendingConfirm> {
+    pub(super) fn join(&self, pending: T) -> Option<T> {
         if !self.is_in_use() {
             return Some(pending);
         }
@@ -43,7 +41,7 @@ impl Lane {
     /// Takes the message and puts the lane in use.
     ///
     /// Whoever sends at this moment is no later than this message: neither `enqueue` has resolved.
-    pub(super) fn open(&self, pending: PendingConfirm) {
+    pub(super) fn open(&self, pending: T) {
         let mut waiting = self.lock();
         waiting.push_back(pending);
         self.in_use.store(true, Ordering::Release);
@@ -56,7 +54,7 @@ impl Lane {
     }
 
     /// Sends what waits, in order, until `send` gives a message back; empty, the lane leaves use.
-    pub(super) fn drain(&self, mut send: impl FnMut(PendingConfirm) -> Option<PendingConfirm>) {
+    pub(super) fn drain(&self, mut send: impl FnMut(T) -> Option<T>) {
         let mut waiting = self.lock();
         while let Some(pending) = waiting.pop_front() {
             if let Some(refused) = send(pending) {
@@ -68,7 +66,7 @@ impl Lane {
     }
 
     /// Takes out what `drop_it` says. The lane stays in use.
-    pub(super) fn take(&self, drop_it: impl Fn(&PendingConfirm) -> bool) -> Vec<PendingConfirm> {
+    pub(super) fn take(&self, drop_it: impl Fn(&T) -> bool) -> Vec<T> {
         let mut waiting = self.lock();
         if !waiting.iter().any(&drop_it) {
             return Vec::new();
@@ -79,7 +77,7 @@ impl Lane {
         out.into()
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<PendingConfirm>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<T>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -87,7 +85,7 @@ impl Lane {
 #[cfg(test)]
 mod tests {
     use cqrs_core::Message;
-    use cqrs_core::broker::Intake;
+    use cqrs_core::broker::{Intake, PendingConfirm};
 
     use super::*;
 

@@ -15,17 +15,33 @@ use cqrs_core::broker::{
     Intake, PendingConfirm, PublishErrorKind, Receipt, ShutdownReport, Window,
 };
 use cqrs_core::{Message, PublishError};
+use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseProducer, BaseRecord};
 use rdkafka::types::RDKafkaErrorCode as Code;
 use tokio::sync::watch;
 
-use self::context::Context;
 pub(crate) use self::driver::Driver;
 use self::lane::Lane;
+use crate::events::Events;
 use crate::health::Health;
 use crate::{KafkaConfig, RecordHeaders};
 
-type Client = BaseProducer<Context>;
+type Client = BaseProducer<Events>;
+
+/// A message on its way to librdkafka.
+struct Outgoing {
+    pending: PendingConfirm,
+    raw: Option<Raw>,
+}
+
+/// What a copy of a consumed record has that a message cannot say.
+#[derive(Debug)]
+pub(crate) struct Raw {
+    /// All its headers, in place of the message's.
+    pub(crate) headers: Option<OwnedHeaders>,
+    /// Whether the record has no value.
+    pub(crate) is_tombstone: bool,
+}
 
 /// Longer than anybody waits, and far from the end of time.
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -33,7 +49,7 @@ const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 pub(crate) struct Link {
     pub(crate) intake: Intake,
     pub(crate) health: Arc<Health>,
-    lane: Lane,
+    lane: Lane<Outgoing>,
     /// `None` while the producer is replaced. Held for reading while a message is given to librdkafka,
     /// which never blocks.
     client: RwLock<Option<Arc<Client>>>,
@@ -78,21 +94,35 @@ impl Link {
         pending: PendingConfirm,
         receipt: Receipt,
     ) -> Result<Receipt, PublishError> {
-        let Some(pending) = self.lane.join(pending) else { return Ok(receipt) };
+        self.send_outgoing(Outgoing { pending, raw: None }, receipt)
+    }
+
+    /// As [`send`](Self::send), for a copy of a consumed record.
+    pub(crate) fn send_raw(
+        &self,
+        pending: PendingConfirm,
+        receipt: Receipt,
+        raw: Raw,
+    ) -> Result<Receipt, PublishError> {
+        self.send_outgoing(Outgoing { pending, raw: Some(raw) }, receipt)
+    }
+
+    fn send_outgoing(&self, outgoing: Outgoing, receipt: Receipt) -> Result<Receipt, PublishError> {
+        let Some(outgoing) = self.lane.join(outgoing) else { return Ok(receipt) };
         let client = self.client.read().unwrap_or_else(PoisonError::into_inner);
         let Some(client) = &*client else {
-            self.lane.open(pending);
+            self.lane.open(outgoing);
             return Ok(receipt);
         };
-        match submit(client, pending, receipt.message(), self.headers) {
+        match submit(client, outgoing, receipt.message(), self.headers) {
             Ok(()) => Ok(receipt),
-            Err((pending, Code::QueueFull | Code::Fatal)) => {
-                self.lane.open(pending);
+            Err((outgoing, Code::QueueFull | Code::Fatal)) => {
+                self.lane.open(outgoing);
                 Ok(receipt)
             }
-            Err((pending, code)) => {
+            Err((outgoing, code)) => {
                 let (kind, detail) = verdict::refuse(code);
-                Err(pending.reject(kind, detail).with_source(verdict::answer(code)))
+                Err(outgoing.pending.reject(kind, detail).with_source(verdict::answer(code)))
             }
         }
     }
@@ -132,15 +162,15 @@ impl Link {
         if self.health.is_connecting() {
             return;
         }
-        self.lane.drain(|pending| {
+        self.lane.drain(|outgoing| {
             // A clone shares topic, key and body.
-            let message = pending.message().clone();
-            match submit(client, pending, &message, self.headers) {
+            let message = outgoing.pending.message().clone();
+            match submit(client, outgoing, &message, self.headers) {
                 Ok(()) => None,
-                Err((pending, Code::QueueFull | Code::Fatal)) => Some(pending),
-                Err((pending, code)) => {
+                Err((outgoing, Code::QueueFull | Code::Fatal)) => Some(outgoing),
+                Err((outgoing, code)) => {
                     let (kind, detail) = verdict::refuse(code);
-                    pending.fail(kind, detail, Some(verdict::answer(code).into()));
+                    outgoing.pending.fail(kind, detail, Some(verdict::answer(code).into()));
                     None
                 }
             }
@@ -150,14 +180,14 @@ impl Link {
     /// Frees the window of what the lane holds past its deadline.
     fn expire(&self) {
         let now = tokio::time::Instant::now();
-        for pending in self.lane.take(|pending| pending.deadline() <= now) {
-            pending.expire(None);
+        for outgoing in self.lane.take(|outgoing| outgoing.pending.deadline() <= now) {
+            outgoing.pending.expire(None);
         }
     }
 
     /// Ends what waits in the lane when there is no more time.
     fn abandon(&self) {
-        for pending in self.lane.take(|_| true) {
+        for Outgoing { pending, .. } in self.lane.take(|_| true) {
             let kind = match pending.is_sent() {
                 true => PublishErrorKind::Unknown,
                 false => PublishErrorKind::Closed,
@@ -172,10 +202,10 @@ impl Link {
 /// Given back with why, when it was not taken.
 fn submit(
     client: &Client,
-    pending: PendingConfirm,
+    Outgoing { pending, raw }: Outgoing,
     message: &Message,
     headers: RecordHeaders,
-) -> Result<(), (PendingConfirm, Code)> {
+) -> Result<(), (Outgoing, Code)> {
     if !pending.start_sending() {
         // Its receipt already said that it was not sent.
         return Ok(());
@@ -183,13 +213,17 @@ fn submit(
     let record = BaseRecord {
         topic: &message.topic,
         partition: None,
-        payload: Some(&*message.body),
+        payload: (!raw.as_ref().is_some_and(|raw| raw.is_tombstone)).then_some(&*message.body),
         key: message.key.as_deref(),
         timestamp: Some(record::timestamp(message)),
-        headers: record::headers(message, headers),
+        headers: match &raw {
+            Some(raw) => raw.headers.clone(),
+            None => record::headers(message, headers),
+        },
         delivery_opaque: Box::new(pending),
     };
     client.send(record).map_err(|(error, record)| {
-        (*record.delivery_opaque, error.rdkafka_error_code().unwrap_or(Code::Unknown))
+        let pending = *record.delivery_opaque;
+        (Outgoing { pending, raw }, error.rdkafka_error_code().unwrap_or(Code::Unknown))
     })
 }

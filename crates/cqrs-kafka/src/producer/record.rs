@@ -7,6 +7,7 @@ use cqrs_core::broker::PublishErrorKind as Kind;
 use cqrs_core::message::{content_type, header};
 use rdkafka::message::{Header, OwnedHeaders};
 
+use crate::consumer::topic_fault;
 use crate::{IdentityHeaders, RecordHeaders};
 
 /// What FastStream calls it. RabbitMQ has a property for it.
@@ -29,20 +30,6 @@ pub(super) fn check(message: &Message, max_bytes: usize) -> Result<(), (Kind, St
         return Err((Kind::TooLarge, detail));
     }
     Ok(())
-}
-
-/// The rule of `org.apache.kafka.common.internals.Topic.validate`.
-fn topic_fault(topic: &str) -> Option<&'static str> {
-    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    match topic {
-        "" => Some("is empty"),
-        "." | ".." => Some("cannot be \".\" or \"..\""),
-        _ if topic.len() > 249 => Some("is longer than 249 characters"),
-        _ if !topic.bytes().all(legal) => {
-            Some("has a character other than ASCII letters, digits, '.', '_' and '-'")
-        }
-        _ => None,
-    }
 }
 
 /// Milliseconds since 1970.

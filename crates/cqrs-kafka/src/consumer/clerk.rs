@@ -1,0 +1,192 @@
+//! The thread that waits for the group coordinator, so that the poll thread never does: librdkafka's
+//! commits with a result, and look-ups of committed offsets, block.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::error::{KafkaError as RdError, RDKafkaErrorCode as Code};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::context::Context;
+use super::ledger::Draft;
+use super::note::Note;
+use super::partition::Partition;
+use super::shared::Shared;
+
+/// How long a look-up may take before it is tried again.
+const LOOK_UP: Duration = Duration::from_secs(10);
+
+/// Commits to make together.
+pub(super) type Drafts = Vec<(Arc<Partition>, Draft)>;
+
+/// Where a partition begins.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) topic: Arc<str>,
+    pub(super) partition: i32,
+    /// The committed offset.
+    pub(super) committed: Option<i64>,
+    /// Where to begin when there is none; `None`: as `auto.offset.reset` says.
+    pub(super) begin: Option<Offset>,
+    pub(super) note: Note,
+}
+
+#[derive(Debug)]
+enum Job {
+    Commit { drafts: Drafts, is_last: bool },
+    LookUp { ticket: u64, partitions: Vec<(Arc<str>, i32)>, since: Option<SystemTime> },
+}
+
+#[derive(Debug)]
+pub(super) enum Done {
+    Committed { drafts: Drafts, is_last: bool, result: Result<(), RdError> },
+    Found { ticket: u64, result: Result<Vec<Start>, RdError> },
+}
+
+/// The poll thread's end. Dropped, the thread ends after the job it is at.
+#[derive(Debug)]
+pub(super) struct Clerk {
+    jobs: Sender<Job>,
+    done: Receiver<Done>,
+    tickets: u64,
+}
+
+impl Clerk {
+    pub(super) fn start(
+        consumer: Arc<BaseConsumer<Context>>,
+        shared: Arc<Shared>,
+    ) -> Result<Self, std::io::Error> {
+        let (jobs, todo) = channel();
+        let (report, done) = channel();
+        thread::Builder::new().name("cqrs-kafka-commits".into()).spawn(move || {
+            while let Ok(job) = todo.recv() {
+                let result = match job {
+                    Job::Commit { drafts, is_last } => {
+                        let result = commit(&consumer, &drafts);
+                        Done::Committed { drafts, is_last, result }
+                    }
+                    Job::LookUp { ticket, partitions, since } => {
+                        Done::Found { ticket, result: look_up(&consumer, &partitions, since) }
+                    }
+                };
+                if report.send(result).is_err() {
+                    break;
+                }
+                shared.wake_poller();
+            }
+        })?;
+        Ok(Self { jobs, done, tickets: 0 })
+    }
+
+    /// Commits; `is_last`: these are the last commits of their epochs.
+    pub(super) fn commit(&self, drafts: Drafts, is_last: bool) {
+        // The thread ends only after this sender.
+        let _ = self.jobs.send(Job::Commit { drafts, is_last });
+    }
+
+    /// Looks up where partitions begin; the answer has the ticket.
+    pub(super) fn look_up(
+        &mut self,
+        partitions: Vec<(Arc<str>, i32)>,
+        since: Option<SystemTime>,
+    ) -> u64 {
+        self.tickets += 1;
+        let _ = self.jobs.send(Job::LookUp { ticket: self.tickets, partitions, since });
+        self.tickets
+    }
+
+    /// What was done since the last call.
+    pub(super) fn take(&self) -> Option<Done> {
+        self.done.try_recv().ok()
+    }
+}
+
+fn commit(consumer: &BaseConsumer<Context>, drafts: &Drafts) -> Result<(), RdError> {
+    let mut list = TopicPartitionList::with_capacity(drafts.len());
+    for (partition, draft) in drafts {
+        let mut element = list.add_partition(&partition.topic, partition.id);
+        element.set_offset(Offset::Offset(draft.position))?;
+        element.set_metadata(draft.note.to_text());
+    }
+    consumer.commit(&list, CommitMode::Sync)
+}
+
+fn look_up(
+    consumer: &BaseConsumer<Context>,
+    partitions: &[(Arc<str>, i32)],
+    since: Option<SystemTime>,
+) -> Result<Vec<Start>, RdError> {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for (topic, partition) in partitions {
+        list.add_partition(topic, *partition);
+    }
+    if list.count() == 0 {
+        // A member without a partition.
+        return Ok(Vec::new());
+    }
+    let list = consumer.committed_offsets(list, LOOK_UP)?;
+    let mut starts = Vec::with_capacity(partitions.len());
+    for element in list.elements() {
+        element.error()?;
+        let committed = match element.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        };
+        // rdkafka panics on metadata that is not UTF-8: then it is not ours.
+        let text = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            element.metadata().to_owned()
+        }));
+        starts.push(Start {
+            topic: element.topic().into(),
+            partition: element.partition(),
+            committed,
+            begin: None,
+            note: text.map(|text| Note::parse(&text)).unwrap_or_default(),
+        });
+    }
+    if let Some(since) = since {
+        begin_at(consumer, &mut starts, since)?;
+    }
+    Ok(starts)
+}
+
+/// For partitions without a committed offset: the first record that is not older.
+fn begin_at(
+    consumer: &BaseConsumer<Context>,
+    starts: &mut [Start],
+    since: SystemTime,
+) -> Result<(), RdError> {
+    let millis = since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    let millis = i64::try_from(millis).unwrap_or(i64::MAX);
+    let mut list = TopicPartitionList::new();
+    for start in starts.iter().filter(|start| start.committed.is_none()) {
+        list.add_partition_offset(&start.topic, start.partition, Offset::Offset(millis))?;
+    }
+    if list.count() == 0 {
+        return Ok(());
+    }
+    let list = consumer.offsets_for_times(list, LOOK_UP)?;
+    let mut found = HashMap::new();
+    for element in list.elements() {
+        element.error()?;
+        found.insert((element.topic().to_owned(), element.partition()), element.offset());
+    }
+    for start in starts.iter_mut().filter(|start| start.committed.is_none()) {
+        start.begin = found.get(&(start.topic.to_string(), start.partition)).copied();
+    }
+    Ok(())
+}
+
+/// Whether trying again may help, and nothing is wrong with the options.
+pub(super) fn is_forbidden(code: Code) -> bool {
+    matches!(
+        code,
+        Code::TopicAuthorizationFailed
+            | Code::GroupAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
+    )
+}

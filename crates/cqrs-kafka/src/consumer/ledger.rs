@@ -1,0 +1,329 @@
+//! The books of one partition: what was handed in, what of it is finished, and so what may be committed.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use cqrs_core::RetryState;
+
+use super::note::Note;
+
+/// The lowest unfinished offset of a partition, and what is known of attempts at unfinished records.
+///
+/// A pure data structure. Its size is bounded by the records that are unfinished, however far they are
+/// apart: finished ones are forgotten, in batches.
+///
+/// Invariants: `entries` ascends by offset; its first one is unfinished; `unfinished` counts those that
+/// are; every offset in `attempts` is unfinished, or was not handed in yet.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    entries: VecDeque<Entry>,
+    unfinished: usize,
+    /// Where the partition goes on when everything is finished. `None` until that is known.
+    next: Option<i64>,
+    attempts: BTreeMap<i64, RetryState>,
+    /// Grows with every change of what a commit would say.
+    version: u64,
+    /// The version that was committed last.
+    committed: u64,
+    /// Whether the books are closed: the assignment ended, nothing is finished any more.
+    closed: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    offset: i64,
+    finished: bool,
+}
+
+/// A commit to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Draft {
+    /// The offset to go on with.
+    pub(super) position: i64,
+    /// What stands beside it.
+    pub(super) note: Note,
+    version: u64,
+}
+
+impl Ledger {
+    /// The books of an assignment that begins where `committed` says, with the attempts of `note`.
+    pub(super) fn new(committed: Option<i64>, note: Note) -> Self {
+        let mut attempts = note.attempts;
+        if let Some(committed) = committed {
+            attempts = attempts.split_off(&committed);
+        }
+        Self {
+            entries: VecDeque::new(),
+            unfinished: 0,
+            next: committed,
+            attempts,
+            version: 0,
+            committed: 0,
+            closed: false,
+        }
+    }
+
+    /// Takes in a fetched record. `false`: it is here already, unfinished; hand out no second one.
+    pub(super) fn add(&mut self, offset: i64) -> bool {
+        let entry = Entry { offset, finished: false };
+        match self.entries.back() {
+            Some(last) if last.offset >= offset => {
+                // The partition went back: its log was truncated, or the position was reset.
+                match self.find(offset) {
+                    Ok(at) if !self.entries[at].finished => return false,
+                    Ok(at) => self.entries[at].finished = false,
+                    Err(at) => self.entries.insert(at, entry),
+                }
+            }
+            _ => self.entries.push_back(entry),
+        }
+        self.unfinished += 1;
+        self.next = Some(offset + 1);
+        true
+    }
+
+    /// Marks a record as finished. `false`: that does not count, the assignment is over (or the record
+    /// is not known).
+    pub(super) fn finish(&mut self, offset: i64) -> bool {
+        if self.closed {
+            return false;
+        }
+        let Ok(at) = self.find(offset) else { return false };
+        if self.entries[at].finished {
+            return false;
+        }
+        self.entries[at].finished = true;
+        self.unfinished -= 1;
+        if !self.attempts.is_empty() && self.attempts.remove(&offset).is_some() {
+            self.version += 1;
+        }
+        if at == 0 {
+            self.version += 1;
+            while self.entries.front().is_some_and(|entry| entry.finished) {
+                self.entries.pop_front();
+            }
+        }
+        if self.entries.len() > 2 * self.unfinished + 64 {
+            self.entries.retain(|entry| !entry.finished);
+        }
+        true
+    }
+
+    fn find(&self, offset: i64) -> Result<usize, usize> {
+        // Most partitions have no gaps.
+        let front = self.entries.front().ok_or(0_usize)?;
+        let guess = usize::try_from(offset - front.offset).unwrap_or(0);
+        if self.entries.get(guess).is_some_and(|entry| entry.offset == offset) {
+            return Ok(guess);
+        }
+        self.entries.binary_search_by_key(&offset, |entry| entry.offset)
+    }
+
+    /// What may be committed: the lowest unfinished offset, or the one after the last when all are
+    /// finished.
+    pub(super) fn position(&self) -> Option<i64> {
+        let next = self.next?;
+        Some(self.entries.front().map_or(next, |lowest| lowest.offset.min(next)))
+    }
+
+    /// Remembers the attempts at a record.
+    pub(super) fn note_attempts(&mut self, offset: i64, state: RetryState) {
+        if !self.closed {
+            self.attempts.insert(offset, state);
+            self.version += 1;
+        }
+    }
+
+    /// What is known of the attempts at a record.
+    pub(super) fn attempts(&self, offset: i64) -> RetryState {
+        self.attempts.get(&offset).copied().unwrap_or_default()
+    }
+
+    /// Whether anything is known of attempts.
+    pub(super) fn has_attempts(&self) -> bool {
+        !self.attempts.is_empty()
+    }
+
+    /// The commit to make, if there is something new to say.
+    pub(super) fn draft(&self) -> Option<Draft> {
+        if self.version == self.committed {
+            return None;
+        }
+        let position = self.position()?;
+        let note = Note { attempts: self.attempts.clone(), fence: None };
+        Some(Draft { position, note, version: self.version })
+    }
+
+    /// Closes the books: the last commit of this assignment, if one is needed. Nothing is finished
+    /// from here on.
+    pub(super) fn close(&mut self) -> Option<Draft> {
+        self.closed = true;
+        self.draft()
+    }
+
+    /// A draft was committed.
+    pub(super) fn committed(&mut self, draft: &Draft) {
+        self.committed = self.committed.max(draft.version);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use cqrs_core::Timestamp;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ledger() -> Ledger {
+        Ledger::new(Some(10), Note::default())
+    }
+
+    fn position(ledger: &Ledger) -> i64 {
+        ledger.position().unwrap()
+    }
+
+    #[test]
+    fn only_the_lowest_unfinished_is_committed() {
+        let mut ledger = ledger();
+        assert_eq!(ledger.draft(), None, "nothing new");
+        for offset in [10, 11, 15] {
+            assert!(ledger.add(offset));
+        }
+        assert!(!ledger.add(11), "it is here");
+        assert!(ledger.finish(11) && ledger.finish(15));
+        assert_eq!((position(&ledger), ledger.draft()), (10, None));
+        assert!(ledger.finish(10));
+        let draft = ledger.draft().unwrap();
+        assert_eq!(draft.position, 16, "gaps do not stall it");
+        ledger.committed(&draft);
+        assert_eq!(ledger.draft(), None);
+        assert!(!ledger.finish(10), "only once");
+    }
+
+    #[test]
+    fn a_commit_that_failed_is_made_again() {
+        let mut ledger = ledger();
+        ledger.add(10);
+        ledger.finish(10);
+        assert_eq!(ledger.draft(), ledger.draft());
+        let old = ledger.draft().unwrap();
+        ledger.add(11);
+        ledger.finish(11);
+        ledger.committed(&old);
+        assert_eq!(ledger.draft().unwrap().position, 12);
+    }
+
+    #[test]
+    fn closed_books_take_nothing() {
+        let mut ledger = ledger();
+        ledger.add(10);
+        ledger.add(11);
+        ledger.finish(10);
+        assert_eq!(ledger.close().unwrap().position, 11);
+        assert!(!ledger.finish(11));
+        assert_eq!(position(&ledger), 11);
+    }
+
+    #[test]
+    fn attempts_live_until_their_record_is_finished() {
+        let state = RetryState::default().failed(Timestamp::from_unix_micros(1_000));
+        let mut note = Note::default();
+        note.attempts.insert(3, state);
+        note.attempts.insert(12, state);
+        let mut ledger = Ledger::new(Some(10), note);
+        assert_eq!(ledger.attempts(12).attempts, 1);
+        assert_eq!(ledger.attempts(3).attempts, 0, "before the committed offset");
+        ledger.add(10);
+        ledger.add(12);
+        ledger.note_attempts(10, state);
+        let draft = ledger.draft().unwrap();
+        assert_eq!((draft.position, draft.note.attempts.len()), (10, 2));
+        ledger.committed(&draft);
+        ledger.finish(12);
+        assert_eq!(ledger.draft().unwrap().note.attempts.len(), 1);
+        ledger.finish(10);
+        assert!(!ledger.has_attempts());
+    }
+
+    #[test]
+    fn a_partition_that_goes_back_is_followed() {
+        let mut ledger = ledger();
+        for offset in [20, 21] {
+            ledger.add(offset);
+        }
+        ledger.finish(20);
+        assert!(ledger.add(5) && ledger.add(20), "finished ones come again");
+        assert!(!ledger.add(21), "unfinished ones do not");
+        assert_eq!(position(&ledger), 5);
+        for offset in [5, 20, 21] {
+            assert!(ledger.finish(offset));
+        }
+        assert_eq!(position(&ledger), 21, "not beyond what was seen after it went back");
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Add(i64),
+        Finish(usize),
+        Attempt(usize),
+        Commit { lost: bool },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (1_i64..5).prop_map(Step::Add),
+            4 => any::<usize>().prop_map(Step::Finish),
+            1 => any::<usize>().prop_map(Step::Attempt),
+            1 => any::<bool>().prop_map(|lost| Step::Commit { lost }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_order_the_watermark_is_right(
+            steps in proptest::collection::vec(step(), 0..600),
+        ) {
+            let mut ledger = Ledger::new(Some(0), Note::default());
+            let (mut last, mut committed) = (-1, 0);
+            let mut open = BTreeSet::new();
+            let pick = |open: &BTreeSet<i64>, n: usize| {
+                open.iter().copied().nth(n.checked_rem(open.len())?)
+            };
+            for step in steps {
+                match step {
+                    Step::Add(gap) => {
+                        last += gap;
+                        prop_assert!(ledger.add(last));
+                        open.insert(last);
+                    }
+                    Step::Finish(n) => if let Some(offset) = pick(&open, n) {
+                        open.remove(&offset);
+                        prop_assert!(ledger.finish(offset));
+                    },
+                    Step::Attempt(n) => if let Some(offset) = pick(&open, n) {
+                        ledger.note_attempts(offset, RetryState::default().failed(Timestamp::now()));
+                    },
+                    Step::Commit { lost } => if let Some(draft) = ledger.draft() {
+                        prop_assert!(draft.position >= committed, "it never goes back");
+                        prop_assert!(draft.note.attempts.keys().all(|offset| open.contains(offset)));
+                        if !lost {
+                            committed = draft.position;
+                            ledger.committed(&draft);
+                        }
+                    },
+                }
+                let lowest = open.first().copied();
+                prop_assert!(committed <= lowest.unwrap_or(last + 1), "nothing is skipped");
+                let right = lowest.or(if last < 0 { Some(0) } else { Some(last + 1) });
+                prop_assert_eq!(ledger.position(), right, "no stall");
+                prop_assert!(ledger.entries.len() <= 2 * open.len() + 65, "memory is bounded");
+            }
+            for offset in open {
+                prop_assert!(ledger.finish(offset));
+            }
+            prop_assert_eq!(ledger.position(), Some(last + 1).max(Some(0)));
+            prop_assert!(ledger.entries.is_empty() && ledger.attempts.is_empty());
+        }
+    }
+}

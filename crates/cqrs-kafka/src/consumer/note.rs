@@ -1,0 +1,193 @@
+//! What stands in the metadata of a commit beside the offset: the attempts of records that failed and
+//! are not finished yet.
+//!
+//! A versioned text, `cqrs1;a=<offset>.<attempts>.<first>.<last>,…`: numbers in hexadecimal, offsets
+//! counted from the one before, times in microseconds since 1970, the last one counted from the first.
+//! Sections that are not known are skipped, so that an older reader gets along with a newer writer.
+//! Anything else (another client's metadata) reads as no note at all.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use cqrs_core::{RetryState, Timestamp};
+
+/// Brokers take no more (`offset.metadata.max.bytes`), in bytes.
+pub(super) const MAX_BYTES: usize = 4_096;
+
+const VERSION: &str = "cqrs1";
+
+/// What a commit says beside its offset.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Note {
+    /// By offset: what is known of the attempts at a record.
+    pub(super) attempts: BTreeMap<i64, RetryState>,
+    /// The first offset that was certainly not handed out, when handing out was not ended in good
+    /// order: every record before it may have been running when the process died.
+    pub(super) fence: Option<i64>,
+}
+
+impl Note {
+    /// The text. What does not fit is left out, highest offsets first: those attempts count anew.
+    pub(super) fn to_text(&self) -> String {
+        let mut text = String::from(VERSION);
+        // Writing to a `String` does not fail.
+        if let Some(fence) = self.fence {
+            let _ = write!(text, ";f={fence:x}");
+        }
+        let mut before = 0;
+        let mut entry = String::new();
+        for (index, (offset, state)) in self.attempts.iter().enumerate() {
+            entry.clear();
+            let first = state.first_failure.map_or(0, Timestamp::unix_micros);
+            let last = state.last_failure.map_or(first, Timestamp::unix_micros);
+            let lead = if index == 0 { ";a=" } else { "," };
+            let _ = write!(
+                entry,
+                "{lead}{:x}.{:x}.{first:x}.{:x}",
+                offset - before,
+                state.attempts,
+                last.saturating_sub(first).max(0)
+            );
+            if state.crashes > 0 {
+                let _ = write!(entry, ".{:x}", state.crashes);
+            }
+            if text.len() + entry.len() > MAX_BYTES {
+                break;
+            }
+            text.push_str(&entry);
+            before = *offset;
+        }
+        text
+    }
+
+    /// Reads it back; what is foreign or broken reads as an empty note.
+    pub(super) fn parse(text: &str) -> Self {
+        Self::try_parse(text).unwrap_or_default()
+    }
+
+    fn try_parse(text: &str) -> Option<Self> {
+        let mut sections = text.split(';');
+        if sections.next()? != VERSION {
+            return None;
+        }
+        let mut note = Self::default();
+        for section in sections {
+            match section.split_once('=')? {
+                ("a", entries) => note.attempts = parse_attempts(entries)?,
+                ("f", fence) => note.fence = Some(number(fence)?),
+                _ => {}
+            }
+        }
+        Some(note)
+    }
+}
+
+fn parse_attempts(entries: &str) -> Option<BTreeMap<i64, RetryState>> {
+    let mut attempts = BTreeMap::new();
+    let mut offset = 0_i64;
+    for entry in entries.split(',') {
+        let mut fields = entry.split('.');
+        offset = offset.checked_add(number(fields.next()?)?)?;
+        let count = u32::try_from(number(fields.next()?)?).ok()?;
+        let first = number(fields.next()?)?;
+        let last = first.checked_add(number(fields.next()?)?)?;
+        let crashes = fields.next().map_or(Some(0), number)?;
+        let mut state = RetryState::default();
+        state.attempts = count;
+        if count > 0 && first > 0 {
+            state.first_failure = Some(Timestamp::from_unix_micros(first));
+            state.last_failure = Some(Timestamp::from_unix_micros(last));
+        }
+        state.crashes = u32::try_from(crashes).ok()?;
+        attempts.insert(offset, state);
+    }
+    Some(attempts)
+}
+
+fn number(text: &str) -> Option<i64> {
+    // `from_str_radix` takes a sign; ours never has one.
+    if !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    i64::from_str_radix(text, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn state(attempts: u32, first: i64, last: i64, crashes: u32) -> RetryState {
+        let mut state = RetryState::default();
+        if attempts > 0 {
+            state = state.failed(Timestamp::from_unix_micros(first));
+            state = state.failed(Timestamp::from_unix_micros(last));
+        }
+        state.attempts = attempts;
+        state.crashes = crashes;
+        state
+    }
+
+    #[test]
+    fn the_text_is_short_and_stable() {
+        let mut note = Note::default();
+        assert_eq!(note.to_text(), "cqrs1");
+        note.attempts.insert(4096, state(2, 0x10, 0x30, 0));
+        note.attempts.insert(4106, state(0, 0, 0, 3));
+        note.fence = Some(5000);
+        assert_eq!(note.to_text(), "cqrs1;f=1388;a=1000.2.10.20,a.0.0.0.3");
+        assert_eq!(Note::parse(&note.to_text()), note);
+    }
+
+    #[test]
+    fn what_is_foreign_or_broken_is_ignored() {
+        for text in [
+            "",
+            "x",
+            "cqrs2;a=1.1.1.1",
+            "cqrs1;a=",
+            "cqrs1;a=1.1",
+            "cqrs1;a=-1.1.1.1",
+            "cqrs1;a=1.+1.1.1",
+            "cqrs1;a",
+            "{\"a\":1}",
+            "cqrs1;a=ffffffffffffffffff.1.1.1",
+            "cqrs1;a=7fffffffffffffff.1.1.1,1.1.1.1",
+            "cqrs1;a=1.1.7fffffffffffffff.1",
+        ] {
+            assert_eq!(Note::parse(text), Note::default(), "{text}");
+        }
+        let newer = Note::parse("cqrs1;z=whatever;a=1.2.3.4");
+        assert_eq!(newer.attempts[&1].attempts, 2, "unknown sections are skipped");
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_read_back_and_never_too_long(
+            entries in proptest::collection::btree_map(
+                0..i64::MAX / 2, (1..u32::MAX, 1..i64::MAX / 4, 0..i64::MAX / 4, 0..3_u32), 0..300),
+            fence in proptest::option::of(0..i64::MAX),
+        ) {
+            let attempts = entries
+                .into_iter()
+                .map(|(offset, (count, first, more, crashes))| {
+                    (offset, state(count, first, first + more, crashes))
+                })
+                .collect();
+            let note = Note { attempts, fence };
+            let text = note.to_text();
+            prop_assert!(text.len() <= MAX_BYTES);
+            let read = Note::parse(&text);
+            prop_assert_eq!(read.fence, note.fence);
+            // The lowest offsets are kept: those at the watermark.
+            prop_assert!(note.attempts.iter().take(read.attempts.len()).eq(read.attempts.iter()));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC*", tail in "[;a=f0-9.,-]*") {
+            Note::parse(&text);
+            Note::parse(&format!("cqrs1;{tail}"));
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! One partition during one assignment: the epoch that deliveries belong to.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cqrs_core::RetryState;
+
+use super::ledger::{Draft, Ledger};
+use super::record::Record;
+use super::shared::Shared;
+
+/// A partition as it was assigned once. Assigned again, it is another value: what is left of the old
+/// epoch reaches only the old, closed books.
+///
+/// Life: open; [`revoke`](Self::revoke)d (no handler starts any more, those that run are waited for and
+/// still count); closed ([`close`](Self::close): nothing counts any more).
+#[derive(Debug)]
+pub(super) struct Partition {
+    pub(super) shared: Arc<Shared>,
+    pub(super) topic: Arc<str>,
+    pub(super) id: i32,
+    /// Whether it belongs to a retry topic.
+    pub(super) is_retry: bool,
+    /// How many handlers run, and [`REVOKED`].
+    gate: AtomicUsize,
+    ledger: Mutex<Ledger>,
+    /// Whether the ledger knows of attempts: spares the lock.
+    has_attempts: AtomicBool,
+}
+
+const REVOKED: usize = 1 << (usize::BITS - 1);
+
+impl Partition {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        topic: Arc<str>,
+        id: i32,
+        is_retry: bool,
+        ledger: Ledger,
+    ) -> Self {
+        let has_attempts = AtomicBool::new(ledger.has_attempts());
+        let ledger = Mutex::new(ledger);
+        let gate = AtomicUsize::new(0);
+        Self { shared, topic, id, is_retry, gate, ledger, has_attempts }
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes fetched records into the books; takes out those that are here already.
+    pub(super) fn add(&self, records: &mut Vec<Record>) {
+        let mut ledger = self.ledger();
+        records.retain(|record| ledger.add(record.offset));
+    }
+
+    /// A handler is about to start. `false`: not here any more.
+    pub(super) fn begin(&self) -> bool {
+        let before = self.gate.fetch_add(1, Ordering::AcqRel);
+        if before & REVOKED != 0 {
+            self.end();
+            return false;
+        }
+        true
+    }
+
+    /// A handler that was begun ended, or its delivery is held.
+    pub(super) fn end(&self) {
+        self.gate.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// How many handlers run.
+    pub(super) fn running(&self) -> usize {
+        self.gate.load(Ordering::Acquire) & !REVOKED
+    }
+
+    /// No handler starts from here on.
+    pub(super) fn revoke(&self) {
+        self.gate.fetch_or(REVOKED, Ordering::AcqRel);
+    }
+
+    pub(super) fn is_revoked(&self) -> bool {
+        self.gate.load(Ordering::Acquire) & REVOKED != 0
+    }
+
+    /// Marks a record as done. `false`: it does not count any more, the record comes again.
+    pub(super) fn finish(&self, offset: i64) -> bool {
+        self.ledger().finish(offset)
+    }
+
+    pub(super) fn note_attempts(&self, offset: i64, state: RetryState) {
+        self.has_attempts.store(true, Ordering::Release);
+        self.ledger().note_attempts(offset, state);
+    }
+
+    /// What is known of earlier attempts at a record.
+    pub(super) fn attempts(&self, record: &Record) -> RetryState {
+        let mut state = RetryState::default();
+        if self.has_attempts.load(Ordering::Acquire) {
+            state = self.ledger().attempts(record.offset);
+        }
+        if self.is_retry {
+            let mut carried = record.retry_state();
+            if carried.attempts > state.attempts {
+                carried.crashes = state.crashes;
+                return carried;
+            }
+        }
+        state
+    }
+
+    pub(super) fn draft(&self) -> Option<Draft> {
+        self.ledger().draft()
+    }
+
+    /// The last commit of this epoch. Nothing counts from here on.
+    pub(super) fn close(&self) -> Option<Draft> {
+        self.revoke();
+        self.ledger().close()
+    }
+
+    pub(super) fn committed(&self, draft: &Draft) {
+        self.ledger().committed(draft);
+    }
+}

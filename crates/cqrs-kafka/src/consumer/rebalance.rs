@@ -1,0 +1,335 @@
+//! How a session answers the group: it takes partitions over, and gives them up in good order.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cqrs_core::consume::StartAt;
+use rdkafka::consumer::{Consumer as _, RebalanceProtocol};
+use rdkafka::error::KafkaError as RdError;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::clerk::{Drafts, Start};
+use super::context::Rebalance;
+use super::lane::Lane;
+use super::ledger::Ledger;
+use super::partition::Partition;
+use super::session::Session;
+use crate::{ErrorKind, KafkaError};
+
+/// How long the last commits of a revoke are waited for.
+const LAST_COMMIT: Duration = Duration::from_secs(5);
+/// Between two attempts at a look-up or a last commit.
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// What is being answered. librdkafka asks one thing at a time and waits for the answer; heartbeats and
+/// polling go on meanwhile.
+#[derive(Debug, Default)]
+pub(super) enum Turn {
+    #[default]
+    Idle,
+    /// The committed offsets of new partitions are looked up.
+    Assigning {
+        list: TopicPartitionList,
+        ticket: u64,
+        /// When to look up again; `None` while the look-up runs.
+        again: Option<Instant>,
+    },
+    /// Handlers that run are waited for.
+    Draining { list: TopicPartitionList, partitions: Vec<Arc<Partition>>, until: Instant },
+    /// The last commits are waited for.
+    Committing {
+        list: TopicPartitionList,
+        drafts: Drafts,
+        /// When to commit again; `None` while the commit runs.
+        again: Option<Instant>,
+        until: Instant,
+    },
+}
+
+impl Turn {
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self, Self::Idle)
+    }
+
+    /// Partitions that are being given up and whose books may be open.
+    pub(super) fn partitions(&self) -> Vec<Arc<Partition>> {
+        match self {
+            Self::Draining { partitions, .. } => partitions.clone(),
+            Self::Committing { drafts, .. } => {
+                drafts.iter().map(|(partition, _)| Arc::clone(partition)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Session {
+    /// Goes on with what is being answered, or begins with what was asked.
+    pub(super) fn take_turn(&mut self, now: Instant) -> Result<(), KafkaError> {
+        self.turn = match std::mem::take(&mut self.turn) {
+            Turn::Idle => match self.consumer.context().next_rebalance() {
+                None => Turn::Idle,
+                Some(Rebalance::Assign(list)) => self.start_assign(list),
+                Some(Rebalance::Revoke { list, lost }) => self.start_revoke(list, lost, now)?,
+            },
+            Turn::Assigning { list, ticket, again } => {
+                if self.consumer.context().has_rebalance() {
+                    // It is taken away again already.
+                    self.answer_assign(&TopicPartitionList::new())?;
+                    Turn::Idle
+                } else if again.is_some_and(|again| now >= again) {
+                    self.start_assign(list)
+                } else {
+                    Turn::Assigning { list, ticket, again }
+                }
+            }
+            Turn::Draining { list, partitions, until } => {
+                let running: usize = partitions.iter().map(|partition| partition.running()).sum();
+                if self.consumer.assignment_lost() {
+                    self.give_up(&list, &partitions, true)?
+                } else if running == 0 || now >= until {
+                    if running > 0 {
+                        tracing::warn!(
+                            subscription = &*self.plan.request.name,
+                            running,
+                            "handlers run on while their partitions go to others, \
+                             where their messages come again"
+                        );
+                    }
+                    self.start_last_commit(list, &partitions, now)?
+                } else {
+                    Turn::Draining { list, partitions, until }
+                }
+            }
+            Turn::Committing { list, drafts, again, until } => {
+                if now >= until || self.consumer.assignment_lost() {
+                    tracing::warn!(
+                        subscription = &*self.plan.request.name,
+                        "partitions are given up without a last commit; \
+                         what was settled since the one before comes again"
+                    );
+                    self.answer_revoke(&list)?;
+                    Turn::Idle
+                } else if again.is_some_and(|again| now >= again) {
+                    self.clerk.commit(drafts.clone(), true);
+                    Turn::Committing { list, drafts, again: None, until }
+                } else {
+                    Turn::Committing { list, drafts, again, until }
+                }
+            }
+        };
+        Ok(())
+    }
+
+    fn start_assign(&mut self, list: TopicPartitionList) -> Turn {
+        let partitions: Vec<(Arc<str>, i32)> = list
+            .elements()
+            .iter()
+            .filter(|element| self.plan.is_meant(element.topic()))
+            .map(|element| (element.topic().into(), element.partition()))
+            .collect();
+        let since = match self.plan.request.start {
+            StartAt::Time(since) => Some(since),
+            _ => None,
+        };
+        let ticket = self.clerk.look_up(partitions, since);
+        Turn::Assigning { list, ticket, again: None }
+    }
+
+    /// The committed offsets are known.
+    pub(super) fn found(&mut self, of: u64, result: Result<Vec<Start>, RdError>) {
+        match std::mem::take(&mut self.turn) {
+            Turn::Assigning { list, ticket, .. } if ticket == of => match result {
+                Ok(starts) => self.assign(starts),
+                Err(error) => {
+                    let error = self.consumer.context().events.reason(error);
+                    tracing::warn!(
+                        subscription = &*self.plan.request.name,
+                        error,
+                        "committed offsets could not be looked up; it is tried again"
+                    );
+                    self.absent = Some(error.into());
+                    let again = Some(Instant::now() + AGAIN);
+                    self.turn = Turn::Assigning { list, ticket, again };
+                }
+            },
+            other => self.turn = other,
+        }
+    }
+
+    fn assign(&mut self, starts: Vec<Start>) {
+        let mut list = TopicPartitionList::with_capacity(starts.len());
+        let mut lanes = Vec::with_capacity(starts.len());
+        for start in starts {
+            let is_retry = self.plan.is_retry(&start.topic);
+            // A copy must not be missed, however new its topic is.
+            let begin = if is_retry { Some(Offset::Beginning) } else { start.begin };
+            let offset = start.committed.map(Offset::Offset).or(begin);
+            let ledger = Ledger::new(start.committed, start.note);
+            let shared = Arc::clone(&self.shared);
+            let partition = Partition::new(shared, start.topic, start.partition, is_retry, ledger);
+            let mut element = list.add_partition(&partition.topic, partition.id);
+            if let Some(offset) = offset
+                && let Err(error) = element.set_offset(offset)
+            {
+                tracing::error!(%error, "an offset that librdkafka does not take");
+            }
+            lanes.extend(Lane::new(&self.consumer, Arc::new(partition)));
+        }
+        let names: Vec<_> = lanes
+            .iter()
+            .map(|lane| format!("{} [{}]", lane.partition.topic, lane.partition.id))
+            .collect();
+        if let Err(error) = self.answer_assign(&list) {
+            tracing::error!(%error, "partitions could not be taken over; the group is joined anew");
+            return;
+        }
+        tracing::info!(
+            subscription = &*self.plan.request.name,
+            partitions = names.join(", "),
+            "partitions taken over"
+        );
+        if !self.is_cooperative() {
+            self.lanes.clear();
+        }
+        self.lanes.append(&mut lanes);
+        self.is_member = true;
+        self.absent = None;
+    }
+
+    fn start_revoke(
+        &mut self,
+        list: TopicPartitionList,
+        lost: bool,
+        now: Instant,
+    ) -> Result<Turn, KafkaError> {
+        let eager = !self.is_cooperative();
+        let mut partitions = Vec::new();
+        self.lanes.retain(|lane| {
+            let (topic, id) = (&lane.partition.topic, lane.partition.id);
+            let goes = eager || list.find_partition(topic, id).is_some();
+            if goes {
+                lane.partition.revoke();
+                partitions.push(Arc::clone(&lane.partition));
+            }
+            !goes
+        });
+        self.shared.discard_revoked();
+        if lost || self.consumer.assignment_lost() {
+            return self.give_up(&list, &partitions, true);
+        }
+        let drain = self.plan.subscription.revoke_drain;
+        let until = now + drain.min(self.plan.subscription.max_poll_interval / 2);
+        Ok(Turn::Draining { list, partitions, until })
+    }
+
+    fn start_last_commit(
+        &mut self,
+        list: TopicPartitionList,
+        partitions: &[Arc<Partition>],
+        now: Instant,
+    ) -> Result<Turn, KafkaError> {
+        let draft = |partition: &Arc<Partition>| Some((Arc::clone(partition), partition.close()?));
+        let drafts: Drafts = partitions.iter().filter_map(draft).collect();
+        if drafts.is_empty() {
+            return self.give_up(&list, partitions, false);
+        }
+        self.clerk.commit(drafts.clone(), true);
+        Ok(Turn::Committing { list, drafts, again: None, until: now + LAST_COMMIT })
+    }
+
+    /// The last commits of a revoke were answered.
+    pub(super) fn last_commit_done(&mut self, succeeded: bool) -> Result<(), KafkaError> {
+        let Turn::Committing { list, again, .. } = &mut self.turn else { return Ok(()) };
+        if !succeeded {
+            *again = Some(Instant::now() + AGAIN);
+            return Ok(());
+        }
+        let list = list.clone();
+        self.turn = Turn::Idle;
+        self.answer_revoke(&list)
+    }
+
+    /// Ends the epochs of partitions without a commit, and lets them go.
+    fn give_up(
+        &mut self,
+        list: &TopicPartitionList,
+        partitions: &[Arc<Partition>],
+        lost: bool,
+    ) -> Result<Turn, KafkaError> {
+        for partition in partitions {
+            partition.close();
+        }
+        if lost {
+            tracing::warn!(
+                subscription = &*self.plan.request.name,
+                partitions = partitions.len(),
+                "partitions are lost; nothing is committed for them"
+            );
+            self.is_member = false;
+            self.absent = Some("its partitions were lost; it joins the group again".into());
+        }
+        self.answer_revoke(list)?;
+        Ok(Turn::Idle)
+    }
+
+    fn is_cooperative(&self) -> bool {
+        matches!(self.consumer.rebalance_protocol(), RebalanceProtocol::Cooperative)
+    }
+
+    fn answer_assign(&self, list: &TopicPartitionList) -> Result<(), KafkaError> {
+        self.answered(match self.is_cooperative() {
+            true => self.consumer.incremental_assign(list),
+            false => self.consumer.assign(list),
+        })
+    }
+
+    fn answer_revoke(&self, list: &TopicPartitionList) -> Result<(), KafkaError> {
+        self.answered(match self.is_cooperative() {
+            // What is not meant was never assigned.
+            true => {
+                let mut meant = TopicPartitionList::with_capacity(list.count());
+                for element in list.elements() {
+                    if self.plan.is_meant(element.topic()) {
+                        meant.add_partition(element.topic(), element.partition());
+                    }
+                }
+                self.consumer.incremental_unassign(&meant)
+            }
+            false => self.consumer.unassign(),
+        })
+    }
+
+    fn answered(&self, result: Result<(), RdError>) -> Result<(), KafkaError> {
+        result.map_err(|error| {
+            let words = self.consumer.context().events.reason(error);
+            KafkaError::new(ErrorKind::Broker, format!("the group's answer was refused: {words}"))
+        })
+    }
+
+    /// Lets everything go, so that the client can be destroyed. That may take a while: it happens on
+    /// the thread that drops the last reference.
+    pub(super) fn leave(mut self) {
+        self.lanes.clear();
+        let context = Arc::clone(self.consumer.context());
+        context.leave();
+        let pending = match std::mem::take(&mut self.turn) {
+            Turn::Idle => None,
+            Turn::Assigning { list, .. } => Some(Rebalance::Assign(list)),
+            Turn::Draining { list, .. } | Turn::Committing { list, .. } => {
+                Some(Rebalance::Revoke { list, lost: false })
+            }
+        };
+        // An unanswered question would keep the client from closing.
+        for rebalance in pending.into_iter().chain(std::iter::from_fn(|| context.next_rebalance()))
+        {
+            let answered = match rebalance {
+                Rebalance::Assign(_) => self.answer_assign(&TopicPartitionList::new()),
+                Rebalance::Revoke { list, .. } => self.answer_revoke(&list),
+            };
+            if let Err(error) = answered {
+                tracing::debug!(%error, "while leaving the group");
+            }
+        }
+    }
+}

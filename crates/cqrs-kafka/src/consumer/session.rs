@@ -1,0 +1,360 @@
+//! The poll loop over one librdkafka consumer.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use cqrs_core::broker::BrokerState;
+use cqrs_core::consume::{SourceStatus, SubscribeErrorKind};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::Message as _;
+use rdkafka::types::RDKafkaErrorCode as Code;
+
+use super::clerk::{Clerk, Done, Drafts, is_forbidden};
+use super::context::{Context, Trouble};
+use super::lane::Lane;
+use super::partition::Partition;
+use super::plan::Plan;
+use super::rebalance::Turn;
+use super::shared::{Ending, Opening, Shared};
+use crate::events::Events;
+use crate::{ErrorKind, KafkaError};
+
+/// Between two looks at what wakes nobody (statistics, deadlines), at most.
+const TICK: Duration = Duration::from_millis(100);
+/// The same while a rebalance is answered.
+const SHORT_TICK: Duration = Duration::from_millis(10);
+/// Events that are served before records are looked at again.
+const EVENTS: usize = 16;
+
+/// How a session ended.
+#[derive(Debug)]
+pub(super) enum Exit {
+    Closed(Ending),
+    /// The subscription cannot go on.
+    Failed(SubscribeErrorKind, KafkaError),
+    /// This client cannot go on, a new one can.
+    Replace(KafkaError),
+}
+
+/// One librdkafka consumer, from its start to its end. Lives on the poll thread.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) plan: Arc<Plan>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) consumer: Consumer,
+    pub(super) clerk: Clerk,
+    pub(super) lanes: Vec<Lane>,
+    pub(super) turn: Turn,
+    /// Whether commits are on their way.
+    committing: bool,
+    next_commit: Instant,
+    next_look: Instant,
+    /// Whether the group gave its answer, and it was not lost since.
+    pub(super) is_member: bool,
+    /// Why it is not, as far as librdkafka said.
+    pub(super) absent: Option<Arc<str>>,
+    first_lane: usize,
+}
+
+/// Debug without the client's insides.
+pub(super) struct Consumer(pub(super) Arc<BaseConsumer<Context>>);
+
+impl std::fmt::Debug for Consumer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BaseConsumer")
+    }
+}
+
+impl std::ops::Deref for Consumer {
+    type Target = Arc<BaseConsumer<Context>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl Session {
+    pub(super) fn open(
+        plan: Arc<Plan>,
+        shared: Arc<Shared>,
+        events: Events,
+    ) -> Result<Self, KafkaError> {
+        let context = Context::new(events.clone());
+        let made = plan.client.create_with_context(context);
+        let mut consumer: BaseConsumer<Context> =
+            made.map_err(|error| KafkaError::config(events.reason(error)))?;
+        let waker = Arc::clone(&shared);
+        consumer.set_nonempty_callback(move || waker.wake_poller());
+        let consumer = Arc::new(consumer);
+        let names: Vec<_> = plan.topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&names).map_err(|error| KafkaError::config(events.reason(error)))?;
+        let clerk = Clerk::start(Arc::clone(&consumer), Arc::clone(&shared)).map_err(|error| {
+            let text = "the system gives no thread to the consumer";
+            KafkaError::with_source(ErrorKind::Configuration, text, error)
+        })?;
+        let now = Instant::now();
+        Ok(Self {
+            next_commit: now + plan.subscription.commit_interval,
+            plan,
+            shared,
+            consumer: Consumer(consumer),
+            clerk,
+            lanes: Vec::new(),
+            turn: Turn::Idle,
+            committing: false,
+            next_look: now,
+            is_member: false,
+            absent: None,
+            first_lane: 0,
+        })
+    }
+
+    pub(super) fn run(mut self) -> Exit {
+        let exit = self.serve();
+        if let Exit::Failed(..) | Exit::Replace(_) = &exit {
+            self.abandon();
+        }
+        self.leave();
+        exit
+    }
+
+    fn serve(&mut self) -> Exit {
+        loop {
+            self.serve_events();
+            while let Some(done) = self.clerk.take() {
+                if let Err(failure) = self.take_done(done) {
+                    return Exit::Replace(failure);
+                }
+            }
+            if let Some(end) = self.shared.closes_at() {
+                return Exit::Closed(self.close(end));
+            }
+            let now = Instant::now();
+            if let Err(failure) = self.take_turn(now) {
+                return Exit::Replace(failure);
+            }
+            let busy = self.pump();
+            if now >= self.next_commit {
+                self.commit(now);
+            }
+            if now >= self.next_look {
+                self.next_look = now + TICK;
+                if let Some(exit) = self.look() {
+                    return exit;
+                }
+            }
+            if !busy {
+                thread::park_timeout(self.pause());
+            }
+        }
+    }
+
+    /// Serves what librdkafka has to say. Records come by the lanes.
+    fn serve_events(&mut self) {
+        for _ in 0..EVENTS {
+            let Some(Ok(message)) = self.consumer.0.poll(Duration::ZERO) else { continue };
+            let of = |lane: &&mut Lane| {
+                lane.partition.id == message.partition()
+                    && *lane.partition.topic == *message.topic()
+            };
+            if let Some(lane) = self.lanes.iter_mut().find(of) {
+                lane.accept(&self.shared, &message);
+            }
+        }
+    }
+
+    /// Hands out what was fetched, as far as there is room. `true`: there may be more.
+    fn pump(&mut self) -> bool {
+        if self.shared.is_stopped() {
+            return false;
+        }
+        let mut more = false;
+        self.first_lane = self.first_lane.wrapping_add(1);
+        for turn in 0..self.lanes.len() {
+            let room = self.shared.room();
+            if room == 0 {
+                return false;
+            }
+            let index = self.first_lane.wrapping_add(turn) % self.lanes.len();
+            more |= self.lanes[index].pump(&self.shared, room);
+        }
+        more
+    }
+
+    fn pause(&self) -> Duration {
+        let tick = if self.turn.is_idle() { TICK } else { SHORT_TICK };
+        let now = SystemTime::now();
+        let due = self.lanes.iter().filter_map(Lane::due).min();
+        let due = due.map(|due| due.duration_since(now).unwrap_or_default());
+        due.map_or(tick, |due| due.min(tick))
+    }
+
+    /// Commits what is new, unless the last commits are still on their way.
+    fn commit(&mut self, now: Instant) {
+        if self.committing {
+            return;
+        }
+        self.next_commit = now + self.plan.subscription.commit_interval;
+        let of = |lane: &Lane| Some((Arc::clone(&lane.partition), lane.partition.draft()?));
+        let drafts: Drafts = self.lanes.iter().filter_map(of).collect();
+        if !drafts.is_empty() {
+            self.committing = true;
+            self.clerk.commit(drafts, false);
+        }
+    }
+
+    fn take_done(&mut self, done: Done) -> Result<(), KafkaError> {
+        match done {
+            Done::Committed { drafts, is_last, result } => {
+                if !is_last {
+                    self.committing = false;
+                }
+                let succeeded = result.is_ok();
+                match result {
+                    Ok(()) => {
+                        drafts.iter().for_each(|(partition, draft)| partition.committed(draft));
+                    }
+                    Err(error) => {
+                        let error = self.consumer.context().events.reason(error);
+                        tracing::warn!(
+                            subscription = &*self.plan.request.name,
+                            error,
+                            "a commit failed; it is tried again"
+                        );
+                    }
+                }
+                if is_last {
+                    return self.last_commit_done(succeeded);
+                }
+            }
+            Done::Found { ticket, result } => self.found(ticket, result),
+        }
+        Ok(())
+    }
+
+    /// Looks at what tells nobody: the connection, errors. `Some`: the session is over.
+    fn look(&mut self) -> Option<Exit> {
+        let context = Arc::clone(self.consumer.context());
+        let events = &context.events;
+        if events.health.is_connecting()
+            && self.consumer.client().fetch_cluster_id(Duration::ZERO).is_some()
+        {
+            events.health.report_up();
+        }
+        for trouble in context.take_troubles() {
+            if let Some(exit) = self.on_trouble(trouble) {
+                return Some(exit);
+            }
+        }
+        if let Some((code, reason)) = self.consumer.client().fatal_error() {
+            let text = format!("the consumer failed: {}", events.redactor.redact(&reason));
+            let error = KafkaError::new(ErrorKind::Fatal, text);
+            // Somebody else uses the same `group_instance_id`: two would fence each other for ever.
+            let kind = match code {
+                Code::FencedInstanceId => SubscribeErrorKind::Conflict,
+                _ => SubscribeErrorKind::Other,
+            };
+            return Some(Exit::Failed(kind, error));
+        }
+        if events.health.is_stranded() {
+            let text = "the cluster said that it has no brokers, and the consumer forgot them all";
+            return Some(Exit::Replace(KafkaError::new(ErrorKind::Connection, text)));
+        }
+        let waiting = matches!(*self.shared.opening.borrow(), Opening::Waiting);
+        if waiting {
+            if let Some(error) = events.health.hopeless() {
+                self.report();
+                let kind = match error.kind() {
+                    ErrorKind::Authentication => SubscribeErrorKind::Forbidden,
+                    _ => SubscribeErrorKind::Other,
+                };
+                return Some(Exit::Failed(kind, error));
+            }
+            if !events.health.is_connecting() {
+                self.shared.opening.send_replace(Opening::Open);
+            }
+        }
+        self.report();
+        None
+    }
+
+    fn on_trouble(&mut self, trouble: Trouble) -> Option<Exit> {
+        let Trouble { code, words } = trouble;
+        let name = &*self.plan.request.name;
+        if is_forbidden(code) {
+            let error = KafkaError::of_code(code, words);
+            return Some(Exit::Failed(SubscribeErrorKind::Forbidden, error));
+        }
+        match code {
+            Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => {
+                tracing::warn!(subscription = name, "{words}");
+                self.absent = Some(words.into());
+            }
+            Code::AllBrokersDown | Code::BrokerTransportFailure | Code::Resolve => {}
+            _ => tracing::warn!(subscription = name, error = %code, "{words}"),
+        }
+        None
+    }
+
+    /// Tells of the state.
+    fn report(&self) {
+        let status = match self.consumer.context().events.health.state() {
+            BrokerState::Ready if self.is_member => SourceStatus::Consuming,
+            BrokerState::Ready => SourceStatus::Connecting { last_error: self.absent.clone() },
+            BrokerState::Disconnected { last_error } => SourceStatus::Disconnected { last_error },
+            BrokerState::Connecting { last_error } => SourceStatus::Connecting { last_error },
+            _ => return,
+        };
+        self.plan.request.status.report(status);
+    }
+
+    /// The last commits, until shortly before `end`.
+    fn close(&mut self, end: Instant) -> Ending {
+        let mut open: Vec<Arc<Partition>> =
+            self.lanes.drain(..).map(|lane| lane.partition).collect();
+        open.extend(self.turn.partitions());
+        let close = |partition: Arc<Partition>| {
+            let draft = partition.close()?;
+            Some((partition, draft))
+        };
+        let drafts: Drafts = open.into_iter().filter_map(close).collect();
+        self.shared.discard_revoked();
+        if drafts.is_empty() {
+            return Ending::Clean;
+        }
+        let mut left = Some(drafts);
+        let mut why: Arc<str> = "the broker did not answer in time".into();
+        loop {
+            if let Some(drafts) = left.take() {
+                self.clerk.commit(drafts, true);
+            }
+            self.serve_events();
+            match self.clerk.take() {
+                Some(Done::Committed { is_last: true, result: Ok(()), .. }) => {
+                    return Ending::Clean;
+                }
+                Some(Done::Committed { is_last: true, result: Err(error), drafts }) => {
+                    why = self.consumer.context().events.reason(error).into();
+                    left = Some(drafts);
+                    thread::park_timeout(TICK);
+                }
+                Some(_) => {}
+                None => thread::park_timeout(SHORT_TICK),
+            }
+            if Instant::now() >= end {
+                return Ending::Uncommitted(why);
+            }
+        }
+    }
+
+    /// Ends the epochs without a commit.
+    fn abandon(&mut self) {
+        for partition in
+            self.lanes.drain(..).map(|lane| lane.partition).chain(self.turn.partitions())
+        {
+            partition.close();
+        }
+        self.shared.discard_revoked();
+    }
+}

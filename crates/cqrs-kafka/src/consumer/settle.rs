@@ -1,0 +1,189 @@
+//! How one delivery is settled.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use cqrs_core::RetryState;
+use cqrs_core::broker::BoxFuture;
+use cqrs_core::consume::{DeadLetter, Delayed, Settle, SettleError};
+
+use super::copies::{self, Copy};
+use super::partition::Partition;
+use super::plan::Plan;
+use super::record::{
+    DUE, ORIGINAL_OFFSET, ORIGINAL_PARTITION, ORIGINAL_TIMESTAMP, ORIGINAL_TOPIC, Record,
+};
+use super::topics;
+
+/// A delivery in the runtime's hands. Its record stays here, so that it can be handed out again.
+pub(super) struct KafkaSettle {
+    plan: Arc<Plan>,
+    /// `None` once it is settled.
+    lease: Option<Lease>,
+}
+
+struct Lease {
+    partition: Arc<Partition>,
+    record: Record,
+    /// Whether its handler counts as running.
+    running: bool,
+}
+
+impl KafkaSettle {
+    pub(super) fn new(plan: Arc<Plan>, partition: Arc<Partition>, record: Record) -> Self {
+        Self { plan, lease: Some(Lease { partition, record, running: false }) }
+    }
+
+    /// The topic, partition and offset it first came from.
+    fn origin(lease: &Lease) -> (Arc<str>, i32, i64) {
+        let (partition, record) = (&lease.partition, &lease.record);
+        let here = || (Arc::clone(&partition.topic), partition.id, record.offset);
+        if !partition.is_retry {
+            return here();
+        }
+        let origin = || {
+            let number = |name| record.text(name).and_then(|text| text.parse::<i64>().ok());
+            let topic = record.text(ORIGINAL_TOPIC)?;
+            let id = i32::try_from(number(ORIGINAL_PARTITION)?).ok()?;
+            Some((topic.into(), id, number(ORIGINAL_OFFSET)?))
+        };
+        origin().unwrap_or_else(here)
+    }
+}
+
+fn settled() -> SettleError {
+    SettleError::new("the delivery is settled already")
+}
+
+/// The future of an ack: what is to be done is done before. Boxing it allocates nothing.
+struct Acked;
+
+impl Future for Acked {
+    type Output = Result<(), SettleError>;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Settle for KafkaSettle {
+    fn begin(&mut self) -> bool {
+        let Some(lease) = &mut self.lease else { return false };
+        if !lease.running {
+            lease.running = lease.partition.begin();
+        }
+        lease.running
+    }
+
+    fn is_revoked(&self) -> bool {
+        self.lease.as_ref().is_some_and(|lease| lease.partition.is_revoked())
+    }
+
+    fn ack(&mut self) -> BoxFuture<'_, Result<(), SettleError>> {
+        let Some(lease) = &mut self.lease else {
+            return Box::pin(std::future::ready(Err(settled())));
+        };
+        let (partition, record) = (&lease.partition, &lease.record);
+        let counts = partition.finish(record.offset);
+        if std::mem::take(&mut lease.running) {
+            partition.end();
+        }
+        if !counts {
+            let text = format!(
+                "{} [{}] is not this consumer's any more; offset {} comes again",
+                partition.topic, partition.id, record.offset
+            );
+            return Box::pin(std::future::ready(Err(SettleError::new(text))));
+        }
+        partition.shared.forget(1, record.size());
+        self.lease = None;
+        Box::pin(Acked)
+    }
+
+    fn retry_later(
+        &mut self,
+        delay: Duration,
+        state: &RetryState,
+    ) -> BoxFuture<'_, Result<Delayed, SettleError>> {
+        let state = *state;
+        Box::pin(async move {
+            let Some(lease) = &mut self.lease else { return Err(settled()) };
+            let Some(waits_for) = self.plan.retry_delay(delay) else {
+                lease.partition.note_attempts(lease.record.offset, state);
+                // A revoke does not wait for what is held.
+                if std::mem::take(&mut lease.running) {
+                    lease.partition.end();
+                }
+                return Ok(Delayed::Hold);
+            };
+            let record = &lease.record;
+            let (topic, partition, offset) = Self::origin(lease);
+            let millis = |time: SystemTime| {
+                time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis()).to_string()
+            };
+            let mut added = state.to_headers();
+            // A copy comes when the milliseconds are over, never before.
+            let due = SystemTime::now() + delay + Duration::from_millis(1);
+            added.push((DUE, millis(due)));
+            added.push((ORIGINAL_TOPIC, topic.to_string()));
+            added.push((ORIGINAL_PARTITION, partition.to_string()));
+            added.push((ORIGINAL_OFFSET, offset.to_string()));
+            if let Some(at) = record.original_timestamp() {
+                added.push((ORIGINAL_TIMESTAMP, millis(at)));
+            }
+            let copy = Copy {
+                to: topics::retry_topic(&topic, &self.plan.request.group, waits_for),
+                from: topic,
+                key: record.key(),
+                body: record.body(),
+                headers: copies::headers(record.original_headers(), &added),
+            };
+            lease.partition.shared.copies.write(copy).await?;
+            Ok(Delayed::Scheduled)
+        })
+    }
+
+    fn dead_letter(&mut self, letter: &DeadLetter) -> BoxFuture<'_, Result<(), SettleError>> {
+        let added = letter.to_headers();
+        Box::pin(async move {
+            let Some(lease) = &self.lease else { return Err(settled()) };
+            let record = &lease.record;
+            let (topic, ..) = Self::origin(lease);
+            let Some(to) = self.plan.request.dead_letter_topic(&topic) else {
+                // Nowhere, as the subscription says.
+                return Ok(());
+            };
+            let copy = Copy {
+                to,
+                from: topic,
+                key: record.key(),
+                body: record.body(),
+                headers: copies::headers(record.original_headers(), &added),
+            };
+            lease.partition.shared.copies.write(copy).await
+        })
+    }
+}
+
+impl Drop for KafkaSettle {
+    fn drop(&mut self) {
+        let Some(Lease { partition, mut record, running }) = self.lease.take() else { return };
+        if running {
+            partition.end();
+        }
+        record.drops = record.drops.saturating_add(1);
+        let shared = Arc::clone(&partition.shared);
+        shared.give_back(partition, record);
+    }
+}
+
+impl fmt::Debug for KafkaSettle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let offset = self.lease.as_ref().map(|lease| lease.record.offset);
+        f.debug_struct("KafkaSettle").field("offset", &offset).finish_non_exhaustive()
+    }
+}

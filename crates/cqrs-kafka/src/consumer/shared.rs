@@ -1,0 +1,259 @@
+//! What the poll thread and the async side of one subscription share.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Waker;
+use std::thread::Thread;
+use std::time::Instant;
+
+use cqrs_core::consume::{SourceError, SubscribeError};
+use tokio::sync::watch;
+
+use super::copies::Copies;
+use super::partition::Partition;
+use super::record::Record;
+
+/// Records of one partition, on their way to the async side.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) partition: Arc<Partition>,
+    pub(super) records: VecDeque<Record>,
+}
+
+/// Whether a subscription was opened.
+#[derive(Debug, Default)]
+pub(super) enum Opening {
+    #[default]
+    Waiting,
+    Open,
+    Failed(Option<SubscribeError>),
+}
+
+/// How the last commits ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Everything settled was committed.
+    Clean,
+    /// Not everything was; why.
+    Uncommitted(Arc<str>),
+}
+
+/// The poll thread puts batches in and looks at the counts; the source takes batches out; settlements
+/// count down. Locks are held for a few moves each, and never together.
+pub(super) struct Shared {
+    /// How many records may be fetched and not settled.
+    cap: usize,
+    /// How many bytes of them.
+    byte_cap: usize,
+    unsettled: AtomicUsize,
+    bytes: AtomicUsize,
+    /// Whether the poll thread waits for room.
+    starving: AtomicBool,
+    /// Whether something was given back since the source looked.
+    returned: AtomicBool,
+    inbox: Mutex<Inbox>,
+    poller: OnceLock<Thread>,
+    /// No further delivery.
+    stopped: AtomicBool,
+    /// Until when the source closes. `None`: open.
+    closing: Mutex<Option<Instant>>,
+    pub(super) opening: watch::Sender<Opening>,
+    pub(super) ending: watch::Sender<Option<Ending>>,
+    pub(super) copies: Arc<Copies>,
+}
+
+#[derive(Default)]
+struct Inbox {
+    batches: VecDeque<Batch>,
+    returned: Vec<(Arc<Partition>, Record)>,
+    failure: Option<SourceError>,
+    waker: Option<Waker>,
+}
+
+impl Shared {
+    pub(super) fn new(cap: usize, byte_cap: usize, copies: Arc<Copies>) -> Self {
+        Self {
+            cap,
+            byte_cap,
+            unsettled: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            starving: AtomicBool::new(false),
+            returned: AtomicBool::new(false),
+            inbox: Mutex::default(),
+            poller: OnceLock::new(),
+            stopped: AtomicBool::new(false),
+            closing: Mutex::new(None),
+            opening: watch::Sender::default(),
+            ending: watch::Sender::default(),
+            copies,
+        }
+    }
+
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells whom to wake. Once, by the poll thread itself.
+    pub(super) fn set_poller(&self, thread: Thread) {
+        let _ = self.poller.set(thread);
+    }
+
+    /// Wakes the poll thread. Cheap while it is awake.
+    pub(super) fn wake_poller(&self) {
+        if let Some(thread) = self.poller.get() {
+            thread.unpark();
+        }
+    }
+
+    /// How many records may be fetched now. When none, a settlement that makes room wakes the poll
+    /// thread.
+    pub(super) fn room(&self) -> usize {
+        let room = || match self.bytes.load(Ordering::SeqCst) < self.byte_cap {
+            true => self.cap.saturating_sub(self.unsettled.load(Ordering::SeqCst)),
+            false => 0,
+        };
+        match room() {
+            0 => {
+                self.starving.store(true, Ordering::SeqCst);
+                // What was settled right before nobody was told of.
+                room()
+            }
+            some => some,
+        }
+    }
+
+    /// Whether one more byte is too many.
+    pub(super) fn is_heavy(&self, more: usize) -> bool {
+        self.bytes.load(Ordering::Relaxed) + more >= self.byte_cap
+    }
+
+    /// Puts fetched records in, and wakes the source.
+    pub(super) fn push(&self, partition: &Arc<Partition>, records: Vec<Record>) {
+        let size = records.iter().map(Record::size).sum();
+        self.unsettled.fetch_add(records.len(), Ordering::SeqCst);
+        self.bytes.fetch_add(size, Ordering::SeqCst);
+        let batch = Batch { partition: Arc::clone(partition), records: records.into() };
+        let mut inbox = self.inbox();
+        inbox.batches.push_back(batch);
+        let waker = inbox.waker.take();
+        drop(inbox);
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// Records left: settled, or not ours any more.
+    pub(super) fn forget(&self, records: usize, bytes: usize) {
+        let left = self.unsettled.fetch_sub(records, Ordering::SeqCst) - records;
+        self.bytes.fetch_sub(bytes, Ordering::SeqCst);
+        // Not for every single one: the poll thread would wake as often as a record is settled.
+        if self.starving.load(Ordering::SeqCst)
+            && left <= self.cap - (self.cap / 4).max(1)
+            && self.starving.swap(false, Ordering::SeqCst)
+        {
+            self.wake_poller();
+        }
+    }
+
+    /// Takes back a delivery that was dropped.
+    pub(super) fn give_back(&self, partition: Arc<Partition>, record: Record) {
+        if partition.is_revoked() || self.is_stopped() {
+            return self.forget(1, record.size());
+        }
+        let mut inbox = self.inbox();
+        inbox.returned.push((partition, record));
+        self.returned.store(true, Ordering::Release);
+        let waker = inbox.waker.take();
+        drop(inbox);
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether something was given back that was not taken out. Cheap.
+    pub(super) fn has_returned(&self) -> bool {
+        self.returned.load(Ordering::Acquire)
+    }
+
+    /// Takes out what was given back.
+    pub(super) fn take_returned(&self) -> Vec<(Arc<Partition>, Record)> {
+        let mut inbox = self.inbox();
+        self.returned.store(false, Ordering::Release);
+        std::mem::take(&mut inbox.returned)
+    }
+
+    /// Takes out what was fetched. `false`: nothing was; `waker` is woken once there is something to do.
+    pub(super) fn take_batches(
+        &self,
+        into: &mut VecDeque<Batch>,
+        waker: &Waker,
+    ) -> Result<bool, SourceError> {
+        let mut inbox = self.inbox();
+        std::mem::swap(&mut inbox.batches, into);
+        if !into.is_empty() {
+            return Ok(true);
+        }
+        if let Some(failure) = inbox.failure.take() {
+            return Err(failure);
+        }
+        inbox.waker = Some(waker.clone());
+        // Under the lock: what is given back, and a stop, from now on wake it.
+        Ok(!inbox.returned.is_empty() || self.is_stopped())
+    }
+
+    /// Throws away what was fetched of partitions that are not ours any more.
+    pub(super) fn discard_revoked(&self) {
+        let mut gone = (0, 0);
+        self.inbox().batches.retain(|batch| {
+            let keep = !batch.partition.is_revoked();
+            if !keep {
+                gone.0 += batch.records.len();
+                gone.1 += batch.records.iter().map(Record::size).sum::<usize>();
+            }
+            keep
+        });
+        self.forget(gone.0, gone.1);
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// No further delivery; wakes the source, so that it says so.
+    pub(super) fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        let waker = self.inbox().waker.take();
+        waker.into_iter().for_each(Waker::wake);
+        self.wake_poller();
+    }
+
+    /// The subscription cannot go on.
+    pub(super) fn fail(&self, failure: SourceError) {
+        let mut inbox = self.inbox();
+        inbox.failure.get_or_insert(failure);
+        let waker = inbox.waker.take();
+        drop(inbox);
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// Ends the subscription within about that time, or an earlier call's.
+    pub(super) fn close(&self, end: Instant) {
+        self.stopped.store(true, Ordering::Release);
+        let mut closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
+        *closing = Some(closing.map_or(end, |earlier| earlier.min(end)));
+        drop(closing);
+        self.wake_poller();
+    }
+
+    pub(super) fn closes_at(&self) -> Option<Instant> {
+        *self.closing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("cap", &self.cap)
+            .field("unsettled", &self.unsettled)
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,137 @@
+//! Names of topics: what is legal, retry topics, dead letters, and what of a pattern is not meant.
+
+use std::time::Duration;
+
+use cqrs_core::consume::TopicSet;
+
+/// The rule of `org.apache.kafka.common.internals.Topic.validate`: what is wrong with a name.
+pub(crate) fn fault(topic: &str) -> Option<&'static str> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    match topic {
+        "" => Some("is empty"),
+        "." | ".." => Some("cannot be \".\" or \"..\""),
+        _ if topic.len() > 249 => Some("is longer than 249 characters"),
+        _ if !topic.bytes().all(legal) => {
+            Some("has a character other than ASCII letters, digits, '.', '_' and '-'")
+        }
+        _ => None,
+    }
+}
+
+/// `10s`, or `250ms` when it is no whole number of seconds.
+fn delay_text(delay: Duration) -> String {
+    match delay.subsec_nanos() {
+        0 => format!("{}s", delay.as_secs()),
+        _ => format!("{}ms", delay.as_millis()),
+    }
+}
+
+/// Where copies wait for their next attempt after `delay`.
+pub(super) fn retry_topic(topic: &str, group: &str, delay: Duration) -> String {
+    format!("{topic}.{group}.retry.{}", delay_text(delay))
+}
+
+/// The topics to subscribe to, as librdkafka takes them: a leading `^` makes a pattern.
+///
+/// With `delays`, the retry topics of this group, too.
+pub(super) fn subscription(topics: &TopicSet, group: &str, delays: &[Duration]) -> Vec<String> {
+    match topics {
+        TopicSet::Named(names) => names
+            .iter()
+            .flat_map(|name| {
+                let retries = delays.iter().map(move |delay| retry_topic(name, group, *delay));
+                std::iter::once(name.to_string()).chain(retries)
+            })
+            .collect(),
+        TopicSet::Pattern(pattern) => {
+            let mut all = vec![format!("^({pattern})$")];
+            if !delays.is_empty() {
+                let delays: Vec<_> = delays.iter().map(|delay| delay_text(*delay)).collect();
+                let (group, delays) = (group.replace('.', "\\."), delays.join("|"));
+                all.push(format!("^({pattern})\\.{group}\\.retry\\.({delays})$"));
+            }
+            all
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Whether `topic` is a retry topic of this group.
+pub(super) fn is_own_retry(topic: &str, group: &str, delays: &[Duration]) -> bool {
+    original(topic, group, delays).is_some()
+}
+
+/// The topic that a retry topic of this group belongs to.
+pub(super) fn original<'a>(topic: &'a str, group: &str, delays: &[Duration]) -> Option<&'a str> {
+    delays.iter().find_map(|delay| {
+        topic
+            .strip_suffix(&delay_text(*delay))?
+            .strip_suffix(".retry.")?
+            .strip_suffix(group)?
+            .strip_suffix('.')
+    })
+}
+
+/// Whether a name that a pattern matched is a dead-letter or retry topic, which a pattern never means.
+pub(super) fn is_internal(topic: &str) -> bool {
+    let is_delay = |text: &str| {
+        let number = text.strip_suffix("ms").or_else(|| text.strip_suffix('s')).unwrap_or("");
+        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    topic.ends_with(".dead")
+        || topic.rsplit_once(".retry.").is_some_and(|(_, delay)| is_delay(delay))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DELAYS: [Duration; 3] =
+        [Duration::from_secs(10), Duration::from_secs(300), Duration::from_millis(1_500)];
+
+    #[test]
+    fn retry_topics_are_named_by_topic_group_and_delay() {
+        assert_eq!(retry_topic("orders", "mail", DELAYS[1]), "orders.mail.retry.300s");
+        assert_eq!(retry_topic("orders", "mail", DELAYS[2]), "orders.mail.retry.1500ms");
+        let named = TopicSet::Named(vec!["a".into(), "b".into()]);
+        assert_eq!(subscription(&named, "g", &[]), ["a", "b"]);
+        assert_eq!(
+            subscription(&named, "g", &DELAYS[..1]),
+            ["a", "a.g.retry.10s", "b", "b.g.retry.10s"]
+        );
+        assert_eq!(original("a.b.g.retry.10s", "g", &DELAYS), Some("a.b"));
+        for other in ["a.h.retry.10s", "a.g.retry.20s", "a", "a.g.dead", "ag.retry.10s"] {
+            assert!(!is_own_retry(other, "g", &DELAYS), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_is_anchored() {
+        let pattern = TopicSet::Pattern("orders|mail.*".into());
+        assert_eq!(
+            subscription(&pattern, "a.b", &DELAYS[..2]),
+            ["^(orders|mail.*)$", "^(orders|mail.*)\\.a\\.b\\.retry\\.(10s|300s)$"]
+        );
+    }
+
+    #[test]
+    fn internal_topics_are_told_apart() {
+        for topic in ["a.g.dead", "a.g.retry.10s", "a.g.retry.1500ms"] {
+            assert!(is_internal(topic), "{topic}");
+        }
+        for topic in ["a", "dead", "a.retry.s", "a.retry.soon", "a.retry.ms", "dead.a"] {
+            assert!(!is_internal(topic), "{topic}");
+        }
+    }
+
+    #[test]
+    fn names_must_be_kafkas() {
+        let long = "t".repeat(250);
+        for bad in ["", ".", "..", "a b", "a/b", "\u{e9}", &long] {
+            assert!(fault(bad).is_some(), "{bad}");
+        }
+        for good in ["a", "...", "A.b_c-9", &long[1..]] {
+            assert_eq!(fault(good), None, "{good}");
+        }
+    }
+}
