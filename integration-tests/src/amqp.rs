@@ -61,6 +61,10 @@ pub fn fresh(test: &str) -> String {
 
 /// `scripts/brokers` with these arguments; must succeed.
 pub async fn brokers(arguments: &[&str]) {
+    run(arguments).await;
+}
+
+async fn run(arguments: &[&str]) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/brokers");
     let arguments: Vec<_> = arguments.iter().map(ToString::to_string).collect();
     let shown = arguments.join(" ");
@@ -68,6 +72,12 @@ pub async fn brokers(arguments: &[&str]) {
     let output = tokio::task::spawn_blocking(run).await.unwrap().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "scripts/brokers {shown}: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What `rabbitmqctl` says to these arguments.
+pub async fn ctl(arguments: &[&str]) -> String {
+    run(&[&["ctl", "rabbitmq"], arguments].concat()).await
 }
 
 /// A connection of lapin's own, for setting up and reading back.
@@ -156,6 +166,13 @@ impl Raw {
         let options = QueueDeclareOptions { passive: true, ..Default::default() };
         let table = FieldTable::default();
         self.channel.queue_declare(queue.into(), options, table).await.unwrap().message_count()
+    }
+
+    /// Consumers of `queue`.
+    pub async fn consumers(&self, queue: &str) -> u32 {
+        let options = QueueDeclareOptions { passive: true, ..Default::default() };
+        let table = FieldTable::default();
+        self.channel.queue_declare(queue.into(), options, table).await.unwrap().consumer_count()
     }
 
     /// Takes all messages out of `queue`, in order. Nobody may be publishing to it.
