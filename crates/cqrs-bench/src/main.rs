@@ -1,12 +1,16 @@
 //! Benchmarks side by side with the raw clients and with bare dispatch, in one process and one run.
 //!
-//! `cargo run --release -p cqrs-bench -- dispatch | publish-kafka | publish-amqp`
+//! `cargo run --release -p cqrs-bench -- dispatch | publish-kafka | publish-amqp |
+//! consume-memory | consume-kafka | consume-amqp`
 //!
 //! Each measure prints one JSON line with `scenario`, `ours`, `baseline` and `ratio` (ours / baseline).
 
 #![allow(clippy::async_yields_async)] // the outer future enqueues, the inner one is the confirm
 
 mod amqp;
+mod consume;
+mod consume_amqp;
+mod consume_memory;
 mod dispatch;
 mod kafka;
 mod load;
@@ -50,6 +54,25 @@ enum Scenario {
         #[arg(long, default_value_t = 20_000)]
         messages: usize,
     },
+    /// Consuming from the memory broker against its bare subscriber: what the runtime itself costs.
+    ConsumeMemory {
+        /// Messages of one round and side.
+        #[arg(long, default_value_t = 100_000)]
+        messages: usize,
+    },
+    /// Consuming from RabbitMQ against raw lapin: decode, dispatch, one ack each.
+    ConsumeAmqp {
+        /// The server.
+        #[arg(
+            long,
+            env = "CQRS_TEST_AMQP",
+            default_value = "amqp://guest:guest@localhost:5672/%2f"
+        )]
+        dsn: String,
+        /// Messages of one round and side.
+        #[arg(long, default_value_t = 20_000)]
+        messages: usize,
+    },
 }
 
 #[tokio::main]
@@ -63,5 +86,9 @@ async fn main() {
         Scenario::PublishAmqp { dsn, messages } => {
             amqp::publish(&dsn, messages, args.rounds).await;
         }
+        Scenario::ConsumeAmqp { dsn, messages } => {
+            consume_amqp::run(&dsn, messages, args.rounds).await;
+        }
+        Scenario::ConsumeMemory { messages } => consume_memory::run(messages, args.rounds).await,
     }
 }
