@@ -9,7 +9,8 @@ use cqrs::broker::{
 };
 use cqrs::codec::{DeserializeError, DeserializeErrorKind, Encoded, SerializeError};
 use cqrs::memory::{
-    MemoryBroker, MemoryBrokerBuilder, MemoryDelivery, MemorySubscriber, StartFrom,
+    MemoryBroker, MemoryBrokerBuilder, MemoryDelivery, MemoryFaults, MemoryRetry, MemorySubscriber,
+    MemorySubscription, StartFrom,
 };
 use cqrs::message::{InvalidHeader, InvalidTraceContext};
 use cqrs::{
@@ -87,7 +88,10 @@ const _: () = {
     shared::<MemoryBroker>();
     shared::<MemoryBrokerBuilder>();
     shared::<MemoryDelivery>();
+    shared::<MemoryFaults>();
+    shared::<MemoryRetry>();
     shared::<MemorySubscriber>();
+    shared::<MemorySubscription>();
     shared::<StartFrom>();
 };
 

@@ -7,8 +7,9 @@ use tokio::sync::{Notify, OnceCell};
 use tokio::time::Instant;
 
 use super::builder::{Limits, MemoryBrokerBuilder};
+use super::faults::FaultPlan;
 use super::topic::Topic;
-use super::{MemorySubscriber, StartFrom};
+use super::{MemoryFaults, MemorySubscriber, StartFrom};
 use crate::Message;
 use crate::broker::{
     BoxFuture, BrokerState, Intake, MessageBroker, PublishError, PublishErrorKind, Receipt,
@@ -24,6 +25,7 @@ pub struct MemoryBroker(Arc<Shared>);
 struct Shared {
     intake: Intake,
     limits: Limits,
+    faults: Arc<FaultPlan>,
     topics: RwLock<Topics>,
     progress: Arc<Notify>,
     end: OnceCell<ShutdownReport>,
@@ -50,6 +52,7 @@ impl MemoryBroker {
         Self(Arc::new(Shared {
             intake,
             limits,
+            faults: Arc::default(),
             topics: RwLock::default(),
             progress: Arc::default(),
             end: OnceCell::new(),
@@ -74,7 +77,8 @@ impl MemoryBroker {
     }
 
     /// Forgets `group`, so that the topic no longer keeps messages for it. Its subscribers end; what
-    /// they hold is not handed out again. `false` when there was none.
+    /// they hold is not handed out again, and the topic does not keep it either. `false` when there was
+    /// none.
     pub fn delete_group(&self, topic: &str, group: &str) -> bool {
         self.0.known_topic(topic).is_some_and(|topic| topic.delete_group(group))
     }
@@ -83,6 +87,20 @@ impl MemoryBroker {
     pub fn messages(&self, topic: &str) -> Vec<Message> {
         let kept = self.0.known_topic(topic).map(|topic| topic.messages()).unwrap_or_default();
         kept.into_iter().map(Arc::unwrap_or_clone).collect()
+    }
+
+    /// Lets things go wrong, for tests of what publishes to this broker and consumes from it.
+    pub fn faults(&self) -> MemoryFaults {
+        MemoryFaults(self.clone())
+    }
+
+    pub(super) fn fault_plan(&self) -> &FaultPlan {
+        &self.0.faults
+    }
+
+    /// Does something with a topic, if there is one of that name.
+    pub(super) fn with_topic<R>(&self, topic: &str, act: impl FnOnce(&Topic) -> R) -> Option<R> {
+        self.0.known_topic(topic).map(|topic| act(&topic))
     }
 
     /// Messages that wait for room in their topics.
@@ -133,7 +151,8 @@ impl Shared {
         let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
         let Topics { by_name, closed } = &mut *topics;
         let topic = by_name.entry(name.into()).or_insert_with(|| {
-            Arc::new(Topic::new(self.limits, Arc::clone(&self.progress), *closed))
+            let faults = Arc::clone(&self.faults);
+            Arc::new(Topic::new(self.limits, faults, Arc::clone(&self.progress), *closed))
         });
         Arc::clone(topic)
     }

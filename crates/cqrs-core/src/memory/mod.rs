@@ -28,23 +28,32 @@
 //!   in the window, in order, until its deadline; `try_publish` says `Full`.
 //! * A delivery that is dropped or nacked is given back: it comes again, before anything later of its
 //!   key, after what is there of other keys. There is no limit to how often.
+//! * A [`Service`](crate::Service) runs on it as on any broker. Where its failed messages wait for a
+//!   later attempt is an option: [`MemorySubscription`].
+//! * [`MemoryBroker::faults`] lets things go wrong as they do with real brokers.
 //!
 //! # Invariants
 //! 1. Whatever was confirmed is kept until every group that existed then has settled it.
 //! 2. Offsets, and so the order in a group's lane of a key, are the order in which `enqueue` resolved;
 //!    a message that waits for room in its topic is overtaken by none.
 //! 3. In one group at most one message of a key is handed out or ready to be; the others wait in the
-//!    key's lane. A message without a key has a lane of its own.
-//! 4. Every unsettled message of a group is in exactly one place: ready, in a lane, or in a
-//!    [`MemoryDelivery`].
+//!    key's lane. A message without a key has a lane of its own. (After [`MemoryFaults::revoke`] one more
+//!    can be in the hands of whoever it was taken from.)
+//! 4. Every unsettled message of a group is in exactly one place: ready, in a lane, handed out, or
+//!    delayed. A copy for a later attempt counts beside its original, until that is acked.
 //! 5. A topic never keeps more than its capacity.
-//! 6. One lock per topic guards all of the above. It is never held while a waker is called or a
+//! 6. Each handing-out has a ticket of its own. One that the group does not know any more settles nothing.
+//! 7. One lock per topic guards all of the above. It is never held while a waker is called or a
 //!    confirm is sent, nor across an `.await`.
 
 mod broker;
 mod builder;
+mod faults;
 mod group;
+mod options;
+mod settle;
 mod source;
+mod state;
 mod subscriber;
 mod topic;
 
@@ -53,5 +62,7 @@ mod tests;
 
 pub use broker::MemoryBroker;
 pub use builder::MemoryBrokerBuilder;
+pub use faults::MemoryFaults;
 pub use group::StartFrom;
+pub use options::{MemoryRetry, MemorySubscription};
 pub use subscriber::{MemoryDelivery, MemorySubscriber};

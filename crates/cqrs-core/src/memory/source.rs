@@ -9,12 +9,12 @@ use futures_util::Stream;
 use futures_util::stream::{self, SelectAll, StreamExt};
 use futures_util::task::AtomicWaker;
 
+use super::settle::MemorySettle;
 use super::{MemoryBroker, MemoryDelivery, MemorySubscriber, StartFrom};
-use crate::broker::{BoxFuture, MessageBrokerExt};
+use crate::broker::BoxFuture;
 use crate::consume::{
-    DeadLetter, Delayed, Incoming, RETRY_HEADERS, RetryState, Settle, SettleError, Source,
-    SourceDelivery, SourceError, SourceStatus, StartAt, Subscribe, SubscribeError,
-    SubscribeErrorKind, SubscribeRequest, TopicSet,
+    Incoming, Source, SourceDelivery, SourceError, SourceStatus, StartAt, Subscribe,
+    SubscribeError, SubscribeErrorKind, SubscribeRequest, TopicSet,
 };
 
 impl Subscribe for MemoryBroker {
@@ -22,8 +22,9 @@ impl Subscribe for MemoryBroker {
         requests.iter().filter_map(|request| topics(request).err()).collect()
     }
 
-    /// A failed message that waits for a later attempt keeps its place: its key waits, as in Kafka's
-    /// ordered mode. Its attempts are kept with the group.
+    /// A failed message that waits for a later attempt keeps its place, as in Kafka's ordered mode, unless
+    /// [`MemorySubscription`](super::MemorySubscription) says otherwise. Its attempts are kept with the
+    /// group.
     fn subscribe(
         &self,
         request: SubscribeRequest,
@@ -60,13 +61,21 @@ struct MemorySource {
 }
 
 /// What a source shares with its deliveries.
-struct Shared {
-    broker: MemoryBroker,
-    request: SubscribeRequest,
+pub(super) struct Shared {
+    pub(super) broker: MemoryBroker,
+    pub(super) request: SubscribeRequest,
     /// Deliveries that are not settled.
     out: AtomicUsize,
     /// Told when that became less.
     room: AtomicWaker,
+}
+
+impl Shared {
+    /// A delivery is no longer out.
+    pub(super) fn came_back(&self) {
+        self.out.fetch_sub(1, Ordering::AcqRel);
+        self.room.wake();
+    }
 }
 
 impl MemorySource {
@@ -116,7 +125,7 @@ impl Source for MemorySource {
                 self.shared.out.fetch_add(1, Ordering::AcqRel);
                 let message = incoming(&delivery);
                 let retry = delivery.retry();
-                let settle = MemorySettle { delivery: Some(delivery), shared: self.shared.clone() };
+                let settle = MemorySettle::new(delivery, Arc::clone(&self.shared));
                 let mut delivery = SourceDelivery::new(message, settle);
                 delivery.retry = retry;
                 Poll::Ready(Some(Ok(delivery)))
@@ -163,72 +172,5 @@ fn incoming(delivery: &MemoryDelivery) -> Incoming {
         offset: i64::try_from(delivery.offset()).ok(),
         redelivered: delivery.redelivered(),
         ..Incoming::default()
-    }
-}
-
-struct MemorySettle {
-    /// `None` once it is settled.
-    delivery: Option<MemoryDelivery>,
-    shared: Arc<Shared>,
-}
-
-impl Settle for MemorySettle {
-    fn begin(&mut self) -> bool {
-        true
-    }
-
-    fn is_revoked(&self) -> bool {
-        false
-    }
-
-    fn ack(&mut self) -> BoxFuture<'_, Result<(), SettleError>> {
-        if let Some(delivery) = self.delivery.take() {
-            delivery.ack();
-        }
-        Box::pin(async { Ok(()) })
-    }
-
-    fn retry_later(
-        &mut self,
-        _delay: Duration,
-        state: &RetryState,
-    ) -> BoxFuture<'_, Result<Delayed, SettleError>> {
-        if let Some(delivery) = &mut self.delivery {
-            delivery.set_retry(*state);
-        }
-        Box::pin(async { Ok(Delayed::Hold) })
-    }
-
-    fn dead_letter(&mut self, letter: &DeadLetter) -> BoxFuture<'_, Result<(), SettleError>> {
-        let headers = letter.to_headers();
-        Box::pin(async move {
-            let Some(delivery) = &self.delivery else { return Ok(()) };
-            let mut message = delivery.message().clone();
-            let Some(topic) = self.shared.request.dead_letter_topic(&message.topic) else {
-                return Ok(());
-            };
-            message.topic = topic.into();
-            // A dead letter waits for whoever looks into it.
-            message.mandatory = false;
-            for name in RETRY_HEADERS {
-                message.headers.remove(name);
-            }
-            for (name, value) in headers {
-                let set = message.headers.insert(name, value);
-                set.map_err(|error| SettleError::new("a header is invalid").with_source(error))?;
-            }
-            let published = self.shared.broker.publish(message).await;
-            published.map_err(|error| SettleError::new("not published").with_source(error))?;
-            Ok(())
-        })
-    }
-}
-
-impl Drop for MemorySettle {
-    fn drop(&mut self) {
-        // First given back, so that there is something when the source looks.
-        drop(self.delivery.take());
-        self.shared.out.fetch_sub(1, Ordering::AcqRel);
-        self.shared.room.wake();
     }
 }

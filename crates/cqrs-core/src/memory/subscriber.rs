@@ -1,5 +1,6 @@
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -97,15 +98,34 @@ impl MemoryDelivery {
         self.entry.retry
     }
 
-    /// Kept for whoever gets it next, if it is given back.
+    /// Kept for whoever gets it next, if it comes again.
     pub(super) fn set_retry(&mut self, retry: RetryState) {
         self.entry.retry = retry;
+        self.topic.set_retry(self.group, self.entry.ticket, retry);
+    }
+
+    /// A copy comes after `delay`, with `retry`.
+    pub(super) fn schedule(&self, delay: Duration, retry: RetryState) {
+        let entry = Entry { retry, ..self.entry.clone() };
+        self.topic.schedule(self.group, entry, delay);
+    }
+
+    /// Whether it was neither settled nor taken away ([`MemoryFaults::revoke`](super::MemoryFaults)).
+    pub(super) fn is_out(&self) -> bool {
+        self.topic.is_out(self.group, self.entry.ticket)
+    }
+
+    /// As [`ack`](Self::ack). `false` when it was taken away.
+    pub(super) fn settle(mut self) -> bool {
+        self.settled = true;
+        self.topic.settle(self.group, self.entry.ticket)
     }
 
     /// It is done: this group does not see it again, and the next one of its key is handed out.
-    pub fn ack(mut self) {
-        self.settled = true;
-        self.topic.settle(self.group, &self.entry);
+    ///
+    /// Does nothing once it was taken away by [`MemoryFaults::revoke`](super::MemoryFaults::revoke).
+    pub fn ack(self) {
+        self.settle();
     }
 
     /// Gives it back, as dropping it does: it comes again, before anything later of its key.
@@ -115,7 +135,7 @@ impl MemoryDelivery {
 impl Drop for MemoryDelivery {
     fn drop(&mut self) {
         if !self.settled {
-            self.topic.give_back(self.group, self.entry.clone());
+            self.topic.give_back(self.group, self.entry.ticket);
         }
     }
 }

@@ -1,3 +1,4 @@
+mod faults;
 mod interleavings;
 mod publishing;
 mod stress;

@@ -114,9 +114,10 @@ async fn deleting_a_group_makes_room() {
     assert!(broker.delete_group("t", "g"));
     assert!(!broker.delete_group("t", "g"));
     third.await.unwrap();
-    assert_eq!(bodies(&broker), ["1", "3"], "the delivery is still out");
+    assert_eq!(bodies(&broker), ["2", "3"], "for a group that is gone nothing is kept");
     assert!(group.recv().await.is_none());
     held.nack();
+    assert!(group.try_recv().is_none());
     broker.publish(message("4")).await.unwrap();
     assert_eq!(bodies(&broker), ["3", "4"]);
 }
@@ -132,6 +133,19 @@ async fn a_required_subscriber_makes_a_topic_without_a_group_unroutable() {
     let group = broker.subscribe("t", "g");
     broker.publish(message("3")).await.unwrap();
     assert_eq!(group.recv().await.unwrap().message().body, "3");
+}
+
+#[tokio::test]
+async fn what_waits_for_room_is_unroutable_when_the_last_group_goes() {
+    let broker = MemoryBroker::builder().require_subscriber(true).capacity(1).build();
+    broker.create_group("t", "g", StartFrom::Oldest);
+    broker.publish(message("1")).await.unwrap();
+    let waiting = broker.enqueue(message("2")).await.unwrap();
+    let optional = broker.enqueue(message("3").with_mandatory(false)).await.unwrap();
+    assert!(broker.delete_group("t", "g"));
+    assert_eq!(waiting.await.unwrap_err().kind(), PublishErrorKind::Unroutable);
+    assert_eq!(optional.await.unwrap().offset, None, "forgotten, as wished");
+    assert_eq!((bodies(&broker), broker.waiting()), (vec!["1".to_owned()], 0));
 }
 
 #[tokio::test]

@@ -1,0 +1,119 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::source::Shared;
+use super::{MemoryDelivery, MemoryRetry, MemorySubscription};
+use crate::Message;
+use crate::broker::{BoxFuture, MessageBrokerExt};
+use crate::consume::{DeadLetter, Delayed, RETRY_HEADERS, RetryState, Settle, SettleError};
+
+/// Settles one delivery of a source.
+pub(super) struct MemorySettle {
+    /// `None` once it is settled.
+    delivery: Option<MemoryDelivery>,
+    shared: Arc<Shared>,
+}
+
+impl MemorySettle {
+    pub(super) fn new(delivery: MemoryDelivery, shared: Arc<Shared>) -> Self {
+        Self { delivery: Some(delivery), shared }
+    }
+}
+
+fn ready<T: Send + 'static>(
+    result: Result<T, SettleError>,
+) -> BoxFuture<'static, Result<T, SettleError>> {
+    Box::pin(std::future::ready(result))
+}
+
+impl Settle for MemorySettle {
+    fn begin(&mut self) -> bool {
+        !self.is_revoked()
+    }
+
+    fn is_revoked(&self) -> bool {
+        !self.delivery.as_ref().is_some_and(MemoryDelivery::is_out)
+    }
+
+    fn ack(&mut self) -> BoxFuture<'_, Result<(), SettleError>> {
+        if self.delivery.is_none() {
+            return ready(Ok(()));
+        }
+        if self.shared.broker.fault_plan().failed_acks.strikes() {
+            return ready(Err(SettleError::new("an injected fault lost the ack")));
+        }
+        let settled = self.delivery.take().is_some_and(MemoryDelivery::settle);
+        ready(match settled {
+            true => Ok(()),
+            false => Err(SettleError::new("it was taken away; it comes again")),
+        })
+    }
+
+    fn retry_later(
+        &mut self,
+        delay: Duration,
+        state: &RetryState,
+    ) -> BoxFuture<'_, Result<Delayed, SettleError>> {
+        if self.shared.broker.fault_plan().failed_retries.strikes() {
+            return ready(Err(SettleError::new("an injected fault did not confirm the retry")));
+        }
+        let Some(delivery) = &mut self.delivery else { return ready(Ok(Delayed::Scheduled)) };
+        let options = self.shared.request.options.get::<MemorySubscription>();
+        ready(Ok(match options.copied().unwrap_or_default().retry {
+            MemoryRetry::Hold => {
+                delivery.set_retry(*state);
+                Delayed::Hold
+            }
+            MemoryRetry::Scheduled => {
+                delivery.schedule(delay, *state);
+                Delayed::Scheduled
+            }
+        }))
+    }
+
+    fn dead_letter(&mut self, letter: &DeadLetter) -> BoxFuture<'_, Result<(), SettleError>> {
+        let Some(delivery) = &self.delivery else { return ready(Ok(())) };
+        if self.shared.broker.fault_plan().failed_dead_letters.strikes() {
+            return ready(Err(SettleError::new(
+                "an injected fault did not confirm the dead letter",
+            )));
+        }
+        let message = delivery.message();
+        let Some(topic) = self.shared.request.dead_letter_topic(&message.topic) else {
+            return ready(Ok(()));
+        };
+        let message = match dead(message, topic, letter) {
+            Ok(message) => message,
+            Err(error) => return ready(Err(error)),
+        };
+        Box::pin(async move {
+            let published = self.shared.broker.publish(message).await;
+            published.map_err(|error| SettleError::new("not published").with_source(error))?;
+            Ok(())
+        })
+    }
+}
+
+/// `message` as a dead letter.
+fn dead(message: &Message, topic: String, letter: &DeadLetter) -> Result<Message, SettleError> {
+    let mut message = message.clone();
+    message.topic = topic.into();
+    // A dead letter waits for whoever looks into it.
+    message.mandatory = false;
+    for name in RETRY_HEADERS {
+        message.headers.remove(name);
+    }
+    for (name, value) in letter.to_headers() {
+        let set = message.headers.insert(name, value);
+        set.map_err(|error| SettleError::new("a header is invalid").with_source(error))?;
+    }
+    Ok(message)
+}
+
+impl Drop for MemorySettle {
+    fn drop(&mut self) {
+        // First given back, so that there is something when the source looks.
+        drop(self.delivery.take());
+        self.shared.came_back();
+    }
+}
