@@ -1,5 +1,6 @@
-//! What every broker must do, as tests: so far the producing half of
-//! [`MessageBroker`](cqrs_core::MessageBroker).
+//! What every broker must do, as tests: the producing half of the contract,
+//! [`MessageBroker`](cqrs_core::MessageBroker), and the consuming half,
+//! [`Subscribe`](cqrs_core::Subscribe), with what the subscriber runtime promises on top of it.
 //!
 //! An author implements [`Harness`] for the broker and writes
 //!
@@ -14,10 +15,14 @@
 //! evaluated once in each of them, on a tokio runtime with several threads, and may `.await`. A case
 //! that takes longer than [`CASE_LIMIT`] fails.
 //!
-//! What brokers differ in is declared in [`Capabilities`]; what is not declared must be as documented
-//! there, which is tested too. The names of the cases are the contract in short.
+//! The consuming half is stamped in the same way by [`consuming_conformance!`](crate::consuming_conformance)
+//! from a [`ConsumingHarness`]; its cases are the [`CONSUMING_CASES`].
+//!
+//! What brokers differ in is declared in [`Capabilities`] and [`ConsumingCapabilities`]; what is not
+//! declared must be as documented there, which is tested too. The names of the cases are the contract in short.
 
 mod cases;
+mod consuming;
 mod harness;
 mod memory;
 mod stage;
@@ -25,6 +30,10 @@ mod stage;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
+pub use consuming::{
+    CONSUMING_CASES, ConsumingCapabilities, ConsumingFault, ConsumingHarness, MemoryConsumingHarness,
+    WithOptions, run_consuming,
+};
 pub use harness::{Capabilities, Fault, Harness, Setup};
 pub use memory::MemoryHarness;
 

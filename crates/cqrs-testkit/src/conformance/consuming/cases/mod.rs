@@ -1,0 +1,27 @@
+mod batches;
+mod dead_letters;
+mod decoding;
+mod draining;
+mod groups;
+mod handling;
+mod manual;
+mod receiving;
+mod recovery;
+mod retries;
+mod returning;
+mod starts;
+mod stopping;
+
+pub(super) use batches::*;
+pub(super) use dead_letters::*;
+pub(super) use decoding::*;
+pub(super) use draining::*;
+pub(super) use groups::*;
+pub(super) use handling::*;
+pub(super) use manual::*;
+pub(super) use receiving::*;
+pub(super) use recovery::*;
+pub(super) use retries::*;
+pub(super) use returning::*;
+pub(super) use starts::*;
+pub(super) use stopping::*;

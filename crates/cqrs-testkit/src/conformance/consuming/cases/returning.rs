@@ -1,0 +1,92 @@
+//! What is not settled comes again.
+
+use cqrs_core::consume::SourceDelivery;
+
+use super::super::ConsumingHarness;
+use super::super::opened::{Opened, ack, text};
+use super::super::stage::Stage;
+
+const KEYS: [&str; 3] = ["a", "b", "c"];
+
+/// One message of each key, and nothing else that could keep it waiting.
+async fn publish_one_of_each<H: ConsumingHarness>(stage: &Stage<'_, H>) {
+    stage.publish_all(KEYS.map(|key| stage.message_of(key, key))).await;
+}
+
+async fn begin_all(opened: &mut Opened) -> Vec<SourceDelivery> {
+    let mut held = opened.take(KEYS.len()).await;
+    for delivery in &mut held {
+        assert!(delivery.settle.begin(), "it is this one's");
+    }
+    held
+}
+
+async fn assert_all_come_again<H: ConsumingHarness>(stage: &Stage<'_, H>, held: Vec<SourceDelivery>) {
+    let mut opened = stage.open().await;
+    let again = opened.take(KEYS.len()).await;
+    // From here on they are in other hands.
+    drop(held);
+    let mut texts: Vec<_> = again.iter().map(text).collect();
+    texts.sort();
+    assert_eq!(texts, KEYS);
+    for delivery in again {
+        let redelivered = delivery.message.redelivered;
+        assert_eq!(redelivered, stage.can.redelivered, "whether it says that it came before");
+        assert!(ack(delivery).await);
+    }
+    opened.close().await;
+    stage.assert_nothing_left().await;
+}
+
+pub(crate) async fn a_dropped_delivery_comes_again<H: ConsumingHarness>(harness: &H) {
+    let stage = Stage::new(harness).await;
+    let mut opened = stage.open().await;
+    publish_one_of_each(&stage).await;
+    let mut dropped = None;
+    for delivery in begin_all(&mut opened).await {
+        match dropped {
+            None => dropped = Some(text(&delivery)),
+            Some(_) => assert!(ack(delivery).await),
+        }
+    }
+    let again = opened.next().await;
+    assert_eq!(Some(text(&again)), dropped);
+    assert_eq!(again.message.redelivered, stage.can.redelivered);
+    assert!(ack(again).await);
+    opened.close().await;
+    stage.assert_nothing_left().await;
+}
+
+pub(crate) async fn what_is_unsettled_comes_again_after_a_crash<H: ConsumingHarness>(harness: &H) {
+    let stage = Stage::new(harness).await;
+    let mut opened = stage.open().await;
+    publish_one_of_each(&stage).await;
+    let held = begin_all(&mut opened).await;
+    opened.crash();
+    assert_all_come_again(&stage, held).await;
+}
+
+pub(crate) async fn what_is_unsettled_comes_again_after_a_close<H: ConsumingHarness>(harness: &H) {
+    let stage = Stage::new(harness).await;
+    let mut opened = stage.open().await;
+    stage.publish(stage.message("done")).await;
+    assert_eq!(opened.acked().await, "done");
+    publish_one_of_each(&stage).await;
+    let held = begin_all(&mut opened).await;
+    opened.close().await;
+    assert_all_come_again(&stage, held).await;
+}
+
+pub(crate) async fn what_was_given_back_is_no_longer_ones_own<H: ConsumingHarness>(harness: &H) {
+    let stage = Stage::new(harness).await;
+    let mut opened = stage.open().await;
+    stage.publish(stage.message("1")).await;
+    let mut held = opened.next().await;
+    assert!(held.settle.begin() && !held.settle.is_revoked(), "it is this one's");
+    opened.close().await;
+    assert!(held.settle.is_revoked() && !held.settle.begin(), "it was given back");
+    // Whether the broker knows better than to say Ok, it must not count.
+    let _refused = held.settle.ack().await;
+    drop(held);
+    assert_eq!(stage.left().await, ["1"]);
+}
