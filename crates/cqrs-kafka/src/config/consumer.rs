@@ -82,6 +82,9 @@ impl KafkaConfig {
         set("queued.min.messages", &cap.clamp(100, 10_000).to_string());
         let kilobytes = (subscription.prefetch_bytes / 1_024).max(1);
         set("queued.max.messages.kbytes", &kilobytes.min(2_097_151).to_string());
+        // How long a partition whose queue was full is not fetched: with the default of a second, a
+        // consumer that empties the queue faster than that waits for the rest of it, every time.
+        set("fetch.queue.backoff.ms", "10");
         let fetch = subscription.prefetch_bytes.clamp(64 << 10, 1 << 20);
         set("max.partition.fetch.bytes", &fetch.to_string());
         // A topic that is made later is seen after that time.
