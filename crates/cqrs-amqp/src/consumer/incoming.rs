@@ -12,7 +12,7 @@ use super::copy::{ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY};
 use super::plan::QueuePlan;
 
 /// A delivery as it came, for copies: the typed headers and all properties.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Original {
     /// What it was first published to, in a retry copy too.
     pub(super) exchange: ShortString,
@@ -62,6 +62,11 @@ impl Original {
         integer(self.header(name)?)
     }
 
+    /// Its place in a stream.
+    pub(super) fn stream_offset(&self) -> Option<u64> {
+        self.number(STREAM_OFFSET).and_then(|offset| u64::try_from(offset).ok())
+    }
+
     /// The message as the handlers see it.
     pub(super) fn view(&self, queue: &QueuePlan, redelivered: bool) -> Incoming {
         let routing_key = self.routing_key.as_str();
@@ -97,7 +102,7 @@ impl Original {
 }
 
 /// The header in which RabbitMQ tells a message's offset in its stream.
-pub(super) const STREAM_OFFSET: &str = "x-stream-offset";
+const STREAM_OFFSET: &str = "x-stream-offset";
 
 fn key(value: &AMQPValue) -> Option<Bytes> {
     match value {

@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use lapin::message::Delivery;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::ShortString;
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, mpsc};
 
 use super::declare::declare;
-use super::options::StreamOffset;
+use super::places::Places;
 use super::plan::Plan;
 use super::returns::Returned;
 use crate::connect::topology::short;
@@ -33,6 +32,8 @@ pub(super) struct Consumers {
     each: Vec<lapin::Consumer>,
     /// Whose turn it is.
     turn: usize,
+    /// Nothing can be given back to a stream.
+    of_stream: bool,
 }
 
 /// What the deliveries of a line share with it.
@@ -87,13 +88,13 @@ impl Line {
     pub(super) async fn open(
         connector: &Connector,
         plan: &Plan,
-        offset: Option<StreamOffset>,
+        places: &Places,
     ) -> Result<Self, AmqpError> {
         let link = connector.open().await?;
-        match consume(&link, plan, offset).await {
+        match consume(&link, plan, places).await {
             Ok(consumers) => {
                 let (generation, returned) = Generation::new();
-                let consumers = Consumers { each: consumers, turn: 0 };
+                let consumers = Consumers { each: consumers, turn: 0, of_stream: plan.is_stream() };
                 Ok(Self { link, generation, returned, consumers })
             }
             Err(error) => {
@@ -105,31 +106,50 @@ impl Line {
 
     /// Asks the server to send nothing more. What is out can still be settled.
     pub(super) async fn cancel(&mut self, limit: Duration) {
-        let channel = &self.link.channel;
-        let tags: Vec<ShortString> = self.consumers.each.iter().map(lapin::Consumer::tag).collect();
-        let cancelling = async {
-            for tag in tags {
-                let _told_by_the_close =
-                    channel.basic_cancel(tag, BasicCancelOptions::default()).await;
-            }
-        };
+        let cancelling = self.consumers.cancel(&self.link.channel);
         let _gone_with_the_channel = tokio::time::timeout(limit, cancelling).await;
     }
 
-    /// Closes the channel, which gives back what is not settled. Whether the server answered: then it has
+    /// Gives back what is not settled and closes the channel. `Ok` when the server answered: then it has
     /// seen all settlements.
     pub(super) async fn close(&mut self, limit: Duration) -> Result<(), AmqpError> {
         self.generation.end();
+        let channel = &self.link.channel;
         let closing = async {
-            self.link.channel.close(200, "OK".into()).await.map_err(|error| {
+            self.consumers.cancel(channel).await;
+            if !self.consumers.of_stream {
+                // A nack, because RabbitMQ 4.3 counts what is returned with its channel as a failure of
+                // the consumer. Tag 0 is all there are.
+                let options = BasicNackOptions { multiple: true, requeue: true };
+                let _or_returned_with_the_channel = channel.basic_nack(0, options).await;
+            }
+            channel.close(200, "OK".into()).await.map_err(|error| {
                 AmqpError::from_lapin(ErrorKind::ConnectionLost, "closing the channel", &error)
             })
         };
         self.link.connection.answered(limit, closing).await
     }
+
+    /// Lets go of it after its end, the channel included when that still stands.
+    pub(super) async fn abandon(mut self) {
+        /// It is closed without an answer, too.
+        const LIMIT: Duration = Duration::from_secs(1);
+        self.generation.end();
+        if self.link.channel.status().connected() {
+            let _ended_anyway = self.close(LIMIT).await;
+        }
+    }
 }
 
 impl Consumers {
+    /// Ends all of them, once.
+    async fn cancel(&mut self, channel: &lapin::Channel) {
+        for consumer in self.each.drain(..) {
+            let options = BasicCancelOptions::default();
+            let _or_with_the_channel = channel.basic_cancel(consumer.tag(), options).await;
+        }
+    }
+
     /// Hands on all deliveries, each with the number of its queue. Ends with the first consumer that
     /// does. Cancel safe.
     pub(super) async fn run(&mut self, mut hand_on: impl FnMut(usize, Delivery)) -> AmqpError {
@@ -194,7 +214,7 @@ impl Drop for Line {
 async fn consume(
     link: &Link,
     plan: &Plan,
-    offset: Option<StreamOffset>,
+    places: &Places,
 ) -> Result<Vec<lapin::Consumer>, AmqpError> {
     /// For one answer of the server.
     const LIMIT: Duration = Duration::from_secs(15);
@@ -213,8 +233,10 @@ async fn consume(
                 (Some(tag), _) => format!("{tag}-{index}"),
             };
             let (name, tag) = (short(&queue.name)?, short(&tag)?);
-            let (options, arguments) =
-                (BasicConsumeOptions::default(), plan.consume_arguments(offset));
+            let (options, arguments) = (
+                BasicConsumeOptions::default(),
+                plan.consume_arguments(places.resume(index).or(plan.offset)),
+            );
             let consumer =
                 channel.basic_consume(name, tag, options, arguments).await.map_err(|error| {
                     let kind = match error.is_amqp_error() {

@@ -15,6 +15,7 @@ mod line;
 mod opener;
 mod options;
 mod outs;
+mod places;
 mod plan;
 mod pump;
 mod returns;
@@ -28,6 +29,7 @@ use tokio::sync::mpsc;
 
 use self::copies::Copies;
 use self::opener::Opener;
+use self::places::Places;
 use self::plan::Plan;
 use self::pump::Pump;
 use self::settle::Desk;
@@ -68,9 +70,10 @@ impl Consuming {
             let detail = format!("subscription {:?}: {error}", plan.name);
             SubscribeError::new(SubscribeErrorKind::Invalid, detail).with_source(error)
         })?;
-        let opener = Opener::new(connector, Arc::clone(&plan), request.status);
+        let places = Arc::new(Places::new(&plan));
+        let opener = Opener::new(connector, Arc::clone(&plan), Arc::clone(&places), request.status);
         let line = opener.open(None).await?;
-        let desk = Arc::new(Desk { plan, copies: Arc::clone(&self.copies) });
+        let desk = Arc::new(Desk { plan, places, copies: Arc::clone(&self.copies) });
         let (letters, received) = mpsc::unbounded_channel();
         let (commands, commanded) = mpsc::unbounded_channel();
         tokio::spawn(Pump::new(opener, letters, commanded).run(line));

@@ -7,6 +7,7 @@ use cqrs_core::consume::{
 use tokio::time::Instant;
 
 use super::line::Line;
+use super::places::Places;
 use super::plan::Plan;
 use crate::connect::Connector;
 use crate::{AmqpError, DeclareMode, ErrorKind};
@@ -19,6 +20,7 @@ const LAST_WORD: Duration = Duration::from_secs(5);
 pub(super) struct Opener {
     pub(super) connector: Connector,
     pub(super) plan: Arc<Plan>,
+    places: Arc<Places>,
     status: StatusReporter,
     /// What was last logged, so that an outage is one line and not one for each attempt.
     logged: Mutex<String>,
@@ -32,8 +34,13 @@ pub(super) struct Refusal {
 }
 
 impl Opener {
-    pub(super) fn new(connector: Connector, plan: Arc<Plan>, status: StatusReporter) -> Self {
-        Self { connector, plan, status, logged: Mutex::default() }
+    pub(super) fn new(
+        connector: Connector,
+        plan: Arc<Plan>,
+        places: Arc<Places>,
+        status: StatusReporter,
+    ) -> Self {
+        Self { connector, plan, places, status, logged: Mutex::default() }
     }
 
     /// Opens a line; `lost` says why the last one ended, when there was one.
@@ -43,7 +50,7 @@ impl Opener {
     pub(super) async fn open(&self, lost: Option<&AmqpError>) -> Result<Line, Refusal> {
         let mut refused_since: Option<(SubscribeErrorKind, Instant)> = None;
         loop {
-            let error = match Line::open(&self.connector, &self.plan, self.plan.offset).await {
+            let error = match Line::open(&self.connector, &self.plan, &self.places).await {
                 Ok(line) => {
                     self.log_opened(lost.is_some());
                     self.status.report(SourceStatus::Consuming);

@@ -118,6 +118,11 @@ impl Plan {
         })
     }
 
+    /// Whether streams are consumed; one subscription has queues of one kind.
+    pub(super) fn is_stream(&self) -> bool {
+        self.queues.iter().any(|queue| queue.kind == QueueKind::Stream)
+    }
+
     /// The arguments of `basic.consume`.
     pub(super) fn consume_arguments(&self, offset: Option<StreamOffset>) -> FieldTable {
         let mut table = FieldTable::default();

@@ -2,13 +2,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::consume::SourceError;
+use lapin::Acker;
 use lapin::message::Delivery;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::line::{Generation, Line};
 use super::opener::Opener;
-use super::returns::Returns;
+use super::returns::{Again, Returns};
 use crate::connect::Health;
 use crate::{AmqpError, ErrorKind};
 
@@ -31,6 +32,8 @@ pub(super) struct Pump {
 pub(super) enum Letter {
     /// A delivery of the queue of this number.
     Delivery(usize, Arc<Generation>, Box<Delivery>),
+    /// A delivery of this tag that was dropped, and comes again without the server.
+    Again(u64, Acker, Arc<Generation>, Again),
     /// The last one: the source cannot go on.
     Failed(SourceError),
 }
@@ -115,7 +118,10 @@ impl Pump {
                     continue;
                 }
                 () = sleep_until(due) => {
-                    returns.give_back();
+                    returns.give_back(|tag, acker, again| {
+                        let again = Letter::Again(tag, acker, Arc::clone(generation), again);
+                        let _the_source_is_gone = letters.send(again);
+                    });
                     continue;
                 }
                 error = consumers.run(hand_on), if !self.stopped => return End::Lost(error),
@@ -138,7 +144,7 @@ impl Pump {
         self.doubtful = lost.generation.acked() > 0;
         self.opener.report(true, &error);
         self.opener.connector.lost(&lost.link).await;
-        drop(lost);
+        lost.abandon().await;
         while !self.stopped {
             tokio::select! {
                 biased;

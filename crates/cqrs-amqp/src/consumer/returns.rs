@@ -6,6 +6,7 @@ use lapin::Acker;
 use lapin::options::BasicNackOptions;
 use tokio::time::Instant;
 
+use super::incoming::Original;
 use super::line::Generation;
 
 /// The wait before a dropped delivery goes back, and its limit.
@@ -15,6 +16,14 @@ const PACE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_s
 pub(super) struct Returned {
     pub(super) tag: u64,
     pub(super) acker: Acker,
+    /// From a stream, to which nothing goes back: it is handed out again from here.
+    pub(super) again: Option<Again>,
+}
+
+/// A message that is handed out again, of the queue of this number.
+pub(super) struct Again {
+    pub(super) queue: usize,
+    pub(super) original: Original,
 }
 
 /// Deliveries on their way back to the queue of one line.
@@ -49,7 +58,7 @@ impl Returns {
 
     /// Gives back all that wait, in the order they came, so that they come again in it. Waits for
     /// nothing: should the channel go, they are given back by that.
-    pub(super) fn give_back(&mut self) {
+    pub(super) fn give_back(&mut self, mut hand_out: impl FnMut(u64, Acker, Again)) {
         let acked = self.generation.acked();
         self.pace = match acked > self.acked {
             true => PACE.0,
@@ -57,7 +66,11 @@ impl Returns {
         };
         (self.acked, self.due) = (acked, None);
         self.waiting.sort_by_key(|returned| returned.tag);
-        for Returned { acker, .. } in self.waiting.drain(..) {
+        for Returned { tag, acker, again } in self.waiting.drain(..) {
+            if let Some(again) = again {
+                hand_out(tag, acker, again);
+                continue;
+            }
             let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
             // The first poll hands it to lapin.
             let _written_or_void = acker.nack(options).now_or_never();
@@ -70,11 +83,9 @@ mod tests {
     use super::*;
 
     fn returned(tag: u64) -> Returned {
-        Returned {
-            tag,
-            acker: lapin::message::Delivery::mock(tag, "".into(), "".into(), false, Vec::new())
-                .acker,
-        }
+        let again = None;
+        let delivery = lapin::message::Delivery::mock(tag, "".into(), "".into(), false, Vec::new());
+        Returned { tag, acker: delivery.acker, again }
     }
 
     #[tokio::test(start_paused = true)]
@@ -91,7 +102,7 @@ mod tests {
             returns.push(returned(2));
             returns.push(returned(1));
             waits.push((returns.due().unwrap() - now).as_millis());
-            returns.give_back();
+            returns.give_back(|_, _, _| {});
         }
         let now = Instant::now();
         returns.push(returned(3));

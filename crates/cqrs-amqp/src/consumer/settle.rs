@@ -11,13 +11,15 @@ use super::copy;
 use super::incoming::Original;
 use super::line::Generation;
 use super::outs::Out;
+use super::places::Places;
 use super::plan::{Plan, QueuePlan};
-use super::returns::Returned;
+use super::returns::{Again, Returned};
 use crate::AmqpError;
 
 /// What all deliveries of a source share.
 pub(super) struct Desk {
     pub(super) plan: Arc<Plan>,
+    pub(super) places: Arc<Places>,
     pub(super) copies: Arc<Copies>,
 }
 
@@ -30,7 +32,7 @@ pub(super) struct AmqpSettle {
     pub(super) handle: Handle,
 }
 
-/// The delivery as the server knows it. Dropped unsettled, it is given back.
+/// The delivery as the server knows it.
 pub(super) struct Handle {
     pub(super) tag: u64,
     /// Taken when it is settled.
@@ -63,12 +65,18 @@ impl Handle {
     }
 }
 
-impl Drop for Handle {
+/// Dropped unsettled, it is given back.
+impl Drop for AmqpSettle {
     fn drop(&mut self) {
-        if let Some(acker) = self.acker.take()
-            && !self.generation.is_over()
-        {
-            self.generation.give_back(Returned { tag: self.tag, acker });
+        let Handle { tag, acker, generation, .. } = &mut self.handle;
+        let Some(acker) = acker.take() else { return };
+        if !generation.is_over() {
+            let again = self
+                .desk
+                .plan
+                .is_stream()
+                .then(|| Again { queue: self.queue, original: std::mem::take(&mut self.original) });
+            generation.give_back(Returned { tag: *tag, acker, again });
         }
     }
 }
@@ -99,7 +107,13 @@ impl Settle for AmqpSettle {
 
     fn ack(&mut self) -> BoxFuture<'_, Result<(), SettleError>> {
         Box::pin(async move {
-            self.handle.ack().await.map_err(|cause| {
+            let acked = self.handle.ack().await;
+            if acked.is_ok()
+                && let Some(offset) = self.original.stream_offset()
+            {
+                self.desk.places.settled(self.queue, offset);
+            }
+            acked.map_err(|cause| {
                 let detail = format!(
                     "queue {:?}: the channel that delivered the message is gone; it comes again",
                     &*self.queue_name()

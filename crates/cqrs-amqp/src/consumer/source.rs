@@ -5,13 +5,17 @@ use std::time::Duration;
 
 use cqrs_core::broker::BoxFuture;
 use cqrs_core::consume::{Source, SourceDelivery, SourceError};
+use futures_util::FutureExt;
+use lapin::Acker;
 use lapin::message::Delivery;
+use lapin::options::BasicAckOptions;
 use tokio::sync::{mpsc, oneshot};
 
 use super::incoming::Original;
 use super::line::Generation;
 use super::outs::{Out, Outs};
 use super::pump::{Closing, Command, Letter};
+use super::returns::Again;
 use super::settle::{AmqpSettle, Desk, Handle};
 
 /// The runtime's end of a subscription; the [pump](super::pump) is the other.
@@ -23,9 +27,19 @@ pub(super) struct AmqpSource {
     commands: mpsc::UnboundedSender<Command>,
     outs: Outs,
     /// The next one, while there is no room for it.
-    held: Option<(usize, Arc<Generation>, Box<Delivery>)>,
+    held: Option<Arrived>,
     stopped: bool,
     failed: bool,
+}
+
+/// What came and is not handed out yet.
+struct Arrived {
+    queue: usize,
+    tag: u64,
+    acker: Acker,
+    generation: Arc<Generation>,
+    original: Original,
+    redelivered: bool,
 }
 
 impl AmqpSource {
@@ -38,17 +52,9 @@ impl AmqpSource {
         Self { desk, letters, commands, outs, held: None, stopped: false, failed: false }
     }
 
-    fn delivery(
-        &self,
-        queue: usize,
-        generation: Arc<Generation>,
-        delivery: Delivery,
-        out: Out,
-    ) -> Option<SourceDelivery> {
+    fn delivery(&self, arrived: Arrived, out: Out) -> Option<SourceDelivery> {
+        let Arrived { queue, tag, acker, generation, original, redelivered } = arrived;
         let plan = self.desk.plan.queues.get(queue)?;
-        let (tag, acker, redelivered) =
-            (delivery.delivery_tag, delivery.acker.clone(), delivery.redelivered);
-        let original = Original::new(delivery, &plan.name);
         let message = original.view(plan, redelivered);
         let retry = original.retry(&message.headers);
         let handle = Handle { tag, acker: Some(acker), generation, out: Some(out) };
@@ -56,6 +62,27 @@ impl AmqpSource {
         let mut delivery = SourceDelivery::new(message, settle);
         delivery.retry = retry;
         Some(delivery)
+    }
+
+    /// Takes a delivery apart; none when it was settled before a stream was opened anew.
+    fn arrived(
+        &self,
+        queue: usize,
+        generation: Arc<Generation>,
+        delivery: Delivery,
+    ) -> Option<Arrived> {
+        let plan = self.desk.plan.queues.get(queue)?;
+        let (tag, acker, redelivered) =
+            (delivery.delivery_tag, delivery.acker.clone(), delivery.redelivered);
+        let original = Original::new(delivery, &plan.name);
+        if let Some(offset) = original.stream_offset()
+            && !self.desk.places.came(queue, offset)
+        {
+            // Only for the credit.
+            let _or_void = acker.ack(BasicAckOptions::default()).now_or_never();
+            return None;
+        }
+        Some(Arrived { queue, tag, acker, generation, original, redelivered })
     }
 
     fn fail(&mut self, error: SourceError) -> Poll<Option<Result<SourceDelivery, SourceError>>> {
@@ -73,11 +100,16 @@ impl Source for AmqpSource {
             return Poll::Ready(None);
         }
         loop {
-            let (queue, generation, delivery) = match self.held.take() {
-                Some(held) => held,
+            let arrived = match self.held.take() {
+                Some(held) => Some(held),
                 None => match ready!(self.letters.poll_recv(cx)) {
+                    // Its channel is gone: it comes again.
+                    Some(Letter::Delivery(_, generation, _)) if generation.is_over() => continue,
                     Some(Letter::Delivery(queue, generation, delivery)) => {
-                        (queue, generation, delivery)
+                        self.arrived(queue, generation, *delivery)
+                    }
+                    Some(Letter::Again(tag, acker, generation, Again { queue, original })) => {
+                        Some(Arrived { queue, tag, acker, generation, original, redelivered: true })
                     }
                     Some(Letter::Failed(error)) => return self.fail(error),
                     None => {
@@ -89,15 +121,14 @@ impl Source for AmqpSource {
                     }
                 },
             };
-            // Its channel is gone: it comes again.
-            if generation.is_over() {
+            let Some(arrived) = arrived.filter(|arrived| !arrived.generation.is_over()) else {
                 continue;
-            }
+            };
             let Poll::Ready(out) = self.outs.poll_take(self.desk.plan.max_unsettled, cx) else {
-                self.held = Some((queue, generation, delivery));
+                self.held = Some(arrived);
                 return Poll::Pending;
             };
-            if let Some(delivery) = self.delivery(queue, generation, *delivery, out) {
+            if let Some(delivery) = self.delivery(arrived, out) {
                 return Poll::Ready(Some(Ok(delivery)));
             }
         }

@@ -1,0 +1,162 @@
+//! The RabbitMQ source against a real server: queues other than quorum queues.
+
+use std::time::{Duration, Instant};
+
+use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, AmqpSubscription, QueueKind, StreamOffset};
+use cqrs_core::consume::{Delayed, SourceStatus, SubscribeRequest};
+use cqrs_core::{DeadLetter, DeadLetterReason, Retry, RetryState, Timestamp};
+use cqrs_testkit::FaultProxy;
+use integration_tests::amqp::{self, Raw, fresh};
+use integration_tests::consuming::{Opened, body};
+use lapin::BasicProperties;
+
+const LONG: Duration = Duration::from_secs(10);
+
+async fn through_proxy(exchange: &str) -> (FaultProxy, AmqpMessageBroker) {
+    let proxy = FaultProxy::start("127.0.0.1:0", amqp::address()).await.unwrap();
+    let mut config = AmqpConfig::new(format!("amqp://guest:guest@{}", proxy.address()));
+    config.exchange.name = exchange.into();
+    (proxy, AmqpMessageBroker::connect(config).await.unwrap())
+}
+
+fn with(options: AmqpSubscription) -> impl FnOnce(&mut SubscribeRequest) {
+    |request| {
+        request.retry = Retry::none().delayed([Duration::from_secs(1)]);
+        request.options.insert(options);
+    }
+}
+
+async fn cut(proxy: &FaultProxy, opened: &mut Opened) {
+    proxy.refuse(true);
+    proxy.cut();
+    opened.status(|status| matches!(status, SourceStatus::Disconnected { .. })).await;
+    proxy.refuse(false);
+    opened.status(|status| *status == SourceStatus::Consuming).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_read_on_from_what_is_not_settled() {
+    let (name, raw) = (fresh("stream"), Raw::connect().await);
+    let queue = format!("{name}.g");
+    let (proxy, broker) = through_proxy(&name).await;
+    let stream = || AmqpSubscription::new().with_kind(QueueKind::Stream);
+    let mut opened = Opened::open(&broker, &[&name], "g", with(stream())).await;
+    for n in 0..6 {
+        raw.put(&queue, n.to_string().as_bytes(), BasicProperties::default()).await;
+    }
+    let mut out = opened.take(4).await;
+    assert_eq!(out[3].message.offset, Some(3));
+    // There is no retry queue: its copies would be read by every group.
+    let state = RetryState::default().failed(Timestamp::now());
+    let later = out[0].settle.retry_later(Duration::from_secs(1), &state).await.unwrap();
+    assert_eq!(later, Delayed::Hold);
+    assert!(!raw.exists(&format!("{queue}.retry.1s")).await);
+    // Dropped, it comes again, while the others stay valid.
+    drop(out.remove(0));
+    assert_eq!(opened.acked(2).await, ["4", "5"]);
+    let mut again = opened.next().await;
+    assert_eq!((body(&again), again.message.redelivered), ("0".into(), true));
+    again.settle.ack().await.unwrap();
+    for delivery in &mut out[..2] {
+        delivery.settle.ack().await.unwrap();
+    }
+    // 3 is left: reading goes on there, and what was settled behind it is skipped.
+    cut(&proxy, &mut opened).await;
+    assert!(out[2].settle.is_revoked());
+    raw.put(&queue, b"6", BasicProperties::default()).await;
+    let mut third = opened.next().await;
+    assert_eq!((body(&third), third.message.offset), ("3".into(), Some(3)));
+    let letter = DeadLetter::new(DeadLetterReason::Decode, &*name, "g");
+    third.settle.dead_letter(&letter).await.unwrap();
+    third.settle.ack().await.unwrap();
+    assert_eq!(opened.acked(1).await, ["6"]);
+    opened.nothing_within(Duration::from_millis(300)).await;
+    opened.close(LONG).await.1.unwrap();
+    assert_eq!(raw.drain(&format!("{queue}.dead")).await.len(), 1);
+    // A stream keeps no place for a group.
+    let options = stream().with_offset(StreamOffset::Offset(5));
+    let mut opened = Opened::open(&broker, &[&name], "g", with(options)).await;
+    assert_eq!(opened.acked(2).await, ["5", "6"]);
+    opened.close(LONG).await.1.unwrap();
+    raw.clean(&[&queue, &format!("{queue}.dead")], &[&name]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exclusive_queue_has_retries_that_go_with_it() {
+    let (name, raw) = (fresh("exclusive"), Raw::connect().await);
+    let queue = format!("{name}.g");
+    let (proxy, broker) = through_proxy(&name).await;
+    let options = AmqpSubscription::new().with_exclusive();
+    let mut opened = Opened::open(&broker, &[&name], "g", with(options)).await;
+    for round in 0..2 {
+        raw.publish(&name, &name, b"x", BasicProperties::default()).await;
+        let mut delivery = opened.next().await;
+        let state = RetryState::default().failed(Timestamp::now());
+        let start = Instant::now();
+        delivery.settle.retry_later(Duration::from_secs(1), &state).await.unwrap();
+        delivery.settle.ack().await.unwrap();
+        let mut again = opened.next().await;
+        assert!(start.elapsed() >= Duration::from_secs(1));
+        assert_eq!((again.retry, &*again.message.topic), (state, &*name));
+        again.settle.ack().await.unwrap();
+        if round == 0 {
+            cut(&proxy, &mut opened).await;
+        }
+    }
+    opened.close(LONG).await.1.unwrap();
+    // Gone with the connection.
+    assert!(!raw.exists(&queue).await && !raw.exists(&format!("{queue}.retry.1s")).await);
+    raw.clean(&[&format!("{queue}.dead")], &[&name]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fleeting_queues_have_retries() {
+    let (name, raw) = (fresh("fleeting"), Raw::connect().await);
+    let queue = format!("{name}.g");
+    let (_proxy, broker) = through_proxy(&name).await;
+    let options = AmqpSubscription::new().with_durable(false).with_auto_delete();
+    let mut opened = Opened::open(&broker, &[&name], "g", with(options)).await;
+    raw.publish(&name, &name, b"x", BasicProperties::default()).await;
+    let mut delivery = opened.next().await;
+    let state = RetryState::default().failed(Timestamp::now());
+    delivery.settle.retry_later(Duration::from_secs(1), &state).await.unwrap();
+    delivery.settle.ack().await.unwrap();
+    let mut again = opened.next().await;
+    assert_eq!(again.retry, state);
+    again.settle.ack().await.unwrap();
+    opened.close(LONG).await.1.unwrap();
+    assert!(!raw.exists(&queue).await, "deleted with its consumer");
+    raw.clean(&[&format!("{queue}.dead"), &format!("{queue}.retry.1s")], &[&name]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_topics_are_several_queues_of_one_source() {
+    let (name, raw) = (fresh("topics"), Raw::connect().await);
+    let (_proxy, broker) = through_proxy(&name).await;
+    let topics = ["a", "b"].map(|topic| format!("{name}.{topic}"));
+    let names = topics.each_ref().map(String::as_str);
+    let mut opened = Opened::open(&broker, &names, "g", |request| {
+        request.retry = Retry::none();
+        request.max_unsettled = Some(4);
+    })
+    .await;
+    for topic in names {
+        for _ in 0..4 {
+            raw.publish(&name, topic, topic.as_bytes(), BasicProperties::default()).await;
+        }
+    }
+    let out = opened.take(4).await;
+    opened.nothing_within(Duration::from_millis(200)).await;
+    for delivery in &out {
+        assert_eq!(delivery.message.queue.as_deref(), Some(&*format!("{}.g", body(delivery))));
+        assert_eq!(&*delivery.message.topic, body(delivery));
+    }
+    assert!(names.iter().all(|name| out.iter().any(|delivery| body(delivery) == *name)));
+    for mut delivery in out {
+        delivery.settle.ack().await.unwrap();
+    }
+    assert_eq!(opened.acked(4).await.len(), 4);
+    opened.close(LONG).await.1.unwrap();
+    let queues = ["a.g", "b.g", "a.g.dead", "b.g.dead"].map(|end| format!("{name}.{end}"));
+    raw.clean(&queues.each_ref().map(String::as_str), &[&name]).await;
+}
