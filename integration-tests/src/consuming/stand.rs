@@ -1,0 +1,379 @@
+//! What one fault test has: its topic, its journal, and what it does with the servers.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cqrs_core::consume::{DeadLetter, Subscribe};
+use cqrs_core::message::header;
+use cqrs_core::{Headers, Message, MessageBroker, Retry};
+use lapin::types::{AMQPValue, FieldTable};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use uuid::Uuid;
+
+use super::journal::Reader;
+use super::ledger::{Ledger, Published};
+use super::process::Worker;
+use super::work::{Id, Kind, Work, WorkerOptions};
+use super::{Opened, PATIENCE, run};
+use crate::{amqp, kafka, servers};
+
+/// Whether the counts are the full ones.
+pub fn full() -> bool {
+    servers::variable("CQRS_FULL", "") == "1"
+}
+
+/// `scaled`, or `all` with `CQRS_FULL=1`.
+pub fn count(scaled: usize, all: usize) -> usize {
+    if full() { all } else { scaled }
+}
+
+/// Waits until `condition` holds; a minute at most.
+pub async fn until(what: &str, condition: impl AsyncFnMut() -> bool) {
+    until_within(PATIENCE, what, condition).await;
+}
+
+/// Waits until `condition` holds.
+pub async fn until_within(
+    patience: Duration,
+    what: &str,
+    mut condition: impl AsyncFnMut() -> bool,
+) {
+    let end = Instant::now() + patience;
+    while !condition().await {
+        assert!(Instant::now() < end, "waited {patience:?} for: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// One fault test's place.
+#[derive(Debug)]
+pub struct Stand {
+    /// The broker.
+    pub kind: Kind,
+    /// The topic, and RabbitMQ's exchange.
+    pub topic: String,
+    /// The program of the workers.
+    program: &'static str,
+    directory: PathBuf,
+}
+
+/// A dead letter.
+#[derive(Debug)]
+pub struct Dead {
+    /// Its body; `None` is a tombstone.
+    pub body: Option<Vec<u8>>,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// All headers of text.
+    pub headers: Headers,
+    /// What they tell.
+    pub letter: DeadLetter,
+}
+
+impl Dead {
+    /// Which message it is.
+    pub fn id(&self) -> Id {
+        let body = self.body.as_deref().unwrap_or_default();
+        let event: serde_json::Value = serde_json::from_slice(body).unwrap();
+        serde_json::from_value::<Work>(event["payload"].clone()).unwrap().id()
+    }
+}
+
+/// The messages of dead letters.
+pub fn ids(dead: &[Dead]) -> Vec<Id> {
+    dead.iter().map(Dead::id).collect()
+}
+
+impl Stand {
+    /// A topic of its own; on Kafka with `partitions`. `program` is `env!("CARGO_BIN_EXE_worker")`.
+    pub async fn new(kind: Kind, program: &'static str, test: &str, partitions: i32) -> Self {
+        let topic = format!("it-{test}-{}", Uuid::now_v7());
+        let directory = std::env::temp_dir().join(&topic);
+        std::fs::create_dir_all(&directory).unwrap();
+        match kind {
+            Kind::Kafka => {
+                servers::kafka();
+                kafka::create_topic(&topic, partitions, &[]).await;
+            }
+            Kind::Amqp => {
+                amqp::dsn();
+                let raw = amqp::Raw::connect().await;
+                raw.exchange(&topic).await;
+                raw.clean(&[], &[]).await;
+            }
+        }
+        Self { kind, topic, program, directory }
+    }
+
+    /// Options of a worker: the defaults of the framework, no retries, handlers that take no time.
+    pub fn options(&self) -> WorkerOptions {
+        WorkerOptions {
+            broker: self.kind,
+            topic: self.topic.clone(),
+            group: "g".into(),
+            exchange: self.topic.clone(),
+            journal: self.directory.join("journal"),
+            concurrency: 64,
+            max_unsettled: None,
+            handler_ms: (0, 0),
+            hurry: false,
+            drain_ms: 30_000,
+            immediate_ms: Vec::new(),
+            delayed_ms: Vec::new(),
+            max_crashes: 3,
+            instance: None,
+            session_timeout_ms: 45_000,
+            max_poll_interval_ms: 300_000,
+            revoke_drain_ms: 10_000,
+            makes_dead_letter_target: true,
+        }
+    }
+
+    /// A broker value.
+    pub fn broker(&self) -> Arc<dyn Subscribe> {
+        run::broker(self.kind, &self.topic)
+    }
+
+    /// Makes what `options` would make on RabbitMQ, so that it can be published to.
+    pub async fn declare(&self, options: &WorkerOptions) {
+        if self.kind == Kind::Kafka {
+            return;
+        }
+        let broker = self.broker();
+        let delays = options.delayed_ms.iter().copied().map(Duration::from_millis);
+        let retry = Retry::none().delayed(delays);
+        let topics = [&*self.topic];
+        let opening = Opened::open(&broker, &topics, &options.group, |asked| asked.retry = retry);
+        let (_, closed) = opening.await.close(Duration::from_secs(5)).await;
+        closed.unwrap();
+        let _ = broker.shutdown(Duration::from_secs(5)).await;
+    }
+
+    /// Publishes `works`, in order; all are confirmed.
+    pub async fn publish(&self, works: impl IntoIterator<Item = Work>) -> Published {
+        let works: Vec<_> = works.into_iter().collect();
+        let published = self.try_publish(works).await;
+        assert_eq!(published.confirmed.len(), published.attempted.len(), "not all confirmed");
+        published
+    }
+
+    /// Publishes `works`, in order.
+    pub async fn try_publish(&self, works: impl IntoIterator<Item = Work>) -> Published {
+        let broker = self.broker();
+        let mut published = Published::default();
+        let mut receipts = Vec::new();
+        for work in works {
+            published.attempted.insert(work.id());
+            match broker.enqueue(work.message(&self.topic)).await {
+                Ok(receipt) => receipts.push((work.id(), receipt)),
+                Err(error) => println!("not published: {error}"),
+            }
+        }
+        for (id, receipt) in receipts {
+            match receipt.await {
+                Ok(_) => drop(published.confirmed.insert(id)),
+                Err(error) => println!("not confirmed: {error}"),
+            }
+        }
+        let _ = broker.shutdown(Duration::from_secs(5)).await;
+        published
+    }
+
+    /// Publishes as they are; all are confirmed.
+    pub async fn publish_raw(&self, messages: impl IntoIterator<Item = Message>) {
+        let broker = self.broker();
+        let mut receipts = Vec::new();
+        for message in messages {
+            receipts.push(broker.enqueue(message).await.unwrap());
+        }
+        for receipt in receipts {
+            receipt.await.unwrap();
+        }
+        let _ = broker.shutdown(Duration::from_secs(5)).await;
+    }
+
+    /// Kafka: publishes `count` tombstones.
+    pub async fn publish_tombstones(&self, count: usize) {
+        let topic = self.topic.clone();
+        let publishing = tokio::task::spawn_blocking(move || {
+            let mut config = ClientConfig::new();
+            let producer: BaseProducer =
+                config.set("bootstrap.servers", servers::kafka()).create().unwrap();
+            for n in 0..count {
+                let key = format!("gone{n}");
+                producer.send(BaseRecord::<_, ()>::to(&topic).key(&key)).unwrap();
+            }
+            producer.flush(Duration::from_secs(30)).unwrap();
+        });
+        publishing.await.unwrap();
+    }
+
+    /// Waits until `total` messages are settled.
+    pub async fn until_settled(&self, total: usize) {
+        until("all to be settled", async || match self.kind {
+            Kind::Kafka => {
+                let committed = self.committed("g").await;
+                committed.iter().map(|(_, offset)| offset).sum::<i64>() == total as i64
+            }
+            Kind::Amqp => self.waiting().await == (0, 0),
+        })
+        .await;
+    }
+
+    /// Starts a worker.
+    pub fn spawn(&self, options: &WorkerOptions) -> Worker {
+        Worker::spawn(self.program, options)
+    }
+
+    /// Starts a worker and waits until it says that it consumes.
+    pub async fn start(&self, options: &WorkerOptions, ledger: &mut Ledger) -> Worker {
+        let worker = self.spawn(options);
+        until("a worker to be ready", async || ledger.refresh().ready().contains(&worker.pid))
+            .await;
+        worker
+    }
+
+    /// What the handlers did.
+    pub fn ledger(&self) -> Ledger {
+        Ledger::new(Reader::open(&self.directory.join("journal")).unwrap())
+    }
+
+    /// Where dead letters of `group` go.
+    pub fn dead_name(&self, group: &str) -> String {
+        format!("{}.{group}.dead", self.topic)
+    }
+
+    /// Takes all dead letters of the group `g`. There must be a place for them.
+    pub async fn dead(&self) -> Vec<Dead> {
+        let name = self.dead_name("g");
+        let dead = |body, key, texts: Vec<(String, String)>| {
+            let mut headers = Headers::new();
+            for (name, value) in texts {
+                headers.insert(name, value).unwrap();
+            }
+            let letter = DeadLetter::from_headers(&headers).unwrap();
+            Dead { body, key, headers, letter }
+        };
+        match self.kind {
+            Kind::Kafka => {
+                let records = kafka::read_all(&name).await.into_iter();
+                records.map(|record| dead(record.body, record.key, record.headers)).collect()
+            }
+            Kind::Amqp => {
+                let raw = amqp::Raw::connect().await;
+                let letters = raw.drain(&name).await;
+                raw.clean(&[], &[]).await;
+                letters
+                    .into_iter()
+                    .map(|letter| {
+                        let texts = texts(letter.properties.headers().as_ref());
+                        let key = texts.iter().find(|(name, _)| name == header::KEY);
+                        let key = key.map(|(_, key)| key.clone().into_bytes());
+                        dead(Some(letter.data), key, texts)
+                    })
+                    .collect()
+            }
+        }
+    }
+
+    /// Kafka: the committed offsets of `group`, as the cluster tells a stranger.
+    pub async fn committed(&self, group: &str) -> Vec<(i32, i64)> {
+        let (topic, group) = (self.topic.clone(), group.to_owned());
+        let asking = tokio::task::spawn_blocking(move || {
+            let mut config = ClientConfig::new();
+            config.set("bootstrap.servers", servers::kafka()).set("group.id", group);
+            let consumer: BaseConsumer = config.create().unwrap();
+            let patience = Duration::from_secs(30);
+            let metadata = consumer.fetch_metadata(Some(&topic), patience).unwrap();
+            let mut list = TopicPartitionList::new();
+            for partition in metadata.topics()[0].partitions() {
+                list.add_partition(&topic, partition.id());
+            }
+            let committed = consumer.committed_offsets(list, patience).unwrap();
+            let elements = committed.elements();
+            let offset = |offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
+            elements.iter().map(|one| (one.partition(), offset(one.offset()))).collect()
+        });
+        asking.await.unwrap()
+    }
+
+    /// Messages of RabbitMQ's source queue that wait in it or are out with a consumer.
+    pub async fn waiting(&self) -> (u64, u64) {
+        let names = ["name", "messages_ready", "messages_unacknowledged"];
+        let listed = ctl(&[&["-q", "list_queues"][..], &names[..]].concat()).await;
+        let queue = format!("{}.g\t", self.topic);
+        let line = listed.lines().find_map(|line| line.strip_prefix(&queue)).expect("the queue");
+        let (ready, out) = line.split_once('\t').unwrap();
+        (ready.parse().unwrap(), out.trim().parse().unwrap())
+    }
+
+    /// Deletes what it made on the server, and its files.
+    pub async fn clean(self) {
+        if self.kind == Kind::Amqp {
+            let raw = amqp::Raw::connect().await;
+            let listed = ctl(&["-q", "list_queues", "name"]).await;
+            let own = format!("{}.", self.topic);
+            let queues: Vec<_> = listed.lines().filter(|name| name.starts_with(&own)).collect();
+            raw.clean(&queues, &[&self.topic]).await;
+        }
+        let _best_effort = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// The headers that are texts.
+fn texts(headers: Option<&FieldTable>) -> Vec<(String, String)> {
+    let text = |value: &AMQPValue| match value {
+        AMQPValue::LongString(text) => Some(text.to_string()),
+        _ => None,
+    };
+    let headers = headers.into_iter().flatten();
+    headers.filter_map(|(name, value)| Some((name.to_string(), text(value)?))).collect()
+}
+
+/// `rabbitmqctl`; what it said.
+pub async fn ctl(arguments: &[&str]) -> String {
+    brokers(&[&["ctl", "rabbitmq"][..], arguments].concat()).await
+}
+
+/// `scripts/brokers`; what it said.
+pub async fn brokers(arguments: &[&str]) -> String {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/brokers");
+    let ran = tokio::process::Command::new(script).args(arguments).output().await.unwrap();
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "scripts/brokers {}: {said}", arguments.join(" "));
+    String::from_utf8(ran.stdout).unwrap()
+}
+
+/// Takes the server of `kind` down (`kill` or `stop`), does `meanwhile`, and brings it back, however the
+/// test ends.
+pub async fn outage<T>(kind: Kind, how: &str, meanwhile: impl Future<Output = T>) -> T {
+    struct Restore(&'static str);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/brokers");
+            let arguments = ["start", self.0];
+            let _best_effort = std::process::Command::new(script).args(arguments).output();
+        }
+    }
+    announce(&format!("{how} {}", kind.server()));
+    let restore = Restore(kind.server());
+    brokers(&[how, kind.server()]).await;
+    let done = meanwhile.await;
+    brokers(&["start", kind.server()]).await;
+    std::mem::forget(restore);
+    announce(&format!("{} is back", kind.server()));
+    done
+}
+
+/// Tells others who use the servers: the file `CQRS_TEST_OUTAGES`, if there is one.
+fn announce(what: &str) {
+    use std::io::Write as _;
+    let Some(path) = std::env::var_os("CQRS_TEST_OUTAGES") else { return };
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+    let at = super::journal::now().as_secs();
+    let _best_effort = file.and_then(|mut file| writeln!(file, "{at} {what}"));
+}

@@ -1,0 +1,61 @@
+//! Consuming from RabbitMQ while consumers, handlers and the server fail. Each test prints its ledger.
+//!
+//! Counts are scaled down; `CQRS_FULL=1` runs them in full.
+
+use integration_tests::consuming::cases::{bad, kills, order};
+use integration_tests::consuming::work::Kind;
+use tokio::sync::RwLock;
+
+const WORKER: &str = env!("CARGO_BIN_EXE_worker");
+const KIND: Kind = Kind::Amqp;
+
+/// Written to by those that break the server for everybody, or measure; read by the others.
+static SERVER: RwLock<()> = RwLock::const_new(());
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_consumer_loses_nothing() {
+    let _shared = SERVER.read().await;
+    kills::killed(KIND, WORKER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_is_asked_to_end_repeats_nothing() {
+    let _shared = SERVER.read().await;
+    kills::terminated(KIND, WORKER, 1_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handlers_over_the_drain_are_cut_off_and_come_back() {
+    let _shared = SERVER.read().await;
+    kills::overdue(KIND, WORKER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_unfinished_is_settled_and_keys_keep_their_order() {
+    let _shared = SERVER.read().await;
+    order::audited(KIND, WORKER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_handled_at_the_same_time() {
+    let _alone = SERVER.write().await;
+    order::speed_up(KIND, WORKER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_poison_message_becomes_one_dead_letter() {
+    let _shared = SERVER.read().await;
+    bad::poison(KIND, WORKER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn panics_become_dead_letters_and_end_nothing() {
+    let _shared = SERVER.read().await;
+    bad::panics(KIND, WORKER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_event_goes_by_its_policy() {
+    let _shared = SERVER.read().await;
+    bad::undecodable(KIND, WORKER).await;
+}
