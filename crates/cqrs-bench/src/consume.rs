@@ -151,4 +151,3 @@ pub(crate) async fn ours(
 pub(crate) fn messages(topic: &str, count: usize) -> Vec<Message> {
     (0..count).map(|index| message(topic, index)).collect()
 }
-

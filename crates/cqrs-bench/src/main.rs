@@ -10,6 +10,7 @@
 mod amqp;
 mod consume;
 mod consume_amqp;
+mod consume_kafka;
 mod consume_memory;
 mod dispatch;
 mod kafka;
@@ -60,6 +61,15 @@ enum Scenario {
         #[arg(long, default_value_t = 100_000)]
         messages: usize,
     },
+    /// Consuming from Kafka against a raw `StreamConsumer`: decode, dispatch, offsets.
+    ConsumeKafka {
+        /// The brokers.
+        #[arg(long, env = "CQRS_TEST_KAFKA", default_value = "localhost:9092")]
+        servers: String,
+        /// Messages of the topic; each round and side reads it.
+        #[arg(long, default_value_t = 200_000)]
+        messages: usize,
+    },
     /// Consuming from RabbitMQ against raw lapin: decode, dispatch, one ack each.
     ConsumeAmqp {
         /// The server.
@@ -85,6 +95,9 @@ async fn main() {
         }
         Scenario::PublishAmqp { dsn, messages } => {
             amqp::publish(&dsn, messages, args.rounds).await;
+        }
+        Scenario::ConsumeKafka { servers, messages } => {
+            consume_kafka::run(&servers, messages, args.rounds).await;
         }
         Scenario::ConsumeAmqp { dsn, messages } => {
             consume_amqp::run(&dsn, messages, args.rounds).await;

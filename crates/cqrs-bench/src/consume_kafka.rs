@@ -1,0 +1,83 @@
+//! Consuming from Kafka, against a raw `StreamConsumer` with the same decoding, which stores each
+//! record's offset after handling it and commits every second.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use cqrs_core::{MessageBroker, Subscription};
+use cqrs_kafka::{KafkaConfig, KafkaMessageBroker};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::{ClientConfig, Message};
+
+use crate::consume::{Meter, decode, message, ours};
+use crate::measure::{Comparison, Unit};
+
+pub(crate) async fn run(servers: &str, count: usize, rounds: usize) {
+    let topic = format!("bench-consume-{}", std::process::id());
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", servers).create().expect("an admin client");
+    let new = NewTopic::new(&topic, 1, TopicReplication::Fixed(1));
+    admin.create_topics([&new], &AdminOptions::new()).await.expect("a topic");
+    let broker = KafkaMessageBroker::connect(KafkaConfig::new([servers])).await.expect("kafka");
+    fill(&broker, &topic, count).await;
+    for concurrency in [1, 16] {
+        let scenario = format!("consume-kafka: concurrency {concurrency}, against a stream");
+        let mut comparison = Comparison::new(scenario, Unit::MessagesPerSecond);
+        for round in 0..=rounds {
+            let baseline = raw(servers, &topic, count).await;
+            let subscription =
+                Subscription::to(topic.as_str()).group(group()).concurrency(concurrency);
+            let mine = ours(broker.clone(), subscription, count).await;
+            if round > 0 {
+                comparison.add(mine, baseline);
+            }
+        }
+        comparison.print();
+    }
+    admin.delete_topics(&[&topic], &AdminOptions::new()).await.expect("deleted");
+}
+
+/// A new group each time: the same records again.
+fn group() -> String {
+    static GROUPS: AtomicUsize = AtomicUsize::new(0);
+    format!("bench-{}-{}", std::process::id(), GROUPS.fetch_add(1, Ordering::Relaxed))
+}
+
+async fn fill(broker: &KafkaMessageBroker, topic: &str, count: usize) {
+    let mut receipts = Vec::with_capacity(count);
+    for index in 0..count {
+        receipts.push(broker.enqueue(message(topic, index)).await.expect("a place"));
+    }
+    for receipt in receipts {
+        receipt.await.expect("confirmed");
+    }
+}
+
+async fn raw(servers: &str, topic: &str, count: usize) -> f64 {
+    let consumer: StreamConsumer = ClientConfig::new()
+        .set("bootstrap.servers", servers)
+        .set("group.id", group())
+        .set("auto.offset.reset", "earliest")
+        .set("enable.auto.commit", "true")
+        .set("auto.commit.interval.ms", "1000")
+        .set("enable.auto.offset.store", "false")
+        .create()
+        .expect("a raw consumer");
+    consumer.subscribe(&[topic]).expect("subscribed");
+    let meter = Meter::new(count);
+    let counting = meter.clone();
+    // In a task, as ours is: the main task of a runtime is woken in another way.
+    let task = tokio::spawn(async move {
+        loop {
+            let record = consumer.recv().await.expect("a record");
+            let last = counting.count(&decode(record.payload().expect("a body")));
+            consumer.store_offset_from_message(&record).expect("stored");
+            if last {
+                break;
+            }
+        }
+    });
+    task.await.expect("the loop");
+    meter.rate()
+}
