@@ -24,6 +24,8 @@ pub(super) struct Entry {
     pub(super) offset: u64,
     /// Names this handing-out, so that a delivery that was taken away settles nothing.
     pub(super) ticket: u64,
+    /// Who has it, while it is handed out.
+    pub(super) member: u64,
     pub(super) message: Arc<Message>,
     /// How often it was handed out.
     pub(super) attempt: u32,
@@ -80,7 +82,7 @@ impl Group {
     /// Adds a message later than all before. `true` when it is ready.
     pub(super) fn push(&mut self, offset: u64, message: Arc<Message>) -> bool {
         let retry = RetryState::default();
-        let entry = Entry { offset, ticket: 0, message, attempt: 0, retry };
+        let entry = Entry { offset, ticket: 0, member: 0, message, attempt: 0, retry };
         self.unsettled += 1;
         self.enter(entry, (offset, u64::MAX), VecDeque::push_back)
     }
@@ -103,11 +105,11 @@ impl Group {
         true
     }
 
-    /// Hands out the next ready message.
-    pub(super) fn take(&mut self) -> Option<Entry> {
+    /// Hands out the next ready message to `member`.
+    pub(super) fn take(&mut self, member: u64) -> Option<Entry> {
         let (_turn, mut entry) = self.ready.pop_first()?;
         entry.attempt = entry.attempt.saturating_add(1);
-        entry.ticket = self.number();
+        (entry.ticket, entry.member) = (self.number(), member);
         self.out.insert(entry.ticket, entry.clone());
         Some(entry)
     }
@@ -148,8 +150,23 @@ impl Group {
     pub(super) fn take_away(&mut self) -> usize {
         let out = std::mem::take(&mut self.out);
         let taken = out.len();
-        out.into_values().for_each(|entry| self.make_ready(entry));
+        out.into_values().for_each(|entry| self.make_ready_again(entry));
         taken
+    }
+
+    /// The same for what one member has.
+    pub(super) fn take_away_from(&mut self, member: u64) {
+        let (taken, out) = std::mem::take(&mut self.out)
+            .into_iter()
+            .partition::<HashMap<_, _>, _>(|(_, entry)| entry.member == member);
+        self.out = out;
+        taken.into_values().for_each(|entry| self.make_ready_again(entry));
+    }
+
+    /// A copy and its original may both be out, with one offset.
+    fn make_ready_again(&mut self, entry: Entry) {
+        let turn = (entry.offset, self.number());
+        self.ready.insert(turn, entry);
     }
 
     /// Adds a copy of `entry` that comes when it is `due`, behind all that is there then.
@@ -180,7 +197,7 @@ impl Group {
     pub(super) fn push_again(&mut self, offset: u64, message: Arc<Message>) {
         let retry = RetryState::default();
         // It was handed out before.
-        let entry = Entry { offset, ticket: 0, message, attempt: 1, retry };
+        let entry = Entry { offset, ticket: 0, member: 0, message, attempt: 1, retry };
         self.unsettled += 1;
         let later = |(_, ready): &(&Turn, &Entry)| {
             ready.offset > offset && ready.message.key == entry.message.key
@@ -243,12 +260,12 @@ mod tests {
 
     /// Hands out one message: its offset and its ticket.
     fn take(group: &mut Group) -> (u64, u64) {
-        let entry = group.take().unwrap();
+        let entry = group.take(0).unwrap();
         (entry.offset, entry.ticket)
     }
 
     fn offsets(group: &mut Group) -> Vec<u64> {
-        std::iter::from_fn(|| group.take()).map(|entry| entry.offset).collect()
+        std::iter::from_fn(|| group.take(0)).map(|entry| entry.offset).collect()
     }
 
     #[test]
@@ -279,7 +296,7 @@ mod tests {
         group.give_back(a, 3);
         let (b_offset, b) = take(&mut group);
         group.give_back(b, 3);
-        let a = group.take().unwrap();
+        let a = group.take(0).unwrap();
         assert_eq!((b_offset, a.offset, a.attempt), (2, 0, 2));
         group.settle(a.ticket);
         assert_eq!(take(&mut group).0, 1, "older than what was given back");
@@ -295,7 +312,7 @@ mod tests {
         assert_eq!(group.take_away(), 2);
         assert_eq!((group.settle(a), group.is_out(b)), (None, false));
         group.give_back(b, 3);
-        let again = group.take().unwrap();
+        let again = group.take(0).unwrap();
         assert_eq!((again.offset, again.retry.attempts, again.attempt), (0, 3, 2));
         assert_eq!((take(&mut group).0, group.unsettled()), (2, 3));
     }
@@ -303,7 +320,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_delayed_copy_comes_behind_what_is_there_and_keeps_no_key_waiting() {
         let mut group = group(&["a", "a", "b"]);
-        let first = group.take().unwrap();
+        let first = group.take(0).unwrap();
         group.delay(first.clone(), Instant::now() + Duration::from_secs(1));
         group.settle(first.ticket);
         let (second, ticket) = take(&mut group);
@@ -323,13 +340,13 @@ mod tests {
             group.settle(ticket);
         }
         assert_eq!(group.settled(0..3), [0, 1]);
-        let third = group.take().unwrap();
+        let third = group.take(0).unwrap();
         group.give_back(third.ticket, 3);
         for offset in [0, 1] {
             group.push_again(offset, Arc::clone(&third.message));
         }
         for expected in [0, 1, 2] {
-            let again = group.take().unwrap();
+            let again = group.take(0).unwrap();
             assert_eq!((again.offset, again.attempt), (expected, 2));
             group.settle(again.ticket);
         }

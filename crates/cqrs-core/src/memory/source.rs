@@ -10,6 +10,7 @@ use futures_util::stream::{self, SelectAll, StreamExt};
 use futures_util::task::AtomicWaker;
 
 use super::settle::MemorySettle;
+use super::subscriber::Membership;
 use super::{MemoryBroker, MemoryDelivery, MemorySubscriber, StartFrom};
 use crate::broker::BoxFuture;
 use crate::consume::{
@@ -55,6 +56,7 @@ fn topics(request: &SubscribeRequest) -> Result<(Vec<Arc<str>>, StartFrom), Subs
 /// One subscription's deliveries from its topics.
 struct MemorySource {
     deliveries: SelectAll<Pin<Box<dyn Stream<Item = MemoryDelivery> + Send>>>,
+    memberships: Vec<Membership>,
     shared: Arc<Shared>,
     max: usize,
     stopped: bool,
@@ -82,15 +84,17 @@ impl MemorySource {
     fn open(broker: MemoryBroker, request: SubscribeRequest) -> Result<Self, SubscribeError> {
         let (topics, start) = topics(&request)?;
         let max = request.max_unsettled.unwrap_or_else(|| (3 * request.concurrency).clamp(16, 300));
-        let deliveries = topics.iter().map(|topic| {
+        let subscribers = topics.iter().map(|topic| {
             broker.create_group(topic, &request.group, start);
-            stream_of(broker.subscribe(topic, &request.group))
+            broker.subscribe(topic, &request.group)
         });
-        let deliveries = stream::select_all(deliveries.collect::<Vec<_>>());
+        let subscribers: Vec<_> = subscribers.collect();
+        let memberships = subscribers.iter().map(MemorySubscriber::membership).collect();
+        let deliveries = stream::select_all(subscribers.into_iter().map(stream_of));
         request.status.report(SourceStatus::Consuming);
         let (out, room) = (AtomicUsize::new(0), AtomicWaker::new());
         let shared = Arc::new(Shared { broker, request, out, room });
-        Ok(Self { deliveries, shared, max, stopped: false })
+        Ok(Self { deliveries, memberships, shared, max, stopped: false })
     }
 
     fn is_full(&self) -> bool {
@@ -144,8 +148,16 @@ impl Source for MemorySource {
         Box::pin(async {})
     }
 
+    /// Dropping it gives everything back.
     fn close(self: Box<Self>, _deadline: Duration) -> BoxFuture<'static, Result<(), SourceError>> {
         Box::pin(async { Ok(()) })
+    }
+}
+
+impl Drop for MemorySource {
+    /// As for a process that died: what is out is no longer this one's, whoever holds on to it.
+    fn drop(&mut self) {
+        self.memberships.iter().for_each(Membership::leave);
     }
 }
 

@@ -1,5 +1,6 @@
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -15,12 +16,34 @@ use crate::consume::RetryState;
 pub struct MemorySubscriber {
     topic: Arc<Topic>,
     group: u64,
+    member: u64,
     signal: Arc<Notify>,
+}
+
+/// A subscriber's place in its group.
+pub(super) struct Membership {
+    topic: Arc<Topic>,
+    group: u64,
+    member: u64,
+}
+
+impl Membership {
+    /// Gives back all that the subscriber handed out, whoever holds on to it.
+    pub(super) fn leave(&self) {
+        self.topic.leave(self.group, self.member);
+    }
 }
 
 impl MemorySubscriber {
     pub(super) fn new(topic: Arc<Topic>, group: u64, signal: Arc<Notify>) -> Self {
-        Self { topic, group, signal }
+        static MEMBERS: AtomicU64 = AtomicU64::new(0);
+        let member = MEMBERS.fetch_add(1, Ordering::Relaxed);
+        Self { topic, group, member, signal }
+    }
+
+    pub(super) fn membership(&self) -> Membership {
+        let topic = Arc::clone(&self.topic);
+        Membership { topic, group: self.group, member: self.member }
     }
 
     /// The next message; `None` once nothing can come any more: the broker is shut down (or dropped)
@@ -36,7 +59,7 @@ impl MemorySubscriber {
         loop {
             // Made before looking, so that it hears of everything that comes after the look.
             let changed = self.signal.notified();
-            match self.topic.take(self.group) {
+            match self.topic.take(self.group, self.member) {
                 Taken::Entry(entry) => return Some(self.delivery(entry)),
                 Taken::NothingEver => return None,
                 Taken::NothingNow => changed.await,
@@ -46,7 +69,7 @@ impl MemorySubscriber {
 
     /// The next message, if there is one now.
     pub fn try_recv(&self) -> Option<MemoryDelivery> {
-        match self.topic.take(self.group) {
+        match self.topic.take(self.group, self.member) {
             Taken::Entry(entry) => Some(self.delivery(entry)),
             Taken::NothingNow | Taken::NothingEver => None,
         }

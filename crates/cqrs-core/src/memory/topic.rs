@@ -153,14 +153,14 @@ impl Topic {
         self.with(|state, afterwards| state.delete_group(name, afterwards))
     }
 
-    pub(super) fn take(&self, group: u64) -> Taken {
+    pub(super) fn take(&self, group: u64, member: u64) -> Taken {
         self.with(|state, afterwards| {
             let ended = state.closed && state.parked.is_empty();
             let end = state.end;
             let Some(group) = state.group_mut(group) else { return Taken::NothingEver };
             // Here too, because the runtime that was to wait for them may be gone.
             group.release(end);
-            match group.take() {
+            match group.take(member) {
                 Some(entry) => {
                     // Several messages may have become ready for one stored wake-up.
                     if group.has_ready() {
@@ -203,6 +203,16 @@ impl Topic {
             let end = state.end;
             if let Some(group) = state.group_mut(group) {
                 group.give_back(ticket, end);
+                afterwards.ready.push(Arc::clone(&group.signal));
+            }
+        });
+    }
+
+    /// Takes back all that `member` has.
+    pub(super) fn leave(&self, group: u64, member: u64) {
+        self.with(|state, afterwards| {
+            if let Some(group) = state.group_mut(group) {
+                group.take_away_from(member);
                 afterwards.ready.push(Arc::clone(&group.signal));
             }
         });
