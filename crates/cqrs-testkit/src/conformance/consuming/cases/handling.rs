@@ -18,7 +18,10 @@ pub(crate) async fn handled_messages_do_not_come_again<H: ConsumingHarness>(harn
     stage.until("all are handled", || running.counts().handled == u64::from(COUNT)).await;
     let report = running.end().await;
     assert_eq!(log.numbers(KEY), (1..=COUNT).collect::<Vec<_>>(), "each once, in order");
-    assert_eq!((report.counts.received, report.counts.handled), (u64::from(COUNT), u64::from(COUNT)));
+    assert_eq!(
+        (report.counts.received, report.counts.handled),
+        (u64::from(COUNT), u64::from(COUNT))
+    );
     stage.assert_nothing_left().await;
 }
 

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use cqrs_core::{
-    DeadLetterReason, Delivery, HandlerError, NotificationEvent, Retry, manual,
-};
+use cqrs_core::{DeadLetterReason, Delivery, HandlerError, NotificationEvent, Retry, manual};
 
 use super::super::ConsumingHarness;
 use super::super::service::Log;

@@ -53,8 +53,7 @@ pub(crate) async fn a_message_that_fails_for_good_becomes_a_dead_letter<H: Consu
     harness: &H,
 ) {
     let (stage, log) = (Stage::new(harness).await, Log::default());
-    let running =
-        stage.run(stage.subscription().retry(schedule()), log.each(|_| Err(no()))).await;
+    let running = stage.run(stage.subscription().retry(schedule()), log.each(|_| Err(no()))).await;
     stage.publish_events(1).await;
     stage.until("it is dead", || running.counts().dead_lettered == 1).await;
     running.end().await;

@@ -21,7 +21,10 @@ async fn begin_all(opened: &mut Opened) -> Vec<SourceDelivery> {
     held
 }
 
-async fn assert_all_come_again<H: ConsumingHarness>(stage: &Stage<'_, H>, held: Vec<SourceDelivery>) {
+async fn assert_all_come_again<H: ConsumingHarness>(
+    stage: &Stage<'_, H>,
+    held: Vec<SourceDelivery>,
+) {
     let mut opened = stage.open().await;
     let again = opened.take(KEYS.len()).await;
     // From here on they are in other hands.
