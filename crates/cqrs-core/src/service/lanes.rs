@@ -93,6 +93,10 @@ impl<J> Lanes<J> {
         (released, self.held.first_key_value().map(|((at, _), _)| *at))
     }
 
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// Takes out held jobs that are not to be `kept`, and makes the next ones of their lanes ready: how
     /// many, and what was taken out.
     pub(super) fn drop_held(&mut self, keep: impl Fn(&J) -> bool) -> (usize, Vec<J>) {

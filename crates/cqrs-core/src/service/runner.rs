@@ -118,15 +118,24 @@ impl Runner {
         self.employ(&mut shared, ready)
     }
 
-    /// Wakes workers for `ready` jobs. Returns how many are to be started beside them.
+    /// Sees to it that somebody takes `ready` jobs: how many workers are to be started. One that waits is
+    /// woken; it wakes the next when there is more than it takes. So a burst of short jobs does not
+    /// wake all of them for what one can do.
     fn employ(&self, shared: &mut Shared, ready: usize) -> usize {
-        let woken = ready.min(shared.idle);
-        shared.idle -= woken;
-        self.work.add_permits(woken);
         let room = self.spec.limits.concurrency.saturating_sub(shared.workers);
-        let missing = room.min(ready - woken);
+        let missing = room.min(ready.saturating_sub(shared.idle));
         shared.workers += missing;
+        if ready > 0 {
+            self.wake_one(shared);
+        }
         missing
+    }
+
+    fn wake_one(&self, shared: &mut Shared) {
+        if shared.idle > 0 {
+            shared.idle -= 1;
+            self.work.add_permits(1);
+        }
     }
 
     /// Strict order is one lane for all. A batch takes what it gets in order, and runs alone.
@@ -172,7 +181,11 @@ impl Runner {
             true => None,
             false => shared.lanes.take(),
         };
-        shared.idle += usize::from(placed.is_none());
+        match placed {
+            None => shared.idle += 1,
+            Some(_) if shared.lanes.has_ready() => self.wake_one(&mut shared),
+            Some(_) => {}
+        }
         Some(placed)
     }
 

@@ -83,3 +83,50 @@ async fn strict_order_is_the_default_whatever_the_key() {
     assert_eq!(noted(&seen), ["u0:0#1", "u1:1#1", "u1:1#2", "u1:1#3", "u2:2#1", "u3:3#1"]);
     drop(running.end().await);
 }
+
+/// Handlers that wait for each other hang when a worker sleeps through a job.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn as_many_run_as_may_however_the_messages_come() {
+    const AT_ONCE: usize = 8;
+    let (broker, seen) = (MemoryBroker::new(), Seen::default());
+    let together = Arc::new(tokio::sync::Barrier::new(AT_ONCE));
+    let target = {
+        let (seen, together) = (seen.clone(), together.clone());
+        each(move |event: NotificationEvent<UserCreated>, _: Received| {
+            let (seen, together) = (seen.clone(), together.clone());
+            async move {
+                together.wait().await;
+                note(&seen, format!("{}", event.payload.step));
+                Ok::<(), HandlerError>(())
+            }
+        })
+    };
+    let running = run(&broker, users().concurrency(AT_ONCE), target);
+    let rounds = 300;
+    for round in 0..rounds {
+        for step in 0..AT_ONCE as u32 {
+            publish(&broker, &format!("u{round}-{step}"), step).await;
+            if (round + step) % 5 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        if round % 3 == 0 {
+            let so_far = (round as usize + 1) * AT_ONCE;
+            let all = async {
+                while noted(&seen).len() < so_far {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let in_time = tokio::time::timeout(Duration::from_secs(20), all).await;
+            assert!(in_time.is_ok(), "{} of {so_far}: a worker sleeps", noted(&seen).len());
+        }
+    }
+    let all = rounds as u64 * AT_ONCE as u64;
+    let handled = async {
+        while running.health.subscriptions()[0].counts.handled < all {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), handled).await.expect("all of them");
+    drop(running.end().await);
+}
