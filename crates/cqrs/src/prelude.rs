@@ -3,7 +3,8 @@
 //! The traits come with their derives of the same names.
 
 pub use crate::{
-    Command, DomainEvent, Event, EventHandler, EventMediator, HandlerError, HandlerResultExt,
-    Invocation, Mediator, MessageBroker, MessageBrokerExt, Middleware, Next, Notification,
-    NotificationEvent, Outcome, Query, Request, RequestHandler, Scope, SendError,
+    Command, Delivery, DomainEvent, Event, EventHandler, EventMediator, HandlerError,
+    HandlerResultExt, Invocation, Mediator, MessageBroker, MessageBrokerExt, Middleware, Next,
+    Notification, NotificationEvent, OnDecodeError, Outcome, Query, Received, Request,
+    RequestHandler, Retry, Scope, SendError, Service, Subscribe, Subscription, batch, each, manual,
 };

@@ -8,11 +8,22 @@ use cqrs::broker::{
     BrokerState, Confirmation, Intake, PendingConfirm, Receipt, ShutdownReport, Slot, Window,
 };
 use cqrs::codec::{DeserializeError, DeserializeErrorKind, Encoded, SerializeError};
+use cqrs::consume::{
+    DeadLetter, DeadLetterReason, DeadLetterTo, Delayed, Incoming, InvalidDeadLetter, Options,
+    Retry, RetryState, SettleError, Source, SourceDelivery, SourceError, SourceStatus, StartAt,
+    StatusReporter, Subscribe, SubscribeError, SubscribeErrorKind, SubscribeRequest, TopicSet,
+};
 use cqrs::memory::{
     MemoryBroker, MemoryBrokerBuilder, MemoryDelivery, MemoryFaults, MemoryRetry, MemorySubscriber,
     MemorySubscription, StartFrom,
 };
 use cqrs::message::{InvalidHeader, InvalidTraceContext};
+use cqrs::{
+    Batch, DecodeError, Delivery, Each, Manual, NotSettled, OnDecodeError, PerDelivery, Received,
+    Service, ServiceBuildError, ServiceBuilder, ServiceError, ServiceHealth, ServiceProblem,
+    ServiceReport, StopHandle, Subscription, SubscriptionCounts, SubscriptionHealth,
+    SubscriptionReport, SubscriptionState, Undecodable,
+};
 use cqrs::{
     Bootstrap, BuildError, BuildProblem, CommitError, CorrelationId, DevnullMessageBroker,
     Emission, Event, EventEmitter, EventFailure, EventMap, EventMediator, EventRoute,
@@ -95,10 +106,53 @@ const _: () = {
     shared::<StartFrom>();
 };
 
+const _: () = {
+    shared::<Box<dyn Subscribe>>();
+    shared::<SubscribeRequest>();
+    shared::<SubscribeErrorKind>();
+    shared::<StatusReporter>();
+    shared::<SourceStatus>();
+    shared::<TopicSet>();
+    shared::<StartAt>();
+    shared::<Options>();
+    shared::<Retry>();
+    shared::<RetryState>();
+    shared::<Delayed>();
+    shared::<DeadLetter>();
+    shared::<DeadLetterReason>();
+    shared::<DeadLetterTo>();
+    shared::<Incoming>();
+};
+
+const _: () = {
+    shared::<Subscription>();
+    shared::<Service>();
+    shared::<ServiceBuilder>();
+    shared::<ServiceHealth>();
+    shared::<ServiceProblem>();
+    shared::<ServiceReport>();
+    shared::<StopHandle>();
+    shared::<SubscriptionHealth>();
+    shared::<SubscriptionCounts>();
+    shared::<SubscriptionReport>();
+    shared::<SubscriptionState>();
+    shared::<Received>();
+    shared::<SourceDelivery>();
+    shared::<Delivery>();
+    shared::<OnDecodeError>();
+    shared::<Undecodable>();
+    shared::<DecodeError>();
+    shared::<Each<(), ()>>();
+    shared::<Manual<(), ()>>();
+    shared::<Batch<(), ()>>();
+    shared::<PerDelivery<()>>();
+};
+
 /// One task has them at a time: a transaction inside of them need not be `Sync`.
 const _: () = {
     sent::<Scope>();
     sent::<Invocation<'_>>();
+    sent::<Box<dyn Source>>();
 };
 
 const _: () = {
@@ -112,6 +166,13 @@ const _: () = {
     error::<SerializeError>();
     error::<DeserializeError>();
     error::<InvalidHeader>();
+    error::<InvalidDeadLetter>();
+    error::<SettleError>();
+    error::<SourceError>();
+    error::<SubscribeError>();
+    error::<ServiceBuildError>();
+    error::<ServiceError>();
+    error::<NotSettled>();
     error::<InvalidTimestamp>();
     error::<InvalidTraceContext>();
 };

@@ -112,7 +112,7 @@ impl fmt::Debug for SourceDelivery {
 ///
 /// Implementations do not lose a message on a cancel: a dropped future of a method settles nothing, or
 /// leaves a copy beside an original that comes again.
-pub trait Settle: Send + 'static {
+pub trait Settle: Send + Sync + 'static {
     /// Told before a handler starts, and again before each start after a [`Delayed::Hold`]. `false`:
     /// the message is no longer this consumer's (its Kafka partition was revoked); drop the delivery.
     ///
