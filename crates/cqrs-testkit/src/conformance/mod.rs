@@ -31,8 +31,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 pub use consuming::{
-    CONSUMING_CASES, ConsumingCapabilities, ConsumingFault, ConsumingHarness,
-    MemoryConsumingHarness, WithOptions, run_consuming,
+    Adjusted, CONSUMING_CASES, ConsumingCapabilities, ConsumingFault, ConsumingHarness,
+    MemoryConsumingHarness, run_consuming,
 };
 pub use harness::{Capabilities, Fault, Harness, Setup};
 pub use memory::MemoryHarness;

@@ -16,7 +16,7 @@ pub trait ConsumingHarness: Send + Sync {
 
     /// A new broker value. `with_faults`: the case is going to call [`inject`](Self::inject).
     ///
-    /// What a subscription needs beyond the defaults is added by [`WithOptions`](super::WithOptions).
+    /// What a subscription needs beyond the defaults is added by [`Adjusted`](super::Adjusted).
     fn connect(&self, with_faults: bool) -> impl Future<Output = Arc<dyn Subscribe>> + Send;
 
     /// A topic that nobody else uses and that two members of a group can share. Its name has no

@@ -1,12 +1,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cqrs_core::consume::{Delayed, Options};
+use cqrs_core::consume::Delayed;
 use cqrs_core::memory::{MemoryRetry, MemorySubscription};
 use cqrs_core::{MemoryBroker, Subscribe};
 use uuid::Uuid;
 
-use super::{ConsumingCapabilities, ConsumingFault, ConsumingHarness, WithOptions};
+use super::{Adjusted, ConsumingCapabilities, ConsumingFault, ConsumingHarness};
 use crate::Probe;
 
 /// The in-memory broker under the consuming half; also an example of a [`ConsumingHarness`].
@@ -52,9 +52,8 @@ impl ConsumingHarness for MemoryConsumingHarness {
     async fn connect(&self, _with_faults: bool) -> Arc<dyn Subscribe> {
         let broker = MemoryBroker::new();
         *self.broker.lock().unwrap_or_else(PoisonError::into_inner) = broker.clone();
-        let mut options = Options::default();
-        options.insert(MemorySubscription::default().with_retry(self.retry));
-        Arc::new(WithOptions::new(Arc::new(broker), options))
+        let options = MemorySubscription::default().with_retry(self.retry);
+        Arc::new(Adjusted::new(Arc::new(broker), move |request| request.options.insert(options)))
     }
 
     async fn fresh_topic(&self) -> String {

@@ -2,17 +2,17 @@
 //! [`Source`](cqrs_core::consume::Source), [`Settle`](cqrs_core::consume::Settle), and what the
 //! [`Service`](cqrs_core::Service) promises on top of them.
 
+mod adjusted;
 mod cases;
 mod harness;
 mod memory;
 mod opened;
 mod service;
 mod stage;
-mod with_options;
 
+pub use adjusted::Adjusted;
 pub use harness::{ConsumingCapabilities, ConsumingFault, ConsumingHarness};
 pub use memory::MemoryConsumingHarness;
-pub use with_options::WithOptions;
 
 /// Stamps one `#[test]` per case of the suite's consuming half. See the
 /// [module](mod@crate::conformance).

@@ -1,0 +1,149 @@
+//! The RabbitMQ source under the consuming half of the conformance suite.
+
+#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
+
+#[path = "conformance_support/proxied.rs"]
+mod proxied;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, AmqpSubscription, QueueKind};
+use cqrs_core::Subscribe;
+use cqrs_core::consume::{DeadLetterTo, Delayed, SubscribeRequest, TopicSet};
+use cqrs_testkit::conformance::{
+    Adjusted, ConsumingCapabilities, ConsumingFault, ConsumingHarness,
+};
+use cqrs_testkit::{FaultProxy, Probe, consuming_conformance};
+use integration_tests::amqp;
+use lapin::options::QueueDeleteOptions;
+use lapin::{Connection, ConnectionProperties};
+use proxied::{Proxied, blocking};
+
+const EXCHANGE: &str = "cqrs-conformance";
+
+type Queues = Arc<Mutex<BTreeSet<String>>>;
+
+struct AmqpHarness {
+    kind: QueueKind,
+    proxied: Proxied,
+    /// What the case has declared.
+    queues: Queues,
+}
+
+impl AmqpHarness {
+    fn new(kind: QueueKind) -> Self {
+        Self { kind, proxied: Proxied::default(), queues: Queues::default() }
+    }
+}
+
+/// The queues that a subscription declares.
+fn queues_of(request: &SubscribeRequest) -> Vec<String> {
+    let TopicSet::Named(topics) = &request.topics else { return Vec::new() };
+    let mut names = Vec::new();
+    for topic in topics {
+        let queue = format!("{topic}.{}", request.group);
+        for delay in request.retry.delays() {
+            let shown = match delay.subsec_millis() {
+                0 => format!("{}s", delay.as_secs()),
+                _ => format!("{}ms", delay.as_millis()),
+            };
+            names.push(format!("{queue}.retry.{shown}"));
+        }
+        match &request.dead_letter {
+            DeadLetterTo::Named(name) => names.push(name.to_string()),
+            _ => names.push(format!("{queue}.dead")),
+        }
+        names.push(queue);
+    }
+    names
+}
+
+impl ConsumingHarness for AmqpHarness {
+    fn capabilities(&self) -> ConsumingCapabilities {
+        let mut capabilities = ConsumingCapabilities::default();
+        capabilities.content_type = true;
+        capabilities.queues = true;
+        capabilities.redelivered = true;
+        capabilities.timestamp_unit = Duration::from_secs(1);
+        capabilities.delayed = Delayed::Scheduled;
+        capabilities.cut = true;
+        capabilities.mute = true;
+        capabilities
+    }
+
+    async fn connect(&self, with_faults: bool) -> Arc<dyn Subscribe> {
+        let mut dsn = blocking(amqp::dsn).await;
+        if with_faults {
+            let address = blocking(amqp::address).await;
+            let proxy = FaultProxy::start("127.0.0.1:0", address.as_str()).await.unwrap();
+            dsn = dsn.replace(&address, &proxy.address().to_string());
+            self.proxied.set(proxy).await;
+        }
+        let mut config = AmqpConfig::new(dsn);
+        config.exchange.name = EXCHANGE.into();
+        let broker = AmqpMessageBroker::connect(config).await.unwrap();
+        let (kind, queues) = (self.kind, Arc::clone(&self.queues));
+        let adjust = move |request: &mut SubscribeRequest| {
+            request.options.insert(AmqpSubscription::new().with_kind(kind));
+            queues.lock().unwrap().extend(queues_of(request));
+        };
+        Arc::new(Adjusted::new(Arc::new(broker), adjust))
+    }
+
+    async fn fresh_topic(&self) -> String {
+        amqp::fresh("consuming")
+    }
+
+    async fn dead_letters(&self, name: &str) -> Probe {
+        self.queues.lock().unwrap().insert(name.to_owned());
+        Probe::amqp(&blocking(amqp::dsn).await, "", name).await.unwrap()
+    }
+
+    async fn publish_tombstone(&self, _topic: &str, _key: &str) {
+        panic!("tombstones are not declared");
+    }
+
+    async fn inject(&self, fault: ConsumingFault) {
+        self.proxied.inject(fault).await;
+    }
+}
+
+impl Drop for AmqpHarness {
+    /// Leaves no queues behind, not even after a case that failed.
+    fn drop(&mut self) {
+        let queues = std::mem::take(&mut *self.queues.lock().unwrap());
+        let deleting = async {
+            let dsn = blocking(amqp::dsn).await;
+            let connection = Connection::connect(&dsn, ConnectionProperties::default()).await?;
+            let channel = connection.create_channel().await?;
+            for queue in queues {
+                let options = QueueDeleteOptions::default();
+                channel.queue_delete(queue.as_str().into(), options).await?;
+            }
+            connection.close(200, "OK".into()).await
+        };
+        let deleted = tokio::task::block_in_place(|| {
+            let limit = Duration::from_secs(20);
+            tokio::runtime::Handle::current().block_on(tokio::time::timeout(limit, deleting))
+        });
+        if !matches!(deleted, Ok(Ok(()))) {
+            eprintln!("queues are left behind: {deleted:?}");
+        }
+    }
+}
+
+/// Replicated, the default.
+mod quorum {
+    use super::*;
+
+    consuming_conformance!(AmqpHarness::new(QueueKind::Quorum));
+}
+
+/// On one node.
+mod classic {
+    use super::*;
+
+    consuming_conformance!(AmqpHarness::new(QueueKind::Classic));
+}

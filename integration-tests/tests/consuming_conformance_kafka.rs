@@ -1,0 +1,125 @@
+//! The Kafka source under the consuming half of the conformance suite.
+
+#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
+
+#[path = "conformance_support/proxied.rs"]
+mod proxied;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cqrs_core::Subscribe;
+use cqrs_core::consume::Delayed;
+use cqrs_kafka::{KafkaConfig, KafkaMessageBroker, KafkaSubscription, RetryMode};
+use cqrs_testkit::conformance::{
+    Adjusted, ConsumingCapabilities, ConsumingFault, ConsumingHarness,
+};
+use cqrs_testkit::{FaultProxy, Probe, consuming_conformance};
+use integration_tests::kafka::{Raw, create_topic, fresh_topic, java_partition, write};
+use integration_tests::servers;
+use proxied::{Proxied, blocking};
+use tokio::sync::{Mutex, MutexGuard};
+
+const PARTITIONS: i32 = 4;
+
+/// The proxy's port exists once.
+static PROXY: Mutex<()> = Mutex::const_new(());
+
+struct KafkaHarness {
+    retry_mode: RetryMode,
+    proxied: Proxied,
+    alone: Mutex<Option<MutexGuard<'static, ()>>>,
+}
+
+impl KafkaHarness {
+    fn new(retry_mode: RetryMode) -> Self {
+        Self { retry_mode, proxied: Proxied::default(), alone: Mutex::default() }
+    }
+
+    /// The port may still be another process's.
+    async fn proxy(&self) -> FaultProxy {
+        *self.alone.lock().await = Some(PROXY.lock().await);
+        let upstream = blocking(servers::kafka_behind_proxy).await;
+        let end = Instant::now() + Duration::from_secs(120);
+        loop {
+            match FaultProxy::start(servers::kafka_proxied(), upstream.as_str()).await {
+                Ok(proxy) => return proxy,
+                Err(error) => assert!(Instant::now() < end, "the proxy's port: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+impl ConsumingHarness for KafkaHarness {
+    fn capabilities(&self) -> ConsumingCapabilities {
+        let mut capabilities = ConsumingCapabilities::default();
+        capabilities.offsets = true;
+        capabilities.partitions = true;
+        capabilities.content_type = true;
+        capabilities.timestamp_unit = Duration::from_millis(1);
+        capabilities.tombstones = true;
+        capabilities.delayed = match self.retry_mode {
+            RetryMode::Topics => Delayed::Scheduled,
+            _ => Delayed::Hold,
+        };
+        capabilities.history = true;
+        capabilities.start_time = true;
+        capabilities.patterns = true;
+        capabilities.cut = true;
+        capabilities.mute = true;
+        capabilities.patience = Duration::from_secs(45);
+        capabilities
+    }
+
+    async fn connect(&self, with_faults: bool) -> Arc<dyn Subscribe> {
+        let mut config = KafkaConfig::new([blocking(servers::kafka).await]);
+        if with_faults {
+            self.proxied.set(self.proxy().await).await;
+            config = KafkaConfig::new([servers::kafka_proxied()]);
+        }
+        let broker = KafkaMessageBroker::connect(config).await.unwrap();
+        let options = KafkaSubscription::new()
+            .with_retry_mode(self.retry_mode)
+            // The least that the server allows: a member that died is not waited for for long.
+            .with_session_timeout(Duration::from_secs(6));
+        let adjust = move |request: &mut cqrs_core::consume::SubscribeRequest| {
+            request.options.insert(options.clone());
+        };
+        Arc::new(Adjusted::new(Arc::new(broker), adjust))
+    }
+
+    async fn fresh_topic(&self) -> String {
+        let topic = fresh_topic("consuming");
+        create_topic(&topic, PARTITIONS, &[]).await;
+        topic
+    }
+
+    async fn dead_letters(&self, name: &str) -> Probe {
+        Probe::kafka(&blocking(servers::kafka).await, name).await.unwrap()
+    }
+
+    async fn publish_tombstone(&self, topic: &str, key: &str) {
+        let partition = java_partition(key.as_bytes(), PARTITIONS);
+        let tombstone = Raw { partition, key: Some(key.into()), ..Raw::default() };
+        write(topic, vec![tombstone]).await;
+    }
+
+    async fn inject(&self, fault: ConsumingFault) {
+        self.proxied.inject(fault).await;
+    }
+}
+
+/// A key waits for its retries.
+mod ordered {
+    use super::*;
+
+    consuming_conformance!(KafkaHarness::new(RetryMode::Ordered));
+}
+
+/// Messages wait for their retries in topics.
+mod retry_topics {
+    use super::*;
+
+    consuming_conformance!(KafkaHarness::new(RetryMode::Topics));
+}
