@@ -37,12 +37,6 @@ async fn nothing_unfinished_is_settled_and_keys_keep_their_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_are_handled_at_the_same_time() {
-    let _alone = SERVER.write().await;
-    order::speed_up(KIND, WORKER).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn one_poison_message_becomes_one_dead_letter() {
     let _shared = SERVER.read().await;
     bad::poison(KIND, WORKER).await;

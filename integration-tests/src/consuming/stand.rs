@@ -219,7 +219,7 @@ impl Stand {
                 let committed = self.committed("g").await;
                 committed.iter().map(|(_, offset)| offset).sum::<i64>() == total as i64
             }
-            Kind::Amqp => self.waiting().await == (0, 0),
+            Kind::Amqp => self.waiting().await == 0,
         })
         .await;
     }
@@ -301,14 +301,29 @@ impl Stand {
         asking.await.unwrap()
     }
 
-    /// Messages of RabbitMQ's source queue that wait in it or are out with a consumer.
-    pub async fn waiting(&self) -> (u64, u64) {
-        let names = ["name", "messages_ready", "messages_unacknowledged"];
-        let listed = ctl(&[&["-q", "list_queues"][..], &names[..]].concat()).await;
-        let queue = format!("{}.g\t", self.topic);
-        let line = listed.lines().find_map(|line| line.strip_prefix(&queue)).expect("the queue");
-        let (ready, out) = line.split_once('\t').unwrap();
-        (ready.parse().unwrap(), out.trim().parse().unwrap())
+    /// RabbitMQ: how many messages wait in the source queue, beside those that are out.
+    pub async fn waiting(&self) -> usize {
+        let raw = amqp::Raw::connect().await;
+        let waiting = raw.count(&format!("{}.g", self.topic)).await;
+        raw.clean(&[], &[]).await;
+        waiting as usize
+    }
+
+    /// What is settled when all `total` messages are done and nobody consumes any more: all of them.
+    pub async fn settled(&self, total: usize) {
+        match self.kind {
+            Kind::Kafka => {
+                let committed = self.committed("g").await;
+                let committed: i64 = committed.iter().map(|(_, offset)| offset).sum();
+                assert_eq!(committed, total as i64, "all is committed");
+            }
+            Kind::Amqp => {
+                let raw = amqp::Raw::connect().await;
+                let left = raw.drain(&format!("{}.g", self.topic)).await;
+                raw.clean(&[], &[]).await;
+                assert!(left.is_empty(), "{} are not settled", left.len());
+            }
+        }
     }
 
     /// Deletes what it made on the server, and its files.

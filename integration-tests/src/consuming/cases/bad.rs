@@ -6,7 +6,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use cqrs_core::{DeadLetterReason, Message};
 
-use super::kills::settled;
 use crate::consuming::ledger::Summary;
 use crate::consuming::stand::{Stand, count, ids, until};
 use crate::consuming::work::{Act, Kind, Work};
@@ -35,7 +34,7 @@ pub async fn poison(kind: Kind, program: &'static str) -> Summary {
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
-    settled(&stand, total).await;
+    stand.settled(total).await;
     let dead = stand.dead().await;
     let test = format!("{kind:?} 1 poison in {total}");
     let summary = ledger.check(&test, &published, &ids(&dead));
@@ -74,7 +73,7 @@ pub async fn panics(kind: Kind, program: &'static str) -> Summary {
     .await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
-    settled(&stand, total).await;
+    stand.settled(total).await;
     let dead = stand.dead().await;
     let test = format!("{kind:?} {panicking} panics in {total}");
     let summary = ledger.check(&test, &published, &ids(&dead));
@@ -140,7 +139,7 @@ pub async fn undecodable(kind: Kind, program: &'static str) -> Summary {
     stand.until_settled(sent).await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
-    settled(&stand, sent).await;
+    stand.settled(sent).await;
     let dead = stand.dead().await;
     let (dead_count, skipped) = (dead.len(), sent - each - dead.len());
     let test = format!("{kind:?} undecodable");

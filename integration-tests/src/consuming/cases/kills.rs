@@ -9,25 +9,11 @@ use crate::consuming::stand::{Stand, count, until};
 use crate::consuming::work::{Act, Id, Kind, Work};
 
 /// RabbitMQ's prefetch at a concurrency of 64.
-const PREFETCH: usize = 192;
+pub(super) const PREFETCH: usize = 192;
 
 async fn handled(ledger: &mut Ledger, goal: usize) {
     let what = format!("{goal} to be handled");
     until(&what, async || ledger.refresh().handled() >= goal).await;
-}
-
-/// What is settled when all is done.
-pub(super) async fn settled(stand: &Stand, total: usize) {
-    match stand.kind {
-        Kind::Kafka => {
-            let committed: i64 = stand.committed("g").await.iter().map(|(_, offset)| offset).sum();
-            assert_eq!(committed, total as i64, "all is committed");
-        }
-        Kind::Amqp => {
-            let left = stand.waiting().await;
-            assert_eq!(left, (0, 0), "ready and unacknowledged");
-        }
-    }
 }
 
 /// 7: `kill -9`, again and again.
@@ -52,7 +38,7 @@ pub async fn killed(kind: Kind, program: &'static str) -> Summary {
     handled(&mut ledger, total).await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
-    settled(&stand, total).await;
+    stand.settled(total).await;
     let of = match kind {
         Kind::Kafka => "handled since the last commits",
         Kind::Amqp => "prefetch x kills",
@@ -94,7 +80,7 @@ pub async fn terminated(kind: Kind, program: &'static str, keys: usize) -> Summa
     handled(&mut ledger, total).await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
-    settled(&stand, total).await;
+    stand.settled(total).await;
     let test = format!("{kind:?} SIGTERM x{stops}, {keys} keys");
     let summary = ledger.check(&test, &published, &[]);
     let summary = summary.sound(format!("slowest exit {slowest:.2?} handled at exits {ended:?}"));
@@ -135,7 +121,7 @@ pub async fn overdue(kind: Kind, program: &'static str) -> Summary {
     let worker = stand.start(&options, &mut ledger).await;
     handled(&mut ledger, 206).await;
     worker.stop().await;
-    settled(&stand, 206).await;
+    stand.settled(206).await;
     let came: Vec<&Id> = ledger.lines()[first..]
         .iter()
         .filter(|line| line.mark == Mark::Start)
