@@ -89,6 +89,12 @@ impl MemoryBroker {
         kept.into_iter().map(Arc::unwrap_or_clone).collect()
     }
 
+    /// How many messages of `topic` the group has not settled; 0 when there is no such group. For
+    /// assertions in tests.
+    pub fn unsettled(&self, topic: &str, group: &str) -> usize {
+        self.with_topic(topic, |topic| topic.unsettled(group)).unwrap_or_default()
+    }
+
     /// Lets things go wrong, for tests of what publishes to this broker and consumes from it.
     pub fn faults(&self) -> MemoryFaults {
         MemoryFaults(self.clone())

@@ -174,6 +174,10 @@ impl Topic {
         })
     }
 
+    pub(super) fn unsettled(&self, group: &str) -> usize {
+        self.lock().named(group).map_or(0, |group| group.unsettled())
+    }
+
     pub(super) fn is_out(&self, group: u64, ticket: u64) -> bool {
         self.lock().group_mut(group).is_some_and(|group| group.is_out(ticket))
     }

@@ -1,0 +1,216 @@
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use cqrs_core::broker::{BoxFuture, BrokerState, Receipt, ShutdownReport};
+use cqrs_core::consume::{
+    Delayed, Settle, SettleError, Source, SourceDelivery, SourceError, SubscribeError,
+    SubscribeRequest, TopicSet,
+};
+use cqrs_core::{
+    DeadLetter, MemoryBroker, Message, MessageBroker, PublishError, RetryState, Subscribe,
+};
+
+use super::journal::{Journal, Subject, What};
+
+/// The broker of a [`ServiceTester`](super::ServiceTester): a [`MemoryBroker`] that writes down what
+/// happens on it. Clones are the same broker.
+#[derive(Clone)]
+pub struct TesterBroker {
+    pub(super) memory: MemoryBroker,
+    pub(super) journal: Arc<Journal>,
+}
+
+impl TesterBroker {
+    fn note_published(&self, message: Message) {
+        self.journal.change(|state| state.published.push(message));
+    }
+}
+
+impl fmt::Debug for TesterBroker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TesterBroker").field(&self.memory).finish()
+    }
+}
+
+impl MessageBroker for TesterBroker {
+    fn enqueue(&self, message: Message) -> BoxFuture<'_, Result<Receipt, PublishError>> {
+        Box::pin(async move {
+            let receipt = self.memory.enqueue(message).await?;
+            self.note_published(receipt.message().clone());
+            Ok(receipt)
+        })
+    }
+
+    fn try_enqueue(&self, message: Message) -> Result<Receipt, PublishError> {
+        let receipt = self.memory.try_enqueue(message)?;
+        self.note_published(receipt.message().clone());
+        Ok(receipt)
+    }
+
+    fn state(&self) -> BrokerState {
+        self.memory.state()
+    }
+
+    fn shutdown(&self, deadline: Duration) -> BoxFuture<'_, ShutdownReport> {
+        self.memory.shutdown(deadline)
+    }
+}
+
+impl Subscribe for TesterBroker {
+    fn check(&self, requests: &[SubscribeRequest]) -> Vec<SubscribeError> {
+        self.memory.check(requests)
+    }
+
+    fn subscribe(
+        &self,
+        request: SubscribeRequest,
+    ) -> BoxFuture<'_, Result<Box<dyn Source>, SubscribeError>> {
+        Box::pin(async move {
+            let (topics, group) = (request.topics.clone(), Arc::clone(&request.group));
+            let inner = Subscribe::subscribe(&self.memory, request).await?;
+            let journal = Arc::clone(&self.journal);
+            journal.change(|state| {
+                state.subscriptions += 1;
+                if let TopicSet::Named(topics) = topics {
+                    let opened = topics.into_iter().map(|topic| (topic, Arc::clone(&group)));
+                    state.opened.extend(opened);
+                }
+            });
+            Ok(Box::new(Recorded { inner, group, journal }) as Box<dyn Source>)
+        })
+    }
+}
+
+/// A source whose deliveries write down what becomes of them.
+#[derive(Debug)]
+struct Recorded {
+    inner: Box<dyn Source>,
+    group: Arc<str>,
+    journal: Arc<Journal>,
+}
+
+impl Source for Recorded {
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<SourceDelivery, SourceError>>> {
+        let next = std::task::ready!(self.inner.poll_next(cx));
+        Poll::Ready(next.map(|delivery| {
+            let SourceDelivery { message, retry, settle } = delivery?;
+            let subject = Arc::new(Subject::new(&message, &self.group));
+            self.journal.note(&subject, What::Delivered { attempts: retry.attempts });
+            let journal = Arc::clone(&self.journal);
+            let settle = RecordedSettle { inner: settle, subject, journal, end: End::Handled };
+            Ok(SourceDelivery { message, retry, settle: Box::new(settle) })
+        }))
+    }
+
+    fn stop(&mut self) -> BoxFuture<'_, ()> {
+        self.inner.stop()
+    }
+
+    fn close(self: Box<Self>, deadline: Duration) -> BoxFuture<'static, Result<(), SourceError>> {
+        self.inner.close(deadline)
+    }
+}
+
+struct RecordedSettle {
+    inner: Box<dyn Settle>,
+    subject: Arc<Subject>,
+    journal: Arc<Journal>,
+    end: End,
+}
+
+/// What an ack means now, or a drop.
+enum End {
+    Handled,
+    DeadLettered(DeadLetter),
+    /// A copy comes; that is written down already.
+    Scheduled,
+    /// It is written down what became of it.
+    Told,
+}
+
+impl RecordedSettle {
+    fn note(&self, what: What) {
+        self.journal.note(&self.subject, what);
+    }
+
+    fn note_error<T>(&self, what: &'static str, result: &Result<T, SettleError>) {
+        if let Err(error) = result {
+            self.note(What::NotConfirmed { what, error: error.to_string() });
+        }
+    }
+}
+
+impl Settle for RecordedSettle {
+    fn begin(&mut self) -> bool {
+        let is_ours = self.inner.begin();
+        if !is_ours {
+            self.note(What::Revoked);
+            self.end = End::Told;
+        }
+        is_ours
+    }
+
+    fn is_revoked(&self) -> bool {
+        self.inner.is_revoked()
+    }
+
+    fn ack(&mut self) -> BoxFuture<'_, Result<(), SettleError>> {
+        Box::pin(async move {
+            let acked = self.inner.ack().await;
+            self.note_error("ack", &acked);
+            if acked.is_ok() {
+                match std::mem::replace(&mut self.end, End::Told) {
+                    End::Handled => self.note(What::Handled),
+                    End::DeadLettered(letter) => self.note(What::DeadLettered(letter)),
+                    End::Scheduled | End::Told => {}
+                }
+            }
+            acked
+        })
+    }
+
+    fn retry_later(
+        &mut self,
+        delay: Duration,
+        state: &RetryState,
+    ) -> BoxFuture<'_, Result<Delayed, SettleError>> {
+        let state = *state;
+        Box::pin(async move {
+            let delayed = self.inner.retry_later(delay, &state).await;
+            self.note_error("retry", &delayed);
+            if let Ok(delayed) = delayed {
+                self.note(What::Retried { delay, attempts: state.attempts });
+                if delayed == Delayed::Scheduled {
+                    self.end = End::Scheduled;
+                }
+            }
+            delayed
+        })
+    }
+
+    fn dead_letter(&mut self, letter: &DeadLetter) -> BoxFuture<'_, Result<(), SettleError>> {
+        let letter = letter.clone();
+        Box::pin(async move {
+            let stored = self.inner.dead_letter(&letter).await;
+            self.note_error("dead letter", &stored);
+            if stored.is_ok() {
+                self.end = End::DeadLettered(letter);
+            }
+            stored
+        })
+    }
+}
+
+impl Drop for RecordedSettle {
+    fn drop(&mut self) {
+        if !matches!(self.end, End::Told) {
+            let revoked = self.inner.is_revoked();
+            self.note(if revoked { What::Revoked } else { What::GivenBack });
+        }
+    }
+}

@@ -1,0 +1,176 @@
+use std::fmt::Write;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cqrs_core::{DeadLetter, Incoming, Message};
+use serde::Deserialize;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::patience::Patience;
+
+/// What happened to the messages of a tester's broker, in order.
+#[derive(Debug)]
+pub(super) struct Journal {
+    began: Instant,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) entries: Vec<Entry>,
+    /// What was taken by [`TesterBroker`](super::TesterBroker) to be published.
+    pub(super) published: Vec<Message>,
+    /// Topics and groups that were subscribed to.
+    pub(super) opened: Vec<(Arc<str>, Arc<str>)>,
+    /// How many subscriptions that were.
+    pub(super) subscriptions: usize,
+    /// Why a service ended that was not asked to.
+    pub(super) failed: Option<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    at: Instant,
+    pub(super) subject: Arc<Subject>,
+    pub(super) what: What,
+}
+
+/// A delivery.
+#[derive(Debug)]
+pub(super) struct Subject {
+    pub(super) message: Incoming,
+    pub(super) name: Option<String>,
+    pub(super) group: Arc<str>,
+}
+
+#[derive(Debug)]
+pub(super) enum What {
+    Delivered { attempts: u32 },
+    Handled,
+    Retried { delay: Duration, attempts: u32 },
+    DeadLettered(DeadLetter),
+    GivenBack,
+    Revoked,
+    NotConfirmed { what: &'static str, error: String },
+}
+
+impl Subject {
+    pub(super) fn new(message: &Incoming, group: &Arc<str>) -> Self {
+        let name = message.name.as_deref().map(str::to_owned).or_else(|| peek(&message.bytes()));
+        Self { message: message.clone(), name, group: Arc::clone(group) }
+    }
+}
+
+/// The event's name in a JSON body.
+fn peek(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Name {
+        #[serde(alias = "eventName")]
+        event_name: String,
+    }
+    Some(serde_json::from_slice::<Name>(body).ok()?.event_name)
+}
+
+impl Journal {
+    pub(super) fn new() -> Self {
+        Self { began: Instant::now(), state: Mutex::default(), changed: Notify::new() }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.lock());
+        self.changed.notify_waiters();
+    }
+
+    pub(super) fn note(&self, subject: &Arc<Subject>, what: What) {
+        let entry = Entry { at: Instant::now(), subject: Arc::clone(subject), what };
+        self.change(|state| state.entries.push(entry));
+    }
+
+    /// Waits until `look` finds something. `None` when it does not within `patience`, or when a service
+    /// has failed.
+    pub(super) async fn wait<T>(
+        &self,
+        patience: Duration,
+        look: impl Fn(&State) -> Option<T>,
+    ) -> Option<T> {
+        let mut waited = None;
+        loop {
+            // Made before looking, so that it hears of everything that comes after the look.
+            let changed = self.changed.notified();
+            {
+                let state = self.lock();
+                let found = look(&state);
+                if found.is_some() || state.failed.is_some() {
+                    return found;
+                }
+            }
+            let over = waited.get_or_insert_with(|| Patience::new(patience));
+            tokio::select! {
+                () = changed => {}
+                () = over.is_over() => return look(&self.lock()),
+            }
+        }
+    }
+
+    /// All that happened, one line each.
+    pub(super) fn story(&self) -> String {
+        let state = self.lock();
+        let mut story = String::new();
+        for entry in &state.entries {
+            let Entry { at, subject, what } = entry;
+            let at = at.saturating_duration_since(self.began).as_secs_f64();
+            let name = subject.name.as_deref().unwrap_or("a message without an event name");
+            let (topic, group) = (&subject.message.topic, &subject.group);
+            let offset = subject.message.offset.unwrap_or_default();
+            let what = what.to_string();
+            let _infallible =
+                writeln!(story, "  {at:9.3} s  {name} ({topic} {offset}) in {group}: {what}");
+        }
+        for message in &state.published {
+            let _infallible = writeln!(story, "  published: {} to {}", message.name, message.topic);
+        }
+        if state.subscriptions == 0 {
+            story.push_str("  no subscription was opened: was the service started?\n");
+        }
+        if let Some(error) = &state.failed {
+            let _infallible = writeln!(story, "  the service has ended: {error}");
+        }
+        if story.is_empty() {
+            story.push_str("  nothing\n");
+        }
+        if let Some(Entry { what: What::Retried { .. }, .. }) = state.entries.last() {
+            story.push_str(
+                "  it waits for its next attempt: `#[tokio::test(start_paused = true)]` lets that \
+                 time pass at once\n",
+            );
+        }
+        story
+    }
+}
+
+impl std::fmt::Display for What {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Delivered { attempts: 0 } => f.write_str("delivered"),
+            Self::Delivered { attempts } => write!(f, "delivered, after {attempts} attempts"),
+            Self::Handled => f.write_str("handled"),
+            Self::Retried { delay, attempts } => {
+                write!(f, "failed as attempt {attempts}, again in {delay:?}")
+            }
+            Self::DeadLettered(letter) => write!(
+                f,
+                "dead-lettered ({}, {} attempts): {}",
+                letter.reason, letter.attempts, letter.error
+            ),
+            Self::GivenBack => f.write_str("given back"),
+            Self::Revoked => f.write_str("revoked"),
+            Self::NotConfirmed { what, error } => write!(f, "{what} not confirmed: {error}"),
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! Runs a service's own wiring in process, on a broker that writes down what happens.
+
+mod broker;
+mod journal;
+mod patience;
+mod running;
+mod seen;
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use broker::TesterBroker;
+use cqrs_core::broker::MessageBrokerExt;
+use cqrs_core::memory::MemoryFaults;
+use cqrs_core::{Event, EventRoute, Mediator, MemoryBroker, Message, Notification, Service};
+use journal::{Entry, Journal, State, What};
+pub use running::RunningService;
+pub use seen::{Buried, Retried, TesterError};
+use seen::{decode, is_named, type_name};
+use serde::de::DeserializeOwned;
+
+/// Tests a service without a server: starts its own wiring on an in-memory broker, publishes typed
+/// events, waits until they are handled, retried or dead-lettered, and shows what the service published.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use cqrs_core::{EventHandler, EventMediator, HandlerError, Scope, Service, Subscribe, Subscription};
+/// # use cqrs_core::{DeadLetterReason, HandlerResultExt};
+/// # use cqrs_macros::Notification;
+/// use cqrs_testkit::ServiceTester;
+/// # use serde::{Deserialize, Serialize};
+///
+/// # #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Notification)]
+/// # #[cqrs(crate = "cqrs_core", name = "UserCreated", topic = "user_events", key = "email")]
+/// # struct UserCreated { email: String }
+/// # #[derive(Debug, PartialEq, Serialize, Deserialize, Notification)]
+/// # #[cqrs(crate = "cqrs_core", name = "WelcomeSent", topic = "mails")]
+/// # struct WelcomeSent { to: String }
+/// # struct SendWelcomeMail;
+/// # impl EventHandler<UserCreated> for SendWelcomeMail {
+/// #     async fn handle(&self, event: &UserCreated, scope: &mut Scope) -> Result<(), HandlerError> {
+/// #         if !event.email.contains('@') {
+/// #             return Err("no address").permanent();
+/// #         }
+/// #         scope.emit(WelcomeSent { to: event.email.clone() });
+/// #         Ok(())
+/// #     }
+/// # }
+/// /// The application's: `main` gives it Kafka or RabbitMQ.
+/// fn mailer(broker: Arc<dyn Subscribe>) -> Result<Service, Box<dyn std::error::Error>> {
+///     let events = EventMediator::builder()
+///         .event::<UserCreated, _>(SendWelcomeMail)
+///         .broker(Arc::clone(&broker))
+///         .build()?;
+///     let users = Subscription::to("user_events").group("mailer").json::<UserCreated>();
+///     Ok(Service::builder(broker).subscribe(users, events).build()?)
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// // #[tokio::test(start_paused = true)]: the retries of minutes take no time.
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let tester = ServiceTester::new();
+/// let running = tester.start(mailer(Arc::new(tester.broker()))?).await;
+///
+/// let ada = UserCreated { email: "ada@example.org".into() };
+/// tester.publish(ada.clone()).await?;
+/// assert_eq!(tester.handled::<UserCreated>(1).await?, [ada]);
+/// assert_eq!(tester.published::<WelcomeSent>(), [WelcomeSent { to: "ada@example.org".into() }]);
+///
+/// tester.publish(UserCreated { email: "nowhere".into() }).await?;
+/// let buried = tester.dead_letters(1).await?;
+/// assert_eq!(buried[0].letter.reason, DeadLetterReason::Permanent);
+/// assert!(buried[0].letter.error.ends_with("no address"));
+///
+/// let report = running.stop().await?;
+/// assert_eq!(report.subscriptions[0].counts.handled, 1);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # How it waits
+/// [`handled`](Self::handled) and its kin wait until there are so many, and fail with all that did happen
+/// when there are not within [5 seconds](Self::patience), or when the service ends with an error. With
+/// `0` they do not wait: they return what there is.
+///
+/// The five seconds are of the wall clock. The service itself goes by tokio's clock: under
+/// `#[tokio::test(start_paused = true)]` a retry in five minutes comes at once.
+///
+/// # What it tells
+/// It sees what the broker sees. An event is of type `P` if its name says so and its body is JSON of it;
+/// an event that two groups handled was handled twice; what a policy skipped or discarded was acked, and
+/// so counts as handled ([`RunningService::health`] tells them apart); and attempts that follow each
+/// other immediately are no business of the broker's: [`RunningService::failed_attempts`] counts them.
+#[derive(Debug)]
+pub struct ServiceTester {
+    broker: TesterBroker,
+    patience: Duration,
+}
+
+impl Default for ServiceTester {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ServiceTester {
+    /// A tester with a [`MemoryBroker`] of its own.
+    pub fn new() -> Self {
+        Self::on(MemoryBroker::new())
+    }
+
+    /// A tester on `memory`, which may be built to be small, or strict.
+    pub fn on(memory: MemoryBroker) -> Self {
+        let broker = TesterBroker { memory, journal: Arc::new(Journal::new()) };
+        Self { broker, patience: Duration::from_secs(5) }
+    }
+
+    /// How long to wait for what must happen, by the wall clock; 5 s by default.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// The broker to wire the service with.
+    pub fn broker(&self) -> TesterBroker {
+        self.broker.clone()
+    }
+
+    /// The in-memory broker below. What is published to it directly does not count as published by the
+    /// service.
+    pub fn memory(&self) -> &MemoryBroker {
+        &self.broker.memory
+    }
+
+    /// Lets things go wrong: lost confirms, duplicates, redeliveries, revokes, failed settlements.
+    pub fn faults(&self) -> MemoryFaults {
+        self.broker.memory.faults()
+    }
+
+    /// Starts `service`, which is wired with [`broker`](Self::broker), and waits until its subscriptions
+    /// are open.
+    pub async fn start(&self, service: Service) -> RunningService {
+        let journal = &self.broker.journal;
+        let expected = {
+            let mut state = journal.lock();
+            state.failed = None;
+            state.subscriptions + service.health().subscriptions().len()
+        };
+        let running = RunningService::start(service, journal);
+        // One that does not open is told by whatever is waited for next.
+        let open = |state: &State| (state.subscriptions >= expected).then_some(());
+        let _open = journal.wait(self.patience, open).await;
+        running
+    }
+
+    // ---- what comes in
+
+    /// Publishes a notification to its own topic, as another service would: its payload, or a
+    /// [`NotificationEvent`](cqrs_core::NotificationEvent) with an id or topic of its own.
+    ///
+    /// # Errors
+    /// When it is no notification, cannot be serialized, or an injected fault keeps the broker from
+    /// confirming it.
+    pub async fn publish<E: Event>(&self, event: E) -> Result<(), TesterError> {
+        if E::ROUTE != EventRoute::Notification {
+            let text = format!("{} is a domain event: it never leaves its process", E::NAME);
+            return Err(TesterError(text));
+        }
+        let other = Mediator::builder().broker(self.broker.memory.clone()).build();
+        let other = other.map_err(|error| TesterError::of(&error))?;
+        other.emitter().emit(event).await.map_err(|error| TesterError::of(&error))
+    }
+
+    /// Publishes any message: bytes that are no event, say.
+    ///
+    /// # Errors
+    /// When the broker does not confirm it.
+    pub async fn publish_message(&self, message: Message) -> Result<(), TesterError> {
+        let published = self.broker.memory.publish(message).await;
+        published.map(drop).map_err(|error| TesterError::of(&error))
+    }
+
+    // ---- what became of it
+
+    /// Waits until `n` events of type `P` were handled and acked; returns all that were, in that order.
+    ///
+    /// # Errors
+    /// When there are fewer in time: all that did happen.
+    ///
+    /// # Cancel safety
+    /// A dropped call changes nothing.
+    pub async fn handled<P>(&self, n: usize) -> Result<Vec<P>, TesterError>
+    where
+        P: Notification + DeserializeOwned,
+    {
+        let handled = |event, what: &What| matches!(what, What::Handled).then_some(event);
+        self.wait::<P, _>(n, "handled", handled).await
+    }
+
+    /// Waits until `n` times an event of type `P` failed and was to be tried again *later*, after a
+    /// delay; returns all that were.
+    ///
+    /// # Errors
+    /// As [`handled`](Self::handled).
+    ///
+    /// # Cancel safety
+    /// A dropped call changes nothing.
+    pub async fn retried<P>(&self, n: usize) -> Result<Vec<Retried<P>>, TesterError>
+    where
+        P: Notification + DeserializeOwned,
+    {
+        let retried = |event, what: &What| match what {
+            What::Retried { delay, attempts } => {
+                Some(Retried { event, delay: *delay, attempts: *attempts })
+            }
+            _ => None,
+        };
+        self.wait::<P, _>(n, "put off", retried).await
+    }
+
+    /// Waits until `n` messages of any type became dead letters; returns all that did, in that order.
+    ///
+    /// # Errors
+    /// As [`handled`](Self::handled).
+    ///
+    /// # Cancel safety
+    /// A dropped call changes nothing.
+    pub async fn dead_letters(&self, n: usize) -> Result<Vec<Buried>, TesterError> {
+        let look = |state: &State| {
+            let buried = state.entries.iter().filter_map(|entry| match &entry.what {
+                What::DeadLettered(letter) => Some(Buried::new(&entry.subject, letter)),
+                _ => None,
+            });
+            buried.collect::<Vec<_>>()
+        };
+        self.at_least(n, look)
+            .await
+            .map_err(|found| self.missing(found, n, "message", "dead-lettered"))
+    }
+
+    /// Waits until the groups that were subscribed to have settled everything that is in their topics.
+    ///
+    /// # Errors
+    /// When they have not in time: all that did happen.
+    ///
+    /// # Cancel safety
+    /// A dropped call changes nothing.
+    pub async fn all_settled(&self) -> Result<(), TesterError> {
+        let memory = &self.broker.memory;
+        let unsettled = |state: &State| {
+            let unsettled = |(topic, group): &(Arc<str>, Arc<str>)| memory.unsettled(topic, group);
+            state.opened.iter().map(unsettled).sum::<usize>()
+        };
+        let settled =
+            |state: &State| (state.subscriptions > 0 && unsettled(state) == 0).then_some(());
+        match self.broker.journal.wait(self.patience, settled).await {
+            Some(()) => Ok(()),
+            None => {
+                let left = unsettled(&self.broker.journal.lock());
+                let (patience, story) = (self.patience, self.broker.journal.story());
+                let text = format!(
+                    "messages not settled within {patience:?}: {left}; seen so far:\n{story}"
+                );
+                Err(TesterError(text))
+            }
+        }
+    }
+
+    // ---- what goes out
+
+    /// The events of type `P` that the service published, in that order; dead letters are not among them.
+    ///
+    /// What a handler of the mediator emits is published before its own event is acked: wait for
+    /// [`handled`](Self::handled) first.
+    ///
+    /// # Panics
+    /// When a message has the name of `P` and is no JSON of it.
+    pub fn published<P: Notification + DeserializeOwned>(&self) -> Vec<P> {
+        let messages = self.published_messages();
+        let named = messages.into_iter().filter(|message| is_named::<P>(Some(&*message.name)));
+        let event = |message: Message| match decode::<P>(&message.body) {
+            Ok(event) => event,
+            Err(error) => panic!("a {} was published that is none: {error}", type_name::<P>()),
+        };
+        named.map(event).collect()
+    }
+
+    /// All messages that the service published and the broker stored, in the order they were taken.
+    pub fn published_messages(&self) -> Vec<Message> {
+        let published = self.broker.journal.lock().published.clone();
+        let is_stored = |message: &Message| {
+            let stored = self.broker.memory.messages(&message.topic);
+            stored.iter().any(|stored| stored.id == message.id)
+        };
+        published.into_iter().filter(is_stored).collect()
+    }
+
+    // ---- time
+
+    /// Lets `by` pass on tokio's clock, with all that is due meanwhile in its order. Takes no time when
+    /// that clock is paused.
+    pub async fn advance(&self, by: Duration) {
+        tokio::time::sleep(by).await;
+    }
+
+    // ----
+
+    async fn wait<P, T>(
+        &self,
+        n: usize,
+        verb: &str,
+        pick: impl Fn(P, &What) -> Option<T>,
+    ) -> Result<Vec<T>, TesterError>
+    where
+        P: Notification + DeserializeOwned,
+    {
+        let look = |state: &State| {
+            let named = |name: &Option<String>| is_named::<P>(name.as_deref());
+            let entries = state.entries.iter().filter(|entry| named(&entry.subject.name));
+            let picked = entries.filter_map(|entry| {
+                pick(decode(&entry.subject.message.bytes()).ok()?, &entry.what)
+            });
+            picked.collect::<Vec<_>>()
+        };
+        self.at_least(n, look).await.map_err(|found| {
+            let TesterError(text) = self.missing(found, n, type_name::<P>(), verb);
+            TesterError(text + &self.undecodable::<P>())
+        })
+    }
+
+    /// `Err`: how many there are instead.
+    async fn at_least<T>(
+        &self,
+        n: usize,
+        look: impl Fn(&State) -> Vec<T>,
+    ) -> Result<Vec<T>, usize> {
+        let journal = &self.broker.journal;
+        let enough = |state: &State| Some(look(state)).filter(|found| found.len() >= n);
+        let found = journal.wait(self.patience, enough).await;
+        found.ok_or_else(|| look(&journal.lock()).len())
+    }
+
+    /// Tells of events that would have counted if their bodies could be read.
+    fn undecodable<P: Notification + DeserializeOwned>(&self) -> String {
+        let state = self.broker.journal.lock();
+        let is_named = |entry: &&Entry| is_named::<P>(entry.subject.name.as_deref());
+        let errors = state.entries.iter().filter(is_named);
+        let mut errors =
+            errors.filter_map(|entry| decode::<P>(&entry.subject.message.bytes()).err());
+        match errors.next() {
+            Some(error) => {
+                let name = type_name::<P>();
+                format!("  some are named {:?} and are no JSON of {name}: {error}\n", P::NAME)
+            }
+            None => String::new(),
+        }
+    }
+
+    fn missing(&self, found: usize, n: usize, name: &str, verb: &str) -> TesterError {
+        let (patience, story) = (self.patience, self.broker.journal.story());
+        let what = match found {
+            0 => format!("no {name} was {verb}"),
+            _ => format!("{name} was {verb} {found} times instead of {n}"),
+        };
+        TesterError(format!("{what} within {patience:?}; seen so far:\n{story}"))
+    }
+}
+
+/// An error and its causes in one line.
+fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
