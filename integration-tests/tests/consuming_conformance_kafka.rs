@@ -56,7 +56,6 @@ impl ConsumingHarness for KafkaHarness {
         let mut capabilities = ConsumingCapabilities::default();
         capabilities.offsets = true;
         capabilities.partitions = true;
-        capabilities.content_type = true;
         capabilities.timestamp_unit = Duration::from_millis(1);
         capabilities.tombstones = true;
         capabilities.delayed = match self.retry_mode {

@@ -63,7 +63,7 @@ pub struct ConsumingCapabilities {
     pub partitions: bool,
     /// Messages and their dead letters name a queue. Off: they name none.
     pub queues: bool,
-    /// A message that was handed out before says so. Off: none ever does.
+    /// A message that was handed out before says so. Off: not always.
     pub redelivered: bool,
     /// Timestamps are cut to a multiple of this. Zero: they are exact.
     pub timestamp_unit: Duration,

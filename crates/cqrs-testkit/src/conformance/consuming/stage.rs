@@ -1,9 +1,11 @@
 //! What most cases need: a broker, a topic, a group, and waits that end.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use cqrs_core::consume::{
     DeadLetter, StatusReporter, SubscribeError, SubscribeErrorKind, SubscribeRequest, TopicSet,
 };
@@ -59,6 +61,8 @@ pub(super) struct Stage<'h, H> {
     pub(super) broker: Arc<dyn Subscribe>,
     pub(super) topic: String,
     pub(super) group: String,
+    /// All keys that were published.
+    keys: Mutex<BTreeSet<Bytes>>,
 }
 
 impl<'h, H: ConsumingHarness> Stage<'h, H> {
@@ -73,7 +77,8 @@ impl<'h, H: ConsumingHarness> Stage<'h, H> {
     async fn with(harness: &'h H, with_faults: bool) -> Self {
         let broker = harness.connect(with_faults).await;
         let topic = harness.fresh_topic().await;
-        Self { harness, can: harness.capabilities(), broker, topic, group: fresh_group() }
+        let (can, group, keys) = (harness.capabilities(), fresh_group(), Mutex::default());
+        Self { harness, can, broker, topic, group, keys }
     }
 
     pub(super) async fn inject(&self, fault: ConsumingFault) {
@@ -104,6 +109,7 @@ impl<'h, H: ConsumingHarness> Stage<'h, H> {
     }
 
     pub(super) async fn publish(&self, message: Message) {
+        self.note_key(&message);
         let published = self.within("publish", self.broker.publish(message)).await;
         published.unwrap_or_else(|error| panic!("publish: {}", chain(&error)));
     }
@@ -112,6 +118,7 @@ impl<'h, H: ConsumingHarness> Stage<'h, H> {
     pub(super) async fn publish_all(&self, messages: impl IntoIterator<Item = Message>) {
         let mut receipts = Vec::new();
         for message in messages {
+            self.note_key(&message);
             let enqueued = self.within("enqueue", self.broker.enqueue(message)).await;
             receipts.push(enqueued.unwrap_or_else(|error| panic!("enqueue: {}", chain(&error))));
         }
@@ -119,6 +126,11 @@ impl<'h, H: ConsumingHarness> Stage<'h, H> {
             let confirmed = self.within("confirm", receipt).await;
             confirmed.unwrap_or_else(|error| panic!("confirm: {}", chain(&error)));
         }
+    }
+
+    fn note_key(&self, message: &Message) {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.extend(message.key.clone());
     }
 
     /// Events of the one key, numbered from 1.
@@ -163,14 +175,17 @@ impl<'h, H: ConsumingHarness> Stage<'h, H> {
     /// What the group has not settled, in the order it comes; settles it.
     pub(super) async fn left(&self) -> Vec<String> {
         let mut opened = self.open().await;
-        self.publish(self.message(THE_LAST)).await;
+        // Keys may come in any order, and that of a key behind all of it.
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut coming = keys.len();
+        let last = |key| Message::new(self.topic.as_str(), THE_LAST).with_key(key);
+        self.publish_all(keys.into_iter().map(last)).await;
         let mut left = Vec::new();
-        loop {
-            let text = opened.acked().await;
-            if text == THE_LAST {
-                break;
+        while coming > 0 {
+            match opened.acked().await {
+                last if last == THE_LAST => coming -= 1,
+                text => left.push(text),
             }
-            left.push(text);
         }
         while let Some(text) = opened.acked_within(QUIET).await {
             left.push(text);

@@ -34,7 +34,7 @@ async fn assert_all_come_again<H: ConsumingHarness>(
     assert_eq!(texts, KEYS);
     for delivery in again {
         let redelivered = delivery.message.redelivered;
-        assert_eq!(redelivered, stage.can.redelivered, "whether it says that it came before");
+        assert!(redelivered || !stage.can.redelivered, "it says that it came before");
         assert!(ack(delivery).await);
     }
     opened.close().await;
@@ -54,7 +54,7 @@ pub(crate) async fn a_dropped_delivery_comes_again<H: ConsumingHarness>(harness:
     }
     let again = opened.next().await;
     assert_eq!(Some(text(&again)), dropped);
-    assert_eq!(again.message.redelivered, stage.can.redelivered);
+    assert!(again.message.redelivered || !stage.can.redelivered, "it says that it came before");
     assert!(ack(again).await);
     opened.close().await;
     stage.assert_nothing_left().await;
@@ -83,13 +83,19 @@ pub(crate) async fn what_is_unsettled_comes_again_after_a_close<H: ConsumingHarn
 pub(crate) async fn what_was_given_back_is_no_longer_ones_own<H: ConsumingHarness>(harness: &H) {
     let stage = Stage::new(harness).await;
     let mut opened = stage.open().await;
-    stage.publish(stage.message("1")).await;
-    let mut held = opened.next().await;
-    assert!(held.settle.begin() && !held.settle.is_revoked(), "it is this one's");
+    publish_one_of_each(&stage).await;
+    let mut held = opened.take(KEYS.len()).await;
+    let (running, waiting) = held.split_at_mut(1);
+    assert!(waiting.iter().all(|delivery| !delivery.settle.is_revoked()), "they are this one's");
+    assert!(running[0].settle.begin(), "it is this one's");
     opened.close().await;
-    assert!(held.settle.is_revoked() && !held.settle.begin(), "it was given back");
+    for delivery in waiting {
+        assert!(delivery.settle.is_revoked() && !delivery.settle.begin(), "it was given back");
+    }
     // Whether the broker knows better than to say Ok, it must not count.
-    let _refused = held.settle.ack().await;
+    let _refused = running[0].settle.ack().await;
     drop(held);
-    assert_eq!(stage.left().await, ["1"]);
+    let mut left = stage.left().await;
+    left.sort();
+    assert_eq!(left, KEYS);
 }
