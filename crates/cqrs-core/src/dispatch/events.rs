@@ -136,7 +136,8 @@ impl EventRounds {
             if depth == self.options.max_depth {
                 return Err(EventsError::TooDeep { event: first.name().to_owned(), depth });
             }
-            self.run_round(&round, scope, self.options.on_failure).await?;
+            let events = round.iter().map(|event| &**event);
+            self.run_round(events, scope, self.options.on_failure).await?;
             round = sort(scope.take_emitted(), &mut outgoing);
             depth += 1;
         }
@@ -147,24 +148,24 @@ impl EventRounds {
     /// only logged: whoever delivered the event must learn of them.
     pub(crate) async fn run_consumed(
         &self,
-        event: &[Box<dyn AnyEvent>],
+        event: &dyn AnyEvent,
         scope: &mut Scope,
     ) -> Result<(), EventsError> {
         let policy = match self.options.on_failure {
             OnEventFailure::Log => OnEventFailure::FinishRound,
             policy => policy,
         };
-        self.run_round(event, scope, policy).await
+        self.run_round(std::iter::once(event), scope, policy).await
     }
 
     /// Runs all handlers of `events`; what they emit is left in the scope.
-    async fn run_round(
+    async fn run_round<'e>(
         &self,
-        events: &[Box<dyn AnyEvent>],
+        events: impl Iterator<Item = &'e dyn AnyEvent>,
         scope: &mut Scope,
         policy: OnEventFailure,
     ) -> Result<(), EventsError> {
-        let calls = events.iter().flat_map(|event| self.calls(&**event));
+        let calls = events.flat_map(|event| self.calls(event));
         let failures = match self.options.concurrency {
             0 | 1 => run_in_order(calls, scope, policy).await,
             concurrency => run_in_parallel(calls, scope, policy, concurrency).await,

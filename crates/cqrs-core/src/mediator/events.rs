@@ -8,7 +8,7 @@ use super::{Bootstrap, EventSendError, MediatorShutdown, SendError};
 use crate::broker::BoxFuture;
 use crate::dispatch::EventsError;
 use crate::event::{AnyEvent, Event};
-use crate::middleware::{Answer, InvocationKind, Outcome};
+use crate::middleware::{Answer, Failure, FailureKind, InvocationKind, Outcome};
 use crate::{MessageBroker, Scope};
 
 /// Sends consumed events to their handlers. Cloning is cheap; clones share everything.
@@ -58,13 +58,10 @@ impl EventMediator {
         let inner = &*self.0;
         let _entered = inner.open(&mut scope)?;
         let mut scope = scope;
-        let mut answer = EventAnswer { inner, event, answered: None };
-        let name = answer.event.name().to_owned();
-        let chain = inner.run_chain(InvocationKind::Event, &name, &mut scope, &mut answer).await;
-        let answered = chain.and_then(|()| match answer.answered {
-            Some(handled) => handled.map_err(SendError::Handler),
-            None => Err(SendError::NoResponse),
-        });
+        let answered = match inner.middlewares.is_empty() {
+            true => run_handlers(inner, &*event, &mut scope).await.map_err(SendError::Handler),
+            false => Box::pin(run_chain(inner, event, &mut scope)).await,
+        };
         if scope.has_work() {
             return Box::pin(inner.finish(&mut scope, answered)).await;
         }
@@ -102,6 +99,35 @@ impl fmt::Debug for EventMediator {
     }
 }
 
+async fn run_chain(
+    inner: &Inner,
+    event: Box<dyn AnyEvent>,
+    scope: &mut Scope,
+) -> Result<(), EventSendError> {
+    let mut answer = EventAnswer { inner, event, answered: None };
+    let name = answer.event.name().to_owned();
+    inner.run_chain(InvocationKind::Event, &name, scope, &mut answer).await?;
+    match answer.answered {
+        Some(handled) => handled.map_err(SendError::Handler),
+        None => Err(SendError::NoResponse),
+    }
+}
+
+/// Runs the handlers. What they did is undone when one fails, and when this is dropped.
+async fn run_handlers(
+    inner: &Inner,
+    event: &dyn AnyEvent,
+    scope: &mut Scope,
+) -> Result<(), EventsError> {
+    let mut guard = scope.guard();
+    let handled = inner.rounds.run_consumed(event, guard.scope()).await;
+    let scope = guard.disarm();
+    if handled.is_err() {
+        inner.finisher.fail(scope).await;
+    }
+    handled
+}
+
 /// The typed end of a consumed event's middleware chain.
 struct EventAnswer<'r> {
     inner: &'r Inner,
@@ -118,13 +144,13 @@ impl Answer for EventAnswer<'_> {
 
     fn run<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, Outcome> {
         Box::pin(async {
-            let event = std::slice::from_ref(&self.event);
-            let mut guard = scope.guard();
-            let handled = self.inner.rounds.run_consumed(event, guard.scope()).await;
-            let scope = guard.disarm();
-            let outcome = self.inner.outcome(handled.is_ok(), scope).await;
+            let handled = run_handlers(self.inner, &*self.event, scope).await;
+            let failed = handled.is_err();
             self.answered = Some(handled);
-            outcome
+            match failed {
+                true => Err(Failure(FailureKind::Handler)),
+                false => Ok(()),
+            }
         })
     }
 
