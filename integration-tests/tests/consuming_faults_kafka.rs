@@ -2,7 +2,9 @@
 //!
 //! Counts are scaled down; `CQRS_FULL=1` runs them in full.
 
-use integration_tests::consuming::cases::{bad, kills, order};
+use integration_tests::consuming::cases::{
+    bad, crashes, delays, kills, members, memory, order, outages,
+};
 use integration_tests::consuming::work::Kind;
 use tokio::sync::RwLock;
 
@@ -58,4 +60,58 @@ async fn panics_become_dead_letters_and_end_nothing() {
 async fn what_is_no_event_goes_by_its_policy() {
     let _shared = SERVER.read().await;
     bad::undecodable(KIND, WORKER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_server_loses_nothing() {
+    let _alone = SERVER.write().await;
+    outages::server_killed(KIND, WORKER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_settled_before_its_dead_letter_is_stored() {
+    let _shared = SERVER.read().await;
+    outages::no_place_for_dead_letters(KIND, WORKER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delayed_retries_are_never_early_and_survive_a_restart_of_the_server() {
+    let _alone = SERVER.write().await;
+    delays::server_restarts(KIND, WORKER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_are_counted_over_restarts_of_the_consumer() {
+    let _shared = SERVER.read().await;
+    delays::attempts_travel(KIND, WORKER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_does_not_fill_the_memory() {
+    let _alone = SERVER.write().await;
+    memory::backlog(KIND, WORKER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_ends_the_process_becomes_a_dead_letter() {
+    let _shared = SERVER.read().await;
+    crashes::aborts(KIND, WORKER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_come_and_go() {
+    let _shared = SERVER.read().await;
+    members::change(WORKER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_handler_keeps_its_partition() {
+    let _shared = SERVER.read().await;
+    members::slow_handler(WORKER, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_handler_whose_partition_moves_is_run_again_there() {
+    let _shared = SERVER.read().await;
+    members::slow_handler(WORKER, true).await;
 }

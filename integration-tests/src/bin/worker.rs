@@ -18,7 +18,7 @@ async fn main() -> ExitCode {
     let options = std::env::args().nth(1).expect("the options");
     let options: WorkerOptions = serde_json::from_str(&options).expect("options as JSON");
     let journal = Arc::new(Journal::open(&options.journal).expect("the journal"));
-    let broker = run::broker(options.broker, &options.exchange);
+    let broker = run::broker(options.broker, &options.exchange, options.makes_dead_letter_target);
     let service = run::service(&options, Arc::clone(&broker), Arc::clone(&journal));
     let (health, ready) = (service.health(), Arc::clone(&journal));
     tokio::spawn(async move {

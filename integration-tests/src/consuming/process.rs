@@ -49,6 +49,11 @@ impl Worker {
         (status.expect("an exit in time").unwrap(), since.elapsed())
     }
 
+    /// Whether it has ended.
+    pub fn has_exited(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// SIGTERM, and its end.
     pub async fn stop(self) -> (ExitStatus, Duration) {
         self.terminate().await;

@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cqrs_amqp::{AmqpConfig, AmqpMessageBroker};
+use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, AmqpSubscription, DeclareMode};
 use cqrs_core::{
     HandlerError, NotificationEvent, Received, Retry, Service, Subscribe, Subscription, each,
 };
@@ -14,14 +14,17 @@ use super::journal::{Journal, Mark};
 use super::work::{Act, Kind, Work, WorkerOptions};
 use crate::servers;
 
-/// A broker value as `options` say, connecting in the background.
+/// A broker value, connecting in the background. Without `makes_topics` Kafka makes none by being
+/// published to.
 ///
 /// # Panics
 /// When it cannot be made.
-pub fn broker(kind: Kind, exchange: &str) -> Arc<dyn Subscribe> {
+pub fn broker(kind: Kind, exchange: &str, makes_topics: bool) -> Arc<dyn Subscribe> {
     match kind {
         Kind::Kafka => {
-            let config = KafkaConfig::new([servers::variable("CQRS_TEST_KAFKA", "localhost:9092")]);
+            let mut config =
+                KafkaConfig::new([servers::variable("CQRS_TEST_KAFKA", "localhost:9092")]);
+            config.allow_auto_create_topics = makes_topics;
             Arc::new(KafkaMessageBroker::new(config).expect("a Kafka broker value"))
         }
         Kind::Amqp => {
@@ -52,6 +55,10 @@ pub fn subscription(options: &WorkerOptions) -> Subscription {
         .retry(retry)
         .max_crashes(options.max_crashes)
         .option(kafka);
+    let subscription = match options.makes_dead_letter_target {
+        true => subscription,
+        false => subscription.option(AmqpSubscription::new().with_declare(DeclareMode::Passive)),
+    };
     match options.max_unsettled {
         Some(max) => subscription.max_unsettled(max),
         None => subscription,

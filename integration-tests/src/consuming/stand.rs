@@ -135,7 +135,7 @@ impl Stand {
 
     /// A broker value.
     pub fn broker(&self) -> Arc<dyn Subscribe> {
-        run::broker(self.kind, &self.topic)
+        run::broker(self.kind, &self.topic, true)
     }
 
     /// Makes what `options` would make on RabbitMQ, so that it can be published to.
@@ -210,6 +210,25 @@ impl Stand {
             producer.flush(Duration::from_secs(30)).unwrap();
         });
         publishing.await.unwrap();
+    }
+
+    /// Waits until `total` messages are settled, and `dead` of them at least are dead letters.
+    pub async fn until_settled_but(&self, total: usize, dead: usize) {
+        self.until_settled(total).await;
+        until("the dead letters", async || self.dead_count().await >= dead).await;
+    }
+
+    async fn dead_count(&self) -> usize {
+        let name = self.dead_name("g");
+        match self.kind {
+            Kind::Kafka => kafka::read_all(&name).await.len(),
+            Kind::Amqp => {
+                let raw = amqp::Raw::connect().await;
+                let count = raw.count(&name).await;
+                raw.clean(&[], &[]).await;
+                count as usize
+            }
+        }
     }
 
     /// Waits until `total` messages are settled.
@@ -385,7 +404,7 @@ pub async fn outage<T>(kind: Kind, how: &str, meanwhile: impl Future<Output = T>
 }
 
 /// Tells others who use the servers: the file `CQRS_TEST_OUTAGES`, if there is one.
-fn announce(what: &str) {
+pub(super) fn announce(what: &str) {
     use std::io::Write as _;
     let Some(path) = std::env::var_os("CQRS_TEST_OUTAGES") else { return };
     let file = std::fs::OpenOptions::new().create(true).append(true).open(path);

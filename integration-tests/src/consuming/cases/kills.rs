@@ -11,7 +11,7 @@ use crate::consuming::work::{Act, Id, Kind, Work};
 /// RabbitMQ's prefetch at a concurrency of 64.
 pub(super) const PREFETCH: usize = 192;
 
-async fn handled(ledger: &mut Ledger, goal: usize) {
+pub(super) async fn handled(ledger: &mut Ledger, goal: usize) {
     let what = format!("{goal} to be handled");
     until(&what, async || ledger.refresh().handled() >= goal).await;
 }

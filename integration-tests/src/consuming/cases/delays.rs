@@ -1,0 +1,141 @@
+//! Delayed retries.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::kills::handled;
+use crate::consuming::journal::{Mark, now};
+use crate::consuming::ledger::{Ledger, Summary};
+use crate::consuming::stand::{Stand, count, full, outage};
+use crate::consuming::work::{Act, Id, Kind, Work};
+
+/// A wait between two attempts: which one, when it began and ended.
+struct Wait {
+    /// 1: before the second attempt.
+    number: u32,
+    from: Duration,
+    to: Duration,
+}
+
+/// The waits between a failed attempt and the next one of the same message.
+fn waits(ledger: &Ledger) -> Vec<Wait> {
+    let mut failed: HashMap<&Id, (u32, Duration)> = HashMap::new();
+    let mut waits = Vec::new();
+    for line in ledger.lines() {
+        match line.mark {
+            Mark::Fail => drop(failed.insert(&line.id, (line.attempt, line.at))),
+            Mark::Start => {
+                if let Some((attempt, at)) = failed.remove(&line.id) {
+                    assert_eq!(line.attempt, attempt + 1, "{line:?}");
+                    waits.push(Wait { number: attempt, from: at, to: line.at });
+                }
+            }
+            Mark::End => {}
+        }
+    }
+    waits
+}
+
+/// 23: retries after 1, 3 and 6 s (in full 1, 5 and 30 s) while the server restarts.
+pub async fn server_restarts(kind: Kind, program: &'static str) -> Summary {
+    /// How much later than asked.
+    const LATE: Duration = Duration::from_secs(2);
+    let stand = Stand::new(kind, program, "delays", 4).await;
+    let mut options = stand.options();
+    options.delayed_ms =
+        if full() { vec![1_000, 5_000, 30_000] } else { vec![1_000, 3_000, 6_000] };
+    options.handler_ms = (0, 5);
+    stand.declare(&options).await;
+    let each = count(100, 1_000);
+    // Each key: one that fails some times, and one behind it.
+    let wave = |name: &str, fails: u32| {
+        let name = name.to_owned();
+        (0..each).flat_map(move |n| {
+            let key = format!("{name}{fails}-{n}");
+            [Work::new(&*key, 0).act(Act::Fail(fails)), Work::new(&*key, 1)]
+        })
+    };
+    let mut ledger = stand.ledger();
+    let worker = stand.start(&options, &mut ledger).await;
+    let mut published = stand.publish((1..=3).flat_map(|fails| wave("a", fails))).await;
+    // The first waits are over, the second ones are not.
+    handled(&mut ledger, each).await;
+    let down = now();
+    outage(kind, "stop", async {}).await;
+    let up = now();
+    // Short waits behind long ones.
+    published.add(stand.publish((1..=2).flat_map(|fails| wave("b", fails))).await);
+    handled(&mut ledger, 10 * each).await;
+    let (status, _) = worker.stop().await;
+    assert!(status.success(), "{status}");
+    stand.settled(10 * each).await;
+    let waits = waits(ledger.refresh());
+    let (mut early, mut late, mut latest) = (0, 0, Duration::ZERO);
+    for Wait { number, from, to } in &waits {
+        let asked = Duration::from_millis(options.delayed_ms[*number as usize - 1]);
+        let took = *to - *from;
+        early += usize::from(took < asked);
+        let over = took.saturating_sub(asked);
+        // The server cannot hand out what falls due while it is away, nor take it.
+        if *to < down || *from > up + LATE {
+            late += usize::from(over > LATE);
+            latest = latest.max(over);
+        }
+    }
+    let summary = ledger.check(&format!("{kind:?} delayed retries, restart"), &published, &[]);
+    let count = waits.len();
+    let summary = summary.sound(format!(
+        "waits {count} early {early} late {late} (away from the restart {latest:.0?} at most), \
+         server away {:.1?}",
+        up - down
+    ));
+    assert!(count >= 9 * each, "{summary}");
+    assert_eq!((early, late), (0, 0), "{summary}");
+    assert!(summary.duplicates <= 192, "{summary}");
+    stand.clean().await;
+    summary
+}
+
+/// Attempts are counted on when the consumer is stopped or killed between them.
+pub async fn attempts_travel(kind: Kind, program: &'static str) -> Summary {
+    let stand = Stand::new(kind, program, "attempts", 4).await;
+    let mut options = stand.options();
+    options.delayed_ms = vec![1_500, 1_500, 1_500];
+    options.instance = Some("one".into());
+    stand.declare(&options).await;
+    let total = 40;
+    let works = (0..total).map(|n| Work::new(format!("k{n}"), 0).act(Act::Fail(u32::MAX)));
+    let published = stand.publish(works).await;
+    let mut ledger = stand.ledger();
+    let failed = async |ledger: &mut Ledger, goal: usize| {
+        crate::consuming::stand::until("attempts to fail", async || {
+            let fails = ledger.refresh().lines().iter().filter(|line| line.mark == Mark::Fail);
+            fails.count() >= goal
+        })
+        .await;
+    };
+    let worker = stand.start(&options, &mut ledger).await;
+    failed(&mut ledger, total).await;
+    let (status, _) = worker.stop().await;
+    assert!(status.success(), "{status}");
+    let worker = stand.start(&options, &mut ledger).await;
+    failed(&mut ledger, 2 * total).await;
+    // Kafka keeps the attempts in its commits, one a second.
+    tokio::time::sleep(Duration::from_millis(1_300)).await;
+    worker.kill().await;
+    let worker = stand.start(&options, &mut ledger).await;
+    failed(&mut ledger, 4 * total).await;
+    stand.until_settled_but(total, total).await;
+    let (status, _) = worker.stop().await;
+    assert!(status.success(), "{status}");
+    let dead = stand.dead().await;
+    let ids = crate::consuming::stand::ids(&dead);
+    let test = format!("{kind:?} attempts over SIGTERM and kill -9");
+    let summary = ledger.check(&test, &published, &ids);
+    let attempts = ledger.lines().iter().filter(|line| line.mark == Mark::Fail).count();
+    let summary = summary.sound(format!("attempts {attempts} of {} asked", 4 * total));
+    assert!(dead.iter().all(|dead| dead.letter.attempts == 4), "{dead:?}");
+    assert_eq!((summary.dead, summary.dead_copies, attempts), (total, 0, 4 * total), "{summary}");
+    stand.clean().await;
+    summary
+}

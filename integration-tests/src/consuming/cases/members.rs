@@ -1,0 +1,185 @@
+//! Kafka: members come and go, and handlers that take longer than a member may be silent.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use cqrs_core::{MessageBroker, ServiceReport, StopHandle};
+use tokio::task::JoinHandle;
+
+use super::kills::handled;
+use crate::consuming::journal::{Journal, Mark, now};
+use crate::consuming::ledger::{Ledger, Published, Summary};
+use crate::consuming::run;
+use crate::consuming::stand::{Stand, count, until, until_within};
+use crate::consuming::work::{Act, Kind, Work, WorkerOptions};
+
+const PARTITIONS: i32 = 8;
+
+struct Member {
+    stop: StopHandle,
+    task: JoinHandle<ServiceReport>,
+}
+
+impl Member {
+    async fn join(stand: &Stand, options: &WorkerOptions) -> Self {
+        let journal = Arc::new(Journal::open(&options.journal).unwrap());
+        let service = run::service(options, stand.broker(), journal);
+        let (stop, health) = (service.stop_handle(), service.health());
+        let task = tokio::spawn(async move {
+            service.run_until(std::future::pending::<()>()).await.expect("no error")
+        });
+        until("a member to consume", async || health.is_ready()).await;
+        Self { stop, task }
+    }
+
+    async fn leave(self) {
+        self.stop.stop();
+        let report = self.task.await.unwrap();
+        assert_eq!(report.subscriptions[0].error, None, "{report:?}");
+    }
+
+    async fn vanish(self) {
+        self.task.abort();
+        let _aborted = self.task.await;
+    }
+}
+
+/// 10: from 1 to 5 to 2 members under a steady load.
+pub async fn change(program: &'static str) -> Summary {
+    let stand = Stand::new(Kind::Kafka, program, "members", PARTITIONS).await;
+    let mut options = stand.options();
+    (options.handler_ms, options.concurrency) = ((5, 15), 8);
+    options.session_timeout_ms = 6_000;
+    let mut ledger = stand.ledger();
+    let mut members = vec![Member::join(&stand, &options).await];
+    let stop = Arc::new(AtomicBool::new(false));
+    let load = tokio::spawn(load(stand.topic.clone(), Arc::clone(&stop)));
+    handled(&mut ledger, 1_000).await;
+    let from = now();
+    let mut changes = 0;
+    for round in 0..count(1, 3) {
+        while members.len() < 5 {
+            members.push(Member::join(&stand, &options).await);
+            changes += 1;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        while members.len() > 2 {
+            let member = members.remove(round % members.len());
+            match changes % 3 {
+                2 => member.vanish().await,
+                _ => member.leave().await,
+            }
+            changes += 1;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+    }
+    let to = now();
+    stop.store(true, Ordering::Release);
+    let published = load.await.unwrap();
+    handled(&mut ledger, published.confirmed.len()).await;
+    for member in members {
+        member.leave().await;
+    }
+    stand.settled(published.confirmed.len()).await;
+    let idle = longest_idle(&ledger, from, to);
+    let summary = ledger.check("Kafka 1 -> 5 -> 2 members, 8 partitions", &published, &[]);
+    let out = changes * 5 * options.concurrency;
+    let summary = summary.sound(format!(
+        "{changes} changes, a partition idle for {idle:.1?} at most, in flight per change {out}"
+    ));
+    assert!(idle <= Duration::from_secs(10), "{summary}");
+    assert!(summary.duplicates <= out, "{summary}");
+    stand.clean().await;
+    summary
+}
+
+/// About 1,000 messages a second, until told to stop.
+async fn load(topic: String, stop: Arc<AtomicBool>) -> Published {
+    let broker = run::broker(Kind::Kafka, "", true);
+    let mut published = Published::default();
+    let mut pace = tokio::time::interval(Duration::from_millis(20));
+    for round in 0_usize.. {
+        pace.tick().await;
+        if stop.load(Ordering::Acquire) {
+            break;
+        }
+        let mut receipts = Vec::new();
+        for n in 20 * round..20 * (round + 1) {
+            let work = Work::new(format!("k{}", n % 1_000), (n / 1_000) as u32);
+            published.attempted.insert(work.id());
+            receipts.push((work.id(), broker.enqueue(work.message(&topic)).await.unwrap()));
+        }
+        for (id, receipt) in receipts {
+            receipt.await.unwrap();
+            published.confirmed.insert(id);
+        }
+    }
+    let _ = broker.shutdown(Duration::from_secs(5)).await;
+    published
+}
+
+/// The longest time in which no handler started for some partition.
+fn longest_idle(ledger: &Ledger, from: Duration, to: Duration) -> Duration {
+    let mut last: HashMap<i32, Duration> = (0..PARTITIONS).map(|at| (at, from)).collect();
+    let mut longest = Duration::ZERO;
+    for line in ledger.lines() {
+        let Some((partition, _)) = line.place else { continue };
+        if line.mark == Mark::Start && line.at > from && line.at < to {
+            let before = last.insert(partition, line.at).unwrap_or(from);
+            longest = longest.max(line.at.saturating_sub(before));
+        }
+    }
+    last.values().map(|at| to - *at).fold(longest, Duration::max)
+}
+
+/// A handler that takes longer than `max.poll.interval.ms`: the member keeps its partitions. When
+/// another member joins meanwhile, the message goes to the new owner after the revoke drain, and is
+/// handled there again.
+pub async fn slow_handler(program: &'static str, joined: bool) -> Summary {
+    let stand = Stand::new(Kind::Kafka, program, "slow", 2).await;
+    let mut options = stand.options();
+    (options.concurrency, options.handler_ms) = (4, (0, 0));
+    (options.session_timeout_ms, options.max_poll_interval_ms) = (6_000, 6_000);
+    let slow: Vec<_> = (0..4).map(|n| Work::new(format!("slow{n}"), 0)).collect();
+    let works = slow.iter().map(|work| work.clone().act(Act::Take(20_000)));
+    let mut published = stand.publish(works).await;
+    let mut ledger = stand.ledger();
+    let worker = stand.start(&options, &mut ledger).await;
+    until("the slow ones run", async || ledger.refresh().lines().len() == 4).await;
+    let second = if joined {
+        options.hurry = true;
+        Some(stand.start(&options, &mut ledger).await)
+    } else {
+        None
+    };
+    handled(&mut ledger, 4).await;
+    // What is published afterwards still comes: nobody was thrown out.
+    published.add(stand.publish(Work::over(100, 500)).await);
+    until_within(Duration::from_secs(30), "the others", async || ledger.refresh().handled() == 504)
+        .await;
+    // The slow handlers of a member that lost their partition end as well.
+    until("the slow ones to end", async || ledger.refresh().interrupted().is_empty()).await;
+    let (status, _) = worker.stop().await;
+    assert!(status.success(), "{status}");
+    if let Some(second) = second {
+        assert!(second.stop().await.0.success());
+    }
+    stand.settled(504).await;
+    let repeated = slow.iter().filter(|work| ledger.entry(&work.id()).starts == 2).count();
+    let test = match joined {
+        false => "Kafka handlers of 20 s, max.poll.interval 6 s, alone",
+        true => "Kafka handlers of 20 s, max.poll.interval 6 s, a member joins",
+    };
+    let summary = ledger.check(test, &published, &[]);
+    let summary = summary.sound(format!("slow ones that were handled again {repeated} of 4"));
+    match joined {
+        false => assert_eq!(summary.duplicates, 0, "{summary}"),
+        true => {
+            assert!(summary.duplicates <= 4 && summary.most <= 2, "{summary}");
+        }
+    }
+    stand.clean().await;
+    summary
+}

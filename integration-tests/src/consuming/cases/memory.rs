@@ -1,0 +1,48 @@
+//! A backlog that is longer than memory should be.
+
+use std::time::Duration;
+
+use crate::consuming::stand::{Stand, count, until_within};
+use crate::consuming::work::{Kind, Work};
+
+/// How much a worker may grow after its first 10,000 messages, in KiB.
+const GROWTH: u64 = 16 << 10;
+
+/// A million messages, handled more slowly than they are sent.
+pub async fn backlog(kind: Kind, program: &'static str) {
+    let stand = Stand::new(kind, program, "memory", 4).await;
+    let mut options = stand.options();
+    (options.handler_ms, options.concurrency) = ((1, 1), 16);
+    stand.declare(&options).await;
+    let total = count(200_000, 1_000_000);
+    let started = std::time::Instant::now();
+    let published = stand.publish(Work::over(10_000, total)).await;
+    let publishing = started.elapsed();
+    let mut ledger = stand.ledger();
+    let worker = stand.start(&options, &mut ledger).await;
+    let patience = Duration::from_secs(60 + total as u64 / 1_000);
+    let mut wait = async |goal: usize| {
+        until_within(patience, "messages to be handled", async || {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            ledger.refresh().handled() >= goal
+        })
+        .await;
+    };
+    wait(10_000).await;
+    let (first, started) = (worker.peak_memory(), std::time::Instant::now());
+    wait(total).await;
+    let (peak, took) = (worker.peak_memory(), started.elapsed());
+    let (status, _) = worker.stop().await;
+    assert!(status.success(), "{status}");
+    stand.settled(total).await;
+    let summary = ledger.check(&format!("{kind:?} backlog of {total}"), &published, &[]);
+    let grown = peak.saturating_sub(first);
+    let rate = (total - 10_000) as f64 / took.as_secs_f64();
+    let summary = summary.sound(format!(
+        "most memory {first} KiB after 10,000, {peak} KiB in the end (+{grown}), {rate:.0}/s, \
+         published in {publishing:.0?}"
+    ));
+    assert_eq!((summary.duplicates, summary.interrupted), (0, 0), "{summary}");
+    assert!(grown < GROWTH, "{summary}");
+    stand.clean().await;
+}

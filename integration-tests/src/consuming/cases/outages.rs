@@ -1,0 +1,182 @@
+//! The server goes away, or does not take what it is given.
+
+use std::time::Duration;
+
+use super::kills::{PREFETCH, handled};
+use crate::amqp::Raw;
+use crate::consuming::audit::Audit;
+use crate::consuming::ledger::Summary;
+use crate::consuming::stand::{Stand, count, ctl, ids, outage, until, until_within};
+use crate::consuming::work::{Act, Kind, Work};
+use crate::kafka;
+
+/// RabbitMQ 4.3 forgets a quorum queue that was declared just before the server is killed. There is
+/// nothing to wait for but time.
+async fn queues_are_known(kind: Kind) {
+    if kind == Kind::Amqp {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+}
+
+/// 2, 18: the server is killed while messages are handled and dead letters are written.
+pub async fn server_killed(kind: Kind, program: &'static str) -> Summary {
+    let stand = Stand::new(kind, program, "server", 4).await;
+    let mut options = stand.options();
+    options.handler_ms = (10, 50);
+    stand.declare(&options).await;
+    let (kills, total) = (count(1, 3), count(8_000, 100_000));
+    let works = Work::over(1_000, total).enumerate().map(|(n, work)| match n % 200 {
+        199 => work.act(Act::Permanent),
+        _ => work,
+    });
+    let published = stand.publish(works).await;
+    let deadly = total / 200;
+    queues_are_known(kind).await;
+    let mut ledger = stand.ledger();
+    let worker = stand.start(&options, &mut ledger).await;
+    let mut bound = 0;
+    for kill in 1..=kills {
+        handled(&mut ledger, total * kill / (kills + 2)).await;
+        bound += match kind {
+            Kind::Kafka => ledger.handled(),
+            Kind::Amqp => PREFETCH,
+        };
+        outage(kind, "kill", tokio::time::sleep(Duration::from_secs(count(2, 10) as u64))).await;
+        // What was handled while the server was away could not be committed.
+        if kind == Kind::Kafka {
+            bound = ledger.refresh().handled();
+        }
+    }
+    let patience = Duration::from_secs(120 + total as u64 / 500);
+    until_within(patience, "all others to be handled", async || {
+        ledger.refresh().handled() == total - deadly
+    })
+    .await;
+    stand.until_settled_but(total, deadly).await;
+    let (status, _) = worker.stop().await;
+    assert!(status.success(), "{status}");
+    stand.settled(total).await;
+    let dead = stand.dead().await;
+    let test = format!("{kind:?} server kill -9 x{kills} while consuming");
+    let summary = ledger.check(&test, &published, &ids(&dead));
+    let of = match kind {
+        Kind::Kafka => "handled before the server was back: at most what was not committed",
+        Kind::Amqp => "prefetch x kills",
+    };
+    let summary = summary.sound(format!("bound of duplicates {bound} ({of})"));
+    assert_eq!(summary.dead, deadly, "{summary}");
+    assert!(summary.dead_copies <= kills * 16, "{summary}");
+    assert!(summary.duplicates <= bound, "{summary}");
+    stand.clean().await;
+    summary
+}
+
+/// 18: there is no place for dead letters: nothing is settled, until there is one. The consumer is
+/// killed in between.
+pub async fn no_place_for_dead_letters(kind: Kind, program: &'static str) -> Summary {
+    let stand = Stand::new(kind, program, "target", 4).await;
+    let mut options = stand.options();
+    (options.handler_ms, options.concurrency) = ((1, 5), 8);
+    options.instance = Some("one".into());
+    stand.declare(&options).await;
+    options.makes_dead_letter_target = false;
+    let dead_name = stand.dead_name("g");
+    if kind == Kind::Amqp {
+        Raw::connect().await.clean(&[&dead_name], &[]).await;
+    }
+    let (total, deadly) = (200, 5);
+    let works = Work::over(50, total).enumerate().map(|(n, work)| match n % 40 {
+        10 => work.act(Act::Permanent),
+        _ => work,
+    });
+    let published = stand.publish(works).await;
+    let (mut ledger, mut audit) = (stand.ledger(), Audit::default());
+    let worker = stand.start(&options, &mut ledger).await;
+    let failed = |ledger: &crate::consuming::ledger::Ledger| {
+        ledger.lines().iter().any(|line| line.mark == crate::consuming::journal::Mark::Fail)
+    };
+    until("a message that cannot be handled", async || failed(ledger.refresh())).await;
+    let end = tokio::time::Instant::now() + Duration::from_secs(count(3, 30) as u64);
+    while tokio::time::Instant::now() < end {
+        // No commit is beyond a message that has no dead letter yet.
+        if kind == Kind::Kafka {
+            audit.check(&stand, &mut ledger).await;
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let handled_meanwhile = ledger.refresh().handled();
+    worker.kill().await;
+    let worker = stand.start(&options, &mut ledger).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    match kind {
+        Kind::Kafka => kafka::create_topic(&dead_name, 1, &[]).await,
+        Kind::Amqp => {
+            let raw = Raw::connect().await;
+            raw.queue(&dead_name, "quorum", "", &[]).await;
+            raw.clean(&[], &[]).await;
+        }
+    }
+    handled(&mut ledger, total - deadly).await;
+    stand.until_settled_but(total, deadly).await;
+    let (status, _) = worker.stop().await;
+    assert!(status.success(), "{status}");
+    stand.settled(total).await;
+    let dead = stand.dead().await;
+    let test = format!("{kind:?} no place for dead letters");
+    let summary = ledger.check(&test, &published, &ids(&dead));
+    let summary = summary.sound(format!("handled while there was none: {handled_meanwhile}"));
+    assert_eq!(summary.dead, deadly, "{summary}");
+    assert!(summary.dead_copies <= 1, "{summary}");
+    stand.clean().await;
+    summary
+}
+
+/// 20: RabbitMQ's memory alarm stops publishers, not consumers.
+pub async fn memory_alarm(program: &'static str) -> Summary {
+    struct Restore;
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/brokers");
+            let arguments = ["ctl", "rabbitmq", "set_vm_memory_high_watermark", "0.6"];
+            let _best_effort = std::process::Command::new(script).args(arguments).output();
+        }
+    }
+    let stand = Stand::new(Kind::Amqp, program, "alarm", 1).await;
+    let mut options = stand.options();
+    options.handler_ms = (10, 50);
+    stand.declare(&options).await;
+    let (total, more) = (count(8_000, 100_000), 500);
+    let mut published = stand.publish(Work::over(1_000, total)).await;
+    let mut ledger = stand.ledger();
+    let worker = stand.start(&options, &mut ledger).await;
+    handled(&mut ledger, 100).await;
+    crate::consuming::stand::announce("memory alarm on rabbitmq, some seconds");
+    let restore = Restore;
+    ctl(&["set_vm_memory_high_watermark", "0.00001"]).await;
+    let before = ledger.refresh().handled();
+    let late = (0..more).map(|n| Work::new(format!("late{n}"), 0));
+    let (during, late) = {
+        let mut publishing = std::pin::pin!(stand.try_publish(late));
+        let consuming = handled(&mut ledger, total);
+        tokio::select! {
+            () = consuming => {}
+            _ = &mut publishing => panic!("published during the alarm"),
+        }
+        ctl(&["set_vm_memory_high_watermark", "0.6"]).await;
+        drop(restore);
+        (total - before, publishing.await)
+    };
+    assert!(during > 0, "nothing was left to be handled during the alarm");
+    assert_eq!(late.confirmed.len(), more, "published after the alarm");
+    published.add(late);
+    handled(&mut ledger, total + more).await;
+    let (status, _) = worker.stop().await;
+    assert!(status.success(), "{status}");
+    stand.settled(total + more).await;
+    let summary = ledger.check("Amqp memory alarm", &published, &[]);
+    let summary =
+        summary.sound(format!("handled during the alarm {during}, then published {more}"));
+    assert_eq!((summary.duplicates, summary.interrupted), (0, 0), "{summary}");
+    stand.clean().await;
+    summary
+}
