@@ -62,6 +62,8 @@ async fn raw(servers: &str, topic: &str, count: usize) -> f64 {
         .set("enable.auto.commit", "true")
         .set("auto.commit.interval.ms", "1000")
         .set("enable.auto.offset.store", "false")
+        // As ours: with the default of a second it waits for itself now and then.
+        .set("fetch.queue.backoff.ms", "10")
         .create()
         .expect("a raw consumer");
     consumer.subscribe(&[topic]).expect("subscribed");
