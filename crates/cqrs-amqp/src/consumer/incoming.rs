@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use cqrs_core::consume::{Incoming, RETRY_HEADERS, RetryState};
+use cqrs_core::consume::{Incoming, RETRY_HEADERS};
 use cqrs_core::message::{Headers, header};
 use lapin::BasicProperties;
 use lapin::message::Delivery;
@@ -93,11 +93,6 @@ impl Original {
             incoming.headers.set_correlation_id(id.as_str());
         }
         incoming
-    }
-
-    /// What the headers tell of earlier attempts.
-    pub(super) fn retry(&self, headers: &Headers) -> RetryState {
-        RetryState::from_headers(headers)
     }
 }
 

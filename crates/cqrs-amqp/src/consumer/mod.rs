@@ -6,10 +6,14 @@
 //!                                                      retry copy, dead letter ── copies ─ own connection
 //! ```
 
+mod arrived;
+mod careful;
 mod check;
+mod consumers;
 mod copies;
 mod copy;
 mod declare;
+mod generation;
 mod incoming;
 mod line;
 mod opener;
@@ -21,6 +25,7 @@ mod pump;
 mod returns;
 mod settle;
 mod source;
+mod suspicion;
 
 use std::sync::Arc;
 
@@ -34,6 +39,7 @@ use self::plan::Plan;
 use self::pump::Pump;
 use self::settle::Desk;
 use self::source::AmqpSource;
+use self::suspicion::Suspicion;
 use crate::connect::Connector;
 use crate::{AmqpConfig, AmqpError, DeclareMode};
 
@@ -65,15 +71,15 @@ impl Consuming {
             return Err(problem);
         }
         warn(&plan);
-        let plan = Arc::new(plan);
         let connector = Connector::for_consuming(&self.config, &plan.name).map_err(|error| {
             let detail = format!("subscription {:?}: {error}", plan.name);
             SubscribeError::new(SubscribeErrorKind::Invalid, detail).with_source(error)
         })?;
-        let places = Arc::new(Places::new(&plan));
-        let opener = Opener::new(connector, Arc::clone(&plan), Arc::clone(&places), request.status);
+        let (places, suspicion) = (Places::new(&plan), Suspicion::new(&plan));
+        let copies = Arc::clone(&self.copies);
+        let desk = Arc::new(Desk { plan, places, suspicion, copies });
+        let opener = Opener::new(connector, Arc::clone(&desk), request.status);
         let line = opener.open(None).await?;
-        let desk = Arc::new(Desk { plan, places, copies: Arc::clone(&self.copies) });
         let (letters, received) = mpsc::unbounded_channel();
         let (commands, commanded) = mpsc::unbounded_channel();
         tokio::spawn(Pump::new(opener, letters, commanded).run(line));

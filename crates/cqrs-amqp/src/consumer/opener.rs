@@ -7,8 +7,7 @@ use cqrs_core::consume::{
 use tokio::time::Instant;
 
 use super::line::Line;
-use super::places::Places;
-use super::plan::Plan;
+use super::settle::Desk;
 use crate::connect::Connector;
 use crate::{AmqpError, DeclareMode, ErrorKind};
 
@@ -19,8 +18,7 @@ const LAST_WORD: Duration = Duration::from_secs(5);
 /// Opens the lines of one source, for ever, and tells of it.
 pub(super) struct Opener {
     pub(super) connector: Connector,
-    pub(super) plan: Arc<Plan>,
-    places: Arc<Places>,
+    pub(super) desk: Arc<Desk>,
     status: StatusReporter,
     /// What was last logged, so that an outage is one line and not one for each attempt.
     logged: Mutex<String>,
@@ -34,13 +32,8 @@ pub(super) struct Refusal {
 }
 
 impl Opener {
-    pub(super) fn new(
-        connector: Connector,
-        plan: Arc<Plan>,
-        places: Arc<Places>,
-        status: StatusReporter,
-    ) -> Self {
-        Self { connector, plan, places, status, logged: Mutex::default() }
+    pub(super) fn new(connector: Connector, desk: Arc<Desk>, status: StatusReporter) -> Self {
+        Self { connector, desk, status, logged: Mutex::default() }
     }
 
     /// Opens a line; `lost` says why the last one ended, when there was one.
@@ -50,7 +43,7 @@ impl Opener {
     pub(super) async fn open(&self, lost: Option<&AmqpError>) -> Result<Line, Refusal> {
         let mut refused_since: Option<(SubscribeErrorKind, Instant)> = None;
         loop {
-            let error = match Line::open(&self.connector, &self.plan, &self.places).await {
+            let error = match Line::open(&self.connector, &self.desk).await {
                 Ok(line) => {
                     self.log_opened(lost.is_some());
                     self.status.report(SourceStatus::Consuming);
@@ -58,6 +51,10 @@ impl Opener {
                 }
                 Err(error) => error,
             };
+            // Only single messages are refused, by a queue with a single active consumer.
+            if error.reply_code() == Some(405) && self.desk.suspicion.give_up() {
+                continue;
+            }
             self.report(lost.is_some(), &error);
             match self.refusal(&error, lost.is_some()) {
                 None => refused_since = None,
@@ -80,7 +77,7 @@ impl Opener {
         let why = error.chain();
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         if *logged != why {
-            tracing::warn!(subscription = %self.plan.name, error = %why, "not consuming");
+            tracing::warn!(subscription = %self.desk.plan.name, error = %why, "not consuming");
             logged.clone_from(&why);
         }
         drop(logged);
@@ -92,7 +89,7 @@ impl Opener {
 
     fn log_opened(&self, again: bool) {
         self.logged.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        let (name, address) = (&self.plan.name, self.connector.address());
+        let (name, address) = (&self.desk.plan.name, self.connector.address());
         match again {
             true => tracing::info!(subscription = %name, %address, "consuming again"),
             false => tracing::info!(subscription = %name, %address, "consuming"),
@@ -113,12 +110,12 @@ impl Opener {
             (ErrorKind::Topology, Some(406)) => Some((Conflict, at_once)),
             // Of a queue or exchange that is only looked for. Later on it is waited for.
             (ErrorKind::Topology, Some(404))
-                if self.plan.mode == DeclareMode::Passive && !recovering =>
+                if self.desk.plan.mode == DeclareMode::Passive && !recovering =>
             {
                 Some((NotFound, at_once))
             }
             (ErrorKind::Topology, Some(404))
-                if self.plan.mode == DeclareMode::None && !recovering =>
+                if self.desk.plan.mode == DeclareMode::None && !recovering =>
             {
                 Some((NotFound, at_once))
             }
@@ -129,7 +126,7 @@ impl Opener {
     }
 
     fn refuse(&self, kind: SubscribeErrorKind, cause: AmqpError) -> Refusal {
-        let plan = &self.plan;
+        let plan = &self.desk.plan;
         let queues: Vec<_> = plan
             .queues
             .iter()

@@ -2,12 +2,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::consume::SourceError;
-use lapin::Acker;
-use lapin::message::Delivery;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::line::{Generation, Line};
+use super::arrived::Arrived;
+use super::line::Line;
 use super::opener::Opener;
 use super::returns::{Again, Returns};
 use crate::connect::Health;
@@ -30,10 +29,7 @@ pub(super) struct Pump {
 
 /// What the pump hands to the source.
 pub(super) enum Letter {
-    /// A delivery of the queue of this number.
-    Delivery(usize, Arc<Generation>, Box<Delivery>),
-    /// A delivery of this tag that was dropped, and comes again without the server.
-    Again(u64, Acker, Arc<Generation>, Again),
+    Arrived(Box<Arrived>),
     /// The last one: the source cannot go on.
     Failed(SourceError),
 }
@@ -103,11 +99,10 @@ impl Pump {
         let mut health = line.link.health.clone();
         loop {
             let due = returns.due();
-            let Line { consumers, generation, returned, .. } = line;
+            let Line { incoming, generation, returned, .. } = line;
             let letters = &self.letters;
-            let hand_on = |queue, delivery| {
-                let delivery = Letter::Delivery(queue, Arc::clone(generation), Box::new(delivery));
-                let _the_source_is_gone = letters.send(delivery);
+            let hand_on = |arrived| {
+                let _the_source_is_gone = letters.send(Letter::Arrived(arrived));
             };
             let command = tokio::select! {
                 biased;
@@ -118,13 +113,12 @@ impl Pump {
                     continue;
                 }
                 () = sleep_until(due) => {
-                    returns.give_back(|tag, acker, again| {
-                        let again = Letter::Again(tag, acker, Arc::clone(generation), again);
-                        let _the_source_is_gone = letters.send(again);
+                    returns.give_back(|tag, acker, Again { queue, original }| {
+                        hand_on(Arrived::again(queue, tag, acker, original, generation));
                     });
                     continue;
                 }
-                error = consumers.run(hand_on), if !self.stopped => return End::Lost(error),
+                error = incoming.run(hand_on), if !self.stopped => return End::Lost(error),
             };
             match command {
                 None => return End::Close(Closing::dropped()),
@@ -143,6 +137,7 @@ impl Pump {
         lost.generation.end();
         self.doubtful = lost.generation.acked() > 0;
         self.opener.report(true, &error);
+        self.opener.desk.suspicion.lost();
         self.opener.connector.lost(&lost.link).await;
         lost.abandon().await;
         while !self.stopped {
@@ -199,7 +194,7 @@ impl Pump {
             let detail = format!(
                 "subscription {:?}: the server did not answer before the end; messages that were \
                  settled last can come again",
-                self.opener.plan.name
+                self.opener.desk.plan.name
             );
             match cause {
                 Some(cause) => SourceError::new(detail).with_source(cause),

@@ -6,8 +6,8 @@ use lapin::Acker;
 use lapin::options::BasicNackOptions;
 use tokio::time::Instant;
 
+use super::generation::Generation;
 use super::incoming::Original;
-use super::line::Generation;
 
 /// The wait before a dropped delivery goes back, and its limit.
 const PACE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));

@@ -8,18 +8,20 @@ use lapin::options::BasicAckOptions;
 
 use super::copies::{Copies, Missing, Target};
 use super::copy;
+use super::generation::{Generation, Sent};
 use super::incoming::Original;
-use super::line::Generation;
 use super::outs::Out;
 use super::places::Places;
 use super::plan::{Plan, QueuePlan};
 use super::returns::{Again, Returned};
+use super::suspicion::Suspicion;
 use crate::AmqpError;
 
 /// What all deliveries of a source share.
 pub(super) struct Desk {
-    pub(super) plan: Arc<Plan>,
-    pub(super) places: Arc<Places>,
+    pub(super) plan: Plan,
+    pub(super) places: Places,
+    pub(super) suspicion: Suspicion,
     pub(super) copies: Arc<Copies>,
 }
 
@@ -38,8 +40,8 @@ pub(super) struct Handle {
     /// Taken when it is settled.
     pub(super) acker: Option<Acker>,
     pub(super) generation: Arc<Generation>,
-    /// Its place among those that are out, until it is settled.
-    pub(super) out: Option<Out>,
+    /// Its places among those that are out, of the source and of the line, until it is settled.
+    pub(super) out: Option<(Out, Option<Sent>)>,
 }
 
 impl Handle {

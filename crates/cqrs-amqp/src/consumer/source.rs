@@ -4,18 +4,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use cqrs_core::broker::BoxFuture;
-use cqrs_core::consume::{Source, SourceDelivery, SourceError};
-use futures_util::FutureExt;
-use lapin::Acker;
-use lapin::message::Delivery;
-use lapin::options::BasicAckOptions;
+use cqrs_core::consume::{RetryState, Source, SourceDelivery, SourceError};
 use tokio::sync::{mpsc, oneshot};
 
-use super::incoming::Original;
-use super::line::Generation;
+use super::arrived::Arrived;
 use super::outs::{Out, Outs};
 use super::pump::{Closing, Command, Letter};
-use super::returns::Again;
 use super::settle::{AmqpSettle, Desk, Handle};
 
 /// The runtime's end of a subscription; the [pump](super::pump) is the other.
@@ -27,19 +21,9 @@ pub(super) struct AmqpSource {
     commands: mpsc::UnboundedSender<Command>,
     outs: Outs,
     /// The next one, while there is no room for it.
-    held: Option<Arrived>,
+    held: Option<Box<Arrived>>,
     stopped: bool,
     failed: bool,
-}
-
-/// What came and is not handed out yet.
-struct Arrived {
-    queue: usize,
-    tag: u64,
-    acker: Acker,
-    generation: Arc<Generation>,
-    original: Original,
-    redelivered: bool,
 }
 
 impl AmqpSource {
@@ -53,36 +37,17 @@ impl AmqpSource {
     }
 
     fn delivery(&self, arrived: Arrived, out: Out) -> Option<SourceDelivery> {
-        let Arrived { queue, tag, acker, generation, original, redelivered } = arrived;
+        let Arrived { queue, tag, acker, original, redelivered, judgement, generation, sent } =
+            arrived;
         let plan = self.desk.plan.queues.get(queue)?;
         let message = original.view(plan, redelivered);
-        let retry = original.retry(&message.headers);
-        let handle = Handle { tag, acker: Some(acker), generation, out: Some(out) };
+        let mut retry = RetryState::from_headers(&message.headers);
+        retry.crashes = judgement.crashes;
+        let handle = Handle { tag, acker: Some(acker), generation, out: Some((out, sent)) };
         let settle = AmqpSettle { original, queue, desk: Arc::clone(&self.desk), handle };
         let mut delivery = SourceDelivery::new(message, settle);
         delivery.retry = retry;
         Some(delivery)
-    }
-
-    /// Takes a delivery apart; none when it was settled before a stream was opened anew.
-    fn arrived(
-        &self,
-        queue: usize,
-        generation: Arc<Generation>,
-        delivery: Delivery,
-    ) -> Option<Arrived> {
-        let plan = self.desk.plan.queues.get(queue)?;
-        let (tag, acker, redelivered) =
-            (delivery.delivery_tag, delivery.acker.clone(), delivery.redelivered);
-        let original = Original::new(delivery, &plan.name);
-        if let Some(offset) = original.stream_offset()
-            && !self.desk.places.came(queue, offset)
-        {
-            // Only for the credit.
-            let _or_void = acker.ack(BasicAckOptions::default()).now_or_never();
-            return None;
-        }
-        Some(Arrived { queue, tag, acker, generation, original, redelivered })
     }
 
     fn fail(&mut self, error: SourceError) -> Poll<Option<Result<SourceDelivery, SourceError>>> {
@@ -101,16 +66,9 @@ impl Source for AmqpSource {
         }
         loop {
             let arrived = match self.held.take() {
-                Some(held) => Some(held),
+                Some(held) => held,
                 None => match ready!(self.letters.poll_recv(cx)) {
-                    // Its channel is gone: it comes again.
-                    Some(Letter::Delivery(_, generation, _)) if generation.is_over() => continue,
-                    Some(Letter::Delivery(queue, generation, delivery)) => {
-                        self.arrived(queue, generation, *delivery)
-                    }
-                    Some(Letter::Again(tag, acker, generation, Again { queue, original })) => {
-                        Some(Arrived { queue, tag, acker, generation, original, redelivered: true })
-                    }
+                    Some(Letter::Arrived(arrived)) => arrived,
                     Some(Letter::Failed(error)) => return self.fail(error),
                     None => {
                         let detail = format!(
@@ -121,14 +79,15 @@ impl Source for AmqpSource {
                     }
                 },
             };
-            let Some(arrived) = arrived.filter(|arrived| !arrived.generation.is_over()) else {
+            // Its channel is gone: it comes again.
+            if arrived.generation.is_over() {
                 continue;
-            };
+            }
             let Poll::Ready(out) = self.outs.poll_take(self.desk.plan.max_unsettled, cx) else {
                 self.held = Some(arrived);
                 return Poll::Pending;
             };
-            if let Some(delivery) = self.delivery(arrived, out) {
+            if let Some(delivery) = self.delivery(*arrived, out) {
                 return Poll::Ready(Some(Ok(delivery)));
             }
         }

@@ -1,0 +1,159 @@
+use std::ops::ControlFlow;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures_util::{FutureExt, Stream, StreamExt};
+use lapin::Acker;
+use lapin::message::Delivery;
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicNackOptions};
+
+use super::arrived::Arrived;
+use super::settle::Desk;
+use crate::connect::topology::short;
+use crate::{AmqpError, ErrorKind};
+
+/// The consumers of a line, one for each queue.
+#[derive(Default)]
+pub(super) struct Consumers {
+    each: Vec<lapin::Consumer>,
+    /// Whose turn it is.
+    turn: usize,
+}
+
+/// Why consuming stops.
+pub(super) enum Interrupted {
+    Ended(AmqpError),
+    /// A message that must not be handled beside others.
+    Suspect(Box<Arrived>),
+}
+
+impl Consumers {
+    /// Starts all of them.
+    pub(super) async fn start(
+        channel: Arc<lapin::Channel>,
+        desk: Arc<Desk>,
+    ) -> Result<Self, AmqpError> {
+        let plan = &desk.plan;
+        let mut each = Vec::new();
+        for (index, queue) in plan.queues.iter().enumerate() {
+            let tag = match (&plan.consumer_tag, index) {
+                (None, _) => String::new(),
+                (Some(tag), 0) => tag.clone(),
+                (Some(tag), _) => format!("{tag}-{index}"),
+            };
+            let offset = desk.places.resume(index).or(plan.offset);
+            let (name, tag) = (short(&queue.name)?, short(&tag)?);
+            let (options, arguments) =
+                (BasicConsumeOptions::default(), plan.consume_arguments(offset));
+            let consumer =
+                channel.basic_consume(name, tag, options, arguments).await.map_err(|error| {
+                    let kind = match error.is_amqp_error() {
+                        true => ErrorKind::Topology,
+                        false => ErrorKind::ConnectionLost,
+                    };
+                    let doing = format!("consuming from queue {:?}", queue.name);
+                    AmqpError::from_lapin(kind, doing, &error)
+                })?;
+            each.push(consumer);
+        }
+        Ok(Self { each, turn: 0 })
+    }
+
+    /// Takes in all deliveries, each with the number of its queue, until `take` objects or a consumer
+    /// ends. Cancel safe.
+    pub(super) async fn run(
+        &mut self,
+        mut take: impl FnMut(usize, Delivery) -> ControlFlow<Box<Arrived>>,
+    ) -> Interrupted {
+        /// Deliveries taken before others have their turn.
+        const BATCH: usize = 64;
+        std::future::poll_fn(|cx| {
+            for _ in 0..BATCH {
+                match ready!(self.poll_next(cx)) {
+                    Ok((queue, delivery)) => {
+                        if let ControlFlow::Break(suspect) = take(queue, delivery) {
+                            return Poll::Ready(Interrupted::Suspect(suspect));
+                        }
+                    }
+                    Err(error) => return Poll::Ready(Interrupted::Ended(error)),
+                }
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// The next delivery and the number of its queue; in turn when there are several.
+    ///
+    /// # Errors
+    /// The end of a consumer: of its channel or connection, or because the server cancelled it.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<(usize, Delivery), AmqpError>> {
+        let count = self.each.len();
+        for step in 0..count {
+            let index = (self.turn + step) % count;
+            let Some(consumer) = self.each.get_mut(index) else { continue };
+            match Pin::new(&mut *consumer).poll_next(cx) {
+                Poll::Pending => {}
+                Poll::Ready(Some(Ok(delivery))) => {
+                    self.turn = index + 1;
+                    return Poll::Ready(Ok((index, delivery)));
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    let kind = match error.is_amqp_soft_error() {
+                        true => ErrorKind::ChannelClosed,
+                        false => ErrorKind::ConnectionLost,
+                    };
+                    let detail = "the channel of the consumer was closed";
+                    return Poll::Ready(Err(AmqpError::from_lapin(kind, detail, &error)));
+                }
+                Poll::Ready(None) => {
+                    let detail = format!(
+                        "the server cancelled the consumer of queue {:?} (it was deleted or moved, \
+                         or a message was handled for longer than the consumer timeout)",
+                        consumer.queue().as_str()
+                    );
+                    return Poll::Ready(Err(AmqpError::new(ErrorKind::ChannelClosed, detail)));
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Ends all of them. What is out can still be settled.
+    pub(super) async fn cancel(&mut self, channel: &lapin::Channel) {
+        for consumer in self.each.drain(..) {
+            cancel(&consumer, channel).await;
+        }
+    }
+
+    /// Ends all of them, and gives back `suspect` and what came behind it. How many that were.
+    pub(super) async fn retreat(
+        self,
+        channel: Arc<lapin::Channel>,
+        suspect: Box<Arrived>,
+    ) -> usize {
+        let mut back: Vec<(u64, Acker)> = vec![(suspect.tag, suspect.acker)];
+        for mut consumer in self.each {
+            cancel(&consumer, &channel).await;
+            // The server sends nothing behind its answer, with which this stream ends.
+            while let Some(Ok(delivery)) = consumer.next().await {
+                back.push((delivery.delivery_tag, delivery.acker));
+            }
+        }
+        back.sort_by_key(|(tag, _)| *tag);
+        let count = back.len();
+        for (_, acker) in back {
+            let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+            // The first poll hands it to lapin.
+            let _written_or_void = acker.nack(options).now_or_never();
+        }
+        count
+    }
+}
+
+async fn cancel(consumer: &lapin::Consumer, channel: &lapin::Channel) {
+    let options = BasicCancelOptions::default();
+    let _or_with_the_channel = channel.basic_cancel(consumer.tag(), options).await;
+}

@@ -1,0 +1,86 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, mpsc};
+
+use super::returns::Returned;
+
+/// What the deliveries of a line share with it.
+pub(super) struct Generation {
+    over: AtomicBool,
+    ended: Notify,
+    acked: AtomicU64,
+    /// Handed on and neither settled nor dropped.
+    out: AtomicUsize,
+    fewer_out: Notify,
+    returns: mpsc::UnboundedSender<Returned>,
+}
+
+/// One delivery that is out, until it is settled or dropped.
+pub(super) struct Sent(Arc<Generation>);
+
+impl Generation {
+    pub(super) fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<Returned>) {
+        let (returns, returned) = mpsc::unbounded_channel();
+        let generation = Self {
+            over: AtomicBool::new(false),
+            ended: Notify::new(),
+            acked: AtomicU64::new(0),
+            out: AtomicUsize::new(0),
+            fewer_out: Notify::new(),
+            returns,
+        };
+        (Arc::new(generation), returned)
+    }
+
+    /// Whether its channel is gone, and its deliveries with it.
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    /// Ends with the generation. To be made before [`is_over`](Self::is_over) is asked.
+    pub(super) fn ended(&self) -> Notified<'_> {
+        self.ended.notified()
+    }
+
+    /// From here on its deliveries cannot be settled.
+    pub(super) fn end(&self) {
+        self.over.store(true, Ordering::Release);
+        self.ended.notify_waiters();
+    }
+
+    /// Never blocks: the task that owns the channel does the rest.
+    pub(super) fn give_back(&self, returned: Returned) {
+        let _goes_back_with_its_channel = self.returns.send(returned);
+    }
+
+    /// Acknowledgements written.
+    pub(super) fn acked(&self) -> u64 {
+        self.acked.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_ack(&self) {
+        self.acked.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One more is out.
+    pub(super) fn send(self: &Arc<Self>) -> Sent {
+        self.out.fetch_add(1, Ordering::AcqRel);
+        Sent(Arc::clone(self))
+    }
+
+    /// Waits until fewer than `count` are out. For one task at a time; cancel safe.
+    pub(super) async fn fewer_than(&self, count: usize) {
+        while self.out.load(Ordering::Acquire) >= count {
+            self.fewer_out.notified().await;
+        }
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        self.0.out.fetch_sub(1, Ordering::AcqRel);
+        self.0.fewer_out.notify_one();
+    }
+}
