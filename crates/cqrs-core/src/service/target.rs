@@ -10,8 +10,8 @@ use crate::event::AnyEvent;
 use crate::mediator::SendError;
 use crate::{EventMediator, Scope};
 
-/// What a subscription's events go to: an [`EventMediator`], [`per_delivery`], [`each`], [`manual`] or
-/// [`batch`].
+/// What a subscription's events go to: an [`EventMediator`], [`per_delivery`], [`each`](super::each),
+/// [`manual`](super::manual) or [`batch`](super::batch).
 ///
 /// Sealed: the runtime must know how each is settled.
 #[diagnostic::on_unimplemented(
