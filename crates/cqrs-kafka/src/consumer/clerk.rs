@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
+use cqrs_core::StartAt;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError as RdError, RDKafkaErrorCode as Code};
 use rdkafka::{Offset, TopicPartitionList};
@@ -38,7 +39,7 @@ pub(super) struct Start {
 #[derive(Debug)]
 enum Job {
     Commit { drafts: Drafts, is_last: bool },
-    LookUp { ticket: u64, partitions: Vec<(Arc<str>, i32)>, since: Option<SystemTime> },
+    LookUp { ticket: u64, partitions: Vec<(Arc<str>, i32)>, start: StartAt },
 }
 
 #[derive(Debug)]
@@ -69,8 +70,8 @@ impl Clerk {
                         let result = commit(&consumer, &drafts);
                         Done::Committed { drafts, is_last, result }
                     }
-                    Job::LookUp { ticket, partitions, since } => {
-                        Done::Found { ticket, result: look_up(&consumer, &partitions, since) }
+                    Job::LookUp { ticket, partitions, start } => {
+                        Done::Found { ticket, result: look_up(&consumer, &partitions, start) }
                     }
                 };
                 if report.send(result).is_err() {
@@ -89,13 +90,9 @@ impl Clerk {
     }
 
     /// Looks up where partitions begin; the answer has the ticket.
-    pub(super) fn look_up(
-        &mut self,
-        partitions: Vec<(Arc<str>, i32)>,
-        since: Option<SystemTime>,
-    ) -> u64 {
+    pub(super) fn look_up(&mut self, partitions: Vec<(Arc<str>, i32)>, start: StartAt) -> u64 {
         self.tickets += 1;
-        let _ = self.jobs.send(Job::LookUp { ticket: self.tickets, partitions, since });
+        let _ = self.jobs.send(Job::LookUp { ticket: self.tickets, partitions, start });
         self.tickets
     }
 
@@ -118,7 +115,7 @@ fn commit(consumer: &BaseConsumer<Context>, drafts: &Drafts) -> Result<(), RdErr
 fn look_up(
     consumer: &BaseConsumer<Context>,
     partitions: &[(Arc<str>, i32)],
-    since: Option<SystemTime>,
+    start: StartAt,
 ) -> Result<Vec<Start>, RdError> {
     let mut list = TopicPartitionList::with_capacity(partitions.len());
     for (topic, partition) in partitions {
@@ -148,23 +145,30 @@ fn look_up(
             note: text.map(|text| Note::parse(&text)).unwrap_or_default(),
         });
     }
-    if let Some(since) = since {
-        begin_at(consumer, &mut starts, since)?;
+    match start {
+        StartAt::Time(since) => {
+            let millis = since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+            let millis = i64::try_from(millis).unwrap_or(i64::MAX);
+            begin_at(consumer, &mut starts, Offset::Offset(millis))?;
+        }
+        // Left to `auto.offset.reset`, the end would be looked up some time after the partition counts
+        // as consumed from, and what is published until then missed.
+        StartAt::Latest => begin_at(consumer, &mut starts, Offset::End)?,
+        _ => {}
     }
     Ok(starts)
 }
 
-/// For partitions without a committed offset: the first record that is not older.
+/// For partitions without a committed offset: the first record that is not older than `at` (milliseconds
+/// since 1970), or the end.
 fn begin_at(
     consumer: &BaseConsumer<Context>,
     starts: &mut [Start],
-    since: SystemTime,
+    at: Offset,
 ) -> Result<(), RdError> {
-    let millis = since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-    let millis = i64::try_from(millis).unwrap_or(i64::MAX);
     let mut list = TopicPartitionList::new();
     for start in starts.iter().filter(|start| start.committed.is_none()) {
-        list.add_partition_offset(&start.topic, start.partition, Offset::Offset(millis))?;
+        list.add_partition_offset(&start.topic, start.partition, at)?;
     }
     if list.count() == 0 {
         return Ok(());

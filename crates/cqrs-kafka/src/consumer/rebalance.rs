@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cqrs_core::consume::StartAt;
 use rdkafka::consumer::{Consumer as _, RebalanceProtocol};
 use rdkafka::error::KafkaError as RdError;
 use rdkafka::{Offset, TopicPartitionList};
@@ -128,11 +127,7 @@ impl Session {
             .filter(|element| self.plan.is_meant(element.topic()))
             .map(|element| (element.topic().into(), element.partition()))
             .collect();
-        let since = match self.plan.request.start {
-            StartAt::Time(since) => Some(since),
-            _ => None,
-        };
-        let ticket = self.clerk.look_up(partitions, since);
+        let ticket = self.clerk.look_up(partitions, self.plan.request.start);
         Turn::Assigning { list, ticket, again: None }
     }
 
