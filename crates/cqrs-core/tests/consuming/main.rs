@@ -4,6 +4,7 @@
 
 mod functions;
 mod lifecycle;
+mod options;
 mod order;
 mod reading;
 mod retries;
