@@ -1,5 +1,6 @@
 //! A source in the hands of a case, as the runtime would hold it.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::time::{Duration, Instant};
 
@@ -12,16 +13,20 @@ pub(super) struct Opened {
     source: Box<dyn Source>,
     pub(super) status: Status,
     patience: Duration,
+    /// What came while something else was waited for.
+    early: VecDeque<SourceDelivery>,
 }
 
 impl Opened {
     pub(super) fn new(source: Box<dyn Source>, status: Status, patience: Duration) -> Self {
-        Self { source, status, patience }
+        Self { source, status, patience, early: VecDeque::new() }
     }
 
     async fn poll(&mut self) -> Option<SourceDelivery> {
-        let next = poll_fn(|cx| self.source.poll_next(cx)).await;
-        next.map(|next| next.unwrap_or_else(|error| panic!("the source failed: {}", chain(&error))))
+        match self.early.pop_front() {
+            Some(delivery) => Some(delivery),
+            None => poll(&mut *self.source).await,
+        }
     }
 
     /// The next delivery.
@@ -86,9 +91,18 @@ impl Opened {
         self.wait_for("Consuming", |status| *status == SourceStatus::Consuming).await;
     }
 
+    /// Waits for a status, and takes what comes meanwhile: a source may do nothing unless it is polled.
     pub(super) async fn wait_for(&mut self, what: &str, is: impl Fn(&SourceStatus) -> bool) {
-        let waiting = tokio::time::timeout(self.patience, self.status.wait_for(|now| is(now)));
-        let is_so = waiting.await.is_ok_and(|told| told.is_ok());
+        let Self { source, status, early, .. } = self;
+        let waiting = async {
+            loop {
+                tokio::select! {
+                    told = status.wait_for(|now| is(now)) => return told.is_ok(),
+                    next = poll(&mut **source) => early.extend(next),
+                }
+            }
+        };
+        let is_so = tokio::time::timeout(self.patience, waiting).await.unwrap_or(false);
         let status = self.status.borrow();
         assert!(is_so, "{what}: not after {:?}, but {status:?}", self.patience);
     }
@@ -127,6 +141,11 @@ impl Opened {
 
     /// As a process that dies.
     pub(super) fn crash(self) {}
+}
+
+async fn poll(source: &mut dyn Source) -> Option<SourceDelivery> {
+    let next = poll_fn(|cx| source.poll_next(cx)).await;
+    next.map(|next| next.unwrap_or_else(|error| panic!("the source failed: {}", chain(&error))))
 }
 
 /// The body as text.

@@ -1,5 +1,7 @@
 //! Lost connections and lost processes.
 
+use std::time::Duration;
+
 use cqrs_core::consume::SourceStatus;
 
 use super::super::service::Log;
@@ -62,7 +64,12 @@ pub(crate) async fn cuts_lose_nothing_and_keep_order<H: ConsumingHarness>(harnes
         return;
     }
     let (stage, log) = (Stage::with_faults(harness).await, Log::default());
-    let running = stage.run(stage.subscription().concurrency(4), log.each(|_| Ok(()))).await;
+    let handler = log.each_async(|_| async {
+        // Long enough for some to be out at each cut.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        Ok(())
+    });
+    let running = stage.run(stage.subscription().concurrency(4), handler).await;
     let event = |number: u32| stage.event(&format!("key-{}", number % KEYS), number);
     for part in 0..=CUTS {
         let numbers = part * COUNT / (CUTS + 1)..(part + 1) * COUNT / (CUTS + 1);
