@@ -155,6 +155,17 @@ pub async fn create_topic(topic: &str, partitions: i32, settings: &[(&str, &str)
     made[0].as_ref().unwrap();
 }
 
+/// Deletes the topics whose names begin with `prefix`.
+pub async fn delete_topics(prefix: &str) {
+    let admin: AdminClient<_> = client().create().unwrap();
+    let metadata = admin.inner().fetch_metadata(None, Duration::from_secs(30)).unwrap();
+    let names: Vec<_> = metadata.topics().iter().map(|topic| topic.name()).collect();
+    let names: Vec<_> = names.into_iter().filter(|name| name.starts_with(prefix)).collect();
+    if !names.is_empty() {
+        admin.delete_topics(&names, &AdminOptions::new()).await.unwrap();
+    }
+}
+
 /// All records of `topic`, by partition and offset. Its headers must be text.
 pub async fn read_all(topic: &str) -> Vec<Record> {
     let records = read_raw(topic).await.into_iter();

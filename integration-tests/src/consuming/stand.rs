@@ -354,6 +354,9 @@ impl Stand {
             let queues: Vec<_> = listed.lines().filter(|name| name.starts_with(&own)).collect();
             raw.clean(&queues, &[&self.topic]).await;
         }
+        if self.kind == Kind::Kafka {
+            kafka::delete_topics(&self.topic).await;
+        }
         let _best_effort = std::fs::remove_dir_all(&self.directory);
     }
 }
@@ -373,34 +376,49 @@ pub async fn ctl(arguments: &[&str]) -> String {
     brokers(&[&["ctl", "rabbitmq"][..], arguments].concat()).await
 }
 
-/// `scripts/brokers`; what it said.
+/// `scripts/brokers`; what it said. It must succeed.
 pub async fn brokers(arguments: &[&str]) -> String {
+    let ran = try_brokers(arguments).await;
+    ran.unwrap_or_else(|said| panic!("scripts/brokers {}: {said}", arguments.join(" ")))
+}
+
+async fn try_brokers(arguments: &[&str]) -> Result<String, String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/brokers");
     let ran = tokio::process::Command::new(script).args(arguments).output().await.unwrap();
-    let said = String::from_utf8_lossy(&ran.stderr);
-    assert!(ran.status.success(), "scripts/brokers {}: {said}", arguments.join(" "));
-    String::from_utf8(ran.stdout).unwrap()
+    match ran.status.success() {
+        true => Ok(String::from_utf8_lossy(&ran.stdout).into_owned()),
+        false => Err(String::from_utf8_lossy(&ran.stderr).into_owned()),
+    }
 }
 
 /// Takes the server of `kind` down (`kill` or `stop`), does `meanwhile`, and brings it back, however the
 /// test ends.
 pub async fn outage<T>(kind: Kind, how: &str, meanwhile: impl Future<Output = T>) -> T {
-    struct Restore(&'static str);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/brokers");
-            let arguments = ["start", self.0];
-            let _best_effort = std::process::Command::new(script).args(arguments).output();
-        }
-    }
-    announce(&format!("{how} {}", kind.server()));
-    let restore = Restore(kind.server());
-    brokers(&[how, kind.server()]).await;
+    let server = kind.server();
+    announce(&format!("{how} {server}"));
+    let restore = Restore(server);
+    brokers(&[how, server]).await;
     let done = meanwhile.await;
-    brokers(&["start", kind.server()]).await;
+    // After a kill Kafka looks through all of its topics, which may take longer than the script waits.
+    let end = Instant::now() + Duration::from_secs(300);
+    while let Err(said) = try_brokers(&["start", server]).await {
+        let said = said.lines().last().unwrap_or_default();
+        assert!(Instant::now() < end, "{server} does not come back: {said}");
+    }
     std::mem::forget(restore);
-    announce(&format!("{} is back", kind.server()));
+    announce(&format!("{server} is back"));
     done
+}
+
+/// Starts a server.
+struct Restore(&'static str);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/brokers");
+        let arguments = ["start", self.0];
+        let _best_effort = std::process::Command::new(script).args(arguments).output();
+    }
 }
 
 /// Tells others who use the servers: the file `CQRS_TEST_OUTAGES`, if there is one.

@@ -50,7 +50,7 @@ impl Member {
 pub async fn change(program: &'static str) -> Summary {
     let stand = Stand::new(Kind::Kafka, program, "members", PARTITIONS).await;
     let mut options = stand.options();
-    (options.handler_ms, options.concurrency) = ((5, 15), 8);
+    (options.handler_ms, options.concurrency) = ((5, 60), 64);
     options.session_timeout_ms = 6_000;
     let mut ledger = stand.ledger();
     let mut members = vec![Member::join(&stand, &options).await];
@@ -107,7 +107,7 @@ async fn load(topic: String, stop: Arc<AtomicBool>) -> Published {
         }
         let mut receipts = Vec::new();
         for n in 20 * round..20 * (round + 1) {
-            let work = Work::new(format!("k{}", n % 1_000), (n / 1_000) as u32);
+            let work = Work::new(format!("k{}", n % 50), (n / 50) as u32);
             published.attempted.insert(work.id());
             receipts.push((work.id(), broker.enqueue(work.message(&topic)).await.unwrap()));
         }

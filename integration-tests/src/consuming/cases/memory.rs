@@ -14,7 +14,7 @@ pub async fn backlog(kind: Kind, program: &'static str) {
     let mut options = stand.options();
     (options.handler_ms, options.concurrency) = ((1, 1), 16);
     stand.declare(&options).await;
-    let total = count(200_000, 1_000_000);
+    let total = count(100_000, 1_000_000);
     let started = std::time::Instant::now();
     let published = stand.publish(Work::over(10_000, total)).await;
     let publishing = started.elapsed();
