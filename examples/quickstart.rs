@@ -20,7 +20,6 @@ use std::time::Duration;
 
 use common::Wire;
 use cqrs::prelude::*;
-use cqrs::JsonDeserializer;
 use serde::{Deserialize, Serialize};
 
 // ---- what can be asked, and what can happen
@@ -104,27 +103,42 @@ impl EventHandler<UserCounted> for CountUsers {
 struct SendWelcomeMail(Arc<AtomicUsize>);
 
 impl EventHandler<UserCreated> for SendWelcomeMail {
-    async fn handle(&self, event: &UserCreated, _scope: &mut Scope) -> Result<(), HandlerError> {
-        self.0.fetch_add(1, Ordering::Relaxed);
+    async fn handle(&self, event: &UserCreated, scope: &mut Scope) -> Result<(), HandlerError> {
+        tokio::time::sleep(Duration::from_millis(100)).await; // a mail takes its time
+        if let Some(received) = scope.get::<Received>() {
+            println!("   received   {}", String::from_utf8_lossy(&received.bytes()));
+        }
         println!("   mailer     writes to {}: welcome, {}!", event.email, event.name);
-        Ok(())
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(()) // and the message is acked; an error would be tried again, and again later
     }
+}
+
+fn mailer(
+    broker: Arc<dyn Subscribe>,
+    topic: &str,
+    mails: &Arc<AtomicUsize>,
+) -> Result<Service, Box<dyn Error>> {
+    let events = EventMediator::builder()
+        .event::<UserCreated, _>(SendWelcomeMail(Arc::clone(mails)))
+        .build()?;
+    let users = Subscription::to(topic).group("mailer").json::<UserCreated>();
+    Ok(Service::builder(broker).subscribe(users, events).build()?)
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let mut wire = Wire::open("user_events").await?;
+    let wire = Wire::open().await?;
+    let topic = wire.topic("user_events").await?;
     println!("Publishing to {}.\n", wire.name);
 
     let (users, mails) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let mailer = common::start(mailer(wire.broker(), &topic, &mails)?).await?;
     let mediator = Mediator::builder()
         .handle::<CreateUser, _>(CreateUserHandler::default())
         .event::<UserCounted, _>(CountUsers(Arc::clone(&users)))
-        .broker(Arc::clone(&wire.broker))
-        .topic::<UserCreated>(wire.topic.as_str())
-        .build()?;
-    let mailer = EventMediator::builder()
-        .event::<UserCreated, _>(SendWelcomeMail(Arc::clone(&mails)))
+        .broker(wire.broker())
+        .topic::<UserCreated>(topic.as_str())
         .build()?;
 
     for (name, email) in
@@ -138,20 +152,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
     }
 
-    println!("Reading {:?} back:\n", wire.topic);
-    for _ in 0..2 {
-        let received = wire.probe.next(Duration::from_secs(30)).await.ok_or("nothing came back")?;
-        println!("-> received   {}", received.text());
-        let event: NotificationEvent<UserCreated> = JsonDeserializer.from_bytes(&received.body)?;
-        mailer.send(event).await?;
-    }
-
+    common::until("both mails are out", || mails.load(Ordering::Relaxed) == 2).await?;
+    let mailer = mailer.stop().await?; // finishes what runs, gives the rest back
     let left = mediator.shutdown(Duration::from_secs(10)).await;
     println!(
         "\nDone: {} users, {} mails, {} messages undelivered.",
         users.load(Ordering::Relaxed),
-        mails.load(Ordering::Relaxed),
+        mailer.handled,
         left.undelivered
     );
-    Ok(())
+    wire.tidy_up("mailer", &Retry::default()).await
 }

@@ -20,24 +20,36 @@ fn story(example: &str) -> String {
     text
 }
 
-#[test]
-fn quickstart_goes_from_a_command_to_a_handled_notification() {
-    let text = story("quickstart");
-    let order = [
-        "handler    creates Ada",
-        "a domain event counts: 1 user(s)",
-        "answer     user-1",
-        "error      an e-mail address has an @",
-        r#""event_name":"UserCreated","topic":"user_events""#,
-        "writes to ada@example.org",
-        "Done: 2 users, 2 mails, 0 messages undelivered.",
-    ];
-    let mut rest = text.as_str();
-    for line in order {
+/// Whether the lines are in the text, in this order.
+fn tells(text: &str, lines: &[&str]) {
+    let mut rest = text;
+    for line in lines {
         let at =
             rest.find(line).unwrap_or_else(|| panic!("no {line:?} (in this order) in:\n{text}"));
         rest = &rest[at..];
     }
+}
+
+#[test]
+fn quickstart_goes_from_a_command_to_a_handled_notification() {
+    let text = story("quickstart");
+    // Two services run: each line of one comes in its order, but not those of both.
+    let signing_up = [
+        "handler    creates Ada",
+        "a domain event counts: 1 user(s)",
+        "answer     user-1",
+        "error      an e-mail address has an @",
+        "answer     user-2",
+        "Done: 2 users, 2 mails, 0 messages undelivered.",
+    ];
+    let mailing = [
+        r#""event_name":"UserCreated","topic":"user_events""#,
+        "writes to ada@example.org",
+        "writes to eve@example.org",
+        "Done: 2 users, 2 mails, 0 messages undelivered.",
+    ];
+    tells(&text, &signing_up);
+    tells(&text, &mailing);
 }
 
 #[test]
@@ -74,4 +86,77 @@ fn a_unit_of_work_commits_all_or_nothing() {
     assert!(text.contains(r#"commit ["account: -500", "audit: 500"]"#), "{text}");
     assert!(text.contains(r#"roll back ["account: -5000", "audit: 5000"]"#), "{text}");
     assert!(text.contains("2 rows are visible, 1 notification is out"), "{text}");
+}
+
+#[test]
+fn consume_kafka_reads_several_topics_from_the_oldest_on() {
+    let lines = ["ada@example.org has signed up", "ordered for 799 cents", "stopped: 3 handled"];
+    tells(&story("consume_kafka"), &lines);
+}
+
+#[test]
+fn consume_rabbitmq_reads_two_routing_keys() {
+    let lines = ["beside user.created.mailer", "welcome, ada", "farewell", "stopped: 2 handled"];
+    tells(&story("consume_rabbitmq"), &lines);
+}
+
+#[test]
+fn manual_ack_settles_in_every_way() {
+    let text = story("manual_ack");
+    for lines in [
+        ["bob, 200 cents, attempt 1", "-> again in 1s", "bob, 200 cents, attempt 2"],
+        ["eve, 300 cents, attempt 1", "-> dropped", "eve, 300 cents, attempt 2"],
+        ["-> dead letter", "dead: no such account", "stopped: 3 handled, 1 dead-lettered"],
+    ] {
+        tells(&text, &lines);
+    }
+}
+
+#[test]
+fn decode_errors_are_skipped_handed_over_and_buried() {
+    let text = story("decode_errors");
+    tells(&text, &["not ours: UserMoved", "welcome, eve"]);
+    tells(
+        &text,
+        &[r#"dead: "garbage""#, "3 handled, 2 skipped, 1 dead-lettered, 0 attempts failed"],
+    );
+}
+
+#[test]
+fn retries_end_well_or_as_dead_letters_that_say_why() {
+    let text = story("retries_and_dead_letters");
+    for line in [
+        "attempt 4 for busy@example.org",
+        "permanent after 1 attempts",
+        "exhausted after 4 attempts",
+        "panic after 4 attempts",
+        "2 handled, 3 dead-lettered, 12 attempts failed, 4 of them panicked",
+    ] {
+        assert!(text.contains(line), "no {line:?} in:\n{text}");
+    }
+}
+
+#[test]
+fn a_batch_isolates_what_cannot_be_handled() {
+    let text = story("batch");
+    tells(&text, &["insert [13]: the database refuses 13", r#"dead: {"payload":{"visitor":13"#]);
+    assert!(text.contains("stopped: 16 handled, 1 dead-lettered"), "{text}");
+}
+
+#[test]
+fn parallel_handlers_keep_the_order_of_each_key() {
+    let lines = ["at once", "came in their order", "stopped: 100 handled"];
+    tells(&story("parallel_with_order"), &lines);
+}
+
+#[test]
+fn testing_a_service_takes_no_time_and_says_what_is_missing() {
+    let lines = [
+        "handled: a user in, a mail out",
+        "retried after [10s, 60s, 300s], in no time: 370 s on the clock",
+        "with a lost ack: 2 mails to eve",
+        "no WelcomeSent was handled within 100ms; seen so far:",
+        "stopped: 3 handled",
+    ];
+    tells(&story("testing_a_service"), &lines);
 }

@@ -34,6 +34,37 @@ fn quickstart_runs_on_rabbitmq() {
     assert!(text.contains("Done: 2 users, 2 mails, 0 messages undelivered."), "{text}");
 }
 
+/// The last line of each example that runs on any broker.
+const NEUTRAL: [(&str, &str); 5] = [
+    ("manual_ack", "stopped: 3 handled, 1 dead-lettered"),
+    ("decode_errors", "stopped: 3 handled, 2 skipped, 1 dead-lettered, 0 attempts failed"),
+    ("retries_and_dead_letters", "stopped: 2 handled, 3 dead-lettered, 12 attempts failed"),
+    ("batch", "stopped: 16 handled, 1 dead-lettered"),
+    ("parallel_with_order", "stopped: 100 handled, 0 given back"),
+];
+
+#[test]
+fn the_consuming_examples_run_on_kafka() {
+    servers::kafka();
+    let text = story("consume_kafka", &["--broker", "kafka"]);
+    assert!(text.contains("stopped: 3 handled, 0 given back"), "{text}");
+    for (example, end) in NEUTRAL {
+        let text = story(example, &["--broker", "kafka"]);
+        assert!(text.contains("on Apache Kafka") && text.contains(end), "{example}: {text}");
+    }
+}
+
+#[test]
+fn the_consuming_examples_run_on_rabbitmq() {
+    integration_tests::amqp::dsn();
+    let text = story("consume_rabbitmq", &["--broker", "amqp"]);
+    assert!(text.contains("(queue: user.created.") && text.contains("2 handled"), "{text}");
+    for (example, end) in NEUTRAL {
+        let text = story(example, &["--broker", "amqp"]);
+        assert!(text.contains("on RabbitMQ") && text.contains(end), "{example}: {text}");
+    }
+}
+
 #[test]
 fn kafka_producing_tells_where_records_stand_and_what_is_wrong() {
     servers::kafka();
