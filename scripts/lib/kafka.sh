@@ -10,7 +10,7 @@ KAFKA_HOME=$STATE/kafka
 KAFKA_LIB=$KAFKA_HOME/lib-$KAFKA_VERSION
 KAFKA_DATA=$KAFKA_HOME/data-$KAFKA_VERSION
 KAFKA_LOGS=("$KAFKA_HOME/log/console.log" "$KAFKA_HOME/log/server.log")
-KAFKA_BOOT_SECONDS=120
+KAFKA_BOOT_SECONDS=300 # after kill -9 it checks every log first
 
 # The version file is written at a start, and so tells what runs.
 kafka_version() { cat "$KAFKA_HOME/version" 2>/dev/null || echo "$KAFKA_VERSION"; }
