@@ -1,11 +1,11 @@
 //! A service in the hands of a case, and handlers that keep a log.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use cqrs_core::{
     HandlerError, NotificationEvent, Received, Service, ServiceError, ServiceHealth, ServiceReport,
-    StopHandle, Subscription, SubscriptionCounts, SubscriptionReport, Target, each,
+    StopHandle, Subscribe, Subscription, SubscriptionCounts, SubscriptionReport, Target, each,
 };
 use tokio::task::JoinHandle;
 
@@ -17,6 +17,8 @@ pub(super) struct Running {
     stop: StopHandle,
     health: ServiceHealth,
     patience: Duration,
+    /// Gone when nothing of the service is left.
+    broker: Weak<Arc<dyn Subscribe>>,
 }
 
 impl<H: ConsumingHarness> Stage<'_, H> {
@@ -32,14 +34,16 @@ impl<H: ConsumingHarness> Stage<'_, H> {
         target: impl Target,
         drain: Duration,
     ) -> Running {
-        let service = Service::builder(Arc::clone(&self.broker))
+        let broker = Arc::new(Arc::clone(&self.broker));
+        let left = Arc::downgrade(&broker);
+        let service = Service::builder(broker)
             .subscribe(subscription, target)
             .drain_timeout(drain)
             .build()
             .unwrap_or_else(|error| panic!("{error}"));
         let (stop, health) = (service.stop_handle(), service.health());
         let task = tokio::spawn(service.run_until(std::future::pending::<()>()));
-        let running = Running { task, stop, health, patience: self.can.patience };
+        let running = Running { task, stop, health, patience: self.can.patience, broker: left };
         self.until("the service is ready", || {
             running.health.is_ready() || running.task.is_finished()
         })
@@ -90,6 +94,11 @@ impl Running {
     pub(super) async fn crash(self) {
         self.task.abort();
         let _aborted = self.task.await;
+        let end = Instant::now() + self.patience;
+        while self.broker.strong_count() > 0 {
+            assert!(Instant::now() < end, "a service that was dropped is still there");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 }
 

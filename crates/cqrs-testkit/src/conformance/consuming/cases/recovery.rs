@@ -1,8 +1,7 @@
 //! Lost connections and lost processes.
 
-use std::time::Duration;
-
 use cqrs_core::consume::SourceStatus;
+use tokio::sync::watch;
 
 use super::super::service::Log;
 use super::super::stage::{QUIET, Stage};
@@ -64,29 +63,39 @@ pub(crate) async fn cuts_lose_nothing_and_keep_order<H: ConsumingHarness>(harnes
         return;
     }
     let (stage, log) = (Stage::with_faults(harness).await, Log::default());
-    let handler = log.each_async(|_| async {
-        // Long enough for some to be out at each cut.
-        tokio::time::sleep(Duration::from_millis(2)).await;
-        Ok(())
-    });
+    let gate = watch::Sender::new(true);
+    let handler = {
+        let gate = gate.subscribe();
+        log.each_async(move |_| {
+            let mut gate = gate.clone();
+            async move {
+                drop(gate.wait_for(|open| *open).await);
+                Ok(())
+            }
+        })
+    };
     let running = stage.run(stage.subscription().concurrency(4), handler).await;
     let event = |number: u32| stage.event(&format!("key-{}", number % KEYS), number);
-    for part in 0..=CUTS {
-        let numbers = part * COUNT / (CUTS + 1)..(part + 1) * COUNT / (CUTS + 1);
-        stage.publish_all(numbers.clone().map(event)).await;
-        let some = (part * COUNT / (CUTS + 1)) as usize + 1;
-        stage.until("some of them are handled", || log.len() >= some).await;
-        if part < CUTS {
-            stage.inject(ConsumingFault::Cut).await;
-        }
-    }
-    let all = || {
+    let part = |part: u32| part * COUNT / (CUTS + 1)..(part + 1) * COUNT / (CUTS + 1);
+    let handled = || {
         let mut numbers: Vec<_> = log.notes().iter().map(|note| note.number).collect();
         numbers.sort_unstable();
         numbers.dedup();
-        numbers.len() == COUNT as usize
+        numbers.len()
     };
-    stage.until("all are handled", all).await;
+    for cut in 0..CUTS {
+        // Some handlers run while it happens, and their messages are out.
+        gate.send_replace(false);
+        let before = log.len();
+        stage.publish_all(part(cut).map(event)).await;
+        stage.until("some of them run", || log.len() > before).await;
+        stage.inject(ConsumingFault::Cut).await;
+        tokio::time::sleep(QUIET).await;
+        gate.send_replace(true);
+        stage.until("all are handled", || handled() == part(cut).end as usize).await;
+    }
+    stage.publish_all(part(CUTS).map(event)).await;
+    stage.until("all are handled", || handled() == COUNT as usize).await;
     stage.until("the service is ready again", || running.is_ready()).await;
     running.end().await;
     for first in 0..KEYS {
