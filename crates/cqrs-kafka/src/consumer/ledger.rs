@@ -1,4 +1,14 @@
 //! The books of one partition: what was handed in, what of it is finished, and so what may be committed.
+//!
+//! # Crashes
+//! Kafka does not count deliveries. So that a record whose handling kills the process is found, every
+//! commit carries a *fence*: no record at or behind it was handed out. The fence is moved, and committed,
+//! before records behind it are handed out; the last commit of an assignment that ends in good order has
+//! none. An assignment that finds one knows that the process before it died, and that what killed it is
+//! a record before the fence: a *suspect*. The first time that may be an accident, and everything goes on
+//! as ever. The second time in a row without getting past the fence, the suspects are handed out
+//! [alone](Ledger::start_alone), one after the other, each start committed before it happens: what was
+//! started and never ended did it, and nothing else is blamed.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -26,7 +36,20 @@ pub(super) struct Ledger {
     committed: u64,
     /// Whether the books are closed: the assignment ended, nothing is finished any more.
     closed: bool,
+    /// No record at or behind it is handed out before it is moved. `None`: nothing was handed out.
+    fence: Option<i64>,
+    /// The fence that is committed: it holds.
+    fence_committed: i64,
+    /// Records before it are suspects.
+    suspects: i64,
+    /// How often in a row the suspects' process died.
+    unclean: u32,
+    /// The suspect that is out alone, and the version that says so.
+    alone: Option<(i64, u64)>,
 }
+
+/// After how many deaths in a row suspects are handed out alone.
+const ALONE_AFTER: u32 = 2;
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
@@ -48,6 +71,8 @@ impl Ledger {
     /// The books of an assignment that begins where `committed` says, with the attempts of `note`.
     pub(super) fn new(committed: Option<i64>, note: Note) -> Self {
         let mut attempts = note.attempts;
+        let suspects = note.fence.filter(|fence| committed.is_some_and(|at| at < *fence));
+        let unclean = suspects.map_or(0, |_| note.unclean.saturating_add(1));
         if let Some(committed) = committed {
             attempts = attempts.split_off(&committed);
         }
@@ -59,6 +84,11 @@ impl Ledger {
             version: 0,
             committed: 0,
             closed: false,
+            fence: suspects,
+            fence_committed: 0,
+            suspects: suspects.unwrap_or(0),
+            unclean,
+            alone: None,
         }
     }
 
@@ -96,6 +126,9 @@ impl Ledger {
         if !self.attempts.is_empty() && self.attempts.remove(&offset).is_some() {
             self.version += 1;
         }
+        if self.is_alone(offset) {
+            self.alone = None;
+        }
         if at == 0 {
             self.version += 1;
             while self.entries.front().is_some_and(|entry| entry.finished) {
@@ -128,14 +161,84 @@ impl Ledger {
     /// Remembers the attempts at a record.
     pub(super) fn note_attempts(&mut self, offset: i64, state: RetryState) {
         if !self.closed {
+            self.end_alone(offset);
             self.attempts.insert(offset, state);
             self.version += 1;
         }
     }
 
-    /// What is known of the attempts at a record.
+    /// What is known of the attempts at a record, without the start that it is out for.
     pub(super) fn attempts(&self, offset: i64) -> RetryState {
-        self.attempts.get(&offset).copied().unwrap_or_default()
+        let mut state = self.attempts.get(&offset).copied().unwrap_or_default();
+        if self.is_alone(offset) {
+            state.crashes = state.crashes.saturating_sub(1);
+        }
+        state
+    }
+
+    /// Where the group begins, when nothing was ever committed: at its first record.
+    pub(super) fn begin_at(&mut self, offset: i64) {
+        self.next.get_or_insert(offset);
+    }
+
+    /// Moves the fence. It never goes back.
+    pub(super) fn move_fence(&mut self, fence: i64) {
+        if !self.closed && self.fence.is_none_or(|known| known < fence) {
+            self.fence = Some(fence);
+            self.version += 1;
+        }
+    }
+
+    /// The fence that holds.
+    pub(super) fn fence_committed(&self) -> i64 {
+        self.fence_committed
+    }
+
+    /// Until where records are handed out alone, if they are.
+    pub(super) fn alone_until(&self) -> Option<i64> {
+        (self.unclean >= ALONE_AFTER).then_some(self.suspects)
+    }
+
+    /// A suspect is about to be handed out alone: its start counts until it ends.
+    pub(super) fn start_alone(&mut self, offset: i64) {
+        if !self.closed {
+            let state = self.attempts.entry(offset).or_default();
+            state.crashes = state.crashes.saturating_add(1);
+            self.version += 1;
+            self.alone = Some((offset, self.version));
+        }
+    }
+
+    /// Whether the start of the suspect that is out alone is committed.
+    pub(super) fn alone_is_committed(&self) -> bool {
+        self.alone.is_some_and(|(_, version)| self.committed >= version)
+    }
+
+    /// The start of a suspect came to an end that is not the process's: it does not count.
+    pub(super) fn end_alone(&mut self, offset: i64) {
+        if !self.is_alone(offset) {
+            return;
+        }
+        self.alone = None;
+        self.version += 1;
+        if let Some(state) = self.attempts.get_mut(&offset) {
+            state.crashes = state.crashes.saturating_sub(1);
+            if *state == RetryState::default() {
+                self.attempts.remove(&offset);
+            }
+        }
+    }
+
+    pub(super) fn is_alone(&self, offset: i64) -> bool {
+        self.alone.is_some_and(|(alone, _)| alone == offset)
+    }
+
+    /// The suspects are cleared: none of them killed the process, as far as they came.
+    pub(super) fn clear_suspects(&mut self) {
+        if self.unclean > 0 {
+            self.unclean = 0;
+            self.version += 1;
+        }
     }
 
     /// Whether anything is known of attempts.
@@ -149,20 +252,36 @@ impl Ledger {
             return None;
         }
         let position = self.position()?;
-        let note = Note { attempts: self.attempts.clone(), fence: None };
+        let unclean = if position < self.suspects { self.unclean } else { 0 };
+        let fence = self.fence.filter(|fence| !self.closed && position < *fence);
+        let unclean = if fence.is_some() { unclean } else { 0 };
+        let note = Note { attempts: self.attempts.clone(), fence, unclean };
         Some(Draft { position, note, version: self.version })
     }
 
     /// Closes the books: the last commit of this assignment, if one is needed. Nothing is finished
     /// from here on.
     pub(super) fn close(&mut self) -> Option<Draft> {
+        if self.closed {
+            return None;
+        }
+        if let Some((offset, _)) = self.alone {
+            self.end_alone(offset);
+        }
+        if self.fence.is_some() {
+            // The last commit says that this is a good end.
+            self.version += 1;
+        }
         self.closed = true;
         self.draft()
     }
 
     /// A draft was committed.
     pub(super) fn committed(&mut self, draft: &Draft) {
-        self.committed = self.committed.max(draft.version);
+        if self.committed <= draft.version {
+            self.committed = draft.version;
+            self.fence_committed = draft.note.fence.unwrap_or(0);
+        }
     }
 }
 
@@ -260,6 +379,100 @@ mod tests {
             assert!(ledger.finish(offset));
         }
         assert_eq!(position(&ledger), 21, "not beyond what was seen after it went back");
+    }
+
+    /// What a process that dies leaves behind, taken up by the next one.
+    fn after_death(ledger: &Ledger, committed: &Draft) -> Ledger {
+        let _ = ledger;
+        Ledger::new(Some(committed.position), Note::parse(&committed.note.to_text()))
+    }
+
+    fn commit(ledger: &mut Ledger) -> Draft {
+        let draft = ledger.draft().unwrap();
+        ledger.committed(&draft);
+        draft
+    }
+
+    #[test]
+    fn a_good_end_leaves_no_suspects() {
+        let mut ledger = ledger();
+        assert_eq!(ledger.fence_committed(), 0, "nothing may be handed out");
+        ledger.move_fence(15);
+        let draft = commit(&mut ledger);
+        assert_eq!(
+            (draft.position, draft.note.fence, ledger.fence_committed()),
+            (10, Some(15), 15)
+        );
+        ledger.add(10);
+        ledger.finish(10);
+        let last = ledger.close().unwrap();
+        assert_eq!((last.position, &last.note), (11, &Note::default()));
+        assert_eq!(after_death(&ledger, &last).alone_until(), None);
+        assert_eq!(ledger.close(), None, "once");
+    }
+
+    #[test]
+    fn a_record_that_kills_the_process_is_found_and_nothing_else() {
+        let mut ledger = ledger();
+        ledger.move_fence(15);
+        let first = commit(&mut ledger);
+        let mut ledger = after_death(&ledger, &first);
+        assert_eq!(ledger.alone_until(), None, "it may have been an accident");
+        ledger.move_fence(13);
+        let second = ledger.draft();
+        assert_eq!(second, None, "the fence is not moved back");
+        ledger.move_fence(16);
+        let second = commit(&mut ledger);
+        assert_eq!(second.note.unclean, 1);
+        let mut ledger = after_death(&ledger, &second);
+        assert_eq!(ledger.alone_until(), Some(16));
+        // 10 is innocent, 11 is not.
+        ledger.start_alone(10);
+        assert!(!ledger.alone_is_committed());
+        commit(&mut ledger);
+        assert!(ledger.alone_is_committed());
+        assert_eq!(ledger.attempts(10).crashes, 0, "this start does not count yet");
+        ledger.add(10);
+        ledger.finish(10);
+        ledger.start_alone(11);
+        let third = commit(&mut ledger);
+        let ledger = after_death(&ledger, &third);
+        assert_eq!((ledger.attempts(11).crashes, ledger.alone_until()), (1, Some(16)));
+        assert_eq!(ledger.attempts.len(), 1);
+    }
+
+    #[test]
+    fn a_start_that_ends_otherwise_does_not_count() {
+        let note = Note { fence: Some(20), unclean: 1, ..Note::default() };
+        let mut ledger = Ledger::new(Some(10), note);
+        ledger.start_alone(10);
+        ledger.add(10);
+        ledger.end_alone(10);
+        assert!(!ledger.has_attempts());
+        ledger.start_alone(10);
+        let state = RetryState::default().failed(Timestamp::now());
+        ledger.note_attempts(10, state);
+        assert_eq!(ledger.attempts(10), state, "held");
+        ledger.start_alone(11);
+        let last = ledger.close().unwrap();
+        assert_eq!((last.note.fence, last.note.unclean), (None, 0));
+        assert_eq!(last.note.attempts.keys().collect::<Vec<_>>(), [&10]);
+    }
+
+    #[test]
+    fn getting_past_the_suspects_clears_them() {
+        let note = Note { fence: Some(12), unclean: 4, ..Note::default() };
+        let mut ledger = Ledger::new(Some(10), note.clone());
+        ledger.move_fence(110);
+        assert_eq!(commit(&mut ledger).note.unclean, 5);
+        for offset in [10, 11] {
+            ledger.add(offset);
+            ledger.finish(offset);
+        }
+        assert_eq!(commit(&mut ledger).note.unclean, 0);
+        let mut ledger = Ledger::new(Some(10), note);
+        ledger.clear_suspects();
+        assert_eq!((ledger.alone_until(), commit(&mut ledger).note.unclean), (None, 0));
     }
 
     #[derive(Debug, Clone)]

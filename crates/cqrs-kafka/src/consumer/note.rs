@@ -1,8 +1,9 @@
-//! What stands in the metadata of a commit beside the offset: the attempts of records that failed and
-//! are not finished yet.
+//! What stands in the metadata of a commit beside the offset: the attempts at records that are not
+//! finished yet, and whether handing out was ended in good order.
 //!
-//! A versioned text, `cqrs1;a=<offset>.<attempts>.<first>.<last>,…`: numbers in hexadecimal, offsets
-//! counted from the one before, times in microseconds since 1970, the last one counted from the first.
+//! A versioned text, `cqrs1;f=<fence>;u=<unclean>;a=<offset>.<attempts>.<first>.<last>.<crashes>,…`:
+//! numbers in hexadecimal, offsets counted from the one before, times in microseconds since 1970, the
+//! last one counted from the first; the crashes only when there were any.
 //! Sections that are not known are skipped, so that an older reader gets along with a newer writer.
 //! Anything else (another client's metadata) reads as no note at all.
 
@@ -24,6 +25,9 @@ pub(super) struct Note {
     /// The first offset that was certainly not handed out, when handing out was not ended in good
     /// order: every record before it may have been running when the process died.
     pub(super) fence: Option<i64>,
+    /// How often in a row handing out was not ended in good order, without getting past the records that
+    /// were out.
+    pub(super) unclean: u32,
 }
 
 impl Note {
@@ -33,6 +37,9 @@ impl Note {
         // Writing to a `String` does not fail.
         if let Some(fence) = self.fence {
             let _ = write!(text, ";f={fence:x}");
+        }
+        if self.unclean > 0 {
+            let _ = write!(text, ";u={:x}", self.unclean);
         }
         let mut before = 0;
         let mut entry = String::new();
@@ -75,6 +82,7 @@ impl Note {
             match section.split_once('=')? {
                 ("a", entries) => note.attempts = parse_attempts(entries)?,
                 ("f", fence) => note.fence = Some(number(fence)?),
+                ("u", unclean) => note.unclean = u32::try_from(number(unclean)?).ok()?,
                 _ => {}
             }
         }
@@ -136,7 +144,8 @@ mod tests {
         note.attempts.insert(4096, state(2, 0x10, 0x30, 0));
         note.attempts.insert(4106, state(0, 0, 0, 3));
         note.fence = Some(5000);
-        assert_eq!(note.to_text(), "cqrs1;f=1388;a=1000.2.10.20,a.0.0.0.3");
+        note.unclean = 2;
+        assert_eq!(note.to_text(), "cqrs1;f=1388;u=2;a=1000.2.10.20,a.0.0.0.3");
         assert_eq!(Note::parse(&note.to_text()), note);
     }
 
@@ -175,11 +184,11 @@ mod tests {
                     (offset, state(count, first, first + more, crashes))
                 })
                 .collect();
-            let note = Note { attempts, fence };
+            let note = Note { attempts, fence, unclean: 1 };
             let text = note.to_text();
             prop_assert!(text.len() <= MAX_BYTES);
             let read = Note::parse(&text);
-            prop_assert_eq!(read.fence, note.fence);
+            prop_assert_eq!((read.fence, read.unclean), (note.fence, 1));
             // The lowest offsets are kept: those at the watermark.
             prop_assert!(note.attempts.iter().take(read.attempts.len()).eq(read.attempts.iter()));
         }
