@@ -15,7 +15,9 @@ use cqrs_testkit::conformance::{
     Adjusted, ConsumingCapabilities, ConsumingFault, ConsumingHarness,
 };
 use cqrs_testkit::{FaultProxy, Probe, consuming_conformance};
-use integration_tests::kafka::{Raw, create_topic, fresh_topic, java_partition, write};
+use integration_tests::kafka::{
+    Raw, create_topic, delete_topics, fresh_topic, java_partition, write,
+};
 use integration_tests::servers;
 use proxied::{Proxied, blocking};
 use tokio::sync::{Mutex, MutexGuard};
@@ -29,11 +31,14 @@ struct KafkaHarness {
     retry_mode: RetryMode,
     proxied: Proxied,
     alone: Mutex<Option<MutexGuard<'static, ()>>>,
+    /// What the case has made; the topics that belong to one begin with its name.
+    topics: Mutex<Vec<String>>,
 }
 
 impl KafkaHarness {
     fn new(retry_mode: RetryMode) -> Self {
-        Self { retry_mode, proxied: Proxied::default(), alone: Mutex::default() }
+        let (alone, topics) = (Mutex::default(), Mutex::default());
+        Self { retry_mode, proxied: Proxied::default(), alone, topics }
     }
 
     /// The port may still be another process's.
@@ -91,6 +96,7 @@ impl ConsumingHarness for KafkaHarness {
     async fn fresh_topic(&self) -> String {
         let topic = fresh_topic("consuming");
         create_topic(&topic, PARTITIONS, &[]).await;
+        self.topics.lock().await.push(topic.clone());
         topic
     }
 
@@ -106,6 +112,27 @@ impl ConsumingHarness for KafkaHarness {
 
     async fn inject(&self, fault: ConsumingFault) {
         self.proxied.inject(fault).await;
+    }
+}
+
+impl Drop for KafkaHarness {
+    /// Leaves no topics behind, not even after a case that failed.
+    fn drop(&mut self) {
+        let topics = std::mem::take(self.topics.get_mut());
+        tokio::task::block_in_place(|| {
+            let runtime = tokio::runtime::Handle::current();
+            // A task of its own, whose panic does not end the process when the case has failed.
+            let deleting = runtime.spawn(async move {
+                for topic in topics {
+                    delete_topics(&topic).await;
+                }
+            });
+            let limit = Duration::from_secs(20);
+            let deleted = runtime.block_on(async { tokio::time::timeout(limit, deleting).await });
+            if !matches!(deleted, Ok(Ok(()))) {
+                eprintln!("topics are left behind");
+            }
+        });
     }
 }
 
