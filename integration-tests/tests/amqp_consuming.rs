@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, AmqpSubscription, QueueKind};
 use cqrs_core::consume::{SourceStatus, SubscribeRequest};
-use cqrs_core::{Message, MessageBrokerExt};
+use cqrs_core::{Message, MessageBroker, MessageBrokerExt};
 use integration_tests::amqp::{self, Raw, fresh};
 use integration_tests::consuming::{Opened, body};
 use lapin::BasicProperties;
@@ -156,5 +156,37 @@ async fn no_more_are_out_than_asked_for() {
     }
     assert_eq!(opened.acked(2).await, ["4", "5"]);
     opened.close(LONG).await.1.unwrap();
+    clean(raw, &[&queue], &name).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acknowledgements_just_before_the_end_last() {
+    let (name, raw) = (fresh("last-acks"), Raw::connect().await);
+    let queue = format!("{name}.g");
+    let broker = broker(&name).await;
+    for stopped in [true, false, true] {
+        let mut opened = Opened::open(&broker, &[&name], "g", |request| {
+            request.max_unsettled = Some(300);
+        })
+        .await;
+        let mut receipts = Vec::new();
+        for n in 0..300 {
+            receipts.push(broker.enqueue(Message::new(&*name, n.to_string())).await.unwrap());
+        }
+        for receipt in receipts {
+            receipt.await.unwrap();
+        }
+        let mut out = opened.take(300).await;
+        if stopped {
+            opened.source.stop().await;
+        }
+        let acks = out.iter_mut().map(|delivery| delivery.settle.ack());
+        futures_util::future::try_join_all(acks).await.unwrap();
+        opened.close(LONG).await.1.unwrap();
+        // Whatever the server forgot would come again.
+        let mut again = Opened::open(&broker, &[&name], "g", |_| {}).await;
+        again.nothing_within(Duration::from_millis(300)).await;
+        again.close(LONG).await.1.unwrap();
+    }
     clean(raw, &[&queue], &name).await;
 }

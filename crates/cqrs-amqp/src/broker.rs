@@ -23,7 +23,8 @@ use crate::{AmqpConfig, AmqpError};
 
 /// Publishes to RabbitMQ: persistent messages, publisher confirms, resent after a connection loss.
 ///
-/// A [`MessageBroker`]; publish with [`MessageBrokerExt`](cqrs_core::MessageBrokerExt). Clones share its
+/// A [`MessageBroker`]; publish with [`MessageBrokerExt`](cqrs_core::MessageBrokerExt). And a [`Subscribe`]:
+/// its subscriptions have connections of their own, and end by themselves. Clones share its
 /// connections. When the last one is dropped without [`shutdown`](MessageBroker::shutdown), its tasks end
 /// and what is in flight is given up.
 ///

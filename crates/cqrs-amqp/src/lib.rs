@@ -26,9 +26,36 @@
 //! RUST_LOG=info,lapin=off
 //! ```
 //!
+//! # Consuming
+//! [`AmqpMessageBroker`] is a [`Subscribe`](cqrs_core::Subscribe), too. Each topic of a subscription has a
+//! durable quorum queue `{topic}.{group}`, bound to the exchange with the topic; [`AmqpSubscription`] says
+//! otherwise. Beside it stand
+//!
+//! * `{queue}.retry.{delay}` for each delay of the retry schedule: a failed message waits there and comes
+//!   back to the queue, not to the exchange, so that other groups do not see it. Its headers tell the
+//!   attempts; `original-exchange` and `original-routing-key` where it came from.
+//! * `{queue}.dead` for dead letters. Body and headers are those of the message, the types included; what
+//!   happened stands in the headers `cqrs-dead-letter-…`, the properties in `original-…`.
+//!
+//! | queue | delayed retries | dropped delivery | crashes counted |
+//! |---|---|---|---|
+//! | quorum | quorum queues, handed over confirmed | to the head of the queue | yes (not with a single active consumer) |
+//! | classic, not durable, auto-delete | the same | to its place | no |
+//! | exclusive | exclusive queues that go with it | to its place | no |
+//! | stream | the consumer holds the message | handed out again from memory | no |
+//!
+//! A stream keeps no place for a group: reading begins with [`AmqpSubscription::with_offset`] in each
+//! process; within one it goes on behind what is settled.
+//!
+//! A message whose handling kills the process comes back with RabbitMQ's `x-delivery-count`, and is handed
+//! out alone, so that no other is counted along. Since RabbitMQ 4.3 the count tells crashes and lost
+//! connections from messages that were given back in good order; with older releases ten deliveries are
+//! forgiven. A lost connection of another process cannot be told from its crash.
+//!
 //! # Separate connections
-//! A broker value has connections of its own for publishing. Consumers will have theirs, so that a
-//! server that stops publishers (a memory alarm) does not stop acknowledgements.
+//! A broker value publishes on connections of its own. Each subscription has one, and all of them share one
+//! more for retry copies and dead letters, made when first needed: a server that stops publishers (a memory
+//! alarm) does not stop acknowledgements.
 
 mod broker;
 mod config;

@@ -130,3 +130,122 @@ fn queue_problems(request: &SubscribeRequest, queue: &QueuePlan) -> Vec<String> 
 fn invalid(detail: String) -> SubscribeError {
     SubscribeError::new(SubscribeErrorKind::Invalid, detail)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use cqrs_core::consume::{DeadLetterTo, Retry, StatusReporter, TopicSet};
+
+    use super::*;
+    use crate::AmqpSubscription;
+
+    fn request(change: impl FnOnce(&mut SubscribeRequest)) -> SubscribeRequest {
+        let topics = TopicSet::Named(vec!["user_events".into()]);
+        let mut request = SubscribeRequest::new(topics, "mailer", StatusReporter::new().0);
+        change(&mut request);
+        request
+    }
+
+    fn with(options: AmqpSubscription) -> SubscribeRequest {
+        request(|request| request.options.insert(options))
+    }
+
+    fn problems(requests: &[SubscribeRequest]) -> String {
+        let problems = check(requests, &AmqpConfig::default());
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_defaults_are_in_order() {
+        let options = AmqpSubscription::new;
+        for sound in [
+            options(),
+            options().with_exclusive(),
+            options().with_durable(false).with_auto_delete(),
+            options().with_kind(QueueKind::Stream),
+            options().passive(),
+            AmqpSubscription::python_compatible(),
+            AmqpSubscription::faststream_compatible(),
+        ] {
+            assert_eq!(problems(&[with(sound.clone())]), "", "{sound:?}");
+        }
+        assert_eq!(problems(&[request(|_| {}), request(|_| {})]), "");
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        let options = AmqpSubscription::new;
+        for (wrong, says) in [
+            (with(options().with_kind(QueueKind::Quorum).with_exclusive()), "exclusive"),
+            (with(options().with_kind(QueueKind::Stream).with_durable(false)), "not durable"),
+            (with(options().with_prefetch(0)), "at least 1"),
+            (request(|request| request.max_unsettled = Some(0)), "at least 1"),
+            (with(options().with_delivery_limit(6)), "7 attempts"),
+            (with(options().with_argument("x-delivery-limit", 3)), "7 attempts"),
+            (with(options().with_queue("q".repeat(251))), "255"),
+            (with(options().with_routing_key("k".repeat(256))), "255"),
+            (request(|request| request.start = StartAt::Time(SystemTime::now())), "streams"),
+            (
+                request(|request| request.topics = TopicSet::Pattern("user.*".into())),
+                "topic exchange",
+            ),
+            (request(|request| request.topics = TopicSet::Named(Vec::new())), "no topic"),
+            (
+                request(|request| {
+                    request.dead_letter = DeadLetterTo::Named("user_events.mailer".into());
+                }),
+                "its own dead letters",
+            ),
+        ] {
+            let found = problems(&[wrong]);
+            assert!(found.contains(says) && found.contains("mailer"), "{says}: {found}");
+        }
+        let none = request(|request| {
+            request.retry = Retry::none();
+            request.options.insert(options().with_delivery_limit(1));
+        });
+        assert_eq!(problems(&[none]), "");
+    }
+
+    #[test]
+    fn one_queue_has_one_set_of_properties() {
+        let queue = || AmqpSubscription::new().with_queue("q");
+        let found = problems(&[with(queue()), with(queue().with_kind(QueueKind::Classic))]);
+        for part in ["\"q\"", "quorum", "classic", "name the queues differently"] {
+            assert!(found.contains(part), "{part}: {found}");
+        }
+        // Python's groups share their queue.
+        let other = request(|request| request.group = "other".into());
+        assert_eq!(problems(&[other, with(AmqpSubscription::python_compatible())]), "");
+    }
+
+    #[test]
+    fn delays_name_their_queues() {
+        let request = request(|request| {
+            request.retry = Retry::none().delayed([10_000, 90_500].map(Duration::from_millis));
+        });
+        let plan = Plan::new(&request, &AmqpConfig::default()).unwrap();
+        let names = plan.queues[0].delays.iter().map(|delay| plan.queues[0].retry_queue(*delay));
+        let names: Vec<_> = names.map(|queue| queue.name).collect();
+        assert_eq!(names, ["user_events.mailer.retry.10s", "user_events.mailer.retry.90500ms"]);
+        assert_eq!(plan.queues[0].dead.as_ref().unwrap().name, "user_events.mailer.dead");
+    }
+
+    #[test]
+    fn the_prefetch_is_three_times_the_concurrency_within_bounds() {
+        for (concurrency, given, prefetch) in [
+            (1, None, 16),
+            (20, None, 60),
+            (1_000, None, 300),
+            (20, Some(7), 7),
+            (1, Some(70_000), u16::MAX),
+        ] {
+            let request = request(|request| {
+                (request.concurrency, request.max_unsettled) = (concurrency, given);
+            });
+            let plan = Plan::new(&request, &AmqpConfig::default()).unwrap();
+            assert_eq!(plan.prefetch, prefetch);
+        }
+    }
+}

@@ -141,3 +141,76 @@ fn integer(value: &AMQPValue) -> Option<i64> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cqrs_core::consume::{RetryState, StatusReporter, SubscribeRequest, TopicSet};
+
+    use super::super::copy;
+    use super::super::plan::Plan;
+    use super::*;
+    use crate::AmqpConfig;
+
+    fn queue() -> QueuePlan {
+        let topics = TopicSet::Named(vec!["t".into()]);
+        let request = SubscribeRequest::new(topics, "g", StatusReporter::new().0);
+        Plan::new(&request, &AmqpConfig::default()).unwrap().queues.remove(0)
+    }
+
+    fn delivery(exchange: &str, key: &str, properties: BasicProperties) -> Delivery {
+        let mut delivery = Delivery::mock(1, exchange.into(), key.into(), false, b"{}".to_vec());
+        delivery.properties = properties;
+        delivery
+    }
+
+    fn headers(headers: &[(&str, AMQPValue)]) -> BasicProperties {
+        let mut table = FieldTable::default();
+        for (name, value) in headers {
+            table.insert((*name).into(), value.clone());
+        }
+        BasicProperties::default().with_headers(table)
+    }
+
+    #[test]
+    fn headers_stand_in_for_properties() {
+        // python-cqrs's Protobuf frame.
+        let properties = headers(&[
+            ("event_name", AMQPValue::LongString("UserJoined".into())),
+            ("message_id", AMQPValue::LongString("0a".into())),
+            ("message_key", AMQPValue::LongString("7".into())),
+            ("count", AMQPValue::LongUInt(7)),
+            ("fresh", AMQPValue::Boolean(true)),
+            ("bytes", AMQPValue::LongString(vec![0xff].into())),
+        ]);
+        let view = Original::new(delivery("e", "t", properties), "t.g").view(&queue(), true);
+        assert_eq!((view.name.as_deref(), view.id.as_deref()), (Some("UserJoined"), Some("0a")));
+        assert_eq!((view.key.as_deref(), view.redelivered), (Some(&b"7"[..]), true));
+        assert_eq!(
+            (view.headers.get("count"), view.headers.get("fresh")),
+            (Some("7"), Some("true"))
+        );
+        assert_eq!(view.headers.get("bytes"), None);
+        let properties = BasicProperties::default()
+            .with_type("A".into())
+            .with_message_id("1".into())
+            .with_correlation_id("c".into())
+            .with_timestamp(9);
+        let view = Original::new(delivery("e", "other", properties), "t.g").view(&queue(), false);
+        assert_eq!((view.name.as_deref(), view.id.as_deref()), (Some("A"), Some("1")));
+        assert_eq!((&*view.topic, view.headers.correlation_id()), ("other", Some("c")));
+        assert_eq!(view.timestamp, Some(UNIX_EPOCH + Duration::from_secs(9)));
+    }
+
+    #[test]
+    fn only_a_copy_of_ours_says_where_it_came_from() {
+        let original = Original::new(delivery("e", "t", BasicProperties::default()), "t.g");
+        let properties = copy::retry(&original, &RetryState::default());
+        let from = |exchange, key| {
+            let copy = Original::new(delivery(exchange, key, properties.clone()), "t.g");
+            (copy.exchange.to_string(), copy.routing_key.to_string())
+        };
+        assert_eq!(from("", "t.g"), ("e".into(), "t".into()));
+        // Published by somebody who copied the headers.
+        assert_eq!(from("e", "u"), ("e".into(), "u".into()));
+    }
+}

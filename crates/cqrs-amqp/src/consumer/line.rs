@@ -37,6 +37,8 @@ pub(super) struct Inflow {
     /// What came while it was opened.
     ready: Vec<Arrived>,
     stage: Stage,
+    /// Acknowledgements written when consuming was cancelled.
+    acked_before: u64,
 }
 
 /// Futures that must not be dropped half way are kept here.
@@ -94,6 +96,7 @@ impl Line {
         let (channel, incoming) = (&self.link.channel, &mut self.incoming);
         let closing = async {
             incoming.cancel().await;
+            incoming.flush().await;
             // Nothing can be given back to a stream.
             if !incoming.desk.plan.is_stream() {
                 // A nack, because RabbitMQ 4.3 counts what is returned with its channel as a failure of
@@ -147,12 +150,12 @@ impl Inflow {
         };
         let (channel, generation, desk) =
             (Arc::clone(channel), Arc::clone(generation), Arc::clone(desk));
-        Ok(Self { channel, generation, desk, ready, stage })
+        Ok(Self { channel, generation, desk, ready, stage, acked_before: 0 })
     }
 
     /// Hands on what comes, until nothing can come any more. Cancel safe.
     pub(super) async fn run(&mut self, hand_on: impl Fn(Box<Arrived>)) -> AmqpError {
-        let Self { channel, generation, desk, ready, stage } = self;
+        let Self { channel, generation, desk, ready, stage, .. } = self;
         let hand_on = |mut arrived: Box<Arrived>| {
             arrived.sent = Some(generation.send());
             hand_on(arrived);
@@ -202,9 +205,31 @@ impl Inflow {
 
     async fn cancel(&mut self) {
         self.ready.clear();
-        if let Stage::Consuming(mut consumers) =
-            std::mem::replace(&mut self.stage, Stage::Cancelled)
-        {
+        match std::mem::replace(&mut self.stage, Stage::Cancelled) {
+            Stage::Cancelled => {}
+            Stage::Consuming(mut consumers) => {
+                consumers.cancel(&self.channel).await;
+                self.acked_before = self.generation.acked();
+            }
+            _ => self.acked_before = self.generation.acked(),
+        }
+    }
+
+    /// Makes sure that the server keeps what was acknowledged since the cancel.
+    ///
+    /// RabbitMQ's channel holds acknowledgements back while 32 of them wait for a quorum queue's log, and
+    /// forgets these when it is closed (seen with 4.3.6). Starting and ending a consumer goes through
+    /// that log and takes them along.
+    async fn flush(&mut self) {
+        /// The queue client's limit in the channel.
+        const PENDING: u64 = 32;
+        let acked = self.generation.acked() - self.acked_before;
+        if acked < PENDING || self.desk.plan.is_stream() {
+            return;
+        }
+        let one = self.channel.basic_qos(1, BasicQosOptions::default());
+        let consumers = Consumers::start(Arc::clone(&self.channel), Arc::clone(&self.desk));
+        if let (Ok(()), Ok(mut consumers)) = (one.await, consumers.await) {
             consumers.cancel(&self.channel).await;
         }
     }

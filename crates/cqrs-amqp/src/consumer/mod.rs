@@ -1,10 +1,48 @@
 //! The consumer: from a queue to the runtime's hands and back.
 //!
 //! ```text
-//! connection ─ channel ─ pump ─ letters ─ source ─ runtime ─ ack ──────────────── channel
-//!                          └──── returns ──────────── dropped delivery
-//!                                                      retry copy, dead letter ── copies ─ own connection
+//! connection ─ channel ─ line ─ pump ─ letters ─ source ─ runtime ─ ack ────────── channel
+//!                                └──── returns ──────────── dropped delivery
+//!                                                           retry copy, dead letter ─ copies ─ own connection
 //! ```
+//!
+//! # Who owns what
+//! * A **[`Pump`]** is one task, and owns the source's connection. It recovers it for ever,
+//!   tells of its state, and hands on what comes. It ends with the source: when that is closed, or dropped.
+//! * A **[`Line`](line::Line)** is a channel and the consumers on it: one *generation*. What was delivered
+//!   on it can be settled on it alone. When it ends, for whatever reason, its
+//!   [`Generation`](generation::Generation) is over first: its deliveries say so (`begin` is false, an ack
+//!   fails), and those that were not handed out are skipped. The server hands all of them out again.
+//! * The **[`AmqpSource`]** is the runtime's end. It counts what is out, over all
+//!   generations: a new channel is sent a full prefetch while deliveries of the last one still run.
+//! * A **delivery** holds its acker and the message as it came. Dropped unsettled it goes to the pump,
+//!   which gives it back after a pause (0.1 s, growing to 5 s while nothing is acknowledged).
+//! * The **[`Copies`]** publish retry copies and dead letters of all sources on a connection
+//!   of their own, up to 16 at a time, each alone on its channel: a confirm, a return or a channel error is
+//!   about that message and no other.
+//!
+//! # What is in flight
+//! At most the prefetch, between the server and the runtime; the channels in the process are unbounded and
+//! hold no more than that. Acknowledgements are written by the runtime's tasks through lapin, one each; a
+//! written one that the server did not read is lost with the connection, and its message comes again.
+//!
+//! # Order
+//! A queue's order, as long as nothing is given back. What is given back (dropped, or lost with its line)
+//! goes to the head of the queue and comes before what was not handed out yet, but after what was sent
+//! ahead; among themselves those given back together keep their order.
+//!
+//! # Crashes
+//! A quorum queue counts how often a message came back from a consumer that went away
+//! ([`Suspicion`]). Everything that was sent ahead is counted along, so messages with
+//! such a past are taken one by one and handed out alone ([`Careful`](careful::Careful)): at the start,
+//! before consumers are started; and later when one comes, by ending the consumers, giving back what came
+//! behind it and starting again so.
+//!
+//! # What a cancel or a panic leaves behind
+//! A dropped `subscribe` drops its line, which closes the channel and the connection. A dropped `ack` may
+//! have acknowledged, and settles nothing else. A dropped copy may have been stored; its channel is closed,
+//! so that nothing is mistaken for its confirm. Should the pump panic, its connection is dropped, all its
+//! deliveries are over, and the source ends with an error.
 
 mod arrived;
 mod careful;
