@@ -18,7 +18,7 @@ pub struct SubscribeRequest {
     pub group: Arc<str>,
     /// Where a group that is new begins.
     pub start: StartAt,
-    /// How many handlers may run at once.
+    /// How many messages its handlers may have at once: the concurrency, or the size of a batch.
     pub concurrency: usize,
     /// How many deliveries may be out at once. `None`: the broker's default (RabbitMQ: three times the
     /// concurrency, at least 16 and at most 300; Kafka: 10,000).

@@ -10,8 +10,12 @@ use super::run::{Planned, StopHandle};
 use super::runner::Spec;
 use super::state::Watched;
 use super::subscription::Subscription;
-use super::target::{Handler, Kind, Target};
-use crate::consume::{StatusReporter, Subscribe};
+use super::target::{BatchLimits, Handler, Kind, Target};
+use crate::consume::{DeadLetterTo, StatusReporter, Subscribe};
+
+/// How many messages every broker fetches by default for a subscription that handles many at once. A
+/// batch of more would never be full.
+const MOST_BY_DEFAULT: usize = 300;
 
 /// Subscriptions and what handles their events, on one broker.
 ///
@@ -100,7 +104,13 @@ impl ServiceBuilder {
             problems.extend(problems_of(&subscription, &handler));
             let group = subscription.group.clone().unwrap_or_default();
             let (status, source) = StatusReporter::new();
-            let request = subscription.request(&group, status);
+            let mut request = subscription.request(&group, status);
+            if let Kind::Batch(_, BatchLimits { size, .. }) = handler {
+                request.concurrency = size;
+                if size > MOST_BY_DEFAULT {
+                    request.max_unsettled.get_or_insert(size.saturating_mul(2));
+                }
+            }
             let watched = Arc::new(Watched::new(Arc::clone(&request.name), source));
             requests.push(request.clone());
             let spec = Spec {
@@ -183,6 +193,21 @@ fn problems_of(subscription: &Subscription, handler: &Kind) -> Vec<ServiceProble
         "max_unsettled(0) fetches nothing: use at least 1",
     );
     option(
+        matches!(
+            (handler, subscription.max_unsettled),
+            (Kind::Batch(_, limits), Some(most)) if most > 0 && most < limits.size
+        ),
+        "a batch can never be full: raise max_unsettled to its size at least",
+    );
+    option(
+        limits.timeout.is_some_and(|timeout| timeout.is_zero()),
+        "a timeout of 0 cancels every handler: leave it out for no limit",
+    );
+    option(
+        matches!(&subscription.dead_letter, DeadLetterTo::Named(name) if name.is_empty()),
+        "the name of its dead letters is empty: name one, or use DeadLetterTo::Discard",
+    );
+    option(
         is_batch && limits.concurrency > 1,
         "batches run one at a time, so that order is kept: leave the concurrency at 1",
     );
@@ -201,6 +226,11 @@ fn problems_of(subscription: &Subscription, handler: &Kind) -> Vec<ServiceProble
     option(
         subscription.policies.hand_over() && subscription.undecodable.is_none(),
         "a policy is OnDecodeError::Handle, but nothing handles: add a function with `undecodable`",
+    );
+    option(
+        !subscription.policies.hand_over() && subscription.undecodable.is_some(),
+        "a function is given with `undecodable`, but no policy is OnDecodeError::Handle: set the one it \
+         is meant for",
     );
     problems
 }

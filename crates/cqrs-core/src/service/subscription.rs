@@ -212,15 +212,18 @@ impl Subscription {
         self
     }
 
-    /// How many messages may be fetched and not settled. By default three times the concurrency, at
-    /// least 16 and at most 300 (RabbitMQ's prefetch, and the memory broker), or 10,000 (Kafka).
+    /// How many messages may be fetched and not settled. By default three times the concurrency (or the
+    /// size of a [`batch`](super::batch)), at least 16 and at most 300 (RabbitMQ's prefetch, and the
+    /// memory broker), or 10,000 (Kafka); twice the size of a batch of more than 300.
     pub fn max_unsettled(mut self, messages: usize) -> Self {
         self.max_unsettled = Some(messages);
         self
     }
 
     /// How long one run of the handler may take; it is then cancelled, which counts as a failure worth
-    /// a retry. No limit by default. A handler that blocks its thread cannot be cancelled.
+    /// a retry. No limit by default. A handler that blocks its thread cannot be cancelled. What a
+    /// mediator has begun to commit is not cancelled any more: it is committed, its events are
+    /// published, and it does not run again.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.limits.timeout = Some(timeout);
         self

@@ -140,3 +140,36 @@ async fn a_mediator_that_is_shut_down_fails_nothing() {
     assert!(dead_letters(&broker).is_empty());
     assert!(broker.subscribe("users", "mailer").try_recv().is_some(), "it was given back");
 }
+
+#[tokio::test]
+async fn options_that_would_do_nothing_are_named() {
+    let fine = || each(|_: NotificationEvent<UserCreated>, _: Received| async { Ok(()) });
+    let many = |size| {
+        batch(
+            size,
+            Duration::from_secs(1),
+            |_: Vec<(NotificationEvent<UserCreated>, Received)>| async { Ok(()) },
+        )
+    };
+    let error = Service::builder(MemoryBroker::new())
+        .subscribe(
+            users()
+                .name("a")
+                .undecodable(|_: cqrs_core::Undecodable, _: Received| async { Ok(()) }),
+            fine(),
+        )
+        .subscribe(users().name("b").dead_letter(cqrs_core::DeadLetterTo::Named("".into())), fine())
+        .subscribe(users().name("c").max_unsettled(10), many(20))
+        .subscribe(users().name("d").timeout(Duration::ZERO), fine())
+        .build()
+        .unwrap_err();
+    let text = error.to_string();
+    for part in [
+        "subscription a: a function is given with `undecodable`, but no policy",
+        "subscription b: the name of its dead letters is empty",
+        "subscription c: a batch can never be full",
+        "subscription d: a timeout of 0",
+    ] {
+        assert!(text.contains(part), "{part:?} is missing in: {text}");
+    }
+}
