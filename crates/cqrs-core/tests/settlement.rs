@@ -332,3 +332,59 @@ async fn committed_work_is_not_done_again_when_its_events_are_not_published() {
     assert_eq!(broker.log.count("ack"), 0, "and not acked before its events are out");
     assert_eq!(report.subscriptions[0].cancelled, 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_does_not_run_a_handler_again_whose_work_is_committed() {
+    struct Ship(Log);
+    impl EventHandler<Ordered> for Ship {
+        async fn handle(&self, _: &Ordered, scope: &mut Scope) -> Result<(), HandlerError> {
+            self.0.add("handled");
+            scope.unit_of_work::<Transaction>().await?.write("shipment");
+            scope.emit(NotificationEvent::new(Shipped { number: 1 }).with_topic("refused"));
+            Ok(())
+        }
+    }
+    let broker = Scribe::new(Script::default());
+    let events = EventMediator::builder()
+        .event::<Ordered, _>(Ship(broker.log.clone()))
+        .unit_of_work(Store::new(&broker.log, Fault::None))
+        .broker(broker.clone())
+        .build()
+        .unwrap();
+    let subscription = Subscription::to("paid").group("g").json::<Ordered>();
+    let service = Service::builder(broker.clone())
+        .subscribe(subscription.timeout(Duration::from_secs(1)), events)
+        .drain_timeout(Duration::from_secs(1))
+        .build()
+        .unwrap();
+    let report = service.run_until(tokio::time::sleep(Duration::from_secs(60))).await.unwrap();
+    assert_eq!((broker.log.count("handled"), broker.log.count("commit")), (1, 1));
+    assert_eq!(broker.log.count("ack"), 0, "its event is not out");
+    let counts = report.subscriptions[0].counts;
+    assert_eq!((counts.failed_attempts, counts.given_back), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_before_the_commit_rolls_back_and_counts() {
+    struct Slow;
+    impl EventHandler<Ordered> for Slow {
+        async fn handle(&self, _: &Ordered, scope: &mut Scope) -> Result<(), HandlerError> {
+            scope.unit_of_work::<Transaction>().await?.write("shipment");
+            std::future::pending().await
+        }
+    }
+    let broker = Scribe::new(Script::default());
+    let events = EventMediator::builder()
+        .event::<Ordered, _>(Slow)
+        .unit_of_work(Store::new(&broker.log, Fault::None))
+        .build()
+        .unwrap();
+    let subscription = Subscription::to("paid").group("g").json::<Ordered>();
+    let service = Service::builder(broker.clone())
+        .subscribe(subscription.timeout(Duration::from_secs(1)).retry(Retry::none()), events)
+        .build()
+        .unwrap();
+    let _ = service.run_until(tokio::time::sleep(Duration::from_secs(60))).await.unwrap();
+    assert_eq!((broker.log.count("rollback"), broker.log.count("commit")), (1, 0));
+    assert_eq!(broker.log.count("dead exhausted 1"), 1);
+}

@@ -110,6 +110,7 @@ impl Inner {
             self.finisher.fail(scope).await;
             return Err(SendError::ShutDown);
         }
+        scope.commits();
         let events =
             self.finisher.succeed(scope, outgoing).await.map_err(SendError::from_finish)?;
         match events.is_empty() {

@@ -5,6 +5,7 @@ mod values;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::event::{Emission, Event};
 
@@ -34,6 +35,17 @@ struct State {
     unit: Option<OpenUnit>,
     /// An event handler that runs in parallel to others must not touch the transaction.
     is_child: bool,
+}
+
+/// Whether the work of a scope began to be committed. From then on, who cancels it cannot know whether
+/// it is done. For who wants to know, as a value in the scope.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Committing(Arc<AtomicBool>);
+
+impl Committing {
+    pub(crate) fn began(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 impl Scope {
@@ -143,6 +155,13 @@ impl Scope {
 
     pub(crate) fn take_emitted(&mut self) -> Vec<Emission> {
         self.state.as_mut().map(|state| std::mem::take(&mut state.emitted)).unwrap_or_default()
+    }
+
+    /// Its work is about to be committed.
+    pub(crate) fn commits(&self) {
+        if let Some(committing) = self.get::<Committing>() {
+            committing.0.store(true, Ordering::Release);
+        }
     }
 
     /// Takes the open unit of work out, if there is one; whoever has it must finish it.

@@ -1,3 +1,4 @@
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Received;
@@ -5,12 +6,13 @@ use super::failure::{Failure, FailureClass};
 use super::job::Job;
 use super::runner::{End, Runner};
 use super::target::{BatchHandler, BatchLimits, EachHandler};
-use super::worker::Verdict;
+use super::worker::{Verdict, guarded};
 use crate::Scope;
 use crate::broker::{BoxFuture, far_deadline};
 use crate::consume::NextAttempt;
-use crate::dispatch::caught;
 use crate::event::AnyEvent;
+
+type Events = Vec<(Box<dyn AnyEvent>, Received)>;
 
 /// A batch of one.
 pub(super) struct Alone<'h>(pub(super) &'h dyn BatchHandler);
@@ -41,111 +43,116 @@ pub(super) async fn work(runner: Arc<Runner>, limits: BatchLimits) {
         {
             jobs.push(placed.job);
         }
-        if runner.stop.is_cancelled() {
-            runner.watched.counters.given_back.add(jobs.len());
-            return;
+        let taken = jobs.len();
+        if !runner.stop.is_cancelled() {
+            runner.process_batch(jobs, &**handler).await;
         }
-        runner.process_batch(jobs, &**handler).await;
+        runner.finish_batch(taken);
     }
 }
 
 impl Runner {
     /// Handles the jobs together and settles each; those that do not succeed together, alone and in order.
     async fn process_batch(&self, jobs: Vec<Job>, handler: &dyn BatchHandler) {
-        let mut ours = Vec::with_capacity(jobs.len());
+        let mut waiting = VecDeque::with_capacity(jobs.len());
         for mut job in jobs {
             match job.settle.begin() {
-                true => ours.push(job),
-                false => self.watched.counters.revoked.one(),
+                true => waiting.push_back(job),
+                false => job.end(|counters| &counters.revoked),
             }
         }
-        let (mut failed, mut again) = (0, Vec::new());
-        loop {
-            let mut events = Vec::with_capacity(ours.len());
-            let mut readable = Vec::with_capacity(ours.len());
-            for job in ours {
-                let received = job.received(&self.spec.group);
-                match self.read(&received).await {
-                    Ok(event) => {
-                        events.push((event, received));
-                        readable.push(job);
+        let mut failed = 0;
+        while !waiting.is_empty() && !self.stop.is_cancelled() {
+            let (mut jobs, events) = self.read_together(&mut waiting).await;
+            if jobs.len() > 1 {
+                match self.run_batch(handler, events).await {
+                    Ok(()) => {
+                        for job in jobs.drain(..) {
+                            self.settle(job, Verdict::Handled).await;
+                        }
                     }
-                    Err(Verdict::Failed(failure)) => match self.after_failure(job, failure).await {
-                        Ok(job) => again.push(job),
-                        Err(end) => self.alone(end).await,
-                    },
-                    Err(verdict) => self.alone(self.settle(job, verdict).await).await,
-                }
-            }
-            ours = readable;
-            if ours.len() <= 1 {
-                break; // to be handled alone, if there is one
-            }
-            let failure = match self.run_batch(handler, events).await {
-                Ok(()) => {
-                    for job in std::mem::take(&mut ours) {
-                        self.settle(job, Verdict::Handled).await;
-                    }
-                    break;
-                }
-                Err(failure) => failure,
-            };
-            failed += 1;
-            tracing::warn!(
-                subscription = %self.watched.name,
-                size = ours.len(),
-                attempt = failed,
-                error = failure.error,
-                "handling a batch failed"
-            );
-            if failure.class == FailureClass::NotTried {
-                self.watched.counters.given_back.add(ours.len());
-                return;
-            }
-            self.watched.counters.failed_attempts.one();
-            if failure.class == FailureClass::Panicked {
-                self.watched.counters.panics.one();
-            }
-            match self.spec.retry.after(failed) {
-                NextAttempt::Immediately(delay) if failure.class != FailureClass::Permanent => {
-                    tokio::select! {
-                        () = tokio::time::sleep(delay) => {}
-                        () = self.stop.cancelled() => {
-                            self.watched.counters.given_back.add(ours.len());
-                            return;
+                    Err(failure) => {
+                        failed += 1;
+                        if self.wait_after_batch(&jobs, failed, &failure).await {
+                            jobs.extend(waiting);
+                            waiting = jobs.into();
+                            continue;
                         }
                     }
                 }
-                _ => break,
+            } else {
+                let _dropped = guarded(async { drop(events) }).await;
             }
-        }
-        for job in ours.into_iter().chain(again) {
-            if self.stop.is_cancelled() {
-                self.watched.counters.given_back.one();
-                continue;
+            // All before it are done: it is the turn of the first that could not be read.
+            jobs.extend(waiting.pop_front());
+            for job in jobs {
+                if self.stop.is_cancelled() {
+                    return;
+                }
+                // It may have been taken away while those before it waited.
+                let end = self.process(job).await;
+                self.alone(end).await;
             }
-            let end = self.process_begun(job).await;
-            self.alone(end).await;
+            failed = 0;
         }
     }
 
-    async fn run_batch(
-        &self,
-        handler: &dyn BatchHandler,
-        events: Vec<(Box<dyn AnyEvent>, Received)>,
-    ) -> Result<(), Failure> {
-        let run = caught(|| handler.handle(events));
-        let handled = match self.spec.limits.timeout {
-            None => run.await,
-            Some(limit) => match tokio::time::timeout(limit, run).await {
-                Ok(handled) => handled,
-                Err(_) => {
-                    let text = format!("the handler took longer than {limit:?}");
-                    return Err(Failure::retryable("Timeout", text));
+    /// Takes the first ones that can be handled together, and settles what becomes no event.
+    async fn read_together(&self, waiting: &mut VecDeque<Job>) -> (Vec<Job>, Events) {
+        let (mut jobs, mut events) = (Vec::new(), Vec::new());
+        while let Some(job) = waiting.pop_front() {
+            let received = job.received(&self.spec.group);
+            match self.read_for_batch(&received).await {
+                Some(Ok(event)) => {
+                    events.push((event, received));
+                    jobs.push(job);
                 }
-            },
+                Some(Err(verdict)) => self.alone(self.settle(job, verdict).await).await,
+                None => {
+                    waiting.push_front(job);
+                    break;
+                }
+            }
+        }
+        (jobs, events)
+    }
+
+    /// After a batch failed as often as that: waits until it is to be tried again. `false` when each is to
+    /// be handled alone, or the subscription stops.
+    async fn wait_after_batch(&self, jobs: &[Job], failed: u32, failure: &Failure) -> bool {
+        self.watched.counters.failed_attempts.one();
+        if failure.class == FailureClass::Panicked {
+            self.watched.counters.panics.one();
+        }
+        tracing::warn!(
+            subscription = %self.watched.name,
+            size = jobs.len(),
+            attempt = failed,
+            error = failure.error,
+            "handling a batch failed"
+        );
+        let NextAttempt::Immediately(delay) = self.spec.retry.after(failed) else { return false };
+        if failure.class == FailureClass::Permanent {
+            return false;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(delay) => true,
+            () = self.stop.cancelled() => false,
+        }
+    }
+
+    async fn run_batch(&self, handler: &dyn BatchHandler, events: Events) -> Result<(), Failure> {
+        let limit = self.spec.limits.timeout;
+        let run = async {
+            let run = handler.handle(events);
+            match limit {
+                None => run.await,
+                Some(limit) => tokio::time::timeout(limit, run)
+                    .await
+                    .unwrap_or_else(|_| Err(Failure::timeout(limit))),
+            }
         };
-        handled.unwrap_or_else(|panic| Err(Failure::panicked(&panic)))
+        guarded(run).await.and_then(|handled| handled)
     }
 
     /// Sees one job of a batch through to its end: what has to wait keeps the batches behind it waiting,
@@ -155,14 +162,11 @@ impl Runner {
             let (job, until) = match end {
                 End::Done => return,
                 End::Hold(job, until) => (job, until),
-                fatal @ End::Fatal(_) => return self.finish(None, fatal),
+                End::Fatal(error) => return self.fail(error),
             };
             tokio::select! {
                 () = tokio::time::sleep_until(until) => {}
-                () = self.stop.cancelled() => {
-                    self.watched.counters.given_back.one();
-                    return;
-                }
+                () = self.stop.cancelled() => return, // given back
             }
             end = Box::pin(self.process(job)).await;
         }

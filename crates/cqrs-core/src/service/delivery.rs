@@ -7,7 +7,9 @@ use tokio::sync::oneshot;
 use super::Received;
 use super::failure::causes;
 use super::job::Job;
-use crate::consume::{DeadLetter, DeadLetterReason, Delayed, SettleError};
+use super::settle::log_dead;
+use super::state::{Counter, Counters};
+use crate::consume::{DeadLetterReason, Delayed, SettleError};
 use crate::{HandlerError, Timestamp};
 
 /// A message to be settled by its handler. See [`manual`](super::manual).
@@ -29,15 +31,15 @@ pub struct Delivery(Option<Box<Inner>>);
 struct Inner {
     job: Job,
     received: Received,
+    /// Whether there are no dead letters.
+    discards: bool,
     told: oneshot::Sender<Ended>,
 }
 
 /// What a handler did with its delivery.
 #[derive(Debug)]
 pub(super) enum Ended {
-    Acked,
-    DeadLettered,
-    Scheduled,
+    Settled,
     Hold(Job, Duration),
     Returned(Job),
 }
@@ -56,9 +58,13 @@ pub struct NotSettled {
 }
 
 impl Delivery {
-    pub(super) fn new(job: Job, received: Received) -> (Self, oneshot::Receiver<Ended>) {
+    pub(super) fn new(
+        job: Job,
+        received: Received,
+        discards: bool,
+    ) -> (Self, oneshot::Receiver<Ended>) {
         let (told, ended) = oneshot::channel();
-        (Self(Some(Box::new(Inner { job, received, told }))), ended)
+        (Self(Some(Box::new(Inner { job, received, discards, told }))), ended)
     }
 
     /// The message, its group, its attempt.
@@ -78,7 +84,7 @@ impl Delivery {
     /// A dropped call gives the message back, or has acked it.
     pub async fn ack(mut self) -> Result<(), NotSettled> {
         let settled = self.inner().job.settle.ack().await;
-        self.end(settled, |_job| Ended::Acked)
+        self.end(settled, |job| settled_as(job, |counters| &counters.handled))
     }
 
     /// The message comes again after `delay`, as one more attempt.
@@ -96,14 +102,14 @@ impl Delivery {
         match inner.job.settle.retry_later(delay, &state).await {
             Ok(Delayed::Hold) => {
                 inner.job.retry = state;
-                self.end(Ok(()), |job| Ended::Hold(job, delay))
+                self.tell(|job| Ended::Hold(job, delay));
+                Ok(())
             }
             Ok(Delayed::Scheduled) => {
-                let acked = inner.job.settle.ack().await;
-                log_double(&acked);
-                self.end(Ok(()), |_job| Ended::Scheduled)
+                self.ack_after_copy(|counters| &counters.rescheduled).await;
+                Ok(())
             }
-            Err(error) => self.end(Err(error), Ended::Returned),
+            Err(error) => Err(NotSettled { error, delivery: self }),
         }
     }
 
@@ -117,20 +123,42 @@ impl Delivery {
     pub async fn dead_letter(mut self, error: impl Into<HandlerError>) -> Result<(), NotSettled> {
         let error = error.into();
         let inner = self.inner();
-        inner.job.retry = inner.job.retry.failed(Timestamp::now());
+        // Of the letter alone: a letter that is tried again is no further attempt.
+        let retry = inner.job.retry.failed(Timestamp::now());
         let text = causes(error.source());
         let letter = inner.job.letter(
+            &retry,
             &inner.received.group,
             DeadLetterReason::Permanent,
             error.type_name(),
             &text,
         );
-        let buried = bury(inner, &letter).await;
-        self.end(buried, |_job| Ended::DeadLettered)
+        log_dead(&inner.job, &letter);
+        if inner.discards {
+            let settled = inner.job.settle.ack().await;
+            return self.end(settled, |job| settled_as(job, |counters| &counters.discarded));
+        }
+        if let Err(error) = inner.job.settle.dead_letter(&letter).await {
+            return Err(NotSettled { error, delivery: self });
+        }
+        self.ack_after_copy(|counters| &counters.dead_lettered).await;
+        Ok(())
     }
 
     /// Gives it back, as dropping it does.
     pub fn give_back(self) {}
+
+    /// A copy is confirmed, so this one is done, whether or not the broker can be told.
+    async fn ack_after_copy(mut self, counter: fn(&Counters) -> &Counter) {
+        let acked = self.inner().job.settle.ack().await;
+        self.tell(|job| match acked {
+            Ok(()) => settled_as(job, counter),
+            Err(error) => {
+                log_double(&error);
+                settled_as(job, |counters| &counters.unacked)
+            }
+        });
+    }
 
     fn inner(&mut self) -> &mut Inner {
         match &mut self.0 {
@@ -140,34 +168,34 @@ impl Delivery {
     }
 
     fn end(
-        mut self,
+        self,
         settled: Result<(), SettleError>,
         ended: impl FnOnce(Job) -> Ended,
     ) -> Result<(), NotSettled> {
         if let Err(error) = settled {
             return Err(NotSettled { error, delivery: self });
         }
+        self.tell(ended);
+        Ok(())
+    }
+
+    fn tell(mut self, ended: impl FnOnce(Job) -> Ended) {
         if let Some(inner) = self.0.take() {
             let Inner { job, told, .. } = *inner;
             // Nobody listens when the subscription has ended; a job in there is then given back.
             let _unheard = told.send(ended(job));
         }
-        Ok(())
     }
 }
 
-async fn bury(inner: &mut Inner, letter: &DeadLetter) -> Result<(), SettleError> {
-    inner.job.settle.dead_letter(letter).await?;
-    let acked = inner.job.settle.ack().await;
-    log_double(&acked);
-    Ok(())
+fn settled_as(job: Job, counter: fn(&Counters) -> &Counter) -> Ended {
+    job.end(counter);
+    Ended::Settled
 }
 
-/// A copy is safe, but the original could not be acked.
-pub(super) fn log_double(acked: &Result<(), SettleError>) {
-    if let Err(error) = acked {
-        tracing::warn!(error = %causes(error), "not acked after its copy was confirmed: it comes twice");
-    }
+/// What became of a message is safe, but it could not be acked.
+pub(super) fn log_double(error: &SettleError) {
+    tracing::warn!(error = %causes(error), "done, but not acked: it comes again");
 }
 
 impl Drop for Delivery {

@@ -1,5 +1,6 @@
 use std::error::Error;
 use std::fmt;
+use std::time::Duration;
 
 use crate::HandlerError;
 use crate::consume::DeadLetterReason;
@@ -36,6 +37,10 @@ impl Failure {
     pub(super) fn panicked(text: &str) -> Self {
         let error = format!("panicked: {text}");
         Self { class: FailureClass::Panicked, ..Self::retryable("panic", error) }
+    }
+
+    pub(super) fn timeout(limit: Duration) -> Self {
+        Self::retryable("Timeout", format!("the handler took longer than {limit:?}"))
     }
 
     /// The reason of the dead letter when there is no further attempt.

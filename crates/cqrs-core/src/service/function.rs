@@ -39,7 +39,8 @@ pub struct Each<P, F>(Arc<F>, PhantomData<fn() -> P>);
 /// Runs the function once for each event of type `P`; it settles the message itself.
 ///
 /// The next message of its key starts when this one is settled or given back, even if the function
-/// returned before.
+/// returned before. When the function panics with the delivery in its hands, the retry schedule holds,
+/// as for any other handler.
 ///
 /// ```
 /// # use cqrs_core::{Delivery, Notification, NotificationEvent, manual};

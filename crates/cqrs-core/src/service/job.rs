@@ -2,22 +2,43 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::Received;
+use super::state::{Counter, Counters, Watched};
 use crate::Timestamp;
 use crate::consume::{DeadLetter, DeadLetterReason, Incoming, RetryState, Settle, SourceDelivery};
 
 /// One delivery on its way through the runtime. Dropped, it is given back to the broker.
+///
+/// It counts itself, once: when it is dropped, as given back, unless [`end`](Self::end) counted it as
+/// something else. So the counts add up whoever has it in the end: a worker that is cancelled, a lane,
+/// somebody who keeps a [`Delivery`](super::Delivery).
 pub(super) struct Job {
     pub(super) message: Arc<Incoming>,
     pub(super) retry: RetryState,
     /// How often a handler gave it back.
     pub(super) returned: u32,
     pub(super) settle: Box<dyn Settle>,
+    /// `None` once it is counted.
+    uncounted: Option<Arc<Watched>>,
 }
 
 impl Job {
-    pub(super) fn new(delivery: SourceDelivery) -> Self {
+    pub(super) fn new(delivery: SourceDelivery, watched: &Arc<Watched>) -> Self {
         let SourceDelivery { message, retry, settle } = delivery;
-        Self { message: Arc::new(message), retry, returned: 0, settle }
+        watched.counters.received.one();
+        let uncounted = Some(Arc::clone(watched));
+        Self { message: Arc::new(message), retry, returned: 0, settle, uncounted }
+    }
+
+    /// It ended, and not by being given back.
+    pub(super) fn end(mut self, counter: impl FnOnce(&Counters) -> &Counter) {
+        if let Some(watched) = self.uncounted.take() {
+            counter(&watched.counters).one();
+        }
+    }
+
+    /// The subscription's name.
+    pub(super) fn subscription(&self) -> &str {
+        self.uncounted.as_ref().map_or("", |watched| &watched.name)
     }
 
     pub(super) fn received(&self, group: &Arc<str>) -> Received {
@@ -29,8 +50,10 @@ impl Job {
         }
     }
 
+    /// Its dead letter after the attempts in `retry`.
     pub(super) fn letter(
         &self,
+        retry: &RetryState,
         group: &str,
         reason: DeadLetterReason,
         error_type: &str,
@@ -39,14 +62,22 @@ impl Job {
         let message = &*self.message;
         let mut letter =
             DeadLetter::new(reason, &*message.topic, group).with_error(error_type, error);
-        letter.attempts = self.retry.attempts;
+        letter.attempts = retry.attempts;
         let now = Timestamp::now();
-        letter.first_failure = self.retry.first_failure.unwrap_or(now);
-        letter.last_failure = self.retry.last_failure.unwrap_or(now);
+        letter.first_failure = retry.first_failure.unwrap_or(now);
+        letter.last_failure = retry.last_failure.unwrap_or(now);
         letter.partition = message.partition;
         letter.offset = message.offset;
         letter.queue = message.queue.as_deref().map(str::to_owned);
         letter
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if let Some(watched) = &self.uncounted {
+            watched.counters.given_back.one();
+        }
     }
 }
 

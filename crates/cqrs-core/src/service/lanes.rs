@@ -38,17 +38,16 @@ impl<J> Default for Lanes<J> {
 }
 
 impl<J> Lanes<J> {
-    /// Adds a job behind all of its lane. `true` when it is ready.
-    pub(super) fn push(&mut self, lane: Option<LaneId>, job: J) -> bool {
+    /// Adds a job behind all of its lane.
+    pub(super) fn push(&mut self, lane: Option<LaneId>, job: J) {
         if let Some(lane) = lane {
             if let Some(waiting) = self.lanes.get_mut(&lane) {
                 waiting.push_back(job);
-                return false;
+                return;
             }
             self.lanes.insert(lane, VecDeque::new());
         }
         self.ready.push_back(Placed { lane, job });
-        true
     }
 
     /// Takes the job that has been ready longest.
@@ -56,19 +55,13 @@ impl<J> Lanes<J> {
         self.ready.pop_front()
     }
 
-    /// A taken job of `lane` has ended. `true` when the next one of its lane is ready now.
-    pub(super) fn done(&mut self, lane: Option<LaneId>) -> bool {
-        let Some(id) = lane else { return false };
-        let Some(waiting) = self.lanes.get_mut(&id) else { return false };
+    /// A taken job of `lane` has ended: the next one of its lane, if there is one, is ready now.
+    pub(super) fn done(&mut self, lane: Option<LaneId>) {
+        let Some(id) = lane else { return };
+        let Some(waiting) = self.lanes.get_mut(&id) else { return };
         match waiting.pop_front() {
-            Some(job) => {
-                self.ready.push_back(Placed { lane, job });
-                true
-            }
-            None => {
-                self.lanes.remove(&id);
-                false
-            }
+            Some(job) => self.ready.push_back(Placed { lane, job }),
+            None => drop(self.lanes.remove(&id)),
         }
     }
 
@@ -81,33 +74,30 @@ impl<J> Lanes<J> {
         self.held.first_key_value().is_some_and(|(first, _)| *first == at)
     }
 
-    /// Makes held jobs ready whose time has come; how many, and when the next one's comes.
-    pub(super) fn release(&mut self, now: Instant) -> (usize, Option<Instant>) {
-        let mut released = 0;
+    /// Makes held jobs ready whose time has come; when the next one's comes.
+    pub(super) fn release(&mut self, now: Instant) -> Option<Instant> {
         while let Some(first) = self.held.first_entry()
             && first.key().0 <= now
         {
             self.ready.push_back(first.remove());
-            released += 1;
         }
-        (released, self.held.first_key_value().map(|((at, _), _)| *at))
+        self.held.first_key_value().map(|((at, _), _)| *at)
     }
 
-    pub(super) fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
+    /// How many jobs can be taken now.
+    pub(super) fn ready(&self) -> usize {
+        self.ready.len()
     }
 
-    /// Takes out held jobs that are not to be `kept`, and makes the next ones of their lanes ready: how
-    /// many, and what was taken out.
-    pub(super) fn drop_held(&mut self, keep: impl Fn(&J) -> bool) -> (usize, Vec<J>) {
+    /// Takes out held jobs that are not to be kept, and makes the next ones of their lanes ready.
+    pub(super) fn drop_held(&mut self, keep: impl Fn(&J) -> bool) -> Vec<J> {
         let dropped: Vec<_> = self.held.extract_if(.., |_, placed| !keep(&placed.job)).collect();
-        let mut ready = 0;
         let mut jobs = Vec::with_capacity(dropped.len());
         for (_, Placed { lane, job }) in dropped {
-            ready += usize::from(self.done(lane));
+            self.done(lane);
             jobs.push(job);
         }
-        (ready, jobs)
+        jobs
     }
 
     /// Takes out all that is not taken.
@@ -199,7 +189,7 @@ mod tests {
                         lanes.hold(placed.lane, (placed.job.0, Some(until)), at(until));
                     }
                     Step::Release(now) => {
-                        let (_, next) = lanes.release(at(now));
+                        let next = lanes.release(at(now));
                         prop_assert!(next.is_none_or(|next| next > at(now)));
                     }
                     Step::Done(_) | Step::Hold(..) => {}
@@ -239,8 +229,8 @@ mod tests {
             }
             let mut dropped = Vec::new();
             loop {
-                let (ready, jobs) = lanes.drop_held(|(_, keep)| *keep);
-                dropped.extend(jobs);
+                dropped.extend(lanes.drop_held(|(_, keep)| *keep));
+                let ready = lanes.ready();
                 let mut taken = 0;
                 while let Some(Placed { lane, job }) = lanes.take() {
                     taken += 1;

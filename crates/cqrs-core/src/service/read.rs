@@ -1,11 +1,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 
 use super::Received;
 use super::failure::Failure;
 use super::policy::{DecodeError, OnDecodeError, Undecodable};
 use super::runner::Runner;
-use super::worker::Verdict;
+use super::worker::{Verdict, guarded};
 use crate::codec::{DeserializeError, DeserializeErrorKind};
 use crate::consume::Incoming;
 use crate::dispatch::{caught, panic_message};
@@ -14,15 +13,18 @@ use crate::event::AnyEvent;
 impl Runner {
     /// The event in a message, or what else becomes of it.
     pub(super) async fn read(&self, received: &Received) -> Result<Box<dyn AnyEvent>, Verdict> {
-        if received.retry.crashes >= self.spec.limits.max_crashes {
-            return Err(Verdict::Crashed);
-        }
-        let undecodable = match self.decode(&received.message).await {
-            Ok(event) => return Ok(event),
-            Err(verdict) => verdict,
-        };
-        let Verdict::Undecodable(case) = undecodable else { return Err(undecodable) };
-        Err(match self.spec.policies.of(&case) {
+        let read = guarded(async {
+            match self.decode(received).await {
+                Err(Verdict::Undecodable(case)) => Err(self.by_policy(case, received).await),
+                read => read,
+            }
+        });
+        read.await.unwrap_or_else(|failure| Err(Verdict::Failed(failure)))
+    }
+
+    /// What is to become of a message that is no event.
+    async fn by_policy(&self, case: Undecodable, received: &Received) -> Verdict {
+        match self.spec.policies.of(&case) {
             OnDecodeError::DeadLetter => Verdict::Undecodable(case),
             OnDecodeError::Stop => Verdict::Stop(case),
             OnDecodeError::Skip => {
@@ -43,10 +45,36 @@ impl Runner {
                     Err(panic) => Verdict::Failed(Failure::panicked(&panic)),
                 },
             },
-        })
+        }
     }
 
-    async fn decode(&self, message: &Arc<Incoming>) -> Result<Box<dyn AnyEvent>, Verdict> {
+    /// For a batch: the event in a message, or what becomes of it without any function that must wait
+    /// for its turn. `None`: it is to be handled alone, when all before it are.
+    pub(super) async fn read_for_batch(
+        &self,
+        received: &Received,
+    ) -> Option<Result<Box<dyn AnyEvent>, Verdict>> {
+        let read = guarded(async {
+            match self.decode(received).await {
+                Ok(event) => Some(Ok(event)),
+                Err(Verdict::Undecodable(case)) => match self.spec.policies.of(&case) {
+                    OnDecodeError::DeadLetter | OnDecodeError::Skip => {
+                        Some(Err(self.by_policy(case, received).await))
+                    }
+                    OnDecodeError::Stop | OnDecodeError::Handle => None,
+                },
+                Err(Verdict::Failed(_)) => None,
+                Err(verdict) => Some(Err(verdict)),
+            }
+        });
+        read.await.unwrap_or(None)
+    }
+
+    async fn decode(&self, received: &Received) -> Result<Box<dyn AnyEvent>, Verdict> {
+        if received.retry.crashes >= self.spec.limits.max_crashes {
+            return Err(Verdict::Crashed);
+        }
+        let message = &received.message;
         if self.spec.decoders.is_empty() {
             return self.decode_plain(message);
         }

@@ -255,7 +255,9 @@ impl Running {
                 () = timer => due = self.release(),
                 fetched = fetch(&mut *self.source, std::mem::take(&mut deliveries)) => {
                     let Fetched { deliveries: mut came, end } = fetched;
-                    let missing = self.runner.push(came.drain(..).map(Job::new));
+                    let watched = &self.runner.watched;
+                    let jobs = came.drain(..).map(|delivery| Job::new(delivery, watched));
+                    let missing = self.runner.push(jobs);
                     self.employ(missing);
                     deliveries = came;
                     match end {
@@ -310,8 +312,7 @@ impl Running {
                 () = tokio::time::sleep_until(deadline) => break,
             }
         }
-        ended.cancelled = self.workers.len();
-        self.runner.watched.counters.given_back.add(ended.cancelled);
+        ended.cancelled = self.runner.busy();
         self.workers.abort_all();
         // A handler that blocks its thread cannot be cancelled; it is not waited for for ever.
         let gone = async { while self.workers.join_next().await.is_some() {} };

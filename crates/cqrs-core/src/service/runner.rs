@@ -48,6 +48,8 @@ struct Shared {
     /// there is nothing; whoever chooses it takes it away: so no wake-up is lost, and none counts twice.
     idle: usize,
     workers: usize,
+    /// Jobs that workers have taken and not ended.
+    taken: usize,
 }
 
 /// What a subscription was configured with, as the workers need it.
@@ -107,23 +109,26 @@ impl Runner {
     }
 
     /// Adds what came, in order. Returns how many workers are to be started for it.
-    pub(super) fn push(&self, jobs: impl ExactSizeIterator<Item = Job>) -> usize {
-        self.watched.counters.received.add(jobs.len());
+    pub(super) fn push(&self, jobs: impl Iterator<Item = Job>) -> usize {
         let mut shared = self.lock();
-        let mut ready = 0;
         for job in jobs {
             let lane = self.lane(&job);
-            ready += usize::from(shared.lanes.push(lane, job));
+            shared.lanes.push(lane, job);
         }
-        self.employ(&mut shared, ready)
+        self.employ(&mut shared)
     }
 
-    /// Sees to it that somebody takes `ready` jobs: how many workers are to be started. One that waits is
-    /// woken; it wakes the next when there is more than it takes. So a burst of short jobs does not
+    /// Sees to it that somebody takes what is ready: how many workers are to be started. One that waits
+    /// is woken; it wakes the next when there is more than it takes. So a burst of short jobs does not
     /// wake all of them for what one can do.
-    fn employ(&self, shared: &mut Shared, ready: usize) -> usize {
+    ///
+    /// Workers that were woken or started for earlier jobs, and did not take them yet, are not there for
+    /// new ones: all that is ready counts, and all who have nothing.
+    fn employ(&self, shared: &mut Shared) -> usize {
+        let ready = shared.lanes.ready();
         let room = self.spec.limits.concurrency.saturating_sub(shared.workers);
-        let missing = room.min(ready.saturating_sub(shared.idle));
+        let free = shared.workers.saturating_sub(shared.taken);
+        let missing = room.min(ready.saturating_sub(free));
         shared.workers += missing;
         if ready > 0 {
             self.wake_one(shared);
@@ -183,31 +188,51 @@ impl Runner {
         };
         match placed {
             None => shared.idle += 1,
-            Some(_) if shared.lanes.has_ready() => self.wake_one(&mut shared),
-            Some(_) => {}
+            Some(_) => {
+                shared.taken += 1;
+                if shared.lanes.ready() > 0 {
+                    self.wake_one(&mut shared);
+                }
+            }
         }
         Some(placed)
     }
 
-    /// A job of `lane` has ended.
+    /// A job that was taken from `lane` has ended.
     pub(super) fn finish(&self, lane: Option<LaneId>, end: End) {
+        let mut shared = self.lock();
+        shared.taken -= 1;
         match end {
-            End::Done => {
-                let mut shared = self.lock();
-                // The worker that says so takes the next job itself.
-                let _ready = shared.lanes.done(lane);
-            }
+            // The worker that says so takes the next job itself.
+            End::Done => shared.lanes.done(lane),
             End::Hold(job, until) => {
-                let earliest = self.lock().lanes.hold(lane, job, until);
+                let earliest = shared.lanes.hold(lane, job, until);
                 if earliest {
                     self.timer.notify_one();
                 }
             }
             End::Fatal(error) => {
-                self.fatal.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                self.stop.cancel();
+                drop(shared);
+                self.fail(error);
             }
         }
+    }
+
+    /// All jobs of a batch have ended, which are in no lane.
+    pub(super) fn finish_batch(&self, jobs: usize) {
+        self.lock().taken -= jobs;
+    }
+
+    /// The subscription cannot go on.
+    pub(super) fn fail(&self, error: String) {
+        self.fatal.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.stop.cancel();
+    }
+
+    /// How many workers handle something now.
+    pub(super) fn busy(&self) -> usize {
+        let shared = self.lock();
+        shared.taken.min(shared.workers)
     }
 
     /// Why the subscription cannot go on, if a worker said so.
@@ -219,18 +244,20 @@ impl Runner {
     /// the next one's time comes.
     pub(super) fn release(&self) -> (usize, Option<Instant>) {
         let mut shared = self.lock();
-        let (released, next) = shared.lanes.release(Instant::now());
-        (self.employ(&mut shared, released), next)
+        let next = shared.lanes.release(Instant::now());
+        (self.employ(&mut shared), next)
     }
 
     /// Drops held jobs that were taken away meanwhile; how many workers are to be started for those
     /// behind them.
     pub(super) fn drop_revoked(&self) -> usize {
         let mut shared = self.lock();
-        let (ready, revoked) = shared.lanes.drop_held(|job| !job.settle.is_revoked());
-        let missing = self.employ(&mut shared, ready);
+        let revoked = shared.lanes.drop_held(|job| !job.settle.is_revoked());
+        let missing = self.employ(&mut shared);
         drop(shared);
-        self.watched.counters.revoked.add(revoked.len());
+        for job in revoked {
+            job.end(|counters| &counters.revoked);
+        }
         missing
     }
 
@@ -238,7 +265,7 @@ impl Runner {
     pub(super) fn give_back(&self) {
         // Dropped after the lock is released.
         let jobs = self.lock().lanes.drain();
-        self.watched.counters.given_back.add(jobs.len());
+        drop(jobs);
     }
 
     /// Holds the subscription back until the guard is dropped: no job is taken.

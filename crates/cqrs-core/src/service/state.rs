@@ -38,8 +38,8 @@ pub enum SubscriptionState {
 }
 
 /// What a subscription has done since it began. Every message it received ends in exactly one of
-/// `handled`, `skipped`, `dead_lettered`, `discarded`, `rescheduled`, `given_back` and `revoked`, or is
-/// not settled yet.
+/// `handled`, `skipped`, `dead_lettered`, `discarded`, `rescheduled`, `given_back`, `revoked` and
+/// `unacked`, or is still here.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SubscriptionCounts {
@@ -59,11 +59,11 @@ pub struct SubscriptionCounts {
     pub given_back: u64,
     /// Dropped because the broker gave them to another member.
     pub revoked: u64,
-    /// Attempts that failed.
+    /// Attempts that failed; of a batch, one for all of it.
     pub failed_attempts: u64,
     /// Attempts that failed by a panic; among the failed ones.
     pub panics: u64,
-    /// Settlements that did not reach the broker: their messages come again.
+    /// Done, but the ack did not reach the broker: they come again.
     pub unacked: u64,
 }
 
@@ -86,12 +86,8 @@ pub(super) struct Counters {
 pub(super) struct Counter(AtomicU64);
 
 impl Counter {
-    pub(super) fn add(&self, n: usize) {
-        self.0.fetch_add(n as u64, Ordering::Relaxed);
-    }
-
     pub(super) fn one(&self) {
-        self.add(1);
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
 
     fn get(&self) -> u64 {

@@ -1,15 +1,20 @@
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
+
+use futures_util::FutureExt;
 
 use super::Received;
 use super::attempt::{Handling, run_chain};
-use super::delivery::Delivery;
+use super::delivery::{Delivery, Ended};
 use super::failure::{Failure, FailureClass};
 use super::job::Job;
 use super::policy::Undecodable;
 use super::runner::{End, Runner};
 use super::target::{EachHandler, Kind, ManualHandler};
 use crate::consume::NextAttempt;
-use crate::dispatch::caught;
+use crate::dispatch::{caught, panic_message};
+use crate::scope::Committing;
 use crate::{CorrelationId, Scope, Timestamp};
 
 /// What the handling of a message came to.
@@ -39,14 +44,9 @@ impl Runner {
     /// Handles and settles one message.
     pub(super) async fn process(&self, mut job: Job) -> End {
         if !job.settle.begin() {
-            self.watched.counters.revoked.one();
+            job.end(|counters| &counters.revoked);
             return End::Done;
         }
-        self.process_begun(job).await
-    }
-
-    /// The same for a message that has begun already.
-    pub(super) async fn process_begun(&self, job: Job) -> End {
         match &self.spec.handler {
             Kind::Each(handler) => self.process_each(job, &**handler).await,
             Kind::Manual(handler) => self.process_manual(job, &**handler).await,
@@ -84,14 +84,26 @@ impl Runner {
                 },
                 Err(verdict) => return self.settle(job, verdict).await,
             };
-            let (delivery, ended) = Delivery::new(job, received);
-            if let Err(panic) = caught(|| handler.handle(event, delivery)).await {
-                self.watched.counters.failed_attempts.one();
-                self.watched.counters.panics.one();
-                tracing::error!(subscription = %self.watched.name, panic, "handler panicked");
-            }
+            let (delivery, ended) = Delivery::new(job, received, self.discards());
+            let panicked = caught(|| handler.handle(event, delivery)).await.err();
             // Settled or dropped by now, or in the hands of another task.
-            return self.ended(ended.await.ok());
+            let ended = ended.await.ok();
+            let Some(panic) = panicked else { return self.ended(ended) };
+            match ended {
+                // It went down with its handler: a failed attempt as any other.
+                Some(Ended::Returned(returned)) => {
+                    match self.after_failure(returned, Failure::panicked(&panic)).await {
+                        Ok(again) => job = again,
+                        Err(end) => return end,
+                    }
+                }
+                ended => {
+                    self.watched.counters.failed_attempts.one();
+                    self.watched.counters.panics.one();
+                    tracing::error!(subscription = %self.watched.name, panic, "handler panicked");
+                    return self.ended(ended);
+                }
+            }
         }
     }
 
@@ -109,7 +121,7 @@ impl Runner {
             NextAttempt::Immediately(delay) => {
                 tokio::select! {
                     () = tokio::time::sleep(delay) => Ok(job),
-                    () = self.stop.cancelled() => Err(self.drop_job(job)),
+                    () = self.stop.cancelled() => Err(End::Done),
                 }
             }
             NextAttempt::Later(delay) => Err(self.retry_later(job, delay).await),
@@ -137,11 +149,20 @@ impl Runner {
     }
 
     async fn attempt(&self, received: Received, handler: &dyn EachHandler) -> Verdict {
+        let attempted = guarded(self.attempt_once(received, handler)).await;
+        attempted.unwrap_or_else(Verdict::Failed)
+    }
+
+    async fn attempt_once(&self, received: Received, handler: &dyn EachHandler) -> Verdict {
         let event = match self.read(&received).await {
             Ok(event) => event,
             Err(verdict) => return verdict,
         };
-        let scope = scope_of(&received);
+        let mut scope = scope_of(&received);
+        let committing = self.spec.limits.timeout.map(|_| Committing::default());
+        if let Some(committing) = &committing {
+            scope.insert(committing.clone());
+        }
         let run = async {
             match self.spec.middlewares.is_empty() {
                 true => caught(|| handler.handle(event, received, scope)).await,
@@ -153,13 +174,15 @@ impl Runner {
         };
         let handled = match self.spec.limits.timeout {
             None => run.await,
-            Some(limit) => match tokio::time::timeout(limit, run).await {
-                Ok(handled) => handled,
-                Err(_) => {
-                    let text = format!("the handler took longer than {limit:?}");
-                    Ok(Err(Failure::retryable("Timeout", text)))
+            Some(limit) => {
+                let mut run = pin!(run);
+                match tokio::time::timeout(limit, &mut run).await {
+                    Ok(handled) => handled,
+                    // It would run again, although it is done.
+                    Err(_) if committing.is_some_and(|committing| committing.began()) => run.await,
+                    Err(_) => Ok(Err(Failure::timeout(limit))),
                 }
-            },
+            }
         };
         match handled {
             Ok(Ok(())) => Verdict::Handled,
@@ -167,6 +190,13 @@ impl Runner {
             Err(panic) => Verdict::Failed(Failure::panicked(&panic)),
         }
     }
+}
+
+/// Runs code of others; a panic in it is a failure, wherever it comes from: what is dropped on the way,
+/// an error that is printed.
+pub(super) async fn guarded<T>(run: impl Future<Output = T>) -> Result<T, Failure> {
+    let ran = AssertUnwindSafe(run).catch_unwind().await;
+    ran.map_err(|panic| Failure::panicked(&panic_message(panic)))
 }
 
 /// What the sender says of the message's origin, for the handlers and what they emit.

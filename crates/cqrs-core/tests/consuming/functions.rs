@@ -74,3 +74,93 @@ async fn batches_are_filled_by_size_and_time_and_a_poison_event_is_isolated() {
     assert_eq!((letter.attempts, letter.offset), (2, Some(4)));
     assert_eq!(report.subscriptions[0].counts.handled, 6);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_keeps_the_order_around_what_cannot_be_decoded_now() {
+    for delay in [Duration::from_millis(50), Duration::from_secs(10)] {
+        let (broker, seen) = (MemoryBroker::new(), Seen::default());
+        let target = batch(4, Duration::from_secs(1), {
+            let seen = seen.clone();
+            move |events: Vec<(NotificationEvent<UserCreated>, Received)>| {
+                let steps = events.iter().map(|(event, _)| event.payload.step.to_string());
+                steps.for_each(|step| note(&seen, step));
+                async { Ok(()) }
+            }
+        });
+        for step in 1..=4 {
+            publish(&broker, &format!("u{step}"), step).await;
+        }
+        let away = Arc::new(Mutex::new(2));
+        let subscription = users().decoder(move |message: cqrs_core::Incoming| {
+            let away = Arc::clone(&away);
+            async move {
+                let mut away = away.lock().unwrap();
+                if message.offset == Some(1) && *away > 0 {
+                    *away -= 1;
+                    let error = HandlerError::retryable("the key server is away");
+                    return Err(cqrs_core::DecodeError::failed(error));
+                }
+                Ok(Some(message))
+            }
+        });
+        let retry = match delay < Duration::from_secs(1) {
+            true => Retry::none().immediate([delay; 3]),
+            false => Retry::none().delayed([delay; 3]),
+        };
+        let running = run(&broker, subscription.retry(retry), target);
+        until("all of them", || noted(&seen).len() == 4).await;
+        drop(running.end().await);
+        assert_eq!(noted(&seen), ["1", "2", "3", "4"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_is_filled_even_when_it_is_larger_than_what_is_fetched_by_default() {
+    let (broker, seen) = (MemoryBroker::new(), Seen::default());
+    let target = batch(400, Duration::from_secs(3600), {
+        let seen = seen.clone();
+        move |events: Vec<(NotificationEvent<UserCreated>, Received)>| {
+            note(&seen, format!("{}", events.len()));
+            async { Ok(()) }
+        }
+    });
+    for step in 1..=400 {
+        publish(&broker, &format!("u{step}"), step).await;
+    }
+    let started = Instant::now();
+    let running = run(&broker, users(), target);
+    until("a batch", || !noted(&seen).is_empty()).await;
+    drop(running.end().await);
+    assert_eq!(noted(&seen)[0], "400");
+    assert!(started.elapsed() < Duration::from_secs(3600));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_taken_away_while_a_batch_waits_is_not_handled() {
+    let (broker, seen) = (MemoryBroker::new(), Seen::default());
+    let target = batch(2, Duration::from_secs(1), {
+        let seen = seen.clone();
+        move |events: Vec<(NotificationEvent<UserCreated>, Received)>| {
+            let steps: Vec<u32> = events.iter().map(|(event, _)| event.payload.step).collect();
+            note(&seen, format!("{steps:?}"));
+            async move {
+                match steps.contains(&1) {
+                    true => Err(HandlerError::retryable("not yet")),
+                    false => Ok(()),
+                }
+            }
+        }
+    });
+    publish(&broker, "ada", 1).await;
+    publish(&broker, "bob", 2).await;
+    let retry = Retry::none().delayed([Duration::from_secs(60)]);
+    let running = run(&broker, users().retry(retry), target);
+    until("the first waits alone", || noted(&seen).len() == 2).await;
+    // A member that never settles has them now.
+    let other = broker.subscribe("users", "mailer");
+    assert_eq!(broker.faults().revoke("users", "mailer"), 2);
+    let _theirs = [other.try_recv().unwrap(), other.try_recv().unwrap()];
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(noted(&seen), ["[1, 2]", "[1]"]);
+    assert_eq!(running.end().await.subscriptions[0].counts.revoked, 2);
+}

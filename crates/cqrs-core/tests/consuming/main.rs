@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used)] // a test says what it expects by unwrapping
 
+mod counts;
 mod functions;
 mod lifecycle;
 mod options;
 mod order;
+mod panics;
 mod reading;
 mod retries;
 

@@ -130,3 +130,38 @@ async fn as_many_run_as_may_however_the_messages_come() {
     tokio::time::timeout(Duration::from_secs(20), handled).await.expect("all of them");
     drop(running.end().await);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_came_during_a_pause_runs_with_all_of_the_concurrency() {
+    let (broker, seen) = (MemoryBroker::new(), Seen::default());
+    let target = {
+        let seen = seen.clone();
+        each(move |event: NotificationEvent<UserCreated>, _: Received| {
+            let seen = seen.clone();
+            async move {
+                if event.payload.step == 0 {
+                    return Err(HandlerError::permanent("no"));
+                }
+                note(&seen, format!("{}", event.payload.step));
+                std::future::pending().await
+            }
+        })
+    };
+    broker.faults().fail_dead_letters(usize::MAX);
+    publish(&broker, "poison", 0).await;
+    let running = run(&broker, users().concurrency(4), target);
+    until("it is paused", || {
+        matches!(running.health.subscriptions()[0].state, SubscriptionState::Paused { .. })
+    })
+    .await;
+    for step in 1..=4 {
+        publish(&broker, &format!("u{step}"), step).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    broker.faults().clear();
+    until("the dead letter", || dead_letters(&broker).len() == 1).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(noted(&seen).len(), 4, "all four may run at once: {:?}", noted(&seen));
+    running.stop.stop_now();
+    drop(running.end().await);
+}

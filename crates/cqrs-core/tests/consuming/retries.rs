@@ -114,3 +114,74 @@ async fn nothing_is_acked_while_the_dead_letter_is_not_confirmed() {
     drop(running.end().await);
     assert!(broker.subscribe("users", "mailer").try_recv().is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_lasts_until_the_dead_letter_is_confirmed() {
+    let broker =
+        MemoryBroker::builder().capacity(2).publish_timeout(Duration::from_secs(1)).build();
+    broker.create_group("users.mailer.dead", "nobody", cqrs_core::memory::StartFrom::Oldest);
+    for n in 0..2 {
+        broker.publish(Message::new("users.mailer.dead", format!("old {n}"))).await.unwrap();
+    }
+    let seen = Seen::default();
+    let target = noting(&seen, |event, _| match event.step {
+        1 => Err("never").permanent(),
+        _ => Ok(()),
+    });
+    publish(&broker, "ada", 1).await;
+    let running = run(&broker, users().concurrency(2), target);
+    until("it is paused", || {
+        let state = running.health.subscriptions().remove(0).state;
+        matches!(state, SubscriptionState::Paused { .. })
+    })
+    .await;
+    publish(&broker, "bob", 2).await;
+    for _ in 0..600 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(!running.health.is_ready(), "it is tried again, not confirmed");
+    }
+    assert_eq!(noted(&seen), ["ada:1#1"], "nothing starts meanwhile");
+    let reader = broker.subscribe("users.mailer.dead", "nobody");
+    while let Some(old) = reader.try_recv() {
+        old.ack();
+    }
+    until("the other one", || noted(&seen).len() == 2).await;
+    assert!(running.health.is_ready());
+    drop(running.end().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delay_without_an_end_is_no_overflow() {
+    for manually in [false, true] {
+        let (broker, seen) = (MemoryBroker::new(), Seen::default());
+        publish(&broker, "ada", 1).await;
+        publish(&broker, "bob", 2).await;
+        let subscription = users().concurrency(2).retry(Retry::none().delayed([Duration::MAX]));
+        let running = match manually {
+            false => {
+                let target = noting(&seen, |event, _| match event.step {
+                    1 => Err(HandlerError::retryable("not yet")),
+                    _ => Ok(()),
+                });
+                run(&broker, subscription, target)
+            }
+            true => {
+                let seen = seen.clone();
+                let target = move |event: NotificationEvent<UserCreated>, delivery: Delivery| {
+                    note(&seen, event.payload.user_id);
+                    async move {
+                        match event.payload.step {
+                            1 => delivery.retry_later(Duration::MAX).await.unwrap(),
+                            _ => delivery.ack().await.unwrap(),
+                        }
+                    }
+                };
+                run(&broker, subscription, manual(target))
+            }
+        };
+        until("both", || noted(&seen).len() == 2 || running.task.is_finished()).await;
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        let counts = running.end().await.subscriptions[0].counts;
+        assert_eq!((counts.handled, counts.given_back), (1, 1));
+    }
+}
