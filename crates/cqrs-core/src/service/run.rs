@@ -1,8 +1,10 @@
 use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +20,7 @@ use super::target::Kind;
 use super::{batch, worker};
 use crate::broker::far_deadline;
 use crate::consume::{Source, SourceDelivery, SourceError, Subscribe, SubscribeRequest};
+use crate::dispatch::panic_message;
 
 /// How many deliveries are taken from a source before they are handed to the workers together.
 const FETCH: usize = 128;
@@ -138,23 +141,22 @@ impl Service {
         for (index, planned) in planned.into_iter().enumerate() {
             watched.push(Arc::clone(&planned.watched));
             let (broker, stop) = (Arc::clone(&broker), stop.clone());
-            running.spawn(async move { (index, run_one(&*broker, planned, drain, stop).await) });
+            running.spawn(async move {
+                let run = AssertUnwindSafe(run_one(&*broker, planned, drain, stop)).catch_unwind();
+                // Only a panic of the runtime itself or of a source comes here.
+                let ended = run.await.unwrap_or_else(|panic| {
+                    (Ended::default(), Some(format!("it panicked: {}", panic_message(panic))))
+                });
+                (index, ended)
+            });
         }
         let mut ended: Vec<Option<Ended>> = watched.iter().map(|_| None).collect();
         let mut failed = None;
         while let Some(joined) = running.join_next().await {
-            let error = match joined {
-                Ok((index, (end, error))) => {
-                    ended[index] = Some(end);
-                    error.map(|error| (index, error))
-                }
-                // Only a panic of the runtime itself or of a source comes here.
-                Err(panic) => {
-                    let index = ended.iter().position(Option::is_none).unwrap_or_default();
-                    Some((index, format!("its task failed: {panic}")))
-                }
-            };
-            if let Some((index, error)) = error {
+            // Cancelled with the tokio runtime, which cancels this as well.
+            let Ok((index, (end, error))) = joined else { continue };
+            ended[index] = Some(end);
+            if let Some(error) = error {
                 tracing::error!(subscription = %watched[index].name, error, "cannot go on");
                 watched[index].failed(&error);
                 failed.get_or_insert((index, error));
@@ -195,12 +197,10 @@ async fn run_one(
     stop: StopHandle,
 ) -> (Ended, Option<String>) {
     let Planned { request, spec, watched } = planned;
+    let _ends = Ends(Arc::clone(&watched));
     let opened = tokio::select! {
         opened = broker.subscribe(request) => opened,
-        () = stop.graceful.cancelled() => {
-            watched.stopped();
-            return (Ended::default(), None);
-        }
+        () = stop.graceful.cancelled() => return (Ended::default(), None),
     };
     let source = match opened {
         Ok(source) => source,
@@ -210,11 +210,17 @@ async fn run_one(
     let mut running = Running { source, runner, workers: JoinSet::new() };
     let error = running.fetch().await.err();
     let ended = running.end(drain, &stop.now).await;
-    match &error {
-        Some(error) => watched.failed(error),
-        None => watched.stopped(),
-    }
     (ended, error)
+}
+
+/// Says that a subscription no longer runs, also when its task is dropped. Why it failed, if it did, is
+/// said afterwards.
+struct Ends(Arc<Watched>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.stopped();
+    }
 }
 
 /// The fetching task of a subscription; it owns the source and the workers.
@@ -255,9 +261,7 @@ impl Running {
                 () = timer => due = self.release(),
                 fetched = fetch(&mut *self.source, std::mem::take(&mut deliveries)) => {
                     let Fetched { deliveries: mut came, end } = fetched;
-                    let watched = &self.runner.watched;
-                    let jobs = came.drain(..).map(|delivery| Job::new(delivery, watched));
-                    let missing = self.runner.push(jobs);
+                    let missing = self.runner.push(came.drain(..).map(|delivery| Job::new(delivery, &self.runner.watched)));
                     self.employ(missing);
                     deliveries = came;
                     match end {
@@ -297,7 +301,11 @@ impl Running {
         self.runner.stop.cancel();
         self.runner.watched.draining();
         let deadline = far_deadline(drain);
-        let stopped = tokio::time::timeout(CLOSING, self.source.stop()).await.is_ok();
+        let stopped = tokio::select! {
+            () = self.source.stop() => true,
+            () = tokio::time::sleep(CLOSING) => false,
+            () = async { now.cancelled().await; tokio::time::sleep(CLOSING_NOW).await } => false,
+        };
         self.runner.give_back();
         let mut ended = Ended::default();
         loop {
@@ -320,15 +328,14 @@ impl Running {
         // A job that a worker put back while it ended.
         self.runner.give_back();
         let closing = if now.is_cancelled() { CLOSING_NOW } else { CLOSING };
-        let closed = self.source.close(closing).await;
-        if !stopped {
-            ended
-                .error
-                .get_or_insert_with(|| format!("the source did not stop within {CLOSING:?}"));
-        }
-        if let Err(error) = closed {
-            ended.error.get_or_insert(causes(&error));
-        }
+        // It ends about then by itself, if it keeps its promise.
+        let closed = tokio::time::timeout(closing + CLOSING_NOW, self.source.close(closing)).await;
+        let left = match closed {
+            _ if !stopped => Some("the source did not stop in time".to_owned()),
+            Err(_) => Some("the source did not close in time".to_owned()),
+            Ok(closed) => closed.err().map(|error| causes(&error)),
+        };
+        ended.error = ended.error.or(left);
         if let Some(error) = &ended.error {
             tracing::error!(subscription = %self.runner.watched.name, error, "did not end well");
         }

@@ -1,0 +1,181 @@
+//! How a service ends on a broker whose sources do not behave, and when nobody waits for its end.
+
+#![allow(clippy::unwrap_used)] // a test says what it expects by unwrapping
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use cqrs_core::broker::{BoxFuture, BrokerState, Receipt, ShutdownReport};
+use cqrs_core::consume::SubscribeRequest;
+use cqrs_core::consume::{Source, SourceDelivery, SourceError, SourceStatus, SubscribeError};
+use cqrs_core::{
+    HandlerError, MemoryBroker, Message, MessageBroker, NotificationEvent, PublishError, Received,
+    Service, ServiceBuilder, Subscribe, Subscription, SubscriptionState, Target, each,
+};
+use cqrs_macros::Notification;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+#[derive(Debug, Clone, Serialize, Deserialize, Notification)]
+#[cqrs(crate = "cqrs_core", topic = "paid")]
+struct Ordered {
+    number: u32,
+}
+
+/// What the sources of some topics do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    None,
+    PanicsAtOnce,
+    NeverStops,
+    NeverCloses,
+}
+
+/// Its sources deliver nothing; those of the topic `bad` have a fault.
+#[derive(Debug, Clone)]
+struct Broken(Fault, MemoryBroker);
+
+impl Broken {
+    fn with(fault: Fault) -> Self {
+        Self(fault, MemoryBroker::new())
+    }
+}
+
+impl MessageBroker for Broken {
+    fn enqueue(&self, message: Message) -> BoxFuture<'_, Result<Receipt, PublishError>> {
+        self.1.enqueue(message)
+    }
+    fn try_enqueue(&self, message: Message) -> Result<Receipt, PublishError> {
+        self.1.try_enqueue(message)
+    }
+    fn state(&self) -> BrokerState {
+        BrokerState::Ready
+    }
+    fn shutdown(&self, deadline: Duration) -> BoxFuture<'_, ShutdownReport> {
+        self.1.shutdown(deadline)
+    }
+}
+
+impl Subscribe for Broken {
+    fn check(&self, _: &[SubscribeRequest]) -> Vec<SubscribeError> {
+        Vec::new()
+    }
+    fn subscribe(
+        &self,
+        request: SubscribeRequest,
+    ) -> BoxFuture<'_, Result<Box<dyn Source>, SubscribeError>> {
+        request.status.report(SourceStatus::Consuming);
+        let fault = if request.topics.to_string() == "bad" { self.0 } else { Fault::None };
+        Box::pin(async move { Ok(Box::new(Faulty(fault)) as Box<dyn Source>) })
+    }
+}
+
+#[derive(Debug)]
+struct Faulty(Fault);
+
+impl Source for Faulty {
+    fn poll_next(
+        &mut self,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<SourceDelivery, SourceError>>> {
+        assert_ne!(self.0, Fault::PanicsAtOnce, "a source that panics");
+        Poll::Pending
+    }
+    fn stop(&mut self) -> BoxFuture<'_, ()> {
+        match self.0 {
+            Fault::NeverStops => Box::pin(std::future::pending()),
+            _ => Box::pin(async {}),
+        }
+    }
+    fn close(self: Box<Self>, _: Duration) -> BoxFuture<'static, Result<(), SourceError>> {
+        match self.0 {
+            Fault::NeverCloses => Box::pin(std::future::pending()),
+            _ => Box::pin(async { Ok(()) }),
+        }
+    }
+}
+
+fn to(topic: &'static str) -> (Subscription, impl Target) {
+    let target = each(|_: NotificationEvent<Ordered>, _: Received| async { Ok(()) });
+    (Subscription::to(topic).group("g").json::<Ordered>(), target)
+}
+
+fn service(fault: Fault, topics: &[&'static str]) -> Service {
+    let add = |builder: ServiceBuilder, topic: &&'static str| {
+        let (subscription, target) = to(topic);
+        builder.subscribe(subscription, target)
+    };
+    topics.iter().fold(Service::builder(Broken::with(fault)), add).build().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_panics_fails_its_own_subscription() {
+    let service = service(Fault::PanicsAtOnce, &["good", "bad"]);
+    let health = service.health();
+    let error = service.run_until(std::future::pending::<()>()).await.unwrap_err();
+    assert_eq!(error.subscription, "g@bad");
+    assert!(error.detail.contains("a source that panics"), "{error}");
+    let states: Vec<_> = health.subscriptions().into_iter().map(|one| one.state).collect();
+    assert_eq!(states[0], SubscriptionState::Stopped);
+    assert!(matches!(states[1], SubscriptionState::Failed { .. }), "{states:?}");
+    assert!(!health.is_ready() && !health.is_live());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_does_not_end_is_left_behind() {
+    for fault in [Fault::NeverStops, Fault::NeverCloses] {
+        for (now, at_most) in [(false, 10), (true, 2)] {
+            let service = service(fault, &["bad"]);
+            let stop = service.stop_handle();
+            let started = Instant::now();
+            let run = service.run_until(async {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                if now {
+                    stop.stop_now();
+                }
+            });
+            let report = tokio::time::timeout(Duration::from_secs(60), run).await;
+            let report = report.expect("it ends").unwrap();
+            assert!(started.elapsed() < Duration::from_secs(at_most), "{:?}", started.elapsed());
+            assert!(report.subscriptions[0].error.is_some(), "{fault:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_whose_run_is_dropped_is_not_ready() {
+    let service = service(Fault::None, &["good", "bad"]);
+    let health = service.health();
+    let run = service.run_until(std::future::pending::<()>());
+    assert!(tokio::time::timeout(Duration::from_secs(1), run).await.is_err());
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert!(!health.is_ready(), "{health:?}");
+    assert!(health.is_live());
+    for one in health.subscriptions() {
+        assert_eq!(one.state, SubscriptionState::Stopped);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_is_dropped_gives_back_what_its_handlers_have() {
+    let broker = MemoryBroker::new();
+    let event = NotificationEvent::new(Ordered { number: 1 });
+    let body = serde_json::to_vec(&event).unwrap();
+    cqrs_core::MessageBrokerExt::publish(&broker, Message::new("paid", body)).await.unwrap();
+    let service = Service::builder(broker.clone())
+        .subscribe(
+            Subscription::to("paid").group("g").json::<Ordered>(),
+            each(|_: NotificationEvent<Ordered>, _: Received| {
+                std::future::pending::<Result<(), HandlerError>>()
+            }),
+        )
+        .build()
+        .unwrap();
+    let health = service.health();
+    let run = service.run_until(std::future::pending::<()>());
+    assert!(tokio::time::timeout(Duration::from_secs(1), run).await.is_err());
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let counts = health.subscriptions()[0].counts;
+    assert_eq!((counts.received, counts.given_back), (1, 1));
+    assert!(broker.subscribe("paid", "g").try_recv().is_some());
+}
