@@ -78,12 +78,15 @@ pub(crate) async fn undecodable_messages_can_stop_the_service_and_stay<H: Consum
 ) {
     let (stage, log) = (Stage::new(harness).await, Log::default());
     let subscription = stage.subscription().on_decode_error(OnDecodeError::Stop);
+    stage.make_group().await;
+    stage.publish_all([GARBAGE, "behind it"].map(|body| stage.message(body))).await;
     let running = stage.run(subscription, log.each(|_| Ok(()))).await;
-    stage.publish(stage.message(GARBAGE)).await;
-    stage.publish(stage.message("behind it")).await;
     let error = running.failure().await;
     assert!(error.detail.contains(&stage.topic), "{error}");
-    assert_eq!(stage.left().await, [GARBAGE, "behind it"]);
+    // RabbitMQ may put what was on its way to the cancelled consumer before what is given back.
+    let mut left = stage.left().await;
+    left.sort();
+    assert_eq!(left, ["behind it", GARBAGE]);
 }
 
 pub(crate) async fn empty_messages_are_skipped<H: ConsumingHarness>(harness: &H) {

@@ -75,7 +75,8 @@ pub(crate) async fn cuts_lose_nothing_and_keep_order<H: ConsumingHarness>(harnes
         })
     };
     let running = stage.run(stage.subscription().concurrency(4), handler).await;
-    let event = |number: u32| stage.event(&format!("key-{}", number % KEYS), number);
+    // Two of a key come one behind the other.
+    let event = |number: u32| stage.event(&format!("key-{}", number / 2 % KEYS), number);
     let part = |part: u32| part * COUNT / (CUTS + 1)..(part + 1) * COUNT / (CUTS + 1);
     let handled = || {
         let mut numbers: Vec<_> = log.notes().iter().map(|note| note.number).collect();
@@ -91,6 +92,10 @@ pub(crate) async fn cuts_lose_nothing_and_keep_order<H: ConsumingHarness>(harnes
         stage.until("some of them run", || log.len() > before).await;
         stage.inject(ConsumingFault::Cut).await;
         tokio::time::sleep(QUIET).await;
+        let mut now: Vec<_> =
+            log.notes().split_off(before).into_iter().map(|run| run.key).collect();
+        now.sort();
+        assert!(now.windows(2).all(|pair| pair[0] != pair[1]), "two of a key at once: {now:?}");
         gate.send_replace(true);
         stage.until("all are handled", || handled() == part(cut).end as usize).await;
     }
