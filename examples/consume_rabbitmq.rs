@@ -87,7 +87,7 @@ async fn main() -> Fallible<()> {
 
     // The queue must be there first: an event that no queue gets is an error of its publisher.
     let running = common::start(service).await?;
-    println!("on {}, beside {queue}:", wire.name);
+    println!("consuming from {}; RabbitMQ has these beside the queue {queue}:", wire.name);
     println!("  {queue}.retry.10s and .60s, where failed messages wait");
     println!("  {queue}.dead, where those end that nobody could handle");
 

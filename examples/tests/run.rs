@@ -96,7 +96,8 @@ fn consume_kafka_reads_several_topics_from_the_oldest_on() {
 
 #[test]
 fn consume_rabbitmq_reads_two_routing_keys() {
-    let lines = ["beside user.created.mailer", "welcome, ada", "farewell", "stopped: 2 handled"];
+    let lines =
+        ["beside the queue user.created.mailer", "welcome, ada", "farewell", "stopped: 2 handled"];
     tells(&story("consume_rabbitmq"), &lines);
 }
 

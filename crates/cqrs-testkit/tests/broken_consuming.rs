@@ -127,6 +127,7 @@ flaws! {
     AcksOnReceive fails [
         a_dropped_delivery_comes_again,
         a_message_whose_handler_did_not_end_comes_again,
+        a_stop_finishes_what_runs_and_gives_back_the_rest,
         a_stop_waits_no_longer_than_its_drain,
         attempts_are_counted_over_restarts,
         starts_that_came_to_no_end_are_counted,
@@ -137,6 +138,7 @@ flaws! {
     ]
     LosesDropped fails [
         a_dropped_delivery_comes_again,
+        a_stop_finishes_what_runs_and_gives_back_the_rest,
         a_stop_waits_no_longer_than_its_drain,
         attempts_are_counted_over_restarts,
         undecodable_messages_can_stop_the_service_and_stay,
@@ -169,9 +171,13 @@ flaws! {
         a_published_message_is_received_whole,
     ]
     ForgetsKey fails [
+        a_busy_key_does_not_stall_the_others,
         a_dead_letter_goes_where_it_is_told,
         a_dead_letter_holds_the_message_as_it_came,
+        a_delayed_retry_holds_its_key_or_lets_it_pass,
         a_published_message_is_received_whole,
+        cuts_lose_nothing_and_keep_order,
+        keys_run_in_parallel_and_each_in_order,
         messages_of_a_key_come_in_order,
     ]
     HidesRedelivery fails [

@@ -2,15 +2,17 @@
 
 #![allow(clippy::unwrap_used)] // a test says what it expects by unwrapping
 
+use std::collections::HashMap;
 use std::error::Error;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cqrs_core::memory::{MemoryRetry, MemorySubscription};
 use cqrs_core::{
     DeadLetterReason, EventHandler, EventMediator, HandlerError, HandlerResultExt, Message,
-    NotificationEvent, OnDecodeError, Received, Scope, Service, Subscribe, Subscription, each,
+    NotificationEvent, OnDecodeError, Received, Scope, Service, Subscribe, Subscription, batch,
+    each,
 };
 use cqrs_macros::{DomainEvent, Notification};
 use cqrs_testkit::{RunningService, ServiceTester};
@@ -278,6 +280,59 @@ async fn a_scheduled_retry_lets_its_key_go_on() {
     tester.handled::<UserCreated>(2).await.unwrap();
     let counts = running.stop().await.unwrap().subscriptions[0].counts;
     assert_eq!((counts.handled, counts.rescheduled), (2, 1));
+}
+
+// ---- members and keys
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_holds_several_events_of_one_key() {
+    let tester = ServiceTester::new();
+    let sizes = Arc::<Mutex<Vec<usize>>>::default();
+    let target = batch(10, Duration::from_secs(1), {
+        let sizes = Arc::clone(&sizes);
+        move |events: Vec<(NotificationEvent<UserCreated>, Received)>| {
+            sizes.lock().unwrap().push(events.len());
+            async { Ok(()) }
+        }
+    });
+    let service = Service::builder(tester.broker()).subscribe(users(), target).build().unwrap();
+    let _running = tester.start(service).await;
+    for _ in 0..25 {
+        tester.publish(user("ada")).await.unwrap();
+    }
+    tester.handled::<UserCreated>(25).await.unwrap();
+    assert_eq!(*sizes.lock().unwrap(), [10, 10, 5]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_of_a_group_share_the_keys_and_keep_the_order_of_each() {
+    const EVENTS: u32 = 2_000;
+    let tester = ServiceTester::new().patience(Duration::from_secs(60));
+    let seen = Arc::<Mutex<HashMap<String, Vec<u32>>>>::default();
+    let mut members = Vec::new();
+    for _ in 0..3 {
+        let seen = Arc::clone(&seen);
+        let target = each(move |event: NotificationEvent<UserCreated>, received: Received| {
+            let seen = Arc::clone(&seen);
+            async move {
+                tokio::task::yield_now().await;
+                let offset = u32::try_from(received.offset.unwrap()).unwrap();
+                seen.lock().unwrap().entry(event.payload.name).or_default().push(offset);
+                Ok(())
+            }
+        });
+        let subscription = users().concurrency(4).max_unsettled(16);
+        let service =
+            Service::builder(tester.broker()).subscribe(subscription, target).build().unwrap();
+        members.push(tester.start(service).await);
+    }
+    for n in 0..EVENTS {
+        tester.publish(user(&format!("user-{}", n % 7))).await.unwrap();
+    }
+    tester.all_settled().await.unwrap();
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.values().map(Vec::len).sum::<usize>(), EVENTS as usize);
+    assert!(seen.values().all(|offsets| offsets.is_sorted()), "{seen:?}");
 }
 
 // ---- each assertion can fail

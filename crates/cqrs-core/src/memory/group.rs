@@ -38,8 +38,6 @@ pub(super) struct Entry {
 type Turn = (u64, u64);
 
 /// What one group did not settle yet. See the invariants of [`super`].
-///
-/// A lane exists while a message of its key is ready or handed out; it holds the ones behind it.
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) id: u64,
@@ -47,8 +45,11 @@ pub(super) struct Group {
     pub(super) signal: Arc<Notify>,
     /// The first offset that it reads.
     start: u64,
+    /// For whichever member is first.
     ready: BTreeMap<Turn, Entry>,
-    lanes: HashMap<Bytes, VecDeque<Entry>>,
+    lanes: HashMap<Bytes, Lane>,
+    /// Keys whose next message is for one member alone, by member.
+    reserved: HashMap<u64, BTreeMap<Turn, Bytes>>,
     /// Handed out, by ticket.
     out: HashMap<u64, Entry>,
     /// Copies that come when their time has come. They are in no lane.
@@ -56,6 +57,44 @@ pub(super) struct Group {
     unsettled: usize,
     /// Counts what gets a number of its own: tickets, turns, delayed copies.
     numbers: u64,
+}
+
+/// The messages of one key. Exists while one of them is ready or handed out.
+#[derive(Debug, Default)]
+struct Lane {
+    /// Behind the one that is ready or those that are out.
+    waiting: VecDeque<Entry>,
+    /// How many are handed out. While any is, none is ready.
+    out: usize,
+    /// Who has them and may have those behind them as well.
+    holder: Option<u64>,
+    /// Where the next one stands in `reserved`.
+    turn: Option<Turn>,
+}
+
+/// Who takes a message.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Member {
+    pub(super) id: u64,
+    /// Keeps the order of a key itself, so that several messages of one may be handed out to it.
+    pub(super) keeps_order: bool,
+}
+
+/// For whom a message has become ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReadyFor {
+    Nobody,
+    Anybody,
+    /// The one who has those before it.
+    Holder,
+}
+
+impl Lane {
+    /// Behind everything earlier; copies, which have the offsets of their originals, stay where they are.
+    fn insert(&mut self, entry: Entry) {
+        let later = self.waiting.iter().position(|waiting| waiting.offset > entry.offset);
+        self.waiting.insert(later.unwrap_or(self.waiting.len()), entry);
+    }
 }
 
 impl Group {
@@ -67,6 +106,7 @@ impl Group {
             start,
             ready: BTreeMap::new(),
             lanes: HashMap::new(),
+            reserved: HashMap::new(),
             out: HashMap::new(),
             delayed: BTreeMap::new(),
             unsettled: 0,
@@ -79,39 +119,100 @@ impl Group {
         self.numbers
     }
 
-    /// Adds a message later than all before. `true` when it is ready.
-    pub(super) fn push(&mut self, offset: u64, message: Arc<Message>) -> bool {
+    /// Adds a message later than all before.
+    pub(super) fn push(&mut self, offset: u64, message: Arc<Message>) -> ReadyFor {
         let retry = RetryState::default();
         let entry = Entry { offset, ticket: 0, member: 0, message, attempt: 0, retry };
         self.unsettled += 1;
-        self.enter(entry, (offset, u64::MAX), VecDeque::push_back)
+        self.enter(entry, (offset, u64::MAX))
     }
 
-    /// Makes `entry` ready, or lets it wait in its key's lane where `place` says. `true` when it is ready.
-    fn enter(
-        &mut self,
-        entry: Entry,
-        turn: Turn,
-        place: impl FnOnce(&mut VecDeque<Entry>, Entry),
-    ) -> bool {
-        if let Some(key) = &entry.message.key {
-            if let Some(lane) = self.lanes.get_mut(key) {
-                place(lane, entry);
-                return false;
+    /// Makes `entry` ready, or lets it wait behind all of its key.
+    fn enter(&mut self, entry: Entry, turn: Turn) -> ReadyFor {
+        let Some(key) = entry.message.key.clone() else {
+            self.ready.insert(turn, entry);
+            return ReadyFor::Anybody;
+        };
+        match self.lanes.get_mut(&key) {
+            Some(lane) => {
+                lane.waiting.push_back(entry);
+                match lane.turn {
+                    Some(_) => ReadyFor::Nobody, // the one before it is reserved
+                    None => self.reserve(&key),
+                }
             }
-            self.lanes.insert(key.clone(), VecDeque::new());
+            None => {
+                self.lanes.insert(key, Lane::default());
+                self.ready.insert(turn, entry);
+                ReadyFor::Anybody
+            }
         }
-        self.ready.insert(turn, entry);
-        true
     }
 
-    /// Hands out the next ready message to `member`.
-    pub(super) fn take(&mut self, member: u64) -> Option<Entry> {
-        let (_turn, mut entry) = self.ready.pop_first()?;
+    /// Reserves the next message of a key for the one who has those before it.
+    fn reserve(&mut self, key: &Bytes) -> ReadyFor {
+        let number = self.number();
+        let Some(lane) = self.lanes.get_mut(key) else { return ReadyFor::Nobody };
+        let Some(holder) = lane.holder else { return ReadyFor::Nobody };
+        let reserved = self.reserved.entry(holder).or_default();
+        if let Some(turn) = lane.turn.take() {
+            reserved.remove(&turn);
+        }
+        let Some(next) = lane.waiting.front() else { return ReadyFor::Nobody };
+        let turn = (next.offset, number);
+        lane.turn = Some(turn);
+        reserved.insert(turn, key.clone());
+        ReadyFor::Holder
+    }
+
+    /// Hands out the next message.
+    pub(super) fn take(&mut self, member: Member) -> Option<Entry> {
+        let anybodys = self.ready.first_key_value().map(|(turn, _)| *turn);
+        let reserved = self.reserved.get(&member.id).and_then(BTreeMap::first_key_value);
+        let entry = match (anybodys, reserved.map(|(turn, key)| (*turn, key.clone()))) {
+            (turn, Some((mine, key))) if turn.is_none_or(|turn| mine < turn) => {
+                let entry = self.lanes.get_mut(&key).and_then(|lane| {
+                    lane.out += 1;
+                    lane.waiting.pop_front()
+                });
+                self.reserve(&key);
+                entry
+            }
+            _ => {
+                let entry = self.ready.pop_first().map(|(_, entry)| entry);
+                if let Some(key) = entry.as_ref().and_then(|entry| entry.message.key.as_ref())
+                    && let Some(lane) = self.lanes.get_mut(key)
+                {
+                    lane.out = 1;
+                    lane.holder = member.keeps_order.then_some(member.id);
+                    self.reserve(key);
+                }
+                entry
+            }
+        };
+        let mut entry = entry?;
         entry.attempt = entry.attempt.saturating_add(1);
-        (entry.ticket, entry.member) = (self.number(), member);
+        (entry.ticket, entry.member) = (self.number(), member.id);
         self.out.insert(entry.ticket, entry.clone());
         Some(entry)
+    }
+
+    /// One of `key` is not out any more. When none is, the next one is for anybody.
+    fn came_back(&mut self, key: &Bytes, turn: impl FnOnce(&Entry) -> Turn) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        lane.out -= 1;
+        if lane.out > 0 {
+            return;
+        }
+        if let (Some(holder), Some(turn)) = (lane.holder.take(), lane.turn.take())
+            && let Some(reserved) = self.reserved.get_mut(&holder)
+        {
+            reserved.remove(&turn);
+        }
+        match lane.waiting.pop_front() {
+            Some(next) => drop(self.ready.insert(turn(&next), next)),
+            None => drop(self.lanes.remove(key)),
+        }
     }
 
     pub(super) fn is_out(&self, ticket: u64) -> bool {
@@ -130,10 +231,7 @@ impl Group {
         let entry = self.out.remove(&ticket)?;
         self.unsettled -= 1;
         if let Some(key) = &entry.message.key {
-            match self.lanes.get_mut(key).and_then(VecDeque::pop_front) {
-                Some(next) => self.make_ready(next),
-                None => drop(self.lanes.remove(key)),
-            }
+            self.came_back(key, |next| (next.offset, u64::MAX));
         }
         Some(entry.offset)
     }
@@ -142,7 +240,20 @@ impl Group {
     pub(super) fn give_back(&mut self, ticket: u64, end: u64) {
         if let Some(entry) = self.out.remove(&ticket) {
             let turn = (end, self.number());
-            self.ready.insert(turn, entry);
+            self.return_entry(entry, |_| turn);
+        }
+    }
+
+    /// `turn` of whichever of its key is ready then.
+    fn return_entry(&mut self, entry: Entry, turn: impl FnOnce(&Entry) -> Turn) {
+        let Some(key) = entry.message.key.clone() else {
+            self.ready.insert(turn(&entry), entry);
+            return;
+        };
+        if let Some(lane) = self.lanes.get_mut(&key) {
+            lane.insert(entry);
+            self.reserve(&key);
+            self.came_back(&key, turn);
         }
     }
 
@@ -150,7 +261,7 @@ impl Group {
     pub(super) fn take_away(&mut self) -> usize {
         let out = std::mem::take(&mut self.out);
         let taken = out.len();
-        out.into_values().for_each(|entry| self.make_ready_again(entry));
+        self.return_all(out);
         taken
     }
 
@@ -160,13 +271,16 @@ impl Group {
             .into_iter()
             .partition::<HashMap<_, _>, _>(|(_, entry)| entry.member == member);
         self.out = out;
-        taken.into_values().for_each(|entry| self.make_ready_again(entry));
+        self.return_all(taken);
+        self.reserved.remove(&member);
     }
 
-    /// A copy and its original may both be out, with one offset.
-    fn make_ready_again(&mut self, entry: Entry) {
-        let turn = (entry.offset, self.number());
-        self.ready.insert(turn, entry);
+    fn return_all(&mut self, taken: HashMap<u64, Entry>) {
+        for entry in taken.into_values() {
+            // A copy and its original may both be out, with one offset.
+            let number = self.number();
+            self.return_entry(entry, |next| (next.offset, number));
+        }
     }
 
     /// Adds a copy of `entry` that comes when it is `due`, behind all that is there then.
@@ -176,11 +290,11 @@ impl Group {
         self.delayed.insert((due, number), Entry { attempt: 0, ..entry });
     }
 
-    /// Makes the copies ready whose time has come. `true` when one is.
+    /// Lets the copies in whose time has come. `true` when there are some.
     pub(super) fn release(&mut self, end: u64) -> bool {
-        let mut ready = false;
+        let mut released = false;
         if self.delayed.is_empty() {
-            return ready;
+            return released;
         }
         let now = Instant::now();
         while let Some(first) = self.delayed.first_entry()
@@ -188,9 +302,10 @@ impl Group {
         {
             let entry = first.remove();
             let turn = (end, self.number());
-            ready |= self.enter(entry, turn, VecDeque::push_back);
+            self.enter(entry, turn);
+            released = true;
         }
-        ready
+        released
     }
 
     /// Adds a message again that it has settled, before what is later of its key and not handed out.
@@ -199,31 +314,35 @@ impl Group {
         // It was handed out before.
         let entry = Entry { offset, ticket: 0, member: 0, message, attempt: 1, retry };
         self.unsettled += 1;
-        let later = |(_, ready): &(&Turn, &Entry)| {
-            ready.offset > offset && ready.message.key == entry.message.key
+        let turn = (offset, self.number());
+        let Some(key) = entry.message.key.clone() else {
+            self.ready.insert(turn, entry);
+            return;
         };
-        let next = self.ready.iter().find(later).map(|(turn, _)| *turn);
-        if let Some(key) = &entry.message.key
-            && let Some(lane) = self.lanes.get_mut(key)
-            && let Some(next) = next.and_then(|turn| self.ready.remove(&turn))
-        {
-            lane.push_front(next);
-            return self.make_ready(entry);
+        let Some(lane) = self.lanes.get_mut(&key) else {
+            self.enter(entry, turn);
+            return;
+        };
+        lane.insert(entry);
+        if lane.out > 0 {
+            self.reserve(&key);
+            return;
         }
-        self.enter(entry, (offset, u64::MAX), |lane, entry| {
-            let at = lane.partition_point(|waiting| waiting.offset < offset);
-            lane.insert(at, entry);
-        });
+        // One of its key is ready: whichever is earlier shall be.
+        let is_of_key = |(_, ready): &(&Turn, &Entry)| ready.message.key.as_ref() == Some(&key);
+        let ready = self.ready.iter().find(is_of_key).map(|(turn, _)| *turn);
+        if let Some(ready) = ready.and_then(|turn| self.ready.remove(&turn)) {
+            lane.insert(ready);
+        }
+        if let Some(first) = lane.waiting.pop_front() {
+            self.ready.insert(turn, first);
+        }
     }
 
     /// Those of `offsets` that it has settled.
     pub(super) fn settled(&self, offsets: impl Iterator<Item = u64>) -> Vec<u64> {
         let unsettled: HashSet<u64> = self.unsettled_offsets().collect();
         offsets.filter(|at| *at >= self.start && !unsettled.contains(at)).collect()
-    }
-
-    fn make_ready(&mut self, entry: Entry) {
-        self.ready.insert((entry.offset, u64::MAX), entry);
     }
 
     pub(super) fn has_ready(&self) -> bool {
@@ -236,120 +355,11 @@ impl Group {
 
     /// Offsets of all that is not settled; a copy counts beside its original.
     pub(super) fn unsettled_offsets(&self) -> impl Iterator<Item = u64> {
-        let waiting = self.ready.values().chain(self.lanes.values().flatten());
+        let waiting = self.ready.values().chain(self.lanes.values().flat_map(|lane| &lane.waiting));
         let elsewhere = self.out.values().chain(self.delayed.values());
         waiting.chain(elsewhere).map(|entry| entry.offset)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    fn group(keys: &[&'static str]) -> Group {
-        let mut group = Group::new(0, "g".into(), 0);
-        for (offset, key) in (0..).zip(keys) {
-            let mut message = Message::new("t", "");
-            message.key = Some(*key).filter(|key| !key.is_empty()).map(Bytes::from);
-            group.push(offset, Arc::new(message));
-        }
-        group
-    }
-
-    /// Hands out one message: its offset and its ticket.
-    fn take(group: &mut Group) -> (u64, u64) {
-        let entry = group.take(0).unwrap();
-        (entry.offset, entry.ticket)
-    }
-
-    fn offsets(group: &mut Group) -> Vec<u64> {
-        std::iter::from_fn(|| group.take(0)).map(|entry| entry.offset).collect()
-    }
-
-    #[test]
-    fn a_key_waits_for_its_own_and_others_go_on() {
-        let mut group = group(&["a", "a", "b", "", ""]);
-        let (first, a) = take(&mut group);
-        assert_eq!((first, offsets(&mut group)), (0, vec![2, 3, 4]));
-        assert_eq!(group.settle(a), Some(0));
-        assert_eq!(take(&mut group).0, 1, "the second of key a");
-    }
-
-    #[test]
-    fn handed_out_one_by_one_it_is_a_log() {
-        let mut group = group(&["a", "a", "b", "", "a"]);
-        for offset in 0..5 {
-            let (taken, ticket) = take(&mut group);
-            assert_eq!(taken, offset);
-            group.settle(ticket);
-        }
-        assert_eq!((group.unsettled(), group.lanes.len()), (0, 0), "lanes are forgotten");
-        assert!(group.out.is_empty());
-    }
-
-    #[test]
-    fn what_is_given_back_comes_before_its_key_and_after_the_others() {
-        let mut group = group(&["a", "a", "b"]);
-        let (_, a) = take(&mut group);
-        group.give_back(a, 3);
-        let (b_offset, b) = take(&mut group);
-        group.give_back(b, 3);
-        let a = group.take(0).unwrap();
-        assert_eq!((b_offset, a.offset, a.attempt), (2, 0, 2));
-        group.settle(a.ticket);
-        assert_eq!(take(&mut group).0, 1, "older than what was given back");
-        assert_eq!(take(&mut group).0, 2);
-    }
-
-    #[test]
-    fn what_is_taken_away_comes_again_in_order_and_its_old_tickets_settle_nothing() {
-        let mut group = group(&["a", "a", "b"]);
-        let (_, a) = take(&mut group);
-        let (_, b) = take(&mut group);
-        group.set_retry(a, RetryState { attempts: 3, ..RetryState::default() });
-        assert_eq!(group.take_away(), 2);
-        assert_eq!((group.settle(a), group.is_out(b)), (None, false));
-        group.give_back(b, 3);
-        let again = group.take(0).unwrap();
-        assert_eq!((again.offset, again.retry.attempts, again.attempt), (0, 3, 2));
-        assert_eq!((take(&mut group).0, group.unsettled()), (2, 3));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_delayed_copy_comes_behind_what_is_there_and_keeps_no_key_waiting() {
-        let mut group = group(&["a", "a", "b"]);
-        let first = group.take(0).unwrap();
-        group.delay(first.clone(), Instant::now() + Duration::from_secs(1));
-        group.settle(first.ticket);
-        let (second, ticket) = take(&mut group);
-        assert_eq!((second, offsets(&mut group), group.unsettled()), (1, vec![2], 3));
-        assert!(!group.release(3));
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(!group.release(3), "the second of its key is out");
-        assert_eq!(group.settle(ticket), Some(1));
-        assert_eq!(offsets(&mut group), [0]);
-    }
-
-    #[test]
-    fn what_was_settled_can_come_again_in_its_place() {
-        let mut group = group(&["a", "a", "a"]);
-        for _ in 0..2 {
-            let (_, ticket) = take(&mut group);
-            group.settle(ticket);
-        }
-        assert_eq!(group.settled(0..3), [0, 1]);
-        let third = group.take(0).unwrap();
-        group.give_back(third.ticket, 3);
-        for offset in [0, 1] {
-            group.push_again(offset, Arc::clone(&third.message));
-        }
-        for expected in [0, 1, 2] {
-            let again = group.take(0).unwrap();
-            assert_eq!((again.offset, again.attempt), (expected, 2));
-            group.settle(again.ticket);
-        }
-        assert_eq!(group.unsettled(), 0);
-    }
-}
+mod tests;

@@ -37,8 +37,9 @@
 //! 2. Offsets, and so the order in a group's lane of a key, are the order in which `enqueue` resolved;
 //!    a message that waits for room in its topic is overtaken by none.
 //! 3. In one group at most one message of a key is handed out or ready to be; the others wait in the
-//!    key's lane. A message without a key has a lane of its own. (After [`MemoryFaults::revoke`] one more
-//!    can be in the hands of whoever it was taken from.)
+//!    key's lane. A message without a key has a lane of its own. Only a service, which keeps the order of
+//!    a key itself, gets what is behind a message that it has; other members do not. (After
+//!    [`MemoryFaults::revoke`] one more can be in the hands of whoever it was taken from.)
 //! 4. Every unsettled message of a group is in exactly one place: ready, in a lane, handed out, or
 //!    delayed. A copy for a later attempt counts beside its original, until that is acked.
 //! 5. A topic never keeps more than its capacity.

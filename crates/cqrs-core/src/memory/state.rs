@@ -6,7 +6,7 @@ use tokio::task::AbortHandle;
 
 use super::builder::Limits;
 use super::faults::FaultPlan;
-use super::group::Group;
+use super::group::{Group, ReadyFor};
 use crate::Message;
 use crate::broker::{Confirmation, PendingConfirm, PublishErrorKind};
 
@@ -85,7 +85,7 @@ impl State {
             return false;
         };
         let group = self.groups.remove(at);
-        afterwards.ended.push(Arc::clone(&group.signal));
+        afterwards.everybody.push(Arc::clone(&group.signal));
         for offset in group.unsettled_offsets() {
             self.settle(offset);
         }
@@ -166,8 +166,11 @@ impl State {
         let offset = self.end;
         self.end += 1;
         for group in &mut self.groups {
-            if group.push(offset, Arc::clone(&message)) {
-                afterwards.ready.push(Arc::clone(&group.signal));
+            match group.push(offset, Arc::clone(&message)) {
+                ReadyFor::Nobody => {}
+                ReadyFor::Anybody => afterwards.ready.push(Arc::clone(&group.signal)),
+                // Which of those that wait that is, the signal does not know.
+                ReadyFor::Holder => afterwards.everybody.push(Arc::clone(&group.signal)),
             }
         }
         let owed = self.groups.len();
@@ -212,7 +215,7 @@ impl State {
     pub(super) fn tell_drained(&self, afterwards: &mut Afterwards) {
         if self.closed && self.parked.is_empty() {
             let drained = self.groups.iter().filter(|group| group.unsettled() == 0);
-            afterwards.ended.extend(drained.map(|group| Arc::clone(&group.signal)));
+            afterwards.everybody.extend(drained.map(|group| Arc::clone(&group.signal)));
         }
     }
 }
@@ -220,8 +223,10 @@ impl State {
 /// What is to be done once the lock is released: wakers run foreign code.
 #[derive(Debug, Default)]
 pub(super) struct Afterwards {
+    /// One of those that wait is to look again.
     pub(super) ready: Vec<Arc<Notify>>,
-    pub(super) ended: Vec<Arc<Notify>>,
+    /// All of them are.
+    pub(super) everybody: Vec<Arc<Notify>>,
     pub(super) verdicts: Vec<(PendingConfirm, Verdict)>,
     pub(super) progress: bool,
 }
@@ -263,7 +268,7 @@ impl Afterwards {
             }
         }
         self.ready.iter().for_each(|signal| signal.notify_one());
-        self.ended.iter().for_each(|signal| signal.notify_waiters());
+        self.everybody.iter().for_each(|signal| signal.notify_waiters());
         if self.progress {
             progress.notify_waiters();
         }

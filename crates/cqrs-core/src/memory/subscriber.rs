@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::group::Entry;
+use super::group::{Entry, Member};
 use super::topic::{Taken, Topic};
 use crate::Message;
 use crate::consume::RetryState;
@@ -16,7 +16,7 @@ use crate::consume::RetryState;
 pub struct MemorySubscriber {
     topic: Arc<Topic>,
     group: u64,
-    member: u64,
+    member: Member,
     signal: Arc<Notify>,
 }
 
@@ -37,13 +37,19 @@ impl Membership {
 impl MemorySubscriber {
     pub(super) fn new(topic: Arc<Topic>, group: u64, signal: Arc<Notify>) -> Self {
         static MEMBERS: AtomicU64 = AtomicU64::new(0);
-        let member = MEMBERS.fetch_add(1, Ordering::Relaxed);
-        Self { topic, group, member, signal }
+        let id = MEMBERS.fetch_add(1, Ordering::Relaxed);
+        Self { topic, group, member: Member { id, keeps_order: false }, signal }
+    }
+
+    /// Several messages of one key may be handed out to it at once; it keeps their order.
+    pub(super) fn keeping_order(mut self) -> Self {
+        self.member.keeps_order = true;
+        self
     }
 
     pub(super) fn membership(&self) -> Membership {
         let topic = Arc::clone(&self.topic);
-        Membership { topic, group: self.group, member: self.member }
+        Membership { topic, group: self.group, member: self.member.id }
     }
 
     /// The next message; `None` once nothing can come any more: the broker is shut down (or dropped)

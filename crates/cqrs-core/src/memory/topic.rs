@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::builder::Limits;
 use super::faults::FaultPlan;
-use super::group::{Entry, StartFrom};
+use super::group::{Entry, Member, StartFrom};
 use super::state::{Afterwards, State, Verdict};
 use crate::Message;
 use crate::broker::{PendingConfirm, PublishError, PublishErrorKind, far_deadline};
@@ -153,7 +153,7 @@ impl Topic {
         self.with(|state, afterwards| state.delete_group(name, afterwards))
     }
 
-    pub(super) fn take(&self, group: u64, member: u64) -> Taken {
+    pub(super) fn take(&self, group: u64, member: Member) -> Taken {
         self.with(|state, afterwards| {
             let ended = state.closed && state.parked.is_empty();
             let end = state.end;
@@ -208,6 +208,7 @@ impl Topic {
             if let Some(group) = state.group_mut(group) {
                 group.give_back(ticket, end);
                 afterwards.ready.push(Arc::clone(&group.signal));
+                afterwards.everybody.push(Arc::clone(&group.signal));
             }
         });
     }
@@ -251,6 +252,7 @@ impl Topic {
                 && group.release(end)
             {
                 afterwards.ready.push(Arc::clone(&group.signal));
+                afterwards.everybody.push(Arc::clone(&group.signal));
             }
         });
     }
@@ -272,6 +274,7 @@ impl Topic {
             let again = state.redeliver(group, n);
             if let Some(group) = state.named(group) {
                 afterwards.ready.push(Arc::clone(&group.signal));
+                afterwards.everybody.push(Arc::clone(&group.signal));
             }
             again
         })
