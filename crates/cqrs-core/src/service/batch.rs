@@ -48,6 +48,8 @@ pub(super) async fn work(runner: Arc<Runner>, limits: BatchLimits) {
             runner.process_batch(jobs, &**handler).await;
         }
         runner.finish_batch(taken);
+        // As in `worker::work`.
+        tokio::task::coop::consume_budget().await;
     }
 }
 
@@ -142,17 +144,7 @@ impl Runner {
     }
 
     async fn run_batch(&self, handler: &dyn BatchHandler, events: Events) -> Result<(), Failure> {
-        let limit = self.spec.limits.timeout;
-        let run = async {
-            let run = handler.handle(events);
-            match limit {
-                None => run.await,
-                Some(limit) => tokio::time::timeout(limit, run)
-                    .await
-                    .unwrap_or_else(|_| Err(Failure::timeout(limit))),
-            }
-        };
-        guarded(run).await.and_then(|handled| handled)
+        self.limited(async { handler.handle(events).await }).await.flatten()
     }
 
     /// Sees one job of a batch through to its end: what has to wait keeps the batches behind it waiting,

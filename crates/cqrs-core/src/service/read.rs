@@ -54,7 +54,7 @@ impl Runner {
         &self,
         received: &Received,
     ) -> Option<Result<Box<dyn AnyEvent>, Verdict>> {
-        let read = guarded(async {
+        let read = self.limited(async {
             match self.decode(received).await {
                 Ok(event) => Some(Ok(event)),
                 Err(Verdict::Undecodable(case)) => match self.spec.policies.of(&case) {

@@ -220,7 +220,7 @@ impl Subscription {
         self
     }
 
-    /// How long one run of the handler may take; it is then cancelled, which counts as a failure worth
+    /// How long one run of the handler may take, decoding included; it is then cancelled, which counts as a failure worth
     /// a retry. No limit by default. A handler that blocks its thread cannot be cancelled. What a
     /// mediator has begun to commit is not cancelled any more: it is committed, its events are
     /// published, and it does not run again.

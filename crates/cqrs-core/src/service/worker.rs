@@ -148,40 +148,41 @@ impl Runner {
         );
     }
 
+    /// Reads and handles it once. What began to commit is not cancelled by the timeout any more: it would
+    /// run again, although it is done.
     async fn attempt(&self, received: Received, handler: &dyn EachHandler) -> Verdict {
-        let attempted = guarded(self.attempt_once(received, handler)).await;
-        attempted.unwrap_or_else(Verdict::Failed)
+        let mut scope = scope_of(&received);
+        let attempt = async {
+            let Some(limit) = self.spec.limits.timeout else {
+                return self.read_and_handle(received, scope, handler).await;
+            };
+            let committing = Committing::default();
+            scope.insert(committing.clone());
+            let mut run = pin!(self.read_and_handle(received, scope, handler));
+            match tokio::time::timeout(limit, &mut run).await {
+                Ok(verdict) => verdict,
+                Err(_) if committing.began() => run.await,
+                Err(_) => Verdict::Failed(Failure::timeout(limit)),
+            }
+        };
+        guarded(attempt).await.unwrap_or_else(Verdict::Failed)
     }
 
-    async fn attempt_once(&self, received: Received, handler: &dyn EachHandler) -> Verdict {
+    async fn read_and_handle(
+        &self,
+        received: Received,
+        scope: Scope,
+        handler: &dyn EachHandler,
+    ) -> Verdict {
         let event = match self.read(&received).await {
             Ok(event) => event,
             Err(verdict) => return verdict,
         };
-        let mut scope = scope_of(&received);
-        let committing = self.spec.limits.timeout.map(|_| Committing::default());
-        if let Some(committing) = &committing {
-            scope.insert(committing.clone());
-        }
-        let run = async {
-            match self.spec.middlewares.is_empty() {
-                true => caught(|| handler.handle(event, received, scope)).await,
-                false => {
-                    let handling = Handling::new(handler, event, received);
-                    run_chain(&self.spec.middlewares, handling, scope).await
-                }
-            }
-        };
-        let handled = match self.spec.limits.timeout {
-            None => run.await,
-            Some(limit) => {
-                let mut run = pin!(run);
-                match tokio::time::timeout(limit, &mut run).await {
-                    Ok(handled) => handled,
-                    // It would run again, although it is done.
-                    Err(_) if committing.is_some_and(|committing| committing.began()) => run.await,
-                    Err(_) => Ok(Err(Failure::timeout(limit))),
-                }
+        let handled = match self.spec.middlewares.is_empty() {
+            true => caught(|| handler.handle(event, received, scope)).await,
+            false => {
+                let handling = Handling::new(handler, event, received);
+                run_chain(&self.spec.middlewares, handling, scope).await
             }
         };
         match handled {
@@ -189,6 +190,19 @@ impl Runner {
             Ok(Err(failure)) => Verdict::Failed(failure),
             Err(panic) => Verdict::Failed(Failure::panicked(&panic)),
         }
+    }
+
+    /// For what has no commit of ours: runs it within the timeout, guarded.
+    pub(super) async fn limited<T>(&self, run: impl Future<Output = T>) -> Result<T, Failure> {
+        let limited = async {
+            match self.spec.limits.timeout {
+                None => Ok(run.await),
+                Some(limit) => {
+                    tokio::time::timeout(limit, run).await.map_err(|_| Failure::timeout(limit))
+                }
+            }
+        };
+        guarded(limited).await.flatten()
     }
 }
 

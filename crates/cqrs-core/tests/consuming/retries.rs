@@ -185,3 +185,41 @@ async fn a_delay_without_an_end_is_no_overflow() {
         assert_eq!((counts.handled, counts.given_back), (1, 1));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_holds_for_decoders_and_for_what_handles_undecodable_messages() {
+    for in_batches in [false, true] {
+        let (broker, seen) = (MemoryBroker::new(), Seen::default());
+        publish_raw(&broker, "garbage").await;
+        publish(&broker, "ada", 1).await;
+        publish(&broker, "bob", 2).await;
+        let subscription = users()
+            .timeout(Duration::from_secs(1))
+            .retry(Retry::none())
+            .decoder(|message: cqrs_core::Incoming| async move {
+                if message.offset == Some(1) {
+                    std::future::pending::<()>().await;
+                }
+                Ok(Some(message))
+            })
+            .on_decode_error(OnDecodeError::Handle)
+            .undecodable(|_: cqrs_core::Undecodable, _: Received| std::future::pending());
+        let running = match in_batches {
+            false => run(&broker, subscription, noting(&seen, |_, _| Ok(()))),
+            true => {
+                let seen = seen.clone();
+                let target = move |events: Vec<(NotificationEvent<UserCreated>, Received)>| {
+                    events.iter().for_each(|(event, _)| note(&seen, &*event.payload.user_id));
+                    async { Ok(()) }
+                };
+                run(&broker, subscription, batch(3, Duration::from_secs(1), target))
+            }
+        };
+        until("the good one", || noted(&seen).len() == 1).await;
+        until("both others are dead", || dead_letters(&broker).len() == 2).await;
+        drop(running.end().await);
+        for (_, letter) in dead_letters(&broker) {
+            assert_eq!((&*letter.error_type, letter.attempts), ("Timeout", 1));
+        }
+    }
+}
