@@ -388,3 +388,52 @@ async fn a_timeout_before_the_commit_rolls_back_and_counts() {
     assert_eq!((broker.log.count("rollback"), broker.log.count("commit")), (1, 0));
     assert_eq!(broker.log.count("dead exhausted 1"), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn committed_work_is_not_done_again_when_the_broker_panics_over_its_events() {
+    /// Refuses the first message, panics over the second, and takes those that come then.
+    #[derive(Debug)]
+    struct Fragile(RecordingBroker, Mutex<u32>);
+    impl MessageBroker for Fragile {
+        fn enqueue(&self, message: Message) -> BoxFuture<'_, Result<Receipt, PublishError>> {
+            let mut calls = self.1.lock().unwrap();
+            *calls += 1;
+            let calls = *calls;
+            Box::pin(async move {
+                match calls {
+                    1 => {
+                        let kind = cqrs_core::PublishErrorKind::NotSent;
+                        Err(PublishError::new(kind, message, "not now"))
+                    }
+                    2 => panic!("a broker that panics"),
+                    _ => self.0.enqueue(message).await,
+                }
+            })
+        }
+        fn try_enqueue(&self, message: Message) -> Result<Receipt, PublishError> {
+            self.0.try_enqueue(message)
+        }
+        fn state(&self) -> BrokerState {
+            BrokerState::Ready
+        }
+        fn shutdown(&self, deadline: Duration) -> BoxFuture<'_, ShutdownReport> {
+            self.0.shutdown(deadline)
+        }
+    }
+    struct Ship(Log);
+    impl EventHandler<Ordered> for Ship {
+        async fn handle(&self, _: &Ordered, scope: &mut Scope) -> Result<(), HandlerError> {
+            self.0.add("handled");
+            scope.emit(Shipped { number: 1 });
+            Ok(())
+        }
+    }
+    let broker = Scribe::new(Script::default());
+    let events = EventMediator::builder()
+        .event::<Ordered, _>(Ship(broker.log.clone()))
+        .broker(Fragile(broker.inner.clone(), Mutex::default()))
+        .build()
+        .unwrap();
+    let (log, _) = run(&broker, Retry::default(), events, "ack").await;
+    assert_eq!(log, ["handled", "publish Shipped", "ack", "closed"]);
+}

@@ -4,7 +4,8 @@ use std::time::Duration;
 use super::backoff::Backoff;
 use super::failure::{Failure, causes};
 use crate::MessageBroker;
-use crate::broker::{MessageBrokerExt, PublishError};
+use crate::broker::{MessageBrokerExt, PublishError, PublishErrorKind};
+use crate::dispatch::caught;
 
 /// Publishes what a handler's committed work owes the broker, for as long as it takes: the handler must
 /// not run again for it, and its delivery must not be acked before.
@@ -42,10 +43,17 @@ async fn publish_one(
         let cause = causes(&error);
         tracing::warn!(error = cause, "handled, but its event is not published: trying again");
         backoff.wait().await;
-        match broker.publish(error.into_message()).await {
-            Ok(_confirmed) => return Ok(()),
-            Err(again) => error = again,
-        }
+        let message = error.into_message();
+        let kept = message.clone();
+        error = match caught(|| Box::pin(broker.publish(message))).await {
+            Ok(Ok(_confirmed)) => return Ok(()),
+            Ok(Err(again)) => again,
+            // As in a mediator: it may have the message.
+            Err(panic) => {
+                let detail = format!("the broker panicked: {panic}");
+                PublishError::new(PublishErrorKind::Unknown, kept, detail)
+            }
+        };
     }
     Err(error)
 }
