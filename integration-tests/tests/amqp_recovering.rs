@@ -288,6 +288,17 @@ async fn what_stands_differently_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn refused_credentials_are_an_error_in_the_end() {
+    let mut config = AmqpConfig::new(format!("amqp://guest:s3cret@{}", amqp::address()));
+    config.exchange.name = fresh("refused");
+    let broker = AmqpMessageBroker::new(config).unwrap();
+    let error = Opened::try_open(&broker, &["t"], "g", plain).await.unwrap_err();
+    assert_eq!(error.kind(), SubscribeErrorKind::Forbidden, "{error}");
+    let shown = format!("{error} {error:?}");
+    assert!(shown.contains("403") && !shown.contains("s3cret"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_passive_queue_is_an_error_first_and_waited_for_later() {
     let (name, raw) = (fresh("passive"), Raw::connect().await);
     let broker = AmqpMessageBroker::connect(config(&name)).await.unwrap();

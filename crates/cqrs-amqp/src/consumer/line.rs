@@ -205,14 +205,21 @@ impl Inflow {
 
     async fn cancel(&mut self) {
         self.ready.clear();
-        match std::mem::replace(&mut self.stage, Stage::Cancelled) {
-            Stage::Cancelled => {}
-            Stage::Consuming(mut consumers) => {
-                consumers.cancel(&self.channel).await;
-                self.acked_before = self.generation.acked();
+        let consumers = match std::mem::replace(&mut self.stage, Stage::Cancelled) {
+            Stage::Cancelled => return,
+            Stage::Consuming(consumers) => Some(consumers),
+            // Dropped half way it would leave consumers that nobody knows.
+            Stage::Starting(starting) => starting.await.ok(),
+            Stage::Retreating(retreating) => {
+                retreating.await;
+                None
             }
-            _ => self.acked_before = self.generation.acked(),
+            Stage::Careful(_) => None,
+        };
+        if let Some(mut consumers) = consumers {
+            consumers.cancel(&self.channel).await;
         }
+        self.acked_before = self.generation.acked();
     }
 
     /// Makes sure that the server keeps what was acknowledged since the cancel.
