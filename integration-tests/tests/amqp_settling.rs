@@ -296,3 +296,33 @@ async fn nothing_is_settled_while_a_target_is_missing() {
     assert_eq!(raw.count(&queue).await, 0);
     raw.clean(&[&queue, &dead], &[&name]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_that_leave_no_room_stop_nothing() {
+    let (name, raw) = (fresh("room"), Raw::connect().await);
+    let queue = format!("{name}.g");
+    let broker = broker(&name).await;
+    let mut opened = Opened::open(&broker, &[&name], "g", |request| {
+        request.retry = seconds(&[1]);
+    })
+    .await;
+    let mut headers = typed_headers();
+    // A frame has 128 KiB.
+    headers.insert("large".into(), AMQPValue::LongString(vec![b'x'; 130_700].into()));
+    raw.publish(&name, &name, b"x", BasicProperties::default().with_headers(headers)).await;
+    let mut delivery = opened.next().await;
+    let state = RetryState::default().failed(Timestamp::now());
+    let later = delivery.settle.retry_later(Duration::from_secs(1), &state).await.unwrap();
+    assert_eq!(later, Delayed::Hold);
+    let mut letter = letter(&delivery).with_error("E", "x".repeat(1_024));
+    letter.topic.clone_from(&name);
+    delivery.settle.dead_letter(&letter).await.unwrap();
+    delivery.settle.ack().await.unwrap();
+    opened.close(LONG).await.1.unwrap();
+    let dead = raw.drain(&format!("{queue}.dead")).await.remove(0);
+    assert_eq!((read(&dead), &dead.data[..]), (letter, &b"x"[..]));
+    let headers = dead.properties.headers().as_ref().unwrap().inner();
+    assert_eq!(headers["message_key"], AMQPValue::ByteArray(vec![0xff, 0].into()));
+    let queues = ["", ".dead", ".retry.1s"].map(|end| format!("{queue}{end}"));
+    raw.clean(&queues.each_ref().map(String::as_str), &[&name]).await;
+}

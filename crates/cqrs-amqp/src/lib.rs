@@ -37,6 +37,9 @@
 //! * `{queue}.dead` for dead letters. Body and headers are those of the message, the types included; what
 //!   happened stands in the headers `cqrs-dead-letter-…`, the properties in `original-…`.
 //!
+//! Headers so large that these do not fit beside them into a frame (128 KiB by default) are left out of the
+//! dead letter, except for the key; retries of such a message are held by the consumer.
+//!
 //! | queue | delayed retries | dropped delivery | crashes counted |
 //! |---|---|---|---|
 //! | quorum | quorum queues, handed over confirmed | to the head of the queue | yes (not with a single active consumer) |

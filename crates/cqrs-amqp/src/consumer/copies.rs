@@ -34,6 +34,14 @@ pub(super) struct Target {
     pub(super) missing: Missing,
 }
 
+/// What became of a copy.
+pub(super) enum Published {
+    /// The server confirmed it.
+    Stored,
+    /// With what is added, its headers do not fit into a frame. Nothing was sent, and never will be.
+    TooLarge(AmqpError),
+}
+
 /// What is done about a target that does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Missing {
@@ -67,19 +75,21 @@ impl Copies {
         target: &Target,
         properties: &BasicProperties,
         body: &[u8],
-    ) -> Result<(), AmqpError> {
+    ) -> Result<Published, AmqpError> {
         let publishing = async {
             let closed = |_closed| AmqpError::new(ErrorKind::ConnectionLost, "closed");
             let _permit = self.permits.acquire().await.map_err(closed)?;
             match self.attempt(target, properties, body).await? {
-                Verdict::Stored => Ok(()),
+                Verdict::Stored => Ok(Published::Stored),
+                Verdict::TooLarge(error) => Ok(Published::TooLarge(error)),
                 Verdict::Unroutable(reason) if target.missing == Missing::Leave => {
                     Err(unroutable(target, &reason))
                 }
                 Verdict::Unroutable(_) => {
                     self.declare(target).await?;
                     match self.attempt(target, properties, body).await? {
-                        Verdict::Stored => Ok(()),
+                        Verdict::Stored => Ok(Published::Stored),
+                        Verdict::TooLarge(error) => Ok(Published::TooLarge(error)),
                         Verdict::Unroutable(reason) => Err(unroutable(target, &reason)),
                     }
                 }
@@ -105,9 +115,11 @@ impl Copies {
             Some(link) => link,
             None => self.connector.open().await?,
         };
-        check(target, properties, &link)?;
         let name = short(&target.queue.name)?;
-        let result = confirmed(&link, name, properties, body).await;
+        let result = match check(target, properties, &link) {
+            Ok(()) => confirmed(&link, name, properties, body).await,
+            Err(error) => Ok(Verdict::TooLarge(error)),
+        };
         match result {
             Ok(verdict) => {
                 link.confirmed = true;
@@ -180,6 +192,7 @@ fn check(target: &Target, properties: &BasicProperties, link: &Link) -> Result<(
 
 enum Verdict {
     Stored,
+    TooLarge(AmqpError),
     /// No such queue; the server's words.
     Unroutable(String),
 }

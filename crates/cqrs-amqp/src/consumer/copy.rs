@@ -1,4 +1,5 @@
 use cqrs_core::consume::{DEAD_LETTER_HEADERS, DeadLetter, RETRY_HEADERS, RetryState};
+use cqrs_core::message::header;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
@@ -58,6 +59,19 @@ pub(super) fn dead_letter(original: &Original, letter: &DeadLetter) -> BasicProp
         set(&mut table, name, value);
     }
     properties_of(properties, table)
+}
+
+/// The same without the sender's headers but the key: for those that leave no room for what is added.
+pub(super) fn bare_dead_letter(original: &Original, letter: &DeadLetter) -> BasicProperties {
+    let mut table = FieldTable::default();
+    if let Some(key) = original.headers().and_then(|headers| headers.inner().get(header::KEY)) {
+        table.insert(header::KEY.into(), key.clone());
+    }
+    origin(&mut table, original);
+    for (name, value) in letter.to_headers() {
+        set(&mut table, name, value);
+    }
+    properties_of(&original.properties, table)
 }
 
 fn properties_of(original: &BasicProperties, headers: FieldTable) -> BasicProperties {

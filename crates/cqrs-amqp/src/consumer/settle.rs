@@ -6,7 +6,7 @@ use cqrs_core::consume::{DeadLetter, Delayed, RetryState, Settle, SettleError};
 use lapin::Acker;
 use lapin::options::BasicAckOptions;
 
-use super::copies::{Copies, Missing, Target};
+use super::copies::{Copies, Missing, Published, Target};
 use super::copy;
 use super::generation::{Generation, Sent};
 use super::incoming::Original;
@@ -148,7 +148,12 @@ impl Settle for AmqpSettle {
             let publishing =
                 self.desk.copies.publish(&target, &properties, &self.original.body).await;
             match publishing {
-                Ok(()) => Ok(Delayed::Scheduled),
+                Ok(Published::Stored) => Ok(Delayed::Scheduled),
+                Ok(Published::TooLarge(error)) => {
+                    let name = &self.desk.plan.name;
+                    tracing::warn!(subscription = %name, %error, "no retry copy; it is held here");
+                    Ok(Delayed::Hold)
+                }
                 Err(error) => Err(self.failed("its retry copy was not stored", error)),
             }
         })
@@ -156,6 +161,7 @@ impl Settle for AmqpSettle {
 
     fn dead_letter(&mut self, letter: &DeadLetter) -> BoxFuture<'_, Result<(), SettleError>> {
         let properties = copy::dead_letter(&self.original, letter);
+        let bare = copy::bare_dead_letter(&self.original, letter);
         Box::pin(async move {
             // Discarded ones are not ours to store.
             let Some(dead) = self.queue().and_then(|queue| queue.dead.clone()) else {
@@ -166,9 +172,19 @@ impl Settle for AmqpSettle {
                 false => Missing::Leave,
             };
             let target = Target { queue: dead, missing };
-            let publishing =
-                self.desk.copies.publish(&target, &properties, &self.original.body).await;
-            publishing.map_err(|error| self.failed("its dead letter was not stored", error))
+            let (copies, body) = (&self.desk.copies, &self.original.body);
+            let mut published = copies.publish(&target, &properties, body).await;
+            if let Ok(Published::TooLarge(error)) = &published {
+                let name = &self.desk.plan.name;
+                tracing::warn!(subscription = %name, %error, "its dead letter goes without its headers");
+                published = copies.publish(&target, &bare, body).await;
+            }
+            match published {
+                Ok(Published::Stored) => Ok(()),
+                Ok(Published::TooLarge(error)) | Err(error) => {
+                    Err(self.failed("its dead letter was not stored", error))
+                }
+            }
         })
     }
 }
