@@ -91,7 +91,11 @@ impl Runner {
                 if self.stop.is_cancelled() {
                     return;
                 }
-                // It may have been taken away while those before it waited.
+                // It began with the batch, and may have been taken away while those before it waited.
+                if job.settle.is_revoked() {
+                    job.end(|counters| &counters.revoked);
+                    continue;
+                }
                 let end = self.process(job).await;
                 self.alone(end).await;
             }
