@@ -21,15 +21,15 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// Reads the committed offsets of the group `g`, then the journal: everything before a committed
-    /// offset must have been handled, but for the offsets in `dead` and those that are `excused`. Returns
+    /// Reads the committed offsets, then the journal: everything before a committed offset must have been
+    /// handled. Returns
     /// how many records at and behind the committed offsets were handled: those come again when the
     /// consumer dies now.
     ///
     /// # Panics
     /// When a commit is beyond the lowest unfinished offset.
     pub async fn check(&mut self, stand: &Stand, ledger: &mut Ledger) -> usize {
-        let committed = stand.committed("g").await;
+        let committed = stand.committed().await;
         let lines = ledger.refresh().lines();
         for line in &lines[self.read..] {
             if let (Some((partition, offset)), Mark::End) = (line.place, line.mark) {

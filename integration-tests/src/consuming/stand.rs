@@ -10,6 +10,7 @@ use cqrs_core::message::header;
 use cqrs_core::{Headers, Message, MessageBroker, Retry};
 use lapin::types::{AMQPValue, FieldTable};
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use uuid::Uuid;
@@ -56,6 +57,8 @@ pub struct Stand {
     pub kind: Kind,
     /// The topic, and RabbitMQ's exchange.
     pub topic: String,
+    /// The consumers' group. On Kafka those of one group disturb each other, whatever they consume.
+    pub group: String,
     /// The program of the workers.
     program: &'static str,
     directory: PathBuf,
@@ -91,7 +94,8 @@ pub fn ids(dead: &[Dead]) -> Vec<Id> {
 impl Stand {
     /// A topic of its own; on Kafka with `partitions`. `program` is `env!("CARGO_BIN_EXE_worker")`.
     pub async fn new(kind: Kind, program: &'static str, test: &str, partitions: i32) -> Self {
-        let topic = format!("it-{test}-{}", Uuid::now_v7());
+        let unique = Uuid::now_v7();
+        let (topic, group) = (format!("it-{test}-{unique}"), format!("g-{unique}"));
         let directory = std::env::temp_dir().join(&topic);
         std::fs::create_dir_all(&directory).unwrap();
         match kind {
@@ -106,7 +110,7 @@ impl Stand {
                 raw.clean(&[], &[]).await;
             }
         }
-        Self { kind, topic, program, directory }
+        Self { kind, topic, group, program, directory }
     }
 
     /// Options of a worker: the defaults of the framework, no retries, handlers that take no time.
@@ -114,7 +118,7 @@ impl Stand {
         WorkerOptions {
             broker: self.kind,
             topic: self.topic.clone(),
-            group: "g".into(),
+            group: self.group.clone(),
             exchange: self.topic.clone(),
             journal: self.directory.join("journal"),
             concurrency: 64,
@@ -219,7 +223,7 @@ impl Stand {
     }
 
     async fn dead_count(&self) -> usize {
-        let name = self.dead_name("g");
+        let name = self.dead_name();
         match self.kind {
             Kind::Kafka => kafka::read_all(&name).await.len(),
             Kind::Amqp => {
@@ -235,7 +239,7 @@ impl Stand {
     pub async fn until_settled(&self, total: usize) {
         until("all to be settled", async || match self.kind {
             Kind::Kafka => {
-                let committed = self.committed("g").await;
+                let committed = self.committed().await;
                 committed.iter().map(|(_, offset)| offset).sum::<i64>() == total as i64
             }
             Kind::Amqp => self.waiting().await == 0,
@@ -261,14 +265,14 @@ impl Stand {
         Ledger::new(Reader::open(&self.directory.join("journal")).unwrap())
     }
 
-    /// Where dead letters of `group` go.
-    pub fn dead_name(&self, group: &str) -> String {
-        format!("{}.{group}.dead", self.topic)
+    /// Where dead letters go.
+    pub fn dead_name(&self) -> String {
+        format!("{}.{}.dead", self.topic, self.group)
     }
 
-    /// Takes all dead letters of the group `g`. There must be a place for them.
+    /// Takes all dead letters. There must be a place for them.
     pub async fn dead(&self) -> Vec<Dead> {
-        let name = self.dead_name("g");
+        let name = self.dead_name();
         let dead = |body, key, texts: Vec<(String, String)>| {
             let mut headers = Headers::new();
             for (name, value) in texts {
@@ -299,31 +303,25 @@ impl Stand {
         }
     }
 
-    /// Kafka: the committed offsets of `group`, as the cluster tells a stranger.
-    pub async fn committed(&self, group: &str) -> Vec<(i32, i64)> {
-        let (topic, group) = (self.topic.clone(), group.to_owned());
-        let asking = tokio::task::spawn_blocking(move || {
-            let mut config = ClientConfig::new();
-            config.set("bootstrap.servers", servers::kafka()).set("group.id", group);
-            let consumer: BaseConsumer = config.create().unwrap();
-            let patience = Duration::from_secs(30);
-            let metadata = consumer.fetch_metadata(Some(&topic), patience).unwrap();
-            let mut list = TopicPartitionList::new();
-            for partition in metadata.topics()[0].partitions() {
-                list.add_partition(&topic, partition.id());
+    /// Kafka: the committed offsets, as the cluster tells a stranger.
+    pub async fn committed(&self) -> Vec<(i32, i64)> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let (topic, group) = (self.topic.clone(), self.group.clone());
+            let asking = tokio::task::spawn_blocking(move || committed(&topic, &group));
+            match asking.await.unwrap() {
+                Ok(committed) => return committed,
+                // A server that has just started still reads what was committed.
+                Err(error) => assert!(Instant::now() < end, "no committed offsets: {error}"),
             }
-            let committed = consumer.committed_offsets(list, patience).unwrap();
-            let elements = committed.elements();
-            let offset = |offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
-            elements.iter().map(|one| (one.partition(), offset(one.offset()))).collect()
-        });
-        asking.await.unwrap()
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
     }
 
     /// RabbitMQ: how many messages wait in the source queue, beside those that are out.
     pub async fn waiting(&self) -> usize {
         let raw = amqp::Raw::connect().await;
-        let waiting = raw.count(&format!("{}.g", self.topic)).await;
+        let waiting = raw.count(&format!("{}.{}", self.topic, self.group)).await;
         raw.clean(&[], &[]).await;
         waiting as usize
     }
@@ -332,13 +330,13 @@ impl Stand {
     pub async fn settled(&self, total: usize) {
         match self.kind {
             Kind::Kafka => {
-                let committed = self.committed("g").await;
+                let committed = self.committed().await;
                 let committed: i64 = committed.iter().map(|(_, offset)| offset).sum();
                 assert_eq!(committed, total as i64, "all is committed");
             }
             Kind::Amqp => {
                 let raw = amqp::Raw::connect().await;
-                let left = raw.drain(&format!("{}.g", self.topic)).await;
+                let left = raw.drain(&format!("{}.{}", self.topic, self.group)).await;
                 raw.clean(&[], &[]).await;
                 assert!(left.is_empty(), "{} are not settled", left.len());
             }
@@ -359,6 +357,22 @@ impl Stand {
         }
         let _best_effort = std::fs::remove_dir_all(&self.directory);
     }
+}
+
+fn committed(topic: &str, group: &str) -> KafkaResult<Vec<(i32, i64)>> {
+    const PATIENCE: Duration = Duration::from_secs(30);
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", servers::kafka()).set("group.id", group);
+    let consumer: BaseConsumer = config.create()?;
+    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE)?;
+    let mut list = TopicPartitionList::new();
+    for partition in metadata.topics()[0].partitions() {
+        list.add_partition(topic, partition.id());
+    }
+    let committed = consumer.committed_offsets(list, PATIENCE)?;
+    let offset = |offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
+    let elements = committed.elements();
+    Ok(elements.iter().map(|one| (one.partition(), offset(one.offset()))).collect())
 }
 
 /// The headers that are texts.

@@ -43,7 +43,7 @@ pub async fn poison(kind: Kind, program: &'static str) -> Summary {
     let summary = summary.sound(note);
     assert_eq!((summary.dead, summary.dead_copies, dead[0].id()), (1, 0, poisoned.clone()));
     assert_eq!((letter.attempts, letter.reason), (5, DeadLetterReason::Exhausted));
-    assert_eq!((&*letter.topic, &*letter.group), (&*stand.topic, "g"));
+    assert_eq!((&*letter.topic, &*letter.group), (&*stand.topic, &*stand.group));
     assert_eq!(ledger.entry(&poisoned).starts, 5);
     assert_eq!((summary.duplicates, summary.interrupted), (0, 0), "{summary}");
     stand.clean().await;

@@ -80,7 +80,7 @@ pub async fn no_place_for_dead_letters(kind: Kind, program: &'static str) -> Sum
     options.instance = Some("one".into());
     stand.declare(&options).await;
     options.makes_dead_letter_target = false;
-    let dead_name = stand.dead_name("g");
+    let dead_name = stand.dead_name();
     if kind == Kind::Amqp {
         Raw::connect().await.clean(&[&dead_name], &[]).await;
     }
