@@ -75,8 +75,8 @@ impl Driver {
                 thread::park_timeout(TICK);
             }
             if self.shared.closes_at().is_some() {
-                // Nothing that was settled since the failure is committed; there is no partition.
-                self.shared.ending.send_replace(Some(Ending::Clean));
+                let why = "the consumer had failed, and no new one was made yet".into();
+                self.shared.ending.send_replace(Some(Ending::Uncommitted(why)));
                 return;
             }
         }

@@ -31,6 +31,8 @@ pub(super) struct Lane {
     asked: i64,
     step: i64,
     moved: Instant,
+    /// How far the fence may be ahead of suspects, and where those end.
+    stride: Option<(i64, i64)>,
     /// Until where its records are handed out alone, if they are.
     pub(super) suspects_until: Option<i64>,
 }
@@ -54,6 +56,7 @@ impl Lane {
         queue.set_nonempty_callback(move || shared.wake_poller());
         Some(Self {
             suspects_until: partition.alone_until(),
+            stride: partition.stride(),
             partition,
             queue,
             head: None,
@@ -86,6 +89,11 @@ impl Lane {
             self.step = (self.step / 2).max(STEPS.0);
         }
         self.moved = Instant::now();
+        match self.stride {
+            Some((stride, until)) if next < until => self.step = stride,
+            Some(_) => (self.stride, self.step) = (None, STEPS.0),
+            None => {}
+        }
         self.asked = next.saturating_add(self.step);
         self.partition.move_fence(self.asked);
     }

@@ -148,6 +148,11 @@ impl Partition {
         self.ledger().move_fence(fence);
     }
 
+    /// How far the fence may be ahead, and until where that holds.
+    pub(super) fn stride(&self) -> Option<(i64, i64)> {
+        self.ledger().stride()
+    }
+
     pub(super) fn alone_until(&self) -> Option<i64> {
         self.ledger().alone_until()
     }

@@ -36,7 +36,7 @@ pub(super) enum Exit {
     Closed(Ending),
     /// The subscription cannot go on.
     Failed(SubscribeErrorKind, KafkaError),
-    /// This client cannot go on, a new one can.
+    /// This client cannot go on, a new one can. What was settled since the last commit comes again.
     Replace(KafkaError),
 }
 

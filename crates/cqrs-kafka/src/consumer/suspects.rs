@@ -12,6 +12,10 @@ use super::shared::Shared;
 /// How long the next suspect is waited for: the fence lies ahead of what there is.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long suspects are handed out alone. Then everything goes on as ever: what was not reached is found
+/// after later deaths, which begin behind what was cleared.
+const LIMIT: Duration = Duration::from_secs(30);
+
 /// Which [`Suspects`] of this process hands out; 0: none. Two at once would blame each other's.
 static TURN: AtomicUsize = AtomicUsize::new(0);
 static IDS: AtomicUsize = AtomicUsize::new(1);
@@ -24,6 +28,8 @@ pub(super) struct Suspects {
     current: Option<Current>,
     /// Since when no further one was found; `None` while there are none.
     silent: Option<Instant>,
+    /// Since when they are handed out.
+    since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -37,13 +43,13 @@ struct Current {
 impl Suspects {
     pub(super) fn new() -> Self {
         let id = IDS.fetch_add(1, Ordering::Relaxed);
-        Self { id, current: None, silent: None }
+        Self { id, current: None, silent: None, since: None }
     }
 
     /// Goes on with the suspects of `lanes`. `false`: there are none (any more).
     pub(super) fn pump(&mut self, lanes: &mut [Lane], shared: &Shared) -> bool {
         if !lanes.iter().any(|lane| lane.suspects_until.is_some()) {
-            self.silent = None;
+            (self.silent, self.since) = (None, None);
             self.release();
             return false;
         }
@@ -67,6 +73,10 @@ impl Suspects {
                 }
                 return true;
             }
+        }
+        if self.since.get_or_insert_with(Instant::now).elapsed() > LIMIT {
+            lanes.iter_mut().for_each(Self::clear);
+            return true;
         }
         let lane = lanes.iter_mut().find(|lane| lane.suspects_until.is_some());
         let Some((lane, until)) = lane.and_then(|lane| lane.suspects_until.map(|end| (lane, end)))
@@ -98,8 +108,9 @@ impl Suspects {
     }
 
     fn clear(lane: &mut Lane) {
-        lane.suspects_until = None;
-        lane.partition.clear_suspects();
+        if lane.suspects_until.take().is_some() {
+            lane.partition.clear_suspects();
+        }
     }
 
     fn release(&self) {
