@@ -27,6 +27,7 @@ pub(crate) async fn a_stop_finishes_what_runs_and_gives_back_the_rest<H: Consumi
     let running = stage.run(stage.subscription(), handler).await;
     stage.publish_events(4).await;
     stage.until("the first one runs", || log.len() == 1).await;
+    stage.until("the others wait for it", || running.counts().received >= 4).await;
     running.stop();
     stage.until("it is not ready any more", || !running.is_ready()).await;
     gate.add_permits(4);
