@@ -122,13 +122,17 @@ impl Drop for AmqpHarness {
                 let options = QueueDeleteOptions::default();
                 channel.queue_delete(queue.as_str().into(), options).await?;
             }
-            connection.close(200, "OK".into()).await
+            connection.close(200, "OK".into()).await?;
+            Ok::<_, lapin::Error>(())
         };
         let deleted = tokio::task::block_in_place(|| {
+            let runtime = tokio::runtime::Handle::current();
+            // A task of its own, whose panic does not end the process when the case has failed.
+            let deleting = runtime.spawn(deleting);
             let limit = Duration::from_secs(20);
-            tokio::runtime::Handle::current().block_on(tokio::time::timeout(limit, deleting))
+            runtime.block_on(async { tokio::time::timeout(limit, deleting).await })
         });
-        if !matches!(deleted, Ok(Ok(()))) {
+        if !matches!(deleted, Ok(Ok(Ok(())))) {
             eprintln!("queues are left behind: {deleted:?}");
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! * [`Probe`] reads back what a broker holds: of the in-memory broker always, of Kafka and RabbitMQ
 //!   with the features `kafka` and `amqp`.
-//! * [`conformance!`] runs the suite that every broker must pass.
+//! * [`conformance!`] and [`consuming_conformance!`] run the suite that every broker must pass.
 //! * [`ServiceTester`] runs a service's own wiring in process: publish, wait until it is handled, assert.
 //! * [`FaultProxy`] breaks TCP connections on demand.
 #![cfg_attr(docsrs, feature(doc_cfg))]

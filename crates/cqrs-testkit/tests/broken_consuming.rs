@@ -169,6 +169,7 @@ flaws! {
     ForgetsHeaders fails [
         a_dead_letter_holds_the_message_as_it_came,
         a_published_message_is_received_whole,
+        a_retried_message_is_the_same_to_its_handler,
     ]
     ForgetsKey fails [
         a_busy_key_does_not_stall_the_others,
@@ -179,6 +180,7 @@ flaws! {
         cuts_lose_nothing_and_keep_order,
         keys_run_in_parallel_and_each_in_order,
         messages_of_a_key_come_in_order,
+        a_retried_message_is_the_same_to_its_handler,
     ]
     HidesRedelivery fails [
         a_dropped_delivery_comes_again,
@@ -245,6 +247,7 @@ flaws! {
         attempts_are_counted_over_restarts,
         events_of_unknown_types_become_dead_letters,
         manual_handlers_settle_by_themselves,
+        a_retried_message_is_the_same_to_its_handler,
     ]
     DeadLetterBodyChanged fails [
         a_dead_letter_holds_the_message_as_it_came,
@@ -252,9 +255,11 @@ flaws! {
     DeadLetterKeyLost fails [
         a_dead_letter_goes_where_it_is_told,
         a_dead_letter_holds_the_message_as_it_came,
+        a_retried_message_is_the_same_to_its_handler,
     ]
     DeadLetterHeadersLost fails [
         a_dead_letter_holds_the_message_as_it_came,
+        a_retried_message_is_the_same_to_its_handler,
     ]
     DeadLetterUntold fails [
         a_dead_letter_goes_where_it_is_told,
@@ -266,6 +271,7 @@ flaws! {
         attempts_are_counted_over_restarts,
         events_of_unknown_types_become_dead_letters,
         manual_handlers_settle_by_themselves,
+        a_retried_message_is_the_same_to_its_handler,
     ]
     DeadLetterAttemptsLost fails [
         a_message_that_fails_for_good_becomes_a_dead_letter,
@@ -274,6 +280,7 @@ flaws! {
         a_poison_message_of_a_batch_is_dead_alone,
         attempts_are_counted_over_restarts,
         manual_handlers_settle_by_themselves,
+        a_retried_message_is_the_same_to_its_handler,
     ]
     IgnoresDeadLetterName fails [
         a_dead_letter_goes_where_it_is_told,
@@ -287,6 +294,7 @@ flaws! {
         attempts_are_counted_over_restarts,
         failed_messages_are_tried_again_by_the_schedule,
         manual_handlers_settle_by_themselves,
+        a_retried_message_is_the_same_to_its_handler,
     ]
     RetryTooEarly fails [
         a_message_that_fails_for_good_becomes_a_dead_letter,
@@ -299,10 +307,14 @@ flaws! {
         attempts_are_counted_over_restarts,
         failed_messages_are_tried_again_by_the_schedule,
         manual_handlers_settle_by_themselves,
+        a_retried_message_is_the_same_to_its_handler,
     ]
     RetryHolds fails [
         a_delayed_retry_holds_its_key_or_lets_it_pass,
         attempts_are_counted_over_restarts,
+    ]
+    RetryShowsItself fails [
+        a_retried_message_is_the_same_to_its_handler,
     ]
     ForgetsCrashes fails [
         starts_that_came_to_no_end_are_counted,

@@ -38,17 +38,22 @@ flaws! {
     ChecksNothing FirstTopicOnly GroupsShare MembersCopy BeginLies StopKeepsDelivering CloseHangs
     NeverTellsOfOutage StaysDisconnected LosesOnCut DeadLetterNotWritten DeadLetterBodyChanged
     DeadLetterKeyLost DeadLetterHeadersLost DeadLetterUntold DeadLetterAttemptsLost IgnoresDeadLetterName
-    HoldForgetsAttempts RetryForgetsAttempts RetryTooEarly RetryNeverComes RetryHolds ForgetsCrashes
+    HoldForgetsAttempts RetryForgetsAttempts RetryTooEarly RetryNeverComes RetryHolds
+    RetryShowsItself ForgetsCrashes
 }
 
 impl Flaw {
     /// Whether messages that wait for a retry wait aside.
     pub(crate) fn is_scheduled(self) -> bool {
-        use Flaw::{
-            NoneScheduled, RetryForgetsAttempts, RetryHolds, RetryNeverComes, RetryTooEarly,
-        };
-        [NoneScheduled, RetryForgetsAttempts, RetryHolds, RetryNeverComes, RetryTooEarly]
-            .contains(&self)
+        [
+            Self::NoneScheduled,
+            Self::RetryForgetsAttempts,
+            Self::RetryTooEarly,
+            Self::RetryNeverComes,
+            Self::RetryHolds,
+            Self::RetryShowsItself,
+        ]
+        .contains(&self)
     }
 }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use cqrs_core::broker::BoxFuture;
 use cqrs_core::consume::{
-    Source, SourceDelivery, SourceError, SourceStatus, StatusReporter, Subscribe, SubscribeRequest,
+    RETRY_HEADERS, Source, SourceDelivery, SourceError, SourceStatus, StatusReporter, Subscribe,
+    SubscribeRequest,
 };
 use cqrs_core::{Headers, MemoryBroker};
 use tokio::sync::watch;
@@ -122,6 +123,9 @@ impl FlawedSource {
         match self.flaw {
             Flaw::ForgetsHeaders => message.headers = Headers::new(),
             Flaw::ForgetsKey => message.key = None,
+            Flaw::RetryShowsItself if delivery.retry.attempts > 0 => {
+                message.headers.insert(RETRY_HEADERS[0], "1").unwrap();
+            }
             Flaw::HidesRedelivery => message.redelivered = false,
             _ => {}
         }

@@ -78,7 +78,8 @@ pub struct ConsumingCapabilities {
     pub start_time: bool,
     /// A subscription can be to a pattern. Off: `check` says that it cannot.
     pub patterns: bool,
-    /// A start that came to no end is counted. Off: none is.
+    /// A start counts as one that came to no end when its source is dropped without a close. Off: it
+    /// does not; a process that is killed may count all the same.
     pub crashes: bool,
     /// [`ConsumingFault::Cut`], [`Away`](ConsumingFault::Away) and [`Back`](ConsumingFault::Back) work.
     pub cut: bool,

@@ -1,13 +1,17 @@
 //! The retry schedule: when, how often, in what order.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cqrs_core::consume::Delayed;
-use cqrs_core::{DeadLetterReason, HandlerError, Retry};
+use cqrs_core::consume::{Delayed, RETRY_HEADERS};
+use cqrs_core::{
+    DeadLetterReason, HandlerError, Incoming, NotificationEvent, Received, Retry, each,
+};
 
 use super::super::ConsumingHarness;
 use super::super::service::{Log, Note};
-use super::super::stage::{KEY, Stage};
+use super::super::stage::{Counted, KEY, Stage};
 
 const DELAYS: [Duration; 4] = [
     Duration::from_millis(50),
@@ -111,5 +115,45 @@ pub(crate) async fn a_delayed_retry_holds_its_key_or_lets_it_pass<H: ConsumingHa
     }
     let place = |run: &str| runs.iter().position(|known| known == run);
     assert!(place("3#1") < place("1#2"), "no other key waits: {runs:?}");
+    stage.assert_nothing_left().await;
+}
+
+pub(crate) async fn a_retried_message_is_the_same_to_its_handler<H: ConsumingHarness>(harness: &H) {
+    let stage = Stage::new(harness).await;
+    let seen: Arc<Mutex<Vec<Incoming>>> = Arc::default();
+    let handler = each({
+        let seen = Arc::clone(&seen);
+        move |_: NotificationEvent<Counted>, received: Received| {
+            seen.lock().expect("no panic").push(received.message().clone());
+            let attempt = received.attempt();
+            async move { if attempt < 3 { Err(no()) } else { Err(HandlerError::permanent("gone")) } }
+        }
+    });
+    let retry = Retry::none().immediate([DELAYS[0]]).delayed([DELAYS[2]]);
+    let running = stage.run(stage.subscription().retry(retry), handler).await;
+    let mut message = stage.event(KEY, 1);
+    message.headers.insert("tenant", "Zürich").expect("a header");
+    stage.publish(message.clone()).await;
+    stage.until("it is dead", || running.counts().dead_lettered == 1).await;
+    running.end().await;
+    let seen = seen.lock().expect("no panic").clone();
+    let same = |one: &Incoming| {
+        let Incoming { topic, key, body, id, name, headers, content_type, .. } = one.clone();
+        let headers: BTreeMap<_, _> =
+            headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        (topic, key, body, id, name, headers, content_type)
+    };
+    let all: Vec<_> = seen.iter().map(same).collect();
+    assert_eq!(all.len(), 3);
+    assert_eq!(all[0], all[1], "after an immediate retry");
+    assert_eq!(all[0], all[2], "after a delayed retry");
+
+    let (dead, letter) = stage.dead_letter(&mut stage.dead_letters().await).await;
+    assert_eq!((dead.body, dead.key), (message.body, message.key));
+    assert_eq!(dead.headers.get("tenant"), Some("Zürich"));
+    let left = RETRY_HEADERS.iter().find(|name| dead.headers.get(name).is_some());
+    assert_eq!(left, None, "the schedule's own headers");
+    assert_eq!((letter.topic, letter.attempts), (stage.topic.clone(), 3));
+    assert_eq!(letter.offset.is_some(), stage.can.offsets);
     stage.assert_nothing_left().await;
 }
