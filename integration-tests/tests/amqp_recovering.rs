@@ -1,5 +1,7 @@
 //! The RabbitMQ source against a real server: what it survives, what it refuses, how it leaves.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
+
 use std::time::{Duration, Instant};
 
 use cqrs_amqp::{
