@@ -21,9 +21,6 @@
 //!   looking: nothing that was fetched is thrown away.)
 //! * A record is in its partition's [`ledger`](ledger::Ledger) before it is handed out. The ledger's
 //!   lowest unfinished offset is all that is ever committed.
-//! * No record at or behind the committed fence of its partition is handed out (see [`ledger`]), so that
-//!   after a crash it is known what may have caused it ([`suspects`]). A record that kills the process is
-//!   started twice beside others and then alone; only the starts alone are told as crashes.
 //! * A partition that is assigned again is a new value with a new ledger. What is left of an earlier
 //!   assignment (a late ack) reaches only the old, closed ledger, and fails.
 //! * A revoke closes the gate first (no handler starts), waits for those that run (`revoke_drain`), then
@@ -54,7 +51,6 @@ mod settle;
 mod shared;
 mod source;
 mod subscription;
-mod suspects;
 mod topics;
 
 use std::sync::Arc;

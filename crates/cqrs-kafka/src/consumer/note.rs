@@ -1,16 +1,13 @@
-//! What stands in the metadata of a commit beside the offset: the attempts at records that are not
-//! finished yet, and whether handing out was ended in good order.
+//! What stands in the metadata of a commit beside the offset: the attempts of records that failed and
+//! are not finished yet.
 //!
-//! A versioned text, `cqrs1;f=<fence>;u=<unclean>;a=<offset>.<attempts>.<first>.<last>.<crashes>,…;
-//! d=<gap>.<length>,…`: numbers in hexadecimal, offsets counted from the one before, times in
-//! microseconds since 1970, the last one counted from the first; the crashes only when there were any;
-//! the gap before a run of finished records counted from the end of the one before.
+//! A versioned text, `cqrs1;a=<offset>.<attempts>.<first>.<last>,…`: numbers in hexadecimal, offsets
+//! counted from the one before, times in microseconds since 1970, the last one counted from the first.
 //! Sections that are not known are skipped, so that an older reader gets along with a newer writer.
 //! Anything else (another client's metadata) reads as no note at all.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::ops::Range;
 
 use cqrs_core::{RetryState, Timestamp};
 
@@ -24,28 +21,13 @@ const VERSION: &str = "cqrs1";
 pub(super) struct Note {
     /// By offset: what is known of the attempts at a record.
     pub(super) attempts: BTreeMap<i64, RetryState>,
-    /// The first offset that was certainly not handed out, when handing out was not ended in good
-    /// order: every record before it may have been running when the process died.
-    pub(super) fence: Option<i64>,
-    /// Finished records behind the offset, as ranges in order: they are not handed out again.
-    pub(super) done: Vec<Range<i64>>,
-    /// How often in a row handing out was not ended in good order, without getting past the records that
-    /// were out.
-    pub(super) unclean: u32,
 }
 
 impl Note {
-    /// The text. What does not fit is left out, highest offsets first: those attempts count anew, those
-    /// records come again.
+    /// The text. What does not fit is left out, highest offsets first: those attempts count anew.
     pub(super) fn to_text(&self) -> String {
         let mut text = String::from(VERSION);
         // Writing to a `String` does not fail.
-        if let Some(fence) = self.fence {
-            let _ = write!(text, ";f={fence:x}");
-        }
-        if self.unclean > 0 {
-            let _ = write!(text, ";u={:x}", self.unclean);
-        }
         let mut before = 0;
         let mut entry = String::new();
         for (index, (offset, state)) in self.attempts.iter().enumerate() {
@@ -69,17 +51,6 @@ impl Note {
             text.push_str(&entry);
             before = *offset;
         }
-        let mut before = 0;
-        for (index, run) in self.done.iter().enumerate() {
-            entry.clear();
-            let lead = if index == 0 { ";d=" } else { "," };
-            let _ = write!(entry, "{lead}{:x}.{:x}", run.start - before, run.end - run.start);
-            if text.len() + entry.len() > MAX_BYTES {
-                break;
-            }
-            text.push_str(&entry);
-            before = run.end;
-        }
         text
     }
 
@@ -95,12 +66,8 @@ impl Note {
         }
         let mut note = Self::default();
         for section in sections {
-            match section.split_once('=')? {
-                ("a", entries) => note.attempts = parse_attempts(entries)?,
-                ("d", runs) => note.done = parse_done(runs)?,
-                ("f", fence) => note.fence = Some(number(fence)?),
-                ("u", unclean) => note.unclean = u32::try_from(number(unclean)?).ok()?,
-                _ => {}
+            if let ("a", entries) = section.split_once('=')? {
+                note.attempts = parse_attempts(entries)?;
             }
         }
         Some(note)
@@ -127,17 +94,6 @@ fn parse_attempts(entries: &str) -> Option<BTreeMap<i64, RetryState>> {
         attempts.insert(offset, state);
     }
     Some(attempts)
-}
-
-fn parse_done(runs: &str) -> Option<Vec<Range<i64>>> {
-    let mut end = 0_i64;
-    let run = |text: &str| {
-        let (gap, length) = text.split_once('.')?;
-        let start = end.checked_add(number(gap)?)?;
-        end = start.checked_add(number(length)?)?;
-        Some(start..end)
-    };
-    runs.split(',').map(run).collect()
 }
 
 fn number(text: &str) -> Option<i64> {
@@ -171,11 +127,7 @@ mod tests {
         assert_eq!(note.to_text(), "cqrs1");
         note.attempts.insert(4096, state(2, 0x10, 0x30, 0));
         note.attempts.insert(4106, state(0, 0, 0, 3));
-        note.fence = Some(5000);
-        note.unclean = 2;
-        note.done = vec![4097..4099, 4110..4200];
-        let text = "cqrs1;f=1388;u=2;a=1000.2.10.20,a.0.0.0.3;d=1001.2,b.5a";
-        assert_eq!(note.to_text(), text);
+        assert_eq!(note.to_text(), "cqrs1;a=1000.2.10.20,a.0.0.0.3");
         assert_eq!(Note::parse(&note.to_text()), note);
     }
 
@@ -206,8 +158,6 @@ mod tests {
         fn it_is_read_back_and_never_too_long(
             entries in proptest::collection::btree_map(
                 0..i64::MAX / 2, (1..u32::MAX, 1..i64::MAX / 4, 0..i64::MAX / 4, 0..3_u32), 0..300),
-            fence in proptest::option::of(0..i64::MAX),
-            runs in 0..800_i64,
         ) {
             let attempts = entries
                 .into_iter()
@@ -215,13 +165,10 @@ mod tests {
                     (offset, state(count, first, first + more, crashes))
                 })
                 .collect();
-            let done = (0..runs).map(|run| 20 * run + 7..20 * run + 9).collect();
-            let note = Note { attempts, fence, done, unclean: 1 };
+            let note = Note { attempts };
             let text = note.to_text();
             prop_assert!(text.len() <= MAX_BYTES);
             let read = Note::parse(&text);
-            prop_assert_eq!((read.fence, read.unclean), (note.fence, 1));
-            prop_assert!(note.done.starts_with(&read.done));
             // The lowest offsets are kept: those at the watermark.
             prop_assert!(note.attempts.iter().take(read.attempts.len()).eq(read.attempts.iter()));
         }

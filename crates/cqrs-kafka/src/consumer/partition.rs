@@ -1,6 +1,6 @@
 //! One partition during one assignment: the epoch that deliveries belong to.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cqrs_core::RetryState;
@@ -26,10 +26,6 @@ pub(super) struct Partition {
     ledger: Mutex<Ledger>,
     /// Whether the ledger knows of attempts: spares the lock.
     has_attempts: AtomicBool,
-    /// Until where records may be handed out; follows the ledger.
-    fence: AtomicI64,
-    /// Whether the poll thread waits for settlements one by one.
-    is_watched: AtomicBool,
 }
 
 const REVOKED: usize = 1 << (usize::BITS - 1);
@@ -45,9 +41,7 @@ impl Partition {
         let has_attempts = AtomicBool::new(ledger.has_attempts());
         let ledger = Mutex::new(ledger);
         let gate = AtomicUsize::new(0);
-        let fence = AtomicI64::new(0);
-        let is_watched = AtomicBool::new(false);
-        Self { shared, topic, id, is_retry, gate, ledger, has_attempts, fence, is_watched }
+        Self { shared, topic, id, is_retry, gate, ledger, has_attempts }
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -91,15 +85,12 @@ impl Partition {
 
     /// Marks a record as done. `false`: it does not count any more, the record comes again.
     pub(super) fn finish(&self, offset: i64) -> bool {
-        let counts = self.ledger().finish(offset);
-        self.tell_end();
-        counts
+        self.ledger().finish(offset)
     }
 
     pub(super) fn note_attempts(&self, offset: i64, state: RetryState) {
         self.has_attempts.store(true, Ordering::Release);
         self.ledger().note_attempts(offset, state);
-        self.tell_end();
     }
 
     /// What is known of earlier attempts at a record.
@@ -129,64 +120,6 @@ impl Partition {
     }
 
     pub(super) fn committed(&self, draft: &Draft) {
-        let mut ledger = self.ledger();
-        ledger.committed(draft);
-        self.fence.store(ledger.fence_committed(), Ordering::Release);
-    }
-
-    /// The first offset that may not be handed out.
-    pub(super) fn fence(&self) -> i64 {
-        self.fence.load(Ordering::Acquire)
-    }
-
-    /// Where the group begins, when nothing was ever committed: at its first record.
-    pub(super) fn begin_at(&self, offset: i64) {
-        self.ledger().begin_at(offset);
-    }
-
-    pub(super) fn move_fence(&self, fence: i64) {
-        self.ledger().move_fence(fence);
-    }
-
-    /// How far the fence may be ahead, and until where that holds.
-    pub(super) fn stride(&self) -> Option<(i64, i64)> {
-        self.ledger().stride()
-    }
-
-    pub(super) fn alone_until(&self) -> Option<i64> {
-        self.ledger().alone_until()
-    }
-
-    pub(super) fn start_alone(&self, offset: i64) {
-        self.has_attempts.store(true, Ordering::Release);
-        self.is_watched.store(true, Ordering::Release);
-        self.ledger().start_alone(offset);
-    }
-
-    /// The poll thread waits for the end of what is out alone.
-    fn tell_end(&self) {
-        if self.is_watched.load(Ordering::Acquire) {
-            self.shared.wake_poller();
-        }
-    }
-
-    pub(super) fn alone_is_committed(&self) -> bool {
-        self.ledger().alone_is_committed()
-    }
-
-    pub(super) fn is_alone(&self, offset: i64) -> bool {
-        self.ledger().is_alone(offset)
-    }
-
-    pub(super) fn end_alone(&self, offset: i64) {
-        if self.is_watched.load(Ordering::Acquire) {
-            self.ledger().end_alone(offset);
-            self.tell_end();
-        }
-    }
-
-    pub(super) fn clear_suspects(&self) {
-        self.is_watched.store(false, Ordering::Release);
-        self.ledger().clear_suspects();
+        self.ledger().committed(draft);
     }
 }

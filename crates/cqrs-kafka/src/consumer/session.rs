@@ -17,7 +17,6 @@ use super::partition::Partition;
 use super::plan::Plan;
 use super::rebalance::Turn;
 use super::shared::{Ending, Opening, Shared};
-use super::suspects::Suspects;
 use crate::events::Events;
 use crate::{ErrorKind, KafkaError};
 
@@ -25,8 +24,6 @@ use crate::{ErrorKind, KafkaError};
 const TICK: Duration = Duration::from_millis(100);
 /// The same while a rebalance is answered.
 const SHORT_TICK: Duration = Duration::from_millis(10);
-/// Between a commit that failed and the next, at least.
-const AGAIN: Duration = Duration::from_millis(200);
 /// Events that are served before records are looked at again.
 const EVENTS: usize = 16;
 
@@ -52,15 +49,12 @@ pub(super) struct Session {
     /// Whether commits are on their way.
     committing: bool,
     next_commit: Instant,
-    /// No commit before, since one failed.
-    commit_again: Instant,
     next_look: Instant,
     /// Whether the group gave its answer, and it was not lost since.
     pub(super) is_member: bool,
     /// Why it is not, as far as librdkafka said.
     pub(super) absent: Option<Arc<str>>,
     first_lane: usize,
-    suspects: Suspects,
 }
 
 /// Debug without the client's insides.
@@ -109,12 +103,10 @@ impl Session {
             lanes: Vec::new(),
             turn: Turn::Idle,
             committing: false,
-            commit_again: now,
             next_look: now,
             is_member: false,
             absent: None,
             first_lane: 0,
-            suspects: Suspects::new(),
         })
     }
 
@@ -143,8 +135,7 @@ impl Session {
                 return Exit::Replace(failure);
             }
             let busy = self.pump();
-            let urgent = self.suspects.wants_commit() || self.lanes.iter().any(Lane::wants_fence);
-            if urgent || now >= self.next_commit {
+            if now >= self.next_commit {
                 self.commit(now);
             }
             if now >= self.next_look {
@@ -178,9 +169,6 @@ impl Session {
         if self.shared.is_stopped() {
             return false;
         }
-        if self.suspects.pump(&mut self.lanes, &self.shared) {
-            return false;
-        }
         let mut more = false;
         self.first_lane = self.first_lane.wrapping_add(1);
         for turn in 0..self.lanes.len() {
@@ -195,10 +183,7 @@ impl Session {
     }
 
     fn pause(&self) -> Duration {
-        let tick = match self.turn.is_idle() && !self.suspects.wants_commit() {
-            true => TICK,
-            false => SHORT_TICK,
-        };
+        let tick = if self.turn.is_idle() { TICK } else { SHORT_TICK };
         let now = SystemTime::now();
         let due = self.lanes.iter().filter_map(Lane::due).min();
         let due = due.map(|due| due.duration_since(now).unwrap_or_default());
@@ -207,11 +192,10 @@ impl Session {
 
     /// Commits what is new, unless the last commits are still on their way.
     fn commit(&mut self, now: Instant) {
-        if self.committing || now < self.commit_again {
+        if self.committing {
             return;
         }
         self.next_commit = now + self.plan.subscription.commit_interval;
-        self.lanes.iter_mut().for_each(Lane::move_fence);
         let of = |lane: &Lane| Some((Arc::clone(&lane.partition), lane.partition.draft()?));
         let drafts: Drafts = self.lanes.iter().filter_map(of).collect();
         if !drafts.is_empty() {
@@ -232,7 +216,6 @@ impl Session {
                         drafts.iter().for_each(|(partition, draft)| partition.committed(draft));
                     }
                     Err(error) => {
-                        self.commit_again = Instant::now() + AGAIN;
                         let error = self.consumer.context().events.reason(error);
                         tracing::warn!(
                             subscription = &*self.plan.request.name,

@@ -176,7 +176,6 @@ impl Drop for KafkaSettle {
             partition.end();
         }
         record.drops = record.drops.saturating_add(1);
-        partition.end_alone(record.offset);
         let shared = Arc::clone(&partition.shared);
         shared.give_back(partition, record);
     }
