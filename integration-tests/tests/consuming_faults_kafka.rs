@@ -2,9 +2,7 @@
 //!
 //! Counts are scaled down; `CQRS_FULL=1` runs them in full.
 
-use integration_tests::consuming::cases::{
-    bad, crashes, delays, kills, members, memory, order, outages,
-};
+use integration_tests::consuming::cases::{bad, delays, kills, members, memory, order, outages};
 use integration_tests::consuming::work::Kind;
 use tokio::sync::RwLock;
 
@@ -90,12 +88,6 @@ async fn attempts_are_counted_over_restarts_of_the_consumer() {
 async fn a_backlog_does_not_fill_the_memory() {
     let _alone = SERVER.write().await;
     memory::backlog(KIND, WORKER).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_ends_the_process_becomes_a_dead_letter() {
-    let _shared = SERVER.read().await;
-    crashes::aborts(KIND, WORKER).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

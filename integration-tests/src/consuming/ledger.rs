@@ -140,7 +140,7 @@ impl Ledger {
             handled: self.handled,
             dead: died.len(),
             dead_copies: dead.len() - died.len(),
-            handled_and_dead: died.iter().filter(|id| ended(*id)).count(),
+            handled_and_dead: died.iter().filter(|id| ended(id)).count(),
             lost: lost.len(),
             unexpected: unexpected.count(),
             out_of_order: self.out_of_order,

@@ -14,8 +14,11 @@ use crate::consuming::ledger::{Ledger, Published, Summary};
 use crate::consuming::run;
 use crate::consuming::stand::{Stand, count, until, until_within};
 use crate::consuming::work::{Act, Kind, Work, WorkerOptions};
+use crate::kafka::java_partition;
 
 const PARTITIONS: i32 = 8;
+/// Few, so that messages wait behind others of their key; still some for each partition.
+const KEYS: usize = 100;
 
 struct Member {
     stop: StopHandle,
@@ -107,7 +110,7 @@ async fn load(topic: String, stop: Arc<AtomicBool>) -> Published {
         }
         let mut receipts = Vec::new();
         for n in 20 * round..20 * (round + 1) {
-            let work = Work::new(format!("k{}", n % 50), (n / 50) as u32);
+            let work = Work::new(format!("k{}", n % KEYS), (n / KEYS) as u32);
             published.attempted.insert(work.id());
             receipts.push((work.id(), broker.enqueue(work.message(&topic)).await.unwrap()));
         }
@@ -122,7 +125,10 @@ async fn load(topic: String, stop: Arc<AtomicBool>) -> Published {
 
 /// The longest time in which no handler started for some partition.
 fn longest_idle(ledger: &Ledger, from: Duration, to: Duration) -> Duration {
-    let mut last: HashMap<i32, Duration> = (0..PARTITIONS).map(|at| (at, from)).collect();
+    let of = |key: String| java_partition(key.as_bytes(), PARTITIONS);
+    let mut last: HashMap<i32, Duration> =
+        (0..KEYS).map(|key| (of(format!("k{key}")), from)).collect();
+    assert_eq!(last.len(), PARTITIONS as usize, "a partition without a key");
     let mut longest = Duration::ZERO;
     for line in ledger.lines() {
         let Some((partition, _)) = line.place else { continue };
@@ -143,7 +149,7 @@ pub async fn slow_handler(program: &'static str, joined: bool) -> Summary {
     (options.concurrency, options.handler_ms) = (4, (0, 0));
     (options.session_timeout_ms, options.max_poll_interval_ms) = (6_000, 6_000);
     let slow: Vec<_> = (0..4).map(|n| Work::new(format!("slow{n}"), 0)).collect();
-    let works = slow.iter().map(|work| work.clone().act(Act::Take(20_000)));
+    let works = slow.iter().map(|work| work.clone().act(Act::Take(count(13_000, 20_000) as u64)));
     let mut published = stand.publish(works).await;
     let mut ledger = stand.ledger();
     let worker = stand.start(&options, &mut ledger).await;
@@ -169,8 +175,8 @@ pub async fn slow_handler(program: &'static str, joined: bool) -> Summary {
     stand.settled(504).await;
     let repeated = slow.iter().filter(|work| ledger.entry(&work.id()).starts == 2).count();
     let test = match joined {
-        false => "Kafka handlers of 20 s, max.poll.interval 6 s, alone",
-        true => "Kafka handlers of 20 s, max.poll.interval 6 s, a member joins",
+        false => "Kafka slow handlers, max.poll.interval 6 s, alone",
+        true => "Kafka slow handlers, max.poll.interval 6 s, a member joins",
     };
     let summary = ledger.check(test, &published, &[]);
     let summary = summary.sound(format!("slow ones that were handled again {repeated} of 4"));
