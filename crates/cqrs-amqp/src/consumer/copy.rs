@@ -114,7 +114,21 @@ fn application_headers(original: &Original) -> FieldTable {
     table
 }
 
-fn is_server_made(name: &str) -> bool {
+/// Headers that only a retry copy of ours has: its handler sees none of them.
+pub(super) fn is_of_retry(name: &str) -> bool {
+    const ADDED: [&str; 6] = [
+        ORIGINAL_EXCHANGE,
+        ORIGINAL_ROUTING_KEY,
+        "original-user-id",
+        "original-expiration",
+        "original-cluster-id",
+        "original-delivery-mode",
+    ];
+    RETRY_HEADERS.contains(&name) || ADDED.contains(&name)
+}
+
+/// Headers that the server writes.
+pub(super) fn is_server_made(name: &str) -> bool {
     matches!(name, "x-death" | "x-delivery-count" | "x-acquired-count" | "x-stream-offset")
         || name.starts_with("x-first-death-")
         || name.starts_with("x-last-death-")

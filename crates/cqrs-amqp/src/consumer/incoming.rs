@@ -2,13 +2,13 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use cqrs_core::consume::{Incoming, RETRY_HEADERS};
+use cqrs_core::consume::{Incoming, RETRY_HEADERS, RetryState};
 use cqrs_core::message::{Headers, header};
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-use super::copy::{ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY};
+use super::copy::{ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY, is_of_retry, is_server_made};
 use super::plan::QueuePlan;
 
 /// A delivery as it came, for copies: the typed headers and all properties.
@@ -19,15 +19,19 @@ pub(super) struct Original {
     pub(super) routing_key: ShortString,
     pub(super) properties: BasicProperties,
     pub(super) body: Bytes,
+    /// Whether it is a retry copy of ours.
+    pub(super) is_copy: bool,
 }
 
 impl Original {
     /// Takes a delivery of `queue` apart.
     pub(super) fn new(delivery: Delivery, queue: &str) -> Self {
         let Delivery { exchange, routing_key, properties, data, .. } = delivery;
-        let mut original = Self { exchange, routing_key, properties, body: data.into() };
+        let body = data.into();
+        let mut original = Self { exchange, routing_key, properties, body, is_copy: false };
         if let Some((exchange, routing_key)) = original.of_copy(queue) {
             (original.exchange, original.routing_key) = (exchange, routing_key);
+            original.is_copy = true;
         }
         original
     }
@@ -67,7 +71,16 @@ impl Original {
         self.number(STREAM_OFFSET).and_then(|offset| u64::try_from(offset).ok())
     }
 
-    /// The message as the handlers see it.
+    /// What its headers tell of earlier attempts.
+    pub(super) fn retry(&self) -> RetryState {
+        RetryState::from_headers(&self.text_headers(|name| RETRY_HEADERS.contains(&name)))
+    }
+
+    fn text_headers(&self, shown: impl Fn(&str) -> bool) -> Headers {
+        self.headers().map(|table| text_headers(table, shown)).unwrap_or_default()
+    }
+
+    /// The message as the handlers see it, the same on every attempt.
     pub(super) fn view(&self, queue: &QueuePlan, redelivered: bool) -> Incoming {
         let routing_key = self.routing_key.as_str();
         let known = queue.topics.iter().find(|topic| &***topic == routing_key);
@@ -76,7 +89,8 @@ impl Original {
         let properties = &self.properties;
         let text = |value: &Option<ShortString>| value.as_ref().map(|text| text.as_str().into());
         incoming.key = self.header(header::KEY).and_then(key);
-        incoming.headers = self.headers().map(text_headers).unwrap_or_default();
+        let shown = |name: &str| !(is_server_made(name) || (self.is_copy && is_of_retry(name)));
+        incoming.headers = self.text_headers(shown);
         let header = |name| incoming.headers.get(name).map(Arc::from);
         incoming.id = text(properties.message_id()).or_else(|| header(header::MESSAGE_ID));
         incoming.name = text(properties.kind()).or_else(|| header(header::EVENT_NAME));
@@ -108,9 +122,9 @@ fn key(value: &AMQPValue) -> Option<Bytes> {
     }
 }
 
-fn text_headers(table: &FieldTable) -> Headers {
+fn text_headers(table: &FieldTable, shown: impl Fn(&str) -> bool) -> Headers {
     let mut headers = Headers::new();
-    for (name, value) in table {
+    for (name, value) in table.into_iter().filter(|(name, _)| shown(name.as_str())) {
         let text = match value {
             AMQPValue::LongString(text) => match std::str::from_utf8(text.as_bytes()) {
                 Ok(text) => text.to_owned(),
@@ -144,7 +158,7 @@ fn integer(value: &AMQPValue) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
-    use cqrs_core::consume::{RetryState, StatusReporter, SubscribeRequest, TopicSet};
+    use cqrs_core::consume::{StatusReporter, SubscribeRequest, TopicSet};
 
     use super::super::copy;
     use super::super::plan::Plan;
@@ -210,6 +224,8 @@ mod tests {
             (copy.exchange.to_string(), copy.routing_key.to_string())
         };
         assert_eq!(from("", "t.g"), ("e".into(), "t".into()));
+        let copy = Original::new(delivery("", "t.g", properties.clone()), "t.g");
+        assert!(copy.view(&queue(), false).headers.is_empty());
         // Published by somebody who copied the headers.
         assert_eq!(from("e", "u"), ("e".into(), "u".into()));
     }

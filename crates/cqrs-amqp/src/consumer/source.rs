@@ -4,7 +4,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use cqrs_core::broker::BoxFuture;
-use cqrs_core::consume::{RetryState, Source, SourceDelivery, SourceError};
+use cqrs_core::consume::{Source, SourceDelivery, SourceError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::arrived::Arrived;
@@ -41,7 +41,7 @@ impl AmqpSource {
             arrived;
         let plan = self.desk.plan.queues.get(queue)?;
         let message = original.view(plan, redelivered);
-        let mut retry = RetryState::from_headers(&message.headers);
+        let mut retry = original.retry();
         retry.crashes = judgement.crashes;
         let handle = Handle { tag, acker: Some(acker), generation, out: Some((out, sent)) };
         let settle = AmqpSettle { original, queue, desk: Arc::clone(&self.desk), handle };
