@@ -1,6 +1,11 @@
 //! The books of one partition: what was handed in, what of it is finished, and so what may be committed.
+//!
+//! Everything that came before `next` and is not unfinished is finished. A commit carries what is finished
+//! behind the watermark as ranges, so that a stop, a rebalance or a crash behind one slow record does not
+//! bring the others again.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 use cqrs_core::RetryState;
 
@@ -19,6 +24,8 @@ pub(super) struct Ledger {
     unfinished: usize,
     /// Where the partition goes on when everything is finished. `None` until that is known.
     next: Option<i64>,
+    /// Finished in an earlier assignment: not to be handed out when they come.
+    done: Vec<Range<i64>>,
     attempts: BTreeMap<i64, RetryState>,
     /// Grows with every change of what a commit would say.
     version: u64,
@@ -48,13 +55,16 @@ impl Ledger {
     /// The books of an assignment that begins where `committed` says, with the attempts of `note`.
     pub(super) fn new(committed: Option<i64>, note: Note) -> Self {
         let mut attempts = note.attempts;
+        let mut done = note.done;
         if let Some(committed) = committed {
             attempts = attempts.split_off(&committed);
+            done.retain(|run| committed < run.start && run.start < run.end);
         }
         Self {
             entries: VecDeque::new(),
             unfinished: 0,
             next: committed,
+            done,
             attempts,
             version: 0,
             committed: 0,
@@ -62,12 +72,19 @@ impl Ledger {
         }
     }
 
-    /// Takes in a fetched record. `false`: it is here already, unfinished; hand out no second one.
+    /// Takes in a fetched record. `false`: it is here already, unfinished, or was finished in an earlier
+    /// assignment; do not hand it out.
     pub(super) fn add(&mut self, offset: i64) -> bool {
+        if self.was_done(offset) {
+            self.next = Some(self.next.map_or(offset + 1, |next| next.max(offset + 1)));
+            self.version += 1;
+            return false;
+        }
         let entry = Entry { offset, finished: false };
         match self.entries.back() {
             Some(last) if last.offset >= offset => {
                 // The partition went back: its log was truncated, or the position was reset.
+                self.done.clear();
                 match self.find(offset) {
                     Ok(at) if !self.entries[at].finished => return false,
                     Ok(at) => self.entries[at].finished = false,
@@ -93,11 +110,11 @@ impl Ledger {
         }
         self.entries[at].finished = true;
         self.unfinished -= 1;
-        if !self.attempts.is_empty() && self.attempts.remove(&offset).is_some() {
-            self.version += 1;
+        self.version += 1;
+        if !self.attempts.is_empty() {
+            self.attempts.remove(&offset);
         }
         if at == 0 {
-            self.version += 1;
             while self.entries.front().is_some_and(|entry| entry.finished) {
                 self.entries.pop_front();
             }
@@ -106,6 +123,28 @@ impl Ledger {
             self.entries.retain(|entry| !entry.finished);
         }
         true
+    }
+
+    fn was_done(&self, offset: i64) -> bool {
+        let after = self.done.partition_point(|run| run.start <= offset);
+        after > 0 && self.done[after - 1].contains(&offset)
+    }
+
+    /// What is finished behind the lowest unfinished one, and what will count as finished when it comes.
+    fn finished(&self) -> Vec<Range<i64>> {
+        let (Some(position), Some(next)) = (self.position(), self.next) else { return Vec::new() };
+        let mut runs = Vec::new();
+        let mut start = position;
+        let open = self.entries.iter().filter(|entry| !entry.finished).map(|entry| entry.offset);
+        for open in open.filter(|open| *open < next).chain([next]) {
+            if start < open {
+                runs.push(start..open);
+            }
+            start = open + 1;
+        }
+        let to_come = self.done.iter().filter(|run| run.end > next);
+        runs.extend(to_come.map(|run| run.start.max(next)..run.end));
+        runs
     }
 
     fn find(&self, offset: i64) -> Result<usize, usize> {
@@ -149,7 +188,7 @@ impl Ledger {
             return None;
         }
         let position = self.position()?;
-        let note = Note { attempts: self.attempts.clone() };
+        let note = Note { attempts: self.attempts.clone(), done: self.finished() };
         Some(Draft { position, note, version: self.version })
     }
 
@@ -192,13 +231,35 @@ mod tests {
         }
         assert!(!ledger.add(11), "it is here");
         assert!(ledger.finish(11) && ledger.finish(15));
-        assert_eq!((position(&ledger), ledger.draft()), (10, None));
+        let draft = ledger.draft().unwrap();
+        assert_eq!((draft.position, &draft.note.done[..]), (10, &[11..16][..]));
         assert!(ledger.finish(10));
         let draft = ledger.draft().unwrap();
+        assert_eq!(draft.note.done, []);
         assert_eq!(draft.position, 16, "gaps do not stall it");
         ledger.committed(&draft);
         assert_eq!(ledger.draft(), None);
         assert!(!ledger.finish(10), "only once");
+    }
+
+    #[test]
+    fn what_was_finished_behind_the_watermark_comes_no_more() {
+        let mut first = ledger();
+        for offset in 10..14 {
+            assert!(first.add(offset));
+        }
+        first.finish(11);
+        first.finish(13);
+        let draft = first.close().unwrap();
+        let note = Note::parse(&draft.note.to_text());
+        let mut second = Ledger::new(Some(draft.position), note);
+        let again: Vec<_> = (10..16).filter(|offset| second.add(*offset)).collect();
+        assert_eq!(again, [10, 12, 14, 15]);
+        assert_eq!(position(&second), 10);
+        for offset in again {
+            assert!(second.finish(offset));
+        }
+        assert_eq!(position(&second), 16);
     }
 
     #[test]
@@ -307,7 +368,13 @@ mod tests {
                     Step::Commit { lost } => if let Some(draft) = ledger.draft() {
                         prop_assert!(draft.position >= committed, "it never goes back");
                         prop_assert!(draft.note.attempts.keys().all(|offset| open.contains(offset)));
-                        if !lost {
+                        if Note::parse(&draft.note.to_text()) == draft.note {
+                            let mut next = Ledger::new(Some(draft.position), draft.note.clone());
+                            let again = (draft.position..=last + 3).filter(|offset| next.add(*offset));
+                            let expected = open.iter().copied().chain(last + 1..=last + 3);
+                            prop_assert!(again.eq(expected), "what was finished comes no more");
+                        }
+                            if !lost {
                             committed = draft.position;
                             ledger.committed(&draft);
                         }

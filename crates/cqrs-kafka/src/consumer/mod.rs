@@ -20,7 +20,8 @@
 //!   queues; librdkafka stops fetching a partition whose queue is full. (So a partition is paused by not
 //!   looking: nothing that was fetched is thrown away.)
 //! * A record is in its partition's [`ledger`](ledger::Ledger) before it is handed out. The ledger's
-//!   lowest unfinished offset is all that is ever committed.
+//!   lowest unfinished offset is all that is ever committed; what is finished behind it stands in the
+//!   commit's metadata ([`note`]) and is not handed out again by whoever gets the partition next.
 //! * A partition that is assigned again is a new value with a new ledger. What is left of an earlier
 //!   assignment (a late ack) reaches only the old, closed ledger, and fails.
 //! * A revoke closes the gate first (no handler starts), waits for those that run (`revoke_drain`), then

@@ -1,13 +1,15 @@
 //! What stands in the metadata of a commit beside the offset: the attempts of records that failed and
-//! are not finished yet.
+//! are not finished yet, and what is finished behind the offset.
 //!
-//! A versioned text, `cqrs1;a=<offset>.<attempts>.<first>.<last>,…`: numbers in hexadecimal, offsets
-//! counted from the one before, times in microseconds since 1970, the last one counted from the first.
+//! A versioned text, `cqrs1;a=<offset>.<attempts>.<first>.<last>,…;d=<gap>.<length>,…`: numbers in
+//! hexadecimal, offsets counted from the one before, times in microseconds since 1970, the last one
+//! counted from the first, the gap before a run of finished records from the end of the one before.
 //! Sections that are not known are skipped, so that an older reader gets along with a newer writer.
 //! Anything else (another client's metadata) reads as no note at all.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::ops::Range;
 
 use cqrs_core::{RetryState, Timestamp};
 
@@ -21,10 +23,13 @@ const VERSION: &str = "cqrs1";
 pub(super) struct Note {
     /// By offset: what is known of the attempts at a record.
     pub(super) attempts: BTreeMap<i64, RetryState>,
+    /// Finished records behind the offset, as ranges in order: they are not handed out again.
+    pub(super) done: Vec<Range<i64>>,
 }
 
 impl Note {
-    /// The text. What does not fit is left out, highest offsets first: those attempts count anew.
+    /// The text. What does not fit is left out, highest offsets first: those attempts count anew, those
+    /// records come again.
     pub(super) fn to_text(&self) -> String {
         let mut text = String::from(VERSION);
         // Writing to a `String` does not fail.
@@ -51,6 +56,17 @@ impl Note {
             text.push_str(&entry);
             before = *offset;
         }
+        let mut before = 0;
+        for (index, run) in self.done.iter().enumerate() {
+            entry.clear();
+            let lead = if index == 0 { ";d=" } else { "," };
+            let _ = write!(entry, "{lead}{:x}.{:x}", run.start - before, run.end - run.start);
+            if text.len() + entry.len() > MAX_BYTES {
+                break;
+            }
+            text.push_str(&entry);
+            before = run.end;
+        }
         text
     }
 
@@ -66,8 +82,10 @@ impl Note {
         }
         let mut note = Self::default();
         for section in sections {
-            if let ("a", entries) = section.split_once('=')? {
-                note.attempts = parse_attempts(entries)?;
+            match section.split_once('=')? {
+                ("a", entries) => note.attempts = parse_attempts(entries)?,
+                ("d", runs) => note.done = parse_done(runs)?,
+                _ => {}
             }
         }
         Some(note)
@@ -94,6 +112,17 @@ fn parse_attempts(entries: &str) -> Option<BTreeMap<i64, RetryState>> {
         attempts.insert(offset, state);
     }
     Some(attempts)
+}
+
+fn parse_done(runs: &str) -> Option<Vec<Range<i64>>> {
+    let mut end = 0_i64;
+    let run = |text: &str| {
+        let (gap, length) = text.split_once('.')?;
+        let start = end.checked_add(number(gap)?)?;
+        end = start.checked_add(number(length)?)?;
+        Some(start..end)
+    };
+    runs.split(',').map(run).collect()
 }
 
 fn number(text: &str) -> Option<i64> {
@@ -127,7 +156,8 @@ mod tests {
         assert_eq!(note.to_text(), "cqrs1");
         note.attempts.insert(4096, state(2, 0x10, 0x30, 0));
         note.attempts.insert(4106, state(0, 0, 0, 3));
-        assert_eq!(note.to_text(), "cqrs1;a=1000.2.10.20,a.0.0.0.3");
+        note.done = vec![4097..4099, 4110..4200];
+        assert_eq!(note.to_text(), "cqrs1;a=1000.2.10.20,a.0.0.0.3;d=1001.2,b.5a");
         assert_eq!(Note::parse(&note.to_text()), note);
     }
 
@@ -146,6 +176,9 @@ mod tests {
             "cqrs1;a=ffffffffffffffffff.1.1.1",
             "cqrs1;a=7fffffffffffffff.1.1.1,1.1.1.1",
             "cqrs1;a=1.1.7fffffffffffffff.1",
+            "cqrs1;d=1",
+            "cqrs1;d=1.2,",
+            "cqrs1;d=7fffffffffffffff.1",
         ] {
             assert_eq!(Note::parse(text), Note::default(), "{text}");
         }
@@ -158,6 +191,7 @@ mod tests {
         fn it_is_read_back_and_never_too_long(
             entries in proptest::collection::btree_map(
                 0..i64::MAX / 2, (1..u32::MAX, 1..i64::MAX / 4, 0..i64::MAX / 4, 0..3_u32), 0..300),
+            runs in 0..800_i64,
         ) {
             let attempts = entries
                 .into_iter()
@@ -165,16 +199,18 @@ mod tests {
                     (offset, state(count, first, first + more, crashes))
                 })
                 .collect();
-            let note = Note { attempts };
+            let done = (0..runs).map(|run| 20 * run + 7..20 * run + 9).collect();
+            let note = Note { attempts, done };
             let text = note.to_text();
             prop_assert!(text.len() <= MAX_BYTES);
             let read = Note::parse(&text);
+            prop_assert!(note.done.starts_with(&read.done));
             // The lowest offsets are kept: those at the watermark.
             prop_assert!(note.attempts.iter().take(read.attempts.len()).eq(read.attempts.iter()));
         }
 
         #[test]
-        fn no_text_makes_it_panic(text in "\\PC*", tail in "[;a=f0-9.,-]*") {
+        fn no_text_makes_it_panic(text in "\\PC*", tail in "[;ad=f0-9.,-]*") {
             Note::parse(&text);
             Note::parse(&format!("cqrs1;{tail}"));
         }
