@@ -374,7 +374,7 @@ mod tests {
                             let expected = open.iter().copied().chain(last + 1..=last + 3);
                             prop_assert!(again.eq(expected), "what was finished comes no more");
                         }
-                            if !lost {
+                        if !lost {
                             committed = draft.position;
                             ledger.committed(&draft);
                         }
