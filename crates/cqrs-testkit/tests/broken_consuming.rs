@@ -297,6 +297,7 @@ flaws! {
         a_retried_message_is_the_same_to_its_handler,
     ]
     RetryTooEarly fails [
+        a_delayed_retry_holds_its_key_or_lets_it_pass,
         a_message_that_fails_for_good_becomes_a_dead_letter,
         attempts_are_counted_over_restarts,
         failed_messages_are_tried_again_by_the_schedule,

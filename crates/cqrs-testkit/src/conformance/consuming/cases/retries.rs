@@ -100,7 +100,8 @@ pub(crate) async fn a_delayed_retry_holds_its_key_or_lets_it_pass<H: ConsumingHa
         (KEY, 1, 1) => Err(no()),
         _ => Ok(()),
     });
-    let retry = Retry::none().delayed([Duration::from_millis(1_500)]);
+    let delay = Duration::from_millis(1_500);
+    let retry = Retry::none().delayed([delay]);
     let subscription = stage.subscription().retry(retry).concurrency(2);
     let running = stage.run(subscription, handler).await;
     stage.publish_events(2).await;
@@ -113,6 +114,10 @@ pub(crate) async fn a_delayed_retry_holds_its_key_or_lets_it_pass<H: ConsumingHa
         Delayed::Hold => assert_eq!(of_key, ["1#1", "1#2", "2#1"]),
         Delayed::Scheduled => assert_eq!(of_key, ["1#1", "2#1", "1#2"]),
     }
+    let notes = log.notes();
+    let mut first = notes.iter().filter(|note| note.number == 1).map(|note| note.at);
+    let waited = first.next().zip(first.next()).map(|(failed, again)| again - failed);
+    assert!(waited.is_some_and(|waited| waited + EARLY >= delay), "again after {waited:?}");
     let place = |run: &str| runs.iter().position(|known| known == run);
     assert!(place("3#1") < place("1#2"), "no other key waits: {runs:?}");
     stage.assert_nothing_left().await;
