@@ -237,7 +237,8 @@ impl Stand {
 
     /// Waits until `total` messages are settled.
     pub async fn until_settled(&self, total: usize) {
-        until("all to be settled", async || match self.kind {
+        // A Kafka member that was away for long waits until the group forgets its former self: 45 s.
+        until_within(2 * PATIENCE, "all to be settled", async || match self.kind {
             Kind::Kafka => {
                 let committed = self.committed().await;
                 committed.iter().map(|(_, offset)| offset).sum::<i64>() == total as i64
