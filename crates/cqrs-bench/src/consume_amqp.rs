@@ -3,7 +3,9 @@
 use cqrs_amqp::{AmqpConfig, AmqpMessageBroker};
 use cqrs_core::{MessageBroker, Service, Subscription};
 use futures_util::StreamExt;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeleteOptions};
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeleteOptions,
+};
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
 
@@ -87,6 +89,7 @@ async fn raw(connection: &Connection, queue: &str, count: usize) -> f64 {
     let counting = meter.clone();
     // In a task, as ours is: the main task of a runtime is woken in another way.
     let task = tokio::spawn(async move {
+        let tag = consumer.tag();
         while let Some(delivery) = consumer.next().await {
             let delivery = delivery.expect("a delivery");
             let last = counting.count(&decode(&delivery.data));
@@ -95,8 +98,11 @@ async fn raw(connection: &Connection, queue: &str, count: usize) -> f64 {
                 break;
             }
         }
+        tag
     });
-    task.await.expect("the loop");
+    let tag = task.await.expect("the loop");
+    // Without it the server forgets acks that it holds back when the channel is closed.
+    channel.basic_cancel(tag, BasicCancelOptions::default()).await.expect("cancelled");
     channel.close(200, "done".into()).await.expect("closed");
     meter.rate()
 }

@@ -232,7 +232,7 @@ mod tests {
         assert!(!ledger.add(11), "it is here");
         assert!(ledger.finish(11) && ledger.finish(15));
         let draft = ledger.draft().unwrap();
-        assert_eq!((draft.position, &draft.note.done[..]), (10, &[11..16][..]));
+        assert_eq!((draft.position, draft.note.to_text().as_str()), (10, "cqrs1;d=b.5"));
         assert!(ledger.finish(10));
         let draft = ledger.draft().unwrap();
         assert_eq!(draft.note.done, []);
