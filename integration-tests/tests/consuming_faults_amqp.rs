@@ -25,6 +25,12 @@ async fn a_consumer_that_is_asked_to_end_repeats_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_with_busy_keys_that_is_asked_to_end_repeats_nothing() {
+    let _shared = SERVER.read().await;
+    kills::terminated(KIND, WORKER, 50).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn handlers_over_the_drain_are_cut_off_and_come_back() {
     let _shared = SERVER.read().await;
     kills::overdue(KIND, WORKER).await;

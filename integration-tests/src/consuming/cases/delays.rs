@@ -86,6 +86,8 @@ pub async fn server_restarts(kind: Kind, program: &'static str) -> Summary {
         wake_dead_letter_workers().await;
     }
     until_done(&mut ledger, 16 * each).await;
+    // What was handled while the server was away is settled once it is back.
+    stand.until_settled(16 * each).await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
     stand.settled(16 * each).await;

@@ -96,13 +96,14 @@ pub async fn overdue(kind: Kind, program: &'static str) -> Summary {
     let mut options = stand.options();
     (options.concurrency, options.drain_ms) = (8, 5_000);
     stand.declare(&options).await;
-    // Quick ones, then three that take long with one waiting behind each of them.
-    let mut works: Vec<_> = Work::over(10, 200).collect();
+    // Three that take long with one waiting behind each of them, and quick ones behind those.
+    let mut works = Vec::new();
     for slow in 0..3 {
         let key = format!("slow{slow}");
         works.push(Work::new(&*key, 0).act(Act::Take(60_000)));
         works.push(Work::new(&*key, 1));
     }
+    works.extend(Work::over(10, 200));
     let published = stand.publish(works).await;
     let mut ledger = stand.ledger();
     let worker = stand.start(&options, &mut ledger).await;
