@@ -47,9 +47,6 @@ impl Note {
                 state.attempts,
                 last.saturating_sub(first).max(0)
             );
-            if state.crashes > 0 {
-                let _ = write!(entry, ".{:x}", state.crashes);
-            }
             if text.len() + entry.len() > MAX_BYTES {
                 break;
             }
@@ -101,14 +98,12 @@ fn parse_attempts(entries: &str) -> Option<BTreeMap<i64, RetryState>> {
         let count = u32::try_from(number(fields.next()?)?).ok()?;
         let first = number(fields.next()?)?;
         let last = first.checked_add(number(fields.next()?)?)?;
-        let crashes = fields.next().map_or(Some(0), number)?;
         let mut state = RetryState::default();
         state.attempts = count;
         if count > 0 && first > 0 {
             state.first_failure = Some(Timestamp::from_unix_micros(first));
             state.last_failure = Some(Timestamp::from_unix_micros(last));
         }
-        state.crashes = u32::try_from(crashes).ok()?;
         attempts.insert(offset, state);
     }
     Some(attempts)
@@ -139,14 +134,13 @@ mod tests {
 
     use super::*;
 
-    fn state(attempts: u32, first: i64, last: i64, crashes: u32) -> RetryState {
+    fn state(attempts: u32, first: i64, last: i64) -> RetryState {
         let mut state = RetryState::default();
         if attempts > 0 {
             state = state.failed(Timestamp::from_unix_micros(first));
             state = state.failed(Timestamp::from_unix_micros(last));
         }
         state.attempts = attempts;
-        state.crashes = crashes;
         state
     }
 
@@ -154,10 +148,10 @@ mod tests {
     fn the_text_is_short_and_stable() {
         let mut note = Note::default();
         assert_eq!(note.to_text(), "cqrs1");
-        note.attempts.insert(4096, state(2, 0x10, 0x30, 0));
-        note.attempts.insert(4106, state(0, 0, 0, 3));
+        note.attempts.insert(4096, state(2, 0x10, 0x30));
+        note.attempts.insert(4106, state(0, 0, 0));
         note.done = vec![4097..4099, 4110..4200];
-        assert_eq!(note.to_text(), "cqrs1;a=1000.2.10.20,a.0.0.0.3;d=1001.2,b.5a");
+        assert_eq!(note.to_text(), "cqrs1;a=1000.2.10.20,a.0.0.0;d=1001.2,b.5a");
         assert_eq!(Note::parse(&note.to_text()), note);
     }
 
@@ -190,13 +184,13 @@ mod tests {
         #[test]
         fn it_is_read_back_and_never_too_long(
             entries in proptest::collection::btree_map(
-                0..i64::MAX / 2, (1..u32::MAX, 1..i64::MAX / 4, 0..i64::MAX / 4, 0..3_u32), 0..300),
+                0..i64::MAX / 2, (1..u32::MAX, 1..i64::MAX / 4, 0..i64::MAX / 4), 0..300),
             runs in 0..800_i64,
         ) {
             let attempts = entries
                 .into_iter()
-                .map(|(offset, (count, first, more, crashes))| {
-                    (offset, state(count, first, first + more, crashes))
+                .map(|(offset, (count, first, more))| {
+                    (offset, state(count, first, first + more))
                 })
                 .collect();
             let done = (0..runs).map(|run| 20 * run + 7..20 * run + 9).collect();

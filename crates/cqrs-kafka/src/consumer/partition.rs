@@ -100,9 +100,8 @@ impl Partition {
             state = self.ledger().attempts(record.offset);
         }
         if self.is_retry {
-            let mut carried = record.retry_state();
+            let carried = record.retry_state();
             if carried.attempts > state.attempts {
-                carried.crashes = state.crashes;
                 return carried;
             }
         }
