@@ -178,6 +178,56 @@ pub(crate) trait Answer: Send {
     fn respond(&mut self, response: &mut dyn Any) -> bool;
 }
 
+/// The answer of a call that returns nothing, as [`Answer`] wants it.
+pub(crate) struct Done<E>(Option<Result<(), E>>);
+
+impl<E: fmt::Display> Done<E> {
+    pub(crate) fn new() -> Self {
+        Self(None)
+    }
+
+    /// Keeps what the handler returned; what middlewares see of it.
+    pub(crate) fn set(&mut self, answered: Result<(), E>) -> Outcome {
+        let failed = answered.is_err();
+        self.0 = Some(answered);
+        match failed {
+            true => Err(Failure(FailureKind::Handler)),
+            false => Ok(()),
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.0 = None;
+    }
+
+    pub(crate) fn into_inner(self) -> Option<Result<(), E>> {
+        self.0
+    }
+
+    pub(crate) fn response(&self) -> Option<&dyn Any> {
+        match &self.0 {
+            Some(Ok(done)) => Some(done),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn error(&self) -> Option<&dyn fmt::Display> {
+        match &self.0 {
+            Some(Err(error)) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// `response` is an `Option<()>`; taken when it fits.
+    pub(crate) fn respond(&mut self, response: &mut dyn Any) -> bool {
+        let fits = response.downcast_mut::<Option<()>>().and_then(Option::take).is_some();
+        if fits {
+            self.0 = Some(Ok(()));
+        }
+        fits
+    }
+}
+
 /// What comes after a middleware: the next one, or the handler.
 #[must_use = "without running it the handler is not called"]
 pub struct Next<'a>(&'a [Arc<dyn DynMiddleware>]);

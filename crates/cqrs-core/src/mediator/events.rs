@@ -8,7 +8,7 @@ use super::{Bootstrap, EventSendError, MediatorShutdown, SendError};
 use crate::broker::BoxFuture;
 use crate::dispatch::EventsError;
 use crate::event::{AnyEvent, Event};
-use crate::middleware::{Answer, Failure, FailureKind, InvocationKind, Outcome};
+use crate::middleware::{Answer, Done, InvocationKind, Outcome};
 use crate::{MessageBroker, Scope};
 
 /// Sends consumed events to their handlers. Cloning is cheap; clones share everything.
@@ -104,10 +104,10 @@ async fn run_chain(
     event: Box<dyn AnyEvent>,
     scope: &mut Scope,
 ) -> Result<(), EventSendError> {
-    let mut answer = EventAnswer { inner, event, answered: None };
+    let mut answer = EventAnswer { inner, event, answered: Done::new() };
     let name = answer.event.name().to_owned();
     inner.run_chain(InvocationKind::Event, &name, scope, &mut answer).await?;
-    match answer.answered {
+    match answer.answered.into_inner() {
         Some(handled) => handled.map_err(SendError::Handler),
         None => Err(SendError::NoResponse),
     }
@@ -132,7 +132,7 @@ async fn run_handlers(
 struct EventAnswer<'r> {
     inner: &'r Inner,
     event: Box<dyn AnyEvent>,
-    answered: Option<Result<(), EventsError>>,
+    answered: Done<EventsError>,
 }
 
 impl Answer for EventAnswer<'_> {
@@ -145,25 +145,17 @@ impl Answer for EventAnswer<'_> {
     fn run<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, Outcome> {
         Box::pin(async {
             let handled = run_handlers(self.inner, &*self.event, scope).await;
-            let failed = handled.is_err();
-            self.answered = Some(handled);
-            match failed {
-                true => Err(Failure(FailureKind::Handler)),
-                false => Ok(()),
-            }
+            self.answered.set(handled)
         })
     }
 
     fn undo<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, ()> {
-        self.answered = None;
+        self.answered.clear();
         Box::pin(self.inner.finisher.fail(scope))
     }
 
     fn response(&self) -> Option<&dyn Any> {
-        match &self.answered {
-            Some(Ok(done)) => Some(done),
-            _ => None,
-        }
+        self.answered.response()
     }
 
     fn response_mut(&mut self) -> Option<&mut dyn Any> {
@@ -171,17 +163,10 @@ impl Answer for EventAnswer<'_> {
     }
 
     fn error(&self) -> Option<&dyn fmt::Display> {
-        match &self.answered {
-            Some(Err(error)) => Some(error),
-            _ => None,
-        }
+        self.answered.error()
     }
 
     fn respond(&mut self, response: &mut dyn Any) -> bool {
-        let fits = response.downcast_mut::<Option<()>>().and_then(Option::take).is_some();
-        if fits {
-            self.answered = Some(Ok(()));
-        }
-        fits
+        self.answered.respond(response)
     }
 }

@@ -10,8 +10,8 @@ use crate::broker::BoxFuture;
 use crate::dispatch::caught;
 use crate::event::AnyEvent;
 use crate::middleware::{
-    Answer, DynMiddleware, Failure as CallFailure, FailureKind, Invocation, InvocationKind, Next,
-    Outcome,
+    Answer, Done, DynMiddleware, Failure as CallFailure, FailureKind, Invocation, InvocationKind,
+    Next, Outcome,
 };
 
 /// Runs a subscription's middlewares around one event. `Err`: a panic's text.
@@ -23,7 +23,7 @@ pub(super) async fn run_chain(
     let name = handling.name().to_owned();
     let mut call = Invocation::new(InvocationKind::Event, &name, &mut scope, &mut handling);
     let outcome = caught(|| Box::pin(Next::new(middlewares).run(&mut call))).await?;
-    let answered = handling.answered;
+    let answered = handling.answered.into_inner();
     Ok(match (outcome, answered) {
         (Ok(()), Some(answered)) => answered,
         (Ok(()), None) => {
@@ -47,7 +47,7 @@ pub(super) struct Handling<'h> {
     received: Received,
     /// Gone once the handler runs.
     event: Option<Box<dyn AnyEvent>>,
-    answered: Option<Result<(), Failure>>,
+    answered: Done<Failure>,
 }
 
 impl<'h> Handling<'h> {
@@ -56,7 +56,7 @@ impl<'h> Handling<'h> {
         event: Box<dyn AnyEvent>,
         received: Received,
     ) -> Self {
-        Self { handler, received, event: Some(event), answered: None }
+        Self { handler, received, event: Some(event), answered: Done::new() }
     }
 
     fn name(&self) -> &str {
@@ -82,26 +82,18 @@ impl Answer for Handling<'_> {
                 Ok(handled) => handled,
                 Err(panic) => Err(Failure::panicked(&panic)),
             };
-            let failed = answered.is_err();
-            self.answered = Some(answered);
-            match failed {
-                true => Err(CallFailure(FailureKind::Handler)),
-                false => Ok(()),
-            }
+            self.answered.set(answered)
         })
     }
 
     /// What the handler did is committed by now, or rolled back.
     fn undo<'a>(&'a mut self, _scope: &'a mut Scope) -> BoxFuture<'a, ()> {
-        self.answered = None;
+        self.answered.clear();
         Box::pin(async {})
     }
 
     fn response(&self) -> Option<&dyn Any> {
-        match &self.answered {
-            Some(Ok(done)) => Some(done),
-            _ => None,
-        }
+        self.answered.response()
     }
 
     fn response_mut(&mut self) -> Option<&mut dyn Any> {
@@ -109,17 +101,10 @@ impl Answer for Handling<'_> {
     }
 
     fn error(&self) -> Option<&dyn fmt::Display> {
-        match &self.answered {
-            Some(Err(failure)) => Some(failure),
-            _ => None,
-        }
+        self.answered.error()
     }
 
     fn respond(&mut self, response: &mut dyn Any) -> bool {
-        let fits = response.downcast_mut::<Option<()>>().and_then(Option::take).is_some();
-        if fits {
-            self.answered = Some(Ok(()));
-        }
-        fits
+        self.answered.respond(response)
     }
 }
