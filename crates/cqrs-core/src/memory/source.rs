@@ -14,7 +14,7 @@ use super::subscriber::Membership;
 use super::{MemoryBroker, MemoryDelivery, MemorySubscriber, StartFrom};
 use crate::broker::BoxFuture;
 use crate::consume::{
-    Incoming, Source, SourceDelivery, SourceError, SourceStatus, StartAt, Subscribe,
+    DeadLetterTo, Incoming, Source, SourceDelivery, SourceError, SourceStatus, StartAt, Subscribe,
     SubscribeError, SubscribeErrorKind, SubscribeRequest, TopicSet,
 };
 
@@ -50,6 +50,15 @@ fn topics(request: &SubscribeRequest) -> Result<(Vec<Arc<str>>, StartFrom), Subs
         StartAt::Latest => StartFrom::Latest,
         StartAt::Time(_) => return Err(unsupported("start at a time")),
     };
+    if let DeadLetterTo::Named(dead) = &request.dead_letter
+        && topics.contains(dead)
+    {
+        let detail = format!(
+            "subscription {}: it consumes its own dead letters from {dead}; name another topic",
+            request.name
+        );
+        return Err(SubscribeError::new(SubscribeErrorKind::Invalid, detail));
+    }
     Ok((topics.clone(), start))
 }
 

@@ -200,3 +200,12 @@ async fn a_new_group_begins_where_it_is_told_and_few_are_fetched_at_once() {
     assert!(!broker.create_group("users", "mailer", StartFrom::Oldest), "it is there");
     running.task.abort();
 }
+
+#[tokio::test]
+async fn a_subscription_to_its_own_dead_letters_is_refused() {
+    let own = users().dead_letter(DeadLetterTo::Named("users".into()));
+    let seen = Seen::default();
+    let target = noting(&seen, |_, _| Ok(()));
+    let error = Service::builder(MemoryBroker::new()).subscribe(own, target).build().unwrap_err();
+    assert!(error.to_string().contains("its own dead letters from users"), "{error}");
+}
