@@ -120,8 +120,9 @@ pub trait Settle: Send + Sync + 'static {
     /// again while it runs changes nothing.
     fn begin(&mut self) -> bool;
 
-    /// Whether [`begin`](Self::begin) would say `false` now: the message was taken away. Cheap; asked
-    /// now and then for a held delivery, so that its key does not wait for nothing.
+    /// Whether [`begin`](Self::begin) would say `false` now: the message was taken away. Asked now and
+    /// then for a held delivery, so that its key does not wait for nothing; under a lock of the
+    /// runtime, so it must be cheap, take no lock that is held while a delivery is dropped, and not panic.
     fn is_revoked(&self) -> bool;
 
     /// The message is done and does not come again. After `Ok`, dropping this does nothing.
@@ -150,7 +151,8 @@ pub trait Settle: Send + Sync + 'static {
     /// On `Ok` the broker confirmed it; ack this one.
     ///
     /// # Errors
-    /// When the broker did not confirm; nothing is settled, try again.
+    /// When the broker did not confirm; nothing is settled, try again. Not because the message was taken
+    /// away: that would be tried for ever. Store it all the same; the ack fails then.
     fn dead_letter(&mut self, letter: &DeadLetter) -> BoxFuture<'_, Result<(), SettleError>>;
 }
 

@@ -25,7 +25,8 @@ use crate::middleware::DynMiddleware;
 ///    policy said so. A panic is caught inside the attempt; a worker that is aborted drops its job.
 /// 3. At most `concurrency` workers exist; each has at most one job, a batch worker one batch.
 /// 4. After `stop` no job is taken any more; after `abort` the workers are gone.
-/// 5. The lock is never held across an `.await`, nor while code of others runs (a dropped job runs some).
+/// 5. The lock is never held across an `.await`, nor while code of others runs (a dropped job runs some),
+///    but for [`Settle::is_revoked`](crate::consume::Settle::is_revoked), which must be cheap.
 pub(super) struct Runner {
     pub(super) spec: Spec,
     pub(super) watched: Arc<Watched>,
