@@ -12,3 +12,7 @@ pub use cqrs_macros::{Command, DomainEvent, Notification, Query};
 pub use cqrs_amqp as amqp;
 #[cfg(feature = "kafka")]
 pub use cqrs_kafka as kafka;
+#[cfg(feature = "protobuf")]
+pub use cqrs_protobuf as protobuf;
+#[cfg(feature = "schema-registry")]
+pub use cqrs_schema_registry as schema_registry;

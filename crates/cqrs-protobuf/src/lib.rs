@@ -1,0 +1,1 @@
+//! Protobuf bodies for notification events, on [prost](https://docs.rs/prost).

@@ -1,0 +1,1 @@
+//! Confluent's schema-registry framing, and a client of the registry.
