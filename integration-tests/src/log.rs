@@ -34,3 +34,14 @@ pub fn capture() {
 pub fn captured() -> String {
     String::from_utf8_lossy(&LOGGED.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
 }
+
+/// Prints warnings with a test's output, which is shown when it fails.
+pub fn show_warnings() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let subscriber =
+            tracing_subscriber::fmt().with_max_level(LevelFilter::WARN).with_ansi(false);
+        // Taken already: then they are kept there.
+        let _ = subscriber.with_test_writer().try_init();
+    });
+}
