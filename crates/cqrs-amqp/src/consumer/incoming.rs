@@ -73,11 +73,11 @@ impl Original {
 
     /// What its headers tell of earlier attempts.
     pub(super) fn retry(&self) -> RetryState {
-        RetryState::from_headers(&self.text_headers(|name| RETRY_HEADERS.contains(&name)))
+        RetryState::from_headers(&self.shown_headers(|name| RETRY_HEADERS.contains(&name)))
     }
 
-    fn text_headers(&self, shown: impl Fn(&str) -> bool) -> Headers {
-        self.headers().map(|table| text_headers(table, shown)).unwrap_or_default()
+    fn shown_headers(&self, shown: impl Fn(&str) -> bool) -> Headers {
+        self.headers().map(|table| shown_headers(table, shown)).unwrap_or_default()
     }
 
     /// The message as the handlers see it, the same on every attempt.
@@ -90,7 +90,7 @@ impl Original {
         let text = |value: &Option<ShortString>| value.as_ref().map(|text| text.as_str().into());
         incoming.key = self.header(header::KEY).and_then(key);
         let shown = |name: &str| !(is_server_made(name) || (self.is_copy && is_of_retry(name)));
-        incoming.headers = self.text_headers(shown);
+        incoming.headers = self.shown_headers(shown);
         let header = |name| incoming.headers.get(name).map(Arc::from);
         incoming.id = text(properties.message_id()).or_else(|| header(header::MESSAGE_ID));
         incoming.name = text(properties.kind()).or_else(|| header(header::EVENT_NAME));
@@ -122,14 +122,21 @@ fn key(value: &AMQPValue) -> Option<Bytes> {
     }
 }
 
-fn text_headers(table: &FieldTable, shown: impl Fn(&str) -> bool) -> Headers {
+fn shown_headers(table: &FieldTable, shown: impl Fn(&str) -> bool) -> Headers {
     let mut headers = Headers::new();
     for (name, value) in table.into_iter().filter(|(name, _)| shown(name.as_str())) {
         let text = match value {
             AMQPValue::LongString(text) => match std::str::from_utf8(text.as_bytes()) {
                 Ok(text) => text.to_owned(),
-                Err(_) => continue,
+                Err(_) => {
+                    add_bytes(&mut headers, name, text.as_bytes());
+                    continue;
+                }
             },
+            AMQPValue::ByteArray(bytes) => {
+                add_bytes(&mut headers, name, bytes.as_slice());
+                continue;
+            }
             AMQPValue::ShortString(text) => text.to_string(),
             AMQPValue::Boolean(flag) => flag.to_string(),
             other => match integer(other) {
@@ -141,6 +148,10 @@ fn text_headers(table: &FieldTable, shown: impl Fn(&str) -> bool) -> Headers {
         let _empty = headers.insert(name.as_str(), text);
     }
     headers
+}
+
+fn add_bytes(headers: &mut Headers, name: &ShortString, value: &[u8]) {
+    let _empty = headers.insert_bytes(name.as_str(), Bytes::copy_from_slice(value));
 }
 
 fn integer(value: &AMQPValue) -> Option<i64> {
@@ -204,6 +215,7 @@ mod tests {
             (Some("7"), Some("true"))
         );
         assert_eq!(view.headers.get("bytes"), None);
+        assert_eq!(view.headers.get_bytes("bytes"), Some(&[0xff][..]));
         let properties = BasicProperties::default()
             .with_type("A".into())
             .with_message_id("1".into())

@@ -18,7 +18,7 @@ use crate::AmqpConfig;
 /// | content type | `content_type` |
 /// | timestamp | `timestamp`, whole seconds |
 /// | header `correlation_id` | `correlation_id` (FastStream reads it there), and the header as well |
-/// | headers | `headers`, as long strings |
+/// | headers | `headers`, as long strings; those that are no text as byte arrays |
 /// | key | header `message_key`: a long string when it is UTF-8, else a byte array (`x`) |
 /// | mandatory | `mandatory` |
 #[derive(Debug, Clone)]
@@ -126,6 +126,9 @@ fn table(message: &Message) -> FieldTable {
     let mut table = FieldTable::default();
     for (name, value) in message.headers.iter() {
         table.insert(short(name), AMQPValue::LongString(LongString::from(value)));
+    }
+    for (name, value) in message.headers.iter_bytes() {
+        table.insert(short(name), AMQPValue::ByteArray(ByteArray::from(&value[..])));
     }
     if let Some(key) = &message.key {
         let value = match std::str::from_utf8(key) {

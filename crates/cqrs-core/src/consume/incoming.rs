@@ -24,7 +24,8 @@ pub struct Incoming {
     pub id: Option<Arc<str>>,
     /// The event's name where the frame has it: RabbitMQ's `type` property or the header `event_name`.
     pub name: Option<Arc<str>>,
-    /// The headers that are text. The others are kept by the broker for retry copies and dead letters.
+    /// The headers whose value is a text, a number, a flag or bytes. The others are kept by the broker
+    /// for retry copies and dead letters.
     pub headers: Headers,
     /// Media type of the body: RabbitMQ's property or the header `content-type`.
     pub content_type: Option<Arc<str>>,

@@ -1,5 +1,7 @@
 use std::fmt;
 
+use bytes::Bytes;
+
 use super::{InvalidTraceContext, TraceContext};
 
 /// Names of the headers this framework writes and reads, the same on every broker.
@@ -18,14 +20,19 @@ pub mod header {
     pub const KEY: &str = "message_key";
 }
 
-/// Text headers in order of insertion. A name occurs once.
+/// Headers in order of insertion, first those of text, then those of bytes. A name occurs once.
 ///
-/// Values are UTF-8 text, because FastStream reads every header as text and fails on any other
-/// (seen with FastStream 0.7.8).
+/// This framework writes text only, because FastStream reads every header as UTF-8 and fails on any
+/// other (seen with FastStream 0.7.8). Values of bytes are for formats that ask for them, such as the
+/// schema id that newer clients of a schema registry put into a header.
 ///
 /// `Debug` shows names only: values may be personal data.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Headers(Vec<(Box<str>, Box<str>)>);
+pub struct Headers {
+    text: Vec<(Box<str>, Box<str>)>,
+    /// What is not text. Boxed, because next to no message has one.
+    binary: Option<Box<Vec<(Box<str>, Bytes)>>>,
+}
 
 /// A header that cannot stand on every broker's wire.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,7 +52,7 @@ pub enum InvalidHeader {
 impl Headers {
     /// No headers. Does not allocate.
     pub const fn new() -> Self {
-        Self(Vec::new())
+        Self { text: Vec::new(), binary: None }
     }
 
     /// Sets `name`, replacing an earlier value of the same name.
@@ -57,52 +64,105 @@ impl Headers {
         name: impl Into<Box<str>>,
         value: impl Into<Box<str>>,
     ) -> Result<(), InvalidHeader> {
-        let name = name.into();
-        match name.len() {
-            0 => return Err(InvalidHeader::EmptyName),
-            length if length > 255 => return Err(InvalidHeader::NameTooLong { length }),
-            _ => {}
-        }
+        let name = valid(name.into())?;
         self.set(name, value.into());
         Ok(())
     }
 
-    fn set(&mut self, name: Box<str>, value: Box<str>) {
-        match self.0.iter_mut().find(|(known, _)| *known == name) {
+    /// Sets `name` to bytes, replacing an earlier value of the same name. Bytes that are UTF-8 are a
+    /// text: a broker does not tell the two apart.
+    ///
+    /// # Errors
+    /// When the name is empty or longer than 255 bytes; nothing is changed then.
+    pub fn insert_bytes(
+        &mut self,
+        name: impl Into<Box<str>>,
+        value: impl Into<Bytes>,
+    ) -> Result<(), InvalidHeader> {
+        let (name, value) = (valid(name.into())?, value.into());
+        if let Ok(text) = std::str::from_utf8(&value) {
+            self.set(name, text.into());
+            return Ok(());
+        }
+        self.text.retain(|(known, _)| *known != name);
+        let binary = self.binary.get_or_insert_default();
+        match binary.iter_mut().find(|(known, _)| *known == name) {
             Some((_, slot)) => *slot = value,
-            None => self.0.push((name, value)),
+            None => binary.push((name, value)),
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, name: Box<str>, value: Box<str>) {
+        match self.text.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, slot)) => *slot = value,
+            None => {
+                self.remove_bytes(&name);
+                self.text.push((name, value));
+            }
         }
     }
 
-    /// The value of `name`; names are case-sensitive, as on both brokers.
+    /// The text of `name`; `None` too when its value is no text. Names are case-sensitive, as on both
+    /// brokers.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| &**known == name).map(|(_, value)| &**value)
+        self.text.iter().find(|(known, _)| &**known == name).map(|(_, value)| &**value)
     }
 
-    /// Takes `name` out.
-    pub fn remove(&mut self, name: &str) -> Option<Box<str>> {
-        let at = self.0.iter().position(|(known, _)| &**known == name)?;
-        Some(self.0.remove(at).1)
+    /// The bytes of `name`, whether they are text or not.
+    pub fn get_bytes(&self, name: &str) -> Option<&[u8]> {
+        let binary = || self.iter_bytes().find(|(known, _)| *known == name);
+        self.get(name).map(str::as_bytes).or_else(|| binary().map(|(_, value)| &**value))
     }
 
-    /// Names and values in order of insertion.
+    /// Takes `name` out. `false`: it was not there.
+    pub fn remove(&mut self, name: &str) -> bool {
+        match self.text.iter().position(|(known, _)| &**known == name) {
+            Some(at) => {
+                self.text.remove(at);
+                true
+            }
+            None => self.remove_bytes(name),
+        }
+    }
+
+    fn remove_bytes(&mut self, name: &str) -> bool {
+        let Some(binary) = &mut self.binary else { return false };
+        let Some(at) = binary.iter().position(|(known, _)| &**known == name) else { return false };
+        binary.remove(at);
+        // So that none is equal to none.
+        if binary.is_empty() {
+            self.binary = None;
+        }
+        true
+    }
+
+    /// Names and values of the headers that are text, in order of insertion.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (&**name, &**value))
+        self.text.iter().map(|(name, value)| (&**name, &**value))
+    }
+
+    /// Names and values of the headers that are not text, in order of insertion.
+    pub fn iter_bytes(&self) -> impl Iterator<Item = (&str, &Bytes)> {
+        let binary = self.binary.iter().flat_map(|binary| binary.iter());
+        binary.map(|(name, value)| (&**name, value))
     }
 
     /// How many headers there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.text.len() + self.binary.as_ref().map_or(0, |binary| binary.len())
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.len() == 0
     }
 
     /// Bytes of all names and values.
     pub fn size(&self) -> usize {
-        self.iter().map(|(name, value)| name.len() + value.len()).sum()
+        let text = self.iter().map(|(name, value)| name.len() + value.len());
+        let binary = self.iter_bytes().map(|(name, value)| name.len() + value.len());
+        text.sum::<usize>() + binary.sum::<usize>()
     }
 
     /// What ties this message to the request that caused it.
@@ -129,14 +189,25 @@ impl Headers {
         self.set(header::TRACEPARENT.into(), context.traceparent().into());
         match context.tracestate() {
             Some(state) => self.set(header::TRACESTATE.into(), state.into()),
-            None => drop(self.remove(header::TRACESTATE)),
+            None => {
+                self.remove(header::TRACESTATE);
+            }
         }
     }
 }
 
 impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.iter().map(|(name, _)| name)).finish()
+        let binary = self.iter_bytes().map(|(name, _)| name);
+        f.debug_set().entries(self.iter().map(|(name, _)| name).chain(binary)).finish()
+    }
+}
+
+fn valid(name: Box<str>) -> Result<Box<str>, InvalidHeader> {
+    match name.len() {
+        0 => Err(InvalidHeader::EmptyName),
+        length if length > 255 => Err(InvalidHeader::NameTooLong { length }),
+        _ => Ok(name),
     }
 }
 
@@ -151,8 +222,29 @@ mod tests {
         headers.insert("b", "2").unwrap();
         headers.insert("a", "3").unwrap();
         assert_eq!(headers.iter().collect::<Vec<_>>(), [("a", "3"), ("b", "2")]);
-        assert_eq!(headers.remove("a").as_deref(), Some("3"));
+        assert!(headers.remove("a") && !headers.remove("a"));
         assert_eq!(headers.len(), 1);
+    }
+
+    #[test]
+    fn a_value_is_text_or_bytes() {
+        let id = Bytes::from_static(&[1, 0xff]);
+        let mut headers = Headers::new();
+        headers.insert("a", "1").unwrap();
+        headers.insert_bytes("id", id.clone()).unwrap();
+        headers.insert_bytes("text", "of bytes").unwrap();
+        assert_eq!((headers.get("id"), headers.get_bytes("id")), (None, Some(&id[..])));
+        assert_eq!(headers.get("text"), Some("of bytes"));
+        assert_eq!(headers.get_bytes("a"), Some(&b"1"[..]));
+        assert_eq!(headers.iter_bytes().collect::<Vec<_>>(), [("id", &id)]);
+        assert_eq!((headers.len(), headers.size()), (3, 2 + 4 + 12));
+        assert_eq!(format!("{headers:?}"), r#"{"a", "text", "id"}"#);
+        headers.insert("id", "7").unwrap();
+        assert_eq!((headers.get("id"), headers.iter_bytes().count()), (Some("7"), 0));
+        headers.insert_bytes("id", id.clone()).unwrap();
+        assert_eq!((headers.get("id"), headers.len()), (None, 3));
+        assert!(headers.remove("id") && headers.get_bytes("id").is_none());
+        assert!(headers.insert_bytes("", id).is_err());
     }
 
     #[test]

@@ -127,7 +127,7 @@ impl Record {
         incoming.id = text(header::MESSAGE_ID);
         incoming.name = text(header::EVENT_NAME);
         incoming.content_type = text(CONTENT_TYPE);
-        incoming.headers = self.text_headers();
+        incoming.headers = self.shown_headers();
         if is_copy {
             if let Some(original) = self.text(ORIGINAL_TOPIC) {
                 incoming.topic = original.into();
@@ -140,14 +140,16 @@ impl Record {
         incoming
     }
 
-    /// The headers that are text and can stand in [`Headers`].
-    fn text_headers(&self) -> Headers {
+    /// The headers that can stand in [`Headers`].
+    fn shown_headers(&self) -> Headers {
         let mut headers = Headers::new();
         for (name, value) in self.original_headers() {
-            if let Some(text) = value.as_deref().and_then(|value| std::str::from_utf8(value).ok()) {
-                // An empty or overlong name is kept in the raw headers only.
-                let _ = headers.insert(&**name, text);
-            }
+            let Some(value) = value.as_deref() else { continue };
+            // An empty or overlong name is kept in the raw headers only.
+            let _ = match std::str::from_utf8(value) {
+                Ok(text) => headers.insert(&**name, text),
+                Err(_) => headers.insert_bytes(&**name, Bytes::copy_from_slice(value)),
+            };
         }
         headers
     }
@@ -227,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn text_headers_fill_the_fields() {
+    fn headers_fill_the_fields() {
         let record = Record::of(
             7,
             None,
@@ -244,7 +246,9 @@ mod tests {
         assert_eq!(incoming.id.as_deref(), Some("m-1"));
         assert_eq!(incoming.name.as_deref(), Some("Created"));
         assert_eq!(incoming.content_type.as_deref(), Some("text/plain"));
-        assert_eq!(incoming.headers.len(), 3);
+        assert_eq!(incoming.headers.iter().len(), 3);
+        assert_eq!(incoming.headers.get_bytes("binary"), Some(&b"\xff"[..]));
+        assert_eq!(incoming.headers.get_bytes("null"), None);
         assert_eq!((incoming.partition, incoming.offset), (Some(3), Some(7)));
         assert_eq!(record.original_headers().count(), 6);
     }

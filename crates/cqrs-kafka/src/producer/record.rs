@@ -40,7 +40,7 @@ pub(super) fn timestamp(message: &Message) -> i64 {
 
 /// The record's headers; `None`, without an allocation, when it has none.
 pub(super) fn headers(message: &Message, options: RecordHeaders) -> Option<OwnedHeaders> {
-    let absent = |name: &str| message.headers.get(name).is_none();
+    let absent = |name: &str| message.headers.get_bytes(name).is_none();
     let content_type = message.content_type.as_deref();
     let identity = match options.identity {
         IdentityHeaders::Auto => content_type.is_some_and(|content_type| !is_json(content_type)),
@@ -54,6 +54,9 @@ pub(super) fn headers(message: &Message, options: RecordHeaders) -> Option<Owned
     let mut headers = OwnedHeaders::new_with_capacity(message.headers.len() + 3);
     for (name, value) in message.headers.iter() {
         headers = add(headers, name, value);
+    }
+    for (key, value) in message.headers.iter_bytes() {
+        headers = headers.insert(Header { key, value: Some(&value[..]) });
     }
     if identity && absent(header::EVENT_NAME) && !message.name.is_empty() {
         headers = add(headers, header::EVENT_NAME, &message.name);

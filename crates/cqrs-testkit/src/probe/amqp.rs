@@ -119,6 +119,9 @@ fn received(delivery: Delivery) -> Received {
                 received.key = Some(Bytes::copy_from_slice(key.as_slice()));
             }
             (name, AMQPValue::LongString(value)) => received.add_header(name, &value.to_string()),
+            (name, AMQPValue::ByteArray(value)) => {
+                received.add_bytes_header(name, value.as_slice());
+            }
             (name, value) => received.add_header(name, &format!("{value:?}")),
         }
     }

@@ -121,8 +121,11 @@ fn received(record: &BorrowedMessage<'_>) -> Received {
     let body = Bytes::copy_from_slice(record.payload().unwrap_or_default());
     let mut received = Received::new(record.topic(), body);
     for header in record.headers().iter().flat_map(|headers| headers.iter()) {
-        let value = String::from_utf8_lossy(header.value.unwrap_or_default());
-        received.add_header(header.key, &value);
+        let value = header.value.unwrap_or_default();
+        match std::str::from_utf8(value) {
+            Ok(text) => received.add_header(header.key, text),
+            Err(_) => received.add_bytes_header(header.key, value),
+        }
     }
     received.key = record.key().map(Bytes::copy_from_slice);
     received.partition = Some(record.partition());

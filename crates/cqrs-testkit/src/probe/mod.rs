@@ -104,6 +104,11 @@ impl Received {
         }
     }
 
+    /// Notes a header whose value is no text.
+    pub fn add_bytes_header(&mut self, name: &str, value: &[u8]) {
+        drop(self.headers.insert_bytes(name, Bytes::copy_from_slice(value)));
+    }
+
     /// The body as text, with what is not UTF-8 replaced.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()

@@ -116,7 +116,7 @@ impl FlawedSource {
 
     fn deliver(&mut self, mut delivery: SourceDelivery) -> SourceDelivery {
         let message = &mut delivery.message;
-        let asked = message.headers.remove(TOMBSTONE).is_some();
+        let asked = message.headers.remove(TOMBSTONE);
         if asked && self.flaw != Flaw::TombstoneIsEmpty {
             message.body = None;
         }

@@ -23,8 +23,10 @@ fn assert_same(received: &Received, sent: &Message, can: &Capabilities) {
 }
 
 /// Brokers need not keep the order of headers.
-fn sorted(headers: &Headers) -> Vec<(&str, &str)> {
-    let mut headers: Vec<_> = headers.iter().collect();
+fn sorted(headers: &Headers) -> Vec<(&str, &[u8])> {
+    let text = headers.iter().map(|(name, value)| (name, value.as_bytes()));
+    let bytes = headers.iter_bytes().map(|(name, value)| (name, &value[..]));
+    let mut headers: Vec<_> = text.chain(bytes).collect();
     headers.sort_unstable();
     headers
 }
@@ -48,6 +50,7 @@ fn full(topic: &str) -> Message {
     for (name, value) in [("plain", "value"), ("Ünicode", "wärt 🦀"), ("empty", "")] {
         message.headers.insert(name, value).expect("a valid header");
     }
+    message.headers.insert_bytes("bytes", vec![0, 0xff, 7]).expect("a valid header");
     message.headers.set_correlation_id("cause-1");
     message
 }
