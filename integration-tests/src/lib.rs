@@ -3,6 +3,8 @@
 pub mod amqp;
 pub mod consuming;
 mod containers;
+pub mod interop;
 pub mod kafka;
 pub mod log;
+pub mod peers;
 pub mod servers;

@@ -1,0 +1,171 @@
+//! The event that both sides of the interop tests know, and a service of ours that hears it.
+
+#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
+
+use std::time::Duration;
+
+use cqrs_core::{
+    HandlerError, Notification, NotificationEvent, Received, Service, StopHandle, Subscribe,
+    Subscription, Timestamp, each,
+};
+use cqrs_macros::Notification;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::consuming::PATIENCE;
+use crate::consuming::stand::until;
+
+/// The twin of `UserCreated` in `peers/events.py`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Notification)]
+#[cqrs(crate = "cqrs_core", name = "UserCreated", topic = "user_events", key = "user_id")]
+pub struct UserCreated {
+    /// Also the key.
+    #[serde(alias = "userId")]
+    pub user_id: String,
+    /// Text beyond ASCII.
+    pub email: String,
+    /// A whole number.
+    pub visits: u64,
+    /// A number with a fraction.
+    pub balance: f64,
+    /// A list.
+    pub tags: Vec<String>,
+    /// `null`, or a text.
+    #[serde(alias = "referredBy", default)]
+    pub referred_by: Option<String>,
+}
+
+/// Payloads that differ in what is hard to write: characters, numbers, nothing.
+pub fn users() -> Vec<UserCreated> {
+    let user = |user_id: &str, email: &str, visits, balance| UserCreated {
+        user_id: user_id.into(),
+        email: email.into(),
+        visits,
+        balance,
+        tags: Vec::new(),
+        referred_by: None,
+    };
+    let mut users = vec![
+        user("1", "a@b", 3, 1.5),
+        user("пользователь-2", "\"quoted\" \\ \u{8}\u{c}\n\r\t\u{1} \u{7f} </script>", 0, 0.0),
+        user("3", "\u{e4}\u{1f980}\u{2028}\u{0}", u64::from(u32::MAX), -12_345.678_9),
+        user("", "", 9_007_199_254_740_993, 1e-7),
+    ];
+    users[0].referred_by = Some("nobody".into());
+    users[2].tags = vec!["vip".into(), String::new(), "\u{442}\u{435}\u{433}".into()];
+    users
+}
+
+/// Events of [`users`] for `topic`, at times with and without a fraction.
+pub fn events(topic: &str) -> Vec<NotificationEvent<UserCreated>> {
+    let times = [1_704_164_645_678_901, 1_704_164_645_000_000, 1_704_164_645_000_010, 1_000_000];
+    let events = users().into_iter().zip(times).map(|(user, micros)| {
+        NotificationEvent::new(user)
+            .with_topic(topic.to_owned())
+            .with_timestamp(Timestamp::from_unix_micros(micros))
+    });
+    events.collect()
+}
+
+/// `event` as a request of a peer has it.
+pub fn spec(event: &NotificationEvent<UserCreated>) -> Value {
+    json!({
+        "payload": event.payload,
+        "event_id": event.event_id,
+        "event_timestamp": event.event_timestamp,
+    })
+}
+
+/// Whether what a peer describes is `event`: the same id, name, topic, instant and payload.
+#[track_caller]
+pub fn assert_same(described: &Value, event: &NotificationEvent<UserCreated>) {
+    let expected = json!({
+        "event_id": event.event_id,
+        "event_name": event.event_name,
+        "topic": event.topic,
+        "micros": event.event_timestamp.unix_micros(),
+        "payload": event.payload,
+    });
+    for (field, value) in expected.as_object().unwrap() {
+        assert_eq!(&described[field], value, "{field} in {described}");
+    }
+}
+
+/// The event that a peer describes.
+pub fn described(event: &Value) -> NotificationEvent<UserCreated> {
+    let payload: UserCreated = serde_json::from_value(event["payload"].clone()).unwrap();
+    let topic = event["topic"].as_str().unwrap().to_owned();
+    NotificationEvent::new(payload)
+        .with_id(event["event_id"].as_str().unwrap().parse::<Uuid>().unwrap())
+        .with_timestamp(Timestamp::from_unix_micros(event["micros"].as_i64().unwrap()))
+        .with_topic(topic)
+}
+
+/// Bytes as a peer takes and tells them.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A service of ours that consumes, and tells the test what it handles.
+#[derive(Debug)]
+pub struct Ear<P> {
+    heard: mpsc::UnboundedReceiver<(NotificationEvent<P>, Received)>,
+    stop: StopHandle,
+    running: JoinHandle<Result<(), String>>,
+}
+
+impl<P: Notification> Ear<P> {
+    /// Starts it and waits until it consumes. What it handles, succeeds.
+    pub async fn open(broker: impl Subscribe, subscription: Subscription) -> Self {
+        let (tell, heard) = mpsc::unbounded_channel();
+        let handler = each(move |event: NotificationEvent<P>, received: Received| {
+            let tell = tell.clone();
+            async move {
+                let _not_listening = tell.send((event, received));
+                Ok::<(), HandlerError>(())
+            }
+        });
+        let service = Service::builder(broker).subscribe(subscription, handler).build().unwrap();
+        let (stop, health) = (service.stop_handle(), service.health());
+        let running = tokio::spawn(async move {
+            let ended = service.run_until(std::future::pending::<()>()).await;
+            ended.map(drop).map_err(|error| error.to_string())
+        });
+        until("the service to consume", async || {
+            assert!(!running.is_finished(), "it ended: {health:?}");
+            health.is_ready()
+        })
+        .await;
+        Self { heard, stop, running }
+    }
+
+    /// The next event, and the message it came in.
+    pub async fn next(&mut self) -> (NotificationEvent<P>, Received) {
+        timeout(PATIENCE, self.heard.recv()).await.expect("an event in time").unwrap()
+    }
+
+    /// The next events.
+    pub async fn take(&mut self, count: usize) -> Vec<NotificationEvent<P>> {
+        let mut events = Vec::new();
+        while events.len() < count {
+            events.push(self.next().await.0);
+        }
+        events
+    }
+
+    /// What has come by now.
+    pub fn drain(&mut self) -> Vec<NotificationEvent<P>> {
+        std::iter::from_fn(|| self.heard.try_recv().ok()).map(|(event, _)| event).collect()
+    }
+
+    /// Stops it in good order.
+    pub async fn stop(self) {
+        self.stop.stop();
+        let ended = timeout(Duration::from_secs(60), self.running).await;
+        ended.expect("stopped in time").unwrap().unwrap();
+    }
+}
