@@ -18,7 +18,7 @@ mod type_map;
 pub use broker::{
     DevnullMessageBroker, MessageBroker, MessageBrokerExt, PublishError, PublishErrorKind,
 };
-pub use codec::{Deserializer, JsonDeserializer, JsonSerializer, Serializer};
+pub use codec::{ByContentType, Deserializer, JsonDeserializer, JsonSerializer, Serializer};
 pub use consume::{
     DeadLetter, DeadLetterReason, DeadLetterTo, Incoming, Retry, RetryState, StartAt, Subscribe,
 };

@@ -1,1 +1,52 @@
-//! Protobuf bodies for notification events, on [prost](https://docs.rs/prost).
+//! Protobuf bodies for notification events, on [prost](https://docs.rs/prost): as easy as JSON, on every
+//! broker, readable by python-cqrs. Nothing here needs `protoc`.
+//!
+//! The body is the message alone, without an envelope. There are two ways to one:
+//!
+//! * **The payload is the message.** Every [`prost::Message`] that is a
+//!   [`Notification`](cqrs_core::Notification) can be published; the event's id, name and time travel
+//!   beside the body, in the frame.
+//! * **The message holds the whole event**, as python-cqrs's do: the payload type says how, by
+//!   implementing [`ProtobufEvent`].
+//!
+//! ```
+//! use cqrs_core::{Incoming, NotificationEvent, Serializer as _, Subscription};
+//! use cqrs_macros::Notification;
+//! use cqrs_protobuf::{ProtobufDeserializer, ProtobufSerializer};
+//!
+//! #[derive(Clone, PartialEq, prost::Message, Notification)]
+//! #[cqrs(crate = "::cqrs_core", topic = "users", key = "user_id", serializer = ProtobufSerializer)]
+//! struct UserJoined {
+//!     #[prost(string, tag = "1")]
+//!     user_id: String,
+//!     #[prost(string, tag = "2")]
+//!     meeting_id: String,
+//! }
+//!
+//! let subscription = Subscription::to("users")
+//!     .group("greeter")
+//!     .decode::<UserJoined>(ProtobufDeserializer::new());
+//! # let joined = UserJoined { user_id: "1".into(), meeting_id: "2".into() };
+//! # let encoded = ProtobufSerializer.serialize(&NotificationEvent::new(joined)).unwrap();
+//! # assert_eq!(&encoded.body[..], b"\x0a\x011\x12\x012");
+//! ```
+//!
+//! | where | content type | headers |
+//! |---|---|---|
+//! | RabbitMQ | property `application/x-protobuf` | `event_name`, `message_id` |
+//! | Kafka | header `content-type`, only if [asked for](https://docs.rs/cqrs-kafka) | `event_name`, `message_id` |
+//!
+//! That is what python-cqrs 5 writes and reads. A topic with JSON on it as well:
+//! [`json_or_protobuf`].
+
+mod deserialize;
+mod either;
+mod event;
+mod serialize;
+
+pub use deserialize::ProtobufDeserializer;
+pub use either::json_or_protobuf;
+pub use event::{FrameExt, MappingError, ProtobufEvent};
+/// The version of prost whose messages these are.
+pub use prost;
+pub use serialize::ProtobufSerializer;

@@ -25,11 +25,11 @@ use cqrs::{
     SubscriptionReport, SubscriptionState, Undecodable,
 };
 use cqrs::{
-    Bootstrap, BuildError, BuildProblem, CommitError, CorrelationId, DevnullMessageBroker,
-    Emission, Event, EventEmitter, EventFailure, EventMap, EventMediator, EventRoute,
-    EventSendError, EventsError, Failure, HandlerError, Headers, InvalidTimestamp, Invocation,
-    InvocationKind, JsonDeserializer, JsonSerializer, Mediator, MediatorShutdown, Message,
-    MessageBroker, MessageBrokerExt, Next, NotificationEvent, OnEventFailure, Outcome,
+    Bootstrap, BuildError, BuildProblem, ByContentType, CommitError, CorrelationId,
+    DevnullMessageBroker, Emission, Event, EventEmitter, EventFailure, EventMap, EventMediator,
+    EventRoute, EventSendError, EventsError, Failure, HandlerError, Headers, InvalidTimestamp,
+    Invocation, InvocationKind, JsonDeserializer, JsonSerializer, Mediator, MediatorShutdown,
+    Message, MessageBroker, MessageBrokerExt, Next, NotificationEvent, OnEventFailure, Outcome,
     PublishError, PublishErrorKind, Request, RequestKind, RequestMap, Scope, SendError, Timestamp,
     TraceContext, Undelivered, UndeliveredEvent, UnitOfWorkError,
 };
@@ -56,6 +56,7 @@ const _: () = {
     shared::<EventEmitter>();
     shared::<EventMediator>();
     shared::<Bootstrap<EventMediator>>();
+    shared::<ByContentType<()>>();
     shared::<NotificationEvent<()>>();
     shared::<Timestamp>();
     shared::<OnEventFailure>();

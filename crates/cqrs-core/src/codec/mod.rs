@@ -2,6 +2,7 @@
 
 mod error;
 mod json;
+mod negotiate;
 
 use std::borrow::Cow;
 
@@ -13,6 +14,7 @@ use crate::message::Headers;
 
 pub use error::{DeserializeError, DeserializeErrorKind, SerializeError};
 pub use json::{JsonDeserializer, JsonSerializer};
+pub use negotiate::ByContentType;
 
 /// Turns events with payload `P` into bytes.
 pub trait Serializer<P: Notification>: Send + Sync + 'static {
@@ -25,10 +27,13 @@ pub trait Serializer<P: Notification>: Send + Sync + 'static {
 
 /// Turns messages into events with payload `P`.
 pub trait Deserializer<P: Notification>: Send + Sync + 'static {
-    /// The event that `message` holds.
+    /// The event that `message` holds. It has a body, which may be empty: whether no bytes are an event
+    /// is for the format to say.
     ///
     /// # Errors
     /// An error as a value: its kind, the decoder's words, and the raw bytes.
+    /// [`DeserializeErrorKind::Empty`] makes the message a case for
+    /// [`on_empty`](crate::Subscription::on_empty).
     fn deserialize(&self, message: &Incoming) -> Result<NotificationEvent<P>, DeserializeError>;
 
     /// The name of the event in `message`, found without decoding all of it; `None` when it has none

@@ -95,6 +95,13 @@ impl<P: Notification> NotificationEvent<P> {
         self
     }
 
+    /// Gives this event another name than its type's.
+    #[must_use]
+    pub fn with_name(mut self, event_name: impl Into<Cow<'static, str>>) -> Self {
+        self.event_name = event_name.into();
+        self
+    }
+
     /// Says when this event happened.
     #[must_use]
     pub fn with_timestamp(mut self, event_timestamp: Timestamp) -> Self {

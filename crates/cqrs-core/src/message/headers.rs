@@ -29,10 +29,12 @@ pub mod header {
 /// `Debug` shows names only: values may be personal data.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Headers {
-    text: Vec<(Box<str>, Box<str>)>,
+    text: Named<Box<str>>,
     /// What is not text. Boxed, because next to no message has one.
-    binary: Option<Box<Vec<(Box<str>, Bytes)>>>,
+    binary: Option<Box<Named<Bytes>>>,
 }
+
+type Named<T> = Vec<(Box<str>, T)>;
 
 /// A header that cannot stand on every broker's wire.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -21,6 +21,11 @@ pub mod content_type {
     pub const JSON: &str = "application/json";
     /// `application/x-protobuf`, what python-cqrs writes on RabbitMQ.
     pub const PROTOBUF: &str = "application/x-protobuf";
+
+    /// The media type without its parameters: `application/json` of `application/json; charset=utf-8`.
+    pub fn essence(media_type: &str) -> &str {
+        media_type.split(';').next().unwrap_or_default().trim()
+    }
 }
 
 /// An outgoing message: where it goes, what it carries, and how it is told from others.

@@ -97,9 +97,6 @@ impl Runner {
         let Some(body) = &message.body else {
             return Err(Verdict::Undecodable(Undecodable::Tombstone));
         };
-        if body.is_empty() {
-            return Err(Verdict::Undecodable(Undecodable::Empty));
-        }
         let max = self.spec.limits.max_body_size;
         if body.len() > max {
             let text = format!("{} bytes, at most {max} are decoded", body.len());

@@ -78,7 +78,7 @@ impl Routes {
                 self.named(&name).ok_or(Undecodable::UnknownEvent { name })?
             }
         };
-        let event = route.read(message).map_err(Undecodable::Malformed)?;
+        let event = route.read(message).map_err(undecodable)?;
         of_route(route, event)
     }
 
@@ -91,10 +91,10 @@ impl Routes {
         match route.read(message) {
             Ok(event) if self.any_name => Ok(event),
             Ok(event) => of_route(route, event),
-            Err(error) if self.any_name => Err(Undecodable::Malformed(error)),
+            Err(error) if self.any_name => Err(undecodable(error)),
             Err(error) => match route.peek(message).filter(|name| name != route.name()) {
                 Some(name) => Err(Undecodable::UnknownEvent { name }),
-                None => Err(Undecodable::Malformed(error)),
+                None => Err(undecodable(error)),
             },
         }
     }
@@ -118,8 +118,19 @@ fn of_route(route: &dyn Route, event: Box<dyn AnyEvent>) -> Result<Box<dyn AnyEv
 
 fn nameless(message: &Incoming) -> Undecodable {
     let text = "the name of its event cannot be read";
-    let kind = DeserializeErrorKind::Syntax;
-    Undecodable::Malformed(DeserializeError::new(kind, text, message.bytes()))
+    let kind = match message.is_empty() {
+        true => DeserializeErrorKind::Empty,
+        false => DeserializeErrorKind::Syntax,
+    };
+    undecodable(DeserializeError::new(kind, text, message.bytes()))
+}
+
+/// Whether no bytes are no event, the format says: in Protobuf they are a message of defaults.
+fn undecodable(error: DeserializeError) -> Undecodable {
+    match error.kind() {
+        DeserializeErrorKind::Empty => Undecodable::Empty,
+        _ => Undecodable::Malformed(error),
+    }
 }
 
 impl fmt::Debug for Routes {

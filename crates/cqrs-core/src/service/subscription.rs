@@ -180,7 +180,8 @@ impl Subscription {
         self
     }
 
-    /// An empty message; [`OnDecodeError::Skip`] by default.
+    /// An empty message, where its format has none (in Protobuf it is a message of defaults);
+    /// [`OnDecodeError::Skip`] by default.
     pub fn on_empty(mut self, policy: OnDecodeError) -> Self {
         self.policies.empty = policy;
         self

@@ -78,7 +78,7 @@ fn add(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders {
 /// `application/json`, with or without parameters, and `application/*+json`
 /// ([RFC 6839](https://www.rfc-editor.org/rfc/rfc6839)).
 fn is_json(media_type: &str) -> bool {
-    let essence = media_type.split(';').next().unwrap_or_default().trim();
+    let essence = content_type::essence(media_type);
     essence.eq_ignore_ascii_case(content_type::JSON)
         || essence
             .get(essence.len().saturating_sub(5)..)

@@ -1,0 +1,73 @@
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use cqrs_core::codec::{DeserializeError, DeserializeErrorKind as Kind};
+use cqrs_core::{Deserializer, Incoming, NotificationEvent};
+use prost::Message as _;
+
+use crate::ProtobufEvent;
+use crate::event::event_name;
+
+/// Reads events from their Protobuf messages.
+///
+/// * No bytes are a message of defaults, as Protobuf has it: never an empty message.
+/// * Unknown fields are ignored; bytes that end within a field are [`Kind::Syntax`], a message that its
+///   [`ProtobufEvent`] refuses is [`Kind::Shape`].
+/// * Bodies larger than [`with_max_size`](Self::with_max_size) are [`Kind::TooLarge`], and not looked at.
+/// * Messages nested deeper than 100 are an error (prost's limit, and that of Google's own decoders), and
+///   memory grows with the bytes that came, not with the lengths they claim.
+///
+/// A subscription to several types needs the frame to name the event: a Protobuf message does not.
+#[derive(Debug, Clone, Copy)]
+pub struct ProtobufDeserializer {
+    max_size: usize,
+}
+
+impl ProtobufDeserializer {
+    /// Takes bodies of any size.
+    pub const fn new() -> Self {
+        Self { max_size: usize::MAX }
+    }
+
+    /// Refuses bodies of more than `bytes` bytes.
+    #[must_use]
+    pub const fn with_max_size(mut self, bytes: usize) -> Self {
+        self.max_size = bytes;
+        self
+    }
+
+    fn decode<P: ProtobufEvent>(
+        &self,
+        message: &Incoming,
+        body: &Bytes,
+    ) -> Result<NotificationEvent<P>, (Kind, String)> {
+        if message.is_tombstone() {
+            return Err((Kind::Empty, "a tombstone has no body".into()));
+        }
+        if body.len() > self.max_size {
+            let text = format!("{} bytes, at most {} are decoded", body.len(), self.max_size);
+            return Err((Kind::TooLarge, text));
+        }
+        let decoded = P::Message::decode(&body[..]);
+        let decoded = decoded.map_err(|error| (Kind::Syntax, error.to_string()))?;
+        P::from_message(decoded, message).map_err(|error| (Kind::Shape, error.to_string()))
+    }
+}
+
+impl Default for ProtobufDeserializer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<P: ProtobufEvent> Deserializer<P> for ProtobufDeserializer {
+    fn deserialize(&self, message: &Incoming) -> Result<NotificationEvent<P>, DeserializeError> {
+        let body = message.bytes();
+        self.decode(message, &body)
+            .map_err(|(kind, words)| DeserializeError::new(kind, words, body))
+    }
+
+    fn event_name<'m>(&self, message: &'m Incoming) -> Option<Cow<'m, str>> {
+        event_name(message).map(Cow::Borrowed)
+    }
+}

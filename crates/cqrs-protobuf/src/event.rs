@@ -1,0 +1,172 @@
+use std::borrow::Cow;
+use std::fmt;
+
+use cqrs_core::message::header;
+use cqrs_core::{Incoming, Notification, NotificationEvent};
+
+/// How a notification event and its Protobuf message become each other.
+///
+/// A payload that is a [`prost::Message`] itself needs no impl: it has one, and its message is the
+/// payload alone. Other payloads say what their message holds:
+///
+/// ```
+/// # use std::borrow::Cow;
+/// # use cqrs_core::{Incoming, NotificationEvent};
+/// # use cqrs_macros::Notification;
+/// # use cqrs_protobuf::{FrameExt as _, MappingError, ProtobufEvent, ProtobufSerializer};
+/// # mod pb {
+/// #     #[derive(Clone, PartialEq, prost::Message)]
+/// #     pub struct UserJoinedNotification {
+/// #         #[prost(string, tag = "1")]
+/// #         pub event_id: String,
+/// #         #[prost(string, tag = "2")]
+/// #         pub event_timestamp: String,
+/// #         #[prost(string, tag = "3")]
+/// #         pub event_name: String,
+/// #         #[prost(message, optional, tag = "6")]
+/// #         pub payload: Option<UserJoinedPayload>,
+/// #     }
+/// #     #[derive(Clone, PartialEq, prost::Message)]
+/// #     pub struct UserJoinedPayload {
+/// #         #[prost(string, tag = "1")]
+/// #         pub user_id: String,
+/// #     }
+/// # }
+/// #[derive(Debug, Clone, Notification)]
+/// #[cqrs(crate = "::cqrs_core", topic = "users", serializer = ProtobufSerializer)]
+/// struct UserJoined {
+///     user_id: String,
+/// }
+///
+/// impl ProtobufEvent for UserJoined {
+///     type Message = pb::UserJoinedNotification;
+///
+///     fn to_message(
+///         event: &NotificationEvent<Self>,
+///     ) -> Result<Cow<'_, Self::Message>, MappingError> {
+///         Ok(Cow::Owned(pb::UserJoinedNotification {
+///             event_id: event.event_id.to_string(),
+///             event_timestamp: event.event_timestamp.to_string(),
+///             event_name: event.event_name.to_string(),
+///             payload: Some(pb::UserJoinedPayload { user_id: event.payload.user_id.clone() }),
+///         }))
+///     }
+///
+///     fn from_message(
+///         message: Self::Message,
+///         incoming: &Incoming,
+///     ) -> Result<NotificationEvent<Self>, MappingError> {
+///         let payload = message.payload.ok_or_else(|| MappingError::missing("payload"))?;
+///         Ok(incoming
+///             .to_event(UserJoined { user_id: payload.user_id })
+///             .with_id(MappingError::parse("event_id", &message.event_id)?)
+///             .with_timestamp(MappingError::parse("event_timestamp", &message.event_timestamp)?)
+///             .with_name(message.event_name))
+///     }
+/// }
+/// ```
+pub trait ProtobufEvent: Notification {
+    /// What stands on the wire.
+    type Message: prost::Message + Default + Clone;
+
+    /// The message of an event.
+    ///
+    /// # Errors
+    /// When the event cannot be said in the message. Nothing is published then.
+    fn to_message(event: &NotificationEvent<Self>) -> Result<Cow<'_, Self::Message>, MappingError>;
+
+    /// The event of a message; `incoming` is the frame it came in.
+    ///
+    /// # Errors
+    /// When the message lacks something, or holds what is no event. The subscription's policy for decode
+    /// errors holds then.
+    fn from_message(
+        message: Self::Message,
+        incoming: &Incoming,
+    ) -> Result<NotificationEvent<Self>, MappingError>;
+}
+
+impl<P: Notification + prost::Message + Default + Clone> ProtobufEvent for P {
+    type Message = P;
+
+    fn to_message(event: &NotificationEvent<P>) -> Result<Cow<'_, P>, MappingError> {
+        Ok(Cow::Borrowed(&event.payload))
+    }
+
+    fn from_message(message: P, incoming: &Incoming) -> Result<NotificationEvent<P>, MappingError> {
+        Ok(incoming.to_event(message))
+    }
+}
+
+/// A message and an event that are not each other's. Names fields, never values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MappingError(Cow<'static, str>);
+
+impl MappingError {
+    /// An error in own words, which are logged: no values of the message.
+    pub fn new(words: impl Into<Cow<'static, str>>) -> Self {
+        Self(words.into())
+    }
+
+    /// The message has no `field`.
+    pub fn missing(field: &str) -> Self {
+        Self(format!("missing field `{field}`").into())
+    }
+
+    /// Reads a field of text as what it stands for: a UUID, hyphenated or not, a
+    /// [`Timestamp`](cqrs_core::Timestamp), a number.
+    ///
+    /// # Errors
+    /// An error that names the field, when the text is none.
+    pub fn parse<T: std::str::FromStr>(field: &str, text: &str) -> Result<T, Self> {
+        text.parse().map_err(|_| {
+            let name = std::any::type_name::<T>();
+            let name = name.rsplit("::").next().unwrap_or(name);
+            Self(format!("field `{field}` is no {name}").into())
+        })
+    }
+}
+
+impl fmt::Display for MappingError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for MappingError {}
+
+/// What the frame of a message says of its event.
+pub trait FrameExt {
+    /// An event with `payload` and what the frame says beside it: the id (header `message_id`, else the
+    /// broker's own), the name, the time of publishing and the topic. What it does not say, or says in
+    /// another form, gets the same defaults as a new event.
+    fn to_event<P: Notification>(&self, payload: P) -> NotificationEvent<P>;
+}
+
+impl FrameExt for Incoming {
+    fn to_event<P: Notification>(&self, payload: P) -> NotificationEvent<P> {
+        let mut event = NotificationEvent::new(payload);
+        if event.topic != *self.topic {
+            event.topic = Cow::Owned(self.topic.to_string());
+        }
+        // python-cqrs puts the event's id into the header, and another one into RabbitMQ's property.
+        let id = self.headers.get(header::MESSAGE_ID).or(self.id.as_deref());
+        if let Some(id) = id.and_then(|id| id.parse().ok()) {
+            event.event_id = id;
+        }
+        if let Some(name) = event_name(self)
+            && name != event.event_name
+        {
+            event.event_name = Cow::Owned(name.to_owned());
+        }
+        if let Some(time) = self.timestamp {
+            event.event_timestamp = time.into();
+        }
+        event
+    }
+}
+
+/// The name that the frame gives the event.
+pub(crate) fn event_name(message: &Incoming) -> Option<&str> {
+    message.headers.get(header::EVENT_NAME).or(message.name.as_deref())
+}
