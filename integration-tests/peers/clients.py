@@ -61,8 +61,9 @@ async def join_group(push, address, topic, group, session_ms, take_ms=0):
         async for record in consumer:
             await asyncio.sleep(take_ms / 1_000)
             push({"partition": record.partition, "body": record.value.decode()})
+            place = aiokafka.TopicPartition(record.topic, record.partition)
             try:
-                await consumer.commit()
+                await consumer.commit({place: (record.offset + 1, "handled by Python")})
             except aiokafka.errors.CommitFailedError:
                 pass  # rebalanced meanwhile: it comes again, here or elsewhere
 

@@ -54,6 +54,13 @@ def decoder(read):
     return decode
 
 
+async def empty_message_decoder(message, original_decoder):
+    """As the manual of python-cqrs has it."""
+    if not message.body:
+        return None
+    return await original_decoder(message)
+
+
 def options(read, model):
     """Where `read` puts the deserializer: nowhere, or into an option of the subscriber.
 
@@ -67,6 +74,8 @@ def options(read, model):
             return {"value_deserializer": deserializer(model)}
         case "decoder":
             return {"decoder": decoder(deserializer(model))}
+        case "manual":
+            return {"value_deserializer": deserializer(model), "decoder": empty_message_decoder}
 
 
 async def started(broker):

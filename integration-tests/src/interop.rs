@@ -5,10 +5,10 @@
 use std::time::Duration;
 
 use cqrs_core::{
-    HandlerError, Notification, NotificationEvent, Received, Service, StopHandle, Subscribe,
-    Subscription, Timestamp, each,
+    CorrelationId, HandlerError, Mediator, MessageBroker, Notification, NotificationEvent,
+    Received, RequestHandler, Scope, Service, StopHandle, Subscribe, Subscription, Timestamp, each,
 };
-use cqrs_macros::Notification;
+use cqrs_macros::{Command, Notification};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -69,6 +69,33 @@ pub fn events(topic: &str) -> Vec<NotificationEvent<UserCreated>> {
             .with_timestamp(Timestamp::from_unix_micros(micros))
     });
     events.collect()
+}
+
+#[derive(Command)]
+#[cqrs(crate = "cqrs_core", error = HandlerError)]
+struct Announce(Vec<NotificationEvent<UserCreated>>);
+
+struct Announcer;
+
+impl RequestHandler<Announce> for Announcer {
+    async fn handle(&self, command: Announce, scope: &mut Scope) -> Result<(), HandlerError> {
+        for event in command.0 {
+            scope.emit(event);
+        }
+        Ok(())
+    }
+}
+
+/// The correlation id of what [`announce`] publishes.
+pub const CORRELATION: &str = "c-\u{1f980}-1";
+
+/// Publishes events as a service does: a command, and its handler's events.
+pub async fn announce(broker: impl MessageBroker, events: &[NotificationEvent<UserCreated>]) {
+    let mediator = Mediator::builder().handle::<Announce, _>(Announcer).broker(broker);
+    let mediator = mediator.build().unwrap();
+    let scope = Scope::new().with(CorrelationId::new(CORRELATION));
+    mediator.send_in(scope, Announce(events.to_vec())).await.unwrap();
+    assert_eq!(mediator.shutdown(PATIENCE).await.undelivered, 0);
 }
 
 /// `event` as a request of a peer has it.
