@@ -98,13 +98,14 @@ async def faststream_kafka(push, address, topic, group, model=None, read=None):
 
 
 async def faststream_amqp(
-    push, address, queue, exchange=None, model=None, read=None, declare=True, prefetch=10
+    push, address, queue, exchange=None, model=None, read=None, declare=True
 ):
     broker = rabbit.RabbitBroker(address)
     subscriber = broker.subscriber(
         rabbit.RabbitQueue(queue, declare=declare),
         rabbit.RabbitExchange(exchange, declare=declare) if exchange else None,
-        channel=rabbit.Channel(prefetch_count=prefetch),
+        # Handlers run at the same time; with one message at a time, in order.
+        channel=rabbit.Channel(prefetch_count=1),
         **options(read, model),
     )
     subscriber(handler(push, subscriber_body(read, model), rabbit.RabbitMessage))

@@ -1,0 +1,625 @@
+//! The real python-cqrs and FastStream on the other side of RabbitMQ.
+
+#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
+
+use std::error::Error;
+
+use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, AmqpSubscription, DeclareMode, ErrorKind};
+use cqrs_core::consume::SubscribeErrorKind;
+use cqrs_core::{
+    DeadLetterReason, Message, MessageBrokerExt, NotificationEvent, OnDecodeError,
+    PublishErrorKind, Retry, Subscription,
+};
+use integration_tests::amqp::{self, Raw, fresh, header};
+use integration_tests::consuming::Opened;
+use integration_tests::consuming::stand::until;
+use integration_tests::interop::{
+    CORRELATION, Ear, UserCreated, announce, assert_same, described, events, hex, spec, users,
+};
+use integration_tests::peers::{Inbox, Peer, Python};
+use serde_json::{Value, json};
+
+/// A test's place: a topic, which is the name of its queue and of its exchange.
+struct Place {
+    topic: String,
+    mode: DeclareMode,
+}
+
+impl Place {
+    /// Declared as python-cqrs does.
+    fn python(test: &str) -> Self {
+        Self { topic: fresh(test), mode: DeclareMode::PythonCompatible }
+    }
+
+    /// Declared as FastStream does.
+    fn faststream(test: &str) -> Self {
+        Self { topic: fresh(test), mode: DeclareMode::Declare }
+    }
+
+    fn config(&self) -> AmqpConfig {
+        let mut config = AmqpConfig::new(amqp::dsn());
+        config.exchange.name = self.topic.clone();
+        config.declare = self.mode;
+        // In the order of publishing, whatever the key.
+        config.channels_per_connection = 1;
+        config
+    }
+
+    fn broker(&self) -> AmqpMessageBroker {
+        AmqpMessageBroker::new(self.config()).unwrap()
+    }
+
+    fn options(&self) -> AmqpSubscription {
+        match self.mode {
+            DeclareMode::PythonCompatible => AmqpSubscription::python_compatible(),
+            _ => AmqpSubscription::faststream_compatible(),
+        }
+    }
+
+    fn subscription(&self) -> Subscription {
+        let subscription = Subscription::to(&*self.topic).group("ours").json::<UserCreated>();
+        subscription.retry(Retry::none()).option(self.options())
+    }
+
+    async fn ear(&self) -> Ear<UserCreated> {
+        Ear::open(self.broker(), self.subscription()).await
+    }
+
+    /// Lets a peer consume.
+    async fn inbox<'p>(&self, peer: &'p Peer, what: &str, mut arguments: Value) -> Inbox<'p> {
+        arguments["address"] = amqp::dsn().into();
+        arguments["queue"] = self.topic.as_str().into();
+        if what == "faststream_amqp" {
+            arguments["exchange"] = self.topic.as_str().into();
+        }
+        peer.subscribe(what, arguments).await
+    }
+
+    /// Lets python-cqrs publish; what it says of the events.
+    async fn publish(&self, python: Python, style: &str, events: Vec<Value>) -> Value {
+        let arguments = json!({
+            "broker": "amqp", "address": amqp::dsn(), "exchange": self.topic, "topic": self.topic,
+            "style": style, "events": events,
+        });
+        Peer::shared(python).call("publish", arguments).await
+    }
+
+    /// Lets FastStream publish.
+    async fn stream(&self, events: &[NotificationEvent<UserCreated>], as_model: bool) {
+        let arguments = json!({
+            "broker": "amqp", "address": amqp::dsn(), "exchange": self.topic, "topic": self.topic,
+            "bodies": events, "as_model": as_model, "correlation_id": CORRELATION,
+        });
+        Peer::shared(Python::FastStream).call("faststream_publish", arguments).await;
+    }
+
+    /// Lets aio-pika publish bodies as they are.
+    async fn send(&self, bodies: &[&[u8]]) {
+        let bodies: Vec<_> = bodies.iter().map(|body| hex(body)).collect();
+        let arguments = json!({
+            "address": amqp::dsn(), "exchange": self.topic, "routing_key": self.topic,
+            "bodies": bodies,
+        });
+        Peer::shared(Python::Cqrs5).call("send_amqp", arguments).await;
+    }
+
+    async fn clean(self) {
+        let dead = format!("{}.dead", self.topic);
+        Raw::connect().await.clean(&[&self.topic, &dead], &[&self.topic]).await;
+    }
+}
+
+fn causes(error: &dyn Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        words += &format!(" <- {error}");
+        cause = error.source();
+    }
+    words
+}
+
+// ---- from us to Python
+
+/// Publishes events to a peer: the events, and what the peer was given.
+async fn told(
+    place: Place,
+    python: Python,
+    what: &str,
+    arguments: Value,
+) -> Vec<(NotificationEvent<UserCreated>, Value)> {
+    let mut inbox = place.inbox(Peer::shared(python), what, arguments).await;
+    let events = events(&place.topic);
+    announce(place.broker(), &events).await;
+    let received = inbox.take(events.len()).await;
+    inbox.stop().await;
+    place.clean().await;
+    for (event, received) in events.iter().zip(&received) {
+        assert_eq!(received["correlation_id"], CORRELATION);
+        assert_eq!(received["content_type"], "application/json");
+        let key = ["message_key", event.payload.user_id.as_str()];
+        assert_eq!(received["headers"], json!([["correlation_id", CORRELATION], key]));
+    }
+    events.into_iter().zip(received).collect()
+}
+
+/// For each model: the types of the event and of its payload that Python ends up with.
+async fn python_cqrs_reads(python: Python, models: &[(&str, &str, &str)]) {
+    for (model, event_type, payload_type) in models {
+        let arguments = json!({ "model": model });
+        for (event, received) in
+            told(Place::python("reads"), python, "consume_amqp", arguments).await
+        {
+            assert_same(&received, &event);
+            let types = (&received["is"], &received["payload_is"]);
+            assert_eq!(types, (&json!(event_type), &json!(payload_type)));
+            assert_eq!(received["naive"], false);
+            assert_eq!(received["message_id"], json!(event.event_id));
+        }
+    }
+}
+
+#[tokio::test]
+async fn python_cqrs_4_reads_our_events() {
+    python_cqrs_reads(
+        Python::Cqrs4,
+        &[
+            ("pydantic", "PydanticNotificationEvent[UserCreated]", "UserCreated"),
+            ("dataclass", "UserCreatedEvent", "UserCreatedData"),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn python_cqrs_5_reads_our_events() {
+    python_cqrs_reads(
+        Python::Cqrs5,
+        &[
+            ("pydantic", "PydanticNotificationEvent[UserCreated]", "UserCreated"),
+            ("dataclass", "UserCreatedEvent", "UserCreatedData"),
+        ],
+    )
+    .await;
+}
+
+async fn faststream_reads(
+    model: Option<&str>,
+    read: Option<&str>,
+) -> Vec<(NotificationEvent<UserCreated>, Value)> {
+    let arguments = json!({ "model": model, "read": read });
+    told(Place::faststream("stream"), Python::FastStream, "faststream_amqp", arguments).await
+}
+
+#[tokio::test]
+async fn faststream_reads_our_events_into_a_body_of_pydantic() {
+    for (event, received) in faststream_reads(Some("pydantic"), None).await {
+        assert_eq!(received["is"], "PydanticNotificationEvent[UserCreated]");
+        assert_same(&received, &event);
+    }
+}
+
+#[tokio::test]
+async fn faststream_reads_our_events_without_a_model() {
+    for (event, received) in faststream_reads(None, None).await {
+        assert_eq!(received["value"], serde_json::to_value(&event).unwrap());
+    }
+}
+
+/// The place for a deserializer with RabbitMQ. With the one that the manual of python-cqrs names,
+/// `parser`, FastStream 0.7 cannot work.
+#[tokio::test]
+async fn faststream_reads_our_events_through_a_decoder() {
+    for (model, is) in
+        [("pydantic", "PydanticNotificationEvent[UserCreated]"), ("dataclass", "UserCreatedEvent")]
+    {
+        for (event, received) in faststream_reads(Some(model), Some("decoder")).await {
+            assert_eq!(received["is"], is);
+            assert_same(&received, &event);
+        }
+    }
+}
+
+#[tokio::test]
+async fn our_bytes_are_those_of_python_cqrs() {
+    let place = Place::python("bytes");
+    let raw = Raw::connect().await;
+    let events = events(&place.topic);
+    announce(place.broker(), &events).await;
+    let ours = raw.drain(&place.topic).await;
+    for python in [Python::Cqrs4, Python::Cqrs5] {
+        place.publish(python, "pydantic", events.iter().map(spec).collect()).await;
+        let theirs = raw.drain(&place.topic).await;
+        for (ours, theirs) in ours.iter().zip(theirs) {
+            let text = |body: &[u8]| String::from_utf8(body.to_vec()).unwrap();
+            assert_eq!(text(&ours.data), text(&theirs.data), "{python:?}");
+        }
+    }
+    raw.clean(&[&place.topic], &[]).await;
+}
+
+// ---- from Python to us
+
+/// Lets python-cqrs publish events of ours and some of its own, and reads them.
+async fn we_read(python: Python, style: &str) {
+    let place = Place::python("read");
+    let mut ear = place.ear().await;
+    let given = events(&place.topic);
+    let mut specs: Vec<_> = given.iter().map(spec).collect();
+    // A naive time, with a fraction and without; and what python-cqrs makes up by itself.
+    for time in ["2024-01-02T03:04:05.678901", "2024-01-02T03:04:05"] {
+        specs.push(json!({ "payload": users()[0], "event_timestamp": time }));
+    }
+    specs.push(json!({ "payload": users()[0] }));
+    let sent = place.publish(python, style, specs).await;
+    let sent: Vec<_> = sent.as_array().unwrap().iter().map(described).collect();
+    assert_eq!(sent[..given.len()], given, "the peer published what it was asked to");
+    let is_camel = style.starts_with("dataclass");
+    for expected in sent {
+        let (event, received) = ear.next().await;
+        assert_eq!(event, expected);
+        let body = String::from_utf8(received.bytes().to_vec()).unwrap();
+        let id = if is_camel { r#""eventId":"# } else { r#""event_id":"# };
+        let shown = match is_camel {
+            true => event.event_id.simple().to_string(),
+            false => event.event_id.hyphenated().to_string(),
+        };
+        assert!(body.contains(&format!("{id}\"{shown}\"")), "{body}");
+        // python-cqrs names neither type nor content type, and its message id is not the event's.
+        assert_eq!((received.name.as_deref(), received.content_type.as_deref()), (None, None));
+        assert_ne!(received.id.as_deref(), Some(&*shown));
+    }
+    ear.stop().await;
+    place.clean().await;
+}
+
+#[tokio::test]
+async fn we_read_python_cqrs_4_in_snake_form() {
+    we_read(Python::Cqrs4, "pydantic").await;
+}
+
+#[tokio::test]
+async fn we_read_python_cqrs_4_dataclasses_in_camel_form() {
+    we_read(Python::Cqrs4, "dataclass").await;
+}
+
+#[tokio::test]
+async fn we_read_python_cqrs_5_dataclasses_in_camel_form() {
+    we_read(Python::Cqrs5, "dataclass").await;
+}
+
+#[tokio::test]
+async fn we_read_python_cqrs_5_dicts_in_camel_form() {
+    we_read(Python::Cqrs5, "dataclass-dict").await;
+}
+
+#[tokio::test]
+async fn we_read_python_cqrs_5_models_in_snake_form() {
+    we_read(Python::Cqrs5, "pydantic").await;
+}
+
+#[tokio::test]
+async fn we_read_what_faststream_publishes() {
+    let place = Place::faststream("faststream");
+    let mut ear = place.ear().await;
+    let events = events(&place.topic);
+    for as_model in [false, true] {
+        place.stream(&events, as_model).await;
+        for expected in &events {
+            let (event, received) = ear.next().await;
+            assert_eq!(event, *expected);
+            assert_eq!(received.headers.correlation_id(), Some(CORRELATION));
+            assert_eq!(received.content_type.as_deref(), Some("application/json"));
+        }
+    }
+    ear.stop().await;
+    place.clean().await;
+}
+
+// ---- what is no event
+
+/// Bodies that are no event; the last is the beginning of one.
+const BAD: [&[u8]; 4] = [b"", b"null", b"[]", br#"{"payload":{"user_id":"1","email":"a"#];
+
+#[tokio::test]
+async fn what_python_sends_that_is_no_event_is_skipped_or_dead_lettered() {
+    for (strict, expected) in [(false, &BAD[1..]), (true, &BAD[..])] {
+        let place = Place::python("bad");
+        let subscription = match strict {
+            true => place.subscription().on_empty(OnDecodeError::DeadLetter),
+            false => place.subscription(),
+        };
+        let mut ear = Ear::<UserCreated>::open(place.broker(), subscription).await;
+        let good = events(&place.topic);
+        place.publish(Python::Cqrs5, "pydantic", vec![spec(&good[0])]).await;
+        place.send(&BAD).await;
+        place.publish(Python::Cqrs5, "pydantic", vec![spec(&good[1])]).await;
+        assert_eq!(ear.take(2).await, good[..2], "it goes on");
+        ear.stop().await;
+        let raw = Raw::connect().await;
+        let dead = raw.drain(&format!("{}.dead", place.topic)).await;
+        let bodies: Vec<_> = dead.iter().map(|letter| &letter.data[..]).collect();
+        assert_eq!(bodies, expected, "as they came");
+        for letter in &dead {
+            let reason = header(letter, "cqrs-dead-letter-reason");
+            assert_eq!(reason.as_deref(), Some(DeadLetterReason::Decode.as_str()));
+        }
+        assert_eq!(raw.count(&place.topic).await, 0);
+        raw.clean(&[], &[]).await;
+        place.clean().await;
+    }
+}
+
+/// Publishes bad bodies between two events to a peer: what it was given for them.
+async fn bad_for(place: Place, python: Python, what: &str, arguments: Value) -> Vec<Value> {
+    let mut inbox = place.inbox(Peer::shared(python), what, arguments).await;
+    let good = events(&place.topic);
+    let broker = place.broker();
+    announce(place.broker(), &good[..1]).await;
+    for body in BAD {
+        broker.publish(Message::new(&*place.topic, body)).await.unwrap();
+    }
+    announce(place.broker(), &good[1..2]).await;
+    let mut received = Vec::new();
+    while received.last().is_none_or(|last: &Value| last["event_id"] != json!(good[1].event_id)) {
+        received.push(inbox.next().await);
+    }
+    inbox.stop().await;
+    place.clean().await;
+    assert_same(&received[0], &good[0]);
+    assert_same(&received.pop().unwrap(), &good[1]);
+    received.remove(0);
+    received
+}
+
+fn deserialize_errors(received: &[Value]) {
+    assert_eq!(received.len(), BAD.len(), "{received:?}");
+    for (received, body) in received.iter().zip(BAD) {
+        assert_eq!(received["is"], "DeserializeJsonError", "{received}");
+        assert_eq!(received["data"], hex(body), "{received}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_event_is_a_value_for_python_cqrs_and_it_goes_on() {
+    for python in [Python::Cqrs4, Python::Cqrs5] {
+        for model in ["pydantic", "dataclass"] {
+            let place = Place::python("bad-for");
+            let arguments = json!({ "model": model });
+            deserialize_errors(&bad_for(place, python, "consume_amqp", arguments).await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_event_is_a_value_or_no_body_for_faststream_and_it_goes_on() {
+    let reads = async |read| {
+        let arguments = json!({ "model": "pydantic", "read": read });
+        let place = Place::faststream("bad-for");
+        bad_for(place, Python::FastStream, "faststream_amqp", arguments).await
+    };
+    deserialize_errors(&reads(Some("decoder")).await);
+    let received = reads(None).await;
+    assert!(received.is_empty(), "no handler is called: {received:?}");
+}
+
+// ---- who declares
+
+#[tokio::test]
+async fn what_python_cqrs_declared_we_publish_to_and_consume() {
+    for python in [Python::Cqrs4, Python::Cqrs5] {
+        let place = Place::python("python-first");
+        let events = events(&place.topic);
+        place.publish(python, "pydantic", vec![spec(&events[0])]).await;
+        announce(place.broker(), &events[1..2]).await;
+        let mut ear = place.ear().await;
+        assert_eq!(ear.take(2).await, events[..2]);
+        place.publish(python, "pydantic", vec![spec(&events[2])]).await;
+        announce(place.broker(), &events[3..]).await;
+        assert_eq!(ear.take(2).await, events[2..]);
+        ear.stop().await;
+        place.clean().await;
+    }
+}
+
+#[tokio::test]
+async fn what_our_producer_declared_python_cqrs_publishes_to_and_consumes() {
+    for python in [Python::Cqrs4, Python::Cqrs5] {
+        let place = Place::python("producer-first");
+        let events = events(&place.topic);
+        announce(place.broker(), &events[..1]).await;
+        place.publish(python, "pydantic", vec![spec(&events[1])]).await;
+        let arguments = json!({ "model": "pydantic" });
+        let mut inbox = place.inbox(Peer::shared(python), "consume_amqp", arguments).await;
+        for event in &events[..2] {
+            assert_same(&inbox.next().await, event);
+        }
+        inbox.stop().await;
+        place.clean().await;
+    }
+}
+
+#[tokio::test]
+async fn what_our_consumer_declared_python_cqrs_publishes_to_and_shares() {
+    for python in [Python::Cqrs4, Python::Cqrs5] {
+        let place = Place::python("consumer-first");
+        let mut ear = place.ear().await;
+        let arguments = json!({ "model": "pydantic" });
+        let mut inbox = place.inbox(Peer::shared(python), "consume_amqp", arguments).await;
+        let specs: Vec<_> = (0..40).map(|_| json!({ "payload": users()[0] })).collect();
+        let sent = place.publish(python, "pydantic", specs).await;
+        let sent: Vec<_> = sent.as_array().unwrap().iter().map(described).collect();
+        once_in_total(&mut ear, &mut inbox, &sent).await;
+        inbox.stop().await;
+        ear.stop().await;
+        place.clean().await;
+    }
+}
+
+/// Waits until all of `sent` are handled, by both sides, and fails when one is handled twice.
+async fn once_in_total(
+    ear: &mut Ear<UserCreated>,
+    inbox: &mut Inbox<'_>,
+    sent: &[NotificationEvent<UserCreated>],
+) {
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    until("all to be handled", async || {
+        ours.extend(ear.drain().iter().map(|event| event.event_id.to_string()));
+        let heard = inbox.drain().into_iter();
+        theirs.extend(heard.map(|heard| heard["event_id"].as_str().unwrap().to_owned()));
+        ours.len() + theirs.len() >= sent.len()
+    })
+    .await;
+    assert!(!ours.is_empty() && !theirs.is_empty(), "{} and {}", ours.len(), theirs.len());
+    let mut handled = [ours, theirs].concat();
+    handled.sort();
+    let mut expected: Vec<_> = sent.iter().map(|event| event.event_id.to_string()).collect();
+    expected.sort();
+    assert_eq!(handled, expected);
+}
+
+#[tokio::test]
+async fn a_queue_is_shared_with_a_consumer_of_faststream() {
+    let peer = Peer::shared(Python::FastStream);
+    for we_declare in [true, false] {
+        let place = Place::faststream("shared");
+        let arguments = json!({ "model": "pydantic" });
+        let (mut ear, mut inbox);
+        if we_declare {
+            ear = place.ear().await;
+            inbox = place.inbox(peer, "faststream_amqp", arguments).await;
+        } else {
+            inbox = place.inbox(peer, "faststream_amqp", arguments).await;
+            ear = place.ear().await;
+        }
+        let sent: Vec<_> = (0..25).flat_map(|_| events(&place.topic)).collect();
+        announce(place.broker(), &sent[..50]).await;
+        place.stream(&sent[50..], false).await;
+        once_in_total(&mut ear, &mut inbox, &sent).await;
+        inbox.stop().await;
+        ear.stop().await;
+        place.clean().await;
+    }
+}
+
+#[tokio::test]
+async fn what_faststream_declared_we_take_without_declaring() {
+    let place = Place::faststream("passive");
+    let peer = Peer::shared(Python::FastStream);
+    let model = json!({ "model": "pydantic" });
+    let inbox = place.inbox(peer, "faststream_amqp", model).await;
+    inbox.stop().await;
+    let mut config = place.config();
+    config.declare = DeclareMode::Passive;
+    let broker = AmqpMessageBroker::connect(config).await.unwrap();
+    let passive = place.subscription().option(place.options().passive());
+    let mut ear = Ear::open(place.broker(), passive).await;
+    let events = events(&place.topic);
+    announce(broker, &events).await;
+    assert_eq!(ear.take(events.len()).await, events);
+    ear.stop().await;
+    place.clean().await;
+}
+
+#[tokio::test]
+async fn what_we_declared_faststream_takes_without_declaring() {
+    let place = Place { topic: fresh("passive"), mode: DeclareMode::Declare };
+    // Ours, which is not what FastStream would declare.
+    let own = place.subscription().option(AmqpSubscription::new().with_queue(&*place.topic));
+    Ear::<UserCreated>::open(place.broker(), own).await.stop().await;
+    let arguments = json!({ "model": "pydantic", "declare": false });
+    let mut inbox =
+        place.inbox(Peer::shared(Python::FastStream), "faststream_amqp", arguments).await;
+    let events = events(&place.topic);
+    announce(place.broker(), &events).await;
+    for event in &events {
+        assert_same(&inbox.next().await, event);
+    }
+    inbox.stop().await;
+    place.clean().await;
+}
+
+#[tokio::test]
+async fn what_nobody_declared_is_not_found() {
+    let place = Place::faststream("nobody");
+    let exchange = AmqpMessageBroker::connect(place.config()).await.unwrap();
+    let error = Opened::try_open(&exchange, &[&*place.topic], "ours", |request| {
+        request.options.insert(place.options().passive());
+    })
+    .await
+    .unwrap_err();
+    assert_eq!(error.kind(), SubscribeErrorKind::NotFound);
+    assert!(causes(&error).contains(&place.topic), "{}", causes(&error));
+    place.clean().await;
+}
+
+/// Says what `what` is called, that it stands differently, and what to do about it.
+fn advises(words: &str, what: &str, name: &str) {
+    for expected in [&*format!("{what} {name:?}"), "other properties", "declare mode", "406"] {
+        assert!(words.contains(expected), "no {expected:?} in: {words}");
+    }
+}
+
+#[tokio::test]
+async fn a_queue_that_python_cqrs_declared_otherwise_is_named() {
+    let place = Place::python("conflict");
+    place.publish(Python::Cqrs5, "pydantic", vec![json!({ "payload": users()[0] })]).await;
+    // A consumer that wants it as FastStream has it, with the exchange as python-cqrs has it.
+    let broker = place.broker();
+    let error = Opened::try_open(&broker, &[&*place.topic], "ours", |request| {
+        request.options.insert(AmqpSubscription::python_compatible().with_durable(true));
+    })
+    .await
+    .unwrap_err();
+    assert_eq!(error.kind(), SubscribeErrorKind::Conflict);
+    advises(&causes(&error), "queue", &place.topic);
+    // The producer that declares it as ours.
+    let mut config = place.config();
+    config.queues.push(cqrs_amqp::QueueConfig::new(&*place.topic));
+    let error = AmqpMessageBroker::connect(config).await.unwrap_err();
+    assert_eq!((error.kind(), error.reply_code()), (ErrorKind::Topology, Some(406)));
+    advises(&causes(&error), "queue", &place.topic);
+    place.clean().await;
+}
+
+#[tokio::test]
+async fn an_exchange_that_python_cqrs_declared_otherwise_is_named() {
+    let place = Place::python("conflict");
+    place.publish(Python::Cqrs5, "pydantic", vec![json!({ "payload": users()[0] })]).await;
+    let mut config = place.config();
+    config.declare = DeclareMode::Declare;
+    let error = AmqpMessageBroker::connect(config.clone()).await.unwrap_err();
+    assert_eq!((error.kind(), error.reply_code()), (ErrorKind::Topology, Some(406)));
+    advises(&causes(&error), "exchange", &place.topic);
+    let broker = AmqpMessageBroker::new(config).unwrap();
+    let error =
+        Opened::try_open(&broker, &[&*place.topic], "ours", |_defaults| {}).await.unwrap_err();
+    assert_eq!(error.kind(), SubscribeErrorKind::Conflict);
+    advises(&causes(&error), "exchange", &place.topic);
+    place.clean().await;
+}
+
+#[tokio::test]
+async fn a_queue_that_faststream_declared_otherwise_is_named() {
+    // The queue alone: the exchange is FastStream's default one.
+    let place = Place::python("conflict");
+    let arguments = json!({ "address": amqp::dsn(), "queue": place.topic, "model": "pydantic" });
+    let inbox = Peer::shared(Python::FastStream).subscribe("faststream_amqp", arguments).await;
+    inbox.stop().await;
+    let broker = place.broker();
+    let error = broker.publish(Message::new(&*place.topic, "{}")).await.unwrap_err();
+    assert_eq!(error.kind(), PublishErrorKind::Refused);
+    advises(&causes(&error), "queue", &place.topic);
+    let error = Opened::try_open(&broker, &[&*place.topic], "ours", |request| {
+        request.options.insert(place.options());
+    })
+    .await
+    .unwrap_err();
+    assert_eq!(error.kind(), SubscribeErrorKind::Conflict);
+    advises(&causes(&error), "queue", &place.topic);
+    // What has other names still works.
+    let other = Place { topic: fresh("conflict"), mode: DeclareMode::PythonCompatible };
+    broker.publish(Message::new(&*other.topic, "{}")).await.unwrap();
+    other.clean().await;
+    place.clean().await;
+}
