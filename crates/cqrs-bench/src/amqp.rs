@@ -5,16 +5,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, BindingConfig, QueueConfig};
 use cqrs_core::MessageBroker;
+use cqrs_core::message::content_type;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use uuid::Uuid;
 
-use crate::load::Load;
+use crate::load::{Encoded, Format, Load};
 
 const EXCHANGE: &str = "bench";
 
-pub(crate) async fn publish(dsn: &str, messages: usize, rounds: usize) {
+pub(crate) async fn publish(dsn: &str, messages: usize, rounds: usize, format: Format) {
     let topic = format!("bench-{}", std::process::id());
     let mut config = AmqpConfig::new(dsn);
     config.exchange.name = EXCHANGE.to_owned();
@@ -35,10 +36,11 @@ pub(crate) async fn publish(dsn: &str, messages: usize, rounds: usize) {
     }
     for frame in [RawFrame::Same, RawFrame::Bare] {
         for tasks in [1, 64] {
-            let load = Load::new(&topic, messages, tasks);
+            let load = Load::new(&topic, messages, tasks, format);
             let raw = || raw(&raw_channels, &load, frame);
-            let scenario =
-                format!("publish-amqp: {tasks} task(s), raw client sends {frame:?} frame");
+            let scenario = format!(
+                "publish-amqp: {tasks} task(s), {format:?}, raw client sends {frame:?} frame"
+            );
             load.compare(scenario, rounds, &broker, raw).await;
         }
     }
@@ -54,7 +56,7 @@ enum RawFrame {
 }
 
 impl RawFrame {
-    fn properties(self, key: &[u8]) -> BasicProperties {
+    fn properties(self, key: &[u8], format: Format) -> BasicProperties {
         let bare = BasicProperties::default().with_delivery_mode(2);
         match self {
             Self::Bare => bare,
@@ -62,6 +64,12 @@ impl RawFrame {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
                 let mut headers = FieldTable::default();
                 headers.insert("message_key".into(), AMQPValue::LongString(key.into()));
+                let bare = match format {
+                    Format::Bytes => bare,
+                    Format::Protobuf => bare
+                        .with_type(Encoded::NAME.into())
+                        .with_content_type(content_type::PROTOBUF.into()),
+                };
                 bare.with_message_id(Uuid::now_v7().to_string().into())
                     .with_timestamp(now.as_secs())
                     .with_headers(headers)
@@ -74,10 +82,11 @@ async fn raw(channels: &[Channel], load: &Load, frame: RawFrame) -> f64 {
     let (channels, sent) = (channels.to_vec(), load.clone());
     load.run(move |index| {
         let channel = channels[index % channels.len()].clone();
-        let (topic, key, body) = (sent.topic.clone(), sent.key(index), sent.body());
+        let format = sent.format;
+        let (topic, key, body) = (sent.topic.clone(), sent.key(index), sent.body(index));
         async move {
             let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-            let properties = frame.properties(&key);
+            let properties = frame.properties(&key, format);
             let confirm = channel
                 .basic_publish(EXCHANGE.into(), (&*topic).into(), options, &body, properties)
                 .await

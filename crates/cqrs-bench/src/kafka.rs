@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use cqrs_core::MessageBroker;
+use cqrs_core::message::header;
 use cqrs_kafka::{KafkaConfig, KafkaMessageBroker};
 use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use uuid::Uuid;
 
-use crate::load::Load;
+use crate::load::{Encoded, Format, Load};
 
-pub(crate) async fn publish(servers: &str, messages: usize, rounds: usize) {
+pub(crate) async fn publish(servers: &str, messages: usize, rounds: usize, format: Format) {
     let topic = format!("bench-{}", std::process::id());
     let broker = KafkaMessageBroker::connect(KafkaConfig::new([servers])).await.expect("kafka");
     let broker: Arc<dyn MessageBroker> = Arc::new(broker);
@@ -25,17 +28,29 @@ pub(crate) async fn publish(servers: &str, messages: usize, rounds: usize) {
         .create()
         .expect("a raw producer");
     for tasks in [1, 64] {
-        let load = Load::new(&topic, messages, tasks);
+        let load = Load::new(&topic, messages, tasks, format);
         let raw = || raw(&producer, &load);
-        load.compare(format!("publish-kafka: {tasks} task(s)"), rounds, &broker, raw).await;
+        load.compare(format!("publish-kafka: {tasks} task(s), {format:?}"), rounds, &broker, raw)
+            .await;
     }
+}
+
+/// What names an event that is no JSON.
+fn headers() -> OwnedHeaders {
+    let id = Uuid::now_v7().to_string();
+    OwnedHeaders::new_with_capacity(2)
+        .insert(Header { key: header::EVENT_NAME, value: Some(Encoded::NAME) })
+        .insert(Header { key: header::MESSAGE_ID, value: Some(&id) })
 }
 
 async fn raw(producer: &FutureProducer, load: &Load) -> f64 {
     let (topic, producer, sent) = (load.topic.clone(), producer.clone(), load.clone());
     load.run(move |index| {
-        let (key, body) = (sent.key(index), sent.body());
-        let record = FutureRecord::to(&topic).key(&key[..]).payload(&body[..]);
+        let (key, body) = (sent.key(index), sent.body(index));
+        let mut record = FutureRecord::to(&topic).key(&key[..]).payload(&body[..]);
+        if sent.format == Format::Protobuf {
+            record = record.headers(headers());
+        }
         let delivery = producer.send_result(record).map_err(|(error, _)| error).expect("queued");
         async move {
             async move {

@@ -6,7 +6,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use cqrs_core::{Message, MessageBroker};
+use cqrs_core::message::content_type;
+use cqrs_core::{
+    Emission, Event, EventRoute, Message, MessageBroker, Notification, NotificationEvent,
+    Serializer as _,
+};
+use cqrs_protobuf::ProtobufSerializer;
+use prost::Message as _;
 
 use crate::measure::{Comparison, Unit};
 
@@ -14,23 +20,68 @@ use crate::measure::{Comparison, Unit};
 pub(crate) const WINDOW: usize = cqrs_core::broker::Window::DEFAULT_MESSAGES;
 const KEYS: usize = 1_000;
 
+/// What the bodies are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// The same 256 bytes each time: what the broker costs.
+    Bytes,
+    /// An event of about 256 bytes, encoded anew each time, with the headers that name it.
+    Protobuf,
+}
+
+/// An event whose message has 256 bytes.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Encoded {
+    #[prost(string, tag = "1")]
+    user_id: String,
+    #[prost(sint64, tag = "2")]
+    amount: i64,
+    #[prost(string, tag = "3")]
+    filling: String,
+}
+
+impl Event for Encoded {
+    const NAME: &'static str = "Encoded";
+    const ROUTE: EventRoute = EventRoute::Notification;
+
+    fn into_emission(self) -> Emission {
+        Emission::notification(self)
+    }
+}
+
+impl Notification for Encoded {
+    type Serializer = ProtobufSerializer;
+}
+
+impl Encoded {
+    pub(crate) const NAME: &str = <Self as Event>::NAME;
+
+    /// The `index`th.
+    fn new(index: usize) -> Self {
+        let user_id = format!("{:04}", index % KEYS);
+        Self { user_id, amount: index as i64, filling: "x".repeat(240) }
+    }
+}
+
 /// What is published, and by how many tasks.
 #[derive(Clone)]
 pub(crate) struct Load {
     pub(crate) topic: Arc<str>,
     pub(crate) messages: usize,
     pub(crate) tasks: usize,
+    pub(crate) format: Format,
     body: Bytes,
     keys: Arc<Vec<Bytes>>,
 }
 
 impl Load {
-    pub(crate) fn new(topic: &str, messages: usize, tasks: usize) -> Self {
+    pub(crate) fn new(topic: &str, messages: usize, tasks: usize, format: Format) -> Self {
         let keys = (0..KEYS).map(|key| Bytes::from(format!("key-{key}"))).collect();
         Self {
             topic: topic.into(),
             messages,
             tasks,
+            format,
             body: Bytes::from(vec![b'x'; 256]),
             keys: Arc::new(keys),
         }
@@ -40,12 +91,28 @@ impl Load {
         self.keys[index % KEYS].clone()
     }
 
-    pub(crate) fn body(&self) -> Bytes {
-        self.body.clone()
+    /// The raw side's body.
+    pub(crate) fn body(&self, index: usize) -> Bytes {
+        match self.format {
+            Format::Bytes => self.body.clone(),
+            Format::Protobuf => Encoded::new(index).encode_to_vec().into(),
+        }
     }
 
     fn message(&self, index: usize) -> Message {
-        Message::new(Arc::clone(&self.topic), self.body()).with_key(self.key(index))
+        let topic = Arc::clone(&self.topic);
+        let message = match self.format {
+            Format::Bytes => Message::new(topic, self.body.clone()),
+            Format::Protobuf => {
+                let event = NotificationEvent::new(Encoded::new(index));
+                let encoded = ProtobufSerializer.serialize(&event).expect("a message");
+                Message::new(topic, encoded.body)
+                    .with_id(event.event_id)
+                    .with_name(&*event.event_name)
+                    .with_content_type(content_type::PROTOBUF)
+            }
+        };
+        message.with_key(self.key(index))
     }
 
     /// Runs `tasks` tasks, each with its share of the messages and of the window; `send` resolves to

@@ -19,6 +19,8 @@ mod measure;
 
 use clap::{Parser, Subcommand};
 
+use crate::load::Format;
+
 #[derive(Parser)]
 #[command(about = "Benchmarks of the cqrs framework, side by side with the raw clients")]
 struct Args {
@@ -41,6 +43,9 @@ enum Scenario {
         /// Messages of one round and side.
         #[arg(long, default_value_t = 100_000)]
         messages: usize,
+        /// What the bodies are.
+        #[arg(long, value_enum, default_value = "bytes")]
+        format: Format,
     },
     /// Publishing to RabbitMQ against raw lapin with streamed confirms, from one task and from 64.
     PublishAmqp {
@@ -54,6 +59,9 @@ enum Scenario {
         /// Messages of one round and side.
         #[arg(long, default_value_t = 20_000)]
         messages: usize,
+        /// What the bodies are.
+        #[arg(long, value_enum, default_value = "bytes")]
+        format: Format,
     },
     /// Consuming from the memory broker against its bare subscriber: what the runtime itself costs.
     ConsumeMemory {
@@ -90,11 +98,11 @@ async fn main() {
     let args = Args::parse();
     match args.scenario {
         Scenario::Dispatch => dispatch::run(args.rounds).await,
-        Scenario::PublishKafka { servers, messages } => {
-            kafka::publish(&servers, messages, args.rounds).await;
+        Scenario::PublishKafka { servers, messages, format } => {
+            kafka::publish(&servers, messages, args.rounds, format).await;
         }
-        Scenario::PublishAmqp { dsn, messages } => {
-            amqp::publish(&dsn, messages, args.rounds).await;
+        Scenario::PublishAmqp { dsn, messages, format } => {
+            amqp::publish(&dsn, messages, args.rounds, format).await;
         }
         Scenario::ConsumeKafka { servers, messages } => {
             consume_kafka::run(&servers, messages, args.rounds).await;
