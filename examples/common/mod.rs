@@ -91,8 +91,8 @@ impl Wire {
     }
 
     /// Publishes bytes that may be no event.
-    pub(crate) async fn publish_bytes(&self, topic: &str, body: &'static str) -> Fallible<()> {
-        self.broker.publish(Message::new(topic, body)).await?;
+    pub(crate) async fn publish_bytes(&self, topic: &str, body: impl AsRef<[u8]>) -> Fallible<()> {
+        self.broker.publish(Message::new(topic, body.as_ref().to_vec())).await?;
         Ok(())
     }
 

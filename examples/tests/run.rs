@@ -114,6 +114,20 @@ fn manual_ack_settles_in_every_way() {
 }
 
 #[test]
+fn protobuf_and_json_share_a_topic() {
+    let text = story("protobuf");
+    tells(
+        &text,
+        &[
+            "ada joined standup (",
+            "bytes, application/x-protobuf)",
+            "eve joined standup",
+            "stopped: 2 handled",
+        ],
+    );
+}
+
+#[test]
 fn decode_errors_are_skipped_handed_over_and_buried() {
     let text = story("decode_errors");
     tells(&text, &["not ours: UserMoved", "welcome, eve"]);

@@ -35,8 +35,9 @@ fn quickstart_runs_on_rabbitmq() {
 }
 
 /// The last line of each example that runs on any broker.
-const NEUTRAL: [(&str, &str); 5] = [
+const NEUTRAL: [(&str, &str); 6] = [
     ("manual_ack", "stopped: 3 handled, 1 dead-lettered"),
+    ("protobuf", "stopped: 2 handled"),
     ("decode_errors", "stopped: 3 handled, 2 skipped, 1 dead-lettered, 0 attempts failed"),
     ("retries_and_dead_letters", "stopped: 2 handled, 3 dead-lettered, 12 attempts failed"),
     ("batch", "stopped: 16 handled, 1 dead-lettered"),
