@@ -1,0 +1,63 @@
+use std::fmt;
+
+use uuid::Uuid;
+
+/// What tells a schema from all others of a registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SchemaId {
+    /// The number that the registry gave it. Another registry may give it another one.
+    Number(u32),
+    /// The GUID, made of the schema itself: the same in every registry. Confluent's registry has them
+    /// from version 8.0 on.
+    Guid(Uuid),
+}
+
+impl From<u32> for SchemaId {
+    fn from(id: u32) -> Self {
+        Self::Number(id)
+    }
+}
+
+impl From<Uuid> for SchemaId {
+    fn from(guid: Uuid) -> Self {
+        Self::Guid(guid)
+    }
+}
+
+impl fmt::Display for SchemaId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(id) => id.fmt(f),
+            Self::Guid(guid) => guid.fmt(f),
+        }
+    }
+}
+
+/// The language a schema is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SchemaType {
+    /// JSON Schema.
+    Json,
+    /// Protocol Buffers. Its frames have a [`MessagePath`](super::MessagePath).
+    Protobuf,
+    /// Avro. Bodies of it are neither written nor decoded here; a registry may hold its schemas.
+    Avro,
+}
+
+impl SchemaType {
+    /// As the registry's API names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Json => "JSON",
+            Self::Protobuf => "PROTOBUF",
+            Self::Avro => "AVRO",
+        }
+    }
+}
+
+impl fmt::Display for SchemaType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,178 @@
+use std::borrow::Cow;
+
+use cqrs_core::codec::{DeserializeError, DeserializeErrorKind, Deserializer};
+use cqrs_core::{Incoming, Notification, NotificationEvent};
+
+use super::unframe::UnframeError;
+use super::{OnUnframed, Unframe};
+use crate::{MessagePath, SchemaType};
+
+/// Reads framed messages: takes the frame off and lets another deserializer read the rest. It asks no
+/// registry, so any schema id is taken.
+///
+/// ```
+/// use cqrs_core::{JsonDeserializer, Subscription};
+/// use cqrs_schema_registry::{Framed, OnUnframed};
+/// # use cqrs_core::Notification;
+/// # fn f<UserCreated: Notification + serde::de::DeserializeOwned>() {
+/// let users = Subscription::to("user_events")
+///     .group("mailer")
+///     .decode::<UserCreated>(Framed::json(JsonDeserializer).on_unframed(OnUnframed::Pass));
+/// # }
+/// ```
+///
+/// A frame that is broken or missing is a
+/// [`Syntax`](cqrs_core::codec::DeserializeErrorKind::Syntax) error, another message path than the
+/// expected one a [`Shape`](cqrs_core::codec::DeserializeErrorKind::Shape) error. The errors of the
+/// inner deserializer come through, with the bytes as they came, frame included.
+#[derive(Debug, Clone)]
+pub struct Framed<D> {
+    inner: D,
+    unframe: Unframe,
+}
+
+impl<D> Framed<D> {
+    /// Frames of JSON Schema around what `inner` reads.
+    pub fn json(inner: D) -> Self {
+        Self { inner, unframe: Unframe::new(SchemaType::Json) }
+    }
+
+    /// Frames of Protobuf around what `inner` reads. Any message path is taken, unless
+    /// [`path`](Self::path) says which.
+    pub fn protobuf(inner: D) -> Self {
+        Self { inner, unframe: Unframe::new(SchemaType::Protobuf) }
+    }
+
+    /// Takes frames of this message path only. JSON's frames have none.
+    #[must_use]
+    pub fn path(mut self, path: MessagePath) -> Self {
+        self.unframe.path = Some(path);
+        self
+    }
+
+    /// What is done with messages that have no frame; an error by default.
+    #[must_use]
+    pub fn on_unframed(mut self, policy: OnUnframed) -> Self {
+        self.unframe.on_unframed = policy;
+        self
+    }
+
+    fn unframed(&self, message: &Incoming) -> Result<Incoming, UnframeError> {
+        let (_, body) = self.unframe.split(message)?;
+        let mut unframed = message.clone();
+        unframed.body = Some(body);
+        Ok(unframed)
+    }
+}
+
+impl<P: Notification, D: Deserializer<P>> Deserializer<P> for Framed<D> {
+    fn deserialize(&self, message: &Incoming) -> Result<NotificationEvent<P>, DeserializeError> {
+        let unframed = self.unframed(message).map_err(|error| {
+            let kind = match &error {
+                UnframeError::Frame(_) if message.bytes().is_empty() => DeserializeErrorKind::Empty,
+                UnframeError::Frame(_) => DeserializeErrorKind::Syntax,
+                UnframeError::Path { .. } => DeserializeErrorKind::Shape,
+            };
+            DeserializeError::new(kind, error.to_string(), message.bytes())
+        })?;
+        self.inner
+            .deserialize(&unframed)
+            .map_err(|error| DeserializeError::new(error.kind(), error.message(), message.bytes()))
+    }
+
+    fn event_name<'m>(&self, message: &'m Incoming) -> Option<Cow<'m, str>> {
+        let unframed = self.unframed(message).ok()?;
+        let name = self.inner.event_name(&unframed)?;
+        Some(Cow::Owned(name.into_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cqrs_core::JsonDeserializer;
+    use cqrs_macros::Notification;
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::Frame;
+
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Notification)]
+    #[cqrs(name = "UserCreated", topic = "user_events", crate = "cqrs_core")]
+    struct UserCreated {
+        user_id: String,
+    }
+
+    const BODY: &str = r#"{"payload":{"user_id":"4111"},"event_name":"UserCreated"}"#;
+
+    fn framed(frame: &[u8], body: &str) -> Incoming {
+        Incoming::new("user_events", [frame, body.as_bytes()].concat())
+    }
+
+    fn read(by: &Framed<JsonDeserializer>, message: &Incoming) -> Result<String, DeserializeError> {
+        Deserializer::<UserCreated>::deserialize(by, message).map(|event| event.payload.user_id)
+    }
+
+    fn name(by: &Framed<JsonDeserializer>, message: &Incoming) -> Option<String> {
+        Deserializer::<UserCreated>::event_name(by, message).map(Cow::into_owned)
+    }
+
+    #[test]
+    fn the_frame_is_taken_off_for_the_event_and_its_name() {
+        let json = Framed::json(JsonDeserializer);
+        let message = framed(&[0, 0, 0, 0, 7], BODY);
+        assert_eq!(read(&json, &message).unwrap(), "4111");
+        assert_eq!(name(&json, &message).as_deref(), Some("UserCreated"));
+    }
+
+    #[test]
+    fn a_missing_frame_is_an_error_unless_it_may_be() {
+        let json = Framed::json(JsonDeserializer);
+        let bare = framed(&[], BODY);
+        let error = read(&json, &bare).unwrap_err();
+        assert_eq!(error.kind(), DeserializeErrorKind::Syntax);
+        assert_eq!(error.bytes(), BODY);
+        assert!(!format!("{error} {error:?}").contains("4111"));
+        assert_eq!(name(&json, &bare), None);
+
+        let both = json.on_unframed(OnUnframed::Pass);
+        assert_eq!(read(&both, &bare).unwrap(), "4111");
+        assert_eq!(read(&both, &framed(&[0, 0, 0, 0, 7], BODY)).unwrap(), "4111");
+        let cut = framed(&[0, 0, 0], "");
+        assert_eq!(read(&both, &cut).unwrap_err().kind(), DeserializeErrorKind::Syntax);
+    }
+
+    #[test]
+    fn another_message_of_the_schema_is_an_error() {
+        let second = MessagePath::new([1]).unwrap();
+        let only = Framed::protobuf(JsonDeserializer).path(second);
+        assert_eq!(read(&only, &framed(&[0, 0, 0, 0, 7, 2, 2], BODY)).unwrap(), "4111");
+        let error = read(&only, &framed(&[0, 0, 0, 0, 7, 0], BODY)).unwrap_err();
+        assert_eq!(error.kind(), DeserializeErrorKind::Shape);
+        assert_eq!(error.message(), "the schema's message [0], expected [1]");
+        let any = Framed::protobuf(JsonDeserializer);
+        assert_eq!(read(&any, &framed(&[0, 0, 0, 0, 7, 0], BODY)).unwrap(), "4111");
+    }
+
+    #[test]
+    fn errors_of_the_inner_deserializer_keep_the_bytes_as_they_came() {
+        let message = framed(&[0, 0, 0, 0, 7], "garbage");
+        let error = read(&Framed::json(JsonDeserializer), &message).unwrap_err();
+        assert_eq!(error.kind(), DeserializeErrorKind::Syntax);
+        assert_eq!(*error.bytes(), message.bytes());
+        let empty = read(&Framed::json(JsonDeserializer), &framed(&[], "")).unwrap_err();
+        assert_eq!(empty.kind(), DeserializeErrorKind::Empty);
+    }
+
+    #[test]
+    fn a_header_goes_before_the_body() {
+        let mut message = framed(&[], BODY);
+        let guid = uuid::Uuid::from_u128(u128::MAX);
+        message.headers.insert_bytes(Frame::HEADER, Frame::new(guid).to_bytes()).unwrap();
+        assert_eq!(read(&Framed::json(JsonDeserializer), &message).unwrap(), "4111");
+        message.headers.insert_bytes(Frame::HEADER, vec![1, 2]).unwrap();
+        let any = Framed::json(JsonDeserializer).on_unframed(OnUnframed::Pass);
+        assert_eq!(read(&any, &message).unwrap_err().kind(), DeserializeErrorKind::Syntax);
+        message.headers.insert_bytes(Frame::HEADER, "x").unwrap();
+        assert_eq!(read(&any, &message).unwrap_err().kind(), DeserializeErrorKind::Syntax);
+    }
+}

@@ -1,0 +1,88 @@
+use std::error::Error;
+use std::fmt;
+
+use bytes::Bytes;
+use cqrs_core::Incoming;
+
+use crate::{Frame, FrameError, FrameErrorKind, MessagePath, SchemaType};
+
+/// What is done with a message that has no frame.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnUnframed {
+    /// It is an error.
+    #[default]
+    Refuse,
+    /// It is decoded as it is: for a topic whose writers do not all frame yet. A message counts as
+    /// unframed when it has no schema header and its first byte is neither 0 nor 1, with which no JSON
+    /// and no Protobuf body begins. A frame that is broken stays an error.
+    Pass,
+}
+
+/// Takes the frame off, from the header or from before the body, and checks its message path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unframe {
+    pub(crate) schema_type: SchemaType,
+    pub(crate) path: Option<MessagePath>,
+    pub(crate) on_unframed: OnUnframed,
+}
+
+/// Why the frame of a message cannot be taken off. It holds none of the message's bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum UnframeError {
+    Frame(FrameError),
+    Path { found: MessagePath, expected: MessagePath },
+}
+
+impl Unframe {
+    /// Frames of `schema_type`.
+    pub(crate) fn new(schema_type: SchemaType) -> Self {
+        Self { schema_type, path: None, on_unframed: OnUnframed::Refuse }
+    }
+
+    /// The frame and the body behind it; no frame where there is none and that may be.
+    pub(crate) fn split(&self, message: &Incoming) -> Result<(Option<Frame>, Bytes), UnframeError> {
+        let (frame, body) = match self.find(message) {
+            Ok(found) => found,
+            Err(error)
+                if self.on_unframed == OnUnframed::Pass
+                    && error.kind() == FrameErrorKind::Unframed
+                    && header(message).is_none() =>
+            {
+                return Ok((None, message.bytes()));
+            }
+            Err(error) => return Err(UnframeError::Frame(error)),
+        };
+        match (&self.path, frame.path()) {
+            (Some(expected), Some(found)) if found != expected => {
+                Err(UnframeError::Path { found: found.clone(), expected: expected.clone() })
+            }
+            _ => Ok((Some(frame), body)),
+        }
+    }
+
+    fn find(&self, message: &Incoming) -> Result<(Frame, Bytes), FrameError> {
+        match header(message) {
+            // What stands behind the frame in a header is ignored, as Confluent's clients do.
+            Some(value) => Ok((Frame::read(self.schema_type, value)?.0, message.bytes())),
+            None => Frame::split(self.schema_type, &message.bytes()),
+        }
+    }
+}
+
+fn header(message: &Incoming) -> Option<&[u8]> {
+    message.headers.get_bytes(Frame::HEADER)
+}
+
+impl fmt::Display for UnframeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Frame(error) => error.fmt(f),
+            Self::Path { found, expected } => {
+                write!(f, "the schema's message {found}, expected {expected}")
+            }
+        }
+    }
+}
+
+impl Error for UnframeError {}

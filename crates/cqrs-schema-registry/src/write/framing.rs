@@ -1,0 +1,174 @@
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cqrs_core::{Message, PublishError, PublishErrorKind};
+
+use crate::{Frame, SchemaId};
+
+/// What is done with a message for whose event no schema is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnUnknownEvent {
+    /// It is not published: the error is [`Invalid`](PublishErrorKind::Invalid) and says which event.
+    #[default]
+    Refuse,
+    /// It is published as it is, without a frame.
+    Pass,
+}
+
+/// Which frame a message gets, by its event's name and, where that matters, its topic.
+///
+/// It is resolved before the first message: no publish asks a registry. With the feature `client`,
+/// `Framing::builder` asks for the ids; without it, or where they are known, they are told here:
+///
+/// ```
+/// use cqrs_schema_registry::{Frame, Framing, MessagePath};
+///
+/// let framing = Framing::new()
+///     .event("UserCreated", Frame::new(7).with_path(MessagePath::FIRST))
+///     .event_to("UserMoved", "user_events", Frame::new(8).with_path(MessagePath::FIRST));
+/// ```
+///
+/// A frame with a number goes before the body, which costs one allocation and a copy of the body; one
+/// with a GUID goes into the header [`Frame::HEADER`], and the body stays as it is.
+#[derive(Clone, Default)]
+pub struct Framing {
+    events: HashMap<Arc<str>, Vec<Entry>>,
+    on_unknown: OnUnknownEvent,
+}
+
+#[derive(Clone)]
+struct Entry {
+    /// `None`: any.
+    topic: Option<Arc<str>>,
+    frame: Frame,
+    bytes: Bytes,
+}
+
+impl Framing {
+    /// No frames yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Events named `name` get `frame`, whatever their topic. The last call for a name holds.
+    #[must_use]
+    pub fn event(mut self, name: impl Into<Arc<str>>, frame: Frame) -> Self {
+        self.set(name.into(), None, frame);
+        self
+    }
+
+    /// Events named `name` get `frame` when they go to `topic`; this goes before
+    /// [`event`](Self::event).
+    #[must_use]
+    pub fn event_to(
+        mut self,
+        name: impl Into<Arc<str>>,
+        topic: impl Into<Arc<str>>,
+        frame: Frame,
+    ) -> Self {
+        self.set(name.into(), Some(topic.into()), frame);
+        self
+    }
+
+    /// What is done with messages of other events; an error by default.
+    #[must_use]
+    pub fn on_unknown(mut self, policy: OnUnknownEvent) -> Self {
+        self.on_unknown = policy;
+        self
+    }
+
+    /// The frame of events named `name` that go to `topic`.
+    pub fn frame(&self, name: &str, topic: &str) -> Option<&Frame> {
+        self.entry(name, topic).map(|entry| &entry.frame)
+    }
+
+    pub(crate) fn set(&mut self, name: Arc<str>, topic: Option<Arc<str>>, frame: Frame) {
+        let entries = self.events.entry(name).or_default();
+        entries.retain(|entry| entry.topic != topic);
+        let bytes = frame.to_bytes().into();
+        entries.push(Entry { topic, frame, bytes });
+    }
+
+    fn entry(&self, name: &str, topic: &str) -> Option<&Entry> {
+        let entries = self.events.get(name)?;
+        let exact = entries.iter().find(|entry| entry.topic.as_deref() == Some(topic));
+        exact.or_else(|| entries.iter().find(|entry| entry.topic.is_none()))
+    }
+
+    /// Puts the frame on. A message that has it already is left alone: a publish error gives the message
+    /// back as it was sent, to be published again.
+    pub(crate) fn apply(&self, mut message: Message) -> Result<Message, PublishError> {
+        let Some(entry) = self.entry(&message.name, &message.topic) else {
+            return match self.on_unknown {
+                OnUnknownEvent::Pass => Ok(message),
+                OnUnknownEvent::Refuse => Err(self.unknown(message)),
+            };
+        };
+        match entry.frame.id() {
+            SchemaId::Number(_) => match message.body.first() {
+                Some(0) if message.body.starts_with(&entry.bytes) => Ok(message),
+                Some(0) => {
+                    let detail = "the body begins with a zero byte, as no JSON and no Protobuf does: \
+                                  it has the frame of another schema already";
+                    Err(PublishError::new(PublishErrorKind::Invalid, message, detail))
+                }
+                _ => {
+                    message.body = [&*entry.bytes, &*message.body].concat().into();
+                    Ok(message)
+                }
+            },
+            // Sets it anew: the same value for a message that has it already.
+            SchemaId::Guid(_) => {
+                match message.headers.insert_bytes(Frame::HEADER, entry.bytes.clone()) {
+                    Ok(()) => Ok(message),
+                    Err(error) => Err(PublishError::new(
+                        PublishErrorKind::Invalid,
+                        message,
+                        error.to_string(),
+                    )),
+                }
+            }
+        }
+    }
+
+    fn unknown(&self, message: Message) -> PublishError {
+        let topics = self.events.get(&message.name).map_or(&[][..], |entries| entries);
+        let topics: Vec<_> = topics.iter().filter_map(|entry| entry.topic.as_deref()).collect();
+        let detail = match (topics.is_empty(), message.name.is_empty()) {
+            (false, _) => format!(
+                "no schema of {:?} is known for this topic, only for {topics:?}: add it to the \
+                 framing for this topic too",
+                message.name
+            ),
+            (true, false) => format!(
+                "no schema of {:?} is known: add it to the framing, or let unknown events pass",
+                message.name
+            ),
+            (true, true) => {
+                "the message has no event name, by which its schema is found: set it, or \
+                             let unknown events pass"
+                    .to_owned()
+            }
+        };
+        PublishError::new(PublishErrorKind::Invalid, message, detail)
+    }
+}
+
+impl fmt::Debug for Framing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut events: Vec<_> = self
+            .events
+            .iter()
+            .flat_map(|(name, entries)| entries.iter().map(move |entry| (name, entry)))
+            .map(|(name, entry)| (name, &entry.topic, &entry.frame))
+            .collect();
+        events.sort_by_key(|(name, topic, _)| (*name, *topic));
+        f.debug_struct("Framing")
+            .field("events", &events)
+            .field("on_unknown", &self.on_unknown)
+            .finish()
+    }
+}
