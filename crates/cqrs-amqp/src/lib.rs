@@ -11,7 +11,8 @@
 //! time stands in `timestamp` (whole seconds); the content type in `content_type`; the header
 //! `correlation_id` also in the property of that name, where FastStream reads it. Headers are long
 //! strings. The key, which AMQP has no place for, is the header `message_key`: a long string when it is
-//! UTF-8, a byte array otherwise.
+//! UTF-8, a byte array otherwise. Of a body whose content type is not JSON the headers `event_name` and
+//! `message_id` tell name and id as well, as python-cqrs has it.
 //!
 //! # Duplicates
 //! A message that was written when its connection or channel broke may have been stored, and is sent

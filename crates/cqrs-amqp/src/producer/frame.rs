@@ -1,7 +1,7 @@
 use std::borrow::Cow;
 use std::time::UNIX_EPOCH;
 
-use cqrs_core::message::header;
+use cqrs_core::message::{content_type, header};
 use cqrs_core::{Message, PublishErrorKind};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, ByteArray, FieldTable, LongString, ShortString};
@@ -13,8 +13,8 @@ use crate::AmqpConfig;
 /// | message | AMQP |
 /// |---|---|
 /// | topic | routing key |
-/// | id | `message_id`, hyphenated |
-/// | name | `type`, when not empty |
+/// | id | `message_id`, hyphenated; and the header of that name, unless the body is JSON |
+/// | name | `type`, when not empty; and the header `event_name`, unless the body is JSON |
 /// | content type | `content_type` |
 /// | timestamp | `timestamp`, whole seconds |
 /// | header `correlation_id` | `correlation_id` (FastStream reads it there), and the header as well |
@@ -82,7 +82,10 @@ impl FrameFormat {
         /// Frame envelope, class, weight, body size, property flags, and all properties of fixed size.
         const FIXED: usize = 8 + 2 + 2 + 8 + 2 + 4 + 1 + (1 + 36) + 8;
         const ENTRY: usize = 1 + 1 + 4;
-        let headers = message.headers.len() * ENTRY + message.headers.size();
+        let mut id = Id::default();
+        let identity = identity(message, &mut id).into_iter().flatten();
+        let identity = identity.map(|(name, text)| ENTRY + name.len() + text.len()).sum::<usize>();
+        let headers = message.headers.len() * ENTRY + message.headers.size() + identity;
         let key = message.key.as_ref().map_or(0, |key| ENTRY + header::KEY.len() + key.len());
         let text = |text: Option<&str>| text.map_or(0, |text| 1 + text.len());
         FIXED
@@ -97,8 +100,8 @@ impl FrameFormat {
     /// Must have passed [`check`](Self::check).
     pub(crate) fn frame(&self, message: &Message) -> Frame {
         let seconds = message.timestamp.duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
-        let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
-        let id: &str = message.id.hyphenated().encode_lower(&mut id);
+        let mut id = Id::default();
+        let id: &str = message.id.hyphenated().encode_lower(&mut id.0);
         let mut properties = BasicProperties::default()
             .with_delivery_mode(self.delivery_mode)
             .with_message_id(short(id))
@@ -115,8 +118,9 @@ impl FrameFormat {
         if let Some(app_id) = &self.app_id {
             properties = properties.with_app_id(app_id.clone());
         }
-        if !message.headers.is_empty() || message.key.is_some() {
-            properties = properties.with_headers(table(message));
+        let table = table(message);
+        if !table.inner().is_empty() {
+            properties = properties.with_headers(table);
         }
         Frame { exchange: self.exchange.clone(), routing_key: short(&message.topic), properties }
     }
@@ -130,6 +134,9 @@ fn table(message: &Message) -> FieldTable {
     for (name, value) in message.headers.iter_bytes() {
         table.insert(short(name), AMQPValue::ByteArray(ByteArray::from(&value[..])));
     }
+    for (name, text) in identity(message, &mut Id::default()).into_iter().flatten() {
+        table.insert(short(name), AMQPValue::LongString(LongString::from(text)));
+    }
     if let Some(key) = &message.key {
         let value = match std::str::from_utf8(key) {
             Ok(text) => AMQPValue::LongString(LongString::from(text)),
@@ -138,6 +145,29 @@ fn table(message: &Message) -> FieldTable {
         table.insert(short(header::KEY), value);
     }
     table
+}
+
+/// Room for an id's text.
+struct Id([u8; uuid::fmt::Hyphenated::LENGTH]);
+
+impl Default for Id {
+    fn default() -> Self {
+        Self([0; uuid::fmt::Hyphenated::LENGTH])
+    }
+}
+
+/// The headers with the event's name and id that python-cqrs adds unless the body is JSON, as far as the
+/// message has none of these names.
+fn identity<'m>(message: &'m Message, id: &'m mut Id) -> [Option<(&'static str, &'m str)>; 2] {
+    let media_type = message.content_type.as_deref();
+    if media_type.is_none_or(content_type::is_json) {
+        return [None; 2];
+    }
+    let absent = |name: &&str| message.headers.get_bytes(name).is_none();
+    let name = Some(header::EVENT_NAME).filter(absent).map(|name| (name, &*message.name));
+    let id = message.id.hyphenated().encode_lower(&mut id.0);
+    let id = Some(header::MESSAGE_ID).filter(absent).map(|name| (name, &*id));
+    [name.filter(|(_, text)| !text.is_empty()), id]
 }
 
 /// What is longer was refused before.
@@ -190,6 +220,25 @@ mod tests {
     }
 
     #[test]
+    fn a_body_that_is_not_json_is_named_in_the_headers() {
+        let message = Message::new("t", "").with_name("UserJoined");
+        let headers = |message: &Message| format().frame(message).properties.headers().clone();
+        let protobuf = message.clone().with_content_type("application/x-protobuf");
+        let table = headers(&protobuf).unwrap();
+        let long = |text: &str| AMQPValue::LongString(text.into());
+        assert_eq!(table.inner().len(), 2);
+        assert_eq!(table.inner()["event_name"], long("UserJoined"));
+        assert_eq!(table.inner()["message_id"], long(&message.id.hyphenated().to_string()));
+        let mut own = protobuf;
+        own.headers.insert("event_name", "Mine").unwrap();
+        assert_eq!(headers(&own).unwrap().inner()["event_name"], long("Mine"));
+        assert_eq!(headers(&message), None);
+        for json in ["application/json; charset=utf-8", "application/cloudevents+json"] {
+            assert_eq!(headers(&message.clone().with_content_type(json)), None);
+        }
+    }
+
+    #[test]
     fn a_bare_message_has_only_what_it_needs() {
         let early = UNIX_EPOCH - Duration::from_secs(1);
         let frame = format().frame(&Message::new("t", "").with_timestamp(early));
@@ -224,6 +273,7 @@ mod tests {
 
     #[test]
     fn header_bytes_are_not_underestimated() {
+        // A content type that is not JSON's, for all headers.
         let mut message = Message::new("t", "").with_name("N").with_key("k").with_content_type("c");
         message.headers.insert("name", "value").unwrap();
         message.headers.set_correlation_id("c");

@@ -26,6 +26,15 @@ pub mod content_type {
     pub fn essence(media_type: &str) -> &str {
         media_type.split(';').next().unwrap_or_default().trim()
     }
+
+    /// Whether it is `application/json`, with or without parameters, or `application/*+json`
+    /// ([RFC 6839](https://www.rfc-editor.org/rfc/rfc6839)).
+    pub fn is_json(media_type: &str) -> bool {
+        let essence = essence(media_type);
+        let end = essence.get(essence.len().saturating_sub(5)..);
+        essence.eq_ignore_ascii_case(JSON)
+            || end.is_some_and(|end| end.eq_ignore_ascii_case("+json"))
+    }
 }
 
 /// An outgoing message: where it goes, what it carries, and how it is told from others.

@@ -43,7 +43,7 @@ pub(super) fn headers(message: &Message, options: RecordHeaders) -> Option<Owned
     let absent = |name: &str| message.headers.get_bytes(name).is_none();
     let content_type = message.content_type.as_deref();
     let identity = match options.identity {
-        IdentityHeaders::Auto => content_type.is_some_and(|content_type| !is_json(content_type)),
+        IdentityHeaders::Auto => content_type.is_some_and(|name| !content_type::is_json(name)),
         IdentityHeaders::Always => true,
         IdentityHeaders::Never => false,
     };
@@ -73,16 +73,6 @@ pub(super) fn headers(message: &Message, options: RecordHeaders) -> Option<Owned
 
 fn add(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders {
     headers.insert(Header { key, value: Some(value) })
-}
-
-/// `application/json`, with or without parameters, and `application/*+json`
-/// ([RFC 6839](https://www.rfc-editor.org/rfc/rfc6839)).
-fn is_json(media_type: &str) -> bool {
-    let essence = content_type::essence(media_type);
-    essence.eq_ignore_ascii_case(content_type::JSON)
-        || essence
-            .get(essence.len().saturating_sub(5)..)
-            .is_some_and(|end| end.eq_ignore_ascii_case("+json"))
 }
 
 #[cfg(test)]
