@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
 
+pub mod meetings;
+
 use std::time::Duration;
 
 use cqrs_core::{
@@ -60,10 +62,13 @@ pub fn users() -> Vec<UserCreated> {
     users
 }
 
+/// With and without a fraction, in microseconds since 1970.
+const TIMES: [i64; 4] =
+    [1_704_164_645_678_901, 1_704_164_645_000_000, 1_704_164_645_000_010, 1_000_000];
+
 /// Events of [`users`] for `topic`, at times with and without a fraction.
 pub fn events(topic: &str) -> Vec<NotificationEvent<UserCreated>> {
-    let times = [1_704_164_645_678_901, 1_704_164_645_000_000, 1_704_164_645_000_010, 1_000_000];
-    let events = users().into_iter().zip(times).map(|(user, micros)| {
+    let events = users().into_iter().zip(TIMES).map(|(user, micros)| {
         NotificationEvent::new(user)
             .with_topic(topic.to_owned())
             .with_timestamp(Timestamp::from_unix_micros(micros))

@@ -2,17 +2,22 @@
 
 #![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
 
+use std::collections::HashMap;
 use std::error::Error;
 
 use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, AmqpSubscription, DeclareMode, ErrorKind};
 use cqrs_core::consume::SubscribeErrorKind;
+use cqrs_core::message::content_type;
 use cqrs_core::{
     DeadLetterReason, Message, MessageBrokerExt, NotificationEvent, OnDecodeError,
     PublishErrorKind, Retry, Subscription,
 };
+use cqrs_protobuf::prost::Message as _;
+use cqrs_protobuf::{ProtobufDeserializer, ProtobufEvent};
 use integration_tests::amqp::{self, Raw, fresh, header};
 use integration_tests::consuming::Opened;
 use integration_tests::consuming::stand::until;
+use integration_tests::interop::meetings::{self, UserJoined, meetings};
 use integration_tests::interop::{
     CORRELATION, Ear, UserCreated, announce, assert_same, described, events, hex, spec, users,
 };
@@ -401,6 +406,87 @@ async fn what_is_no_event_is_a_value_or_no_body_for_faststream_and_it_goes_on() 
     deserialize_errors(&reads(Some("decoder")).await);
     let received = reads(None).await;
     assert!(received.is_empty(), "no handler is called: {received:?}");
+}
+
+// ---- Protobuf
+
+/// A message that is cut.
+const CUT: [u8; 3] = [0x0a, 0x24, b'3'];
+
+fn protobuf_headers(event: &NotificationEvent<UserJoined>) -> HashMap<String, String> {
+    let id = event.event_id.hyphenated().to_string();
+    [("event_name", "UserJoined"), ("message_id", &id)]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
+}
+
+#[tokio::test]
+async fn python_reads_our_protobuf() {
+    for (python, place, what, read) in [
+        (Python::Cqrs5, Place::python("protobuf"), "consume_amqp", None),
+        (Python::FastStream, Place::faststream("protobuf"), "faststream_amqp", Some("decoder")),
+    ] {
+        let mut arguments = json!({ "model": "protobuf" });
+        if let Some(read) = read {
+            arguments["read"] = read.into();
+        }
+        let mut inbox = place.inbox(Peer::shared(python), what, arguments).await;
+        let events = meetings(&place.topic);
+        meetings::announce(place.broker(), &events).await;
+        let cut = Message::new(&*place.topic, &CUT[..]).with_content_type(content_type::PROTOBUF);
+        place.broker().publish(cut).await.unwrap();
+        meetings::announce(place.broker(), &events[..1]).await;
+        for event in &events {
+            let received = inbox.next().await;
+            meetings::assert_same(&received, event);
+            assert_eq!(received["content_type"], "application/x-protobuf");
+            let headers: Vec<(String, String)> =
+                serde_json::from_value(received["headers"].clone()).unwrap();
+            let mut expected = protobuf_headers(event);
+            expected.insert("correlation_id".into(), CORRELATION.into());
+            assert_eq!(headers.into_iter().collect::<HashMap<_, _>>(), expected);
+        }
+        let error = inbox.next().await;
+        assert_eq!(
+            (&error["is"], &error["data"]),
+            (&json!("DeserializeProtobufError"), &json!(hex(&CUT)))
+        );
+        meetings::assert_same(&inbox.next().await, &events[0]);
+        inbox.stop().await;
+        place.clean().await;
+    }
+}
+
+#[tokio::test]
+async fn we_read_python_cqrs_5_protobuf() {
+    let place = Place::python("protobuf");
+    let subscription = Subscription::to(&*place.topic).group("ours").retry(Retry::none());
+    let subscription =
+        subscription.decode::<UserJoined>(ProtobufDeserializer::new()).option(place.options());
+    let mut ear = Ear::open(place.broker(), subscription).await;
+    let events = meetings(&place.topic);
+    let specs: Vec<_> = events.iter().map(meetings::spec).collect();
+    place.publish(Python::Cqrs5, "protobuf", specs.clone()).await;
+    for event in &events {
+        let (received, message) = ear.next().await;
+        assert_eq!(received, *event);
+        let headers =
+            message.headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(headers.collect::<HashMap<_, _>>(), protobuf_headers(event));
+        assert_eq!(message.content_type.as_deref(), Some("application/x-protobuf"));
+        let ours = UserJoined::to_message(event).unwrap().encode_to_vec();
+        assert_eq!(message.bytes(), ours, "byte for byte");
+    }
+    place.send(&[&CUT]).await;
+    place.publish(Python::Cqrs5, "protobuf", specs[..1].to_vec()).await;
+    assert_eq!(ear.next().await.0, events[0]);
+    ear.stop().await;
+    let raw = Raw::connect().await;
+    let dead = raw.drain(&format!("{}.dead", place.topic)).await;
+    assert_eq!(dead.len(), 1);
+    assert_eq!(dead[0].data, CUT);
+    raw.clean(&[], &[]).await;
+    place.clean().await;
 }
 
 // ---- who declares

@@ -5,17 +5,21 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use cqrs_core::message::content_type;
 use cqrs_core::{
     DeadLetterReason, Message, MessageBroker, MessageBrokerExt, Notification, NotificationEvent,
     OnDecodeError, Subscription,
 };
 use cqrs_kafka::{KafkaConfig, KafkaMessageBroker, KafkaSubscription};
+use cqrs_protobuf::prost::Message as _;
+use cqrs_protobuf::{ProtobufDeserializer, ProtobufEvent, json_or_protobuf};
 use integration_tests::consuming::PATIENCE;
 use integration_tests::consuming::journal::Mark;
 use integration_tests::consuming::ledger::Ledger;
 use integration_tests::consuming::process::Worker;
 use integration_tests::consuming::stand::{Stand, until, until_within};
 use integration_tests::consuming::work::{Act, Id, Kind, Work, WorkerOptions};
+use integration_tests::interop::meetings::{self, UserJoined, meetings};
 use integration_tests::interop::{
     CORRELATION, Ear, UserCreated, announce, assert_same, described, events, hex, spec, users,
 };
@@ -418,6 +422,98 @@ async fn what_is_no_event_is_a_value_for_faststream_and_it_goes_on() {
 async fn what_is_no_event_is_no_body_for_faststream_and_it_goes_on() {
     let received = bad_for_faststream(None).await;
     assert!(received.is_empty(), "no handler is called: {received:?}");
+}
+
+// ---- Protobuf
+
+/// The frame of a Protobuf event. Python hands a header's value to a test as text.
+fn protobuf_headers(event: &NotificationEvent<UserJoined>) -> HashMap<String, String> {
+    let id = event.event_id.hyphenated().to_string();
+    [("event_name", "UserJoined"), ("message_id", &id)]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
+}
+
+fn meetings_of(topic: &str) -> Subscription {
+    Subscription::to(topic)
+        .group(format!("g-{topic}"))
+        .decode::<UserJoined>(ProtobufDeserializer::new())
+}
+
+#[tokio::test]
+async fn python_reads_our_protobuf() {
+    let topic = topic("protobuf").await;
+    let events = meetings(&topic);
+    meetings::announce(broker(), &events).await;
+    let truncated = Message::new(&*topic, &[0x0a, 0x24, b'3'][..]).with_name("UserJoined");
+    let truncated = truncated.with_content_type(content_type::PROTOBUF);
+    broker().publish(truncated).await.unwrap();
+    meetings::announce(broker(), &events[..1]).await;
+    let read = json!({ "model": "protobuf", "address": servers::kafka(), "topic": topic });
+    let stream = json!({
+        "model": "protobuf", "address": servers::kafka(), "topic": topic,
+        "group": format!("stream-{topic}"), "read": "value_deserializer",
+    });
+    for (python, what, arguments) in
+        [(Python::Cqrs5, "consume_kafka", read), (Python::FastStream, "faststream_kafka", stream)]
+    {
+        let mut inbox = Peer::shared(python).subscribe(what, arguments).await;
+        for event in &events {
+            let received = inbox.next().await;
+            meetings::assert_same(&received, event);
+            let headers: Vec<(String, String)> =
+                serde_json::from_value(received["headers"].clone()).unwrap();
+            let mut expected = protobuf_headers(event);
+            expected.insert("correlation_id".into(), CORRELATION.into());
+            assert_eq!(headers.into_iter().collect::<HashMap<_, _>>(), expected, "no content type");
+        }
+        let error = inbox.next().await;
+        assert_eq!(error["is"], "DeserializeProtobufError");
+        assert_eq!(error["data"], "0a2433");
+        meetings::assert_same(&inbox.next().await, &events[0]);
+        inbox.stop().await;
+    }
+    kafka::delete_topics(&topic).await;
+}
+
+#[tokio::test]
+async fn we_read_python_cqrs_5_protobuf() {
+    let topic = topic("protobuf").await;
+    let mut ear = Ear::open(broker(), meetings_of(&topic)).await;
+    let events = meetings(&topic);
+    let specs: Vec<_> = events.iter().map(meetings::spec).collect();
+    publish(Python::Cqrs5, &topic, "protobuf", specs.clone()).await;
+    for event in &events {
+        let (received, message) = ear.next().await;
+        assert_eq!(received, *event);
+        let headers =
+            message.headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(headers.collect::<HashMap<_, _>>(), protobuf_headers(event));
+        assert_eq!(message.content_type, None);
+        let ours = UserJoined::to_message(event).unwrap().encode_to_vec();
+        assert_eq!(message.bytes(), ours, "byte for byte");
+    }
+    aiokafka_sends(Python::Cqrs5, &topic, &[Some(&[0x0a, 0x24, b'3'])]).await;
+    publish(Python::Cqrs5, &topic, "protobuf", specs[..1].to_vec()).await;
+    assert_eq!(ear.next().await.0, events[0]);
+    let dead = dead_letters(&topic, &format!("g-{topic}"), 1).await;
+    assert_eq!(dead, [(Some(vec![0x0a, 0x24, b'3']), "decode".to_owned())]);
+    ear.stop().await;
+    kafka::delete_topics(&topic).await;
+}
+
+#[tokio::test]
+async fn we_read_json_and_protobuf_from_one_topic() {
+    let topic = topic("either").await;
+    let either = Subscription::to(&*topic).group(format!("g-{topic}"));
+    let mut ear = Ear::open(broker(), either.decode(json_or_protobuf::<UserJoined>())).await;
+    let events = meetings(&topic);
+    publish(Python::Cqrs5, &topic, "protobuf", vec![meetings::spec(&events[0])]).await;
+    aiokafka_sends(Python::Cqrs5, &topic, &[Some(&serde_json::to_vec(&events[1]).unwrap())]).await;
+    publish(Python::Cqrs5, &topic, "protobuf", vec![meetings::spec(&events[2])]).await;
+    assert_eq!(ear.take(3).await, events);
+    ear.stop().await;
+    kafka::delete_topics(&topic).await;
 }
 
 // ---- keys and groups
