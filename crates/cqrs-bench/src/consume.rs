@@ -4,10 +4,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use cqrs_core::message::content_type;
 use cqrs_core::{
     Event, EventHandler, EventMediator, EventRoute, HandlerError, JsonSerializer, Message,
     Notification, NotificationEvent, Scope, Service, Subscribe, Subscription,
 };
+use cqrs_protobuf::ProtobufDeserializer;
+use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -15,10 +18,19 @@ use crate::measure::Unit;
 
 const KEYS: usize = 1_000;
 
-/// An event whose JSON has 256 bytes.
-#[derive(Clone, Serialize, Deserialize)]
+/// What the bodies are: 256 bytes of either.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum Codec {
+    Json,
+    Protobuf,
+}
+
+/// An event that is JSON or Protobuf.
+#[derive(Clone, PartialEq, Serialize, Deserialize, prost::Message)]
 pub(crate) struct Benched {
+    #[prost(string, tag = "1")]
     pub(crate) user_id: String,
+    #[prost(string, tag = "2")]
     filling: String,
 }
 
@@ -35,24 +47,56 @@ impl Notification for Benched {
     type Serializer = JsonSerializer;
 }
 
-/// The `index`th message for `topic`.
-pub(crate) fn message(topic: &str, index: usize) -> Message {
-    let user_id = format!("{:04}", index % KEYS);
-    let event = |filling: usize| {
-        let filling = "x".repeat(filling);
-        NotificationEvent::new(Benched { user_id: user_id.clone(), filling })
-            .with_topic("bench")
-            .with_timestamp("2024-01-02T03:04:05.678901Z".parse().expect("a timestamp"))
-    };
-    let bare = serde_json::to_vec(&event(0)).expect("JSON").len();
-    let body = serde_json::to_vec(&event(256 - bare)).expect("JSON");
-    assert_eq!(body.len(), 256);
-    Message::new(topic, body).with_key(user_id.clone())
-}
+impl Codec {
+    /// The `index`th message for `topic`.
+    pub(crate) fn message(self, topic: &str, index: usize) -> Message {
+        let user_id = format!("{:04}", index % KEYS);
+        let event = |filling: usize| {
+            let filling = "x".repeat(filling);
+            NotificationEvent::new(Benched { user_id: user_id.clone(), filling })
+                .with_topic("bench")
+                .with_timestamp("2024-01-02T03:04:05.678901Z".parse().expect("a timestamp"))
+        };
+        let encode = |filling| match self {
+            Self::Json => serde_json::to_vec(&event(filling)).expect("JSON"),
+            Self::Protobuf => event(filling).payload.encode_to_vec(),
+        };
+        // A length beyond 127 has two bytes, in Protobuf.
+        let bare = encode(200).len() - 200;
+        let body = encode(256 - bare);
+        assert_eq!(body.len(), 256);
+        let message = Message::new(topic, body).with_key(user_id.clone());
+        match self {
+            Self::Json => message,
+            Self::Protobuf => {
+                message.with_name(Benched::NAME).with_content_type(content_type::PROTOBUF)
+            }
+        }
+    }
 
-/// The raw side's decoding: the same bytes into the same type.
-pub(crate) fn decode(body: &[u8]) -> NotificationEvent<Benched> {
-    serde_json::from_slice(body).expect("an event")
+    /// `count` messages, made once.
+    pub(crate) fn messages(self, topic: &str, count: usize) -> Vec<Message> {
+        (0..count).map(|index| self.message(topic, index)).collect()
+    }
+
+    /// The raw side's decoding: the same bytes into the same type.
+    pub(crate) fn decode(self, body: &[u8]) -> Benched {
+        match self {
+            Self::Json => {
+                let event: NotificationEvent<Benched> =
+                    serde_json::from_slice(body).expect("an event");
+                event.payload
+            }
+            Self::Protobuf => Benched::decode(body).expect("a message"),
+        }
+    }
+
+    pub(crate) fn subscribe(self, subscription: Subscription) -> Subscription {
+        match self {
+            Self::Json => subscription.json::<Benched>(),
+            Self::Protobuf => subscription.decode::<Benched>(ProtobufDeserializer::new()),
+        }
+    }
 }
 
 /// Counts handled messages; the clock runs from the first to the last.
@@ -80,8 +124,8 @@ impl Meter {
     }
 
     /// One more; `true` for the last.
-    pub(crate) fn count(&self, event: &NotificationEvent<Benched>) -> bool {
-        assert_eq!(event.payload.user_id.len(), 4);
+    pub(crate) fn count(&self, event: &Benched) -> bool {
+        assert_eq!(event.user_id.len(), 4);
         let seen = self.0.seen.fetch_add(1, Ordering::Relaxed) + 1;
         if seen == 1 {
             self.0.first.get_or_init(Instant::now);
@@ -122,12 +166,13 @@ impl EventHandler<NotificationEvent<Benched>> for Count {
         event: &NotificationEvent<Benched>,
         _: &mut Scope,
     ) -> Result<(), HandlerError> {
-        self.0.count(event);
+        self.0.count(&event.payload);
         Ok(())
     }
 }
 
-/// Our side: a service with an event mediator, until all messages are handled.
+/// Our side: a service with an event mediator, until all messages are handled. The subscription decodes
+/// them.
 pub(crate) async fn ours(
     broker: impl Subscribe,
     subscription: Subscription,
@@ -138,16 +183,9 @@ pub(crate) async fn ours(
         .event::<NotificationEvent<Benched>, _>(Count(meter.clone()))
         .build()
         .expect("a mediator");
-    let service = Service::builder(broker)
-        .subscribe(subscription.json::<Benched>(), events)
-        .build()
-        .expect("a service");
+    let service =
+        Service::builder(broker).subscribe(subscription, events).build().expect("a service");
     let report = service.run_until(meter.done()).await.expect("it ends well");
     assert_eq!(report.subscriptions[0].counts.handled as usize, messages);
     meter.rate()
-}
-
-/// Bodies and keys, made once.
-pub(crate) fn messages(topic: &str, count: usize) -> Vec<Message> {
-    (0..count).map(|index| message(topic, index)).collect()
 }

@@ -9,12 +9,12 @@ use lapin::options::{
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
 
-use crate::consume::{Benched, Meter, decode, message, ours};
+use crate::consume::{Benched, Codec, Meter, ours};
 use crate::measure::{Comparison, Unit};
 
 const PREFETCH: u16 = 256;
 
-pub(crate) async fn run(dsn: &str, count: usize, rounds: usize) {
+pub(crate) async fn run(dsn: &str, count: usize, rounds: usize, codec: Codec) {
     let topic = format!("bench-consume-{}", std::process::id());
     let mut config = AmqpConfig::new(dsn);
     config.exchange.name = "bench".to_owned();
@@ -28,14 +28,14 @@ pub(crate) async fn run(dsn: &str, count: usize, rounds: usize) {
         Connection::connect(dsn, ConnectionProperties::default()).await.expect("a raw connection");
     for concurrency in [1, 16] {
         let scenario =
-            format!("consume-amqp: concurrency {concurrency}, against a loop with one ack each");
+            format!("consume-amqp: {codec:?}, concurrency {concurrency}, against one ack each");
         let mut comparison = Comparison::new(scenario, Unit::MessagesPerSecond);
         for round in 0..=rounds {
-            fill(&broker, &topic, count).await;
-            let baseline = raw(&connection, &queue, count).await;
-            fill(&broker, &topic, count).await;
+            fill(&broker, &topic, count, codec).await;
+            let baseline = raw(&connection, &queue, count, codec).await;
+            fill(&broker, &topic, count, codec).await;
             let subscription = subscription().concurrency(concurrency);
-            let mine = ours(broker.clone(), subscription, count).await;
+            let mine = ours(broker.clone(), codec.subscribe(subscription), count).await;
             if round > 0 {
                 comparison.add(mine, baseline);
             }
@@ -67,17 +67,17 @@ async fn declare(broker: &AmqpMessageBroker, subscription: Subscription) {
     let _report = service.run_until(ready).await.expect("it ends well");
 }
 
-async fn fill(broker: &AmqpMessageBroker, topic: &str, count: usize) {
+async fn fill(broker: &AmqpMessageBroker, topic: &str, count: usize, codec: Codec) {
     let mut receipts = Vec::with_capacity(count);
     for index in 0..count {
-        receipts.push(broker.enqueue(message(topic, index)).await.expect("a place"));
+        receipts.push(broker.enqueue(codec.message(topic, index)).await.expect("a place"));
     }
     for receipt in receipts {
         receipt.await.expect("confirmed");
     }
 }
 
-async fn raw(connection: &Connection, queue: &str, count: usize) -> f64 {
+async fn raw(connection: &Connection, queue: &str, count: usize, codec: Codec) -> f64 {
     let channel = connection.create_channel().await.expect("a channel");
     channel.basic_qos(PREFETCH, BasicQosOptions::default()).await.expect("a prefetch");
     let options = BasicConsumeOptions::default();
@@ -92,7 +92,7 @@ async fn raw(connection: &Connection, queue: &str, count: usize) -> f64 {
         let tag = consumer.tag();
         while let Some(delivery) = consumer.next().await {
             let delivery = delivery.expect("a delivery");
-            let last = counting.count(&decode(&delivery.data));
+            let last = counting.count(&codec.decode(&delivery.data));
             delivery.acker.ack(BasicAckOptions::default()).await.expect("acked");
             if last {
                 break;

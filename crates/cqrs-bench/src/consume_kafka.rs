@@ -10,25 +10,26 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::{ClientConfig, Message};
 
-use crate::consume::{Meter, decode, message, ours};
+use crate::consume::{Codec, Meter, ours};
 use crate::measure::{Comparison, Unit};
 
-pub(crate) async fn run(servers: &str, count: usize, rounds: usize) {
+pub(crate) async fn run(servers: &str, count: usize, rounds: usize, codec: Codec) {
     let topic = format!("bench-consume-{}", std::process::id());
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", servers).create().expect("an admin client");
     let new = NewTopic::new(&topic, 1, TopicReplication::Fixed(1));
     admin.create_topics([&new], &AdminOptions::new()).await.expect("a topic");
     let broker = KafkaMessageBroker::connect(KafkaConfig::new([servers])).await.expect("kafka");
-    fill(&broker, &topic, count).await;
+    fill(&broker, &topic, count, codec).await;
     for concurrency in [1, 16] {
-        let scenario = format!("consume-kafka: concurrency {concurrency}, against a stream");
+        let scenario =
+            format!("consume-kafka: {codec:?}, concurrency {concurrency}, against a stream");
         let mut comparison = Comparison::new(scenario, Unit::MessagesPerSecond);
         for round in 0..=rounds {
-            let baseline = raw(servers, &topic, count).await;
+            let baseline = raw(servers, &topic, count, codec).await;
             let subscription =
                 Subscription::to(topic.as_str()).group(group()).concurrency(concurrency);
-            let mine = ours(broker.clone(), subscription, count).await;
+            let mine = ours(broker.clone(), codec.subscribe(subscription), count).await;
             if round > 0 {
                 comparison.add(mine, baseline);
             }
@@ -44,17 +45,17 @@ fn group() -> String {
     format!("bench-{}-{}", std::process::id(), GROUPS.fetch_add(1, Ordering::Relaxed))
 }
 
-async fn fill(broker: &KafkaMessageBroker, topic: &str, count: usize) {
+async fn fill(broker: &KafkaMessageBroker, topic: &str, count: usize, codec: Codec) {
     let mut receipts = Vec::with_capacity(count);
     for index in 0..count {
-        receipts.push(broker.enqueue(message(topic, index)).await.expect("a place"));
+        receipts.push(broker.enqueue(codec.message(topic, index)).await.expect("a place"));
     }
     for receipt in receipts {
         receipt.await.expect("confirmed");
     }
 }
 
-async fn raw(servers: &str, topic: &str, count: usize) -> f64 {
+async fn raw(servers: &str, topic: &str, count: usize, codec: Codec) -> f64 {
     let consumer: StreamConsumer = ClientConfig::new()
         .set("bootstrap.servers", servers)
         .set("group.id", group())
@@ -73,7 +74,7 @@ async fn raw(servers: &str, topic: &str, count: usize) -> f64 {
     let task = tokio::spawn(async move {
         loop {
             let record = consumer.recv().await.expect("a record");
-            let last = counting.count(&decode(record.payload().expect("a body")));
+            let last = counting.count(&codec.decode(record.payload().expect("a body")));
             consumer.store_offset_from_message(&record).expect("stored");
             if last {
                 break;

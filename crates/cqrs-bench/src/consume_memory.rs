@@ -2,24 +2,25 @@
 
 use cqrs_core::{MemoryBroker, MessageBrokerExt, Subscription};
 
-use crate::consume::{Meter, decode, messages, ours};
+use crate::consume::{Codec, Meter, ours};
 use crate::measure::{Comparison, Unit};
 
-pub(crate) async fn run(count: usize, rounds: usize) {
+pub(crate) async fn run(count: usize, rounds: usize, codec: Codec) {
     for concurrency in [1, 16] {
-        let scenario = format!("consume-memory: concurrency {concurrency}, against a bare loop");
+        let scenario =
+            format!("consume-memory: {codec:?}, concurrency {concurrency}, against a bare loop");
         let mut comparison = Comparison::new(scenario, Unit::MessagesPerSecond);
         for round in 0..=rounds {
             let baseline = {
-                let broker = filled(count).await;
-                raw(&broker, count).await
+                let broker = filled(count, codec).await;
+                raw(&broker, count, codec).await
             };
-            let broker = filled(count).await;
+            let broker = filled(count, codec).await;
             let subscription = Subscription::to("bench")
                 .group("bench")
                 .concurrency(concurrency)
                 .max_unsettled(1_000);
-            let mine = ours(broker, subscription, count).await;
+            let mine = ours(broker, codec.subscribe(subscription), count).await;
             if round > 0 {
                 comparison.add(mine, baseline);
             }
@@ -28,22 +29,22 @@ pub(crate) async fn run(count: usize, rounds: usize) {
     }
 }
 
-async fn filled(count: usize) -> MemoryBroker {
+async fn filled(count: usize, codec: Codec) -> MemoryBroker {
     let broker = MemoryBroker::builder().capacity(count).build();
-    for message in messages("bench", count) {
+    for message in codec.messages("bench", count) {
         broker.publish(message).await.expect("room");
     }
     broker
 }
 
-async fn raw(broker: &MemoryBroker, count: usize) -> f64 {
+async fn raw(broker: &MemoryBroker, count: usize, codec: Codec) -> f64 {
     let subscriber = broker.subscribe("bench", "bench");
     let meter = Meter::new(count);
     // In a task, as ours is: the main task of a runtime is woken in another way.
     let counting = meter.clone();
     let task = tokio::spawn(async move {
         while let Some(delivery) = subscriber.recv().await {
-            let last = counting.count(&decode(&delivery.message().body));
+            let last = counting.count(&codec.decode(&delivery.message().body));
             delivery.ack();
             if last {
                 break;

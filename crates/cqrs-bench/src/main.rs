@@ -19,6 +19,7 @@ mod measure;
 
 use clap::{Parser, Subcommand};
 
+use crate::consume::Codec;
 use crate::load::Format;
 
 #[derive(Parser)]
@@ -68,6 +69,9 @@ enum Scenario {
         /// Messages of one round and side.
         #[arg(long, default_value_t = 100_000)]
         messages: usize,
+        /// What the bodies are.
+        #[arg(long, value_enum, default_value = "json")]
+        codec: Codec,
     },
     /// Consuming from Kafka against a raw `StreamConsumer`: decode, dispatch, offsets.
     ConsumeKafka {
@@ -77,6 +81,9 @@ enum Scenario {
         /// Messages of the topic; each round and side reads it.
         #[arg(long, default_value_t = 200_000)]
         messages: usize,
+        /// What the bodies are.
+        #[arg(long, value_enum, default_value = "json")]
+        codec: Codec,
     },
     /// Consuming from RabbitMQ against raw lapin: decode, dispatch, one ack each.
     ConsumeAmqp {
@@ -90,6 +97,9 @@ enum Scenario {
         /// Messages of one round and side.
         #[arg(long, default_value_t = 20_000)]
         messages: usize,
+        /// What the bodies are.
+        #[arg(long, value_enum, default_value = "json")]
+        codec: Codec,
     },
 }
 
@@ -104,12 +114,14 @@ async fn main() {
         Scenario::PublishAmqp { dsn, messages, format } => {
             amqp::publish(&dsn, messages, args.rounds, format).await;
         }
-        Scenario::ConsumeKafka { servers, messages } => {
-            consume_kafka::run(&servers, messages, args.rounds).await;
+        Scenario::ConsumeKafka { servers, messages, codec } => {
+            consume_kafka::run(&servers, messages, args.rounds, codec).await;
         }
-        Scenario::ConsumeAmqp { dsn, messages } => {
-            consume_amqp::run(&dsn, messages, args.rounds).await;
+        Scenario::ConsumeAmqp { dsn, messages, codec } => {
+            consume_amqp::run(&dsn, messages, args.rounds, codec).await;
         }
-        Scenario::ConsumeMemory { messages } => consume_memory::run(messages, args.rounds).await,
+        Scenario::ConsumeMemory { messages, codec } => {
+            consume_memory::run(messages, args.rounds, codec).await;
+        }
     }
 }
