@@ -2,7 +2,7 @@
 # shellcheck disable=SC2034,SC2153  # names that the other files set or use
 # What the local servers share: where things lie, packages, locks, starting a
 # process that outlives the caller, finding it again, waiting for it.
-# Sourced by scripts/brokers, which sets STATE (the state directory).
+# Sourced by scripts/brokers and scripts/peers, which set STATE (the state directory).
 
 say() { printf '%s\n' "brokers: $*" >&2; }
 
@@ -20,9 +20,10 @@ apt_install() {
     command -v apt-get >/dev/null ||
         die "please install $* (only Debian's apt-get is known here)"
     say "installing $*"
-    local log="$STATE/apt.log"
-    # Two servers may want packages at the same time.
-    exec 8>"$STATE/apt.lock"
+    local log="$STATE/apt.log" cache=${XDG_CACHE_HOME:-$HOME/.cache}
+    # Two servers, or scripts/peers, may want packages at the same time.
+    mkdir -p "$cache"
+    exec 8>"$cache/cqrs-apt.lock"
     flock -w 600 8 || die "another installation does not end, see $log"
     {
         as_root env DEBIAN_FRONTEND=noninteractive apt-get update -q &&
