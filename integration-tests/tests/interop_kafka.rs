@@ -584,11 +584,11 @@ impl Shared {
         self.stand.start(&options, &mut self.ours).await
     }
 
-    /// Theirs; returns when each has half of the partitions.
-    async fn joined<'p>(&mut self, peer: &'p Peer) -> Inbox<'p> {
+    /// Theirs, whose handler takes so long; returns when each has half of the partitions.
+    async fn joined<'p>(&mut self, peer: &'p Peer, take_ms: u64) -> Inbox<'p> {
         let arguments = json!({
             "address": servers::kafka(), "topic": self.stand.topic, "group": self.stand.group,
-            "session_ms": SESSION.as_millis() as u64, "take_ms": 1,
+            "session_ms": SESSION.as_millis() as u64, "take_ms": take_ms,
         });
         let mut inbox = peer.subscribe("join_group", arguments).await;
         until("the partitions to be shared", async || {
@@ -653,7 +653,7 @@ async fn a_python_member_takes_over_when_ours_is_killed() {
     let mut shared = Shared::new("shared-python").await;
     let worker = shared.worker().await;
     let peer = Peer::start(Python::Cqrs5);
-    let mut inbox = shared.joined(&peer).await;
+    let mut inbox = shared.joined(&peer, 1).await;
     shared.publish(Work::over(40, 400)).await;
     shared.all_handled(&mut inbox).await;
     assert!(!shared.ended().is_empty() && !shared.theirs.is_empty(), "both have some");
@@ -675,7 +675,7 @@ async fn ours_takes_over_when_a_python_member_is_killed() {
     let mut shared = Shared::new("shared-ours").await;
     let worker = shared.worker().await;
     let peer = Peer::start(Python::FastStream);
-    let mut inbox = shared.joined(&peer).await;
+    let mut inbox = shared.joined(&peer, 10).await;
     shared.publish(Work::over(40, 400)).await;
     shared.all_handled(&mut inbox).await;
     assert!(!shared.ended().is_empty() && !shared.theirs.is_empty(), "both have some");
@@ -683,7 +683,8 @@ async fn ours_takes_over_when_a_python_member_is_killed() {
     shared.publish((0..2_000).map(|n| Work::new(format!("more{n}"), 0))).await;
     peer.kill();
     shared.hear(&mut inbox);
-    assert!(shared.theirs.len() < 1_000, "{} handled: it was killed too late", shared.theirs.len());
+    // About 200 of the first ones, and of its 1,000 some.
+    assert!(shared.theirs.len() < 900, "{} handled: it was killed too late", shared.theirs.len());
     shared.all_handled(&mut inbox).await;
     shared.stand.until_settled(shared.published).await;
     let partitions = shared.ours.lines().iter().filter_map(|line| Some(line.place?.0));
@@ -702,25 +703,40 @@ async fn a_group_is_shared_with_faststream_as_it_comes() {
     });
     let mut inbox = Peer::shared(Python::FastStream).subscribe("faststream_kafka", arguments).await;
     let publisher = broker();
-    let (mut sent, mut ours, mut theirs) = (HashSet::new(), HashSet::new(), HashSet::new());
-    until("both to handle some, and nothing to be lost", async || {
-        if ours.is_empty() || theirs.is_empty() {
-            for n in 0..40 {
-                let user = UserCreated { user_id: n.to_string(), ..users()[0].clone() };
-                let event = NotificationEvent::new(user).with_topic(topic.clone());
-                sent.insert(event.event_id.to_string());
-                let mut message = Message::new(&*topic, serde_json::to_vec(&event).unwrap());
-                message.key = event.payload.key();
-                publisher.publish(message).await.unwrap();
-            }
+    let publish = async || {
+        let mut sent = HashSet::new();
+        for n in 0..40 {
+            let user = UserCreated { user_id: n.to_string(), ..users()[0].clone() };
+            let event = NotificationEvent::new(user).with_topic(topic.clone());
+            sent.insert(event.event_id.to_string());
+            let mut message = Message::new(&*topic, serde_json::to_vec(&event).unwrap());
+            message.key = event.payload.key();
+            publisher.publish(message).await.unwrap();
         }
-        ours.extend(ear.drain().into_iter().map(|event| event.event_id.to_string()));
+        sent
+    };
+    let (mut sent, mut ours, mut theirs) = (HashSet::new(), HashSet::new(), HashSet::new());
+    let hear = |theirs: &mut HashSet<String>, inbox: &mut Inbox<'_>| {
         let heard = inbox.drain().into_iter();
         theirs.extend(heard.map(|heard| heard["event_id"].as_str().unwrap().to_owned()));
+    };
+    until("both to handle some, and nothing to be lost", async || {
+        if ours.is_empty() || theirs.is_empty() {
+            sent.extend(publish().await);
+        }
+        ours.extend(ear.drain().into_iter().map(|event| event.event_id.to_string()));
+        hear(&mut theirs, &mut inbox);
         !ours.is_empty() && !theirs.is_empty() && ours.union(&theirs).count() == sent.len()
     })
     .await;
-    inbox.stop().await;
+    // Ours leaves, and what it has noted disturbs nobody.
     ear.stop().await;
+    let more = publish().await;
+    until("the rest to be theirs", async || {
+        hear(&mut theirs, &mut inbox);
+        more.is_subset(&theirs)
+    })
+    .await;
+    inbox.stop().await;
     kafka::delete_topics(&topic).await;
 }
