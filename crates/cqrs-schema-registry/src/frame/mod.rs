@@ -93,7 +93,7 @@ impl Frame {
         };
         let path = match schema_type {
             SchemaType::Protobuf => Some(MessagePath::read(&mut reader)?),
-            SchemaType::Json | SchemaType::Avro => None,
+            _ => None,
         };
         Ok((Self { id, path }, reader.at()))
     }

@@ -7,8 +7,8 @@ use uuid::Uuid;
 pub enum SchemaId {
     /// The number that the registry gave it. Another registry may give it another one.
     Number(u32),
-    /// The GUID, made of the schema itself: the same in every registry. Confluent's registry has them
-    /// from version 8.0 on.
+    /// The GUID, made of the schema itself: the same in every registry. Newer registries have them: Confluent's
+    /// does, Apicurio's (2.6) does not.
     Guid(Uuid),
 }
 
@@ -43,15 +43,18 @@ pub enum SchemaType {
     Protobuf,
     /// Avro. Bodies of it are neither written nor decoded here; a registry may hold its schemas.
     Avro,
+    /// Another one, which some registries hold.
+    Other,
 }
 
 impl SchemaType {
-    /// As the registry's API names it.
+    /// As the registry's API names it; `OTHER` for those that have no name here.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Json => "JSON",
             Self::Protobuf => "PROTOBUF",
             Self::Avro => "AVRO",
+            Self::Other => "OTHER",
         }
     }
 }

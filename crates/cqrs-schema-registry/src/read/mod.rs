@@ -1,8 +1,12 @@
 //! What takes the frame off a message that came.
 
+#[cfg(feature = "client")]
+mod checked;
 mod framed;
 mod unframe;
 
+#[cfg(feature = "client")]
+pub use checked::{OnUnknownSchema, RegistryDecoder};
 pub use framed::Framed;
 pub use unframe::OnUnframed;
 pub(crate) use unframe::Unframe;

@@ -1,0 +1,209 @@
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cqrs_core::broker::BoxFuture;
+use futures_util::FutureExt;
+use futures_util::future::{Shared, WeakShared};
+
+use super::RegistryError;
+
+type Loaded<V> = Result<V, RegistryError>;
+type Load<V> = BoxFuture<'static, Loaded<V>>;
+
+/// Answers that never change, at most `capacity` of them; the one unused for longest makes room.
+///
+/// Those who ask for one key at the same time share one load and its end, be it an error. A load goes
+/// on while one of them waits. Errors are not kept.
+pub(super) struct Cache<K, V> {
+    slots: Arc<Mutex<Slots<K, V>>>,
+    capacity: usize,
+}
+
+struct Slots<K, V> {
+    of: HashMap<K, Slot<V>>,
+    /// Counts the reads: what was read with a smaller count was read earlier.
+    clock: u64,
+}
+
+enum Slot<V> {
+    Known {
+        value: V,
+        used: u64,
+    },
+    /// Weak, so that a load ends when nobody waits for it any more.
+    Loading(WeakShared<Load<V>>),
+}
+
+impl<K, V> Cache<K, V>
+where
+    K: Clone + Eq + Hash + Send + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    pub(super) fn new(capacity: usize) -> Self {
+        let slots = Slots { of: HashMap::new(), clock: 0 };
+        Self { slots: Arc::new(Mutex::new(slots)), capacity: capacity.max(1) }
+    }
+
+    /// The value of `key`, as `load` makes it when it is not known.
+    pub(super) async fn get(&self, key: K, load: impl FnOnce() -> Load<V>) -> Loaded<V> {
+        let loading = match self.find(key, load) {
+            Found::Known(value) => return Ok(value),
+            Found::Loading(loading) => loading,
+        };
+        loading.await
+    }
+
+    fn find(&self, key: K, load: impl FnOnce() -> Load<V>) -> Found<V> {
+        let mut slots = lock(&self.slots);
+        let slots = &mut *slots;
+        slots.clock += 1;
+        let now = slots.clock;
+        match slots.of.get_mut(&key) {
+            Some(Slot::Known { value, used }) => {
+                *used = now;
+                return Found::Known(value.clone());
+            }
+            Some(Slot::Loading(weak)) => {
+                if let Some(loading) = weak.upgrade() {
+                    return Found::Loading(loading);
+                }
+            }
+            None => {
+                if slots.of.len() >= self.capacity {
+                    slots.evict();
+                }
+            }
+        }
+        let (load, all, of) = (load(), Arc::clone(&self.slots), key.clone());
+        let loading = async move {
+            let loaded = load.await;
+            lock(&all).end(of, &loaded);
+            loaded
+        };
+        let loading = loading.boxed().shared();
+        if let Some(weak) = loading.downgrade() {
+            slots.of.insert(key, Slot::Loading(weak));
+        }
+        Found::Loading(loading)
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        lock(&self.slots).of.len()
+    }
+}
+
+enum Found<V> {
+    Known(V),
+    Loading(Shared<Load<V>>),
+}
+
+impl<K: Clone + Eq + Hash, V: Clone> Slots<K, V> {
+    fn end(&mut self, key: K, loaded: &Loaded<V>) {
+        match loaded {
+            // Not put back when it had to make room in between.
+            Ok(value) => {
+                let used = self.clock;
+                if let Some(slot) = self.of.get_mut(&key) {
+                    *slot = Slot::Known { value: value.clone(), used };
+                }
+            }
+            Err(_) => drop(self.of.remove(&key)),
+        }
+    }
+
+    fn evict(&mut self) {
+        let age = |slot: &Slot<V>| match slot {
+            Slot::Known { used, .. } => *used,
+            Slot::Loading(weak) if weak.upgrade().is_none() => 0,
+            Slot::Loading(_) => u64::MAX,
+        };
+        if let Some(key) = self.of.iter().min_by_key(|(_, slot)| age(slot)).map(|(key, _)| key) {
+            let key = key.clone();
+            self.of.remove(&key);
+        }
+    }
+}
+
+/// Nothing panics while it is held.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use futures_util::future::join_all;
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Loads(Arc<AtomicUsize>);
+
+    impl Loads {
+        fn slowly(&self, end: Loaded<u32>) -> impl FnOnce() -> Load<u32> + use<> {
+            let loads = Arc::clone(&self.0);
+            move || {
+                loads.fetch_add(1, Ordering::SeqCst);
+                async move {
+                    sleep(Duration::from_secs(1)).await;
+                    end
+                }
+                .boxed()
+            }
+        }
+
+        fn count(&self) -> usize {
+            self.0.load(Ordering::SeqCst)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_ask_at_once_share_one_load() {
+        let (cache, loads) = (Cache::new(10), Loads::default());
+        let all = join_all((0..50).map(|_| cache.get(1, loads.slowly(Ok(7))))).await;
+        assert!(all.into_iter().all(|loaded| loaded.unwrap() == 7));
+        assert_eq!(cache.get(1, loads.slowly(Ok(8))).await.unwrap(), 7);
+        assert_eq!(loads.count(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_is_shared_and_not_kept() {
+        let (cache, loads) = (Cache::new(10), Loads::default());
+        let error = || Err(RegistryError::config("x"));
+        let all = join_all((0..50).map(|_| cache.get(1, loads.slowly(error())))).await;
+        assert!(all.into_iter().all(|loaded| loaded.is_err()));
+        assert_eq!((loads.count(), cache.len()), (1, 0));
+        assert_eq!(cache.get(1, loads.slowly(Ok(7))).await.unwrap(), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_load_outlives_the_first_who_waits_but_not_the_last() {
+        let (cache, loads) = (Cache::new(10), Loads::default());
+        let half = Duration::from_millis(500);
+        let first = timeout(half, cache.get(1, loads.slowly(Ok(7))));
+        let (first, second) = tokio::join!(first, cache.get(1, loads.slowly(Ok(8))));
+        assert!(first.is_err());
+        assert_eq!((second.unwrap(), loads.count()), (7, 1));
+
+        timeout(half, cache.get(2, loads.slowly(Ok(7)))).await.unwrap_err();
+        assert_eq!(cache.get(2, loads.slowly(Ok(8))).await.unwrap(), 8, "begun anew");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_one_unused_for_longest_makes_room() {
+        let (cache, loads) = (Cache::new(2), Loads::default());
+        for key in [1, 2, 1, 3] {
+            cache.get(key, loads.slowly(Ok(key))).await.unwrap();
+        }
+        assert_eq!((loads.count(), cache.len()), (3, 2));
+        cache.get(1, loads.slowly(Ok(9))).await.unwrap();
+        assert_eq!(loads.count(), 3, "1 was used last");
+        cache.get(2, loads.slowly(Ok(2))).await.unwrap();
+        assert_eq!((loads.count(), cache.len()), (4, 2));
+    }
+}

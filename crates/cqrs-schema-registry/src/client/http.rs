@@ -1,0 +1,267 @@
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use reqwest::header::{ACCEPT, CONTENT_TYPE};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Method, Response, StatusCode, Url};
+use serde::de::DeserializeOwned;
+
+use super::error::Answer;
+use super::wire::Refusal;
+use super::{Credentials, RegistryConfig, RegistryError, RegistryErrorKind};
+
+const JSON: &str = "application/vnd.schemaregistry.v1+json";
+const ACCEPTED: &str = "application/vnd.schemaregistry.v1+json, application/json;q=0.9";
+/// No schema is as large; a proxy's endless answer is.
+const MAX_ANSWER: usize = 32 * 1024 * 1024;
+const MAX_BACKOFF: Duration = Duration::from_secs(2);
+/// How much of the registry's own words stands in an error.
+const MAX_WORDS: usize = 500;
+
+/// Asks one of the registry's URLs after the other, as often as the settings say.
+pub(super) struct Http {
+    client: Client,
+    urls: Vec<Url>,
+    credentials: Option<Credentials>,
+    attempts: u32,
+    backoff: Duration,
+    /// Which of the URLs answered last.
+    preferred: AtomicUsize,
+}
+
+/// What is asked.
+pub(super) struct Request<'r> {
+    /// In words, as `looking up schema 7`.
+    pub(super) doing: String,
+    pub(super) method: Method,
+    pub(super) path: &'r [&'r str],
+    pub(super) query: &'r [(&'r str, &'r str)],
+    pub(super) body: Option<Vec<u8>>,
+}
+
+/// One URL's end of a request.
+enum Failure {
+    /// Another URL or a later time may do better.
+    Passing {
+        what: String,
+        answer: Answer,
+        source: Option<reqwest::Error>,
+    },
+    Final(RegistryError),
+}
+
+impl Http {
+    pub(super) fn new(config: &RegistryConfig) -> Result<Self, RegistryError> {
+        let (urls, credentials) = config.parse()?;
+        let mut builder = Client::builder()
+            .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(config.connect_timeout)
+            .timeout(config.timeout)
+            .redirect(Policy::none());
+        if urls.iter().any(|url| url.scheme() == "https") {
+            builder = builder.tls_backend_preconfigured(config.tls.client()?);
+        } else {
+            builder = builder.tls_backend_preconfigured(super::tls::unused()?);
+        }
+        let client = builder.build().map_err(|error| {
+            let detail = "the settings do not make an HTTP client";
+            RegistryError::caused(RegistryErrorKind::Config, detail, error)
+        })?;
+        Ok(Self {
+            client,
+            urls,
+            credentials,
+            attempts: config.attempts.max(1),
+            backoff: config.backoff,
+            preferred: AtomicUsize::new(0),
+        })
+    }
+
+    /// The answer, read as `T`.
+    pub(super) async fn call<T: DeserializeOwned>(
+        &self,
+        request: Request<'_>,
+    ) -> Result<T, RegistryError> {
+        let mut failed = None;
+        for attempt in 0..self.attempts {
+            if attempt > 0 {
+                tokio::time::sleep(self.wait(attempt)).await;
+            }
+            let first = self.preferred.load(Ordering::Relaxed);
+            for place in 0..self.urls.len() {
+                let place = (first + place) % self.urls.len();
+                let Some(url) = self.urls.get(place) else { continue };
+                match self.ask(&request, url).await {
+                    Ok(answer) => {
+                        self.preferred.store(place, Ordering::Relaxed);
+                        return Ok(answer);
+                    }
+                    Err(Failure::Final(error)) => {
+                        self.preferred.store(place, Ordering::Relaxed);
+                        return Err(error);
+                    }
+                    Err(failure @ Failure::Passing { .. }) => {
+                        if let Failure::Passing { what, .. } = &failure {
+                            tracing::debug!(doing = request.doing, %url, what, "not answered");
+                        }
+                        failed = Some(failure);
+                    }
+                }
+            }
+        }
+        Err(self.unreachable(&request.doing, failed))
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        request: &Request<'_>,
+        base: &Url,
+    ) -> Result<T, Failure> {
+        let response = self.send(request, base).await?;
+        let status = response.status();
+        let body = read(response).await?;
+        if status.is_success() {
+            return serde_json::from_slice(&body).map_err(|error| {
+                // Not serde's own words as text: they may quote what came.
+                let what = match error.classify() {
+                    serde_json::error::Category::Data => "JSON of another shape",
+                    _ => "no JSON",
+                };
+                let detail = format!(
+                    "{} at {base}: the answer is {what}; check that this is the base URL of a \
+                     schema registry",
+                    request.doing
+                );
+                Failure::Final(other(detail, status, None))
+            });
+        }
+        let refusal: Refusal = serde_json::from_slice(&body).unwrap_or_default();
+        Err(refused(&request.doing, base, status, &refusal))
+    }
+
+    async fn send(&self, request: &Request<'_>, base: &Url) -> Result<Response, Failure> {
+        let mut url = base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(request.path);
+        }
+        if !request.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(request.query);
+        }
+        let mut sent = self.client.request(request.method.clone(), url).header(ACCEPT, ACCEPTED);
+        sent = match &self.credentials {
+            None => sent,
+            Some(Credentials::Basic { user, password }) => sent.basic_auth(user, Some(password)),
+            Some(Credentials::Bearer(token)) => sent.bearer_auth(token),
+        };
+        if let Some(body) = &request.body {
+            sent = sent.header(CONTENT_TYPE, JSON).body(body.clone());
+        }
+        sent.send().await.map_err(unanswered)
+    }
+
+    fn wait(&self, attempt: u32) -> Duration {
+        let doubled = self.backoff.saturating_mul(1 << (attempt - 1).min(20));
+        // A RandomState is seeded at random for each value: enough to spread attempts.
+        let random = RandomState::new().hash_one(0_u8) as f64 / u64::MAX as f64;
+        doubled.min(MAX_BACKOFF).mul_f64(0.5 + random / 2.0)
+    }
+
+    fn unreachable(&self, doing: &str, failed: Option<Failure>) -> RegistryError {
+        let urls: Vec<_> = self.urls.iter().map(Url::as_str).collect();
+        let urls = urls.join(", ");
+        let (what, answer, source) = match failed {
+            Some(Failure::Passing { what, answer, source }) => (what, answer, source),
+            Some(Failure::Final(error)) => return error,
+            None => (String::from("not tried"), Answer::default(), None),
+        };
+        let detail = format!(
+            "{doing}: no registry answered at {urls} in {} attempts, the last time: {what}; check \
+             that it runs and that this is its address",
+            self.attempts
+        );
+        match source {
+            Some(error) => RegistryError::caused(RegistryErrorKind::Unreachable, detail, error),
+            None => RegistryError::answered(RegistryErrorKind::Unreachable, detail, answer),
+        }
+    }
+}
+
+async fn read(mut response: Response) -> Result<Vec<u8>, Failure> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(unanswered)? {
+        if body.len() + chunk.len() > MAX_ANSWER {
+            let detail = format!("the registry's answer is larger than {MAX_ANSWER} bytes");
+            return Err(Failure::Final(other(detail, response.status(), None)));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+fn unanswered(error: reqwest::Error) -> Failure {
+    // The URL stands in our own words, with what was asked.
+    let error = error.without_url();
+    let what = match (error.is_timeout(), error.is_connect()) {
+        (_, true) => "no connection",
+        (true, false) => "no answer in time",
+        (false, false) => "the connection broke",
+    };
+    Failure::Passing { what: what.into(), answer: Answer::default(), source: Some(error) }
+}
+
+fn other(detail: String, status: StatusCode, code: Option<u32>) -> RegistryError {
+    let answer = Answer { status: Some(status.as_u16()), code };
+    RegistryError::answered(RegistryErrorKind::Other, detail, answer)
+}
+
+/// What a status that is no success means, and what to do about it.
+fn refused(doing: &str, base: &Url, status: StatusCode, refusal: &Refusal) -> Failure {
+    let code = refusal.error_code.filter(|&code| code > 0);
+    let answer = Answer { status: Some(status.as_u16()), code };
+    let mut said = format!("{}", status.as_u16());
+    if let Some(code) = code.filter(|&code| code != u32::from(status.as_u16())) {
+        said.push_str(&format!(", error code {code}"));
+    }
+    if !refusal.message.is_empty() {
+        let words: String = refusal.message.chars().take(MAX_WORDS).collect();
+        said.push_str(&format!(", {words:?}"));
+    }
+    if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+        return Failure::Passing { what: format!("it answered {said}"), answer, source: None };
+    }
+    let (kind, what) = match (status.as_u16(), code) {
+        (404, Some(40401..=40499)) => (
+            RegistryErrorKind::NotFound,
+            "the registry does not know it; check that this is the registry the writer uses",
+        ),
+        (404, _) => (
+            RegistryErrorKind::Other,
+            "there is no such endpoint; check the base URL (Apicurio's ends in /apis/ccompat/v7). \
+             Looking up by GUID needs a newer registry",
+        ),
+        (409, _) => (
+            RegistryErrorKind::Incompatible,
+            "the schema is not compatible with the earlier ones of its subject; change it so that \
+             it is, or change the subject's compatibility level",
+        ),
+        (422, _) => (
+            RegistryErrorKind::InvalidSchema,
+            "the registry cannot take this schema; check it and its references",
+        ),
+        (401, _) => (
+            RegistryErrorKind::Unauthorized,
+            "the registry refused the credentials; check user and password, or the token",
+        ),
+        (403, _) => (
+            RegistryErrorKind::Unauthorized,
+            "these credentials may not do this; check what the registry lets them do",
+        ),
+        (300..=399, _) => {
+            (RegistryErrorKind::Other, "the registry is elsewhere; check the base URL")
+        }
+        _ => (RegistryErrorKind::Other, "the registry refused it"),
+    };
+    let detail = format!("{doing} at {base}: {what} (it answered {said})");
+    Failure::Final(RegistryError::answered(kind, detail, answer))
+}

@@ -1,0 +1,17 @@
+//! The registry's client.
+
+mod cache;
+mod config;
+mod env;
+mod error;
+mod http;
+mod registry;
+mod schema;
+mod tls;
+mod wire;
+
+pub use config::{Credentials, RegistryConfig};
+pub use error::{RegistryError, RegistryErrorKind};
+pub use registry::SchemaRegistry;
+pub use schema::{Compatibility, RegisteredSchema, Schema, SchemaReference, SchemaVersion};
+pub use tls::{Pem, TlsConfig};

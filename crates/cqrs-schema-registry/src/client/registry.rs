@@ -1,0 +1,235 @@
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use reqwest::Method;
+
+use super::cache::Cache;
+use super::http::{Http, Request};
+use super::wire::{Came, Compatible, Sent};
+use super::{
+    Compatibility, RegisteredSchema, RegistryConfig, RegistryError, RegistryErrorKind, Schema,
+    SchemaVersion,
+};
+use crate::SchemaId;
+
+/// A client of one schema registry: Confluent's API, which Apicurio, Redpanda and Karapace speak too.
+///
+/// Cheap to clone; clones share connections and the cache.
+///
+/// ```no_run
+/// use cqrs_schema_registry::{RegistryConfig, Schema, SchemaRegistry};
+///
+/// # async fn f() -> Result<(), cqrs_schema_registry::RegistryError> {
+/// let registry = SchemaRegistry::new(RegistryConfig::new(["http://localhost:8081"]))?;
+/// let schema = Schema::json(r#"{"type":"object"}"#);
+/// let registered = registry.lookup("user_events-value", &schema).await?;
+/// assert_eq!(*registry.schema(registered.id).await?, schema);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// Every method fails as [`RegistryErrorKind`](super::RegistryErrorKind) says. 5xx, 429, broken
+/// connections and timeouts are tried again at every URL, as often as the settings say; then it is
+/// [`Unreachable`](super::RegistryErrorKind::Unreachable).
+///
+/// # Cancel safety
+/// A dropped look-up changes nothing. A dropped [`register`](Self::register) may have registered.
+#[derive(Clone)]
+pub struct SchemaRegistry(Arc<Inner>);
+
+struct Inner {
+    http: Arc<Http>,
+    schemas: Cache<SchemaId, Arc<Schema>>,
+    /// Which schemas stand under which subjects. What does not is not kept.
+    places: Cache<(SchemaId, Arc<str>), ()>,
+    normalize: bool,
+    config: RegistryConfig,
+}
+
+impl SchemaRegistry {
+    /// A client with these settings. Nothing is asked yet.
+    ///
+    /// # Errors
+    /// [`Config`](super::RegistryErrorKind::Config): a malformed URL, or TLS files that cannot be read.
+    pub fn new(config: RegistryConfig) -> Result<Self, RegistryError> {
+        Ok(Self(Arc::new(Inner {
+            http: Arc::new(Http::new(&config)?),
+            schemas: Cache::new(config.cache_capacity),
+            places: Cache::new(config.cache_capacity),
+            normalize: config.normalize,
+            config,
+        })))
+    }
+
+    /// The schema with this id. Asked once: it is kept, and those who ask at the same time share one
+    /// request and its end.
+    ///
+    /// # Errors
+    /// [`NotFound`](super::RegistryErrorKind::NotFound) when the registry does not know it (which is
+    /// not kept), else as all methods.
+    pub async fn schema(&self, id: impl Into<SchemaId>) -> Result<Arc<Schema>, RegistryError> {
+        let id = id.into();
+        let http = Arc::clone(&self.0.http);
+        let load = || async move { fetch(&http, id).await.map(Arc::new) }.boxed();
+        self.0.schemas.get(id, load).await
+    }
+
+    /// Where `schema` stands under `subject`.
+    ///
+    /// # Errors
+    /// [`NotFound`](super::RegistryErrorKind::NotFound) when the subject does not exist or does not
+    /// hold it, else as all methods.
+    pub async fn lookup(
+        &self,
+        subject: &str,
+        schema: &Schema,
+    ) -> Result<RegisteredSchema, RegistryError> {
+        let doing = format!("looking up a schema under the subject {subject:?}");
+        self.place(doing, &["subjects", subject], subject, schema).await
+    }
+
+    /// Puts `schema` under `subject`, as its next version; one that stands there already keeps its
+    /// version and id.
+    ///
+    /// # Errors
+    /// [`Incompatible`](super::RegistryErrorKind::Incompatible),
+    /// [`InvalidSchema`](super::RegistryErrorKind::InvalidSchema), else as all methods.
+    pub async fn register(
+        &self,
+        subject: &str,
+        schema: &Schema,
+    ) -> Result<RegisteredSchema, RegistryError> {
+        let doing = format!("registering a schema under the subject {subject:?}");
+        self.place(doing, &["subjects", subject, "versions"], subject, schema).await
+    }
+
+    async fn place(
+        &self,
+        doing: String,
+        path: &[&str],
+        subject: &str,
+        schema: &Schema,
+    ) -> Result<RegisteredSchema, RegistryError> {
+        check(subject)?;
+        let query: &[_] = match self.0.normalize {
+            true => &[("normalize", "true")],
+            false => &[],
+        };
+        let body = Some(body(schema)?);
+        let request = Request { doing: doing.clone(), method: Method::POST, path, query, body };
+        let came: Came = self.0.http.call(request).await?;
+        came.place(subject, schema).ok_or_else(|| without(&doing, "an id"))
+    }
+
+    /// A version of `subject`; [`SchemaVersion::Latest`] is its newest.
+    ///
+    /// # Errors
+    /// [`NotFound`](super::RegistryErrorKind::NotFound) when there is no such subject or version, else
+    /// as all methods.
+    pub async fn version(
+        &self,
+        subject: &str,
+        version: impl Into<SchemaVersion>,
+    ) -> Result<RegisteredSchema, RegistryError> {
+        check(subject)?;
+        let version = version.into().to_string();
+        let doing = format!("looking up the version {version} of the subject {subject:?}");
+        let path = ["subjects", subject, "versions", &version];
+        let came: Came = self.0.http.call(get(doing.clone(), &path)).await?;
+        came.version(subject).ok_or_else(|| without(&doing, "an id and a schema"))
+    }
+
+    /// Whether `schema` may become the next version of `subject`.
+    ///
+    /// # Errors
+    /// [`NotFound`](super::RegistryErrorKind::NotFound) when the subject has no version yet,
+    /// [`InvalidSchema`](super::RegistryErrorKind::InvalidSchema), else as all methods.
+    pub async fn check_compatibility(
+        &self,
+        subject: &str,
+        schema: &Schema,
+    ) -> Result<Compatibility, RegistryError> {
+        check(subject)?;
+        let request = Request {
+            doing: format!("comparing a schema with the latest of the subject {subject:?}"),
+            method: Method::POST,
+            path: &["compatibility", "subjects", subject, "versions", "latest"],
+            query: &[("verbose", "true")],
+            body: Some(body(schema)?),
+        };
+        Ok(self.0.http.call::<Compatible>(request).await?.into())
+    }
+
+    /// The subjects.
+    ///
+    /// # Errors
+    /// As all methods.
+    pub async fn subjects(&self) -> Result<Vec<String>, RegistryError> {
+        self.0.http.call(get("listing the subjects".into(), &["subjects"])).await
+    }
+
+    /// Whether the schema `id` stands under `subject`. It is asked once for each that does.
+    pub(crate) async fn is_under(
+        &self,
+        id: SchemaId,
+        schema: &Arc<Schema>,
+        subject: &Arc<str>,
+    ) -> Result<bool, RegistryError> {
+        let load = || {
+            let (registry, schema) = (self.clone(), Arc::clone(schema));
+            let subject = Arc::clone(subject);
+            async move { registry.lookup(&subject, &schema).await.map(drop) }.boxed()
+        };
+        match self.0.places.get((id, Arc::clone(subject)), load).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == RegistryErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl fmt::Debug for SchemaRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SchemaRegistry").field(&self.0.config).finish()
+    }
+}
+
+async fn fetch(http: &Http, id: SchemaId) -> Result<Schema, RegistryError> {
+    let (kind, text) = match id {
+        SchemaId::Number(id) => ("ids", id.to_string()),
+        SchemaId::Guid(guid) => ("guids", guid.to_string()),
+    };
+    let doing = format!("looking up the schema {text}");
+    let came: Came = http.call(get(doing.clone(), &["schemas", kind, &text])).await?;
+    came.schema().ok_or_else(|| without(&doing, "a schema"))
+}
+
+fn get<'r>(doing: String, path: &'r [&'r str]) -> Request<'r> {
+    Request { doing, method: Method::GET, path, query: &[], body: None }
+}
+
+fn body(schema: &Schema) -> Result<Vec<u8>, RegistryError> {
+    serde_json::to_vec(&Sent::from(schema)).map_err(|error| {
+        let detail = "the schema cannot be written as JSON";
+        RegistryError::caused(RegistryErrorKind::Config, detail, error)
+    })
+}
+
+/// A URL would swallow these.
+fn check(subject: &str) -> Result<(), RegistryError> {
+    match subject {
+        "" | "." | ".." => {
+            Err(RegistryError::config(format!("{subject:?} cannot be the name of a subject")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn without(doing: &str, what: &str) -> RegistryError {
+    let detail = format!(
+        "{doing}: the answer has not {what}; check that the base URL is that of a schema registry"
+    );
+    RegistryError::new(RegistryErrorKind::Other, detail)
+}

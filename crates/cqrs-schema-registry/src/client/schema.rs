@@ -1,0 +1,124 @@
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::SchemaType;
+
+/// A schema: its language, its text, and the schemas it refers to.
+///
+/// `Debug` shows the text's size.
+#[derive(Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Schema {
+    /// The language.
+    pub schema_type: SchemaType,
+    /// The schema itself: JSON, or a `.proto` file.
+    pub text: Arc<str>,
+    /// What it imports (Protobuf) or refers to (JSON Schema's `$ref`). They are named here, not resolved.
+    pub references: Vec<SchemaReference>,
+}
+
+/// A schema that another one refers to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct SchemaReference {
+    /// How the schema that refers names it: the path of a Protobuf import, the `$ref` of a JSON Schema.
+    pub name: String,
+    /// The subject under which it is registered.
+    pub subject: String,
+    /// Its version there. Some registries take -1 for the latest.
+    pub version: i32,
+}
+
+impl Schema {
+    /// A schema of `schema_type`.
+    pub fn new(schema_type: SchemaType, text: impl Into<Arc<str>>) -> Self {
+        Self { schema_type, text: text.into(), references: Vec::new() }
+    }
+
+    /// A JSON Schema.
+    pub fn json(text: impl Into<Arc<str>>) -> Self {
+        Self::new(SchemaType::Json, text)
+    }
+
+    /// The text of a `.proto` file.
+    pub fn protobuf(text: impl Into<Arc<str>>) -> Self {
+        Self::new(SchemaType::Protobuf, text)
+    }
+
+    /// Adds a schema that this one refers to.
+    #[must_use]
+    pub fn with_reference(
+        mut self,
+        name: impl Into<String>,
+        subject: impl Into<String>,
+        version: i32,
+    ) -> Self {
+        let (name, subject) = (name.into(), subject.into());
+        self.references.push(SchemaReference { name, subject, version });
+        self
+    }
+}
+
+impl fmt::Debug for Schema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Schema")
+            .field("schema_type", &self.schema_type)
+            .field("text_bytes", &self.text.len())
+            .field("references", &self.references)
+            .finish()
+    }
+}
+
+/// A schema as it stands under a subject.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RegisteredSchema {
+    /// The subject.
+    pub subject: String,
+    /// The number of the schema in this registry.
+    pub id: u32,
+    /// Its GUID, where the registry has them and said it.
+    pub guid: Option<Uuid>,
+    /// Its version under the subject, where the registry said it.
+    pub version: Option<u32>,
+    /// The schema.
+    pub schema: Schema,
+}
+
+/// Which version of a subject.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum SchemaVersion {
+    /// The newest one.
+    #[default]
+    Latest,
+    /// This one.
+    Number(u32),
+}
+
+impl From<u32> for SchemaVersion {
+    fn from(version: u32) -> Self {
+        Self::Number(version)
+    }
+}
+
+impl fmt::Display for SchemaVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Latest => f.write_str("latest"),
+            Self::Number(version) => version.fmt(f),
+        }
+    }
+}
+
+/// Whether a schema may become the next version of a subject.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Compatibility {
+    /// Whether it may.
+    pub is_compatible: bool,
+    /// Why not, in the registry's words; it may have none.
+    pub reasons: Vec<String>,
+}

@@ -1,0 +1,101 @@
+//! The JSON of the registry's API.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{Compatibility, RegisteredSchema, Schema, SchemaReference};
+use crate::SchemaType;
+
+/// A schema that is sent.
+#[derive(Serialize)]
+pub(super) struct Sent<'s> {
+    #[serde(rename = "schemaType")]
+    schema_type: &'static str,
+    schema: &'s str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    references: &'s [SchemaReference],
+}
+
+impl<'s> From<&'s Schema> for Sent<'s> {
+    fn from(schema: &'s Schema) -> Self {
+        Self {
+            schema_type: schema.schema_type.as_str(),
+            schema: &schema.text,
+            references: &schema.references,
+        }
+    }
+}
+
+/// A schema that came, with what an answer says beside it. Registries differ in what they leave out.
+#[derive(Deserialize)]
+pub(super) struct Came {
+    id: Option<u32>,
+    guid: Option<Uuid>,
+    version: Option<u32>,
+    #[serde(rename = "schemaType")]
+    schema_type: Option<String>,
+    schema: Option<String>,
+    references: Option<Vec<SchemaReference>>,
+}
+
+impl Came {
+    /// The schema. The API leaves out the type of Avro schemas.
+    pub(super) fn schema(self) -> Option<Schema> {
+        let schema_type = self.schema_type.as_deref().map_or(SchemaType::Avro, schema_type);
+        let mut schema = Schema::new(schema_type, self.schema?);
+        schema.references = self.references.unwrap_or_default();
+        Some(schema)
+    }
+
+    /// What a version is.
+    pub(super) fn version(self, subject: &str) -> Option<RegisteredSchema> {
+        let (id, guid, version) = (self.id?, self.guid, self.version);
+        Some(RegisteredSchema {
+            subject: subject.into(),
+            id,
+            guid,
+            version,
+            schema: self.schema()?,
+        })
+    }
+
+    /// Where `schema`, which was sent, stands. An answer to it may say no more than the number.
+    pub(super) fn place(self, subject: &str, schema: &Schema) -> Option<RegisteredSchema> {
+        Some(RegisteredSchema {
+            subject: subject.into(),
+            id: self.id?,
+            guid: self.guid,
+            version: self.version,
+            schema: schema.clone(),
+        })
+    }
+}
+
+fn schema_type(name: &str) -> SchemaType {
+    let known = [SchemaType::Json, SchemaType::Protobuf, SchemaType::Avro];
+    known.into_iter().find(|known| known.as_str() == name).unwrap_or(SchemaType::Other)
+}
+
+#[derive(Deserialize)]
+pub(super) struct Compatible {
+    is_compatible: bool,
+    messages: Option<Vec<String>>,
+    /// Apicurio's.
+    reason: Option<String>,
+}
+
+impl From<Compatible> for Compatibility {
+    fn from(answer: Compatible) -> Self {
+        let mut reasons = answer.messages.unwrap_or_default();
+        reasons.extend(answer.reason);
+        Self { is_compatible: answer.is_compatible, reasons }
+    }
+}
+
+/// Why not.
+#[derive(Default, Deserialize)]
+pub(super) struct Refusal {
+    pub(super) error_code: Option<u32>,
+    #[serde(default)]
+    pub(super) message: String,
+}

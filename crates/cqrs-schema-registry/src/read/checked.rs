@@ -1,0 +1,181 @@
+use std::sync::Arc;
+
+use cqrs_core::broker::BoxFuture;
+use cqrs_core::{DecodeError, Decoded, Incoming};
+
+use super::{OnUnframed, Unframe};
+use crate::{MessagePath, RegistryError, RegistryErrorKind, SchemaId, SchemaRegistry, SchemaType};
+
+/// What is done with a message whose schema the registry does not know.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnUnknownSchema {
+    /// It cannot be decoded: the subscription's policy for decode errors holds.
+    #[default]
+    Malformed,
+    /// It is tried again on the subscription's retry schedule: where a registry is a copy of another
+    /// one and may be behind.
+    Retry,
+}
+
+/// Takes the frame off each message after it asked the registry about its schema. A hook for
+/// [`Subscription::decoder`](cqrs_core::Subscription::decoder); the subscription then decodes with a
+/// plain deserializer.
+///
+/// ```no_run
+/// use cqrs_core::Subscription;
+/// use cqrs_schema_registry::{RegistryConfig, RegistryDecoder, SchemaRegistry};
+/// # use cqrs_core::Notification;
+/// # fn f<UserCreated: Notification + serde::de::DeserializeOwned>()
+/// # -> Result<(), cqrs_schema_registry::RegistryError> {
+///
+/// let registry = SchemaRegistry::new(RegistryConfig::from_env()?)?;
+/// let users = Subscription::to("user_events")
+///     .group("mailer")
+///     .decoder(RegistryDecoder::json(&registry).subjects(["user_events-value"]).hook())
+///     .json::<UserCreated>();
+/// # Ok(())
+/// # }
+/// ```
+///
+/// | what | becomes |
+/// |---|---|
+/// | no frame, a broken one, another message path | malformed |
+/// | a schema of another language, id or subject than expected | malformed |
+/// | a schema that the registry does not know | malformed, or tried again: [`OnUnknownSchema`] |
+/// | a registry that cannot be reached, refuses us, or answers nonsense | a failure: the retry schedule holds |
+/// | a tombstone, an empty body | passed on as it is |
+///
+/// Each schema is asked for once. While the registry is asked the message's lane waits: at most
+/// `attempts` times the number of URLs times `timeout` of the
+/// [`RegistryConfig`](crate::RegistryConfig).
+#[derive(Debug, Clone)]
+pub struct RegistryDecoder {
+    registry: SchemaRegistry,
+    unframe: Unframe,
+    ids: Vec<SchemaId>,
+    subjects: Vec<Arc<str>>,
+    on_unknown: OnUnknownSchema,
+}
+
+impl RegistryDecoder {
+    /// Takes messages of JSON Schemas.
+    pub fn json(registry: &SchemaRegistry) -> Self {
+        Self::new(registry, SchemaType::Json)
+    }
+
+    /// Takes messages of Protobuf schemas. Any message path is taken, unless [`path`](Self::path) says
+    /// which.
+    pub fn protobuf(registry: &SchemaRegistry) -> Self {
+        Self::new(registry, SchemaType::Protobuf)
+    }
+
+    fn new(registry: &SchemaRegistry, schema_type: SchemaType) -> Self {
+        Self {
+            registry: registry.clone(),
+            unframe: Unframe::new(schema_type),
+            ids: Vec::new(),
+            subjects: Vec::new(),
+            on_unknown: OnUnknownSchema::Malformed,
+        }
+    }
+
+    /// Takes frames of this message path only. JSON's frames have none.
+    #[must_use]
+    pub fn path(mut self, path: MessagePath) -> Self {
+        self.unframe.path = Some(path);
+        self
+    }
+
+    /// What is done with messages that have no frame; an error by default.
+    #[must_use]
+    pub fn on_unframed(mut self, policy: OnUnframed) -> Self {
+        self.unframe.on_unframed = policy;
+        self
+    }
+
+    /// Takes these schemas only. A number and a GUID are told apart: name both where writers use both.
+    #[must_use]
+    pub fn ids<I: Into<SchemaId>>(mut self, ids: impl IntoIterator<Item = I>) -> Self {
+        self.ids.extend(ids.into_iter().map(Into::into));
+        self
+    }
+
+    /// Takes schemas only that stand under one of these subjects, in any version that is not deleted.
+    #[must_use]
+    pub fn subjects<S: Into<Arc<str>>>(mut self, subjects: impl IntoIterator<Item = S>) -> Self {
+        self.subjects.extend(subjects.into_iter().map(Into::into));
+        self
+    }
+
+    /// What is done with schemas that the registry does not know.
+    #[must_use]
+    pub fn on_unknown_schema(mut self, policy: OnUnknownSchema) -> Self {
+        self.on_unknown = policy;
+        self
+    }
+
+    /// The hook.
+    pub fn hook(self) -> impl Fn(Incoming) -> BoxFuture<'static, Decoded> + Send + Sync + 'static {
+        let decoder = Arc::new(self);
+        move |message| {
+            let decoder = Arc::clone(&decoder);
+            Box::pin(async move { decoder.decode(message).await })
+        }
+    }
+
+    /// What the hook makes of one message.
+    ///
+    /// # Errors
+    /// See the table above.
+    pub async fn decode(&self, mut message: Incoming) -> Decoded {
+        if message.is_tombstone() || message.is_empty() {
+            return Ok(Some(message));
+        }
+        let split = self.unframe.split(&message);
+        let (frame, body) = split.map_err(|error| DecodeError::malformed(error.to_string()))?;
+        if let Some(frame) = frame {
+            self.check(frame.id()).await?;
+        }
+        message.body = Some(body);
+        Ok(Some(message))
+    }
+
+    async fn check(&self, id: SchemaId) -> Result<(), DecodeError> {
+        if !self.ids.is_empty() && !self.ids.contains(&id) {
+            return Err(DecodeError::malformed(format!(
+                "the schema {id} is not one of those taken"
+            )));
+        }
+        let schema = self.registry.schema(id).await.map_err(|error| self.failed(error))?;
+        let (found, expected) = (schema.schema_type, self.unframe.schema_type);
+        if found != expected {
+            let text = format!("the schema {id} is of type {found}, expected {expected}");
+            return Err(DecodeError::malformed(text));
+        }
+        for subject in &self.subjects {
+            let is_under = self.registry.is_under(id, &schema, subject).await;
+            if is_under.map_err(DecodeError::failed)? {
+                return Ok(());
+            }
+        }
+        match self.subjects.is_empty() {
+            true => Ok(()),
+            false => {
+                let subjects = &self.subjects;
+                let text =
+                    format!("the schema {id} stands under none of the subjects {subjects:?}");
+                Err(DecodeError::malformed(text))
+            }
+        }
+    }
+
+    fn failed(&self, error: RegistryError) -> DecodeError {
+        match (error.kind(), self.on_unknown) {
+            (RegistryErrorKind::NotFound, OnUnknownSchema::Malformed) => {
+                DecodeError::malformed(error.to_string())
+            }
+            _ => DecodeError::failed(error),
+        }
+    }
+}

@@ -1,0 +1,180 @@
+use std::sync::Arc;
+
+use super::{EventSchema, Framing, OnUnknownEvent, SchemaSource, SubjectNaming};
+use crate::{
+    Frame, RegisteredSchema, RegistryError, RegistryErrorKind, SchemaRegistry, SchemaVersion,
+};
+
+/// Whether schemas are put into the registry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Registration {
+    /// They must stand there already: a deployment put them there, and a typo is an error at start.
+    #[default]
+    LookUp,
+    /// What does not stand there is registered, if the registry finds it compatible. For development.
+    Auto,
+}
+
+/// Where the frame goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FrameForm {
+    /// Before the body, with the schema's number. What every reader knows.
+    #[default]
+    Prefix,
+    /// Into the header [`Frame::HEADER`], with the schema's GUID, and the body stays as it is. Needs a
+    /// registry that has GUIDs and readers that know this form. The value is no text, at which some
+    /// readers fail (FastStream does).
+    Header,
+}
+
+/// Asks the registry for the frame of each event, before the first message.
+#[derive(Debug, Clone)]
+#[must_use = "call `build`"]
+pub struct FramingBuilder {
+    registry: SchemaRegistry,
+    events: Vec<EventSchema>,
+    naming: SubjectNaming,
+    registration: Registration,
+    form: FrameForm,
+    on_unknown: OnUnknownEvent,
+}
+
+impl Framing {
+    /// Frames with the ids that `registry` gives.
+    ///
+    /// ```no_run
+    /// use cqrs_core::MemoryBroker;
+    /// use cqrs_schema_registry::{
+    ///     EventSchema, FramedBroker, Framing, RegistryConfig, Schema, SchemaRegistry,
+    /// };
+    /// # async fn f<UserCreated: cqrs_core::Notification>()
+    /// # -> Result<(), cqrs_schema_registry::RegistryError> {
+    ///
+    /// let registry = SchemaRegistry::new(RegistryConfig::from_env()?)?;
+    /// let schema = Schema::json(r#"{"title":"UserCreated","type":"object"}"#);
+    /// let framing = Framing::builder(&registry)
+    ///     .event(EventSchema::of::<UserCreated>(schema)) // subject `user_events-value`
+    ///     .build()
+    ///     .await?;
+    /// let broker = FramedBroker::new(MemoryBroker::new(), framing);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder(registry: &SchemaRegistry) -> FramingBuilder {
+        FramingBuilder {
+            registry: registry.clone(),
+            events: Vec::new(),
+            naming: SubjectNaming::TopicName,
+            registration: Registration::LookUp,
+            form: FrameForm::Prefix,
+            on_unknown: OnUnknownEvent::Refuse,
+        }
+    }
+}
+
+impl FramingBuilder {
+    /// Adds an event. One that goes to several topics is added for each, unless its subject does not
+    /// depend on the topic.
+    pub fn event(mut self, schema: EventSchema) -> Self {
+        self.events.push(schema);
+        self
+    }
+
+    /// How subjects are named; `{topic}-value` by default.
+    pub fn naming(mut self, naming: SubjectNaming) -> Self {
+        self.naming = naming;
+        self
+    }
+
+    /// Whether schemas are put into the registry; they are only looked up by default.
+    pub fn registration(mut self, registration: Registration) -> Self {
+        self.registration = registration;
+        self
+    }
+
+    /// Where the frame goes; before the body by default.
+    pub fn form(mut self, form: FrameForm) -> Self {
+        self.form = form;
+        self
+    }
+
+    /// What is done with messages of other events; an error by default.
+    pub fn on_unknown(mut self, policy: OnUnknownEvent) -> Self {
+        self.on_unknown = policy;
+        self
+    }
+
+    /// Asks the registry.
+    ///
+    /// # Errors
+    /// What the registry says of the first schema that it does not give:
+    /// [`NotFound`](RegistryErrorKind::NotFound) when it is to be looked up and does not stand under
+    /// its subject, [`Config`](RegistryErrorKind::Config) when the event lacks something.
+    pub async fn build(self) -> Result<Framing, RegistryError> {
+        let mut framing = Framing::new().on_unknown(self.on_unknown);
+        for event in &self.events {
+            let frame = self.frame(event).await?;
+            let topic = event.is_of_topic(self.naming).then(|| Arc::clone(&event.topic));
+            framing.set(Arc::clone(&event.event), topic, frame);
+        }
+        Ok(framing)
+    }
+
+    async fn frame(&self, event: &EventSchema) -> Result<Frame, RegistryError> {
+        let subject = event.subject_name(self.naming)?;
+        if let SchemaSource::Schema(schema) = &event.source {
+            event.path_in(schema.schema_type)?; // before anything is registered
+        }
+        let found = self.find(event, &subject).await?;
+        let path = event.path_in(found.schema.schema_type)?;
+        let frame = match (self.form, found.guid) {
+            (FrameForm::Prefix, _) => Frame::new(found.id),
+            (FrameForm::Header, Some(guid)) => Frame::new(guid),
+            (FrameForm::Header, None) => {
+                let detail = format!(
+                    "the registry has no GUID for the schema of the subject {subject:?}, which \
+                     the header form needs: use the prefix form, or a registry that has GUIDs"
+                );
+                return Err(RegistryError::new(RegistryErrorKind::Other, detail));
+            }
+        };
+        Ok(match path {
+            Some(path) => frame.with_path(path),
+            None => frame,
+        })
+    }
+
+    async fn find(
+        &self,
+        event: &EventSchema,
+        subject: &str,
+    ) -> Result<RegisteredSchema, RegistryError> {
+        let registry = &self.registry;
+        match &event.source {
+            SchemaSource::Latest(expected) => {
+                let latest = registry.version(subject, SchemaVersion::Latest).await?;
+                let found = latest.schema.schema_type;
+                match found == *expected {
+                    true => Ok(latest),
+                    false => Err(RegistryError::config(format!(
+                        "the latest schema of the subject {subject:?} is of type {found}, expected \
+                         {expected}"
+                    ))),
+                }
+            }
+            SchemaSource::Schema(schema) => {
+                let registered = match self.registration {
+                    Registration::LookUp => return registry.lookup(subject, schema).await,
+                    Registration::Auto => registry.register(subject, schema).await?,
+                };
+                // The answer to a registration may say no more than the number.
+                match (self.form, registered.guid) {
+                    (FrameForm::Header, None) => registry.lookup(subject, schema).await,
+                    _ => Ok(registered),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,34 @@
+/// Under which subject the schema of an event stands: Confluent's strategies, for a message's value.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SubjectNaming {
+    /// `{topic}-value`: one line of schemas per topic. Confluent's default.
+    #[default]
+    TopicName,
+    /// `{record}`: one line of schemas per type, whatever its topics.
+    RecordName,
+    /// `{topic}-{record}`: one line of schemas per type and topic, for topics with several types.
+    TopicRecordName,
+}
+
+impl SubjectNaming {
+    /// The subject of what `record` names, sent to `topic`. The record is the `title` of a JSON Schema
+    /// and the full name of a Protobuf message, as `shop.UserCreated`.
+    pub fn subject(self, topic: &str, record: &str) -> String {
+        match self {
+            Self::TopicName => format!("{topic}-value"),
+            Self::RecordName => record.to_owned(),
+            Self::TopicRecordName => format!("{topic}-{record}"),
+        }
+    }
+
+    /// Whether the subject depends on the record.
+    pub(super) fn asks_record(self) -> bool {
+        self != Self::TopicName
+    }
+
+    /// Whether the subject depends on the topic.
+    pub(super) fn asks_topic(self) -> bool {
+        self != Self::RecordName
+    }
+}
