@@ -1,0 +1,167 @@
+use cqrs_core::{
+    DecodeError, HandlerError, Incoming, MemoryBroker, Message, MessageBrokerExt,
+    NotificationEvent, Service, Subscription, each,
+};
+use cqrs_macros::Notification;
+use cqrs_schema_registry::{
+    EventSchema, Frame, FrameForm, FramedBroker, Framing, MessagePath, OnUnframed, OnUnknownSchema,
+    Registration, RegistryDecoder, Schema,
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::server::{Fault, Server, guid_of};
+
+fn message(frame: &Frame) -> Incoming {
+    Incoming::new("t", [frame.to_bytes(), b"4111".to_vec()].concat())
+}
+
+async fn server() -> Server {
+    let server = Server::start().await;
+    let registry = server.client();
+    registry.register("json-value", &Schema::json("{}")).await.unwrap();
+    registry.register("proto-value", &Schema::protobuf("message A {}")).await.unwrap();
+    server.state().asked.clear();
+    server
+}
+
+/// What is left of the message.
+async fn body(decoder: &RegistryDecoder, message: Incoming) -> Result<String, DecodeError> {
+    let decoded = decoder.decode(message).await?.unwrap();
+    Ok(String::from_utf8(decoded.bytes().to_vec()).unwrap())
+}
+
+async fn malformed(decoder: &RegistryDecoder, message: Incoming) -> String {
+    match body(decoder, message).await {
+        Err(DecodeError::Malformed(text)) => {
+            assert!(!text.contains("4111"), "{text}");
+            text.into_owned()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_known_schema_of_the_type_passes_and_is_asked_for_once() {
+    let server = server().await;
+    let registry = server.client();
+    let json = RegistryDecoder::json(&registry);
+    let protobuf = RegistryDecoder::protobuf(&registry).path(MessagePath::FIRST);
+    for _ in 0..3 {
+        assert_eq!(body(&json, message(&Frame::new(1))).await.unwrap(), "4111");
+        let frame = Frame::new(2).with_path(MessagePath::FIRST);
+        assert_eq!(body(&protobuf, message(&frame)).await.unwrap(), "4111");
+    }
+    assert_eq!(server.state().asked, ["GET /base/schemas/ids/1", "GET /base/schemas/ids/2"]);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_the_message_is_malformed() {
+    let server = server().await;
+    let registry = server.client();
+    let json = RegistryDecoder::json(&registry);
+    let text = malformed(&json, Incoming::new("t", "4111")).await;
+    assert!(text.contains("no magic byte"), "{text}");
+    let text = malformed(&json, message(&Frame::new(2))).await;
+    assert_eq!(text, "the schema 2 is of type PROTOBUF, expected JSON");
+    let text = malformed(&json, message(&Frame::new(77))).await;
+    assert!(text.contains("looking up the schema 77"), "{text}");
+
+    let text = malformed(&json.clone().ids([2_u32, 3]), message(&Frame::new(1))).await;
+    assert_eq!(text, "the schema 1 is not one of those taken");
+    let second = MessagePath::new([1]).unwrap();
+    let protobuf = RegistryDecoder::protobuf(&registry).path(MessagePath::FIRST);
+    let text = malformed(&protobuf, message(&Frame::new(2).with_path(second))).await;
+    assert_eq!(text, "the schema's message [1], expected [0]");
+
+    let bare = json.on_unframed(OnUnframed::Pass);
+    assert_eq!(body(&bare, Incoming::new("t", "{}")).await.unwrap(), "{}");
+}
+
+#[tokio::test]
+async fn the_subject_is_checked_when_it_is_asked_for() {
+    let server = server().await;
+    let registry = server.client();
+    let of = |subjects: &[&'static str]| {
+        RegistryDecoder::json(&registry).subjects(subjects.iter().copied())
+    };
+    let both = of(&["proto-value", "json-value"]);
+    for _ in 0..3 {
+        assert_eq!(body(&both, message(&Frame::new(1))).await.unwrap(), "4111");
+    }
+    let by_guid = message(&Frame::new(guid_of(1)));
+    assert_eq!(body(&of(&["json-value"]), by_guid).await.unwrap(), "4111");
+    let text = malformed(&of(&["proto-value", "none"]), message(&Frame::new(1))).await;
+    assert!(text.contains(r#"under none of the subjects ["proto-value", "none"]"#), "{text}");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_the_registry_is_a_failure_that_may_pass() {
+    let server = server().await;
+    let registry = server.client();
+    let json = RegistryDecoder::json(&registry);
+    for fault in
+        [Fault::Answer(500, ""), Fault::Hang, Fault::Answer(401, ""), Fault::Answer(404, "")]
+    {
+        server.fail(vec![fault.clone(); 3]);
+        match body(&json, message(&Frame::new(1))).await {
+            Err(DecodeError::Failed(error)) => assert!(error.is_retryable(), "{fault:?}"),
+            other => panic!("{fault:?}: {other:?}"),
+        }
+        server.state().faults.clear();
+    }
+    let behind = json.clone().on_unknown_schema(OnUnknownSchema::Retry);
+    let unknown = body(&behind, message(&Frame::new(77))).await;
+    assert!(matches!(unknown, Err(DecodeError::Failed(_))), "{unknown:?}");
+    assert_eq!(body(&json, message(&Frame::new(1))).await.unwrap(), "4111");
+}
+
+#[tokio::test]
+async fn what_has_no_body_passes_for_the_policies_to_see() {
+    let server = server().await;
+    let json = RegistryDecoder::json(&server.client());
+    let mut tombstone = Incoming::new("t", "");
+    assert_eq!(json.decode(tombstone.clone()).await.unwrap(), Some(tombstone.clone()));
+    tombstone.body = None;
+    assert_eq!(json.decode(tombstone.clone()).await.unwrap(), Some(tombstone));
+    assert!(server.state().asked.is_empty());
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Notification)]
+#[cqrs(crate = "cqrs_core", topic = "users")]
+struct UserCreated {
+    id: u32,
+}
+
+#[tokio::test]
+async fn a_service_reads_what_a_framed_broker_wrote_in_either_form() {
+    let server = server().await;
+    let registry = server.client();
+    let broker = MemoryBroker::new();
+    let mut framed = Vec::new();
+    for form in [FrameForm::Prefix, FrameForm::Header] {
+        let framing = Framing::builder(&registry)
+            .form(form)
+            .registration(Registration::Auto)
+            .event(EventSchema::of::<UserCreated>(Schema::json("{}")));
+        framed.push(FramedBroker::new(broker.clone(), framing.build().await.unwrap()));
+    }
+    let (seen, mut sees) = mpsc::unbounded_channel();
+    let decoder = RegistryDecoder::json(&registry).subjects(["users-value"]);
+    let users = Subscription::to("users").group("g").decoder(decoder.hook()).json::<UserCreated>();
+    let handler = each(move |event: NotificationEvent<UserCreated>, _| {
+        let seen = seen.clone();
+        async move { Ok::<(), HandlerError>(seen.send(event.payload.id)?) }
+    });
+    // A subscription through the framing broker is the inner one's.
+    let service = Service::builder(framed[0].clone()).subscribe(users, handler).build().unwrap();
+    let stop = service.stop_handle();
+    let running = tokio::spawn(service.run());
+    for (id, broker) in [(1, &framed[0]), (2, &framed[1])] {
+        let body = serde_json::to_vec(&NotificationEvent::new(UserCreated { id })).unwrap();
+        broker.publish(Message::new("users", body).with_name("UserCreated")).await.unwrap();
+        assert_eq!(sees.recv().await, Some(id));
+    }
+    stop.stop();
+    running.await.unwrap().unwrap();
+}
