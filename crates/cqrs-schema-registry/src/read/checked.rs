@@ -3,6 +3,7 @@ use std::sync::Arc;
 use cqrs_core::broker::BoxFuture;
 use cqrs_core::{DecodeError, Decoded, Incoming};
 
+use super::unframe::is_void;
 use super::{OnUnframed, Unframe};
 use crate::{MessagePath, RegistryError, RegistryErrorKind, SchemaId, SchemaRegistry, SchemaType};
 
@@ -44,7 +45,7 @@ pub enum OnUnknownSchema {
 /// | a schema of another language, id or subject than expected | malformed |
 /// | a schema that the registry does not know | malformed, or tried again: [`OnUnknownSchema`] |
 /// | a registry that cannot be reached, refuses us, or answers nonsense | a failure: the retry schedule holds |
-/// | a tombstone, an empty body | passed on as it is |
+/// | a tombstone; for JSON, a message without frame and body | passed on: the policies for them hold |
 ///
 /// Each schema is asked for once. While the registry is asked the message's lane waits: at most
 /// `attempts` times the number of URLs times `timeout` of the
@@ -129,7 +130,9 @@ impl RegistryDecoder {
     /// # Errors
     /// See the table above.
     pub async fn decode(&self, mut message: Incoming) -> Decoded {
-        if message.is_tombstone() || message.is_empty() {
+        // The deserializer behind says that it is empty. Protobuf's would take it for an event.
+        let is_json = self.unframe.schema_type == SchemaType::Json;
+        if message.is_tombstone() || is_json && is_void(&message) {
             return Ok(Some(message));
         }
         let split = self.unframe.split(&message);

@@ -3,7 +3,7 @@ use std::borrow::Cow;
 use cqrs_core::codec::{DeserializeError, DeserializeErrorKind, Deserializer};
 use cqrs_core::{Incoming, Notification, NotificationEvent};
 
-use super::unframe::UnframeError;
+use super::unframe::{UnframeError, is_void};
 use super::{OnUnframed, Unframe};
 use crate::{MessagePath, SchemaType};
 
@@ -21,7 +21,8 @@ use crate::{MessagePath, SchemaType};
 /// # }
 /// ```
 ///
-/// A frame that is broken or missing is a
+/// A message without frame and body is
+/// [`Empty`](cqrs_core::codec::DeserializeErrorKind::Empty). A frame that is broken or missing is a
 /// [`Syntax`](cqrs_core::codec::DeserializeErrorKind::Syntax) error, another message path than the
 /// expected one a [`Shape`](cqrs_core::codec::DeserializeErrorKind::Shape) error. The errors of the
 /// inner deserializer come through, with the bytes as they came, frame included.
@@ -69,7 +70,7 @@ impl<P: Notification, D: Deserializer<P>> Deserializer<P> for Framed<D> {
     fn deserialize(&self, message: &Incoming) -> Result<NotificationEvent<P>, DeserializeError> {
         let unframed = self.unframed(message).map_err(|error| {
             let kind = match &error {
-                UnframeError::Frame(_) if message.bytes().is_empty() => DeserializeErrorKind::Empty,
+                UnframeError::Frame(_) if is_void(message) => DeserializeErrorKind::Empty,
                 UnframeError::Frame(_) => DeserializeErrorKind::Syntax,
                 UnframeError::Path { .. } => DeserializeErrorKind::Shape,
             };
@@ -173,6 +174,9 @@ mod tests {
         let any = Framed::json(JsonDeserializer).on_unframed(OnUnframed::Pass);
         assert_eq!(read(&any, &message).unwrap_err().kind(), DeserializeErrorKind::Syntax);
         message.headers.insert_bytes(Frame::HEADER, "x").unwrap();
+        assert_eq!(read(&any, &message).unwrap_err().kind(), DeserializeErrorKind::Syntax);
+        message.body = Some(bytes::Bytes::new());
+        message.headers.insert_bytes(Frame::HEADER, "").unwrap();
         assert_eq!(read(&any, &message).unwrap_err().kind(), DeserializeErrorKind::Syntax);
     }
 }

@@ -14,8 +14,8 @@ pub enum OnUnframed {
     #[default]
     Refuse,
     /// It is decoded as it is: for a topic whose writers do not all frame yet. A message counts as
-    /// unframed when it has no schema header and its first byte is neither 0 nor 1, with which no JSON
-    /// and no Protobuf body begins. A frame that is broken stays an error.
+    /// unframed when it has no schema header and its first byte, if it has one, is neither 0 nor 1, with
+    /// which no JSON and no Protobuf body begins. A frame that is broken stays an error.
     Pass,
 }
 
@@ -46,7 +46,7 @@ impl Unframe {
             Ok(found) => found,
             Err(error)
                 if self.on_unframed == OnUnframed::Pass
-                    && error.kind() == FrameErrorKind::Unframed
+                    && matches!(error.kind(), FrameErrorKind::Unframed | FrameErrorKind::Empty)
                     && header(message).is_none() =>
             {
                 return Ok((None, message.bytes()));
@@ -68,6 +68,11 @@ impl Unframe {
             None => Frame::split(self.schema_type, &message.bytes()),
         }
     }
+}
+
+/// Whether there is nothing at all: no header, no byte of a frame or a body.
+pub(crate) fn is_void(message: &Incoming) -> bool {
+    message.bytes().is_empty() && header(message).is_none()
 }
 
 fn header(message: &Incoming) -> Option<&[u8]> {

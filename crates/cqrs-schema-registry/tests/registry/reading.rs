@@ -122,9 +122,18 @@ async fn what_has_no_body_passes_for_the_policies_to_see() {
     let json = RegistryDecoder::json(&server.client());
     let mut tombstone = Incoming::new("t", "");
     assert_eq!(json.decode(tombstone.clone()).await.unwrap(), Some(tombstone.clone()));
+    let protobuf = RegistryDecoder::protobuf(&server.client());
+    let text = malformed(&protobuf, tombstone.clone()).await;
+    assert!(text.contains("there are no bytes"), "no message of defaults: {text}");
     tombstone.body = None;
-    assert_eq!(json.decode(tombstone.clone()).await.unwrap(), Some(tombstone));
+    for decoder in [json, protobuf] {
+        let decoded = decoder.decode(tombstone.clone()).await.unwrap();
+        assert_eq!(decoded.as_ref(), Some(&tombstone));
+    }
     assert!(server.state().asked.is_empty());
+    let decoder = RegistryDecoder::protobuf(&server.client());
+    let defaults = Incoming::new("t", Frame::new(2).with_path(MessagePath::FIRST).to_bytes());
+    assert_eq!(body(&decoder, defaults).await.unwrap(), "", "framed, they are one");
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Notification)]
