@@ -1,4 +1,78 @@
-//! Confluent's schema-registry framing, and a client of the registry.
+//! Schema ids in messages, as Confluent's serializers write and read them, for JSON Schema and Protobuf;
+//! and a client of the schema registry that gives the ids out.
+//!
+//! A message says with which schema it was written in a **frame**: a few bytes before its body, or a
+//! header. The parts:
+//!
+//! | part | what it does | asks a registry |
+//! |---|---|---|
+//! | [`Frame`] | the bytes: reads and writes them | no |
+//! | [`FramedBroker`], [`Framing`] | put the frame on what a broker publishes | once, at the start |
+//! | [`Framed`] | takes the frame off, for a deserializer | no |
+//! | [`RegistryDecoder`] | takes the frame off after a look at the schema, as a hook of a subscription | once per schema |
+//! | [`SchemaRegistry`] | the client | |
+//!
+//! The last two and what asks for ids need the feature `client` (on by default).
+//!
+//! ```no_run
+//! # #[cfg(feature = "client")]
+//! # mod with_client {
+//! use cqrs_core::{MemoryBroker, Mediator, Subscription};
+//! use cqrs_macros::Notification;
+//! use cqrs_schema_registry::{
+//!     EventSchema, FramedBroker, Framing, RegistryConfig, RegistryDecoder, Schema, SchemaRegistry,
+//! };
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Clone, Serialize, Deserialize, Notification)]
+//! #[cqrs(crate = "::cqrs_core", topic = "user_events", key = "user_id")]
+//! struct UserCreated {
+//!     user_id: String,
+//! }
+//!
+//! const SCHEMA: &str = r#"{"title": "UserCreated", "type": "object"}"#;
+//!
+//! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+//! let registry = SchemaRegistry::new(RegistryConfig::from_env()?)?;
+//!
+//! // Writing: every `UserCreated` gets the id that the schema has under `user_events-value`.
+//! let framing = Framing::builder(&registry)
+//!     .event(EventSchema::of::<UserCreated>(Schema::json(SCHEMA)))
+//!     .build()
+//!     .await?;
+//! let broker = FramedBroker::new(MemoryBroker::new(), framing); // or Kafka's, or RabbitMQ's
+//! let mediator = Mediator::builder().broker(broker).build()?;
+//!
+//! // Reading: the id must be of a JSON Schema that stands under that subject.
+//! let users = Subscription::to("user_events")
+//!     .group("mailer")
+//!     .decoder(RegistryDecoder::json(&registry).subjects(["user_events-value"]).hook())
+//!     .json::<UserCreated>();
+//! # Ok(())
+//! # }
+//! # }
+//! ```
+//!
+//! # What it does not do
+//! * **No validation.** A schema is looked up, not applied: nothing checks that a body is what its
+//!   schema says, and nothing migrates an old body to a newer schema.
+//! * **No Avro.** Its schemas may be looked up; its bodies are neither written nor read.
+//! * **No schema is made** from a Rust type, and no message path from a `.proto` file: both are told.
+//! * **References** are sent and received by name, subject and version. What they refer to is neither
+//!   registered nor fetched.
+//! * **Keys** of messages are never framed. Metadata and rules of a schema, contexts, the registry's
+//!   settings and deletions are not in the client; a bearer token is not refreshed.
+//! * confluent-kafka-python's old `use.deprecated.format` of message paths is an error.
+//! * A proxy named by `HTTP_PROXY` or `HTTPS_PROXY` is used, `NO_PROXY` is minded.
+//!
+//! # Tested against
+//! Apicurio Registry 2.6 (its `/apis/ccompat/v7`): all of the client but GUIDs, which it does not have,
+//! and framed messages through a real Kafka. GUIDs, credentials, refusals, broken connections and slow
+//! answers against a server of our own, which behaves as we read Confluent's sources: no Confluent
+//! registry was asked. The frames follow the sources of Confluent's Java and Python clients; those
+//! clients themselves were not run.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "client")]
 mod client;
