@@ -1,4 +1,4 @@
-//! Every public type of `cqrs-core` can be logged and moved between threads.
+//! Every public type of `cqrs-core` and `cqrs-schema-registry` can be logged and moved between threads.
 //!
 //! That it compiles is the test: nothing here runs.
 
@@ -178,6 +178,43 @@ const _: () = {
     error::<InvalidTraceContext>();
 };
 
+#[cfg(feature = "schema-registry")]
+const _: () = {
+    use cqrs::schema_registry::*;
+
+    shared::<Frame>();
+    shared::<FrameErrorKind>();
+    shared::<MessagePath>();
+    shared::<SchemaId>();
+    shared::<SchemaType>();
+    shared::<Framed<JsonDeserializer>>();
+    shared::<FramedBroker<MemoryBroker>>();
+    shared::<Framing>();
+    shared::<FramingBuilder>();
+    shared::<FrameForm>();
+    shared::<EventSchema>();
+    shared::<SchemaSource>();
+    shared::<SubjectNaming>();
+    shared::<Registration>();
+    shared::<OnUnframed>();
+    shared::<OnUnknownEvent>();
+    shared::<OnUnknownSchema>();
+    shared::<RegistryDecoder>();
+    shared::<SchemaRegistry>();
+    shared::<RegistryConfig>();
+    shared::<Credentials>();
+    shared::<TlsConfig>();
+    shared::<Pem>();
+    shared::<Schema>();
+    shared::<SchemaReference>();
+    shared::<SchemaVersion>();
+    shared::<RegisteredSchema>();
+    shared::<Compatibility>();
+    shared::<RegistryErrorKind>();
+    error::<RegistryError>();
+    error::<FrameError>();
+};
+
 /// What awaits can stand in a spawned task.
 fn _futures<R: Request, E: Event>(
     (mediator, request): (&Mediator, R),
@@ -189,4 +226,16 @@ fn _futures<R: Request, E: Event>(
     sent(mediator.shutdown(Duration::ZERO));
     sent(events.send(event));
     sent(broker.publish(message));
+}
+
+#[cfg(feature = "schema-registry")]
+fn _registry_futures(
+    registry: &cqrs::schema_registry::SchemaRegistry,
+    framing: cqrs::schema_registry::FramingBuilder,
+    schema: &cqrs::schema_registry::Schema,
+) {
+    fn sent(_: impl Send) {}
+    sent(registry.schema(1));
+    sent(registry.register("s", schema));
+    sent(framing.build());
 }
