@@ -39,6 +39,14 @@ pub fn kafka_oauth() -> String {
 /// User and password of [`kafka_sasl_ssl`].
 pub const KAFKA_USER: (&str, &str) = ("cqrs", "cqrs-secret");
 
+/// The base URL of the schema registry.
+pub fn registry() -> String {
+    let url = variable("CQRS_TEST_REGISTRY", "http://localhost:8081/apis/ccompat/v7");
+    let address = url.trim_start_matches("http://").split('/').next().unwrap_or_default();
+    must_connect("CQRS_TEST_REGISTRY", address);
+    url
+}
+
 /// A file of the test certificates: `ca.pem`, `client.pem`, `client.key`, `other-ca.pem`.
 pub fn certs(file: &str) -> PathBuf {
     let default = || {
@@ -60,12 +68,16 @@ pub fn variable(name: &str, default: &str) -> String {
 /// The address of a server that must be up: a test without its server fails, it is never skipped.
 pub fn reachable(name: &str, default: &str) -> String {
     let address = variable(name, default);
-    if !connects(&address)
-        && let Err(why) = crate::containers::start(&address)
+    must_connect(name, &address);
+    address
+}
+
+fn must_connect(name: &str, address: &str) {
+    if !connects(address)
+        && let Err(why) = crate::containers::start(address)
     {
         panic!("no server at {address} ({name}): run `./scripts/brokers up` (no container: {why})");
     }
-    address
 }
 
 pub(crate) fn connects(address: &str) -> bool {
