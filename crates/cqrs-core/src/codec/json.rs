@@ -34,7 +34,10 @@ pub struct JsonDeserializer;
 
 impl<P: Notification + DeserializeOwned> Deserializer<P> for JsonDeserializer {
     fn deserialize(&self, message: &Incoming) -> Result<NotificationEvent<P>, DeserializeError> {
-        self.from_bytes(&message.bytes())
+        match &message.body {
+            Some(body) => self.from_bytes(body),
+            None => self.from_bytes(&message.bytes()),
+        }
     }
 
     fn event_name<'m>(&self, message: &'m Incoming) -> Option<Cow<'m, str>> {

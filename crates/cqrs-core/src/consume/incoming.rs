@@ -44,7 +44,21 @@ pub struct Incoming {
 impl Incoming {
     /// A message of `topic` with `body` and nothing else.
     pub fn new(topic: impl Into<Arc<str>>, body: impl Into<Bytes>) -> Self {
-        Self { topic: topic.into(), body: Some(body.into()), ..Self::default() }
+        // Not from the default, which makes a topic.
+        Self {
+            topic: topic.into(),
+            key: None,
+            body: Some(body.into()),
+            id: None,
+            name: None,
+            headers: Headers::default(),
+            content_type: None,
+            timestamp: None,
+            partition: None,
+            offset: None,
+            queue: None,
+            redelivered: false,
+        }
     }
 
     /// The bytes; none for a tombstone.

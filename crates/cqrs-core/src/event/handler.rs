@@ -37,7 +37,10 @@ pub trait EventHandler<E: Event>: Send + Sync + 'static {
 ///
 /// Any error becomes one by `?`, as retryable. Like `anyhow::Error` it is no `std::error::Error`
 /// itself; the error inside is at [`source`](Self::source).
-pub struct HandlerError {
+pub struct HandlerError(Box<Inner>);
+
+/// Apart, so that the result of a handler that succeeded is one word.
+struct Inner {
     class: Class,
     type_name: &'static str,
     source: Box<dyn Error + Send + Sync>,
@@ -53,44 +56,47 @@ enum Class {
 impl HandlerError {
     /// A failure that may pass: worth a retry. Takes errors and texts.
     pub fn retryable<S: Into<Box<dyn Error + Send + Sync>>>(source: S) -> Self {
-        Self { class: Class::Retryable, type_name: type_name::<S>(), source: source.into() }
+        Self::new(Class::Retryable, type_name::<S>(), source.into())
     }
 
     /// A failure that stays: a retry is of no use. Takes errors and texts.
     pub fn permanent<S: Into<Box<dyn Error + Send + Sync>>>(source: S) -> Self {
-        Self { class: Class::Permanent, type_name: type_name::<S>(), source: source.into() }
+        Self::new(Class::Permanent, type_name::<S>(), source.into())
     }
 
     /// A handler's panic, by its text. Many a panic is an `unwrap` of something that passes, so it is
     /// as worth a retry as any other failure.
     pub(crate) fn panicked(text: String) -> Self {
-        let source = format!("panicked: {text}").into();
-        Self { class: Class::Panicked, type_name: "panic", source }
+        Self::new(Class::Panicked, "panic", format!("panicked: {text}").into())
+    }
+
+    fn new(class: Class, type_name: &'static str, source: Box<dyn Error + Send + Sync>) -> Self {
+        Self(Box::new(Inner { class, type_name, source }))
     }
 
     /// Whether trying again may help.
     pub fn is_retryable(&self) -> bool {
-        self.class != Class::Permanent
+        self.0.class != Class::Permanent
     }
 
     /// Whether the handler panicked.
     pub fn is_panic(&self) -> bool {
-        self.class == Class::Panicked
+        self.0.class == Class::Panicked
     }
 
     /// The type of what it was made from, as Rust names it; a dead letter carries it.
     pub fn type_name(&self) -> &'static str {
-        self.type_name
+        self.0.type_name
     }
 
     /// The error inside.
     pub fn source(&self) -> &(dyn Error + Send + Sync + 'static) {
-        &*self.source
+        &*self.0.source
     }
 
     /// The error inside, to be passed on.
     pub fn into_source(self) -> Box<dyn Error + Send + Sync> {
-        self.source
+        self.0.source
     }
 }
 
@@ -102,13 +108,13 @@ impl<E: Error + Send + Sync + 'static> From<E> for HandlerError {
 
 impl fmt::Display for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.source.fmt(f)
+        self.0.source.fmt(f)
     }
 }
 
 impl fmt::Debug for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple(&format!("{:?}", self.class)).field(&self.source).finish()
+        f.debug_tuple(&format!("{:?}", self.0.class)).field(&self.0.source).finish()
     }
 }
 

@@ -112,8 +112,7 @@ impl Record {
 
     /// What the runtime sees; of a retry copy, that of the record it was made from.
     pub(super) fn to_incoming(&self, topic: &Arc<str>, partition: i32, is_copy: bool) -> Incoming {
-        let mut incoming = Incoming::default();
-        incoming.topic = Arc::clone(topic);
+        let mut incoming = Incoming::new(Arc::clone(topic), Bytes::new());
         incoming.partition = Some(partition);
         incoming.offset = Some(self.offset);
         incoming.key = self.key();

@@ -46,10 +46,10 @@ impl KafkaSource {
         }
     }
 
-    fn deliver(&self, partition: &Arc<Partition>, record: Record) -> SourceDelivery {
+    fn deliver(&self, partition: Arc<Partition>, record: Record) -> SourceDelivery {
         let retry = partition.attempts(&record);
         let message = record.to_incoming(&partition.topic, partition.id, partition.is_retry);
-        let settle = KafkaSettle::new(Arc::clone(&self.plan), Arc::clone(partition), record);
+        let settle = KafkaSettle::new(Arc::clone(&self.plan), partition, record);
         let mut delivery = SourceDelivery::new(message, settle);
         delivery.retry = retry;
         delivery
@@ -125,10 +125,10 @@ impl Source for KafkaSource {
             if !self.again.is_empty()
                 && let Some((partition, record)) = self.next_again(cx)
             {
-                return Poll::Ready(Some(Ok(self.deliver(&partition, record))));
+                return Poll::Ready(Some(Ok(self.deliver(partition, record))));
             }
             if let Some((partition, record)) = self.next_fetched() {
-                return Poll::Ready(Some(Ok(self.deliver(&partition, record))));
+                return Poll::Ready(Some(Ok(self.deliver(partition, record))));
             }
             match self.shared.take_batches(&mut self.batches, cx.waker()) {
                 Ok(true) => {}
