@@ -1,5 +1,6 @@
 use std::error::Error;
 use std::fmt;
+use std::ops::Deref;
 use std::time::Duration;
 
 use crate::HandlerError;
@@ -8,8 +9,12 @@ use crate::dispatch::EventsError;
 use crate::mediator::{EventSendError, SendError};
 
 /// Why handling one delivery failed, as the retry schedule and the dead letter need it.
+/// One word, because most results have none.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct Failure(Box<Facts>);
+
+#[derive(Debug)]
+pub(super) struct Facts {
     pub(super) class: FailureClass,
     pub(super) error_type: String,
     pub(super) error: String,
@@ -25,18 +30,21 @@ pub(super) enum FailureClass {
 }
 
 impl Failure {
+    fn new(class: FailureClass, error_type: &str, error: impl Into<String>) -> Self {
+        let facts = Facts { class, error_type: error_type.to_owned(), error: error.into() };
+        Self(Box::new(facts))
+    }
+
     pub(super) fn retryable(error_type: &str, error: impl Into<String>) -> Self {
-        let class = FailureClass::Retryable;
-        Self { class, error_type: error_type.to_owned(), error: error.into() }
+        Self::new(FailureClass::Retryable, error_type, error)
     }
 
     pub(super) fn permanent(error_type: &str, error: impl Into<String>) -> Self {
-        Self { class: FailureClass::Permanent, ..Self::retryable(error_type, error) }
+        Self::new(FailureClass::Permanent, error_type, error)
     }
 
     pub(super) fn panicked(text: &str) -> Self {
-        let error = format!("panicked: {text}");
-        Self { class: FailureClass::Panicked, ..Self::retryable("panic", error) }
+        Self::new(FailureClass::Panicked, "panic", format!("panicked: {text}"))
     }
 
     pub(super) fn timeout(limit: Duration) -> Self {
@@ -57,9 +65,7 @@ impl Failure {
         match error {
             SendError::Handler(error) | SendError::Events(error) => Self::of_events(error),
             SendError::Panicked(text) => Self::panicked(text),
-            SendError::ShutDown => {
-                Self { class: FailureClass::NotTried, ..Self::retryable("ShutDown", causes(error)) }
-            }
+            SendError::ShutDown => Self::new(FailureClass::NotTried, "ShutDown", causes(error)),
             SendError::Rejected(_) => Self::retryable("Rejected", causes(error)),
             SendError::UnitOfWork(_) => Self::retryable("UnitOfWorkError", causes(error)),
             SendError::Interrupted => Self::retryable("Interrupted", causes(error)),
@@ -87,7 +93,7 @@ impl Failure {
             _ if error.is_retryable() => FailureClass::Retryable,
             _ => FailureClass::Permanent,
         };
-        Self { class, error_type: first.to_owned(), error: text }
+        Self::new(class, first, text)
     }
 }
 
@@ -98,8 +104,15 @@ impl From<HandlerError> for Failure {
             true => FailureClass::Retryable,
             false => FailureClass::Permanent,
         };
-        let error_type = error.type_name().to_owned();
-        Self { class, error_type, error: causes(error.source()) }
+        Self::new(class, error.type_name(), causes(error.source()))
+    }
+}
+
+impl Deref for Failure {
+    type Target = Facts;
+
+    fn deref(&self) -> &Facts {
+        &self.0
     }
 }
 

@@ -191,7 +191,7 @@ where
         match typed::<P>(event) {
             Some(event) => Box::pin((self.0)(event, delivery)),
             None => Box::pin(async move {
-                let wrong = HandlerError::permanent(wrong_type::<P>().error);
+                let wrong = HandlerError::permanent(wrong_type::<P>().error.clone());
                 drop(delivery.dead_letter(wrong).await);
             }),
         }

@@ -13,17 +13,23 @@ use crate::event::AnyEvent;
 impl Runner {
     /// The event in a message, or what else becomes of it.
     pub(super) async fn read(&self, received: &Received) -> Result<Box<dyn AnyEvent>, Verdict> {
-        let read = guarded(async {
-            match self.decode(received).await {
-                Err(Verdict::Undecodable(case)) => Err(self.by_policy(case, received).await),
-                read => read,
-            }
-        });
-        read.await.unwrap_or_else(|failure| Err(Verdict::Failed(failure)))
+        let read = guarded(self.read_by_policy(received)).await;
+        read.unwrap_or_else(|failure| Err(Verdict::Failed(failure)))
+    }
+
+    /// As [`read`](Self::read), but a panic of what is dropped on the way goes through.
+    pub(super) async fn read_by_policy(
+        &self,
+        received: &Received,
+    ) -> Result<Box<dyn AnyEvent>, Verdict> {
+        match self.decode(received).await {
+            Err(Verdict::Undecodable(case)) => Err(self.by_policy(case, received).await),
+            read => read,
+        }
     }
 
     /// What is to become of a message that is no event.
-    async fn by_policy(&self, case: Undecodable, received: &Received) -> Verdict {
+    async fn by_policy(&self, case: Box<Undecodable>, received: &Received) -> Verdict {
         match self.spec.policies.of(&case) {
             OnDecodeError::DeadLetter => Verdict::Undecodable(case),
             OnDecodeError::Stop => Verdict::Stop(case),
@@ -39,7 +45,7 @@ impl Runner {
             }
             OnDecodeError::Handle => match &self.spec.undecodable {
                 None => Verdict::Undecodable(case), // `build` refuses that
-                Some(function) => match caught(|| function(case, received.clone())).await {
+                Some(function) => match caught(|| function(*case, received.clone())).await {
                     Ok(Ok(())) => Verdict::Handled,
                     Ok(Err(error)) => Verdict::Failed(error.into()),
                     Err(panic) => Verdict::Failed(Failure::panicked(&panic)),
@@ -95,14 +101,14 @@ impl Runner {
 
     fn decode_plain(&self, message: &Incoming) -> Result<Box<dyn AnyEvent>, Verdict> {
         let Some(body) = &message.body else {
-            return Err(Verdict::Undecodable(Undecodable::Tombstone));
+            return Err(undecodable(Undecodable::Tombstone));
         };
         let max = self.spec.limits.max_body_size;
         if body.len() > max {
             let text = format!("{} bytes, at most {max} are decoded", body.len());
             let kind = DeserializeErrorKind::TooLarge;
             let error = DeserializeError::new(kind, text, body.clone());
-            return Err(Verdict::Undecodable(Undecodable::Malformed(error)));
+            return Err(undecodable(Undecodable::Malformed(error)));
         }
         // Deserializers are code of others.
         match catch_unwind(AssertUnwindSafe(|| self.spec.routes.read(message))) {
@@ -115,7 +121,11 @@ impl Runner {
     }
 }
 
+fn undecodable(case: Undecodable) -> Verdict {
+    Verdict::Undecodable(Box::new(case))
+}
+
 fn malformed(message: &Incoming, text: &str) -> Verdict {
     let error = DeserializeError::new(DeserializeErrorKind::Syntax, text, message.bytes());
-    Verdict::Undecodable(Undecodable::Malformed(error))
+    undecodable(Undecodable::Malformed(error))
 }

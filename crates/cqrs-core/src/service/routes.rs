@@ -64,7 +64,7 @@ impl Routes {
     }
 
     /// The event in `message`, which has a body.
-    pub(super) fn read(&self, message: &Incoming) -> Result<Box<dyn AnyEvent>, Undecodable> {
+    pub(super) fn read(&self, message: &Incoming) -> Result<Box<dyn AnyEvent>, Box<Undecodable>> {
         if let [only] = &*self.routes {
             return self.read_only(&**only, message);
         }
@@ -75,7 +75,7 @@ impl Routes {
             Some(route) => route,
             None => {
                 let name = self.peek(message).ok_or_else(|| nameless(message))?;
-                self.named(&name).ok_or(Undecodable::UnknownEvent { name })?
+                self.named(&name).ok_or_else(|| unknown(name))?
             }
         };
         let event = route.read(message).map_err(undecodable)?;
@@ -87,13 +87,13 @@ impl Routes {
         &self,
         route: &dyn Route,
         message: &Incoming,
-    ) -> Result<Box<dyn AnyEvent>, Undecodable> {
+    ) -> Result<Box<dyn AnyEvent>, Box<Undecodable>> {
         match route.read(message) {
             Ok(event) if self.any_name => Ok(event),
             Ok(event) => of_route(route, event),
             Err(error) if self.any_name => Err(undecodable(error)),
             Err(error) => match route.peek(message).filter(|name| name != route.name()) {
-                Some(name) => Err(Undecodable::UnknownEvent { name }),
+                Some(name) => Err(unknown(name)),
                 None => Err(undecodable(error)),
             },
         }
@@ -109,14 +109,21 @@ impl Routes {
 }
 
 /// An event that has the shape of the route's, but another name, is another event.
-fn of_route(route: &dyn Route, event: Box<dyn AnyEvent>) -> Result<Box<dyn AnyEvent>, Undecodable> {
+fn of_route(
+    route: &dyn Route,
+    event: Box<dyn AnyEvent>,
+) -> Result<Box<dyn AnyEvent>, Box<Undecodable>> {
     match event.name() == route.name() {
         true => Ok(event),
-        false => Err(Undecodable::UnknownEvent { name: event.name().to_owned() }),
+        false => Err(unknown(event.name().to_owned())),
     }
 }
 
-fn nameless(message: &Incoming) -> Undecodable {
+fn unknown(name: String) -> Box<Undecodable> {
+    Box::new(Undecodable::UnknownEvent { name })
+}
+
+fn nameless(message: &Incoming) -> Box<Undecodable> {
     let text = "the name of its event cannot be read";
     let kind = match message.is_empty() {
         true => DeserializeErrorKind::Empty,
@@ -126,11 +133,11 @@ fn nameless(message: &Incoming) -> Undecodable {
 }
 
 /// Whether no bytes are no event, the format says: in Protobuf they are a message of defaults.
-fn undecodable(error: DeserializeError) -> Undecodable {
-    match error.kind() {
+fn undecodable(error: DeserializeError) -> Box<Undecodable> {
+    Box::new(match error.kind() {
         DeserializeErrorKind::Empty => Undecodable::Empty,
         _ => Undecodable::Malformed(error),
-    }
+    })
 }
 
 impl fmt::Debug for Routes {

@@ -33,7 +33,9 @@ impl Runner {
                     format!("its handling was started {} times and never ended", job.retry.crashes);
                 (DeadLetterReason::Exhausted, "Crash".to_owned(), text)
             }
-            Verdict::Failed(failure) => (failure.reason(), failure.error_type, failure.error),
+            Verdict::Failed(failure) => {
+                (failure.reason(), failure.error_type.clone(), failure.error.clone())
+            }
         };
         let letter = job.letter(&job.retry, &self.spec.group, reason, &error_type, &error);
         self.bury(job, &letter).await

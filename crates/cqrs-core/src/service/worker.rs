@@ -23,9 +23,9 @@ pub(super) enum Verdict {
     Skipped,
     Failed(Failure),
     /// To be buried without any retry: never an attempt of a handler.
-    Undecodable(Undecodable),
+    Undecodable(Box<Undecodable>),
     /// By policy, the subscription ends.
-    Stop(Undecodable),
+    Stop(Box<Undecodable>),
     /// Killed the process too often.
     Crashed,
 }
@@ -168,27 +168,28 @@ impl Runner {
         guarded(attempt).await.unwrap_or_else(Verdict::Failed)
     }
 
+    /// Not guarded.
     async fn read_and_handle(
         &self,
         received: Received,
         scope: Scope,
         handler: &dyn EachHandler,
     ) -> Verdict {
-        let event = match self.read(&received).await {
+        let event = match self.read_by_policy(&received).await {
             Ok(event) => event,
             Err(verdict) => return verdict,
         };
         let handled = match self.spec.middlewares.is_empty() {
-            true => caught(|| handler.handle(event, received, scope)).await,
+            true => handler.handle(event, received, scope).await,
             false => {
                 let handling = Handling::new(handler, event, received);
-                run_chain(&self.spec.middlewares, handling, scope).await
+                let chained = run_chain(&self.spec.middlewares, handling, scope).await;
+                chained.unwrap_or_else(|panic| Err(Failure::panicked(&panic)))
             }
         };
         match handled {
-            Ok(Ok(())) => Verdict::Handled,
-            Ok(Err(failure)) => Verdict::Failed(failure),
-            Err(panic) => Verdict::Failed(Failure::panicked(&panic)),
+            Ok(()) => Verdict::Handled,
+            Err(failure) => Verdict::Failed(failure),
         }
     }
 
