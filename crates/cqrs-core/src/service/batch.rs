@@ -4,6 +4,7 @@ use std::sync::Arc;
 use super::Received;
 use super::failure::{Failure, FailureClass};
 use super::job::Job;
+use super::lanes::Run;
 use super::runner::{End, Runner};
 use super::target::{BatchHandler, BatchLimits, EachHandler};
 use super::worker::{Verdict, guarded};
@@ -35,19 +36,16 @@ impl EachHandler for Alone<'_> {
 /// Collects and handles batches until the subscription stops.
 pub(super) async fn work(runner: Arc<Runner>, limits: BatchLimits) {
     let super::target::Kind::Batch(handler, _) = &runner.spec.handler else { return };
-    while let Some(first) = runner.take().await {
+    let (size, mut run) = (limits.size.max(1), Run::new());
+    while runner.take(&mut run, size).await {
         let until = far_deadline(limits.wait);
-        let mut jobs = vec![first.job];
-        while jobs.len() < limits.size.max(1)
-            && let Some(placed) = runner.take_before(until).await
-        {
-            jobs.push(placed.job);
-        }
-        let taken = jobs.len();
+        while run.len() < size && runner.take_before(until, &mut run, size).await {}
+        let jobs = run.drain(..).map(|placed| placed.job).collect();
         if !runner.stop.is_cancelled() {
             runner.process_batch(jobs, &**handler).await;
         }
-        runner.finish_batch(taken);
+        // They are in no lane.
+        runner.finish(&mut Vec::new());
         // As in `worker::work`.
         tokio::task::coop::consume_budget().await;
     }

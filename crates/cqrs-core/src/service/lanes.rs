@@ -11,11 +11,13 @@ pub(super) type LaneId = u64;
 ///
 /// # Invariants
 /// 1. A lane is in `lanes` exactly while one of its jobs is ready, taken or held; the value has the jobs
-///    behind that one, in order of arrival.
-/// 2. So at most one job of a lane is ready, taken or held at any time, and they are taken in order of
-///    arrival. A held job keeps its place: nothing of its lane overtakes it.
+///    behind those, in order of arrival.
+/// 2. At most one job of a lane is ready or held at any time, or some are taken, all by one worker, which
+///    runs them one after the other. So they run in order of arrival. A held job keeps its place:
+///    nothing of its lane overtakes it.
 /// 3. A job without a lane is ready at once and keeps nobody waiting.
-/// 4. Whoever takes a job ends it by exactly one of [`done`](Self::done) and [`hold`](Self::hold).
+/// 4. Whoever takes jobs of a lane puts back what is not run ([`put_back`](Self::put_back)), and ends the
+///    rest by exactly one of [`done`](Self::done) and [`hold`](Self::hold).
 #[derive(Debug)]
 pub(super) struct Lanes<J> {
     lanes: HashMap<LaneId, VecDeque<J>, BuildHasherDefault<IsHash>>,
@@ -23,6 +25,9 @@ pub(super) struct Lanes<J> {
     held: BTreeMap<(Instant, u64), Placed<J>>,
     holds: u64,
 }
+
+/// Jobs that are taken together, to be run one after the other. Those of one lane stand next to each other.
+pub(super) type Run<J> = VecDeque<Placed<J>>;
 
 /// A job and its lane.
 #[derive(Debug)]
@@ -50,18 +55,37 @@ impl<J> Lanes<J> {
         self.ready.push_back(Placed { lane, job });
     }
 
-    /// Takes the job that has been ready longest.
-    pub(super) fn take(&mut self) -> Option<Placed<J>> {
-        self.ready.pop_front()
+    /// Adds to `run`, up to `max` in all, the jobs that have been ready longest, and behind each those of
+    /// its lane.
+    pub(super) fn take(&mut self, run: &mut Run<J>, max: usize) {
+        while run.len() < max
+            && let Some(placed) = self.ready.pop_front()
+        {
+            let lane = placed.lane;
+            run.push_back(placed);
+            let Some(waiting) = lane.and_then(|lane| self.lanes.get_mut(&lane)) else { continue };
+            let behind = waiting.len().min(max - run.len());
+            run.extend(waiting.drain(..behind).map(|job| Placed { lane, job }));
+        }
     }
 
-    /// A taken job of `lane` has ended: the next one of its lane, if there is one, is ready now.
-    pub(super) fn done(&mut self, lane: Option<LaneId>) {
-        let Some(id) = lane else { return };
-        let Some(waiting) = self.lanes.get_mut(&id) else { return };
+    /// Puts back what of a run was not begun; `running` is the lane of the job before it, which was.
+    pub(super) fn put_back(&mut self, running: Option<LaneId>, run: &mut Run<J>) {
+        while let Some(Placed { lane, job }) = run.pop_back() {
+            let before = run.back().map_or(running, |placed| placed.lane);
+            match lane.filter(|_| lane == before).and_then(|lane| self.lanes.get_mut(&lane)) {
+                Some(waiting) => waiting.push_front(job),
+                None => self.ready.push_front(Placed { lane, job }),
+            }
+        }
+    }
+
+    /// The taken jobs of `lane` have ended: the next one of it, if there is one, is ready now.
+    pub(super) fn done(&mut self, lane: LaneId) {
+        let Some(waiting) = self.lanes.get_mut(&lane) else { return };
         match waiting.pop_front() {
-            Some(job) => self.ready.push_back(Placed { lane, job }),
-            None => drop(self.lanes.remove(&id)),
+            Some(job) => self.ready.push_back(Placed { lane: Some(lane), job }),
+            None => drop(self.lanes.remove(&lane)),
         }
     }
 
@@ -94,7 +118,7 @@ impl<J> Lanes<J> {
         let dropped: Vec<_> = self.held.extract_if(.., |_, placed| !keep(&placed.job)).collect();
         let mut jobs = Vec::with_capacity(dropped.len());
         for (_, Placed { lane, job }) in dropped {
-            self.done(lane);
+            lane.into_iter().for_each(|lane| self.done(lane));
             jobs.push(job);
         }
         jobs
@@ -137,6 +161,16 @@ mod tests {
 
     use super::*;
 
+    fn take_one<J>(lanes: &mut Lanes<J>) -> Option<Placed<J>> {
+        let mut run = Run::new();
+        lanes.take(&mut run, 1);
+        run.pop_front()
+    }
+
+    fn done<J>(lanes: &mut Lanes<J>, lane: Option<LaneId>) {
+        lane.into_iter().for_each(|lane| lanes.done(lane));
+    }
+
     #[derive(Debug, Clone)]
     enum Step {
         Push(Option<LaneId>),
@@ -174,14 +208,14 @@ mod tests {
                         pushed += 1;
                     }
                     Step::Take => {
-                        let Some(placed) = lanes.take() else { continue };
+                        let Some(placed) = take_one(&mut lanes) else { continue };
                         let twice = taken.iter().any(|t| t.lane == placed.lane && t.lane.is_some());
                         prop_assert!(!twice, "two of one lane at once");
                         taken.push(placed);
                     }
                     Step::Done(which) if !taken.is_empty() => {
                         let placed = taken.swap_remove(which % taken.len());
-                        lanes.done(placed.lane);
+                        done(&mut lanes, placed.lane);
                         ended.push((placed.lane, placed.job.0));
                     }
                     Step::Hold(which, until) if !taken.is_empty() => {
@@ -199,10 +233,10 @@ mod tests {
             loop {
                 lanes.release(at(1_000));
                 for placed in taken.drain(..) {
-                    lanes.done(placed.lane);
+                    done(&mut lanes, placed.lane);
                     ended.push((placed.lane, placed.job.0));
                 }
-                match lanes.take() {
+                match take_one(&mut lanes) {
                     Some(placed) => taken.push(placed),
                     None => break,
                 }
@@ -217,6 +251,56 @@ mod tests {
         }
 
         #[test]
+        fn runs_keep_the_order_of_each_lane_however_much_is_put_back(
+            lane_ids in proptest::collection::vec(0..4_u64, 0..60),
+            steps in proptest::collection::vec((1..10_usize, 0..10_usize, any::<bool>()), 1..200),
+        ) {
+            let mut lanes = Lanes::default();
+            for (job, lane) in lane_ids.iter().enumerate() {
+                lanes.push((*lane > 0).then_some(*lane), job);
+            }
+            let mut done_jobs: Vec<(Option<LaneId>, usize)> = Vec::new();
+            for (max, begin, hold) in steps.into_iter().cycle() {
+                lanes.release(Instant::now() + Duration::from_secs(120));
+                let (mut run, mut last) = (Run::new(), None);
+                lanes.take(&mut run, max);
+                if run.is_empty() {
+                    break;
+                }
+                prop_assert!(run.len() <= max);
+                for _ in 0..begin.max(1) {
+                    let Some(placed) = run.pop_front() else { break };
+                    let goes_on = run.front().is_some_and(|next| next.lane == placed.lane);
+                    done_jobs.push((placed.lane, placed.job));
+                    if !goes_on {
+                        done(&mut lanes, placed.lane);
+                    }
+                    last = Some(placed.lane);
+                }
+                // The next one is begun and held, or nothing more of the run is.
+                match run.pop_front() {
+                    Some(next) if hold => {
+                        lanes.put_back(next.lane, &mut run);
+                        let until = Instant::now() + Duration::from_secs(60);
+                        lanes.hold(next.lane, next.job, until);
+                    }
+                    Some(next) => {
+                        run.push_front(next);
+                        lanes.put_back(None, &mut run);
+                    }
+                    None => prop_assert!(last.is_some()),
+                }
+            }
+            prop_assert_eq!(done_jobs.len(), lane_ids.len());
+            prop_assert!(lanes.lanes.is_empty(), "lanes are forgotten");
+            for lane in 1..4 {
+                let of_lane: Vec<_> =
+                    done_jobs.iter().filter(|(of, _)| *of == Some(lane)).map(|(_, n)| *n).collect();
+                prop_assert!(of_lane.is_sorted(), "lane {} out of order: {:?}", lane, of_lane);
+            }
+        }
+
+        #[test]
         fn what_is_held_for_nothing_lets_its_lane_go_on(
             jobs in proptest::collection::vec((0..3_u64, any::<bool>()), 0..20)
         ) {
@@ -224,7 +308,7 @@ mod tests {
             for (job, (lane, keep)) in jobs.iter().enumerate() {
                 lanes.push((*lane > 0).then_some(*lane), (job, *keep));
             }
-            while let Some(Placed { lane, job }) = lanes.take() {
+            while let Some(Placed { lane, job }) = take_one(&mut lanes) {
                 lanes.hold(lane, job, Instant::now() + Duration::from_secs(60));
             }
             let mut dropped = Vec::new();
@@ -232,7 +316,7 @@ mod tests {
                 dropped.extend(lanes.drop_held(|(_, keep)| *keep));
                 let ready = lanes.ready();
                 let mut taken = 0;
-                while let Some(Placed { lane, job }) = lanes.take() {
+                while let Some(Placed { lane, job }) = take_one(&mut lanes) {
                     taken += 1;
                     lanes.hold(lane, job, Instant::now() + Duration::from_secs(60));
                 }
@@ -251,8 +335,8 @@ mod tests {
             for (job, lane) in lane_ids.iter().enumerate() {
                 lanes.push((*lane > 0).then_some(*lane), job);
             }
-            let taken = usize::from(lanes.take().is_some());
-            let held = lanes.take().map(|placed| lanes.hold(placed.lane, placed.job, Instant::now()));
+            let taken = usize::from(take_one(&mut lanes).is_some());
+            let held = take_one(&mut lanes).map(|placed| lanes.hold(placed.lane, placed.job, Instant::now()));
             prop_assert_eq!(lanes.drain().len() + taken, lane_ids.len(), "held: {:?}", held);
         }
     }

@@ -14,6 +14,7 @@ mod build;
 mod delivery;
 mod error;
 mod failure;
+mod fetch;
 mod function;
 mod health;
 mod job;

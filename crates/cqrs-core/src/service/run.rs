@@ -1,7 +1,6 @@
-use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -12,18 +11,14 @@ use tokio_util::sync::CancellationToken;
 use super::build::Service;
 use super::error::ServiceError;
 use super::failure::causes;
-use super::job::Job;
 use super::runner::{Runner, Spec};
 use super::signal::shutdown_signal;
 use super::state::{SubscriptionCounts, Watched};
 use super::target::Kind;
 use super::{batch, worker};
 use crate::broker::far_deadline;
-use crate::consume::{Source, SourceDelivery, SourceError, Subscribe, SubscribeRequest};
+use crate::consume::{Subscribe, SubscribeRequest};
 use crate::dispatch::panic_message;
-
-/// How many deliveries are taken from a source before they are handed to the workers together.
-const FETCH: usize = 128;
 
 /// How often held deliveries are asked whether they were taken away.
 const HELD_CHECK: Duration = Duration::from_secs(1);
@@ -206,9 +201,10 @@ async fn run_one(
         Ok(source) => source,
         Err(error) => return (Ended::default(), Some(causes(&error))),
     };
-    let runner = Arc::new(Runner::new(spec, Arc::clone(&watched), stop.graceful.child_token()));
-    let mut running = Running { source, runner, workers: JoinSet::new() };
-    let error = running.fetch().await.err();
+    let stopping = stop.graceful.child_token();
+    let runner = Arc::new(Runner::new(spec, Arc::clone(&watched), source, stopping));
+    let mut running = Running { runner, workers: JoinSet::new() };
+    let error = running.consume().await.err();
     let ended = running.end(drain, &stop.now).await;
     (ended, error)
 }
@@ -223,25 +219,25 @@ impl Drop for Ends {
     }
 }
 
-/// The fetching task of a subscription; it owns the source and the workers.
+/// A subscription's own task; it owns the workers.
 struct Running {
-    source: Box<dyn Source>,
     runner: Arc<Runner>,
     workers: JoinSet<()>,
 }
 
-/// What came from a source at once.
-struct Fetched {
-    deliveries: Vec<SourceDelivery>,
-    end: Option<Result<(), SourceError>>,
+impl Drop for Running {
+    /// A handler that blocks its thread keeps the rest alive, but not the subscription.
+    fn drop(&mut self) {
+        self.runner.leave();
+    }
 }
 
 impl Running {
-    /// Hands deliveries to the workers until it is stopped.
-    async fn fetch(&mut self) -> Result<(), String> {
-        let stop = self.runner.stop.clone();
-        let mut deliveries = Vec::new();
-        let mut due = None;
+    /// Has the workers fetch and handle deliveries until it is stopped.
+    async fn consume(&mut self) -> Result<(), String> {
+        let runner = Arc::clone(&self.runner);
+        let mut standing_in = pin!(runner.stand_in());
+        let mut due = self.release();
         loop {
             let timer = async {
                 match due {
@@ -251,49 +247,34 @@ impl Running {
             };
             tokio::select! {
                 biased;
-                () = stop.cancelled() => break,
+                () = runner.stop.cancelled() => break,
                 Some(ended) = self.workers.join_next() => {
                     if let Err(panic) = ended {
                         return Err(format!("a worker failed: {panic}"));
                     }
                 }
-                () = self.runner.timer.notified() => due = self.release(),
+                () = runner.attention.notified() => due = self.release(),
                 () = timer => due = self.release(),
-                fetched = fetch(&mut *self.source, std::mem::take(&mut deliveries)) => {
-                    let Fetched { deliveries: mut came, end } = fetched;
-                    let missing = self.runner.push(came.drain(..).map(|delivery| Job::new(delivery, &self.runner.watched)));
-                    self.employ(missing);
-                    deliveries = came;
-                    match end {
-                        None => {}
-                        Some(Ok(())) => return Err("its source ended by itself".to_owned()),
-                        Some(Err(error)) => return Err(causes(&error)),
-                    }
-                }
+                never = &mut standing_in => match never {},
             }
         }
-        match self.runner.fatal() {
+        match runner.fatal() {
             Some(error) => Err(error),
             None => Ok(()),
         }
     }
 
-    /// Sees to what is held; when to do it again.
+    /// Sees to what is held and starts a worker that is missing; when to do it again.
     fn release(&mut self) -> Option<Instant> {
-        let revoked = self.runner.drop_revoked();
         let (missing, next) = self.runner.release();
-        self.employ(revoked + missing);
-        next.map(|next| next.min(Instant::now() + HELD_CHECK))
-    }
-
-    fn employ(&mut self, workers: usize) {
-        for _ in 0..workers {
+        if missing {
             let runner = Arc::clone(&self.runner);
             match runner.spec.handler {
                 Kind::Batch(_, limits) => self.workers.spawn(batch::work(runner, limits)),
                 _ => self.workers.spawn(worker::work(runner)),
             };
         }
+        next.map(|next| next.min(Instant::now() + HELD_CHECK))
     }
 
     /// Stops fetching, lets running handlers finish, gives the rest back, leaves the broker.
@@ -301,8 +282,13 @@ impl Running {
         self.runner.stop.cancel();
         self.runner.watched.draining();
         let deadline = far_deadline(drain);
+        let mut source = None;
+        let stop = async {
+            // Whoever leads gives it back now.
+            source.insert(self.runner.take_source().await).stop().await;
+        };
         let stopped = tokio::select! {
-            () = self.source.stop() => true,
+            () = stop => true,
             () = tokio::time::sleep(CLOSING) => false,
             () = async { now.cancelled().await; tokio::time::sleep(CLOSING_NOW).await } => false,
         };
@@ -329,7 +315,14 @@ impl Running {
         self.runner.give_back();
         let closing = if now.is_cancelled() { CLOSING_NOW } else { CLOSING };
         // It ends about then by itself, if it keeps its promise.
-        let closed = tokio::time::timeout(closing + CLOSING_NOW, self.source.close(closing)).await;
+        let close = async {
+            let source = match source {
+                Some(source) => source,
+                None => self.runner.take_source().await,
+            };
+            source.close(closing).await
+        };
+        let closed = tokio::time::timeout(closing + CLOSING_NOW, close).await;
         let left = match closed {
             _ if !stopped => Some("the source did not stop in time".to_owned()),
             Err(_) => Some("the source did not close in time".to_owned()),
@@ -341,28 +334,4 @@ impl Running {
         }
         ended
     }
-}
-
-/// Takes what there is now, at most [`FETCH`]; waits for the first. Cancel safe: a cancelled call has
-/// taken nothing, because it takes only in the poll in which it ends.
-async fn fetch(source: &mut dyn Source, mut deliveries: Vec<SourceDelivery>) -> Fetched {
-    poll_fn(|cx| {
-        let mut end = None;
-        while deliveries.len() < FETCH {
-            match source.poll_next(cx) {
-                Poll::Ready(Some(Ok(delivery))) => deliveries.push(delivery),
-                Poll::Ready(Some(Err(error))) => end = Some(Err(error)),
-                Poll::Ready(None) => end = Some(Ok(())),
-                Poll::Pending => break,
-            }
-            if end.is_some() {
-                break;
-            }
-        }
-        match deliveries.is_empty() && end.is_none() {
-            true => Poll::Pending,
-            false => Poll::Ready(Fetched { deliveries: std::mem::take(&mut deliveries), end }),
-        }
-    })
-    .await
 }

@@ -2,55 +2,72 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::failure::causes;
+use super::fetch::{FETCH, Fetched, Lead};
 use super::job::Job;
-use super::lanes::{LaneId, Lanes, Placed};
+use super::lanes::{LaneId, Lanes, Run};
 use super::policy::Policies;
 use super::routes::Routes;
 use super::state::Watched;
 use super::subscription::{DecoderFn, UndecodableFn};
 use super::target::Kind;
-use crate::consume::{DeadLetterTo, Retry};
+use crate::consume::{DeadLetterTo, Retry, Source};
 use crate::middleware::DynMiddleware;
 
-/// One running subscription: what its fetching task and its workers share.
+/// One running subscription: what its workers share.
+///
+/// A worker that finds nothing to do takes the source, if it is there, and waits for deliveries (it
+/// leads). It puts what comes into the lanes and the source back, and works. So what is fetched is
+/// handled by who fetched it, and no more of it waits here than the workers can do soon.
 ///
 /// # Invariants
 /// 1. Every [`Job`] is owned by exactly one of: `lanes`, a worker, a manual [`Delivery`](super::Delivery).
 ///    Whoever drops it gives the message back; only [`Settle::ack`](crate::consume::Settle::ack) settles.
 /// 2. A worker acks only after its handler returned `Ok`, a copy or dead letter was confirmed, or a
-///    policy said so. A panic is caught inside the attempt; a worker that is aborted drops its job.
-/// 3. At most `concurrency` workers exist; each has at most one job, a batch worker one batch.
-/// 4. After `stop` no job is taken any more; after `abort` the workers are gone.
-/// 5. The lock is never held across an `.await`, nor while code of others runs (a dropped job runs some),
+///    policy said so. A panic is caught inside the attempt; a worker that is aborted drops its jobs.
+/// 3. At most `concurrency` workers exist. Each runs at most one job at a time (a batch worker one
+///    batch); what it took beyond that one goes back to the lanes as soon as that one has to wait.
+/// 4. After `stop` no job is begun any more; after `abort` the workers are gone.
+/// 5. Who waits is woken while there is a job to take, or a source to wait for that nobody has.
+/// 6. The lock is never held across an `.await`, nor while code of others runs (a dropped job runs some),
 ///    but for [`Settle::is_revoked`](crate::consume::Settle::is_revoked), which must be cheap.
 pub(super) struct Runner {
     pub(super) spec: Spec,
     pub(super) watched: Arc<Watched>,
-    lanes: Mutex<Shared>,
+    shared: Mutex<Shared>,
     hashes: RandomState,
+    /// How many handlers that never wait can run at once.
+    threads: usize,
     /// One permit for each waiting worker that was chosen to look again.
     work: Semaphore,
-    /// A job is held whose time comes earlier than that of the others.
-    pub(super) timer: Notify,
+    /// Something for the subscription's own task: a job is held whose time comes earlier than that of the
+    /// others, or a worker is missing.
+    pub(super) attention: Notify,
+    /// The source was put back.
+    home: Notify,
     /// Takes nothing new any more.
     pub(super) stop: CancellationToken,
     /// Why the subscription cannot go on, when a worker found that out.
     fatal: Mutex<Option<String>>,
 }
 
-#[derive(Default)]
 struct Shared {
     lanes: Lanes<Job>,
+    /// Gone while somebody leads.
+    source: Option<Box<dyn Source>>,
+    /// The subscription's task is gone: the source is dropped, not put back.
+    left: bool,
     /// Workers that wait and were not chosen to look again. A worker adds itself while it sees that
-    /// there is nothing; whoever chooses it takes it away: so no wake-up is lost, and none counts twice.
+    /// there is nothing; whoever chooses it takes it away: so no wake-up is lost.
     idle: usize,
     workers: usize,
-    /// Jobs that workers have taken and not ended.
-    taken: usize,
+    /// Workers that have jobs.
+    busy: usize,
 }
 
 /// What a subscription was configured with, as the workers need it.
@@ -92,56 +109,92 @@ pub(super) enum End {
 }
 
 impl Runner {
-    pub(super) fn new(spec: Spec, watched: Arc<Watched>, stop: CancellationToken) -> Self {
+    pub(super) fn new(
+        spec: Spec,
+        watched: Arc<Watched>,
+        source: Box<dyn Source>,
+        stop: CancellationToken,
+    ) -> Self {
+        let (lanes, source) = (Lanes::default(), Some(source));
         Self {
             spec,
             watched,
-            lanes: Mutex::default(),
+            shared: Mutex::new(Shared { lanes, source, left: false, idle: 0, workers: 0, busy: 0 }),
             hashes: RandomState::new(),
+            threads: Handle::current().metrics().num_workers(),
             work: Semaphore::new(0),
-            timer: Notify::new(),
+            attention: Notify::new(),
+            home: Notify::new(),
             stop,
             fatal: Mutex::new(None),
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds what came, in order. Returns how many workers are to be started for it.
-    pub(super) fn push(&self, jobs: impl Iterator<Item = Job>) -> usize {
+    /// The source, if nobody has it.
+    pub(super) fn lead(&self) -> Option<Lead<'_>> {
+        let source = self.lock().source.take()?;
+        Some(Lead::new(self, source))
+    }
+
+    /// The source, once nobody has it any more.
+    pub(super) async fn take_source(&self) -> Box<dyn Source> {
+        loop {
+            if let Some(source) = self.lock().source.take() {
+                return source;
+            }
+            self.home.notified().await;
+        }
+    }
+
+    /// Drops the source, now or when who leads puts it back.
+    pub(super) fn leave(&self) {
         let mut shared = self.lock();
+        shared.left = true;
+        let source = shared.source.take();
+        drop(shared);
+        drop(source);
+    }
+
+    /// Somebody who led does so no more; `jobs` is what came, in order.
+    pub(super) fn put_back(&self, source: Box<dyn Source>, jobs: impl Iterator<Item = Job>) {
+        let mut shared = self.lock();
+        if shared.left {
+            drop(shared);
+            return drop(source);
+        }
         for job in jobs {
             let lane = self.lane(&job);
             shared.lanes.push(lane, job);
         }
-        self.employ(&mut shared)
+        shared.source = Some(source);
+        self.home.notify_one();
+        self.employ(&mut shared);
     }
 
-    /// Sees to it that somebody takes what is ready: how many workers are to be started. One that waits
-    /// is woken; it wakes the next when there is more than it takes. So a burst of short jobs does not
-    /// wake all of them for what one can do.
-    ///
-    /// Workers that were woken or started for earlier jobs, and did not take them yet, are not there for
-    /// new ones: all that is ready counts, and all who have nothing.
-    fn employ(&self, shared: &mut Shared) -> usize {
-        let ready = shared.lanes.ready();
-        let room = self.spec.limits.concurrency.saturating_sub(shared.workers);
-        let free = shared.workers.saturating_sub(shared.taken);
-        let missing = room.min(ready.saturating_sub(free));
-        shared.workers += missing;
-        if ready > 0 {
-            self.wake_one(shared);
+    /// Sees to it that somebody takes what is ready, and waits for more: wakes one who waits, or asks for
+    /// one more worker. Whoever comes does the same, so a burst of short jobs does not bring all of them
+    /// for what one can do.
+    fn employ(&self, shared: &mut Shared) {
+        if self.lacks_worker(shared) {
+            self.attention.notify_one();
         }
-        missing
     }
 
-    fn wake_one(&self, shared: &mut Shared) {
+    /// As [`employ`](Self::employ), but leaves it to the caller to start a worker.
+    fn lacks_worker(&self, shared: &mut Shared) -> bool {
+        if shared.lanes.ready() == 0 && shared.source.is_none() {
+            return false;
+        }
         if shared.idle > 0 {
             shared.idle -= 1;
             self.work.add_permits(1);
+            return false;
         }
+        shared.busy == shared.workers && shared.workers < self.spec.limits.concurrency
     }
 
     /// Strict order is one lane for all. A batch takes what it gets in order, and runs alone.
@@ -156,72 +209,123 @@ impl Runner {
         Some(self.hashes.hash_one((&*job.message.topic, key)))
     }
 
-    /// The next job; `None` once the subscription stops.
-    pub(super) async fn take(&self) -> Option<Placed<Job>> {
+    /// Adds the next jobs to `run`, up to `max` in all; `false` once the subscription stops.
+    pub(super) async fn take(&self, run: &mut Run<Job>, max: usize) -> bool {
         loop {
-            if let Some(placed) = self.look()? {
-                return Some(placed);
+            if self.stop.is_cancelled() {
+                return false;
             }
-            tokio::select! {
-                permit = self.work.acquire() => permit.ok()?.forget(),
-                () = self.stop.cancelled() => {}
-            }
-        }
-    }
-
-    /// The next job if it comes before `until`. Only for a worker that is the only one.
-    pub(super) async fn take_before(&self, until: Instant) -> Option<Placed<Job>> {
-        let taken = tokio::time::timeout_at(until, self.take()).await;
-        // It may have been chosen or not; as the only one it looks again anyway.
-        self.lock().idle = 0;
-        taken.ok().flatten()
-    }
-
-    /// A job, or the worker counted as waiting; `None` when the subscription stops.
-    fn look(&self) -> Option<Option<Placed<Job>>> {
-        if self.stop.is_cancelled() {
-            return None;
-        }
-        let mut shared = self.lock();
-        let placed = match self.watched.is_paused() {
-            true => None,
-            false => shared.lanes.take(),
-        };
-        match placed {
-            None => shared.idle += 1,
-            Some(_) => {
-                shared.taken += 1;
-                if shared.lanes.ready() > 0 {
-                    self.wake_one(&mut shared);
+            let mut lead = match self.look(run, max) {
+                Look::Taken => return true,
+                Look::Lead(lead) => Some(lead),
+                Look::Wait => None,
+            };
+            let fetch = async {
+                match &mut lead {
+                    Some(lead) => lead.fetch().await,
+                    None => std::future::pending().await,
                 }
+            };
+            let fetched = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return false,
+                permit = self.work.acquire() => {
+                    permit.into_iter().for_each(SemaphorePermit::forget);
+                    None
+                }
+                fetched = fetch => Some(fetched),
+            };
+            if let (Some(lead), Some(fetched)) = (lead, fetched) {
+                self.wait_no_more();
+                self.arrived(lead, fetched);
             }
         }
-        Some(placed)
     }
 
-    /// A job that was taken from `lane` has ended.
-    pub(super) fn finish(&self, lane: Option<LaneId>, end: End) {
-        let mut shared = self.lock();
-        shared.taken -= 1;
+    /// What came while somebody led.
+    pub(super) fn arrived(&self, lead: Lead<'_>, fetched: Fetched) {
+        let Fetched { jobs, end } = fetched;
+        // Said before somebody else can lead.
         match end {
-            // The worker that says so takes the next job itself.
-            End::Done => shared.lanes.done(lane),
-            End::Hold(job, until) => {
-                let earliest = shared.lanes.hold(lane, job, until);
-                if earliest {
-                    self.timer.notify_one();
-                }
-            }
-            End::Fatal(error) => {
-                drop(shared);
-                self.fail(error);
-            }
+            None => {}
+            Some(Ok(())) => self.fail("its source ended by itself".to_owned()),
+            Some(Err(error)) => self.fail(causes(&error)),
+        }
+        lead.end(jobs.into_iter());
+    }
+
+    /// The next jobs if they come before `until`. Only for a worker that is the only one.
+    pub(super) async fn take_before(&self, until: Instant, run: &mut Run<Job>, max: usize) -> bool {
+        let taken = tokio::time::timeout_at(until, self.take(run, max)).await;
+        taken.unwrap_or_else(|_| {
+            self.wait_no_more();
+            false
+        })
+    }
+
+    /// A worker that waited does so no more, without that it was woken. If it was chosen at the same moment
+    /// the permit is there, or somebody else who waits has it and counts in its place.
+    fn wait_no_more(&self) {
+        let mut shared = self.lock();
+        match self.work.try_acquire() {
+            Ok(permit) => permit.forget(),
+            Err(_) => shared.idle = shared.idle.saturating_sub(1),
         }
     }
 
-    /// All jobs of a batch have ended, which are in no lane.
-    pub(super) fn finish_batch(&self, jobs: usize) {
-        self.lock().taken -= jobs;
+    /// Takes jobs; or the worker counts as waiting, and takes the source, if it is there.
+    fn look(&self, run: &mut Run<Job>, max: usize) -> Look<'_> {
+        let mut shared = self.lock();
+        let had = run.len();
+        if !self.watched.is_paused() {
+            let max = max.min(had + self.share(&shared));
+            shared.lanes.take(run, max);
+        }
+        if run.len() > had {
+            shared.busy += usize::from(had == 0);
+            self.employ(&mut shared);
+            return Look::Taken;
+        }
+        shared.idle += 1;
+        match shared.source.take() {
+            Some(source) => Look::Lead(Lead::new(self, source)),
+            None => Look::Wait,
+        }
+    }
+
+    /// How much of what is ready one worker takes at once: not what others could run meanwhile.
+    fn share(&self, shared: &Shared) -> usize {
+        match self.threads.min(self.spec.limits.concurrency) {
+            1 => FETCH,
+            workers => shared.lanes.ready().div_ceil(workers),
+        }
+    }
+
+    /// The jobs that a worker took have ended; `ended`: those of these lanes just now.
+    pub(super) fn finish(&self, ended: &mut Vec<LaneId>) {
+        let mut shared = self.lock();
+        shared.busy -= 1;
+        // The worker that says so looks for the next ones itself.
+        ended.drain(..).for_each(|lane| shared.lanes.done(lane));
+    }
+
+    /// A worker's job of `lane` has to wait: others take what the worker took beyond it.
+    pub(super) fn spread(&self, lane: Option<LaneId>, run: &mut Run<Job>, ended: &mut Vec<LaneId>) {
+        if run.is_empty() && ended.is_empty() {
+            return;
+        }
+        let mut shared = self.lock();
+        ended.drain(..).for_each(|lane| shared.lanes.done(lane));
+        shared.lanes.put_back(lane, run);
+        self.employ(&mut shared);
+    }
+
+    /// A job that was taken from `lane` is to be taken again, not before `until`.
+    pub(super) fn hold(&self, lane: Option<LaneId>, job: Job, until: Instant) {
+        let earliest = self.lock().lanes.hold(lane, job, until);
+        if earliest {
+            self.attention.notify_one();
+        }
     }
 
     /// The subscription cannot go on.
@@ -232,8 +336,7 @@ impl Runner {
 
     /// How many workers handle something now.
     pub(super) fn busy(&self) -> usize {
-        let shared = self.lock();
-        shared.taken.min(shared.workers)
+        self.lock().busy
     }
 
     /// Why the subscription cannot go on, if a worker said so.
@@ -241,25 +344,19 @@ impl Runner {
         self.fatal.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Makes held jobs ready whose time has come: how many workers are to be started for them, and when
-    /// the next one's time comes.
-    pub(super) fn release(&self) -> (usize, Option<Instant>) {
-        let mut shared = self.lock();
-        let next = shared.lanes.release(Instant::now());
-        (self.employ(&mut shared), next)
-    }
-
-    /// Drops held jobs that were taken away meanwhile; how many workers are to be started for those
-    /// behind them.
-    pub(super) fn drop_revoked(&self) -> usize {
+    /// Drops held jobs that were taken away meanwhile, and makes those ready whose time has come. Whether
+    /// a worker is to be started, and when the next one's time comes.
+    pub(super) fn release(&self) -> (bool, Option<Instant>) {
         let mut shared = self.lock();
         let revoked = shared.lanes.drop_held(|job| !job.settle.is_revoked());
-        let missing = self.employ(&mut shared);
+        let next = shared.lanes.release(Instant::now());
+        let missing = self.lacks_worker(&mut shared);
+        shared.workers += usize::from(missing);
         drop(shared);
         for job in revoked {
             job.end(|counters| &counters.revoked);
         }
-        missing
+        (missing, next)
     }
 
     /// Gives back all that no worker has.
@@ -274,6 +371,13 @@ impl Runner {
         self.watched.pause(reason);
         Paused(self)
     }
+}
+
+/// What a worker finds.
+enum Look<'r> {
+    Taken,
+    Lead(Lead<'r>),
+    Wait,
 }
 
 /// While it lives, no job is taken.

@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -119,13 +119,14 @@ pub(super) struct Watched {
     pub(super) name: Arc<str>,
     pub(super) counters: Counters,
     source: watch::Receiver<SourceStatus>,
+    /// How many settlements wait for the broker.
+    paused: AtomicUsize,
     phase: Mutex<Phase>,
 }
 
 #[derive(Debug)]
 struct Phase {
-    /// How many settlements wait for the broker, and why the last one that failed did.
-    paused: usize,
+    /// Why the last settlement that failed did.
     reason: Arc<str>,
     end: End,
 }
@@ -140,8 +141,14 @@ enum End {
 
 impl Watched {
     pub(super) fn new(name: Arc<str>, source: watch::Receiver<SourceStatus>) -> Self {
-        let phase = Phase { paused: 0, reason: "".into(), end: End::Running };
-        Self { name, counters: Counters::default(), source, phase: Mutex::new(phase) }
+        let phase = Phase { reason: "".into(), end: End::Running };
+        Self {
+            name,
+            counters: Counters::default(),
+            source,
+            paused: AtomicUsize::new(0),
+            phase: Mutex::new(phase),
+        }
     }
 
     fn phase(&self) -> MutexGuard<'_, Phase> {
@@ -149,17 +156,16 @@ impl Watched {
     }
 
     pub(super) fn pause(&self, reason: &str) {
-        let mut phase = self.phase();
-        phase.paused += 1;
-        phase.reason = reason.into();
+        self.phase().reason = reason.into();
+        self.paused.fetch_add(1, Ordering::AcqRel);
     }
 
     pub(super) fn resume(&self) {
-        self.phase().paused -= 1;
+        self.paused.fetch_sub(1, Ordering::AcqRel);
     }
 
     pub(super) fn is_paused(&self) -> bool {
-        self.phase().paused > 0
+        self.paused.load(Ordering::Acquire) > 0
     }
 
     pub(super) fn draining(&self) {
@@ -193,7 +199,7 @@ impl Watched {
             SourceStatus::Disconnected { last_error } => {
                 SubscriptionState::Disconnected { last_error: Arc::clone(last_error) }
             }
-            SourceStatus::Consuming if phase.paused > 0 => {
+            SourceStatus::Consuming if self.is_paused() => {
                 SubscriptionState::Paused { reason: Arc::clone(&phase.reason) }
             }
             SourceStatus::Consuming => SubscriptionState::Consuming,

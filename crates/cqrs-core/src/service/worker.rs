@@ -1,14 +1,18 @@
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
+use tokio::task::coop;
 
 use super::Received;
 use super::attempt::{Handling, run_chain};
 use super::delivery::{Delivery, Ended};
 use super::failure::{Failure, FailureClass};
+use super::fetch::FETCH;
 use super::job::Job;
+use super::lanes::{LaneId, Placed, Run};
 use super::policy::Undecodable;
 use super::runner::{End, Runner};
 use super::target::{EachHandler, Kind, ManualHandler};
@@ -32,15 +36,51 @@ pub(super) enum Verdict {
 
 /// Takes jobs until the subscription stops.
 pub(super) async fn work(runner: Arc<Runner>) {
-    while let Some(placed) = runner.take().await {
-        let end = runner.process(placed.job).await;
-        runner.finish(placed.lane, end);
-        // A handler that never waits must not keep the other tasks of its thread from running.
-        tokio::task::coop::consume_budget().await;
+    let (mut run, mut ended, mut most) = (Run::new(), Vec::new(), 1);
+    while runner.take(&mut run, most).await {
+        let waited = runner.process_run(&mut run, &mut ended).await;
+        runner.finish(&mut ended);
+        // While handlers wait, all that is taken beyond the first would be put back.
+        most = if waited { 1 } else { (2 * most).min(FETCH) };
     }
 }
 
 impl Runner {
+    /// Handles and settles the jobs of a run one after the other, until one has to wait: whether one had
+    /// to. `ended` gets the lanes that are to be told of it.
+    async fn process_run(&self, run: &mut Run<Job>, ended: &mut Vec<LaneId>) -> bool {
+        let mut waited = false;
+        while let Some(Placed { lane, job }) = run.pop_front() {
+            let mut process = pin!(self.process(job));
+            let end = poll_fn(|cx| {
+                let polled = process.as_mut().poll(cx);
+                if polled.is_pending() && !std::mem::replace(&mut waited, true) {
+                    self.spread(lane, run, ended);
+                }
+                polled
+            });
+            match end.await {
+                End::Done => {
+                    let goes_on = run.front().is_some_and(|next| next.lane == lane);
+                    ended.extend(lane.filter(|_| !goes_on));
+                }
+                End::Hold(job, until) => {
+                    self.spread(lane, run, ended);
+                    self.hold(lane, job, until);
+                }
+                End::Fatal(error) => self.fail(error),
+            }
+            if self.stop.is_cancelled() {
+                run.clear();
+            } else if self.watched.is_paused() || !coop::has_budget_remaining() {
+                self.spread(None, run, ended);
+            }
+            // A handler that never waits must not keep the other tasks of its thread from running.
+            coop::consume_budget().await;
+        }
+        waited
+    }
+
     /// Handles and settles one message.
     pub(super) async fn process(&self, mut job: Job) -> End {
         if !job.settle.begin() {
