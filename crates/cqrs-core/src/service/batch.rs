@@ -37,7 +37,7 @@ impl EachHandler for Alone<'_> {
 pub(super) async fn work(runner: Arc<Runner>, limits: BatchLimits) {
     let super::target::Kind::Batch(handler, _) = &runner.spec.handler else { return };
     let (size, mut run) = (limits.size.max(1), Run::new());
-    while runner.take(&mut run, size).await {
+    while runner.take(&mut run, size).await.is_some() {
         let until = far_deadline(limits.wait);
         while run.len() < size && runner.take_before(until, &mut run, size).await {}
         let jobs = run.drain(..).map(|placed| placed.job).collect();

@@ -1,10 +1,12 @@
 use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Poll;
 use std::time::Duration;
 
 use super::job::Job;
 use super::runner::Runner;
 use crate::consume::{Source, SourceError};
+use crate::dispatch::panic_message;
 
 /// How many deliveries are taken from a source before they are handled.
 pub(super) const FETCH: usize = 128;
@@ -40,7 +42,14 @@ impl<'r> Lead<'r> {
             let mut jobs = Vec::new();
             let mut end = None;
             while jobs.len() < FETCH && end.is_none() {
-                match source.poll_next(cx) {
+                // Sources are code of others. What came before the panic is kept, in order, and nobody
+                // polls the source again.
+                let polled = catch_unwind(AssertUnwindSafe(|| source.poll_next(cx)));
+                let polled = polled.unwrap_or_else(|panic| {
+                    let text = format!("its source panicked: {}", panic_message(panic));
+                    Poll::Ready(Some(Err(SourceError::new(text))))
+                });
+                match polled {
                     Poll::Ready(Some(Ok(delivery))) => {
                         jobs.push(Job::new(delivery, &runner.watched));
                     }

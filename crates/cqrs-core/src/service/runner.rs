@@ -1,5 +1,7 @@
+use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -172,16 +174,24 @@ impl Runner {
         }
         shared.source = Some(source);
         self.home.notify_one();
-        self.employ(&mut shared);
+        // Whoever puts it back runs no handler before it looks for a job itself.
+        let _ = self.employ(&mut shared);
     }
 
     /// Sees to it that somebody takes what is ready, and waits for more: wakes one who waits, or asks for
     /// one more worker. Whoever comes does the same, so a burst of short jobs does not bring all of them
     /// for what one can do.
-    fn employ(&self, shared: &mut Shared) {
+    ///
+    /// `true`: the subscription's own task was woken, or who leads. Both are to run before a handler that
+    /// may block does ([`step_aside`]).
+    #[must_use]
+    fn employ(&self, shared: &mut Shared) -> bool {
+        let (idle, leads) = (shared.idle, shared.source.is_none());
         if self.lacks_worker(shared) {
             self.attention.notify_one();
+            return true;
         }
+        leads && shared.idle < idle
     }
 
     /// As [`employ`](Self::employ), but leaves it to the caller to start a worker.
@@ -209,14 +219,15 @@ impl Runner {
         Some(self.hashes.hash_one((&*job.message.topic, key)))
     }
 
-    /// Adds the next jobs to `run`, up to `max` in all; `false` once the subscription stops.
-    pub(super) async fn take(&self, run: &mut Run<Job>, max: usize) -> bool {
+    /// Adds the next jobs to `run`, up to `max` in all; `None` once the subscription stops. `Some(true)`:
+    /// [`step_aside`] before the first of them.
+    pub(super) async fn take(&self, run: &mut Run<Job>, max: usize) -> Option<bool> {
         loop {
             if self.stop.is_cancelled() {
-                return false;
+                return None;
             }
             let mut lead = match self.look(run, max) {
-                Look::Taken => return true,
+                Look::Taken { aside } => return Some(aside),
                 Look::Lead(lead) => Some(lead),
                 Look::Wait => None,
             };
@@ -228,7 +239,7 @@ impl Runner {
             };
             let fetched = tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return false,
+                () = self.stop.cancelled() => return None,
                 permit = self.work.acquire() => {
                     permit.into_iter().for_each(SemaphorePermit::forget);
                     None
@@ -256,11 +267,13 @@ impl Runner {
 
     /// The next jobs if they come before `until`. Only for a worker that is the only one.
     pub(super) async fn take_before(&self, until: Instant, run: &mut Run<Job>, max: usize) -> bool {
-        let taken = tokio::time::timeout_at(until, self.take(run, max)).await;
-        taken.unwrap_or_else(|_| {
-            self.wait_no_more();
-            false
-        })
+        match tokio::time::timeout_at(until, self.take(run, max)).await {
+            Ok(taken) => taken.is_some(),
+            Err(_) => {
+                self.wait_no_more();
+                false
+            }
+        }
     }
 
     /// A worker that waited does so no more, without that it was woken. If it was chosen at the same moment
@@ -283,8 +296,7 @@ impl Runner {
         }
         if run.len() > had {
             shared.busy += usize::from(had == 0);
-            self.employ(&mut shared);
-            return Look::Taken;
+            return Look::Taken { aside: self.employ(&mut shared) };
         }
         shared.idle += 1;
         match shared.source.take() {
@@ -309,23 +321,31 @@ impl Runner {
         ended.drain(..).for_each(|lane| shared.lanes.done(lane));
     }
 
-    /// A worker's job of `lane` has to wait: others take what the worker took beyond it.
-    pub(super) fn spread(&self, lane: Option<LaneId>, run: &mut Run<Job>, ended: &mut Vec<LaneId>) {
+    /// A worker's job of `lane` has to wait: others take what the worker took beyond it. `true` as in
+    /// [`employ`](Self::employ).
+    pub(super) fn spread(
+        &self,
+        lane: Option<LaneId>,
+        run: &mut Run<Job>,
+        ended: &mut Vec<LaneId>,
+    ) -> bool {
         if run.is_empty() && ended.is_empty() {
-            return;
+            return false;
         }
         let mut shared = self.lock();
         ended.drain(..).for_each(|lane| shared.lanes.done(lane));
         shared.lanes.put_back(lane, run);
-        self.employ(&mut shared);
+        self.employ(&mut shared)
     }
 
-    /// A job that was taken from `lane` is to be taken again, not before `until`.
-    pub(super) fn hold(&self, lane: Option<LaneId>, job: Job, until: Instant) {
+    /// A job that was taken from `lane` is to be taken again, not before `until`. `true` as in
+    /// [`employ`](Self::employ).
+    pub(super) fn hold(&self, lane: Option<LaneId>, job: Job, until: Instant) -> bool {
         let earliest = self.lock().lanes.hold(lane, job, until);
         if earliest {
             self.attention.notify_one();
         }
+        earliest
     }
 
     /// The subscription cannot go on.
@@ -373,9 +393,24 @@ impl Runner {
     }
 }
 
+/// Lets the task run that was woken last, on another thread if need be. A task that is woken waits in a
+/// slot of this thread that no other thread looks into, and a handler that blocks would keep it there;
+/// `tokio::task::yield_now` waits in a place of the same kind.
+pub(super) async fn step_aside() {
+    let mut aside = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut aside, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// What a worker finds.
 enum Look<'r> {
-    Taken,
+    Taken { aside: bool },
     Lead(Lead<'r>),
     Wait,
 }

@@ -2,6 +2,7 @@ use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use tokio::task::coop;
@@ -14,7 +15,7 @@ use super::fetch::FETCH;
 use super::job::Job;
 use super::lanes::{LaneId, Placed, Run};
 use super::policy::Undecodable;
-use super::runner::{End, Runner};
+use super::runner::{End, Runner, step_aside};
 use super::target::{EachHandler, Kind, ManualHandler};
 use crate::consume::NextAttempt;
 use crate::dispatch::{caught, panic_message};
@@ -34,14 +35,22 @@ pub(super) enum Verdict {
     Crashed,
 }
 
+/// A handler that takes longer counts as one that has to wait: what is taken beyond it waits for it.
+const SHORT: Duration = Duration::from_millis(1);
+
 /// Takes jobs until the subscription stops.
 pub(super) async fn work(runner: Arc<Runner>) {
     let (mut run, mut ended, mut most) = (Run::new(), Vec::new(), 1);
-    while runner.take(&mut run, most).await {
+    while let Some(aside) = runner.take(&mut run, most).await {
+        if aside {
+            step_aside().await;
+        }
+        let (begun, jobs) = (Instant::now(), run.len());
         let waited = runner.process_run(&mut run, &mut ended).await;
         runner.finish(&mut ended);
         // While handlers wait, all that is taken beyond the first would be put back.
-        most = if waited { 1 } else { (2 * most).min(FETCH) };
+        let slow = begun.elapsed() > SHORT * u32::try_from(jobs).unwrap_or(u32::MAX);
+        most = if waited || slow { 1 } else { (2 * most).min(FETCH) };
     }
 }
 
@@ -55,25 +64,30 @@ impl Runner {
             let end = poll_fn(|cx| {
                 let polled = process.as_mut().poll(cx);
                 if polled.is_pending() && !std::mem::replace(&mut waited, true) {
-                    self.spread(lane, run, ended);
+                    // Whoever was woken may run: this task waits.
+                    let _ = self.spread(lane, run, ended);
                 }
                 polled
             });
+            let mut aside = false;
             match end.await {
                 End::Done => {
                     let goes_on = run.front().is_some_and(|next| next.lane == lane);
                     ended.extend(lane.filter(|_| !goes_on));
                 }
                 End::Hold(job, until) => {
-                    self.spread(lane, run, ended);
-                    self.hold(lane, job, until);
+                    aside |= self.spread(lane, run, ended);
+                    aside |= self.hold(lane, job, until);
                 }
                 End::Fatal(error) => self.fail(error),
             }
             if self.stop.is_cancelled() {
                 run.clear();
             } else if self.watched.is_paused() || !coop::has_budget_remaining() {
-                self.spread(None, run, ended);
+                aside |= self.spread(None, run, ended);
+            }
+            if aside {
+                step_aside().await;
             }
             // A handler that never waits must not keep the other tasks of its thread from running.
             coop::consume_budget().await;
