@@ -27,10 +27,14 @@ kafka_java() {
     return 1
 }
 
+# Debian's releases have different ones; older releases' default is too old.
+java_install() {
+    kafka_java >/dev/null || apt_install default-jre-headless
+    kafka_java >/dev/null || apt_install openjdk-17-jre-headless
+}
+
 kafka_install() {
-    if ! kafka_java >/dev/null; then
-        apt_install openjdk-17-jre-headless
-    fi
+    java_install
     [[ ! -d $KAFKA_LIB ]] || return 0
     command -v mvn >/dev/null || apt_install maven
     say "downloading Kafka $KAFKA_VERSION"

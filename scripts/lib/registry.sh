@@ -16,7 +16,7 @@ REGISTRY_BOOT_SECONDS=120
 registry_version() { cat "$REGISTRY_HOME/version" 2>/dev/null || echo "$REGISTRY_VERSION"; }
 
 registry_install() {
-    kafka_java >/dev/null || apt_install openjdk-17-jre-headless
+    java_install
     [[ ! -d $REGISTRY_LIB ]] || return 0
     command -v mvn >/dev/null || apt_install maven
     say "downloading Apicurio Registry $REGISTRY_VERSION"

@@ -29,5 +29,7 @@ pub fn json_or_protobuf<P: ProtobufEvent + DeserializeOwned>() -> ByContentType<
 
 fn is_protobuf(message: &Incoming) -> bool {
     let is_json = message.body.as_ref().is_some_and(|body| body.starts_with(b"{"));
-    message.content_type.is_none() && event_name(message).is_some() && !is_json
+    // FastStream sends an empty one with bytes.
+    let says_nothing = message.content_type.as_deref().is_none_or(str::is_empty);
+    says_nothing && event_name(message).is_some() && !is_json
 }

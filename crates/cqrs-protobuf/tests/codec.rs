@@ -177,6 +177,7 @@ fn json_and_protobuf_are_told_apart() {
     assert_eq!(read(&json, None, false), Some(joined()), "python-cqrs on RabbitMQ");
     // Kafka: python-cqrs names the events of Protobuf only.
     assert_eq!(read(OF_PYTHON, None, true), Some(joined()));
+    assert_eq!(read(OF_PYTHON, Some(""), true), Some(joined()), "bytes that FastStream sent");
     assert_eq!(read(&json, None, true), Some(joined()), "JSON whose frame names the event");
     assert_eq!(read(&json, Some("application/x-protobuf"), true), None, "what is said counts");
 }

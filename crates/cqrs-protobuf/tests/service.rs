@@ -145,6 +145,30 @@ async fn several_types_are_told_apart_by_the_frame() {
     running.abort();
 }
 
+#[tokio::test]
+async fn a_name_that_is_known_is_believed_before_one_that_is_not() {
+    let broker = MemoryBroker::new();
+    let (tell, mut seen) = unbounded_channel::<String>();
+    let events = cqrs_core::EventMediator::builder()
+        .event::<Plain, _>(Tell(tell.clone()))
+        .event::<UserJoined, _>(Tell(tell))
+        .build()
+        .unwrap();
+    let subscription = Subscription::to("both")
+        .group("g")
+        .decode::<Plain>(ProtobufDeserializer::new())
+        .json::<UserJoined>();
+    let service = Service::builder(broker.clone()).subscribe(subscription, events).build().unwrap();
+    let running = tokio::spawn(service.run());
+    let joined = UserJoined { user_id: "u".into(), meeting_id: "m".into() };
+    let json = serde_json::to_vec(&NotificationEvent::new(joined)).unwrap();
+    // RabbitMQ's `type` is used for other things as well.
+    broker.publish(Message::new("both", json).with_name("order.v1")).await.unwrap();
+    let next = tokio::time::timeout(Duration::from_secs(10), seen.recv()).await;
+    assert_eq!(next.expect("it is handled").unwrap(), "UserJoined");
+    running.abort();
+}
+
 struct Tell(tokio::sync::mpsc::UnboundedSender<String>);
 
 impl<P: cqrs_core::Notification> cqrs_core::EventHandler<P> for Tell {

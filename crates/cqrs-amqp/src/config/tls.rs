@@ -1,5 +1,5 @@
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use lapin::tcp::{RustlsConnector, RustlsConnectorConfig};
 use rustls_pki_types::pem::PemObject;
@@ -87,18 +87,27 @@ fn read(setting: &str, pem: &Pem) -> Result<Vec<u8>, AmqpError> {
     match pem {
         Pem::Text(text) => Ok(text.as_bytes().to_vec()),
         Pem::Path(path) => std::fs::read(path).map_err(|error| {
-            let detail = format!("{setting}: cannot read {}", path.display());
+            let detail = format!("{setting}: cannot read {}", shown(setting, path));
             AmqpError::caused(ErrorKind::Config, detail, error)
         }),
+    }
+}
+
+/// A path; but what was meant to be a key's path may be the key.
+fn shown<'p>(setting: &str, path: &'p Path) -> std::path::Display<'p> {
+    match setting {
+        "tls.client_key" => Path::new("its file").display(),
+        _ => path.display(),
     }
 }
 
 fn certificates(setting: &str, pem: &Pem) -> Result<Vec<CertificateDer<'static>>, AmqpError> {
     let text = read(setting, pem)?;
     let found: Vec<_> =
-        CertificateDer::pem_slice_iter(&text).collect::<Result<_, _>>().map_err(|error| {
-            AmqpError::caused(ErrorKind::Config, format!("{setting}: not PEM"), error)
-        })?;
+        // The parser's error quotes what it could not read, and a key may stand beside a certificate.
+        CertificateDer::pem_slice_iter(&text)
+            .collect::<Result<_, _>>()
+            .map_err(|_| AmqpError::config(format!("{setting}: not PEM{LINES}")))?;
     match found.is_empty() {
         true => Err(AmqpError::config(format!("{setting}: it holds no certificate"))),
         false => Ok(found),
@@ -106,12 +115,15 @@ fn certificates(setting: &str, pem: &Pem) -> Result<Vec<CertificateDer<'static>>
 }
 
 fn private_key(pem: &Pem) -> Result<PrivateKeyDer<'static>, AmqpError> {
-    // The parser's error names no content, only what is missing.
-    PrivateKeyDer::from_pem_slice(&read("tls.client_key", pem)?).map_err(|error| {
-        let detail = "tls.client_key: no unencrypted PEM private key in it";
-        AmqpError::caused(ErrorKind::Config, detail, error)
+    // The parser's error quotes what it could not read, which may be the key.
+    PrivateKeyDer::from_pem_slice(&read("tls.client_key", pem)?).map_err(|_| {
+        let detail = format!("tls.client_key: no unencrypted PEM private key in it{LINES}");
+        AmqpError::config(detail)
     })
 }
+
+/// A mistake that is easily made with variables.
+const LINES: &str = "; every line of PEM needs its own line, not \\n";
 
 #[cfg(test)]
 mod tests {
@@ -130,6 +142,24 @@ mod tests {
         assert!(refused(tls).starts_with("tls.ca: cannot read /does/not/exist.pem: "));
         let tls = TlsConfig { ca: Some(Pem::Text("x".into())), ..TlsConfig::default() };
         assert_eq!(refused(tls), "tls.ca: it holds no certificate");
+    }
+
+    #[test]
+    fn errors_show_no_key() {
+        // As a variable holds it whose line breaks were not real ones; and without its markers.
+        let one_line = r"-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----";
+        for key in [Pem::Text(one_line.into()), Pem::Path("c2VjcmV0".into())] {
+            let chain = private_key(&key).unwrap_err().chain();
+            assert!(chain.starts_with("tls.client_key: "), "{chain}");
+            for secret in ["c2Vj", "99, 50, 86"] {
+                assert!(!chain.contains(secret), "{chain}");
+            }
+        }
+        let text = format!("{one_line}\\n");
+        for pem in [Pem::Text(one_line.into()), Pem::Text(text.into())] {
+            let chain = certificates("tls.ca", &pem).unwrap_err().chain();
+            assert!(!chain.contains("99, 50, 86") && chain.contains("tls.ca: "), "{chain}");
+        }
     }
 
     #[test]

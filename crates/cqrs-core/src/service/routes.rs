@@ -99,8 +99,15 @@ impl Routes {
         }
     }
 
+    /// A known name before any other: a deserializer that goes by the frame finds one there that may mean
+    /// something else.
     fn peek(&self, message: &Incoming) -> Option<String> {
-        self.iter().find_map(|route| route.peek(message))
+        let mut names = self.iter().filter_map(|route| route.peek(message));
+        let first = names.next()?;
+        if self.named(&first).is_some() {
+            return Some(first);
+        }
+        names.find(|name| self.named(name).is_some()).or(Some(first))
     }
 
     fn named(&self, name: &str) -> Option<&dyn Route> {

@@ -1,5 +1,5 @@
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::WantsClientCert;
@@ -119,8 +119,17 @@ fn caused(
 fn read(setting: &str, pem: &Pem) -> Result<Vec<u8>, RegistryError> {
     match pem {
         Pem::Text(text) => Ok(text.as_bytes().to_vec()),
-        Pem::Path(path) => std::fs::read(path)
-            .map_err(|error| caused(format!("{setting}: cannot read {}", path.display()), error)),
+        Pem::Path(path) => std::fs::read(path).map_err(|error| {
+            caused(format!("{setting}: cannot read {}", shown(setting, path)), error)
+        }),
+    }
+}
+
+/// A path; but what was meant to be a key's path may be the key.
+fn shown<'p>(setting: &str, path: &'p Path) -> std::path::Display<'p> {
+    match setting {
+        "tls.client_key" => Path::new("its file").display(),
+        _ => path.display(),
     }
 }
 
@@ -128,7 +137,8 @@ fn certificates(setting: &str, pem: &Pem) -> Result<Vec<CertificateDer<'static>>
     let text = read(setting, pem)?;
     let found: Vec<_> = CertificateDer::pem_slice_iter(&text)
         .collect::<Result<_, _>>()
-        .map_err(|error| caused(format!("{setting}: not PEM"), error))?;
+        // The parser's error quotes what it could not read, and a key may stand beside a certificate.
+        .map_err(|_| RegistryError::config(format!("{setting}: not PEM{LINES}")))?;
     match found.is_empty() {
         true => Err(RegistryError::config(format!("{setting}: it holds no certificate"))),
         false => Ok(found),
@@ -136,10 +146,15 @@ fn certificates(setting: &str, pem: &Pem) -> Result<Vec<CertificateDer<'static>>
 }
 
 fn private_key(pem: &Pem) -> Result<PrivateKeyDer<'static>, RegistryError> {
-    // The parser's error names no content, only what is missing.
-    PrivateKeyDer::from_pem_slice(&read("tls.client_key", pem)?)
-        .map_err(|error| caused("tls.client_key: no unencrypted PEM private key in it", error))
+    // The parser's error quotes what it could not read, which may be the key.
+    PrivateKeyDer::from_pem_slice(&read("tls.client_key", pem)?).map_err(|_| {
+        let detail = format!("tls.client_key: no unencrypted PEM private key in it{LINES}");
+        RegistryError::config(detail)
+    })
 }
+
+/// A mistake that is easily made with variables.
+const LINES: &str = "; every line of PEM needs its own line, not \\n";
 
 #[cfg(test)]
 mod tests {
@@ -158,6 +173,22 @@ mod tests {
         assert_eq!(refused(ca(Pem::Text("x".into()))), "tls.ca: it holds no certificate");
         let half = TlsConfig { client_key: Some(Pem::Text("x".into())), ..TlsConfig::default() };
         assert!(refused(half).contains("one is missing"));
+    }
+
+    #[test]
+    fn errors_show_no_key() {
+        // As a variable holds it whose line breaks were not real ones; and without its markers.
+        let one_line = r"-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----";
+        for key in [Pem::Text(one_line.into()), Pem::Path("c2VjcmV0".into())] {
+            let error = private_key(&key).unwrap_err();
+            let shown = format!("{error} {error:?}");
+            assert!(error.to_string().starts_with("tls.client_key: "), "{shown}");
+            for secret in ["c2Vj", "99, 50, 86"] {
+                assert!(!shown.contains(secret), "{shown}");
+            }
+        }
+        let error = certificates("tls.ca", &Pem::Text(one_line.into())).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("99, 50, 86"), "{error:?}");
     }
 
     #[test]
