@@ -29,6 +29,10 @@ MODULES = {
     "send_kafka": "clients",
     "send_amqp": "clients",
     "join_group": "clients",
+    "confluent_write": "registry",
+    "confluent_read": "registry",
+    "confluent_frame": "registry",
+    "confluent_parse": "registry",
 }
 
 

@@ -31,6 +31,8 @@ pub enum Python {
     Cqrs5,
     /// FastStream with newer clients than python-cqrs asks for.
     FastStream,
+    /// confluent-kafka with the serializers of its schema registry client.
+    Confluent,
 }
 
 impl Python {
@@ -39,6 +41,7 @@ impl Python {
             Self::Cqrs4 => "CQRS_PEER_CQRS4",
             Self::Cqrs5 => "CQRS_PEER_CQRS5",
             Self::FastStream => "CQRS_PEER_FASTSTREAM",
+            Self::Confluent => "CQRS_PEER_CONFLUENT",
         }
     }
 
@@ -149,7 +152,7 @@ impl Peer {
 
     /// The process that the tests of this file have in common, started when it is first needed.
     pub fn shared(python: Python) -> &'static Self {
-        static PEERS: [OnceLock<Peer>; 3] = [const { OnceLock::new() }; 3];
+        static PEERS: [OnceLock<Peer>; 4] = [const { OnceLock::new() }; 4];
         PEERS[python as usize].get_or_init(|| Self::start(python))
     }
 
