@@ -30,7 +30,12 @@
 //!     user_id: String,
 //! }
 //!
-//! const SCHEMA: &str = r#"{"title": "UserCreated", "type": "object"}"#;
+//! const SCHEMA: &str = r##"{
+//!     "$schema": "http://json-schema.org/draft-07/schema#",
+//!     "title": "UserCreated",
+//!     "type": "object",
+//!     "properties": {"user_id": {"type": "string"}}
+//! }"##;
 //!
 //! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
 //! let registry = SchemaRegistry::new(RegistryConfig::from_env()?)?;

@@ -156,7 +156,7 @@ mod tests {
             }
         }
         let text = format!("{one_line}\\n");
-        for pem in [Pem::Text(one_line.into()), Pem::Text(text.into())] {
+        for pem in [Pem::Text(one_line.into()), Pem::Text(text)] {
             let chain = certificates("tls.ca", &pem).unwrap_err().chain();
             assert!(!chain.contains("99, 50, 86") && chain.contains("tls.ca: "), "{chain}");
         }
