@@ -3,14 +3,16 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cqrs_core::{MessageBroker, Subscription};
+use cqrs_core::{Event as _, MessageBroker, Subscription};
 use cqrs_kafka::{KafkaConfig, KafkaMessageBroker};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::message::{BorrowedHeaders, Headers as _};
 use rdkafka::{ClientConfig, Message};
+use uuid::Uuid;
 
-use crate::consume::{Codec, Meter, ours};
+use crate::consume::{Benched, Codec, Meter, ours};
 use crate::measure::{Comparison, Unit};
 
 pub(crate) async fn run(servers: &str, count: usize, rounds: usize, codec: Codec) {
@@ -55,6 +57,18 @@ async fn fill(broker: &KafkaMessageBroker, topic: &str, count: usize, codec: Cod
     }
 }
 
+/// Reads what names an event that is no JSON: its id and its name, which ours hands to the handler.
+fn name(headers: &BorrowedHeaders) {
+    for header in headers.iter() {
+        let text = std::str::from_utf8(header.value.unwrap_or_default()).expect("text");
+        match header.key {
+            "message_id" => assert!(!text.parse::<Uuid>().expect("an id").is_nil()),
+            "event_name" => assert_eq!(text, Benched::NAME),
+            _ => {}
+        }
+    }
+}
+
 async fn raw(servers: &str, topic: &str, count: usize, codec: Codec) -> f64 {
     let consumer: StreamConsumer = ClientConfig::new()
         .set("bootstrap.servers", servers)
@@ -74,6 +88,9 @@ async fn raw(servers: &str, topic: &str, count: usize, codec: Codec) -> f64 {
     let task = tokio::spawn(async move {
         loop {
             let record = consumer.recv().await.expect("a record");
+            if let Some(headers) = record.headers() {
+                name(headers);
+            }
             let last = counting.count(&codec.decode(record.payload().expect("a body")));
             consumer.store_offset_from_message(&record).expect("stored");
             if last {

@@ -2,7 +2,8 @@ use std::borrow::Cow;
 use std::fmt;
 
 use cqrs_core::message::header;
-use cqrs_core::{Incoming, Notification, NotificationEvent};
+use cqrs_core::{Incoming, Notification, NotificationEvent, Timestamp};
+use uuid::Uuid;
 
 /// How a notification event and its Protobuf message become each other.
 ///
@@ -145,24 +146,17 @@ pub trait FrameExt {
 
 impl FrameExt for Incoming {
     fn to_event<P: Notification>(&self, payload: P) -> NotificationEvent<P> {
-        let mut event = NotificationEvent::new(payload);
-        if event.topic != *self.topic {
-            event.topic = Cow::Owned(self.topic.to_string());
-        }
         // python-cqrs puts the event's id into the header, and another one into RabbitMQ's property.
         let id = self.headers.get(header::MESSAGE_ID).or(self.id.as_deref());
-        if let Some(id) = id.and_then(|id| id.parse().ok()) {
-            event.event_id = id;
+        let id = id.and_then(|id| id.parse().ok()).unwrap_or_else(Uuid::now_v7);
+        let time = self.timestamp.map_or_else(Timestamp::now, Timestamp::from);
+        let name = event_name(self).filter(|name| *name != P::NAME);
+        let name = name.map_or(Cow::Borrowed(P::NAME), |name| Cow::Owned(name.to_owned()));
+        let mut topic = P::topic();
+        if topic != *self.topic {
+            topic = Cow::Owned(self.topic.to_string());
         }
-        if let Some(name) = event_name(self)
-            && name != event.event_name
-        {
-            event.event_name = Cow::Owned(name.to_owned());
-        }
-        if let Some(time) = self.timestamp {
-            event.event_timestamp = time.into();
-        }
-        event
+        NotificationEvent::from_parts(payload, id, time, name, topic)
     }
 }
 

@@ -81,6 +81,18 @@ impl<P: Notification> NotificationEvent<P> {
         }
     }
 
+    /// An event that came from elsewhere: nothing of it is made up.
+    pub fn from_parts(
+        payload: P,
+        event_id: Uuid,
+        event_timestamp: Timestamp,
+        event_name: impl Into<Cow<'static, str>>,
+        topic: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        let (event_name, topic) = (event_name.into(), topic.into());
+        Self { payload, event_id, event_timestamp, event_name, topic }
+    }
+
     /// Sends this event to `topic` instead of its type's.
     #[must_use]
     pub fn with_topic(mut self, topic: impl Into<Cow<'static, str>>) -> Self {
