@@ -25,7 +25,8 @@ pub(super) enum FailureClass {
     Retryable,
     Permanent,
     Panicked,
-    /// Nothing was tried: the mediator is shut down. Not a failed attempt.
+    /// Nothing was tried: the mediator is shut down, or a decoder lacks what it needs. Not a failed
+    /// attempt.
     NotTried,
 }
 
@@ -45,6 +46,11 @@ impl Failure {
 
     pub(super) fn panicked(text: &str) -> Self {
         Self::new(FailureClass::Panicked, "panic", format!("panicked: {text}"))
+    }
+
+    /// A decoder lacks what it needs.
+    pub(super) fn not_tried(error: &HandlerError) -> Self {
+        Self::new(FailureClass::NotTried, error.type_name(), causes(error.source()))
     }
 
     pub(super) fn timeout(limit: Duration) -> Self {

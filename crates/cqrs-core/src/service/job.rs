@@ -16,6 +16,8 @@ pub(super) struct Job {
     pub(super) retry: RetryState,
     /// How often a handler gave it back.
     pub(super) returned: u32,
+    /// How often it rested, be it given back or not tried.
+    pub(super) rests: u32,
     pub(super) settle: Box<dyn Settle>,
     /// `None` once it is counted.
     uncounted: Option<Arc<Watched>>,
@@ -26,7 +28,7 @@ impl Job {
         let SourceDelivery { message, retry, settle } = delivery;
         watched.counters.received.one();
         let uncounted = Some(Arc::clone(watched));
-        Self { message: Arc::new(message), retry, returned: 0, settle, uncounted }
+        Self { message: Arc::new(message), retry, returned: 0, rests: 0, settle, uncounted }
     }
 
     /// It ended, and not by being given back.

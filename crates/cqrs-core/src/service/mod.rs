@@ -52,5 +52,5 @@ pub use target::{PerDelivery, Target, per_delivery};
 /// How long to wait before a settlement that the broker did not confirm is tried again: first, at most.
 const SETTLE_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// How long a delivery rests that a handler gave back: first, at most.
+/// How long a delivery rests that a handler gave back, or that could not be tried: first, at most.
 const RETURN_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));

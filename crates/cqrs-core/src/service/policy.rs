@@ -112,8 +112,14 @@ impl Policies {
 pub enum DecodeError {
     /// The message cannot be decoded, now or later: the decode policy holds.
     Malformed(Cow<'static, str>),
-    /// It could not be decoded now (a key server is away): the retry schedule holds.
+    /// Decoding failed, and the message may be why: the retry schedule holds, with a dead letter at its
+    /// end.
     Failed(HandlerError),
+    /// What decoding needs is away (a key server, a schema registry), whatever the message: it counts
+    /// as no attempt and never makes a dead letter. A warning is logged, the message rests, longer each
+    /// time (50 ms to 10 s), and is decoded anew, for as long as that lasts. The messages of its key
+    /// wait behind it. Whether the error is worth a retry is not asked.
+    NotNow(HandlerError),
 }
 
 impl DecodeError {
@@ -122,9 +128,14 @@ impl DecodeError {
         Self::Malformed(message.into())
     }
 
-    /// It could not be decoded now.
+    /// Decoding failed: a failed attempt, as a handler's.
     pub fn failed(error: impl Into<HandlerError>) -> Self {
         Self::Failed(error.into())
+    }
+
+    /// What decoding needs is away: to be tried again until it is back.
+    pub fn not_now(error: impl Into<HandlerError>) -> Self {
+        Self::NotNow(error.into())
     }
 }
 

@@ -1,7 +1,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::Received;
-use super::failure::Failure;
+use super::failure::{Failure, FailureClass};
 use super::policy::{DecodeError, OnDecodeError, Undecodable};
 use super::runner::Runner;
 use super::worker::{Verdict, guarded};
@@ -24,7 +24,24 @@ impl Runner {
     ) -> Result<Box<dyn AnyEvent>, Verdict> {
         match self.decode(received).await {
             Err(Verdict::Undecodable(case)) => Err(self.by_policy(case, received).await),
+            Err(Verdict::Failed(failure)) => {
+                self.warn_if_not_now(&failure, received);
+                Err(Verdict::Failed(failure))
+            }
             read => read,
+        }
+    }
+
+    fn warn_if_not_now(&self, failure: &Failure, received: &Received) {
+        if failure.class == FailureClass::NotTried {
+            tracing::warn!(
+                subscription = %self.watched.name,
+                topic = %received.topic,
+                partition = received.partition,
+                offset = received.offset,
+                error = failure.error,
+                "a message cannot be decoded now: it waits"
+            );
         }
     }
 
@@ -90,6 +107,9 @@ impl Runner {
                 Ok(Ok(Some(decoded))) => decoded,
                 Ok(Ok(None)) => return Err(Verdict::Skipped),
                 Ok(Err(DecodeError::Failed(error))) => return Err(Verdict::Failed(error.into())),
+                Ok(Err(DecodeError::NotNow(error))) => {
+                    return Err(Verdict::Failed(Failure::not_tried(&error)));
+                }
                 Ok(Err(DecodeError::Malformed(text))) => return Err(malformed(message, &text)),
                 Err(panic) => {
                     return Err(malformed(message, &format!("the decoder panicked: {panic}")));

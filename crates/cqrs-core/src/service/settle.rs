@@ -78,14 +78,14 @@ impl Runner {
         }
     }
 
-    /// It is to be handled again, after a pause that grows with the number of times.
+    /// It is to be handled again, after a pause that grows with the number of times. That is no attempt.
     pub(super) fn rest(&self, mut job: Job) -> End {
         if self.stop.is_cancelled() {
             return End::Done;
         }
         let (first, max) = RETURN_BACKOFF;
-        let pause = first.saturating_mul(1 << job.returned.min(16)).min(max);
-        job.returned = job.returned.saturating_add(1);
+        let pause = first.saturating_mul(1 << job.rests.min(16)).min(max);
+        job.rests = job.rests.saturating_add(1);
         End::Hold(job, far_deadline(pause))
     }
 
@@ -93,7 +93,10 @@ impl Runner {
     pub(super) fn ended(&self, ended: Option<Ended>) -> End {
         match ended {
             Some(Ended::Hold(job, delay)) => End::Hold(job, far_deadline(delay)),
-            Some(Ended::Returned(job)) => self.rest(job),
+            Some(Ended::Returned(mut job)) => {
+                job.returned = job.returned.saturating_add(1);
+                self.rest(job)
+            }
             Some(Ended::Settled) | None => End::Done,
         }
     }

@@ -131,6 +131,11 @@ impl Subscription {
     /// run in the order they were added. Dead letters hold the message as it came, not what a hook
     /// made of it.
     ///
+    /// A hook that needs another service says [`DecodeError::not_now`](super::DecodeError::not_now)
+    /// while that is away: the message waits then and becomes no dead letter. A hook that the
+    /// [`timeout`](Self::timeout) cuts short is a failed attempt all the same: the timeout must be longer
+    /// than what a hook may take.
+    ///
     /// ```
     /// # use cqrs_core::{DecodeError, Incoming, Subscription};
     /// # let subscription = Subscription::to("t");

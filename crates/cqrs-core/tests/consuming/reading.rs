@@ -147,3 +147,107 @@ async fn several_types_of_one_topic_are_routed_by_name() {
     assert_eq!(noted(&seen), ["created ada", "deleted bob", "deleted eve"]);
     assert_eq!(dead_letters(&broker)[0].1.reason, DeadLetterReason::UnknownType);
 }
+
+/// Says not now for what is of `user`, until `away` has passed; counts how often.
+fn away_for(user: &'static str, away: Duration, rounds: &Arc<Mutex<u32>>) -> Subscription {
+    let (rounds, back) = (Arc::clone(rounds), Instant::now() + away);
+    users().concurrency(2).decoder(move |message: cqrs_core::Incoming| {
+        let rounds = Arc::clone(&rounds);
+        async move {
+            if message.key.as_deref() == Some(user.as_bytes()) && Instant::now() < back {
+                *rounds.lock().unwrap() += 1;
+                let error = HandlerError::permanent("the key server is away");
+                return Err(cqrs_core::DecodeError::not_now(error));
+            }
+            Ok(Some(message))
+        }
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_decoded_now_waits_in_its_place_and_is_no_attempt() {
+    let (broker, seen, rounds) = (MemoryBroker::new(), Seen::default(), Arc::default());
+    for (user, step) in [("ada", 1), ("ada", 2), ("bob", 1)] {
+        publish(&broker, user, step).await;
+    }
+    // The default schedule ends after some six minutes.
+    let away = Duration::from_secs(1_800);
+    let running = run(
+        &broker,
+        away_for("ada", away, &rounds),
+        noting(&seen, |_, attempt| match attempt {
+            1 => Err(HandlerError::retryable("a first attempt")),
+            _ => Ok(()),
+        }),
+    );
+    tokio::time::sleep(away).await;
+    until("all of them", || noted(&seen).len() == 6).await;
+    let counts = running.end().await.subscriptions[0].counts;
+    let expected = ["bob:1#1", "bob:1#2", "ada:1#1", "ada:1#2", "ada:2#1", "ada:2#2"];
+    assert_eq!(noted(&seen), expected, "the other key does not wait");
+    assert!(dead_letters(&broker).is_empty());
+    assert_eq!((counts.handled, counts.failed_attempts), (3, 3));
+    let rounds = *rounds.lock().unwrap();
+    assert!((180..=190).contains(&rounds), "a pause of at most 10 s between: {rounds}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_and_a_manual_handler_wait_for_what_cannot_be_decoded_now() {
+    let away = Duration::from_secs(1_800);
+    for is_batch in [true, false] {
+        let (broker, seen, rounds) = (MemoryBroker::new(), Seen::default(), Arc::default());
+        for (user, step) in [("bob", 1), ("ada", 2), ("ada", 3)] {
+            publish(&broker, user, step).await;
+        }
+        let subscription = away_for("ada", away, &rounds).concurrency(1);
+        let noting = seen.clone();
+        let running = match is_batch {
+            true => run(&broker, subscription, {
+                batch(
+                    3,
+                    Duration::from_secs(1),
+                    move |events: Vec<(NotificationEvent<UserCreated>, Received)>| {
+                        for (event, received) in events {
+                            let step = event.payload.step;
+                            note(&noting, format!("{step}#{}", received.attempt()));
+                        }
+                        async { Ok(()) }
+                    },
+                )
+            }),
+            false => run(&broker, subscription, {
+                manual(move |event: NotificationEvent<UserCreated>, delivery: Delivery| {
+                    let noting = noting.clone();
+                    async move {
+                        note(&noting, format!("{}#{}", event.payload.step, delivery.attempt()));
+                        delivery.ack().await.unwrap();
+                    }
+                })
+            }),
+        };
+        tokio::time::sleep(away).await;
+        until("all of them", || noted(&seen).len() == 3).await;
+        let counts = running.end().await.subscriptions[0].counts;
+        assert_eq!(noted(&seen), ["1#1", "2#1", "3#1"]);
+        assert_eq!((counts.handled, counts.failed_attempts, counts.dead_lettered), (3, 0, 0));
+        let rounds = *rounds.lock().unwrap();
+        assert!((180..=400).contains(&rounds), "a pause between: {rounds}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_ends_the_wait_for_what_cannot_be_decoded_now() {
+    for wait in [1, 60_000] {
+        let (broker, rounds) = (MemoryBroker::new(), Arc::default());
+        publish(&broker, "ada", 1).await;
+        let subscription = away_for("ada", Duration::from_secs(86_400), &rounds);
+        let running = run(&broker, subscription, noting(&Seen::default(), |_, _| Ok(())));
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        let stopped = Instant::now();
+        let counts = running.end().await.subscriptions[0].counts;
+        assert!(stopped.elapsed() < Duration::from_secs(1), "{:?}", stopped.elapsed());
+        assert_eq!((counts.given_back, counts.dead_lettered), (1, 0));
+        let left = broker.subscribe("users", "mailer").try_recv().expect("it was given back");
+        assert_eq!(left.message().key.as_deref(), Some(b"ada".as_slice()));
+    }
+}

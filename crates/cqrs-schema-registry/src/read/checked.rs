@@ -44,8 +44,15 @@ pub enum OnUnknownSchema {
 /// | no frame, a broken one, another message path | malformed |
 /// | a schema of another language, id or subject than expected | malformed |
 /// | a schema that the registry does not know | malformed, or tried again: [`OnUnknownSchema`] |
-/// | a registry that cannot be reached, refuses us, or answers nonsense | a failure: the retry schedule holds |
+/// | a registry that cannot be reached, refuses us, or answers nonsense | [not now](DecodeError::NotNow): the message waits until it does |
+/// | a registry that cannot parse its own schema (422) | a failure: the retry schedule holds |
 /// | a tombstone; for JSON, a message without frame and body | passed on: the policies for them hold |
+///
+/// So an outage, however long, makes no dead letters and counts as no attempt: warnings are logged, and
+/// the messages wait in their lanes, asking again after pauses of up to 10 s. That holds for what is set
+/// up wrongly too (credentials, the base URL, a frame with a GUID and a registry that has none): it waits
+/// until that is mended. Only a [`timeout`](cqrs_core::Subscription::timeout) of the subscription that
+/// strikes while the registry is asked is a failed attempt.
 ///
 /// Each schema is asked for once. While the registry is asked the message's lane waits: at most
 /// `attempts` times the number of URLs times `timeout` of the
@@ -158,7 +165,7 @@ impl RegistryDecoder {
         }
         for subject in &self.subjects {
             let is_under = self.registry.is_under(id, &schema, subject).await;
-            if is_under.map_err(DecodeError::failed)? {
+            if is_under.map_err(|error| self.failed(error))? {
                 return Ok(());
             }
         }
@@ -178,6 +185,12 @@ impl RegistryDecoder {
             (RegistryErrorKind::NotFound, OnUnknownSchema::Malformed) => {
                 DecodeError::malformed(error.to_string())
             }
+            (
+                RegistryErrorKind::Unreachable
+                | RegistryErrorKind::Unauthorized
+                | RegistryErrorKind::Other,
+                _,
+            ) => DecodeError::not_now(error),
             _ => DecodeError::failed(error),
         }
     }
