@@ -75,8 +75,8 @@ impl Framing {
 }
 
 impl FramingBuilder {
-    /// Adds an event. One that goes to several topics is added for each, unless its subject does not
-    /// depend on the topic.
+    /// Adds an event. One that goes to several topics is added for each; under
+    /// [`RecordName`](SubjectNaming::RecordName) once, for all of them.
     pub fn event(mut self, schema: EventSchema) -> Self {
         self.events.push(schema);
         self
@@ -111,15 +111,30 @@ impl FramingBuilder {
     /// # Errors
     /// What the registry says of the first schema that it does not give:
     /// [`NotFound`](RegistryErrorKind::NotFound) when it is to be looked up and does not stand under
-    /// its subject, [`Config`](RegistryErrorKind::Config) when the event lacks something.
+    /// its subject, [`Config`](RegistryErrorKind::Config) when the event lacks something, or was added
+    /// twice for one topic and has two frames there.
     pub async fn build(self) -> Result<Framing, RegistryError> {
         let mut framing = Framing::new().on_unknown(self.on_unknown);
         for event in &self.events {
             let frame = self.frame(event).await?;
             let topic = event.is_of_topic(self.naming).then(|| Arc::clone(&event.topic));
-            framing.set(Arc::clone(&event.event), topic, frame);
+            let before = framing.set(Arc::clone(&event.event), topic, frame.clone());
+            if before.is_some_and(|before| before != frame) {
+                return Err(self.ambiguous(event));
+            }
         }
         Ok(framing)
+    }
+
+    fn ambiguous(&self, event: &EventSchema) -> RegistryError {
+        let topic = match event.is_of_topic(self.naming) {
+            true => format!("the topic {:?}", event.topic),
+            false => String::from("any topic (subjects are named by the record alone)"),
+        };
+        RegistryError::config(format!(
+            "{:?} was added twice for {topic}, with two schemas or message paths: leave one of them",
+            event.event
+        ))
     }
 
     async fn frame(&self, event: &EventSchema) -> Result<Frame, RegistryError> {

@@ -81,7 +81,9 @@ impl EventSchema {
         self
     }
 
-    /// The subject, instead of what the naming says.
+    /// The subject, instead of what the naming says. For which topics the schema holds, the naming says
+    /// all the same: for this event's alone, unless it is
+    /// [`RecordName`](SubjectNaming::RecordName).
     #[must_use]
     pub fn subject(mut self, subject: impl Into<String>) -> Self {
         self.subject = Some(subject.into());
@@ -135,7 +137,7 @@ impl EventSchema {
 
     /// Whether it holds for its topic only.
     pub(super) fn is_of_topic(&self, naming: SubjectNaming) -> bool {
-        self.subject.is_none() && naming.asks_topic()
+        naming.asks_topic()
     }
 }
 

@@ -85,11 +85,19 @@ impl Framing {
         self.entry(name, topic).map(|entry| &entry.frame)
     }
 
-    pub(crate) fn set(&mut self, name: Arc<str>, topic: Option<Arc<str>>, frame: Frame) {
+    /// The frame that it had.
+    pub(crate) fn set(
+        &mut self,
+        name: Arc<str>,
+        topic: Option<Arc<str>>,
+        frame: Frame,
+    ) -> Option<Frame> {
         let entries = self.events.entry(name).or_default();
-        entries.retain(|entry| entry.topic != topic);
+        let before = entries.iter().position(|entry| entry.topic == topic);
+        let before = before.map(|place| entries.remove(place).frame);
         let bytes = frame.to_bytes().into();
         entries.push(Entry { topic, frame, bytes });
+        before
     }
 
     fn entry(&self, name: &str, topic: &str) -> Option<&Entry> {

@@ -58,7 +58,8 @@ async fn subjects_follow_the_naming() {
     let own = auto().event(event().subject("own")).build().await.unwrap();
     let subjects = registry.subjects().await.unwrap();
     assert_eq!(subjects, ["own", "shop.UserCreated", "users-Named", "users-value"]);
-    assert!(own.frame("UserCreated", "elsewhere").is_some(), "the subject names no topic");
+    assert!(own.frame("UserCreated", "users").is_some());
+    assert_eq!(own.frame("UserCreated", "elsewhere"), None, "a subject says nothing of topics");
 
     let nameless = EventSchema::of::<UserCreated>(protobuf());
     let nameless = auto().naming(SubjectNaming::RecordName).event(nameless);
@@ -121,4 +122,44 @@ async fn the_header_form_takes_the_guid() {
     server.state().plain = true;
     let error = builder.build().await.unwrap_err();
     assert!(error.to_string().contains("no GUID"), "{error}");
+}
+
+#[tokio::test]
+async fn an_event_of_two_topics_has_the_schema_of_each_also_under_subjects_of_its_own() {
+    let server = Server::start().await;
+    let registry = server.client();
+    let event = |topic: &'static str, schema: &str, subject: &str| {
+        EventSchema::new("A", topic, Schema::json(schema)).subject(subject)
+    };
+    let auto = || Framing::builder(&registry).registration(Registration::Auto);
+    let framing = auto().event(event("t", "1", "one")).event(event("u", "2", "two"));
+    let framing = framing.build().await.unwrap();
+    assert_eq!(framing.frame("A", "t"), Some(&Frame::new(1)));
+    assert_eq!(framing.frame("A", "u"), Some(&Frame::new(2)));
+
+    let everywhere = auto().naming(SubjectNaming::RecordName).event(event("t", "1", "one"));
+    let framing = everywhere.build().await.unwrap();
+    assert_eq!(framing.frame("A", "elsewhere"), Some(&Frame::new(1)));
+}
+
+#[tokio::test]
+async fn one_event_with_two_frames_is_an_error() {
+    let server = Server::start().await;
+    let registry = server.client();
+    let event =
+        |topic: &'static str, schema: &str| EventSchema::new("A", topic, Schema::json(schema));
+    let auto = || Framing::builder(&registry).registration(Registration::Auto);
+    let same_topic = auto().event(event("t", "1")).event(event("t", "2"));
+    let record = auto().naming(SubjectNaming::RecordName);
+    let any_topic = record.event(event("t", "1").record("A")).event(event("u", "2").record("A"));
+    for (builder, topic) in [(same_topic, "\"t\""), (any_topic, "any topic")] {
+        let error = builder.build().await.unwrap_err();
+        assert_eq!(error.kind(), RegistryErrorKind::Config);
+        assert!(
+            error.to_string().contains("\"A\"") && error.to_string().contains(topic),
+            "{error}"
+        );
+    }
+    let twice = auto().event(event("t", "1")).event(event("t", "1")).build().await.unwrap();
+    assert_eq!(twice.frame("A", "t"), Some(&Frame::new(1)), "the same frame twice is no matter");
 }
