@@ -32,7 +32,9 @@ pub enum OnUnknownEvent {
 /// ```
 ///
 /// A frame with a number goes before the body, which costs one allocation and a copy of the body; one
-/// with a GUID goes into the header [`Frame::HEADER`], and the body stays as it is.
+/// with a GUID goes into the header [`Frame::HEADER`], and the body stays as it is. No message gets both:
+/// a number's frame takes the place of such a header, and a body that has another frame already is
+/// [`Invalid`](PublishErrorKind::Invalid).
 #[derive(Clone, Default)]
 pub struct Framing {
     events: HashMap<Arc<str>, Vec<Entry>>,
@@ -115,19 +117,21 @@ impl Framing {
                 OnUnknownEvent::Refuse => Err(self.unknown(message)),
             };
         };
+        // With a number or a GUID.
+        let is_framed = matches!(message.body.first(), Some(0 | 1));
         match entry.frame.id() {
-            SchemaId::Number(_) => match message.body.first() {
-                Some(0) if message.body.starts_with(&entry.bytes) => Ok(message),
-                Some(0) => {
-                    let detail = "the body begins with a zero byte, as no JSON and no Protobuf does: \
-                                  it has the frame of another schema already";
-                    Err(PublishError::new(PublishErrorKind::Invalid, message, detail))
-                }
-                _ => {
+            SchemaId::Number(_) => {
+                if !message.body.starts_with(&entry.bytes) {
+                    if is_framed {
+                        return Err(framed_already(message));
+                    }
                     message.body = [&*entry.bytes, &*message.body].concat().into();
-                    Ok(message)
                 }
-            },
+                // Readers believe it before the body's frame.
+                message.headers.remove(Frame::HEADER);
+                Ok(message)
+            }
+            SchemaId::Guid(_) if is_framed => Err(framed_already(message)),
             // Sets it anew: the same value for a message that has it already.
             SchemaId::Guid(_) => {
                 match message.headers.insert_bytes(Frame::HEADER, entry.bytes.clone()) {
@@ -163,6 +167,12 @@ impl Framing {
         };
         PublishError::new(PublishErrorKind::Invalid, message, detail)
     }
+}
+
+fn framed_already(message: Message) -> PublishError {
+    let detail = "the body begins with a byte 0 or 1, as no JSON and no Protobuf does: it has the \
+                  frame of another schema already";
+    PublishError::new(PublishErrorKind::Invalid, message, detail)
 }
 
 impl fmt::Debug for Framing {

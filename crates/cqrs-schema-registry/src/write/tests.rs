@@ -77,6 +77,33 @@ fn a_frame_is_not_put_on_twice() {
 }
 
 #[test]
+fn a_message_never_has_frames_of_both_forms() {
+    let guided = framing().apply(message("users", "Guided")).unwrap();
+    let numbers = Framing::new().event("Guided", Frame::new(7));
+    let mut moved = guided.clone();
+    moved.headers.insert("kept", "too").unwrap();
+    let moved = numbers.apply(moved).unwrap();
+    assert_eq!(moved.body, &b"\0\0\0\0\x07{}"[..]);
+    assert_eq!(moved.headers.get_bytes(Frame::HEADER), None, "readers would believe it first");
+    assert_eq!(moved.headers.get("kept"), Some("too"));
+    // One that has the frame already, as a publish error gives it back, keeps no header either.
+    let mut both = moved.clone();
+    both.headers.insert_bytes(Frame::HEADER, vec![1; 17]).unwrap();
+    assert_eq!(numbers.apply(both).unwrap(), moved);
+
+    let mut numbered = framing().apply(message("users", "Created")).unwrap();
+    numbered.name = "Guided".into();
+    let error = framing().apply(numbered.clone()).unwrap_err();
+    assert_eq!(error.kind(), PublishErrorKind::Invalid);
+    assert!(error.detail().contains("the frame of another schema"), "{error}");
+    assert_eq!(error.into_message(), numbered);
+
+    let mut inline = message("users", "Created");
+    inline.body = Frame::new(GUID).to_bytes().into();
+    assert_eq!(framing().apply(inline).unwrap_err().kind(), PublishErrorKind::Invalid);
+}
+
+#[test]
 fn a_frame_before_the_body_is_one_allocation() {
     let framing = framing();
     let message = message("users", "Created");
