@@ -22,7 +22,8 @@ use crate::{MessagePath, SchemaType};
 /// ```
 ///
 /// A message without frame and body is
-/// [`Empty`](cqrs_core::codec::DeserializeErrorKind::Empty). A frame that is broken or missing is a
+/// [`Empty`](cqrs_core::codec::DeserializeErrorKind::Empty) where it is to be JSON; in Protobuf no bytes
+/// are a message of defaults, of which only the frame is missing. A frame that is broken or missing is a
 /// [`Syntax`](cqrs_core::codec::DeserializeErrorKind::Syntax) error, another message path than the
 /// expected one a [`Shape`](cqrs_core::codec::DeserializeErrorKind::Shape) error. The errors of the
 /// inner deserializer come through, with the bytes as they came, frame included.
@@ -68,9 +69,12 @@ impl<D> Framed<D> {
 
 impl<P: Notification, D: Deserializer<P>> Deserializer<P> for Framed<D> {
     fn deserialize(&self, message: &Incoming) -> Result<NotificationEvent<P>, DeserializeError> {
+        let is_json = self.unframe.schema_type == SchemaType::Json;
         let unframed = self.unframed(message).map_err(|error| {
             let kind = match &error {
-                UnframeError::Frame(_) if is_void(message) => DeserializeErrorKind::Empty,
+                UnframeError::Frame(_) if is_json && is_void(message) => {
+                    DeserializeErrorKind::Empty
+                }
                 UnframeError::Frame(_) => DeserializeErrorKind::Syntax,
                 UnframeError::Path { .. } => DeserializeErrorKind::Shape,
             };
@@ -162,6 +166,16 @@ mod tests {
         assert_eq!(*error.bytes(), message.bytes());
         let empty = read(&Framed::json(JsonDeserializer), &framed(&[], "")).unwrap_err();
         assert_eq!(empty.kind(), DeserializeErrorKind::Empty);
+    }
+
+    #[test]
+    fn no_bytes_are_empty_only_where_they_are_no_message() {
+        let void = framed(&[], "");
+        let error = read(&Framed::protobuf(JsonDeserializer), &void).unwrap_err();
+        assert_eq!(error.kind(), DeserializeErrorKind::Syntax, "a message of defaults, unframed");
+        let any = Framed::protobuf(JsonDeserializer).on_unframed(OnUnframed::Pass);
+        let error = read(&any, &void).unwrap_err();
+        assert_eq!(error.kind(), DeserializeErrorKind::Empty, "the inner deserializer's word");
     }
 
     #[test]
