@@ -1,5 +1,6 @@
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use cqrs_core::codec::{DeserializeError, DeserializeErrorKind, Deserializer};
 use cqrs_core::{Incoming, Notification, NotificationEvent};
 
@@ -25,7 +26,8 @@ use crate::{MessagePath, SchemaType};
 /// [`Empty`](cqrs_core::codec::DeserializeErrorKind::Empty) where it is to be JSON; in Protobuf no bytes
 /// are a message of defaults, of which only the frame is missing. A frame that is broken or missing is a
 /// [`Syntax`](cqrs_core::codec::DeserializeErrorKind::Syntax) error, another message path than the
-/// expected one a [`Shape`](cqrs_core::codec::DeserializeErrorKind::Shape) error. The errors of the
+/// expected one a [`Shape`](cqrs_core::codec::DeserializeErrorKind::Shape) error (its name is read all
+/// the same, so that an event of another name counts as unknown). The errors of the
 /// inner deserializer come through, with the bytes as they came, frame included.
 #[derive(Debug, Clone)]
 pub struct Framed<D> {
@@ -58,19 +60,18 @@ impl<D> Framed<D> {
         self.unframe.on_unframed = policy;
         self
     }
+}
 
-    fn unframed(&self, message: &Incoming) -> Result<Incoming, UnframeError> {
-        let (_, body) = self.unframe.split(message)?;
-        let mut unframed = message.clone();
-        unframed.body = Some(body);
-        Ok(unframed)
-    }
+fn with_body(message: &Incoming, body: Bytes) -> Incoming {
+    let mut unframed = message.clone();
+    unframed.body = Some(body);
+    unframed
 }
 
 impl<P: Notification, D: Deserializer<P>> Deserializer<P> for Framed<D> {
     fn deserialize(&self, message: &Incoming) -> Result<NotificationEvent<P>, DeserializeError> {
         let is_json = self.unframe.schema_type == SchemaType::Json;
-        let unframed = self.unframed(message).map_err(|error| {
+        let (_, body) = self.unframe.split(message).map_err(|error| {
             let kind = match &error {
                 UnframeError::Frame(_) if is_json && is_void(message) => {
                     DeserializeErrorKind::Empty
@@ -81,12 +82,14 @@ impl<P: Notification, D: Deserializer<P>> Deserializer<P> for Framed<D> {
             DeserializeError::new(kind, error.to_string(), message.bytes())
         })?;
         self.inner
-            .deserialize(&unframed)
+            .deserialize(&with_body(message, body))
             .map_err(|error| DeserializeError::new(error.kind(), error.message(), message.bytes()))
     }
 
     fn event_name<'m>(&self, message: &'m Incoming) -> Option<Cow<'m, str>> {
-        let unframed = self.unframed(message).ok()?;
+        // An event of another message path has a name as well: it may be one that is not known here.
+        let (_, body) = self.unframe.split_any(message).ok()?;
+        let unframed = with_body(message, body);
         let name = self.inner.event_name(&unframed)?;
         Some(Cow::Owned(name.into_owned()))
     }
@@ -154,6 +157,8 @@ mod tests {
         let error = read(&only, &framed(&[0, 0, 0, 0, 7, 0], BODY)).unwrap_err();
         assert_eq!(error.kind(), DeserializeErrorKind::Shape);
         assert_eq!(error.message(), "the schema's message [0], expected [1]");
+        let message = framed(&[0, 0, 0, 0, 7, 0], &BODY.replace("UserCreated", "UserMoved"));
+        assert_eq!(name(&only, &message).as_deref(), Some("UserMoved"), "for `on_unknown_event`");
         let any = Framed::protobuf(JsonDeserializer);
         assert_eq!(read(&any, &framed(&[0, 0, 0, 0, 7, 0], BODY)).unwrap(), "4111");
     }

@@ -42,22 +42,30 @@ impl Unframe {
 
     /// The frame and the body behind it; no frame where there is none and that may be.
     pub(crate) fn split(&self, message: &Incoming) -> Result<(Option<Frame>, Bytes), UnframeError> {
-        let (frame, body) = match self.find(message) {
-            Ok(found) => found,
+        let (frame, body) = self.split_any(message).map_err(UnframeError::Frame)?;
+        match (&self.path, frame.as_ref().and_then(Frame::path)) {
+            (Some(expected), Some(found)) if found != expected => {
+                Err(UnframeError::Path { found: found.clone(), expected: expected.clone() })
+            }
+            _ => Ok((frame, body)),
+        }
+    }
+
+    /// The same of whatever message of the schema.
+    pub(crate) fn split_any(
+        &self,
+        message: &Incoming,
+    ) -> Result<(Option<Frame>, Bytes), FrameError> {
+        match self.find(message) {
+            Ok((frame, body)) => Ok((Some(frame), body)),
             Err(error)
                 if self.on_unframed == OnUnframed::Pass
                     && matches!(error.kind(), FrameErrorKind::Unframed | FrameErrorKind::Empty)
                     && header(message).is_none() =>
             {
-                return Ok((None, message.bytes()));
+                Ok((None, message.bytes()))
             }
-            Err(error) => return Err(UnframeError::Frame(error)),
-        };
-        match (&self.path, frame.path()) {
-            (Some(expected), Some(found)) if found != expected => {
-                Err(UnframeError::Path { found: found.clone(), expected: expected.clone() })
-            }
-            _ => Ok((Some(frame), body)),
+            Err(error) => Err(error),
         }
     }
 
