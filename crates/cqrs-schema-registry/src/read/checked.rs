@@ -54,9 +54,11 @@ pub enum OnUnknownSchema {
 /// until that is mended. Only a [`timeout`](cqrs_core::Subscription::timeout) of the subscription that
 /// strikes while the registry is asked is a failed attempt.
 ///
-/// Each schema is asked for once. While the registry is asked the message's lane waits: at most
-/// `attempts` times the number of URLs times `timeout` of the
-/// [`RegistryConfig`](crate::RegistryConfig).
+/// Each schema is asked for once, and so is its place under a subject. While the registry is asked the
+/// message's lane waits. One request takes at most `attempts` times the number of URLs times `timeout` of
+/// the [`RegistryConfig`](crate::RegistryConfig), and the waits between the attempts, of up to 2 s each;
+/// one message takes one request, and one more for each subject. With one URL, one subject and the
+/// defaults that is some 31 s at most.
 #[derive(Debug, Clone)]
 pub struct RegistryDecoder {
     registry: SchemaRegistry,
