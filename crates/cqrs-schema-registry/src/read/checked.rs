@@ -43,6 +43,7 @@ pub enum OnUnknownSchema {
 /// |---|---|
 /// | no frame, a broken one, another message path | malformed |
 /// | a schema of another language, id or subject than expected | malformed |
+/// | a subject to look under that cannot be one | malformed: the settings are wrong, and asking again is of no use |
 /// | a schema that the registry does not know | malformed, or tried again: [`OnUnknownSchema`] |
 /// | a registry that cannot be reached, refuses us, or answers nonsense | [not now](DecodeError::NotNow): the message waits until it does |
 /// | a registry that cannot parse its own schema (422) | a failure: the retry schedule holds |
@@ -112,6 +113,8 @@ impl RegistryDecoder {
     }
 
     /// Takes schemas only that stand under one of these subjects, in any version that is not deleted.
+    /// A name that no subject can have (`""`, `"."`, `".."`) makes each message malformed for which it is
+    /// looked up.
     #[must_use]
     pub fn subjects<S: Into<Arc<str>>>(mut self, subjects: impl IntoIterator<Item = S>) -> Self {
         self.subjects.extend(subjects.into_iter().map(Into::into));
@@ -193,6 +196,7 @@ impl RegistryDecoder {
                 | RegistryErrorKind::Other,
                 _,
             ) => DecodeError::not_now(error),
+            (RegistryErrorKind::Config, _) => DecodeError::malformed(error.to_string()),
             _ => DecodeError::failed(error),
         }
     }

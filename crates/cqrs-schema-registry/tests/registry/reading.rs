@@ -99,6 +99,16 @@ async fn the_subject_is_checked_when_it_is_asked_for() {
 }
 
 #[tokio::test]
+async fn a_subject_that_cannot_be_one_is_not_tried_again() {
+    let server = server().await;
+    for subject in ["", ".", ".."] {
+        let json = RegistryDecoder::json(&server.client()).subjects([subject]);
+        let text = malformed(&json, message(&Frame::new(1))).await;
+        assert!(text.contains("cannot be the name of a subject"), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_the_registry_is_for_later() {
     let server = server().await;
     let registry = server.client();
