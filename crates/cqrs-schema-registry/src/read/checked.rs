@@ -19,6 +19,10 @@ pub enum OnUnknownSchema {
     Retry,
 }
 
+/// Ids are signed numbers of 32 bits in Confluent's API. JAX-RS answers a path with a larger one with a bare
+/// 404, as it answers a wrong base URL: one garbled message would wait for ever.
+const MAX_NUMBER: u32 = i32::MAX as u32;
+
 /// Takes the frame off each message after it asked the registry about its schema. A hook for
 /// [`Subscription::decoder`](cqrs_core::Subscription::decoder); the subscription then decodes with a
 /// plain deserializer.
@@ -42,7 +46,7 @@ pub enum OnUnknownSchema {
 /// | what | becomes |
 /// |---|---|
 /// | no frame, a broken one, another message path | malformed |
-/// | a schema of another language, id or subject than expected | malformed |
+/// | a schema of another language, id or subject than expected, an id above 2,147,483,647 | malformed |
 /// | a subject to look under that cannot be one | malformed: the settings are wrong, and asking again is of no use |
 /// | a schema that the registry does not know | malformed, or tried again: [`OnUnknownSchema`] |
 /// | a registry that cannot be reached, refuses us, or answers nonsense | [not now](DecodeError::NotNow): the message waits until it does |
@@ -160,6 +164,11 @@ impl RegistryDecoder {
         if !self.ids.is_empty() && !self.ids.contains(&id) {
             return Err(DecodeError::malformed(format!(
                 "the schema {id} is not one of those taken"
+            )));
+        }
+        if matches!(id, SchemaId::Number(number) if number > MAX_NUMBER) {
+            return Err(DecodeError::malformed(format!(
+                "no registry gives out the schema id {id}"
             )));
         }
         let schema = self.registry.schema(id).await.map_err(|error| self.failed(error))?;

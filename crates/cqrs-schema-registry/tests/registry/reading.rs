@@ -99,6 +99,19 @@ async fn the_subject_is_checked_when_it_is_asked_for() {
 }
 
 #[tokio::test]
+async fn an_id_that_no_registry_gives_out_is_not_asked_for() {
+    let server = server().await;
+    // What a registry says to a number that it cannot read: as if the base URL were wrong.
+    server.fail(vec![Fault::Answer(404, ""); 10]);
+    let json = RegistryDecoder::json(&server.client());
+    for id in [0x8000_0000, u32::MAX] {
+        let text = malformed(&json, message(&Frame::new(id))).await;
+        assert!(text.contains("no registry gives out"), "{text}");
+    }
+    assert!(server.state().asked.is_empty());
+}
+
+#[tokio::test]
 async fn a_subject_that_cannot_be_one_is_not_tried_again() {
     let server = server().await;
     for subject in ["", ".", ".."] {
