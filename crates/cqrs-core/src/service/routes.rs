@@ -74,7 +74,7 @@ impl Routes {
         let route = match framed {
             Some(route) => route,
             None => {
-                let name = self.peek(message).ok_or_else(|| nameless(message))?;
+                let name = self.peek(message).ok_or_else(|| self.nameless(message))?;
                 self.named(&name).ok_or_else(|| unknown(name))?
             }
         };
@@ -110,6 +110,20 @@ impl Routes {
         names.find(|name| self.named(name).is_some()).or(Some(first))
     }
 
+    /// Without a name, no bytes are an empty message only where they are none of the events.
+    fn nameless(&self, message: &Incoming) -> Box<Undecodable> {
+        let is_none = |route: &dyn Route| {
+            let read = route.read(message);
+            read.is_err_and(|error| error.kind() == DeserializeErrorKind::Empty)
+        };
+        let kind = match message.is_empty() && self.iter().all(is_none) {
+            true => DeserializeErrorKind::Empty,
+            false => DeserializeErrorKind::Syntax,
+        };
+        let text = "the name of its event cannot be read";
+        undecodable(DeserializeError::new(kind, text, message.bytes()))
+    }
+
     fn named(&self, name: &str) -> Option<&dyn Route> {
         self.iter().find(|route| route.name() == name)
     }
@@ -128,15 +142,6 @@ fn of_route(
 
 fn unknown(name: String) -> Box<Undecodable> {
     Box::new(Undecodable::UnknownEvent { name })
-}
-
-fn nameless(message: &Incoming) -> Box<Undecodable> {
-    let text = "the name of its event cannot be read";
-    let kind = match message.is_empty() {
-        true => DeserializeErrorKind::Empty,
-        false => DeserializeErrorKind::Syntax,
-    };
-    undecodable(DeserializeError::new(kind, text, message.bytes()))
 }
 
 /// Whether no bytes are no event, the format says: in Protobuf they are a message of defaults.
