@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cqrs_core::codec::Deserializer;
 use cqrs_core::{
@@ -39,7 +40,10 @@ const PROTO: &str = "syntax = \"proto3\";\npackage meetings.second;\n\n\
     string event_name = 3;\n  UserJoinedPayload payload = 6;\n}\n";
 
 fn registry() -> SchemaRegistry {
-    SchemaRegistry::new(RegistryConfig::new([servers::registry()])).unwrap()
+    let mut config = RegistryConfig::new([servers::registry()]);
+    // A registry that was just started takes long for its first requests.
+    config.timeout = Duration::from_secs(30);
+    SchemaRegistry::new(config).unwrap()
 }
 
 fn confluent() -> &'static Peer {

@@ -38,7 +38,10 @@ const JSON: &str = r#"{"title":"UserCreated","type":"object","additionalProperti
     "properties":{"payload":{"type":"object"},"event_id":{"type":"string"}}}"#;
 
 fn registry() -> SchemaRegistry {
-    SchemaRegistry::new(RegistryConfig::new([servers::registry()])).unwrap()
+    let mut config = RegistryConfig::new([servers::registry()]);
+    // A registry that was just started takes long for its first requests.
+    config.timeout = Duration::from_secs(30);
+    SchemaRegistry::new(config).unwrap()
 }
 
 /// Sets how a subject's versions must fit together, which the client does not do.

@@ -91,7 +91,8 @@ impl SchemaRegistry {
     }
 
     /// Puts `schema` under `subject`, as its next version; one that stands there already keeps its
-    /// version and id.
+    /// version and id. So it does when two put it there at once, or when a request was answered too late
+    /// and is made again: Apicurio refuses the second, which is looked up then.
     ///
     /// # Errors
     /// [`Incompatible`](super::RegistryErrorKind::Incompatible),
@@ -102,7 +103,12 @@ impl SchemaRegistry {
         schema: &Schema,
     ) -> Result<RegisteredSchema, RegistryError> {
         let doing = format!("registering a schema under the subject {subject:?}");
-        self.place(doing, &["subjects", subject, "versions"], subject, schema).await
+        match self.place(doing, &["subjects", subject, "versions"], subject, schema).await {
+            Err(refused) if refused.kind() == RegistryErrorKind::Incompatible => {
+                self.lookup(subject, schema).await.map_err(|_| refused)
+            }
+            placed => placed,
+        }
     }
 
     async fn place(

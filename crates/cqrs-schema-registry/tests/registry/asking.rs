@@ -33,6 +33,21 @@ async fn every_endpoint_is_asked_and_understood() {
 }
 
 #[tokio::test]
+async fn a_schema_that_somebody_else_put_there_meanwhile_is_found() {
+    let server = Server::start().await;
+    let registry = server.client();
+    let first = registry.register("a-value", &schema()).await.unwrap();
+    // As Apicurio answers the second of two at once.
+    let refused = r#"{"error_code":409,"message":"An artifact with ID 'a-value' already exists."}"#;
+    server.fail([crate::server::Fault::Answer(409, refused)]);
+    let second = registry.register("a-value", &schema()).await.unwrap();
+    assert_eq!(second.id, first.id);
+    let other = Schema::json("\"incompatible\"");
+    let error = registry.register("a-value", &other).await.unwrap_err();
+    assert_eq!(error.kind(), RegistryErrorKind::Incompatible, "{error}");
+}
+
+#[tokio::test]
 async fn answers_may_leave_things_out() {
     let server = Server::start().await;
     server.state().plain = true;
