@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test says what it expects by unwrapping
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ struct Ordered {
 enum Fault {
     None,
     PanicsAtOnce,
+    /// Takes messages from the memory broker, and panics when it finds one that says so.
+    PanicsLater,
     NeverStops,
     NeverCloses,
 }
@@ -64,6 +67,13 @@ impl Subscribe for Broken {
         &self,
         request: SubscribeRequest,
     ) -> BoxFuture<'_, Result<Box<dyn Source>, SubscribeError>> {
+        if self.0 == Fault::PanicsLater {
+            let inner = self.1.clone();
+            return Box::pin(async move {
+                let source = Subscribe::subscribe(&inner, request).await?;
+                Ok(Box::new(Late { source, panicked: false }) as Box<dyn Source>)
+            });
+        }
         request.status.report(SourceStatus::Consuming);
         let fault = if request.topics.to_string() == "bad" { self.0 } else { Fault::None };
         Box::pin(async move { Ok(Box::new(Faulty(fault)) as Box<dyn Source>) })
@@ -95,6 +105,40 @@ impl Source for Faulty {
     }
 }
 
+/// Whether a [`Late`] source was polled after its panic.
+static POLLED_AGAIN: AtomicBool = AtomicBool::new(false);
+
+#[derive(Debug)]
+struct Late {
+    source: Box<dyn Source>,
+    panicked: bool,
+}
+
+impl Source for Late {
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<SourceDelivery, SourceError>>> {
+        if self.panicked {
+            POLLED_AGAIN.store(true, Ordering::SeqCst);
+        }
+        let polled = self.source.poll_next(cx);
+        if let Poll::Ready(Some(Ok(delivery))) = &polled
+            && delivery.message.bytes() == "panic"
+        {
+            self.panicked = true;
+            panic!("a source that panics late");
+        }
+        polled
+    }
+    fn stop(&mut self) -> BoxFuture<'_, ()> {
+        self.source.stop()
+    }
+    fn close(self: Box<Self>, deadline: Duration) -> BoxFuture<'static, Result<(), SourceError>> {
+        self.source.close(deadline)
+    }
+}
+
 fn to(topic: &'static str) -> (Subscription, impl Target) {
     let target = each(|_: NotificationEvent<Ordered>, _: Received| async { Ok(()) });
     (Subscription::to(topic).group("g").json::<Ordered>(), target)
@@ -119,6 +163,37 @@ async fn a_source_that_panics_fails_its_own_subscription() {
     assert_eq!(states[0], SubscriptionState::Stopped);
     assert!(matches!(states[1], SubscriptionState::Failed { .. }), "{states:?}");
     assert!(!health.is_ready() && !health.is_live());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_panicked_is_not_polled_again_by_another_worker() {
+    let memory = MemoryBroker::new();
+    let target = each(|_: NotificationEvent<Ordered>, _: Received| async {
+        // So that two workers are there, and wait together afterwards.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        Ok(())
+    });
+    let subscription = Subscription::to("late").group("g").json::<Ordered>().concurrency(2);
+    let service = Service::builder(Broken(Fault::PanicsLater, memory.clone()))
+        .subscribe(subscription, target)
+        .build()
+        .unwrap();
+    let event = |number| {
+        let body = serde_json::to_vec(&NotificationEvent::new(Ordered { number })).unwrap();
+        Message::new("late", body).with_key(number.to_string())
+    };
+    for number in [1, 2] {
+        memory.enqueue(event(number)).await.unwrap().await.unwrap();
+    }
+    let health = service.health();
+    let running = tokio::spawn(service.run_until(std::future::pending::<()>()));
+    while health.subscriptions()[0].counts.handled < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    memory.enqueue(Message::new("late", "panic")).await.unwrap().await.unwrap();
+    let error = running.await.unwrap().unwrap_err();
+    assert!(error.detail.contains("a source that panics late"), "{error}");
+    assert!(!POLLED_AGAIN.load(Ordering::SeqCst), "nobody knows what state it is in");
 }
 
 #[tokio::test(start_paused = true)]

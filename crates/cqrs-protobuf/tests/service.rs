@@ -109,27 +109,43 @@ async fn a_topic_with_both_formats() {
     assert_eq!(stand.next().await, "the message is empty");
 }
 
-#[tokio::test]
-async fn several_types_are_told_apart_by_the_frame() {
-    let broker = MemoryBroker::new();
-    let (tell, mut seen) = unbounded_channel::<String>();
+/// Runs a subscription to both types, which `subscription` makes of a plain one; tells names, and what
+/// is no event.
+fn both(
+    broker: &MemoryBroker,
+    subscription: impl FnOnce(Subscription) -> Subscription,
+) -> (UnboundedReceiver<String>, tokio::task::AbortHandle) {
+    let (tell, seen) = unbounded_channel::<String>();
     let names = tell.clone();
     let events = cqrs_core::EventMediator::builder()
         .event::<Plain, _>(Tell(tell.clone()))
         .event::<UserJoined, _>(Tell(tell))
         .build()
         .unwrap();
-    let subscription = Subscription::to("both")
+    let plain = Subscription::to("both")
         .group("g")
-        .decode::<Plain>(ProtobufDeserializer::new())
-        .decode::<UserJoined>(ProtobufDeserializer::new())
         .on_decode_error(OnDecodeError::Handle)
+        .on_unknown_event(OnDecodeError::Handle)
         .undecodable(move |case: Undecodable, _: Received| {
             names.send(case.to_string()).unwrap();
             async { Ok(()) }
         });
-    let service = Service::builder(broker.clone()).subscribe(subscription, events).build().unwrap();
-    let running = tokio::spawn(service.run());
+    let service = Service::builder(broker.clone()).subscribe(subscription(plain), events);
+    (seen, tokio::spawn(service.build().unwrap().run()).abort_handle())
+}
+
+async fn next(seen: &mut UnboundedReceiver<String>) -> String {
+    tokio::time::timeout(Duration::from_secs(10), seen.recv()).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn several_types_are_told_apart_by_the_frame() {
+    let broker = MemoryBroker::new();
+    let (mut seen, running) = both(&broker, |plain| {
+        plain
+            .decode::<Plain>(ProtobufDeserializer::new())
+            .decode::<UserJoined>(ProtobufDeserializer::new())
+    });
     let mediator = Mediator::builder().broker(broker.clone()).build().unwrap();
     let joined = UserJoined { user_id: "u".into(), meeting_id: "m".into() };
     let emitter = mediator.emitter();
@@ -140,8 +156,7 @@ async fn several_types_are_told_apart_by_the_frame() {
     broker.publish(Message::new("both", "")).await.unwrap();
     let nameless = "malformed message: the name of its event cannot be read";
     for expected in ["UserJoined", "Plain", nameless, nameless] {
-        let next = tokio::time::timeout(Duration::from_secs(10), seen.recv()).await.unwrap();
-        assert_eq!(next.unwrap(), expected);
+        assert_eq!(next(&mut seen).await, expected);
     }
     running.abort();
 }
@@ -149,24 +164,14 @@ async fn several_types_are_told_apart_by_the_frame() {
 #[tokio::test]
 async fn a_name_that_is_known_is_believed_before_one_that_is_not() {
     let broker = MemoryBroker::new();
-    let (tell, mut seen) = unbounded_channel::<String>();
-    let events = cqrs_core::EventMediator::builder()
-        .event::<Plain, _>(Tell(tell.clone()))
-        .event::<UserJoined, _>(Tell(tell))
-        .build()
-        .unwrap();
-    let subscription = Subscription::to("both")
-        .group("g")
-        .decode::<Plain>(ProtobufDeserializer::new())
-        .json::<UserJoined>();
-    let service = Service::builder(broker.clone()).subscribe(subscription, events).build().unwrap();
-    let running = tokio::spawn(service.run());
+    let (mut seen, running) = both(&broker, |plain| {
+        plain.decode::<Plain>(ProtobufDeserializer::new()).json::<UserJoined>()
+    });
     let joined = UserJoined { user_id: "u".into(), meeting_id: "m".into() };
     let json = serde_json::to_vec(&NotificationEvent::new(joined)).unwrap();
     // RabbitMQ's `type` is used for other things as well.
     broker.publish(Message::new("both", json).with_name("order.v1")).await.unwrap();
-    let next = tokio::time::timeout(Duration::from_secs(10), seen.recv()).await;
-    assert_eq!(next.expect("it is handled").unwrap(), "UserJoined");
+    assert_eq!(next(&mut seen).await, "UserJoined");
     running.abort();
 }
 
