@@ -4,8 +4,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::path::Path;
-use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -57,27 +55,6 @@ fn check(dsn: &str, variable: &str) {
 /// A name nobody else uses.
 pub fn fresh(test: &str) -> String {
     format!("it-{test}-{}", Uuid::now_v7())
-}
-
-/// `scripts/brokers` with these arguments; must succeed.
-pub async fn brokers(arguments: &[&str]) {
-    run(arguments).await;
-}
-
-async fn run(arguments: &[&str]) -> String {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/brokers");
-    let arguments: Vec<_> = arguments.iter().map(ToString::to_string).collect();
-    let shown = arguments.join(" ");
-    let run = move || Command::new(script).args(arguments).output();
-    let output = tokio::task::spawn_blocking(run).await.unwrap().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "scripts/brokers {shown}: {said}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// What `rabbitmqctl` says to these arguments.
-pub async fn ctl(arguments: &[&str]) -> String {
-    run(&[&["ctl", "rabbitmq"], arguments].concat()).await
 }
 
 /// A connection of lapin's own, for setting up and reading back.

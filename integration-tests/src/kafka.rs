@@ -4,11 +4,13 @@
 
 use std::time::{Duration, Instant};
 
+use cqrs_testkit::FaultProxy;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
 
 use crate::servers;
@@ -136,6 +138,23 @@ pub async fn commit(group: &str, topic: &str, offset: i64, metadata: &str) {
     })
     .await
     .unwrap();
+}
+
+/// The proxy in front of Kafka's listener that advertises the proxy's address. There is one port for it:
+/// whoever has it keeps the guard, too.
+pub async fn proxy() -> (FaultProxy, MutexGuard<'static, ()>) {
+    static ALONE: Mutex<()> = Mutex::const_new(());
+    let alone = ALONE.lock().await;
+    let upstream = tokio::task::spawn_blocking(servers::kafka_behind_proxy).await.unwrap();
+    // The port may still be another process's.
+    let end = Instant::now() + Duration::from_secs(120);
+    loop {
+        match FaultProxy::start(servers::kafka_proxied(), upstream.as_str()).await {
+            Ok(proxy) => return (proxy, alone),
+            Err(error) => assert!(Instant::now() < end, "the proxy's port: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// A topic name nobody else uses. The broker makes the topic on first use, with 4 partitions.

@@ -3,6 +3,7 @@
 pub mod amqp;
 pub mod consuming;
 mod containers;
+pub mod control;
 pub mod interop;
 pub mod kafka;
 pub mod log;

@@ -1,17 +1,29 @@
-//! Everything that is logged in a test process, for tests that look for secrets in it.
+//! What is logged in a test process: warnings are shown with a test that fails, and tests that look for
+//! secrets read all of it.
 
 use std::io;
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
+use tracing_subscriber::Registry;
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::{MakeWriter, TestWriter};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload::{self, Handle};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
-static LOGGED: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+static KEPT: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
-struct Writer;
+/// Keeps what is logged; prints it, too, if it is a warning.
+struct Writer {
+    shown: Option<TestWriter>,
+}
 
 impl io::Write for Writer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        LOGGED.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        if let Some(shown) = &mut self.shown {
+            shown.write_all(bytes)?;
+        }
+        KEPT.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -20,28 +32,43 @@ impl io::Write for Writer {
     }
 }
 
-/// Keeps all that is logged from now on, at every level.
-pub fn capture() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let subscriber =
-            tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_ansi(false);
-        subscriber.with_writer(|| Writer).init();
-    });
+struct Writers;
+
+impl MakeWriter<'_> for Writers {
+    type Writer = Writer;
+
+    fn make_writer(&self) -> Writer {
+        Writer { shown: None }
+    }
+
+    fn make_writer_for(&self, meta: &tracing::Metadata<'_>) -> Writer {
+        let is_warning = *meta.level() <= tracing::Level::WARN;
+        Writer { shown: is_warning.then(TestWriter::new) }
+    }
 }
 
-/// What was logged since [`capture`].
-pub fn captured() -> String {
-    String::from_utf8_lossy(&LOGGED.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+/// A process has one subscriber, whoever asks for it first.
+fn level() -> &'static Handle<LevelFilter, Registry> {
+    static LEVEL: OnceLock<Handle<LevelFilter, Registry>> = OnceLock::new();
+    LEVEL.get_or_init(|| {
+        let (filter, level) = reload::Layer::new(LevelFilter::WARN);
+        let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(Writers);
+        tracing_subscriber::registry().with(filter).with(lines).init();
+        level
+    })
 }
 
 /// Prints warnings with a test's output, which is shown when it fails.
 pub fn show_warnings() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let subscriber =
-            tracing_subscriber::fmt().with_max_level(LevelFilter::WARN).with_ansi(false);
-        // Taken already: then they are kept there.
-        let _ = subscriber.with_test_writer().try_init();
-    });
+    level();
+}
+
+/// Keeps all that is logged from now on, at every level.
+pub fn capture() {
+    level().reload(LevelFilter::TRACE).expect("the subscriber lives as long as the process");
+}
+
+/// What was logged since [`capture`], and perhaps warnings of before.
+pub fn captured() -> String {
+    String::from_utf8_lossy(&KEPT.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
 }

@@ -1,7 +1,7 @@
 //! What one fault test has: its topic, its journal, and what it does with the servers.
 
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,12 +20,8 @@ use super::ledger::{Ledger, Published};
 use super::process::Worker;
 use super::work::{Id, Kind, Work, WorkerOptions};
 use super::{Opened, PATIENCE, run};
+use crate::control::{Restore, brokers, ctl, full, try_brokers};
 use crate::{amqp, kafka, servers};
-
-/// Whether the counts are the full ones.
-pub fn full() -> bool {
-    servers::variable("CQRS_FULL", "") == "1"
-}
 
 /// `scaled`, or `all` with `CQRS_FULL=1`.
 pub fn count(scaled: usize, all: usize) -> usize {
@@ -386,32 +382,12 @@ fn texts(headers: Option<&FieldTable>) -> Vec<(String, String)> {
     headers.filter_map(|(name, value)| Some((name.to_string(), text(value)?))).collect()
 }
 
-/// `rabbitmqctl`; what it said.
-pub async fn ctl(arguments: &[&str]) -> String {
-    brokers(&[&["ctl", "rabbitmq"][..], arguments].concat()).await
-}
-
-/// `scripts/brokers`; what it said. It must succeed.
-pub async fn brokers(arguments: &[&str]) -> String {
-    let ran = try_brokers(arguments).await;
-    ran.unwrap_or_else(|said| panic!("scripts/brokers {}: {said}", arguments.join(" ")))
-}
-
-async fn try_brokers(arguments: &[&str]) -> Result<String, String> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/brokers");
-    let ran = tokio::process::Command::new(script).args(arguments).output().await.unwrap();
-    match ran.status.success() {
-        true => Ok(String::from_utf8_lossy(&ran.stdout).into_owned()),
-        false => Err(String::from_utf8_lossy(&ran.stderr).into_owned()),
-    }
-}
-
 /// Takes the server of `kind` down (`kill` or `stop`), does `meanwhile`, and brings it back, however the
 /// test ends.
 pub async fn outage<T>(kind: Kind, how: &str, meanwhile: impl Future<Output = T>) -> T {
     let server = kind.server();
     announce(&format!("{how} {server}"));
-    let restore = Restore(server);
+    let restore = Restore::by(["start", server]);
     brokers(&[how, server]).await;
     let done = meanwhile.await;
     // After a kill Kafka looks through all of its topics, which may take longer than the script waits.
@@ -423,17 +399,6 @@ pub async fn outage<T>(kind: Kind, how: &str, meanwhile: impl Future<Output = T>
     std::mem::forget(restore);
     announce(&format!("{server} is back"));
     done
-}
-
-/// Starts a server.
-struct Restore(&'static str);
-
-impl Drop for Restore {
-    fn drop(&mut self) {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/brokers");
-        let arguments = ["start", self.0];
-        let _best_effort = std::process::Command::new(script).args(arguments).output();
-    }
 }
 
 /// Tells others who use the servers: the file `CQRS_TEST_OUTAGES`, if there is one.

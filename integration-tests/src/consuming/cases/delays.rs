@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use crate::consuming::journal::{Mark, now};
 use crate::consuming::ledger::{Ledger, Summary};
-use crate::consuming::stand::{Stand, count, ctl, full, outage, until_within};
+use crate::consuming::stand::{Stand, count, outage, until_within};
 use crate::consuming::work::{Act, Id, Kind, Work};
+use crate::control::{ctl, full};
 
 /// A wait between two attempts: which one, when it began and ended.
 struct Wait {

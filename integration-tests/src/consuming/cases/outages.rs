@@ -6,8 +6,9 @@ use super::kills::{PREFETCH, handled};
 use crate::amqp::Raw;
 use crate::consuming::audit::Audit;
 use crate::consuming::ledger::Summary;
-use crate::consuming::stand::{Stand, count, ctl, ids, outage, until, until_within};
+use crate::consuming::stand::{Stand, count, ids, outage, until, until_within};
 use crate::consuming::work::{Act, Kind, Work};
+use crate::control::{Restore, ctl};
 use crate::kafka;
 
 /// RabbitMQ 4.3 forgets a quorum queue that was declared just before the server is killed. There is
@@ -133,14 +134,6 @@ pub async fn no_place_for_dead_letters(kind: Kind, program: &'static str) -> Sum
 
 /// 20: RabbitMQ's memory alarm stops publishers, not consumers.
 pub async fn memory_alarm(program: &'static str) -> Summary {
-    struct Restore;
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/brokers");
-            let arguments = ["ctl", "rabbitmq", "set_vm_memory_high_watermark", "0.6"];
-            let _best_effort = std::process::Command::new(script).args(arguments).output();
-        }
-    }
     let stand = Stand::new(Kind::Amqp, program, "alarm", 1).await;
     let mut options = stand.options();
     options.handler_ms = (10, 50);
@@ -151,7 +144,7 @@ pub async fn memory_alarm(program: &'static str) -> Summary {
     let worker = stand.start(&options, &mut ledger).await;
     handled(&mut ledger, 100).await;
     crate::consuming::stand::announce("memory alarm on rabbitmq, some seconds");
-    let restore = Restore;
+    let restore = Restore::by(["ctl", "rabbitmq", "set_vm_memory_high_watermark", "0.6"]);
     ctl(&["set_vm_memory_high_watermark", "0.00001"]).await;
     let before = ledger.refresh().handled();
     let late = (0..more).map(|n| Work::new(format!("late{n}"), 0));

@@ -1,7 +1,5 @@
 //! The RabbitMQ producer against a real server: what it writes, and what it says when something is wrong.
 
-#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
-
 use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};

@@ -1,7 +1,5 @@
 //! The real python-cqrs and FastStream on the other side of RabbitMQ.
 
-#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
-
 use std::collections::HashMap;
 use std::error::Error;
 

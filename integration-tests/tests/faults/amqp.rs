@@ -1,9 +1,4 @@
-//! The RabbitMQ producer while its server or network fails. Each test prints its ledger.
-//!
-//! They break the server for everybody, so they run one after the other. Counts are scaled down;
-//! `CQRS_FULL=1` runs them in full.
-
-#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
+//! The RabbitMQ producer while its server or network fails.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,15 +8,11 @@ use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, ErrorKind};
 use cqrs_core::broker::BrokerState;
 use cqrs_core::{Message, MessageBroker, MessageBrokerExt, PublishErrorKind};
 use cqrs_testkit::FaultProxy;
-use integration_tests::amqp::{self, Ledger, Raw, brokers, fresh};
-use tokio::sync::Mutex;
+use integration_tests::amqp::{self, Ledger, Raw, fresh};
+use integration_tests::control::{Restore, brokers, full};
 use tokio::task::JoinHandle;
 
-static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
-
-fn full() -> bool {
-    std::env::var_os("CQRS_FULL").is_some_and(|value| value == "1")
-}
+use crate::SERVERS;
 
 /// An exchange `name` with a queue `name` of `kind` bound by "t", and the settings to publish to it.
 async fn set_up(name: &str, kind: &str) -> (Raw, AmqpConfig) {
@@ -122,7 +113,7 @@ impl Load {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_connection_loses_nothing_and_keeps_the_order() {
-    let _alone = ONE_AT_A_TIME.lock().await;
+    let _alone = SERVERS.write().await;
     let name = fresh("cut");
     let (raw, mut config) = set_up(&name, "quorum").await;
     let proxy = through_proxy(&mut config).await;
@@ -142,7 +133,7 @@ async fn a_cut_connection_loses_nothing_and_keeps_the_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cuts_between_publish_and_confirm_are_sent_again() {
-    let _alone = ONE_AT_A_TIME.lock().await;
+    let _alone = SERVERS.write().await;
     let name = fresh("cuts");
     let (raw, mut config) = set_up(&name, "classic").await;
     (config.pool_size, config.channels_per_connection) = (2, 2);
@@ -176,6 +167,7 @@ async fn kill_and_start(kind: &str, down: Duration, timeout: Duration, test: &st
     // RabbitMQ 4.3 forgets a quorum queue, content and all, when it is killed just after the queue was
     // declared ("configured member was not found on this node"). There is nothing to wait for but time.
     tokio::time::sleep(Duration::from_secs(10)).await;
+    let restore = Restore::by(["start", "rabbitmq"]);
     brokers(&["kill", "rabbitmq"]).await;
     drop(raw);
     let back = Instant::now() + down;
@@ -185,6 +177,7 @@ async fn kill_and_start(kind: &str, down: Duration, timeout: Duration, test: &st
     .await;
     tokio::time::sleep_until(back.into()).await;
     brokers(&["start", "rabbitmq"]).await;
+    std::mem::forget(restore);
     until("the broker to be ready by itself", async || broker.state().is_ready()).await;
     load.confirms(500).await;
     let ledger = load.stop().await;
@@ -202,14 +195,14 @@ async fn kill_and_start(kind: &str, down: Duration, timeout: Duration, test: &st
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_server_that_comes_back_in_time_costs_no_message() {
-    let _alone = ONE_AT_A_TIME.lock().await;
+    let _alone = SERVERS.write().await;
     let (down, timeout) = (Duration::from_secs(10), Duration::from_secs(90));
     kill_and_start("quorum", down, timeout, "amqp kill -9, back in time").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_down_past_the_deadline_fails_publishes_in_time() {
-    let _alone = ONE_AT_A_TIME.lock().await;
+    let _alone = SERVERS.write().await;
     let (down, timeout) = match full() {
         true => (Duration::from_secs(40), Duration::from_secs(30)),
         false => (Duration::from_secs(6), Duration::from_secs(3)),
@@ -219,7 +212,7 @@ async fn a_server_that_is_down_past_the_deadline_fails_publishes_in_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_memory_alarm_is_visible_holds_deadlines_and_passes() {
-    let _alone = ONE_AT_A_TIME.lock().await;
+    let _alone = SERVERS.write().await;
     let name = fresh("alarm");
     let (raw, mut config) = set_up(&name, "classic").await;
     config.publish_timeout = Duration::from_secs(2);
@@ -227,6 +220,7 @@ async fn a_memory_alarm_is_visible_holds_deadlines_and_passes() {
     let broker = Arc::new(AmqpMessageBroker::connect(config.clone()).await.unwrap());
     let load = Load::start(&broker, 8, usize::MAX, Duration::from_millis(2));
     load.confirms(200).await;
+    let restore = Restore::by(["ctl", "rabbitmq", "set_vm_memory_high_watermark", "0.6"]);
     brokers(&["ctl", "rabbitmq", "set_vm_memory_high_watermark", "0.00001"]).await;
     until("blocked to be seen", async || matches!(broker.state(), BrokerState::Blocked { .. }))
         .await;
@@ -249,7 +243,7 @@ async fn a_memory_alarm_is_visible_holds_deadlines_and_passes() {
     let cause =
         std::error::Error::source(&error).unwrap().downcast_ref().map(cqrs_amqp::AmqpError::kind);
     assert_eq!(cause, Some(ErrorKind::Blocked));
-    brokers(&["ctl", "rabbitmq", "set_vm_memory_high_watermark", "0.6"]).await;
+    drop(restore);
     until("ready", async || broker.state().is_ready()).await;
     load.confirms(300).await;
     let ledger = load.stop().await;
@@ -269,7 +263,7 @@ async fn a_memory_alarm_is_visible_holds_deadlines_and_passes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_stops_reading_hangs_nothing() {
-    let _alone = ONE_AT_A_TIME.lock().await;
+    let _alone = SERVERS.write().await;
     let name = fresh("pause");
     let (raw, mut config) = set_up(&name, "quorum").await;
     config.publish_timeout = Duration::from_secs(3);
@@ -278,6 +272,7 @@ async fn a_server_that_stops_reading_hangs_nothing() {
     let broker = Arc::new(AmqpMessageBroker::connect(config).await.unwrap());
     let load = Load::start(&broker, 16, usize::MAX, Duration::from_millis(2));
     load.confirms(300).await;
+    let restore = Restore::by(["resume", "rabbitmq"]);
     brokers(&["pause", "rabbitmq"]).await;
     // The heartbeat finds out; reconnecting finds nobody who answers.
     until("the loss to be seen", async || {
@@ -289,7 +284,7 @@ async fn a_server_that_stops_reading_hangs_nothing() {
     let error = broker.publish(Message::new("t", "{}")).await.unwrap_err();
     assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
     assert!(std::error::Error::source(&error).is_some(), "no cause: {error}");
-    brokers(&["resume", "rabbitmq"]).await;
+    drop(restore);
     until("ready", async || broker.state().is_ready()).await;
     load.confirms(300).await;
     let ledger = load.stop().await;
@@ -306,7 +301,7 @@ async fn a_server_that_stops_reading_hangs_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_network_that_swallows_everything_is_found_by_the_heartbeat() {
-    let _alone = ONE_AT_A_TIME.lock().await;
+    let _alone = SERVERS.write().await;
     let name = fresh("blackhole");
     let (raw, mut config) = set_up(&name, "quorum").await;
     config.publish_timeout = Duration::from_secs(4);

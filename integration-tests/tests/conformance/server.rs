@@ -1,28 +1,19 @@
 //! What the conformance harnesses of the real brokers share.
 
-#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
-
-use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use cqrs_testkit::FaultProxy;
-use cqrs_testkit::conformance::Fault;
-use integration_tests::servers;
-use tokio::process::Command;
+use cqrs_testkit::conformance::{ConsumingFault, Fault};
+use integration_tests::control::brokers;
 use tokio::sync::{Mutex, OwnedRwLockReadGuard, RwLock};
 
-static SERVER: std::sync::LazyLock<Arc<RwLock<()>>> = std::sync::LazyLock::new(Arc::default);
+static SERVERS: LazyLock<Arc<RwLock<()>>> = LazyLock::new(Arc::default);
 
 /// The server, shared by the cases that leave it running, and the proxy of a case with faults.
 pub(crate) struct Server {
     name: &'static str,
     shared: Mutex<Option<OwnedRwLockReadGuard<()>>>,
     proxy: Mutex<Option<FaultProxy>>,
-}
-
-/// Whether cases may restart the server: not in the quick run.
-pub(crate) fn may_restart() -> bool {
-    servers::variable("CQRS_FULL", "") == "1"
 }
 
 /// Looking for a server, or starting one, blocks.
@@ -33,7 +24,7 @@ pub(crate) async fn blocking<T: Send + 'static>(look: fn() -> T) -> T {
 
 impl Server {
     pub(crate) async fn share(name: &'static str) -> Self {
-        let shared = Mutex::new(Some(Arc::clone(&SERVER).read_owned().await));
+        let shared = Mutex::new(Some(Arc::clone(&SERVERS).read_owned().await));
         Self { name, shared, proxy: Mutex::default() }
     }
 
@@ -43,13 +34,31 @@ impl Server {
     }
 
     pub(crate) async fn inject(&self, fault: Fault<'_>) {
+        if matches!(fault, Fault::Restart) {
+            return self.restart().await;
+        }
         let proxy = self.proxy.lock().await;
         let proxy = proxy.as_ref().expect("a case with faults");
         match fault {
             Fault::Stall { .. } => proxy.stall(true),
             Fault::Resume { .. } => proxy.stall(false),
             Fault::Cut => proxy.cut(),
-            Fault::Restart => self.restart().await,
+            undeclared => panic!("{undeclared:?} is not declared"),
+        }
+    }
+
+    pub(crate) async fn inject_consuming(&self, fault: ConsumingFault) {
+        let proxy = self.proxy.lock().await;
+        let proxy = proxy.as_ref().expect("a case with faults");
+        match fault {
+            ConsumingFault::Cut => proxy.cut(),
+            ConsumingFault::Away => {
+                proxy.refuse(true);
+                proxy.cut();
+            }
+            ConsumingFault::Back => proxy.refuse(false),
+            ConsumingFault::Mute => proxy.stall(true),
+            ConsumingFault::Unmute => proxy.stall(false),
             undeclared => panic!("{undeclared:?} is not declared"),
         }
     }
@@ -58,14 +67,11 @@ impl Server {
     async fn restart(&self) {
         let mut shared = self.shared.lock().await;
         drop(shared.take());
-        let alone = SERVER.write().await;
+        let alone = SERVERS.write().await;
         for command in ["stop", "start"] {
-            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/brokers");
-            let done = Command::new(script).args([command, self.name]).output().await.unwrap();
-            let said = String::from_utf8_lossy(&done.stderr);
-            assert!(done.status.success(), "scripts/brokers {command} {}: {said}", self.name);
+            brokers(&[command, self.name]).await;
         }
         drop(alone);
-        *shared = Some(Arc::clone(&SERVER).read_owned().await);
+        *shared = Some(Arc::clone(&SERVERS).read_owned().await);
     }
 }

@@ -1,23 +1,18 @@
 //! The Kafka broker under the conformance suite.
 
-#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
-
-mod conformance_support;
-
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use conformance_support::{Server, blocking, may_restart};
 use cqrs_core::MessageBroker;
 use cqrs_kafka::{KafkaConfig, KafkaMessageBroker};
 use cqrs_testkit::conformance::{Capabilities, Fault, Harness, Setup};
 use cqrs_testkit::{FaultProxy, Probe, conformance};
-use integration_tests::kafka::fresh_topic;
+use integration_tests::control::full;
+use integration_tests::kafka::{self, fresh_topic};
 use integration_tests::servers;
 use tokio::sync::{Mutex, MutexGuard};
 
-/// The proxy's port exists once.
-static PROXY: Mutex<()> = Mutex::const_new(());
+use crate::server::{Server, blocking};
 
 struct KafkaHarness {
     server: Server,
@@ -29,22 +24,14 @@ impl KafkaHarness {
         Self { server: Server::share("kafka").await, alone: Mutex::default() }
     }
 
-    /// The port may still be another process's.
+    /// In the place of the last one.
     async fn proxy(&self) -> FaultProxy {
-        let mut alone = self.alone.lock().await;
-        if alone.is_none() {
-            *alone = Some(PROXY.lock().await);
-        }
         self.server.set_proxy(None).await;
-        let upstream = blocking(servers::kafka_behind_proxy).await;
-        let end = Instant::now() + Duration::from_secs(60);
-        loop {
-            match FaultProxy::start(servers::kafka_proxied(), upstream.as_str()).await {
-                Ok(proxy) => return proxy,
-                Err(error) => assert!(Instant::now() < end, "the proxy's port: {error}"),
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let mut alone = self.alone.lock().await;
+        drop(alone.take());
+        let (proxy, guard) = kafka::proxy().await;
+        *alone = Some(guard);
+        proxy
     }
 }
 
@@ -56,7 +43,7 @@ impl Harness for KafkaHarness {
         capabilities.timestamp_unit = Duration::from_millis(1);
         capabilities.stall = true;
         capabilities.cut = true;
-        capabilities.restart = may_restart();
+        capabilities.restart = full();
         capabilities
     }
 

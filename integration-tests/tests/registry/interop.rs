@@ -1,8 +1,6 @@
 //! Confluent's own serializers, those of confluent-kafka-python, on the other side of our frames. No
 //! Kafka is between: the peer is handed, and tells, bodies and headers.
 
-#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
-
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,7 +1,5 @@
 //! The RabbitMQ source against a real server: retry copies and dead letters.
 
-#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
-
 use std::time::{Duration, Instant};
 
 use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, AmqpSubscription, DeclareMode};

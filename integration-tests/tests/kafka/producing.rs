@@ -1,8 +1,6 @@
 //! The Kafka producer against a real broker: what it writes, what it says when something is wrong, and
 //! what is left after connections were cut.
 
-#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
-
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::sync::Arc;
@@ -16,8 +14,7 @@ use cqrs_kafka::{
     Acks, Compression, ErrorKind, KafkaConfig, KafkaError, KafkaMessageBroker, LogLevel,
     OAuthToken, Sasl, SecurityProtocol, Tls, TokenProvider,
 };
-use cqrs_testkit::FaultProxy;
-use integration_tests::kafka::{create_topic, fresh_topic, java_partition, read_all};
+use integration_tests::kafka::{create_topic, fresh_topic, java_partition, proxy, read_all};
 use integration_tests::{log, servers};
 use tokio::sync::{Mutex, watch};
 
@@ -333,15 +330,6 @@ async fn too_large_here_and_too_large_for_the_topic() {
     broker.publish(Message::new(&*topic, "small")).await.expect("the next one is not harmed");
 }
 
-/// The proxy's port exists once: one test at a time.
-static PROXY: Mutex<()> = Mutex::const_new(());
-
-async fn proxy() -> FaultProxy {
-    let port = servers::kafka_proxied();
-    let upstream = servers::kafka_behind_proxy();
-    FaultProxy::start(port, upstream).await.unwrap()
-}
-
 fn proxied() -> KafkaConfig {
     KafkaConfig::new([servers::kafka_proxied()])
 }
@@ -356,13 +344,12 @@ async fn wait_for(broker: &KafkaMessageBroker, what: impl Fn(&BrokerState) -> bo
 
 #[tokio::test]
 async fn a_broker_value_made_while_the_server_is_down_works_when_it_comes_up() {
-    let _alone = PROXY.lock().await;
     let broker = KafkaMessageBroker::new(proxied()).unwrap();
     let topic = fresh_topic("late");
     let early = broker.enqueue(Message::new(&*topic, "1").with_key("k")).await.unwrap();
     wait_for(&broker, |state| matches!(state, BrokerState::Connecting { last_error: Some(_) }))
         .await;
-    let _proxy = proxy().await;
+    let (_proxy, _alone) = proxy().await;
     early.await.unwrap();
     broker.publish(Message::new(&*topic, "2").with_key("k")).await.unwrap();
     assert_eq!(broker.state(), BrokerState::Ready);
@@ -372,8 +359,7 @@ async fn a_broker_value_made_while_the_server_is_down_works_when_it_comes_up() {
 
 #[tokio::test]
 async fn the_state_follows_the_connection_without_traffic() {
-    let _alone = PROXY.lock().await;
-    let proxy = proxy().await;
+    let (proxy, _alone) = proxy().await;
     let broker = connect(proxied()).await;
     proxy.refuse(true);
     proxy.cut();
@@ -384,8 +370,7 @@ async fn the_state_follows_the_connection_without_traffic() {
 
 #[tokio::test]
 async fn a_record_that_may_have_been_sent_is_unknown_at_its_deadline() {
-    let _alone = PROXY.lock().await;
-    let proxy = proxy().await;
+    let (proxy, _alone) = proxy().await;
     let mut config = proxied();
     config.publish_timeout = Duration::from_secs(4);
     config.request_timeout = Duration::from_secs(1);
@@ -424,8 +409,7 @@ async fn sixty_four_tasks_share_keys_while_connections_are_cut() {
     const TASKS: usize = 64;
     const EACH: usize = 100;
     const KEYS: usize = 8;
-    let _alone = PROXY.lock().await;
-    let proxy = proxy().await;
+    let (proxy, _alone) = proxy().await;
     let broker = connect(proxied()).await;
     let topic = fresh_topic("cuts");
     // Order per key is the order in which `enqueue` resolved, so the number is drawn under the lock.

@@ -1,50 +1,24 @@
-//! The Kafka producer while the broker's process dies or hangs. Each test owns the server.
-//!
-//! Scaled down by default; `CQRS_FULL=1` runs the full counts and outages.
-
-#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
+//! The Kafka producer while the broker's process dies or hangs.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::error::Error;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cqrs_core::{Message, MessageBroker, MessageBrokerExt, PublishErrorKind};
 use cqrs_kafka::{KafkaConfig, KafkaMessageBroker};
+use integration_tests::control::{Restore, brokers, full};
 use integration_tests::kafka::{Record, fresh_topic, read_all};
 use integration_tests::servers;
-use tokio::process::Command;
 use tokio::sync::Mutex;
 
-static SERVER: Mutex<()> = Mutex::const_new(());
+use crate::SERVERS;
 
 const TASKS: usize = 64;
 const KEYS: usize = 16;
 /// From the server's return to the last confirm of what waited for it: the longest pause between
 /// reconnects, and some for the requests.
 const RECOVERY: Duration = Duration::from_secs(10);
-
-fn full() -> bool {
-    servers::variable("CQRS_FULL", "") == "1"
-}
-
-/// Runs `scripts/brokers COMMAND kafka`.
-async fn server(command: &str) {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/brokers");
-    let done = Command::new(script).args([command, "kafka"]).output().await.unwrap();
-    assert!(done.status.success(), "{command}: {}", String::from_utf8_lossy(&done.stderr));
-}
-
-/// Brings the server back, however the test ends.
-struct Restore(&'static str);
-
-impl Drop for Restore {
-    fn drop(&mut self) {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/brokers");
-        let _best_effort = std::process::Command::new(script).args([self.0, "kafka"]).output();
-    }
-}
 
 /// What a task saw of its messages.
 #[derive(Default)]
@@ -141,23 +115,29 @@ fn check(records: &[Record], seen: &Seen) {
     assert!(lies.is_empty(), "said to be absent, but stored: {lies:?}");
 }
 
-async fn outage(name: &str, down: &str, up: &'static str, outage: Duration, timeout: Duration) {
-    let _alone = SERVER.lock().await;
+async fn outage(
+    name: &str,
+    down: &str,
+    up: [&'static str; 2],
+    outage: Duration,
+    timeout: Duration,
+) {
+    let _alone = SERVERS.write().await;
     let events = if full() { 100_000 } else { 12_800 };
     let mut config = KafkaConfig::new([servers::kafka()]);
     config.publish_timeout = timeout;
     let broker = KafkaMessageBroker::connect(config).await.unwrap();
     let topic = fresh_topic(name);
-    let restore = Restore(up);
+    let restore = Restore::by(up);
     let started = Instant::now();
     // How long nothing answered: the outage and the time the server needed to start.
     let mut down_for = Duration::ZERO;
     let seen = publish_all(&broker, &topic, events, async {
         let since = Instant::now();
-        server(down).await;
+        brokers(&[down, "kafka"]).await;
         // The length of the outage is the subject.
         tokio::time::sleep(outage).await;
-        server(up).await;
+        brokers(&up).await;
         down_for = since.elapsed();
     })
     .await;
@@ -194,7 +174,7 @@ async fn outage(name: &str, down: &str, up: &'static str, outage: Duration, time
 async fn a_killed_broker_that_is_back_before_the_deadline_costs_nothing() {
     let length = Duration::from_secs(if full() { 10 } else { 3 });
     // Room for a slow start of the server.
-    outage("killed-short", "kill", "start", length, Duration::from_secs(90)).await;
+    outage("killed-short", "kill", ["start", "kafka"], length, Duration::from_secs(90)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -203,7 +183,7 @@ async fn a_broker_killed_for_longer_than_the_deadline_is_told_and_recovered_from
     outage(
         "killed-long",
         "kill",
-        "start",
+        ["start", "kafka"],
         Duration::from_secs(length),
         Duration::from_secs(timeout),
     )
@@ -213,7 +193,7 @@ async fn a_broker_killed_for_longer_than_the_deadline_is_told_and_recovered_from
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_hangs_and_goes_on_costs_nothing() {
     let length = Duration::from_secs(if full() { 12 } else { 3 });
-    outage("paused-short", "pause", "resume", length, Duration::from_secs(30)).await;
+    outage("paused-short", "pause", ["resume", "kafka"], length, Duration::from_secs(30)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -222,7 +202,7 @@ async fn a_broker_that_hangs_for_longer_than_the_deadline_is_told_and_recovered_
     outage(
         "paused-long",
         "pause",
-        "resume",
+        ["resume", "kafka"],
         Duration::from_secs(length),
         Duration::from_secs(timeout),
     )
@@ -231,12 +211,12 @@ async fn a_broker_that_hangs_for_longer_than_the_deadline_is_told_and_recovered_
 
 #[tokio::test]
 async fn a_shutdown_while_the_broker_hangs_ends_in_time_and_counts() {
-    let _alone = SERVER.lock().await;
+    let _alone = SERVERS.write().await;
     let broker = KafkaMessageBroker::connect(KafkaConfig::new([servers::kafka()])).await.unwrap();
     let topic = fresh_topic("shutdown");
     broker.publish(Message::new(&*topic, "first")).await.unwrap();
-    let restore = Restore("resume");
-    server("pause").await;
+    let restore = Restore::by(["resume", "kafka"]);
+    brokers(&["pause", "kafka"]).await;
     let mut receipts = Vec::new();
     for n in 0..100 {
         receipts.push(broker.enqueue(Message::new(&*topic, n.to_string())).await.unwrap());

@@ -1,8 +1,6 @@
 //! The Kafka consumer against a real broker, at the level of the source: what comes, what comes again,
 //! what is committed, and what a rebalance does.
 
-#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
-
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -19,9 +17,8 @@ use cqrs_kafka::{
     Assignor, ErrorKind, KafkaConfig, KafkaError, KafkaMessageBroker, KafkaSubscription, RetryMode,
     Sasl, Tls,
 };
-use cqrs_testkit::FaultProxy;
 use integration_tests::kafka::{
-    Raw, commit, committed, create_topic, fresh_topic, read_raw, write, write_transaction,
+    Raw, commit, committed, create_topic, fresh_topic, proxy, read_raw, write, write_transaction,
 };
 use integration_tests::{log, servers};
 use tokio::sync::watch;
@@ -397,23 +394,10 @@ async fn held_and_waiting_deliveries_do_not_delay_a_revoke() {
     member.close().await;
 }
 
-/// In front of a listener of its own; the port may still be another process's.
-async fn proxy() -> FaultProxy {
-    let upstream = servers::kafka_behind_proxy();
-    let end = Instant::now() + 3 * PATIENCE;
-    loop {
-        match FaultProxy::start(servers::kafka_proxied(), upstream.as_str()).await {
-            Ok(proxy) => return proxy,
-            Err(error) => assert!(Instant::now() < end, "the proxy's port: {error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_partition_commits_nothing_and_its_late_acks_do_not_count() {
     let (topic, group) = prepared("lost", 1, 3).await;
-    let proxy = proxy().await;
+    let (proxy, _alone) = proxy().await;
     let broker = KafkaMessageBroker::new(KafkaConfig::new([servers::kafka_proxied()])).unwrap();
     let options = impatient().with_commit_interval(Duration::from_secs(1));
     let (request, status) = request(&topic, &group, options);

@@ -1,10 +1,5 @@
 //! The RabbitMQ source under the consuming half of the conformance suite.
 
-#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
-
-#[path = "conformance_support/proxied.rs"]
-mod proxied;
-
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,7 +14,8 @@ use cqrs_testkit::{FaultProxy, Probe, consuming_conformance};
 use integration_tests::amqp;
 use lapin::options::QueueDeleteOptions;
 use lapin::{Connection, ConnectionProperties};
-use proxied::{Proxied, blocking};
+
+use crate::server::{Server, blocking};
 
 const EXCHANGE: &str = "cqrs-conformance";
 
@@ -27,14 +23,14 @@ type Queues = Arc<Mutex<BTreeSet<String>>>;
 
 struct AmqpHarness {
     kind: QueueKind,
-    proxied: Proxied,
+    server: Server,
     /// What the case has declared.
     queues: Queues,
 }
 
 impl AmqpHarness {
-    fn new(kind: QueueKind) -> Self {
-        Self { kind, proxied: Proxied::default(), queues: Queues::default() }
+    async fn new(kind: QueueKind) -> Self {
+        Self { kind, server: Server::share("rabbitmq").await, queues: Queues::default() }
     }
 }
 
@@ -79,7 +75,7 @@ impl ConsumingHarness for AmqpHarness {
             let address = blocking(amqp::address).await;
             let proxy = FaultProxy::start("127.0.0.1:0", address.as_str()).await.unwrap();
             dsn = dsn.replace(&address, &proxy.address().to_string());
-            self.proxied.set(proxy).await;
+            self.server.set_proxy(Some(proxy)).await;
         }
         let mut config = AmqpConfig::new(dsn);
         config.exchange.name = EXCHANGE.into();
@@ -106,7 +102,7 @@ impl ConsumingHarness for AmqpHarness {
     }
 
     async fn inject(&self, fault: ConsumingFault) {
-        self.proxied.inject(fault).await;
+        self.server.inject_consuming(fault).await;
     }
 }
 
@@ -142,12 +138,12 @@ impl Drop for AmqpHarness {
 mod quorum {
     use super::*;
 
-    consuming_conformance!(AmqpHarness::new(QueueKind::Quorum));
+    consuming_conformance!(AmqpHarness::new(QueueKind::Quorum).await);
 }
 
 /// On one node.
 mod classic {
     use super::*;
 
-    consuming_conformance!(AmqpHarness::new(QueueKind::Classic));
+    consuming_conformance!(AmqpHarness::new(QueueKind::Classic).await);
 }

@@ -1,7 +1,5 @@
 //! The RabbitMQ source against a real server: receiving, giving back, recovering, leaving.
 
-#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
-
 use std::time::Duration;
 
 use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, AmqpSubscription, QueueKind};

@@ -1,7 +1,5 @@
 //! The RabbitMQ source against a real server: which messages it suspects of killing processes.
 
-#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,5 @@
 //! The RabbitMQ source against a real server: what it survives, what it refuses, how it leaves.
 
-#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
-
 use std::time::{Duration, Instant};
 
 use cqrs_amqp::{
@@ -10,8 +8,9 @@ use cqrs_amqp::{
 use cqrs_core::consume::{SourceStatus, Subscribe, SubscribeErrorKind, SubscribeRequest};
 use cqrs_core::{Message, MessageBrokerExt, Retry};
 use cqrs_testkit::FaultProxy;
-use integration_tests::amqp::{self, Raw, brokers, ctl, fresh};
+use integration_tests::amqp::{self, Raw, fresh};
 use integration_tests::consuming::{Opened, PATIENCE, body, request};
+use integration_tests::control::{brokers, ctl};
 use lapin::BasicProperties;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;

@@ -1,21 +1,19 @@
 //! The RabbitMQ broker under the conformance suite.
 
-#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
-
-mod conformance_support;
-
 use std::sync::Arc;
 use std::time::Duration;
 
-use conformance_support::{Server, blocking, may_restart};
 use cqrs_amqp::{AmqpConfig, AmqpMessageBroker};
 use cqrs_core::MessageBroker;
 use cqrs_testkit::conformance::{Capabilities, Fault, Harness, Setup};
 use cqrs_testkit::{FaultProxy, Probe, conformance};
 use integration_tests::amqp;
+use integration_tests::control::full;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Connection, ConnectionProperties};
+
+use crate::server::{Server, blocking};
 
 const EXCHANGE: &str = "cqrs-conformance";
 
@@ -39,7 +37,7 @@ impl Harness for AmqpHarness {
         capabilities.timestamp_unit = Duration::from_secs(1);
         capabilities.stall = true;
         capabilities.cut = true;
-        capabilities.restart = may_restart();
+        capabilities.restart = full();
         capabilities
     }
 

@@ -1,7 +1,5 @@
 //! The schema registry's client against a real registry, and framed messages through a real Kafka.
 
-#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
-
 use std::sync::Arc;
 use std::time::Duration;
 

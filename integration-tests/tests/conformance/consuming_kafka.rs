@@ -1,12 +1,7 @@
 //! The Kafka source under the consuming half of the conformance suite.
 
-#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
-
-#[path = "conformance_support/proxied.rs"]
-mod proxied;
-
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cqrs_core::Subscribe;
 use cqrs_core::consume::Delayed;
@@ -14,45 +9,29 @@ use cqrs_kafka::{KafkaConfig, KafkaMessageBroker, KafkaSubscription, RetryMode};
 use cqrs_testkit::conformance::{
     Adjusted, ConsumingCapabilities, ConsumingFault, ConsumingHarness,
 };
-use cqrs_testkit::{FaultProxy, Probe, consuming_conformance};
+use cqrs_testkit::{Probe, consuming_conformance};
 use integration_tests::kafka::{
-    Raw, create_topic, delete_topics, fresh_topic, java_partition, write,
+    self, Raw, create_topic, delete_topics, fresh_topic, java_partition, write,
 };
 use integration_tests::servers;
-use proxied::{Proxied, blocking};
 use tokio::sync::{Mutex, MutexGuard};
+
+use crate::server::{Server, blocking};
 
 const PARTITIONS: i32 = 4;
 
-/// The proxy's port exists once.
-static PROXY: Mutex<()> = Mutex::const_new(());
-
 struct KafkaHarness {
     retry_mode: RetryMode,
-    proxied: Proxied,
+    server: Server,
     alone: Mutex<Option<MutexGuard<'static, ()>>>,
     /// What the case has made; the topics that belong to one begin with its name.
     topics: Mutex<Vec<String>>,
 }
 
 impl KafkaHarness {
-    fn new(retry_mode: RetryMode) -> Self {
+    async fn new(retry_mode: RetryMode) -> Self {
         let (alone, topics) = (Mutex::default(), Mutex::default());
-        Self { retry_mode, proxied: Proxied::default(), alone, topics }
-    }
-
-    /// The port may still be another process's.
-    async fn proxy(&self) -> FaultProxy {
-        *self.alone.lock().await = Some(PROXY.lock().await);
-        let upstream = blocking(servers::kafka_behind_proxy).await;
-        let end = Instant::now() + Duration::from_secs(120);
-        loop {
-            match FaultProxy::start(servers::kafka_proxied(), upstream.as_str()).await {
-                Ok(proxy) => return proxy,
-                Err(error) => assert!(Instant::now() < end, "the proxy's port: {error}"),
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        Self { retry_mode, server: Server::share("kafka").await, alone, topics }
     }
 }
 
@@ -79,7 +58,9 @@ impl ConsumingHarness for KafkaHarness {
     async fn connect(&self, with_faults: bool) -> Arc<dyn Subscribe> {
         let mut config = KafkaConfig::new([blocking(servers::kafka).await]);
         if with_faults {
-            self.proxied.set(self.proxy().await).await;
+            let (proxy, alone) = kafka::proxy().await;
+            self.server.set_proxy(Some(proxy)).await;
+            *self.alone.lock().await = Some(alone);
             config = KafkaConfig::new([servers::kafka_proxied()]);
         }
         let broker = KafkaMessageBroker::connect(config).await.unwrap();
@@ -111,7 +92,7 @@ impl ConsumingHarness for KafkaHarness {
     }
 
     async fn inject(&self, fault: ConsumingFault) {
-        self.proxied.inject(fault).await;
+        self.server.inject_consuming(fault).await;
     }
 }
 
@@ -140,12 +121,12 @@ impl Drop for KafkaHarness {
 mod ordered {
     use super::*;
 
-    consuming_conformance!(KafkaHarness::new(RetryMode::Ordered));
+    consuming_conformance!(KafkaHarness::new(RetryMode::Ordered).await);
 }
 
 /// Messages wait for their retries in topics.
 mod retry_topics {
     use super::*;
 
-    consuming_conformance!(KafkaHarness::new(RetryMode::Topics));
+    consuming_conformance!(KafkaHarness::new(RetryMode::Topics).await);
 }

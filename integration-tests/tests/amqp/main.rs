@@ -1,0 +1,11 @@
+//! RabbitMQ, a real server: producing, consuming, and the Python packages on the other side.
+
+#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
+
+mod consuming;
+mod crashes;
+mod interop;
+mod kinds;
+mod producing;
+mod recovering;
+mod settling;

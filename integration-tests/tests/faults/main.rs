@@ -1,0 +1,18 @@
+//! Producing and consuming while processes, servers and networks fail. Each test prints its ledger.
+//!
+//! Counts are scaled down; `CQRS_FULL=1` runs them in full.
+
+#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
+
+mod amqp;
+mod consuming_amqp;
+mod consuming_kafka;
+mod kafka;
+
+use tokio::sync::RwLock;
+
+/// The program that the tests kill.
+const WORKER: &str = env!("CARGO_BIN_EXE_worker");
+
+/// Written to by those that break a server for everybody, or measure; read by the others.
+static SERVERS: RwLock<()> = RwLock::const_new(());

@@ -1,0 +1,7 @@
+//! Kafka, a real server: producing, consuming, and the Python packages on the other side.
+
+#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
+
+mod consuming;
+mod interop;
+mod producing;
