@@ -111,10 +111,10 @@ async fn a_connection_closed_by_an_operator_comes_back() {
     let connections = ctl(&["list_connections", "pid", "client_properties"]).await;
     let ours = connections.lines().find(|line| line.contains(&name)).expect("named in the list");
     let pid = ours.split_whitespace().next().unwrap();
-    brokers(&["ctl", "rabbitmq", "close_connection", pid, "tested"]).await;
-    let SourceStatus::Disconnected { last_error } = opened.status(is_disconnected).await else {
-        unreachable!()
-    };
+    // It may be back before the command has ended.
+    let closing = brokers(&["ctl", "rabbitmq", "close_connection", pid, "tested"]);
+    let (_, lost) = tokio::join!(closing, opened.status(is_disconnected));
+    let SourceStatus::Disconnected { last_error } = lost else { unreachable!() };
     assert!(last_error.contains("320"), "{last_error}");
     opened.status(is_consuming).await;
     raw.put(&queue, b"x", BasicProperties::default()).await;
