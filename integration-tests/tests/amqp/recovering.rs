@@ -112,8 +112,8 @@ async fn a_connection_closed_by_an_operator_comes_back() {
     let ours = connections.lines().find(|line| line.contains(&name)).expect("named in the list");
     let pid = ours.split_whitespace().next().unwrap();
     // It may be back before the command has ended.
-    let closing = brokers(&["ctl", "rabbitmq", "close_connection", pid, "tested"]);
-    let (_, lost) = tokio::join!(closing, opened.status(is_disconnected));
+    let close = ["ctl", "rabbitmq", "close_connection", pid, "tested"];
+    let (_, lost) = tokio::join!(brokers(&close), opened.status(is_disconnected));
     let SourceStatus::Disconnected { last_error } = lost else { unreachable!() };
     assert!(last_error.contains("320"), "{last_error}");
     opened.status(is_consuming).await;
