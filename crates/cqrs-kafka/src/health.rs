@@ -131,11 +131,16 @@ impl Health {
                 return;
             }
             // A peer that hangs up before the first answer, and was never reached: most often TLS
-            // meets plaintext there.
-            let hint = match status.phase == Phase::Connecting && text.contains("APIVERSION_QUERY")
-            {
-                true => "; does security_protocol match that listener?",
-                false => "",
+            // meets plaintext there. librdkafka says so of a handshake that failed, but not of one
+            // that was cut short.
+            let hint = match status.phase == Phase::Connecting {
+                true if text.contains("APIVERSION_QUERY") => {
+                    "; does security_protocol match that listener?"
+                }
+                true if text.contains("SSL_HANDSHAKE") && !text.contains("PLAINTEXT") => {
+                    "; is that a PLAINTEXT listener?"
+                }
+                _ => "",
             };
             let error = KafkaError::new(ErrorKind::Connection, format!("{text}{hint}"));
             status.last = Some((Instant::now(), error));
@@ -239,6 +244,20 @@ mod tests {
         assert!(health.is_stranded());
         health.restart(KafkaError::new(ErrorKind::Connection, "lost"));
         assert!(!health.is_stranded(), "the new client starts from its bootstrap servers");
+    }
+
+    #[test]
+    fn who_was_never_reached_and_hangs_up_is_told_to_speak_another_protocol() {
+        let cause = |text| {
+            let health = Health::new(Duration::ZERO);
+            health.report_failure(text);
+            health.cause().unwrap().to_string()
+        };
+        let tls = "ssl://b: Disconnected: SSL connection closed by peer (after 0ms in state SSL_HANDSHAKE)";
+        assert!(cause(tls).ends_with("; is that a PLAINTEXT listener?"), "{}", cause(tls));
+        let plain = "b: Disconnected while requesting ApiVersion (in state APIVERSION_QUERY)";
+        assert!(cause(plain).ends_with("; does security_protocol match that listener?"));
+        assert!(cause("b: Connection refused").ends_with("refused"));
     }
 
     #[test]
