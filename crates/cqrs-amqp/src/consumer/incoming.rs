@@ -91,7 +91,7 @@ impl Original {
         incoming.key = self.header(header::KEY).and_then(key);
         let shown = |name: &str| !(is_server_made(name) || (self.is_copy && is_of_retry(name)));
         incoming.headers = self.shown_headers(shown);
-        let header = |name| incoming.headers.get(name).map(Arc::from);
+        let header = |name| incoming.headers.get(name).map(Into::into);
         incoming.id = text(properties.message_id()).or_else(|| header(header::MESSAGE_ID));
         incoming.name = text(properties.kind()).or_else(|| header(header::EVENT_NAME));
         incoming.content_type = text(properties.content_type());

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use crate::message::Headers;
+use crate::message::{ByteString, Headers};
 
 /// A message as it came from the broker, before it is decoded.
 ///
@@ -21,14 +21,14 @@ pub struct Incoming {
     pub body: Option<Bytes>,
     /// The sender's id of the message, as text: RabbitMQ's `message_id` property or the header
     /// `message_id`.
-    pub id: Option<Arc<str>>,
+    pub id: Option<ByteString>,
     /// The event's name where the frame has it: RabbitMQ's `type` property or the header `event_name`.
-    pub name: Option<Arc<str>>,
+    pub name: Option<ByteString>,
     /// The headers whose value is a text, a number, a flag or bytes. The others are kept by the broker
     /// for retry copies and dead letters.
     pub headers: Headers,
     /// Media type of the body: RabbitMQ's property or the header `content-type`.
-    pub content_type: Option<Arc<str>>,
+    pub content_type: Option<ByteString>,
     /// When it was published, by the sender's or the broker's clock.
     pub timestamp: Option<SystemTime>,
     /// Kafka's partition.

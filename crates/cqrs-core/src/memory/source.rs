@@ -186,7 +186,7 @@ fn incoming(delivery: &MemoryDelivery) -> Incoming {
         key: message.key.clone(),
         body: Some(message.body.clone()),
         id: Some(message.id.to_string().into()),
-        name: (!message.name.is_empty()).then(|| Arc::clone(&message.name)),
+        name: (!message.name.is_empty()).then(|| message.name.clone()),
         headers: message.headers.clone(),
         content_type: message.content_type.clone(),
         timestamp: Some(message.timestamp),

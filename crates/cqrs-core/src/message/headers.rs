@@ -1,6 +1,7 @@
 use std::fmt;
 
 use bytes::Bytes;
+use bytestring::ByteString;
 
 use super::{InvalidTraceContext, TraceContext};
 
@@ -20,7 +21,8 @@ pub mod header {
     pub const KEY: &str = "message_key";
 }
 
-/// Headers in order of insertion, first those of text, then those of bytes. A name occurs once.
+/// Headers in order of insertion, first those of text, then those of bytes. A name occurs once. Names and
+/// values may share the buffer of a received message.
 ///
 /// This framework writes text only, because FastStream reads every header as UTF-8 and fails on any
 /// other (seen with FastStream 0.7.8). Values of bytes are for formats that ask for them, such as the
@@ -29,12 +31,12 @@ pub mod header {
 /// `Debug` shows names only: values may be personal data.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Headers {
-    text: Named<Box<str>>,
+    text: Named<ByteString>,
     /// What is not text. Boxed, because next to no message has one.
     binary: Option<Box<Named<Bytes>>>,
 }
 
-type Named<T> = Vec<(Box<str>, T)>;
+type Named<T> = Vec<(ByteString, T)>;
 
 /// A header that cannot stand on every broker's wire.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,8 +65,8 @@ impl Headers {
     /// When the name is empty or longer than 255 bytes; nothing is changed then.
     pub fn insert(
         &mut self,
-        name: impl Into<Box<str>>,
-        value: impl Into<Box<str>>,
+        name: impl Into<ByteString>,
+        value: impl Into<ByteString>,
     ) -> Result<(), InvalidHeader> {
         let name = valid(name.into())?;
         self.set(name, value.into());
@@ -78,25 +80,25 @@ impl Headers {
     /// When the name is empty or longer than 255 bytes; nothing is changed then.
     pub fn insert_bytes(
         &mut self,
-        name: impl Into<Box<str>>,
+        name: impl Into<ByteString>,
         value: impl Into<Bytes>,
     ) -> Result<(), InvalidHeader> {
         let (name, value) = (valid(name.into())?, value.into());
-        if let Ok(text) = std::str::from_utf8(&value) {
-            self.set(name, text.into());
+        if let Ok(text) = ByteString::try_from(value.clone()) {
+            self.set(name, text);
             return Ok(());
         }
         self.text.retain(|(known, _)| *known != name);
         let binary = self.binary.get_or_insert_default();
-        match binary.iter_mut().find(|(known, _)| *known == name) {
+        match binary.iter_mut().find(|(known, _)| **known == *name) {
             Some((_, slot)) => *slot = value,
             None => binary.push((name, value)),
         }
         Ok(())
     }
 
-    fn set(&mut self, name: Box<str>, value: Box<str>) {
-        match self.text.iter_mut().find(|(known, _)| *known == name) {
+    fn set(&mut self, name: ByteString, value: ByteString) {
+        match self.text.iter_mut().find(|(known, _)| **known == *name) {
             Some((_, slot)) => *slot = value,
             None => {
                 self.remove_bytes(&name);
@@ -108,18 +110,18 @@ impl Headers {
     /// The text of `name`; `None` too when its value is no text. Names are case-sensitive, as on both
     /// brokers.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.text.iter().find(|(known, _)| &**known == name).map(|(_, value)| &**value)
+        self.text.iter().find(|(known, _)| **known == *name).map(|(_, value)| &**value)
     }
 
     /// The bytes of `name`, whether they are text or not.
     pub fn get_bytes(&self, name: &str) -> Option<&[u8]> {
-        let binary = || self.iter_bytes().find(|(known, _)| *known == name);
+        let binary = || self.iter_bytes().find(|(known, _)| **known == *name);
         self.get(name).map(str::as_bytes).or_else(|| binary().map(|(_, value)| &**value))
     }
 
     /// Takes `name` out. `false`: it was not there.
     pub fn remove(&mut self, name: &str) -> bool {
-        match self.text.iter().position(|(known, _)| &**known == name) {
+        match self.text.iter().position(|(known, _)| **known == *name) {
             Some(at) => {
                 self.text.remove(at);
                 true
@@ -130,7 +132,7 @@ impl Headers {
 
     fn remove_bytes(&mut self, name: &str) -> bool {
         let Some(binary) = &mut self.binary else { return false };
-        let Some(at) = binary.iter().position(|(known, _)| &**known == name) else { return false };
+        let Some(at) = binary.iter().position(|(known, _)| **known == *name) else { return false };
         binary.remove(at);
         // So that none is equal to none.
         if binary.is_empty() {
@@ -173,8 +175,8 @@ impl Headers {
     }
 
     /// Sets the correlation id.
-    pub fn set_correlation_id(&mut self, id: impl Into<Box<str>>) {
-        self.set(header::CORRELATION_ID.into(), id.into());
+    pub fn set_correlation_id(&mut self, id: impl Into<ByteString>) {
+        self.set(ByteString::from_static(header::CORRELATION_ID), id.into());
     }
 
     /// The sender's span; `None` without a `traceparent` header.
@@ -188,9 +190,9 @@ impl Headers {
 
     /// Sets `traceparent` and, when there is one, `tracestate`.
     pub fn set_trace_context(&mut self, context: &TraceContext) {
-        self.set(header::TRACEPARENT.into(), context.traceparent().into());
+        self.set(ByteString::from_static(header::TRACEPARENT), context.traceparent().into());
         match context.tracestate() {
-            Some(state) => self.set(header::TRACESTATE.into(), state.into()),
+            Some(state) => self.set(ByteString::from_static(header::TRACESTATE), state.into()),
             None => {
                 self.remove(header::TRACESTATE);
             }
@@ -205,7 +207,7 @@ impl fmt::Debug for Headers {
     }
 }
 
-fn valid(name: Box<str>) -> Result<Box<str>, InvalidHeader> {
+fn valid(name: ByteString) -> Result<ByteString, InvalidHeader> {
     match name.len() {
         0 => Err(InvalidHeader::EmptyName),
         length if length > 255 => Err(InvalidHeader::NameTooLong { length }),

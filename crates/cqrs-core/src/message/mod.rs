@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use uuid::Uuid;
 
+pub use bytestring::ByteString;
 pub use correlation::CorrelationId;
 pub use headers::{Headers, InvalidHeader, header};
 pub use trace_context::{InvalidTraceContext, TraceContext};
@@ -52,12 +53,12 @@ pub struct Message {
     /// The event's id. Stays the same when the message is sent again.
     pub id: Uuid,
     /// The event's name, such as `UserCreated`. RabbitMQ carries it as the `type` property.
-    pub name: Arc<str>,
+    pub name: ByteString,
     /// Text headers. See [`header`] for the names this framework writes.
     pub headers: Headers,
     /// Media type of the body. RabbitMQ carries it as a property. Kafka does not carry it for JSON,
     /// because FastStream decodes such a record twice.
-    pub content_type: Option<Arc<str>>,
+    pub content_type: Option<ByteString>,
     /// When the event happened. RabbitMQ carries whole seconds, Kafka milliseconds.
     pub timestamp: SystemTime,
     /// Whether a broker that can tell reports it as [`Unroutable`] when nobody would receive this
@@ -76,7 +77,7 @@ impl Message {
             topic: topic.into(),
             key: None,
             id: Uuid::now_v7(),
-            name: Arc::from(""),
+            name: ByteString::new(),
             headers: Headers::new(),
             content_type: None,
             timestamp: SystemTime::now(),
@@ -101,14 +102,14 @@ impl Message {
 
     /// Sets the event name.
     #[must_use]
-    pub fn with_name(mut self, name: impl Into<Arc<str>>) -> Self {
+    pub fn with_name(mut self, name: impl Into<ByteString>) -> Self {
         self.name = name.into();
         self
     }
 
     /// Sets the media type of the body.
     #[must_use]
-    pub fn with_content_type(mut self, content_type: impl Into<Arc<str>>) -> Self {
+    pub fn with_content_type(mut self, content_type: impl Into<ByteString>) -> Self {
         self.content_type = Some(content_type.into());
         self
     }

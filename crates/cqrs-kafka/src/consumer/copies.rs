@@ -221,16 +221,16 @@ fn partitions(admin: &AdminClient<Events>, topic: &str) -> Option<i32> {
 /// Headers of a copy: those it had, byte for byte, then `added` ones, which replace earlier ones of
 /// their names.
 pub(super) fn headers<'a>(
-    original: impl Iterator<Item = &'a RawHeader>,
+    original: impl Iterator<Item = RawHeader<'a>>,
     added: &[(&str, String)],
 ) -> Option<OwnedHeaders> {
     let mut headers = OwnedHeaders::new();
     let mut any = false;
-    for (key, value) in original {
-        if added.iter().any(|(name, _)| **name == **key) {
+    for RawHeader { name: key, value } in original {
+        if added.iter().any(|(name, _)| *name == key) {
             continue;
         }
-        headers = headers.insert(Header { key, value: value.as_deref() });
+        headers = headers.insert(Header { key, value });
         any = true;
     }
     for (key, value) in added {

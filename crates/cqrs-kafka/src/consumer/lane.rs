@@ -8,7 +8,7 @@ use rdkafka::message::BorrowedMessage;
 
 use super::context::Context;
 use super::partition::Partition;
-use super::record::Record;
+use super::record::{Copier, Record};
 use super::shared::Shared;
 
 /// Records that are taken from one partition before the next one's turn.
@@ -20,6 +20,7 @@ pub(super) const BATCH: usize = 256;
 pub(super) struct Lane {
     pub(super) partition: Arc<Partition>,
     queue: PartitionQueue<Context>,
+    copier: Copier,
     /// A retry copy whose time has not come.
     head: Option<(Record, SystemTime)>,
 }
@@ -33,7 +34,7 @@ impl Lane {
         let mut queue = consumer.split_partition_queue(&partition.topic, partition.id)?;
         let shared = Arc::clone(&partition.shared);
         queue.set_nonempty_callback(move || shared.wake_poller());
-        Some(Self { partition, queue, head: None })
+        Some(Self { partition, queue, copier: Copier::default(), head: None })
     }
 
     /// When the head is due, if it waits.
@@ -63,7 +64,8 @@ impl Lane {
 
     /// Takes a record that came on another way.
     pub(super) fn accept(&mut self, shared: &Shared, message: &BorrowedMessage<'_>) {
-        self.hand_out(shared, vec![Record::copy(message)]);
+        let record = self.copier.copy(message);
+        self.hand_out(shared, vec![record]);
     }
 
     fn hand_out(&self, shared: &Shared, mut records: Vec<Record>) {
@@ -87,7 +89,7 @@ impl Lane {
         }
         // Errors of a partition come through the callbacks, too.
         let message = self.queue.poll(Duration::ZERO)?.ok()?;
-        let record = Record::copy(&message);
+        let record = self.copier.copy(&message);
         if self.partition.is_retry
             && let Some(due) = record.due()
             && due > now()

@@ -4,10 +4,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes, BytesMut};
 use cqrs_core::RetryState;
 use cqrs_core::consume::{Incoming, RETRY_HEADERS};
-use cqrs_core::message::{Headers, header};
+use cqrs_core::message::{ByteString, Headers, header};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 
 /// When the copy in a retry topic may be handed out: milliseconds since 1970.
@@ -25,50 +25,134 @@ pub(super) const ORIGINAL_TIMESTAMP: &str = "cqrs-retry-timestamp";
 /// FastStream's name of it.
 const CONTENT_TYPE: &str = "content-type";
 
-/// A header as it stands in the log.
-pub(super) type RawHeader = (Box<str>, Option<Box<[u8]>>);
-
 /// A record in our hands. Cloning shares its bytes.
 #[derive(Debug, Clone)]
 pub(super) struct Record {
     pub(super) offset: i64,
     timestamp: Option<i64>,
-    /// Key and body, one after the other.
+    /// Key, body and headers, one after the other: see [`Copier`].
     content: Bytes,
     key_length: Option<usize>,
-    has_body: bool,
-    headers: Option<Arc<[RawHeader]>>,
+    body_length: Option<usize>,
+    has_headers: bool,
     /// How often it was given back.
     pub(super) drops: u32,
 }
 
-impl Record {
-    pub(super) fn copy(message: &BorrowedMessage<'_>) -> Self {
+/// Copies records out of librdkafka. Small ones share buffers, so that most records allocate nothing.
+///
+/// A header is the lengths of name and value (`u32`, little endian; [`NULL`] for a value of null), then name
+/// and value.
+#[derive(Debug, Default)]
+pub(super) struct Copier {
+    buffer: BytesMut,
+}
+
+/// Bytes of a shared buffer. A record that is kept for long keeps this many bytes of others with it.
+const BUFFER: usize = 4 * 1024;
+/// Longer records have their own.
+const SHARED: usize = BUFFER / 4;
+/// The length of a value that is null.
+const NULL: u32 = u32::MAX;
+
+impl Copier {
+    pub(super) fn copy(&mut self, message: &BorrowedMessage<'_>) -> Record {
         let (key, body) = (message.key(), message.payload());
         let size = key.map_or(0, <[u8]>::len) + body.map_or(0, <[u8]>::len);
-        let mut content = Vec::with_capacity(size);
-        content.extend_from_slice(key.unwrap_or_default());
-        content.extend_from_slice(body.unwrap_or_default());
-        Self {
+        let mut own = BytesMut::new();
+        let buffer = match size > SHARED {
+            true => &mut own,
+            false => &mut self.buffer,
+        };
+        if buffer.capacity() < size {
+            *buffer = BytesMut::with_capacity(size.max(if size > SHARED { 0 } else { BUFFER }));
+        }
+        buffer.extend_from_slice(key.unwrap_or_default());
+        buffer.extend_from_slice(body.unwrap_or_default());
+        let has_headers = copy_headers(message, buffer);
+        Record {
             offset: message.offset(),
             timestamp: message.timestamp().to_millis(),
-            content: content.into(),
+            content: buffer.split().freeze(),
             key_length: key.map(<[u8]>::len),
-            has_body: body.is_some(),
-            headers: copy_headers(message),
+            body_length: body.map(<[u8]>::len),
+            has_headers,
             drops: 0,
         }
     }
+}
 
+/// Whether there are any. Those that cannot be read are left out.
+fn copy_headers(message: &BorrowedMessage<'_>, buffer: &mut BytesMut) -> bool {
+    let Some(headers) = message.headers() else { return false };
+    let before = buffer.len();
+    // rdkafka panics on a name that is not UTF-8. One such record must not end the thread.
+    let copied = catch_unwind(AssertUnwindSafe(|| {
+        headers.iter().for_each(|header| put_header(buffer, header.key, header.value));
+    }));
+    if copied.is_err() {
+        buffer.truncate(before);
+        tracing::error!(
+            topic = message.topic(),
+            partition = message.partition(),
+            offset = message.offset(),
+            "a header's name is not UTF-8; the record's headers cannot be read"
+        );
+    }
+    buffer.len() > before
+}
+
+fn put_header(buffer: &mut BytesMut, name: &str, value: Option<&[u8]>) {
+    // A record is shorter than 2 GiB.
+    let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(NULL - 1);
+    buffer.put_u32_le(length(name.as_bytes()));
+    buffer.put_u32_le(value.map_or(NULL, length));
+    buffer.extend_from_slice(name.as_bytes());
+    buffer.extend_from_slice(value.unwrap_or_default());
+}
+
+/// A header as it stands in the log.
+#[derive(Debug)]
+pub(super) struct RawHeader<'r> {
+    pub(super) name: &'r str,
+    pub(super) value: Option<&'r [u8]>,
+}
+
+/// Headers that were copied.
+struct RawHeaders<'r>(&'r [u8]);
+
+impl<'r> Iterator for RawHeaders<'r> {
+    type Item = RawHeader<'r>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (lengths, rest) = self.0.split_first_chunk::<8>()?;
+        let [a, b, c, d, e, f, g, h] = *lengths;
+        let (name, value) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
+        let (name, rest) = rest.split_at_checked(name as usize)?;
+        let is_null = value == NULL;
+        let (value, rest) = rest.split_at_checked(if is_null { 0 } else { value as usize })?;
+        self.0 = rest;
+        let name = std::str::from_utf8(name).ok()?;
+        Some(RawHeader { name, value: (!is_null).then_some(value) })
+    }
+}
+
+impl Record {
     pub(super) fn key(&self) -> Option<Bytes> {
         self.key_length.map(|length| self.content.slice(..length))
     }
 
     pub(super) fn body(&self) -> Option<Bytes> {
-        self.has_body.then(|| match self.key_length {
-            None | Some(0) => self.content.clone(),
-            Some(length) => self.content.slice(length..),
-        })
+        let start = self.key_length.unwrap_or_default();
+        self.body_length.map(|length| self.content.slice(start..start + length))
+    }
+
+    fn headers(&self) -> RawHeaders<'_> {
+        if !self.has_headers {
+            return RawHeaders(&[]);
+        }
+        let start = self.key_length.unwrap_or_default() + self.body_length.unwrap_or_default();
+        RawHeaders(&self.content[start..])
     }
 
     fn timestamp(&self) -> Option<SystemTime> {
@@ -82,23 +166,19 @@ impl Record {
     }
 
     /// The headers as they came, without those that a retry copy adds.
-    pub(super) fn original_headers(&self) -> impl Iterator<Item = &RawHeader> {
-        self.headers.iter().flat_map(|headers| headers.iter()).filter(|(name, _)| !is_ours(name))
+    pub(super) fn original_headers(&self) -> impl Iterator<Item = RawHeader<'_>> {
+        self.headers().filter(|header| !is_ours(header.name))
     }
 
-    /// What it holds in memory.
+    /// Its bytes in memory.
     pub(super) fn size(&self) -> usize {
-        let headers = self.headers.iter().flat_map(|headers| headers.iter());
-        let headers = headers
-            .map(|(name, value)| name.len() + value.as_ref().map_or(0, |value| value.len()) + 32);
-        self.content.len() + headers.sum::<usize>()
+        self.content.len()
     }
 
     /// Text of a header; of several with one name, the last.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
-        let mut headers = self.headers.as_deref()?.iter().rev();
-        let (_, value) = headers.find(|(known, _)| &**known == name)?;
-        std::str::from_utf8(value.as_deref()?).ok()
+        let last = self.headers().filter(|header| header.name == name).last()?;
+        std::str::from_utf8(last.value?).ok()
     }
 
     /// When a retry copy may be handed out.
@@ -119,14 +199,10 @@ impl Record {
         incoming.body = self.body();
         incoming.timestamp = self.timestamp();
         incoming.redelivered = self.drops > 0 || is_copy;
-        if self.headers.is_none() {
+        if !self.has_headers {
             return incoming;
         }
-        let text = |name: &str| self.text(name).map(Arc::from);
-        incoming.id = text(header::MESSAGE_ID);
-        incoming.name = text(header::EVENT_NAME);
-        incoming.content_type = text(CONTENT_TYPE);
-        incoming.headers = self.shown_headers();
+        self.show_headers(&mut incoming);
         if is_copy {
             if let Some(original) = self.text(ORIGINAL_TOPIC) {
                 incoming.topic = original.into();
@@ -139,18 +215,30 @@ impl Record {
         incoming
     }
 
-    /// The headers that can stand in [`Headers`].
-    fn shown_headers(&self) -> Headers {
-        let mut headers = Headers::new();
-        for (name, value) in self.original_headers() {
-            let Some(value) = value.as_deref() else { continue };
+    /// Shows the headers that can stand in [`Headers`], and the fields that they fill.
+    fn show_headers(&self, incoming: &mut Incoming) {
+        for RawHeader { name, value } in self.original_headers() {
+            let field = match name {
+                header::MESSAGE_ID => Some(&mut incoming.id),
+                header::EVENT_NAME => Some(&mut incoming.name),
+                CONTENT_TYPE => Some(&mut incoming.content_type),
+                _ => None,
+            };
+            let text =
+                value.and_then(|value| ByteString::try_from(self.content.slice_ref(value)).ok());
+            if let Some(field) = field {
+                field.clone_from(&text);
+            }
+            let Some(value) = value else { continue };
+            let Ok(name) = ByteString::try_from(self.content.slice_ref(name.as_bytes())) else {
+                continue;
+            };
             // An empty or overlong name is kept in the raw headers only.
-            let _ = match std::str::from_utf8(value) {
-                Ok(text) => headers.insert(&**name, text),
-                Err(_) => headers.insert_bytes(&**name, Bytes::copy_from_slice(value)),
+            let _ = match text {
+                Some(text) => incoming.headers.insert(name, text),
+                None => incoming.headers.insert_bytes(name, self.content.slice_ref(value)),
             };
         }
-        headers
     }
 
     /// What a retry copy says of earlier attempts.
@@ -173,38 +261,18 @@ fn is_ours(name: &str) -> bool {
                 .contains(&name))
 }
 
-fn copy_headers(message: &BorrowedMessage<'_>) -> Option<Arc<[RawHeader]>> {
-    let headers = message.headers()?;
-    // rdkafka panics on a name that is not UTF-8. One such record must not end the thread.
-    let copied = catch_unwind(AssertUnwindSafe(|| {
-        headers.iter().map(|header| (header.key.into(), header.value.map(Into::into))).collect()
-    }));
-    if copied.is_err() {
-        tracing::error!(
-            topic = message.topic(),
-            partition = message.partition(),
-            offset = message.offset(),
-            "a header's name is not UTF-8; the record's headers cannot be read"
-        );
-    }
-    copied.ok()
-}
-
 #[cfg(test)]
 impl Record {
     pub(super) fn of(offset: i64, key: Option<&str>, headers: &[(&str, Option<&[u8]>)]) -> Self {
-        let content = format!("{}body", key.unwrap_or_default());
+        let mut content = BytesMut::from(format!("{}body", key.unwrap_or_default()).as_bytes());
+        headers.iter().for_each(|(name, value)| put_header(&mut content, name, *value));
         Self {
             offset,
             timestamp: Some(1_500),
             content: content.into(),
             key_length: key.map(str::len),
-            has_body: true,
-            headers: (!headers.is_empty()).then(|| {
-                let owned =
-                    |(name, value): &(&str, Option<&[u8]>)| ((*name).into(), value.map(Into::into));
-                headers.iter().map(owned).collect()
-            }),
+            body_length: Some(4),
+            has_headers: !headers.is_empty(),
             drops: 0,
         }
     }

@@ -147,7 +147,7 @@ impl Framing {
     }
 
     fn unknown(&self, message: Message) -> PublishError {
-        let topics = self.events.get(&message.name).map_or(&[][..], |entries| entries);
+        let topics = self.events.get(&*message.name).map_or(&[][..], |entries| entries);
         let topics: Vec<_> = topics.iter().filter_map(|entry| entry.topic.as_deref()).collect();
         let detail = match (topics.is_empty(), message.name.is_empty()) {
             (false, _) => format!(
