@@ -168,7 +168,7 @@ impl EventRounds {
         let calls = events.flat_map(|event| self.calls(event));
         let failures = match self.options.concurrency {
             0 | 1 => run_in_order(calls, scope, policy).await,
-            concurrency => run_in_parallel(calls, scope, policy, concurrency).await,
+            concurrency => Box::pin(run_in_parallel(calls, scope, policy, concurrency)).await,
         };
         match policy {
             _ if failures.is_empty() => Ok(()),

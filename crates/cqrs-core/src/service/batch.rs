@@ -1,4 +1,5 @@
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 
 use super::Received;
@@ -81,7 +82,7 @@ impl Runner {
                     }
                 }
             } else {
-                let _dropped = guarded(async { drop(events) }).await;
+                let _dropped = guarded(pin!(async { drop(events) })).await;
             }
             // All before it are done: it is the turn of the first that could not be read.
             jobs.extend(waiting.pop_front());

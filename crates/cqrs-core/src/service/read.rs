@@ -1,4 +1,5 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 
 use super::Received;
 use super::failure::{Failure, FailureClass};
@@ -13,7 +14,7 @@ use crate::event::AnyEvent;
 impl Runner {
     /// The event in a message, or what else becomes of it.
     pub(super) async fn read(&self, received: &Received) -> Result<Box<dyn AnyEvent>, Verdict> {
-        let read = guarded(self.read_by_policy(received)).await;
+        let read = guarded(pin!(self.read_by_policy(received))).await;
         read.unwrap_or_else(|failure| Err(Verdict::Failed(failure)))
     }
 

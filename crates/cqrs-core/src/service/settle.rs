@@ -102,7 +102,7 @@ impl Runner {
     }
 }
 
-async fn ack(mut job: Job, counter: fn(&Counters) -> &Counter) -> End {
+pub(super) async fn ack(mut job: Job, counter: fn(&Counters) -> &Counter) -> End {
     match job.settle.ack().await {
         Ok(()) => job.end(counter),
         Err(error) => {

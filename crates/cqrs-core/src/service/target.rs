@@ -66,6 +66,10 @@ pub(super) struct BatchLimits {
 
 pub(super) trait EachHandler: Send + Sync {
     fn handles(&self, types: [TypeId; 2]) -> bool;
+    /// The mediator that it is.
+    fn mediator(&self) -> Option<&EventMediator> {
+        None
+    }
     fn handle(
         &self,
         event: Box<dyn AnyEvent>,
@@ -102,6 +106,10 @@ impl EachHandler for EventMediator {
         EventMediator::handles(self, types)
     }
 
+    fn mediator(&self) -> Option<&EventMediator> {
+        Some(self)
+    }
+
     fn handle(
         &self,
         event: Box<dyn AnyEvent>,
@@ -112,7 +120,8 @@ impl EachHandler for EventMediator {
     }
 }
 
-async fn send(
+/// Sends `event` to its handlers.
+pub(super) async fn send(
     mediator: &EventMediator,
     event: Box<dyn AnyEvent>,
     scope: Scope,
@@ -120,7 +129,7 @@ async fn send(
     match mediator.send_any(scope, event).await {
         Ok(()) => Ok(()),
         Err(SendError::Undelivered(undelivered)) => {
-            publish_again(mediator.broker(), undelivered.events).await
+            Box::pin(publish_again(mediator.broker(), undelivered.events)).await
         }
         Err(error) => Err(Failure::of_mediator(&error)),
     }

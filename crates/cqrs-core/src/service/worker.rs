@@ -1,10 +1,10 @@
 use std::future::poll_fn;
-use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
 use tokio::task::coop;
 
 use super::Received;
@@ -16,7 +16,8 @@ use super::job::Job;
 use super::lanes::{LaneId, Placed, Run};
 use super::policy::Undecodable;
 use super::runner::{End, Runner, step_aside};
-use super::target::{EachHandler, Kind, ManualHandler};
+use super::settle::ack;
+use super::target::{EachHandler, Kind, ManualHandler, send};
 use crate::consume::NextAttempt;
 use crate::dispatch::{caught, panic_message};
 use crate::scope::Committing;
@@ -101,12 +102,13 @@ impl Runner {
             job.end(|counters| &counters.revoked);
             return End::Done;
         }
+        // Boxed is what is seldom, or has its own price: this future is made and moved for each message.
         match &self.spec.handler {
             Kind::Each(handler) => self.process_each(job, &**handler).await,
-            Kind::Manual(handler) => self.process_manual(job, &**handler).await,
+            Kind::Manual(handler) => Box::pin(self.process_manual(job, &**handler)).await,
             Kind::Batch(handler, _) => {
                 let alone = super::batch::Alone(&**handler);
-                self.process_each(job, &alone).await
+                Box::pin(self.process_each(job, &alone)).await
             }
         }
     }
@@ -115,11 +117,14 @@ impl Runner {
     async fn process_each(&self, mut job: Job, handler: &dyn EachHandler) -> End {
         loop {
             match self.attempt(job.received(&self.spec.group), handler).await {
-                Verdict::Failed(failure) => match self.after_failure(job, failure).await {
-                    Ok(again) => job = again,
-                    Err(end) => return end,
-                },
-                verdict => return self.settle(job, verdict).await,
+                Verdict::Handled => return ack(job, |counters| &counters.handled).await,
+                Verdict::Failed(failure) => {
+                    match Box::pin(self.after_failure(job, failure)).await {
+                        Ok(again) => job = again,
+                        Err(end) => return end,
+                    }
+                }
+                verdict => return Box::pin(self.settle(job, verdict)).await,
             }
         }
     }
@@ -205,21 +210,33 @@ impl Runner {
     /// Reads and handles it once. What began to commit is not cancelled by the timeout any more: it would
     /// run again, although it is done.
     async fn attempt(&self, received: Received, handler: &dyn EachHandler) -> Verdict {
-        let mut scope = scope_of(&received);
-        let attempt = async {
-            let Some(limit) = self.spec.limits.timeout else {
-                return self.read_and_handle(received, scope, handler).await;
-            };
-            let committing = Committing::default();
-            scope.insert(committing.clone());
-            let mut run = pin!(self.read_and_handle(received, scope, handler));
-            match tokio::time::timeout(limit, &mut run).await {
-                Ok(verdict) => verdict,
-                Err(_) if committing.began() => run.await,
-                Err(_) => Verdict::Failed(Failure::timeout(limit)),
+        let scope = scope_of(&received);
+        let attempted = match self.spec.limits.timeout {
+            None => guarded(pin!(self.read_and_handle(received, scope, handler))).await,
+            Some(limit) => {
+                let attempt = Box::pin(self.within(limit, received, scope, handler));
+                guarded(pin!(attempt)).await
             }
         };
-        guarded(attempt).await.unwrap_or_else(Verdict::Failed)
+        attempted.unwrap_or_else(Verdict::Failed)
+    }
+
+    /// As [`read_and_handle`](Self::read_and_handle), for no longer than `limit`.
+    async fn within(
+        &self,
+        limit: Duration,
+        received: Received,
+        mut scope: Scope,
+        handler: &dyn EachHandler,
+    ) -> Verdict {
+        let committing = Committing::default();
+        scope.insert(committing.clone());
+        let mut run = pin!(self.read_and_handle(received, scope, handler));
+        match tokio::time::timeout(limit, &mut run).await {
+            Ok(verdict) => verdict,
+            Err(_) if committing.began() => run.await,
+            Err(_) => Verdict::Failed(Failure::timeout(limit)),
+        }
     }
 
     /// Not guarded.
@@ -233,13 +250,15 @@ impl Runner {
             Ok(event) => event,
             Err(verdict) => return verdict,
         };
-        let handled = match self.spec.middlewares.is_empty() {
-            true => handler.handle(event, received, scope).await,
-            false => {
+        let handled = match handler.mediator() {
+            _ if !self.spec.middlewares.is_empty() => {
                 let handling = Handling::new(handler, event, received);
-                let chained = run_chain(&self.spec.middlewares, handling, scope).await;
+                let chained = Box::pin(run_chain(&self.spec.middlewares, handling, scope)).await;
                 chained.unwrap_or_else(|panic| Err(Failure::panicked(&panic)))
             }
+            // Not by `handle`, which boxes.
+            Some(mediator) => send(mediator, event, scope.with(received)).await,
+            None => handler.handle(event, received, scope).await,
         };
         match handled {
             Ok(()) => Verdict::Handled,
@@ -257,15 +276,18 @@ impl Runner {
                 }
             }
         };
-        guarded(limited).await.flatten()
+        guarded(pin!(limited)).await.flatten()
     }
 }
 
 /// Runs code of others; a panic in it is a failure, wherever it comes from: what is dropped on the way,
 /// an error that is printed.
-pub(super) async fn guarded<T>(run: impl Future<Output = T>) -> Result<T, Failure> {
-    let ran = AssertUnwindSafe(run).catch_unwind().await;
-    ran.map_err(|panic| Failure::panicked(&panic_message(panic)))
+pub(super) async fn guarded<T>(mut run: Pin<&mut impl Future<Output = T>>) -> Result<T, Failure> {
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| run.as_mut().poll(cx))) {
+        Ok(polled) => polled.map(Ok),
+        Err(panic) => Poll::Ready(Err(Failure::panicked(&panic_message(panic)))),
+    })
+    .await
 }
 
 /// What the sender says of the message's origin, for the handlers and what they emit.
