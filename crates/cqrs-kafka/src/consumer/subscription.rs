@@ -50,7 +50,8 @@ pub struct KafkaSubscription {
     /// Where a failed message waits for its next attempt. Default [`RetryMode::Ordered`].
     pub retry_mode: RetryMode,
     /// Bytes of records that are fetched and not settled, at most (one more record may come on top).
-    /// Default 64 MiB.
+    /// Records below 1 KiB share buffers of 4 KiB: one that is kept for long, because its key waits for a
+    /// retry, keeps its buffer as well. Default 64 MiB.
     pub max_unsettled_bytes: usize,
     /// Bytes that wait in the client for each partition, at most, beside
     /// [`max_unsettled_bytes`](Self::max_unsettled_bytes) (`queued.max.messages.kbytes`). Default 4 MiB.
