@@ -18,6 +18,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
 use uuid::Uuid;
 
+use crate::control::ctl;
 use crate::servers;
 
 /// RabbitMQ's dsn. Fails when the server is not there.
@@ -55,6 +56,20 @@ fn check(dsn: &str, variable: &str) {
 /// A name nobody else uses.
 pub fn fresh(test: &str) -> String {
     format!("it-{test}-{}", Uuid::now_v7())
+}
+
+/// Major and minor version of the server.
+pub async fn version() -> (u32, u32) {
+    let told = ctl(&["version"]).await;
+    let last = told.split_whitespace().last().expect("a version");
+    let mut numbers = last.split('.').map(|number| number.parse().expect("a number"));
+    (numbers.next().expect("major"), numbers.next().expect("minor"))
+}
+
+/// Whether the server counts only what came back from the dead: since 4.3. Before, everything that comes
+/// back is counted, and ten returns are forgiven.
+pub async fn counts_deaths() -> bool {
+    version().await >= (4, 3)
 }
 
 /// A connection of lapin's own, for setting up and reading back.

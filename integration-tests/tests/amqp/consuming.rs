@@ -124,7 +124,11 @@ async fn what_is_dropped_or_left_comes_again() {
         opened.close(LONG).await.1.unwrap();
         drop(came);
         let mut opened = open().await;
-        let mut came = opened.acked(3).await;
+        // One after the other: a server before 4.3 counts what came back, so each is handed out alone.
+        let mut came = Vec::new();
+        for _ in 0..3 {
+            came.extend(opened.acked(1).await);
+        }
         came.sort();
         assert_eq!(came, ["0", "1", "2"]);
         opened.close(LONG).await.1.unwrap();
