@@ -1,5 +1,4 @@
 use std::env::VarError;
-use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::{AmqpConfig, DeclareMode, ExchangeKind, Pem, seconds};
@@ -124,10 +123,7 @@ fn declare_mode(text: &str) -> Result<DeclareMode, &'static str> {
 }
 
 fn pem(text: &str) -> Result<Option<Pem>, &'static str> {
-    Ok(Some(match text.contains("-----BEGIN ") {
-        true => Pem::Text(text.into()),
-        false => Pem::Path(PathBuf::from(text)),
-    }))
+    Ok(Some(text.into()))
 }
 
 #[cfg(test)]

@@ -11,9 +11,10 @@ use std::time::Duration;
 use cqrs_core::broker::{Intake, Window};
 use serde::Deserialize;
 
+pub use cqrs_tls::{Pem, TlsConfig};
 pub use dsn::Dsn;
 pub(crate) use dsn::address;
-pub use tls::{Pem, TlsConfig};
+pub(crate) use tls::connector;
 pub use topology::{
     Argument, BindingConfig, DeclareMode, ExchangeConfig, ExchangeKind, QueueConfig,
 };
@@ -229,7 +230,7 @@ mod tests {
             "reconnect": {"max": 5},
             "queues": [{"name": "q", "arguments": {"x-queue-type": "quorum", "x-max-length": 9}}],
             "bindings": [{"queue": "q", "routing_key": "user.*"}],
-            "tls": {"ca": {"path": "/ca.pem"}}
+            "tls": {"ca": "/ca.pem"}
         }"#;
         let config: AmqpConfig = serde_json::from_str(text).unwrap();
         assert_eq!(config.publish_timeout, Duration::from_millis(2_500));

@@ -8,7 +8,7 @@ use socket2::SockRef;
 
 use super::Connection;
 use super::socket::SocketHandle;
-use crate::config::address;
+use crate::config::{address, connector};
 use crate::{AmqpConfig, AmqpError, ErrorKind};
 
 /// Makes connections: name resolution, TCP, TLS and the AMQP handshake within one time limit.
@@ -27,7 +27,7 @@ impl Dialer {
         uri.query.heartbeat.get_or_insert(seconds);
         let tls = match uri.scheme {
             AMQPScheme::AMQP => None,
-            AMQPScheme::AMQPS => Some(config.tls.connector()?),
+            AMQPScheme::AMQPS => Some(connector(&config.tls)?),
         };
         Ok(Self {
             address: address(&uri).into(),

@@ -58,7 +58,9 @@ impl KafkaConfig {
     /// What must not appear in any text.
     pub(crate) fn redactor(&self) -> Redactor {
         let pem = |pem: &Option<Pem>| match pem {
-            Some(Pem::Inline(text)) => Some(text.clone()),
+            Some(Pem::Text(text)) => Some(text.as_str().into()),
+            // A key without its markers is taken for a path.
+            Some(Pem::Path(path)) if !path.exists() => path.to_str().map(Into::into),
             _ => None,
         };
         let raw = self.raw.iter().filter(|(name, _)| is_secret(name)).map(|(_, value)| value);
@@ -384,6 +386,11 @@ mod tests {
         assert!(!format!("{config:?}").contains("secret-"), "{config:?}");
         let redacted = config.redactor().redact("secret-1 -----BEGIN secret-2 secret-3 secret-4");
         assert!(!redacted.contains("secret-"), "{redacted}");
+        // A key without its markers is taken for a path.
+        let mut pathless = config.clone();
+        pathless.tls.client_key = Some("secret-6".into());
+        assert!(!format!("{pathless:?}").contains("secret-6"), "{pathless:?}");
+        assert!(!pathless.redactor().redact("no file secret-6").contains("secret-6"));
         let wrong = refused(&config.with_raw("sasl.oauthbearer.client.secret", "secret\0-5"));
         assert!(!wrong.contains("-5"), "{wrong}");
     }

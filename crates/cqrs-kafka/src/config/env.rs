@@ -214,7 +214,7 @@ mod tests {
         assert_eq!(config.sasl.username.as_deref(), Some("me"));
         assert_eq!(config.sasl.password, Some("hush".into()));
         assert_eq!(config.tls.ca, Some(Pem::Path("/ca.pem".into())));
-        assert!(matches!(config.tls.client_certificate, Some(Pem::Inline(_))));
+        assert!(matches!(config.tls.client_certificate, Some(Pem::Text(_))));
         assert_eq!(config.tls.client_key, Some(Pem::Path("/key.pem".into())));
         assert_eq!(config.tls.client_key_password, Some("quiet".into()));
         assert!(config.tls.danger_accept_any_certificate && config.tls.danger_accept_any_hostname);

@@ -15,9 +15,10 @@ use cqrs_core::broker::{Intake, Window};
 use serde::Deserialize;
 
 pub(crate) use consumer::DEFAULT_UNSETTLED;
+pub use cqrs_tls::Pem;
 pub use options::{Acks, Compression, IdentityHeaders, LogLevel, SaslMechanism, SecurityProtocol};
 pub use sasl::Sasl;
-pub use tls::{Pem, Tls};
+pub use tls::Tls;
 
 use crate::Secret;
 

@@ -1,6 +1,6 @@
 use std::fmt;
-use std::path::PathBuf;
 
+use cqrs_tls::Pem;
 use serde::Deserialize;
 
 use crate::{KafkaError, Secret};
@@ -8,7 +8,7 @@ use crate::{KafkaError, Secret};
 /// TLS. Used when the security protocol is `SSL` or `SASL_SSL`.
 ///
 /// The server's certificate and its host name are verified unless a `danger_*` option turns that off.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Tls {
@@ -16,7 +16,8 @@ pub struct Tls {
     pub ca: Option<Pem>,
     /// The client's certificate, followed by the chain up to the authority that the server trusts.
     pub client_certificate: Option<Pem>,
-    /// The private key of the client's certificate.
+    /// The private key of the client's certificate. `Debug` does not show it, not even its path, which may
+    /// be a key that is taken for one.
     pub client_key: Option<Pem>,
     /// The password of the private key, when it is encrypted.
     pub client_key_password: Option<Secret>,
@@ -26,6 +27,19 @@ pub struct Tls {
     /// Takes a trusted certificate for any host name. Gives up: whoever has any certificate of the
     /// authority can pose as the server.
     pub danger_accept_any_hostname: bool,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls")
+            .field("ca", &self.ca)
+            .field("client_certificate", &self.client_certificate)
+            .field("client_key", &self.client_key.as_ref().map(|_| "***"))
+            .field("client_key_password", &self.client_key_password)
+            .field("danger_accept_any_certificate", &self.danger_accept_any_certificate)
+            .field("danger_accept_any_hostname", &self.danger_accept_any_hostname)
+            .finish()
+    }
 }
 
 impl Tls {
@@ -45,13 +59,14 @@ impl Tls {
     pub(super) fn apply(&self, set: &mut impl FnMut(&str, &str)) -> Result<(), KafkaError> {
         let mut pem = |name: &str, value: &Pem| -> Result<(), KafkaError> {
             match value {
-                Pem::Inline(text) => set(&format!("ssl.{name}.pem"), text.expose()),
+                Pem::Text(text) => set(&format!("ssl.{name}.pem"), text),
                 Pem::Path(path) => {
                     let path = path.to_str().ok_or_else(|| {
                         KafkaError::config(format!("the path of tls {name} is not UTF-8"))
                     })?;
                     set(&format!("ssl.{name}.location"), path);
                 }
+                _ => return Err(KafkaError::config(format!("tls {name} has an unknown form"))),
             }
             Ok(())
         };
@@ -82,47 +97,5 @@ impl Tls {
             set("ssl.endpoint.identification.algorithm", "none");
         }
         Ok(())
-    }
-}
-
-/// A certificate or key in PEM form ([RFC 7468](https://www.rfc-editor.org/rfc/rfc7468)): a file, or
-/// the text itself. Made from a string, a text with `-----BEGIN` is the PEM itself, any other a path.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(from = "String")]
-#[non_exhaustive]
-pub enum Pem {
-    /// The file that has it. Read when the broker value is made.
-    Path(PathBuf),
-    /// The text itself. Never shown, since it may be a key.
-    Inline(Secret),
-}
-
-impl From<String> for Pem {
-    fn from(text: String) -> Self {
-        match text.contains("-----BEGIN") {
-            true => Self::Inline(text.into()),
-            false => Self::Path(text.into()),
-        }
-    }
-}
-
-impl From<&str> for Pem {
-    fn from(text: &str) -> Self {
-        text.to_owned().into()
-    }
-}
-
-impl From<PathBuf> for Pem {
-    fn from(path: PathBuf) -> Self {
-        Self::Path(path)
-    }
-}
-
-impl fmt::Debug for Pem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Path(path) => f.debug_tuple("Path").field(path).finish(),
-            Self::Inline(_) => f.write_str("Inline(***)"),
-        }
     }
 }

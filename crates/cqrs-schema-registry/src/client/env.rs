@@ -1,5 +1,4 @@
 use std::env::VarError;
-use std::path::PathBuf;
 
 use super::{Credentials, Pem, RegistryConfig, RegistryError};
 
@@ -53,18 +52,11 @@ impl RegistryConfig {
                 return Err(RegistryError::config(detail));
             }
         };
-        let pem = |name| Ok::<_, RegistryError>(get(name)?.map(pem));
+        let pem = |name| Ok::<_, RegistryError>(get(name)?.map(Pem::from));
         config.tls.ca = pem("SCHEMA_REGISTRY_TLS_CA")?;
         config.tls.client_certificate = pem("SCHEMA_REGISTRY_TLS_CLIENT_CERTIFICATE")?;
         config.tls.client_key = pem("SCHEMA_REGISTRY_TLS_CLIENT_KEY")?;
         Ok(config)
-    }
-}
-
-fn pem(text: String) -> Pem {
-    match text.contains("-----BEGIN") {
-        true => Pem::Text(text),
-        false => Pem::Path(PathBuf::from(text)),
     }
 }
 

@@ -60,7 +60,7 @@ impl Http {
             .timeout(config.timeout)
             .redirect(Policy::none());
         if urls.iter().any(|url| url.scheme() == "https") {
-            builder = builder.tls_backend_preconfigured(config.tls.client()?);
+            builder = builder.tls_backend_preconfigured(super::tls::client(&config.tls)?);
         } else {
             builder = builder.tls_backend_preconfigured(super::tls::unused()?);
         }

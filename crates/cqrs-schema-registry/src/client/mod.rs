@@ -11,7 +11,7 @@ mod tls;
 mod wire;
 
 pub use config::{Credentials, RegistryConfig};
+pub use cqrs_tls::{Pem, TlsConfig};
 pub use error::{RegistryError, RegistryErrorKind};
 pub use registry::SchemaRegistry;
 pub use schema::{Compatibility, RegisteredSchema, Schema, SchemaReference, SchemaVersion};
-pub use tls::{Pem, TlsConfig};

@@ -1,0 +1,47 @@
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+/// A certificate or key in PEM form ([RFC 7468](https://www.rfc-editor.org/rfc/rfc7468)): a file, or the
+/// text itself. Made from a string (as a configuration or a variable has it), a text with `-----BEGIN`
+/// is the PEM itself, any other a path.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "String")]
+#[non_exhaustive]
+pub enum Pem {
+    /// The file that has it. Read when the client is made.
+    Path(PathBuf),
+    /// The text itself. `Debug` does not show it.
+    Text(String),
+}
+
+impl From<String> for Pem {
+    fn from(text: String) -> Self {
+        match text.contains("-----BEGIN") {
+            true => Self::Text(text),
+            false => Self::Path(text.into()),
+        }
+    }
+}
+
+impl From<&str> for Pem {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+impl From<PathBuf> for Pem {
+    fn from(path: PathBuf) -> Self {
+        Self::Path(path)
+    }
+}
+
+impl fmt::Debug for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => f.debug_tuple("Path").field(path).finish(),
+            Self::Text(_) => f.write_str("Text(***)"),
+        }
+    }
+}
