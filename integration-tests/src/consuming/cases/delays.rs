@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use crate::amqp;
 use crate::consuming::journal::{Mark, now};
 use crate::consuming::ledger::{Ledger, Summary};
 use crate::consuming::stand::{Stand, count, outage, until_within};
@@ -83,7 +84,7 @@ pub async fn server_restarts(kind: Kind, program: &'static str) -> Summary {
     let down = now();
     outage(kind, "stop", async {}).await;
     let up = now();
-    if kind == Kind::Amqp && !full() {
+    if kind == Kind::Amqp && !full() && amqp::version().await >= (4, 0) {
         wake_dead_letter_workers().await;
     }
     until_done(&mut ledger, 16 * each).await;
