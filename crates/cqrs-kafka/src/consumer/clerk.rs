@@ -145,6 +145,7 @@ fn look_up(
             note: text.map(|text| Note::parse(&text)).unwrap_or_default(),
         });
     }
+    bound_suspects(consumer, &mut starts);
     match start {
         StartAt::Time(since) => {
             let millis = since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
@@ -157,6 +158,29 @@ fn look_up(
         _ => {}
     }
     Ok(starts)
+}
+
+/// Only what is there by now can have been started by somebody else. Without an answer more records than
+/// needed are suspect.
+fn bound_suspects(consumer: &BaseConsumer<Context>, starts: &mut [Start]) {
+    let mut list = TopicPartitionList::new();
+    for start in starts.iter().filter(|start| start.note.open.is_some()) {
+        let added = list.add_partition_offset(&start.topic, start.partition, Offset::End);
+        debug_assert!(added.is_ok(), "librdkafka takes the end as an offset");
+    }
+    if list.count() == 0 {
+        return;
+    }
+    let ends = match consumer.offsets_for_times(list, LOOK_UP) {
+        Ok(ends) => ends,
+        Err(error) => return tracing::debug!(%error, "the ends of partitions are not known"),
+    };
+    for start in starts {
+        let end = ends.find_partition(&start.topic, start.partition).map(|end| end.offset());
+        if let (Some(open), Some(Offset::Offset(end))) = (&mut start.note.open, end) {
+            (open.until, open.rest) = (open.until.min(end), open.rest.min(end));
+        }
+    }
 }
 
 /// For partitions without a committed offset: the first record that is not older than `at` (milliseconds

@@ -1,15 +1,19 @@
 //! One assigned partition's queue of fetched records.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rdkafka::consumer::base_consumer::{BaseConsumer, PartitionQueue};
 use rdkafka::message::BorrowedMessage;
 
+use super::baton::Baton;
+use super::caution::{Caution, Look};
 use super::context::Context;
 use super::partition::Partition;
 use super::record::{Copier, Record};
 use super::shared::Shared;
+use super::watch::MANY;
 
 /// Records that are taken from one partition before the next one's turn.
 pub(super) const BATCH: usize = 256;
@@ -17,12 +21,29 @@ pub(super) const BATCH: usize = 256;
 /// librdkafka keeps what it fetched of a partition in a queue of its own. What is not taken out stays
 /// there, and nothing is fetched beyond the limits: so a partition is paused by not looking, and
 /// resumed without fetching anything twice.
+///
+/// A record is handed out when a committed note says that it may have been started ([`watch`](super::watch)).
+/// That is asked for early, so that nobody waits for it while nobody is suspect.
 pub(super) struct Lane {
     pub(super) partition: Arc<Partition>,
     queue: PartitionQueue<Context>,
     copier: Copier,
-    /// A retry copy whose time has not come.
-    head: Option<(Record, SystemTime)>,
+    head: Option<Head>,
+    /// Records that came on another way.
+    strayed: VecDeque<Record>,
+    /// Up to where a grant was asked for.
+    asked: i64,
+    /// While records may be suspect.
+    caution: Option<Caution>,
+    /// Whether the notes are to be committed at once.
+    pub(super) is_urgent: bool,
+}
+
+/// The next record, when it has to wait.
+struct Head {
+    record: Record,
+    /// Until when a retry copy waits; `None`: until it is granted.
+    due: Option<SystemTime>,
 }
 
 impl Lane {
@@ -34,24 +55,61 @@ impl Lane {
         let mut queue = consumer.split_partition_queue(&partition.topic, partition.id)?;
         let shared = Arc::clone(&partition.shared);
         queue.set_nonempty_callback(move || shared.wake_poller());
-        Some(Self { partition, queue, copier: Copier::default(), head: None })
+        let caution = partition
+            .is_careful()
+            .then(|| Caution::new(Arc::clone(&partition), Baton::of_process(), Instant::now()));
+        Some(Self {
+            partition,
+            queue,
+            copier: Copier::default(),
+            head: None,
+            strayed: VecDeque::new(),
+            asked: i64::MIN,
+            caution,
+            is_urgent: false,
+        })
     }
 
-    /// When the head is due, if it waits.
+    /// When the head is due, if it waits for that.
     pub(super) fn due(&self) -> Option<SystemTime> {
-        self.head.as_ref().map(|(_, due)| *due)
+        self.head.as_ref()?.due
+    }
+
+    /// Goes on with the suspects, if there are some; `has_room`: more may be handed out.
+    pub(super) fn look(&mut self, has_room: bool, now: Instant) {
+        let Some(caution) = &mut self.caution else { return };
+        let head = self.head.as_ref().filter(|head| has_room && head.due.is_none());
+        match caution.look(head.map(|head| head.record.offset), now) {
+            Look::Wait => {}
+            Look::Commit => self.is_urgent = true,
+            Look::Over => {
+                self.caution = None;
+                self.asked = self.partition.granted();
+            }
+        }
     }
 
     /// Hands out up to `room` records. `true`: there may be more.
     pub(super) fn pump(&mut self, shared: &Shared, room: usize) -> bool {
         let room = room.min(BATCH);
+        let granted = match &self.caution {
+            None => self.partition.granted(),
+            Some(caution) => caution.granted(),
+        };
         let mut records = Vec::new();
         let (mut bytes, mut more) = (0, true);
+        let mut reached = None;
         while records.len() < room && !shared.is_heavy(bytes) {
             let Some(record) = self.next() else {
                 more = false;
                 break;
             };
+            reached = Some(record.offset);
+            if record.offset >= granted && !self.partition.was_done(record.offset) {
+                self.head = Some(Head { record, due: None });
+                more = false;
+                break;
+            }
             bytes += record.size();
             if records.capacity() == 0 {
                 records.reserve(room);
@@ -59,13 +117,21 @@ impl Lane {
             records.push(record);
         }
         self.hand_out(shared, records);
+        // Half a grant before its end: nothing waits for the answer.
+        if let Some(reached) = reached
+            && self.caution.is_none()
+            && reached >= self.asked.saturating_sub(MANY / 2)
+        {
+            self.asked = self.partition.ask(reached, false);
+            self.is_urgent = true;
+        }
         more
     }
 
     /// Takes a record that came on another way.
-    pub(super) fn accept(&mut self, shared: &Shared, message: &BorrowedMessage<'_>) {
+    pub(super) fn accept(&mut self, message: &BorrowedMessage<'_>) {
         let record = self.copier.copy(message);
-        self.hand_out(shared, vec![record]);
+        self.strayed.push_back(record);
     }
 
     fn hand_out(&self, shared: &Shared, mut records: Vec<Record>) {
@@ -79,25 +145,27 @@ impl Lane {
     }
 
     fn next(&mut self) -> Option<Record> {
-        let now = || SystemTime::now();
-        if let Some((record, due)) = self.head.take() {
-            if due > now() {
-                self.head = Some((record, due));
-                return None;
+        let Head { record, due } = match self.head.take() {
+            Some(head) => head,
+            None => {
+                let record = self.fetched()?;
+                let due = if self.partition.is_retry { record.due() } else { None };
+                Head { record, due }
             }
-            return Some(record);
-        }
-        // Errors of a partition come through the callbacks, too.
-        let message = self.queue.poll(Duration::ZERO)?.ok()?;
-        let record = self.copier.copy(&message);
-        if self.partition.is_retry
-            && let Some(due) = record.due()
-            && due > now()
-        {
-            self.head = Some((record, due));
+        };
+        if due.is_some_and(|due| due > SystemTime::now()) {
+            self.head = Some(Head { record, due });
             return None;
         }
         Some(record)
+    }
+
+    fn fetched(&mut self) -> Option<Record> {
+        self.strayed.pop_front().or_else(|| {
+            // Errors of a partition come through the callbacks, too.
+            let message = self.queue.poll(Duration::ZERO)?.ok()?;
+            Some(self.copier.copy(&message))
+        })
     }
 }
 

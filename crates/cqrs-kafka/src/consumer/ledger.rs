@@ -6,10 +6,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
+use std::time::Duration;
 
 use cqrs_core::RetryState;
 
 use super::note::Note;
+use super::watch::Watch;
 
 /// The lowest unfinished offset of a partition, and what is known of attempts at unfinished records.
 ///
@@ -27,6 +29,7 @@ pub(super) struct Ledger {
     /// Finished in an earlier assignment: not to be handed out when they come.
     done: Vec<Range<i64>>,
     attempts: BTreeMap<i64, RetryState>,
+    watch: Watch,
     /// Grows with every change of what a commit would say.
     version: u64,
     /// The version that was committed last.
@@ -48,7 +51,25 @@ pub(super) struct Draft {
     pub(super) position: i64,
     /// What stands beside it.
     pub(super) note: Note,
+    /// How far a grant is asked for with it.
+    asked: Option<i64>,
     version: u64,
+}
+
+/// How it stands with grants and suspects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct View {
+    /// Records before may be suspect.
+    pub(super) suspects_until: Option<i64>,
+    /// Whether no record runs for the first time.
+    pub(super) is_quiet: bool,
+    /// Whether a grant was asked for that is not committed.
+    pub(super) is_asking: bool,
+    /// Whether the committed note may have a name.
+    pub(super) is_named: bool,
+    /// Whether suspects that outlasted the patience run on.
+    pub(super) has_strays: bool,
+    pub(super) patience: Duration,
 }
 
 impl Ledger {
@@ -60,13 +81,16 @@ impl Ledger {
             attempts = attempts.split_off(&committed);
             done.retain(|run| committed < run.start && run.start < run.end);
         }
+        let is_done = |offset| contains(&done, offset);
+        let watch = Watch::new(committed, note.open, note.crashes, is_done);
         Self {
             entries: VecDeque::new(),
             unfinished: 0,
             next: committed,
             done,
             attempts,
-            version: 0,
+            version: u64::from(watch.is_named()),
+            watch,
             committed: 0,
             closed: false,
         }
@@ -114,6 +138,7 @@ impl Ledger {
         if !self.attempts.is_empty() {
             self.attempts.remove(&offset);
         }
+        self.watch.finish(offset);
         if at == 0 {
             while self.entries.front().is_some_and(|entry| entry.finished) {
                 self.entries.pop_front();
@@ -125,9 +150,9 @@ impl Ledger {
         true
     }
 
-    fn was_done(&self, offset: i64) -> bool {
-        let after = self.done.partition_point(|run| run.start <= offset);
-        after > 0 && self.done[after - 1].contains(&offset)
+    /// Whether a record was finished in an earlier assignment.
+    pub(super) fn was_done(&self, offset: i64) -> bool {
+        contains(&self.done, offset)
     }
 
     /// What is finished behind the lowest unfinished one, and what will count as finished when it comes.
@@ -164,22 +189,65 @@ impl Ledger {
         Some(self.entries.front().map_or(next, |lowest| lowest.offset.min(next)))
     }
 
-    /// Remembers the attempts at a record.
+    /// Remembers the attempts at a record, which is held for a later one.
     pub(super) fn note_attempts(&mut self, offset: i64, state: RetryState) {
         if !self.closed {
             self.attempts.insert(offset, state);
+            self.version += 1;
+            self.rest(offset);
+        }
+    }
+
+    /// The run of a record ended, and it is to run again.
+    pub(super) fn rest(&mut self, offset: i64) {
+        let found = self.find(offset);
+        if !self.closed && found.is_ok_and(|at| !self.entries[at].finished) {
+            self.watch.rest(offset);
             self.version += 1;
         }
     }
 
     /// What is known of the attempts at a record.
     pub(super) fn attempts(&self, offset: i64) -> RetryState {
-        self.attempts.get(&offset).copied().unwrap_or_default()
+        let mut state = self.attempts.get(&offset).copied().unwrap_or_default();
+        state.crashes = self.watch.crashes(offset);
+        state
     }
 
     /// Whether anything is known of attempts.
     pub(super) fn has_attempts(&self) -> bool {
-        !self.attempts.is_empty()
+        !self.attempts.is_empty() || self.watch.has_crashes()
+    }
+
+    /// Asks for a grant of `head` and some behind it; it is given with the next commit. A suspect alone is
+    /// named when it `may_name`. Returns up to where.
+    pub(super) fn ask(&mut self, head: i64, may_name: bool) -> i64 {
+        self.next.get_or_insert(head);
+        self.version += 1;
+        self.watch.ask(head, may_name, self.version)
+    }
+
+    /// Records below may be handed out.
+    pub(super) fn granted(&self) -> i64 {
+        self.watch.granted()
+    }
+
+    /// Does not wait for suspects that run any more.
+    pub(super) fn outlast(&mut self) {
+        let open = self.entries.iter().filter(|entry| !entry.finished).map(|entry| entry.offset);
+        self.watch.outlast(open);
+        self.version += 1;
+    }
+
+    pub(super) fn view(&self) -> View {
+        View {
+            suspects_until: self.watch.suspects_until(),
+            is_quiet: self.unfinished <= self.watch.rested(),
+            is_asking: self.watch.is_asking(),
+            is_named: self.watch.is_named(),
+            has_strays: self.watch.has_strays(),
+            patience: self.watch.patience(),
+        }
     }
 
     /// The commit to make, if there is something new to say.
@@ -188,13 +256,17 @@ impl Ledger {
             return None;
         }
         let position = self.position()?;
-        let note = Note { attempts: self.attempts.clone(), done: self.finished() };
-        Some(Draft { position, note, version: self.version })
+        let (open, crashes) = self.watch.note(position);
+        let note = Note { open, crashes, attempts: self.attempts.clone(), done: self.finished() };
+        Some(Draft { position, note, asked: self.watch.asked(), version: self.version })
     }
 
     /// Closes the books: the last commit of this assignment, if one is needed. Nothing is finished
     /// from here on.
     pub(super) fn close(&mut self) -> Option<Draft> {
+        if !self.closed && self.watch.close() {
+            self.version += 1;
+        }
         self.closed = true;
         self.draft()
     }
@@ -202,7 +274,14 @@ impl Ledger {
     /// A draft was committed.
     pub(super) fn committed(&mut self, draft: &Draft) {
         self.committed = self.committed.max(draft.version);
+        self.watch.committed(draft.asked, draft.note.open.as_ref(), draft.version);
     }
+}
+
+/// Whether one of the ascending `runs` has it.
+fn contains(runs: &[Range<i64>], offset: i64) -> bool {
+    let after = runs.partition_point(|run| run.start <= offset);
+    after > 0 && runs[after - 1].contains(&offset)
 }
 
 #[cfg(test)]

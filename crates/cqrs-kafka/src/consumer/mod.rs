@@ -35,6 +35,8 @@
 //!   background; nothing waits for it.
 
 mod again;
+mod baton;
+mod caution;
 mod check;
 mod clerk;
 mod context;
@@ -53,6 +55,7 @@ mod shared;
 mod source;
 mod subscription;
 mod topics;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,9 +1,17 @@
-//! What stands in the metadata of a commit beside the offset: the attempts of records that failed and
-//! are not finished yet, and what is finished behind the offset.
+//! What stands in the metadata of a commit beside the offset: which records may have been started, how
+//! often records killed their process, the attempts of records that failed and are not finished yet, and
+//! what is finished behind the offset.
 //!
-//! A versioned text, `cqrs1;a=<offset>.<attempts>.<first>.<last>,…;d=<gap>.<length>,…`: numbers in
-//! hexadecimal, offsets counted from the one before, times in microseconds since 1970, the last one
-//! counted from the first, the gap before a run of finished records from the end of the one before.
+//! A versioned text of sections, each left out when it is empty; numbers are hexadecimal:
+//!
+//! | section | |
+//! |---|---|
+//! | `cqrs1` | the version |
+//! | `;o=<until>.<step>.<more>.<waits>`, and `.<alone>` if there is one | [`Open`]; `rest` is `until` and `more` |
+//! | `;c=<offset>.<crashes>,…` | each offset counted from the one before |
+//! | `;a=<offset>.<attempts>.<first>.<last>,…` | the same; times in microseconds since 1970, the last one counted from the first |
+//! | `;d=<gap>.<length>,…` | runs of finished records; the gap is counted from the end of the run before |
+//!
 //! Sections that are not known are skipped, so that an older reader gets along with a newer writer.
 //! Anything else (another client's metadata) reads as no note at all.
 
@@ -13,6 +21,8 @@ use std::ops::Range;
 
 use cqrs_core::{RetryState, Timestamp};
 
+use super::watch::Open;
+
 /// Brokers take no more (`offset.metadata.max.bytes`), in bytes.
 pub(super) const MAX_BYTES: usize = 4_096;
 
@@ -21,6 +31,10 @@ const VERSION: &str = "cqrs1";
 /// What a commit says beside its offset.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Note {
+    /// Which records may have been started.
+    pub(super) open: Option<Open>,
+    /// By offset: how often a record killed its process.
+    pub(super) crashes: BTreeMap<i64, u32>,
     /// By offset: what is known of the attempts at a record.
     pub(super) attempts: BTreeMap<i64, RetryState>,
     /// Finished records behind the offset, as ranges in order: they are not handed out again.
@@ -33,8 +47,25 @@ impl Note {
     pub(super) fn to_text(&self) -> String {
         let mut text = String::from(VERSION);
         // Writing to a `String` does not fail.
-        let mut before = 0;
+        if let Some(Open { until, step, rest, waits, alone }) = &self.open {
+            let _ = write!(text, ";o={until:x}.{step:x}.{:x}.{waits:x}", rest - until);
+            if let Some(alone) = alone {
+                let _ = write!(text, ".{alone:x}");
+            }
+        }
         let mut entry = String::new();
+        let mut before = 0;
+        for (index, (offset, crashes)) in self.crashes.iter().enumerate() {
+            entry.clear();
+            let lead = if index == 0 { ";c=" } else { "," };
+            let _ = write!(entry, "{lead}{:x}.{crashes:x}", offset - before);
+            if text.len() + entry.len() > MAX_BYTES {
+                break;
+            }
+            text.push_str(&entry);
+            before = *offset;
+        }
+        let mut before = 0;
         for (index, (offset, state)) in self.attempts.iter().enumerate() {
             entry.clear();
             let first = state.first_failure.map_or(0, Timestamp::unix_micros);
@@ -80,6 +111,8 @@ impl Note {
         let mut note = Self::default();
         for section in sections {
             match section.split_once('=')? {
+                ("o", open) => note.open = Some(parse_open(open)?),
+                ("c", entries) => note.crashes = parse_crashes(entries)?,
                 ("a", entries) => note.attempts = parse_attempts(entries)?,
                 ("d", runs) => note.done = parse_done(runs)?,
                 _ => {}
@@ -87,6 +120,28 @@ impl Note {
         }
         Some(note)
     }
+}
+
+fn parse_open(open: &str) -> Option<Open> {
+    let mut fields = open.split('.');
+    let (until, step) = (number(fields.next()?)?, number(fields.next()?)?);
+    let rest = until.checked_add(number(fields.next()?)?)?;
+    let waits = u32::try_from(number(fields.next()?)?).ok()?;
+    let alone = match fields.next() {
+        None => None,
+        Some(alone) => Some(number(alone)?),
+    };
+    Some(Open { until, step, rest, waits, alone })
+}
+
+fn parse_crashes(entries: &str) -> Option<BTreeMap<i64, u32>> {
+    let mut offset = 0_i64;
+    let entry = |text: &str| {
+        let (gap, count) = text.split_once('.')?;
+        offset = offset.checked_add(number(gap)?)?;
+        Some((offset, u32::try_from(number(count)?).ok()?))
+    };
+    entries.split(',').map(entry).collect()
 }
 
 fn parse_attempts(entries: &str) -> Option<BTreeMap<i64, RetryState>> {
@@ -153,6 +208,14 @@ mod tests {
         note.done = vec![4097..4099, 4110..4200];
         assert_eq!(note.to_text(), "cqrs1;a=1000.2.10.20,a.0.0.0;d=1001.2,b.5a");
         assert_eq!(Note::parse(&note.to_text()), note);
+        let mut note = Note::default();
+        note.open = Some(Open { until: 4098, step: 1, rest: 4099, waits: 2, alone: Some(4096) });
+        note.crashes = BTreeMap::from([(4096, 2), (4100, 1)]);
+        assert_eq!(note.to_text(), "cqrs1;o=1002.1.1.2.1000;c=1000.2,4.1");
+        assert_eq!(Note::parse(&note.to_text()), note);
+        note.open = Some(Open { until: 4097, step: 256, rest: 4097, waits: 0, alone: None });
+        assert_eq!(note.to_text(), "cqrs1;o=1001.100.0.0;c=1000.2,4.1");
+        assert_eq!(Note::parse(&note.to_text()), note);
     }
 
     #[test]
@@ -173,6 +236,16 @@ mod tests {
             "cqrs1;d=1",
             "cqrs1;d=1.2,",
             "cqrs1;d=7fffffffffffffff.1",
+            "cqrs1;o=1",
+            "cqrs1;o=1.2",
+            "cqrs1;o=1.2.3",
+            "cqrs1;o=1.2.3.4.",
+            "cqrs1;o=1.2.3.100000000",
+            "cqrs1;o=7fffffffffffffff.1.1.1",
+            "cqrs1;o=-1.2.3.4",
+            "cqrs1;c=",
+            "cqrs1;c=1.100000000",
+            "cqrs1;c=7fffffffffffffff.1,1.1",
         ] {
             assert_eq!(Note::parse(text), Note::default(), "{text}");
         }
@@ -185,6 +258,9 @@ mod tests {
         fn it_is_read_back_and_never_too_long(
             entries in proptest::collection::btree_map(
                 0..i64::MAX / 2, (1..u32::MAX, 1..i64::MAX / 4, 0..i64::MAX / 4), 0..300),
+            crashes in proptest::collection::btree_map(0..i64::MAX / 2, any::<u32>(), 0..60),
+            open in proptest::option::of((0..i64::MAX / 2, 0..i64::MAX / 2, any::<u32>(),
+                proptest::option::of(0..i64::MAX))),
             runs in 0..800_i64,
         ) {
             let attempts = entries
@@ -194,17 +270,21 @@ mod tests {
                 })
                 .collect();
             let done = (0..runs).map(|run| 20 * run + 7..20 * run + 9).collect();
-            let note = Note { attempts, done };
+            let open = open.map(|(until, more, waits, alone)| {
+                Open { until, step: 1, rest: until + more, waits, alone }
+            });
+            let note = Note { open, crashes, attempts, done };
             let text = note.to_text();
             prop_assert!(text.len() <= MAX_BYTES);
             let read = Note::parse(&text);
+            prop_assert_eq!((&note.open, &note.crashes), (&read.open, &read.crashes));
             prop_assert!(note.done.starts_with(&read.done));
             // The lowest offsets are kept: those at the watermark.
             prop_assert!(note.attempts.iter().take(read.attempts.len()).eq(read.attempts.iter()));
         }
 
         #[test]
-        fn no_text_makes_it_panic(text in "\\PC*", tail in "[;ad=f0-9.,-]*") {
+        fn no_text_makes_it_panic(text in "\\PC*", tail in "[;acdo=f0-9.,-]*") {
             Note::parse(&text);
             Note::parse(&format!("cqrs1;{tail}"));
         }

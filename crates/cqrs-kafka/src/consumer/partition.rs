@@ -1,11 +1,11 @@
 //! One partition during one assignment: the epoch that deliveries belong to.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cqrs_core::RetryState;
 
-use super::ledger::{Draft, Ledger};
+use super::ledger::{Draft, Ledger, View};
 use super::record::Record;
 use super::shared::Shared;
 
@@ -26,6 +26,10 @@ pub(super) struct Partition {
     ledger: Mutex<Ledger>,
     /// Whether the ledger knows of attempts: spares the lock.
     has_attempts: AtomicBool,
+    /// Records below may be handed out.
+    granted: AtomicI64,
+    /// Whether the poll thread waits for each record that is finished.
+    careful: AtomicBool,
 }
 
 const REVOKED: usize = 1 << (usize::BITS - 1);
@@ -39,9 +43,11 @@ impl Partition {
         ledger: Ledger,
     ) -> Self {
         let has_attempts = AtomicBool::new(ledger.has_attempts());
+        let careful = AtomicBool::new(ledger.view().suspects_until.is_some());
+        let granted = AtomicI64::new(ledger.granted());
         let ledger = Mutex::new(ledger);
         let gate = AtomicUsize::new(0);
-        Self { shared, topic, id, is_retry, gate, ledger, has_attempts }
+        Self { shared, topic, id, is_retry, gate, ledger, has_attempts, granted, careful }
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -85,12 +91,62 @@ impl Partition {
 
     /// Marks a record as done. `false`: it does not count any more, the record comes again.
     pub(super) fn finish(&self, offset: i64) -> bool {
-        self.ledger().finish(offset)
+        let counts = self.ledger().finish(offset);
+        self.tell_if_careful();
+        counts
     }
 
+    /// A record is held for a later attempt.
     pub(super) fn note_attempts(&self, offset: i64, state: RetryState) {
         self.has_attempts.store(true, Ordering::Release);
         self.ledger().note_attempts(offset, state);
+        self.tell_if_careful();
+    }
+
+    /// A record whose handler ran is given back.
+    pub(super) fn rest(&self, offset: i64) {
+        if self.is_careful() {
+            self.ledger().rest(offset);
+            self.tell_if_careful();
+        }
+    }
+
+    fn tell_if_careful(&self) {
+        if self.is_careful() {
+            self.shared.wake_poller();
+        }
+    }
+
+    /// Whether records may be suspect.
+    pub(super) fn is_careful(&self) -> bool {
+        self.careful.load(Ordering::Acquire)
+    }
+
+    /// Records below may be handed out.
+    pub(super) fn granted(&self) -> i64 {
+        self.granted.load(Ordering::Acquire)
+    }
+
+    /// As [`Ledger::ask`].
+    pub(super) fn ask(&self, head: i64, may_name: bool) -> i64 {
+        let mut ledger = self.ledger();
+        let until = ledger.ask(head, may_name);
+        self.careful.store(ledger.view().suspects_until.is_some(), Ordering::Release);
+        until
+    }
+
+    /// As [`Ledger::outlast`].
+    pub(super) fn outlast(&self) {
+        self.ledger().outlast();
+    }
+
+    pub(super) fn view(&self) -> View {
+        self.ledger().view()
+    }
+
+    /// Whether a record was finished in an earlier assignment.
+    pub(super) fn was_done(&self, offset: i64) -> bool {
+        self.ledger().was_done(offset)
     }
 
     /// What is known of earlier attempts at a record.
@@ -102,7 +158,9 @@ impl Partition {
         if self.is_retry {
             let carried = record.retry_state();
             if carried.attempts > state.attempts {
-                return carried;
+                let crashes = state.crashes;
+                state = carried;
+                state.crashes = crashes;
             }
         }
         state
@@ -119,6 +177,8 @@ impl Partition {
     }
 
     pub(super) fn committed(&self, draft: &Draft) {
-        self.ledger().committed(draft);
+        let mut ledger = self.ledger();
+        ledger.committed(draft);
+        self.granted.store(ledger.granted(), Ordering::Release);
     }
 }

@@ -24,6 +24,8 @@ use crate::{ErrorKind, KafkaError};
 const TICK: Duration = Duration::from_millis(100);
 /// The same while a rebalance is answered.
 const SHORT_TICK: Duration = Duration::from_millis(10);
+/// After a commit that failed, until the next one.
+const AGAIN: Duration = Duration::from_millis(250);
 /// Events that are served before records are looked at again.
 const EVENTS: usize = 16;
 
@@ -49,6 +51,8 @@ pub(super) struct Session {
     /// Whether commits are on their way.
     committing: bool,
     next_commit: Instant,
+    /// No commit before, however urgent.
+    no_commit_until: Instant,
     next_look: Instant,
     /// Whether the group gave its answer, and it was not lost since.
     pub(super) is_member: bool,
@@ -103,6 +107,7 @@ impl Session {
             lanes: Vec::new(),
             turn: Turn::Idle,
             committing: false,
+            no_commit_until: now,
             next_look: now,
             is_member: false,
             absent: None,
@@ -134,8 +139,9 @@ impl Session {
             if let Err(failure) = self.take_turn(now) {
                 return Exit::Replace(failure);
             }
-            let busy = self.pump();
-            if now >= self.next_commit {
+            let busy = self.pump(now);
+            let is_urgent = || self.lanes.iter().any(|lane| lane.is_urgent);
+            if now >= self.next_commit || now >= self.no_commit_until && is_urgent() {
                 self.commit(now);
             }
             if now >= self.next_look {
@@ -159,14 +165,18 @@ impl Session {
                     && *lane.partition.topic == *message.topic()
             };
             if let Some(lane) = self.lanes.iter_mut().find(of) {
-                lane.accept(&self.shared, &message);
+                lane.accept(&message);
             }
         }
     }
 
     /// Hands out what was fetched, as far as there is room. `true`: there may be more.
-    fn pump(&mut self) -> bool {
-        if self.shared.is_stopped() {
+    fn pump(&mut self, now: Instant) -> bool {
+        let has_room = !self.shared.is_stopped() && self.shared.room() > 0;
+        for lane in &mut self.lanes {
+            lane.look(has_room, now);
+        }
+        if !has_room {
             return false;
         }
         let mut more = false;
@@ -196,6 +206,7 @@ impl Session {
             return;
         }
         self.next_commit = now + self.plan.subscription.commit_interval;
+        self.lanes.iter_mut().for_each(|lane| lane.is_urgent = false);
         let of = |lane: &Lane| Some((Arc::clone(&lane.partition), lane.partition.draft()?));
         let drafts: Drafts = self.lanes.iter().filter_map(of).collect();
         if !drafts.is_empty() {
@@ -216,6 +227,9 @@ impl Session {
                         drafts.iter().for_each(|(partition, draft)| partition.committed(draft));
                     }
                     Err(error) => {
+                        // A lane may wait for it.
+                        self.no_commit_until = Instant::now() + AGAIN;
+                        self.next_commit = self.next_commit.min(self.no_commit_until);
                         let error = self.consumer.context().events.reason(error);
                         tracing::warn!(
                             subscription = &*self.plan.request.name,

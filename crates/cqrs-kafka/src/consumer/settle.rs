@@ -174,6 +174,7 @@ impl Drop for KafkaSettle {
         let Some(Lease { partition, mut record, running }) = self.lease.take() else { return };
         if running {
             partition.end();
+            partition.rest(record.offset);
         }
         record.drops = record.drops.saturating_add(1);
         let shared = Arc::clone(&partition.shared);

@@ -1,0 +1,410 @@
+//! Which records of a partition may have killed a process.
+//!
+//! A process that dies tells nobody of which record it died. So a record is handed out only when a
+//! committed note says that it may have been started ([`Open`]). Whoever finds such a note left behind
+//! knows that its predecessor came to no good end, and runs the suspects in few at first, then one by one,
+//! each of them named in the note before it starts. A named one that is found has killed its process.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// Offsets that are granted at once while nobody is suspect.
+pub(super) const MANY: i64 = 1 << 18;
+/// Suspects that are granted together at first.
+pub(super) const FEW: i64 = 256;
+/// How long suspects may keep others waiting.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often that is doubled at most: to 16 minutes.
+const MOST_WAITS: u32 = 5;
+
+/// An assignment that did not end well, or has not ended: records before `until` may have been started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Open {
+    pub(super) until: i64,
+    /// How many were granted at once.
+    pub(super) step: i64,
+    /// Those behind, before this, have been suspect since an earlier assignment.
+    pub(super) rest: i64,
+    /// How often the patience was doubled, as suspects had outlasted it.
+    pub(super) waits: u32,
+    /// The record that was started while no other one ran.
+    pub(super) alone: Option<i64>,
+}
+
+/// What is granted and who is suspect.
+///
+/// A pure data structure, part of the [`ledger`](super::ledger). Invariants:
+///
+/// 1. Everything below `granted` stands in a committed note as possibly started; nothing else is handed
+///    out.
+/// 2. A careful grant (of a suspect) is asked for only while the partition is quiet: all that was handed
+///    out is finished, or its first run ended well enough to be told of (`rested`), or it outlasted the
+///    patience.
+/// 3. At most one record is named; no other first run of the partition was under way when it started, nor,
+///    by the [`baton`](super::baton), one of a suspect elsewhere in the process.
+/// 4. A crash is counted only for a record that was found named and unfinished, once for each time; the
+///    count is dropped when the record is finished or rests.
+/// 5. A clean close names nobody and accuses nobody. Suspects that were not reached stay suspect, as they
+///    were found.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    suspects: Option<Suspects>,
+    /// What the next note says.
+    open: Option<Open>,
+    /// How far a grant was asked for.
+    asked: Option<i64>,
+    granted: Option<i64>,
+    /// The version of the books with the last name that may stand in the committed note.
+    named: Option<u64>,
+    /// By offset; of unfinished records.
+    crashes: BTreeMap<i64, u32>,
+    /// Unfinished suspects that no process dies of any more, as far as one can tell.
+    rested: BTreeSet<i64>,
+    /// Those of them that still run.
+    strays: BTreeSet<i64>,
+}
+
+/// All unfinished records before `until`, to be run `step` by `step`; then those before `rest`.
+#[derive(Debug, Clone, Copy)]
+struct Suspects {
+    until: i64,
+    step: i64,
+    rest: i64,
+    /// The step that was found.
+    found: i64,
+    waits: u32,
+    /// Whether some of them outlasted the patience.
+    outlasted: bool,
+}
+
+impl Suspects {
+    /// Those that a record belongs to.
+    fn of(self, offset: i64) -> Option<Self> {
+        match self {
+            Self { until, .. } if offset < until => Some(self),
+            Self { rest, .. } if offset < rest => {
+                Some(Self { until: rest, step: FEW, found: MANY, ..self })
+            }
+            _ => None,
+        }
+    }
+
+    fn waits(&self) -> u32 {
+        self.waits.saturating_add(u32::from(self.outlasted))
+    }
+}
+
+impl Watch {
+    /// The watch of an assignment that begins at `position`, with what was found there.
+    pub(super) fn new(
+        position: Option<i64>,
+        open: Option<Open>,
+        mut crashes: BTreeMap<i64, u32>,
+        is_done: impl Fn(i64) -> bool,
+    ) -> Self {
+        let Some(position) = position else { return Self::default() };
+        crashes = crashes.split_off(&position);
+        crashes.retain(|offset, _| !is_done(*offset));
+        let mut watch = Self { crashes, ..Self::default() };
+        let Some(mut open) = open.filter(|open| open.rest > position) else { return watch };
+        if let Some(alone) = open.alone.take()
+            && (position..open.until).contains(&alone)
+            && !is_done(alone)
+        {
+            let count = watch.crashes.entry(alone).or_default();
+            *count = count.saturating_add(1);
+            // To be committed in any case, or the next one would count it again.
+            watch.named = Some(0);
+        }
+        let Open { until, step: found, rest, waits, .. } = open;
+        let step = if found > FEW { FEW } else { 1 };
+        let suspects = Suspects { until, step, rest, found, waits, outlasted: false };
+        watch.suspects = suspects.of(position);
+        watch.open = Some(open);
+        watch
+    }
+
+    /// Records before may be suspect.
+    pub(super) fn suspects_until(&self) -> Option<i64> {
+        self.suspects.map(|suspects| suspects.rest)
+    }
+
+    fn is_careful(&self) -> bool {
+        self.suspects.is_some()
+    }
+
+    /// How often a record killed its process.
+    pub(super) fn crashes(&self, offset: i64) -> u32 {
+        self.crashes.get(&offset).copied().unwrap_or(0)
+    }
+
+    pub(super) fn has_crashes(&self) -> bool {
+        !self.crashes.is_empty()
+    }
+
+    /// Asks for a grant of `head` and some behind it, in the books' version `version`. A suspect alone is
+    /// named only when it `may_name`. Returns up to where.
+    pub(super) fn ask(&mut self, head: i64, may_name: bool, version: u64) -> i64 {
+        self.suspects = self.suspects.and_then(|suspects| suspects.of(head));
+        let Some(suspects) = self.suspects else {
+            self.rested.clear();
+            self.strays.clear();
+            let until = head.saturating_add(MANY).max(self.asked.unwrap_or(0));
+            self.asked = Some(until);
+            self.open = Some(Open { until, step: MANY, rest: until, waits: 0, alone: None });
+            return until;
+        };
+        let Suspects { step, rest, .. } = suspects;
+        let asked = head.saturating_add(step).min(suspects.until);
+        self.asked = Some(asked);
+        // Those that were to run alone stay so when the process dies of something else.
+        let until = if step == 1 { suspects.until } else { asked };
+        let is_named = step == 1 && may_name && self.strays.is_empty();
+        if is_named {
+            self.named = Some(version);
+        }
+        let alone = is_named.then_some(head);
+        self.open = Some(Open { until, step, rest, waits: suspects.waits(), alone });
+        asked
+    }
+
+    /// Up to where a grant was asked for.
+    pub(super) fn asked(&self) -> Option<i64> {
+        self.asked
+    }
+
+    /// Whether a grant was asked for that is not committed.
+    pub(super) fn is_asking(&self) -> bool {
+        self.asked > self.granted
+    }
+
+    /// A note of the books' version `version` was committed, with what had been asked for until then.
+    pub(super) fn committed(&mut self, asked: Option<i64>, note: Option<&Open>, version: u64) {
+        self.granted = self.granted.max(asked);
+        let names = note.is_some_and(|open| open.alone.is_some());
+        if !names && self.named.is_some_and(|named| named <= version) {
+            self.named = None;
+        }
+    }
+
+    /// Records below may be handed out.
+    pub(super) fn granted(&self) -> i64 {
+        self.granted.unwrap_or(i64::MIN)
+    }
+
+    /// What the note says while everything before `position` is finished.
+    pub(super) fn note(&self, position: i64) -> (Option<Open>, BTreeMap<i64, u32>) {
+        let open = self.open.clone().filter(|open| open.rest > position);
+        (open, self.crashes.clone())
+    }
+
+    /// A record is finished.
+    pub(super) fn finish(&mut self, offset: i64) {
+        if !self.is_careful() && !self.has_crashes() {
+            return;
+        }
+        self.absolve(offset);
+        self.rested.remove(&offset);
+        self.strays.remove(&offset);
+    }
+
+    /// The run of a record ended, and it is to run again.
+    pub(super) fn rest(&mut self, offset: i64) {
+        self.absolve(offset);
+        self.strays.remove(&offset);
+        if self.is_careful() {
+            self.rested.insert(offset);
+        }
+    }
+
+    /// Its handling came to an end.
+    fn absolve(&mut self, offset: i64) {
+        self.crashes.remove(&offset);
+        self.withdraw(|alone| alone == offset);
+    }
+
+    fn withdraw(&mut self, which: impl Fn(i64) -> bool) {
+        if let Some(open) = &mut self.open {
+            open.alone = open.alone.filter(|alone| !which(*alone));
+        }
+    }
+
+    /// Suspects ran for longer than the patience: `unfinished` keep nobody waiting any more, nor are they
+    /// accused. Should the process die of them, the next one is more patient.
+    pub(super) fn outlast(&mut self, unfinished: impl Iterator<Item = i64>) {
+        for offset in unfinished {
+            if self.rested.insert(offset) {
+                self.strays.insert(offset);
+            }
+        }
+        self.withdraw(|_| true);
+        if let Some(suspects) = &mut self.suspects {
+            suspects.outlasted = true;
+            if let Some(open) = &mut self.open {
+                open.waits = suspects.waits();
+            }
+        }
+    }
+
+    /// How long suspects may keep others waiting.
+    pub(super) fn patience(&self) -> Duration {
+        let waits = self.suspects.map_or(0, |suspects| suspects.waits);
+        PATIENCE * (1 << waits.min(MOST_WAITS))
+    }
+
+    /// How many unfinished records are not waited for.
+    pub(super) fn rested(&self) -> usize {
+        self.rested.len()
+    }
+
+    /// Whether suspects that outlasted the patience run on.
+    pub(super) fn has_strays(&self) -> bool {
+        !self.strays.is_empty()
+    }
+
+    /// Whether the committed note may have a name.
+    pub(super) fn is_named(&self) -> bool {
+        self.named.is_some()
+    }
+
+    /// The assignment ends well. Whether that changes the note.
+    pub(super) fn close(&mut self) -> bool {
+        let left = self.suspects.map(|Suspects { until, found: step, rest, waits, .. }| Open {
+            until,
+            step,
+            rest,
+            waits,
+            alone: None,
+        });
+        let changed = self.open != left;
+        self.open = left;
+        changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(until: i64, step: i64, rest: i64, alone: Option<i64>) -> Open {
+        Open { until, step, rest, waits: 0, alone }
+    }
+
+    /// After a death at `position` with this note.
+    fn found(position: i64, open: Open) -> Watch {
+        Watch::new(Some(position), Some(open), BTreeMap::new(), |_| false)
+    }
+
+    fn commit(watch: &mut Watch, position: i64, version: u64) -> Option<Open> {
+        let (asked, (open, _)) = (watch.asked(), watch.note(position));
+        watch.committed(asked, open.as_ref(), version);
+        open
+    }
+
+    #[test]
+    fn nothing_is_granted_before_the_commit() {
+        let mut watch = Watch::default();
+        assert_eq!(watch.granted(), i64::MIN);
+        assert_eq!(watch.ask(10, true, 1), 10 + MANY);
+        assert!(watch.is_asking() && watch.granted() == i64::MIN);
+        let note = commit(&mut watch, 10, 1);
+        assert_eq!(note, Some(open(10 + MANY, MANY, 10 + MANY, None)));
+        assert!(!watch.is_asking() && watch.granted() == 10 + MANY);
+        // A draft from before the next question.
+        let asked = watch.asked();
+        watch.ask(10 + MANY, true, 2);
+        watch.committed(asked, note.as_ref(), 1);
+        assert!(watch.is_asking() && watch.granted() == 10 + MANY);
+    }
+
+    #[test]
+    fn suspects_run_in_few_then_alone() {
+        let all = 10 + MANY;
+        let mut watch = found(10, open(all, MANY, all, None));
+        assert!(watch.is_careful() && watch.granted() == i64::MIN, "what was found grants nothing");
+        commit(&mut watch, 10, 0);
+        assert_eq!(watch.granted(), i64::MIN);
+        watch.ask(10, true, 1);
+        let note = commit(&mut watch, 10, 1).unwrap();
+        assert_eq!((watch.granted(), &note), (10 + FEW, &open(10 + FEW, FEW, all, None)));
+        let mut watch = found(10, note);
+        watch.ask(10, true, 1);
+        let note = commit(&mut watch, 10, 1).unwrap();
+        assert_eq!((watch.granted(), &note), (11, &open(10 + FEW, 1, all, Some(10))));
+        watch.finish(10);
+        watch.ask(10 + FEW, true, 2);
+        let more = commit(&mut watch, 10 + FEW, 2).unwrap();
+        assert_eq!(more, open(10 + 2 * FEW, FEW, all, None), "the others go on in few");
+        let watch = found(10, note);
+        assert_eq!((watch.crashes(10), watch.crashes(11)), (1, 0));
+        assert!(watch.is_named(), "it is to be committed");
+    }
+
+    #[test]
+    fn normal_grants_come_behind_the_suspects() {
+        let mut watch = found(10, open(15, FEW, 20, None));
+        assert_eq!(watch.ask(25, true, 1), 25 + MANY, "over a gap");
+        assert!(!watch.is_careful());
+    }
+
+    #[test]
+    fn whose_handling_ended_is_not_accused() {
+        for ended in [Watch::finish, Watch::rest] {
+            let mut watch = found(10, open(12, 1, 12, Some(10)));
+            watch.ask(10, true, 1);
+            assert_eq!(commit(&mut watch, 10, 1), Some(open(12, 1, 12, Some(10))));
+            ended(&mut watch, 10);
+            assert!(!watch.has_crashes() && watch.is_named());
+            assert_eq!(commit(&mut watch, 10, 2), Some(open(12, 1, 12, None)));
+            assert!(!watch.is_named());
+        }
+    }
+
+    #[test]
+    fn a_finished_one_that_is_found_named_is_innocent() {
+        let open = open(12, 1, 12, Some(11));
+        let done = Watch::new(Some(10), Some(open.clone()), BTreeMap::new(), |at| at == 11);
+        assert!(!done.has_crashes());
+        assert!(!found(12, open).is_careful(), "all of it is finished");
+    }
+
+    #[test]
+    fn a_clean_close_accuses_nobody_and_keeps_who_was_not_reached() {
+        let mut watch = Watch::default();
+        watch.ask(10, true, 1);
+        assert!(watch.close());
+        assert_eq!(watch.note(10).0, None);
+        assert!(!Watch::default().close(), "nothing to say");
+        let before = open(20, MANY, 20, None);
+        let mut watch = found(10, before.clone());
+        assert!(!watch.close(), "as it was found");
+        watch.ask(10, true, 1);
+        assert!(watch.close());
+        assert_eq!(watch.note(15).0, Some(before));
+        assert_eq!(watch.note(20).0, None, "behind the suspects");
+    }
+
+    #[test]
+    fn who_outlasts_the_patience_is_not_accused_and_the_next_one_is_more_patient() {
+        let mut watch = found(10, open(20, 1, 20, None));
+        watch.ask(10, true, 1);
+        let before = watch.patience();
+        watch.outlast([10].into_iter());
+        assert!(watch.has_strays() && watch.rested() == 1);
+        let note = commit(&mut watch, 10, 2).unwrap();
+        assert_eq!((note.alone, note.waits), (None, 1));
+        assert_eq!(watch.ask(11, true, 3), 12);
+        assert_eq!(watch.note(10).0.unwrap().alone, None, "10 may be the killer");
+        assert_eq!(found(10, note).patience(), 2 * before);
+        watch.finish(10);
+        watch.ask(12, true, 4);
+        assert_eq!(watch.note(11).0.unwrap().alone, Some(12));
+        let patient = Watch::new(
+            Some(1),
+            Some(Open { waits: u32::MAX, ..open(9, 1, 9, None) }),
+            BTreeMap::new(),
+            |_| false,
+        );
+        assert_eq!(patient.patience(), Duration::from_secs(16 * 60));
+    }
+}
