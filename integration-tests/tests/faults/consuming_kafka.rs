@@ -1,6 +1,8 @@
 //! Consuming from Kafka while consumers, handlers and the server fail.
 
-use integration_tests::consuming::cases::{bad, delays, kills, members, memory, order, outages};
+use integration_tests::consuming::cases::{
+    bad, crashes, delays, kills, members, memory, order, outages,
+};
 use integration_tests::consuming::work::Kind;
 
 use crate::{SERVERS, WORKER};
@@ -89,6 +91,24 @@ async fn attempts_are_counted_over_restarts_of_the_consumer() {
 async fn a_backlog_does_not_fill_the_memory() {
     let _alone = SERVERS.write().await;
     memory::backlog(KIND, WORKER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_ends_the_process_becomes_a_dead_letter() {
+    let _shared = SERVERS.read().await;
+    crashes::aborts(KIND, WORKER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_end_the_process_are_told_apart_from_the_others() {
+    let _shared = SERVERS.read().await;
+    crashes::several_abort(WORKER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_or_stopped_consumer_accuses_no_message() {
+    let _shared = SERVERS.read().await;
+    crashes::ends_accuse_nobody(WORKER).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,10 +1,49 @@
 //! A message whose handling takes the process down.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use crate::consuming::ledger::Summary;
+use super::kills::handled;
+use crate::consuming::ledger::{Ledger, Summary};
 use crate::consuming::stand::{Stand, ids, until};
-use crate::consuming::work::{Act, Kind, Work};
+use crate::consuming::work::{Act, Id, Kind, Work, WorkerOptions};
+use crate::kafka;
+
+/// How often a deadly message is started before it is a dead letter: on Kafka also in full flow and among
+/// few others, which nobody is accused of.
+fn most_starts(kind: Kind, max_crashes: u32) -> u32 {
+    match kind {
+        Kind::Kafka => 2 + max_crashes,
+        Kind::Amqp => max_crashes,
+    }
+}
+
+/// Starts the process again whenever it died, at most `most` times in all, until it has handled `goal`
+/// and has `dead` dead letters. Returns how often it was started.
+async fn supervise(
+    stand: &Stand,
+    options: &WorkerOptions,
+    ledger: &mut Ledger,
+    (goal, dead): (usize, usize),
+    most: u32,
+) -> u32 {
+    for starts in 1..=most {
+        let mut worker = stand.spawn(options);
+        let mut alive = true;
+        until("its end, or all others to be handled", async || {
+            alive = !worker.has_exited();
+            !alive || ledger.refresh().handled() == goal
+        })
+        .await;
+        if alive {
+            stand.until_settled_but(goal + dead, dead).await;
+            let (status, _) = worker.stop().await;
+            assert!(status.success(), "{status}");
+            return starts;
+        }
+    }
+    panic!("it is killed after {most} starts: {:?}", ledger.refresh().interrupted());
+}
 
 /// 16: a supervisor restarts the process until it lives; the message becomes a dead letter within the
 /// starts it may have, and no other one does.
@@ -23,24 +62,12 @@ pub async fn aborts(kind: Kind, program: &'static str) -> Summary {
     let deadly = works[500].id();
     let published = stand.publish(works).await;
     let mut ledger = stand.ledger();
-    let mut starts = 0;
-    loop {
-        starts += 1;
-        assert!(starts <= 12, "it still kills the process: {:?}", ledger.entry(&deadly));
-        let mut worker = stand.spawn(&options);
-        let mut alive = true;
-        until("its end, or all others to be handled", async || {
-            alive = !worker.has_exited();
-            !alive || ledger.refresh().handled() == total - 1
-        })
-        .await;
-        if alive {
-            stand.until_settled_but(total, 1).await;
-            let (status, _) = worker.stop().await;
-            assert!(status.success(), "{status}");
-            break;
-        }
-    }
+    let most = most_starts(kind, options.max_crashes);
+    let starts = match kind {
+        Kind::Kafka => most + 1,
+        Kind::Amqp => 12,
+    };
+    let starts = supervise(&stand, &options, &mut ledger, (total - 1, 1), starts).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     let dead = stand.dead().await;
     let test = format!("{kind:?} one aborts the process");
@@ -48,7 +75,78 @@ pub async fn aborts(kind: Kind, program: &'static str) -> Summary {
     let tries = ledger.entry(&deadly).starts;
     let summary = summary.sound(format!("starts of the process {starts}, of its handler {tries}"));
     assert_eq!((summary.dead, summary.dead_copies, dead[0].id()), (1, 0, deadly), "{summary}");
-    assert!(tries <= options.max_crashes, "{summary}");
+    assert!(tries <= most, "{summary}");
+    stand.clean().await;
+    summary
+}
+
+/// 16 on Kafka, harder: several deadly messages at once, among others that fail and are tried again later.
+pub async fn several_abort(program: &'static str) -> Summary {
+    let stand = Stand::new(Kind::Kafka, program, "aborts", 3).await;
+    let mut options = stand.options();
+    (options.handler_ms, options.concurrency, options.max_crashes) = ((1, 10), 16, 2);
+    options.delayed_ms = vec![1_000];
+    options.instance = Some("one".into());
+    let total = 600;
+    let works = Work::over(60, total).enumerate().map(|(n, work)| match n {
+        // The first ones of their partitions, some next to each other, and the last one.
+        0 | 250 | 251 | 599 => Work::new(format!("abort{n}"), 0).act(Act::Abort),
+        n if n % 50 == 7 => Work::new(format!("fail{n}"), 0).act(Act::Fail(1)),
+        _ => work,
+    });
+    let works: Vec<_> = works.collect();
+    let deadly = works.iter().filter(|work| work.act == Act::Abort);
+    let deadly: HashSet<Id> = deadly.map(Work::id).collect();
+    let published = stand.publish(works).await;
+    let mut ledger = stand.ledger();
+    let each = most_starts(Kind::Kafka, options.max_crashes);
+    let most = each * 4 + 1;
+    let starts = supervise(&stand, &options, &mut ledger, (total - 4, 4), most).await;
+    let dead = stand.dead().await;
+    let summary = ledger.check("Kafka several abort the process", &published, &ids(&dead));
+    let tries: Vec<u32> = deadly.iter().map(|id| ledger.entry(id).starts).collect();
+    let summary =
+        summary.sound(format!("starts of the process {starts}, of the deadly ones {tries:?}"));
+    assert_eq!(ids(&dead).into_iter().collect::<HashSet<_>>(), deadly, "{summary}");
+    stand.clean().await;
+    summary
+}
+
+/// Kafka: processes that are killed or asked to end again and again, in the middle of handlers: nobody is
+/// accused, and a good end leaves nothing to be careful about.
+pub async fn ends_accuse_nobody(program: &'static str) -> Summary {
+    let stand = Stand::new(Kind::Kafka, program, "accused", 3).await;
+    let mut options = stand.options();
+    (options.handler_ms, options.concurrency, options.max_crashes) = ((20, 60), 16, 2);
+    options.instance = Some("one".into());
+    let (total, ends) = (1_500, 8);
+    let published = stand.publish(Work::over(100, total)).await;
+    let mut ledger = stand.ledger();
+    let mut most_accused = 0;
+    for end in 1..=ends {
+        let worker = stand.start(&options, &mut ledger).await;
+        handled(&mut ledger, total * end / (ends + 4)).await;
+        // Three kills in a row, then a good end.
+        match end % 4 {
+            0 => drop(worker.stop().await),
+            _ => worker.kill().await,
+        }
+        for partition in 0..3 {
+            let (_, note) = kafka::committed(&stand.group, &stand.topic, partition).await;
+            most_accused += note.matches(";c=").count();
+        }
+    }
+    let worker = stand.start(&options, &mut ledger).await;
+    handled(&mut ledger, total).await;
+    let (status, _) = worker.stop().await;
+    assert!(status.success(), "{status}");
+    stand.settled(total).await;
+    for partition in 0..3 {
+        let (_, note) = kafka::committed(&stand.group, &stand.topic, partition).await;
+        assert_eq!(note, "cqrs1", "of partition {partition}");
+    }
+    let summary = ledger.check("Kafka kill -9 and SIGTERM accuse nobody", &published, &[]);
+    let summary = summary.sound(format!("ends {ends}, notes with a suspicion {most_accused}"));
     stand.clean().await;
     summary
 }
