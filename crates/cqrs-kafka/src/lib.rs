@@ -35,6 +35,23 @@
 //! `content-type` header twice. A record of another content type carries `event_name` and `message_id`.
 //! [`RecordHeaders`] changes that.
 //!
+//! # Records that kill the process
+//! Kafka counts no deliveries. So a consumer notes in the metadata of its commits which records it may have
+//! started, and hands no other ones out; while all is well, that is one more commit for about 130,000 records
+//! of a partition. A consumer that finds such a note knows that the one before it did not end well (a crash, a
+//! `kill -9`, a lost membership):
+//!
+//! * After the first time it runs the records in question 256 at a time, after that one by one, each of them
+//!   named in a note before it starts, and only one partition of the process at a time.
+//! * A record that is found named and unfinished has crashed once more
+//!   ([`RetryState::crashes`](cqrs_core::RetryState::crashes)). When its handling comes to an end, however it
+//!   does, that is forgotten.
+//! * So a record that always kills its process is a dead letter after 2 and `max_crashes` deaths. A good end (a
+//!   stop, a revoke) accuses nobody.
+//! * A record that runs alone for 30 s keeps others waiting no longer, and is not accused. Should the process die
+//!   then, its successor waits twice as long, up to 16 minutes. A handler that kills its process later than that,
+//!   or one that keeps its deliveries until it has several and dies of them together, is not found out.
+//!
 //! # Features
 //! `gssapi`: Kerberos logins. Needs Cyrus SASL (`libsasl2`) and its headers to build.
 

@@ -90,7 +90,7 @@ pub struct RetryState {
     /// When the last one failed.
     pub last_failure: Option<Timestamp>,
     /// How often its handling was started without coming to an end (the process died), as far as the
-    /// broker can tell.
+    /// broker can tell. Kafka counts those starts during which no other message ran for the first time.
     pub crashes: u32,
 }
 

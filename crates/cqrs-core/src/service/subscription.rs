@@ -248,7 +248,8 @@ impl Subscription {
     }
 
     /// After how many starts that took the process down with them a message becomes a dead letter; 3 by
-    /// default. Only RabbitMQ's quorum queues count such starts; elsewhere it is tried again for ever.
+    /// default. RabbitMQ's quorum queues count such starts, and Kafka does once a message runs alone: it takes
+    /// two more until that is so. Elsewhere it is tried again for ever.
     pub fn max_crashes(mut self, starts: u32) -> Self {
         self.limits.max_crashes = starts.max(1);
         self

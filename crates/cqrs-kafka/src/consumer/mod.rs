@@ -22,6 +22,9 @@
 //! * A record is in its partition's [`ledger`](ledger::Ledger) before it is handed out. The ledger's
 //!   lowest unfinished offset is all that is ever committed; what is finished behind it stands in the
 //!   commit's metadata ([`note`]) and is not handed out again by whoever gets the partition next.
+//! * A record is handed out only when a committed note says that it may have been started ([`watch`]). After an
+//!   end that was not good, a partition's suspects are run in few, then alone ([`caution`]), by one partition of
+//!   the process at a time ([`baton`]).
 //! * A partition that is assigned again is a new value with a new ledger. What is left of an earlier
 //!   assignment (a late ack) reaches only the old, closed ledger, and fails.
 //! * A revoke closes the gate first (no handler starts), waits for those that run (`revoke_drain`), then
