@@ -344,6 +344,100 @@ mod tests {
         }
     }
 
+    /// Two partitions whose ten records are to run alone.
+    fn two() -> World {
+        let mut world = World::new(1, 0);
+        world.members.clear();
+        for log in &mut world.logs {
+            (log.committed, log.end, log.note) = (Some(0), 10, "cqrs1;o=a.1.0.0".into());
+        }
+        world.logs.truncate(2);
+        world.start();
+        world
+    }
+
+    impl World {
+        fn look(&mut self, at: usize, head: i64) -> Look {
+            self.members[at].caution.as_mut().unwrap().look(Some(head), self.now)
+        }
+
+        /// Commits, looks, and hands out what is granted of the next record. Whether it was.
+        fn step(&mut self, at: usize, head: i64) -> bool {
+            self.commit_all();
+            self.look(at, head);
+            let member = &self.members[at];
+            let granted = member.caution.as_ref().unwrap().granted() > head;
+            if granted {
+                member.partition.add(&mut vec![Record::of(head, None, &[])]);
+            }
+            granted
+        }
+
+        fn commit_all(&mut self) {
+            for (log, member) in self.logs.iter_mut().zip(&self.members) {
+                let Some(draft) = member.partition.draft() else { continue };
+                (log.committed, log.note) = (Some(draft.position), draft.note.to_text());
+                member.partition.committed(&draft);
+            }
+        }
+
+        fn named(&self, at: usize) -> Option<i64> {
+            Note::parse(&self.logs[at].note).open.and_then(|open| open.alone)
+        }
+    }
+
+    #[test]
+    fn the_baton_is_given_on_when_the_name_is_out_of_the_note() {
+        let mut world = two();
+        assert_eq!(world.look(0, 0), Look::Commit);
+        assert!(world.step(0, 0));
+        assert_eq!(world.named(0), Some(0));
+        assert!(!world.step(1, 0) && world.named(1).is_none(), "another one runs");
+        assert_eq!(world.look(0, 1), Look::Wait, "it runs");
+        assert!(world.members[0].partition.finish(0));
+        assert_eq!(world.look(0, 1), Look::Commit);
+        assert_eq!(world.look(1, 0), Look::Wait, "the name is still there");
+        assert!(!world.step(0, 1), "it is the other one's turn");
+        assert_eq!((world.named(0), world.look(1, 0)), (None, Look::Commit));
+        assert!(world.step(1, 0));
+        assert_eq!(world.named(1), Some(0));
+    }
+
+    #[test]
+    fn nobody_waits_for_long_and_nobody_is_named_beside_one_that_runs_on() {
+        let mut world = two();
+        world.look(0, 0);
+        assert!(world.step(0, 0) && !world.step(1, 0));
+        world.now += Duration::from_secs(29);
+        assert_eq!(world.look(0, 1), Look::Wait);
+        world.now += Duration::from_secs(1);
+        assert_eq!(world.look(0, 1), Look::Commit);
+        assert_eq!(world.named(0), Some(0));
+        assert!(!world.step(0, 1));
+        assert_eq!((world.named(0), world.look(1, 0)), (None, Look::Commit));
+        assert!(world.step(1, 0));
+        assert_eq!(world.named(1), None, "the other one may be the killer");
+        assert!(world.members[1].partition.finish(0));
+        assert!(!world.step(1, 1) && !world.step(0, 1) && world.step(0, 1));
+        assert_eq!(world.named(0), None, "0 runs on");
+        for offset in [0, 1] {
+            assert!(world.members[0].partition.finish(offset));
+        }
+        world.step(0, 2);
+        assert_eq!(world.look(1, 1), Look::Commit);
+        assert!(world.step(1, 1));
+        assert_eq!(world.named(1), Some(1));
+    }
+
+    #[test]
+    fn a_partition_that_goes_lets_the_others_on() {
+        let mut world = two();
+        world.look(0, 0);
+        assert!(world.step(0, 0) && !world.step(1, 0));
+        world.members[0].caution = None;
+        assert_eq!(world.look(1, 0), Look::Commit);
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
