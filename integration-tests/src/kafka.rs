@@ -125,13 +125,13 @@ pub async fn committed(group: &str, topic: &str, partition: i32) -> (Option<i64>
 }
 
 /// Commits for a group without members.
-pub async fn commit(group: &str, topic: &str, offset: i64, metadata: &str) {
+pub async fn commit(group: &str, topic: &str, partition: i32, offset: i64, metadata: &str) {
     use rdkafka::consumer::CommitMode;
     let (group, topic, metadata) = (group.to_owned(), topic.to_owned(), metadata.to_owned());
     tokio::task::spawn_blocking(move || {
         let consumer: BaseConsumer = client().set("group.id", group).create().unwrap();
         let mut list = TopicPartitionList::new();
-        let mut element = list.add_partition(&topic, 0);
+        let mut element = list.add_partition(&topic, partition);
         element.set_offset(Offset::Offset(offset)).unwrap();
         element.set_metadata(metadata);
         consumer.commit(&list, CommitMode::Sync).unwrap();

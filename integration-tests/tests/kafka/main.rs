@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
 
 mod consuming;
+mod crashes;
 mod interop;
 mod producing;
