@@ -7,7 +7,7 @@ use cqrs_core::consume::{Delayed, SourceDelivery, SubscribeRequest};
 use cqrs_core::{Retry, RetryState, Timestamp};
 use cqrs_kafka::{Assignor, KafkaConfig, KafkaMessageBroker, KafkaSubscription, RetryMode};
 use integration_tests::consuming::{Opened, PATIENCE, body};
-use integration_tests::kafka::{Raw, commit, committed, create_topic, fresh_topic, write};
+use integration_tests::kafka::{Raw, commit, committed, create_topic, fresh_topic, proxy, write};
 use integration_tests::servers;
 
 const LONG: Duration = Duration::from_secs(10);
@@ -157,5 +157,38 @@ async fn a_retry_copy_that_killed_its_process_is_told() {
     assert_eq!((copy.retry.attempts, copy.retry.crashes), (1, 2));
     drop(copy);
     opened.acked(1).await;
+    opened.close(LONG).await.1.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_membership_makes_nobody_suspect() {
+    let (topic, group) = prepared("lost", 1, 3).await;
+    let (proxy, _alone) = proxy().await;
+    let broker = KafkaMessageBroker::new(KafkaConfig::new([servers::kafka_proxied()])).unwrap();
+    let options = options().with_session_timeout(Duration::from_secs(6));
+    let change = |request: &mut SubscribeRequest| {
+        request.options.insert(options);
+    };
+    let mut opened = Opened::open(&broker, &[&topic], &group, change).await;
+    let out = opened.take(3).await;
+    metadata(&group, &topic, |metadata| metadata == "cqrs1;o=40000.40000.0.0").await;
+    // Nothing passes, and the connections stay: the group gives the member up.
+    proxy.blackhole(true);
+    let end = Instant::now() + PATIENCE;
+    while !out[0].settle.is_revoked() {
+        assert!(Instant::now() < end, "the membership is lost");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    proxy.blackhole(false);
+    proxy.cut();
+    drop(out);
+    let mut again = opened.take(3).await;
+    again[0].settle.ack().await.unwrap();
+    let end = Instant::now() + PATIENCE;
+    while committed(&group, &topic, 0).await.0 != Some(1) {
+        assert!(Instant::now() < end, "the first one is committed");
+    }
+    let (_, note) = committed(&group, &topic, 0).await;
+    assert_eq!(note, "cqrs1;o=40000.40000.0.0");
     opened.close(LONG).await.1.unwrap();
 }

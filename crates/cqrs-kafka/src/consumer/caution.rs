@@ -123,6 +123,7 @@ mod tests {
     use super::super::note::Note;
     use super::super::record::Record;
     use super::super::shared::Shared;
+    use super::super::watch::Former;
     use super::*;
     use crate::KafkaConfig;
 
@@ -138,6 +139,8 @@ mod tests {
         note: String,
         handled: BTreeSet<i64>,
         dead: BTreeSet<i64>,
+        /// What the process that is alive remembers.
+        former: Option<Former>,
     }
 
     /// One assignment of a partition, as a lane and the runtime have it.
@@ -189,11 +192,12 @@ mod tests {
             let baton = Arc::new(Baton::default());
             self.flying = None;
             self.members.clear();
-            for (id, log) in self.logs.iter().enumerate() {
+            for (id, log) in self.logs.iter_mut().enumerate() {
                 let mut note = Note::parse(&log.note);
-                if let Some(open) = &mut note.open {
-                    (open.until, open.rest) = (open.until.min(log.end), open.rest.min(log.end));
+                if let Some(former) = log.former.take() {
+                    note.noted = former.acquit(note.noted);
                 }
+                note.noted.bound(log.end);
                 let ledger = Ledger::new(log.committed, note);
                 let id = i32::try_from(id).unwrap();
                 let shared = Arc::clone(&self.shared);
@@ -233,7 +237,8 @@ mod tests {
                 let mut records = vec![Record::of(offset, None, &[])];
                 member.partition.add(&mut records);
                 let Some(record) = records.first() else { continue };
-                let open = Note::parse(&log.note).open.expect("handed out before it was told");
+                let open =
+                    Note::parse(&log.note).noted.open.expect("handed out before it was told");
                 assert!(offset < open.until, "handed out before it was told");
                 if member.partition.attempts(record).crashes >= MAX_CRASHES {
                     log.dead.insert(offset);
@@ -277,6 +282,19 @@ mod tests {
             // Commits that are on their way may still arrive.
             if self.below(2) == 0 {
                 self.land();
+            }
+            self.start();
+        }
+
+        /// The membership is lost, and won again: the process lives on.
+        fn lose(&mut self) {
+            if self.below(2) == 0 {
+                self.land();
+            }
+            for (at, member) in self.members.iter().enumerate() {
+                member.partition.close();
+                let (topic, id) = (&member.partition.topic, member.partition.id);
+                self.logs[at].former = self.shared.take_former(topic, id);
             }
             self.start();
         }
@@ -332,7 +350,7 @@ mod tests {
                         }
                         1 if closes > 0 => {
                             closes -= 1;
-                            self.close();
+                            if closes.is_multiple_of(2) { self.close() } else { self.lose() }
                         }
                         _ => {}
                     },
@@ -382,7 +400,7 @@ mod tests {
         }
 
         fn named(&self, at: usize) -> Option<i64> {
-            Note::parse(&self.logs[at].note).open.and_then(|open| open.alone)
+            Note::parse(&self.logs[at].note).noted.open.and_then(|open| open.alone)
         }
     }
 

@@ -34,6 +34,8 @@ pub(super) struct Start {
     /// Where to begin when there is none; `None`: as `auto.offset.reset` says.
     pub(super) begin: Option<Offset>,
     pub(super) note: Note,
+    /// Where it ended, if that was asked.
+    pub(super) end: Option<i64>,
 }
 
 #[derive(Debug)]
@@ -143,9 +145,10 @@ fn look_up(
             committed,
             begin: None,
             note: text.map(|text| Note::parse(&text)).unwrap_or_default(),
+            end: None,
         });
     }
-    bound_suspects(consumer, &mut starts);
+    find_ends(consumer, &mut starts);
     match start {
         StartAt::Time(since) => {
             let millis = since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
@@ -160,11 +163,11 @@ fn look_up(
     Ok(starts)
 }
 
-/// Only what is there by now can have been started by somebody else. Without an answer more records than
-/// needed are suspect.
-fn bound_suspects(consumer: &BaseConsumer<Context>, starts: &mut [Start]) {
+/// For partitions whose last consumer may have died: it can only have started what is there by now. Without
+/// an answer more records than needed are suspect.
+fn find_ends(consumer: &BaseConsumer<Context>, starts: &mut [Start]) {
     let mut list = TopicPartitionList::new();
-    for start in starts.iter().filter(|start| start.note.open.is_some()) {
+    for start in starts.iter().filter(|start| start.note.noted.open.is_some()) {
         let added = list.add_partition_offset(&start.topic, start.partition, Offset::End);
         debug_assert!(added.is_ok(), "librdkafka takes the end as an offset");
     }
@@ -177,8 +180,8 @@ fn bound_suspects(consumer: &BaseConsumer<Context>, starts: &mut [Start]) {
     };
     for start in starts {
         let end = ends.find_partition(&start.topic, start.partition).map(|end| end.offset());
-        if let (Some(open), Some(Offset::Offset(end))) = (&mut start.note.open, end) {
-            (open.until, open.rest) = (open.until.min(end), open.rest.min(end));
+        if let Some(Offset::Offset(end)) = end {
+            start.end = Some(end);
         }
     }
 }

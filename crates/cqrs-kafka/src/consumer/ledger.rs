@@ -11,7 +11,7 @@ use std::time::Duration;
 use cqrs_core::RetryState;
 
 use super::note::Note;
-use super::watch::Watch;
+use super::watch::{Former, Watch};
 
 /// The lowest unfinished offset of a partition, and what is known of attempts at unfinished records.
 ///
@@ -82,7 +82,7 @@ impl Ledger {
             done.retain(|run| committed < run.start && run.start < run.end);
         }
         let is_done = |offset| contains(&done, offset);
-        let watch = Watch::new(committed, note.open, note.crashes, is_done);
+        let watch = Watch::new(committed, note.noted, is_done);
         Self {
             entries: VecDeque::new(),
             unfinished: 0,
@@ -256,8 +256,8 @@ impl Ledger {
             return None;
         }
         let position = self.position()?;
-        let (open, crashes) = self.watch.note(position);
-        let note = Note { open, crashes, attempts: self.attempts.clone(), done: self.finished() };
+        let noted = self.watch.note(position);
+        let note = Note { noted, attempts: self.attempts.clone(), done: self.finished() };
         Some(Draft { position, note, asked: self.watch.asked(), version: self.version })
     }
 
@@ -271,10 +271,15 @@ impl Ledger {
         self.draft()
     }
 
+    /// What is to be remembered when they are closed.
+    pub(super) fn former(&self) -> Former {
+        self.watch.former()
+    }
+
     /// A draft was committed.
     pub(super) fn committed(&mut self, draft: &Draft) {
         self.committed = self.committed.max(draft.version);
-        self.watch.committed(draft.asked, draft.note.open.as_ref(), draft.version);
+        self.watch.committed(draft.asked, &draft.note.noted, draft.version);
     }
 }
 

@@ -7,7 +7,7 @@
 //! | section | |
 //! |---|---|
 //! | `cqrs1` | the version |
-//! | `;o=<until>.<step>.<more>.<waits>`, and `.<alone>` if there is one | [`Open`]; `rest` is `until` and `more` |
+//! | `;o=<until>.<step>.<more>.<waits>`, and `.<alone>` if there is one | [`Open`]; its `rest` is `until` + `more` |
 //! | `;c=<offset>.<crashes>,…` | each offset counted from the one before |
 //! | `;a=<offset>.<attempts>.<first>.<last>,…` | the same; times in microseconds since 1970, the last one counted from the first |
 //! | `;d=<gap>.<length>,…` | runs of finished records; the gap is counted from the end of the run before |
@@ -21,7 +21,7 @@ use std::ops::Range;
 
 use cqrs_core::{RetryState, Timestamp};
 
-use super::watch::Open;
+use super::watch::{Noted, Open};
 
 /// Brokers take no more (`offset.metadata.max.bytes`), in bytes.
 pub(super) const MAX_BYTES: usize = 4_096;
@@ -31,10 +31,8 @@ const VERSION: &str = "cqrs1";
 /// What a commit says beside its offset.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Note {
-    /// Which records may have been started.
-    pub(super) open: Option<Open>,
-    /// By offset: how often a record killed its process.
-    pub(super) crashes: BTreeMap<i64, u32>,
+    /// Which records may have been started, and how often one killed its process.
+    pub(super) noted: Noted,
     /// By offset: what is known of the attempts at a record.
     pub(super) attempts: BTreeMap<i64, RetryState>,
     /// Finished records behind the offset, as ranges in order: they are not handed out again.
@@ -47,7 +45,7 @@ impl Note {
     pub(super) fn to_text(&self) -> String {
         let mut text = String::from(VERSION);
         // Writing to a `String` does not fail.
-        if let Some(Open { until, step, rest, waits, alone }) = &self.open {
+        if let Some(Open { until, step, rest, waits, alone }) = &self.noted.open {
             let _ = write!(text, ";o={until:x}.{step:x}.{:x}.{waits:x}", rest - until);
             if let Some(alone) = alone {
                 let _ = write!(text, ".{alone:x}");
@@ -55,7 +53,7 @@ impl Note {
         }
         let mut entry = String::new();
         let mut before = 0;
-        for (index, (offset, crashes)) in self.crashes.iter().enumerate() {
+        for (index, (offset, crashes)) in self.noted.crashes.iter().enumerate() {
             entry.clear();
             let lead = if index == 0 { ";c=" } else { "," };
             let _ = write!(entry, "{lead}{:x}.{crashes:x}", offset - before);
@@ -111,8 +109,8 @@ impl Note {
         let mut note = Self::default();
         for section in sections {
             match section.split_once('=')? {
-                ("o", open) => note.open = Some(parse_open(open)?),
-                ("c", entries) => note.crashes = parse_crashes(entries)?,
+                ("o", open) => note.noted.open = Some(parse_open(open)?),
+                ("c", entries) => note.noted.crashes = parse_crashes(entries)?,
                 ("a", entries) => note.attempts = parse_attempts(entries)?,
                 ("d", runs) => note.done = parse_done(runs)?,
                 _ => {}
@@ -209,11 +207,12 @@ mod tests {
         assert_eq!(note.to_text(), "cqrs1;a=1000.2.10.20,a.0.0.0;d=1001.2,b.5a");
         assert_eq!(Note::parse(&note.to_text()), note);
         let mut note = Note::default();
-        note.open = Some(Open { until: 4098, step: 1, rest: 4099, waits: 2, alone: Some(4096) });
-        note.crashes = BTreeMap::from([(4096, 2), (4100, 1)]);
+        note.noted.open =
+            Some(Open { until: 4098, step: 1, rest: 4099, waits: 2, alone: Some(4096) });
+        note.noted.crashes = BTreeMap::from([(4096, 2), (4100, 1)]);
         assert_eq!(note.to_text(), "cqrs1;o=1002.1.1.2.1000;c=1000.2,4.1");
         assert_eq!(Note::parse(&note.to_text()), note);
-        note.open = Some(Open { until: 4097, step: 256, rest: 4097, waits: 0, alone: None });
+        note.noted.open = Some(Open { until: 4097, step: 256, rest: 4097, waits: 0, alone: None });
         assert_eq!(note.to_text(), "cqrs1;o=1001.100.0.0;c=1000.2,4.1");
         assert_eq!(Note::parse(&note.to_text()), note);
     }
@@ -273,11 +272,11 @@ mod tests {
             let open = open.map(|(until, more, waits, alone)| {
                 Open { until, step: 1, rest: until + more, waits, alone }
             });
-            let note = Note { open, crashes, attempts, done };
+            let note = Note { noted: Noted { open, crashes }, attempts, done };
             let text = note.to_text();
             prop_assert!(text.len() <= MAX_BYTES);
             let read = Note::parse(&text);
-            prop_assert_eq!((&note.open, &note.crashes), (&read.open, &read.crashes));
+            prop_assert_eq!(&note.noted, &read.noted);
             prop_assert!(note.done.starts_with(&read.done));
             // The lowest offsets are kept: those at the watermark.
             prop_assert!(note.attempts.iter().take(read.attempts.len()).eq(read.attempts.iter()));

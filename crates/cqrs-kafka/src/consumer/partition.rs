@@ -173,7 +173,11 @@ impl Partition {
     /// The last commit of this epoch. Nothing counts from here on.
     pub(super) fn close(&self) -> Option<Draft> {
         self.revoke();
-        self.ledger().close()
+        let mut ledger = self.ledger();
+        let (draft, former) = (ledger.close(), ledger.former());
+        drop(ledger);
+        self.shared.remember(Arc::clone(&self.topic), self.id, former);
+        draft
     }
 
     pub(super) fn committed(&self, draft: &Draft) {

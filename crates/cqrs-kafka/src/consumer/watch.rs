@@ -58,10 +58,47 @@ pub(super) struct Watch {
     named: Option<u64>,
     /// By offset; of unfinished records.
     crashes: BTreeMap<i64, u32>,
+    /// As it was found, or committed since.
+    noted: Noted,
     /// Unfinished suspects that no process dies of any more, as far as one can tell.
     rested: BTreeSet<i64>,
     /// Those of them that still run.
     strays: BTreeSet<i64>,
+}
+
+/// What a note says of grants and suspects.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Noted {
+    pub(super) open: Option<Open>,
+    pub(super) crashes: BTreeMap<i64, u32>,
+}
+
+impl Noted {
+    /// Nothing at `end` and behind was there to be started.
+    pub(super) fn bound(&mut self, end: i64) {
+        if let Some(open) = &mut self.open {
+            (open.until, open.rest) = (open.until.min(end), open.rest.min(end));
+        }
+    }
+}
+
+/// An assignment of this process that has ended, well or not.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Former {
+    noted: Noted,
+    left: Option<Open>,
+}
+
+impl Former {
+    /// What to go on with when `found` is found now. Where nobody was in between, nobody died: the
+    /// membership was lost, or the last commit failed.
+    pub(super) fn acquit(self, found: Noted) -> Noted {
+        let Noted { open, crashes } = found;
+        match self.noted.open == open && self.noted.crashes == crashes {
+            true => Noted { open: self.left, crashes },
+            false => Noted { open, crashes },
+        }
+    }
 }
 
 /// All unfinished records before `until`, to be run `step` by `step`; then those before `rest`.
@@ -96,16 +133,13 @@ impl Suspects {
 
 impl Watch {
     /// The watch of an assignment that begins at `position`, with what was found there.
-    pub(super) fn new(
-        position: Option<i64>,
-        open: Option<Open>,
-        mut crashes: BTreeMap<i64, u32>,
-        is_done: impl Fn(i64) -> bool,
-    ) -> Self {
+    pub(super) fn new(position: Option<i64>, found: Noted, is_done: impl Fn(i64) -> bool) -> Self {
         let Some(position) = position else { return Self::default() };
+        let mut crashes = found.crashes.clone();
         crashes = crashes.split_off(&position);
         crashes.retain(|offset, _| !is_done(*offset));
-        let mut watch = Self { crashes, ..Self::default() };
+        let open = found.open.clone();
+        let mut watch = Self { crashes, noted: found, ..Self::default() };
         let Some(mut open) = open.filter(|open| open.rest > position) else { return watch };
         if let Some(alone) = open.alone.take()
             && (position..open.until).contains(&alone)
@@ -179,9 +213,10 @@ impl Watch {
     }
 
     /// A note of the books' version `version` was committed, with what had been asked for until then.
-    pub(super) fn committed(&mut self, asked: Option<i64>, note: Option<&Open>, version: u64) {
+    pub(super) fn committed(&mut self, asked: Option<i64>, note: &Noted, version: u64) {
         self.granted = self.granted.max(asked);
-        let names = note.is_some_and(|open| open.alone.is_some());
+        self.noted.clone_from(note);
+        let names = note.open.as_ref().is_some_and(|open| open.alone.is_some());
         if !names && self.named.is_some_and(|named| named <= version) {
             self.named = None;
         }
@@ -193,9 +228,9 @@ impl Watch {
     }
 
     /// What the note says while everything before `position` is finished.
-    pub(super) fn note(&self, position: i64) -> (Option<Open>, BTreeMap<i64, u32>) {
+    pub(super) fn note(&self, position: i64) -> Noted {
         let open = self.open.clone().filter(|open| open.rest > position);
-        (open, self.crashes.clone())
+        Noted { open, crashes: self.crashes.clone() }
     }
 
     /// A record is finished.
@@ -280,6 +315,11 @@ impl Watch {
         self.open = left;
         changed
     }
+
+    /// What is to be remembered of it when it is closed.
+    pub(super) fn former(&self) -> Former {
+        Former { noted: self.noted.clone(), left: self.open.clone() }
+    }
 }
 
 #[cfg(test)]
@@ -292,13 +332,17 @@ mod tests {
 
     /// After a death at `position` with this note.
     fn found(position: i64, open: Open) -> Watch {
-        Watch::new(Some(position), Some(open), BTreeMap::new(), |_| false)
+        Watch::new(Some(position), noted(open), |_| false)
+    }
+
+    fn noted(open: Open) -> Noted {
+        Noted { open: Some(open), crashes: BTreeMap::new() }
     }
 
     fn commit(watch: &mut Watch, position: i64, version: u64) -> Option<Open> {
-        let (asked, (open, _)) = (watch.asked(), watch.note(position));
-        watch.committed(asked, open.as_ref(), version);
-        open
+        let note = watch.note(position);
+        watch.committed(watch.asked(), &note, version);
+        note.open
     }
 
     #[test]
@@ -313,7 +357,7 @@ mod tests {
         // A draft from before the next question.
         let asked = watch.asked();
         watch.ask(10 + MANY, true, 2);
-        watch.committed(asked, note.as_ref(), 1);
+        watch.committed(asked, &noted(note.unwrap()), 1);
         assert!(watch.is_asking() && watch.granted() == 10 + MANY);
     }
 
@@ -363,7 +407,7 @@ mod tests {
     #[test]
     fn a_finished_one_that_is_found_named_is_innocent() {
         let open = open(12, 1, 12, Some(11));
-        let done = Watch::new(Some(10), Some(open.clone()), BTreeMap::new(), |at| at == 11);
+        let done = Watch::new(Some(10), noted(open.clone()), |at| at == 11);
         assert!(!done.has_crashes());
         assert!(!found(12, open).is_careful(), "all of it is finished");
     }
@@ -373,15 +417,34 @@ mod tests {
         let mut watch = Watch::default();
         watch.ask(10, true, 1);
         assert!(watch.close());
-        assert_eq!(watch.note(10).0, None);
+        assert_eq!(watch.note(10).open, None);
         assert!(!Watch::default().close(), "nothing to say");
         let before = open(20, MANY, 20, None);
         let mut watch = found(10, before.clone());
         assert!(!watch.close(), "as it was found");
         watch.ask(10, true, 1);
         assert!(watch.close());
-        assert_eq!(watch.note(15).0, Some(before));
-        assert_eq!(watch.note(20).0, None, "behind the suspects");
+        assert_eq!(watch.note(15).open, Some(before));
+        assert_eq!(watch.note(20).open, None, "behind the suspects");
+    }
+
+    #[test]
+    fn a_lost_membership_is_no_death() {
+        let mut watch = found(10, open(20, 1, 30, None));
+        watch.ask(10, true, 1);
+        let named = commit(&mut watch, 10, 1).unwrap();
+        // A commit that did not arrive.
+        watch.ask(11, true, 2);
+        watch.close();
+        let former = watch.former();
+        let again = former.clone().acquit(noted(named.clone()));
+        assert_eq!(again, noted(open(20, 1, 30, None)));
+        // Somebody else had it meanwhile.
+        for other in [open(20, 1, 30, Some(12)), open(40, FEW, 40, None)] {
+            assert_eq!(former.clone().acquit(noted(other.clone())), noted(other));
+        }
+        let accused = Noted { crashes: BTreeMap::from([(10, 1)]), ..noted(named) };
+        assert_eq!(former.acquit(accused.clone()), accused);
     }
 
     #[test]
@@ -394,17 +457,12 @@ mod tests {
         let note = commit(&mut watch, 10, 2).unwrap();
         assert_eq!((note.alone, note.waits), (None, 1));
         assert_eq!(watch.ask(11, true, 3), 12);
-        assert_eq!(watch.note(10).0.unwrap().alone, None, "10 may be the killer");
+        assert_eq!(watch.note(10).open.unwrap().alone, None, "10 may be the killer");
         assert_eq!(found(10, note).patience(), 2 * before);
         watch.finish(10);
         watch.ask(12, true, 4);
-        assert_eq!(watch.note(11).0.unwrap().alone, Some(12));
-        let patient = Watch::new(
-            Some(1),
-            Some(Open { waits: u32::MAX, ..open(9, 1, 9, None) }),
-            BTreeMap::new(),
-            |_| false,
-        );
+        assert_eq!(watch.note(11).open.unwrap().alone, Some(12));
+        let patient = found(1, Open { waits: u32::MAX, ..open(9, 1, 9, None) });
         assert_eq!(patient.patience(), Duration::from_secs(16 * 60));
     }
 }
