@@ -148,7 +148,9 @@ fn look_up(
             end: None,
         });
     }
-    find_ends(consumer, &mut starts);
+    if let Err(error) = find_ends(consumer, &mut starts) {
+        tracing::debug!(%error, "where partitions end is not known: more records than needed are suspect");
+    }
     match start {
         StartAt::Time(since) => {
             let millis = since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
@@ -163,27 +165,23 @@ fn look_up(
     Ok(starts)
 }
 
-/// For partitions whose last consumer may have died: it can only have started what is there by now. Without
-/// an answer more records than needed are suspect.
-fn find_ends(consumer: &BaseConsumer<Context>, starts: &mut [Start]) {
+/// For partitions whose last consumer may have died: it can only have started what is there by now.
+fn find_ends(consumer: &BaseConsumer<Context>, starts: &mut [Start]) -> Result<(), RdError> {
     let mut list = TopicPartitionList::new();
     for start in starts.iter().filter(|start| start.note.noted.open.is_some()) {
-        let added = list.add_partition_offset(&start.topic, start.partition, Offset::End);
-        debug_assert!(added.is_ok(), "librdkafka takes the end as an offset");
+        list.add_partition_offset(&start.topic, start.partition, Offset::End)?;
     }
     if list.count() == 0 {
-        return;
+        return Ok(());
     }
-    let ends = match consumer.offsets_for_times(list, LOOK_UP) {
-        Ok(ends) => ends,
-        Err(error) => return tracing::debug!(%error, "the ends of partitions are not known"),
-    };
+    let ends = consumer.offsets_for_times(list, LOOK_UP)?;
     for start in starts {
         let end = ends.find_partition(&start.topic, start.partition).map(|end| end.offset());
         if let Some(Offset::Offset(end)) = end {
             start.end = Some(end);
         }
     }
+    Ok(())
 }
 
 /// For partitions without a committed offset: the first record that is not older than `at` (milliseconds

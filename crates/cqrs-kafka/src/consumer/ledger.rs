@@ -194,17 +194,22 @@ impl Ledger {
         if !self.closed {
             self.attempts.insert(offset, state);
             self.version += 1;
-            self.rest(offset);
+            if self.is_unfinished(offset) {
+                self.watch.hold(offset);
+            }
         }
     }
 
-    /// The run of a record ended, and it is to run again.
+    /// A record whose handler ran is given back.
     pub(super) fn rest(&mut self, offset: i64) {
-        let found = self.find(offset);
-        if !self.closed && found.is_ok_and(|at| !self.entries[at].finished) {
+        if !self.closed && self.is_unfinished(offset) {
             self.watch.rest(offset);
             self.version += 1;
         }
+    }
+
+    fn is_unfinished(&self, offset: i64) -> bool {
+        self.find(offset).is_ok_and(|at| !self.entries[at].finished)
     }
 
     /// What is known of the attempts at a record.

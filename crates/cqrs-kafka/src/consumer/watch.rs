@@ -43,7 +43,7 @@ pub(super) struct Open {
 /// 3. At most one record is named; no other first run of the partition was under way when it started, nor,
 ///    by the [`baton`](super::baton), one of a suspect elsewhere in the process.
 /// 4. A crash is counted only for a record that was found named and unfinished, once for each time; the
-///    count is dropped when the record is finished or rests.
+///    count is dropped when the record is finished or held.
 /// 5. A clean close names nobody and accuses nobody. Suspects that were not reached stay suspect, as they
 ///    were found.
 #[derive(Debug, Default)]
@@ -243,9 +243,15 @@ impl Watch {
         self.strays.remove(&offset);
     }
 
-    /// The run of a record ended, and it is to run again.
-    pub(super) fn rest(&mut self, offset: i64) {
+    /// The handling of a record came to an end, and it is held for a later attempt.
+    pub(super) fn hold(&mut self, offset: i64) {
         self.absolve(offset);
+        self.rest(offset);
+    }
+
+    /// A record is given back: its run is over, or was cut off.
+    pub(super) fn rest(&mut self, offset: i64) {
+        self.withdraw(|alone| alone == offset);
         self.strays.remove(&offset);
         if self.is_careful() {
             self.rested.insert(offset);
@@ -393,7 +399,7 @@ mod tests {
 
     #[test]
     fn whose_handling_ended_is_not_accused() {
-        for ended in [Watch::finish, Watch::rest] {
+        for ended in [Watch::finish, Watch::hold] {
             let mut watch = found(10, open(12, 1, 12, Some(10)));
             watch.ask(10, true, 1);
             assert_eq!(commit(&mut watch, 10, 1), Some(open(12, 1, 12, Some(10))));
@@ -402,6 +408,11 @@ mod tests {
             assert_eq!(commit(&mut watch, 10, 2), Some(open(12, 1, 12, None)));
             assert!(!watch.is_named());
         }
+        let mut watch = found(10, open(12, 1, 12, Some(10)));
+        watch.ask(10, true, 1);
+        watch.rest(10);
+        assert_eq!(watch.crashes(10), 1, "that counts on when it was cut off");
+        assert_eq!(commit(&mut watch, 10, 1), Some(open(12, 1, 12, None)));
     }
 
     #[test]
