@@ -117,6 +117,22 @@ async fn a_suspect_whose_handler_came_to_an_end_lets_the_next_one_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_came_after_the_death_is_not_suspect() {
+    let (topic, group) = prepared("later", 1, 3).await;
+    commit(&group, &topic, 0, 0, "cqrs1;o=40000.40000.0.0").await;
+    let mut opened = open(&topic, &group, options()).await;
+    let out: [_; 3] = begun(&mut opened).await;
+    metadata(&group, &topic, |metadata| metadata == "cqrs1;o=3.100.0.0").await;
+    for mut delivery in out {
+        delivery.settle.ack().await.unwrap();
+    }
+    write(&topic, vec![Raw::new("key", "3")]).await;
+    assert_eq!(opened.acked(1).await, ["3"]);
+    metadata(&group, &topic, |metadata| metadata == "cqrs1;o=40003.40000.0.0").await;
+    opened.close(LONG).await.1.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_partition_at_a_time_runs_suspects() {
     let (topic, group) = prepared("turns", 3, 2).await;
     for partition in 0..3 {
