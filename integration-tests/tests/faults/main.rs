@@ -5,8 +5,7 @@
 #![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
 
 mod amqp;
-mod consuming_amqp;
-mod consuming_kafka;
+mod consuming;
 mod kafka;
 
 use tokio::sync::RwLock;
