@@ -112,6 +112,17 @@ pub fn spec(event: &NotificationEvent<UserCreated>) -> Value {
     })
 }
 
+/// `events`, and some of python-cqrs's own: with a naive time, with a fraction and without; and with what
+/// it makes up by itself.
+pub fn specs(events: &[NotificationEvent<UserCreated>]) -> Vec<Value> {
+    let mut specs: Vec<_> = events.iter().map(spec).collect();
+    for time in ["2024-01-02T03:04:05.678901", "2024-01-02T03:04:05"] {
+        specs.push(json!({ "payload": users()[0], "event_timestamp": time }));
+    }
+    specs.push(json!({ "payload": users()[0] }));
+    specs
+}
+
 /// Whether what a peer describes is `event`: the same id, name, topic, instant and payload.
 #[track_caller]
 pub fn assert_same(described: &Value, event: &NotificationEvent<UserCreated>) {

@@ -1,7 +1,6 @@
 //! The real python-cqrs and FastStream on the other side of RabbitMQ.
 
 use std::collections::HashMap;
-use std::error::Error;
 
 use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, AmqpSubscription, DeclareMode, ErrorKind};
 use cqrs_core::consume::SubscribeErrorKind;
@@ -17,10 +16,13 @@ use integration_tests::consuming::Opened;
 use integration_tests::consuming::stand::until;
 use integration_tests::interop::meetings::{self, UserJoined, meetings};
 use integration_tests::interop::{
-    CORRELATION, Ear, UserCreated, announce, assert_same, described, events, hex, spec, users,
+    CORRELATION, Ear, UserCreated, announce, assert_same, described, events, hex, spec, specs,
+    users,
 };
 use integration_tests::peers::{Inbox, Peer, Python};
 use serde_json::{Value, json};
+
+use crate::causes;
 
 /// A test's place: a topic, which is the name of its queue and of its exchange.
 struct Place {
@@ -110,16 +112,6 @@ impl Place {
         let dead = format!("{}.dead", self.topic);
         Raw::connect().await.clean(&[&self.topic, &dead], &[&self.topic]).await;
     }
-}
-
-fn causes(error: &dyn Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        words += &format!(" <- {error}");
-        cause = error.source();
-    }
-    words
 }
 
 // ---- from us to Python
@@ -248,13 +240,7 @@ async fn we_read(python: Python, style: &str) {
     let place = Place::python("read");
     let mut ear = place.ear().await;
     let given = events(&place.topic);
-    let mut specs: Vec<_> = given.iter().map(spec).collect();
-    // A naive time, with a fraction and without; and what python-cqrs makes up by itself.
-    for time in ["2024-01-02T03:04:05.678901", "2024-01-02T03:04:05"] {
-        specs.push(json!({ "payload": users()[0], "event_timestamp": time }));
-    }
-    specs.push(json!({ "payload": users()[0] }));
-    let sent = place.publish(python, style, specs).await;
+    let sent = place.publish(python, style, specs(&given)).await;
     let sent: Vec<_> = sent.as_array().unwrap().iter().map(described).collect();
     assert_eq!(sent[..given.len()], given, "the peer published what it was asked to");
     let is_camel = style.starts_with("dataclass");

@@ -9,3 +9,14 @@ mod kinds;
 mod producing;
 mod recovering;
 mod settling;
+
+/// An error and all that is under it, in words.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        words += &format!(" <- {error}");
+        cause = error.source();
+    }
+    words
+}

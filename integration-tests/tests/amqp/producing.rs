@@ -1,6 +1,6 @@
 //! The RabbitMQ producer against a real server: what it writes, and what it says when something is wrong.
 
-use std::error::Error;
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -15,21 +15,13 @@ use integration_tests::amqp::{self, Ledger, Raw, fresh, header};
 use integration_tests::{log, servers};
 use lapin::types::AMQPValue;
 
+use crate::causes;
+
 /// Publishes to an exchange of this name, which `Declare` makes.
 fn config(exchange: &str) -> AmqpConfig {
     let mut config = AmqpConfig::new(amqp::dsn());
     config.exchange.name = exchange.into();
     config
-}
-
-fn causes(error: &dyn Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        words += &format!(" <- {error}");
-        cause = error.source();
-    }
-    words
 }
 
 async fn until(what: &str, condition: impl AsyncFn() -> bool) {

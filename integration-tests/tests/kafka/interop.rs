@@ -19,7 +19,8 @@ use integration_tests::consuming::stand::{Stand, until, until_within};
 use integration_tests::consuming::work::{Act, Id, Kind, Work, WorkerOptions};
 use integration_tests::interop::meetings::{self, UserJoined, meetings};
 use integration_tests::interop::{
-    CORRELATION, Ear, UserCreated, announce, assert_same, described, events, hex, spec, users,
+    CORRELATION, Ear, UserCreated, announce, assert_same, described, events, hex, spec, specs,
+    users,
 };
 use integration_tests::kafka::{
     self, create_topic, fresh_topic, java_partition, read_all, read_raw,
@@ -205,13 +206,7 @@ async fn we_read(python: Python, style: &str) -> Vec<String> {
     let (topic, group) = (topic("read").await, fresh_topic("g"));
     let mut ear = Ear::open(broker(), subscription(&topic, &group)).await;
     let given = events(&topic);
-    let mut specs: Vec<_> = given.iter().map(spec).collect();
-    // A naive time, with a fraction and without; and what python-cqrs makes up by itself.
-    for time in ["2024-01-02T03:04:05.678901", "2024-01-02T03:04:05"] {
-        specs.push(json!({ "payload": users()[0], "event_timestamp": time }));
-    }
-    specs.push(json!({ "payload": users()[0] }));
-    let sent = publish(python, &topic, style, specs).await;
+    let sent = publish(python, &topic, style, specs(&given)).await;
     let sent: Vec<_> = sent.as_array().unwrap().iter().map(described).collect();
     assert_eq!(sent[..given.len()], given, "the peer published what it was asked to");
     assert_eq!(ear.take(sent.len()).await, sent);
