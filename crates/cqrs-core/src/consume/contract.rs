@@ -116,9 +116,14 @@ pub trait Settle: Send + Sync + 'static {
     /// Told before a handler starts, and again before each start after a [`Delayed::Hold`]. `false`:
     /// the message is no longer this consumer's (its Kafka partition was revoked); drop the delivery.
     ///
-    /// From `true` on the delivery counts as running until it is settled, dropped or held; telling it
-    /// again while it runs changes nothing.
+    /// From `true` on the delivery counts as running until it is settled, dropped, held or
+    /// [rested](Self::rest); telling it again while it runs changes nothing.
     fn begin(&mut self) -> bool;
+
+    /// Told when the runtime keeps a delivery that it began, to handle it again later, without that an
+    /// attempt failed: [`begin`](Self::begin) comes again. Until then it does not count as running. Does
+    /// nothing by default.
+    fn rest(&mut self) {}
 
     /// Whether [`begin`](Self::begin) would say `false` now: the message was taken away. Asked now and
     /// then for a held delivery, so that its key does not wait for nothing; under a lock of the

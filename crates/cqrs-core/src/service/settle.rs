@@ -86,6 +86,7 @@ impl Runner {
         let (first, max) = RETURN_BACKOFF;
         let pause = first.saturating_mul(1 << job.rests.min(16)).min(max);
         job.rests = job.rests.saturating_add(1);
+        job.settle.rest();
         End::Hold(job, far_deadline(pause))
     }
 

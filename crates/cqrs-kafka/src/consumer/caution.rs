@@ -162,6 +162,8 @@ mod tests {
         /// Commits that are on their way.
         flying: Option<Vec<(usize, Draft)>>,
         deaths: usize,
+        /// Whether records fail and are held for a later attempt, or are given back.
+        holds: bool,
     }
 
     impl World {
@@ -170,8 +172,16 @@ mod tests {
             let shared = Arc::new(Shared::new(10, 1_000, Arc::new(Copies::new(link, None))));
             let logs = (0..PARTITIONS).map(|_| Log::default()).collect();
             let (now, members) = (Instant::now(), Vec::new());
-            let mut world =
-                Self { random: seed, shared, now, logs, members, flying: None, deaths: 0 };
+            let mut world = Self {
+                random: seed,
+                shared,
+                now,
+                logs,
+                members,
+                flying: None,
+                deaths: 0,
+                holds: false,
+            };
             for _ in 0..poisons {
                 let (at, offset) = (world.below(PARTITIONS), world.below(600) as i64);
                 world.logs[at].poisons.insert(offset);
@@ -214,7 +224,8 @@ mod tests {
         fn pump(&mut self, at: usize) {
             let room = self.below(100);
             let (member, log) = (&mut self.members[at], &mut self.logs[at]);
-            let head = (member.next < log.end).then_some(member.next);
+            // As a lane has it: what is done already passes.
+            let head = (member.next..log.end).find(|at| !member.partition.was_done(*at));
             if let Some(caution) = &mut member.caution
                 && caution.look(head, self.now) == Look::Over
             {
@@ -244,6 +255,7 @@ mod tests {
                     log.dead.insert(offset);
                     member.partition.finish(offset);
                 } else {
+                    member.partition.begun(offset);
                     member.running.push(offset);
                 }
             }
@@ -254,7 +266,10 @@ mod tests {
             let (which, how) = (self.below(1_000), self.below(10));
             let (member, log) = (&mut self.members[at], &mut self.logs[at]);
             if member.running.is_empty() {
-                member.held.drain(..).for_each(|offset| member.running.push(offset));
+                for offset in member.held.drain(..) {
+                    member.partition.begun(offset);
+                    member.running.push(offset);
+                }
                 return;
             }
             let offset = member.running.swap_remove(which % member.running.len());
@@ -263,12 +278,13 @@ mod tests {
                 return self.die();
             }
             match how {
-                0 => {
+                0 if self.holds => {
                     member.partition.note_attempts(offset, Default::default());
                     member.held.push(offset);
                 }
-                1 => {
+                1 if self.holds => {
                     member.partition.rest(offset);
+                    member.partition.begun(offset);
                     member.running.push(offset);
                 }
                 _ => {
@@ -426,6 +442,7 @@ mod tests {
         let mut world = two();
         world.look(0, 0);
         assert!(world.step(0, 0) && !world.step(1, 0));
+        world.members[0].partition.begun(0);
         world.now += Duration::from_secs(29);
         assert_eq!(world.look(0, 1), Look::Wait);
         world.now += Duration::from_secs(1);
@@ -457,7 +474,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(32))]
+        #![proptest_config(ProptestConfig::with_cases(48))]
 
         #[test]
         fn poison_is_dead_in_time_and_nobody_else(
@@ -465,8 +482,10 @@ mod tests {
             poisons in 0..3_usize,
             closes in 0..4_usize,
             is_slow in prop::bool::weighted(0.3),
+            holds in any::<bool>(),
         ) {
             let mut world = World::new(seed, poisons);
+            world.holds = holds;
             // With more of both, three could meet the same innocent.
             let kills = 2 - poisons;
             world.live(kills, closes, is_slow);
@@ -476,8 +495,10 @@ mod tests {
             }
             let poisons: usize = world.logs.iter().map(|log| log.poisons.len()).sum();
             let each = 2 + MAX_CRASHES as usize;
-            prop_assert!(is_slow || world.deaths <= each * poisons, "{} deaths", world.deaths);
-            prop_assert!(world.deaths <= 3 * each * poisons, "{} deaths", world.deaths);
+            // Beside what runs on, runs again or is held, deaths are not counted; who takes over after a
+            // good end begins among few again.
+            let most = if is_slow || holds { 4 * each } else { each } * poisons;
+            prop_assert!(world.deaths <= most + closes, "{} deaths", world.deaths);
         }
     }
 }

@@ -46,8 +46,17 @@ enum Job {
 
 #[derive(Debug)]
 pub(super) enum Done {
-    Committed { drafts: Drafts, is_last: bool, result: Result<(), RdError> },
-    Found { ticket: u64, result: Result<Vec<Start>, RdError> },
+    /// `failed`: those for which `result` says why.
+    Committed {
+        drafts: Drafts,
+        failed: Drafts,
+        is_last: bool,
+        result: Result<(), RdError>,
+    },
+    Found {
+        ticket: u64,
+        result: Result<Vec<Start>, RdError>,
+    },
 }
 
 /// The poll thread's end. Dropped, the thread ends after the job it is at.
@@ -69,8 +78,8 @@ impl Clerk {
             while let Ok(job) = todo.recv() {
                 let result = match job {
                     Job::Commit { drafts, is_last } => {
-                        let result = commit(&consumer, &drafts);
-                        Done::Committed { drafts, is_last, result }
+                        let (drafts, failed, result) = commit(&consumer, drafts);
+                        Done::Committed { drafts, failed, is_last, result }
                     }
                     Job::LookUp { ticket, partitions, start } => {
                         Done::Found { ticket, result: look_up(&consumer, &partitions, start) }
@@ -104,7 +113,48 @@ impl Clerk {
     }
 }
 
-fn commit(consumer: &BaseConsumer<Context>, drafts: &Drafts) -> Result<(), RdError> {
+/// Which were committed, which were not, and why.
+fn commit(
+    consumer: &BaseConsumer<Context>,
+    drafts: Drafts,
+) -> (Drafts, Drafts, Result<(), RdError>) {
+    match commit_together(consumer, &drafts) {
+        Ok(()) => (drafts, Drafts::new(), Ok(())),
+        // What is wrong with one partition librdkafka says of all, although the others are stored.
+        Err(error) if drafts.len() > 1 && is_of_one(error.rdkafka_error_code()) => {
+            let (mut committed, mut failed, mut result) = (Drafts::new(), Drafts::new(), Ok(()));
+            for draft in drafts {
+                match commit_together(consumer, std::slice::from_ref(&draft)) {
+                    Ok(()) => committed.push(draft),
+                    Err(error) => {
+                        failed.push(draft);
+                        result = Err(error);
+                    }
+                }
+            }
+            (committed, failed, result)
+        }
+        Err(error) => (Drafts::new(), drafts, Err(error)),
+    }
+}
+
+fn is_of_one(code: Option<Code>) -> bool {
+    matches!(
+        code,
+        Some(
+            Code::UnknownTopicOrPartition
+                | Code::UnknownTopic
+                | Code::UnknownPartition
+                | Code::TopicAuthorizationFailed
+                | Code::OffsetMetadataTooLarge
+        )
+    )
+}
+
+fn commit_together(
+    consumer: &BaseConsumer<Context>,
+    drafts: &[(Arc<Partition>, Draft)],
+) -> Result<(), RdError> {
     let mut list = TopicPartitionList::with_capacity(drafts.len());
     for (partition, draft) in drafts {
         let mut element = list.add_partition(&partition.topic, partition.id);

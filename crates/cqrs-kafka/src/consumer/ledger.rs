@@ -237,6 +237,11 @@ impl Ledger {
         self.watch.granted()
     }
 
+    /// A handler starts with a record.
+    pub(super) fn begin(&mut self, offset: i64) {
+        self.watch.begin(offset);
+    }
+
     /// Does not wait for suspects that run any more.
     pub(super) fn outlast(&mut self) {
         let open = self.entries.iter().filter(|entry| !entry.finished).map(|entry| entry.offset);

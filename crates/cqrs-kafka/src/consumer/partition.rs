@@ -103,7 +103,14 @@ impl Partition {
         self.tell_if_careful();
     }
 
-    /// A record whose handler ran is given back.
+    /// A handler starts with a record.
+    pub(super) fn begun(&self, offset: i64) {
+        if self.is_careful() {
+            self.ledger().begin(offset);
+        }
+    }
+
+    /// A record whose handler ran is given back, or kept for later.
     pub(super) fn rest(&self, offset: i64) {
         if self.is_careful() {
             self.ledger().rest(offset);

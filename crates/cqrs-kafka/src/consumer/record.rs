@@ -57,8 +57,8 @@ const NULL: u32 = u32::MAX;
 
 impl Copier {
     pub(super) fn copy(&mut self, message: &BorrowedMessage<'_>) -> Record {
-        let (key, body) = (message.key(), message.payload());
-        let size = key.map_or(0, <[u8]>::len) + body.map_or(0, <[u8]>::len);
+        let (key, body, headers) = (message.key(), message.payload(), headers_size(message));
+        let size = key.map_or(0, <[u8]>::len) + body.map_or(0, <[u8]>::len) + headers;
         let mut own = BytesMut::new();
         let buffer = match size > SHARED {
             true => &mut own,
@@ -69,37 +69,39 @@ impl Copier {
         }
         buffer.extend_from_slice(key.unwrap_or_default());
         buffer.extend_from_slice(body.unwrap_or_default());
-        let has_headers = copy_headers(message, buffer);
+        if headers > 0 {
+            let copied = message.headers().into_iter().flat_map(|headers| headers.iter());
+            copied.for_each(|header| put_header(buffer, header.key, header.value));
+        }
         Record {
             offset: message.offset(),
             timestamp: message.timestamp().to_millis(),
             content: buffer.split().freeze(),
             key_length: key.map(<[u8]>::len),
             body_length: body.map(<[u8]>::len),
-            has_headers,
+            has_headers: headers > 0,
             drops: 0,
         }
     }
 }
 
-/// Whether there are any. Those that cannot be read are left out.
-fn copy_headers(message: &BorrowedMessage<'_>, buffer: &mut BytesMut) -> bool {
-    let Some(headers) = message.headers() else { return false };
-    let before = buffer.len();
+/// Bytes of the headers in the buffer; none for those that cannot be read.
+fn headers_size(message: &BorrowedMessage<'_>) -> usize {
+    let Some(headers) = message.headers() else { return 0 };
     // rdkafka panics on a name that is not UTF-8. One such record must not end the thread.
-    let copied = catch_unwind(AssertUnwindSafe(|| {
-        headers.iter().for_each(|header| put_header(buffer, header.key, header.value));
+    let size = catch_unwind(AssertUnwindSafe(|| {
+        let size = |name: &str, value: Option<&[u8]>| 8 + name.len() + value.map_or(0, <[u8]>::len);
+        headers.iter().map(|header| size(header.key, header.value)).sum()
     }));
-    if copied.is_err() {
-        buffer.truncate(before);
+    size.unwrap_or_else(|_| {
         tracing::error!(
             topic = message.topic(),
             partition = message.partition(),
             offset = message.offset(),
             "a header's name is not UTF-8; the record's headers cannot be read"
         );
-    }
-    buffer.len() > before
+        0
+    })
 }
 
 fn put_header(buffer: &mut BytesMut, name: &str, value: Option<&[u8]>) {

@@ -217,15 +217,20 @@ impl Session {
 
     fn take_done(&mut self, done: Done) -> Result<(), KafkaError> {
         match done {
-            Done::Committed { drafts, is_last, result } => {
+            Done::Committed { drafts, is_last, result, .. } => {
                 if !is_last {
                     self.committing = false;
                 }
                 let succeeded = result.is_ok();
-                match result {
-                    Ok(()) => {
-                        drafts.iter().for_each(|(partition, draft)| partition.committed(draft));
+                for (partition, draft) in &drafts {
+                    partition.committed(draft);
+                    if is_last {
+                        // Whatever is found there from now on, others left behind.
+                        self.shared.take_former(&partition.topic, partition.id);
                     }
+                }
+                match result {
+                    Ok(()) => {}
                     Err(error) => {
                         // A lane may wait for it.
                         self.no_commit_until = Instant::now() + AGAIN;
@@ -348,9 +353,9 @@ impl Session {
                 Some(Done::Committed { is_last: true, result: Ok(()), .. }) => {
                     return Ending::Clean;
                 }
-                Some(Done::Committed { is_last: true, result: Err(error), drafts }) => {
+                Some(Done::Committed { is_last: true, result: Err(error), failed, .. }) => {
                     why = self.consumer.context().events.reason(error).into();
-                    left = Some(drafts);
+                    left = Some(failed);
                     thread::park_timeout(TICK);
                 }
                 Some(_) => {}

@@ -75,8 +75,20 @@ impl Settle for KafkaSettle {
         let Some(lease) = &mut self.lease else { return false };
         if !lease.running {
             lease.running = lease.partition.begin();
+            if lease.running {
+                lease.partition.begun(lease.record.offset);
+            }
         }
         lease.running
+    }
+
+    fn rest(&mut self) {
+        let Some(lease) = &mut self.lease else { return };
+        // A revoke does not wait for what is held.
+        if std::mem::take(&mut lease.running) {
+            lease.partition.end();
+            lease.partition.rest(lease.record.offset);
+        }
     }
 
     fn is_revoked(&self) -> bool {

@@ -41,7 +41,8 @@ pub(super) struct Open {
 ///    out is finished, or its first run ended well enough to be told of (`rested`), or it outlasted the
 ///    patience.
 /// 3. At most one record is named; no other first run of the partition was under way when it started, nor,
-///    by the [`baton`](super::baton), one of a suspect elsewhere in the process.
+///    by the [`baton`](super::baton), one of a suspect elsewhere in the process; and none was held, behind
+///    which it might wait instead of starting.
 /// 4. A crash is counted only for a record that was found named and unfinished, once for each time; the
 ///    count is dropped when the record is finished or held.
 /// 5. A clean close names nobody and accuses nobody. Suspects that were not reached stay suspect, as they
@@ -62,8 +63,12 @@ pub(super) struct Watch {
     noted: Noted,
     /// Unfinished suspects that no process dies of any more, as far as one can tell.
     rested: BTreeSet<i64>,
-    /// Those of them that still run.
+    /// Those of them that still run, or run again.
     strays: BTreeSet<i64>,
+    /// Unfinished suspects whose handling began.
+    begun: BTreeSet<i64>,
+    /// Unfinished suspects that are held for a later attempt: others may wait behind them.
+    held: BTreeSet<i64>,
 }
 
 /// What a note says of grants and suspects.
@@ -181,8 +186,9 @@ impl Watch {
     pub(super) fn ask(&mut self, head: i64, may_name: bool, version: u64) -> i64 {
         self.suspects = self.suspects.and_then(|suspects| suspects.of(head));
         let Some(suspects) = self.suspects else {
-            self.rested.clear();
-            self.strays.clear();
+            for set in [&mut self.rested, &mut self.strays, &mut self.begun, &mut self.held] {
+                set.clear();
+            }
             let until = head.saturating_add(MANY).max(self.asked.unwrap_or(0));
             self.asked = Some(until);
             self.open = Some(Open { until, step: MANY, rest: until, waits: 0, alone: None });
@@ -193,7 +199,9 @@ impl Watch {
         self.asked = Some(asked);
         // Those that were to run alone stay so when the process dies of something else.
         let until = if step == 1 { suspects.until } else { asked };
-        let is_named = step == 1 && may_name && self.strays.is_empty();
+        // Behind a held one of its key it would not start, and be found named when that one kills.
+        let nobody_else = self.strays.is_empty() && self.held.is_empty();
+        let is_named = step == 1 && may_name && nobody_else;
         if is_named {
             self.named = Some(version);
         }
@@ -239,20 +247,36 @@ impl Watch {
             return;
         }
         self.absolve(offset);
-        self.rested.remove(&offset);
-        self.strays.remove(&offset);
+        for set in [&mut self.rested, &mut self.strays, &mut self.begun, &mut self.held] {
+            set.remove(&offset);
+        }
+    }
+
+    /// A handler starts with a record.
+    pub(super) fn begin(&mut self, offset: i64) {
+        if !self.is_careful() {
+            return;
+        }
+        self.begun.insert(offset);
+        if self.rested.contains(&offset) {
+            self.strays.insert(offset);
+        }
     }
 
     /// The handling of a record came to an end, and it is held for a later attempt.
     pub(super) fn hold(&mut self, offset: i64) {
         self.absolve(offset);
         self.rest(offset);
+        if self.is_careful() {
+            self.held.insert(offset);
+        }
     }
 
     /// A record is given back: its run is over, or was cut off.
     pub(super) fn rest(&mut self, offset: i64) {
         self.withdraw(|alone| alone == offset);
         self.strays.remove(&offset);
+        self.begun.remove(&offset);
         if self.is_careful() {
             self.rested.insert(offset);
         }
@@ -274,7 +298,7 @@ impl Watch {
     /// accused. Should the process die of them, the next one is more patient.
     pub(super) fn outlast(&mut self, unfinished: impl Iterator<Item = i64>) {
         for offset in unfinished {
-            if self.rested.insert(offset) {
+            if self.rested.insert(offset) && self.begun.contains(&offset) {
                 self.strays.insert(offset);
             }
         }
@@ -459,9 +483,23 @@ mod tests {
     }
 
     #[test]
+    fn nobody_is_named_who_may_wait_behind_a_held_one() {
+        let mut watch = found(10, open(20, 1, 20, None));
+        watch.ask(10, true, 1);
+        watch.begin(10);
+        watch.hold(10);
+        watch.ask(11, true, 2);
+        assert_eq!(watch.note(10).open.unwrap().alone, None);
+        watch.finish(10);
+        watch.ask(12, true, 3);
+        assert_eq!(watch.note(11).open.unwrap().alone, Some(12));
+    }
+
+    #[test]
     fn who_outlasts_the_patience_is_not_accused_and_the_next_one_is_more_patient() {
         let mut watch = found(10, open(20, 1, 20, None));
         watch.ask(10, true, 1);
+        watch.begin(10);
         let before = watch.patience();
         watch.outlast([10].into_iter());
         assert!(watch.has_strays() && watch.rested() == 1);
@@ -473,6 +511,13 @@ mod tests {
         watch.finish(10);
         watch.ask(12, true, 4);
         assert_eq!(watch.note(11).open.unwrap().alone, Some(12));
+        // One that did not start is no killer; it may be once it starts.
+        watch.outlast([12].into_iter());
+        assert!(!watch.has_strays());
+        watch.begin(12);
+        assert!(watch.has_strays());
+        watch.finish(12);
+        assert!(!watch.has_strays());
         let patient = found(1, Open { waits: u32::MAX, ..open(9, 1, 9, None) });
         assert_eq!(patient.patience(), Duration::from_secs(16 * 60));
     }
