@@ -44,13 +44,17 @@
 //! * After the first time it runs the records in question 256 at a time, after that one by one, each of them
 //!   named in a note before it starts, and only one partition of the process at a time.
 //! * A record that is found named and unfinished has crashed once more
-//!   ([`RetryState::crashes`](cqrs_core::RetryState::crashes)). When its handling comes to an end, however it
-//!   does, that is forgotten.
+//!   ([`RetryState::crashes`](cqrs_core::RetryState::crashes)). That is forgotten when it is finished or waits
+//!   for its next attempt; not when its delivery is dropped.
 //! * So a record that always kills its process is a dead letter after 2 and `max_crashes` deaths. A good end (a
-//!   stop, a revoke) accuses nobody.
+//!   stop, a revoke whose last commit is made) accuses nobody.
 //! * A record that runs alone for 30 s keeps others waiting no longer, and is not accused. Should the process die
 //!   then, its successor waits twice as long, up to 16 minutes. A handler that kills its process later than that,
 //!   or one that keeps its deliveries until it has several and dies of them together, is not found out.
+//! * Rather than accuse an innocent, a death is not counted: while a record in question runs again or outlasted
+//!   the 30 s, anywhere in the process; while one of the partition waits for its next attempt; and when the
+//!   partition is given up with the handler still running, more than
+//!   [`revoke_drain`](KafkaSubscription::revoke_drain) later. It takes more deaths then.
 //!
 //! # Features
 //! `gssapi`: Kerberos logins. Needs Cyrus SASL (`libsasl2`) and its headers to build.
