@@ -24,10 +24,18 @@ fn waits(ledger: &Ledger) -> Vec<Wait> {
     let mut waits = Vec::new();
     for line in ledger.lines() {
         match line.mark {
-            Mark::Fail => drop(failed.insert(&line.id, (line.attempt, line.at))),
+            Mark::Fail => {
+                let first = failed.entry(&line.id).or_insert((line.attempt, line.at));
+                if first.0 < line.attempt {
+                    *first = (line.attempt, line.at);
+                }
+            }
             Mark::Start => {
-                if let Some((attempt, at)) = failed.remove(&line.id) {
+                let Some((attempt, at)) = failed.get(&line.id).copied() else { continue };
+                // Again: the server went away before it confirmed the copy.
+                if line.attempt > attempt {
                     assert_eq!(line.attempt, attempt + 1, "{line:?}");
+                    failed.remove(&line.id);
                     waits.push(Wait { number: attempt, from: at, to: line.at });
                 }
             }
