@@ -116,6 +116,11 @@ impl Health {
                     status.last = Some((Instant::now(), error));
                 }
             } else if is_precise(error.kind()) || !status.is_precise_now() {
+                let text = error.to_string();
+                let error = match hint(status.phase, &text) {
+                    "" => error,
+                    hint => KafkaError::new(error.kind(), format!("{text}{hint}")),
+                };
                 status.last = Some((Instant::now(), error));
             }
         });
@@ -130,18 +135,7 @@ impl Health {
             if status.is_precise_now() {
                 return;
             }
-            // A peer that hangs up before the first answer, and was never reached: most often TLS
-            // meets plaintext there. librdkafka says so of a handshake that failed, but not of one
-            // that was cut short.
-            let hint = match status.phase == Phase::Connecting {
-                true if text.contains("APIVERSION_QUERY") => {
-                    "; does security_protocol match that listener?"
-                }
-                true if text.contains("SSL_HANDSHAKE") && !text.contains("PLAINTEXT") => {
-                    "; is that a PLAINTEXT listener?"
-                }
-                _ => "",
-            };
+            let hint = hint(status.phase, text);
             let error = KafkaError::new(ErrorKind::Connection, format!("{text}{hint}"));
             status.last = Some((Instant::now(), error));
         });
@@ -204,6 +198,21 @@ impl Health {
     }
 }
 
+/// What to look at when a peer hangs up before the first answer and was never reached: most often TLS meets
+/// plaintext there. librdkafka says so of a handshake that failed, but not of one that was cut short.
+fn hint(phase: Phase, text: &str) -> &'static str {
+    if phase != Phase::Connecting {
+        return "";
+    }
+    if text.contains("APIVERSION_QUERY") {
+        return "; does security_protocol match that listener?";
+    }
+    match text.contains("SSL_HANDSHAKE") && !text.contains("PLAINTEXT") {
+        true => "; is that a PLAINTEXT listener?",
+        false => "",
+    }
+}
+
 fn is_precise(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::Authentication | ErrorKind::Tls | ErrorKind::Fatal)
 }
@@ -248,10 +257,13 @@ mod tests {
 
     #[test]
     fn who_was_never_reached_and_hangs_up_is_told_to_speak_another_protocol() {
-        let cause = |text| {
-            let health = Health::new(Duration::ZERO);
-            health.report_failure(text);
-            health.cause().unwrap().to_string()
+        let cause = |text: &'static str| {
+            let (logged, told) = (Health::new(Duration::ZERO), Health::new(Duration::ZERO));
+            logged.report_failure(text);
+            report(&told, Code::BrokerTransportFailure, text);
+            let [logged, told] = [logged, told].map(|health| health.cause().unwrap().to_string());
+            assert_eq!(logged, told);
+            logged
         };
         let tls = "ssl://b: Disconnected: SSL connection closed by peer (after 0ms in state SSL_HANDSHAKE)";
         assert!(cause(tls).ends_with("; is that a PLAINTEXT listener?"), "{}", cause(tls));
