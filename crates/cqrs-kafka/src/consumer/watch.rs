@@ -63,10 +63,8 @@ pub(super) struct Watch {
     noted: Noted,
     /// Unfinished suspects that no process dies of any more, as far as one can tell.
     rested: BTreeSet<i64>,
-    /// Those of them that still run, or run again.
-    strays: BTreeSet<i64>,
-    /// Unfinished suspects whose handling began.
-    begun: BTreeSet<i64>,
+    /// Unfinished suspects that a handler has.
+    running: BTreeSet<i64>,
     /// Unfinished suspects that are held for a later attempt: others may wait behind them.
     held: BTreeSet<i64>,
 }
@@ -186,7 +184,7 @@ impl Watch {
     pub(super) fn ask(&mut self, head: i64, may_name: bool, version: u64) -> i64 {
         self.suspects = self.suspects.and_then(|suspects| suspects.of(head));
         let Some(suspects) = self.suspects else {
-            for set in [&mut self.rested, &mut self.strays, &mut self.begun, &mut self.held] {
+            for set in [&mut self.rested, &mut self.running, &mut self.held] {
                 set.clear();
             }
             let until = head.saturating_add(MANY).max(self.asked.unwrap_or(0));
@@ -200,7 +198,7 @@ impl Watch {
         // Those that were to run alone stay so when the process dies of something else.
         let until = if step == 1 { suspects.until } else { asked };
         // Behind a held one of its key it would not start, and be found named when that one kills.
-        let nobody_else = self.strays.is_empty() && self.held.is_empty();
+        let nobody_else = !self.has_strays() && self.held.is_empty();
         let is_named = step == 1 && may_name && nobody_else;
         if is_named {
             self.named = Some(version);
@@ -247,19 +245,15 @@ impl Watch {
             return;
         }
         self.absolve(offset);
-        for set in [&mut self.rested, &mut self.strays, &mut self.begun, &mut self.held] {
+        for set in [&mut self.rested, &mut self.running, &mut self.held] {
             set.remove(&offset);
         }
     }
 
     /// A handler starts with a record.
     pub(super) fn begin(&mut self, offset: i64) {
-        if !self.is_careful() {
-            return;
-        }
-        self.begun.insert(offset);
-        if self.rested.contains(&offset) {
-            self.strays.insert(offset);
+        if self.is_careful() {
+            self.running.insert(offset);
         }
     }
 
@@ -275,8 +269,7 @@ impl Watch {
     /// A record is given back: its run is over, or was cut off.
     pub(super) fn rest(&mut self, offset: i64) {
         self.withdraw(|alone| alone == offset);
-        self.strays.remove(&offset);
-        self.begun.remove(&offset);
+        self.running.remove(&offset);
         if self.is_careful() {
             self.rested.insert(offset);
         }
@@ -297,11 +290,7 @@ impl Watch {
     /// Suspects ran for longer than the patience: `unfinished` keep nobody waiting any more, nor are they
     /// accused. Should the process die of them, the next one is more patient.
     pub(super) fn outlast(&mut self, unfinished: impl Iterator<Item = i64>) {
-        for offset in unfinished {
-            if self.rested.insert(offset) && self.begun.contains(&offset) {
-                self.strays.insert(offset);
-            }
-        }
+        self.rested.extend(unfinished);
         self.withdraw(|_| true);
         if let Some(suspects) = &mut self.suspects {
             suspects.outlasted = true;
@@ -322,9 +311,9 @@ impl Watch {
         self.rested.len()
     }
 
-    /// Whether suspects that outlasted the patience run on.
+    /// Whether suspects that nobody waits for run on, or again.
     pub(super) fn has_strays(&self) -> bool {
-        !self.strays.is_empty()
+        self.running.iter().any(|offset| self.rested.contains(offset))
     }
 
     /// Whether the committed note may have a name.
@@ -353,172 +342,4 @@ impl Watch {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn open(until: i64, step: i64, rest: i64, alone: Option<i64>) -> Open {
-        Open { until, step, rest, waits: 0, alone }
-    }
-
-    /// After a death at `position` with this note.
-    fn found(position: i64, open: Open) -> Watch {
-        Watch::new(Some(position), noted(open), |_| false)
-    }
-
-    fn noted(open: Open) -> Noted {
-        Noted { open: Some(open), crashes: BTreeMap::new() }
-    }
-
-    fn commit(watch: &mut Watch, position: i64, version: u64) -> Option<Open> {
-        let note = watch.note(position);
-        watch.committed(watch.asked(), &note, version);
-        note.open
-    }
-
-    #[test]
-    fn nothing_is_granted_before_the_commit() {
-        let mut watch = Watch::default();
-        assert_eq!(watch.granted(), i64::MIN);
-        assert_eq!(watch.ask(10, true, 1), 10 + MANY);
-        assert!(watch.is_asking() && watch.granted() == i64::MIN);
-        let note = commit(&mut watch, 10, 1);
-        assert_eq!(note, Some(open(10 + MANY, MANY, 10 + MANY, None)));
-        assert!(!watch.is_asking() && watch.granted() == 10 + MANY);
-        // A draft from before the next question.
-        let asked = watch.asked();
-        watch.ask(10 + MANY, true, 2);
-        watch.committed(asked, &noted(note.unwrap()), 1);
-        assert!(watch.is_asking() && watch.granted() == 10 + MANY);
-    }
-
-    #[test]
-    fn suspects_run_in_few_then_alone() {
-        let all = 10 + MANY;
-        let mut watch = found(10, open(all, MANY, all, None));
-        assert!(watch.is_careful() && watch.granted() == i64::MIN, "what was found grants nothing");
-        commit(&mut watch, 10, 0);
-        assert_eq!(watch.granted(), i64::MIN);
-        watch.ask(10, true, 1);
-        let note = commit(&mut watch, 10, 1).unwrap();
-        assert_eq!((watch.granted(), &note), (10 + FEW, &open(10 + FEW, FEW, all, None)));
-        let mut watch = found(10, note);
-        watch.ask(10, true, 1);
-        let note = commit(&mut watch, 10, 1).unwrap();
-        assert_eq!((watch.granted(), &note), (11, &open(10 + FEW, 1, all, Some(10))));
-        watch.finish(10);
-        watch.ask(10 + FEW, true, 2);
-        let more = commit(&mut watch, 10 + FEW, 2).unwrap();
-        assert_eq!(more, open(10 + 2 * FEW, FEW, all, None), "the others go on in few");
-        let watch = found(10, note);
-        assert_eq!((watch.crashes(10), watch.crashes(11)), (1, 0));
-        assert!(watch.is_named(), "it is to be committed");
-    }
-
-    #[test]
-    fn normal_grants_come_behind_the_suspects() {
-        let mut watch = found(10, open(15, FEW, 20, None));
-        assert_eq!(watch.ask(25, true, 1), 25 + MANY, "over a gap");
-        assert!(!watch.is_careful());
-    }
-
-    #[test]
-    fn whose_handling_ended_is_not_accused() {
-        for ended in [Watch::finish, Watch::hold] {
-            let mut watch = found(10, open(12, 1, 12, Some(10)));
-            watch.ask(10, true, 1);
-            assert_eq!(commit(&mut watch, 10, 1), Some(open(12, 1, 12, Some(10))));
-            ended(&mut watch, 10);
-            assert!(!watch.has_crashes() && watch.is_named());
-            assert_eq!(commit(&mut watch, 10, 2), Some(open(12, 1, 12, None)));
-            assert!(!watch.is_named());
-        }
-        let mut watch = found(10, open(12, 1, 12, Some(10)));
-        watch.ask(10, true, 1);
-        watch.rest(10);
-        assert_eq!(watch.crashes(10), 1, "that counts on when it was cut off");
-        assert_eq!(commit(&mut watch, 10, 1), Some(open(12, 1, 12, None)));
-    }
-
-    #[test]
-    fn a_finished_one_that_is_found_named_is_innocent() {
-        let open = open(12, 1, 12, Some(11));
-        let done = Watch::new(Some(10), noted(open.clone()), |at| at == 11);
-        assert!(!done.has_crashes());
-        assert!(!found(12, open).is_careful(), "all of it is finished");
-    }
-
-    #[test]
-    fn a_clean_close_accuses_nobody_and_keeps_who_was_not_reached() {
-        let mut watch = Watch::default();
-        watch.ask(10, true, 1);
-        assert!(watch.close());
-        assert_eq!(watch.note(10).open, None);
-        assert!(!Watch::default().close(), "nothing to say");
-        let before = open(20, MANY, 20, None);
-        let mut watch = found(10, before.clone());
-        assert!(!watch.close(), "as it was found");
-        watch.ask(10, true, 1);
-        assert!(watch.close());
-        assert_eq!(watch.note(15).open, Some(before));
-        assert_eq!(watch.note(20).open, None, "behind the suspects");
-    }
-
-    #[test]
-    fn a_lost_membership_is_no_death() {
-        let mut watch = found(10, open(20, 1, 30, None));
-        watch.ask(10, true, 1);
-        let named = commit(&mut watch, 10, 1).unwrap();
-        // A commit that did not arrive.
-        watch.ask(11, true, 2);
-        watch.close();
-        let former = watch.former();
-        let again = former.clone().acquit(noted(named.clone()));
-        assert_eq!(again, noted(open(20, 1, 30, None)));
-        // Somebody else had it meanwhile.
-        for other in [open(20, 1, 30, Some(12)), open(40, FEW, 40, None)] {
-            assert_eq!(former.clone().acquit(noted(other.clone())), noted(other));
-        }
-        let accused = Noted { crashes: BTreeMap::from([(10, 1)]), ..noted(named) };
-        assert_eq!(former.acquit(accused.clone()), accused);
-    }
-
-    #[test]
-    fn nobody_is_named_who_may_wait_behind_a_held_one() {
-        let mut watch = found(10, open(20, 1, 20, None));
-        watch.ask(10, true, 1);
-        watch.begin(10);
-        watch.hold(10);
-        watch.ask(11, true, 2);
-        assert_eq!(watch.note(10).open.unwrap().alone, None);
-        watch.finish(10);
-        watch.ask(12, true, 3);
-        assert_eq!(watch.note(11).open.unwrap().alone, Some(12));
-    }
-
-    #[test]
-    fn who_outlasts_the_patience_is_not_accused_and_the_next_one_is_more_patient() {
-        let mut watch = found(10, open(20, 1, 20, None));
-        watch.ask(10, true, 1);
-        watch.begin(10);
-        let before = watch.patience();
-        watch.outlast([10].into_iter());
-        assert!(watch.has_strays() && watch.rested() == 1);
-        let note = commit(&mut watch, 10, 2).unwrap();
-        assert_eq!((note.alone, note.waits), (None, 1));
-        assert_eq!(watch.ask(11, true, 3), 12);
-        assert_eq!(watch.note(10).open.unwrap().alone, None, "10 may be the killer");
-        assert_eq!(found(10, note).patience(), 2 * before);
-        watch.finish(10);
-        watch.ask(12, true, 4);
-        assert_eq!(watch.note(11).open.unwrap().alone, Some(12));
-        // One that did not start is no killer; it may be once it starts.
-        watch.outlast([12].into_iter());
-        assert!(!watch.has_strays());
-        watch.begin(12);
-        assert!(watch.has_strays());
-        watch.finish(12);
-        assert!(!watch.has_strays());
-        let patient = found(1, Open { waits: u32::MAX, ..open(9, 1, 9, None) });
-        assert_eq!(patient.patience(), Duration::from_secs(16 * 60));
-    }
-}
+mod tests;
