@@ -6,7 +6,7 @@ use std::time::Duration;
 use cqrs_amqp::{AmqpConfig, AmqpMessageBroker};
 use cqrs_core::MessageBroker;
 use cqrs_testkit::conformance::{Capabilities, Fault, Harness, Setup};
-use cqrs_testkit::{FaultProxy, Probe, conformance};
+use cqrs_testkit::{Probe, conformance};
 use integration_tests::amqp;
 use integration_tests::control::full;
 use lapin::options::QueueDeclareOptions;
@@ -42,14 +42,7 @@ impl Harness for AmqpHarness {
     }
 
     async fn connect(&self, setup: Setup) -> Arc<dyn MessageBroker> {
-        let mut dsn = blocking(amqp::dsn).await;
-        if setup.with_faults {
-            let address = blocking(amqp::address).await;
-            let proxy = FaultProxy::start("127.0.0.1:0", address.as_str()).await.unwrap();
-            dsn = dsn.replace(&address, &proxy.address().to_string());
-            self.server.set_proxy(Some(proxy)).await;
-        }
-        let mut config = AmqpConfig::new(dsn);
+        let mut config = AmqpConfig::new(self.server.amqp_dsn(setup.with_faults).await);
         config.exchange.name = EXCHANGE.into();
         config.window_messages = setup.window_messages;
         config.window_bytes = setup.window_bytes;

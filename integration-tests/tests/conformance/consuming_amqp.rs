@@ -10,7 +10,7 @@ use cqrs_core::consume::{DeadLetterTo, Delayed, SubscribeRequest, TopicSet};
 use cqrs_testkit::conformance::{
     Adjusted, ConsumingCapabilities, ConsumingFault, ConsumingHarness,
 };
-use cqrs_testkit::{FaultProxy, Probe, consuming_conformance};
+use cqrs_testkit::{Probe, consuming_conformance};
 use integration_tests::amqp;
 use lapin::options::QueueDeleteOptions;
 use lapin::{Connection, ConnectionProperties};
@@ -70,14 +70,7 @@ impl ConsumingHarness for AmqpHarness {
     }
 
     async fn connect(&self, with_faults: bool) -> Arc<dyn Subscribe> {
-        let mut dsn = blocking(amqp::dsn).await;
-        if with_faults {
-            let address = blocking(amqp::address).await;
-            let proxy = FaultProxy::start("127.0.0.1:0", address.as_str()).await.unwrap();
-            dsn = dsn.replace(&address, &proxy.address().to_string());
-            self.server.set_proxy(Some(proxy)).await;
-        }
-        let mut config = AmqpConfig::new(dsn);
+        let mut config = AmqpConfig::new(self.server.amqp_dsn(with_faults).await);
         config.exchange.name = EXCHANGE.into();
         let broker = AmqpMessageBroker::connect(config).await.unwrap();
         let (kind, queues) = (self.kind, Arc::clone(&self.queues));

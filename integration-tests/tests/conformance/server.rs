@@ -4,6 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use cqrs_testkit::FaultProxy;
 use cqrs_testkit::conformance::{ConsumingFault, Fault};
+use integration_tests::amqp;
 use integration_tests::control::brokers;
 use tokio::sync::{Mutex, OwnedRwLockReadGuard, RwLock};
 
@@ -31,6 +32,19 @@ impl Server {
     /// Puts `proxy` in the place of the last one, which resets its connections.
     pub(crate) async fn set_proxy(&self, proxy: Option<FaultProxy>) {
         *self.proxy.lock().await = proxy;
+    }
+
+    /// RabbitMQ's dsn; with faults, that of a new proxy in front of it.
+    pub(crate) async fn amqp_dsn(&self, with_faults: bool) -> String {
+        let dsn = blocking(amqp::dsn).await;
+        if !with_faults {
+            return dsn;
+        }
+        let address = blocking(amqp::address).await;
+        let proxy = FaultProxy::start("127.0.0.1:0", address.as_str()).await.unwrap();
+        let proxied = dsn.replace(&address, &proxy.address().to_string());
+        self.set_proxy(Some(proxy)).await;
+        proxied
     }
 
     pub(crate) async fn inject(&self, fault: Fault<'_>) {
