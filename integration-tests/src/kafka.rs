@@ -162,7 +162,7 @@ pub fn fresh_topic(test: &str) -> String {
     format!("it-{test}-{}", Uuid::now_v7())
 }
 
-/// Makes a topic with these settings.
+/// Makes a topic with these settings, and waits until the leaders of its partitions answer for them.
 pub async fn create_topic(topic: &str, partitions: i32, settings: &[(&str, &str)]) {
     let admin: AdminClient<_> = client().create().unwrap();
     let replication = TopicReplication::Fixed(1);
@@ -172,6 +172,18 @@ pub async fn create_topic(topic: &str, partitions: i32, settings: &[(&str, &str)
     }
     let made = admin.create_topics([&new], &AdminOptions::new()).await.unwrap();
     made[0].as_ref().unwrap();
+    let topic = topic.to_owned();
+    let asking = tokio::task::spawn_blocking(move || {
+        let end = Instant::now() + Duration::from_secs(30);
+        let ask = |id| admin.inner().fetch_watermarks(&topic, id, Duration::from_secs(5));
+        for id in 0..partitions {
+            while let Err(error) = ask(id) {
+                assert!(Instant::now() < end, "{topic} [{id}]: {error}");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    });
+    asking.await.unwrap();
 }
 
 /// Deletes the topics whose names begin with `prefix`.

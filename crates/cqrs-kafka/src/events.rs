@@ -21,6 +21,8 @@ pub(crate) struct Events {
     pub(crate) redactor: Arc<Redactor>,
     token_provider: Option<TokenProvider>,
     log_level: LogLevel,
+    /// Of a producer: whether it is an idempotent one.
+    pub(crate) is_idempotent: bool,
 }
 
 impl Events {
@@ -30,6 +32,7 @@ impl Events {
             redactor: Arc::new(config.redactor()),
             token_provider: config.sasl.token_provider.clone(),
             log_level: config.log_level,
+            is_idempotent: false,
         }
     }
 

@@ -238,3 +238,27 @@ async fn a_dropped_broker_still_delivers_what_it_took() {
     assert!(started.elapsed() < Duration::from_millis(50), "{:?}", started.elapsed());
     receipt.await.unwrap();
 }
+
+/// A new topic can be in the broker's metadata before its partitions can be written to, and a partition
+/// that knows nothing of a producer takes its second batch without the first. librdkafka concludes
+/// from the second's confirm that the first was written, too.
+#[tokio::test]
+async fn what_the_broker_refused_is_not_confirmed_with_what_came_after_it() {
+    let cluster = cluster();
+    let mut config = config(&cluster);
+    config.linger = Duration::ZERO;
+    let broker = KafkaMessageBroker::connect(config).await.unwrap();
+    broker.publish(message("a")).await.unwrap();
+    cluster.broker_round_trip_time(1, Duration::from_millis(300)).unwrap();
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION;
+    cluster.request_errors(RDKafkaApiKey::Produce, &[refusal]);
+    let first = broker.enqueue(message("a")).await.unwrap();
+    // The second has a batch of its own, on its way while the first one's answer is.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let second = broker.publish(message("a")).await.unwrap();
+    assert_eq!(second.offset, Some(1), "the first is not in the log");
+    let error = first.await.unwrap_err();
+    assert_eq!(error.kind(), PublishErrorKind::Unknown, "{error}");
+    assert!(error.to_string().contains("only what came after it"), "{error}");
+    assert!(error.message().key.is_some(), "it is given back");
+}

@@ -198,7 +198,7 @@ fn check_idempotence(options: &BTreeMap<String, String>) -> Result<(), KafkaErro
     let get = |name: &str| options.get(name).map_or("", |value| value.trim());
     let number = |name: &str| get(name).parse::<i64>().ok();
     let in_flight = number("max.in.flight.requests.per.connection");
-    if !matches!(get("enable.idempotence"), "true" | "t" | "1") {
+    if !is_idempotent(|name| options.get(name).map(String::as_str)) {
         return Ok(());
     }
     let wrong = |text: &'static str| Err(KafkaError::config(text));
@@ -218,6 +218,12 @@ fn check_idempotence(options: &BTreeMap<String, String>) -> Result<(), KafkaErro
         );
     }
     Ok(())
+}
+
+/// Whether options of librdkafka make an idempotent producer.
+pub(crate) fn is_idempotent<'a>(get: impl FnOnce(&'static str) -> Option<&'a str>) -> bool {
+    let value = get("enable.idempotence").map_or("", str::trim);
+    ["true", "t", "1"].iter().any(|yes| value.eq_ignore_ascii_case(yes))
 }
 
 pub(super) fn canonical(name: &str) -> &str {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use cqrs_core::broker::{Intake, Window};
 use serde::Deserialize;
 
+pub(crate) use client::is_idempotent;
 pub(crate) use consumer::DEFAULT_UNSETTLED;
 pub use cqrs_tls::Pem;
 pub use options::{Acks, Compression, IdentityHeaders, LogLevel, SaslMechanism, SecurityProtocol};

@@ -1,8 +1,8 @@
 //! Confirmed copies of consumed records: retry copies and dead letters, and the topics they go to.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use cqrs_core::consume::SettleError;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::types::RDKafkaErrorCode as Code;
+use tokio::sync::OnceCell;
 
 use super::NewTopics;
 use super::record::RawHeader;
@@ -78,9 +79,12 @@ impl Drop for CopyLink {
 pub(super) struct Copies {
     link: Arc<CopyLink>,
     create: Option<NewTopics>,
-    /// Topics that are known to exist.
-    known: Mutex<HashSet<Arc<str>>>,
+    /// Topics that are known to exist, or are being made: one try for all who need it.
+    made: Mutex<HashMap<Arc<str>, Made>>,
 }
+
+/// Whether a topic exists; empty while that is being seen to.
+type Made = Arc<OnceCell<bool>>;
 
 /// What a copy is made of.
 #[derive(Debug)]
@@ -95,7 +99,7 @@ pub(super) struct Copy {
 
 impl Copies {
     pub(super) fn new(link: Arc<CopyLink>, create: Option<NewTopics>) -> Self {
-        Self { link, create, known: Mutex::default() }
+        Self { link, create, made: Mutex::default() }
     }
 
     /// Writes a copy; `Ok` once all in-sync replicas have it. Ends within the broker's publish timeout,
@@ -118,7 +122,7 @@ impl Copies {
             Ok(_confirmation) => Ok(()),
             Err(error) => {
                 // It may have been deleted.
-                self.known().remove(&to);
+                self.made().remove(&to);
                 Err(failed(&to, error.into()))
             }
         }
@@ -127,13 +131,20 @@ impl Copies {
     /// Makes a topic unless it exists. When that is not possible, writing to it tells more.
     async fn make_topic(&self, topic: &str, like: &str) {
         let Some(create) = self.create else { return };
-        if self.known().contains(topic) {
-            return;
-        }
-        match make_topics(&self.link.config, create, &[(topic.to_owned(), like.to_owned())]).await {
-            Ok(()) => drop(self.known().insert(topic.into())),
-            Err(error) => {
+        let made = Arc::clone(self.made().entry(topic.into()).or_default());
+        let make = async || {
+            let topics = [(topic.to_owned(), like.to_owned())];
+            let made = make_topics(&self.link.config, create, &topics).await;
+            if let Err(error) = &made {
                 tracing::warn!(topic, %error, "the topic could not be made, unless it exists");
+            }
+            made.is_ok()
+        };
+        if !*made.get_or_init(make).await {
+            // The next copy tries again.
+            let mut known = self.made();
+            if known.get(topic).is_some_and(|now| Arc::ptr_eq(now, &made)) {
+                known.remove(topic);
             }
         }
     }
@@ -142,12 +153,13 @@ impl Copies {
     pub(super) async fn make_all(&self, topics: &[(String, String)]) -> Result<(), KafkaError> {
         let Some(create) = self.create else { return Ok(()) };
         make_topics(&self.link.config, create, topics).await?;
-        self.known().extend(topics.iter().map(|(topic, _)| Arc::from(&**topic)));
+        let made = topics.iter().map(|(topic, _)| (Arc::from(&**topic), Made::new(true.into())));
+        self.made().extend(made);
         Ok(())
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, HashSet<Arc<str>>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn made(&self) -> MutexGuard<'_, HashMap<Arc<str>, Made>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -16,6 +16,9 @@ impl ProducerContext for Events {
             Ok(record) => {
                 self.health.report_up();
                 let (partition, offset) = (record.partition(), record.offset());
+                if offset < 0 && self.is_idempotent {
+                    return verdict::only_later_ones_confirmed(*pending);
+                }
                 let mut confirmation = Confirmation::at(partition, offset);
                 if offset < 0 {
                     // With `acks=0` the broker tells none.

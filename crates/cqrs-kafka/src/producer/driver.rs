@@ -7,6 +7,7 @@ use rdkafka::ClientConfig;
 use rdkafka::producer::{Producer, PurgeConfig};
 
 use super::{Client, Link};
+use crate::config::is_idempotent;
 use crate::events::Events;
 use crate::{ErrorKind, KafkaConfig, KafkaError};
 
@@ -35,7 +36,8 @@ impl Driver {
     pub(crate) fn start(config: &KafkaConfig) -> Result<Arc<Link>, KafkaError> {
         let options = config.to_client_config()?;
         let link = Arc::new(Link::new(config));
-        let context = Events::new(config, Arc::clone(&link.health));
+        let mut context = Events::new(config, Arc::clone(&link.health));
+        context.is_idempotent = is_idempotent(|name| options.get(name));
         let driver = Self { link: Arc::clone(&link), options, context };
         let client = driver.make_client()?;
         link.set_client(Some(Arc::clone(&client)));

@@ -54,6 +54,16 @@ pub(super) fn fail(pending: PendingConfirm, code: Code, cause: Option<KafkaError
     pending.fail(kind, detail, Some(source.into()));
 }
 
+/// Ends a record that librdkafka takes for written because a later batch of its partition was confirmed:
+/// the broker told no offset.
+///
+/// That is a guess (librdkafka 2.12, `rd_kafka_dr_implicit_ack`), and a wrong one on a new partition: the
+/// leader may refuse the first batch because it is not ready yet, and then takes the second, because it
+/// knows nothing of the producer and so of no sequence.
+pub(super) fn only_later_ones_confirmed(pending: PendingConfirm) {
+    pending.fail(Kind::Unknown, "the broker confirmed only what came after it", None);
+}
+
 /// What to tell of a record that librdkafka did not take; nothing was sent.
 pub(super) fn refuse(code: Code) -> (Kind, &'static str) {
     match verdict(code) {
