@@ -9,6 +9,8 @@ use cqrs_kafka::{Assignor, KafkaConfig, KafkaMessageBroker, KafkaSubscription, R
 use integration_tests::consuming::{Opened, PATIENCE, body};
 use integration_tests::kafka::{Raw, commit, committed, create_topic, fresh_topic, proxy, write};
 use integration_tests::servers;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::{ClientConfig, Offset};
 
 const LONG: Duration = Duration::from_secs(10);
 /// Whatever comes has come.
@@ -41,10 +43,10 @@ async fn open(topic: &str, group: &str, options: KafkaSubscription) -> Opened {
     Opened::open(&broker(), &[topic], group, change).await
 }
 
-async fn metadata(group: &str, topic: &str, until: impl Fn(&str) -> bool) {
+async fn metadata(group: &str, topic: &str, partition: i32, until: impl Fn(&str) -> bool) {
     let end = Instant::now() + PATIENCE;
     loop {
-        let (_, metadata) = committed(group, topic, 0).await;
+        let (_, metadata) = committed(group, topic, partition).await;
         if until(&metadata) {
             return;
         }
@@ -76,16 +78,16 @@ async fn suspects(assignor: Assignor) {
         let [mut alone] = begun(&mut opened).await;
         assert_eq!(told(&alone), (expected.0.to_owned(), expected.1));
         let name = format!(";o=3.1.2.0.{}", expected.0);
-        metadata(&group, &topic, |metadata| metadata.contains(&name)).await;
+        metadata(&group, &topic, 0, |metadata| metadata.contains(&name)).await;
         alone.settle.ack().await.unwrap();
     }
     let [mut third, mut fourth] = begun(&mut opened).await;
     assert_eq!((told(&third), told(&fourth)), (("3".into(), 0), ("4".into(), 0)));
-    metadata(&group, &topic, |metadata| metadata == "cqrs1;o=5.100.0.0").await;
+    metadata(&group, &topic, 0, |metadata| metadata == "cqrs1;o=5.100.0.0").await;
     third.settle.ack().await.unwrap();
     fourth.settle.ack().await.unwrap();
     assert_eq!(opened.acked(1).await, ["5"]);
-    metadata(&group, &topic, |metadata| metadata == "cqrs1;o=40005.40000.0.0").await;
+    metadata(&group, &topic, 0, |metadata| metadata == "cqrs1;o=40005.40000.0.0").await;
     opened.close(LONG).await.1.unwrap();
     assert_eq!(committed(&group, &topic, 0).await, (Some(6), "cqrs1".into()));
 }
@@ -117,18 +119,82 @@ async fn a_suspect_whose_handler_came_to_an_end_lets_the_next_one_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_suspect_that_rests_lets_the_next_one_on() {
+    let (topic, group) = prepared("resting", 1, 2).await;
+    commit(&group, &topic, 0, 0, "cqrs1;o=2.1.0.0").await;
+    let mut opened = open(&topic, &group, options()).await;
+    let [mut rests] = begun(&mut opened).await;
+    // Its handler ended and did not settle it: it gave it back, or a registry is away.
+    rests.settle.rest();
+    let [mut next] = begun(&mut opened).await;
+    assert_eq!((body(&rests), body(&next)), ("0".into(), "1".into()));
+    next.settle.ack().await.unwrap();
+    assert!(rests.settle.begin());
+    rests.settle.ack().await.unwrap();
+    opened.close(LONG).await.1.unwrap();
+    assert_eq!(committed(&group, &topic, 0).await, (Some(2), "cqrs1".into()));
+}
+
+/// Joins the group until it has one partition, commits for that one, and leaves. Which one it was.
+async fn join_and_commit(topic: &str, group: &str, note: &'static str) -> i32 {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", servers::kafka())
+        .set("group.id", group)
+        .set("partition.assignment.strategy", "range")
+        .set("enable.auto.commit", "false")
+        .create()
+        .unwrap();
+    consumer.subscribe(&[topic]).unwrap();
+    let joined = move || {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            assert!(Instant::now() < end, "no partition");
+            let _ = consumer.poll(Duration::from_millis(100));
+            let mut list = consumer.assignment().unwrap();
+            let of = list.elements().first().map(|element| element.partition());
+            let (Some(partition), 1) = (of, list.count()) else { continue };
+            let topic = list.elements()[0].topic().to_owned();
+            let mut element = list.find_partition(&topic, partition).unwrap();
+            element.set_offset(Offset::Offset(0)).unwrap();
+            element.set_metadata(note);
+            consumer.commit(&list, CommitMode::Sync).unwrap();
+            return partition;
+        }
+    };
+    tokio::task::spawn_blocking(joined).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_death_after_a_good_hand_over_is_not_taken_for_a_lost_membership() {
+    const GRANT: &str = "cqrs1;o=40000.40000.0.0";
+    let (topic, group) = prepared("handed", 2, 3).await;
+    let options = options().with_assignors([Assignor::Range]);
+    let mut opened = open(&topic, &group, options).await;
+    let out = opened.take(6).await;
+    for partition in 0..2 {
+        metadata(&group, &topic, partition, |metadata| metadata == GRANT).await;
+    }
+    // Another member gets one of them, notes just what this one had noted, and dies.
+    let partition = join_and_commit(&topic, &group, GRANT).await;
+    drop(out);
+    metadata(&group, &topic, partition, |metadata| metadata == "cqrs1;o=3.100.0.0").await;
+    assert_eq!(opened.acked(6).await.len(), 6);
+    opened.close(LONG).await.1.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_came_after_the_death_is_not_suspect() {
     let (topic, group) = prepared("later", 1, 3).await;
     commit(&group, &topic, 0, 0, "cqrs1;o=40000.40000.0.0").await;
     let mut opened = open(&topic, &group, options()).await;
     let out: [_; 3] = begun(&mut opened).await;
-    metadata(&group, &topic, |metadata| metadata == "cqrs1;o=3.100.0.0").await;
+    metadata(&group, &topic, 0, |metadata| metadata == "cqrs1;o=3.100.0.0").await;
     for mut delivery in out {
         delivery.settle.ack().await.unwrap();
     }
     write(&topic, vec![Raw::new("key", "3")]).await;
     assert_eq!(opened.acked(1).await, ["3"]);
-    metadata(&group, &topic, |metadata| metadata == "cqrs1;o=40003.40000.0.0").await;
+    metadata(&group, &topic, 0, |metadata| metadata == "cqrs1;o=40003.40000.0.0").await;
     opened.close(LONG).await.1.unwrap();
 }
 
@@ -187,7 +253,7 @@ async fn a_lost_membership_makes_nobody_suspect() {
     };
     let mut opened = Opened::open(&broker, &[&topic], &group, change).await;
     let out = opened.take(3).await;
-    metadata(&group, &topic, |metadata| metadata == "cqrs1;o=40000.40000.0.0").await;
+    metadata(&group, &topic, 0, |metadata| metadata == "cqrs1;o=40000.40000.0.0").await;
     // Nothing passes, and the connections stay: the group gives the member up.
     proxy.blackhole(true);
     let end = Instant::now() + PATIENCE;

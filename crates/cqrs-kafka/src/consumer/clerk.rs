@@ -269,3 +269,61 @@ pub(super) fn is_forbidden(code: Code) -> bool {
             | Code::ClusterAuthorizationFailed
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::ClientConfig;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr as Answer};
+
+    use super::*;
+    use crate::KafkaConfig;
+    use crate::consumer::copies::{Copies, CopyLink};
+    use crate::consumer::ledger::Ledger;
+    use crate::events::Events;
+    use crate::health::Health;
+
+    /// What one partition is refused for is said of all of them: each is committed alone then.
+    #[test]
+    fn a_partition_that_cannot_be_committed_keeps_no_other_one_from_it() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 3, 1).unwrap();
+        let config = KafkaConfig::new([cluster.bootstrap_servers()]);
+        let events = Events::new(&config, Arc::new(Health::new(Duration::from_secs(1))));
+        let consumer: BaseConsumer<Context> = ClientConfig::new()
+            .set("bootstrap.servers", cluster.bootstrap_servers())
+            .set("group.id", "g")
+            .create_with_context(Context::new(events))
+            .unwrap();
+        let copies = Copies::new(Arc::new(CopyLink::new(&config)), None);
+        let shared = Arc::new(Shared::new(10, 1_000, Arc::new(copies)));
+        let drafts: Drafts = (0..3)
+            .map(|id| {
+                let mut ledger = Ledger::new(Some(0), Note::default());
+                assert!(ledger.add(0) && ledger.finish(0));
+                let draft = ledger.draft().unwrap();
+                let shared = Arc::clone(&shared);
+                (Arc::new(Partition::new(shared, "t".into(), id, false, ledger)), draft)
+            })
+            .collect();
+        let ids = |drafts: &Drafts| drafts.iter().map(|(partition, _)| partition.id).collect();
+        let fine = Answer::RD_KAFKA_RESP_ERR_NO_ERROR;
+        let forbidden = Answer::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+        let mut outcomes: Vec<(Vec<i32>, Vec<i32>, Option<Code>)> = Vec::new();
+        for answers in [&[forbidden, fine, forbidden, fine][..], &[fine], &[forbidden; 4]] {
+            cluster.request_errors(RDKafkaApiKey::OffsetCommit, answers);
+            let (committed, failed, result) = commit(&consumer, drafts.clone());
+            let code = result.err().and_then(|error| error.rdkafka_error_code());
+            outcomes.push((ids(&committed), ids(&failed), code));
+        }
+        let forbidden = Some(Code::TopicAuthorizationFailed);
+        assert_eq!(
+            outcomes,
+            [
+                (vec![0, 2], vec![1], forbidden),
+                (vec![0, 1, 2], vec![], None),
+                (vec![], vec![0, 1, 2], forbidden),
+            ]
+        );
+    }
+}

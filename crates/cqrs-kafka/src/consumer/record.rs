@@ -60,13 +60,7 @@ impl Copier {
         let (key, body, headers) = (message.key(), message.payload(), headers_size(message));
         let size = key.map_or(0, <[u8]>::len) + body.map_or(0, <[u8]>::len) + headers;
         let mut own = BytesMut::new();
-        let buffer = match size > SHARED {
-            true => &mut own,
-            false => &mut self.buffer,
-        };
-        if buffer.capacity() < size {
-            *buffer = BytesMut::with_capacity(size.max(if size > SHARED { 0 } else { BUFFER }));
-        }
+        let buffer = self.buffer_for(size, &mut own);
         buffer.extend_from_slice(key.unwrap_or_default());
         buffer.extend_from_slice(body.unwrap_or_default());
         if headers > 0 {
@@ -82,6 +76,18 @@ impl Copier {
             has_headers: headers > 0,
             drops: 0,
         }
+    }
+
+    /// A buffer that has room for so many bytes: the shared one, or `own`, which has just them.
+    fn buffer_for<'b>(&'b mut self, size: usize, own: &'b mut BytesMut) -> &'b mut BytesMut {
+        if size > SHARED {
+            *own = BytesMut::with_capacity(size);
+            return own;
+        }
+        if self.buffer.capacity() < size {
+            self.buffer = BytesMut::with_capacity(BUFFER);
+        }
+        &mut self.buffer
     }
 }
 
@@ -295,6 +301,31 @@ mod tests {
         let keyless = Record::of(7, None, &[]);
         assert_eq!((keyless.key(), &*keyless.body().unwrap()), (None, &b"body"[..]));
         assert_eq!(keyless.timestamp(), Some(UNIX_EPOCH + Duration::from_millis(1_500)));
+    }
+
+    #[test]
+    fn small_records_share_a_buffer_and_large_ones_have_their_own() {
+        let mut copier = Copier::default();
+        let mut copy = |size: usize| {
+            let mut own = BytesMut::new();
+            let buffer = copier.buffer_for(size, &mut own);
+            buffer.resize(size, 7);
+            assert!(buffer.capacity() >= size);
+            let capacity = buffer.capacity();
+            (buffer.split().freeze(), capacity)
+        };
+        let (first, capacity) = copy(SHARED);
+        assert_eq!(capacity, BUFFER);
+        let (large, capacity) = copy(SHARED + 1);
+        assert_eq!((large.len(), capacity), (SHARED + 1, SHARED + 1), "not a byte too many");
+        let mut before = first.as_ptr_range().end;
+        for left in (1..BUFFER / SHARED).rev() {
+            let (next, capacity) = copy(SHARED);
+            assert_eq!((next.as_ptr(), capacity), (before, left * SHARED), "right behind it");
+            before = next.as_ptr_range().end;
+        }
+        assert_eq!(copy(1).1, BUFFER, "a new one when it is full");
+        assert_eq!(copy(0).0.len(), 0);
     }
 
     #[test]
