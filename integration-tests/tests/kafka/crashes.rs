@@ -128,6 +128,8 @@ async fn a_suspect_that_rests_lets_the_next_one_on() {
     rests.settle.rest();
     let [mut next] = begun(&mut opened).await;
     assert_eq!((body(&rests), body(&next)), ("0".into(), "1".into()));
+    // It did not wait until the other one took too long: then it would not be named.
+    metadata(&group, &topic, 0, |metadata| metadata == "cqrs1;o=2.1.0.0.1").await;
     next.settle.ack().await.unwrap();
     assert!(rests.settle.begin());
     rests.settle.ack().await.unwrap();
