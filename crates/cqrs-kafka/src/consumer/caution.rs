@@ -37,6 +37,17 @@ impl Caution {
         Self { partition, turn, since: now }
     }
 
+    /// The partition goes to another member, and no handler of it starts any more. The others go on at once;
+    /// but while a delivery of it is left that may run, none of theirs is named.
+    pub(super) fn retire(self) {
+        let Self { partition, mut turn, .. } = self;
+        if partition.running() > 0 {
+            turn.release();
+            turn.set_strays(true);
+            partition.keep(turn);
+        }
+    }
+
     /// Records below may be handed out now.
     pub(super) fn granted(&self) -> i64 {
         if self.turn.holds() { self.partition.granted() } else { i64::MIN }

@@ -70,6 +70,15 @@ impl Lane {
         })
     }
 
+    /// The assignment ends: no handler starts any more.
+    pub(super) fn end(self) -> Arc<Partition> {
+        self.partition.revoke();
+        if let Some(caution) = self.caution {
+            caution.retire();
+        }
+        self.partition
+    }
+
     /// When the head is due, if it waits for that.
     pub(super) fn due(&self) -> Option<SystemTime> {
         self.head.as_ref()?.due

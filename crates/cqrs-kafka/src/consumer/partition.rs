@@ -1,10 +1,11 @@
 //! One partition during one assignment: the epoch that deliveries belong to.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cqrs_core::RetryState;
 
+use super::baton::Turn;
 use super::ledger::{Draft, Ledger, View};
 use super::record::Record;
 use super::shared::Shared;
@@ -30,6 +31,8 @@ pub(super) struct Partition {
     granted: AtomicI64,
     /// Whether the poll thread waits for each record that is finished.
     careful: AtomicBool,
+    /// Tells, as long as this value lives, that suspects run on.
+    strays: OnceLock<Turn>,
 }
 
 const REVOKED: usize = 1 << (usize::BITS - 1);
@@ -47,7 +50,18 @@ impl Partition {
         let granted = AtomicI64::new(ledger.granted());
         let ledger = Mutex::new(ledger);
         let gate = AtomicUsize::new(0);
-        Self { shared, topic, id, is_retry, gate, ledger, has_attempts, granted, careful }
+        Self {
+            shared,
+            topic,
+            id,
+            is_retry,
+            gate,
+            ledger,
+            has_attempts,
+            granted,
+            careful,
+            strays: OnceLock::new(),
+        }
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -83,6 +97,11 @@ impl Partition {
     /// No handler starts from here on.
     pub(super) fn revoke(&self) {
         self.gate.fetch_or(REVOKED, Ordering::AcqRel);
+    }
+
+    /// Keeps a turn that tells of strays until nobody has a delivery of this assignment any more.
+    pub(super) fn keep(&self, turn: Turn) {
+        let _ = self.strays.set(turn);
     }
 
     pub(super) fn is_revoked(&self) -> bool {

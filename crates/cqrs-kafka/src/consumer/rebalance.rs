@@ -206,16 +206,13 @@ impl Session {
         now: Instant,
     ) -> Result<Turn, KafkaError> {
         let eager = !self.is_cooperative();
-        let mut partitions = Vec::new();
-        self.lanes.retain(|lane| {
-            let (topic, id) = (&lane.partition.topic, lane.partition.id);
-            let goes = eager || list.find_partition(topic, id).is_some();
-            if goes {
-                lane.partition.revoke();
-                partitions.push(Arc::clone(&lane.partition));
-            }
-            !goes
-        });
+        let goes = |lane: &Lane| {
+            eager || list.find_partition(&lane.partition.topic, lane.partition.id).is_some()
+        };
+        let (gone, stay) = std::mem::take(&mut self.lanes).into_iter().partition(goes);
+        self.lanes = stay;
+        let gone: Vec<Lane> = gone;
+        let partitions: Vec<_> = gone.into_iter().map(Lane::end).collect();
         self.shared.discard_revoked();
         if lost || self.consumer.assignment_lost() {
             return self.give_up(&list, &partitions, true);

@@ -330,8 +330,7 @@ impl Session {
 
     /// The last commits, until shortly before `end`.
     fn close(&mut self, end: Instant) -> Ending {
-        let mut open: Vec<Arc<Partition>> =
-            self.lanes.drain(..).map(|lane| lane.partition).collect();
+        let mut open: Vec<Arc<Partition>> = self.lanes.drain(..).map(Lane::end).collect();
         open.extend(self.turn.partitions());
         let close = |partition: Arc<Partition>| {
             let draft = partition.close()?;
@@ -369,9 +368,7 @@ impl Session {
 
     /// Ends the epochs without a commit.
     fn abandon(&mut self) {
-        for partition in
-            self.lanes.drain(..).map(|lane| lane.partition).chain(self.turn.partitions())
-        {
+        for partition in self.lanes.drain(..).map(Lane::end).chain(self.turn.partitions()) {
             partition.close();
         }
         self.shared.discard_revoked();

@@ -357,6 +357,26 @@ fn a_partition_that_goes_lets_the_others_on() {
     assert_eq!(world.look(1, 0), Look::Commit);
 }
 
+#[test]
+fn nobody_is_named_beside_what_runs_on_of_a_partition_that_went() {
+    let mut world = two();
+    world.look(0, 0);
+    assert!(world.step(0, 0) && !world.step(1, 0));
+    let member = &mut world.members[0];
+    assert!(member.partition.begin());
+    member.partition.begun(0);
+    member.partition.revoke();
+    member.caution.take().unwrap().retire();
+    assert_eq!(world.look(1, 0), Look::Commit, "it waits for nobody");
+    assert!(world.step(1, 0));
+    assert_eq!(world.named(1), None, "the other one may be the killer");
+    assert!(world.members[1].partition.finish(0));
+    // Its last delivery is gone.
+    drop((world.members.remove(0), world.logs.remove(0)));
+    assert!(world.step(0, 1) || world.step(0, 1));
+    assert_eq!(world.named(0), Some(1));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
