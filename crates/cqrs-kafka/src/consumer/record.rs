@@ -46,6 +46,8 @@ pub(super) struct Record {
 #[derive(Debug, Default)]
 pub(super) struct Copier {
     buffer: BytesMut,
+    /// The headers of the record that is being copied: reading them twice costs more.
+    headers: Vec<u8>,
 }
 
 /// Bytes of a shared buffer. A record that is kept for long keeps this many bytes of others with it.
@@ -57,23 +59,28 @@ const NULL: u32 = u32::MAX;
 
 impl Copier {
     pub(super) fn copy(&mut self, message: &BorrowedMessage<'_>) -> Record {
-        let (key, body, headers) = (message.key(), message.payload(), headers_size(message));
-        let size = key.map_or(0, <[u8]>::len) + body.map_or(0, <[u8]>::len) + headers;
+        let mut headers = std::mem::take(&mut self.headers);
+        headers.clear();
+        read_headers(message, &mut headers);
+        let (key, body) = (message.key(), message.payload());
+        let size = key.map_or(0, <[u8]>::len) + body.map_or(0, <[u8]>::len) + headers.len();
         let mut own = BytesMut::new();
         let buffer = self.buffer_for(size, &mut own);
         buffer.extend_from_slice(key.unwrap_or_default());
         buffer.extend_from_slice(body.unwrap_or_default());
-        if headers > 0 {
-            let copied = message.headers().into_iter().flat_map(|headers| headers.iter());
-            copied.for_each(|header| put_header(buffer, header.key, header.value));
+        buffer.extend_from_slice(&headers);
+        let content = buffer.split().freeze();
+        let has_headers = !headers.is_empty();
+        if headers.capacity() <= BUFFER {
+            self.headers = headers;
         }
         Record {
             offset: message.offset(),
             timestamp: message.timestamp().to_millis(),
-            content: buffer.split().freeze(),
+            content,
             key_length: key.map(<[u8]>::len),
             body_length: body.map(<[u8]>::len),
-            has_headers: headers > 0,
+            has_headers,
             drops: 0,
         }
     }
@@ -91,26 +98,25 @@ impl Copier {
     }
 }
 
-/// Bytes of the headers in the buffer; none for those that cannot be read.
-fn headers_size(message: &BorrowedMessage<'_>) -> usize {
-    let Some(headers) = message.headers() else { return 0 };
+/// Puts a record's headers into `buffer`; none of those that cannot be read.
+fn read_headers(message: &BorrowedMessage<'_>, buffer: &mut Vec<u8>) {
+    let Some(headers) = message.headers() else { return };
     // rdkafka panics on a name that is not UTF-8. One such record must not end the thread.
-    let size = catch_unwind(AssertUnwindSafe(|| {
-        let size = |name: &str, value: Option<&[u8]>| 8 + name.len() + value.map_or(0, <[u8]>::len);
-        headers.iter().map(|header| size(header.key, header.value)).sum()
+    let read = catch_unwind(AssertUnwindSafe(|| {
+        headers.iter().for_each(|header| put_header(buffer, header.key, header.value));
     }));
-    size.unwrap_or_else(|_| {
+    if read.is_err() {
+        buffer.clear();
         tracing::error!(
             topic = message.topic(),
             partition = message.partition(),
             offset = message.offset(),
             "a header's name is not UTF-8; the record's headers cannot be read"
         );
-        0
-    })
+    }
 }
 
-fn put_header(buffer: &mut BytesMut, name: &str, value: Option<&[u8]>) {
+fn put_header(buffer: &mut Vec<u8>, name: &str, value: Option<&[u8]>) {
     // A record is shorter than 2 GiB.
     let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(NULL - 1);
     buffer.put_u32_le(length(name.as_bytes()));
@@ -272,7 +278,7 @@ fn is_ours(name: &str) -> bool {
 #[cfg(test)]
 impl Record {
     pub(super) fn of(offset: i64, key: Option<&str>, headers: &[(&str, Option<&[u8]>)]) -> Self {
-        let mut content = BytesMut::from(format!("{}body", key.unwrap_or_default()).as_bytes());
+        let mut content = format!("{}body", key.unwrap_or_default()).into_bytes();
         headers.iter().for_each(|(name, value)| put_header(&mut content, name, *value));
         Self {
             offset,
