@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cqrs_core::broker::{Confirmation, Receipt};
 use cqrs_core::{Message, MessageBroker, MessageBrokerExt, PublishError, PublishErrorKind};
@@ -42,10 +42,29 @@ impl<'h, H: Harness> Stage<'h, H> {
     /// With a first message published and read, and the broker stalled since.
     pub(super) async fn stalled(harness: &'h H, setup: Setup) -> Self {
         let mut stage = Self::with(harness, Setup { with_faults: true, ..setup }).await;
-        stage.publish(Message::new(stage.topic.as_str(), "before the stall")).await;
-        stage.receive(1).await;
+        let last = stage.publish_first().await;
+        while stage.receive(1).await.remove(0).text() != last {}
         harness.inject(Fault::Stall { topic: &stage.topic }).await;
         stage
+    }
+
+    /// Publishes until a message is confirmed, and tells its body: a short deadline may be over before a
+    /// busy server answers. The others may arrive too, before it: all have one key.
+    async fn publish_first(&self) -> String {
+        let end = Instant::now() + self.can.patience;
+        let mut number = 0;
+        loop {
+            number += 1;
+            let body = format!("before the stall, {number}");
+            let message = Message::new(self.topic.as_str(), body.clone()).with_key("k");
+            match self.within("publish", self.broker.publish(message)).await {
+                Ok(_) => return body,
+                Err(error) => {
+                    assert_kind(&error, &[PublishErrorKind::NotSent, PublishErrorKind::Unknown]);
+                    assert!(Instant::now() < end, "publish: {}", chain(&error));
+                }
+            }
+        }
     }
 
     pub(super) async fn resume(&self) {

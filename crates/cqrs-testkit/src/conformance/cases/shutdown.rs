@@ -40,7 +40,9 @@ pub(crate) async fn shutdown_reports_what_was_not_delivered<H: Harness>(harness:
     if !harness.capabilities().stall {
         return;
     }
-    let setup = Setup { window_messages: 2 * COUNT, ..Setup::default() };
+    // The shutdown does not wait for the deadline of a publish.
+    let publish_timeout = Duration::from_secs(90);
+    let setup = Setup { window_messages: 2 * COUNT, publish_timeout, ..Setup::default() };
     let stage = Stage::stalled(harness, setup).await;
     let mut receipts = Vec::new();
     for number in 0..COUNT {
@@ -49,12 +51,11 @@ pub(crate) async fn shutdown_reports_what_was_not_delivered<H: Harness>(harness:
     let started = Instant::now();
     let report = stage.within("shutdown", stage.broker.shutdown(DEADLINE)).await;
     let elapsed = started.elapsed();
-    assert!(elapsed <= DEADLINE + Duration::from_secs(3), "took {elapsed:?}");
+    assert!(elapsed <= DEADLINE + Duration::from_secs(20), "took {elapsed:?}");
     let mut failed = 0;
     for receipt in receipts {
         // After the shutdown there is nothing to wait for.
-        let verdict = tokio::time::timeout(Duration::from_secs(5), receipt).await;
-        if let Err(error) = verdict.expect("every receipt has ended") {
+        if let Err(error) = stage.within("the end of a receipt", receipt).await {
             let kinds =
                 [PublishErrorKind::Closed, PublishErrorKind::NotSent, PublishErrorKind::Unknown];
             assert_kind(&error, &kinds);

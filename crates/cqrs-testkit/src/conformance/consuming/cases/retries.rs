@@ -100,12 +100,12 @@ pub(crate) async fn a_delayed_retry_holds_its_key_or_lets_it_pass<H: ConsumingHa
         (KEY, 1, 1) => Err(no()),
         _ => Ok(()),
     });
-    let delay = Duration::from_millis(1_500);
+    // Long after all have come.
+    let delay = Duration::from_secs(4);
     let retry = Retry::none().delayed([delay]);
     let subscription = stage.subscription().retry(retry).concurrency(2);
     let running = stage.run(subscription, handler).await;
-    stage.publish_events(2).await;
-    stage.publish(stage.event("other", 3)).await;
+    stage.publish_all([(KEY, 1), (KEY, 2), ("other", 3)].map(|(key, n)| stage.event(key, n))).await;
     stage.until("all are handled", || running.counts().handled == 3).await;
     running.end().await;
     let runs = log.runs();

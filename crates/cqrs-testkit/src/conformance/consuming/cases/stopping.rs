@@ -6,8 +6,9 @@ use super::super::opened::{ack, text};
 use super::super::stage::{QUIET, Stage};
 use super::super::{ConsumingFault, ConsumingHarness};
 
-/// What a close may take beyond its deadline.
-const SLACK: Duration = Duration::from_secs(3);
+/// What a close may take beyond its deadline on a busy machine; less than it takes to find out that a
+/// server is mute.
+const SLACK: Duration = Duration::from_secs(15);
 
 pub(crate) async fn no_more_are_out_than_the_cap<H: ConsumingHarness>(harness: &H) {
     const CAP: usize = 3;
@@ -53,7 +54,7 @@ pub(crate) async fn a_stopped_source_hands_out_nothing_more<H: ConsumingHarness>
 }
 
 pub(crate) async fn close_ends_in_time<H: ConsumingHarness>(harness: &H) {
-    const DEADLINE: Duration = Duration::from_secs(5);
+    const DEADLINE: Duration = Duration::from_secs(20);
     let stage = Stage::new(harness).await;
     let mut opened = stage.open().await;
     stage.publish(stage.message("1")).await;
