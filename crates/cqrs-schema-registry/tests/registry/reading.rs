@@ -7,7 +7,7 @@ use cqrs_core::{
 use cqrs_macros::Notification;
 use cqrs_schema_registry::{
     EventSchema, Frame, FrameForm, FramedBroker, Framing, MessagePath, OnUnframed, OnUnknownSchema,
-    Registration, RegistryDecoder, Schema,
+    Registration, RegistryDecoder, Schema, SchemaRegistry,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -126,11 +126,15 @@ async fn what_is_wrong_with_the_registry_is_for_later() {
     let server = server().await;
     let registry = server.client();
     let json = RegistryDecoder::json(&registry);
-    for fault in
-        [Fault::Answer(500, ""), Fault::Hang, Fault::Answer(403, ""), Fault::Answer(404, "")]
-    {
+    let hurried = RegistryDecoder::json(&server.hurried_client());
+    for (json, fault) in [
+        (&json, Fault::Answer(500, "")),
+        (&hurried, Fault::Hang),
+        (&json, Fault::Answer(403, "")),
+        (&json, Fault::Answer(404, "")),
+    ] {
         server.fail(vec![fault.clone(); 3]);
-        match body(&json, message(&Frame::new(1))).await {
+        match body(json, message(&Frame::new(1))).await {
             Err(DecodeError::NotNow(_)) => {}
             other => panic!("{fault:?}: {other:?}"),
         }
@@ -203,11 +207,11 @@ async fn a_service_reads_what_a_framed_broker_wrote_in_either_form() {
 
 /// A service with a short retry schedule, what it handles (with the attempt), and one message for it.
 async fn reading(
-    server: &Server,
+    registry: &SchemaRegistry,
     broker: &MemoryBroker,
 ) -> (JoinHandle<ServiceReport>, StopHandle, mpsc::UnboundedReceiver<(u32, u32)>) {
     let (seen, sees) = mpsc::unbounded_channel();
-    let decoder = RegistryDecoder::json(&server.client()).subjects(["json-value"]);
+    let decoder = RegistryDecoder::json(registry).subjects(["json-value"]);
     let users = Subscription::to("users")
         .group("g")
         .decoder(decoder.hook())
@@ -248,7 +252,7 @@ async fn an_outage_longer_than_the_retry_schedule_costs_no_message() {
     ] {
         let (server, broker) = (server().await, MemoryBroker::new());
         server.fail(vec![fault.clone(); 1_000]);
-        let (running, stop, mut sees) = reading(&server, &broker).await;
+        let (running, stop, mut sees) = reading(&server.client(), &broker).await;
         asked(&server, 5 * requests).await; // the schedule ends with the third round
         server.state().faults.clear();
         assert_eq!(sees.recv().await, Some((7, 1)), "{fault:?}: the first attempt");
@@ -264,11 +268,15 @@ async fn a_stop_while_the_subject_cannot_be_looked_up_ends_in_time_and_loses_not
     for fault in [Fault::Answer(401, ""), Fault::Hang] {
         let (server, broker) = (server().await, MemoryBroker::new());
         let first = Fault::Answer(200, r#"{"schema":"{}","schemaType":"JSON"}"#);
+        let registry = match fault {
+            Fault::Hang => server.hurried_client(),
+            _ => server.client(),
+        };
         server.fail([first].into_iter().chain(vec![fault; 1_000]));
-        let (running, stop, mut sees) = reading(&server, &broker).await;
+        let (running, stop, mut sees) = reading(&registry, &broker).await;
         asked(&server, 4).await;
         stop.stop();
-        let ended = tokio::time::timeout(Duration::from_secs(10), running).await;
+        let ended = tokio::time::timeout(Duration::from_secs(20), running).await;
         let counts = ended.expect("in time").unwrap().subscriptions[0].counts;
         assert_eq!((counts.given_back, counts.dead_lettered), (1, 0));
         assert!(sees.recv().await.is_none());

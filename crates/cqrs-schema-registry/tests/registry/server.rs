@@ -70,16 +70,24 @@ impl Server {
         self.state().faults.extend(faults);
     }
 
-    /// Settings that do not wait for long.
+    /// Settings with which a busy machine is not asked twice.
     pub(crate) fn config(&self) -> RegistryConfig {
         let mut config = RegistryConfig::new([&*self.url]);
         config.backoff = Duration::from_millis(10);
-        config.timeout = Duration::from_millis(500);
+        config.connect_timeout = Duration::from_secs(10);
+        config.timeout = Duration::from_secs(10);
         config
     }
 
     pub(crate) fn client(&self) -> SchemaRegistry {
         SchemaRegistry::new(self.config()).unwrap()
+    }
+
+    /// One that does not wait for long, for [`Fault::Hang`].
+    pub(crate) fn hurried_client(&self) -> SchemaRegistry {
+        let mut config = self.config();
+        config.timeout = Duration::from_secs(1);
+        SchemaRegistry::new(config).unwrap()
     }
 
     async fn serve(&self, stream: TcpStream) {
