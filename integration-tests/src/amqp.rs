@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use cqrs_amqp::{AmqpConfig, Dsn};
 use cqrs_core::{Message, PublishError};
 use futures_util::StreamExt;
 use lapin::message::Delivery;
@@ -51,6 +52,20 @@ fn check(dsn: &str, variable: &str) {
     let address = host_and_port(dsn);
     let unset = format!("{variable}_ADDRESS");
     servers::reachable(&unset, &address);
+}
+
+/// Settings to publish to an exchange of this name, which `Declare` makes.
+pub fn config(exchange: &str) -> AmqpConfig {
+    config_at(dsn(), exchange)
+}
+
+/// The same at `dsn`. A busy server may be slow to answer, and a `connect` ends with the first attempt
+/// that fails.
+pub fn config_at(dsn: impl Into<Dsn>, exchange: &str) -> AmqpConfig {
+    let mut config = AmqpConfig::new(dsn);
+    config.exchange.name = exchange.into();
+    config.connect_timeout = Duration::from_secs(30);
+    config
 }
 
 /// A name nobody else uses.

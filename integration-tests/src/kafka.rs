@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use cqrs_testkit::FaultProxy;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -143,14 +144,24 @@ pub async fn commit(group: &str, topic: &str, partition: i32, offset: i64, metad
 /// The proxy in front of Kafka's listener that advertises the proxy's address. There is one port for it:
 /// whoever has it keeps the guard, too.
 pub async fn proxy() -> (FaultProxy, MutexGuard<'static, ()>) {
+    let alone = proxy_port().await;
+    (proxy_at(&alone).await, alone)
+}
+
+/// The port of the [`proxy`], with nobody behind it.
+pub async fn proxy_port() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::const_new(());
-    let alone = ALONE.lock().await;
+    ALONE.lock().await
+}
+
+/// The [`proxy`] of who has the port already.
+pub async fn proxy_at(_alone: &MutexGuard<'static, ()>) -> FaultProxy {
     let upstream = tokio::task::spawn_blocking(servers::kafka_behind_proxy).await.unwrap();
     // The port may still be another process's.
     let end = Instant::now() + Duration::from_secs(120);
     loop {
         match FaultProxy::start(servers::kafka_proxied(), upstream.as_str()).await {
-            Ok(proxy) => return (proxy, alone),
+            Ok(proxy) => return proxy,
             Err(error) => assert!(Instant::now() < end, "the proxy's port: {error}"),
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -174,16 +185,23 @@ pub async fn create_topic(topic: &str, partitions: i32, settings: &[(&str, &str)
     made[0].as_ref().unwrap();
     let topic = topic.to_owned();
     let asking = tokio::task::spawn_blocking(move || {
-        let end = Instant::now() + Duration::from_secs(30);
-        let ask = |id| admin.inner().fetch_watermarks(&topic, id, Duration::from_secs(5));
         for id in 0..partitions {
-            while let Err(error) = ask(id) {
-                assert!(Instant::now() < end, "{topic} [{id}]: {error}");
-                std::thread::sleep(Duration::from_millis(20));
-            }
+            watermarks(admin.inner(), &topic, id);
         }
     });
     asking.await.unwrap();
+}
+
+/// Where a partition begins and ends. The leader of one that was just made may not know of it yet.
+fn watermarks<C: ClientContext>(client: &Client<C>, topic: &str, id: i32) -> (i64, i64) {
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        match client.fetch_watermarks(topic, id, Duration::from_secs(5)) {
+            Ok(found) => return found,
+            Err(error) => assert!(Instant::now() < end, "{topic} [{id}]: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Deletes the topics whose names begin with `prefix`.
@@ -231,7 +249,7 @@ fn read_blocking(topic: &str) -> Vec<(i64, Raw)> {
     let mut assignment = TopicPartitionList::new();
     let mut left = 0;
     for partition in metadata.topics()[0].partitions() {
-        let (low, high) = consumer.fetch_watermarks(topic, partition.id(), patience).unwrap();
+        let (low, high) = watermarks(consumer.client(), topic, partition.id());
         left += high - low;
         assignment.add_partition_offset(topic, partition.id(), Offset::Beginning).unwrap();
     }

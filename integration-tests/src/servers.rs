@@ -1,9 +1,10 @@
 //! Where the servers of `scripts/brokers up` are: an environment variable, the default port, or a
 //! container that is started where a Docker engine answers.
 
+use std::fmt;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Kafka without TLS and login, as `host:port`. Topics are made on first use, with 4 partitions.
 pub fn kafka() -> String {
@@ -70,6 +71,23 @@ pub fn reachable(name: &str, default: &str) -> String {
     let address = variable(name, default);
     must_connect(name, &address);
     address
+}
+
+/// Connects, again if need be: a broker value with a short publish deadline gives a busy server little
+/// time to answer.
+pub async fn connected<T, E, F>(mut connect: impl FnMut() -> F) -> T
+where
+    E: fmt::Display,
+    F: Future<Output = Result<T, E>>,
+{
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        match connect().await {
+            Ok(connected) => return connected,
+            Err(error) => assert!(Instant::now() < end, "not connected: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 fn must_connect(name: &str, address: &str) {

@@ -148,7 +148,7 @@ impl Stand {
         let retry = Retry::none().delayed(delays);
         let topics = [&*self.topic];
         let opening = Opened::open(&broker, &topics, &options.group, |asked| asked.retry = retry);
-        let (_, closed) = opening.await.close(Duration::from_secs(5)).await;
+        let (_, closed) = opening.await.close(Duration::from_secs(20)).await;
         closed.unwrap();
         let _ = broker.shutdown(Duration::from_secs(5)).await;
     }
@@ -313,6 +313,20 @@ impl Stand {
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
+    }
+
+    /// Kafka: of how many messages it stands in the commits that they had so many attempts.
+    pub async fn noted(&self, attempts: u32) -> usize {
+        let attempts = format!("{attempts:x}");
+        let mut noted = 0;
+        for (partition, _) in self.committed().await {
+            let (_, note) = kafka::committed(&self.group, &self.topic, partition).await;
+            let entries = note.split(';').find_map(|section| section.strip_prefix("a="));
+            // An offset, the attempts, and two times.
+            let entries = entries.into_iter().flat_map(|entries| entries.split(','));
+            noted += entries.filter(|entry| entry.split('.').nth(1) == Some(&*attempts)).count();
+        }
+        noted
     }
 
     /// RabbitMQ: how many messages wait in the source queue, beside those that are out.

@@ -2,21 +2,15 @@
 
 use std::time::Duration;
 
-use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, AmqpSubscription, QueueKind};
+use cqrs_amqp::{AmqpMessageBroker, AmqpSubscription, QueueKind};
 use cqrs_core::consume::{SourceStatus, SubscribeRequest};
 use cqrs_core::{Message, MessageBroker, MessageBrokerExt};
 use integration_tests::amqp::{self, Raw, fresh};
 use integration_tests::consuming::{Opened, body};
 use lapin::BasicProperties;
 
-fn config(exchange: &str) -> AmqpConfig {
-    let mut config = AmqpConfig::new(amqp::dsn());
-    config.exchange.name = exchange.into();
-    config
-}
-
 async fn broker(exchange: &str) -> AmqpMessageBroker {
-    AmqpMessageBroker::connect(config(exchange)).await.unwrap()
+    AmqpMessageBroker::connect(amqp::config(exchange)).await.unwrap()
 }
 
 /// The queues of a subscription with the default schedule.
@@ -32,7 +26,7 @@ async fn clean(raw: Raw, queues_of: &[&str], exchange: &str) {
     raw.clean(&names, &[exchange]).await;
 }
 
-const LONG: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_published_arrives_whole_and_once() {

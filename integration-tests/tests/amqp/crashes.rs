@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, AmqpSubscription};
+use cqrs_amqp::{AmqpMessageBroker, AmqpSubscription};
 use cqrs_core::Retry;
 use cqrs_core::consume::{SourceDelivery, SourceStatus, SubscribeRequest};
 use cqrs_testkit::FaultProxy;
@@ -14,15 +14,14 @@ use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 
-const LONG: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(20);
 /// Whatever comes has come.
 const LULL: Duration = Duration::from_millis(500);
 
 /// A broker value that can die.
 async fn mortal(exchange: &str) -> (FaultProxy, AmqpMessageBroker) {
     let proxy = FaultProxy::start("127.0.0.1:0", amqp::address()).await.unwrap();
-    let mut config = AmqpConfig::new(format!("amqp://guest:guest@{}", proxy.address()));
-    config.exchange.name = exchange.into();
+    let config = amqp::config_at(format!("amqp://guest:guest@{}", proxy.address()), exchange);
     (proxy, AmqpMessageBroker::connect(config).await.unwrap())
 }
 

@@ -42,8 +42,7 @@ impl Place {
     }
 
     fn config(&self) -> AmqpConfig {
-        let mut config = AmqpConfig::new(amqp::dsn());
-        config.exchange.name = self.topic.clone();
+        let mut config = amqp::config(&self.topic);
         config.declare = self.mode;
         // In the order of publishing, whatever the key.
         config.channels_per_connection = 1;
@@ -516,6 +515,10 @@ async fn what_our_consumer_declared_python_cqrs_publishes_to_and_shares() {
         let mut ear = place.ear().await;
         let arguments = json!({ "model": "pydantic" });
         let mut inbox = place.inbox(Peer::shared(python), "consume_amqp", arguments).await;
+        // That one has been told to consume, no more; ours could take all.
+        let raw = Raw::connect().await;
+        until("both to consume", async || raw.consumers(&place.topic).await == 2).await;
+        raw.clean(&[], &[]).await;
         let specs: Vec<_> = (0..40).map(|_| json!({ "payload": users()[0] })).collect();
         let sent = place.publish(python, "pydantic", specs).await;
         let sent: Vec<_> = sent.as_array().unwrap().iter().map(described).collect();

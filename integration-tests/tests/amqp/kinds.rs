@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, AmqpSubscription, QueueKind, StreamOffset};
+use cqrs_amqp::{AmqpMessageBroker, AmqpSubscription, QueueKind, StreamOffset};
 use cqrs_core::consume::{Delayed, SourceStatus, SubscribeRequest};
 use cqrs_core::{DeadLetter, DeadLetterReason, Retry, RetryState, Timestamp};
 use cqrs_testkit::FaultProxy;
@@ -10,12 +10,11 @@ use integration_tests::amqp::{self, Raw, fresh};
 use integration_tests::consuming::{Opened, body};
 use lapin::BasicProperties;
 
-const LONG: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(20);
 
 async fn through_proxy(exchange: &str) -> (FaultProxy, AmqpMessageBroker) {
     let proxy = FaultProxy::start("127.0.0.1:0", amqp::address()).await.unwrap();
-    let mut config = AmqpConfig::new(format!("amqp://guest:guest@{}", proxy.address()));
-    config.exchange.name = exchange.into();
+    let config = amqp::config_at(format!("amqp://guest:guest@{}", proxy.address()), exchange);
     (proxy, AmqpMessageBroker::connect(config).await.unwrap())
 }
 

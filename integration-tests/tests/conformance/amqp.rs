@@ -9,6 +9,7 @@ use cqrs_testkit::conformance::{Capabilities, Fault, Harness, Setup};
 use cqrs_testkit::{Probe, conformance};
 use integration_tests::amqp;
 use integration_tests::control::full;
+use integration_tests::servers::connected;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Connection, ConnectionProperties};
@@ -42,12 +43,12 @@ impl Harness for AmqpHarness {
     }
 
     async fn connect(&self, setup: Setup) -> Arc<dyn MessageBroker> {
-        let mut config = AmqpConfig::new(self.server.amqp_dsn(setup.with_faults).await);
-        config.exchange.name = EXCHANGE.into();
+        let dsn = self.server.amqp_dsn(setup.with_faults).await;
+        let mut config = amqp::config_at(dsn, EXCHANGE);
         config.window_messages = setup.window_messages;
         config.window_bytes = setup.window_bytes;
         config.publish_timeout = setup.publish_timeout;
-        Arc::new(AmqpMessageBroker::connect(config).await.unwrap())
+        Arc::new(connected(|| AmqpMessageBroker::connect(config.clone())).await)
     }
 
     async fn fresh_topic(&self) -> String {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, AmqpSubscription, QueueKind};
+use cqrs_amqp::{AmqpMessageBroker, AmqpSubscription, QueueKind};
 use cqrs_core::Subscribe;
 use cqrs_core::consume::{DeadLetterTo, Delayed, SubscribeRequest, TopicSet};
 use cqrs_testkit::conformance::{
@@ -70,8 +70,7 @@ impl ConsumingHarness for AmqpHarness {
     }
 
     async fn connect(&self, with_faults: bool) -> Arc<dyn Subscribe> {
-        let mut config = AmqpConfig::new(self.server.amqp_dsn(with_faults).await);
-        config.exchange.name = EXCHANGE.into();
+        let config = amqp::config_at(self.server.amqp_dsn(with_faults).await, EXCHANGE);
         let broker = AmqpMessageBroker::connect(config).await.unwrap();
         let (kind, queues) = (self.kind, Arc::clone(&self.queues));
         let adjust = move |request: &mut SubscribeRequest| {

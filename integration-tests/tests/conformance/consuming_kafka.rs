@@ -66,8 +66,9 @@ impl ConsumingHarness for KafkaHarness {
         let broker = KafkaMessageBroker::connect(config).await.unwrap();
         let options = KafkaSubscription::new()
             .with_retry_mode(self.retry_mode)
-            // The least that the server allows: a member that died is not waited for for long.
-            .with_session_timeout(Duration::from_secs(6));
+            // A member that died is not waited for for as long as a case waits; one that a busy machine
+            // held up is not taken for dead.
+            .with_session_timeout(Duration::from_secs(20));
         let adjust = move |request: &mut cqrs_core::consume::SubscribeRequest| {
             request.options.insert(options.clone());
         };

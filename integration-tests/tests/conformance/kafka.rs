@@ -8,7 +8,7 @@ use cqrs_kafka::{KafkaConfig, KafkaMessageBroker};
 use cqrs_testkit::conformance::{Capabilities, Fault, Harness, Setup};
 use cqrs_testkit::{FaultProxy, Probe, conformance};
 use integration_tests::control::full;
-use integration_tests::kafka::{self, fresh_topic};
+use integration_tests::kafka::{self, create_topic, fresh_topic};
 use integration_tests::servers;
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -56,11 +56,13 @@ impl Harness for KafkaHarness {
         config.window_messages = setup.window_messages;
         config.window_bytes = setup.window_bytes;
         config.publish_timeout = setup.publish_timeout;
-        Arc::new(KafkaMessageBroker::connect(config).await.unwrap())
+        Arc::new(servers::connected(|| KafkaMessageBroker::connect(config.clone())).await)
     }
 
     async fn fresh_topic(&self) -> String {
-        fresh_topic("conformance")
+        let topic = fresh_topic("conformance");
+        create_topic(&topic, 4, &[]).await;
+        topic
     }
 
     async fn probe(&self, topic: &str) -> Probe {

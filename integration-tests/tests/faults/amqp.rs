@@ -10,18 +10,20 @@ use cqrs_core::{Message, MessageBroker, MessageBrokerExt, PublishErrorKind};
 use cqrs_testkit::FaultProxy;
 use integration_tests::amqp::{self, Ledger, Raw, fresh};
 use integration_tests::control::{Restore, brokers, full};
+use integration_tests::servers::connected;
 use tokio::task::JoinHandle;
 
 use crate::SERVERS;
+
+/// What a deadline may be missed by on a busy machine.
+const LATE: Duration = Duration::from_secs(30);
 
 /// An exchange `name` with a queue `name` of `kind` bound by "t", and the settings to publish to it.
 async fn set_up(name: &str, kind: &str) -> (Raw, AmqpConfig) {
     let raw = Raw::connect().await;
     raw.exchange(name).await;
     raw.queue(name, kind, name, &["t"]).await;
-    let mut config = AmqpConfig::new(amqp::dsn());
-    config.exchange.name = name.into();
-    (raw, config)
+    (raw, amqp::config(name))
 }
 
 async fn through_proxy(config: &mut AmqpConfig) -> FaultProxy {
@@ -161,7 +163,7 @@ async fn kill_and_start(kind: &str, down: Duration, timeout: Duration, test: &st
     let (raw, mut config) = set_up(&name, kind).await;
     config.publish_timeout = timeout;
     config.window_messages = 200;
-    let broker = Arc::new(AmqpMessageBroker::connect(config).await.unwrap());
+    let broker = Arc::new(connected(|| AmqpMessageBroker::connect(config.clone())).await);
     let load = Load::start(&broker, 16, usize::MAX, Duration::from_millis(5));
     load.confirms(500).await;
     // RabbitMQ 4.3 forgets a quorum queue, content and all, when it is killed just after the queue was
@@ -184,7 +186,7 @@ async fn kill_and_start(kind: &str, down: Duration, timeout: Duration, test: &st
     let raw = Raw::connect().await;
     let summary = ledger.check(test, &raw.drain(&name).await);
     summary.assert_sound();
-    assert!(summary.slowest < timeout + Duration::from_secs(1), "{summary}");
+    assert!(summary.slowest < timeout + LATE, "{summary}");
     assert!(summary.duplicates <= 200, "more than the window: {summary}");
     if down > timeout {
         assert!(ledger.errors("Unknown") + ledger.errors("NotSent") > 0, "{summary}");
@@ -215,9 +217,10 @@ async fn a_memory_alarm_is_visible_holds_deadlines_and_passes() {
     let _alone = SERVERS.write().await;
     let name = fresh("alarm");
     let (raw, mut config) = set_up(&name, "classic").await;
-    config.publish_timeout = Duration::from_secs(2);
+    let timeout = Duration::from_secs(2);
+    config.publish_timeout = timeout;
     config.window_messages = 300;
-    let broker = Arc::new(AmqpMessageBroker::connect(config.clone()).await.unwrap());
+    let broker = Arc::new(connected(|| AmqpMessageBroker::connect(config.clone())).await);
     let load = Load::start(&broker, 8, usize::MAX, Duration::from_millis(2));
     load.confirms(200).await;
     let restore = Restore::by(["ctl", "rabbitmq", "set_vm_memory_high_watermark", "0.6"]);
@@ -226,19 +229,21 @@ async fn a_memory_alarm_is_visible_holds_deadlines_and_passes() {
         .await;
     let BrokerState::Blocked { reason } = broker.state() else { panic!("{:?}", broker.state()) };
     assert!(reason.contains("memory"), "{reason}");
-    // A second value is stopped by the alarm too; its shutdown does not wait for the server.
+    // A second value is stopped by the alarm too; its shutdown waits neither for the server nor for the
+    // deadline of a publish.
+    config.publish_timeout = 2 * LATE;
     let other = AmqpMessageBroker::connect(config).await.unwrap();
     let receipt = other.enqueue(Message::new("t", "{}").with_mandatory(false)).await.unwrap();
     until("blocked", async || matches!(other.state(), BrokerState::Blocked { .. })).await;
     let started = Instant::now();
     let report = other.shutdown(Duration::from_millis(200)).await;
-    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert!(started.elapsed() < LATE, "{:?}", started.elapsed());
     assert_eq!(report.undelivered, 1);
     assert_eq!(receipt.await.unwrap_err().kind(), PublishErrorKind::Unknown);
     // What is published now is kept here, and said to be not sent.
     let started = Instant::now();
     let error = broker.publish(Message::new("t", "{}").with_mandatory(false)).await.unwrap_err();
-    assert!(started.elapsed() < Duration::from_secs(3));
+    assert!(started.elapsed() < timeout + LATE, "{:?}", started.elapsed());
     assert_eq!(error.kind(), PublishErrorKind::NotSent);
     let cause =
         std::error::Error::source(&error).unwrap().downcast_ref().map(cqrs_amqp::AmqpError::kind);
@@ -256,7 +261,7 @@ async fn a_memory_alarm_is_visible_holds_deadlines_and_passes() {
         .collect();
     let summary = ledger.check("amqp memory alarm", &arrived);
     summary.assert_sound();
-    assert!(summary.slowest < Duration::from_secs(3), "{summary}");
+    assert!(summary.slowest < timeout + LATE, "{summary}");
     let _ = broker.shutdown(Duration::from_secs(5)).await;
     raw.clean(&[&name], &[&name]).await;
 }
@@ -266,10 +271,11 @@ async fn a_server_that_stops_reading_hangs_nothing() {
     let _alone = SERVERS.write().await;
     let name = fresh("pause");
     let (raw, mut config) = set_up(&name, "quorum").await;
-    config.publish_timeout = Duration::from_secs(3);
+    let timeout = Duration::from_secs(3);
+    config.publish_timeout = timeout;
     config.heartbeat = Duration::from_secs(2);
     config.window_messages = 500;
-    let broker = Arc::new(AmqpMessageBroker::connect(config).await.unwrap());
+    let broker = Arc::new(connected(|| AmqpMessageBroker::connect(config.clone())).await);
     let load = Load::start(&broker, 16, usize::MAX, Duration::from_millis(2));
     load.confirms(300).await;
     let restore = Restore::by(["resume", "rabbitmq"]);
@@ -282,7 +288,7 @@ async fn a_server_that_stops_reading_hangs_nothing() {
     tokio::time::sleep(Duration::from_secs(if full() { 60 } else { 5 })).await;
     let started = Instant::now();
     let error = broker.publish(Message::new("t", "{}")).await.unwrap_err();
-    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    assert!(started.elapsed() < timeout + LATE, "{:?}", started.elapsed());
     assert!(std::error::Error::source(&error).is_some(), "no cause: {error}");
     drop(restore);
     until("ready", async || broker.state().is_ready()).await;
@@ -294,7 +300,7 @@ async fn a_server_that_stops_reading_hangs_nothing() {
     let arrived = raw_now.drain(&name).await;
     let summary = ledger.check("amqp SIGSTOP", &arrived);
     summary.assert_sound();
-    assert!(summary.slowest < Duration::from_secs(4), "{summary}");
+    assert!(summary.slowest < timeout + LATE, "{summary}");
     let _ = broker.shutdown(Duration::from_secs(5)).await;
     raw_now.clean(&[&name], &[&name]).await;
 }
@@ -304,11 +310,12 @@ async fn a_network_that_swallows_everything_is_found_by_the_heartbeat() {
     let _alone = SERVERS.write().await;
     let name = fresh("blackhole");
     let (raw, mut config) = set_up(&name, "quorum").await;
-    config.publish_timeout = Duration::from_secs(4);
+    let timeout = Duration::from_secs(4);
+    config.publish_timeout = timeout;
     config.heartbeat = Duration::from_secs(1);
     config.window_messages = 500;
     let proxy = through_proxy(&mut config).await;
-    let broker = Arc::new(AmqpMessageBroker::connect(config).await.unwrap());
+    let broker = Arc::new(connected(|| AmqpMessageBroker::connect(config.clone())).await);
     let load = Load::start(&broker, 16, usize::MAX, Duration::from_millis(2));
     load.confirms(300).await;
     proxy.blackhole(true);
@@ -323,7 +330,7 @@ async fn a_network_that_swallows_everything_is_found_by_the_heartbeat() {
     let ledger = load.stop().await;
     let summary = ledger.check("amqp blackhole", &raw.drain(&name).await);
     summary.assert_sound();
-    assert!(summary.slowest < Duration::from_secs(5), "{summary}");
+    assert!(summary.slowest < timeout + LATE, "{summary}");
     assert!(ledger.errors("Unknown") > 0, "{summary}");
     let _ = broker.shutdown(Duration::from_secs(5)).await;
     raw.clean(&[&name], &[&name]).await;

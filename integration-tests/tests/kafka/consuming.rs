@@ -81,7 +81,7 @@ impl Member {
     }
 
     async fn close(self) {
-        self.source.close(Duration::from_secs(10)).await.unwrap();
+        self.source.close(Duration::from_secs(20)).await.unwrap();
         let _ = self.broker.shutdown(Duration::from_secs(5)).await;
     }
 }
@@ -221,7 +221,8 @@ async fn a_source_that_was_dropped_leaves_and_commits() {
     deliveries[0].settle.ack().await.unwrap();
     let started = Instant::now();
     drop(member);
-    assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
+    // The one that is out is not waited for.
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     wait_for_commit(&group, &topic, 1).await;
     assert!(deliveries[1].settle.ack().await.is_err(), "too late");
     let mut member = join(&topic, &group).await;
@@ -268,8 +269,8 @@ async fn no_more_bytes_than_the_cap_are_out() {
 
 fn impatient() -> KafkaSubscription {
     options()
-        .with_session_timeout(Duration::from_secs(6))
-        .with_max_poll_interval(Duration::from_secs(6))
+        .with_session_timeout(Duration::from_secs(12))
+        .with_max_poll_interval(Duration::from_secs(12))
 }
 
 #[tokio::test]
@@ -279,8 +280,8 @@ async fn a_handler_slower_than_the_poll_interval_keeps_its_partition() {
     request.max_unsettled = Some(10);
     let mut member = Member::open(request, status).await;
     let mut out = member.take(10).await;
-    // The handler: three poll intervals long, and no room for anything else.
-    tokio::time::sleep(Duration::from_secs(20)).await;
+    // The handler: more than two poll intervals long, and no room for anything else.
+    tokio::time::sleep(Duration::from_secs(30)).await;
     for delivery in &mut out {
         assert!(!delivery.settle.is_revoked());
         delivery.settle.ack().await.unwrap();
@@ -352,7 +353,7 @@ async fn a_handler_longer_than_the_drain_loses_its_message_to_the_new_owner() {
     let revoked_at = Instant::now();
     let next = second.next().await;
     let after = revoked_at.elapsed();
-    assert!(after < Duration::from_secs(10), "{after:?}");
+    assert!(after < Duration::from_secs(30), "{after:?}");
     println!("LEDGER kafka overrun drain=2s moved_after={after:.1?}");
     for delivery in &mut out {
         let error = delivery.settle.ack().await.expect_err("its epoch is over");
@@ -372,7 +373,7 @@ async fn a_handler_longer_than_the_drain_loses_its_message_to_the_new_owner() {
 
 #[tokio::test]
 async fn held_and_waiting_deliveries_do_not_delay_a_revoke() {
-    let options = options();
+    let options = options().with_revoke_drain(Duration::from_secs(60));
     let (topic, group, member, mut out) = two_running("held", &options).await;
     let state = RetryState::default().failed(Timestamp::now());
     for delivery in &mut out {
@@ -384,7 +385,7 @@ async fn held_and_waiting_deliveries_do_not_delay_a_revoke() {
     revoked(&out[0]).await;
     let started = Instant::now();
     let next = second.next().await;
-    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(35), "{:?}", started.elapsed());
     assert_eq!(next.retry.attempts, 1, "its attempts came along");
     for delivery in &mut out {
         assert!(!delivery.settle.begin(), "taken away");
@@ -490,12 +491,13 @@ async fn retry_topics_are_never_early_and_short_delays_do_not_wait_for_long_ones
     let group = format!("g-{topic}");
     let topics = options().with_retry_mode(RetryMode::Topics);
     let (mut request, status) = request(&topic, &group, topics);
-    request.retry = delayed(&[2, 6]);
+    // So far apart that the short one is handled before the long one is due.
+    request.retry = delayed(&[2, 15]);
     let mut member = Member::open(request, status).await;
     let mut out = member.take(2).await;
     let started = Instant::now();
     let state = RetryState::default().failed(Timestamp::now());
-    for (delivery, delay) in out.iter_mut().zip([6, 2]) {
+    for (delivery, delay) in out.iter_mut().zip([15, 2]) {
         let delay = Duration::from_secs(delay);
         let scheduled = delivery.settle.retry_later(delay, &state).await.unwrap();
         assert_eq!(scheduled, Delayed::Scheduled);
@@ -504,7 +506,7 @@ async fn retry_topics_are_never_early_and_short_delays_do_not_wait_for_long_ones
     let mut second = member.next().await;
     let early = started.elapsed();
     assert_eq!(body(&second), "short");
-    assert!(early >= Duration::from_secs(2) && early < Duration::from_secs(6), "{early:?}");
+    assert!(early >= Duration::from_secs(2) && early < Duration::from_secs(15), "{early:?}");
     assert_eq!(
         second.message.timestamp,
         Some(UNIX_EPOCH + Duration::from_millis(written_at as u64))
@@ -513,8 +515,8 @@ async fn retry_topics_are_never_early_and_short_delays_do_not_wait_for_long_ones
     second.settle.ack().await.unwrap();
     let mut first = member.next().await;
     let late = started.elapsed();
-    assert!(late >= Duration::from_secs(6) && late < Duration::from_secs(12), "{late:?}");
-    println!("LEDGER kafka retry topics delays=2s,6s came_after={early:.2?},{late:.2?}");
+    assert!(late >= Duration::from_secs(15) && late < Duration::from_secs(60), "{late:?}");
+    println!("LEDGER kafka retry topics delays=2s,15s came_after={early:.2?},{late:.2?}");
     let message = &first.message;
     assert_eq!((body(&first).as_str(), &*message.topic), ("long", &*topic));
     assert_eq!((message.partition, message.offset), (Some(0), Some(0)));
@@ -699,15 +701,26 @@ async fn a_new_group_starts_where_it_is_told() {
 
     let mut late = open(StartAt::Latest, &format!("latest-{topic}")).await;
     let mut never = open(StartAt::Time(SystemTime::now()), &format!("now-{topic}")).await;
-    // Only a fetch that is under way knows where the end was.
     assert!(late.next_within(Duration::from_secs(2)).await.is_none());
-    write(&topic, vec![Raw::new("key", "new")]).await;
-    assert_eq!(late.handle(1).await, ["new"]);
-    assert_eq!(never.handle(1).await, ["new"]);
+    let (end, mut records) = (Instant::now() + PATIENCE, 10);
+    for member in [&mut late, &mut never] {
+        // Only a fetch that is under way knows where the end was: it may miss the first ones.
+        let mut new = loop {
+            assert!(Instant::now() < end, "nothing new comes");
+            write(&topic, vec![Raw::new("key", "new")]).await;
+            records += 1;
+            if let Some(new) = member.next_within(Duration::from_secs(2)).await {
+                break new;
+            }
+        };
+        assert_eq!(body(&new), "new");
+        assert!(new.settle.begin());
+        new.settle.ack().await.unwrap();
+    }
     late.close().await;
     never.close().await;
     let mut all = open(StartAt::Oldest, &format!("oldest-{topic}")).await;
-    assert_eq!(all.handle(11).await.len(), 11);
+    assert_eq!(all.handle(records).await.len(), records);
     all.close().await;
 }
 
@@ -856,7 +869,7 @@ async fn a_stopped_source_ends_and_settles_what_is_out() {
     wait_for_commit(&group, &topic, 3).await;
     let started = Instant::now();
     member.close().await;
-    assert!(started.elapsed() < Duration::from_secs(10));
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
     let mut member = join(&topic, &group).await;
     assert_eq!(member.handle(17).await[0], "3");
     member.close().await;

@@ -12,7 +12,7 @@ use integration_tests::servers;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{ClientConfig, Offset};
 
-const LONG: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(20);
 /// Whatever comes has come.
 const LULL: Duration = Duration::from_millis(500);
 

@@ -668,7 +668,8 @@ async fn ours_takes_over_when_a_python_member_is_killed() {
     let mut shared = Shared::new("shared-ours").await;
     let worker = shared.worker().await;
     let peer = Peer::start(Python::FastStream);
-    let mut inbox = shared.joined(&peer, 10).await;
+    // So slowly that it still has some of the second ones when all of them are published.
+    let mut inbox = shared.joined(&peer, 30).await;
     shared.publish(Work::over(40, 400)).await;
     shared.all_handled(&mut inbox).await;
     assert!(!shared.ended().is_empty() && !shared.theirs.is_empty(), "both have some");

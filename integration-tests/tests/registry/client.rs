@@ -184,11 +184,11 @@ struct Reader<P> {
 }
 
 impl<P: Notification + Clone> Reader<P> {
-    async fn start(subscription: Subscription) -> Self {
+    async fn start(topic: &str, subscription: Subscription) -> Self {
         let (seen, events) = unbounded_channel();
         let (refused, undecodable) = unbounded_channel();
         let subscription = subscription
-            .group("reader")
+            .group(format!("reader-{topic}"))
             .on_decode_error(OnDecodeError::Handle)
             .undecodable(move |case: Undecodable, _: Received| {
                 let refused = refused.clone();
@@ -264,7 +264,7 @@ async fn json_goes_through_kafka_framed_and_checked() {
 
     let decoder = RegistryDecoder::json(&registry).subjects([subject]).hook();
     let subscription = Subscription::to(&*topic).decoder(decoder).json::<UserCreated>();
-    let mut reader = Reader::<UserCreated>::start(subscription).await;
+    let mut reader = Reader::<UserCreated>::start(&topic, subscription).await;
     assert_eq!(reader.event().await, created);
     for expected in ["40403", "of type PROTOBUF", "under none of the subjects", "no magic byte"] {
         let refused = reader.undecodable().await;
@@ -277,7 +277,7 @@ async fn protobuf_reads_back(
     topic: &str,
     subscription: impl FnOnce(Subscription) -> Subscription,
 ) -> UserJoined {
-    let mut reader = Reader::start(subscription(Subscription::to(topic))).await;
+    let mut reader = Reader::start(topic, subscription(Subscription::to(topic))).await;
     let joined = reader.event().await;
     reader.end().await;
     joined

@@ -4,9 +4,11 @@ use std::time::{Duration, Instant};
 
 use super::kills::PREFETCH;
 use crate::consuming::audit::Audit;
+use crate::consuming::journal::{Line, Mark};
 use crate::consuming::ledger::Summary;
 use crate::consuming::stand::{Stand, count, until};
 use crate::consuming::work::{Kind, Work};
+use crate::control::full;
 
 /// 12: handlers of 0 to 50 ms, 64 at once, while a stranger reads what is settled.
 pub async fn audited(kind: Kind, program: &'static str) -> Summary {
@@ -46,44 +48,72 @@ pub async fn audited(kind: Kind, program: &'static str) -> Summary {
     summary
 }
 
-/// Handlers of 10 ms on one partition, 1,000 keys: 64 at once are 50 times as fast as one.
+/// Handlers on one partition, 1,000 keys: 64 run at once, and those of 10 ms are many times as fast as one
+/// alone, in full 50 times. A small machine that does other things, too, does not show as much.
 pub async fn speed_up(kind: Kind, program: &'static str) {
+    let most = most_at_once(&handle(kind, program, 64, 1_000, 128).await);
+    assert!((60..=64).contains(&most), "{most} handlers at once");
+    let least = if full() { 50.0 } else { 15.0 };
     let mut best = (0.0, String::new());
     // Whatever else this machine does counts against the faster one.
     for _ in 0..3 {
-        let (alone, _) = rate(kind, program, 1, 200).await;
-        let (many, took) = rate(kind, program, 64, count(8_000, 50_000)).await;
+        let (alone, _) = rate(&handle(kind, program, 1, 10, 200).await);
+        let (many, took) = rate(&handle(kind, program, 64, 10, count(8_000, 50_000)).await);
         let ratio = many / alone;
         println!("{kind:?}: {alone:.0}/s alone, {many:.0}/s with 64 ({took:.1?}): x{ratio:.1}");
         if ratio > best.0 {
             best = (ratio, format!("{alone:.0}/s with 1, {many:.0}/s with 64"));
         }
-        if ratio >= 50.0 {
+        if ratio >= least {
             break;
         }
     }
-    println!("LEDGER {kind:?} handlers of 10 ms, 1,000 keys: x{:.1} | {}", best.0, best.1);
-    assert!(best.0 >= 50.0, "x{:.1}", best.0);
+    println!(
+        "LEDGER {kind:?} {most} handlers at once, those of 10 ms, 1,000 keys: x{:.1} | {}",
+        best.0, best.1
+    );
+    assert!(best.0 >= least, "x{:.1}", best.0);
 }
 
-/// Messages handled in a second.
-async fn rate(
+/// What the handlers of `total` messages did.
+async fn handle(
     kind: Kind,
     program: &'static str,
     concurrency: usize,
+    handler_ms: u64,
     total: usize,
-) -> (f64, Duration) {
+) -> Vec<Line> {
     let stand = Stand::new(kind, program, "speed", 1).await;
     let mut options = stand.options();
-    (options.concurrency, options.handler_ms) = (concurrency, (10, 10));
+    (options.concurrency, options.handler_ms) = (concurrency, (handler_ms, handler_ms));
     stand.declare(&options).await;
     stand.publish(Work::over(1_000, total)).await;
     let mut ledger = stand.ledger();
     let worker = stand.start(&options, &mut ledger).await;
     until("all to be handled", async || ledger.refresh().handled() == total).await;
     worker.stop().await;
-    let first = ledger.lines().first().expect("a line").at;
-    let took = ledger.lines().last().expect("a line").at - first;
+    let lines = ledger.lines().to_vec();
     stand.clean().await;
-    (total as f64 / took.as_secs_f64(), took)
+    lines
+}
+
+/// Messages handled in a second, and how long all took.
+fn rate(lines: &[Line]) -> (f64, Duration) {
+    let ends = lines.iter().filter(|line| line.mark == Mark::End).count();
+    let first = lines.first().expect("a line").at;
+    let took = lines.last().expect("a line").at - first;
+    (ends as f64 / took.as_secs_f64(), took)
+}
+
+/// The most handlers that had started and not ended.
+fn most_at_once(lines: &[Line]) -> usize {
+    let (mut running, mut most) = (0_usize, 0);
+    for line in lines {
+        match line.mark {
+            Mark::Start => running += 1,
+            Mark::End | Mark::Fail => running -= 1,
+        }
+        most = most.max(running);
+    }
+    most
 }
