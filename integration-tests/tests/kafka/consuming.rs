@@ -269,8 +269,8 @@ async fn no_more_bytes_than_the_cap_are_out() {
 
 fn impatient() -> KafkaSubscription {
     options()
-        .with_session_timeout(Duration::from_secs(12))
-        .with_max_poll_interval(Duration::from_secs(12))
+        .with_session_timeout(Duration::from_secs(6))
+        .with_max_poll_interval(Duration::from_secs(6))
 }
 
 #[tokio::test]
@@ -280,8 +280,8 @@ async fn a_handler_slower_than_the_poll_interval_keeps_its_partition() {
     request.max_unsettled = Some(10);
     let mut member = Member::open(request, status).await;
     let mut out = member.take(10).await;
-    // The handler: more than two poll intervals long, and no room for anything else.
-    tokio::time::sleep(Duration::from_secs(30)).await;
+    // The handler: three poll intervals long, and no room for anything else.
+    tokio::time::sleep(Duration::from_secs(20)).await;
     for delivery in &mut out {
         assert!(!delivery.settle.is_revoked());
         delivery.settle.ack().await.unwrap();
