@@ -152,7 +152,7 @@ async fn join_and_commit(topic: &str, group: &str, note: &'static str) -> i32 {
         loop {
             assert!(Instant::now() < end, "no partition");
             let _ = consumer.poll(Duration::from_millis(100));
-            let mut list = consumer.assignment().unwrap();
+            let list = consumer.assignment().unwrap();
             let of = list.elements().first().map(|element| element.partition());
             let (Some(partition), 1) = (of, list.count()) else { continue };
             let topic = list.elements()[0].topic().to_owned();
