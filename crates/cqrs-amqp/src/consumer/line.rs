@@ -3,8 +3,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::broker::BoxFuture;
+use lapin::message::Delivery;
 use lapin::options::{BasicNackOptions, BasicQosOptions};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::arrived::Arrived;
 use super::careful::{Careful, Found};
@@ -37,6 +39,8 @@ pub(super) struct Inflow {
     /// What came while it was opened.
     ready: Vec<Arrived>,
     stage: Stage,
+    /// The number of the last delivery on the channel.
+    latest: u64,
     /// Acknowledgements written when consuming was cancelled.
     acked_before: u64,
 }
@@ -84,8 +88,12 @@ impl Line {
         link.connection.answered(LIMIT, setting_up).await
     }
 
-    /// Asks the server to send nothing more. What is out can still be settled.
-    pub(super) async fn cancel(&mut self, limit: Duration) {
+    /// Hands on nothing more. What is out can still be settled, and goes back only when the channel is
+    /// closed: before that, its key's next messages would be handled elsewhere beside those that run here.
+    pub(super) async fn stop(&mut self, limit: Duration) {
+        if self.incoming.can_keep() {
+            return;
+        }
         let _gone_with_the_channel = tokio::time::timeout(limit, self.incoming.cancel()).await;
     }
 
@@ -95,6 +103,7 @@ impl Line {
         self.generation.end();
         let (channel, incoming) = (&self.link.channel, &mut self.incoming);
         let closing = async {
+            incoming.calm_down(limit / 4).await;
             incoming.cancel().await;
             incoming.flush().await;
             // Nothing can be given back to a stream.
@@ -150,12 +159,12 @@ impl Inflow {
         };
         let (channel, generation, desk) =
             (Arc::clone(channel), Arc::clone(generation), Arc::clone(desk));
-        Ok(Self { channel, generation, desk, ready, stage, acked_before: 0 })
+        Ok(Self { channel, generation, desk, ready, stage, latest: 0, acked_before: 0 })
     }
 
     /// Hands on what comes, until nothing can come any more. Cancel safe.
     pub(super) async fn run(&mut self, hand_on: impl Fn(Box<Arrived>)) -> AmqpError {
-        let Self { channel, generation, desk, ready, stage, .. } = self;
+        let Self { channel, generation, desk, ready, stage, latest, .. } = self;
         let hand_on = |mut arrived: Box<Arrived>| {
             arrived.sent = Some(generation.send());
             hand_on(arrived);
@@ -177,8 +186,9 @@ impl Inflow {
                     Err(error) => return error,
                 },
                 Stage::Consuming(consumers) => {
-                    let take =
-                        |queue, delivery| match Arrived::new(queue, delivery, generation, desk) {
+                    let take = |queue, delivery: Delivery| {
+                        *latest = delivery.delivery_tag;
+                        match Arrived::new(queue, delivery, generation, desk) {
                             Some(arrived) if arrived.judgement.suspect == Suspect::Always => {
                                 ControlFlow::Break(arrived)
                             }
@@ -186,7 +196,8 @@ impl Inflow {
                                 arrived.into_iter().for_each(hand_on);
                                 ControlFlow::Continue(())
                             }
-                        };
+                        }
+                    };
                     match consumers.run(take).await {
                         Interrupted::Ended(error) => return error,
                         Interrupted::Suspect(suspect) => {
@@ -200,6 +211,45 @@ impl Inflow {
                 Stage::Cancelled => std::future::pending().await,
             };
             *stage = next;
+        }
+    }
+
+    /// Whether what comes can be kept until the end. A stream takes nothing back.
+    fn can_keep(&self) -> bool {
+        matches!(self.stage, Stage::Consuming(_)) && !self.desk.plan.is_stream()
+    }
+
+    /// Leaves what comes unsettled, until nothing can come any more. Cancel safe.
+    pub(super) async fn keep(&mut self) -> AmqpError {
+        let Self { stage: Stage::Consuming(consumers), latest, .. } = self else {
+            return std::future::pending().await;
+        };
+        let keep = |_, delivery: Delivery| {
+            *latest = delivery.delivery_tag;
+            ControlFlow::Continue(())
+        };
+        match consumers.run(keep).await {
+            Interrupted::Ended(error) => error,
+            Interrupted::Suspect(_) => std::future::pending().await, // it keeps all
+        }
+    }
+
+    /// Waits, no longer than `limit`, until nothing seems to be on its way here.
+    ///
+    /// A quorum queue takes back at once what is on its way to a consumer that is cancelled, and hands that
+    /// out before what the consumer gives back afterwards (seen with RabbitMQ 4.3.6): messages of one key
+    /// would change places.
+    async fn calm_down(&mut self, limit: Duration) {
+        /// More than from an acknowledgement to the delivery for which it makes room.
+        const QUIET: Duration = Duration::from_millis(100);
+        let end = Instant::now() + limit;
+        // Who has nothing to give back puts nothing behind.
+        while self.can_keep() && self.latest > self.generation.acked() && Instant::now() < end {
+            let before = self.latest;
+            let quiet = tokio::time::timeout(QUIET, self.keep()).await;
+            if quiet.is_ok() || self.latest == before {
+                return;
+            }
         }
     }
 

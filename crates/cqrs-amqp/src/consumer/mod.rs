@@ -29,7 +29,8 @@
 //! # Order
 //! A queue's order, as long as nothing is given back. What is given back (dropped, or lost with its line)
 //! goes to the head of the queue and comes before what was not handed out yet, but after what was sent
-//! ahead; among themselves those given back together keep their order.
+//! ahead; among themselves those given back together keep their order. From a stop on nothing goes back
+//! before the close, which waits until nothing is on its way here and then gives back all at once, in order.
 //!
 //! # Crashes
 //! A quorum queue counts how often a message came back from a consumer that went away

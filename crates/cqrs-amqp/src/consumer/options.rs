@@ -199,6 +199,10 @@ impl AmqpSubscription {
     }
 
     /// Of several consumers only one gets messages, so that order holds over all of them.
+    ///
+    /// When it stops, the next one gets nothing before its handlers are done, and then first what was not
+    /// fetched yet, before what was given back: up to the prefetch of messages change places (RabbitMQ
+    /// 4.3.6).
     pub fn with_single_active_consumer(mut self) -> Self {
         self.single_active_consumer = true;
         self

@@ -98,34 +98,43 @@ impl Pump {
         let mut returns = Returns::new(Arc::clone(&line.generation));
         let mut health = line.link.health.clone();
         loop {
-            let due = returns.due();
+            let (due, stopped) = (returns.due(), self.stopped);
             let Line { incoming, generation, returned, .. } = line;
             let letters = &self.letters;
             let hand_on = |arrived| {
                 let _the_source_is_gone = letters.send(Letter::Arrived(arrived));
+            };
+            let coming = async {
+                match stopped {
+                    false => incoming.run(hand_on).await,
+                    true => incoming.keep().await,
+                }
             };
             let command = tokio::select! {
                 biased;
                 command = self.commands.recv() => command,
                 error = lost(&mut health) => return End::Lost(error),
                 Some(delivery) = returned.recv() => {
-                    returns.push(delivery);
+                    // After the stop it goes back with all that is left.
+                    if !stopped {
+                        returns.push(delivery);
+                    }
                     continue;
                 }
-                () = sleep_until(due) => {
+                () = sleep_until(due), if !stopped => {
                     returns.give_back(|tag, acker, Again { queue, original }| {
                         hand_on(Arrived::again(queue, tag, acker, original, generation));
                     });
                     continue;
                 }
-                error = incoming.run(hand_on), if !self.stopped => return End::Lost(error),
+                error = coming => return End::Lost(error),
             };
             match command {
                 None => return End::Close(Closing::dropped()),
                 Some(Command::Close(closing)) => return End::Close(closing),
                 Some(Command::Stop(done)) => {
                     self.stopped = true;
-                    line.cancel(CANCELLING).await;
+                    line.stop(CANCELLING).await;
                     let _nobody_waits = done.send(());
                 }
             }

@@ -84,12 +84,7 @@ pub async fn terminated(kind: Kind, program: &'static str, keys: usize) -> Summa
     let test = format!("{kind:?} SIGTERM x{stops}, {keys} keys");
     let summary = ledger.check(&test, &published, &[]);
     let note = format!("slowest exit {slowest:.2?} handled at exits {ended:?}");
-    let summary = match kind {
-        Kind::Kafka => summary.sound(note),
-        // What is on its way to a consumer that is cancelled goes back to a quorum queue before what the
-        // consumer gives back (RabbitMQ 4.3.6), so that a key with several messages out may flip.
-        Kind::Amqp => summary.complete(note),
-    };
+    let summary = summary.sound(note);
     assert!(slowest <= Duration::from_secs(30), "{slowest:?}");
     assert_eq!((summary.duplicates, summary.interrupted), (0, 0), "{summary}");
     stand.clean().await;
