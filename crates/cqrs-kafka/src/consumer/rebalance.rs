@@ -160,14 +160,8 @@ impl Session {
             // A copy must not be missed, however new its topic is.
             let begin = if is_retry { Some(Offset::Beginning) } else { start.begin };
             let offset = start.committed.map(Offset::Offset).or(begin);
-            let mut note = start.note;
-            if let Some(former) = self.shared.take_former(&start.topic, start.partition) {
-                note.noted = former.acquit(note.noted);
-            }
-            if let Some(end) = start.end {
-                note.noted.bound(end);
-            }
-            let ledger = Ledger::new(start.committed, note);
+            let former = self.shared.take_former(&start.topic, start.partition);
+            let ledger = Ledger::following(former, start.committed, start.note, start.end);
             let shared = Arc::clone(&self.shared);
             let partition = Partition::new(shared, start.topic, start.partition, is_retry, ledger);
             let mut element = list.add_partition(&partition.topic, partition.id);

@@ -161,6 +161,11 @@ impl Watch {
         watch
     }
 
+    /// What stands in the committed note, where that is not what this watch goes on with.
+    pub(super) fn found(&mut self, noted: Noted) {
+        self.noted = noted;
+    }
+
     /// Records before may be suspect.
     pub(super) fn suspects_until(&self) -> Option<i64> {
         self.suspects.map(|suspects| suspects.rest)

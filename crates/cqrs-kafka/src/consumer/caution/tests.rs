@@ -88,12 +88,8 @@ impl World {
         self.flying = None;
         self.members.clear();
         for (id, log) in self.logs.iter_mut().enumerate() {
-            let mut note = Note::parse(&log.note);
-            if let Some(former) = log.former.take() {
-                note.noted = former.acquit(note.noted);
-            }
-            note.noted.bound(log.end);
-            let ledger = Ledger::new(log.committed, note);
+            let (former, note) = (log.former.take(), Note::parse(&log.note));
+            let ledger = Ledger::following(former, log.committed, note, Some(log.end));
             let id = i32::try_from(id).unwrap();
             let shared = Arc::clone(&self.shared);
             let partition = Arc::new(Partition::new(shared, "t".into(), id, false, ledger));
@@ -375,6 +371,24 @@ fn nobody_is_named_beside_what_runs_on_of_a_partition_that_went() {
     drop((world.members.remove(0), world.logs.remove(0)));
     assert!(world.step(0, 1) || world.step(0, 1));
     assert_eq!(world.named(0), Some(1));
+}
+
+#[test]
+fn a_membership_that_is_lost_again_and_again_accuses_nobody() {
+    let mut world = two();
+    world.look(0, 0);
+    assert!(world.step(0, 0));
+    assert_eq!(world.named(0), Some(0));
+    let crashes = |world: &World| {
+        let record = Record::of(0, None, &[]);
+        world.members[0].partition.attempts(&record).crashes
+    };
+    for _ in 0..3 {
+        world.lose();
+        assert_eq!(crashes(&world), 0);
+    }
+    world.die();
+    assert_eq!(crashes(&world), 1);
 }
 
 proptest! {
