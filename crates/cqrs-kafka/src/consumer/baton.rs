@@ -21,7 +21,7 @@ struct State {
     turns: u64,
     holder: Option<Claim>,
     queue: VecDeque<Claim>,
-    /// Turns with suspects that run although their time is over.
+    /// Turns with suspects that run although their time is over, or with a name left in the note.
     strays: usize,
 }
 
@@ -123,7 +123,7 @@ impl Turn {
         }
     }
 
-    /// Tells whether suspects run on although their time is over.
+    /// Tells whether suspects run on although their time is over, or a name is left in the note.
     pub(super) fn set_strays(&mut self, has_strays: bool) {
         if self.has_strays == has_strays {
             return;
@@ -133,7 +133,7 @@ impl Turn {
         state.strays = if has_strays { state.strays + 1 } else { state.strays - 1 };
     }
 
-    /// Whether no suspect runs on anywhere: who runs alone now is alone.
+    /// Whether no suspect runs on anywhere and no other name is left: who runs alone now is alone.
     pub(super) fn may_name(&self) -> bool {
         self.baton.state().strays == 0
     }

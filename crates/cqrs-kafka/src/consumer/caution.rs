@@ -19,6 +19,8 @@ pub(super) struct Caution {
     turn: Turn,
     /// Since when it keeps others waiting.
     since: Instant,
+    /// Whether it gave the baton on while the committed note has a name, which is accused whoever kills.
+    left_name: bool,
 }
 
 /// What comes of a look.
@@ -34,7 +36,7 @@ pub(super) enum Look {
 impl Caution {
     pub(super) fn new(partition: Arc<Partition>, baton: Arc<Baton>, now: Instant) -> Self {
         let turn = Turn::new(baton, Arc::clone(&partition.shared));
-        Self { partition, turn, since: now }
+        Self { partition, turn, since: now, left_name: false }
     }
 
     /// The partition goes to another member, and no handler of it starts any more. The others go on at once;
@@ -63,7 +65,8 @@ impl Caution {
         if self.turn.holds() && self.keep(&view, granted.is_some(), now) {
             view = self.partition.view();
         }
-        self.turn.set_strays(view.has_strays);
+        self.left_name &= view.is_named;
+        self.turn.set_strays(view.has_strays || self.left_name);
         if !view.is_quiet || view.is_asking {
             self.turn.step_back();
             return if view.is_asking { Look::Commit } else { Look::Wait };
@@ -109,6 +112,7 @@ impl Caution {
         self.since = now;
         if view.is_quiet {
             // The server takes no commit: nobody else is to wait for that.
+            self.left_name = view.is_named;
             self.turn.release();
             return false;
         }

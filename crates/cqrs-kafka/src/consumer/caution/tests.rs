@@ -288,11 +288,14 @@ impl World {
     }
 
     fn commit_all(&mut self) {
-        for (log, member) in self.logs.iter_mut().zip(&self.members) {
-            let Some(draft) = member.partition.draft() else { continue };
-            (log.committed, log.note) = (Some(draft.position), draft.note.to_text());
-            member.partition.committed(&draft);
-        }
+        (0..self.members.len()).for_each(|at| self.commit_one(at));
+    }
+
+    fn commit_one(&mut self, at: usize) {
+        let (log, member) = (&mut self.logs[at], &self.members[at]);
+        let Some(draft) = member.partition.draft() else { return };
+        (log.committed, log.note) = (Some(draft.position), draft.note.to_text());
+        member.partition.committed(&draft);
     }
 
     fn named(&self, at: usize) -> Option<i64> {
@@ -371,6 +374,30 @@ fn nobody_is_named_beside_what_runs_on_of_a_partition_that_went() {
     drop((world.members.remove(0), world.logs.remove(0)));
     assert!(world.step(0, 1) || world.step(0, 1));
     assert_eq!(world.named(0), Some(1));
+}
+
+#[test]
+fn nobody_is_named_beside_a_name_that_cannot_be_taken_out() {
+    let mut world = two();
+    world.look(0, 0);
+    assert!(world.step(0, 0) && !world.step(1, 0));
+    assert!(world.members[0].partition.finish(0));
+    // No commit of this one arrives.
+    assert_eq!(world.look(0, 1), Look::Commit);
+    world.now += Duration::from_secs(30);
+    assert_eq!(world.look(0, 1), Look::Commit);
+    assert_eq!((world.named(0), world.look(1, 0)), (Some(0), Look::Commit));
+    world.commit_one(1);
+    world.look(1, 0);
+    assert!(world.members[1].caution.as_ref().unwrap().granted() > 0);
+    assert_eq!(world.named(1), None, "a death would count against the other one, too");
+    world.members[1].partition.add(&mut vec![Record::of(0, None, &[])]);
+    assert!(world.members[1].partition.finish(0));
+    world.commit_all();
+    assert!(world.named(0).is_none());
+    assert_eq!(world.look(0, 1), Look::Wait, "the other one has the baton");
+    assert!(!world.step(1, 1) && (world.step(0, 1) || world.step(0, 1)));
+    assert_eq!(world.named(0), Some(1), "the old name is out of the note");
 }
 
 #[test]
