@@ -25,7 +25,7 @@
 //!   as `NotSent`. After it, a record whose deadline passes is `Unknown`.
 //! * A record is `Ok` only with its own confirm. librdkafka also takes a record for written when a later one
 //!   of its partition was confirmed; a partition that was just made can take the later one and refuse the
-//!   earlier. Such a record is `Unknown` here: publish it again.
+//!   earlier. Such a record is `Unknown` here: published again, it may be there twice.
 //! * What kept a record from being confirmed (failed login, TLS, name lookup, refused connection) is the
 //!   [`source`](std::error::Error::source) of its error, a [`KafkaError`], without credentials.
 //! * After a fatal error of the idempotent producer, and when librdkafka has forgotten all brokers (a

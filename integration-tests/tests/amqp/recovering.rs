@@ -288,6 +288,34 @@ async fn stopping_and_dropping_leave_the_broker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_goes_after_the_stop_takes_only_its_own_along() {
+    let (stays, goes, raw) = (fresh("stays"), fresh("goes"), Raw::connect().await);
+    let queue_of = |topic: &str| format!("{topic}.g");
+    let broker = AmqpMessageBroker::connect(config(&stays)).await.unwrap();
+    let mut opened = Opened::open(&broker, &[&stays, &goes], "g", plain).await;
+    for topic in [&stays, &goes] {
+        raw.put(&queue_of(topic), topic.as_bytes(), BasicProperties::default()).await;
+    }
+    let mut out = opened.take(2).await;
+    opened.source.stop().await;
+    let other = Raw::connect().await;
+    let queue = queue_of(&goes);
+    let deleting = other.channel.queue_delete(queue.as_str().into(), Default::default());
+    let _may_crash = tokio::time::timeout(Duration::from_secs(10), deleting).await;
+    until("the queue is gone", async || !raw.exists(&queue).await).await;
+    // Time for the server to say so.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let ours = out.iter_mut().find(|delivery| body(delivery) == stays).unwrap();
+    assert!(!ours.settle.is_revoked());
+    ours.settle.ack().await.unwrap();
+    opened.close(LONG).await.1.unwrap();
+    assert_eq!(raw.count(&queue_of(&stays)).await, 0);
+    let queue_that_stays = queue_of(&stays);
+    let dead = [&queue, &queue_that_stays].map(|queue| format!("{queue}.dead"));
+    raw.clean(&[&queue_that_stays, &dead[0], &dead[1]], &[&stays]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_next_active_consumer_waits_for_what_a_stopped_one_still_runs() {
     let (name, raw) = (fresh("handover"), Raw::connect().await);
     let queue = format!("{name}.g");

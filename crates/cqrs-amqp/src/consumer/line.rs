@@ -39,8 +39,8 @@ pub(super) struct Inflow {
     /// What came while it was opened.
     ready: Vec<Arrived>,
     stage: Stage,
-    /// The number of the last delivery on the channel.
-    latest: u64,
+    /// Deliveries that came after the stop.
+    kept: u64,
     /// Acknowledgements written when consuming was cancelled.
     acked_before: u64,
 }
@@ -88,8 +88,9 @@ impl Line {
         link.connection.answered(LIMIT, setting_up).await
     }
 
-    /// Hands on nothing more. What is out can still be settled, and goes back only when the channel is
-    /// closed: before that, its key's next messages would be handled elsewhere beside those that run here.
+    /// Hands on nothing more. What is out can still be settled. What came goes back only when the channel is
+    /// closed, unless consuming had not begun: before that, a key's next messages would be handled elsewhere
+    /// beside those that run here.
     pub(super) async fn stop(&mut self, limit: Duration) {
         if self.incoming.can_keep() {
             return;
@@ -159,12 +160,12 @@ impl Inflow {
         };
         let (channel, generation, desk) =
             (Arc::clone(channel), Arc::clone(generation), Arc::clone(desk));
-        Ok(Self { channel, generation, desk, ready, stage, latest: 0, acked_before: 0 })
+        Ok(Self { channel, generation, desk, ready, stage, kept: 0, acked_before: 0 })
     }
 
     /// Hands on what comes, until nothing can come any more. Cancel safe.
     pub(super) async fn run(&mut self, hand_on: impl Fn(Box<Arrived>)) -> AmqpError {
-        let Self { channel, generation, desk, ready, stage, latest, .. } = self;
+        let Self { channel, generation, desk, ready, stage, .. } = self;
         let hand_on = |mut arrived: Box<Arrived>| {
             arrived.sent = Some(generation.send());
             hand_on(arrived);
@@ -186,9 +187,8 @@ impl Inflow {
                     Err(error) => return error,
                 },
                 Stage::Consuming(consumers) => {
-                    let take = |queue, delivery: Delivery| {
-                        *latest = delivery.delivery_tag;
-                        match Arrived::new(queue, delivery, generation, desk) {
+                    let take =
+                        |queue, delivery| match Arrived::new(queue, delivery, generation, desk) {
                             Some(arrived) if arrived.judgement.suspect == Suspect::Always => {
                                 ControlFlow::Break(arrived)
                             }
@@ -196,8 +196,7 @@ impl Inflow {
                                 arrived.into_iter().for_each(hand_on);
                                 ControlFlow::Continue(())
                             }
-                        }
-                    };
+                        };
                     match consumers.run(take).await {
                         Interrupted::Ended(error) => return error,
                         Interrupted::Suspect(suspect) => {
@@ -219,22 +218,24 @@ impl Inflow {
         matches!(self.stage, Stage::Consuming(_)) && !self.desk.plan.is_stream()
     }
 
-    /// Leaves what comes unsettled, until nothing can come any more. Cancel safe.
+    /// Leaves what comes unsettled, until nothing can come any more and nothing be settled. Cancel safe.
     pub(super) async fn keep(&mut self) -> AmqpError {
-        let Self { stage: Stage::Consuming(consumers), latest, .. } = self else {
-            return std::future::pending().await;
-        };
-        let keep = |_, delivery: Delivery| {
-            *latest = delivery.delivery_tag;
-            ControlFlow::Continue(())
-        };
-        match consumers.run(keep).await {
-            Interrupted::Ended(error) => error,
-            Interrupted::Suspect(_) => std::future::pending().await, // it keeps all
+        if let Self { stage: Stage::Consuming(consumers), kept, channel, .. } = self {
+            let keep = |_, _: Delivery| {
+                *kept += 1;
+                ControlFlow::Continue(())
+            };
+            // The server may end a consumer alone; what is out can be settled as long as the channel stands.
+            if let Interrupted::Ended(error) = consumers.run(keep).await
+                && !channel.status().connected()
+            {
+                return error;
+            }
         }
+        std::future::pending().await
     }
 
-    /// Waits, no longer than `limit`, until nothing seems to be on its way here.
+    /// Waits until nothing seems to be on its way here, if there is so much time.
     ///
     /// A quorum queue takes back at once what is on its way to a consumer that is cancelled, and hands that
     /// out before what the consumer gives back afterwards (seen with RabbitMQ 4.3.6): messages of one key
@@ -243,11 +244,10 @@ impl Inflow {
         /// More than from an acknowledgement to the delivery for which it makes room.
         const QUIET: Duration = Duration::from_millis(100);
         let end = Instant::now() + limit;
-        // Who has nothing to give back puts nothing behind.
-        while self.can_keep() && self.latest > self.generation.acked() && Instant::now() < end {
-            let before = self.latest;
-            let quiet = tokio::time::timeout(QUIET, self.keep()).await;
-            if quiet.is_ok() || self.latest == before {
+        while self.can_keep() && Instant::now() + QUIET <= end {
+            let before = self.kept;
+            let lost = tokio::time::timeout(QUIET, self.keep()).await;
+            if lost.is_ok() || self.kept == before {
                 return;
             }
         }

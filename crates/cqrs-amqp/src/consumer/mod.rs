@@ -16,7 +16,8 @@
 //! * The **[`AmqpSource`]** is the runtime's end. It counts what is out, over all
 //!   generations: a new channel is sent a full prefetch while deliveries of the last one still run.
 //! * A **delivery** holds its acker and the message as it came. Dropped unsettled it goes to the pump,
-//!   which gives it back after a pause (0.1 s, growing to 5 s while nothing is acknowledged).
+//!   which gives it back after a pause (0.1 s, growing to 5 s while nothing is acknowledged); after a stop,
+//!   with the close.
 //! * The **[`Copies`]** publish retry copies and dead letters of all sources on a connection
 //!   of their own, up to 16 at a time, each alone on its channel: a confirm, a return or a channel error is
 //!   about that message and no other.
@@ -29,8 +30,9 @@
 //! # Order
 //! A queue's order, as long as nothing is given back. What is given back (dropped, or lost with its line)
 //! goes to the head of the queue and comes before what was not handed out yet, but after what was sent
-//! ahead; among themselves those given back together keep their order. From a stop on nothing goes back
-//! before the close, which waits until nothing is on its way here and then gives back all at once, in order.
+//! ahead; among themselves those given back together keep their order. From a stop on nothing of what
+//! was consumed goes back before the close, which waits until nothing is on its way here and then gives back
+//! all at once, in order.
 //!
 //! # Crashes
 //! A quorum queue counts how often a message came back from a consumer that went away

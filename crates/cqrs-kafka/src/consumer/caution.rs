@@ -40,10 +40,11 @@ impl Caution {
     }
 
     /// The partition goes to another member, and no handler of it starts any more. The others go on at once;
-    /// but while a delivery of it is left that may run, none of theirs is named.
+    /// but while a delivery of it is left that may run, or its last commit is to take a name out of the note,
+    /// none of theirs is named.
     pub(super) fn retire(self) {
         let Self { partition, mut turn, .. } = self;
-        if partition.running() > 0 {
+        if partition.running() > 0 || partition.view().is_named {
             turn.release();
             turn.set_strays(true);
             partition.keep(turn);

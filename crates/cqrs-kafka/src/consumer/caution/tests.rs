@@ -413,9 +413,30 @@ fn a_membership_that_is_lost_again_and_again_accuses_nobody() {
     for _ in 0..3 {
         world.lose();
         assert_eq!(crashes(&world), 0);
+        assert!(world.members[0].partition.view().is_named, "it is still in the note");
     }
     world.die();
     assert_eq!(crashes(&world), 1);
+    let mut world = two();
+    world.look(0, 0);
+    assert!(world.step(0, 0));
+    world.lose();
+    world.commit_all();
+    assert_eq!(world.named(0), None, "it is taken out without being asked for");
+}
+
+#[test]
+fn nobody_is_named_before_the_last_commit_took_a_name_out() {
+    let mut world = two();
+    world.look(0, 0);
+    assert!(world.step(0, 0) && !world.step(1, 0));
+    let member = &mut world.members[0];
+    assert!(member.partition.finish(0));
+    member.partition.revoke();
+    member.caution.take().unwrap().retire();
+    assert_eq!(world.look(1, 0), Look::Commit);
+    world.commit_one(1);
+    assert_eq!((world.named(0), world.named(1)), (Some(0), None));
 }
 
 proptest! {
