@@ -92,7 +92,7 @@ impl Lane {
             Look::Wait => {}
             Look::Commit => self.is_urgent = true,
             Look::Over => {
-                self.caution = None;
+                self.caution.take().into_iter().for_each(Caution::end);
                 self.asked = self.partition.granted();
             }
         }

@@ -110,7 +110,7 @@ impl World {
         if let Some(caution) = &mut member.caution
             && caution.look(head, self.now) == Look::Over
         {
-            member.caution = None;
+            member.caution.take().into_iter().for_each(Caution::end);
         }
         let granted = match &member.caution {
             None => member.partition.granted(),
@@ -398,6 +398,26 @@ fn nobody_is_named_beside_a_name_that_cannot_be_taken_out() {
     assert_eq!(world.look(0, 1), Look::Wait, "the other one has the baton");
     assert!(!world.step(1, 1) && (world.step(0, 1) || world.step(0, 1)));
     assert_eq!(world.named(0), Some(1), "the old name is out of the note");
+}
+
+#[test]
+fn nobody_is_named_beside_a_suspect_that_runs_on_when_all_are_behind() {
+    let mut world = two();
+    world.look(0, 0);
+    assert!(world.step(0, 0));
+    world.members[0].partition.begun(0);
+    world.now += Duration::from_secs(30);
+    for head in 1..10 {
+        assert!(world.step(0, head) || world.step(0, head) || world.step(0, head));
+        assert!(world.members[0].partition.finish(head));
+    }
+    while world.look(0, 10) != Look::Over {
+        world.commit_all();
+    }
+    world.members[0].caution.take().unwrap().end();
+    assert_eq!(world.look(1, 0), Look::Commit, "it waits for nobody");
+    assert!(world.step(1, 0));
+    assert_eq!(world.named(1), None, "the other one may be the killer");
 }
 
 #[test]
