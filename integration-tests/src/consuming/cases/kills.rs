@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::amqp;
 use crate::consuming::audit::{Audit, may_come_again};
 use crate::consuming::journal::Mark;
 use crate::consuming::ledger::{Ledger, Summary};
@@ -84,7 +85,11 @@ pub async fn terminated(kind: Kind, program: &'static str, keys: usize) -> Summa
     let test = format!("{kind:?} SIGTERM x{stops}, {keys} keys");
     let summary = ledger.check(&test, &published, &[]);
     let note = format!("slowest exit {slowest:.2?} handled at exits {ended:?}");
-    let summary = summary.sound(note);
+    // Where every return counts as a delivery (3.10), what came back is looked at alone, and its key may flip.
+    let summary = match kind == Kind::Amqp && !amqp::counts_deaths().await {
+        true => summary.complete(note),
+        false => summary.sound(note),
+    };
     assert!(slowest <= Duration::from_secs(30), "{slowest:?}");
     assert_eq!((summary.duplicates, summary.interrupted), (0, 0), "{summary}");
     stand.clean().await;
