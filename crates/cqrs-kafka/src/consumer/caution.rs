@@ -21,8 +21,6 @@ pub(super) struct Caution {
     since: Instant,
     /// Whether it gave the baton on while the committed note has a name, which is accused whoever kills.
     left_name: bool,
-    /// Whether one of the suspects still ran when all were behind.
-    runs_on: bool,
 }
 
 /// What comes of a look.
@@ -38,28 +36,17 @@ pub(super) enum Look {
 impl Caution {
     pub(super) fn new(partition: Arc<Partition>, baton: Arc<Baton>, now: Instant) -> Self {
         let turn = Turn::new(baton, Arc::clone(&partition.shared));
-        Self { partition, turn, since: now, left_name: false, runs_on: false }
+        Self { partition, turn, since: now, left_name: false }
     }
 
     /// The partition goes to another member, and no handler of it starts any more. The others go on at once;
-    /// but while a delivery of it is left that may run, or its last commit is to take a name out of the note,
-    /// none of theirs is named.
+    /// but while a delivery of it is left that may run, none of theirs is named.
     pub(super) fn retire(self) {
-        let may_kill = self.partition.running() > 0 || self.partition.view().is_named;
-        self.leave(may_kill);
-    }
-
-    /// All suspects are behind. Should one of them still run, nobody is named before the assignment ends.
-    pub(super) fn end(self) {
-        let may_kill = self.runs_on;
-        self.leave(may_kill);
-    }
-
-    fn leave(mut self, may_kill: bool) {
-        if may_kill {
-            self.turn.release();
-            self.turn.set_strays(true);
-            self.partition.keep(self.turn);
+        let Self { partition, mut turn, .. } = self;
+        if partition.running() > 0 {
+            turn.release();
+            turn.set_strays(true);
+            partition.keep(turn);
         }
     }
 
@@ -79,7 +66,7 @@ impl Caution {
             view = self.partition.view();
         }
         self.left_name &= view.is_named;
-        self.turn.set_strays(view.has_strays || self.left_name || self.runs_on);
+        self.turn.set_strays(view.has_strays || self.left_name);
         if !view.is_quiet || view.is_asking {
             self.turn.step_back();
             return if view.is_asking { Look::Commit } else { Look::Wait };
@@ -87,7 +74,6 @@ impl Caution {
         match head {
             _ if granted.is_some() => drop(self.take(now)),
             Some(head) if view.suspects_until.is_none_or(|until| until <= head) => {
-                self.runs_on |= view.has_strays;
                 self.partition.ask(head, false);
                 return Look::Commit;
             }

@@ -92,7 +92,7 @@ impl Lane {
             Look::Wait => {}
             Look::Commit => self.is_urgent = true,
             Look::Over => {
-                self.caution.take().into_iter().for_each(Caution::end);
+                self.caution = None;
                 self.asked = self.partition.granted();
             }
         }

@@ -91,7 +91,6 @@ impl Ledger {
         let mut ledger = Self::new(committed, note);
         // It stays there until the next commit, however often the membership is lost before.
         ledger.watch.found(found);
-        ledger.version = u64::from(ledger.watch.is_named());
         ledger
     }
 

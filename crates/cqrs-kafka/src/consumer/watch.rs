@@ -161,12 +161,8 @@ impl Watch {
         watch
     }
 
-    /// What stands in the committed note, where that is not what this watch goes on with. A name in it is to
-    /// be taken out.
+    /// What stands in the committed note, where that is not what this watch goes on with.
     pub(super) fn found(&mut self, noted: Noted) {
-        if noted.open.as_ref().is_some_and(|open| open.alone.is_some()) {
-            self.named = Some(0);
-        }
         self.noted = noted;
     }
 
