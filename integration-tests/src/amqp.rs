@@ -87,6 +87,16 @@ pub async fn counts_deaths() -> bool {
     version().await >= (4, 3)
 }
 
+/// Deliveries that are out on the channel which consumes `queue`, as the server has it.
+pub async fn unacknowledged(queue: &str) -> usize {
+    let consumers = ctl(&["-q", "list_consumers", "queue_name", "channel_pid"]).await;
+    let mut consumers = consumers.lines().filter_map(|line| line.split_once(char::is_whitespace));
+    let (_, channel) = consumers.find(|(name, _)| *name == queue).expect("a consumer");
+    let channels = ctl(&["-q", "list_channels", "pid", "messages_unacknowledged"]).await;
+    let count = channels.lines().find_map(|line| line.strip_prefix(channel.trim()));
+    count.expect("its channel").trim().parse().unwrap()
+}
+
 /// A connection of lapin's own, for setting up and reading back.
 #[derive(Debug)]
 pub struct Raw {

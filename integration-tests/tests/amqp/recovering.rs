@@ -7,7 +7,7 @@ use cqrs_amqp::{AmqpMessageBroker, AmqpSubscription, DeclareMode, ExchangeConfig
 use cqrs_core::consume::{SourceStatus, Subscribe, SubscribeErrorKind, SubscribeRequest};
 use cqrs_core::{Message, MessageBrokerExt, Retry};
 use cqrs_testkit::FaultProxy;
-use integration_tests::amqp::{self, Raw, config, fresh};
+use integration_tests::amqp::{self, Raw, config, fresh, unacknowledged};
 use integration_tests::consuming::{Opened, PATIENCE, body, request};
 use integration_tests::control::{brokers, ctl};
 use lapin::BasicProperties;
@@ -61,16 +61,6 @@ fn passing(opened: &Opened, is: fn(&SourceStatus) -> bool) -> JoinHandle<SourceS
         let waiting = tokio::time::timeout(PATIENCE, status.wait_for(is));
         waiting.await.expect("a status in time").unwrap().clone()
     })
-}
-
-/// Deliveries that are out on the channel which consumes `queue`, as the server has it.
-async fn unacknowledged(queue: &str) -> usize {
-    let consumers = ctl(&["-q", "list_consumers", "queue_name", "channel_pid"]).await;
-    let mut consumers = consumers.lines().filter_map(|line| line.split_once(char::is_whitespace));
-    let (_, channel) = consumers.find(|(name, _)| *name == queue).expect("a consumer");
-    let channels = ctl(&["-q", "list_channels", "pid", "messages_unacknowledged"]).await;
-    let count = channels.lines().find_map(|line| line.strip_prefix(channel.trim()));
-    count.expect("its channel").trim().parse().unwrap()
 }
 
 async fn clean(raw: Raw, queue: &str, exchange: &str) {

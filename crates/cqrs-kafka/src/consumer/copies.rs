@@ -134,17 +134,17 @@ impl Copies {
         let made = Arc::clone(self.made().entry(topic.into()).or_default());
         let make = async || {
             let topics = [(topic.to_owned(), like.to_owned())];
-            let made = make_topics(&self.link.config, create, &topics).await;
-            if let Err(error) = &made {
+            let result = make_topics(&self.link.config, create, &topics).await;
+            if let Err(error) = &result {
                 tracing::warn!(topic, %error, "the topic could not be made, unless it exists");
             }
-            made.is_ok()
+            result.is_ok()
         };
         if !*made.get_or_init(make).await {
             // The next copy tries again.
-            let mut known = self.made();
-            if known.get(topic).is_some_and(|now| Arc::ptr_eq(now, &made)) {
-                known.remove(topic);
+            let mut all = self.made();
+            if all.get(topic).is_some_and(|now| Arc::ptr_eq(now, &made)) {
+                all.remove(topic);
             }
         }
     }

@@ -203,9 +203,8 @@ impl Session {
         let goes = |lane: &Lane| {
             eager || list.find_partition(&lane.partition.topic, lane.partition.id).is_some()
         };
-        let (gone, stay) = std::mem::take(&mut self.lanes).into_iter().partition(goes);
+        let (gone, stay): (Vec<_>, _) = std::mem::take(&mut self.lanes).into_iter().partition(goes);
         self.lanes = stay;
-        let gone: Vec<Lane> = gone;
         let partitions: Vec<_> = gone.into_iter().map(Lane::end).collect();
         self.shared.discard_revoked();
         if lost || self.consumer.assignment_lost() {

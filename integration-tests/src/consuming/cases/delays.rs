@@ -140,12 +140,13 @@ async fn until_noted(stand: &Stand, attempts: u32, total: usize) {
             until("the attempts to be noted", async || stand.noted(attempts).await == total).await;
         }
         Kind::Amqp => {
-            let raw = amqp::Raw::connect().await;
-            let queue = format!("{}.{}.retry.10s", stand.topic, stand.group);
-            until("the copies", async || raw.count(&queue).await as usize == total).await;
+            let (raw, queue) =
+                (amqp::Raw::connect().await, format!("{}.{}", stand.topic, stand.group));
+            let copies = format!("{queue}.retry.10s");
+            until("the copies", async || raw.count(&copies).await as usize == total).await;
             raw.clean(&[], &[]).await;
-            // A copy's confirm is followed by the ack of the original, which nobody tells of.
-            tokio::time::sleep(Duration::from_secs(2)).await;
+            // A copy's confirm is followed by the ack of the original.
+            until("the acks", async || amqp::unacknowledged(&queue).await == 0).await;
         }
     }
 }

@@ -270,6 +270,14 @@ fn two() -> World {
     world
 }
 
+/// The same, where the first record of the first one is named and was handed out, and the other one waits.
+fn first_named() -> World {
+    let mut world = two();
+    world.look(0, 0);
+    assert!(world.step(0, 0) && !world.step(1, 0));
+    world
+}
+
 impl World {
     fn look(&mut self, at: usize, head: i64) -> Look {
         self.members[at].caution.as_mut().unwrap().look(Some(head), self.now)
@@ -322,9 +330,7 @@ fn the_baton_is_given_on_when_the_name_is_out_of_the_note() {
 
 #[test]
 fn nobody_waits_for_long_and_nobody_is_named_beside_one_that_runs_on() {
-    let mut world = two();
-    world.look(0, 0);
-    assert!(world.step(0, 0) && !world.step(1, 0));
+    let mut world = first_named();
     world.members[0].partition.begun(0);
     world.now += Duration::from_secs(29);
     assert_eq!(world.look(0, 1), Look::Wait);
@@ -349,18 +355,14 @@ fn nobody_waits_for_long_and_nobody_is_named_beside_one_that_runs_on() {
 
 #[test]
 fn a_partition_that_goes_lets_the_others_on() {
-    let mut world = two();
-    world.look(0, 0);
-    assert!(world.step(0, 0) && !world.step(1, 0));
+    let mut world = first_named();
     world.members[0].caution = None;
     assert_eq!(world.look(1, 0), Look::Commit);
 }
 
 #[test]
 fn nobody_is_named_beside_what_runs_on_of_a_partition_that_went() {
-    let mut world = two();
-    world.look(0, 0);
-    assert!(world.step(0, 0) && !world.step(1, 0));
+    let mut world = first_named();
     let member = &mut world.members[0];
     assert!(member.partition.begin());
     member.partition.begun(0);
@@ -378,9 +380,7 @@ fn nobody_is_named_beside_what_runs_on_of_a_partition_that_went() {
 
 #[test]
 fn nobody_is_named_beside_a_name_that_cannot_be_taken_out() {
-    let mut world = two();
-    world.look(0, 0);
-    assert!(world.step(0, 0) && !world.step(1, 0));
+    let mut world = first_named();
     assert!(world.members[0].partition.finish(0));
     // No commit of this one arrives.
     assert_eq!(world.look(0, 1), Look::Commit);
