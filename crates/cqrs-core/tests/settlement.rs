@@ -188,7 +188,19 @@ async fn run(
     target: impl Target,
     last: &str,
 ) -> (Vec<String>, Result<ServiceReport, ServiceError>) {
-    let subscription = Subscription::to("paid").group("g").json::<Ordered>().retry(retry);
+    run_with(broker, paid(retry), target, last).await
+}
+
+fn paid(retry: Retry) -> Subscription {
+    Subscription::to("paid").group("g").json::<Ordered>().retry(retry)
+}
+
+async fn run_with(
+    broker: &Scribe,
+    subscription: Subscription,
+    target: impl Target,
+    last: &str,
+) -> (Vec<String>, Result<ServiceReport, ServiceError>) {
     let service = Service::builder(broker.clone()).subscribe(subscription, target).build().unwrap();
     let seen = async {
         while broker.log.count(last) == 0 {
@@ -294,13 +306,16 @@ async fn an_ack_that_fails_is_counted_and_settles_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn what_keeps_killing_the_process_is_dead_without_a_further_start() {
-    for (crashes, expected) in
-        [(2, vec!["ack", "closed"]), (3, vec!["dead exhausted 0", "ack", "closed"])]
+    let handled = vec!["ack", "closed"];
+    let dead = vec!["dead exhausted 0", "ack", "closed"];
+    for (max_crashes, crashes, expected) in
+        [(3, 2, &handled), (3, 3, &dead), (1, 1, &dead), (0, 1, &handled), (0, 9, &handled)]
     {
         let broker = Scribe::new(Script { crashes, ..Script::default() });
         let fine = each(|_: NotificationEvent<Ordered>, _: Received| async { Ok(()) });
-        let (log, _) = run(&broker, Retry::none(), fine, "ack").await;
-        assert_eq!(log, expected);
+        let subscription = paid(Retry::none()).max_crashes(max_crashes);
+        let (log, _) = run_with(&broker, subscription, fine, "ack").await;
+        assert_eq!(log, *expected, "{crashes} of {max_crashes}");
     }
 }
 

@@ -26,6 +26,7 @@ pub use dead_letter::{
 };
 pub use error::{SettleError, SourceError, SubscribeError, SubscribeErrorKind};
 pub use incoming::Incoming;
+pub(crate) use request::DEFAULT_MAX_CRASHES;
 pub use request::{DeadLetterTo, Options, StartAt, SubscribeRequest, TopicSet};
 pub(crate) use retry::NextAttempt;
 pub use retry::{RETRY_HEADERS, Retry, RetryState};

@@ -6,6 +6,9 @@ use std::time::SystemTime;
 
 use super::{Retry, StatusReporter};
 
+/// Deaths of the process before a message becomes a dead letter.
+pub(crate) const DEFAULT_MAX_CRASHES: u32 = 3;
+
 /// What the runtime asks a broker for: one subscription, without its handler.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -27,6 +30,10 @@ pub struct SubscribeRequest {
     pub retry: Retry,
     /// Where dead letters go.
     pub dead_letter: DeadLetterTo,
+    /// After how many deaths of the process while it was handled a message becomes a dead letter. The
+    /// runtime does that; a source counts (`RetryState::crashes`). 3 by default. 0: nothing is counted, and a
+    /// source does nothing special after a crash.
+    pub max_crashes: u32,
     /// Options that only some brokers know, each by its own type.
     pub options: Options,
     /// Where the source tells of its state.
@@ -46,6 +53,7 @@ impl SubscribeRequest {
             max_unsettled: None,
             retry: Retry::default(),
             dead_letter: DeadLetterTo::default(),
+            max_crashes: DEFAULT_MAX_CRASHES,
             options: Options::default(),
             status,
         }

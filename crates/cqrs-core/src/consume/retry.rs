@@ -89,8 +89,8 @@ pub struct RetryState {
     pub first_failure: Option<Timestamp>,
     /// When the last one failed.
     pub last_failure: Option<Timestamp>,
-    /// How often its handling was started without coming to an end (the process died), as far as the
-    /// broker can tell. Kafka counts those starts during which no other message ran for the first time.
+    /// How often the process died while it was handled, as far as the broker can tell: Kafka and RabbitMQ
+    /// count deaths while it ran alone.
     pub crashes: u32,
 }
 

@@ -95,7 +95,8 @@ impl Runner {
     }
 
     async fn decode(&self, received: &Received) -> Result<Box<dyn AnyEvent>, Verdict> {
-        if received.retry.crashes >= self.spec.limits.max_crashes {
+        let max_crashes = self.spec.limits.max_crashes;
+        if max_crashes > 0 && received.retry.crashes >= max_crashes {
             return Err(Verdict::Crashed);
         }
         let message = &received.message;

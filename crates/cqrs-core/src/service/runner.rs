@@ -18,7 +18,7 @@ use super::routes::Routes;
 use super::state::Watched;
 use super::subscription::{DecoderFn, UndecodableFn};
 use super::target::Kind;
-use crate::consume::{DeadLetterTo, Retry, Source};
+use crate::consume::{DEFAULT_MAX_CRASHES, DeadLetterTo, Retry, Source};
 use crate::middleware::DynMiddleware;
 
 /// One running subscription: what its workers share.
@@ -96,7 +96,12 @@ pub(super) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { concurrency: 1, max_body_size: usize::MAX, max_crashes: 3, timeout: None }
+        Self {
+            concurrency: 1,
+            max_body_size: usize::MAX,
+            max_crashes: DEFAULT_MAX_CRASHES,
+            timeout: None,
+        }
     }
 }
 

@@ -247,11 +247,13 @@ impl Subscription {
         self
     }
 
-    /// After how many starts that took the process down with them a message becomes a dead letter; 3 by
-    /// default. RabbitMQ's quorum queues count such starts, and Kafka does once a message runs alone: it takes
-    /// two more until that is so. Elsewhere it is tried again for ever.
-    pub fn max_crashes(mut self, starts: u32) -> Self {
-        self.limits.max_crashes = starts.max(1);
+    /// After how many deaths of the process while it ran alone a message becomes a dead letter; 3 by default.
+    /// 0 switches it off: no crash is counted, and a message that kills its process is tried again forever.
+    ///
+    /// Kafka, and RabbitMQ's quorum queues, have it. How they find the message is on the page of the broker's
+    /// crate.
+    pub fn max_crashes(mut self, crashes: u32) -> Self {
+        self.limits.max_crashes = crashes;
         self
     }
 
@@ -280,6 +282,7 @@ impl Subscription {
         request.max_unsettled = self.max_unsettled;
         request.retry = self.retry.clone();
         request.dead_letter = self.dead_letter.clone();
+        request.max_crashes = self.limits.max_crashes;
         request.options = self.options.clone();
         request
     }
