@@ -148,6 +148,8 @@ impl Settle for Written {
     fn begin(&mut self) -> bool {
         !self.is_revoked()
     }
+    fn rest(&mut self) {}
+    fn note_attempt(&mut self, _: &RetryState) {}
     fn is_revoked(&self) -> bool {
         self.script.revoked || (self.held && self.script.revoked_when_held)
     }

@@ -135,6 +135,8 @@ flaws! {
         what_is_unsettled_comes_again_after_a_close,
         what_is_unsettled_comes_again_after_a_crash,
         what_was_given_back_is_no_longer_ones_own,
+        retry_delay_holds_over_restarts,
+        immediate_attempts_count_on_over_restarts,
     ]
     LosesDropped fails [
         a_dropped_delivery_comes_again,
@@ -142,6 +144,8 @@ flaws! {
         a_stop_waits_no_longer_than_its_drain,
         attempts_are_counted_over_restarts,
         undecodable_messages_can_stop_the_service_and_stay,
+        retry_delay_holds_over_restarts,
+        immediate_attempts_count_on_over_restarts,
     ]
     LosesOnCrash fails [
         a_message_whose_handler_did_not_end_comes_again,
@@ -287,6 +291,7 @@ flaws! {
     ]
     HoldForgetsAttempts fails [
         attempts_are_counted_over_restarts,
+        retry_delay_holds_over_restarts,
     ]
     RetryForgetsAttempts fails [
         a_delayed_retry_holds_its_key_or_lets_it_pass,
@@ -295,12 +300,14 @@ flaws! {
         failed_messages_are_tried_again_by_the_schedule,
         manual_handlers_settle_by_themselves,
         a_retried_message_is_the_same_to_its_handler,
+        retry_delay_holds_over_restarts,
     ]
     RetryTooEarly fails [
         a_delayed_retry_holds_its_key_or_lets_it_pass,
         a_message_that_fails_for_good_becomes_a_dead_letter,
         attempts_are_counted_over_restarts,
         failed_messages_are_tried_again_by_the_schedule,
+        retry_delay_holds_over_restarts,
     ]
     RetryNeverComes fails [
         a_delayed_retry_holds_its_key_or_lets_it_pass,
@@ -309,15 +316,21 @@ flaws! {
         failed_messages_are_tried_again_by_the_schedule,
         manual_handlers_settle_by_themselves,
         a_retried_message_is_the_same_to_its_handler,
+        retry_delay_holds_over_restarts,
     ]
     RetryHolds fails [
         a_delayed_retry_holds_its_key_or_lets_it_pass,
-        attempts_are_counted_over_restarts,
     ]
     RetryShowsItself fails [
         a_retried_message_is_the_same_to_its_handler,
     ]
     ForgetsCrashes fails [
         starts_that_came_to_no_end_are_counted,
+    ]
+    ForgetsFailedAttempts fails [
+        immediate_attempts_count_on_over_restarts,
+    ]
+    ForgetsLastFailure fails [
+        retry_delay_holds_over_restarts,
     ]
 }

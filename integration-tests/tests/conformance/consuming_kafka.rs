@@ -46,6 +46,7 @@ impl ConsumingHarness for KafkaHarness {
             RetryMode::Topics => Delayed::Scheduled,
             _ => Delayed::Hold,
         };
+        capabilities.notes_attempts = true;
         capabilities.history = true;
         capabilities.start_time = true;
         capabilities.patterns = true;

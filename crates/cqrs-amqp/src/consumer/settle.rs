@@ -103,6 +103,12 @@ impl Settle for AmqpSettle {
         !self.is_revoked()
     }
 
+    /// RabbitMQ does not know which deliveries run.
+    fn rest(&mut self) {}
+
+    /// RabbitMQ keeps no state of a message in a queue: only retry copies carry their failed attempts.
+    fn note_attempt(&mut self, _: &RetryState) {}
+
     fn is_revoked(&self) -> bool {
         self.handle.generation.is_over() || !self.handle.acker.as_ref().is_some_and(Acker::usable)
     }

@@ -47,6 +47,8 @@ impl AmqpSource {
         let settle = AmqpSettle { original, queue, desk: Arc::clone(&self.desk), handle };
         let mut delivery = SourceDelivery::new(message, settle);
         delivery.retry = retry;
+        // Only retry copies carry attempts, and they come when their delay is over.
+        delivery.delayed = retry.attempts > 0;
         Some(delivery)
     }
 

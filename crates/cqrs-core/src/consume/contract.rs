@@ -88,6 +88,9 @@ pub struct SourceDelivery {
     pub message: Incoming,
     /// What is known of earlier attempts, here or elsewhere.
     pub retry: RetryState,
+    /// Set if the broker has delayed this attempt already: the message is a retry copy. Otherwise the
+    /// runtime holds a message that failed before until the delay after its last failure is over.
+    pub delayed: bool,
     /// How it is settled.
     pub settle: Box<dyn Settle>,
 }
@@ -95,7 +98,8 @@ pub struct SourceDelivery {
 impl SourceDelivery {
     /// A delivery of `message` that was never tried before.
     pub fn new(message: Incoming, settle: impl Settle) -> Self {
-        Self { message, retry: RetryState::default(), settle: Box::new(settle) }
+        let (retry, settle) = (RetryState::default(), Box::new(settle));
+        Self { message, retry, delayed: false, settle }
     }
 }
 
@@ -120,10 +124,15 @@ pub trait Settle: Send + Sync + 'static {
     /// [rested](Self::rest); telling it again while it runs changes nothing.
     fn begin(&mut self) -> bool;
 
-    /// Told when the runtime keeps a delivery that it began, to handle it again later, without that an
-    /// attempt failed: [`begin`](Self::begin) comes again. Until then it does not count as running. Does
-    /// nothing by default.
-    fn rest(&mut self) {}
+    /// Called when the runtime postpones a started delivery without counting a failed attempt:
+    /// [`begin`](Self::begin) is called again. Until then the delivery does not count as running.
+    fn rest(&mut self);
+
+    /// Called after each failed attempt, with all that failed so far. A broker that can keep `state` hands
+    /// it out with the message when this delivery ends unsettled, in this process or in another one, so
+    /// that the next attempt counts on. Cheap: no I/O, no waiting. A broker that cannot keep it does
+    /// nothing and says so in its documentation.
+    fn note_attempt(&mut self, state: &RetryState);
 
     /// Whether [`begin`](Self::begin) would say `false` now: the message was taken away. Asked now and
     /// then for a held delivery, so that its key does not wait for nothing; under a lock of the

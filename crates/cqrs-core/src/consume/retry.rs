@@ -73,6 +73,19 @@ impl Retry {
             },
         }
     }
+
+    /// How long the next attempt of a message still has to wait at `now`. Never longer than its delay,
+    /// whatever the clock of the process was where the last attempt failed.
+    pub(crate) fn remaining(&self, state: &RetryState, now: Timestamp) -> Option<Duration> {
+        let last = state.last_failure?;
+        let delay = match self.after(state.attempts.max(1)) {
+            NextAttempt::Immediately(delay) | NextAttempt::Later(delay) => delay,
+            NextAttempt::Never => return None,
+        };
+        let micros = now.unix_micros().saturating_sub(last.unix_micros());
+        let since = Duration::from_micros(u64::try_from(micros).unwrap_or(0));
+        delay.checked_sub(since).filter(|remaining| !remaining.is_zero())
+    }
 }
 
 /// Names of the headers in which a retry copy carries its [`RetryState`].
@@ -129,6 +142,23 @@ impl RetryState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn next_attempt_waits_from_last_failure_not_longer() {
+        let s = Duration::from_secs;
+        let retry = Retry::none().immediate([s(1)]).delayed([s(60)]);
+        let start = Timestamp::from_unix_micros(1_700_000_000_000_000);
+        let after = |span: Duration| Timestamp::from(std::time::SystemTime::from(start) + span);
+        let once = RetryState::default().failed(start);
+        let twice = once.failed(start);
+        assert_eq!(retry.remaining(&RetryState::default(), start), None, "never tried");
+        assert_eq!(retry.remaining(&once, start), Some(s(1)));
+        assert_eq!(retry.remaining(&twice, after(s(20))), Some(s(40)));
+        assert_eq!(retry.remaining(&twice, after(s(60))), None, "its time has come");
+        assert_eq!(retry.remaining(&twice.failed(start), start), None, "the schedule is over");
+        let ahead = RetryState::default().failed(after(s(3_600)));
+        assert_eq!(retry.remaining(&ahead, start), Some(s(1)), "a clock that is ahead");
+    }
 
     #[test]
     fn the_default_schedule_is_the_documented_one() {

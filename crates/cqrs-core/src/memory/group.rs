@@ -31,6 +31,8 @@ pub(super) struct Entry {
     pub(super) attempt: u32,
     /// What its consumers know of earlier attempts.
     pub(super) retry: RetryState,
+    /// Whether it is a copy that waited for the next attempt.
+    pub(super) delayed: bool,
 }
 
 /// When an entry is handed out: by offset; one that was given back goes behind everything that was in
@@ -122,7 +124,8 @@ impl Group {
     /// Adds a message later than all before.
     pub(super) fn push(&mut self, offset: u64, message: Arc<Message>) -> ReadyFor {
         let retry = RetryState::default();
-        let entry = Entry { offset, ticket: 0, member: 0, message, attempt: 0, retry };
+        let entry =
+            Entry { offset, ticket: 0, member: 0, message, attempt: 0, retry, delayed: false };
         self.unsettled += 1;
         self.enter(entry, (offset, u64::MAX))
     }
@@ -222,7 +225,7 @@ impl Group {
     /// Kept for whoever gets it next, if it comes again.
     pub(super) fn set_retry(&mut self, ticket: u64, retry: RetryState) {
         if let Some(entry) = self.out.get_mut(&ticket) {
-            entry.retry = retry;
+            (entry.retry, entry.delayed) = (retry, false);
         }
     }
 
@@ -312,7 +315,8 @@ impl Group {
     pub(super) fn push_again(&mut self, offset: u64, message: Arc<Message>) {
         let retry = RetryState::default();
         // It was handed out before.
-        let entry = Entry { offset, ticket: 0, member: 0, message, attempt: 1, retry };
+        let entry =
+            Entry { offset, ticket: 0, member: 0, message, attempt: 1, retry, delayed: false };
         self.unsettled += 1;
         let turn = (offset, self.number());
         let Some(key) = entry.message.key.clone() else {

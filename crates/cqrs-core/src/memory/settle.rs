@@ -31,6 +31,15 @@ impl Settle for MemorySettle {
         !self.is_revoked()
     }
 
+    /// Nothing depends on which deliveries run.
+    fn rest(&mut self) {}
+
+    fn note_attempt(&mut self, state: &RetryState) {
+        if let Some(delivery) = &mut self.delivery {
+            delivery.set_retry(*state);
+        }
+    }
+
     fn is_revoked(&self) -> bool {
         !self.delivery.as_ref().is_some_and(MemoryDelivery::is_out)
     }

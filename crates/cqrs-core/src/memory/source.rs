@@ -137,10 +137,10 @@ impl Source for MemorySource {
             Poll::Ready(Some(delivery)) => {
                 self.shared.out.fetch_add(1, Ordering::AcqRel);
                 let message = incoming(&delivery);
-                let retry = delivery.retry();
+                let (retry, delayed) = (delivery.retry(), delivery.delayed());
                 let settle = MemorySettle::new(delivery, Arc::clone(&self.shared));
                 let mut delivery = SourceDelivery::new(message, settle);
-                delivery.retry = retry;
+                (delivery.retry, delivery.delayed) = (retry, delayed);
                 Poll::Ready(Some(Ok(delivery)))
             }
             Poll::Ready(None) => {

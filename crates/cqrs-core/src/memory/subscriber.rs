@@ -127,6 +127,11 @@ impl MemoryDelivery {
         self.entry.retry
     }
 
+    /// Whether it is a copy that waited for this attempt.
+    pub(super) fn delayed(&self) -> bool {
+        self.entry.delayed
+    }
+
     /// Kept for whoever gets it next, if it comes again.
     pub(super) fn set_retry(&mut self, retry: RetryState) {
         self.entry.retry = retry;
@@ -135,7 +140,7 @@ impl MemoryDelivery {
 
     /// A copy comes after `delay`, with `retry`.
     pub(super) fn schedule(&self, delay: Duration, retry: RetryState) {
-        let entry = Entry { retry, ..self.entry.clone() };
+        let entry = Entry { retry, delayed: true, ..self.entry.clone() };
         self.topic.schedule(self.group, entry, delay);
     }
 

@@ -55,13 +55,7 @@ pub(super) async fn work(runner: Arc<Runner>, limits: BatchLimits) {
 impl Runner {
     /// Handles the jobs together and settles each; those that do not succeed together, alone and in order.
     async fn process_batch(&self, jobs: Vec<Job>, handler: &dyn BatchHandler) {
-        let mut waiting = VecDeque::with_capacity(jobs.len());
-        for mut job in jobs {
-            match job.settle.begin() {
-                true => waiting.push_back(job),
-                false => job.end(|counters| &counters.revoked),
-            }
-        }
+        let mut waiting = VecDeque::from(jobs);
         let mut failed = 0;
         while !waiting.is_empty() && !self.stop.is_cancelled() {
             let (mut jobs, events) = self.read_together(&mut waiting).await;
@@ -90,7 +84,7 @@ impl Runner {
                 if self.stop.is_cancelled() {
                     return;
                 }
-                // It began with the batch, and may have been taken away while those before it waited.
+                // It may have been started with the batch, and revoked while those before it waited.
                 if job.settle.is_revoked() {
                     job.end(|counters| &counters.revoked);
                     continue;
@@ -105,7 +99,15 @@ impl Runner {
     /// Takes the first ones that can be handled together, and settles what becomes no event.
     async fn read_together(&self, waiting: &mut VecDeque<Job>) -> (Vec<Job>, Events) {
         let (mut jobs, mut events) = (Vec::new(), Vec::new());
-        while let Some(job) = waiting.pop_front() {
+        while let Some(mut job) = waiting.pop_front() {
+            if self.not_before(&job).is_some() {
+                waiting.push_front(job);
+                break;
+            }
+            if !job.settle.begin() {
+                job.end(|counters| &counters.revoked);
+                continue;
+            }
             let received = job.received(&self.spec.group);
             match self.read_for_batch(&received).await {
                 Some(Ok(event)) => {

@@ -14,6 +14,8 @@ use crate::consume::{DeadLetter, DeadLetterReason, Incoming, RetryState, Settle,
 pub(super) struct Job {
     pub(super) message: Arc<Incoming>,
     pub(super) retry: RetryState,
+    /// Whether the delay after its last failure is over, or the runtime knows when it is.
+    pub(super) delayed: bool,
     /// How often a handler gave it back.
     pub(super) returned: u32,
     /// How often it rested, be it given back or not tried.
@@ -25,10 +27,18 @@ pub(super) struct Job {
 
 impl Job {
     pub(super) fn new(delivery: SourceDelivery, watched: &Arc<Watched>) -> Self {
-        let SourceDelivery { message, retry, settle } = delivery;
+        let SourceDelivery { message, retry, delayed, settle } = delivery;
         watched.counters.received.one();
         let uncounted = Some(Arc::clone(watched));
-        Self { message: Arc::new(message), retry, returned: 0, rests: 0, settle, uncounted }
+        Self {
+            message: Arc::new(message),
+            retry,
+            delayed,
+            returned: 0,
+            rests: 0,
+            settle,
+            uncounted,
+        }
     }
 
     /// It ended, and not by being given back.

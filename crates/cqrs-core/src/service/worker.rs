@@ -18,6 +18,7 @@ use super::policy::Undecodable;
 use super::runner::{End, Runner, step_aside};
 use super::settle::ack;
 use super::target::{EachHandler, Kind, ManualHandler, send};
+use crate::broker::far_deadline;
 use crate::consume::NextAttempt;
 use crate::dispatch::{caught, panic_message};
 use crate::scope::Committing;
@@ -98,6 +99,11 @@ impl Runner {
 
     /// Handles and settles one message.
     pub(super) async fn process(&self, mut job: Job) -> End {
+        let until = self.not_before(&job);
+        job.delayed = true;
+        if let Some(until) = until {
+            return End::Hold(job, until);
+        }
         if !job.settle.begin() {
             job.end(|counters| &counters.revoked);
             return End::Done;
@@ -111,6 +117,15 @@ impl Runner {
                 Box::pin(self.process_each(job, &alone)).await
             }
         }
+    }
+
+    /// When the delay after the last failure of a job ends, if that was in another process or delivery.
+    pub(super) fn not_before(&self, job: &Job) -> Option<tokio::time::Instant> {
+        if job.delayed || job.retry.attempts == 0 {
+            return None;
+        }
+        let remaining = self.spec.retry.remaining(&job.retry, Timestamp::now())?;
+        Some(far_deadline(remaining))
     }
 
     /// Tries it until it succeeds, has to wait for long, or has failed for good.
@@ -190,6 +205,7 @@ impl Runner {
 
     fn note_failure(&self, job: &mut Job, failure: &Failure) {
         job.retry = job.retry.failed(Timestamp::now());
+        job.settle.note_attempt(&job.retry);
         let counters = &self.watched.counters;
         counters.failed_attempts.one();
         if failure.class == FailureClass::Panicked {

@@ -210,14 +210,19 @@ impl Ledger {
         Some(self.entries.front().map_or(next, |lowest| lowest.offset.min(next)))
     }
 
-    /// Remembers the attempts at a record, which is held for a later one.
+    /// Remembers the failed attempts at a record, which may run on.
     pub(super) fn note_attempts(&mut self, offset: i64, state: RetryState) {
         if !self.closed {
             self.attempts.insert(offset, state);
             self.version += 1;
-            if self.is_unfinished(offset) {
-                self.watch.hold(offset);
-            }
+        }
+    }
+
+    /// Remembers the failed attempts at a record, which is held for a later one.
+    pub(super) fn hold(&mut self, offset: i64, state: RetryState) {
+        self.note_attempts(offset, state);
+        if !self.closed && self.is_unfinished(offset) {
+            self.watch.hold(offset);
         }
     }
 

@@ -115,10 +115,16 @@ impl Partition {
         counts
     }
 
-    /// A record is held for a later attempt.
+    /// Remembers the failed attempts at a record, which may run on.
     pub(super) fn note_attempts(&self, offset: i64, state: RetryState) {
         self.has_attempts.store(true, Ordering::Release);
         self.ledger().note_attempts(offset, state);
+    }
+
+    /// A record is held for a later attempt.
+    pub(super) fn hold(&self, offset: i64, state: RetryState) {
+        self.has_attempts.store(true, Ordering::Release);
+        self.ledger().hold(offset, state);
         self.tell_if_careful();
     }
 

@@ -91,6 +91,12 @@ impl Settle for KafkaSettle {
         }
     }
 
+    fn note_attempt(&mut self, state: &RetryState) {
+        if let Some(Lease { partition, record, .. }) = &self.lease {
+            partition.note_attempts(record.offset, *state);
+        }
+    }
+
     fn is_revoked(&self) -> bool {
         self.lease.as_ref().is_some_and(|lease| lease.partition.is_revoked())
     }
@@ -125,7 +131,7 @@ impl Settle for KafkaSettle {
         Box::pin(async move {
             let Some(lease) = &mut self.lease else { return Err(settled()) };
             let Some(waits_for) = self.plan.retry_delay(delay) else {
-                lease.partition.note_attempts(lease.record.offset, state);
+                lease.partition.hold(lease.record.offset, state);
                 // A revoke does not wait for what is held.
                 if std::mem::take(&mut lease.running) {
                     lease.partition.end();

@@ -48,10 +48,12 @@ impl KafkaSource {
 
     fn deliver(&self, partition: Arc<Partition>, record: Record) -> SourceDelivery {
         let retry = partition.attempts(&record);
+        // A retry copy comes when its delay is over, if nothing failed since.
+        let delayed = partition.is_retry && record.retry_state().attempts >= retry.attempts;
         let message = record.to_incoming(&partition.topic, partition.id, partition.is_retry);
         let settle = KafkaSettle::new(Arc::clone(&self.plan), partition, record);
         let mut delivery = SourceDelivery::new(message, settle);
-        delivery.retry = retry;
+        (delivery.retry, delivery.delayed) = (retry, delayed);
         delivery
     }
 

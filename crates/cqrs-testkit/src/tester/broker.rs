@@ -98,12 +98,12 @@ impl Source for Recorded {
     ) -> Poll<Option<Result<SourceDelivery, SourceError>>> {
         let next = std::task::ready!(self.inner.poll_next(cx));
         Poll::Ready(next.map(|delivery| {
-            let SourceDelivery { message, retry, settle } = delivery?;
+            let SourceDelivery { message, retry, delayed, settle } = delivery?;
             let subject = Arc::new(Subject::new(&message, &self.group));
             self.journal.note(&subject, What::Delivered { attempts: retry.attempts });
             let journal = Arc::clone(&self.journal);
             let settle = RecordedSettle { inner: settle, subject, journal, end: End::Handled };
-            Ok(SourceDelivery { message, retry, settle: Box::new(settle) })
+            Ok(SourceDelivery { message, retry, delayed, settle: Box::new(settle) })
         }))
     }
 
@@ -153,6 +153,14 @@ impl Settle for RecordedSettle {
             self.end = End::Told;
         }
         is_ours
+    }
+
+    fn rest(&mut self) {
+        self.inner.rest();
+    }
+
+    fn note_attempt(&mut self, state: &RetryState) {
+        self.inner.note_attempt(state);
     }
 
     fn is_revoked(&self) -> bool {

@@ -39,7 +39,7 @@ flaws! {
     NeverTellsOfOutage StaysDisconnected LosesOnCut DeadLetterNotWritten DeadLetterBodyChanged
     DeadLetterKeyLost DeadLetterHeadersLost DeadLetterUntold DeadLetterAttemptsLost IgnoresDeadLetterName
     HoldForgetsAttempts RetryForgetsAttempts RetryTooEarly RetryNeverComes RetryHolds
-    RetryShowsItself ForgetsCrashes
+    RetryShowsItself ForgetsCrashes ForgetsFailedAttempts ForgetsLastFailure
 }
 
 impl Flaw {

@@ -112,6 +112,21 @@ impl Settle for FlawedSettle {
         begun || self.flaw() == Flaw::BeginLies
     }
 
+    fn rest(&mut self) {
+        self.ended();
+        if let Some(inner) = self.out.inner.lock().unwrap().as_mut() {
+            inner.rest();
+        }
+    }
+
+    fn note_attempt(&mut self, state: &RetryState) {
+        if self.flaw() != Flaw::ForgetsFailedAttempts
+            && let Some(inner) = self.out.inner.lock().unwrap().as_mut()
+        {
+            inner.note_attempt(state);
+        }
+    }
+
     fn is_revoked(&self) -> bool {
         let revoked =
             self.out.inner.lock().unwrap().as_ref().is_none_or(|inner| inner.is_revoked());

@@ -126,6 +126,7 @@ impl FlawedSource {
             Flaw::RetryShowsItself if delivery.retry.attempts > 0 => {
                 message.headers.insert(RETRY_HEADERS[0], "1").unwrap();
             }
+            Flaw::ForgetsLastFailure => delivery.retry.last_failure = None,
             Flaw::HidesRedelivery => message.redelivered = false,
             _ => {}
         }

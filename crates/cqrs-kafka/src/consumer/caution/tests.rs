@@ -159,7 +159,7 @@ impl World {
         }
         match how {
             0 if self.holds => {
-                member.partition.note_attempts(offset, Default::default());
+                member.partition.hold(offset, Default::default());
                 member.held.push(offset);
             }
             1 if self.holds => {

@@ -88,7 +88,7 @@ fn attempts_live_until_their_record_is_finished() {
     assert_eq!(ledger.attempts(3).attempts, 0, "before the committed offset");
     ledger.add(10);
     ledger.add(12);
-    ledger.note_attempts(10, state);
+    ledger.hold(10, state);
     let draft = ledger.draft().unwrap();
     assert_eq!((draft.position, draft.note.attempts.len()), (10, 2));
     ledger.committed(&draft);
@@ -154,7 +154,7 @@ proptest! {
                     prop_assert!(ledger.finish(offset));
                 },
                 Step::Attempt(n) => if let Some(offset) = pick(&open, n) {
-                    ledger.note_attempts(offset, RetryState::default().failed(Timestamp::now()));
+                    ledger.hold(offset, RetryState::default().failed(Timestamp::now()));
                 },
                 Step::Commit { lost } => if let Some(draft) = ledger.draft() {
                     prop_assert!(draft.position >= committed, "it never goes back");

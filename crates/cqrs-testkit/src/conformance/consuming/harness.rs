@@ -72,6 +72,9 @@ pub struct ConsumingCapabilities {
     /// Where a message waits for a delayed retry. With [`Delayed::Hold`], the default, its key waits;
     /// with [`Delayed::Scheduled`] its key goes on.
     pub delayed: Delayed,
+    /// Failed attempts are kept although no retry copy was made
+    /// ([`Settle::note_attempt`](cqrs_core::consume::Settle::note_attempt)). Off: they are not.
+    pub notes_attempts: bool,
     /// A new group gets what was published before it. Off: it begins when it is first subscribed to.
     pub history: bool,
     /// A new group can begin at a time. Off: `check` says that it cannot.
@@ -100,6 +103,7 @@ impl Default for ConsumingCapabilities {
             timestamp_unit: Duration::ZERO,
             tombstones: false,
             delayed: Delayed::Hold,
+            notes_attempts: false,
             history: false,
             start_time: false,
             patterns: false,

@@ -43,6 +43,7 @@ impl ConsumingHarness for MemoryConsumingHarness {
                 MemoryRetry::Scheduled => Delayed::Scheduled,
                 _ => Delayed::Hold,
             },
+            notes_attempts: true,
             history: true,
             patience: Duration::from_secs(10),
             ..ConsumingCapabilities::default()

@@ -71,6 +71,8 @@ macro_rules! __consuming_cases {
             a_busy_key_does_not_stall_the_others
             failed_messages_are_tried_again_by_the_schedule
             attempts_are_counted_over_restarts
+            retry_delay_holds_over_restarts
+            immediate_attempts_count_on_over_restarts
             a_retried_message_is_the_same_to_its_handler
             a_delayed_retry_holds_its_key_or_lets_it_pass
             a_message_that_fails_for_good_becomes_a_dead_letter

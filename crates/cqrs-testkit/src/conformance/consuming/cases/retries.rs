@@ -92,6 +92,45 @@ pub(crate) async fn attempts_are_counted_over_restarts<H: ConsumingHarness>(harn
     stage.assert_nothing_left().await;
 }
 
+pub(crate) async fn retry_delay_holds_over_restarts<H: ConsumingHarness>(harness: &H) {
+    let (stage, log) = (Stage::new(harness).await, Log::default());
+    let delay = Duration::from_secs(5);
+    let subscription = || stage.subscription().retry(Retry::none().delayed([delay]));
+    let handler = || log.each(|note| if note.attempt < 2 { Err(no()) } else { Ok(()) });
+    let running = stage.run(subscription(), handler()).await;
+    stage.publish_events(1).await;
+    stage.until("the first attempt failed", || running.counts().failed_attempts == 1).await;
+    running.end().await;
+    // One service does not see the delay to its end either.
+    stage.run(subscription(), handler()).await.end().await;
+    let running = stage.run(subscription(), handler()).await;
+    stage.until("the second attempt ran", || log.len() == 2).await;
+    running.end().await;
+    assert_eq!(log.runs(), ["1#1", "1#2"]);
+    let notes = log.notes();
+    let waited = notes[1].at - notes[0].at;
+    assert!(waited + EARLY >= delay, "again after {waited:?}");
+    stage.assert_nothing_left().await;
+}
+
+pub(crate) async fn immediate_attempts_count_on_over_restarts<H: ConsumingHarness>(harness: &H) {
+    let (stage, log) = (Stage::new(harness).await, Log::default());
+    let retry = Retry::none().immediate([Duration::from_secs(4)]);
+    let subscription = || stage.subscription().retry(retry.clone());
+    let running = stage.run(subscription(), log.each(|_| Err(no()))).await;
+    stage.publish_events(1).await;
+    stage.until("the first attempt failed", || running.counts().failed_attempts == 1).await;
+    running.end().await;
+    let running = stage.run(subscription(), log.each(|_| Ok(()))).await;
+    stage.until("it is handled", || running.counts().handled == 1).await;
+    running.end().await;
+    match stage.can.notes_attempts {
+        true => assert_eq!(log.runs(), ["1#1", "1#2"]),
+        false => assert_eq!(log.runs(), ["1#1", "1#1"]),
+    }
+    stage.assert_nothing_left().await;
+}
+
 pub(crate) async fn a_delayed_retry_holds_its_key_or_lets_it_pass<H: ConsumingHarness>(
     harness: &H,
 ) {
