@@ -23,7 +23,7 @@ pub(crate) fn start(address: &str) -> Result<(), String> {
     let port = address.rsplit(':').next().unwrap_or_default();
     let (image, tag, port, ready) = match port {
         "9092" => ("apache/kafka", "4.3.1", 9092_u16, "Kafka Server started"),
-        "5672" => ("rabbitmq", "4-management", 5672, "Server startup complete"),
+        "5672" => ("rabbitmq", "4.3.6-management", 5672, "Server startup complete"),
         _ => return Err(format!("no container serves port {port}")),
     };
     let image = GenericImage::new(image, tag)

@@ -8,9 +8,10 @@
 #
 # Certificates that are in place and valid for another month are kept. The
 # container images run this file too, so it is plain sh and needs only openssl.
-# Nothing here is secret: the keys are readable so that servers which run as
-# another user (in a container, say) can load them.
+# The keys are their owner's alone. A server that runs as another user gets a
+# copy of its own: see docker-compose.yml and rabbitmq.sh.
 set -eu
+umask 077
 
 dir=${1:?usage: certs.sh DIR}
 days=3650
@@ -76,13 +77,21 @@ END
     rm request.cnf
     # Kafka takes a PEM key store as one file: the key, then its certificate.
     cat server.key server.pem >server-keystore.pem
-    chmod 644 ./*.pem ./*.key
 }
 
-if valid; then exit 0; fi
+private() { # those of earlier versions were readable
+    chmod 644 "$dir"/*.pem
+    chmod 600 "$dir"/*.key "$dir/server-keystore.pem"
+}
+
+if valid; then
+    private
+    exit 0
+fi
 mkdir -p "$dir"
 work=$(mktemp -d "$dir/.new.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 (cd "$work" && make_all)
 mv "$work"/*.pem "$work"/*.key "$dir"
+private
 chmod 755 "$dir"

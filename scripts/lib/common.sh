@@ -2,13 +2,66 @@
 # shellcheck disable=SC2034,SC2153  # names that the other files set or use
 # What the local servers share: where things lie, packages, locks, starting a
 # process that outlives the caller, finding it again, waiting for it.
-# Sourced by scripts/brokers and scripts/peers, which set STATE (the state directory).
+# Sourced by scripts/brokers and scripts/peers, which set ROOT (this repository) and STATE (the
+# state directory).
 
 say() { printf '%s\n' "brokers: $*" >&2; }
 
 die() {
     say "$*"
     exit 1
+}
+
+# --- the state directory -----------------------------------------------------
+
+# A directory that these scripts made has this file. Nothing is deleted in any other.
+MARKER=.cqrs-state
+
+# claim_state VARIABLE DEFAULT: makes and marks the state directory. One that is not empty and has no
+# marker holds somebody's files, and is refused: VARIABLE may name the home directory by mistake.
+# (The default one is ours without a marker: earlier versions wrote none.)
+claim_state() {
+    local real guarded
+    case $STATE in
+        *[[:cntrl:]:\#\&\\\"\'\`\$\*\?\[\]\;\|\<\>]*)
+            die "$1 is $(printf %q "$STATE"): its characters must be plain ones (no : # & quotes and the like)"
+            ;;
+    esac
+    real=$(readlink -m -- "$STATE")
+    for guarded in "$HOME" "$ROOT"; do
+        guarded=$(readlink -m -- "$guarded")
+        [[ $guarded/ != "${real%/}"/* ]] ||
+            die "$1 is $STATE, which is or contains $guarded: name a directory of its own"
+    done
+    if [[ -e $real && ! -d $real ]]; then die "$1 is $STATE, which is no directory"; fi
+    if [[ ! -e $real/$MARKER && $STATE != "$2" && -n $(ls -A -- "$real" 2>/dev/null) ]]; then
+        die "$1 is $STATE, which is not empty and was not made by this script: name another directory"
+    fi
+    if ! mkdir -p -- "$STATE" || ! : >>"$STATE/$MARKER"; then
+        die "cannot write to $STATE ($1)"
+    fi
+}
+
+# remove PATH...: deletes what these scripts made below the state directory, and nothing that is
+# mounted there. Files of a chroot are root's.
+remove() {
+    local path
+    for path in "$@"; do
+        [[ -e $STATE/$MARKER && $path == "$STATE"/?* && $path != */../* && $path != */.. ]] ||
+            die "will not delete $path: this script did not make it"
+        if [[ -d $path && ! -L $path && ! -O $path ]]; then
+            as_root rm -rf --one-file-system -- "$path"
+        else
+            rm -rf --one-file-system -- "$path"
+        fi
+    done
+}
+
+# remove_state VARIABLE: deletes the state directory as a whole, if these scripts made it.
+remove_state() {
+    [[ -e $STATE ]] || return 0
+    claim_state "$@"
+    rm -rf --one-file-system -- "$STATE"
 }
 
 # Installing packages and entering a chroot take the superuser.
@@ -28,12 +81,18 @@ apt_install() {
     {
         as_root env DEBIAN_FRONTEND=noninteractive apt-get update -q &&
             as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
-                -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confold "$@"
+                -o APT::Get::AllowUnauthenticated=false -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confold "$@"
     } >"$log" 2>&1 </dev/null 8>&- || {
         tail -n 20 "$log" >&2
         die "could not install $*"
     }
     exec 8>&-
+}
+
+# verified DIR LOCK: DIR has the files that LOCK lists, with those SHA-512 digests, and no other.
+verified() {
+    (cd "$1" && sha512sum --check --strict --quiet "$2") &&
+        [[ $(LC_ALL=C ls -A "$1") == "$(sed -n '/^#/!s/^[^ ]*  //p' "$2" | LC_ALL=C sort)" ]]
 }
 
 # --- processes ---------------------------------------------------------------

@@ -3,8 +3,20 @@
 # The servers as containers of docker-compose.yml, with the certificates that
 # this script has made.
 
+# The image of a release of RabbitMQ. (That of the default one is in the Compose file, too.)
+docker_rabbitmq() { # RELEASE
+    case $1 in
+        4 | 4.3) echo rabbitmq:4.3.6-management ;;
+        4.0) echo rabbitmq:4.0.9-management ;;
+        3.10) echo rabbitmq:3.10.25-management ;;
+        *) die "CQRS_RABBITMQ is $1, it may be 4, 4.0 or 3.10" ;;
+    esac
+}
+
 compose() {
-    CQRS_BROKERS_CERTS=$CERTS CQRS_RABBITMQ=$RABBITMQ_RELEASE \
+    local image
+    image=$(docker_rabbitmq "$RABBITMQ_RELEASE")
+    CQRS_BROKERS_CERTS=$CERTS CQRS_RABBITMQ=$RABBITMQ_RELEASE CQRS_RABBITMQ_IMAGE=$image \
         docker compose -f "$ROOT/docker-compose.yml" "$@"
 }
 

@@ -3,8 +3,9 @@
 # Apache Kafka as a local process: jars from Maven Central, one KRaft node.
 
 # One place says which release: the Compose file.
-KAFKA_VERSION=$(sed -n 's#^ *image: apache/kafka:##p' "$ROOT/docker-compose.yml")
+KAFKA_VERSION=$(sed -n 's#^ *image: apache/kafka:##p' "$ROOT/docker-compose.yml" | head -n 1)
 KAFKA_LOG4J=2.25.4 # the log4j that this Kafka is built with
+MAVEN_COPY=org.apache.maven.plugins:maven-dependency-plugin:2.8
 KAFKA_PORTS=(9092 9093 9094 9095 19092 9193)
 KAFKA_HOME=$STATE/kafka
 KAFKA_LIB=$KAFKA_HOME/lib-$KAFKA_VERSION
@@ -39,7 +40,7 @@ kafka_install() {
     command -v mvn >/dev/null || apt_install maven
     say "downloading Kafka $KAFKA_VERSION"
     local work=$KAFKA_HOME/download
-    rm -rf "$work"
+    remove "$work"
     mkdir -p "$work"
     cat >"$work/pom.xml" <<END
 <project xmlns="http://maven.apache.org/POM/4.0.0">
@@ -58,11 +59,15 @@ kafka_install() {
   </dependencies>
 </project>
 END
-    if ! mvn -q -B -f "$work/pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
+    if ! mvn -q -B -C -f "$work/pom.xml" "$MAVEN_COPY:copy-dependencies" -DincludeScope=runtime \
         -DoutputDirectory="$work/lib" >"$work/log" 2>&1 </dev/null; then
         tail -n 20 "$work/log" >&2
         die "could not download Kafka $KAFKA_VERSION from Maven Central, see $work/log"
     fi
+    verified "$work/lib" "$ROOT/scripts/lib/kafka-$KAFKA_VERSION.sha512" >>"$work/log" 2>&1 || {
+        tail -n 20 "$work/log" >&2
+        die "the jars of Kafka $KAFKA_VERSION are not those of scripts/lib/kafka-$KAFKA_VERSION.sha512"
+    }
     mv "$work/lib" "$KAFKA_LIB"
 }
 
@@ -99,7 +104,7 @@ kafka_class() { # CLASS ARGS...: the java command line, one word per line
 
 kafka_format() {
     local words
-    rm -rf "$KAFKA_DATA"
+    remove "$KAFKA_DATA"
     mapfile -t words < <(kafka_class kafka.tools.StorageTool)
     "${words[@]}" format --config "$KAFKA_HOME/server.properties" \
         --cluster-id Y3Fycy1icm9rZXJzLWRldg \

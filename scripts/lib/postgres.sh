@@ -19,20 +19,41 @@ postgres_version() {
     "$bin/postgres" --version | sed -E 's/[^0-9]*([0-9.]+).*/\1/'
 }
 
+POSTGRES_CONFIG=/etc/postgresql-common/createcluster.conf
+POSTGRES_CONFIG_DEFAULT=/usr/share/postgresql-common/createcluster.conf
+
+# Debian would start a cluster of its own, on the port wanted here. During the installation the
+# system's configuration says that it shall not; then it is put back.
 postgres_install() {
-    local config=/etc/postgresql-common/createcluster.conf
     postgres_bin >/dev/null && return
-    # Debian would start a cluster of its own, on the port wanted here.
-    as_root mkdir -p "${config%/*}"
-    [[ -e $config ]] || echo 'create_main_cluster = false' | as_root tee "$config" >/dev/null
-    as_root sed -i -E 's/^#?\s*create_main_cluster.*/create_main_cluster = false/' "$config"
-    apt_install postgresql
+    (
+        trap postgres_restore_config EXIT
+        as_root mkdir -p "${POSTGRES_CONFIG%/*}"
+        # One that an interrupted call has kept is the original.
+        [[ ! -e $POSTGRES_CONFIG || -e $POSTGRES_CONFIG.cqrs-kept ]] ||
+            as_root cp -p "$POSTGRES_CONFIG" "$POSTGRES_CONFIG.cqrs-kept"
+        echo 'create_main_cluster = false' | as_root tee "$POSTGRES_CONFIG" >/dev/null
+        apt_install postgresql
+    )
+}
+
+# What was there before; else the default of the package that has come.
+postgres_restore_config() {
+    if [[ -e $POSTGRES_CONFIG.cqrs-kept ]]; then
+        as_root mv "$POSTGRES_CONFIG.cqrs-kept" "$POSTGRES_CONFIG"
+    elif [[ -e $POSTGRES_CONFIG_DEFAULT ]]; then
+        as_root cp "$POSTGRES_CONFIG_DEFAULT" "$POSTGRES_CONFIG"
+    else
+        as_root rm -f "$POSTGRES_CONFIG"
+    fi
 }
 
 # PostgreSQL refuses to be root. What root starts runs as the user postgres, who
 # cannot look into root's home: then the data lies below /var/lib, with a link to
 # it where it is expected.
 POSTGRES_USER=()
+# Its programs look at many variables (PGHOSTADDR, PGSSLMODE, ...): they get none.
+POSTGRES_CLEAN=(env -i PATH="$PATH" LANG=C.UTF-8)
 ((EUID != 0)) || POSTGRES_USER=(setpriv --reuid=postgres --regid=postgres --init-groups)
 
 postgres_place() {
@@ -50,12 +71,12 @@ postgres_data() { echo "$(readlink -f "$POSTGRES_HOME")/$(postgres_bin | cut -d 
 postgres_format() { # DATA
     local bin password=${1%/*}/password
     bin=$(postgres_bin)
-    rm -rf "$1"
+    remove "$POSTGRES_HOME/${1##*/}"
     echo cqrs >"$password"
     cd /
-    "${POSTGRES_USER[@]}" "$bin/initdb" -D "$1" -U cqrs -A scram-sha-256 --pwfile="$password" \
+    "${POSTGRES_CLEAN[@]}" "${POSTGRES_USER[@]}" "$bin/initdb" -D "$1" -U cqrs -A scram-sha-256 --pwfile="$password" \
         -E UTF8 --locale=C.UTF-8
-    "${POSTGRES_USER[@]}" "$bin/postgres" --single -D "$1" postgres <<<'create database cqrs'
+    "${POSTGRES_CLEAN[@]}" "${POSTGRES_USER[@]}" "$bin/postgres" --single -D "$1" postgres <<<'create database cqrs'
     rm "$password"
     touch "$1/formatted"
 }
@@ -74,8 +95,8 @@ postgres_start() {
 postgres_ready() {
     local bin
     bin=$(postgres_bin) || return 1
-    "$bin/pg_isready" -q -h localhost -p 5432 -t 2 &&
-        PGCONNECT_TIMEOUT=2 "$bin/psql" -qAtw -c 'select 1' \
+    "${POSTGRES_CLEAN[@]}" "$bin/pg_isready" -q -h localhost -p 5432 -t 2 &&
+        "${POSTGRES_CLEAN[@]}" PGCONNECT_TIMEOUT=2 "$bin/psql" -qAtw -c 'select 1' \
             postgres://cqrs:cqrs@localhost:5432/cqrs >/dev/null 2>&1
 }
 

@@ -38,14 +38,20 @@ rabbitmq_enter() {
         HOME=/cqrs LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@"
 }
 
+# The keys that Debian's archive is signed with.
+RABBITMQ_KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
+
 rabbitmq_bootstrap() { # SUITE DIR
-    local mirror inside
+    local mirror inside apart=()
     # The mirror this machine uses, if it is a Debian one.
     # shellcheck disable=SC2016  # expanded by apt-get
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' \
         'Origin: Debian' 'Label: Debian' 2>/dev/null | head -n 1)
-    as_root rm -rf "$2"
-    as_root debootstrap --variant=minbase "$1" "$2" ${mirror:+"$mirror"} || return 1
+    remove "$2"
+    # What it mounts in there goes with it. A signature that cannot be checked, or is wrong, ends it.
+    ! as_root unshare --mount true 2>/dev/null || apart=(unshare --mount)
+    as_root "${apart[@]}" env -u DEBOOTSTRAP_DIR debootstrap --variant=minbase --force-check-gpg \
+        --keyring="$RABBITMQ_KEYRING" "$1" "$2" ${mirror:+"$mirror"} || return 1
     # How this machine reaches the mirror holds inside as well.
     apt-config dump | grep -E '^Acquire::(Check|http|https)' |
         as_root tee "$2/etc/apt/apt.conf.d/90host" || true
@@ -71,7 +77,11 @@ rabbitmq_install() {
     ((EUID == 0)) || command -v sudo >/dev/null ||
         die "a local RabbitMQ takes root or sudo (or start a Docker engine)"
     suites=$(rabbitmq_suites "$RABBITMQ_RELEASE")
-    command -v debootstrap >/dev/null || apt_install debootstrap debian-archive-keyring
+    if ! command -v debootstrap >/dev/null || ! command -v gpgv >/dev/null || [[ ! -s $RABBITMQ_KEYRING ]]; then
+        apt_install debootstrap gpgv debian-archive-keyring
+    fi
+    [[ -s $RABBITMQ_KEYRING ]] ||
+        die "without $RABBITMQ_KEYRING (package debian-archive-keyring) Debian's signatures cannot be checked"
     mkdir -p "$RABBITMQ_HOME"
     for suite in $suites; do
         say "downloading RabbitMQ $RABBITMQ_RELEASE (Debian $suite)"
@@ -85,7 +95,7 @@ rabbitmq_install() {
 }
 
 rabbitmq_configure() {
-    local root
+    local root group
     root=$(rabbitmq_root)
     {
         sed 's/0\.0\.0\.0/127.0.0.1/' "$ROOT/docker/rabbitmq.conf"
@@ -93,7 +103,10 @@ rabbitmq_configure() {
         echo 'vm_memory_calculation_strategy = allocated'
     } | as_root tee "$root/cqrs/rabbitmq.conf" >/dev/null
     echo '[rabbitmq_management].' | as_root tee "$root/cqrs/enabled_plugins" >/dev/null
-    as_root cp "$CERTS"/ca.pem "$CERTS"/server.pem "$CERTS"/server.key "$root/certs"
+    # The server is a user of the chroot: its group may read the key, nobody else.
+    group=$(sed -n 's/^rabbitmq:[^:]*:\([0-9]*\):.*/\1/p' "$root/etc/group")
+    as_root install -m 644 "$CERTS"/ca.pem "$CERTS"/server.pem "$root/certs"
+    as_root install -m 640 -g "${group:?the chroot has no group rabbitmq}" "$CERTS/server.key" "$root/certs"
 }
 
 # An own port for epmd, so that other Erlang nodes of this machine stay apart.

@@ -21,17 +21,21 @@ registry_install() {
     command -v mvn >/dev/null || apt_install maven
     say "downloading Apicurio Registry $REGISTRY_VERSION"
     local work=$REGISTRY_HOME/download
-    rm -rf "$work"
-    mkdir -p "$work/lib"
-    if ! mvn -q -B dependency:copy -DoutputDirectory="$work" \
+    remove "$work"
+    mkdir -p "$work/get" "$work/lib"
+    if ! mvn -q -B -C "$MAVEN_COPY:copy" -DoutputDirectory="$work/get" \
         -Dartifact="io.apicurio:apicurio-registry-app:$REGISTRY_VERSION:tar.gz:all" \
         >"$work/log" 2>&1 </dev/null; then
         tail -n 20 "$work/log" >&2
         die "could not download Apicurio Registry $REGISTRY_VERSION from Maven Central, see $work/log"
     fi
-    tar -xzf "$work/apicurio-registry-app-$REGISTRY_VERSION-all.tar.gz" -C "$work/lib"
+    verified "$work/get" "$ROOT/scripts/lib/registry-$REGISTRY_VERSION.sha512" >>"$work/log" 2>&1 || {
+        tail -n 20 "$work/log" >&2
+        die "Apicurio Registry $REGISTRY_VERSION is not what scripts/lib/registry-$REGISTRY_VERSION.sha512 says"
+    }
+    env -u TAR_OPTIONS tar -xzf "$work/get/apicurio-registry-app-$REGISTRY_VERSION-all.tar.gz" -C "$work/lib"
     mv "$work/lib" "$REGISTRY_LIB"
-    rm -rf "$work"
+    remove "$work"
 }
 
 registry_start() {
