@@ -17,7 +17,7 @@ use cqrs_core::consume::{
 use cqrs_core::{
     DeadLetter, EventHandler, EventMediator, HandlerError, HandlerResultExt, Incoming, Message,
     MessageBroker, NotificationEvent, PublishError, Received, Retry, RetryState, Scope, Service,
-    ServiceError, ServiceReport, Subscribe, Subscription, Target, each,
+    ServiceError, ServiceReport, Subscribe, Subscription, SubscriptionState, Target, batch, each,
 };
 use cqrs_macros::Notification;
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,8 @@ struct Script {
     scheduled: bool,
     /// So many retry copies and dead letters are not confirmed.
     copies_fail: usize,
+    /// The copies of the first message are refused for good, so often.
+    refusals: usize,
     acks_fail: bool,
     /// Taken away before the handler starts.
     revoked: bool,
@@ -104,8 +106,10 @@ impl Source for Scribe {
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<SourceDelivery, SourceError>>> {
         let Some(message) = self.messages.lock().unwrap().pop_front() else { return Poll::Pending };
+        let number = message.key.as_ref().map_or(1, |key| u32::from(key[0]));
         let settle = Written {
             log: self.log.clone(),
+            number,
             script: self.script,
             failed: 0,
             held: false,
@@ -126,6 +130,7 @@ impl Source for Scribe {
 
 struct Written {
     log: Log,
+    number: u32,
     script: Script,
     failed: usize,
     held: bool,
@@ -134,6 +139,11 @@ struct Written {
 
 impl Written {
     fn copy(&mut self, what: String) -> Result<(), SettleError> {
+        if self.number == 1 && self.failed < self.script.refusals {
+            self.failed += 1;
+            self.log.add(format!("{what} refused"));
+            return Err(SettleError::new("too large").permanent());
+        }
         if self.failed < self.script.copies_fail {
             self.failed += 1;
             self.log.add(format!("{what} not confirmed"));
@@ -266,6 +276,124 @@ async fn a_dead_letter_is_confirmed_before_the_original_is_acked() {
     let (log, _) = run(&broker, Retry::default(), permanent, "ack").await;
     let not = "dead permanent 1 not confirmed";
     assert_eq!(log, [not, not, not, "dead permanent 1", "ack", "closed"]);
+}
+
+/// Three messages of three keys.
+fn three(script: Script) -> Scribe {
+    let broker = Scribe::new(script);
+    let message = |number: u8| {
+        let event = NotificationEvent::new(Ordered { number: number.into() });
+        let mut message = Incoming::new("paid", serde_json::to_vec(&event).unwrap());
+        (message.key, message.partition) = (Some(vec![number].into()), Some(0));
+        message.offset = Some(number.into());
+        message
+    };
+    *broker.messages.lock().unwrap() = (1..=3).map(message).collect();
+    broker
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_dead_letter_holds_only_its_message() {
+    for (concurrency, size) in [(1, 1), (4, 1), (1, 2)] {
+        let broker = three(Script { refusals: 3, ..Script::default() });
+        let first_fails = |number: u32| match number {
+            1 => Err("never").permanent(),
+            _ => Ok(()),
+        };
+        let subscription =
+            || Subscription::to("paid").group("g").json::<Ordered>().concurrency(concurrency);
+        let builder = Service::builder(broker.clone());
+        let builder = match size {
+            1 => builder.subscribe(
+                subscription(),
+                each(move |event: NotificationEvent<Ordered>, _: Received| async move {
+                    first_fails(event.payload.number)
+                }),
+            ),
+            _ => builder.subscribe(
+                subscription(),
+                batch(
+                    size,
+                    Duration::from_millis(10),
+                    move |events: Vec<(NotificationEvent<Ordered>, Received)>| async move {
+                        events.iter().try_for_each(|(event, _)| first_fails(event.payload.number))
+                    },
+                ),
+            ),
+        };
+        let service = builder.build().unwrap();
+        let (health, log) = (service.health(), broker.log.clone());
+        let seen = async move {
+            while log.count("ack") < 2 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            assert_eq!(log.count("dead permanent 1 refused"), 1, "no worker waits for it");
+            let state = health.subscriptions().remove(0).state;
+            let SubscriptionState::Stuck { reason } = state else { panic!("{state:?}") };
+            assert!(
+                reason.contains("paid [0] at offset 1") && reason.contains("too large"),
+                "{reason}"
+            );
+            assert!(health.is_ready(), "the others go on");
+            while log.count("ack") < 3 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            assert_eq!(health.subscriptions()[0].state, SubscriptionState::Consuming);
+        };
+        let report = service.run_until(seen).await.unwrap();
+        let counts = report.subscriptions[0].counts;
+        assert_eq!((counts.handled, counts.dead_lettered), (2, 1), "batches of {size}");
+        let lines = broker.log.lines();
+        assert_eq!(lines.iter().filter(|line| line.ends_with("refused")).count(), 3, "{lines:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_retry_copy_is_tried_again_and_not_handled() {
+    let broker = three(Script { scheduled: true, refusals: 2, ..Script::default() });
+    let failing = each(|event: NotificationEvent<Ordered>, _: Received| async move {
+        match event.payload.number {
+            1 => Err(HandlerError::retryable("not yet")),
+            _ => Ok(()),
+        }
+    });
+    let (log, report) = run(&broker, delayed(10), failing, "copy 1 in 10s").await;
+    let refused = "copy 1 in 10s refused";
+    assert_eq!(log, [refused, "ack", "ack", refused, "copy 1 in 10s", "ack", "closed"]);
+    let counts = report.unwrap().subscriptions[0].counts;
+    assert_eq!((counts.handled, counts.rescheduled, counts.failed_attempts), (2, 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn stop_gives_back_message_with_refused_copy() {
+    let broker = three(Script { refusals: usize::MAX, ..Script::default() });
+    let permanent =
+        each(|_: NotificationEvent<Ordered>, _: Received| async { Err("never").permanent() });
+    let (log, report) = run(&broker, Retry::none(), permanent, "dead permanent 1").await;
+    assert_eq!(log[log.len() - 2..], ["given back", "closed"], "{log:?}");
+    assert_eq!(report.unwrap().subscriptions[0].counts.given_back, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn unreadable_or_oversized_message_is_not_decoded() {
+    let event = serde_json::to_vec(&NotificationEvent::new(Ordered { number: 1 })).unwrap();
+    let mut unreadable = Incoming::new("paid", event.clone());
+    unreadable.unreadable = Some("too many headers".into());
+    let mut oversized = event.clone();
+    oversized.resize((8 << 20) + 1, b' ');
+    let mut largest = event;
+    largest.resize(8 << 20, b' ');
+    for (message, first) in [
+        (unreadable, "dead decode 0"),
+        (Incoming::new("paid", oversized), "dead decode 0"),
+        (Incoming::new("paid", largest), "ack"),
+    ] {
+        let broker = Scribe::new(Script::default());
+        *broker.messages.lock().unwrap() = VecDeque::from([message]);
+        let fine = each(|_: NotificationEvent<Ordered>, _: Received| async { Ok(()) });
+        let (log, _) = run(&broker, Retry::none(), fine, "ack").await;
+        assert_eq!(log[0], first, "{log:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use crate::Timestamp;
 use crate::message::Headers;
 
 /// Names of the headers that make a message a dead letter, the same on every broker.
-pub const DEAD_LETTER_HEADERS: [&str; 11] = [
+pub const DEAD_LETTER_HEADERS: [&str; 12] = [
     REASON,
     ERROR_TYPE,
     ERROR,
@@ -15,6 +15,7 @@ pub const DEAD_LETTER_HEADERS: [&str; 11] = [
     TOPIC,
     PARTITION,
     OFFSET,
+    OMITTED_BYTES,
     QUEUE,
     GROUP,
 ];
@@ -32,6 +33,7 @@ const LAST_FAILURE: &str = "cqrs-dead-letter-last-failure";
 const TOPIC: &str = "cqrs-dead-letter-topic";
 const PARTITION: &str = "cqrs-dead-letter-partition";
 const OFFSET: &str = "cqrs-dead-letter-offset";
+const OMITTED_BYTES: &str = "cqrs-dead-letter-omitted-bytes";
 const QUEUE: &str = "cqrs-dead-letter-queue";
 const GROUP: &str = "cqrs-dead-letter-group";
 
@@ -102,6 +104,11 @@ pub struct DeadLetter {
     pub partition: Option<i32>,
     /// Its place there.
     pub offset: Option<i64>,
+    /// Set if the broker takes no copy of the message: how many bytes of body and headers were left out.
+    /// Such a dead letter has the key and these headers only; the original is at
+    /// [`topic`](Self::topic), [`partition`](Self::partition) and [`offset`](Self::offset), until retention
+    /// removes it.
+    pub omitted_bytes: Option<u64>,
     /// RabbitMQ's queue.
     pub queue: Option<String>,
     /// The group that could not handle it.
@@ -144,6 +151,7 @@ impl DeadLetter {
             topic: topic.into(),
             partition: None,
             offset: None,
+            omitted_bytes: None,
             queue: None,
             group: group.into(),
         }
@@ -171,6 +179,7 @@ impl DeadLetter {
         ];
         headers.extend(self.partition.map(|partition| (PARTITION, partition.to_string())));
         headers.extend(self.offset.map(|offset| (OFFSET, offset.to_string())));
+        headers.extend(self.omitted_bytes.map(|bytes| (OMITTED_BYTES, bytes.to_string())));
         headers.extend(self.queue.clone().map(|queue| (QUEUE, queue)));
         headers.push((GROUP, self.group.clone()));
         headers
@@ -203,6 +212,7 @@ impl DeadLetter {
             topic: text(TOPIC)?,
             partition: parse(headers, PARTITION)?,
             offset: parse(headers, OFFSET)?,
+            omitted_bytes: parse(headers, OMITTED_BYTES)?,
             queue: headers.get(QUEUE).map(str::to_owned),
             group: text(GROUP)?,
         })
@@ -227,6 +237,7 @@ mod tests {
         letter.attempts = 7;
         letter.partition = Some(3);
         letter.offset = Some(42);
+        letter.omitted_bytes = Some(2_000_000);
         letter.first_failure = "2026-01-02T03:04:05Z".parse().unwrap();
         letter
     }

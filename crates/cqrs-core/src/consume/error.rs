@@ -89,12 +89,13 @@ impl SourceError {
 pub struct SettleError {
     detail: Cow<'static, str>,
     source: Option<Box<dyn Error + Send + Sync>>,
+    permanent: bool,
 }
 
 impl SettleError {
     /// An error; `detail` says what happened and where.
     pub fn new(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { detail: detail.into(), source: None }
+        Self { detail: detail.into(), source: None, permanent: false }
     }
 
     /// Adds the cause.
@@ -102,5 +103,19 @@ impl SettleError {
     pub fn with_source(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
+    }
+
+    /// Marks the error as one that retrying cannot fix (too large, refused, no right) and that concerns
+    /// this message alone. The runtime then holds this message and its key, tries again at a slow pace, and
+    /// goes on with the other messages. Without it the whole subscription pauses until the broker confirms.
+    #[must_use]
+    pub fn permanent(mut self) -> Self {
+        self.permanent = true;
+        self
+    }
+
+    /// Whether retrying cannot fix it.
+    pub fn is_permanent(&self) -> bool {
+        self.permanent
     }
 }

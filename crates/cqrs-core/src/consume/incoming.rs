@@ -39,6 +39,9 @@ pub struct Incoming {
     pub queue: Option<Arc<str>>,
     /// Whether the broker says that it was handed out before.
     pub redelivered: bool,
+    /// Why the client could not read all of it (too many headers, say). Such a message is not decoded: the
+    /// policy for decode errors holds.
+    pub unreadable: Option<Arc<str>>,
 }
 
 impl Incoming {
@@ -58,6 +61,7 @@ impl Incoming {
             offset: None,
             queue: None,
             redelivered: false,
+            unreadable: None,
         }
     }
 

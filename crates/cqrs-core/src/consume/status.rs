@@ -13,6 +13,11 @@ pub enum SourceStatus {
     },
     /// It consumes. A Kafka member without a partition does too: others have them.
     Consuming,
+    /// It consumes, but a bound on unsettled messages is full: no more is fetched of what the bound covers.
+    Full {
+        /// Which bound, of which partition or queue, and what it waits for.
+        reason: Arc<str>,
+    },
     /// It lost its connection, its consumer or its queue, and makes it again.
     Disconnected {
         /// Why.

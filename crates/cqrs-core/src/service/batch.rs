@@ -55,6 +55,11 @@ pub(super) async fn work(runner: Arc<Runner>, limits: BatchLimits) {
 impl Runner {
     /// Handles the jobs together and settles each; those that do not succeed together, alone and in order.
     async fn process_batch(&self, jobs: Vec<Job>, handler: &dyn BatchHandler) {
+        let (held, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.held.is_some());
+        for job in held {
+            let end = self.process(job).await;
+            self.alone(end).await;
+        }
         let mut waiting = VecDeque::from(jobs);
         let mut failed = 0;
         while !waiting.is_empty() && !self.stop.is_cancelled() {
@@ -158,6 +163,11 @@ impl Runner {
         loop {
             let (job, until) = match end {
                 End::Done => return,
+                // It is done but for its copy: the batches behind it go on.
+                End::Hold(job, until) if job.held.is_some() => {
+                    self.hold(None, job, until);
+                    return;
+                }
                 End::Hold(job, until) => (job, until),
                 End::Fatal(error) => return self.fail(error),
             };

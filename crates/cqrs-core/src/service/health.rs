@@ -19,10 +19,19 @@ pub struct SubscriptionHealth {
 }
 
 impl ServiceHealth {
-    /// Whether every subscription consumes now. `false` while one starts, has lost its broker, holds
-    /// back because of a settlement, drains, or has ended.
+    /// Whether every subscription consumes now. `false` while one starts, has lost its broker, is paused
+    /// because of a settlement, drains, or has ended. A subscription that is
+    /// [stuck](SubscriptionState::Stuck) with some messages, or has a [full](SubscriptionState::Full) bound,
+    /// consumes the others: it is ready.
     pub fn is_ready(&self) -> bool {
-        self.0.iter().all(|watched| watched.state() == SubscriptionState::Consuming)
+        self.0.iter().all(|watched| {
+            matches!(
+                watched.state(),
+                SubscriptionState::Consuming
+                    | SubscriptionState::Stuck { .. }
+                    | SubscriptionState::Full { .. }
+            )
+        })
     }
 
     /// Whether no subscription has failed. A lost broker does not count: it comes back by itself.

@@ -2,6 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::Received;
+use super::held::HeldSettlement;
 use super::state::{Counter, Counters, Watched};
 use crate::Timestamp;
 use crate::consume::{DeadLetter, DeadLetterReason, Incoming, RetryState, Settle, SourceDelivery};
@@ -21,6 +22,8 @@ pub(super) struct Job {
     /// How often it rested, be it given back or not tried.
     pub(super) rests: u32,
     pub(super) settle: Box<dyn Settle>,
+    /// How it is to be settled, if the broker refused that.
+    pub(super) held: Option<Box<HeldSettlement>>,
     /// `None` once it is counted.
     uncounted: Option<Arc<Watched>>,
 }
@@ -37,6 +40,7 @@ impl Job {
             returned: 0,
             rests: 0,
             settle,
+            held: None,
             uncounted,
         }
     }

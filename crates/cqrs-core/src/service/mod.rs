@@ -17,6 +17,7 @@ mod failure;
 mod fetch;
 mod function;
 mod health;
+mod held;
 mod job;
 mod lanes;
 mod policy;
@@ -51,6 +52,9 @@ pub use target::{PerDelivery, Target, per_delivery};
 
 /// How long to wait before a settlement that the broker did not confirm is tried again: first, at most.
 const SETTLE_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// How long a message is held whose settlement the broker refuses for good: first, at most.
+const HELD_BACKOFF: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 
 /// How long a delivery rests that a handler gave back, or that could not be tried: first, at most.
 const RETURN_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));

@@ -100,6 +100,9 @@ impl Runner {
             return Err(Verdict::Crashed);
         }
         let message = &received.message;
+        if let Some(text) = &message.unreadable {
+            return Err(malformed(message, text));
+        }
         if self.spec.decoders.is_empty() {
             return self.decode_plain(message);
         }

@@ -94,11 +94,14 @@ pub(super) struct Limits {
     pub(super) timeout: Option<Duration>,
 }
 
+/// Bytes of a body that is decoded, at most, by default.
+const MAX_BODY_SIZE: usize = 8 << 20;
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
             concurrency: 1,
-            max_body_size: usize::MAX,
+            max_body_size: MAX_BODY_SIZE,
             max_crashes: DEFAULT_MAX_CRASHES,
             timeout: None,
         }
@@ -212,12 +215,17 @@ impl Runner {
         shared.busy == shared.workers && shared.workers < self.spec.limits.concurrency
     }
 
+    /// Whether all messages are handled one after the other.
+    pub(super) fn is_strict(&self) -> bool {
+        self.spec.limits.concurrency == 1
+    }
+
     /// Strict order is one lane for all. A batch takes what it gets in order, and runs alone.
     fn lane(&self, job: &Job) -> Option<LaneId> {
         if matches!(self.spec.handler, Kind::Batch(..)) {
             return None;
         }
-        if self.spec.limits.concurrency == 1 {
+        if self.is_strict() {
             return Some(0);
         }
         let key = job.message.key.as_ref()?;

@@ -3,6 +3,7 @@ use std::time::Duration;
 use super::backoff::Backoff;
 use super::delivery::{Ended, log_double};
 use super::failure::causes;
+use super::held::Refused;
 use super::job::Job;
 use super::runner::{End, Paused, Runner};
 use super::state::{Counter, Counters};
@@ -38,17 +39,20 @@ impl Runner {
             }
         };
         let letter = job.letter(&job.retry, &self.spec.group, reason, &error_type, &error);
-        self.bury(job, &letter).await
+        self.bury(job, letter).await
     }
 
-    async fn bury(&self, mut job: Job, letter: &DeadLetter) -> End {
-        log_dead(&job, letter);
+    async fn bury(&self, mut job: Job, letter: DeadLetter) -> End {
+        log_dead(&job, &letter);
         if self.discards() {
             return ack(job, |counters| &counters.discarded).await;
         }
         let mut confirmation = Confirmation::of(self, "dead letter");
         loop {
-            let Err(error) = job.settle.dead_letter(letter).await else { break };
+            let Err(error) = job.settle.dead_letter(&letter).await else { break };
+            if error.is_permanent() {
+                return self.hold_refused(job, Refused::DeadLetter(Box::new(letter)), &error);
+            }
             if !confirmation.wait_after(&error).await {
                 return End::Done;
             }
@@ -68,6 +72,9 @@ impl Runner {
                 Ok(Delayed::Hold) => return End::Hold(job, until),
                 Ok(Delayed::Scheduled) => {
                     return ack(job, |counters| &counters.rescheduled).await;
+                }
+                Err(error) if error.is_permanent() => {
+                    return self.hold_refused(job, Refused::RetryCopy(delay), &error);
                 }
                 Err(error) => {
                     if !confirmation.wait_after(&error).await {

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -24,6 +25,17 @@ pub enum SubscriptionState {
     /// It holds back, because a retry copy or a dead letter is not confirmed.
     Paused {
         /// Why.
+        reason: Arc<str>,
+    },
+    /// It consumes, but the retry copies or dead letters of some messages are refused for good. These
+    /// messages and their keys are held and tried again at a slow pace; the others go on.
+    Stuck {
+        /// The message that is held longest, and why.
+        reason: Arc<str>,
+    },
+    /// It consumes, but a bound on unsettled messages is full, so no more is fetched of what it covers.
+    Full {
+        /// Which bound, and of which partition or queue.
         reason: Arc<str>,
     },
     /// It finishes what runs, and takes nothing new.
@@ -129,6 +141,23 @@ struct Phase {
     /// Why the last settlement that failed did.
     reason: Arc<str>,
     end: End,
+    /// Why each message is held whose settlement is refused for good.
+    held: BTreeMap<u64, Arc<str>>,
+    /// How many were held so far.
+    holds: u64,
+}
+
+/// A message whose settlement is refused for good. Health names it until this value is dropped.
+#[derive(Debug)]
+pub(super) struct Held {
+    watched: Arc<Watched>,
+    id: u64,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.watched.phase().held.remove(&self.id);
+    }
 }
 
 #[derive(Debug)]
@@ -141,7 +170,7 @@ enum End {
 
 impl Watched {
     pub(super) fn new(name: Arc<str>, source: watch::Receiver<SourceStatus>) -> Self {
-        let phase = Phase { reason: "".into(), end: End::Running };
+        let phase = Phase { reason: "".into(), end: End::Running, held: BTreeMap::new(), holds: 0 };
         Self {
             name,
             counters: Counters::default(),
@@ -162,6 +191,15 @@ impl Watched {
 
     pub(super) fn resume(&self) {
         self.paused.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Shows a message as held because of `reason`.
+    pub(super) fn hold(self: &Arc<Self>, reason: Arc<str>) -> Held {
+        let mut phase = self.phase();
+        let id = phase.holds;
+        phase.holds += 1;
+        phase.held.insert(id, reason);
+        Held { watched: Arc::clone(self), id }
     }
 
     pub(super) fn is_paused(&self) -> bool {
@@ -199,10 +237,25 @@ impl Watched {
             SourceStatus::Disconnected { last_error } => {
                 SubscriptionState::Disconnected { last_error: Arc::clone(last_error) }
             }
-            SourceStatus::Consuming if self.is_paused() => {
+            _ if self.is_paused() => {
                 SubscriptionState::Paused { reason: Arc::clone(&phase.reason) }
             }
-            SourceStatus::Consuming => SubscriptionState::Consuming,
+            status => match (phase.held.values().next(), status) {
+                (Some(first), _) => {
+                    SubscriptionState::Stuck { reason: stuck(first, phase.held.len()) }
+                }
+                (None, SourceStatus::Full { reason }) => {
+                    SubscriptionState::Full { reason: Arc::clone(reason) }
+                }
+                (None, _) => SubscriptionState::Consuming,
+            },
         }
+    }
+}
+
+fn stuck(first: &Arc<str>, held: usize) -> Arc<str> {
+    match held {
+        1 => Arc::clone(first),
+        _ => format!("{first} (and {} more)", held - 1).into(),
     }
 }

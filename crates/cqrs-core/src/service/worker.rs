@@ -77,6 +77,12 @@ impl Runner {
                     let goes_on = run.front().is_some_and(|next| next.lane == lane);
                     ended.extend(lane.filter(|_| !goes_on));
                 }
+                // Its handler is done, and strict order is one lane for all: the others go on.
+                End::Hold(job, until) if job.held.is_some() && self.is_strict() => {
+                    let goes_on = run.front().is_some_and(|next| next.lane == lane);
+                    ended.extend(lane.filter(|_| !goes_on));
+                    aside |= self.hold(None, job, until);
+                }
                 End::Hold(job, until) => {
                     aside |= self.spread(lane, run, ended);
                     aside |= self.hold(lane, job, until);
@@ -107,6 +113,9 @@ impl Runner {
         if !job.settle.begin() {
             job.end(|counters| &counters.revoked);
             return End::Done;
+        }
+        if let Some(held) = job.held.take() {
+            return Box::pin(self.settle_held(job, *held)).await;
         }
         // Boxed is what is seldom, or has its own price: this future is made and moved for each message.
         match &self.spec.handler {
