@@ -1,6 +1,7 @@
 //! What the integration tests share. They need the servers of `./scripts/brokers up`.
 
 pub mod amqp;
+pub mod amqp_frames;
 pub mod consuming;
 mod containers;
 pub mod control;

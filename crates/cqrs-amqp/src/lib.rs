@@ -41,6 +41,23 @@
 //! Headers so large that these do not fit beside them into a frame (128 KiB by default) are left out of the
 //! dead letter, except for the key; retries of such a message are held by the consumer.
 //!
+//! # Messages that cannot be read
+//! lapin cannot read a message with a property, header name or routing key that is not UTF-8, with a header
+//! nested more than 64 deep, or whose properties and headers take more than a frame, and would end the
+//! connection. A filter in front of it replaces what it cannot read, so the message arrives and is malformed:
+//! [`on_decode_error`](cqrs_core::Subscription::on_decode_error) decides, a dead letter by default, with
+//! the body byte for byte. These headers say what happened:
+//!
+//! | header | |
+//! |---|---|
+//! | `cqrs-unreadable` | why; a message of yours that has this header is malformed as well |
+//! | `cqrs-unreadable-properties` | the property flags and list as they came (AMQP 0-9-1, 4.2.6.1), cut where they do not fit |
+//! | `cqrs-unreadable-routing-key`, `-exchange` | the bytes of a name that is not UTF-8 |
+//!
+//! RabbitMQ adds headers on the way (`x-death`, `x-delivery-count`) whatever their size then is. So 2.5 KiB
+//! of a frame (a quarter of a small one) are left to it: a message whose headers need them is refused with
+//! `TooLarge`, and a copy goes without them.
+//!
 //! | queue | delayed retries | dropped delivery | crashes counted |
 //! |---|---|---|---|
 //! | quorum | quorum queues, handed over confirmed | to the head of the queue | yes (not with a single active consumer) |

@@ -9,6 +9,7 @@ mod kinds;
 mod producing;
 mod recovering;
 mod settling;
+mod unreadable;
 
 /// An error and all that is under it, in words.
 fn causes(error: &dyn std::error::Error) -> String {

@@ -2,11 +2,14 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use async_rs::util::RuntimeParts;
+use async_rs::{Runtime, Tokio, TokioRuntime};
 use lapin::tcp::{AsyncTcpStream, RustlsConnector};
 use lapin::uri::{AMQPScheme, AMQPUri};
 use socket2::SockRef;
 
 use super::Connection;
+use super::frame_filter::{Filtered, Sockets};
 use super::socket::SocketHandle;
 use crate::config::{address, connector};
 use crate::{AmqpConfig, AmqpError, ErrorKind};
@@ -50,13 +53,14 @@ impl Dialer {
         let guard = ShutOnDrop(socket.clone());
         let failure = Arc::new(OnceLock::new());
         let doing = || format!("connecting to {}", self.address);
-        let runtime = lapin::runtime::default_runtime()
-            .map_err(|error| AmqpError::from_lapin(ErrorKind::Connect, doing(), &error))?;
+        let tokio = Tokio::current();
+        let runtime = Runtime::new(RuntimeParts::new(tokio.clone(), Sockets(tokio)));
         let transport = Transport {
             tls: self.tls.clone(),
             address: Arc::clone(&self.address),
             socket: socket.clone(),
             failure: Arc::clone(&failure),
+            runtime: TokioRuntime::tokio_current(),
         };
         let limit = self.timeout;
         // lapin's own recovery stays off: it gives up after 16 attempts and resends nothing.
@@ -65,21 +69,23 @@ impl Dialer {
         let connecting = lapin::Connection::connector(
             self.uri.clone(),
             runtime,
-            async move |uri: AMQPUri, runtime| {
+            async move |uri: AMQPUri, _runtime| {
                 let opening = async {
                     let (host, port) = (uri.authority.host.as_str(), uri.authority.port);
                     let found: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
-                    let stream = AsyncTcpStream::connect(&runtime, found).await?;
+                    let stream = AsyncTcpStream::connect(&transport.runtime, found).await?;
                     if let AsyncTcpStream::Plain(plain) = &stream {
                         transport.socket.set(SockRef::from(plain.get_ref()).try_clone()?);
                     }
-                    match &transport.tls {
-                        None => Ok(stream),
+                    let stream = match &transport.tls {
+                        None => stream,
                         Some(tls) => stream
                             .into_rustls(tls, host)
                             .await
-                            .inspect_err(|error| transport.tls_failed(error)),
-                    }
+                            .inspect_err(|error| transport.tls_failed(error))?,
+                    };
+                    // lapin never sees the frames that it cannot read.
+                    Ok(AsyncTcpStream::Plain(Filtered::new(stream, uri.query.frame_max)))
                 };
                 match tokio::time::timeout(limit, opening).await {
                     Ok(opened) => opened.map_err(|error: io::Error| error.into()),
@@ -111,6 +117,7 @@ struct Transport {
     address: Arc<str>,
     socket: SocketHandle,
     failure: Arc<OnceLock<AmqpError>>,
+    runtime: TokioRuntime,
 }
 
 impl Transport {

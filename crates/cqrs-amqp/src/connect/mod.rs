@@ -7,9 +7,11 @@ mod backoff;
 mod connection;
 mod connector;
 mod dial;
+mod frame_filter;
 mod pool;
 mod socket;
 pub(crate) mod topology;
 
 pub(crate) use connection::{Connection, Health};
 pub(crate) use connector::{Connector, Link};
+pub(crate) use frame_filter::UNREADABLE;

@@ -174,15 +174,15 @@ impl Copies {
 fn check(target: &Target, properties: &BasicProperties, link: &Link) -> Result<(), AmqpError> {
     /// Frame envelope, class, weight and body size.
     const ENVELOPE: usize = 20;
-    let frame = link.connection.frame_max();
+    let frame = link.connection.header_max();
     let mut room = vec![0; frame.saturating_sub(ENVELOPE)];
     let room = std::io::Cursor::new(&mut room[..]);
     match lapin::protocol::basic::gen_properties(properties)(room.into()) {
         Ok(_fits) => Ok(()),
         Err(_too_large) => {
             let detail = format!(
-                "a copy for queue {:?}: its headers and properties do not fit into a frame of \
-                 {frame} bytes",
+                "a copy for queue {:?}: its headers and properties take more than the {frame} bytes that \
+                 fit into a frame of this connection beside what the server adds",
                 target.queue.name
             );
             Err(AmqpError::new(ErrorKind::ChannelClosed, detail))

@@ -10,6 +10,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::copy::{ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY, is_of_retry, is_server_made};
 use super::plan::QueuePlan;
+use crate::connect::UNREADABLE;
 
 /// A delivery as it came, for copies: the typed headers and all properties.
 #[derive(Debug, Default)]
@@ -101,6 +102,7 @@ impl Original {
         incoming.offset = self.number(STREAM_OFFSET);
         incoming.queue = Some(Arc::clone(&queue.name));
         incoming.redelivered = redelivered;
+        incoming.unreadable = incoming.headers.get(UNREADABLE).map(Arc::from);
         if incoming.headers.correlation_id().is_none()
             && let Some(id) = properties.correlation_id()
         {
@@ -139,6 +141,8 @@ fn shown_headers(table: &FieldTable, shown: impl Fn(&str) -> bool) -> Headers {
             }
             AMQPValue::ShortString(text) => text.to_string(),
             AMQPValue::Boolean(flag) => flag.to_string(),
+            AMQPValue::Float(number) => number.to_string(),
+            AMQPValue::Double(number) => number.to_string(),
             other => match integer(other) {
                 Some(number) => number.to_string(),
                 None => continue,
@@ -205,6 +209,8 @@ mod tests {
             ("message_key", AMQPValue::LongString("7".into())),
             ("count", AMQPValue::LongUInt(7)),
             ("fresh", AMQPValue::Boolean(true)),
+            ("ratio", AMQPValue::Double(0.5)),
+            ("share", AMQPValue::Float(0.1)),
             ("bytes", AMQPValue::LongString(vec![0xff].into())),
         ]);
         let view = Original::new(delivery("e", "t", properties), "t.g").view(&queue(), true);
@@ -213,6 +219,10 @@ mod tests {
         assert_eq!(
             (view.headers.get("count"), view.headers.get("fresh")),
             (Some("7"), Some("true"))
+        );
+        assert_eq!(
+            (view.headers.get("ratio"), view.headers.get("share")),
+            (Some("0.5"), Some("0.1"))
         );
         assert_eq!(view.headers.get("bytes"), None);
         assert_eq!(view.headers.get_bytes("bytes"), Some(&[0xff][..]));

@@ -186,6 +186,15 @@ impl AmqpSubscription {
     /// How often the server hands out one message of a quorum queue before it **drops** it; 1,000,000 by
     /// default, as good as never, and declared because RabbitMQ 4 has a default of 20. Restarts, lost
     /// connections and messages given back count too, so that a low limit loses messages.
+    ///
+    /// The queue is declared without a dead-letter exchange: a queue that exists cannot be declared with
+    /// other arguments (406), and no message is left that only this limit could end. To have a limit that
+    /// keeps what it drops, set a policy, which changes queues that exist; the lower limit counts:
+    ///
+    /// ```text
+    /// rabbitmqctl set_policy mail-limit '^user_events\.mailer$' \
+    ///   '{"delivery-limit": 100, "dead-letter-exchange": "", "dead-letter-routing-key": "user_events.mailer.dead"}'
+    /// ```
     pub fn with_delivery_limit(mut self, deliveries: u32) -> Self {
         self.delivery_limit = Some(deliveries);
         self

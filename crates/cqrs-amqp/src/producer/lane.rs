@@ -217,12 +217,12 @@ impl Lane {
             }
             let Line::Open(link) = &self.line else { return };
             let Some(message) = self.ledger.next() else { return };
-            let (header, frame_max) =
-                (self.shared.format.header_bytes(message), link.connection.frame_max());
-            if header > frame_max {
+            let (header, limit) =
+                (self.shared.format.header_bytes(message), link.connection.header_max());
+            if header > limit {
                 let detail = format!(
-                    "its headers and properties take {header} bytes, a frame of this connection \
-                     takes {frame_max}"
+                    "its headers and properties take {header} bytes, at most {limit} fit into a frame \
+                     of this connection beside what the server adds"
                 );
                 self.ledger.refuse_next(PublishErrorKind::TooLarge, detail, None);
                 continue;

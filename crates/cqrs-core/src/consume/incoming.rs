@@ -93,6 +93,7 @@ impl fmt::Debug for Incoming {
             .field("body_bytes", &self.body.as_ref().map(Bytes::len))
             .field("headers", &self.headers)
             .field("redelivered", &self.redelivered)
+            .field("unreadable", &self.unreadable)
             .finish_non_exhaustive()
     }
 }

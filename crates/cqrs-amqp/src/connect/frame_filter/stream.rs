@@ -1,0 +1,121 @@
+//! The stream that lapin reads: a socket behind a frame filter, and the reactor that names its type.
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use async_rs::Tokio;
+use async_rs::traits::Reactor;
+use futures_util::Stream;
+use futures_util::io::{AsyncRead, AsyncWrite};
+use lapin::tcp::AsyncTcpStream;
+
+use super::FrameFilter;
+
+/// A socket of tokio's, after TLS if any.
+type Socket = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
+
+/// A socket whose incoming frames go through a [`FrameFilter`].
+pub(in crate::connect) struct Filtered<S = Socket> {
+    socket: S,
+    filter: FrameFilter,
+}
+
+impl<S> Filtered<S> {
+    /// `frame_max` is the limit the client asks for, in bytes.
+    pub(in crate::connect) fn new(socket: S, frame_max: Option<u32>) -> Self {
+        Self { socket, filter: FrameFilter::new(frame_max) }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Filtered<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        /// Less is read together with the frames that follow.
+        const WORTH_BYPASSING: usize = 4 << 10;
+        let Self { socket, filter } = self.get_mut();
+        loop {
+            let taken = filter.take(out);
+            if taken > 0 || out.is_empty() {
+                return Poll::Ready(Ok(taken));
+            }
+            let direct = filter.may_bypass().min(out.len());
+            if direct >= WORTH_BYPASSING {
+                let read = ready!(Pin::new(socket).poll_read(cx, &mut out[..direct]))?;
+                filter.bypassed(read);
+                return Poll::Ready(Ok(read));
+            }
+            match ready!(Pin::new(&mut *socket).poll_read(cx, filter.space()))? {
+                0 => {
+                    filter.finish();
+                    return Poll::Ready(Ok(filter.take(out)));
+                }
+                read => filter.received(read),
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Filtered<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().socket).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().socket).poll_write_vectored(cx, slices)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_close(cx)
+    }
+}
+
+/// Tokio's reactor with [`Filtered`] sockets: lapin takes no other streams than its reactor's.
+#[derive(Debug, Clone)]
+pub(in crate::connect) struct Sockets(pub(in crate::connect) Tokio);
+
+impl Reactor for Sockets {
+    type TcpStream = Filtered;
+    type Sleep = <Tokio as Reactor>::Sleep;
+
+    /// Unsupported: lapin registers nothing.
+    fn register<H: Read + Write + Send + 'static>(
+        &self,
+        _handle: H,
+    ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
+        Err::<Filtered, _>(io::ErrorKind::Unsupported.into())
+    }
+
+    fn sleep(&self, duration: Duration) -> Self::Sleep {
+        self.0.sleep(duration)
+    }
+
+    fn interval(&self, duration: Duration) -> impl Stream<Item = Instant> + Send + 'static {
+        self.0.interval(duration)
+    }
+
+    fn tcp_connect_addr(
+        &self,
+        address: SocketAddr,
+    ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
+        let connecting = self.0.tcp_connect_addr(address);
+        async { Ok(Filtered::new(AsyncTcpStream::Plain(connecting.await?), None)) }
+    }
+}
