@@ -81,8 +81,8 @@ pub async fn version() -> (u32, u32) {
     (numbers.next().expect("major"), numbers.next().expect("minor"))
 }
 
-/// Whether the server counts only what came back from the dead: since 4.3. Before, everything that comes
-/// back is counted, and ten returns are forgiven.
+/// Whether the server counts no message that a consumer gives back in good order: since 4.3. Before, every
+/// return counts, and ten are forgiven a message that runs alone.
 pub async fn counts_deaths() -> bool {
     version().await >= (4, 3)
 }
@@ -222,11 +222,14 @@ impl Raw {
         taken
     }
 
-    /// Deletes queues and exchanges, and closes the connection.
+    /// Deletes queues with their quarantine queues, and exchanges, and closes the connection.
     pub async fn clean(self, queues: &[&str], exchanges: &[&str]) {
         for queue in queues {
-            let options = QueueDeleteOptions::default();
-            self.channel.queue_delete((*queue).into(), options).await.unwrap();
+            // Deleting a queue that is not there is no error.
+            for name in [(*queue).to_owned(), format!("{queue}.quarantine")] {
+                let options = QueueDeleteOptions::default();
+                self.channel.queue_delete(name.into(), options).await.unwrap();
+            }
         }
         for exchange in exchanges {
             let options = ExchangeDeleteOptions::default();

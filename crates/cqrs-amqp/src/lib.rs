@@ -60,7 +60,7 @@
 //!
 //! | queue | delayed retries | dropped delivery | crashes counted |
 //! |---|---|---|---|
-//! | quorum | quorum queues, handed over confirmed | to the head of the queue | yes (not with a single active consumer) |
+//! | quorum | quorum queues, handed over confirmed | to the head of the queue | yes |
 //! | classic, not durable, auto-delete | the same | to its place | no |
 //! | exclusive | exclusive queues that go with it | to its place | no |
 //! | stream | the consumer holds the message | handed out again from memory | no |
@@ -68,10 +68,22 @@
 //! A stream keeps no place for a group: reading begins with [`AmqpSubscription::with_offset`] in each
 //! process; within one it goes on behind what is settled.
 //!
-//! A message whose handling kills the process comes back with RabbitMQ's `x-delivery-count`, and is handed
-//! out alone, so that no other is counted along. Since RabbitMQ 4.3 the count tells crashes and lost
-//! connections from messages that were given back in good order; with older releases ten deliveries are
-//! forgiven. A lost connection of another process cannot be told from its crash.
+//! # Crashes
+//! A quorum queue counts how often a message came back from a lost consumer (`x-delivery-count`). Prefetched
+//! messages and lost connections count as well, so that the count alone condemns no message. A message that
+//! came back twice is a suspect:
+//!
+//! * The source moves it into `{queue}.quarantine` (a confirmed copy, then an ack). From there it runs alone:
+//!   nothing else of its subscription runs beside it, and nothing else in quarantine in its process.
+//! * Only returns to that queue count towards `Subscription::max_crashes`: deaths while the message ran
+//!   alone. The source subtracts the connections that it lost itself. Before RabbitMQ 4.3 messages that
+//!   are given back in good order count as well, and ten returns are forgiven.
+//! * Others wait at most 60 s for a message that runs alone, and it waits at most 60 s for others; after that
+//!   the suspects stay in their queue for five minutes while others go on.
+//! * A message in the quarantine queue of a process that is gone is taken by any other one within about 10 s.
+//!
+//! With `max_crashes` 0 there is no such queue and no message runs alone. The same holds where
+//! [`DeclareMode`] lets us declare no queue, and where the quarantine queue takes no message (one warning).
 //!
 //! # Separate connections
 //! A broker value publishes on connections of its own. Each subscription has one, and all of them share one

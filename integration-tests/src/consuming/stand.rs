@@ -329,12 +329,18 @@ impl Stand {
         noted
     }
 
-    /// RabbitMQ: how many messages wait in the source queue, beside those that are out.
+    /// RabbitMQ: messages that are ready in the source queue and its quarantine queue.
     pub async fn waiting(&self) -> usize {
         let raw = amqp::Raw::connect().await;
-        let waiting = raw.count(&format!("{}.{}", self.topic, self.group)).await;
+        let mut waiting = 0;
+        for end in ["", ".quarantine"] {
+            let queue = format!("{}.{}{end}", self.topic, self.group);
+            if raw.exists(&queue).await {
+                waiting += raw.count(&queue).await as usize;
+            }
+        }
         raw.clean(&[], &[]).await;
-        waiting as usize
+        waiting
     }
 
     /// What is settled when all `total` messages are done and nobody consumes any more: all of them.
@@ -350,6 +356,7 @@ impl Stand {
                 let left = raw.drain(&format!("{}.{}", self.topic, self.group)).await;
                 raw.clean(&[], &[]).await;
                 assert!(left.is_empty(), "{} are not settled", left.len());
+                assert_eq!(self.waiting().await, 0, "messages are left in quarantine");
             }
         }
     }

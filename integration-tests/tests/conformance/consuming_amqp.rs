@@ -51,7 +51,7 @@ fn queues_of(request: &SubscribeRequest) -> Vec<String> {
             DeadLetterTo::Named(name) => names.push(name.to_string()),
             _ => names.push(format!("{queue}.dead")),
         }
-        names.push(queue);
+        names.extend([format!("{queue}.quarantine"), queue]);
     }
     names
 }

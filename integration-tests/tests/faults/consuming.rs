@@ -71,5 +71,6 @@ mod amqp {
 
     tests! {
         a_memory_alarm_stops_publishers_alone: write, outages::memory_alarm(WORKER);
+        five_kills_dead_letter_no_message: read, crashes::killed_five_times(Kind::Amqp, WORKER);
     }
 }

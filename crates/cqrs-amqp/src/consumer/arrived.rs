@@ -1,3 +1,5 @@
+//! A delivery between its channel and the runtime.
+
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -5,10 +7,10 @@ use lapin::Acker;
 use lapin::message::Delivery;
 use lapin::options::BasicAckOptions;
 
-use super::generation::{Generation, Sent};
+use super::generation::Generation;
+use super::in_flight::Permit;
 use super::incoming::Original;
 use super::settle::Desk;
-use super::suspicion::{Judgement, Suspect};
 
 /// A delivery on its way from the channel to the runtime. Dropped, it stays unsettled on its channel.
 pub(super) struct Arrived {
@@ -18,10 +20,11 @@ pub(super) struct Arrived {
     pub(super) acker: Acker,
     pub(super) original: Original,
     pub(super) redelivered: bool,
-    pub(super) judgement: Judgement,
+    /// Processes that died while it ran alone.
+    pub(super) crashes: u32,
     pub(super) generation: Arc<Generation>,
-    /// Since it was handed on.
-    pub(super) sent: Option<Sent>,
+    /// Set when it is handed on.
+    pub(super) sent: Option<Permit>,
 }
 
 impl Arrived {
@@ -43,7 +46,6 @@ impl Arrived {
             let _or_void = acker.ack(BasicAckOptions::default()).now_or_never();
             return None;
         }
-        let judgement = desk.suspicion.judge(&original);
         let generation = Arc::clone(generation);
         let sent = None;
         Some(Box::new(Self {
@@ -52,7 +54,7 @@ impl Arrived {
             acker,
             original,
             redelivered,
-            judgement,
+            crashes: 0,
             generation,
             sent,
         }))
@@ -72,7 +74,7 @@ impl Arrived {
             acker,
             original,
             redelivered: true,
-            judgement: Judgement { crashes: 0, suspect: Suspect::No },
+            crashes: 0,
             generation: Arc::clone(generation),
             sent: None,
         })

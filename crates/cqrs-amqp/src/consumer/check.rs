@@ -84,7 +84,8 @@ fn queue_problems(request: &SubscribeRequest, queue: &QueuePlan) -> Vec<String> 
     let mut problems = Vec::new();
     let name = &queue.name;
     let retries = queue.delays.iter().map(|delay| queue.retry_queue(*delay).name);
-    let names = retries.chain(queue.dead.iter().map(|dead| dead.name.clone()));
+    let own = queue.dead.iter().chain(&queue.quarantine).map(|own| own.name.clone());
+    let names = retries.chain(own);
     let names = names.chain([name.to_string()]).chain(queue.routing_keys.iter().cloned());
     for long in names.filter(|name| name.len() > SHORT) {
         problems.push(format!(

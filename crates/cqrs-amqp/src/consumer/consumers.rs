@@ -1,12 +1,13 @@
+//! The consumers of one channel.
+
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use futures_util::{FutureExt, Stream, StreamExt};
-use lapin::Acker;
+use futures_util::Stream;
 use lapin::message::Delivery;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicNackOptions};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions};
 
 use super::arrived::Arrived;
 use super::settle::Desk;
@@ -126,30 +127,6 @@ impl Consumers {
         for consumer in self.each.drain(..) {
             cancel(&consumer, channel).await;
         }
-    }
-
-    /// Ends all of them, and gives back `suspect` and what came behind it. How many that were.
-    pub(super) async fn retreat(
-        self,
-        channel: Arc<lapin::Channel>,
-        suspect: Box<Arrived>,
-    ) -> usize {
-        let mut back: Vec<(u64, Acker)> = vec![(suspect.tag, suspect.acker)];
-        for mut consumer in self.each {
-            cancel(&consumer, &channel).await;
-            // The server sends nothing behind its answer, with which this stream ends.
-            while let Some(Ok(delivery)) = consumer.next().await {
-                back.push((delivery.delivery_tag, delivery.acker));
-            }
-        }
-        back.sort_by_key(|(tag, _)| *tag);
-        let count = back.len();
-        for (_, acker) in back {
-            let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
-            // The first poll hands it to lapin.
-            let _written_or_void = acker.nack(options).now_or_never();
-        }
-        count
     }
 }
 

@@ -3,6 +3,7 @@ use cqrs_core::message::header;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
+use super::delivery_count::QUARANTINE_CRASHES;
 use super::incoming::Original;
 
 /// Where a copy was first published to.
@@ -31,6 +32,14 @@ pub(super) fn retry(original: &Original, state: &RetryState) -> BasicProperties 
         keep(&mut table, name, value);
     }
     properties_of(properties, table)
+}
+
+/// The copy for the quarantine queue, which has seen so many crashes: a retry copy with no further attempt.
+pub(super) fn quarantine(original: &Original, crashes: u32) -> BasicProperties {
+    let copy = retry(original, &original.retry());
+    let mut table = copy.headers().clone().unwrap_or_default();
+    table.insert(QUARANTINE_CRASHES.into(), AMQPValue::LongLongInt(crashes.into()));
+    copy.with_headers(table)
 }
 
 /// The dead letter: body and application headers as they came, all properties as `original-…` headers
@@ -105,7 +114,7 @@ fn application_headers(original: &Original) -> FieldTable {
         let renamed = match name {
             "CC" => "original-cc",
             "BCC" => "original-bcc",
-            _ if is_server_made(name) => continue,
+            _ if is_server_made(name) || name == QUARANTINE_CRASHES => continue,
             _ if RETRY_HEADERS.contains(&name) || DEAD_LETTER_HEADERS.contains(&name) => continue,
             _ => name,
         };
@@ -116,7 +125,8 @@ fn application_headers(original: &Original) -> FieldTable {
 
 /// Headers that only a retry copy of ours has: its handler sees none of them.
 pub(super) fn is_of_retry(name: &str) -> bool {
-    const ADDED: [&str; 6] = [
+    const ADDED: [&str; 7] = [
+        QUARANTINE_CRASHES,
         ORIGINAL_EXCHANGE,
         ORIGINAL_ROUTING_KEY,
         "original-user-id",

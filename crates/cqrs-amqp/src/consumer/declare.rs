@@ -38,8 +38,8 @@ pub(super) async fn declare(plan: &Plan, connection: &Connection) -> Result<(), 
                 }))
                 .await?;
             }
-            if let Some(dead) = &queue.dead {
-                answered(Box::pin(ensure(dead, connection))).await?;
+            for own in queue.dead.iter().chain(&queue.quarantine) {
+                answered(Box::pin(ensure(own, connection))).await?;
             }
         }
     }

@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, mpsc};
@@ -11,14 +11,8 @@ pub(super) struct Generation {
     over: AtomicBool,
     ended: Notify,
     acked: AtomicU64,
-    /// Handed on and neither settled nor dropped.
-    out: AtomicUsize,
-    fewer_out: Notify,
     returns: mpsc::UnboundedSender<Returned>,
 }
-
-/// One delivery that is out, until it is settled or dropped.
-pub(super) struct Sent(Arc<Generation>);
 
 impl Generation {
     pub(super) fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<Returned>) {
@@ -27,8 +21,6 @@ impl Generation {
             over: AtomicBool::new(false),
             ended: Notify::new(),
             acked: AtomicU64::new(0),
-            out: AtomicUsize::new(0),
-            fewer_out: Notify::new(),
             returns,
         };
         (Arc::new(generation), returned)
@@ -62,25 +54,5 @@ impl Generation {
 
     pub(super) fn count_ack(&self) {
         self.acked.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// One more is out.
-    pub(super) fn send(self: &Arc<Self>) -> Sent {
-        self.out.fetch_add(1, Ordering::AcqRel);
-        Sent(Arc::clone(self))
-    }
-
-    /// Waits until fewer than `count` are out. For one task at a time; cancel safe.
-    pub(super) async fn fewer_than(&self, count: usize) {
-        while self.out.load(Ordering::Acquire) >= count {
-            self.fewer_out.notified().await;
-        }
-    }
-}
-
-impl Drop for Sent {
-    fn drop(&mut self) {
-        self.0.out.fetch_sub(1, Ordering::AcqRel);
-        self.0.fewer_out.notify_one();
     }
 }

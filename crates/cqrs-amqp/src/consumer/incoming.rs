@@ -9,7 +9,7 @@ use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::copy::{ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY, is_of_retry, is_server_made};
-use super::plan::QueuePlan;
+use super::plan::{QUARANTINE, QueuePlan};
 use crate::connect::UNREADABLE;
 
 /// A delivery as it came, for copies: the typed headers and all properties.
@@ -40,7 +40,9 @@ impl Original {
     /// Where a retry copy of ours was first published to. Only what came straight to the queue and has
     /// the headers of a retry is one.
     fn of_copy(&self, queue: &str) -> Option<(ShortString, ShortString)> {
-        if !self.exchange.as_str().is_empty() || self.routing_key.as_str() != queue {
+        let key = self.routing_key.as_str();
+        let is_ours = key == queue || key.strip_suffix(QUARANTINE) == Some(queue);
+        if !self.exchange.as_str().is_empty() || !is_ours {
             return None;
         }
         let headers = self.headers()?.inner();

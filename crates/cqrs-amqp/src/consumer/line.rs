@@ -1,3 +1,5 @@
+//! One channel of a source and what arrives on it.
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,21 +8,24 @@ use cqrs_core::broker::BoxFuture;
 use lapin::message::Delivery;
 use lapin::options::{BasicNackOptions, BasicQosOptions};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::arrived::Arrived;
-use super::careful::{Careful, Found};
 use super::consumers::{Consumers, Interrupted};
 use super::declare::declare;
 use super::generation::Generation;
+use super::quarantine::{self, Session};
 use super::returns::Returned;
 use super::settle::Desk;
-use super::suspicion::Suspect;
 use crate::connect::{Connector, Link};
 use crate::{AmqpError, ErrorKind};
 
 /// For one answer of the server.
 const LIMIT: Duration = Duration::from_secs(15);
+/// How often the source looks for messages that another process left in a quarantine queue.
+const LOOK: Duration = Duration::from_secs(10);
+/// The pause of the quarantine after a handler that took too long.
+const POSTPONED: Duration = Duration::from_secs(300);
 
 /// A channel and what comes on it: one generation of a source.
 pub(super) struct Line {
@@ -36,9 +41,11 @@ pub(super) struct Inflow {
     channel: Arc<lapin::Channel>,
     generation: Arc<Generation>,
     desk: Arc<Desk>,
-    /// What came while it was opened.
-    ready: Vec<Arrived>,
     stage: Stage,
+    /// When the quarantine queues are looked at next.
+    next_look: Instant,
+    /// Set if no message leaves the quarantine before that.
+    postponed: bool,
     /// Deliveries that came after the stop.
     kept: u64,
     /// Acknowledgements written when consuming was cancelled.
@@ -47,11 +54,12 @@ pub(super) struct Inflow {
 
 /// Futures that must not be dropped half way are kept here.
 enum Stage {
-    Careful(Careful),
+    /// Before the consumers are started: messages that are in quarantine run first.
+    Opening,
     Starting(BoxFuture<'static, Result<Consumers, AmqpError>>),
     Consuming(Consumers),
-    /// From consuming to careful; with how many messages were given back.
-    Retreating(BoxFuture<'static, usize>),
+    /// Messages run alone. What the consumers receive meanwhile waits in their streams.
+    Quarantine(BoxFuture<'static, Result<bool, AmqpError>>, Option<Consumers>),
     Cancelled,
 }
 
@@ -92,6 +100,7 @@ impl Line {
     /// closed, unless consuming had not begun: before that, a key's next messages would be handled elsewhere
     /// beside those that run here.
     pub(super) async fn stop(&mut self, limit: Duration) {
+        self.incoming.leave_quarantine();
         if self.incoming.can_keep() {
             return;
         }
@@ -138,48 +147,63 @@ impl Inflow {
         generation: &Arc<Generation>,
         desk: &Arc<Desk>,
     ) -> Result<Self, AmqpError> {
-        let mut ready = Vec::new();
-        let mut careful = Careful::new(1);
-        let stage = loop {
-            if !desk.suspicion.is_careful() {
-                break Stage::Consuming(
-                    Consumers::start(Arc::clone(channel), Arc::clone(desk)).await?,
-                );
-            }
-            match careful.look(channel, generation, desk).await? {
-                Found::Innocent(arrived) => ready.push(*arrived),
-                Found::Suspect(arrived) => {
-                    careful.hold(arrived);
-                    break Stage::Careful(careful);
-                }
-                Found::Calm => {
-                    let consumers = Consumers::start(Arc::clone(channel), Arc::clone(desk));
-                    break Stage::Consuming(consumers.await?);
-                }
-            }
+        // A line that opens has consumers, unless messages in quarantine come first: so what the server
+        // refuses is known.
+        let stage = match quarantine::is_waiting(channel, desk).await? {
+            true => Stage::Opening,
+            false => Stage::Consuming(Consumers::start(channel.clone(), desk.clone()).await?),
         };
         let (channel, generation, desk) =
             (Arc::clone(channel), Arc::clone(generation), Arc::clone(desk));
-        Ok(Self { channel, generation, desk, ready, stage, kept: 0, acked_before: 0 })
+        let next_look = Instant::now() + LOOK;
+        let postponed = false;
+        Ok(Self {
+            channel,
+            generation,
+            desk,
+            stage,
+            next_look,
+            postponed,
+            kept: 0,
+            acked_before: 0,
+        })
     }
 
     /// Hands on what comes, until nothing can come any more. Cancel safe.
-    pub(super) async fn run(&mut self, hand_on: impl Fn(Box<Arrived>)) -> AmqpError {
-        let Self { channel, generation, desk, ready, stage, .. } = self;
-        let hand_on = |mut arrived: Box<Arrived>| {
-            arrived.sent = Some(generation.send());
+    pub(super) async fn run(
+        &mut self,
+        hand_on: impl Fn(Box<Arrived>) + Clone + Send + Sync + 'static,
+    ) -> AmqpError {
+        let Self { channel, generation, desk, stage, next_look, postponed, .. } = self;
+        let handed_on = desk.handed_on.clone();
+        let hand_on = move |mut arrived: Box<Arrived>| {
+            arrived.sent = Some(handed_on.add());
             hand_on(arrived);
         };
-        ready.drain(..).map(Box::new).for_each(hand_on);
+        let quarantine = |suspect, postponed| {
+            let (channel, generation, desk) =
+                (Arc::clone(channel), Arc::clone(generation), Arc::clone(desk));
+            let session = Session { channel, generation, desk, hand_on: hand_on.clone() };
+            Box::pin(session.run(suspect, postponed))
+        };
         loop {
             let next = match stage {
-                Stage::Careful(careful) => {
-                    match careful.run(channel, generation, desk, hand_on).await {
-                        Ok(()) => {
-                            let starting = Consumers::start(Arc::clone(channel), Arc::clone(desk));
-                            Stage::Starting(Box::pin(starting))
-                        }
+                Stage::Opening => Stage::Quarantine(quarantine(None, false), None),
+                Stage::Quarantine(running, consumers) => {
+                    let done = match running.await {
+                        Ok(done) => done,
                         Err(error) => return error,
+                    };
+                    if done || !*postponed {
+                        *next_look = Instant::now() + if done { LOOK } else { POSTPONED };
+                        *postponed = !done;
+                    }
+                    match consumers.take() {
+                        Some(consumers) => Stage::Consuming(consumers),
+                        None => Stage::Starting(Box::pin(Consumers::start(
+                            Arc::clone(channel),
+                            Arc::clone(desk),
+                        ))),
                     }
                 }
                 Stage::Starting(starting) => match starting.await {
@@ -187,29 +211,38 @@ impl Inflow {
                     Err(error) => return error,
                 },
                 Stage::Consuming(consumers) => {
-                    let take =
-                        |queue, delivery| match Arrived::new(queue, delivery, generation, desk) {
-                            Some(arrived) if arrived.judgement.suspect == Suspect::Always => {
-                                ControlFlow::Break(arrived)
+                    let take = |queue, delivery| {
+                        match Arrived::new(queue, delivery, generation, desk) {
+                            Some(arrived) if quarantine::is_suspect(&arrived, desk) => {
+                                return ControlFlow::Break(arrived);
                             }
-                            arrived => {
-                                arrived.into_iter().for_each(hand_on);
-                                ControlFlow::Continue(())
-                            }
-                        };
-                    match consumers.run(take).await {
-                        Interrupted::Ended(error) => return error,
-                        Interrupted::Suspect(suspect) => {
-                            let consumers = std::mem::take(consumers);
-                            let retreating = consumers.retreat(Arc::clone(channel), suspect);
-                            Stage::Retreating(Box::pin(retreating))
+                            arrived => arrived.into_iter().for_each(&hand_on),
                         }
-                    }
+                        ControlFlow::Continue(())
+                    };
+                    let suspect = match timeout_at(*next_look, consumers.run(take)).await {
+                        Ok(Interrupted::Ended(error)) => return error,
+                        Ok(Interrupted::Suspect(suspect)) => Some(suspect),
+                        Err(_time_to_look) => {
+                            *postponed = false;
+                            None
+                        }
+                    };
+                    Stage::Quarantine(
+                        quarantine(suspect, *postponed),
+                        Some(std::mem::take(consumers)),
+                    )
                 }
-                Stage::Retreating(retreating) => Stage::Careful(Careful::new(retreating.await)),
                 Stage::Cancelled => std::future::pending().await,
             };
             *stage = next;
+        }
+    }
+
+    /// Takes no further message out of quarantine. One that runs alone can still be settled.
+    fn leave_quarantine(&mut self) {
+        if let Stage::Quarantine(_, Some(consumers)) = &mut self.stage {
+            self.stage = Stage::Consuming(std::mem::take(consumers));
         }
     }
 
@@ -254,17 +287,13 @@ impl Inflow {
     }
 
     async fn cancel(&mut self) {
-        self.ready.clear();
         let consumers = match std::mem::replace(&mut self.stage, Stage::Cancelled) {
             Stage::Cancelled => return,
             Stage::Consuming(consumers) => Some(consumers),
+            Stage::Quarantine(_, consumers) => consumers,
             // Dropped half way it would leave consumers that nobody knows.
             Stage::Starting(starting) => starting.await.ok(),
-            Stage::Retreating(retreating) => {
-                retreating.await;
-                None
-            }
-            Stage::Careful(_) => None,
+            Stage::Opening => None,
         };
         if let Some(mut consumers) = consumers {
             consumers.cancel(&self.channel).await;

@@ -35,11 +35,8 @@
 //! all at once, in order.
 //!
 //! # Crashes
-//! A quorum queue counts how often a message came back from a consumer that went away
-//! ([`Suspicion`]). Everything that was sent ahead is counted along, so messages with
-//! such a past are taken one by one and handed out alone ([`Careful`](careful::Careful)): at the start,
-//! before consumers are started; and later when one comes, by ending the consumers, giving back what came
-//! behind it and starting again so.
+//! A quorum queue counts how often a message came back from a consumer that went away. A message that came
+//! back twice runs alone, from a queue of its own: see [`quarantine`].
 //!
 //! # What a cancel or a panic leaves behind
 //! A dropped `subscribe` drops its line, which closes the channel and the connection. A dropped `ack` may
@@ -48,25 +45,25 @@
 //! deliveries are over, and the source ends with an error.
 
 mod arrived;
-mod careful;
 mod check;
 mod consumers;
 mod copies;
 mod copy;
 mod declare;
+mod delivery_count;
 mod generation;
+mod in_flight;
 mod incoming;
 mod line;
 mod opener;
 mod options;
-mod outs;
 mod places;
 mod plan;
 mod pump;
+mod quarantine;
 mod returns;
 mod settle;
 mod source;
-mod suspicion;
 
 use std::sync::Arc;
 
@@ -74,13 +71,14 @@ use cqrs_core::consume::{Source, SubscribeError, SubscribeErrorKind, SubscribeRe
 use tokio::sync::mpsc;
 
 use self::copies::Copies;
+use self::in_flight::InFlight;
 use self::opener::Opener;
 use self::places::Places;
 use self::plan::Plan;
 use self::pump::Pump;
+use self::quarantine::Quarantine;
 use self::settle::Desk;
 use self::source::AmqpSource;
-use self::suspicion::Suspicion;
 use crate::connect::Connector;
 use crate::{AmqpConfig, AmqpError, DeclareMode};
 
@@ -116,9 +114,9 @@ impl Consuming {
             let detail = format!("subscription {:?}: {error}", plan.name);
             SubscribeError::new(SubscribeErrorKind::Invalid, detail).with_source(error)
         })?;
-        let (places, suspicion) = (Places::new(&plan), Suspicion::new(&plan));
-        let copies = Arc::clone(&self.copies);
-        let desk = Arc::new(Desk { plan, places, suspicion, copies });
+        let (places, quarantine) = (Places::new(&plan), Quarantine::default());
+        let (copies, handed_on) = (Arc::clone(&self.copies), InFlight::new());
+        let desk = Arc::new(Desk { plan, places, quarantine, handed_on, copies });
         let opener = Opener::new(connector, Arc::clone(&desk), request.status);
         let line = opener.open(None).await?;
         let (letters, received) = mpsc::unbounded_channel();

@@ -51,10 +51,6 @@ impl Opener {
                 }
                 Err(error) => error,
             };
-            // Only single messages are refused, by a queue with a single active consumer.
-            if error.reply_code() == Some(405) && self.desk.suspicion.give_up() {
-                continue;
-            }
             self.report(lost.is_some(), &error);
             match self.refusal(&error, lost.is_some()) {
                 None => refused_since = None,

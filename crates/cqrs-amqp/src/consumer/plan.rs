@@ -12,6 +12,8 @@ use crate::{AmqpConfig, Argument, DeclareMode, ExchangeConfig, QueueConfig};
 
 /// As good as never: what exceeds it is dropped by the server.
 const DELIVERY_LIMIT: u32 = 1_000_000;
+/// What the name of a quarantine queue adds to that of its queue.
+pub(super) const QUARANTINE: &str = ".quarantine";
 /// The least that is sent ahead by default, and the most.
 const PREFETCH: (usize, usize) = (16, 300);
 
@@ -48,6 +50,9 @@ pub(super) struct QueuePlan {
     pub(super) dead: Option<QueueConfig>,
     /// The delays of the subscription's schedule.
     pub(super) delays: Vec<Duration>,
+    /// Where messages run alone that came back from lost consumers. `None` if that is switched off, or the
+    /// queue counts no deliveries, or it may not be declared.
+    pub(super) quarantine: Option<QueueConfig>,
 }
 
 impl Plan {
@@ -83,8 +88,13 @@ impl Plan {
         if python {
             exchange = as_python_declares(exchange);
         }
+        let declares_own = matches!(own, DeclareMode::Declare | DeclareMode::PythonCompatible);
         let queue = |name: String, topics: &[Arc<str>]| {
-            QueuePlan::new(name, topics, &options, profile, request)
+            let mut queue = QueuePlan::new(name, topics, &options, profile, request);
+            if !declares_own {
+                queue.quarantine = None;
+            }
+            queue
         };
         let queues: Vec<_> = match &options.queue {
             Some(name) => vec![queue(name.clone(), topics)],
@@ -107,7 +117,7 @@ impl Plan {
         Ok(Self {
             name: Arc::clone(&request.name),
             mode,
-            declares_own: matches!(own, DeclareMode::Declare | DeclareMode::PythonCompatible),
+            declares_own,
             exchange,
             prefetch: u16::try_from(share).unwrap_or(u16::MAX),
             max_unsettled,
@@ -121,6 +131,11 @@ impl Plan {
     /// Whether streams are consumed; one subscription has queues of one kind.
     pub(super) fn is_stream(&self) -> bool {
         self.queues.iter().any(|queue| queue.kind == QueueKind::Stream)
+    }
+
+    /// The quarantine queue of the queue of this number.
+    pub(super) fn quarantine_name(&self, index: usize) -> Option<&str> {
+        Some(&self.queues.get(index)?.quarantine.as_ref()?.name)
     }
 
     /// The arguments of `basic.consume`.
@@ -176,7 +191,13 @@ impl QueuePlan {
             true => topics.iter().map(ToString::to_string).collect(),
             false => options.routing_keys.clone(),
         };
+        let quarantine = (kind == QueueKind::Quorum && request.max_crashes > 0).then(|| {
+            QueueConfig::new(format!("{name}{QUARANTINE}"))
+                .with_argument("x-queue-type", "quorum")
+                .with_argument("x-delivery-limit", i64::from(DELIVERY_LIMIT))
+        });
         Self {
+            quarantine,
             dead: dead.map(|name| QueueConfig::new(name).with_argument("x-queue-type", "quorum")),
             delays: match kind {
                 // What is put into a stream stays there, and every group reads it.

@@ -100,13 +100,13 @@ impl Pump {
         loop {
             let (due, stopped) = (returns.due(), self.stopped);
             let Line { incoming, generation, returned, .. } = line;
-            let letters = &self.letters;
-            let hand_on = |arrived| {
+            let letters = self.letters.clone();
+            let hand_on = move |arrived| {
                 let _the_source_is_gone = letters.send(Letter::Arrived(arrived));
             };
             let coming = async {
                 match stopped {
-                    false => incoming.run(hand_on).await,
+                    false => incoming.run(hand_on.clone()).await,
                     true => incoming.keep().await,
                 }
             };
@@ -146,7 +146,7 @@ impl Pump {
         lost.generation.end();
         self.doubtful = lost.generation.acked() > 0;
         self.opener.report(true, &error);
-        self.opener.desk.suspicion.lost();
+        self.opener.desk.quarantine.lost();
         self.opener.connector.lost(&lost.link).await;
         lost.abandon().await;
         while !self.stopped {

@@ -8,20 +8,22 @@ use lapin::options::BasicAckOptions;
 
 use super::copies::{Copies, Missing, Published, Target};
 use super::copy;
-use super::generation::{Generation, Sent};
+use super::generation::Generation;
+use super::in_flight::{InFlight, Permit};
 use super::incoming::Original;
-use super::outs::Out;
 use super::places::Places;
 use super::plan::{Plan, QueuePlan};
+use super::quarantine::Quarantine;
 use super::returns::{Again, Returned};
-use super::suspicion::Suspicion;
 use crate::AmqpError;
 
 /// What all deliveries of a source share.
 pub(super) struct Desk {
     pub(super) plan: Plan,
     pub(super) places: Places,
-    pub(super) suspicion: Suspicion,
+    pub(super) quarantine: Quarantine,
+    /// Handed on to the runtime and not settled, over all channels.
+    pub(super) handed_on: InFlight,
     pub(super) copies: Arc<Copies>,
 }
 
@@ -40,8 +42,8 @@ pub(super) struct Handle {
     /// Taken when it is settled.
     pub(super) acker: Option<Acker>,
     pub(super) generation: Arc<Generation>,
-    /// Its places among those that are out, of the source and of the line, until it is settled.
-    pub(super) out: Option<(Out, Option<Sent>)>,
+    /// Held until it is settled.
+    pub(super) permits: Option<(Permit, Option<Permit>)>,
 }
 
 impl Handle {
@@ -57,7 +59,7 @@ impl Handle {
         match acked {
             Ok(true) => {
                 self.generation.count_ack();
-                (self.acker, self.out) = (None, None);
+                (self.acker, self.permits) = (None, None);
                 Ok(())
             }
             // The channel is gone; lapin calls that no error.

@@ -8,7 +8,7 @@ use cqrs_core::consume::{Source, SourceDelivery, SourceError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::arrived::Arrived;
-use super::outs::{Out, Outs};
+use super::in_flight::{InFlight, Permit};
 use super::pump::{Closing, Command, Letter};
 use super::settle::{AmqpSettle, Desk, Handle};
 
@@ -19,7 +19,8 @@ pub(super) struct AmqpSource {
     desk: Arc<Desk>,
     letters: mpsc::UnboundedReceiver<Letter>,
     commands: mpsc::UnboundedSender<Command>,
-    outs: Outs,
+    /// Deliveries in the hands of the runtime.
+    in_flight: InFlight,
     /// The next one, while there is no room for it.
     held: Option<Box<Arrived>>,
     stopped: bool,
@@ -32,18 +33,19 @@ impl AmqpSource {
         letters: mpsc::UnboundedReceiver<Letter>,
         commands: mpsc::UnboundedSender<Command>,
     ) -> Self {
-        let outs = Outs::new();
-        Self { desk, letters, commands, outs, held: None, stopped: false, failed: false }
+        let in_flight = InFlight::new();
+        Self { desk, letters, commands, in_flight, held: None, stopped: false, failed: false }
     }
 
-    fn delivery(&self, arrived: Arrived, out: Out) -> Option<SourceDelivery> {
-        let Arrived { queue, tag, acker, original, redelivered, judgement, generation, sent } =
+    fn delivery(&self, arrived: Arrived, permit: Permit) -> Option<SourceDelivery> {
+        let Arrived { queue, tag, acker, original, redelivered, crashes, generation, sent } =
             arrived;
         let plan = self.desk.plan.queues.get(queue)?;
         let message = original.view(plan, redelivered);
         let mut retry = original.retry();
-        retry.crashes = judgement.crashes;
-        let handle = Handle { tag, acker: Some(acker), generation, out: Some((out, sent)) };
+        retry.crashes = crashes;
+        let permits = Some((permit, sent));
+        let handle = Handle { tag, acker: Some(acker), generation, permits };
         let settle = AmqpSettle { original, queue, desk: Arc::clone(&self.desk), handle };
         let mut delivery = SourceDelivery::new(message, settle);
         delivery.retry = retry;
@@ -85,11 +87,11 @@ impl Source for AmqpSource {
             if arrived.generation.is_over() {
                 continue;
             }
-            let Poll::Ready(out) = self.outs.poll_take(self.desk.plan.max_unsettled, cx) else {
+            if self.in_flight.poll_fewer(self.desk.plan.max_unsettled, cx).is_pending() {
                 self.held = Some(arrived);
                 return Poll::Pending;
-            };
-            if let Some(delivery) = self.delivery(*arrived, out) {
+            }
+            if let Some(delivery) = self.delivery(*arrived, self.in_flight.add()) {
                 return Poll::Ready(Some(Ok(delivery)));
             }
         }
@@ -130,7 +132,7 @@ impl fmt::Debug for AmqpSource {
         f.debug_struct("AmqpSource")
             .field("subscription", &self.desk.plan.name)
             .field("queues", &queues)
-            .field("out", &self.outs.count())
+            .field("in_flight", &self.in_flight.count())
             .field("stopped", &self.stopped)
             .finish_non_exhaustive()
     }

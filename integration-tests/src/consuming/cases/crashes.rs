@@ -9,13 +9,12 @@ use crate::consuming::stand::{Stand, ids, until};
 use crate::consuming::work::{Act, Id, Kind, Work, WorkerOptions};
 use crate::{amqp, kafka};
 
-/// How often a deadly message is started before it is a dead letter: on Kafka also in full flow and among
-/// few others, which nobody is accused of; on RabbitMQ before 4.3 ten times more, which are forgiven.
+/// Most starts of a deadly message before it is a dead letter: two until it runs alone, then `max_crashes`.
+/// RabbitMQ before 4.3 counts more than deaths, of which ten are forgiven.
 async fn most_starts(kind: Kind, max_crashes: u32) -> u32 {
     match kind {
-        Kind::Kafka => 2 + max_crashes,
-        Kind::Amqp if amqp::counts_deaths().await => max_crashes,
-        Kind::Amqp => 10 + max_crashes,
+        Kind::Amqp if !amqp::counts_deaths().await => 2 + 10 + max_crashes,
+        Kind::Kafka | Kind::Amqp => 2 + max_crashes,
     }
 }
 
@@ -64,12 +63,7 @@ pub async fn aborts(kind: Kind, program: &'static str) -> Summary {
     let published = stand.publish(works).await;
     let mut ledger = stand.ledger();
     let most = most_starts(kind, options.max_crashes).await;
-    let starts = match kind {
-        Kind::Kafka => most + 1,
-        // It may be out when it is not the one that is handled.
-        Kind::Amqp => most + 9,
-    };
-    let starts = supervise(&stand, &options, &mut ledger, (total - 1, 1), starts).await;
+    let starts = supervise(&stand, &options, &mut ledger, (total - 1, 1), most + 1).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     let dead = stand.dead().await;
     let test = format!("{kind:?} one aborts the process");
@@ -78,6 +72,39 @@ pub async fn aborts(kind: Kind, program: &'static str) -> Summary {
     let summary = summary.sound(format!("starts of the process {starts}, of its handler {tries}"));
     assert_eq!((summary.dead, summary.dead_copies, dead[0].id()), (1, 0, deadly), "{summary}");
     assert!(tries <= most, "{summary}");
+    stand.clean().await;
+    summary
+}
+
+/// A process that is killed five times for a reason of its own, with a slow message among those that are
+/// prefetched or running: no message becomes a dead letter.
+pub async fn killed_five_times(kind: Kind, program: &'static str) -> Summary {
+    let stand = Stand::new(kind, program, "killed", 1).await;
+    let mut options = stand.options();
+    (options.handler_ms, options.concurrency, options.max_crashes) = ((5, 20), 4, 3);
+    options.instance = Some("one".into());
+    stand.declare(&options).await;
+    let (total, kills) = (200, 5);
+    let works = Work::over(40, total).enumerate().map(|(n, work)| match n {
+        5 => work.act(Act::Take(1_500)),
+        _ => work,
+    });
+    let published = stand.publish(works).await;
+    let mut ledger = stand.ledger();
+    for kill in 1..=kills {
+        let worker = stand.spawn(&options);
+        handled(&mut ledger, kill * total / 10).await;
+        worker.kill().await;
+    }
+    let worker = stand.spawn(&options);
+    handled(&mut ledger, total).await;
+    stand.until_settled(total).await;
+    let (status, _) = worker.stop().await;
+    assert!(status.success(), "{status}");
+    stand.settled(total).await;
+    let dead = stand.dead().await;
+    let summary = ledger.check(&format!("{kind:?} kill -9 x{kills}"), &published, &ids(&dead));
+    assert_eq!(summary.dead, 0, "{summary}");
     stand.clean().await;
     summary
 }
