@@ -23,6 +23,8 @@ pub enum ErrorKind {
     Connection,
     /// The idempotent producer cannot go on. A new one is made.
     Fatal,
+    /// The broker takes no record of the partition now: too few replicas, or no leader.
+    Unavailable,
     /// The broker or librdkafka answered with another error.
     Broker,
 }
@@ -68,7 +70,10 @@ impl KafkaError {
 
     /// Whether the same may work later without a change on anybody's side.
     pub fn is_retryable(&self) -> bool {
-        matches!(self.0.kind, ErrorKind::Connection | ErrorKind::Resolve | ErrorKind::Fatal)
+        matches!(
+            self.0.kind,
+            ErrorKind::Connection | ErrorKind::Resolve | ErrorKind::Fatal | ErrorKind::Unavailable
+        )
     }
 }
 
@@ -91,6 +96,11 @@ fn kind_of(code: Code) -> ErrorKind {
         | Code::MessageTimedOut
         | Code::RequestTimedOut
         | Code::NetworkException => ErrorKind::Connection,
+        Code::NotEnoughReplicas
+        | Code::NotEnoughReplicasAfterAppend
+        | Code::LeaderNotAvailable
+        | Code::NotLeaderForPartition
+        | Code::KafkaStorageError => ErrorKind::Unavailable,
         // What librdkafka raises as fatal for an idempotent producer; it reports these codes, not `Fatal`.
         Code::Fatal
         | Code::OutOfOrderSequenceNumber
@@ -140,6 +150,7 @@ mod tests {
             (Code::AllBrokersDown, ErrorKind::Connection),
             (Code::Fatal, ErrorKind::Fatal),
             (Code::OutOfOrderSequenceNumber, ErrorKind::Fatal),
+            (Code::NotEnoughReplicas, ErrorKind::Unavailable),
             (Code::PolicyViolation, ErrorKind::Broker),
         ] {
             assert_eq!(KafkaError::of_code(code, "").kind(), kind, "{code:?}");

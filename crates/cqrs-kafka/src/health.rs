@@ -214,7 +214,10 @@ fn hint(phase: Phase, text: &str) -> &'static str {
 }
 
 fn is_precise(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::Authentication | ErrorKind::Tls | ErrorKind::Fatal)
+    matches!(
+        kind,
+        ErrorKind::Authentication | ErrorKind::Authorization | ErrorKind::Tls | ErrorKind::Fatal
+    )
 }
 
 #[cfg(test)]

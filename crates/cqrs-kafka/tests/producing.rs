@@ -117,6 +117,30 @@ async fn a_failed_producer_is_replaced() {
 }
 
 #[tokio::test]
+async fn refused_principal_is_not_asked_again_at_once() {
+    let cluster = cluster();
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
+    cluster.request_errors(RDKafkaApiKey::InitProducerId, &[refusal]);
+    let broker = KafkaMessageBroker::connect(config(&cluster)).await.unwrap();
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        let error = broker.publish(message("a")).await.unwrap_err();
+        if error.kind() == PublishErrorKind::Refused {
+            assert_eq!(cause(&error).kind(), ErrorKind::Authorization, "{error:?}");
+            break;
+        }
+        assert!(Instant::now() < end, "{error:?}");
+    }
+    // The broker takes it from now on, but nobody asks.
+    let error = broker.publish(message("a")).await.unwrap_err();
+    assert_eq!(error.kind(), PublishErrorKind::Refused, "{error:?}");
+    while broker.publish(message("a")).await.is_err() {
+        assert!(Instant::now() < end, "a new producer is made in the end");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
 async fn what_the_broker_says_of_a_record_reaches_the_caller() {
     let cluster = cluster();
     let broker = KafkaMessageBroker::connect(config(&cluster)).await.unwrap();

@@ -17,6 +17,8 @@ const TICK: Duration = Duration::from_millis(50);
 const SHORT_TICK: Duration = Duration::from_millis(10);
 /// Between replacing a producer and replacing its successor, at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// The same after the broker refused the principal: its rights do not come back by themselves.
+const REFUSED_PAUSE: Duration = Duration::from_secs(15);
 /// A producer that lived this long counts as one that worked.
 const GOOD_LIFE: Duration = Duration::from_secs(30);
 /// How long the last confirms of a failed producer are waited for.
@@ -63,13 +65,16 @@ impl Driver {
         // Whoever waits for the end is told even if this thread panics.
         let _end = End(Arc::clone(&self.link));
         let (mut born, mut pause) = (Instant::now(), Duration::ZERO);
+        // The last refusal that was logged.
+        let mut refusal = None;
         loop {
             client.poll(if self.link.lane.is_in_use() { SHORT_TICK } else { TICK });
             if let Some(failure) = self.failure(&client) {
                 if born.elapsed() > GOOD_LIFE {
                     pause = Duration::ZERO;
+                    refusal = None;
                 }
-                match self.replace(client, failure, pause) {
+                match self.replace(client, failure, pause, &mut refusal) {
                     Some(next) => client = next,
                     None => return,
                 }
@@ -96,10 +101,15 @@ impl Driver {
 
     /// Why the producer can send nothing any more, if that is so.
     fn failure(&self, client: &Client) -> Option<KafkaError> {
-        if let Some((_, reason)) = client.client().fatal_error() {
+        if let Some((code, reason)) = client.client().fatal_error() {
             let reason = self.context.redactor.redact(&reason);
             let text = format!("the idempotent producer failed: {reason}");
-            return Some(KafkaError::new(ErrorKind::Fatal, text));
+            let error = KafkaError::of_code(code, text.clone());
+            return Some(match error.kind() {
+                // It may write to no topic at all: a new producer may not either.
+                ErrorKind::Authorization => error,
+                _ => KafkaError::new(ErrorKind::Fatal, text),
+            });
         }
         self.link.health.is_stranded().then(|| {
             let text = "the cluster said that it has no brokers, and the producer forgot them all";
@@ -116,8 +126,16 @@ impl Driver {
         old: Arc<Client>,
         failure: KafkaError,
         pause: Duration,
+        logged: &mut Option<String>,
     ) -> Option<Arc<Client>> {
-        tracing::error!(%failure, "the kafka producer failed; a new one is made");
+        let is_refused = failure.kind() == ErrorKind::Authorization;
+        let pause = if is_refused { REFUSED_PAUSE } else { pause };
+        let known = is_refused.then(|| failure.to_string());
+        if !is_refused || *logged != known {
+            tracing::error!(%failure, ?pause, "the kafka producer failed; a new one is made");
+        }
+        *logged = known;
+        let refusal = is_refused.then(|| failure.clone());
         let may_confirm = failure.kind() == ErrorKind::Fatal;
         self.link.lane.block();
         self.link.set_client(None);
@@ -140,6 +158,9 @@ impl Driver {
                 next_try = Instant::now() + LONGEST_PAUSE;
             }
             self.link.expire();
+            if let Some(refusal) = &refusal {
+                self.link.refuse(refusal);
+            }
             if self.link.closes_at().is_some_and(|end| end <= Instant::now()) {
                 let undelivered = self.link.intake.in_flight();
                 self.link.abandon();

@@ -24,7 +24,7 @@ pub(crate) use self::driver::Driver;
 use self::lane::Lane;
 use crate::events::Events;
 use crate::health::Health;
-use crate::{KafkaConfig, RecordHeaders};
+use crate::{KafkaConfig, KafkaError, RecordHeaders};
 
 type Client = BaseProducer<Events>;
 
@@ -182,6 +182,13 @@ impl Link {
         let now = tokio::time::Instant::now();
         for outgoing in self.lane.take(|outgoing| outgoing.pending.deadline() <= now) {
             outgoing.pending.expire(None);
+        }
+    }
+
+    /// Ends what waits in the lane while the broker refuses the principal.
+    fn refuse(&self, refusal: &KafkaError) {
+        for Outgoing { pending, .. } in self.lane.take(|_| true) {
+            verdict::refused(pending, refusal.clone());
         }
     }
 

@@ -3,7 +3,9 @@
 use cqrs_core::broker::{PendingConfirm, PublishErrorKind as Kind};
 use rdkafka::types::RDKafkaErrorCode as Code;
 
-use crate::KafkaError;
+use crate::{ErrorKind, KafkaError};
+
+const NO_RIGHT: &str = "the principal may not write to the topic; check its ACLs";
 
 /// What is known of a record that failed with `code`, and what to do about it.
 ///
@@ -23,9 +25,7 @@ fn verdict(code: Code) -> (Kind, &'static str) {
         Code::InvalidTopic => (Kind::Invalid, "the broker does not take the topic's name"),
         Code::TopicAuthorizationFailed
         | Code::ClusterAuthorizationFailed
-        | Code::TransactionalIdAuthorizationFailed => {
-            (Kind::Refused, "the principal may not write to the topic; check its ACLs")
-        }
+        | Code::TransactionalIdAuthorizationFailed => (Kind::Refused, NO_RIGHT),
         Code::InvalidTimestamp => {
             (Kind::Refused, "its timestamp is too far from the broker's clock")
         }
@@ -44,8 +44,18 @@ fn verdict(code: Code) -> (Kind, &'static str) {
     }
 }
 
+/// Ends a record that was not written, since the broker refuses the principal.
+pub(super) fn refused(pending: PendingConfirm, refusal: KafkaError) {
+    pending.fail(Kind::Refused, NO_RIGHT, Some(refusal.into()));
+}
+
 /// Ends a record that librdkafka failed. `cause` is what is known of the connection.
 pub(super) fn fail(pending: PendingConfirm, code: Code, cause: Option<KafkaError>) {
+    if let (Code::PurgeQueue | Code::Fatal, Some(cause)) = (code, &cause)
+        && cause.kind() == ErrorKind::Authorization
+    {
+        return refused(pending, cause.clone());
+    }
     let (kind, detail) = verdict(code);
     let source = match (kind, cause) {
         (Kind::Unknown, Some(cause)) => cause,
