@@ -57,9 +57,19 @@ impl Raw {
 
 /// Writes records and waits until the broker has them.
 pub async fn write(topic: &str, records: Vec<Raw>) {
+    write_with(topic, records, &[]).await;
+}
+
+/// As [`write`], with settings of librdkafka's producer.
+pub async fn write_with(topic: &str, records: Vec<Raw>, settings: &[(&str, &str)]) {
     let topic = topic.to_owned();
+    let mut client = client();
+    client.set("enable.idempotence", "true");
+    for (name, value) in settings {
+        client.set(*name, *value);
+    }
     tokio::task::spawn_blocking(move || {
-        let producer: BaseProducer = client().set("enable.idempotence", "true").create().unwrap();
+        let producer: BaseProducer = client.create().unwrap();
         send(&producer, &topic, &records);
         producer.flush(Duration::from_secs(30)).unwrap();
     })

@@ -24,17 +24,20 @@ use integration_tests::{log, servers};
 use tokio::sync::watch;
 
 /// Longer than a rebalance takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(40);
+pub(super) const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A subscription that is open.
-struct Member {
-    source: Box<dyn Source>,
-    status: watch::Receiver<SourceStatus>,
+pub(super) struct Member {
+    pub(super) source: Box<dyn Source>,
+    pub(super) status: watch::Receiver<SourceStatus>,
     broker: KafkaMessageBroker,
 }
 
 impl Member {
-    async fn open(request: SubscribeRequest, status: watch::Receiver<SourceStatus>) -> Self {
+    pub(super) async fn open(
+        request: SubscribeRequest,
+        status: watch::Receiver<SourceStatus>,
+    ) -> Self {
         log::show_warnings();
         let broker = KafkaMessageBroker::new(KafkaConfig::new([servers::kafka()])).unwrap();
         let opened = tokio::time::timeout(PATIENCE, broker.subscribe(request));
@@ -43,17 +46,17 @@ impl Member {
     }
 
     /// The next delivery.
-    async fn next(&mut self) -> SourceDelivery {
+    pub(super) async fn next(&mut self) -> SourceDelivery {
         self.next_within(PATIENCE).await.expect("a delivery in time")
     }
 
-    async fn next_within(&mut self, patience: Duration) -> Option<SourceDelivery> {
+    pub(super) async fn next_within(&mut self, patience: Duration) -> Option<SourceDelivery> {
         let next = poll_fn(|cx| self.source.poll_next(cx));
         tokio::time::timeout(patience, next).await.ok().map(|next| next.unwrap().unwrap())
     }
 
     /// The next ones, by offset, all begun.
-    async fn take(&mut self, count: usize) -> Vec<SourceDelivery> {
+    pub(super) async fn take(&mut self, count: usize) -> Vec<SourceDelivery> {
         let mut all = Vec::new();
         while all.len() < count {
             let mut delivery = self.next().await;
@@ -64,7 +67,7 @@ impl Member {
     }
 
     /// Acks the next ones, one after the other, and tells their bodies.
-    async fn handle(&mut self, count: usize) -> Vec<String> {
+    pub(super) async fn handle(&mut self, count: usize) -> Vec<String> {
         let mut bodies = Vec::new();
         while bodies.len() < count {
             let mut delivery = self.next().await;
@@ -75,12 +78,12 @@ impl Member {
         bodies
     }
 
-    async fn consuming(&mut self) {
+    pub(super) async fn consuming(&mut self) {
         let consuming = self.status.wait_for(|status| *status == SourceStatus::Consuming);
         tokio::time::timeout(PATIENCE, consuming).await.expect("it consumes in time").unwrap();
     }
 
-    async fn close(self) {
+    pub(super) async fn close(self) {
         self.source.close(Duration::from_secs(20)).await.unwrap();
         let _ = self.broker.shutdown(Duration::from_secs(5)).await;
     }
@@ -95,13 +98,13 @@ fn offset(delivery: &SourceDelivery) -> i64 {
 }
 
 /// Fast for tests; a group joins without the broker's initial delay only after its first member.
-fn options() -> KafkaSubscription {
+pub(super) fn options() -> KafkaSubscription {
     KafkaSubscription::new()
         .with_commit_interval(Duration::from_millis(200))
         .with_raw("topic.metadata.refresh.interval.ms", "1000")
 }
 
-fn request(
+pub(super) fn request(
     topic: &str,
     group: &str,
     options: KafkaSubscription,
@@ -646,6 +649,7 @@ async fn a_dead_letter_that_cannot_be_written_settles_nothing() {
     let mut delivery = member.next().await;
     let letter = DeadLetter::new(DeadLetterReason::Permanent, &*topic, &*group);
     let error = delivery.settle.dead_letter(&letter).await.unwrap_err();
+    assert!(error.is_permanent(), "{error}");
     assert!(error.to_string().contains("no confirmed copy"), "{error}");
     assert!(std::error::Error::source(&error).is_some());
     drop(delivery);

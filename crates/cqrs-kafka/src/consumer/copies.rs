@@ -1,27 +1,26 @@
 //! Confirmed copies of consumed records: retry copies and dead letters, and the topics they go to.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
-use cqrs_core::Message;
+use cqrs_core::broker::PublishErrorKind;
 use cqrs_core::consume::SettleError;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use cqrs_core::{Message, PublishError};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::types::RDKafkaErrorCode as Code;
 use tokio::sync::OnceCell;
 
 use super::NewTopics;
+use super::create_topics::create_topics;
 use super::record::RawHeader;
-use crate::events::Events;
-use crate::health::Health;
+use super::refusals::Refusals;
 use crate::producer::{Driver, Link, Raw};
-use crate::{Acks, ErrorKind, KafkaConfig, KafkaError};
+use crate::{Acks, Compression, ErrorKind, KafkaConfig, KafkaError};
 
-/// How long making a topic may take.
-const TOPIC_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of a record that is copied, at most. A broker closes the connection of a request that is larger than
+/// its `socket.request.max.bytes` (100 MiB by default), which looks like a lost connection.
+const LARGEST: usize = 64 << 20;
 
 /// Options of the broker's producer that a confirmed copy does not give up.
 const WEAKER: [&str; 7] = [
@@ -34,14 +33,19 @@ const WEAKER: [&str; 7] = [
     "max.in.flight.requests.per.connection",
 ];
 
-/// The producer of copies. Shared by all subscriptions of a broker value; made when the first copy is
-/// written.
+/// Options of the broker's producer that would undo the compression of a copy.
+const COMPRESSION: [&str; 3] = ["compression.codec", "compression.type", "compression.level"];
+
+/// The producers of copies. Shared by all subscriptions of a broker value; each is made when it is needed
+/// first.
 ///
 /// It is not the broker's own: that one may be set to give up confirms or idempotence, and is shut down
 /// apart from the subscriptions.
 pub(crate) struct CopyLink {
     config: KafkaConfig,
-    link: Mutex<Option<Arc<Link>>>,
+    plain: Mutex<Option<Arc<Link>>>,
+    /// For what does not fit otherwise. Not every client can read every compression.
+    compressed: Mutex<Option<Arc<Link>>>,
 }
 
 impl CopyLink {
@@ -54,23 +58,31 @@ impl CopyLink {
         // What could be consumed can be copied; the broker has the last word.
         config.message_max_bytes = 999_000_000;
         config.raw.retain(|name, _| !WEAKER.contains(&name.as_str()));
-        Self { config, link: Mutex::default() }
+        Self { config, plain: Mutex::default(), compressed: Mutex::default() }
     }
 
-    fn link(&self) -> Result<Arc<Link>, KafkaError> {
-        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+    fn link(&self, compress: bool) -> Result<Arc<Link>, KafkaError> {
+        let link = if compress { &self.compressed } else { &self.plain };
+        let mut link = link.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(link) = &*link {
             return Ok(Arc::clone(link));
         }
-        let made = Driver::start(&self.config)?;
+        let mut config = self.config.clone();
+        if compress {
+            config.compression = Compression::Zstd;
+            config.raw.retain(|name, _| !COMPRESSION.contains(&name.as_str()));
+        }
+        let made = Driver::start(&config)?;
         Ok(Arc::clone(link.insert(made)))
     }
 }
 
 impl Drop for CopyLink {
     fn drop(&mut self) {
-        if let Some(link) = self.link.get_mut().unwrap_or_else(PoisonError::into_inner) {
-            link.close(self.config.publish_timeout);
+        for link in [&mut self.plain, &mut self.compressed] {
+            if let Some(link) = link.get_mut().unwrap_or_else(PoisonError::into_inner) {
+                link.close(self.config.publish_timeout);
+            }
         }
     }
 }
@@ -81,13 +93,26 @@ pub(super) struct Copies {
     create: Option<NewTopics>,
     /// Topics that are known to exist, or are being made: one try for all who need it.
     made: Mutex<HashMap<Arc<str>, Made>>,
+    /// Topics that this principal may not create.
+    not_created: Refusals,
+    /// Topics that this principal may not write to.
+    not_written: Refusals,
 }
 
 /// Whether a topic exists; empty while that is being seen to.
 type Made = Arc<OnceCell<bool>>;
 
-/// What a copy is made of.
+/// How writing a copy ended.
 #[derive(Debug)]
+pub(super) enum Written {
+    /// All in-sync replicas have it.
+    Stored,
+    /// The broker takes none this large, compressed or not.
+    TooLarge(SettleError),
+}
+
+/// What a copy is made of.
+#[derive(Debug, Clone)]
 pub(super) struct Copy {
     pub(super) to: String,
     /// The topic it comes from, whose number of partitions a new topic gets.
@@ -99,44 +124,82 @@ pub(super) struct Copy {
 
 impl Copies {
     pub(super) fn new(link: Arc<CopyLink>, create: Option<NewTopics>) -> Self {
-        Self { link, create, made: Mutex::default() }
+        let (not_created, not_written) = (Refusals::default(), Refusals::default());
+        Self { link, create, made: Mutex::default(), not_created, not_written }
     }
 
-    /// Writes a copy; `Ok` once all in-sync replicas have it. Ends within the broker's publish timeout,
+    /// Writes a copy, compressed if it does not fit otherwise. Ends within twice the broker's publish timeout,
     /// and the time to make its topic.
-    pub(super) async fn write(&self, copy: Copy) -> Result<(), SettleError> {
+    ///
+    /// An error that retrying cannot fix is [permanent](SettleError::permanent). The lack of a right is
+    /// remembered for a while: until then the next copies fail without an attempt.
+    pub(super) async fn write(&self, copy: &Copy) -> Result<Written, SettleError> {
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+            SettleError::new(format!("no confirmed copy in {}", copy.to)).with_source(error)
+        };
+        if let Some(error) = self.not_written.recall(&copy.to) {
+            return Err(failed(error.into()).permanent());
+        }
+        if copy.size() > LARGEST {
+            let text = format!("{} bytes, at most {LARGEST} are copied", copy.size());
+            return Ok(Written::TooLarge(failed(text.into()).permanent()));
+        }
         self.make_topic(&copy.to, &copy.from).await;
-        let failed = |to: &str, error: Box<dyn std::error::Error + Send + Sync>| {
-            SettleError::new(format!("no confirmed copy in {to}")).with_source(error)
-        };
-        let link = self.link.link().map_err(|error| failed(&copy.to, error.into()))?;
-        let to: Arc<str> = copy.to.into();
-        let mut message = Message::new(Arc::clone(&to), copy.body.clone().unwrap_or_default());
-        message.key = copy.key;
-        let raw = Raw { headers: copy.headers, is_tombstone: copy.body.is_none() };
-        let confirmed = async {
-            let (pending, receipt) = link.intake.admit(link.check(message)?).await?;
-            link.send_raw(pending, receipt, raw)?.await
-        };
-        match confirmed.await {
-            Ok(_confirmation) => Ok(()),
-            Err(error) => {
-                // It may have been deleted.
-                self.made().remove(&to);
-                Err(failed(&to, error.into()))
+        for compress in [false, true] {
+            let link = self.link.link(compress).map_err(|error| failed(error.into()))?;
+            let Err(error) = publish(&link, copy).await else { return Ok(Written::Stored) };
+            match error.kind() {
+                PublishErrorKind::TooLarge if compress => {
+                    return Ok(Written::TooLarge(failed(error.into()).permanent()));
+                }
+                PublishErrorKind::TooLarge => {}
+                _ => {
+                    // It may have been deleted.
+                    self.made().remove(&*copy.to);
+                    let permanent = self.remember(copy, &error);
+                    let error = failed(error.into());
+                    return Err(if permanent { error.permanent() } else { error });
+                }
             }
         }
+        unreachable!("the compressed copy ends the loop")
+    }
+
+    /// Whether retrying cannot fix a failed copy. Remembers what concerns all copies to its topic.
+    fn remember(&self, copy: &Copy, error: &PublishError) -> bool {
+        let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
+        let cause: Option<&KafkaError> = cause;
+        let uncreated = self.not_created.recall(&copy.to);
+        let known = match (error.kind(), cause, uncreated) {
+            (_, Some(cause), _) if cause.kind() == ErrorKind::Authorization => cause.to_string(),
+            (PublishErrorKind::Unroutable, _, Some(why)) => why.to_string(),
+            (PublishErrorKind::Invalid, ..) => return true,
+            (PublishErrorKind::Refused, cause, _) => {
+                return !cause.is_some_and(KafkaError::is_retryable);
+            }
+            _ => return false,
+        };
+        if self.not_written.note(&copy.to, &known) {
+            tracing::error!(topic = copy.to, error = known, "copies to this topic are refused");
+        }
+        true
     }
 
     /// Makes a topic unless it exists. When that is not possible, writing to it tells more.
     async fn make_topic(&self, topic: &str, like: &str) {
         let Some(create) = self.create else { return };
+        if self.not_created.recall(topic).is_some() {
+            return;
+        }
         let made = Arc::clone(self.made().entry(topic.into()).or_default());
         let make = async || {
             let topics = [(topic.to_owned(), like.to_owned())];
-            let result = make_topics(&self.link.config, create, &topics).await;
+            let result = create_topics(&self.link.config, create, &topics).await;
             if let Err(error) = &result {
-                tracing::warn!(topic, %error, "the topic could not be made, unless it exists");
+                let is_refused = error.kind() == ErrorKind::Authorization;
+                if !is_refused || self.not_created.note(topic, &error.to_string()) {
+                    tracing::warn!(topic, %error, "the topic could not be made, unless it exists");
+                }
             }
             result.is_ok()
         };
@@ -152,7 +215,7 @@ impl Copies {
     /// Makes retry topics, so that they can be subscribed to.
     pub(super) async fn make_all(&self, topics: &[(String, String)]) -> Result<(), KafkaError> {
         let Some(create) = self.create else { return Ok(()) };
-        make_topics(&self.link.config, create, topics).await?;
+        create_topics(&self.link.config, create, topics).await?;
         let made = topics.iter().map(|(topic, _)| (Arc::from(&**topic), Made::new(true.into())));
         self.made().extend(made);
         Ok(())
@@ -169,65 +232,19 @@ impl fmt::Debug for Copies {
     }
 }
 
-/// Makes topics, each like another one. One that exists is left as it is.
-async fn make_topics(
-    config: &KafkaConfig,
-    create: NewTopics,
-    topics: &[(String, String)],
-) -> Result<(), KafkaError> {
-    let options = config.to_admin_config()?;
-    let events = Events::new(config, Arc::new(Health::new(TOPIC_TIMEOUT)));
-    let words = events.clone();
-    let sources: HashSet<String> = topics.iter().map(|(_, like)| like.clone()).collect();
-    let looked_up = tokio::task::spawn_blocking(move || {
-        let admin: AdminClient<Events> = options.create_with_context(events)?;
-        let partitions: Vec<(String, i32)> = sources
-            .into_iter()
-            .map(|topic| {
-                let known = create.partitions.or_else(|| partitions(&admin, &topic));
-                (topic, known.unwrap_or(-1))
-            })
-            .collect();
-        Ok((admin, partitions))
-    });
-    let wrong = |error| KafkaError::new(ErrorKind::Broker, words.reason(error));
-    let (admin, partitions) = match looked_up.await {
-        Ok(found) => found.map_err(wrong)?,
-        Err(_cancelled) => {
-            return Err(KafkaError::new(ErrorKind::Broker, "the look at the topic was cut off"));
-        }
-    };
-    let replicas = create.replication.unwrap_or(-1);
-    let new: Vec<_> = topics
-        .iter()
-        .map(|(topic, like)| {
-            let known = partitions.iter().find(|(topic, _)| topic == like);
-            let partitions = known.map_or(-1, |(_, count)| *count);
-            NewTopic::new(topic, partitions, TopicReplication::Fixed(replicas))
-        })
-        .collect();
-    let limits = AdminOptions::new()
-        .request_timeout(Some(TOPIC_TIMEOUT))
-        .operation_timeout(Some(TOPIC_TIMEOUT));
-    let made = admin.create_topics(&new, &limits).await.map_err(wrong)?;
-    // Destroying a client joins its threads.
-    tokio::task::spawn_blocking(move || drop(admin));
-    for result in made {
-        match result {
-            Ok(_) | Err((_, Code::TopicAlreadyExists)) => {}
-            Err((topic, code)) => {
-                return Err(KafkaError::of_code(code, format!("topic {topic}: {code}")));
-            }
-        }
+impl Copy {
+    fn size(&self) -> usize {
+        let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+        length(&self.key) + length(&self.body)
     }
-    Ok(())
 }
 
-/// How many partitions a topic has; blocks. Does not ask for one topic: that would make it.
-fn partitions(admin: &AdminClient<Events>, topic: &str) -> Option<i32> {
-    let metadata = admin.inner().fetch_metadata(None, TOPIC_TIMEOUT).ok()?;
-    let found = metadata.topics().iter().find(|known| known.name() == topic)?;
-    i32::try_from(found.partitions().len()).ok().filter(|count| *count > 0)
+async fn publish(link: &Link, copy: &Copy) -> Result<(), PublishError> {
+    let mut message = Message::new(&*copy.to, copy.body.clone().unwrap_or_default());
+    message.key.clone_from(&copy.key);
+    let raw = Raw { headers: copy.headers.clone(), is_tombstone: copy.body.is_none() };
+    let (pending, receipt) = link.intake.admit(link.check(message)?).await?;
+    link.send_raw(pending, receipt, raw)?.await.map(|_confirmation| ())
 }
 
 /// Headers of a copy: those it had, byte for byte, then `added` ones, which replace earlier ones of

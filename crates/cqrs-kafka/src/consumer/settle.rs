@@ -1,5 +1,6 @@
 //! How one delivery is settled.
 
+use std::error::Error as _;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -7,17 +8,21 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use cqrs_core::RetryState;
 use cqrs_core::broker::BoxFuture;
 use cqrs_core::consume::{DeadLetter, Delayed, Settle, SettleError};
 
-use super::copies::{self, Copy};
+use super::copies::{self, Copy, Written};
 use super::partition::Partition;
 use super::plan::Plan;
 use super::record::{
     DUE, ORIGINAL_OFFSET, ORIGINAL_PARTITION, ORIGINAL_TIMESTAMP, ORIGINAL_TOPIC, Record,
 };
 use super::topics;
+
+/// Bytes of a key that stays in a dead letter without a body, at most.
+const LONGEST_KEY: usize = 16 << 10;
 
 /// A delivery in the runtime's hands. Its record stays here, so that it can be handed out again.
 pub(super) struct KafkaSettle {
@@ -31,6 +36,18 @@ struct Lease {
     record: Record,
     /// Whether its handler counts as running.
     running: bool,
+}
+
+impl Lease {
+    /// Keeps the record for a later attempt.
+    fn hold(&mut self, state: RetryState) -> Delayed {
+        self.partition.hold(self.record.offset, state);
+        // A revoke does not wait for what is held.
+        if std::mem::take(&mut self.running) {
+            self.partition.end();
+        }
+        Delayed::Hold
+    }
 }
 
 impl KafkaSettle {
@@ -131,12 +148,7 @@ impl Settle for KafkaSettle {
         Box::pin(async move {
             let Some(lease) = &mut self.lease else { return Err(settled()) };
             let Some(waits_for) = self.plan.retry_delay(delay) else {
-                lease.partition.hold(lease.record.offset, state);
-                // A revoke does not wait for what is held.
-                if std::mem::take(&mut lease.running) {
-                    lease.partition.end();
-                }
-                return Ok(Delayed::Hold);
+                return Ok(lease.hold(state));
             };
             let record = &lease.record;
             let (topic, partition, offset) = Self::origin(lease);
@@ -160,13 +172,19 @@ impl Settle for KafkaSettle {
                 body: record.body(),
                 headers: copies::headers(record.original_headers(), &added),
             };
-            lease.partition.shared.copies.write(copy).await?;
-            Ok(Delayed::Scheduled)
+            match lease.partition.shared.copies.write(&copy).await? {
+                Written::Stored => Ok(Delayed::Scheduled),
+                Written::TooLarge(error) => {
+                    let name = &self.plan.request.name;
+                    tracing::warn!(subscription = %name, %error, "no retry copy; it is held here");
+                    Ok(lease.hold(state))
+                }
+            }
         })
     }
 
     fn dead_letter(&mut self, letter: &DeadLetter) -> BoxFuture<'_, Result<(), SettleError>> {
-        let added = letter.to_headers();
+        let mut letter = letter.clone();
         Box::pin(async move {
             let Some(lease) = &self.lease else { return Err(settled()) };
             let record = &lease.record;
@@ -175,14 +193,32 @@ impl Settle for KafkaSettle {
                 // Nowhere, as the subscription says.
                 return Ok(());
             };
-            let copy = Copy {
+            let copies = &lease.partition.shared.copies;
+            let mut copy = Copy {
                 to,
                 from: topic,
                 key: record.key(),
                 body: record.body(),
-                headers: copies::headers(record.original_headers(), &added),
+                headers: copies::headers(record.original_headers(), &letter.to_headers()),
             };
-            lease.partition.shared.copies.write(copy).await
+            let Written::TooLarge(error) = copies.write(&copy).await? else { return Ok(()) };
+            tracing::warn!(
+                subscription = %self.plan.request.name,
+                topic = letter.topic,
+                partition = letter.partition,
+                offset = letter.offset,
+                error = error.source().map(tracing::field::display),
+                "its dead letter has no body: the original is at this topic, partition and offset"
+            );
+            let key = copy.key.take().filter(|key| key.len() <= LONGEST_KEY);
+            let left_out = record.size() - key.as_ref().map_or(0, Bytes::len);
+            letter.omitted_bytes = u64::try_from(left_out).ok();
+            copy.headers = copies::headers(std::iter::empty(), &letter.to_headers());
+            (copy.key, copy.body) = (key, None);
+            match copies.write(&copy).await? {
+                Written::Stored => Ok(()),
+                Written::TooLarge(error) => Err(error),
+            }
         })
     }
 }

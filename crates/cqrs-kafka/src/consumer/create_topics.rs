@@ -1,0 +1,115 @@
+//! Creation of retry and dead-letter topics, each like the topic its copies come from.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::types::RDKafkaErrorCode as Code;
+
+use super::NewTopics;
+use crate::events::Events;
+use crate::health::Health;
+use crate::{ErrorKind, KafkaConfig, KafkaError};
+
+/// How long creating a topic may take.
+const TOPIC_TIMEOUT: Duration = Duration::from_secs(10);
+/// Room for the headers that a copy adds to its record.
+const ROOM: i64 = 64 << 10;
+const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
+
+/// Creates topics, each with the partitions and the size limit of another one, and room for what a copy adds.
+/// One that exists is left as it is.
+pub(super) async fn create_topics(
+    config: &KafkaConfig,
+    create: NewTopics,
+    topics: &[(String, String)],
+) -> Result<(), KafkaError> {
+    let options = config.to_admin_config()?;
+    let events = Events::new(config, Arc::new(Health::new(TOPIC_TIMEOUT)));
+    let words = events.clone();
+    let sources: HashSet<String> = topics.iter().map(|(_, like)| like.clone()).collect();
+    let names = sources.clone();
+    let looked_up = tokio::task::spawn_blocking(move || {
+        let admin: AdminClient<Events> = options.create_with_context(events)?;
+        let count =
+            |topic: &str| create.partitions.or_else(|| partitions(&admin, topic)).unwrap_or(-1);
+        let partitions: HashMap<String, i32> =
+            names.into_iter().map(|topic| (topic.clone(), count(&topic))).collect();
+        Ok((admin, partitions))
+    });
+    let wrong =
+        |error: rdkafka::error::KafkaError| KafkaError::new(ErrorKind::Broker, words.reason(error));
+    let (admin, partitions) = match looked_up.await {
+        Ok(found) => found.map_err(wrong)?,
+        Err(_cancelled) => {
+            return Err(KafkaError::new(ErrorKind::Broker, "the look at the topic was cut off"));
+        }
+    };
+    let limits = size_limits(&admin, &sources).await;
+    let replicas = create.replication.unwrap_or(-1);
+    let new = |with_limit: bool| {
+        let mut all = Vec::new();
+        for (topic, like) in topics {
+            let partitions = partitions.get(like).copied().unwrap_or(-1);
+            let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(replicas));
+            if let Some(limit) = limits.get(like).filter(|_| with_limit) {
+                new = new.set(MAX_MESSAGE_BYTES, limit);
+            }
+            all.push(new);
+        }
+        all
+    };
+    let options = options_of_admin();
+    let mut made = admin.create_topics(&new(true), &options).await.map_err(&wrong)?;
+    let takes_no_limit = |result: &Result<_, (_, Code)>| {
+        matches!(result, Err((_, Code::InvalidConfig | Code::PolicyViolation)))
+    };
+    if !limits.is_empty() && made.iter().any(takes_no_limit) {
+        // Some clusters allow no settings of topics.
+        made = admin.create_topics(&new(false), &options).await.map_err(&wrong)?;
+    }
+    // Destroying a client joins its threads.
+    tokio::task::spawn_blocking(move || drop(admin));
+    for result in made {
+        match result {
+            Ok(_) | Err((_, Code::TopicAlreadyExists)) => {}
+            Err((topic, code)) => {
+                return Err(KafkaError::of_code(code, format!("topic {topic}: {code}")));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn options_of_admin() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(TOPIC_TIMEOUT)).operation_timeout(Some(TOPIC_TIMEOUT))
+}
+
+/// The size limits for copies of these topics; none where this principal may not see the topic's settings.
+async fn size_limits(
+    admin: &AdminClient<Events>,
+    topics: &HashSet<String>,
+) -> HashMap<String, String> {
+    let all: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+    let Ok(found) = admin.describe_configs(&all, &options_of_admin()).await else {
+        return HashMap::new();
+    };
+    // In the order of the question.
+    topics
+        .iter()
+        .zip(found)
+        .filter_map(|(topic, found)| {
+            let found = found.ok()?;
+            let limit = found.get(MAX_MESSAGE_BYTES)?.value.as_ref()?.parse::<i64>().ok()?;
+            Some((topic.clone(), (limit + ROOM).min(i32::MAX.into()).to_string()))
+        })
+        .collect()
+}
+
+/// How many partitions a topic has; blocks. Does not ask for one topic: that would make it.
+fn partitions(admin: &AdminClient<Events>, topic: &str) -> Option<i32> {
+    let metadata = admin.inner().fetch_metadata(None, TOPIC_TIMEOUT).ok()?;
+    let found = metadata.topics().iter().find(|known| known.name() == topic)?;
+    i32::try_from(found.partitions().len()).ok().filter(|count| *count > 0)
+}
