@@ -1,10 +1,12 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use cqrs_core::broker::BoxFuture;
 use futures_util::FutureExt;
 use futures_util::future::{Shared, WeakShared};
+use tokio::time::Instant;
 
 use super::RegistryError;
 
@@ -14,7 +16,8 @@ type Load<V> = BoxFuture<'static, Loaded<V>>;
 /// Answers that never change, at most `capacity` of them; the one unused for longest makes room.
 ///
 /// Those who ask for one key at the same time share one load and its end, be it an error. A load goes
-/// on while one of them waits. Errors are not kept.
+/// on while one of them waits. Errors are not kept, but for the answer that there is no such thing,
+/// which is kept for `unknown_ttl` and makes room first.
 pub(super) struct Cache<K, V> {
     slots: Arc<Mutex<Slots<K, V>>>,
     capacity: usize,
@@ -24,12 +27,17 @@ struct Slots<K, V> {
     of: HashMap<K, Slot<V>>,
     /// Counts the reads: what was read with a smaller count was read earlier.
     clock: u64,
+    unknown_ttl: Duration,
 }
 
 enum Slot<V> {
     Known {
         value: V,
         used: u64,
+    },
+    Unknown {
+        error: RegistryError,
+        since: Instant,
     },
     /// Weak, so that a load ends when nobody waits for it any more.
     Loading(WeakShared<Load<V>>),
@@ -40,8 +48,8 @@ where
     K: Clone + Eq + Hash + Send + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    pub(super) fn new(capacity: usize) -> Self {
-        let slots = Slots { of: HashMap::new(), clock: 0 };
+    pub(super) fn new(capacity: usize, unknown_ttl: Duration) -> Self {
+        let slots = Slots { of: HashMap::new(), clock: 0, unknown_ttl };
         Self { slots: Arc::new(Mutex::new(slots)), capacity: capacity.max(1) }
     }
 
@@ -49,6 +57,7 @@ where
     pub(super) async fn get(&self, key: K, load: impl FnOnce() -> Load<V>) -> Loaded<V> {
         let loading = match self.find(key, load) {
             Found::Known(value) => return Ok(value),
+            Found::Unknown(error) => return Err(error),
             Found::Loading(loading) => loading,
         };
         loading.await
@@ -63,6 +72,11 @@ where
             Some(Slot::Known { value, used }) => {
                 *used = now;
                 return Found::Known(value.clone());
+            }
+            Some(Slot::Unknown { error, since }) => {
+                if since.elapsed() < slots.unknown_ttl {
+                    return Found::Unknown(error.clone());
+                }
             }
             Some(Slot::Loading(weak)) => {
                 if let Some(loading) = weak.upgrade() {
@@ -88,6 +102,11 @@ where
         Found::Loading(loading)
     }
 
+    /// Forgets what was unknown: something new is known to be there.
+    pub(super) fn forget_unknown(&self) {
+        lock(&self.slots).of.retain(|_, slot| !matches!(slot, Slot::Unknown { .. }));
+    }
+
     #[cfg(test)]
     fn len(&self) -> usize {
         lock(&self.slots).of.len()
@@ -96,6 +115,7 @@ where
 
 enum Found<V> {
     Known(V),
+    Unknown(RegistryError),
     Loading(Shared<Load<V>>),
 }
 
@@ -109,15 +129,21 @@ impl<K: Clone + Eq + Hash, V: Clone> Slots<K, V> {
                     *slot = Slot::Known { value: value.clone(), used };
                 }
             }
+            Err(error) if error.is_no_such_thing() && !self.unknown_ttl.is_zero() => {
+                if let Some(slot) = self.of.get_mut(&key) {
+                    *slot = Slot::Unknown { error: error.clone(), since: Instant::now() };
+                }
+            }
             Err(_) => drop(self.of.remove(&key)),
         }
     }
 
     fn evict(&mut self) {
         let age = |slot: &Slot<V>| match slot {
-            Slot::Known { used, .. } => *used,
-            Slot::Loading(weak) if weak.upgrade().is_none() => 0,
-            Slot::Loading(_) => u64::MAX,
+            Slot::Known { used, .. } => (1, *used),
+            Slot::Unknown { .. } => (0, 1),
+            Slot::Loading(weak) if weak.upgrade().is_none() => (0, 0),
+            Slot::Loading(_) => (2, 0),
         };
         if let Some(key) = self.of.iter().min_by_key(|(_, slot)| age(slot)).map(|(key, _)| key) {
             let key = key.clone();
@@ -140,6 +166,13 @@ mod tests {
     use tokio::time::{sleep, timeout};
 
     use super::*;
+    use crate::RegistryErrorKind;
+
+    const UNKNOWN_TTL: Duration = Duration::from_secs(10);
+
+    fn cache(capacity: usize) -> Cache<u32, u32> {
+        Cache::new(capacity, UNKNOWN_TTL)
+    }
 
     #[derive(Clone, Default)]
     struct Loads(Arc<AtomicUsize>);
@@ -164,7 +197,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn those_who_ask_at_once_share_one_load() {
-        let (cache, loads) = (Cache::new(10), Loads::default());
+        let (cache, loads) = (cache(10), Loads::default());
         let all = join_all((0..50).map(|_| cache.get(1, loads.slowly(Ok(7))))).await;
         assert!(all.into_iter().all(|loaded| loaded.unwrap() == 7));
         assert_eq!(cache.get(1, loads.slowly(Ok(8))).await.unwrap(), 7);
@@ -173,7 +206,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_error_is_shared_and_not_kept() {
-        let (cache, loads) = (Cache::new(10), Loads::default());
+        let (cache, loads) = (cache(10), Loads::default());
         let error = || Err(RegistryError::config("x"));
         let all = join_all((0..50).map(|_| cache.get(1, loads.slowly(error())))).await;
         assert!(all.into_iter().all(|loaded| loaded.is_err()));
@@ -182,8 +215,42 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn unknown_is_kept_for_a_while() {
+        let (cache, loads) = (cache(10), Loads::default());
+        let unknown = || Err(RegistryError::new(RegistryErrorKind::NotFound, "x"));
+        for _ in 0..50 {
+            cache.get(1, loads.slowly(unknown())).await.unwrap_err();
+        }
+        assert_eq!((loads.count(), cache.len()), (1, 1));
+        tokio::time::advance(UNKNOWN_TTL).await;
+        assert_eq!(cache.get(1, loads.slowly(Ok(7))).await.unwrap(), 7);
+        assert_eq!((loads.count(), cache.len()), (2, 1));
+        cache.get(2, loads.slowly(unknown())).await.unwrap_err();
+        cache.forget_unknown();
+        assert_eq!(cache.get(2, loads.slowly(Ok(8))).await.unwrap(), 8);
+        assert_eq!(cache.get(1, loads.slowly(Ok(9))).await.unwrap(), 7, "still known");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn unknown_takes_no_place_from_what_is_known() {
+        let (cache, loads) = (cache(10), Loads::default());
+        for key in 0..9 {
+            cache.get(key, loads.slowly(Ok(key))).await.unwrap();
+        }
+        for key in 100..200 {
+            let unknown = Err(RegistryError::new(RegistryErrorKind::NotFound, "x"));
+            cache.get(key, loads.slowly(unknown)).await.unwrap_err();
+        }
+        assert_eq!((loads.count(), cache.len()), (109, 10));
+        for key in 0..9 {
+            cache.get(key, loads.slowly(Ok(key))).await.unwrap();
+        }
+        assert_eq!(loads.count(), 109, "all are known");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_load_outlives_the_first_who_waits_but_not_the_last() {
-        let (cache, loads) = (Cache::new(10), Loads::default());
+        let (cache, loads) = (cache(10), Loads::default());
         let half = Duration::from_millis(500);
         let first = timeout(half, cache.get(1, loads.slowly(Ok(7))));
         let (first, second) = tokio::join!(first, cache.get(1, loads.slowly(Ok(8))));
@@ -196,7 +263,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_one_unused_for_longest_makes_room() {
-        let (cache, loads) = (Cache::new(2), Loads::default());
+        let (cache, loads) = (cache(2), Loads::default());
         for key in [1, 2, 1, 3] {
             cache.get(key, loads.slowly(Ok(key))).await.unwrap();
         }

@@ -24,7 +24,8 @@ use super::{RegistryError, TlsConfig};
 pub struct RegistryConfig {
     /// The base URLs of one registry, tried in turn, the one that answered last first;
     /// `http://localhost:8081` by default. Apicurio's end in `/apis/ccompat/v7`. Credentials in a URL
-    /// (`https://user:password@host`) are taken when there are no others.
+    /// (`https://user:password@host`) are taken when there are no others. With credentials, `http://`
+    /// beside `https://` is an error; `http://` alone sends them unencrypted, with a warning.
     pub urls: Vec<String>,
     /// Who we are; nobody by default.
     pub credentials: Option<Credentials>,
@@ -46,8 +47,13 @@ pub struct RegistryConfig {
     /// looked up and registered; false by default.
     pub normalize: bool,
     /// How many schemas are kept; 1,000 by default. An id always means the same schema, so they are
-    /// kept for ever, until the place is needed.
+    /// kept forever, until the place is needed.
     pub cache_capacity: usize,
+    /// How long the answer that there is no such schema is kept, so that many messages with one unknown
+    /// id are one request; 10 s by default. Zero: it is not kept. Such answers take no place from
+    /// schemas that are known.
+    #[serde(deserialize_with = "seconds")]
+    pub unknown_schema_ttl: Duration,
 }
 
 /// Who we are, to the registry.
@@ -99,6 +105,7 @@ impl Default for RegistryConfig {
             backoff: Duration::from_millis(100),
             normalize: false,
             cache_capacity: 1000,
+            unknown_schema_ttl: Duration::from_secs(10),
         }
     }
 }
@@ -129,6 +136,16 @@ impl RegistryConfig {
         {
             let detail = "credentials: a bearer token is printable ASCII without spaces";
             return Err(RegistryError::config(detail));
+        }
+        let is_open = |url: &Url| url.scheme() == "http";
+        if credentials.is_some() && urls.iter().any(|url| !is_open(url)) {
+            if let Some(place) = urls.iter().position(is_open) {
+                return Err(RegistryError::config(format!(
+                    "urls: number {} is http:// beside https:// ones; the credentials would go there \
+                     unencrypted. Make all of them https://",
+                    place + 1
+                )));
+            }
         }
         if self.tls.is_used() && urls.iter().all(|url| url.scheme() != "https") {
             return Err(RegistryError::config("tls is set, but no URL begins with https://"));
@@ -199,6 +216,7 @@ impl fmt::Debug for RegistryConfig {
             .field("backoff", &self.backoff)
             .field("normalize", &self.normalize)
             .field("cache_capacity", &self.cache_capacity)
+            .field("unknown_schema_ttl", &self.unknown_schema_ttl)
             .finish()
     }
 }
@@ -234,6 +252,26 @@ mod tests {
         let config = RegistryConfig { credentials, ..RegistryConfig::default() };
         let error = config.parse().unwrap_err().to_string();
         assert!(error.contains("bearer") && !error.contains("sec"), "{error}");
+    }
+
+    #[test]
+    fn credentials_need_tls_everywhere_or_nowhere() {
+        for urls in [
+            ["https://u:s3cret@a", "http://b"],
+            ["http://b", "https://u:s3cret@a"],
+            ["http://u:s3cret@b", "https://a"],
+        ] {
+            let error = RegistryConfig::new(urls).parse().unwrap_err().to_string();
+            assert!(error.contains("unencrypted") && !error.contains("s3cret"), "{error}");
+        }
+        let mut config = RegistryConfig::new(["https://a", "http://b"]);
+        config.parse().unwrap();
+        config.credentials = Some(Credentials::bearer("t"));
+        assert!(config.parse().unwrap_err().to_string().contains("number 2"));
+        for urls in [["http://a", "http://b"], ["https://a", "https://b"]] {
+            let credentials = config.credentials.clone();
+            RegistryConfig { credentials, ..RegistryConfig::new(urls) }.parse().unwrap();
+        }
     }
 
     #[test]

@@ -19,6 +19,9 @@ pub enum RegistryErrorKind {
     /// No registry answered: no connection, no answer in time, or a failure of its own (5xx, 429), at
     /// every address and every attempt.
     Unreachable,
+    /// The registry is there, but has no endpoint for what was asked: a schema's GUID, of a registry that
+    /// has no GUIDs.
+    Unsupported,
     /// The registry answered something else: see [`status`](RegistryError::status).
     Other,
 }
@@ -47,6 +50,11 @@ pub(super) struct Answer {
 impl RegistryError {
     pub(crate) fn new(kind: RegistryErrorKind, detail: impl Into<String>) -> Self {
         Self::answered(kind, detail, Answer::default())
+    }
+
+    /// Whether what was asked for does not exist, as far as this registry can say.
+    pub(super) fn is_no_such_thing(&self) -> bool {
+        matches!(self.kind(), RegistryErrorKind::NotFound | RegistryErrorKind::Unsupported)
     }
 
     pub(crate) fn config(detail: impl Into<String>) -> Self {

@@ -7,6 +7,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, Method, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 
+use super::authorization::{authorized, secrets};
 use super::error::Answer;
 use super::wire::Refusal;
 use super::{Credentials, RegistryConfig, RegistryError, RegistryErrorKind};
@@ -24,6 +25,8 @@ pub(super) struct Http {
     client: Client,
     urls: Vec<Url>,
     credentials: Option<Credentials>,
+    /// What may stand in no text: the credentials, as they are and as they are sent.
+    secrets: Vec<String>,
     attempts: u32,
     backoff: Duration,
     /// Which of the URLs answered last.
@@ -68,10 +71,15 @@ impl Http {
             let detail = "the settings do not make an HTTP client";
             RegistryError::caused(RegistryErrorKind::Config, detail, error)
         })?;
+        if credentials.is_some() && urls.iter().any(|url| url.scheme() == "http") {
+            tracing::warn!("the credentials of the schema registry are sent unencrypted (http://)");
+        }
+        let secrets = secrets(&client, credentials.as_ref());
         Ok(Self {
             client,
             urls,
             credentials,
+            secrets,
             attempts: config.attempts.max(1),
             backoff: config.backoff,
             preferred: AtomicUsize::new(0),
@@ -136,7 +144,8 @@ impl Http {
                 Failure::Final(other(detail, status, None))
             });
         }
-        let refusal: Refusal = serde_json::from_slice(&body).unwrap_or_default();
+        let mut refusal: Refusal = serde_json::from_slice(&body).unwrap_or_default();
+        refusal.message = self.redact(&refusal.message);
         Err(refused(&request.doing, base, status, &refusal))
     }
 
@@ -148,16 +157,17 @@ impl Http {
         if !request.query.is_empty() {
             url.query_pairs_mut().extend_pairs(request.query);
         }
-        let mut sent = self.client.request(request.method.clone(), url).header(ACCEPT, ACCEPTED);
-        sent = match &self.credentials {
-            None => sent,
-            Some(Credentials::Basic { user, password }) => sent.basic_auth(user, Some(password)),
-            Some(Credentials::Bearer(token)) => sent.bearer_auth(token),
-        };
+        let sent = self.client.request(request.method.clone(), url).header(ACCEPT, ACCEPTED);
+        let mut sent = authorized(sent, self.credentials.as_ref());
         if let Some(body) = &request.body {
             sent = sent.header(CONTENT_TYPE, JSON).body(body.clone());
         }
         sent.send().await.map_err(unanswered)
+    }
+
+    /// Without the credentials: a registry, or a proxy before it, may repeat what it was sent.
+    pub(super) fn redact(&self, text: &str) -> String {
+        self.secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "***"))
     }
 
     fn wait(&self, attempt: u32) -> Duration {
@@ -227,7 +237,9 @@ fn refused(doing: &str, base: &Url, status: StatusCode, refusal: &Refusal) -> Fa
         let words: String = refusal.message.chars().take(MAX_WORDS).collect();
         said.push_str(&format!(", {words:?}"));
     }
-    if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+    // "Not implemented" will be the answer next time, too.
+    let is_final = status == StatusCode::NOT_IMPLEMENTED;
+    if status.is_server_error() && !is_final || status == StatusCode::TOO_MANY_REQUESTS {
         return Failure::Passing { what: format!("it answered {said}"), answer, source: None };
     }
     let (kind, what) = match (status.as_u16(), code) {

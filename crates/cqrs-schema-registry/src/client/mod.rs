@@ -1,5 +1,6 @@
 //! The registry's client.
 
+mod authorization;
 mod cache;
 mod config;
 mod env;

@@ -42,7 +42,7 @@ pub struct SchemaRegistry(Arc<Inner>);
 struct Inner {
     http: Arc<Http>,
     schemas: Cache<SchemaId, Arc<Schema>>,
-    /// Which schemas stand under which subjects. What does not is not kept.
+    /// Which schemas stand under which subjects.
     places: Cache<(SchemaId, Arc<str>), ()>,
     normalize: bool,
     config: RegistryConfig,
@@ -56,8 +56,8 @@ impl SchemaRegistry {
     pub fn new(config: RegistryConfig) -> Result<Self, RegistryError> {
         Ok(Self(Arc::new(Inner {
             http: Arc::new(Http::new(&config)?),
-            schemas: Cache::new(config.cache_capacity),
-            places: Cache::new(config.cache_capacity),
+            schemas: Cache::new(config.cache_capacity, config.unknown_schema_ttl),
+            places: Cache::new(config.cache_capacity, config.unknown_schema_ttl),
             normalize: config.normalize,
             config,
         })))
@@ -67,8 +67,9 @@ impl SchemaRegistry {
     /// request and its end.
     ///
     /// # Errors
-    /// [`NotFound`](super::RegistryErrorKind::NotFound) when the registry does not know it (which is
-    /// not kept), else as all methods.
+    /// [`NotFound`](super::RegistryErrorKind::NotFound) when the registry does not know it, and
+    /// [`Unsupported`](super::RegistryErrorKind::Unsupported) when it knows no GUIDs; both are kept for
+    /// [`unknown_schema_ttl`](RegistryConfig::unknown_schema_ttl). Else as all methods.
     pub async fn schema(&self, id: impl Into<SchemaId>) -> Result<Arc<Schema>, RegistryError> {
         let id = id.into();
         let http = Arc::clone(&self.0.http);
@@ -107,7 +108,12 @@ impl SchemaRegistry {
             Err(refused) if refused.kind() == RegistryErrorKind::Incompatible => {
                 self.lookup(subject, schema).await.map_err(|_| refused)
             }
-            placed => placed,
+            placed => {
+                // What was unknown a moment ago may be what was registered.
+                self.0.schemas.forget_unknown();
+                self.0.places.forget_unknown();
+                placed
+            }
         }
     }
 
@@ -165,7 +171,11 @@ impl SchemaRegistry {
             query: &[("verbose", "true")],
             body: Some(body(schema)?),
         };
-        Ok(self.0.http.call::<Compatible>(request).await?.into())
+        let mut answer: Compatibility = self.0.http.call::<Compatible>(request).await?.into();
+        for reason in &mut answer.reasons {
+            *reason = self.0.http.redact(reason);
+        }
+        Ok(answer)
     }
 
     /// The subjects.
@@ -208,8 +218,36 @@ async fn fetch(http: &Http, id: SchemaId) -> Result<Schema, RegistryError> {
         SchemaId::Guid(guid) => ("guids", guid.to_string()),
     };
     let doing = format!("looking up the schema {text}");
-    let came: Came = http.call(get(doing.clone(), &["schemas", kind, &text])).await?;
+    let came = http.call::<Came>(get(doing.clone(), &["schemas", kind, &text])).await;
+    let came = match came {
+        Err(error) if matches!(id, SchemaId::Guid(_)) && is_no_endpoint(&error) => {
+            return Err(without_guids(http, &doing, error).await);
+        }
+        came => came?,
+    };
     came.schema().ok_or_else(|| without(&doing, "a schema"))
+}
+
+/// Whether the registry answered as to a path that it does not have.
+fn is_no_endpoint(error: &RegistryError) -> bool {
+    error.kind() == RegistryErrorKind::Other
+        && matches!(error.status(), Some(400 | 404 | 405 | 501))
+}
+
+/// A registry of before GUIDs answers as a wrong base URL does. One that answers another look-up is a
+/// registry: then a message with a GUID is wrong, not the settings.
+async fn without_guids(http: &Http, doing: &str, error: RegistryError) -> RegistryError {
+    let types = get("listing the types of schemas".into(), &["schemas", "types"]);
+    match http.call::<Vec<String>>(types).await {
+        Ok(_) => {
+            let detail = format!(
+                "{doing}: this registry has no GUIDs; let the writer frame with numbers, or ask a \
+                 registry that has them"
+            );
+            RegistryError::caused(RegistryErrorKind::Unsupported, detail, error)
+        }
+        Err(_) => error,
+    }
 }
 
 fn get<'r>(doing: String, path: &'r [&'r str]) -> Request<'r> {

@@ -50,16 +50,17 @@ const MAX_NUMBER: u32 = i32::MAX as u32;
 /// | a subject to look under that cannot be one | malformed: the settings are wrong, and asking again is of no use |
 /// | a schema that the registry does not know | malformed, or tried again: [`OnUnknownSchema`] |
 /// | a registry that cannot be reached, refuses us, or answers nonsense | [not now](DecodeError::NotNow): the message waits until it does |
+/// | a GUID, of a registry that answers but has none | malformed |
 /// | a registry that cannot parse its own schema (422) | a failure: the retry schedule holds |
 /// | a tombstone; for JSON, a message without frame and body | passed on: the policies for them hold |
 ///
 /// So an outage, however long, makes no dead letters and counts as no attempt: warnings are logged, and
 /// the messages wait in their lanes, asking again after pauses of up to 10 s. That holds for what is set
-/// up wrongly too (credentials, the base URL, a frame with a GUID and a registry that has none): it waits
-/// until that is mended. Only a [`timeout`](cqrs_core::Subscription::timeout) of the subscription that
+/// up wrongly too (credentials, the base URL): it waits until that is mended. Only a [`timeout`](cqrs_core::Subscription::timeout) of the subscription that
 /// strikes while the registry is asked is a failed attempt.
 ///
-/// Each schema is asked for once, and so is its place under a subject. While the registry is asked the
+/// Each schema is asked for once, and so is its place under a subject; what the registry does not know is
+/// asked for again after [`unknown_schema_ttl`](crate::RegistryConfig::unknown_schema_ttl). While the registry is asked the
 /// message's lane waits. One request takes at most `attempts` times the number of URLs times `timeout` of
 /// the [`RegistryConfig`](crate::RegistryConfig), and the waits between the attempts, of up to 2 s each;
 /// one message takes one request, and one more for each subject. With one URL, one subject and the
@@ -196,9 +197,8 @@ impl RegistryDecoder {
 
     fn failed(&self, error: RegistryError) -> DecodeError {
         match (error.kind(), self.on_unknown) {
-            (RegistryErrorKind::NotFound, OnUnknownSchema::Malformed) => {
-                DecodeError::malformed(error.to_string())
-            }
+            (RegistryErrorKind::NotFound, OnUnknownSchema::Malformed)
+            | (RegistryErrorKind::Unsupported, _) => DecodeError::malformed(error.to_string()),
             (
                 RegistryErrorKind::Unreachable
                 | RegistryErrorKind::Unauthorized

@@ -2,7 +2,7 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use cqrs_schema_registry::{
-    RegistryConfig, RegistryError, RegistryErrorKind, Schema, SchemaRegistry,
+    Credentials, RegistryConfig, RegistryError, RegistryErrorKind, Schema, SchemaRegistry,
 };
 use tokio::net::TcpListener;
 
@@ -65,6 +65,39 @@ async fn an_answer_of_something_else_is_not_taken_for_a_missing_schema() {
         let error = registry.schema(1).await.unwrap_err();
         assert_eq!(error.kind(), RegistryErrorKind::Unauthorized);
     }
+}
+
+#[tokio::test]
+async fn an_echo_of_the_credentials_is_redacted() {
+    let server = Server::start().await;
+    for (credentials, secrets) in [
+        // The second is Base64 of `user:hush-hush`.
+        (Credentials::basic("user", "hush-hush"), ["hush-hush", "dXNlcjpodXNoLWh1c2g="]),
+        (Credentials::bearer("tok-en-1"), ["tok-en-1", "tok-en-1"]),
+    ] {
+        let mut config = server.config();
+        config.credentials = Some(credentials);
+        let registry = SchemaRegistry::new(config).unwrap();
+        // Refused at once, and after all attempts.
+        for (status, times) in [(401, 1), (409, 2), (422, 1), (500, 3)] {
+            server.fail(vec![Fault::Echo(status); times]);
+            let schema = Schema::json("incompatible");
+            let error = registry.register("a-value", &schema).await.unwrap_err();
+            let text = format!("{error:?} {}", words(&error));
+            assert!(text.contains("who is"), "the registry's words: {text}");
+            for secret in secrets {
+                assert!(!text.contains(secret), "{text}");
+            }
+            server.state().faults.clear();
+        }
+    }
+    let mut config = server.config();
+    config.urls = vec![server.url.replace("http://", "http://u:p%40ss-word@")];
+    let registry = SchemaRegistry::new(config).unwrap();
+    let message = r#"{"error_code":40301,"message":"http://u:p%40ss-word@h p@ss-word"}"#;
+    server.fail([Fault::Answer(403, message)]);
+    let error = registry.subjects().await.unwrap_err().to_string();
+    assert!(error.contains("***") && !error.contains("ss-word"), "{error}");
 }
 
 #[tokio::test]

@@ -147,6 +147,61 @@ async fn what_is_wrong_with_the_registry_is_for_later() {
 }
 
 #[tokio::test]
+async fn many_messages_of_one_unknown_id_are_one_request() {
+    let server = server().await;
+    let registry = server.client();
+    let json = RegistryDecoder::json(&registry).subjects(["none"]);
+    for _ in 0..390 {
+        malformed(&json, message(&Frame::new(77))).await;
+    }
+    assert_eq!(server.state().asked, ["GET /base/schemas/ids/77"]);
+    for _ in 0..390 {
+        malformed(&json, message(&Frame::new(1))).await;
+    }
+    assert_eq!(server.state().asked.len(), 3, "the schema, and its place under the subject");
+
+    // Once it is registered it is known.
+    malformed(&json, message(&Frame::new(3))).await;
+    let registered = registry.register("none", &Schema::json("[]")).await.unwrap();
+    assert_eq!(registered.id, 3);
+    assert_eq!(body(&json, message(&Frame::new(3))).await.unwrap(), "4111");
+
+    let mut config = server.config();
+    config.unknown_schema_ttl = Duration::ZERO;
+    let json = RegistryDecoder::json(&SchemaRegistry::new(config).unwrap());
+    server.state().asked.clear();
+    for _ in 0..2 {
+        malformed(&json, message(&Frame::new(77))).await;
+    }
+    assert_eq!(server.state().asked.len(), 2, "nothing unknown is kept");
+}
+
+#[tokio::test]
+async fn guid_is_malformed_where_the_registry_has_none() {
+    let server = server().await;
+    server.state().plain = true;
+    let json = RegistryDecoder::json(&server.client());
+    let behind = json.clone().on_unknown_schema(OnUnknownSchema::Retry);
+    for decoder in [&json, &json, &behind] {
+        let text = malformed(decoder, message(&Frame::new(guid_of(1)))).await;
+        assert!(text.contains("this registry has no GUIDs"), "{text}");
+    }
+    assert_eq!(server.state().asked.len(), 2, "the GUID, and whether it is a registry: once");
+    for status in [400, 405, 501] {
+        server.fail([Fault::Answer(status, "")]);
+        let json = RegistryDecoder::json(&server.client());
+        malformed(&json, message(&Frame::new(guid_of(1)))).await;
+    }
+
+    // A wrong base URL answers alike: no message is lost by it.
+    let mut config = server.config();
+    config.urls = vec![server.url.replace("/base", "/elsewhere/base")];
+    let json = RegistryDecoder::json(&SchemaRegistry::new(config).unwrap());
+    let wrong = body(&json, message(&Frame::new(guid_of(1)))).await;
+    assert!(matches!(wrong, Err(DecodeError::NotNow(_))), "{wrong:?}");
+}
+
+#[tokio::test]
 async fn what_has_no_body_passes_for_the_policies_to_see() {
     let server = server().await;
     let json = RegistryDecoder::json(&server.client());

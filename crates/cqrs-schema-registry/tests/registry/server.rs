@@ -15,6 +15,8 @@ use uuid::Uuid;
 pub(crate) enum Fault {
     /// This status and body.
     Answer(u16, &'static str),
+    /// This status, with the `authorization` header in the message.
+    Echo(u16),
     /// The connection is closed.
     Close,
     /// No answer comes.
@@ -96,7 +98,7 @@ impl Server {
             let (fault, delay) = {
                 let mut state = self.state();
                 state.asked.push(request.clone());
-                state.authorization.push(authorization);
+                state.authorization.push(authorization.clone());
                 (state.faults.pop_front(), state.delay)
             };
             tokio::time::sleep(delay).await;
@@ -106,6 +108,11 @@ impl Server {
                     (status, answer.to_string(), 0)
                 }
                 Some(Fault::Answer(status, text)) => (status, text.to_owned(), 0),
+                Some(Fault::Echo(status)) => {
+                    let header = authorization.unwrap_or_default();
+                    let (status, answer) = refusal(status, 50001, &format!("who is {header}?"));
+                    (status, answer.to_string(), 0)
+                }
                 Some(Fault::Close) => return,
                 Some(Fault::Hang) => std::future::pending().await,
                 Some(Fault::Cut) => (200, "{\"schema\":".to_owned(), 10),
@@ -152,6 +159,7 @@ impl State {
         let path: Vec<_> = path.strip_prefix("/base/").unwrap_or(path).split('/').collect();
         match (method, &*path) {
             ("GET", ["subjects"]) => (200, json!(self.subjects.keys().collect::<Vec<_>>())),
+            ("GET", ["schemas", "types"]) => (200, json!(["JSON", "PROTOBUF"])),
             ("GET", ["schemas", "ids", id]) => {
                 let place = id.parse::<usize>().unwrap().wrapping_sub(1);
                 match self.schemas.get(place) {
