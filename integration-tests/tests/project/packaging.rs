@@ -71,6 +71,15 @@ fn no_crate_can_be_published() {
     }
 }
 
+#[test]
+fn every_crate_names_the_oldest_compiler() {
+    let metadata = cargo(&["metadata", "--format-version", "1", "--no-deps", "--offline"]);
+    let metadata: serde_json::Value = serde_json::from_str(&metadata).expect("JSON");
+    for package in metadata["packages"].as_array().expect("packages") {
+        assert_eq!(package["rust_version"], "1.95", "{}", package["name"]);
+    }
+}
+
 /// Whether a line of a manifest or of a shell would fetch one of our names from the registry.
 fn fetches_a_namesake(line: &str) -> bool {
     let line = line.trim().trim_start_matches("//!").trim_start_matches("///").trim();
