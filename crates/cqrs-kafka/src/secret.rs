@@ -1,12 +1,22 @@
+//! Secrets of the settings, and their removal from texts of librdkafka and the broker.
+
 use std::fmt;
 use std::sync::{PoisonError, RwLock};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// A password, key or token. Shown as `***`; never serialized.
-#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
+///
+/// Read from a file it must be a text. Anything else, such as a number without quotes, is an error when
+/// the client connects, not one of the file's format, which would show the line.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        cqrs_tls::secret_text(from).map(Self)
+    }
+}
 
 impl Secret {
     /// Hides `text`.

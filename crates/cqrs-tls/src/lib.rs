@@ -3,13 +3,15 @@
 
 mod material;
 mod pem;
+mod secret;
 
 use std::fmt;
 
 use serde::Deserialize;
 
 pub use material::{Identity, TlsError};
-pub use pem::Pem;
+pub use pem::{Pem, is_encrypted_key};
+pub use secret::{marked_as_not_text, not_text, secret_text};
 
 /// Whom to trust and who one is. The server's certificate and host name are always verified; there is no
 /// switch for that.
@@ -21,7 +23,8 @@ pub struct TlsConfig {
     pub ca: Option<Pem>,
     /// The client's certificate chain, its own certificate first. Needs `client_key`.
     pub client_certificate: Option<Pem>,
-    /// The client's private key (PKCS#8, PKCS#1 or SEC1), not encrypted. Needs `client_certificate`.
+    /// The client's private key (PKCS#8, PKCS#1 or SEC1), not encrypted: rustls cannot decrypt one
+    /// (`openssl pkey -in encrypted.key -out plain.key` does). Needs `client_certificate`.
     /// `Debug` does not show it, not even its path, which may be a key that is taken for one.
     pub client_key: Option<Pem>,
 }

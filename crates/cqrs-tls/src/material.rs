@@ -7,7 +7,7 @@ use std::path::Path;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::{Pem, TlsConfig};
+use crate::{Pem, TlsConfig, is_encrypted_key, not_text};
 
 /// A setting that cannot be used. Names it; never shows what is in it.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +72,12 @@ impl TlsConfig {
 
 fn read(setting: &str, pem: &Pem) -> Result<Vec<u8>, TlsError> {
     match pem {
-        Pem::Text(text) => Ok(text.as_bytes().to_vec()),
+        Pem::Text(text) => match not_text(text) {
+            Some(what) => Err(TlsError::new(format!(
+                "{setting}: it is {what}; write a path or the PEM as a text, in quotes"
+            ))),
+            None => Ok(text.as_bytes().to_vec()),
+        },
         Pem::Path(path) => std::fs::read(path).map_err(|error| TlsError {
             detail: format!("{setting}: cannot read {}", shown(setting, path)),
             source: Some(error),
@@ -101,8 +106,16 @@ fn certificates(setting: &str, pem: &Pem) -> Result<Vec<CertificateDer<'static>>
 }
 
 fn private_key(pem: &Pem) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let text = read("tls.client_key", pem)?;
+    if is_encrypted_key(&String::from_utf8_lossy(&text)) {
+        return Err(TlsError::new(
+            "tls.client_key: the key is encrypted, and this client cannot take a password for it; \
+             decrypt it (openssl pkey -in encrypted.key -out plain.key) into a file that only this \
+             service may read",
+        ));
+    }
     // The parser's error quotes what it could not read, which may be the key.
-    PrivateKeyDer::from_pem_slice(&read("tls.client_key", pem)?).map_err(|_| {
+    PrivateKeyDer::from_pem_slice(&text).map_err(|_| {
         TlsError::new(format!("tls.client_key: no unencrypted PEM private key in it{LINES}"))
     })
 }
@@ -156,6 +169,33 @@ mod tests {
             assert!(error.starts_with("tls.ca: ") && !error.contains("99, 50, 86"), "{error}");
             assert_eq!(format!("{:?}", Pem::Text(pem)), "Text(***)");
         }
+    }
+
+    #[test]
+    fn encrypted_key_is_named_with_the_way_out() {
+        for header in [
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nc2VjcmV0\n-----END ENCRYPTED PRIVATE KEY-----",
+            "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nc2Vj\n\
+             -----END RSA PRIVATE KEY-----",
+        ] {
+            let error = told(private_key(&header.into()).unwrap_err());
+            assert!(error.contains("is encrypted") && error.contains("openssl pkey"), "{error}");
+            assert!(!error.contains("c2Vj"), "{error}");
+        }
+    }
+
+    #[test]
+    fn value_that_is_no_text_is_refused_unseen() {
+        for value in ["8675309", "-8675309", "86753.09", "true", "[8675309]", "{ a = 8675309 }"] {
+            let read: TlsConfig = toml::from_str(&format!("client_key = {value}")).unwrap();
+            let config = TlsConfig { client_certificate: read.client_key.clone(), ..read };
+            let error = config.identity().unwrap_err();
+            let text = format!("{} {config:?}", told(error));
+            assert!(text.contains("as a text, in quotes"), "{text}");
+            assert!(!text.contains("867"), "{text}");
+        }
+        let json = serde_json::from_str::<TlsConfig>(r#"{"ca": 8675309}"#).unwrap();
+        assert!(json.authorities().unwrap_err().to_string().contains("a number"));
     }
 
     #[test]

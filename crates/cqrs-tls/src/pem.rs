@@ -1,13 +1,16 @@
+//! A certificate or key as the settings have it: a path, or the text.
+
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+
+use crate::{not_text, secret_text};
 
 /// A certificate or key in PEM form ([RFC 7468](https://www.rfc-editor.org/rfc/rfc7468)): a file, or the
 /// text itself. Made from a string (as a configuration or a variable has it), a text with `-----BEGIN`
 /// is the PEM itself, any other a path.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(from = "String")]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Pem {
     /// The file that has it. Read when the client is made.
@@ -16,9 +19,22 @@ pub enum Pem {
     Text(String),
 }
 
+impl<'de> Deserialize<'de> for Pem {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        secret_text(from).map(Self::from)
+    }
+}
+
+/// Whether PEM text holds an encrypted private key
+/// (PKCS#8, [RFC 7468](https://www.rfc-editor.org/rfc/rfc7468#section-11), or OpenSSL's older form).
+pub fn is_encrypted_key(text: &str) -> bool {
+    text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----")
+        || text.contains("Proc-Type: 4,ENCRYPTED")
+}
+
 impl From<String> for Pem {
     fn from(text: String) -> Self {
-        match text.contains("-----BEGIN") {
+        match text.contains("-----BEGIN") || not_text(&text).is_some() {
             true => Self::Text(text),
             false => Self::Path(text.into()),
         }

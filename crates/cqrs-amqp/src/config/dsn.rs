@@ -1,7 +1,7 @@
 use std::fmt;
 
 use lapin::uri::{AMQPScheme, AMQPUri};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::AmqpError;
 
@@ -15,9 +15,14 @@ use crate::AmqpError;
 /// understood.
 ///
 /// `Debug` and `Display` show neither user nor password.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Dsn(String);
+
+impl<'de> Deserialize<'de> for Dsn {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        cqrs_tls::secret_text(from).map(Self)
+    }
+}
 
 impl Dsn {
     /// Reads the address; the error never repeats what was given.
@@ -28,6 +33,10 @@ impl Dsn {
                  (percent-encode special characters)",
             )
         };
+        if let Some(what) = cqrs_tls::not_text(&self.0) {
+            let text = format!("the dsn is {what}; write it as a text, in quotes");
+            return Err(AmqpError::config(text));
+        }
         let mut uri: AMQPUri = self.0.parse().map_err(|_names_the_dsn: String| invalid())?;
         if uri.vhost.is_empty() {
             uri.vhost = "/".into();
@@ -121,6 +130,17 @@ mod tests {
         assert_eq!(uri.authority.userinfo.username, "a@b");
         assert_eq!(uri.authority.userinfo.password, "p/w");
         assert_eq!(uri.query.heartbeat, Some(3));
+    }
+
+    #[test]
+    fn value_that_is_no_text_is_refused_unseen() {
+        for line in ["dsn = 8675309", "dsn = ['amqp://u:8675309@h']", "dsn = { host = '8675309' }"]
+        {
+            let config: crate::AmqpConfig = toml::from_str(line).unwrap();
+            let error = config.dsn.parse().unwrap_err();
+            let text = format!("{error} {config:?}");
+            assert!(text.contains("as a text, in quotes") && !text.contains("867"), "{text}");
+        }
     }
 
     #[test]

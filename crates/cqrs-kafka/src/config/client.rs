@@ -170,7 +170,13 @@ impl KafkaConfig {
         options: BTreeMap<String, String>,
     ) -> Result<ClientConfig, KafkaError> {
         let redactor = self.redactor();
+        check_key(&options)?;
         for (name, value) in &options {
+            if let Some(what) = cqrs_tls::not_text(value) {
+                return Err(KafkaError::config(format!(
+                    "option {name} is {what}; write it as a text, in quotes"
+                )));
+            }
             let mut single = ClientConfig::new();
             single.set(name, value);
             if let Err(error) = single.create_native_config() {
@@ -190,6 +196,21 @@ impl KafkaConfig {
             _ => RDKafkaLogLevel::Info,
         });
         Ok(client)
+    }
+}
+
+/// OpenSSL would ask for the password of an encrypted key on the terminal.
+fn check_key(options: &BTreeMap<String, String>) -> Result<(), KafkaError> {
+    let in_file = options.get("ssl.key.location").and_then(|path| std::fs::read(path).ok());
+    let text = options.get("ssl.key.pem").map(|text| text.as_bytes().to_vec()).or(in_file);
+    let is_encrypted =
+        text.is_some_and(|text| cqrs_tls::is_encrypted_key(&String::from_utf8_lossy(&text)));
+    match is_encrypted && options.get("ssl.key.password").is_none_or(String::is_empty) {
+        true => Err(KafkaError::config(
+            "tls.client_key is encrypted; set tls.client_key_password (KAFKA_TLS_CLIENT_KEY_PASSWORD), \
+             or decrypt the key: openssl pkey -in encrypted.key -out plain.key",
+        )),
+        false => Ok(()),
     }
 }
 
@@ -399,6 +420,56 @@ mod tests {
         assert!(!pathless.redactor().redact("no file secret-6").contains("secret-6"));
         let wrong = refused(&config.with_raw("sasl.oauthbearer.client.secret", "secret\0-5"));
         assert!(!wrong.contains("-5"), "{wrong}");
+    }
+
+    #[test]
+    fn encrypted_key_needs_its_password() {
+        let key =
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nc2Vj\n-----END ENCRYPTED PRIVATE KEY-----";
+        let text = refused(&config().with_tls(Tls::default().with_client("/c.pem", key)));
+        assert!(
+            text.contains("is encrypted") && text.contains("tls.client_key_password"),
+            "{text}"
+        );
+        assert!(!text.contains("c2Vj"), "{text}");
+        let file = std::env::temp_dir().join(format!("cqrs-key-{}.pem", std::process::id()));
+        std::fs::write(&file, key).unwrap();
+        let by_path =
+            refused(&config().with_tls(Tls::default().with_client("/c.pem", file.clone())));
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(by_path, text);
+        let mut tls = Tls::default().with_client("/c.pem", key);
+        tls.client_key_password = Some("hush".into());
+        options(&config().with_tls(tls.clone()));
+        tls.client_key_password = None;
+        options(&config().with_tls(tls).with_raw("ssl.key.password", "hush"));
+    }
+
+    #[test]
+    fn secret_that_is_no_text_is_refused_unseen() {
+        for line in [
+            "sasl.password = 8675309",
+            "tls.client_key_password = 86753.09",
+            "tls.client_key = 8675309",
+            r#"raw."ssl.keystore.password" = 8675309"#,
+            "raw.\"linger.ms\" = 8675309",
+            "sasl.password = [8675309]",
+            "sasl.password = true # 8675309",
+        ] {
+            let text = format!(
+                "bootstrap_servers = ['a:1']\nsecurity_protocol = 'SASL_SSL'\n\
+                 sasl.mechanism = 'PLAIN'\nsasl.username = 'me'\ntls.client_certificate = '/c.pem'\n{}{line}",
+                match line {
+                    "tls.client_key = 8675309" => "sasl.password = 'x'\n",
+                    _ if line.starts_with("sasl") => "tls.client_key = '/k.pem'\n",
+                    _ => "sasl.password = 'x'\ntls.client_key = '/k.pem'\n",
+                }
+            );
+            let config: KafkaConfig = toml::from_str(&text).unwrap();
+            let error = refused(&config);
+            assert!(error.contains("write it as a text, in quotes"), "{line}: {error}");
+            assert!(!format!("{error} {config:?}").contains("867"), "{line}: {error}");
+        }
     }
 
     #[test]

@@ -2,9 +2,9 @@ use std::fmt;
 use std::time::Duration;
 
 use reqwest::Url;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
-use super::{RegistryError, TlsConfig};
+use super::{RegistryError, TlsConfig, file};
 
 /// Settings of a [`SchemaRegistry`](super::SchemaRegistry).
 ///
@@ -26,22 +26,24 @@ pub struct RegistryConfig {
     /// `http://localhost:8081` by default. Apicurio's end in `/apis/ccompat/v7`. Credentials in a URL
     /// (`https://user:password@host`) are taken when there are no others. With credentials, `http://`
     /// beside `https://` is an error; `http://` alone sends them unencrypted, with a warning.
+    /// In a file a list, or one text with commas between them.
+    #[serde(deserialize_with = "file::urls")]
     pub urls: Vec<String>,
     /// Who we are; nobody by default.
     pub credentials: Option<Credentials>,
     /// TLS; used with `https://` only.
     pub tls: TlsConfig,
     /// How long making one connection may take; 2 s by default.
-    #[serde(deserialize_with = "seconds")]
+    #[serde(deserialize_with = "file::seconds")]
     pub connect_timeout: Duration,
     /// How long one request to one URL may take, answer included; 5 s by default.
-    #[serde(deserialize_with = "seconds")]
+    #[serde(deserialize_with = "file::seconds")]
     pub timeout: Duration,
     /// How often all URLs are tried before it is an error; 3 times by default.
     pub attempts: u32,
     /// The wait after the first of these attempts; 100 ms by default. It doubles with each, up to 2 s,
     /// and a random part of it (half to all) is waited.
-    #[serde(deserialize_with = "seconds")]
+    #[serde(deserialize_with = "file::seconds")]
     pub backoff: Duration,
     /// Whether the registry compares schemas after bringing them into its normal form, when they are
     /// looked up and registered; false by default.
@@ -52,13 +54,12 @@ pub struct RegistryConfig {
     /// How long the answer that there is no such schema is kept, so that many messages with one unknown
     /// id are one request; 10 s by default. Zero: it is not kept. Such answers take no place from
     /// schemas that are known.
-    #[serde(deserialize_with = "seconds")]
+    #[serde(deserialize_with = "file::seconds")]
     pub unknown_schema_ttl: Duration,
 }
 
 /// Who we are, to the registry.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Credentials {
     /// HTTP's basic authentication; Confluent Cloud's API key and secret.
@@ -120,6 +121,9 @@ impl RegistryConfig {
     pub(super) fn parse(&self) -> Result<(Vec<Url>, Option<Credentials>), RegistryError> {
         let mut credentials = self.credentials.clone();
         let mut urls = Vec::new();
+        if let Some((setting, what)) = self.not_text() {
+            return Err(RegistryError::config(format!("{setting}: {what}")));
+        }
         for (place, text) in self.urls.iter().enumerate() {
             let (url, own) = base(text).map_err(|what| {
                 // Not the text: a password may stand in it.
@@ -190,13 +194,6 @@ fn decoded(text: &str) -> Option<String> {
         bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
     }
     String::from_utf8(bytes).ok()
-}
-
-/// Durations as seconds, whole or with a fraction.
-fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    let seconds = f64::deserialize(from)?;
-    Duration::try_from_secs_f64(seconds)
-        .map_err(|_| serde::de::Error::custom("expected seconds, zero or more"))
 }
 
 impl fmt::Debug for RegistryConfig {
@@ -272,18 +269,5 @@ mod tests {
             let credentials = config.credentials.clone();
             RegistryConfig { credentials, ..RegistryConfig::new(urls) }.parse().unwrap();
         }
-    }
-
-    #[test]
-    fn it_can_be_read_from_a_file() {
-        let config: RegistryConfig = serde_json::from_str(
-            r#"{"urls":["http://a"],"credentials":{"basic":{"user":"u","password":"p"}},
-                "timeout":0.5,"normalize":true}"#,
-        )
-        .unwrap();
-        assert_eq!(config.timeout, Duration::from_millis(500));
-        assert_eq!(config.credentials, Some(Credentials::basic("u", "p")));
-        assert_eq!((config.attempts, config.normalize), (3, true));
-        assert!(serde_json::from_str::<RegistryConfig>(r#"{"url":"http://a"}"#).is_err());
     }
 }

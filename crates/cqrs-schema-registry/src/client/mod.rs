@@ -5,6 +5,7 @@ mod cache;
 mod config;
 mod env;
 mod error;
+mod file;
 mod http;
 mod registry;
 mod schema;
