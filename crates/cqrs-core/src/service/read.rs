@@ -103,6 +103,7 @@ impl Runner {
         if let Some(text) = &message.unreadable {
             return Err(malformed(message, text));
         }
+        self.check_size(message)?;
         if self.spec.decoders.is_empty() {
             return self.decode_plain(message);
         }
@@ -121,19 +122,29 @@ impl Runner {
                 }
             };
         }
+        self.check_size(&decoded)?;
         self.decode_plain(&decoded)
     }
 
-    fn decode_plain(&self, message: &Incoming) -> Result<Box<dyn AnyEvent>, Verdict> {
-        let Some(body) = &message.body else {
-            return Err(undecodable(Undecodable::Tombstone));
-        };
+    fn check_size(&self, message: &Incoming) -> Result<(), Verdict> {
         let max = self.spec.limits.max_body_size;
-        if body.len() > max {
-            let text = format!("{} bytes, at most {max} are decoded", body.len());
-            let kind = DeserializeErrorKind::TooLarge;
-            let error = DeserializeError::new(kind, text, body.clone());
-            return Err(undecodable(Undecodable::Malformed(error)));
+        match &message.body {
+            Some(body) if body.len() > max => {
+                let text = format!(
+                    "{} bytes, at most {max} are decoded (`max_body_size` of the subscription)",
+                    body.len()
+                );
+                let kind = DeserializeErrorKind::TooLarge;
+                let error = DeserializeError::new(kind, text, body.clone());
+                Err(undecodable(Undecodable::Malformed(error)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn decode_plain(&self, message: &Incoming) -> Result<Box<dyn AnyEvent>, Verdict> {
+        if message.body.is_none() {
+            return Err(undecodable(Undecodable::Tombstone));
         }
         // Deserializers are code of others.
         match catch_unwind(AssertUnwindSafe(|| self.spec.routes.read(message))) {

@@ -157,9 +157,13 @@ impl Subscription {
         self
     }
 
-    /// Bodies larger than this, in bytes, are not decoded; the policy for decode errors holds. Default
-    /// 8 MiB: a hostile body of JSON can take about 40 times its size in memory while it is decoded, one
-    /// of Protobuf about 157 times.
+    /// Bodies of more than `bytes` are not decoded: the policy for decode errors holds, with
+    /// [`DeserializeErrorKind::TooLarge`](crate::codec::DeserializeErrorKind::TooLarge). 8 MiB by default.
+    /// It is checked before the first [`decoder`](Self::decoder) and after the last.
+    ///
+    /// A hostile body can take far more memory decoded than it has bytes: about 40 times as much in JSON,
+    /// about 160 times in Protobuf (arrays of the smallest elements). The
+    /// [`concurrency`](Self::concurrency) times `bytes` times that factor bounds what decoding takes.
     pub fn max_body_size(mut self, bytes: usize) -> Self {
         self.limits.max_body_size = bytes;
         self

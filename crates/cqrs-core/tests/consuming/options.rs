@@ -1,6 +1,6 @@
 use cqrs_core::memory::StartFrom;
 use cqrs_core::{
-    CorrelationId, DeadLetterTo, Failure, Invocation, Middleware, Next, Outcome, StartAt,
+    CorrelationId, DeadLetterTo, Failure, Incoming, Invocation, Middleware, Next, Outcome, StartAt,
     per_delivery,
 };
 
@@ -174,6 +174,28 @@ async fn one_type_for_all_names_and_a_limit_on_bodies() {
     all.sort();
     assert_eq!(all, ["ada:1#1", "eve:3#1"]);
     assert!(dead_letters(&broker)[0].1.error.starts_with("too large: "));
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_large_body_reaches_no_decoder() {
+    let (broker, seen, calls) = (MemoryBroker::new(), Seen::default(), Seen::default());
+    let decoded = Arc::clone(&calls);
+    let subscription = users().max_body_size(1_000).decoder(move |mut message: Incoming| {
+        note(&decoded, format!("{:?}", message.offset));
+        // What a decoder makes of a small body is checked as well.
+        message.body = Some(vec![b' '; 1_001].into());
+        async move { Ok(Some(message)) }
+    });
+    let running = run(&broker, subscription, noting(&seen, |_, _| Ok(())));
+    broker.publish(Message::new("users", vec![b' '; 1_001])).await.unwrap();
+    publish(&broker, "ada", 1).await;
+    until("both", || dead_letters(&broker).len() == 2).await;
+    drop(running.end().await);
+    assert_eq!(noted(&calls), ["Some(1)"]);
+    for (_, letter) in dead_letters(&broker) {
+        assert!(letter.error.starts_with("too large: 1001 bytes"), "{}", letter.error);
+    }
+    assert!(noted(&seen).is_empty());
 }
 
 #[tokio::test(start_paused = true)]
