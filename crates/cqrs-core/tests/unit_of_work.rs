@@ -394,3 +394,61 @@ async fn a_scope_without_a_unit_or_with_another_says_so() {
     assert!(text.contains("Transaction") && text.contains("Other"), "{text}");
     assert_eq!(log.lines(), UNDONE);
 }
+
+/// A payload that panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("a payload that panics when it is dropped")
+    }
+}
+
+/// Panics with a payload that panics.
+struct Exploding;
+
+impl UnitOfWork for Exploding {
+    async fn commit(self) -> Result<(), CommitError> {
+        std::panic::panic_any(Bomb)
+    }
+
+    async fn rollback(self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        std::panic::panic_any(Bomb)
+    }
+}
+
+impl cqrs_core::UnitOfWorkFactory for Exploding {
+    type Unit = Exploding;
+
+    async fn begin(&self) -> Result<Exploding, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(Exploding)
+    }
+}
+
+#[tokio::test]
+async fn panic_payload_that_panics_is_an_error_value() {
+    struct Handler;
+    impl RequestHandler<Register> for Handler {
+        async fn handle(&self, command: Register, scope: &mut Scope) -> Result<u32, String> {
+            scope.unit_of_work::<Exploding>().await.map_err(|error| error.to_string())?;
+            match command.wish {
+                Wish::Succeed => Ok(7),
+                Wish::Fail => Err("name taken".to_owned()),
+                Wish::Panic => std::panic::panic_any(Bomb),
+            }
+        }
+    }
+    let mediator =
+        Mediator::builder().handle::<Register, _>(Handler).unit_of_work(Exploding).build().unwrap();
+    let send = |wish| mediator.send(Register { wish });
+    let commit = send(Wish::Succeed).await.unwrap_err();
+    let is_unknown = matches!(&commit, SendError::UnitOfWork(UnitOfWorkError::CommitUnknown(_)));
+    assert!(is_unknown, "{commit:?}");
+    assert_eq!(send(Wish::Fail).await.unwrap_err().into_handler().unwrap(), "name taken");
+    assert!(matches!(send(Wish::Panic).await.unwrap_err(), SendError::Panicked(_)));
+    // A send that is dropped rolls back in a task of its own.
+    let dropped = poll_times(send(Wish::Succeed), 1).await;
+    drop(dropped);
+    let left = mediator.shutdown(Duration::from_secs(5)).await;
+    assert_eq!(left.unfinished, 0);
+}

@@ -64,6 +64,8 @@ struct Inner {
     detail: Cow<'static, str>,
     message: Arc<Message>,
     source: Option<Box<dyn Error + Send + Sync>>,
+    /// Whether the work that caused the message is committed.
+    is_after_commit: bool,
 }
 
 impl PublishError {
@@ -73,13 +75,24 @@ impl PublishError {
         message: impl Into<Arc<Message>>,
         detail: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self(Box::new(Inner { kind, detail: detail.into(), message: message.into(), source: None }))
+        let (detail, message) = (detail.into(), message.into());
+        Self(Box::new(Inner { kind, detail, message, source: None, is_after_commit: false }))
     }
 
     /// Adds the cause.
     pub fn with_source(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());
         self
+    }
+
+    /// Marks it as the error of an event whose cause is committed: running the cause again is wrong.
+    pub(crate) fn after_commit(mut self) -> Self {
+        self.0.is_after_commit = true;
+        self
+    }
+
+    pub(crate) fn is_after_commit(&self) -> bool {
+        self.0.is_after_commit
     }
 
     /// What is known of the message.

@@ -1,9 +1,10 @@
+use std::error::Error;
 use std::fmt;
 
 use futures_util::StreamExt;
 use futures_util::stream;
 
-use super::caught;
+use super::run_handler;
 use crate::Scope;
 use crate::event::{AnyEvent, Emission, EventMap, HandlerError, OutgoingEvent, Route};
 
@@ -59,14 +60,13 @@ impl fmt::Display for EventFailure {
 }
 
 /// Why the events of one `send` were not all handled.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum EventsError {
-    /// Handlers failed.
-    #[error("event handlers failed: {}", join(.0))]
+    /// Handlers failed. The error's `source()` is the cause of the first permanent failure, if there is one,
+    /// or else of the first.
     Failed(Vec<EventFailure>),
     /// Handlers emitted events whose handlers emitted events, and so on, deeper than allowed.
-    #[error("events of {event} went round {depth} times, the limit: is there a loop?")]
     TooDeep {
         /// The first event over the limit.
         event: String,
@@ -82,6 +82,26 @@ impl EventsError {
             Self::Failed(failures) => failures.iter().all(|failure| failure.error.is_retryable()),
             Self::TooDeep { .. } => false,
         }
+    }
+}
+
+impl fmt::Display for EventsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(failures) => write!(f, "event handlers failed: {}", join(failures)),
+            Self::TooDeep { event, depth } => {
+                write!(f, "events of {event} went round {depth} times, the limit: is there a loop?")
+            }
+        }
+    }
+}
+
+impl Error for EventsError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        let Self::Failed(failures) = self else { return None };
+        let permanent = failures.iter().find(|failure| !failure.error.is_retryable());
+        // The texts of the failures themselves are in `Display`.
+        permanent.or(failures.first())?.error.source().source()
     }
 }
 
@@ -112,7 +132,7 @@ impl Call<'_> {
     /// Runs the handler. A failure takes back what it emitted.
     async fn run(&self, scope: &mut Scope) -> Result<(), EventFailure> {
         let emitted = scope.emitted_len();
-        let error = match caught(|| self.bound.handler.handle(self.view.1, scope)).await {
+        let error = match run_handler(|| self.bound.handler.handle(self.view.1, scope)).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) => error,
             Err(panic) => HandlerError::panicked(panic),

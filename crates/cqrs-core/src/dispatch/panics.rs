@@ -28,13 +28,41 @@ impl<T> Future for Caught<'_, T> {
     }
 }
 
-/// The text a panic was raised with.
+/// The text a panic was raised with. Never panics, although the payload may when it is dropped.
 pub(crate) fn panic_message(panic: Box<dyn Any + Send>) -> String {
     match panic.downcast::<String>() {
         Ok(text) => *text,
-        Err(panic) => match panic.downcast_ref::<&str>() {
-            Some(text) => (*text).to_owned(),
-            None => "a panic without a text".to_owned(),
-        },
+        Err(panic) => {
+            let text = match panic.downcast_ref::<&str>() {
+                Some(text) => (*text).to_owned(),
+                None => "a panic without a text".to_owned(),
+            };
+            if let Err(next) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+                // Its payload may panic as well: it is leaked instead.
+                std::mem::forget(next);
+            }
+            text
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Panics when it is dropped, with another one of its kind.
+    struct Chain;
+
+    impl Drop for Chain {
+        fn drop(&mut self) {
+            std::panic::panic_any(Chain)
+        }
+    }
+
+    #[test]
+    fn payload_that_panics_on_drop_is_contained() {
+        assert_eq!(panic_message(Box::new(Chain)), "a panic without a text");
+        assert_eq!(panic_message(Box::new("static")), "static");
+        assert_eq!(panic_message(Box::new("owned".to_owned())), "owned");
     }
 }

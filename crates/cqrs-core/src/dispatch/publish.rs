@@ -8,7 +8,8 @@ use super::{UndeliveredEvent, panic_message};
 use crate::broker::{MessageBroker, PublishError, PublishErrorKind, Receipt};
 use crate::message::Message;
 
-/// Enqueues all in order, then waits for all. Returns what was not confirmed, in order.
+/// Publishes the events of committed work: enqueues all in order, then waits for all. Returns what was not
+/// confirmed, in order.
 ///
 /// * A message that was not accepted holds back the later ones of its topic and key, so that publishing
 ///   them again keeps their order. One that is refused at its confirm does not: they were sent by then.
@@ -31,7 +32,7 @@ pub(super) async fn publish_all(
             Err(error) => Some(error),
         });
     }
-    undelivered
+    undelivered.into_iter().map(PublishError::after_commit).collect()
 }
 
 struct Line<'b> {

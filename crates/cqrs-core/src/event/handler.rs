@@ -5,7 +5,9 @@ use std::marker::PhantomData;
 
 use super::Event;
 use crate::Scope;
-use crate::broker::BoxFuture;
+use crate::broker::{BoxFuture, PublishError};
+use crate::dispatch::EventsError;
+use crate::mediator::{EventSendError, SendError};
 
 /// Reacts to one type of event. A plain struct that holds its dependencies.
 ///
@@ -21,8 +23,8 @@ pub trait EventHandler<E: Event>: Send + Sync + 'static {
     /// Handles one event. What it emits goes round after all handlers of this round, unless it fails.
     ///
     /// # Errors
-    /// `?` turns any error into a [`HandlerError`] that is worth a retry;
-    /// [`permanent`](HandlerResultExt::permanent) marks one that is not.
+    /// `?` turns any error into a [`HandlerError`] that is worth a retry, but for a mediator's error about
+    /// committed work; [`permanent`](HandlerResultExt::permanent) marks one that is not.
     ///
     /// # Cancel safety
     /// The caller may drop the future at any await; the scope's unit of work is rolled back then.
@@ -35,8 +37,14 @@ pub trait EventHandler<E: Event>: Send + Sync + 'static {
 
 /// Why an event handler failed, and whether trying again may help.
 ///
-/// Any error becomes one by `?`, as retryable. Like `anyhow::Error` it is no `std::error::Error`
-/// itself; the error inside is at [`source`](Self::source).
+/// Any error becomes one by `?`, as retryable, with one exception: an error of a mediator after which the
+/// work must not run again ([`SendError::Undelivered`](crate::SendError::Undelivered): it is committed, its
+/// events are not published; or a permanent failure of the handlers of an event), itself or among the
+/// causes of another error, is permanent. `map_err(HandlerError::retryable)` in front of the `?` makes it
+/// retryable all the same: the handler then runs again, and so does the request that it sends.
+///
+/// Like `anyhow::Error` it is no `std::error::Error` itself; the error inside is at
+/// [`source`](Self::source).
 pub struct HandlerError(Box<Inner>);
 
 /// Apart, so that the result of a handler that succeeded is one word.
@@ -102,8 +110,31 @@ impl HandlerError {
 
 impl<E: Error + Send + Sync + 'static> From<E> for HandlerError {
     fn from(error: E) -> Self {
-        Self::retryable(error)
+        match is_final(&error) {
+            true => Self::permanent(error),
+            false => Self::retryable(error),
+        }
     }
+}
+
+/// Whether an error, or one of its causes, is of a mediator and says that a retry is of no use: the work is
+/// committed and only its events are missing, or handlers of an event failed permanently.
+fn is_final(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let events = match error.downcast_ref::<EventSendError>() {
+            Some(SendError::Handler(events) | SendError::Events(events)) => Some(events),
+            _ => error.downcast_ref::<EventsError>(),
+        };
+        let publish = error.downcast_ref::<PublishError>();
+        if publish.is_some_and(PublishError::is_after_commit)
+            || events.is_some_and(|events| !events.is_retryable())
+        {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 impl fmt::Display for HandlerError {

@@ -44,6 +44,11 @@ pub enum SendError<T, E> {
     /// The scope given to `send_in` belongs to another `send` already: a handler's own scope cannot be
     /// passed on.
     ScopeInUse,
+    /// Handlers that send requests themselves are nested this deep, the limit (32). Nothing was done.
+    TooDeep {
+        /// The limit.
+        depth: usize,
+    },
     /// There is no tokio runtime to commit and publish in.
     NoRuntime,
     /// The tokio runtime stopped during commit or publishing: what was done is unknown.
@@ -114,6 +119,12 @@ impl<T, E: fmt::Display> fmt::Display for SendError<T, E> {
             Self::ScopeInUse => {
                 f.write_str("the scope belongs to another send already: give `send_in` a new one")
             }
+            Self::TooDeep { depth } => {
+                write!(
+                    f,
+                    "handlers that send requests are nested {depth} deep, the limit: is there a loop?"
+                )
+            }
             Self::NoRuntime => {
                 f.write_str("there is no tokio runtime to commit and publish in; nothing was done")
             }
@@ -131,6 +142,7 @@ where
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Rejected(error) => Some(&**error),
+            Self::Events(error) => error.source(),
             Self::Serialize(error) => error.source(),
             Self::UnitOfWork(error) => error.source(),
             Self::Undelivered(undelivered) => {

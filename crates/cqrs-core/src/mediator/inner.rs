@@ -8,7 +8,9 @@ use tokio::time::Instant;
 use super::SendError;
 use crate::Scope;
 use crate::broker::far_deadline;
-use crate::dispatch::{Entered, EventRounds, Finisher, Gate, Undelivered, caught, panic_message};
+use crate::dispatch::{
+    Entered, EventRounds, Finisher, Gate, MAX_NESTING, Undelivered, caught, nesting, panic_message,
+};
 use crate::event::{Emission, Event};
 use crate::middleware::{
     Answer, DynMiddleware, Failure, FailureKind, Invocation, InvocationKind, Next, Outcome,
@@ -44,6 +46,9 @@ impl Inner {
     #[inline]
     pub(super) fn open<T, E>(&self, scope: &mut Scope) -> Result<Entered<'_>, SendError<T, E>> {
         let Some(entered) = self.gate.enter() else { return Err(SendError::ShutDown) };
+        if nesting() >= MAX_NESTING {
+            return Err(SendError::TooDeep { depth: MAX_NESTING });
+        }
         if scope.is_in_use() {
             return Err(SendError::ScopeInUse);
         }

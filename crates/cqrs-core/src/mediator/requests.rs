@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::inner::Inner;
 use super::{Bootstrap, EventEmitter, MediatorShutdown, SendError};
 use crate::broker::BoxFuture;
-use crate::dispatch::caught;
+use crate::dispatch::run_handler;
 use crate::middleware::{Answer, Failure, InvocationKind, Outcome};
 use crate::request::DynRequestHandler;
 use crate::{Request, RequestMap, Scope};
@@ -57,7 +57,7 @@ impl Mediator {
         let handler =
             requests.get::<R>().ok_or(SendError::NoHandler { request: type_name::<R>() })?;
         let answered = if inner.middlewares.is_empty() {
-            match caught(|| handler.handle(request, &mut scope)).await {
+            match run_handler(|| handler.handle(request, &mut scope)).await {
                 Ok(answer) => answer.map_err(SendError::Handler),
                 Err(panic) => Err(SendError::Panicked(panic)),
             }
@@ -126,7 +126,7 @@ impl<R: Request> Answer for RequestAnswer<'_, R> {
                 return Err(Failure::rejected("the handler was run already"));
             };
             let mut guard = scope.guard();
-            let answered = match caught(|| self.handler.handle(request, guard.scope())).await {
+            let answered = match run_handler(|| self.handler.handle(request, guard.scope())).await {
                 Ok(answer) => answer.map_err(SendError::Handler),
                 Err(panic) => Err(SendError::Panicked(panic)),
             };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
 use crate::broker::BoxFuture;
+use crate::dispatch::caught;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -196,7 +197,9 @@ impl Drop for OpenUnit {
 
 /// Rolls back and logs what goes wrong: whoever caused it has an error to report already.
 pub(crate) async fn roll_back(unit: Box<dyn ErasedUnit>) {
-    if let Err(error) = unit.rollback().await {
-        tracing::error!(error = &*error as &dyn Error, "rollback failed");
+    match caught(|| unit.rollback()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(error = &*error as &dyn Error, "rollback failed"),
+        Err(panic) => tracing::error!(panic, "rollback panicked"),
     }
 }

@@ -81,6 +81,7 @@ impl Failure {
             SendError::Serialize(_) => Self::permanent("SerializeError", causes(error)),
             SendError::Undelivered(_) => Self::permanent("Undelivered", causes(error)),
             SendError::ScopeInUse => Self::permanent("ScopeInUse", causes(error)),
+            SendError::TooDeep { .. } => Self::permanent("TooDeep", causes(error)),
             SendError::NoRuntime => Self::permanent("NoRuntime", causes(error)),
         }
     }

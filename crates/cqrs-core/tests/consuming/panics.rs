@@ -168,3 +168,54 @@ async fn a_manual_handler_that_always_panics_keeps_nobody_waiting_for_ever() {
     });
     one_is_dead_and_the_other_handled(users(), target).await;
 }
+
+/// A payload that panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("a payload that panics when it is dropped")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_drop_of_panic_payload() {
+    let target = each(|event: NotificationEvent<UserCreated>, _: Received| async move {
+        if event.payload.step == 1 {
+            std::panic::panic_any(Bomb);
+        }
+        Ok(())
+    });
+    one_is_dead_and_the_other_handled(users(), target).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_drop_of_panic_payload_of_manual_handler() {
+    let target = manual(|event: NotificationEvent<UserCreated>, delivery: Delivery| async move {
+        if event.payload.step == 1 {
+            std::panic::panic_any(Bomb);
+        }
+        delivery.ack().await.unwrap();
+    });
+    one_is_dead_and_the_other_handled(users(), target).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_drop_of_panic_payload_of_decoder() {
+    let subscription = users().decoder(|message: Incoming| async move {
+        if message.offset == Some(0) {
+            std::panic::panic_any(Bomb);
+        }
+        Ok(Some(message))
+    });
+    let broker = MemoryBroker::new();
+    publish(&broker, "ada", 1).await;
+    publish(&broker, "ada", 2).await;
+    let running = run(&broker, subscription, fine());
+    until("the good one", || {
+        running.task.is_finished() || running.health.subscriptions()[0].counts.handled == 1
+    })
+    .await;
+    let counts = running.end().await.subscriptions[0].counts;
+    assert_eq!((counts.handled, counts.dead_lettered), (1, 1));
+}

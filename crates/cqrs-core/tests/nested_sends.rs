@@ -1,0 +1,281 @@
+//! Handlers that send requests themselves: how deep, and what of their errors is worth a retry.
+
+#![allow(clippy::unwrap_used)] // a test says what it expects by unwrapping
+
+mod support;
+
+use std::convert::Infallible;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use cqrs_core::{
+    DeadLetter, DeadLetterReason, EventHandler, EventMediator, HandlerError, HandlerResultExt,
+    Invocation, Mediator, MemoryBroker, Message, MessageBrokerExt, Middleware, Next,
+    NotificationEvent, Outcome, Received, RequestHandler, Retry, Scope, SendError, Service,
+    Subscription, Target, each,
+};
+use cqrs_macros::{Command, DomainEvent, Notification};
+use serde::{Deserialize, Serialize};
+use support::{Log, RecordingBroker};
+
+// ---- what a retry must not run again
+
+#[derive(Command)]
+#[cqrs(crate = "cqrs_core", response = (), error = Infallible)]
+struct Charge;
+
+#[derive(Debug, Clone, Serialize, Deserialize, Notification)]
+#[cqrs(crate = "cqrs_core", name = "Charged", topic = "refused")]
+struct Charged;
+
+/// Its event is refused by the broker.
+struct Charger(Log);
+
+impl RequestHandler<Charge> for Charger {
+    async fn handle(&self, _: Charge, scope: &mut Scope) -> Result<(), Infallible> {
+        self.0.add("charged");
+        scope.emit(Charged);
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, Notification)]
+#[cqrs(crate = "cqrs_core", name = "Ordered", topic = "orders")]
+struct Ordered;
+
+#[derive(Debug, Clone, DomainEvent)]
+#[cqrs(crate = "cqrs_core")]
+struct Noted;
+
+/// An application's own error around the mediator's.
+#[derive(Debug, thiserror::Error)]
+#[error("the payment failed")]
+struct PaymentFailed(#[from] SendError<(), Infallible>);
+
+fn charging(log: &Log) -> Mediator {
+    let charger = Charger(log.clone());
+    let broker = RecordingBroker::default();
+    Mediator::builder().handle::<Charge, _>(charger).broker(broker).build().unwrap()
+}
+
+fn on_ordered<F, Fut>(handle: F) -> impl Target
+where
+    F: Fn() -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
+{
+    each(move |_: NotificationEvent<Ordered>, _: Received| handle())
+}
+
+/// Consumes one event; its dead letter.
+async fn consume(target: impl Target) -> DeadLetter {
+    let broker = MemoryBroker::new();
+    let subscription = Subscription::to("orders").group("g").json::<Ordered>();
+    let retry = Retry::none().immediate([Duration::from_millis(1); 2]);
+    let service = Service::builder(broker.clone())
+        .subscribe(subscription.retry(retry), target)
+        .build()
+        .unwrap();
+    let body = serde_json::to_vec(&NotificationEvent::new(Ordered)).unwrap();
+    broker.publish(Message::new("orders", body)).await.unwrap();
+    let dead = async {
+        while broker.messages("orders.g.dead").is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let dead = tokio::time::timeout(Duration::from_secs(600), dead);
+    drop(service.run_until(dead).await.unwrap());
+    DeadLetter::from_headers(&broker.messages("orders.g.dead")[0].headers).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn undelivered_event_of_nested_command_is_permanent() {
+    let log = Log::default();
+    let mediator = charging(&log);
+    let letter = consume(on_ordered(move || {
+        let mediator = mediator.clone();
+        async move { Ok(mediator.send(Charge).await?) }
+    }))
+    .await;
+    assert_eq!(log.lines(), ["charged"], "committed once, not again");
+    assert_eq!((letter.reason, letter.attempts), (DeadLetterReason::Permanent, 1));
+    assert!(letter.error.contains("done and committed"), "{}", letter.error);
+    assert!(letter.error.contains("refused by the broker"), "{}", letter.error);
+}
+
+#[tokio::test(start_paused = true)]
+async fn undelivered_event_within_an_own_error_is_permanent() {
+    let log = Log::default();
+    let mediator = charging(&log);
+    let letter = consume(on_ordered(move || {
+        let mediator = mediator.clone();
+        async move { Ok(mediator.send(Charge).await.map_err(PaymentFailed)?) }
+    }))
+    .await;
+    assert_eq!((log.lines().len(), letter.reason), (1, DeadLetterReason::Permanent));
+}
+
+#[tokio::test(start_paused = true)]
+async fn undelivered_event_is_retried_where_user_says_so() {
+    let log = Log::default();
+    let mediator = charging(&log);
+    let letter = consume(on_ordered(move || {
+        let mediator = mediator.clone();
+        async move { mediator.send(Charge).await.map_err(HandlerError::retryable) }
+    }))
+    .await;
+    assert_eq!((log.lines().len(), letter.reason), (3, DeadLetterReason::Exhausted));
+}
+
+struct ChargeOnNoted(Mediator);
+
+impl EventHandler<Noted> for ChargeOnNoted {
+    async fn handle(&self, _: &Noted, _: &mut Scope) -> Result<(), HandlerError> {
+        Ok(self.0.send(Charge).await?)
+    }
+}
+
+#[derive(Command)]
+#[cqrs(crate = "cqrs_core", response = (), error = Infallible)]
+struct Note;
+
+struct Noter;
+
+impl RequestHandler<Note> for Noter {
+    async fn handle(&self, _: Note, scope: &mut Scope) -> Result<(), Infallible> {
+        scope.emit(Noted);
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn undelivered_event_below_a_domain_event_is_permanent() {
+    let log = Log::default();
+    let mediator = Mediator::builder()
+        .handle::<Note, _>(Noter)
+        .event::<Noted, _>(ChargeOnNoted(charging(&log)))
+        .build()
+        .unwrap();
+    let letter = consume(on_ordered(move || {
+        let mediator = mediator.clone();
+        async move { Ok(mediator.send(Note).await?) }
+    }))
+    .await;
+    assert_eq!((log.lines().len(), letter.reason), (1, DeadLetterReason::Permanent));
+}
+
+#[tokio::test(start_paused = true)]
+async fn permanent_error_of_nested_event_mediator_stays_permanent() {
+    struct Refusing(Log);
+    impl EventHandler<Noted> for Refusing {
+        async fn handle(&self, _: &Noted, _: &mut Scope) -> Result<(), HandlerError> {
+            self.0.add("refused");
+            Err("no such account").permanent()
+        }
+    }
+    let log = Log::default();
+    let events = EventMediator::builder().event::<Noted, _>(Refusing(log.clone())).build().unwrap();
+    let letter = consume(on_ordered(move || {
+        let events = events.clone();
+        async move { Ok(events.send(Noted).await?) }
+    }))
+    .await;
+    assert_eq!((log.lines().len(), letter.reason), (1, DeadLetterReason::Permanent));
+}
+
+// ---- how deep
+
+#[derive(Command)]
+#[cqrs(crate = "cqrs_core", response = u32, error = String)]
+struct Dig(u32);
+
+#[derive(Debug, Clone, DomainEvent)]
+#[cqrs(crate = "cqrs_core")]
+struct Dug(u32);
+
+type Lazy = Arc<OnceLock<Mediator>>;
+
+/// Sends the next one, from the handler or from the handler of an event.
+struct Digger {
+    mediator: Lazy,
+    by_event: bool,
+}
+
+impl RequestHandler<Dig> for Digger {
+    async fn handle(&self, Dig(left): Dig, scope: &mut Scope) -> Result<u32, String> {
+        match left {
+            0 => Ok(0),
+            _ if self.by_event => {
+                scope.emit(Dug(left));
+                Ok(1)
+            }
+            _ => {
+                let mediator = self.mediator.get().unwrap();
+                let below =
+                    mediator.send(Dig(left - 1)).await.map_err(|error| error.to_string())?;
+                Ok(below + 1)
+            }
+        }
+    }
+}
+
+struct DigOn(Lazy);
+
+impl EventHandler<Dug> for DigOn {
+    async fn handle(&self, Dug(left): &Dug, _: &mut Scope) -> Result<(), HandlerError> {
+        let sent = self.0.get().unwrap().send(Dig(left - 1)).await;
+        sent.map(drop).map_err(|error| HandlerError::permanent(error.to_string()))
+    }
+}
+
+struct Passing;
+
+impl Middleware for Passing {
+    async fn handle(&self, call: &mut Invocation<'_>, next: Next<'_>) -> Outcome {
+        next.run(call).await
+    }
+}
+
+fn digging(by_event: bool, middlewares: usize) -> Mediator {
+    let lazy = Lazy::default();
+    let digger = Digger { mediator: Arc::clone(&lazy), by_event };
+    let mut builder =
+        Mediator::builder().handle::<Dig, _>(digger).event::<Dug, _>(DigOn(Arc::clone(&lazy)));
+    for _ in 0..middlewares {
+        builder = builder.middleware(Passing);
+    }
+    lazy.get_or_init(|| builder.build().unwrap()).clone()
+}
+
+#[tokio::test]
+async fn nested_sends_beyond_the_limit_are_an_error() {
+    for (by_event, middlewares) in [(false, 0), (false, 3), (true, 0), (true, 3)] {
+        let mediator = digging(by_event, middlewares);
+        let error = mediator.send(Dig(500)).await.unwrap_err().to_string();
+        assert!(error.contains("nested 32 deep"), "{error}");
+        // What is left of an attempt that was refused does not count.
+        mediator.send(Dig(31)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn panic_below_leaves_no_level_behind() {
+    struct Explode;
+    impl RequestHandler<Note> for Explode {
+        async fn handle(&self, _: Note, _: &mut Scope) -> Result<(), Infallible> {
+            panic!("no");
+        }
+    }
+    let mediator = Mediator::builder().handle::<Note, _>(Explode).build().unwrap();
+    for _ in 0..100 {
+        assert!(matches!(mediator.send(Note).await, Err(SendError::Panicked(_))));
+    }
+}
+
+#[tokio::test]
+async fn sends_side_by_side_are_not_nested() {
+    let mediator = digging(false, 0);
+    let sends = (0..200).map(|_| mediator.send(Dig(8)));
+    for sent in futures_util::future::join_all(sends).await {
+        assert_eq!(sent.unwrap(), 8);
+    }
+}
