@@ -12,6 +12,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 use serde::Deserialize;
 
 use crate::health::Health;
+use crate::producer::Resend;
 use crate::secret::Redactor;
 use crate::{KafkaConfig, KafkaError, LogLevel, TokenProvider};
 
@@ -21,6 +22,8 @@ pub(crate) struct Events {
     pub(crate) redactor: Arc<Redactor>,
     token_provider: Option<TokenProvider>,
     log_level: LogLevel,
+    /// Of a producer: what the broker refused because of its batch.
+    pub(crate) resend: Arc<Resend>,
     /// Of a producer: whether it is an idempotent one.
     pub(crate) is_idempotent: bool,
 }
@@ -32,6 +35,7 @@ impl Events {
             redactor: Arc::new(config.redactor()),
             token_provider: config.sasl.token_provider.clone(),
             log_level: config.log_level,
+            resend: Arc::default(),
             is_idempotent: false,
         }
     }

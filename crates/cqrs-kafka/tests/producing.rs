@@ -161,11 +161,31 @@ async fn what_the_broker_says_of_a_record_reaches_the_caller() {
             ErrorKind::Authorization,
         ),
     ] {
-        cluster.request_errors(RDKafkaApiKey::Produce, &[answer]);
+        // Of its batch, and of itself alone.
+        let answers = match kind {
+            PublishErrorKind::TooLarge => vec![answer; 2],
+            _ => vec![answer],
+        };
+        cluster.request_errors(RDKafkaApiKey::Produce, &answers);
         let error = broker.publish(message("a")).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{error:?}");
         assert_eq!(cause(&error).kind(), source, "{error:?}");
     }
+}
+
+#[tokio::test]
+async fn refused_batch_is_sent_again_before_newer_records() {
+    let cluster = cluster();
+    let broker = KafkaMessageBroker::connect(config(&cluster)).await.unwrap();
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+    cluster.request_errors(RDKafkaApiKey::Produce, &[refusal; 3]);
+    let mut receipts = Vec::new();
+    for n in 0..300 {
+        let key = format!("key-{}", n % 5);
+        receipts.push((key.clone(), broker.enqueue(message(&key)).await.unwrap()));
+    }
+    assert_in_order(receipts).await;
+    assert_eq!(broker.shutdown(Duration::from_secs(10)).await.undelivered, 0);
 }
 
 /// Waits until it is known why there is no contact.

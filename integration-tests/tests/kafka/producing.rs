@@ -473,3 +473,32 @@ async fn sixty_four_tasks_share_keys_while_connections_are_cut() {
         started.elapsed()
     );
 }
+
+/// The broker judges whole batches by the limit of the topic.
+#[tokio::test]
+async fn only_a_record_too_large_alone_is_too_large() {
+    log::show_warnings();
+    let topic = fresh_topic("batches");
+    create_topic(&topic, 2, &[("max.message.bytes", "20000")]).await;
+    let broker = KafkaMessageBroker::connect(KafkaConfig::new([servers::kafka()])).await.unwrap();
+    let mut receipts = Vec::new();
+    for number in 0..600 {
+        let length = if number == 150 { 30_000 } else { 1_000 };
+        let body = format!("{number:0length$}");
+        let message = Message::new(&*topic, body).with_key(format!("key-{}", number % 3));
+        receipts.push(broker.enqueue(message).await.unwrap());
+    }
+    let mut last = std::collections::HashMap::new();
+    for (number, receipt) in receipts.into_iter().enumerate() {
+        match receipt.await {
+            Ok(confirmed) => {
+                let before = last.insert(number % 3, confirmed.offset);
+                assert!(before < Some(confirmed.offset), "{number} is in order");
+            }
+            Err(error) => {
+                assert_eq!((number, error.kind()), (150, PublishErrorKind::TooLarge), "{error:?}");
+            }
+        }
+    }
+    assert_eq!(broker.shutdown(Duration::from_secs(10)).await.undelivered, 0);
+}

@@ -120,6 +120,8 @@ pub(super) struct Copy {
     pub(super) key: Option<Bytes>,
     pub(super) body: Option<Bytes>,
     pub(super) headers: Option<OwnedHeaders>,
+    /// Bytes of the record that it is made of, with headers.
+    pub(super) size: usize,
 }
 
 impl Copies {
@@ -140,8 +142,8 @@ impl Copies {
         if let Some(error) = self.not_written.recall(&copy.to) {
             return Err(failed(error.into()).permanent());
         }
-        if copy.size() > LARGEST {
-            let text = format!("{} bytes, at most {LARGEST} are copied", copy.size());
+        if copy.size > LARGEST {
+            let text = format!("{} bytes, at most {LARGEST} are copied", copy.size);
             return Ok(Written::TooLarge(failed(text.into()).permanent()));
         }
         self.make_topic(&copy.to, &copy.from).await;
@@ -232,17 +234,11 @@ impl fmt::Debug for Copies {
     }
 }
 
-impl Copy {
-    fn size(&self) -> usize {
-        let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
-        length(&self.key) + length(&self.body)
-    }
-}
-
 async fn publish(link: &Link, copy: &Copy) -> Result<(), PublishError> {
     let mut message = Message::new(&*copy.to, copy.body.clone().unwrap_or_default());
     message.key.clone_from(&copy.key);
-    let raw = Raw { headers: copy.headers.clone(), is_tombstone: copy.body.is_none() };
+    let raw =
+        Raw { headers: copy.headers.clone(), size: copy.size, is_tombstone: copy.body.is_none() };
     let (pending, receipt) = link.intake.admit(link.check(message)?).await?;
     link.send_raw(pending, receipt, raw)?.await.map(|_confirmation| ())
 }

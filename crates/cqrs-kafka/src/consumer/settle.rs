@@ -171,6 +171,7 @@ impl Settle for KafkaSettle {
                 key: record.key(),
                 body: record.body(),
                 headers: copies::headers(record.original_headers(), &added),
+                size: record.size(),
             };
             match lease.partition.shared.copies.write(&copy).await? {
                 Written::Stored => Ok(Delayed::Scheduled),
@@ -200,6 +201,7 @@ impl Settle for KafkaSettle {
                 key: record.key(),
                 body: record.body(),
                 headers: copies::headers(record.original_headers(), &letter.to_headers()),
+                size: record.size(),
             };
             let Written::TooLarge(error) = copies.write(&copy).await? else { return Ok(()) };
             tracing::warn!(
@@ -214,7 +216,7 @@ impl Settle for KafkaSettle {
             let left_out = record.size() - key.as_ref().map_or(0, Bytes::len);
             letter.omitted_bytes = u64::try_from(left_out).ok();
             copy.headers = copies::headers(std::iter::empty(), &letter.to_headers());
-            (copy.key, copy.body) = (key, None);
+            (copy.key, copy.body, copy.size) = (key, None, 0);
             match copies.write(&copy).await? {
                 Written::Stored => Ok(()),
                 Written::TooLarge(error) => Err(error),

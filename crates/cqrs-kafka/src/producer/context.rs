@@ -1,23 +1,27 @@
 //! What becomes of delivery reports. Runs on the poll thread.
 
-use cqrs_core::broker::{Confirmation, PendingConfirm};
+use cqrs_core::broker::Confirmation;
 use rdkafka::message::Message as _;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode as Code;
 
-use super::verdict;
+use super::{Outgoing, verdict};
 use crate::events::Events;
 
 impl ProducerContext for Events {
-    type DeliveryOpaque = Box<PendingConfirm>;
+    type DeliveryOpaque = Box<Outgoing>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, pending: Box<PendingConfirm>) {
+    fn delivery(&self, result: &DeliveryResult<'_>, outgoing: Box<Outgoing>) {
         match result {
             Ok(record) => {
+                if self.resend.is_active() {
+                    self.resend.overtake(&outgoing);
+                }
+                let pending = outgoing.pending;
                 self.health.report_up();
                 let (partition, offset) = (record.partition(), record.offset());
                 if offset < 0 && self.is_idempotent {
-                    return verdict::only_later_ones_confirmed(*pending);
+                    return verdict::only_later_ones_confirmed(pending);
                 }
                 let mut confirmation = Confirmation::at(partition, offset);
                 if offset < 0 {
@@ -28,7 +32,9 @@ impl ProducerContext for Events {
             }
             Err((error, _record)) => {
                 let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
-                verdict::fail(*pending, code, self.health.cause());
+                if let Some(outgoing) = self.resend.put(*outgoing, code) {
+                    verdict::fail(outgoing.pending, code, self.health.cause());
+                }
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::{ErrorKind, KafkaConfig, KafkaError};
 /// Between two looks at what is not an event of librdkafka (the lane, a wish to close).
 const TICK: Duration = Duration::from_millis(50);
 /// The same while messages wait in the lane.
-const SHORT_TICK: Duration = Duration::from_millis(10);
+pub(super) const SHORT_TICK: Duration = Duration::from_millis(10);
 /// Between replacing a producer and replacing its successor, at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// The same after the broker refused the principal: its rights do not come back by themselves.
@@ -28,8 +28,8 @@ const PURGE: Duration = Duration::from_secs(1);
 
 /// The poll thread: serves librdkafka's events, replaces a producer that failed, and closes.
 pub(crate) struct Driver {
-    link: Arc<Link>,
-    options: ClientConfig,
+    pub(super) link: Arc<Link>,
+    pub(super) options: ClientConfig,
     context: Events,
 }
 
@@ -39,6 +39,7 @@ impl Driver {
         let options = config.to_client_config()?;
         let link = Arc::new(Link::new(config));
         let mut context = Events::new(config, Arc::clone(&link.health));
+        context.resend = Arc::clone(&link.resend);
         context.is_idempotent = is_idempotent(|name| options.get(name));
         let driver = Self { link: Arc::clone(&link), options, context };
         let client = driver.make_client()?;
@@ -56,12 +57,12 @@ impl Driver {
         }
     }
 
-    fn make_client(&self) -> Result<Arc<Client>, KafkaError> {
+    pub(super) fn make_client(&self) -> Result<Arc<Client>, KafkaError> {
         let made = self.options.create_with_context(self.context.clone());
         made.map(Arc::new).map_err(|error| KafkaError::config(self.context.reason(error)))
     }
 
-    fn run(self, mut client: Arc<Client>) {
+    fn run(mut self, mut client: Arc<Client>) {
         // Whoever waits for the end is told even if this thread panics.
         let _end = End(Arc::clone(&self.link));
         let (mut born, mut pause) = (Instant::now(), Duration::ZERO);
@@ -69,6 +70,9 @@ impl Driver {
         let mut refusal = None;
         loop {
             client.poll(if self.link.lane.is_in_use() { SHORT_TICK } else { TICK });
+            if self.link.resend.is_active() {
+                client = self.send_again(client);
+            }
             if let Some(failure) = self.failure(&client) {
                 if born.elapsed() > GOOD_LIFE {
                     pause = Duration::ZERO;
@@ -100,7 +104,7 @@ impl Driver {
     }
 
     /// Why the producer can send nothing any more, if that is so.
-    fn failure(&self, client: &Client) -> Option<KafkaError> {
+    pub(super) fn failure(&self, client: &Client) -> Option<KafkaError> {
         if let Some((code, reason)) = client.client().fatal_error() {
             let reason = self.context.redactor.redact(&reason);
             let text = format!("the idempotent producer failed: {reason}");

@@ -65,6 +65,13 @@ impl<T> Lane<T> {
         self.in_use.store(false, Ordering::Release);
     }
 
+    /// Puts messages before those that wait. The lane must be in use.
+    pub(super) fn put_front(&self, mut first: VecDeque<T>) {
+        let mut waiting = self.lock();
+        first.append(&mut waiting);
+        *waiting = first;
+    }
+
     /// Takes out what `drop_it` says. The lane stays in use.
     pub(super) fn take(&self, drop_it: impl Fn(&T) -> bool) -> Vec<T> {
         let mut waiting = self.lock();

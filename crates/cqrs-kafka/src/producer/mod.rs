@@ -6,8 +6,11 @@ mod context;
 mod driver;
 mod lane;
 mod record;
+mod regroup;
+mod resend;
 mod verdict;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -22,6 +25,7 @@ use tokio::sync::watch;
 
 pub(crate) use self::driver::Driver;
 use self::lane::Lane;
+pub(crate) use self::resend::Resend;
 use crate::events::Events;
 use crate::health::Health;
 use crate::{KafkaConfig, KafkaError, RecordHeaders};
@@ -29,9 +33,20 @@ use crate::{KafkaConfig, KafkaError, RecordHeaders};
 type Client = BaseProducer<Events>;
 
 /// A message on its way to librdkafka.
-struct Outgoing {
+pub(crate) struct Outgoing {
     pending: PendingConfirm,
     raw: Option<Raw>,
+    /// Its place in the order of enqueueing.
+    number: u64,
+}
+
+impl Outgoing {
+    /// Its bytes, and about what librdkafka adds.
+    fn size(&self) -> usize {
+        const FRAMING: usize = 100;
+        let size = self.raw.as_ref().map(|raw| raw.size);
+        size.unwrap_or_else(|| self.pending.message().size()) + FRAMING
+    }
 }
 
 /// What a copy of a consumed record has that a message cannot say.
@@ -39,6 +54,8 @@ struct Outgoing {
 pub(crate) struct Raw {
     /// All its headers, in place of the message's.
     pub(crate) headers: Option<OwnedHeaders>,
+    /// Bytes of the record, with headers.
+    pub(crate) size: usize,
     /// Whether the record has no value.
     pub(crate) is_tombstone: bool,
 }
@@ -53,6 +70,9 @@ pub(crate) struct Link {
     /// `None` while the producer is replaced. Held for reading while a message is given to librdkafka,
     /// which never blocks.
     client: RwLock<Option<Arc<Client>>>,
+    resend: Arc<Resend>,
+    /// How many messages were enqueued.
+    enqueued: AtomicU64,
     max_bytes: usize,
     headers: RecordHeaders,
     /// Since when at the latest nothing may be in flight. `None`: open.
@@ -72,6 +92,8 @@ impl Link {
             health,
             lane: Lane::new(),
             client: RwLock::new(None),
+            resend: Arc::default(),
+            enqueued: AtomicU64::new(0),
             max_bytes: config.message_max_bytes,
             headers: config.record_headers,
             closing: watch::Sender::new(None),
@@ -94,7 +116,7 @@ impl Link {
         pending: PendingConfirm,
         receipt: Receipt,
     ) -> Result<Receipt, PublishError> {
-        self.send_outgoing(Outgoing { pending, raw: None }, receipt)
+        self.send_outgoing(self.number(pending, None), receipt)
     }
 
     /// As [`send`](Self::send), for a copy of a consumed record.
@@ -104,7 +126,11 @@ impl Link {
         receipt: Receipt,
         raw: Raw,
     ) -> Result<Receipt, PublishError> {
-        self.send_outgoing(Outgoing { pending, raw: Some(raw) }, receipt)
+        self.send_outgoing(self.number(pending, Some(raw)), receipt)
+    }
+
+    fn number(&self, pending: PendingConfirm, raw: Option<Raw>) -> Outgoing {
+        Outgoing { pending, raw, number: self.enqueued.fetch_add(1, Ordering::Relaxed) }
     }
 
     fn send_outgoing(&self, outgoing: Outgoing, receipt: Receipt) -> Result<Receipt, PublishError> {
@@ -209,28 +235,28 @@ impl Link {
 /// Given back with why, when it was not taken.
 fn submit(
     client: &Client,
-    Outgoing { pending, raw }: Outgoing,
+    outgoing: Outgoing,
     message: &Message,
     headers: RecordHeaders,
 ) -> Result<(), (Outgoing, Code)> {
-    if !pending.start_sending() {
+    if !outgoing.pending.start_sending() {
         // Its receipt already said that it was not sent.
         return Ok(());
     }
     let record = BaseRecord {
         topic: &message.topic,
         partition: None,
-        payload: (!raw.as_ref().is_some_and(|raw| raw.is_tombstone)).then_some(&*message.body),
+        payload: (!outgoing.raw.as_ref().is_some_and(|raw| raw.is_tombstone))
+            .then_some(&*message.body),
         key: message.key.as_deref(),
         timestamp: Some(record::timestamp(message)),
-        headers: match &raw {
+        headers: match &outgoing.raw {
             Some(raw) => raw.headers.clone(),
             None => record::headers(message, headers),
         },
-        delivery_opaque: Box::new(pending),
+        delivery_opaque: Box::new(outgoing),
     };
     client.send(record).map_err(|(error, record)| {
-        let pending = *record.delivery_opaque;
-        (Outgoing { pending, raw }, error.rdkafka_error_code().unwrap_or(Code::Unknown))
+        (*record.delivery_opaque, error.rdkafka_error_code().unwrap_or(Code::Unknown))
     })
 }

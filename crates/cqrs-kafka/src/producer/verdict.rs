@@ -15,8 +15,7 @@ fn verdict(code: Code) -> (Kind, &'static str) {
     match code {
         Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => (
             Kind::TooLarge,
-            "the broker takes no batch this large; raise max.message.bytes of the topic or lower \
-             batch_size",
+            "the broker takes no record this large; raise max.message.bytes of the topic",
         ),
         Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownTopicId => {
             (Kind::Unroutable, "the topic does not exist, or this principal may not see it")
