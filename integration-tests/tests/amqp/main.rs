@@ -6,6 +6,7 @@ mod consuming;
 mod crashes;
 mod interop;
 mod kinds;
+mod memory;
 mod producing;
 mod recovering;
 mod settling;

@@ -1,7 +1,7 @@
 //! The consumer: from a queue to the runtime's hands and back.
 //!
 //! ```text
-//! connection ─ channel ─ line ─ pump ─ letters ─ source ─ runtime ─ ack ────────── channel
+//! connection ─ channel ─ line ─ pump ─ inbound ─ source ─ runtime ─ ack ────────── channel
 //!                                └──── returns ──────────── dropped delivery
 //!                                                           retry copy, dead letter ─ copies ─ own connection
 //! ```
@@ -23,8 +23,8 @@
 //!   about that message and no other.
 //!
 //! # What is in flight
-//! At most the prefetch, between the server and the runtime; the channels in the process are unbounded and
-//! hold no more than that. Acknowledgements are written by the runtime's tasks through lapin, one each; a
+//! At most the prefetch, between the server and the runtime: the queue between pump and source is emptied
+//! when its line ends. The runtime holds as much again, over all generations. Acknowledgements are written by the runtime's tasks through lapin, one each; a
 //! written one that the server did not read is lost with the connection, and its message comes again.
 //!
 //! # Order
@@ -53,6 +53,7 @@ mod declare;
 mod delivery_count;
 mod generation;
 mod in_flight;
+mod inbound;
 mod incoming;
 mod line;
 mod opener;
@@ -72,6 +73,7 @@ use tokio::sync::mpsc;
 
 use self::copies::Copies;
 use self::in_flight::InFlight;
+use self::inbound::Inbound;
 use self::opener::Opener;
 use self::places::Places;
 use self::plan::Plan;
@@ -119,10 +121,10 @@ impl Consuming {
         let desk = Arc::new(Desk { plan, places, quarantine, handed_on, copies });
         let opener = Opener::new(connector, Arc::clone(&desk), request.status);
         let line = opener.open(None).await?;
-        let (letters, received) = mpsc::unbounded_channel();
+        let inbound = Arc::new(Inbound::default());
         let (commands, commanded) = mpsc::unbounded_channel();
-        tokio::spawn(Pump::new(opener, letters, commanded).run(line));
-        Ok(Box::new(AmqpSource::new(desk, received, commands)))
+        tokio::spawn(Pump::new(opener, inbound::Sender::new(&inbound), commanded).run(line));
+        Ok(Box::new(AmqpSource::new(desk, inbound, commands)))
     }
 }
 

@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::arrived::Arrived;
+use super::inbound;
 use super::line::Line;
 use super::opener::Opener;
 use super::returns::{Again, Returns};
@@ -20,18 +21,11 @@ const LEAVING: Duration = Duration::from_secs(2);
 /// The task that owns a source's connection: see the [module](super).
 pub(super) struct Pump {
     opener: Opener,
-    letters: mpsc::UnboundedSender<Letter>,
+    inbound: inbound::Sender,
     commands: mpsc::UnboundedReceiver<Command>,
     stopped: bool,
     /// Whether the last line was lost with settlements on it that the server may not have seen.
     doubtful: bool,
-}
-
-/// What the pump hands to the source.
-pub(super) enum Letter {
-    Arrived(Box<Arrived>),
-    /// The last one: the source cannot go on.
-    Failed(SourceError),
 }
 
 /// What the source asks of the pump.
@@ -74,10 +68,10 @@ enum End {
 impl Pump {
     pub(super) fn new(
         opener: Opener,
-        letters: mpsc::UnboundedSender<Letter>,
+        inbound: inbound::Sender,
         commands: mpsc::UnboundedReceiver<Command>,
     ) -> Self {
-        Self { opener, letters, commands, stopped: false, doubtful: false }
+        Self { opener, inbound, commands, stopped: false, doubtful: false }
     }
 
     pub(super) async fn run(mut self, mut line: Line) {
@@ -100,10 +94,8 @@ impl Pump {
         loop {
             let (due, stopped) = (returns.due(), self.stopped);
             let Line { incoming, generation, returned, .. } = line;
-            let letters = self.letters.clone();
-            let hand_on = move |arrived| {
-                let _the_source_is_gone = letters.send(Letter::Arrived(arrived));
-            };
+            let inbound = Arc::clone(self.inbound.queue());
+            let hand_on = move |arrived| inbound.push(arrived);
             let coming = async {
                 match stopped {
                     false => incoming.run(hand_on.clone()).await,
@@ -134,6 +126,7 @@ impl Pump {
                 Some(Command::Close(closing)) => return End::Close(closing),
                 Some(Command::Stop(done)) => {
                     self.stopped = true;
+                    self.inbound.queue().clear();
                     line.stop(CANCELLING).await;
                     let _nobody_waits = done.send(());
                 }
@@ -144,6 +137,7 @@ impl Pump {
     /// Opens a line in the place of `lost`, unless the source is closed first.
     async fn recover(&mut self, lost: Line, error: AmqpError) -> Result<Line, Closing> {
         lost.generation.end();
+        self.inbound.queue().clear();
         self.doubtful = lost.generation.acked() > 0;
         self.opener.report(true, &error);
         self.opener.desk.quarantine.lost();
@@ -166,7 +160,7 @@ impl Pump {
                         return Ok(line);
                     }
                     Err(refusal) => {
-                        let _the_source_is_gone = self.letters.send(Letter::Failed(refusal.into()));
+                        self.inbound.fail(refusal.into());
                         break;
                     }
                 },

@@ -9,7 +9,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::arrived::Arrived;
 use super::in_flight::{InFlight, Permit};
-use super::pump::{Closing, Command, Letter};
+use super::inbound::{Inbound, Received};
+use super::pump::{Closing, Command};
 use super::settle::{AmqpSettle, Desk, Handle};
 
 /// The runtime's end of a subscription; the [pump](super::pump) is the other.
@@ -17,12 +18,10 @@ use super::settle::{AmqpSettle, Desk, Handle};
 /// Dropped without a [`close`](Source::close), the pump leaves the broker by itself.
 pub(super) struct AmqpSource {
     desk: Arc<Desk>,
-    letters: mpsc::UnboundedReceiver<Letter>,
+    inbound: Arc<Inbound>,
     commands: mpsc::UnboundedSender<Command>,
     /// Deliveries in the hands of the runtime.
     in_flight: InFlight,
-    /// The next one, while there is no room for it.
-    held: Option<Box<Arrived>>,
     stopped: bool,
     failed: bool,
 }
@@ -30,11 +29,11 @@ pub(super) struct AmqpSource {
 impl AmqpSource {
     pub(super) fn new(
         desk: Arc<Desk>,
-        letters: mpsc::UnboundedReceiver<Letter>,
+        inbound: Arc<Inbound>,
         commands: mpsc::UnboundedSender<Command>,
     ) -> Self {
         let in_flight = InFlight::new();
-        Self { desk, letters, commands, in_flight, held: None, stopped: false, failed: false }
+        Self { desk, inbound, commands, in_flight, stopped: false, failed: false }
     }
 
     fn delivery(&self, arrived: Arrived, permit: Permit) -> Option<SourceDelivery> {
@@ -69,27 +68,25 @@ impl Source for AmqpSource {
             return Poll::Ready(None);
         }
         loop {
-            let arrived = match self.held.take() {
-                Some(held) => held,
-                None => match ready!(self.letters.poll_recv(cx)) {
-                    Some(Letter::Arrived(arrived)) => arrived,
-                    Some(Letter::Failed(error)) => return self.fail(error),
-                    None => {
-                        let detail = format!(
-                            "subscription {:?}: its task ended by a panic; subscribe again",
-                            self.desk.plan.name
-                        );
-                        return self.fail(SourceError::new(detail));
-                    }
-                },
+            // An error needs no room.
+            if ready!(self.inbound.poll_ready(cx)) {
+                ready!(self.in_flight.poll_fewer(self.desk.plan.max_unsettled, cx));
+            }
+            let arrived = match self.inbound.take() {
+                Some(Received::Arrived(arrived)) => arrived,
+                Some(Received::Failed(error)) => return self.fail(error),
+                Some(Received::TaskEnded) => {
+                    let detail = format!(
+                        "subscription {:?}: its task ended by a panic; subscribe again",
+                        self.desk.plan.name
+                    );
+                    return self.fail(SourceError::new(detail));
+                }
+                None => continue,
             };
-            // Its channel is gone: it comes again.
+            // Its channel is gone: it is redelivered.
             if arrived.generation.is_over() {
                 continue;
-            }
-            if self.in_flight.poll_fewer(self.desk.plan.max_unsettled, cx).is_pending() {
-                self.held = Some(arrived);
-                return Poll::Pending;
             }
             if let Some(delivery) = self.delivery(*arrived, self.in_flight.add()) {
                 return Poll::Ready(Some(Ok(delivery)));

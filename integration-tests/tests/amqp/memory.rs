@@ -1,0 +1,63 @@
+//! What the RabbitMQ source holds in memory over lost connections.
+
+use std::time::{Duration, Instant};
+
+use cqrs_amqp::AmqpMessageBroker;
+use cqrs_core::consume::{SourceStatus, SubscribeRequest};
+use cqrs_testkit::FaultProxy;
+use integration_tests::amqp::{self, Raw, fresh};
+use integration_tests::consuming::{Opened, PATIENCE};
+use lapin::BasicProperties;
+
+const PREFETCH: usize = 16;
+const BODY: usize = 1 << 20;
+const LOSSES: usize = 12;
+
+/// Memory of this process in use now, in bytes. Other tests run in it, with small messages.
+fn memory() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_channels_leave_no_messages_in_memory() {
+    let (name, raw) = (fresh("memory"), Raw::connect().await);
+    let queue = format!("{name}.g");
+    let proxy = FaultProxy::start("127.0.0.1:0", amqp::address()).await.unwrap();
+    let config = amqp::config_at(format!("amqp://guest:guest@{}", proxy.address()), &name);
+    let broker = AmqpMessageBroker::connect(config).await.unwrap();
+    let bounded = |request: &mut SubscribeRequest| request.max_unsettled = Some(PREFETCH);
+    let mut opened = Opened::open(&broker, &[&name], "g", bounded).await;
+    for _ in 0..PREFETCH {
+        raw.put(&queue, &vec![7; BODY], BasicProperties::default()).await;
+    }
+    // Slow handlers: as much as may be in flight is, and nobody polls the source.
+    let running = opened.take(PREFETCH).await;
+    let before = memory();
+    for _ in 0..LOSSES {
+        proxy.refuse(true);
+        proxy.cut();
+        opened.status(|status| matches!(status, SourceStatus::Disconnected { .. })).await;
+        proxy.refuse(false);
+        opened.status(|status| *status == SourceStatus::Consuming).await;
+        until_taken(&queue).await;
+    }
+    let (after, bound) = (memory(), 5 * PREFETCH * BODY);
+    assert!(after < before + bound, "{} MiB more after {LOSSES} losses", (after - before) >> 20);
+    drop(running);
+    for _ in 0..PREFETCH {
+        let mut delivery = opened.next().await;
+        delivery.settle.ack().await.unwrap();
+    }
+    opened.close(Duration::from_secs(20)).await.1.unwrap();
+    raw.clean(&[&queue, &format!("{queue}.dead")], &[&name]).await;
+}
+
+/// Waits until a full prefetch of `queue` is on its way to the consumer.
+async fn until_taken(queue: &str) {
+    let end = Instant::now() + PATIENCE;
+    while amqp::unacknowledged(queue).await < PREFETCH {
+        assert!(Instant::now() < end, "{PREFETCH} are prefetched");
+    }
+}
