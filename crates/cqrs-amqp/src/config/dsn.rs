@@ -1,6 +1,6 @@
 use std::fmt;
 
-use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
 use serde::{Deserialize, Deserializer};
 
 use crate::AmqpError;
@@ -11,8 +11,9 @@ use crate::AmqpError;
 /// Percent-encode what has a meaning in a URI (`%2F` for the vhost `/`). An empty vhost
 /// (`amqp://host/`) is read as the vhost `/`, as the Python clients do and unlike the specification.
 /// Left out, user and password are `guest`, the port is 5672 (5671 with TLS). The query parameters
-/// `heartbeat` (seconds), `channel_max`, `frame_max` and `auth_mechanism` (`plain`, `external`) are
-/// understood.
+/// `heartbeat` (seconds), `channel_max`, `frame_max` (bytes; 0, or at least 4,096) and `auth_mechanism`
+/// (`plain`, `external`) are understood; any other is an error. One host: for several give a name that
+/// resolves to all of them.
 ///
 /// `Debug` and `Display` show neither user nor password.
 #[derive(Clone, PartialEq, Eq)]
@@ -37,6 +38,12 @@ impl Dsn {
             let text = format!("the dsn is {what}; write it as a text, in quotes");
             return Err(AmqpError::config(text));
         }
+        if self.host_and_port().is_some_and(|host| host.contains([',', ';'])) {
+            return Err(AmqpError::config(
+                "the dsn names several hosts: give one (a DNS name may resolve to several addresses)",
+            ));
+        }
+        self.check_parameters()?;
         let mut uri: AMQPUri = self.0.parse().map_err(|_names_the_dsn: String| invalid())?;
         if uri.vhost.is_empty() {
             uri.vhost = "/".into();
@@ -51,12 +58,68 @@ impl Dsn {
         }
     }
 
-    fn ipv6(&self) -> Option<&str> {
+    fn host_and_port(&self) -> Option<&str> {
         let (_, rest) = self.0.split_once("://")?;
         let authority = rest.split(['/', '?', '#']).next()?;
-        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-        host.strip_prefix('[')?.split_once(']').map(|(address, _port)| address)
+        Some(authority.rsplit_once('@').map_or(authority, |(_, host)| host))
     }
+
+    fn ipv6(&self) -> Option<&str> {
+        let host = self.host_and_port()?.strip_prefix('[')?;
+        host.split_once(']').map(|(address, _port)| address)
+    }
+
+    /// Names the parameter that is wrong, never its value: what lapin does not know, it ignores.
+    fn check_parameters(&self) -> Result<(), AmqpError> {
+        let before_fragment = self.0.split('#').next().unwrap_or_default();
+        let Some((_, query)) = before_fragment.split_once('?') else { return Ok(()) };
+        let refuse = |detail: String| Err(AmqpError::config(detail));
+        for (name, value) in query.split('&').filter(|part| !part.is_empty()).map(name_and_value) {
+            let largest = match name {
+                "heartbeat" | "channel_max" => u64::from(u16::MAX),
+                "frame_max" => u64::from(u32::MAX),
+                "auth_mechanism" if value.parse::<SASLMechanism>().is_ok() => continue,
+                "auth_mechanism" => {
+                    return refuse("the dsn's `auth_mechanism` must be plain or external".into());
+                }
+                "connection_timeout" => {
+                    return refuse(format!(
+                        "the dsn's `{name}` is not understood: set AmqpConfig::connect_timeout"
+                    ));
+                }
+                // Perhaps a password with a question mark in it.
+                _ if query.contains('@') => {
+                    return refuse(format!("a parameter of the dsn is not understood; {KNOWN}"));
+                }
+                _ => {
+                    return refuse(format!(
+                        "the dsn's `{name}` is not understood; {KNOWN}; TLS is set up with \
+                         AmqpConfig::tls"
+                    ));
+                }
+            };
+            match value.parse::<u64>() {
+                Ok(number) if number > largest => {}
+                Ok(1..MIN_FRAME_MAX) if name == "frame_max" => {
+                    return refuse(format!("the dsn's `{name}` must be at least {MIN_FRAME_MAX}"));
+                }
+                Ok(_) => continue,
+                Err(_) => {}
+            }
+            return refuse(format!(
+                "the dsn's `{name}` must be a whole number from 0 to {largest}"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// AMQP 0-9-1, 4.2.3 (`frame-min-size`).
+const MIN_FRAME_MAX: u64 = 4_096;
+const KNOWN: &str = "the parameters are heartbeat, channel_max, frame_max, auth_mechanism";
+
+fn name_and_value(parameter: &str) -> (&str, &str) {
+    parameter.split_once('=').unwrap_or((parameter, ""))
 }
 
 /// `host:port` for error messages.
@@ -144,6 +207,36 @@ mod tests {
     }
 
     #[test]
+    fn bad_parameter_is_named_in_the_error() {
+        for (dsn, words) in [
+            ("amqp://h?heartbeat=70000", "`heartbeat` must be a whole number from 0 to 65535"),
+            ("amqp://h?heartbeat=0.5", "`heartbeat` must be a whole number"),
+            ("amqp://h/v?heartbeat=3&channel_max=-1", "`channel_max` must be a whole number"),
+            ("amqp://h?frame_max=x", "`frame_max` must be a whole number"),
+            ("amqp://h?frame_max=64", "`frame_max` must be at least 4096"),
+            ("amqp://h?auth_mechanism=none", "`auth_mechanism` must be"),
+            ("amqps://h?verify=verify_none", "`verify` is not understood"),
+            ("amqps://h?verify=verify_none", "AmqpConfig::tls"),
+            ("amqps://h?cacertfile=/ca.pem&heartbeat=3", "`cacertfile` is not understood"),
+            ("amqp://h?connection_timeout=500", "AmqpConfig::connect_timeout"),
+            ("amqp://h1,h2/v", "several hosts"),
+            ("amqp://u:p@h1:5672,h2:5672/v", "several hosts"),
+            ("amqp://u:p@h1,amqp://u:p@h2", "several hosts"),
+            ("amqp://u:a?b=c@h", "a parameter of the dsn is not understood"),
+        ] {
+            let error = Dsn::from(dsn).parse().expect_err(dsn).to_string();
+            assert!(error.contains(words), "{dsn}: {error}");
+        }
+        for dsn in [
+            "amqp://u:p,q@h/v?",
+            "amqp://h?heartbeat=0&channel_max=8&frame_max=0&auth_mechanism=External",
+            "amqp://h/a,b?heartbeat=65535&frame_max=4096#fragment",
+        ] {
+            assert!(Dsn::from(dsn).parse().is_ok(), "{dsn}");
+        }
+    }
+
+    #[test]
     fn nothing_shows_the_password() {
         for dsn in [
             "amqp://alice:s3cret@h:1/v",
@@ -151,6 +244,9 @@ mod tests {
             "alice:s3cret@h",
             "amqp://alice:s3cret@h:port/",
             "amqp://alice:s3cret@h?heartbeat=s3cret",
+            "amqp://h/v?password=s3cret&alice",
+            "amqp://alice:1?s3cret=1@h",
+            "amqp://alice:s3cret@h,alice:s3cret@i",
         ] {
             let dsn = Dsn::from(dsn);
             let error = dsn.parse().err().map_or_else(String::new, |error| format!("{error:?}"));
