@@ -196,3 +196,68 @@ impl Settle for AmqpSettle {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cqrs_core::consume::{StatusReporter, SubscribeRequest, TopicSet};
+    use futures_util::FutureExt;
+    use lapin::message::Delivery;
+
+    use super::*;
+    use crate::AmqpConfig;
+
+    /// A delivery whose acker is lapin's own, without a connection.
+    fn delivery() -> (AmqpSettle, Arc<Generation>) {
+        let config = AmqpConfig::default();
+        let topics = TopicSet::Named(vec!["t".into()]);
+        let request = SubscribeRequest::new(topics, "g", StatusReporter::new().0);
+        let plan = Plan::new(&request, &config).unwrap();
+        let (places, quarantine) = (Places::new(&plan), Quarantine::default());
+        let (copies, handed_on) = (Arc::new(Copies::new(&config).unwrap()), InFlight::new());
+        let desk = Arc::new(Desk { plan, places, quarantine, handed_on, copies });
+        let delivery = Delivery::mock(1, "e".into(), "t".into(), false, b"{}".to_vec());
+        let (generation, _returned) = Generation::new();
+        let acker = Some(delivery.acker.clone());
+        let original = Original::new(delivery, "t.g");
+        let handle = Handle { tag: 1, acker, generation: Arc::clone(&generation), permits: None };
+        (AmqpSettle { original, queue: 0, desk, handle }, generation)
+    }
+
+    fn ack(settle: &mut AmqpSettle) -> Result<(), SettleError> {
+        settle.ack().now_or_never().expect("nothing to wait for")
+    }
+
+    #[tokio::test]
+    async fn ack_settles_exactly_once() {
+        let (mut settle, generation) = delivery();
+        assert!(settle.begin());
+        ack(&mut settle).unwrap();
+        assert_eq!(generation.acked(), 1);
+        assert!(settle.handle.acker.is_none() && settle.is_revoked());
+        ack(&mut settle).unwrap_err();
+        assert_eq!(generation.acked(), 1);
+    }
+
+    #[tokio::test]
+    async fn ack_on_a_closed_channel_is_an_error() {
+        let (mut settle, generation) = delivery();
+        // What lapin answers on a closed channel: it wrote nothing, and calls that no error.
+        let acker = settle.handle.acker.clone().unwrap();
+        assert!(acker.ack(BasicAckOptions::default()).await.unwrap());
+        assert!(!acker.ack(BasicAckOptions::default()).await.unwrap());
+        let error = ack(&mut settle).unwrap_err();
+        assert!(error.to_string().contains("queue \"t.g\""), "{error}");
+        assert_eq!(generation.acked(), 0);
+    }
+
+    #[tokio::test]
+    async fn ack_after_its_channel_ended_is_an_error() {
+        let (mut settle, generation) = delivery();
+        generation.end();
+        ack(&mut settle).unwrap_err();
+        assert_eq!(generation.acked(), 0);
+        assert!(settle.is_revoked() && !settle.begin());
+        let acker = settle.handle.acker.as_ref().unwrap();
+        assert!(acker.usable(), "lapin wrote nothing");
+    }
+}
