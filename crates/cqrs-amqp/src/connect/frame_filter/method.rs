@@ -28,7 +28,7 @@ enum Field {
 }
 use Field::{Fixed, Text};
 
-/// The methods in which other clients' names, or a server's text cut at 255 bytes, come here.
+/// The methods with names that other clients chose, or with a text of the server.
 fn layout(class: u16, method: u16) -> Option<(&'static [Field], bool)> {
     Some(match (class, method) {
         // connection.close, channel.close

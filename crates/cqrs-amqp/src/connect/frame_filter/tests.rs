@@ -234,9 +234,7 @@ fn routing_key_that_is_not_utf8_marks_its_message() {
 
 #[test]
 fn reply_text_cut_within_a_character_is_readable() {
-    // The server cuts texts at 255 bytes.
-    let cut = [&b"NOT_FOUND"[..], &"é".repeat(130).as_bytes()[..246]].concat();
-    assert!(std::str::from_utf8(&cut).is_ok());
+    // As a server would send it that cuts its text at 255 bytes.
     let cut = [&b"NOT_FOUN"[..], &"é".repeat(130).as_bytes()[..247]].concat();
     let mut payload = vec![0, 20, 0, 40, 1, 148, 255];
     payload.extend(&cut);
