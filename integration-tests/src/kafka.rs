@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use cqrs_testkit::FaultProxy;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
@@ -212,6 +212,37 @@ fn watermarks<C: ClientContext>(client: &Client<C>, topic: &str, id: i32) -> (i6
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Where a partition begins and ends.
+pub async fn ends(topic: &str, partition: i32) -> (i64, i64) {
+    let topic = topic.to_owned();
+    let asking = tokio::task::spawn_blocking(move || {
+        let consumer: BaseConsumer = client().create().unwrap();
+        watermarks(consumer.client(), &topic, partition)
+    });
+    asking.await.unwrap()
+}
+
+/// Adds partitions to a topic until it has `partitions`, and waits until their leaders answer for them.
+pub async fn add_partitions(topic: &str, partitions: i32) {
+    let admin: AdminClient<_> = client().create().unwrap();
+    let more = NewPartitions::new(topic, usize::try_from(partitions).unwrap());
+    let made = admin.create_partitions([&more], &AdminOptions::new()).await.unwrap();
+    made[0].as_ref().unwrap();
+    for partition in 0..partitions {
+        ends(topic, partition).await;
+    }
+}
+
+/// Deletes the records of a partition before `offset`, as retention does.
+pub async fn trim(topic: &str, partition: i32, offset: i64) {
+    let admin: AdminClient<_> = client().create().unwrap();
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, partition, Offset::Offset(offset)).unwrap();
+    let trimmed = admin.delete_records(&list, &AdminOptions::new()).await.unwrap();
+    trimmed.elements()[0].error().unwrap();
+    assert_eq!(ends(topic, partition).await.0, offset);
 }
 
 /// Deletes the topics whose names begin with `prefix`.

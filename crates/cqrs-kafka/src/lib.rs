@@ -38,26 +38,39 @@
 //! `content-type` header twice. A record of another content type carries `event_name` and `message_id`.
 //! [`RecordHeaders`] changes that.
 //!
-//! # Records that kill the process
-//! Kafka counts no deliveries. So a consumer notes in the metadata of its commits which records it may have
-//! started, and hands no other ones out; while all is well, that is one more commit for about 130,000 records
-//! of a partition. A consumer that finds such a note knows that the one before it did not end well (a crash, a
-//! `kill -9`, a lost membership):
+//! # Where a group begins
+//! The start option is for a group that has no committed place on a topic. What it resolves to is committed
+//! at takeover, before the first record is handed out, so from its first assignment on the group has a place.
+//! A partition that is added later, a topic that is made while the subscription runs, and a place that
+//! retention overtook begin with the oldest record there is, with a log line.
 //!
-//! * After the first time it runs the records in question 256 at a time, after that one by one, each of them
-//!   named in a note before it starts, and only one partition of the process at a time.
+//! # Records that kill the process
+//! Kafka counts no deliveries. So each commit says in its metadata that the partition has an owner, and the
+//! last commit of a good end takes that back. A consumer that takes a partition over and finds it there knows
+//! that the one before it ended without a last commit (a crash, a `kill -9`):
+//!
+//! * After one such end everything runs as usual; commits say in addition, shortly ahead of the work, up to
+//!   where records may have been handed out.
+//! * After two or more in a row, the unfinished records up to there run one at a time, each named in a commit
+//!   before it starts; the rest of the partition waits behind them. One partition of the process at a time does
+//!   so, for 60 s at most; the other ones that are in the same state wait for their turn, all others go on.
 //! * A record that is found named and unfinished has crashed once more
-//!   ([`RetryState::crashes`](cqrs_core::RetryState::crashes)). That is forgotten when it is finished or waits
-//!   for its next attempt; not when its delivery is dropped.
-//! * So a record that always kills its process is a dead letter after 2 and `max_crashes` deaths. A good end (a
-//!   stop, a revoke whose last commit is made) accuses nobody.
-//! * A record that runs alone for 30 s keeps others waiting no longer, and is not accused. Should the process die
-//!   then, its successor waits twice as long, up to 16 minutes. A handler that kills its process later than that,
-//!   or one that keeps its deliveries until it has several and dies of them together, is not found out.
-//! * Rather than accuse an innocent, a death is not counted: while a record in question runs again or outlasted
-//!   the 30 s, anywhere in the process; while one of the partition waits for its next attempt; and when the
-//!   partition is given up with the handler still running, more than
-//!   [`revoke_drain`](KafkaSubscription::revoke_drain) later. It takes more deaths then.
+//!   ([`RetryState::crashes`](cqrs_core::RetryState::crashes)); at `max_crashes` it is a dead letter. It starts
+//!   again only when its process has consumed for 30 s.
+//! * Once everything that stood in the log at takeover is finished, what happened before is forgiven.
+//!
+//! So a record that always kills its process is a dead letter after `max_crashes` deaths while it ran alone
+//! and two before that. Only deaths while it ran alone count: a process that dies of something else within
+//! 30 s of its start, however often, counts against a slow record once. Limits, with what they cost:
+//!
+//! * A process that lives for longer than that, and is killed `max_crashes` times while the same record runs
+//!   alone, dead-letters a record that had nothing to do with it. The dead letter says so and can be redriven.
+//! * A handler that takes more than 60 s to kill its process, one that kills it only on an attempt that is more
+//!   than 60 s away, and one that keeps its deliveries and dies of several together are not found.
+//! * A group that takes no commit metadata, or refuses commits, is consumed without all this, with one warning.
+//!
+//! A lost membership is no death: the metadata says which process has the partition. `max_crashes(0)` switches
+//! it off: nothing is counted, and nothing waits after a crash.
 //!
 //! # Features
 //! `gssapi`: Kerberos logins. Needs Cyrus SASL (`libsasl2`) and its headers to build.

@@ -203,6 +203,11 @@ flaws! {
     ]
     IgnoresLatest fails [
         a_group_that_begins_with_the_latest_gets_what_comes,
+        latest_group_has_a_place_before_its_first_message,
+    ]
+    ForgetsUnusedGroup fails [
+        a_group_that_begins_with_the_latest_gets_what_comes,
+        latest_group_has_a_place_before_its_first_message,
     ]
     ChecksNothing fails [
         a_group_can_begin_at_a_time_or_is_told_that_it_cannot,
@@ -214,6 +219,7 @@ flaws! {
     GroupsShare fails [
         a_group_that_begins_with_the_latest_gets_what_comes,
         every_group_gets_every_message,
+        latest_group_has_a_place_before_its_first_message,
     ]
     MembersCopy fails [
         members_of_a_group_share_the_messages,

@@ -56,7 +56,9 @@ mod kafka {
         keys_are_handled_at_the_same_time: write, order::speed_up(Kind::Kafka, WORKER);
         messages_that_end_the_process_are_told_apart_from_the_others:
             read, crashes::several_abort(WORKER);
-        a_killed_or_stopped_consumer_accuses_no_message: read, crashes::ends_accuse_nobody(WORKER);
+        killed_or_stopped_consumer_condemns_nothing: read, crashes::ends_condemn_nothing(WORKER);
+        one_kill_slows_nothing: read, crashes::one_kill_slows_nothing(WORKER);
+        short_lives_condemn_nothing: read, crashes::short_lives_condemn_nothing(WORKER);
         members_come_and_go: read, members::change(WORKER);
         a_slow_handler_keeps_its_partition: read, members::slow_handler(WORKER, false);
         a_slow_handler_whose_partition_moves_is_run_again_there:

@@ -18,7 +18,8 @@ use cqrs_kafka::{
     Sasl, Tls,
 };
 use integration_tests::kafka::{
-    Raw, commit, committed, create_topic, fresh_topic, proxy, read_raw, write, write_transaction,
+    Raw, commit, committed, create_topic, ends, fresh_topic, proxy, read_raw, write,
+    write_transaction,
 };
 use integration_tests::{log, servers};
 use tokio::sync::watch;
@@ -766,7 +767,7 @@ async fn a_static_member_comes_back_without_a_rebalance() {
 }
 
 #[tokio::test]
-async fn aborted_transactions_neither_come_nor_stall_the_commits() {
+async fn commits_pass_markers_and_aborted_transactions() {
     let topic = fresh_topic("transactions");
     create_topic(&topic, 1, &[]).await;
     let records = |from: usize| (from..from + 3).map(|n| Raw::new("key", &n.to_string())).collect();
@@ -776,9 +777,13 @@ async fn aborted_transactions_neither_come_nor_stall_the_commits() {
     let group = format!("g-{topic}");
     let mut member = join(&topic, &group).await;
     assert_eq!(member.handle(6).await, ["0", "1", "2", "6", "7", "8"]);
-    // Three records and a marker each: the last record is at 10.
-    settle_until_committed(&mut member, &group, &topic, 11).await;
+    // Three records and a marker each: the last record is at 10, its marker at 11.
+    settle_until_committed(&mut member, &group, &topic, 12).await;
+    assert_eq!(ends(&topic, 0).await.1, 12, "no lag is left");
+    write_transaction(&topic, records(9), false).await;
+    settle_until_committed(&mut member, &group, &topic, 16).await;
     member.close().await;
+    assert_eq!(committed(&group, &topic, 0).await, (Some(16), "cqrs1".into()));
 }
 
 #[tokio::test]

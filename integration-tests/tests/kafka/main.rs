@@ -6,4 +6,5 @@ mod consuming;
 mod copies;
 mod crashes;
 mod interop;
+mod places;
 mod producing;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cqrs_core::consume::{StartAt, SubscribeRequest};
+use cqrs_core::consume::SubscribeRequest;
 use rdkafka::ClientConfig;
 
 use super::KafkaConfig;
@@ -33,11 +33,12 @@ const OF_PRODUCER: [&str; 16] = [
 ];
 
 /// Options whose change would break a promise that a typed field cannot.
-const REFUSED: [(&str, &str); 9] = [
+const REFUSED: [(&str, &str); 10] = [
     ("group.id", "it is the subscription's group"),
     ("group.protocol", "only the classic protocol is supported"),
     ("enable.auto.commit", "offsets are committed by what was settled"),
     ("enable.auto.offset.store", "offsets are committed by what was settled"),
+    ("auto.offset.reset", "set where the subscription starts instead"),
     ("auto.commit.interval.ms", "set commit_interval instead"),
     ("enable.partition.eof", "it is of no use here"),
     ("partition.assignment.strategy", "set assignors instead"),
@@ -70,13 +71,8 @@ impl KafkaConfig {
         set("enable.auto.commit", "false");
         set("enable.auto.offset.store", "false");
         set("isolation.level", subscription.isolation_level.as_str());
-        set(
-            "auto.offset.reset",
-            match request.start {
-                StartAt::Latest => "latest",
-                _ => "earliest",
-            },
-        );
+        // The start option is resolved at takeover. This acts on a position that retention overtook.
+        set("auto.offset.reset", "earliest");
         let cap = request.max_unsettled.unwrap_or(DEFAULT_UNSETTLED);
         // For each partition: librdkafka fetches more while fewer records wait.
         set("queued.min.messages", &cap.clamp(100, 10_000).to_string());

@@ -127,8 +127,8 @@ impl Again {
 #[cfg(test)]
 mod tests {
     use super::super::copies::{Copies, CopyLink};
-    use super::super::ledger::Ledger;
-    use super::super::note::Note;
+    use super::super::ledger::{Ledger, Takeover};
+    use super::super::quarantine::Rule;
     use super::super::shared::Shared;
     use super::*;
     use crate::KafkaConfig;
@@ -136,7 +136,7 @@ mod tests {
     fn partition() -> Arc<Partition> {
         let link = Arc::new(CopyLink::new(&KafkaConfig::new(["localhost:1"])));
         let shared = Arc::new(Shared::new(10, 1_000, Arc::new(Copies::new(link, None))));
-        let ledger = Ledger::new(None, Note::default());
+        let ledger = Ledger::new(Takeover::default(), Rule::off());
         Arc::new(Partition::new(shared, "t".into(), 0, false, ledger))
     }
 

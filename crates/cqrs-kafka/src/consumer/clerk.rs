@@ -1,11 +1,10 @@
 //! The thread that waits for the group coordinator, so that the poll thread never does: librdkafka's
 //! commits with a result, and look-ups of committed offsets, block.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use cqrs_core::StartAt;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
@@ -13,35 +12,37 @@ use rdkafka::error::{KafkaError as RdError, RDKafkaErrorCode as Code};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::context::Context;
-use super::ledger::Draft;
-use super::note::Note;
+use super::ledger::{Draft, Takeover};
 use super::partition::Partition;
+use super::places::{self, list_topics};
 use super::shared::Shared;
 
-/// How long a look-up may take before it is tried again.
-const LOOK_UP: Duration = Duration::from_secs(10);
+/// Between two attempts at listing the topics.
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// Commits to make together.
 pub(super) type Drafts = Vec<(Arc<Partition>, Draft)>;
+
+/// A partition to be taken over, and where it begins if the group is new to its topic.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    pub(super) topic: Arc<str>,
+    pub(super) partition: i32,
+    pub(super) start: StartAt,
+}
 
 /// Where a partition begins.
 #[derive(Debug)]
 pub(super) struct Start {
     pub(super) topic: Arc<str>,
     pub(super) partition: i32,
-    /// The committed offset.
-    pub(super) committed: Option<i64>,
-    /// Where to begin when there is none; `None`: as `auto.offset.reset` says.
-    pub(super) begin: Option<Offset>,
-    pub(super) note: Note,
-    /// Where it ended, if that was asked.
-    pub(super) end: Option<i64>,
+    pub(super) takeover: Takeover,
 }
 
 #[derive(Debug)]
 enum Job {
     Commit { drafts: Drafts, is_last: bool },
-    LookUp { ticket: u64, partitions: Vec<(Arc<str>, i32)>, start: StartAt },
+    LookUp { ticket: u64, wanted: Vec<Wanted> },
 }
 
 #[derive(Debug)]
@@ -68,21 +69,32 @@ pub(super) struct Clerk {
 }
 
 impl Clerk {
+    /// `lists_topics`: the topics that there are now have to be known later.
     pub(super) fn start(
         consumer: Arc<BaseConsumer<Context>>,
         shared: Arc<Shared>,
+        lists_topics: bool,
     ) -> Result<Self, std::io::Error> {
         let (jobs, todo) = channel();
         let (report, done) = channel();
         thread::Builder::new().name("cqrs-kafka-commits".into()).spawn(move || {
-            while let Ok(job) = todo.recv() {
+            let mut first = None;
+            while lists_topics && first.is_none() && list_topics(&consumer, &shared).is_err() {
+                match todo.recv_timeout(AGAIN) {
+                    Ok(job) => first = Some(job),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            }
+            for job in first.into_iter().chain(&todo) {
                 let result = match job {
                     Job::Commit { drafts, is_last } => {
                         let (drafts, failed, result) = commit(&consumer, drafts);
                         Done::Committed { drafts, failed, is_last, result }
                     }
-                    Job::LookUp { ticket, partitions, start } => {
-                        Done::Found { ticket, result: look_up(&consumer, &partitions, start) }
+                    Job::LookUp { ticket, wanted } => {
+                        let result = places::look_up(&consumer, &shared, &wanted);
+                        Done::Found { ticket, result }
                     }
                 };
                 if report.send(result).is_err() {
@@ -101,9 +113,9 @@ impl Clerk {
     }
 
     /// Looks up where partitions begin; the answer has the ticket.
-    pub(super) fn look_up(&mut self, partitions: Vec<(Arc<str>, i32)>, start: StartAt) -> u64 {
+    pub(super) fn look_up(&mut self, wanted: Vec<Wanted>) -> u64 {
         self.tickets += 1;
-        let _ = self.jobs.send(Job::LookUp { ticket: self.tickets, partitions, start });
+        let _ = self.jobs.send(Job::LookUp { ticket: self.tickets, wanted });
         self.tickets
     }
 
@@ -159,105 +171,11 @@ fn commit_together(
     for (partition, draft) in drafts {
         let mut element = list.add_partition(&partition.topic, partition.id);
         element.set_offset(Offset::Offset(draft.position))?;
-        element.set_metadata(draft.note.to_text());
+        if let Some(metadata) = &draft.metadata {
+            element.set_metadata(metadata.to_text());
+        }
     }
     consumer.commit(&list, CommitMode::Sync)
-}
-
-fn look_up(
-    consumer: &BaseConsumer<Context>,
-    partitions: &[(Arc<str>, i32)],
-    start: StartAt,
-) -> Result<Vec<Start>, RdError> {
-    let mut list = TopicPartitionList::with_capacity(partitions.len());
-    for (topic, partition) in partitions {
-        list.add_partition(topic, *partition);
-    }
-    if list.count() == 0 {
-        // A member without a partition.
-        return Ok(Vec::new());
-    }
-    let list = consumer.committed_offsets(list, LOOK_UP)?;
-    let mut starts = Vec::with_capacity(partitions.len());
-    for element in list.elements() {
-        element.error()?;
-        let committed = match element.offset() {
-            Offset::Offset(offset) => Some(offset),
-            _ => None,
-        };
-        // rdkafka panics on metadata that is not UTF-8: then it is not ours.
-        let text = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            element.metadata().to_owned()
-        }));
-        starts.push(Start {
-            topic: element.topic().into(),
-            partition: element.partition(),
-            committed,
-            begin: None,
-            note: text.map(|text| Note::parse(&text)).unwrap_or_default(),
-            end: None,
-        });
-    }
-    if let Err(error) = find_ends(consumer, &mut starts) {
-        tracing::debug!(%error, "where partitions end is not known: more records than needed are suspect");
-    }
-    match start {
-        StartAt::Time(since) => {
-            let millis = since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-            let millis = i64::try_from(millis).unwrap_or(i64::MAX);
-            begin_at(consumer, &mut starts, Offset::Offset(millis))?;
-        }
-        // Left to `auto.offset.reset`, the end would be looked up some time after the partition counts
-        // as consumed from, and what is published until then missed.
-        StartAt::Latest => begin_at(consumer, &mut starts, Offset::End)?,
-        _ => {}
-    }
-    Ok(starts)
-}
-
-/// For partitions whose last consumer may have died: it can only have started what is there by now.
-fn find_ends(consumer: &BaseConsumer<Context>, starts: &mut [Start]) -> Result<(), RdError> {
-    let mut list = TopicPartitionList::new();
-    for start in starts.iter().filter(|start| start.note.noted.open.is_some()) {
-        list.add_partition_offset(&start.topic, start.partition, Offset::End)?;
-    }
-    if list.count() == 0 {
-        return Ok(());
-    }
-    let ends = consumer.offsets_for_times(list, LOOK_UP)?;
-    for start in starts {
-        let end = ends.find_partition(&start.topic, start.partition).map(|end| end.offset());
-        if let Some(Offset::Offset(end)) = end {
-            start.end = Some(end);
-        }
-    }
-    Ok(())
-}
-
-/// For partitions without a committed offset: the first record that is not older than `at` (milliseconds
-/// since 1970), or the end.
-fn begin_at(
-    consumer: &BaseConsumer<Context>,
-    starts: &mut [Start],
-    at: Offset,
-) -> Result<(), RdError> {
-    let mut list = TopicPartitionList::new();
-    for start in starts.iter().filter(|start| start.committed.is_none()) {
-        list.add_partition_offset(&start.topic, start.partition, at)?;
-    }
-    if list.count() == 0 {
-        return Ok(());
-    }
-    let list = consumer.offsets_for_times(list, LOOK_UP)?;
-    let mut found = HashMap::new();
-    for element in list.elements() {
-        element.error()?;
-        found.insert((element.topic().to_owned(), element.partition()), element.offset());
-    }
-    for start in starts.iter_mut().filter(|start| start.committed.is_none()) {
-        start.begin = found.get(&(start.topic.to_string(), start.partition)).copied();
-    }
-    Ok(())
 }
 
 /// Whether trying again may help, and nothing is wrong with the options.
@@ -279,7 +197,8 @@ mod tests {
     use super::*;
     use crate::KafkaConfig;
     use crate::consumer::copies::{Copies, CopyLink};
-    use crate::consumer::ledger::Ledger;
+    use crate::consumer::ledger::{Ledger, Takeover};
+    use crate::consumer::quarantine::Rule;
     use crate::events::Events;
     use crate::health::Health;
 
@@ -299,7 +218,7 @@ mod tests {
         let shared = Arc::new(Shared::new(10, 1_000, Arc::new(copies)));
         let drafts: Drafts = (0..3)
             .map(|id| {
-                let mut ledger = Ledger::new(Some(0), Note::default());
+                let mut ledger = Ledger::new(Takeover::default(), Rule::off());
                 assert!(ledger.add(0) && ledger.finish(0));
                 let draft = ledger.draft().unwrap();
                 let shared = Arc::clone(&shared);

@@ -7,13 +7,11 @@ use std::time::{Duration, Instant, SystemTime};
 use rdkafka::consumer::base_consumer::{BaseConsumer, PartitionQueue};
 use rdkafka::message::BorrowedMessage;
 
-use super::baton::Baton;
-use super::caution::{Caution, Look};
 use super::context::Context;
 use super::partition::Partition;
+use super::quarantine;
 use super::record::{Copier, Record};
 use super::shared::Shared;
-use super::watch::MANY;
 
 /// Records that are taken from one partition before the next one's turn.
 pub(super) const BATCH: usize = 256;
@@ -22,8 +20,8 @@ pub(super) const BATCH: usize = 256;
 /// there, and nothing is fetched beyond the limits: so a partition is paused by not looking, and
 /// resumed without fetching anything twice.
 ///
-/// A record is handed out when a committed note says that it may have been started ([`watch`](super::watch)).
-/// That is asked for early, so that nobody waits for it while nobody is suspect.
+/// Nothing is handed out before the takeover commit; after an unclean end some records wait for further
+/// commits ([`quarantine`]).
 pub(super) struct Lane {
     pub(super) partition: Arc<Partition>,
     queue: PartitionQueue<Context>,
@@ -31,11 +29,7 @@ pub(super) struct Lane {
     head: Option<Head>,
     /// Records that came on another way.
     strayed: VecDeque<Record>,
-    /// Up to where a grant was asked for.
-    asked: i64,
-    /// While records may be suspect.
-    caution: Option<Caution>,
-    /// Whether the notes are to be committed at once.
+    /// Whether there is something to commit at once.
     pub(super) is_urgent: bool,
 }
 
@@ -55,27 +49,20 @@ impl Lane {
         let mut queue = consumer.split_partition_queue(&partition.topic, partition.id)?;
         let shared = Arc::clone(&partition.shared);
         queue.set_nonempty_callback(move || shared.wake_poller());
-        let caution = partition
-            .is_careful()
-            .then(|| Caution::new(Arc::clone(&partition), Baton::of_process(), Instant::now()));
         Some(Self {
             partition,
             queue,
             copier: Copier::default(),
             head: None,
             strayed: VecDeque::new(),
-            asked: i64::MIN,
-            caution,
-            is_urgent: false,
+            // The takeover commit.
+            is_urgent: true,
         })
     }
 
     /// The assignment ends: no handler starts any more.
     pub(super) fn end(self) -> Arc<Partition> {
         self.partition.revoke();
-        if let Some(caution) = self.caution {
-            caution.retire();
-        }
         self.partition
     }
 
@@ -84,36 +71,37 @@ impl Lane {
         self.head.as_ref()?.due
     }
 
-    /// Goes on with the suspects, if there are some; `has_room`: more may be handed out.
+    /// Goes on with the quarantine, if there is one; `has_room`: more may be handed out.
     pub(super) fn look(&mut self, has_room: bool, now: Instant) {
-        let Some(caution) = &mut self.caution else { return };
+        if !self.partition.is_careful() {
+            return;
+        }
         let head = self.head.as_ref().filter(|head| has_room && head.due.is_none());
-        match caution.look(head.map(|head| head.record.offset), now) {
-            Look::Wait => {}
-            Look::Commit => self.is_urgent = true,
-            Look::Over => {
-                self.caution = None;
-                self.asked = self.partition.granted();
-            }
+        let head = head.map(|Head { record, .. }| quarantine::Head {
+            offset: record.offset,
+            key: record.key(),
+        });
+        self.is_urgent |= self.partition.advance(head.as_ref(), now);
+    }
+
+    /// Up to where everything was taken over to the partition, by what librdkafka says was taken out.
+    pub(super) fn pass(&self, position: i64) {
+        if self.head.is_none() && self.strayed.is_empty() {
+            self.partition.pass(position);
         }
     }
 
     /// Hands out up to `room` records. `true`: there may be more.
     pub(super) fn pump(&mut self, shared: &Shared, room: usize) -> bool {
         let room = room.min(BATCH);
-        let granted = match &self.caution {
-            None => self.partition.granted(),
-            Some(caution) => caution.granted(),
-        };
+        let granted = self.partition.granted();
         let mut records = Vec::new();
         let (mut bytes, mut more) = (0, true);
-        let mut reached = None;
         while records.len() < room && !shared.is_heavy(bytes) {
             let Some(record) = self.next() else {
                 more = false;
                 break;
             };
-            reached = Some(record.offset);
             if record.offset >= granted && !self.partition.was_done(record.offset) {
                 self.head = Some(Head { record, due: None });
                 more = false;
@@ -126,14 +114,6 @@ impl Lane {
             records.push(record);
         }
         self.hand_out(shared, records);
-        // Half a grant before its end: nothing waits for the answer.
-        if let Some(reached) = reached
-            && self.caution.is_none()
-            && reached >= self.asked.saturating_sub(MANY / 2)
-        {
-            self.asked = self.partition.ask(reached, false);
-            self.is_urgent = true;
-        }
         more
     }
 

@@ -6,12 +6,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
-use std::time::Duration;
+use std::time::Instant;
 
+use bytes::Bytes;
 use cqrs_core::RetryState;
 
-use super::note::Note;
-use super::watch::{Former, Watch};
+use super::commit_metadata::CommitMetadata;
+use super::quarantine::{Head, Progress, Quarantine, Rule, Step};
 
 /// The lowest unfinished offset of a partition, and what is known of attempts at unfinished records.
 ///
@@ -24,12 +25,20 @@ use super::watch::{Former, Watch};
 pub(super) struct Ledger {
     entries: VecDeque<Entry>,
     unfinished: usize,
-    /// Where the partition goes on when everything is finished. `None` until that is known.
-    next: Option<i64>,
+    /// Where the partition goes on when everything is finished.
+    next: i64,
     /// Finished in an earlier assignment: not to be handed out when they come.
     done: Vec<Range<i64>>,
     attempts: BTreeMap<i64, RetryState>,
-    watch: Watch,
+    quarantine: Quarantine,
+    /// Records below may be handed out.
+    granted: i64,
+    /// How many were ever finished.
+    finished: u64,
+    /// As in the [`CommitMetadata`].
+    partitions: Option<i32>,
+    /// Whether the group takes no metadata.
+    is_bare: bool,
     /// Grows with every change of what a commit would say.
     version: u64,
     /// The version that was committed last.
@@ -49,69 +58,47 @@ struct Entry {
 pub(super) struct Draft {
     /// The offset to go on with.
     pub(super) position: i64,
-    /// What stands beside it.
-    pub(super) note: Note,
-    /// How far a grant is asked for with it.
-    asked: Option<i64>,
+    /// What stands beside it. `None`: nothing, the group takes no metadata.
+    pub(super) metadata: Option<CommitMetadata>,
+    /// Records below may be handed out when it is committed.
+    granted: i64,
     version: u64,
 }
 
-/// How it stands with grants and suspects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct View {
-    /// Records before may be suspect.
-    pub(super) suspects_until: Option<i64>,
-    /// Whether no record runs for the first time.
-    pub(super) is_quiet: bool,
-    /// Whether a grant was asked for that is not committed.
-    pub(super) is_asking: bool,
-    /// Whether the committed note may have a name.
-    pub(super) is_named: bool,
-    /// Whether suspects that outlasted the patience run on.
-    pub(super) has_strays: bool,
-    pub(super) patience: Duration,
+/// Where an assignment begins.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Takeover {
+    pub(super) position: i64,
+    /// Where the log ended.
+    pub(super) end: i64,
+    /// Whether the group has no committed place there.
+    pub(super) is_new: bool,
+    pub(super) metadata: CommitMetadata,
 }
 
 impl Ledger {
-    /// The books of an assignment of this process that follows `former` on the partition, if there was one
-    /// of which nobody else knows better. `end`: nothing at it and behind was there to be started.
-    pub(super) fn following(
-        former: Option<Former>,
-        committed: Option<i64>,
-        mut note: Note,
-        end: Option<i64>,
-    ) -> Self {
-        let found = note.noted.clone();
-        if let Some(former) = former {
-            note.noted = former.acquit(note.noted);
-        }
-        if let Some(end) = end {
-            note.noted.bound(end);
-        }
-        let mut ledger = Self::new(committed, note);
-        // It stays there until the next commit, however often the membership is lost before.
-        ledger.watch.found(found);
-        ledger
-    }
-
-    /// The books of an assignment that begins where `committed` says, with the attempts of `note`.
-    pub(super) fn new(committed: Option<i64>, note: Note) -> Self {
-        let mut attempts = note.attempts;
-        let mut done = note.done;
-        if let Some(committed) = committed {
-            attempts = attempts.split_off(&committed);
-            done.retain(|run| committed < run.start && run.start < run.end);
-        }
+    /// The books of an assignment. Nothing is handed out before its takeover commit, if it needs one.
+    pub(super) fn new(takeover: Takeover, rule: Rule) -> Self {
+        let Takeover { position, end, is_new, metadata } = takeover;
+        let attempts = { metadata.attempts }.split_off(&position);
+        let mut done = metadata.done;
+        done.retain(|run| position < run.start && run.start < run.end);
+        let needs_commit = is_new || rule.max_crashes > 0;
+        let unclean = metadata.unclean;
         let is_done = |offset| contains(&done, offset);
-        let watch = Watch::new(committed, note.noted, is_done);
+        let quarantine = Quarantine::new(rule, position, end, unclean, is_done, Instant::now());
         Self {
             entries: VecDeque::new(),
             unfinished: 0,
-            next: committed,
+            next: position,
             done,
             attempts,
-            version: u64::from(watch.is_named()),
-            watch,
+            quarantine,
+            granted: if needs_commit { i64::MIN } else { i64::MAX },
+            finished: 0,
+            partitions: metadata.partitions,
+            is_bare: false,
+            version: u64::from(needs_commit),
             committed: 0,
             closed: false,
         }
@@ -121,7 +108,7 @@ impl Ledger {
     /// assignment; do not hand it out.
     pub(super) fn add(&mut self, offset: i64) -> bool {
         if self.was_done(offset) {
-            self.next = Some(self.next.map_or(offset + 1, |next| next.max(offset + 1)));
+            self.next = self.next.max(offset + 1);
             self.version += 1;
             return false;
         }
@@ -139,7 +126,7 @@ impl Ledger {
             _ => self.entries.push_back(entry),
         }
         self.unfinished += 1;
-        self.next = Some(offset + 1);
+        self.next = offset + 1;
         true
     }
 
@@ -159,7 +146,8 @@ impl Ledger {
         if !self.attempts.is_empty() {
             self.attempts.remove(&offset);
         }
-        self.watch.finish(offset);
+        self.finished += 1;
+        self.quarantine.finish(offset);
         if at == 0 {
             while self.entries.front().is_some_and(|entry| entry.finished) {
                 self.entries.pop_front();
@@ -178,7 +166,7 @@ impl Ledger {
 
     /// What is finished behind the lowest unfinished one, and what will count as finished when it comes.
     fn finished(&self) -> Vec<Range<i64>> {
-        let (Some(position), Some(next)) = (self.position(), self.next) else { return Vec::new() };
+        let (position, next) = (self.position(), self.next);
         let mut runs = Vec::new();
         let mut start = position;
         let open = self.entries.iter().filter(|entry| !entry.finished).map(|entry| entry.offset);
@@ -203,11 +191,19 @@ impl Ledger {
         self.entries.binary_search_by_key(&offset, |entry| entry.offset)
     }
 
+    /// Everything before `position` was taken in: what is missing there are no records (control records of
+    /// transactions, for example).
+    pub(super) fn pass(&mut self, position: i64) {
+        if !self.closed && position > self.next {
+            self.next = position;
+            self.version += 1;
+        }
+    }
+
     /// What may be committed: the lowest unfinished offset, or the one after the last when all are
     /// finished.
-    pub(super) fn position(&self) -> Option<i64> {
-        let next = self.next?;
-        Some(self.entries.front().map_or(next, |lowest| lowest.offset.min(next)))
+    pub(super) fn position(&self) -> i64 {
+        self.entries.front().map_or(self.next, |lowest| lowest.offset.min(self.next))
     }
 
     /// Remembers the failed attempts at a record, which may run on.
@@ -219,71 +215,65 @@ impl Ledger {
     }
 
     /// Remembers the failed attempts at a record, which is held for a later one.
-    pub(super) fn hold(&mut self, offset: i64, state: RetryState) {
+    pub(super) fn hold(&mut self, offset: i64, key: Option<Bytes>, state: RetryState) {
         self.note_attempts(offset, state);
-        if !self.closed && self.is_unfinished(offset) {
-            self.watch.hold(offset);
+        if !self.closed {
+            self.run_ended(offset, key);
         }
     }
 
-    /// A record whose handler ran is given back.
-    pub(super) fn rest(&mut self, offset: i64) {
-        if !self.closed && self.is_unfinished(offset) {
-            self.watch.rest(offset);
-            self.version += 1;
-        }
-    }
-
-    fn is_unfinished(&self, offset: i64) -> bool {
-        self.find(offset).is_ok_and(|at| !self.entries[at].finished)
+    /// The run of a record ended, and it will run again.
+    pub(super) fn run_ended(&mut self, offset: i64, key: Option<Bytes>) {
+        self.quarantine.run_ended(offset, key);
+        self.version += 1;
     }
 
     /// What is known of the attempts at a record.
     pub(super) fn attempts(&self, offset: i64) -> RetryState {
         let mut state = self.attempts.get(&offset).copied().unwrap_or_default();
-        state.crashes = self.watch.crashes(offset);
+        state.crashes = self.quarantine.crashes(offset);
         state
     }
 
     /// Whether anything is known of attempts.
     pub(super) fn has_attempts(&self) -> bool {
-        !self.attempts.is_empty() || self.watch.has_crashes()
-    }
-
-    /// Asks for a grant of `head` and some behind it; it is given with the next commit. A suspect alone is
-    /// named when it `may_name`. Returns up to where.
-    pub(super) fn ask(&mut self, head: i64, may_name: bool) -> i64 {
-        self.next.get_or_insert(head);
-        self.version += 1;
-        self.watch.ask(head, may_name, self.version)
+        !self.attempts.is_empty() || self.quarantine.has_crashes()
     }
 
     /// Records below may be handed out.
     pub(super) fn granted(&self) -> i64 {
-        self.watch.granted()
+        self.granted
     }
 
-    /// A handler starts with a record.
-    pub(super) fn begin(&mut self, offset: i64) {
-        self.watch.begin(offset);
+    /// Whether what is handed out depends on commits.
+    pub(super) fn is_careful(&self) -> bool {
+        self.quarantine.is_careful()
     }
 
-    /// Does not wait for suspects that run any more.
-    pub(super) fn outlast(&mut self) {
-        let open = self.entries.iter().filter(|entry| !entry.finished).map(|entry| entry.offset);
-        self.watch.outlast(open);
-        self.version += 1;
+    /// How many unclean ends there are in a row should this assignment have one.
+    pub(super) fn unclean_ends(&self) -> u32 {
+        self.quarantine.says().count
     }
 
-    pub(super) fn view(&self) -> View {
-        View {
-            suspects_until: self.watch.suspects_until(),
-            is_quiet: self.unfinished <= self.watch.rested(),
-            is_asking: self.watch.is_asking(),
-            is_named: self.watch.is_named(),
-            has_strays: self.watch.has_strays(),
-            patience: self.watch.patience(),
+    /// Goes on with the quarantine; `running` handlers run. Whether there is something to commit at once.
+    pub(super) fn advance(&mut self, head: Option<&Head>, running: usize, now: Instant) -> bool {
+        if self.closed || self.committed == 0 {
+            return false;
         }
+        let queued = self.unfinished.saturating_sub(self.attempts.len() + running);
+        let progress = Progress {
+            position: self.position(),
+            next: self.next,
+            queued,
+            running,
+            begun: self.finished + (self.unfinished - queued) as u64,
+        };
+        match self.quarantine.advance(head, progress, self.granted, now) {
+            Step::Wait => return false,
+            Step::Commit => self.version += 1,
+            Step::Grant(until) => self.granted = until,
+        }
+        true
     }
 
     /// The commit to make, if there is something new to say.
@@ -291,31 +281,41 @@ impl Ledger {
         if self.version == self.committed {
             return None;
         }
-        let position = self.position()?;
-        let noted = self.watch.note(position);
-        let note = Note { noted, attempts: self.attempts.clone(), done: self.finished() };
-        Some(Draft { position, note, asked: self.watch.asked(), version: self.version })
+        let metadata = (!self.is_bare).then(|| CommitMetadata {
+            partitions: self.partitions,
+            unclean: self.quarantine.says().clone(),
+            attempts: self.attempts.clone(),
+            done: self.finished(),
+        });
+        let granted = self.quarantine.grant();
+        Some(Draft { position: self.position(), metadata, granted, version: self.version })
     }
 
     /// Closes the books: the last commit of this assignment, if one is needed. Nothing is finished
-    /// from here on.
-    pub(super) fn close(&mut self) -> Option<Draft> {
-        if !self.closed && self.watch.close() {
+    /// from here on, though `running` handlers still run.
+    pub(super) fn close(&mut self, running: usize) -> Option<Draft> {
+        if !self.closed && self.quarantine.close(running) {
             self.version += 1;
         }
         self.closed = true;
         self.draft()
     }
 
-    /// What is to be remembered when they are closed.
-    pub(super) fn former(&self) -> Former {
-        self.watch.former()
-    }
-
     /// A draft was committed.
     pub(super) fn committed(&mut self, draft: &Draft) {
         self.committed = self.committed.max(draft.version);
-        self.watch.committed(draft.asked, &draft.note.noted, draft.version);
+        self.granted = draft.granted;
+        let said = draft.metadata.as_ref().map(|metadata| &metadata.unclean);
+        self.quarantine.committed(said);
+    }
+
+    /// The group refuses commits like `draft`: nothing is counted and everything is handed out from here on.
+    /// `is_bare`: it takes no metadata.
+    pub(super) fn refused(&mut self, draft: &Draft, is_bare: bool) {
+        self.quarantine.switch_off();
+        self.is_bare |= is_bare;
+        self.granted = i64::MAX;
+        self.version = self.version.max(draft.version) + 1;
     }
 }
 

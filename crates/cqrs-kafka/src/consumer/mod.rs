@@ -21,10 +21,10 @@
 //!   looking: nothing that was fetched is thrown away.)
 //! * A record is in its partition's [`ledger`](ledger::Ledger) before it is handed out. The ledger's
 //!   lowest unfinished offset is all that is ever committed; what is finished behind it stands in the
-//!   commit's metadata ([`note`]) and is not handed out again by whoever gets the partition next.
-//! * A record is handed out only when a committed note says that it may have been started ([`watch`]). After an
-//!   end that was not good, a partition's suspects are run in few, then alone ([`caution`]), by one partition of
-//!   the process at a time ([`baton`]).
+//!   [`commit_metadata`] and is not handed out again by whoever gets the partition next.
+//! * Nothing is handed out before the takeover commit: it gives a new group its place ([`places`]) and says that
+//!   the partition has an owner. Whoever finds that the last owner had no last commit counts an unclean end;
+//!   after two in a row the suspects run alone ([`quarantine`]).
 //! * A partition that is assigned again is a new value with a new ledger. What is left of an earlier
 //!   assignment (a late ack) reaches only the old, closed ledger, and fails.
 //! * A revoke closes the gate first (no handler starts), waits for those that run (`revoke_drain`), then
@@ -38,19 +38,19 @@
 //!   background; nothing waits for it.
 
 mod again;
-mod baton;
-mod caution;
 mod check;
 mod clerk;
+mod commit_metadata;
 mod context;
 mod copies;
 mod create_topics;
 mod driver;
 mod lane;
 mod ledger;
-mod note;
 mod partition;
+mod places;
 mod plan;
+mod quarantine;
 mod rebalance;
 mod record;
 mod refusals;
@@ -60,7 +60,6 @@ mod shared;
 mod source;
 mod subscription;
 mod topics;
-mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,12 +1,13 @@
 //! One partition during one assignment: the epoch that deliveries belong to.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use cqrs_core::RetryState;
 
-use super::baton::Turn;
-use super::ledger::{Draft, Ledger, View};
+use super::ledger::{Draft, Ledger};
+use super::quarantine::Head;
 use super::record::Record;
 use super::shared::Shared;
 
@@ -29,10 +30,8 @@ pub(super) struct Partition {
     has_attempts: AtomicBool,
     /// Records below may be handed out.
     granted: AtomicI64,
-    /// Whether the poll thread waits for each record that is finished.
+    /// Whether what is handed out depends on commits: the poll thread waits for each record that is finished.
     careful: AtomicBool,
-    /// Tells, as long as this value lives, that suspects run on.
-    strays: OnceLock<Turn>,
 }
 
 const REVOKED: usize = 1 << (usize::BITS - 1);
@@ -46,22 +45,11 @@ impl Partition {
         ledger: Ledger,
     ) -> Self {
         let has_attempts = AtomicBool::new(ledger.has_attempts());
-        let careful = AtomicBool::new(ledger.view().suspects_until.is_some());
+        let careful = AtomicBool::new(ledger.is_careful());
         let granted = AtomicI64::new(ledger.granted());
         let ledger = Mutex::new(ledger);
         let gate = AtomicUsize::new(0);
-        Self {
-            shared,
-            topic,
-            id,
-            is_retry,
-            gate,
-            ledger,
-            has_attempts,
-            granted,
-            careful,
-            strays: OnceLock::new(),
-        }
+        Self { shared, topic, id, is_retry, gate, ledger, has_attempts, granted, careful }
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -99,11 +87,6 @@ impl Partition {
         self.gate.fetch_or(REVOKED, Ordering::AcqRel);
     }
 
-    /// Keeps a turn that tells of strays until nobody has a delivery of this assignment any more.
-    pub(super) fn keep(&self, turn: Turn) {
-        let _ = self.strays.set(turn);
-    }
-
     pub(super) fn is_revoked(&self) -> bool {
         self.gate.load(Ordering::Acquire) & REVOKED != 0
     }
@@ -111,7 +94,7 @@ impl Partition {
     /// Marks a record as done. `false`: it does not count any more, the record comes again.
     pub(super) fn finish(&self, offset: i64) -> bool {
         let counts = self.ledger().finish(offset);
-        self.tell_if_careful();
+        self.wake_if_careful();
         counts
     }
 
@@ -122,34 +105,27 @@ impl Partition {
     }
 
     /// A record is held for a later attempt.
-    pub(super) fn hold(&self, offset: i64, state: RetryState) {
+    pub(super) fn hold(&self, record: &Record, state: RetryState) {
         self.has_attempts.store(true, Ordering::Release);
-        self.ledger().hold(offset, state);
-        self.tell_if_careful();
-    }
-
-    /// A handler starts with a record.
-    pub(super) fn begun(&self, offset: i64) {
-        if self.is_careful() {
-            self.ledger().begin(offset);
-        }
+        self.ledger().hold(record.offset, record.key(), state);
+        self.wake_if_careful();
     }
 
     /// A record whose handler ran is given back, or kept for later.
-    pub(super) fn rest(&self, offset: i64) {
+    pub(super) fn run_ended(&self, record: &Record) {
         if self.is_careful() {
-            self.ledger().rest(offset);
-            self.tell_if_careful();
+            self.ledger().run_ended(record.offset, record.key());
+            self.wake_if_careful();
         }
     }
 
-    fn tell_if_careful(&self) {
+    fn wake_if_careful(&self) {
         if self.is_careful() {
             self.shared.wake_poller();
         }
     }
 
-    /// Whether records may be suspect.
+    /// Whether what is handed out depends on commits.
     pub(super) fn is_careful(&self) -> bool {
         self.careful.load(Ordering::Acquire)
     }
@@ -159,21 +135,31 @@ impl Partition {
         self.granted.load(Ordering::Acquire)
     }
 
-    /// As [`Ledger::ask`].
-    pub(super) fn ask(&self, head: i64, may_name: bool) -> i64 {
+    /// As [`Ledger::advance`].
+    pub(super) fn advance(&self, head: Option<&Head>, now: Instant) -> bool {
         let mut ledger = self.ledger();
-        let until = ledger.ask(head, may_name);
-        self.careful.store(ledger.view().suspects_until.is_some(), Ordering::Release);
-        until
+        let advanced = ledger.advance(head, self.running(), now);
+        if advanced {
+            self.store(&ledger);
+        }
+        advanced
     }
 
-    /// As [`Ledger::outlast`].
-    pub(super) fn outlast(&self) {
-        self.ledger().outlast();
+    /// As [`Ledger::pass`].
+    pub(super) fn pass(&self, position: i64) {
+        self.ledger().pass(position);
     }
 
-    pub(super) fn view(&self) -> View {
-        self.ledger().view()
+    /// As [`Ledger::refused`].
+    pub(super) fn refused(&self, draft: &Draft, is_bare: bool) {
+        let mut ledger = self.ledger();
+        ledger.refused(draft, is_bare);
+        self.store(&ledger);
+    }
+
+    fn store(&self, ledger: &Ledger) {
+        self.granted.store(ledger.granted(), Ordering::Release);
+        self.careful.store(ledger.is_careful(), Ordering::Release);
     }
 
     /// Whether a record was finished in an earlier assignment.
@@ -205,16 +191,12 @@ impl Partition {
     /// The last commit of this epoch. Nothing counts from here on.
     pub(super) fn close(&self) -> Option<Draft> {
         self.revoke();
-        let mut ledger = self.ledger();
-        let (draft, former) = (ledger.close(), ledger.former());
-        drop(ledger);
-        self.shared.remember(Arc::clone(&self.topic), self.id, former);
-        draft
+        self.ledger().close(self.running())
     }
 
     pub(super) fn committed(&self, draft: &Draft) {
         let mut ledger = self.ledger();
         ledger.committed(draft);
-        self.granted.store(ledger.granted(), Ordering::Release);
+        self.store(&ledger);
     }
 }

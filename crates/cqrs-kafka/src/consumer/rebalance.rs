@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cqrs_core::StartAt;
 use rdkafka::consumer::{Consumer as _, RebalanceProtocol};
 use rdkafka::error::KafkaError as RdError;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::clerk::{Drafts, Start};
+use super::clerk::{Drafts, Start, Wanted};
 use super::context::Rebalance;
 use super::lane::Lane;
 use super::ledger::Ledger;
 use super::partition::Partition;
+use super::quarantine::{Process, Rule};
 use super::session::Session;
 use crate::{ErrorKind, KafkaError};
 
@@ -121,13 +123,18 @@ impl Session {
     }
 
     fn start_assign(&mut self, list: TopicPartitionList) -> Turn {
-        let partitions: Vec<(Arc<str>, i32)> = list
-            .elements()
-            .iter()
-            .filter(|element| self.plan.is_meant(element.topic()))
-            .map(|element| (element.topic().into(), element.partition()))
-            .collect();
-        let ticket = self.clerk.look_up(partitions, self.plan.request.start);
+        let elements = list.elements();
+        let meant = elements.iter().filter(|element| self.plan.is_meant(element.topic()));
+        let wanted = meant.map(|element| Wanted {
+            topic: element.topic().into(),
+            partition: element.partition(),
+            // A copy must not be missed, however new its topic is.
+            start: match self.plan.is_retry(element.topic()) {
+                true => StartAt::default(),
+                false => self.plan.request.start,
+            },
+        });
+        let ticket = self.clerk.look_up(wanted.collect());
         Turn::Assigning { list, ticket, again: None }
     }
 
@@ -155,19 +162,29 @@ impl Session {
     fn assign(&mut self, starts: Vec<Start>) {
         let mut list = TopicPartitionList::with_capacity(starts.len());
         let mut lanes = Vec::with_capacity(starts.len());
-        for start in starts {
-            let is_retry = self.plan.is_retry(&start.topic);
-            // A copy must not be missed, however new its topic is.
-            let begin = if is_retry { Some(Offset::Beginning) } else { start.begin };
-            let offset = start.committed.map(Offset::Offset).or(begin);
-            let former = self.shared.take_former(&start.topic, start.partition);
-            let ledger = Ledger::following(former, start.committed, start.note, start.end);
+        let rule = Rule {
+            max_crashes: self.plan.request.max_crashes,
+            concurrency: self.plan.request.concurrency,
+            process: Process::this(),
+        };
+        for Start { topic, partition, takeover } in starts {
+            let begin = Offset::Offset(takeover.position);
+            let ledger = Ledger::new(takeover, rule.clone());
+            let unclean_ends = ledger.unclean_ends();
+            if unclean_ends > 1 {
+                tracing::warn!(
+                    subscription = &*self.plan.request.name,
+                    topic = &*topic,
+                    partition,
+                    unclean_ends = unclean_ends - 1,
+                    "the partition's consumer ended without a last commit"
+                );
+            }
+            let is_retry = self.plan.is_retry(&topic);
             let shared = Arc::clone(&self.shared);
-            let partition = Partition::new(shared, start.topic, start.partition, is_retry, ledger);
+            let partition = Partition::new(shared, topic, partition, is_retry, ledger);
             let mut element = list.add_partition(&partition.topic, partition.id);
-            if let Some(offset) = offset
-                && let Err(error) = element.set_offset(offset)
-            {
+            if let Err(error) = element.set_offset(begin) {
                 tracing::error!(%error, "an offset that librdkafka does not take");
             }
             lanes.extend(Lane::new(&self.consumer, Arc::new(partition)));
@@ -191,6 +208,8 @@ impl Session {
         self.lanes.append(&mut lanes);
         self.is_member = true;
         self.absent = None;
+        // Before the first record.
+        self.report();
     }
 
     fn start_revoke(
@@ -199,6 +218,7 @@ impl Session {
         lost: bool,
         now: Instant,
     ) -> Result<Turn, KafkaError> {
+        self.pass_gaps();
         let eager = !self.is_cooperative();
         let goes = |lane: &Lane| {
             eager || list.find_partition(&lane.partition.topic, lane.partition.id).is_some()

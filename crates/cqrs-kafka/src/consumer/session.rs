@@ -1,12 +1,16 @@
 //! The poll loop over one librdkafka consumer.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use cqrs_core::StartAt;
 use cqrs_core::broker::BrokerState;
 use cqrs_core::consume::{SourceStatus, SubscribeErrorKind};
+use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError as RdError;
 use rdkafka::message::Message as _;
 use rdkafka::types::RDKafkaErrorCode as Code;
 
@@ -22,7 +26,7 @@ use crate::{ErrorKind, KafkaError};
 
 /// Between two looks at what wakes nobody (statistics, deadlines), at most.
 const TICK: Duration = Duration::from_millis(100);
-/// The same while a rebalance is answered.
+/// The same while a rebalance is answered, or a partition is careful.
 const SHORT_TICK: Duration = Duration::from_millis(10);
 /// After a commit that failed, until the next one.
 const AGAIN: Duration = Duration::from_millis(250);
@@ -93,7 +97,9 @@ impl Session {
         let consumer = Arc::new(consumer);
         let names: Vec<_> = plan.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&names).map_err(|error| KafkaError::config(events.reason(error)))?;
-        let clerk = Clerk::start(Arc::clone(&consumer), Arc::clone(&shared)).map_err(|error| {
+        let lists_topics = plan.request.start != StartAt::default();
+        let clerk = Clerk::start(Arc::clone(&consumer), Arc::clone(&shared), lists_topics);
+        let clerk = clerk.map_err(|error| {
             let text = "the system gives no thread to the consumer";
             KafkaError::with_source(ErrorKind::Configuration, text, error)
         })?;
@@ -193,7 +199,8 @@ impl Session {
     }
 
     fn pause(&self) -> Duration {
-        let tick = if self.turn.is_idle() { TICK } else { SHORT_TICK };
+        let is_careful = || self.lanes.iter().any(|lane| lane.partition.is_careful());
+        let tick = if self.turn.is_idle() && !is_careful() { TICK } else { SHORT_TICK };
         let now = SystemTime::now();
         let due = self.lanes.iter().filter_map(Lane::due).min();
         let due = due.map(|due| due.duration_since(now).unwrap_or_default());
@@ -205,7 +212,10 @@ impl Session {
         if self.committing {
             return;
         }
-        self.next_commit = now + self.plan.subscription.commit_interval;
+        if now >= self.next_commit {
+            self.next_commit = now + self.plan.subscription.commit_interval;
+            self.pass_gaps();
+        }
         self.lanes.iter_mut().for_each(|lane| lane.is_urgent = false);
         let of = |lane: &Lane| Some((Arc::clone(&lane.partition), lane.partition.draft()?));
         let drafts: Drafts = self.lanes.iter().filter_map(of).collect();
@@ -215,23 +225,32 @@ impl Session {
         }
     }
 
+    /// Lets the partitions' places pass what is no record: control records of transactions, for example.
+    pub(super) fn pass_gaps(&self) {
+        // librdkafka's position is behind everything that was taken out of the queues, control records too.
+        let Ok(positions) = self.consumer.position() else { return };
+        for lane in &self.lanes {
+            let found = positions.find_partition(&lane.partition.topic, lane.partition.id);
+            if let Some(Offset::Offset(position)) = found.map(|found| found.offset()) {
+                lane.pass(position);
+            }
+        }
+    }
+
     fn take_done(&mut self, done: Done) -> Result<(), KafkaError> {
         match done {
-            Done::Committed { drafts, is_last, result, .. } => {
+            Done::Committed { drafts, failed, is_last, result } => {
                 if !is_last {
                     self.committing = false;
                 }
                 let succeeded = result.is_ok();
                 for (partition, draft) in &drafts {
                     partition.committed(draft);
-                    if is_last {
-                        // Whatever is found there from now on, others left behind.
-                        self.shared.take_former(&partition.topic, partition.id);
-                    }
                 }
                 match result {
                     Ok(()) => {}
                     Err(error) => {
+                        self.refused(&failed, &error);
                         // A lane may wait for it.
                         self.no_commit_until = Instant::now() + AGAIN;
                         self.next_commit = self.next_commit.min(self.no_commit_until);
@@ -250,6 +269,23 @@ impl Session {
             Done::Found { ticket, result } => self.found(ticket, result),
         }
         Ok(())
+    }
+
+    /// Where the group does not take what the quarantine needs, records are handed out all the same.
+    fn refused(&self, failed: &Drafts, error: &RdError) {
+        let code = error.rdkafka_error_code();
+        let is_bare = code == Some(Code::OffsetMetadataTooLarge);
+        if !is_bare && !code.is_some_and(is_forbidden) {
+            return;
+        }
+        failed.iter().for_each(|(partition, draft)| partition.refused(draft, is_bare));
+        if !self.shared.refusal_logged.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                subscription = &*self.plan.request.name,
+                %error,
+                "the group refuses commits; crashes are not counted"
+            );
+        }
     }
 
     /// Looks at what tells nobody: the connection, errors. `Some`: the session is over.
@@ -317,7 +353,7 @@ impl Session {
     }
 
     /// Tells of the state.
-    fn report(&self) {
+    pub(super) fn report(&self) {
         let status = match self.consumer.context().events.health.state() {
             BrokerState::Ready if self.is_member => SourceStatus::Consuming,
             BrokerState::Ready => SourceStatus::Connecting { last_error: self.absent.clone() },
@@ -330,6 +366,7 @@ impl Session {
 
     /// The last commits, until shortly before `end`.
     fn close(&mut self, end: Instant) -> Ending {
+        self.pass_gaps();
         let mut open: Vec<Arc<Partition>> = self.lanes.drain(..).map(Lane::end).collect();
         open.extend(self.turn.partitions());
         let close = |partition: Arc<Partition>| {

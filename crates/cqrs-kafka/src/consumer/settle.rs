@@ -41,7 +41,7 @@ struct Lease {
 impl Lease {
     /// Keeps the record for a later attempt.
     fn hold(&mut self, state: RetryState) -> Delayed {
-        self.partition.hold(self.record.offset, state);
+        self.partition.hold(&self.record, state);
         // A revoke does not wait for what is held.
         if std::mem::take(&mut self.running) {
             self.partition.end();
@@ -92,9 +92,6 @@ impl Settle for KafkaSettle {
         let Some(lease) = &mut self.lease else { return false };
         if !lease.running {
             lease.running = lease.partition.begin();
-            if lease.running {
-                lease.partition.begun(lease.record.offset);
-            }
         }
         lease.running
     }
@@ -104,7 +101,7 @@ impl Settle for KafkaSettle {
         // A revoke does not wait for what is held.
         if std::mem::take(&mut lease.running) {
             lease.partition.end();
-            lease.partition.rest(lease.record.offset);
+            lease.partition.run_ended(&lease.record);
         }
     }
 
@@ -230,7 +227,7 @@ impl Drop for KafkaSettle {
         let Some(Lease { partition, mut record, running }) = self.lease.take() else { return };
         if running {
             partition.end();
-            partition.rest(record.offset);
+            partition.run_ended(&record);
         }
         record.drops = record.drops.saturating_add(1);
         let shared = Arc::clone(&partition.shared);

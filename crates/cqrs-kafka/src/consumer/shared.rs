@@ -14,7 +14,6 @@ use tokio::sync::watch;
 use super::copies::Copies;
 use super::partition::Partition;
 use super::record::Record;
-use super::watch::Former;
 
 /// Records of one partition, on their way to the async side.
 #[derive(Debug)]
@@ -60,8 +59,10 @@ pub(super) struct Shared {
     stopped: AtomicBool,
     /// Until when the source closes. `None`: open.
     closing: Mutex<Option<Instant>>,
-    /// The last assignments of partitions that are not ours now.
-    former: Mutex<HashMap<(Arc<str>, i32), Former>>,
+    /// The topics there were when the subscription began, and how many partitions each had.
+    pub(super) topics_at_start: OnceLock<HashMap<String, i32>>,
+    /// Whether it was logged that the group refuses commit metadata.
+    pub(super) refusal_logged: AtomicBool,
     pub(super) opening: watch::Sender<Opening>,
     pub(super) ending: watch::Sender<Option<Ending>>,
     pub(super) copies: Arc<Copies>,
@@ -88,7 +89,8 @@ impl Shared {
             poller: OnceLock::new(),
             stopped: AtomicBool::new(false),
             closing: Mutex::new(None),
-            former: Mutex::default(),
+            topics_at_start: OnceLock::new(),
+            refusal_logged: AtomicBool::new(false),
             opening: watch::Sender::default(),
             ending: watch::Sender::default(),
             copies,
@@ -215,18 +217,6 @@ impl Shared {
             keep
         });
         self.forget(gone.0, gone.1);
-    }
-
-    /// Remembers an assignment that has ended.
-    pub(super) fn remember(&self, topic: Arc<str>, partition: i32, former: Former) {
-        let mut all = self.former.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert((topic, partition), former);
-    }
-
-    /// What is remembered of the last assignment of a partition that is ours again.
-    pub(super) fn take_former(&self, topic: &Arc<str>, partition: i32) -> Option<Former> {
-        let mut all = self.former.lock().unwrap_or_else(PoisonError::into_inner);
-        all.remove(&(Arc::clone(topic), partition))
     }
 
     pub(super) fn is_stopped(&self) -> bool {

@@ -34,7 +34,7 @@ macro_rules! flaws {
 
 flaws! {
     None NoneScheduled AcksOnReceive LosesDropped LosesOnCrash RedeliversAcked ReordersKey IgnoresCap
-    ForgetsHeaders ForgetsKey HidesRedelivery SkipsEmpty TombstoneIsEmpty IgnoresOldest IgnoresLatest
+    ForgetsHeaders ForgetsKey HidesRedelivery SkipsEmpty TombstoneIsEmpty IgnoresOldest IgnoresLatest ForgetsUnusedGroup
     ChecksNothing FirstTopicOnly GroupsShare MembersCopy BeginLies StopKeepsDelivering CloseHangs
     NeverTellsOfOutage StaysDisconnected LosesOnCut DeadLetterNotWritten DeadLetterBodyChanged
     DeadLetterKeyLost DeadLetterHeadersLost DeadLetterUntold DeadLetterAttemptsLost IgnoresDeadLetterName
@@ -118,6 +118,12 @@ impl Flawed {
             Flaw::IgnoresCap => request.max_unsettled = Some(10_000),
             Flaw::IgnoresOldest => request.start = StartAt::Latest,
             Flaw::IgnoresLatest => request.start = StartAt::Oldest,
+            Flaw::ForgetsUnusedGroup if request.start == StartAt::Latest => {
+                // Under another name it is a new group.
+                if self.shared.members.lock().unwrap().contains_key(&*request.group) {
+                    request.group = format!("{}-again", request.group).into();
+                }
+            }
             Flaw::FirstTopicOnly => topics.truncate(1),
             Flaw::IgnoresDeadLetterName => request.dead_letter = DeadLetterTo::Default,
             Flaw::GroupsShare | Flaw::MembersCopy => {

@@ -6,11 +6,15 @@ use proptest::prelude::*;
 use super::*;
 
 fn ledger() -> Ledger {
-    Ledger::new(Some(10), Note::default())
+    at(10, CommitMetadata::default())
 }
 
-fn position(ledger: &Ledger) -> i64 {
-    ledger.position().unwrap()
+fn at(position: i64, metadata: CommitMetadata) -> Ledger {
+    Ledger::new(Takeover { position, metadata, ..Takeover::default() }, Rule::off())
+}
+
+fn metadata(draft: &Draft) -> &CommitMetadata {
+    draft.metadata.as_ref().unwrap()
 }
 
 #[test]
@@ -23,10 +27,10 @@ fn only_the_lowest_unfinished_is_committed() {
     assert!(!ledger.add(11), "it is here");
     assert!(ledger.finish(11) && ledger.finish(15));
     let draft = ledger.draft().unwrap();
-    assert_eq!((draft.position, draft.note.to_text().as_str()), (10, "cqrs1;d=b.5"));
+    assert_eq!((draft.position, metadata(&draft).to_text().as_str()), (10, "cqrs1;d=b.5"));
     assert!(ledger.finish(10));
     let draft = ledger.draft().unwrap();
-    assert_eq!(draft.note.done, []);
+    assert_eq!(metadata(&draft).done, []);
     assert_eq!(draft.position, 16, "gaps do not stall it");
     ledger.committed(&draft);
     assert_eq!(ledger.draft(), None);
@@ -41,16 +45,16 @@ fn what_was_finished_behind_the_watermark_comes_no_more() {
     }
     first.finish(11);
     first.finish(13);
-    let draft = first.close().unwrap();
-    let note = Note::parse(&draft.note.to_text());
-    let mut second = Ledger::new(Some(draft.position), note);
+    let draft = first.close(0).unwrap();
+    let found = CommitMetadata::parse(&metadata(&draft).to_text());
+    let mut second = at(draft.position, found);
     let again: Vec<_> = (10..16).filter(|offset| second.add(*offset)).collect();
     assert_eq!(again, [10, 12, 14, 15]);
-    assert_eq!(position(&second), 10);
+    assert_eq!(second.position(), 10);
     for offset in again {
         assert!(second.finish(offset));
     }
-    assert_eq!(position(&second), 16);
+    assert_eq!(second.position(), 16);
 }
 
 #[test]
@@ -72,28 +76,28 @@ fn closed_books_take_nothing() {
     ledger.add(10);
     ledger.add(11);
     ledger.finish(10);
-    assert_eq!(ledger.close().unwrap().position, 11);
+    assert_eq!(ledger.close(0).unwrap().position, 11);
     assert!(!ledger.finish(11));
-    assert_eq!(position(&ledger), 11);
+    assert_eq!(ledger.position(), 11);
 }
 
 #[test]
 fn attempts_live_until_their_record_is_finished() {
     let state = RetryState::default().failed(Timestamp::from_unix_micros(1_000));
-    let mut note = Note::default();
-    note.attempts.insert(3, state);
-    note.attempts.insert(12, state);
-    let mut ledger = Ledger::new(Some(10), note);
+    let mut found = CommitMetadata::default();
+    found.attempts.insert(3, state);
+    found.attempts.insert(12, state);
+    let mut ledger = at(10, found);
     assert_eq!(ledger.attempts(12).attempts, 1);
     assert_eq!(ledger.attempts(3).attempts, 0, "before the committed offset");
     ledger.add(10);
     ledger.add(12);
-    ledger.hold(10, state);
+    ledger.hold(10, None, state);
     let draft = ledger.draft().unwrap();
-    assert_eq!((draft.position, draft.note.attempts.len()), (10, 2));
+    assert_eq!((draft.position, metadata(&draft).attempts.len()), (10, 2));
     ledger.committed(&draft);
     ledger.finish(12);
-    assert_eq!(ledger.draft().unwrap().note.attempts.len(), 1);
+    assert_eq!(metadata(&ledger.draft().unwrap()).attempts.len(), 1);
     ledger.finish(10);
     assert!(!ledger.has_attempts());
 }
@@ -107,11 +111,42 @@ fn a_partition_that_goes_back_is_followed() {
     ledger.finish(20);
     assert!(ledger.add(5) && ledger.add(20), "finished ones come again");
     assert!(!ledger.add(21), "unfinished ones do not");
-    assert_eq!(position(&ledger), 5);
+    assert_eq!(ledger.position(), 5);
     for offset in [5, 20, 21] {
         assert!(ledger.finish(offset));
     }
-    assert_eq!(position(&ledger), 21, "not beyond what was seen after it went back");
+    assert_eq!(ledger.position(), 21, "not beyond what was seen after it went back");
+}
+
+#[test]
+fn position_passes_what_is_no_record() {
+    let mut ledger = ledger();
+    ledger.add(10);
+    ledger.pass(12);
+    assert_eq!(ledger.position(), 10, "it is unfinished");
+    ledger.finish(10);
+    assert_eq!(ledger.position(), 12);
+    ledger.committed(&ledger.draft().unwrap());
+    ledger.pass(12);
+    ledger.pass(11);
+    assert_eq!(ledger.draft(), None, "nothing new");
+    ledger.pass(14);
+    assert_eq!(ledger.draft().unwrap().position, 14);
+    assert!(ledger.add(14), "records behind are taken in");
+    ledger.close(0);
+    ledger.pass(20);
+    assert_eq!(ledger.position(), 14);
+}
+
+#[test]
+fn new_place_is_committed_before_anything_else() {
+    let takeover = Takeover { position: 7, end: 9, is_new: true, ..Takeover::default() };
+    let mut ledger = Ledger::new(takeover, Rule::off());
+    assert_eq!(ledger.granted(), i64::MIN);
+    let draft = ledger.draft().unwrap();
+    assert_eq!((draft.position, metadata(&draft).to_text().as_str()), (7, "cqrs1"));
+    ledger.committed(&draft);
+    assert_eq!((ledger.granted(), ledger.draft()), (i64::MAX, None));
 }
 
 #[derive(Debug, Clone)]
@@ -136,7 +171,7 @@ proptest! {
     fn whatever_the_order_the_watermark_is_right(
         steps in proptest::collection::vec(step(), 0..600),
     ) {
-        let mut ledger = Ledger::new(Some(0), Note::default());
+        let mut ledger = at(0, CommitMetadata::default());
         let (mut last, mut committed) = (-1, 0);
         let mut open = BTreeSet::new();
         let pick = |open: &BTreeSet<i64>, n: usize| {
@@ -154,13 +189,13 @@ proptest! {
                     prop_assert!(ledger.finish(offset));
                 },
                 Step::Attempt(n) => if let Some(offset) = pick(&open, n) {
-                    ledger.hold(offset, RetryState::default().failed(Timestamp::now()));
+                    ledger.hold(offset, None, RetryState::default().failed(Timestamp::now()));
                 },
                 Step::Commit { lost } => if let Some(draft) = ledger.draft() {
                     prop_assert!(draft.position >= committed, "it never goes back");
-                    prop_assert!(draft.note.attempts.keys().all(|offset| open.contains(offset)));
-                    if Note::parse(&draft.note.to_text()) == draft.note {
-                        let mut next = Ledger::new(Some(draft.position), draft.note.clone());
+                    prop_assert!(metadata(&draft).attempts.keys().all(|offset| open.contains(offset)));
+                    if CommitMetadata::parse(&metadata(&draft).to_text()) == *metadata(&draft) {
+                        let mut next = at(draft.position, metadata(&draft).clone());
                         let again = (draft.position..=last + 3).filter(|offset| next.add(*offset));
                         let expected = open.iter().copied().chain(last + 1..=last + 3);
                         prop_assert!(again.eq(expected), "what was finished comes no more");
@@ -173,14 +208,14 @@ proptest! {
             }
             let lowest = open.first().copied();
             prop_assert!(committed <= lowest.unwrap_or(last + 1), "nothing is skipped");
-            let right = lowest.or(if last < 0 { Some(0) } else { Some(last + 1) });
+            let right = lowest.unwrap_or(if last < 0 { 0 } else { last + 1 });
             prop_assert_eq!(ledger.position(), right, "no stall");
             prop_assert!(ledger.entries.len() <= 2 * open.len() + 65, "memory is bounded");
         }
         for offset in open {
             prop_assert!(ledger.finish(offset));
         }
-        prop_assert_eq!(ledger.position(), Some(last + 1).max(Some(0)));
+        prop_assert_eq!(ledger.position(), (last + 1).max(0));
         prop_assert!(ledger.entries.is_empty() && ledger.attempts.is_empty());
     }
 }

@@ -52,6 +52,7 @@ macro_rules! __consuming_cases {
             the_status_becomes_consuming
             a_group_begins_with_the_oldest_or_when_it_is_made
             a_group_that_begins_with_the_latest_gets_what_comes
+            latest_group_has_a_place_before_its_first_message
             a_group_can_begin_at_a_time_or_is_told_that_it_cannot
             a_pattern_is_subscribed_to_or_refused
             every_group_gets_every_message

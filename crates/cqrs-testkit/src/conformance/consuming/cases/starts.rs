@@ -47,6 +47,22 @@ pub(crate) async fn a_group_that_begins_with_the_latest_gets_what_comes<H: Consu
     opened.close().await;
 }
 
+pub(crate) async fn latest_group_has_a_place_before_its_first_message<H: ConsumingHarness>(
+    harness: &H,
+) {
+    let stage = with_history(harness).await;
+    stage.open_with(|request| request.start = StartAt::Latest).await.close().await;
+    let while_away = ["1", "2", "3"];
+    for body in while_away {
+        stage.publish(stage.message(body)).await;
+    }
+    let mut opened = stage.open_with(|request| request.start = StartAt::Latest).await;
+    for body in while_away {
+        assert_eq!(opened.acked().await, body);
+    }
+    opened.close().await;
+}
+
 pub(crate) async fn a_group_can_begin_at_a_time_or_is_told_that_it_cannot<H: ConsumingHarness>(
     harness: &H,
 ) {
