@@ -20,8 +20,9 @@
 //!
 //! # Logging
 //! lapin has no log level of its own and logs through `tracing`: failed connections as errors, and
-//! **returned messages with their payload as warnings**; at `trace` it shows credentials. This crate
-//! reports all of that as values, so quiet it with a filter of your subscriber:
+//! **returned messages with their payload as warnings**; at `trace` it shows the
+//! login. This crate reports all that matters of it as values, so switch lapin off in your subscriber's
+//! filter, whatever the level of the rest:
 //!
 //! ```text
 //! RUST_LOG=info,lapin=off
