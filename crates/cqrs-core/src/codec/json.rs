@@ -1,25 +1,30 @@
 use std::borrow::Cow;
+use std::cell::Cell;
+use std::error::Error;
+use std::io;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
+use serde_json::ser::Formatter;
 
 use super::{
     DeserializeError, DeserializeErrorKind, Deserializer, Encoded, SerializeError, Serializer,
+    non_finite, unicode,
 };
 use crate::consume::Incoming;
 use crate::event::{Notification, NotificationEvent};
 use crate::message::{Headers, content_type};
 
-/// Writes the event alone, without an envelope, in python-cqrs's snake form.
+/// Writes the event alone, without an envelope, in python-cqrs's snake form. A number that JSON has not (NaN,
+/// infinity) is an error that names its field.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct JsonSerializer;
 
 impl<P: Notification + Serialize> Serializer<P> for JsonSerializer {
     fn serialize(&self, event: &NotificationEvent<P>) -> Result<Encoded, SerializeError> {
-        let body = serde_json::to_vec(event)
-            .map_err(|error| SerializeError::new(&*event.event_name, error))?;
+        let body = to_vec(event).map_err(|cause| SerializeError::new(&*event.event_name, cause))?;
         Ok(Encoded {
             body: Bytes::from(body),
             content_type: content_type::JSON,
@@ -28,7 +33,31 @@ impl<P: Notification + Serialize> Serializer<P> for JsonSerializer {
     }
 }
 
+fn to_vec<T: Serialize>(value: &T) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
+    let (mut body, has_null) = (Vec::with_capacity(128), Cell::new(false));
+    let mut serializer = serde_json::Serializer::with_formatter(&mut body, NoticeNull(&has_null));
+    value.serialize(&mut serializer)?;
+    // serde_json writes a null in place of a number that is not finite.
+    match has_null.get().then(|| non_finite::find(value)).flatten() {
+        Some(found) => Err(found.into()),
+        None => Ok(body),
+    }
+}
+
+/// The compact form; notices that a null was written.
+struct NoticeNull<'n>(&'n Cell<bool>);
+
+impl Formatter for NoticeNull<'_> {
+    fn write_null<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.set(true);
+        writer.write_all(b"null")
+    }
+}
+
 /// Reads python-cqrs's snake and camel form. Nesting deeper than 128 is an error, not a stack overflow.
+///
+/// The text may be UTF-8, UTF-16 or UTF-32, with a byte order mark or without, as Python's `json.loads`
+/// takes it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct JsonDeserializer;
 
@@ -46,8 +75,13 @@ impl<P: Notification + DeserializeOwned> Deserializer<P> for JsonDeserializer {
             #[serde(borrow, alias = "eventName")]
             event_name: Cow<'m, str>,
         }
-        let body = message.body.as_deref()?;
-        Some(serde_json::from_slice::<Name<'m>>(body).ok()?.event_name)
+        match unicode::to_utf8(message.body.as_deref()?).ok()? {
+            Cow::Borrowed(body) => Some(serde_json::from_slice::<Name<'m>>(body).ok()?.event_name),
+            Cow::Owned(body) => {
+                let name = serde_json::from_slice::<Name<'_>>(&body).ok()?.event_name;
+                Some(Cow::Owned(name.into_owned()))
+            }
+        }
     }
 }
 
@@ -64,7 +98,10 @@ impl JsonDeserializer {
             let kind = DeserializeErrorKind::Empty;
             return Err(DeserializeError::new(kind, "no bytes", body.clone()));
         }
-        serde_json::from_slice(body).map_err(|error| {
+        let text = unicode::to_utf8(body).map_err(|error| {
+            DeserializeError::new(DeserializeErrorKind::Syntax, error, body.clone())
+        })?;
+        serde_json::from_slice(&text).map_err(|error| {
             let kind = match error.classify() {
                 Category::Data => DeserializeErrorKind::Shape,
                 Category::Io | Category::Syntax | Category::Eof => DeserializeErrorKind::Syntax,
@@ -204,6 +241,112 @@ mod tests {
             without_values(r#"unknown variant `4111, expected x`, expected `a` at line 1"#);
         assert_eq!(masked, "unknown variant, expected `a` at line 1");
         assert_eq!(without_values("missing field `email`"), "missing field `email`");
+    }
+
+    #[test]
+    fn reads_every_unicode_encoding_with_and_without_mark() {
+        fn utf16(text: &str, to_bytes: fn(u16) -> [u8; 2]) -> Vec<u8> {
+            text.encode_utf16().flat_map(to_bytes).collect()
+        }
+        fn utf32(text: &str, to_bytes: fn(u32) -> [u8; 4]) -> Vec<u8> {
+            text.chars().flat_map(|char| to_bytes(u32::from(char))).collect()
+        }
+        let payload = UserCreated { user_id: "Zoë 🦀".into(), email: "a@b".into() };
+        let expected = NotificationEvent::new(payload);
+        let text = serde_json::to_string(&expected).unwrap();
+        let marked = format!("\u{feff}{text}");
+        for body in [
+            text.clone().into_bytes(),
+            marked.clone().into_bytes(),
+            utf16(&text, u16::to_le_bytes),
+            utf16(&marked, u16::to_le_bytes),
+            utf16(&text, u16::to_be_bytes),
+            utf16(&marked, u16::to_be_bytes),
+            utf32(&text, u32::to_le_bytes),
+            utf32(&marked, u32::to_le_bytes),
+            utf32(&text, u32::to_be_bytes),
+            utf32(&marked, u32::to_be_bytes),
+        ] {
+            let body = Bytes::from(body);
+            let read = JsonDeserializer.from_bytes::<UserCreated>(&body);
+            assert_eq!(read.as_ref().ok(), Some(&expected), "{read:?} of {:?}", &body[..8]);
+            let message = Incoming::new("t", body);
+            let name = Deserializer::<UserCreated>::event_name(&JsonDeserializer, &message);
+            assert_eq!(name.as_deref(), Some("UserCreated"));
+        }
+    }
+
+    #[test]
+    fn broken_utf16_is_named_in_the_error() {
+        let mut body = vec![0xff, 0xfe];
+        body.extend("{\"payload\":".encode_utf16().flat_map(u16::to_le_bytes));
+        body.push(b'"');
+        let error = JsonDeserializer.from_bytes::<UserCreated>(&body.into()).unwrap_err();
+        assert_eq!(error.kind(), DeserializeErrorKind::Syntax);
+        assert!(error.message().contains("UTF-16"), "{error}");
+    }
+
+    #[test]
+    fn non_finite_number_is_an_error_that_names_its_field() {
+        #[derive(Clone, Serialize)]
+        struct Reading {
+            label: Option<String>,
+            values: Vec<Value>,
+            by_room: std::collections::BTreeMap<String, (u8, f32)>,
+            unit: Unit,
+        }
+        #[derive(Clone, Serialize)]
+        struct Value {
+            celsius: f64,
+        }
+        #[derive(Clone, Serialize)]
+        enum Unit {
+            Plain,
+            Scaled(f64),
+            Between { low: f64 },
+            Pair(f64, f64),
+        }
+        impl Event for Reading {
+            const NAME: &'static str = "Reading";
+            const ROUTE: EventRoute = EventRoute::Notification;
+            fn into_emission(self) -> Emission {
+                Emission::notification(self)
+            }
+        }
+        impl Notification for Reading {
+            type Serializer = JsonSerializer;
+        }
+        let fine = Reading {
+            label: None,
+            values: vec![Value { celsius: 1.5 }, Value { celsius: f64::MAX }],
+            by_room: [("cellar".to_owned(), (1, 0.5))].into(),
+            unit: Unit::Plain,
+        };
+        let write = |change: fn(&mut Reading)| {
+            let mut reading = fine.clone();
+            change(&mut reading);
+            JsonSerializer.serialize(&NotificationEvent::new(reading))
+        };
+        let body = write(|_| {}).unwrap().body;
+        assert!(body.windows(12).any(|part| part == b"\"label\":null"), "a null is no error");
+        for (change, place) in [
+            (
+                (|r| r.values[1].celsius = f64::NAN) as fn(&mut Reading),
+                "payload.values[1].celsius is NaN",
+            ),
+            (|r| r.values[0].celsius = f64::INFINITY, "payload.values[0].celsius is inf"),
+            (
+                |r| r.by_room.extend([("x".into(), (1, f32::NEG_INFINITY))]),
+                "payload.by_room.x[1] is -inf",
+            ),
+            (|r| r.unit = Unit::Scaled(f64::NAN), "payload.unit.Scaled is NaN"),
+            (|r| r.unit = Unit::Between { low: f64::NAN }, "payload.unit.Between.low is NaN"),
+            (|r| r.unit = Unit::Pair(1.0, f64::NAN), "payload.unit.Pair[1] is NaN"),
+        ] {
+            let error = write(change).map(|_| ()).unwrap_err();
+            let cause = Error::source(&error).unwrap().to_string();
+            assert!(cause.starts_with(place), "{cause}");
+        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 mod error;
 mod json;
 mod negotiate;
+mod non_finite;
+mod unicode;
 
 use std::borrow::Cow;
 

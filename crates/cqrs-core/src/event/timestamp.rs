@@ -10,7 +10,8 @@ use time::{OffsetDateTime, UtcOffset};
 ///
 /// Written as RFC 3339 in UTC with six fraction digits, or none when the fraction is zero:
 /// `2024-01-02T03:04:05.678901+00:00`, python-cqrs's form. Read with any offset, with `Z`, or with
-/// none, which is taken as UTC; fraction digits beyond the sixth are cut.
+/// none, which is taken as UTC; an offset may lack its colon or its minutes (`+0300`, `+03`, as Jackson and
+/// PostgreSQL write it); fraction digits beyond the sixth are cut.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
@@ -71,10 +72,18 @@ impl FromStr for Timestamp {
 
     fn from_str(text: &str) -> Result<Self, InvalidTimestamp> {
         // "2024-01-02T03:04:05" is 19 characters; an offset can only stand behind them.
-        let has_offset = text.get(19..).ok_or(InvalidTimestamp)?.contains(['Z', 'z', '+', '-']);
-        let parsed = match has_offset {
-            true => OffsetDateTime::parse(text, &Rfc3339),
-            false => OffsetDateTime::parse(&format!("{text}Z"), &Rfc3339),
+        let tail = text.get(19..).ok_or(InvalidTimestamp)?;
+        let parsed = match tail.find(['Z', 'z', '+', '-']).map(|at| (at, tail.len() - at)) {
+            None => OffsetDateTime::parse(&format!("{text}Z"), &Rfc3339),
+            // "+03" and "+0300" instead of "+03:00"
+            Some((_, 3)) => OffsetDateTime::parse(&format!("{text}:00"), &Rfc3339),
+            Some((at, 5)) => match text.split_at_checked(19 + at + 3) {
+                Some((hours, minutes)) => {
+                    OffsetDateTime::parse(&format!("{hours}:{minutes}"), &Rfc3339)
+                }
+                None => return Err(InvalidTimestamp),
+            },
+            Some(_) => OffsetDateTime::parse(text, &Rfc3339),
         };
         let nanos = parsed.map_err(|_| InvalidTimestamp)?.unix_timestamp_nanos();
         let micros = i64::try_from(nanos.div_euclid(1_000)).map_err(|_| InvalidTimestamp)?;
@@ -158,6 +167,21 @@ mod tests {
         assert_eq!(parse("2024-01-02T05:04:05.678901+02:00"), same);
         assert_eq!(parse("2024-01-02T03:04:05.678901999Z"), same, "cut to microseconds");
         assert_eq!(parse("2024-01-02T01:04:05.678901-02:00"), same);
+    }
+
+    #[test]
+    fn reads_offsets_without_colon_or_minutes() {
+        let same = parse("2024-01-02T03:04:05.678Z");
+        assert_eq!(parse("2024-01-02T06:04:05.678+0300"), same, "Jackson's default");
+        assert_eq!(parse("2024-01-02T06:04:05.678+03"), same);
+        assert_eq!(parse("2024-01-01T21:34:05.678-0530"), same);
+        assert_eq!(parse("2024-01-02T03:04:05+0000"), parse("2024-01-02T03:04:05Z"));
+        for bad in
+            ["+3", "+030", "+03000", "+0x00", "+0é0", "+-300", "+2400", "+0360", "Z00", "ZZ:00"]
+        {
+            let text = format!("2024-01-02T06:04:05.678{bad}");
+            assert_eq!(text.parse::<Timestamp>(), Err(InvalidTimestamp), "{bad}");
+        }
     }
 
     #[test]
