@@ -6,7 +6,7 @@ use super::Received;
 use super::failure::{Failure, FailureClass};
 use super::job::Job;
 use super::lanes::Run;
-use super::runner::{End, Runner};
+use super::runner::{End, Runner, Waited};
 use super::target::{BatchHandler, BatchLimits, EachHandler};
 use super::worker::{Verdict, guarded};
 use crate::Scope;
@@ -109,7 +109,8 @@ impl Runner {
                 waiting.push_front(job);
                 break;
             }
-            if !job.settle.begin() {
+            // It may have been started with a batch that failed, and revoked while that waited.
+            if job.settle.is_revoked() || !job.settle.begin() {
                 job.end(|counters| &counters.revoked);
                 continue;
             }
@@ -147,9 +148,11 @@ impl Runner {
         if failure.class == FailureClass::Permanent {
             return false;
         }
-        tokio::select! {
-            () = tokio::time::sleep(delay) => true,
-            () = self.stop.cancelled() => false,
+        let is_revoked = || jobs.iter().any(|job| job.settle.is_revoked());
+        match self.wait(far_deadline(delay), is_revoked).await {
+            // The others go on without what was revoked.
+            Waited::Over | Waited::Revoked => true,
+            Waited::Stopped => false,
         }
     }
 
@@ -171,9 +174,10 @@ impl Runner {
                 End::Hold(job, until) => (job, until),
                 End::Fatal(error) => return self.fail(error),
             };
-            tokio::select! {
-                () = tokio::time::sleep_until(until) => {}
-                () = self.stop.cancelled() => return, // given back
+            match self.wait(until, || job.settle.is_revoked()).await {
+                Waited::Over => {}
+                Waited::Revoked => return job.end(|counters| &counters.revoked),
+                Waited::Stopped => return, // given back
             }
             end = Box::pin(self.process(job)).await;
         }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::build::Service;
 use super::error::ServiceError;
 use super::failure::causes;
-use super::runner::{Runner, Spec};
+use super::runner::{HELD_CHECK, Runner, Spec};
 use super::signal::shutdown_signal;
 use super::state::{SubscriptionCounts, Watched};
 use super::target::Kind;
@@ -19,9 +19,6 @@ use super::{batch, worker};
 use crate::broker::far_deadline;
 use crate::consume::{Subscribe, SubscribeRequest};
 use crate::dispatch::panic_message;
-
-/// How often held deliveries are asked whether they were taken away.
-const HELD_CHECK: Duration = Duration::from_secs(1);
 
 /// How long a source may take to stop and close, beside the drain.
 const CLOSING: Duration = Duration::from_secs(5);

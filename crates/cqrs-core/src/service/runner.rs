@@ -108,6 +108,16 @@ impl Default for Limits {
     }
 }
 
+/// How often held deliveries are asked whether they were revoked.
+pub(super) const HELD_CHECK: Duration = Duration::from_secs(1);
+
+/// How [`Runner::wait`] ended.
+pub(super) enum Waited {
+    Over,
+    Revoked,
+    Stopped,
+}
+
 /// How the handling of a job ended.
 pub(super) enum End {
     /// Settled or given back.
@@ -359,6 +369,24 @@ impl Runner {
             self.attention.notify_one();
         }
         earliest
+    }
+
+    /// Waits until `until` with jobs that no lane holds. Ends earlier when the subscription stops or, at most
+    /// [`HELD_CHECK`] later, when a job was revoked.
+    pub(super) async fn wait(&self, until: Instant, is_revoked: impl Fn() -> bool) -> Waited {
+        loop {
+            let next = until.min(Instant::now() + HELD_CHECK);
+            tokio::select! {
+                () = self.stop.cancelled() => return Waited::Stopped,
+                () = tokio::time::sleep_until(next) => {}
+            }
+            if is_revoked() {
+                return Waited::Revoked;
+            }
+            if next == until {
+                return Waited::Over;
+            }
+        }
     }
 
     /// The subscription cannot go on.

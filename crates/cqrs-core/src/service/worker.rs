@@ -15,7 +15,7 @@ use super::fetch::FETCH;
 use super::job::Job;
 use super::lanes::{LaneId, Placed, Run};
 use super::policy::Undecodable;
-use super::runner::{End, Runner, step_aside};
+use super::runner::{End, Runner, Waited, step_aside};
 use super::settle::ack;
 use super::target::{EachHandler, Kind, ManualHandler, send};
 use crate::broker::far_deadline;
@@ -202,9 +202,13 @@ impl Runner {
         };
         match next {
             NextAttempt::Immediately(delay) => {
-                tokio::select! {
-                    () = tokio::time::sleep(delay) => Ok(job),
-                    () = self.stop.cancelled() => Err(End::Done),
+                match self.wait(far_deadline(delay), || job.settle.is_revoked()).await {
+                    Waited::Over => Ok(job),
+                    Waited::Revoked => {
+                        job.end(|counters| &counters.revoked);
+                        Err(End::Done)
+                    }
+                    Waited::Stopped => Err(End::Done),
                 }
             }
             NextAttempt::Later(delay) => Err(self.retry_later(job, delay).await),

@@ -1,5 +1,48 @@
 use super::*;
 
+/// Publishes two that fail, revokes them while they wait for an attempt, and counts them as revoked soon.
+async fn revoked_while_it_waits(retry: Retry, target: impl Target, revoked: u64) {
+    let broker = MemoryBroker::new();
+    publish(&broker, "ada", 1).await;
+    publish(&broker, "ada", 2).await;
+    let running = run(&broker, users().retry(retry), target);
+    let counts = || running.health.subscriptions()[0].counts;
+    until("an attempt failed", || counts().failed_attempts > 0).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    broker.faults().revoke("users", "mailer");
+    let start = Instant::now();
+    until("it is let go", || counts().revoked == revoked).await;
+    assert!(start.elapsed() < Duration::from_secs(5), "after {:?}", start.elapsed());
+    running.stop.stop_now();
+    drop(running.end().await);
+}
+
+fn failing_batch() -> impl Target {
+    batch(2, Duration::from_secs(1), |_: Vec<(NotificationEvent<UserCreated>, Received)>| async {
+        Err(HandlerError::retryable("no"))
+    })
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+#[tokio::test(start_paused = true)]
+async fn batch_lets_go_of_revoked_message_that_waits() {
+    revoked_while_it_waits(Retry::none().delayed([HOUR]), failing_batch(), 2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn batch_lets_go_of_revoked_messages_between_tries() {
+    revoked_while_it_waits(Retry::none().immediate([HOUR]), failing_batch(), 2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn revoked_message_is_let_go_between_immediate_attempts() {
+    let seen = Seen::default();
+    let target = noting(&seen, |_, _| Err(HandlerError::retryable("no")));
+    revoked_while_it_waits(Retry::none().immediate([HOUR]), target, 2).await;
+    assert_eq!(noted(&seen), ["ada:1#1"], "revoked, so not tried again here");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_failure_is_retried_by_the_schedule_and_then_dead() {
     let (broker, seen) = (MemoryBroker::new(), Seen::default());
