@@ -31,7 +31,8 @@
 //! # Consuming
 //! [`AmqpMessageBroker`] is a [`Subscribe`](cqrs_core::Subscribe), too. Each topic of a subscription has a
 //! durable quorum queue `{topic}.{group}`, bound to the exchange with the topic; [`AmqpSubscription`] says
-//! otherwise. Beside it stand
+//! otherwise. Each dot of the group is doubled, so that no two groups share a queue
+//! ([`topic_group_name`](cqrs_core::consume::topic_group_name)). Beside it stand
 //!
 //! * `{queue}.retry.{delay}` for each delay of the retry schedule: a failed message waits there and comes
 //!   back to the queue, not to the exchange, so that other groups do not see it. Its headers tell the

@@ -188,3 +188,24 @@ async fn acknowledgements_just_before_the_end_last() {
     }
     clean(raw, &[&queue], &name).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_with_dots_share_no_queue() {
+    let (name, raw) = (fresh("dots"), Raw::connect().await);
+    let broker = broker(&name).await;
+    let (topic, below) = (name.to_string(), format!("{name}.eu"));
+    // Both pairs joined by a dot are `{name}.eu.mailer`.
+    let mut of_topic = Opened::open(&broker, &[&topic], "eu.mailer", |_| {}).await;
+    let mut of_below = Opened::open(&broker, &[&below], "mailer", |_| {}).await;
+    for (topic, of) in [(&topic, "topic"), (&below, "below")] {
+        for n in 0..10 {
+            broker.publish(Message::new(topic.as_str(), format!("{of} {n}"))).await.unwrap();
+        }
+    }
+    let expected = |of: &str| (0..10).map(|n| format!("{of} {n}")).collect::<Vec<_>>();
+    assert_eq!(of_topic.acked(10).await, expected("topic"));
+    assert_eq!(of_below.acked(10).await, expected("below"));
+    of_topic.close(LONG).await.1.unwrap();
+    of_below.close(LONG).await.1.unwrap();
+    clean(raw, &[&format!("{topic}.eu..mailer"), &format!("{below}.mailer")], &name).await;
+}

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use cqrs_core::StartAt;
-use cqrs_core::consume::{SubscribeError, SubscribeErrorKind, SubscribeRequest};
+use cqrs_core::consume::{SubscribeError, SubscribeErrorKind, SubscribeRequest, topic_group_name};
 
 use super::options::QueueKind;
 use super::plan::{Plan, QueuePlan};
@@ -55,6 +55,14 @@ pub(super) fn alone(request: &SubscribeRequest, plan: &Plan) -> Vec<SubscribeErr
         .map(|problem| format!("subscription {:?}: {problem}", plan.name))
         .map(invalid)
         .collect();
+    let joined = |queue: &QueuePlan| {
+        queue.topics.iter().any(|topic| topic_group_name(topic, &request.group) == *queue.name)
+    };
+    if plan.queues.iter().any(joined)
+        && let Some(problem) = reserved(&request.group)
+    {
+        problems.push(invalid(format!("subscription {:?}: {problem}", plan.name)));
+    }
     if plan.max_unsettled == 0 {
         problems.push(invalid(format!(
             "subscription {:?}: a prefetch of 0 is no bound at all to RabbitMQ; take at least 1",
@@ -78,6 +86,17 @@ pub(super) fn alone(request: &SubscribeRequest, plan: &Plan) -> Vec<SubscribeErr
         problems.push(SubscribeError::new(SubscribeErrorKind::Unsupported, detail));
     }
     problems
+}
+
+/// A group whose queues would be named like those that belong to other queues.
+fn reserved(group: &str) -> Option<&'static str> {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let delay = group.strip_suffix("ms").or_else(|| group.strip_suffix('s'));
+    let is_reserved = matches!(group, "dead" | "quarantine") || delay.is_some_and(is_number);
+    is_reserved.then_some(
+        "a group named \"dead\", \"quarantine\" or like a delay (\"10s\") would share queues with other \
+         groups: rename it, or name the queue with AmqpSubscription::with_queue",
+    )
 }
 
 fn queue_problems(request: &SubscribeRequest, queue: &QueuePlan) -> Vec<String> {
@@ -207,6 +226,22 @@ mod tests {
             request.options.insert(options().with_delivery_limit(1));
         });
         assert_eq!(problems(&[none]), "");
+    }
+
+    #[test]
+    fn reserved_group_is_refused_unless_queue_is_named() {
+        for group in ["dead", "quarantine", "10s", "1500ms"] {
+            let of_group = |request: &mut SubscribeRequest| request.group = group.into();
+            assert!(problems(&[request(of_group)]).contains("with_queue"), "{group}");
+            let named = request(|request| {
+                of_group(request);
+                request.options.insert(AmqpSubscription::new().with_queue("q"));
+            });
+            assert_eq!(problems(&[named]), "");
+        }
+        for group in ["s", "ms", "dead-mail", "10", "10seconds"] {
+            assert_eq!(problems(&[request(|request| request.group = group.into())]), "", "{group}");
+        }
     }
 
     #[test]

@@ -114,7 +114,8 @@ impl AmqpSubscription {
         Self { profile: Profile::FastStream, ..Self::default() }
     }
 
-    /// Names the queue; `{topic}.{group}` by default. One queue for all topics of the subscription.
+    /// Names the queue; `{topic}.{group}` by default, each dot of the group doubled. One queue for all topics
+    /// of the subscription.
     pub fn with_queue(mut self, name: impl Into<String>) -> Self {
         self.queue = Some(name.into());
         self

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::consume::{
-    DeadLetterTo, SubscribeError, SubscribeErrorKind, SubscribeRequest, TopicSet,
+    DeadLetterTo, SubscribeError, SubscribeErrorKind, SubscribeRequest, TopicSet, topic_group_name,
 };
 use lapin::types::{AMQPValue, FieldTable};
 
@@ -102,7 +102,7 @@ impl Plan {
                 .iter()
                 .map(|topic| {
                     let name = match profile {
-                        Profile::Own => format!("{topic}.{}", request.group),
+                        Profile::Own => topic_group_name(topic, &request.group),
                         Profile::Python | Profile::FastStream => topic.to_string(),
                     };
                     queue(name, std::slice::from_ref(topic))

@@ -16,6 +16,7 @@ mod contract;
 mod dead_letter;
 mod error;
 mod incoming;
+mod names;
 mod request;
 mod retry;
 mod status;
@@ -26,6 +27,7 @@ pub use dead_letter::{
 };
 pub use error::{SettleError, SourceError, SubscribeError, SubscribeErrorKind};
 pub use incoming::Incoming;
+pub use names::{group_problem, topic_group_name};
 pub(crate) use request::DEFAULT_MAX_CRASHES;
 pub use request::{DeadLetterTo, Options, StartAt, SubscribeRequest, TopicSet};
 pub(crate) use retry::NextAttempt;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{Retry, StatusReporter};
+use super::{Retry, StatusReporter, topic_group_name};
 
 /// Deaths of the process before a message becomes a dead letter.
 pub(crate) const DEFAULT_MAX_CRASHES: u32 = 3;
@@ -61,11 +61,11 @@ impl SubscribeRequest {
 
     /// Where dead letters of `topic` go; `None` when they are discarded.
     ///
-    /// By default `{topic}.{group}.dead`; RabbitMQ uses `{queue}.dead`, which is the same unless the
+    /// By default `{topic}.{group}.dead`, each dot of the group doubled ([`topic_group_name`]); RabbitMQ uses `{queue}.dead`, which is the same unless the
     /// queue was given a name.
     pub fn dead_letter_topic(&self, topic: &str) -> Option<String> {
         match &self.dead_letter {
-            DeadLetterTo::Default => Some(format!("{topic}.{}.dead", self.group)),
+            DeadLetterTo::Default => Some(format!("{}.dead", topic_group_name(topic, &self.group))),
             DeadLetterTo::Named(name) => Some(name.to_string()),
             DeadLetterTo::Discard => None,
         }

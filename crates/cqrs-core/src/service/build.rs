@@ -11,7 +11,7 @@ use super::runner::Spec;
 use super::state::Watched;
 use super::subscription::Subscription;
 use super::target::{BatchLimits, Handler, Kind, Target};
-use crate::consume::{DeadLetterTo, StatusReporter, Subscribe};
+use crate::consume::{DeadLetterTo, StatusReporter, Subscribe, group_problem};
 
 /// How many messages every broker fetches by default for a subscription that handles many at once. A
 /// batch of more would never be full.
@@ -203,6 +203,8 @@ fn problems_of(subscription: &Subscription, handler: &Kind) -> Vec<ServiceProble
         limits.timeout.is_some_and(|timeout| timeout.is_zero()),
         "a timeout of 0 cancels every handler: leave it out for no limit",
     );
+    let group_problem = subscription.group.as_deref().and_then(group_problem);
+    option(group_problem.is_some(), group_problem.unwrap_or_default());
     option(
         matches!(&subscription.dead_letter, DeadLetterTo::Named(name) if name.is_empty()),
         "the name of its dead letters is empty: name one, or use DeadLetterTo::Discard",

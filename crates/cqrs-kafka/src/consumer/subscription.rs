@@ -127,7 +127,7 @@ pub enum RetryMode {
     /// again after a restart. The default.
     #[default]
     Ordered,
-    /// In topics, one for each delay: `{topic}.{group}.retry.{delay}`. Gives up the order of the
+    /// In topics, one for each delay: `{topic}.{group}.retry.{delay}`, each dot of the group doubled. Gives up the order of the
     /// message's key: later messages overtake it.
     Topics,
 }

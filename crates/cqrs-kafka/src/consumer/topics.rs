@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cqrs_core::consume::TopicSet;
+use cqrs_core::consume::{TopicSet, topic_group_name};
 
 /// The rule of `org.apache.kafka.common.internals.Topic.validate`: what is wrong with a name.
 pub(crate) fn fault(topic: &str) -> Option<&'static str> {
@@ -28,7 +28,7 @@ fn delay_text(delay: Duration) -> String {
 
 /// Where copies wait for their next attempt after `delay`.
 pub(super) fn retry_topic(topic: &str, group: &str, delay: Duration) -> String {
-    format!("{topic}.{group}.retry.{}", delay_text(delay))
+    format!("{}.retry.{}", topic_group_name(topic, group), delay_text(delay))
 }
 
 /// The topics to subscribe to, as librdkafka takes them: a leading `^` makes a pattern.
@@ -47,7 +47,7 @@ pub(super) fn subscription(topics: &TopicSet, group: &str, delays: &[Duration]) 
             let mut all = vec![format!("^({pattern})$")];
             if !delays.is_empty() {
                 let delays: Vec<_> = delays.iter().map(|delay| delay_text(*delay)).collect();
-                let (group, delays) = (group.replace('.', "\\."), delays.join("|"));
+                let (group, delays) = (group.replace('.', "\\.\\."), delays.join("|"));
                 all.push(format!("^({pattern})\\.{group}\\.retry\\.({delays})$"));
             }
             all
@@ -63,13 +63,14 @@ pub(super) fn is_own_retry(topic: &str, group: &str, delays: &[Duration]) -> boo
 
 /// The topic that a retry topic of this group belongs to.
 pub(super) fn original<'a>(topic: &'a str, group: &str, delays: &[Duration]) -> Option<&'a str> {
-    delays.iter().find_map(|delay| {
-        topic
-            .strip_suffix(&delay_text(*delay))?
-            .strip_suffix(".retry.")?
-            .strip_suffix(group)?
-            .strip_suffix('.')
-    })
+    let group = topic_group_name("", group);
+    let of_group = |delay: &Duration| {
+        topic.strip_suffix(&delay_text(*delay))?.strip_suffix(".retry.")?.strip_suffix(&*group)
+    };
+    let topic = delays.iter().find_map(of_group)?;
+    // Dots at the end of the topic are doubled. Of an odd number, one is of another group's name.
+    let dots = topic.len() - topic.trim_end_matches('.').len();
+    (dots % 2 == 0).then(|| topic.get(..topic.len() - dots / 2)).flatten()
 }
 
 /// Whether a name that a pattern matched is a dead-letter or retry topic, which a pattern never means.
@@ -100,6 +101,11 @@ mod tests {
             ["a", "a.g.retry.10s", "b", "b.g.retry.10s"]
         );
         assert_eq!(original("a.b.g.retry.10s", "g", &DELAYS), Some("a.b"));
+        for (topic, group) in [("a.b", "g"), ("a", "b.g"), ("a.", "g"), ("a..", "b.g")] {
+            let retry = retry_topic(topic, group, DELAYS[0]);
+            assert_eq!(original(&retry, group, &DELAYS), Some(topic), "{retry}");
+            assert_eq!(original(&retry, if group == "g" { "b.g" } else { "g" }, &DELAYS), None);
+        }
         for other in ["a.h.retry.10s", "a.g.retry.20s", "a", "a.g.dead", "ag.retry.10s"] {
             assert!(!is_own_retry(other, "g", &DELAYS), "{other}");
         }
@@ -110,7 +116,7 @@ mod tests {
         let pattern = TopicSet::Pattern("orders|mail.*".into());
         assert_eq!(
             subscription(&pattern, "a.b", &DELAYS[..2]),
-            ["^(orders|mail.*)$", "^(orders|mail.*)\\.a\\.b\\.retry\\.(10s|300s)$"]
+            ["^(orders|mail.*)$", "^(orders|mail.*)\\.a\\.\\.b\\.retry\\.(10s|300s)$"]
         );
     }
 

@@ -1,0 +1,69 @@
+//! The name that belongs to a topic and a group, the same rule for every broker.
+
+/// The name of what belongs to `topic` and `group`, such as RabbitMQ's queue: `{topic}.{group}`.
+///
+/// No two pairs share a name. For that each dot of the group is doubled, and each dot at the end of the
+/// topic: topic `a` and group `eu.mailer` have `a.eu..mailer`, topic `a.eu` and group `mailer` have
+/// `a.eu.mailer`. The last run of dots of odd length holds the separator. A group must not
+/// [begin or end with a dot](group_problem).
+///
+/// ```
+/// use cqrs_core::consume::topic_group_name;
+///
+/// assert_eq!(topic_group_name("user_events", "mailer"), "user_events.mailer");
+/// assert_eq!(topic_group_name("a", "eu.mailer"), "a.eu..mailer");
+/// ```
+pub fn topic_group_name(topic: &str, group: &str) -> String {
+    let dots = topic.len() - topic.trim_end_matches('.').len();
+    format!("{topic}{}.{}", ".".repeat(dots), group.replace('.', ".."))
+}
+
+/// What is wrong with the name of a group, if anything: its names would be another pair's too.
+pub fn group_problem(group: &str) -> Option<&'static str> {
+    (group.starts_with('.') || group.ends_with('.'))
+        .then_some("the name of a group cannot begin or end with a dot: rename it")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    /// All texts over `a` and the dot, of one to `most` characters.
+    fn texts(most: usize) -> Vec<String> {
+        let mut all = vec![String::new()];
+        let mut last = all.clone();
+        for _ in 0..most {
+            last = last.iter().flat_map(|text| [format!("{text}a"), format!("{text}.")]).collect();
+            all.extend(last.clone());
+        }
+        all.split_off(1)
+    }
+
+    #[test]
+    fn no_two_pairs_share_a_name() {
+        let mut known = HashMap::new();
+        for topic in texts(6) {
+            for group in texts(6).into_iter().filter(|group| group_problem(group).is_none()) {
+                let name = topic_group_name(&topic, &group);
+                let pair = (topic.clone(), group);
+                if let Some(other) = known.insert(name.clone(), pair.clone()) {
+                    panic!("{name:?} belongs to {pair:?} and {other:?}");
+                }
+            }
+        }
+        assert!(known.len() > 3_000);
+    }
+
+    #[test]
+    fn group_without_dots_keeps_the_plain_name() {
+        assert_eq!(topic_group_name("a.b", "mail-er_1"), "a.b.mail-er_1");
+    }
+
+    #[test]
+    fn group_with_outer_dots_is_refused() {
+        assert!(group_problem(".a").is_some() && group_problem("a.").is_some());
+        assert_eq!(group_problem("a.b"), None);
+    }
+}
