@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
 
+mod bounds;
 mod consuming;
 mod copies;
 mod crashes;

@@ -118,9 +118,13 @@ impl Again {
     }
 
     /// Takes everything out.
-    pub(super) fn clear(&mut self) -> Vec<Record> {
-        let waiting = self.lanes.drain().flat_map(|(_, waiting)| waiting.records.into_values());
-        waiting.chain(self.due.drain(..).map(|(_, record)| record)).collect()
+    pub(super) fn clear(&mut self) -> Vec<(Arc<Partition>, Record)> {
+        let of = |waiting: Waiting| {
+            let Waiting { partition, records, .. } = waiting;
+            records.into_values().map(move |record| (Arc::clone(&partition), record))
+        };
+        let waiting = self.lanes.drain().flat_map(|(_, waiting)| of(waiting));
+        waiting.chain(self.due.drain(..)).collect()
     }
 }
 

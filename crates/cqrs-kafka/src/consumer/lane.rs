@@ -29,6 +29,8 @@ pub(super) struct Lane {
     head: Option<Head>,
     /// Records that came on another way.
     strayed: VecDeque<Record>,
+    /// Since when its bound is full.
+    pub(super) full_since: Option<Instant>,
     /// Whether there is something to commit at once.
     pub(super) is_urgent: bool,
 }
@@ -54,6 +56,7 @@ impl Lane {
             queue,
             copier: Copier::default(),
             head: None,
+            full_since: None,
             strayed: VecDeque::new(),
             // The takeover commit.
             is_urgent: true,
@@ -97,7 +100,7 @@ impl Lane {
         let granted = self.partition.granted();
         let mut records = Vec::new();
         let (mut bytes, mut more) = (0, true);
-        while records.len() < room && !shared.is_heavy(bytes) {
+        while records.len() < room && !shared.is_heavy(&self.partition, bytes) {
             let Some(record) = self.next() else {
                 more = false;
                 break;

@@ -38,6 +38,7 @@
 //!   background; nothing waits for it.
 
 mod again;
+mod bound;
 mod check;
 mod clerk;
 mod commit_metadata;

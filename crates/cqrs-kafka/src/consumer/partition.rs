@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use cqrs_core::RetryState;
 
+use super::bound::Unsettled;
 use super::ledger::{Draft, Ledger};
 use super::quarantine::Head;
 use super::record::Record;
@@ -23,6 +24,8 @@ pub(super) struct Partition {
     pub(super) id: i32,
     /// Whether it belongs to a retry topic.
     pub(super) is_retry: bool,
+    /// Its part of what is fetched and not settled.
+    pub(super) unsettled: Unsettled,
     /// How many handlers run, and [`REVOKED`].
     gate: AtomicUsize,
     ledger: Mutex<Ledger>,
@@ -49,7 +52,18 @@ impl Partition {
         let granted = AtomicI64::new(ledger.granted());
         let ledger = Mutex::new(ledger);
         let gate = AtomicUsize::new(0);
-        Self { shared, topic, id, is_retry, gate, ledger, has_attempts, granted, careful }
+        Self {
+            unsettled: Unsettled::default(),
+            shared,
+            topic,
+            id,
+            is_retry,
+            gate,
+            ledger,
+            has_attempts,
+            granted,
+            careful,
+        }
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {

@@ -30,6 +30,8 @@ const TICK: Duration = Duration::from_millis(100);
 const SHORT_TICK: Duration = Duration::from_millis(10);
 /// After a commit that failed, until the next one.
 const AGAIN: Duration = Duration::from_millis(250);
+/// How long a bound is full before the status says so.
+const FULL: Duration = Duration::from_secs(5);
 /// Events that are served before records are looked at again.
 const EVENTS: usize = 16;
 
@@ -178,24 +180,44 @@ impl Session {
 
     /// Hands out what was fetched, as far as there is room. `true`: there may be more.
     fn pump(&mut self, now: Instant) -> bool {
-        let has_room = !self.shared.is_stopped() && self.shared.room() > 0;
-        for lane in &mut self.lanes {
-            lane.look(has_room, now);
-        }
-        if !has_room {
+        if self.shared.is_stopped() {
+            self.lanes.iter_mut().for_each(|lane| lane.look(false, now));
             return false;
         }
+        self.shared.share_among(self.lanes.len(), self.plan.request.concurrency);
         let mut more = false;
         self.first_lane = self.first_lane.wrapping_add(1);
         for turn in 0..self.lanes.len() {
-            let room = self.shared.room();
-            if room == 0 {
-                return false;
-            }
             let index = self.first_lane.wrapping_add(turn) % self.lanes.len();
-            more |= self.lanes[index].pump(&self.shared, room);
+            let lane = &mut self.lanes[index];
+            let room = self.shared.room(&lane.partition);
+            lane.look(room > 0, now);
+            if room == 0 {
+                lane.full_since.get_or_insert(now);
+                continue;
+            }
+            lane.full_since = None;
+            more |= lane.pump(&self.shared, room);
         }
         more
+    }
+
+    /// Which partition has had a full bound for a while: its records are not settled, or slowly.
+    fn full_bound(&self) -> Option<Arc<str>> {
+        let is_full = |lane: &&Lane| lane.full_since.is_some_and(|at| at.elapsed() >= FULL);
+        let mut full = self.lanes.iter().filter(is_full);
+        let partition = &full.next()?.partition;
+        let others = match full.count() {
+            0 => String::new(),
+            others => format!(" (and {others} more partitions)"),
+        };
+        let share = self.shared.share();
+        let text = format!(
+            "{} [{}]{others}: no more is fetched until some records are settled; at most {} records or {} \
+             bytes of a partition may be unsettled (max_unsettled, max_unsettled_bytes)",
+            partition.topic, partition.id, share.records, share.bytes,
+        );
+        Some(text.into())
     }
 
     fn pause(&self) -> Duration {
@@ -355,7 +377,10 @@ impl Session {
     /// Tells of the state.
     pub(super) fn report(&self) {
         let status = match self.consumer.context().events.health.state() {
-            BrokerState::Ready if self.is_member => SourceStatus::Consuming,
+            BrokerState::Ready if self.is_member => match self.full_bound() {
+                None => SourceStatus::Consuming,
+                Some(reason) => SourceStatus::Full { reason },
+            },
             BrokerState::Ready => SourceStatus::Connecting { last_error: self.absent.clone() },
             BrokerState::Disconnected { last_error } => SourceStatus::Disconnected { last_error },
             BrokerState::Connecting { last_error } => SourceStatus::Connecting { last_error },

@@ -131,7 +131,7 @@ impl Settle for KafkaSettle {
             );
             return Box::pin(std::future::ready(Err(SettleError::new(text))));
         }
-        partition.shared.forget(1, record.size());
+        partition.shared.forget(partition, 1, record.size());
         self.lease = None;
         Box::pin(Acked)
     }

@@ -11,6 +11,7 @@ use std::time::Instant;
 use cqrs_core::consume::{SourceError, SubscribeError};
 use tokio::sync::watch;
 
+use super::bound::{Bound, Unsettled};
 use super::copies::Copies;
 use super::partition::Partition;
 use super::record::Record;
@@ -43,14 +44,13 @@ pub(super) enum Ending {
 /// The poll thread puts batches in and looks at the counts; the source takes batches out; settlements
 /// count down. Locks are held for a few moves each, and never together.
 pub(super) struct Shared {
-    /// How many records may be fetched and not settled.
-    cap: usize,
-    /// How many bytes of them.
-    byte_cap: usize,
-    unsettled: AtomicUsize,
-    bytes: AtomicUsize,
-    /// Whether the poll thread waits for room.
-    starving: AtomicBool,
+    /// What may be fetched and not settled, of all partitions.
+    bound: Bound,
+    unsettled: Unsettled,
+    /// How many partitions share the bound.
+    partitions: AtomicUsize,
+    /// How many records are handled at once.
+    at_once: AtomicUsize,
     /// Whether something was given back since the source looked.
     returned: AtomicBool,
     inbox: Mutex<Inbox>,
@@ -79,11 +79,10 @@ struct Inbox {
 impl Shared {
     pub(super) fn new(cap: usize, byte_cap: usize, copies: Arc<Copies>) -> Self {
         Self {
-            cap,
-            byte_cap,
-            unsettled: AtomicUsize::new(0),
-            bytes: AtomicUsize::new(0),
-            starving: AtomicBool::new(false),
+            bound: Bound { records: cap, bytes: byte_cap },
+            unsettled: Unsettled::default(),
+            partitions: AtomicUsize::new(1),
+            at_once: AtomicUsize::new(1),
             returned: AtomicBool::new(false),
             inbox: Mutex::default(),
             poller: OnceLock::new(),
@@ -113,33 +112,36 @@ impl Shared {
         }
     }
 
-    /// How many records may be fetched now. When none, a settlement that makes room wakes the poll
-    /// thread.
-    pub(super) fn room(&self) -> usize {
-        let room = || match self.bytes.load(Ordering::SeqCst) < self.byte_cap {
-            true => self.cap.saturating_sub(self.unsettled.load(Ordering::SeqCst)),
-            false => 0,
-        };
-        match room() {
-            0 => {
-                self.starving.store(true, Ordering::SeqCst);
-                // What was settled right before nobody was told of.
-                room()
-            }
-            some => some,
-        }
+    /// How many partitions share the bound from now on, while so many records are handled at once.
+    pub(super) fn share_among(&self, partitions: usize, at_once: usize) {
+        self.at_once.store(at_once, Ordering::Relaxed);
+        self.partitions.store(partitions, Ordering::Relaxed);
     }
 
-    /// Whether one more byte is too many.
-    pub(super) fn is_heavy(&self, more: usize) -> bool {
-        self.bytes.load(Ordering::Relaxed) + more >= self.byte_cap
+    /// What may be fetched of one partition and not settled.
+    pub(super) fn share(&self) -> Bound {
+        let at_once = self.at_once.load(Ordering::Relaxed);
+        self.bound.share(self.partitions.load(Ordering::Relaxed), at_once)
+    }
+
+    /// How many records of a partition may be fetched now. When none, a settlement that makes room wakes the
+    /// poll thread.
+    pub(super) fn room(&self, partition: &Partition) -> usize {
+        let share = partition.unsettled.room(self.share());
+        if share == 0 { 0 } else { share.min(self.unsettled.room(self.bound)) }
+    }
+
+    /// Whether one more byte of a partition is too many.
+    pub(super) fn is_heavy(&self, partition: &Partition, more: usize) -> bool {
+        self.unsettled.is_heavy(self.bound, more)
+            || partition.unsettled.is_heavy(self.share(), more)
     }
 
     /// Puts fetched records in, and wakes the source.
     pub(super) fn push(&self, partition: &Arc<Partition>, records: Vec<Record>) {
         let size = records.iter().map(Record::size).sum();
-        self.unsettled.fetch_add(records.len(), Ordering::SeqCst);
-        self.bytes.fetch_add(size, Ordering::SeqCst);
+        self.unsettled.add(records.len(), size);
+        partition.unsettled.add(records.len(), size);
         let batch = Batch { partition: Arc::clone(partition), records: records.into() };
         let mut inbox = self.inbox();
         inbox.batches.push_back(batch);
@@ -148,15 +150,10 @@ impl Shared {
         waker.into_iter().for_each(Waker::wake);
     }
 
-    /// Records left: settled, or not ours any more.
-    pub(super) fn forget(&self, records: usize, bytes: usize) {
-        let left = self.unsettled.fetch_sub(records, Ordering::SeqCst) - records;
-        self.bytes.fetch_sub(bytes, Ordering::SeqCst);
-        // Not for every single one: the poll thread would wake as often as a record is settled.
-        if self.starving.load(Ordering::SeqCst)
-            && left <= self.cap - (self.cap / 4).max(1)
-            && self.starving.swap(false, Ordering::SeqCst)
-        {
+    /// Records of a partition left: settled, or not ours any more.
+    pub(super) fn forget(&self, partition: &Partition, records: usize, bytes: usize) {
+        let wakes = self.unsettled.forget(self.bound, records, bytes);
+        if partition.unsettled.forget(self.share(), records, bytes) || wakes {
             self.wake_poller();
         }
     }
@@ -164,7 +161,7 @@ impl Shared {
     /// Takes back a delivery that was dropped.
     pub(super) fn give_back(&self, partition: Arc<Partition>, record: Record) {
         if partition.is_revoked() || self.is_stopped() {
-            return self.forget(1, record.size());
+            return self.forget(&partition, 1, record.size());
         }
         let mut inbox = self.inbox();
         inbox.returned.push((partition, record));
@@ -207,16 +204,18 @@ impl Shared {
 
     /// Throws away what was fetched of partitions that are not ours any more.
     pub(super) fn discard_revoked(&self) {
-        let mut gone = (0, 0);
-        self.inbox().batches.retain(|batch| {
-            let keep = !batch.partition.is_revoked();
-            if !keep {
-                gone.0 += batch.records.len();
-                gone.1 += batch.records.iter().map(Record::size).sum::<usize>();
+        let mut gone = Vec::new();
+        let mut inbox = self.inbox();
+        for batch in std::mem::take(&mut inbox.batches) {
+            match batch.partition.is_revoked() {
+                true => gone.push(batch),
+                false => inbox.batches.push_back(batch),
             }
-            keep
-        });
-        self.forget(gone.0, gone.1);
+        }
+        drop(inbox);
+        for Batch { partition, records } in gone {
+            self.forget(&partition, records.len(), records.iter().map(Record::size).sum());
+        }
     }
 
     pub(super) fn is_stopped(&self) -> bool {
@@ -257,9 +256,8 @@ impl Shared {
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared")
-            .field("cap", &self.cap)
+            .field("bound", &self.bound)
             .field("unsettled", &self.unsettled)
-            .field("bytes", &self.bytes)
             .finish_non_exhaustive()
     }
 }

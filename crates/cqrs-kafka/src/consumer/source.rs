@@ -64,7 +64,7 @@ impl KafkaSource {
             if !partition.is_revoked() {
                 return Some((partition, record));
             }
-            self.shared.forget(1, record.size());
+            self.shared.forget(&partition, 1, record.size());
         }
         let due = self.again.next_due()?;
         if self.sleep.as_ref().is_none_or(|(until, _)| *until != due) {
@@ -85,7 +85,7 @@ impl KafkaSource {
             let batch = self.batches.front_mut()?;
             if batch.partition.is_revoked() {
                 let bytes = batch.records.iter().map(Record::size).sum();
-                self.shared.forget(batch.records.len(), bytes);
+                self.shared.forget(&batch.partition, batch.records.len(), bytes);
                 self.batches.pop_front();
                 continue;
             }
@@ -100,10 +100,13 @@ impl KafkaSource {
 
     /// Throws away what is here and was not handed out: it comes again when the source is opened anew.
     fn discard(&mut self) {
-        let fetched = self.batches.drain(..).flat_map(|batch| batch.records);
-        let returned = self.shared.take_returned().into_iter().map(|(_, record)| record);
-        for record in fetched.chain(self.again.clear()).chain(returned) {
-            self.shared.forget(1, record.size());
+        for Batch { partition, records } in self.batches.drain(..) {
+            let bytes = records.iter().map(Record::size).sum();
+            self.shared.forget(&partition, records.len(), bytes);
+        }
+        for (partition, record) in self.again.clear().into_iter().chain(self.shared.take_returned())
+        {
+            self.shared.forget(&partition, 1, record.size());
         }
         self.sleep = None;
     }

@@ -49,7 +49,9 @@ pub struct KafkaSubscription {
     pub isolation_level: IsolationLevel,
     /// Where a failed message waits for its next attempt. Default [`RetryMode::Ordered`].
     pub retry_mode: RetryMode,
-    /// Bytes of records that are fetched and not settled, at most (one more record may come on top).
+    /// Bytes of records that are fetched and not settled, at most (one more record may come on top). As
+    /// `max_unsettled` it is shared out among the assigned partitions; one whose share is full is not
+    /// fetched, the others go on.
     /// Records below 1 KiB share buffers of 4 KiB: one that is kept for long, because its key waits for a
     /// retry, keeps its buffer as well. Default 64 MiB.
     pub max_unsettled_bytes: usize,
