@@ -7,6 +7,7 @@ mod containers;
 pub mod control;
 pub mod interop;
 pub mod kafka;
+pub mod kafka_wire;
 pub mod log;
 pub mod peers;
 pub mod servers;

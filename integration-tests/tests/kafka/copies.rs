@@ -12,7 +12,7 @@ use cqrs_core::{
 use cqrs_kafka::{KafkaConfig, KafkaMessageBroker, KafkaSubscription, RetryMode};
 use cqrs_macros::Notification;
 use integration_tests::kafka::{Raw, create_topic, fresh_topic, read_raw, write, write_with};
-use integration_tests::{log, servers};
+use integration_tests::{kafka_wire, log, servers};
 use serde::{Deserialize, Serialize};
 
 use crate::consuming::{Member, PATIENCE, options, request};
@@ -186,4 +186,56 @@ async fn refused_dead_letter_holds_only_its_record() {
     let report = service.run_until(done).await.unwrap();
     let counts = report.subscriptions[0].counts;
     assert_eq!((counts.handled, counts.dead_lettered, counts.given_back), (100, 0, 1));
+}
+
+#[tokio::test]
+async fn header_name_that_is_no_utf8_hides_no_other() {
+    let topic = fresh_topic("latin");
+    create_topic(&topic, 1, &[]).await;
+    let headers: [(&[u8], &[u8]); 3] = [(b"first", b"1"), (b"caf\xe9", b"2"), (b"last", b"3")];
+    let of = topic.clone();
+    tokio::task::spawn_blocking(move || kafka_wire::produce(&of, b"no event", &headers))
+        .await
+        .unwrap();
+    let (mut member, group) = open(&topic, |_| {}).await;
+    let mut delivery = member.next().await;
+    let seen: Vec<_> = delivery.message.headers.iter().collect();
+    assert_eq!(seen, [("first", "1"), ("last", "3")]);
+    assert_eq!(delivery.message.unreadable, None);
+    assert!(delivery.settle.begin());
+    delivery.settle.dead_letter(&letter(&topic, &group)).await.unwrap();
+    delivery.settle.ack().await.unwrap();
+    member.close().await;
+    let dead = format!("{topic}.{group}.dead");
+    let found = tokio::task::spawn_blocking(move || kafka_wire::fetch(&dead)).await.unwrap();
+    let has = |part: &[u8]| found.windows(part.len()).any(|window| window == part);
+    for (name, value) in headers {
+        assert!(has(&kafka_wire::header(name, value)), "{name:?} is there byte for byte");
+    }
+    assert!(has(&kafka_wire::header(b"cqrs-dead-letter-reason", b"decode")));
+}
+
+#[tokio::test]
+async fn too_many_headers_are_a_decode_error() {
+    let topic = fresh_topic("headers");
+    create_topic(&topic, 1, &[]).await;
+    let mut raw = Raw::new("key", "body");
+    raw.headers = (0..40_000).map(|n| (format!("h{n}"), Some(Vec::new()))).collect();
+    let mut most = Raw::new("key", "body");
+    most.headers = (0..1_024).map(|n| (format!("h{n}"), Some(Vec::new()))).collect();
+    write(&topic, vec![raw.clone(), most]).await;
+    let (mut member, group) = open(&topic, |_| {}).await;
+    let mut delivery = member.next().await;
+    assert_eq!(delivery.message.headers.len(), 0);
+    let why = delivery.message.unreadable.clone().unwrap();
+    assert!(why.contains("40000 headers"), "{why}");
+    assert!(delivery.settle.begin());
+    delivery.settle.dead_letter(&letter(&topic, &group)).await.unwrap();
+    delivery.settle.ack().await.unwrap();
+    let most = member.next().await;
+    assert_eq!((most.message.headers.len(), most.message.unreadable), (1_024, None));
+    drop(most.settle);
+    member.close().await;
+    let dead = read_raw(&format!("{topic}.{group}.dead")).await;
+    assert_eq!(dead[0].1.headers[..40_000], raw.headers);
 }

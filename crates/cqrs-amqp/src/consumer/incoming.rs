@@ -127,18 +127,15 @@ fn key(value: &AMQPValue) -> Option<Bytes> {
 }
 
 fn shown_headers(table: &FieldTable, shown: impl Fn(&str) -> bool) -> Headers {
-    let mut headers = Headers::new();
+    let mut pairs = Vec::new();
     for (name, value) in table.into_iter().filter(|(name, _)| shown(name.as_str())) {
         let text = match value {
-            AMQPValue::LongString(text) => match std::str::from_utf8(text.as_bytes()) {
-                Ok(text) => text.to_owned(),
-                Err(_) => {
-                    add_bytes(&mut headers, name, text.as_bytes());
-                    continue;
-                }
-            },
+            AMQPValue::LongString(text) => {
+                pairs.push((name.as_str().into(), Bytes::copy_from_slice(text.as_bytes())));
+                continue;
+            }
             AMQPValue::ByteArray(bytes) => {
-                add_bytes(&mut headers, name, bytes.as_slice());
+                pairs.push((name.as_str().into(), Bytes::copy_from_slice(bytes.as_slice())));
                 continue;
             }
             AMQPValue::ShortString(text) => text.to_string(),
@@ -150,14 +147,9 @@ fn shown_headers(table: &FieldTable, shown: impl Fn(&str) -> bool) -> Headers {
                 None => continue,
             },
         };
-        // Only an empty name is refused, which no header of text needs.
-        let _empty = headers.insert(name.as_str(), text);
+        pairs.push((name.as_str().into(), text.into()));
     }
-    headers
-}
-
-fn add_bytes(headers: &mut Headers, name: &ShortString, value: &[u8]) {
-    let _empty = headers.insert_bytes(name.as_str(), Bytes::copy_from_slice(value));
+    Headers::from_pairs(pairs)
 }
 
 fn integer(value: &AMQPValue) -> Option<i64> {

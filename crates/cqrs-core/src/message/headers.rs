@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 
 use bytes::Bytes;
@@ -35,6 +37,9 @@ pub struct Headers {
     /// What is not text. Boxed, because next to no message has one.
     binary: Option<Box<Named<Bytes>>>,
 }
+
+/// Up to so many headers, looking at each is faster than an index.
+const FEW: usize = 32;
 
 type Named<T> = Vec<(ByteString, T)>;
 
@@ -95,6 +100,39 @@ impl Headers {
             None => binary.push((name, value)),
         }
         Ok(())
+    }
+
+    /// As many [`insert_bytes`](Self::insert_bytes) into no headers, in linear time: for headers that come from
+    /// others, who may send any number of them. Names that are empty or longer than 255 bytes are left out.
+    pub fn from_pairs(pairs: impl IntoIterator<Item = (ByteString, Bytes)>) -> Self {
+        let pairs: Vec<_> = pairs.into_iter().collect();
+        if pairs.len() <= FEW {
+            let mut headers = Self::new();
+            for (name, value) in pairs {
+                let _invalid = headers.insert_bytes(name, value);
+            }
+            return headers;
+        }
+        let mut places: HashMap<ByteString, usize> = HashMap::with_capacity(pairs.len());
+        let mut unique: Vec<(ByteString, Bytes)> = Vec::with_capacity(pairs.len());
+        for (name, value) in pairs {
+            let Ok(name) = valid(name) else { continue };
+            match places.entry(name) {
+                Entry::Occupied(place) => unique[*place.get()].1 = value,
+                Entry::Vacant(place) => {
+                    unique.push((place.key().clone(), value));
+                    place.insert(unique.len() - 1);
+                }
+            }
+        }
+        let (mut text, mut binary) = (Vec::with_capacity(unique.len()), Vec::new());
+        for (name, value) in unique {
+            match ByteString::try_from(value.clone()) {
+                Ok(value) => text.push((name, value)),
+                Err(_) => binary.push((name, value)),
+            }
+        }
+        Self { text, binary: (!binary.is_empty()).then(|| Box::new(binary)) }
     }
 
     fn set(&mut self, name: ByteString, value: ByteString) {
@@ -228,6 +266,36 @@ mod tests {
         assert_eq!(headers.iter().collect::<Vec<_>>(), [("a", "3"), ("b", "2")]);
         assert!(headers.remove("a") && !headers.remove("a"));
         assert_eq!(headers.len(), 1);
+    }
+
+    #[test]
+    fn pairs_are_inserted_in_order_and_linear_time() {
+        let pair = |name: &'static str, value: &'static [u8]| (name.into(), Bytes::from(value));
+        let fillers = || (0..40).map(|n| (n.to_string().into(), Bytes::new()));
+        let pairs = [
+            pair("a", b"1"),
+            pair("b", b"\xff"),
+            pair("", b"no name"),
+            pair("a", b"2"),
+            pair("c", b"3"),
+            pair("b", b"4"),
+        ];
+        let mut one_by_one = Headers::new();
+        for (name, value) in pairs.clone() {
+            let _ = one_by_one.insert_bytes(name, value);
+        }
+        assert_eq!(Headers::from_pairs(pairs.clone()), one_by_one);
+        for (name, value) in fillers() {
+            one_by_one.insert_bytes(name, value).unwrap();
+        }
+        let many = Headers::from_pairs(pairs.into_iter().chain(fillers()));
+        assert_eq!(many.len(), one_by_one.len());
+        for name in ["a", "b", "c", "0", "39"] {
+            assert_eq!(many.get_bytes(name), one_by_one.get_bytes(name), "{name}");
+        }
+        // Quadratic, it takes minutes.
+        let many = (0..1_000_000).map(|number| (number.to_string().into(), Bytes::new()));
+        assert_eq!(Headers::from_pairs(many).len(), 1_000_000);
     }
 
     #[test]

@@ -8,12 +8,11 @@ use bytes::Bytes;
 use cqrs_core::broker::PublishErrorKind;
 use cqrs_core::consume::SettleError;
 use cqrs_core::{Message, PublishError};
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::message::OwnedHeaders;
 use tokio::sync::OnceCell;
 
 use super::NewTopics;
 use super::create_topics::create_topics;
-use super::record::RawHeader;
 use super::refusals::Refusals;
 use crate::producer::{Driver, Link, Raw};
 use crate::{Acks, Compression, ErrorKind, KafkaConfig, KafkaError};
@@ -243,28 +242,6 @@ async fn publish(link: &Link, copy: &Copy) -> Result<(), PublishError> {
     link.send_raw(pending, receipt, raw)?.await.map(|_confirmation| ())
 }
 
-/// Headers of a copy: those it had, byte for byte, then `added` ones, which replace earlier ones of
-/// their names.
-pub(super) fn headers<'a>(
-    original: impl Iterator<Item = RawHeader<'a>>,
-    added: &[(&str, String)],
-) -> Option<OwnedHeaders> {
-    let mut headers = OwnedHeaders::new();
-    let mut any = false;
-    for RawHeader { name: key, value } in original {
-        if added.iter().any(|(name, _)| *name == key) {
-            continue;
-        }
-        headers = headers.insert(Header { key, value });
-        any = true;
-    }
-    for (key, value) in added {
-        headers = headers.insert(Header { key, value: Some(value.as_str()) });
-        any = true;
-    }
-    any.then_some(headers)
-}
-
 #[cfg(test)]
 mod tests {
     use rdkafka::message::Headers as _;
@@ -287,7 +264,7 @@ mod tests {
                 ("replaced", Some(b"old")),
             ],
         );
-        let headers = headers(record.original_headers(), &[("replaced", "new".into())]).unwrap();
+        let headers = record.headers_of_copy(&[("replaced", "new".into())]).unwrap();
         let read: Vec<_> = headers.iter().map(|header| (header.key, header.value)).collect();
         assert_eq!(
             read,

@@ -8,7 +8,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use cqrs_core::RetryState;
 use cqrs_core::consume::{Incoming, RETRY_HEADERS};
 use cqrs_core::message::{ByteString, Headers, header};
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::message::{BorrowedMessage, Header, Headers as _, Message as _, OwnedHeaders};
 
 /// When the copy in a retry topic may be handed out: milliseconds since 1970.
 pub(super) const DUE: &str = "cqrs-retry-due";
@@ -35,9 +35,28 @@ pub(super) struct Record {
     key_length: Option<usize>,
     body_length: Option<usize>,
     has_headers: bool,
+    /// All headers, if `content` does not have all of them.
+    unread: Option<Arc<Unread>>,
     /// How often it was given back.
     pub(super) drops: u32,
 }
+
+/// Headers that rdkafka cannot read, or that are too many to be read. Copies of the record have them all.
+#[derive(Debug)]
+struct Unread {
+    all: OwnedHeaders,
+    /// About how many bytes they take.
+    size: usize,
+    /// Why the record is not to be decoded.
+    why: Option<Arc<str>>,
+}
+
+/// Headers of a record that are read, at most.
+const MAX_HEADERS: usize = 1_024;
+/// Header names of a record that are not UTF-8, at most: each costs a panic of rdkafka, which is caught.
+const MAX_UNREADABLE: usize = 8;
+/// About what a header takes in memory beside its bytes.
+const HEADER: usize = 64;
 
 /// Copies records out of librdkafka. Small ones share buffers, so that most records allocate nothing.
 ///
@@ -61,7 +80,7 @@ impl Copier {
     pub(super) fn copy(&mut self, message: &BorrowedMessage<'_>) -> Record {
         let mut headers = std::mem::take(&mut self.headers);
         headers.clear();
-        read_headers(message, &mut headers);
+        let unread = read_headers(message, &mut headers).map(Arc::new);
         let (key, body) = (message.key(), message.payload());
         let size = key.map_or(0, <[u8]>::len) + body.map_or(0, <[u8]>::len) + headers.len();
         let mut own = BytesMut::new();
@@ -81,6 +100,7 @@ impl Copier {
             key_length: key.map(<[u8]>::len),
             body_length: body.map(<[u8]>::len),
             has_headers,
+            unread,
             drops: 0,
         }
     }
@@ -98,22 +118,46 @@ impl Copier {
     }
 }
 
-/// Puts a record's headers into `buffer`; none of those that cannot be read.
-fn read_headers(message: &BorrowedMessage<'_>, buffer: &mut Vec<u8>) {
-    let Some(headers) = message.headers() else { return };
-    // rdkafka panics on a name that is not UTF-8. One such record must not end the thread.
-    let read = catch_unwind(AssertUnwindSafe(|| {
-        headers.iter().for_each(|header| put_header(buffer, header.key, header.value));
-    }));
-    if read.is_err() {
-        buffer.clear();
-        tracing::error!(
-            topic = message.topic(),
-            partition = message.partition(),
-            offset = message.offset(),
-            "a header's name is not UTF-8; the record's headers cannot be read"
-        );
+/// Puts a record's headers into `buffer`, those that can be read.
+fn read_headers(message: &BorrowedMessage<'_>, buffer: &mut Vec<u8>) -> Option<Unread> {
+    let headers = message.headers()?;
+    let count = headers.count();
+    let mut unreadable = 0;
+    if count <= MAX_HEADERS {
+        let mut next = 0;
+        while next < count && unreadable <= MAX_UNREADABLE {
+            // rdkafka panics on a name that is not UTF-8, and has no other way to read a header.
+            let read = catch_unwind(AssertUnwindSafe(|| {
+                while next < count {
+                    next += 1;
+                    let header = headers.get(next - 1);
+                    put_header(buffer, header.key, header.value);
+                }
+            }));
+            unreadable += usize::from(read.is_err());
+        }
+        if unreadable == 0 {
+            return None;
+        }
     }
+    let why = match unreadable {
+        0 => Some(format!("it has {count} headers, at most {MAX_HEADERS} are read").into()),
+        1..=MAX_UNREADABLE => None,
+        _ => Some("it has too many headers whose names are not UTF-8".into()),
+    };
+    if why.is_some() {
+        buffer.clear();
+    }
+    tracing::warn!(
+        topic = message.topic(),
+        partition = message.partition(),
+        offset = message.offset(),
+        headers = count,
+        unreadable,
+        reason = why.as_deref(),
+        "not all headers of the record can be read; copies of it have them all"
+    );
+    Some(Unread { all: headers.detach(), size: count * HEADER, why })
 }
 
 fn put_header(buffer: &mut Vec<u8>, name: &str, value: Option<&[u8]>) {
@@ -184,9 +228,29 @@ impl Record {
         self.headers().filter(|header| !is_ours(header.name))
     }
 
+    /// Headers of a copy: the original ones, byte for byte, then `added` ones, which replace earlier ones of
+    /// their names.
+    pub(super) fn headers_of_copy(&self, added: &[(&str, String)]) -> Option<OwnedHeaders> {
+        let is_replaced = |key: &str| added.iter().any(|(name, _)| *name == key);
+        let (mut headers, original) = match &self.unread {
+            // None of them can be left out. Of several headers with one name the last one counts.
+            Some(unread) => (unread.all.clone(), None),
+            None => (OwnedHeaders::new(), Some(self.original_headers())),
+        };
+        for RawHeader { name: key, value } in original.into_iter().flatten() {
+            if !is_replaced(key) {
+                headers = headers.insert(Header { key, value });
+            }
+        }
+        for (key, value) in added {
+            headers = headers.insert(Header { key, value: Some(value.as_str()) });
+        }
+        (headers.count() > 0).then_some(headers)
+    }
+
     /// Its bytes in memory.
     pub(super) fn size(&self) -> usize {
-        self.content.len()
+        self.content.len() + self.unread.as_ref().map_or(0, |unread| unread.size)
     }
 
     /// Text of a header; of several with one name, the last.
@@ -213,6 +277,7 @@ impl Record {
         incoming.body = self.body();
         incoming.timestamp = self.timestamp();
         incoming.redelivered = self.drops > 0 || is_copy;
+        incoming.unreadable = self.unread.as_ref().and_then(|unread| unread.why.clone());
         if !self.has_headers {
             return incoming;
         }
@@ -231,6 +296,7 @@ impl Record {
 
     /// Shows the headers that can stand in [`Headers`], and the fields that they fill.
     fn show_headers(&self, incoming: &mut Incoming) {
+        let mut pairs = Vec::new();
         for RawHeader { name, value } in self.original_headers() {
             let field = match name {
                 header::MESSAGE_ID => Some(&mut incoming.id),
@@ -238,21 +304,15 @@ impl Record {
                 CONTENT_TYPE => Some(&mut incoming.content_type),
                 _ => None,
             };
-            let text =
-                value.and_then(|value| ByteString::try_from(self.content.slice_ref(value)).ok());
+            let value = value.map(|value| self.content.slice_ref(value));
             if let Some(field) = field {
-                field.clone_from(&text);
+                *field = value.clone().and_then(|value| ByteString::try_from(value).ok());
             }
-            let Some(value) = value else { continue };
-            let Ok(name) = ByteString::try_from(self.content.slice_ref(name.as_bytes())) else {
-                continue;
-            };
+            let name = ByteString::try_from(self.content.slice_ref(name.as_bytes()));
             // An empty or overlong name is kept in the raw headers only.
-            let _ = match text {
-                Some(text) => incoming.headers.insert(name, text),
-                None => incoming.headers.insert_bytes(name, self.content.slice_ref(value)),
-            };
+            pairs.extend(name.ok().zip(value));
         }
+        incoming.headers = Headers::from_pairs(pairs);
     }
 
     /// What a retry copy says of earlier attempts.
@@ -287,6 +347,7 @@ impl Record {
             key_length: key.map(str::len),
             body_length: Some(4),
             has_headers: !headers.is_empty(),
+            unread: None,
             drops: 0,
         }
     }

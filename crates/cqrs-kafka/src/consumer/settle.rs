@@ -13,7 +13,9 @@ use cqrs_core::RetryState;
 use cqrs_core::broker::BoxFuture;
 use cqrs_core::consume::{DeadLetter, Delayed, Settle, SettleError};
 
-use super::copies::{self, Copy, Written};
+use rdkafka::message::{Header, OwnedHeaders};
+
+use super::copies::{Copy, Written};
 use super::partition::Partition;
 use super::plan::Plan;
 use super::record::{
@@ -74,6 +76,15 @@ impl KafkaSettle {
 
 fn settled() -> SettleError {
     SettleError::new("the delivery is settled already")
+}
+
+/// The headers of a dead letter without a body.
+fn bare_headers(letter: &DeadLetter) -> OwnedHeaders {
+    let mut headers = OwnedHeaders::new();
+    for (key, value) in letter.to_headers() {
+        headers = headers.insert(Header { key, value: Some(&value) });
+    }
+    headers
 }
 
 /// The future of an ack: what is to be done is done before. Boxing it allocates nothing.
@@ -167,7 +178,7 @@ impl Settle for KafkaSettle {
                 from: topic,
                 key: record.key(),
                 body: record.body(),
-                headers: copies::headers(record.original_headers(), &added),
+                headers: record.headers_of_copy(&added),
                 size: record.size(),
             };
             match lease.partition.shared.copies.write(&copy).await? {
@@ -197,7 +208,7 @@ impl Settle for KafkaSettle {
                 from: topic,
                 key: record.key(),
                 body: record.body(),
-                headers: copies::headers(record.original_headers(), &letter.to_headers()),
+                headers: record.headers_of_copy(&letter.to_headers()),
                 size: record.size(),
             };
             let Written::TooLarge(error) = copies.write(&copy).await? else { return Ok(()) };
@@ -212,7 +223,7 @@ impl Settle for KafkaSettle {
             let key = copy.key.take().filter(|key| key.len() <= LONGEST_KEY);
             let left_out = record.size() - key.as_ref().map_or(0, Bytes::len);
             letter.omitted_bytes = u64::try_from(left_out).ok();
-            copy.headers = copies::headers(std::iter::empty(), &letter.to_headers());
+            copy.headers = Some(bare_headers(&letter));
             (copy.key, copy.body, copy.size) = (key, None, 0);
             match copies.write(&copy).await? {
                 Written::Stored => Ok(()),
