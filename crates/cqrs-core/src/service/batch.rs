@@ -6,6 +6,7 @@ use super::Received;
 use super::failure::{Failure, FailureClass};
 use super::job::Job;
 use super::lanes::Run;
+use super::repeats::{Logged, log_first};
 use super::runner::{End, Runner, Waited};
 use super::target::{BatchHandler, BatchLimits, EachHandler};
 use super::worker::{Verdict, guarded};
@@ -137,17 +138,26 @@ impl Runner {
         if failure.class == FailureClass::Panicked {
             self.watched.counters.panics.one();
         }
-        tracing::warn!(
+        let next = match self.spec.retry.after(failed) {
+            NextAttempt::Immediately(delay) if failure.class != FailureClass::Permanent => {
+                Some(delay)
+            }
+            _ => None,
+        };
+        log_first!(
+            self.watched.repeats.is_first(Logged::FailedBatch, &failure.error_type),
+            warn,
             subscription = %self.watched.name,
             size = jobs.len(),
             attempt = failed,
+            next_attempt = %match next {
+                Some(delay) => format!("in {delay:?}"),
+                None => "each alone".to_owned(),
+            },
             error = failure.error,
             "handling a batch failed"
         );
-        let NextAttempt::Immediately(delay) = self.spec.retry.after(failed) else { return false };
-        if failure.class == FailureClass::Permanent {
-            return false;
-        }
+        let Some(delay) = next else { return false };
         let is_revoked = || jobs.iter().any(|job| job.settle.is_revoked());
         match self.wait(far_deadline(delay), is_revoked).await {
             // The others go on without what was revoked.

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use super::Received;
 use super::failure::causes;
 use super::job::Job;
+use super::repeats::{Logged, log_first};
 use super::settle::log_dead;
 use super::state::{Counter, Counters};
 use crate::consume::{DeadLetterReason, Delayed, SettleError};
@@ -154,7 +155,7 @@ impl Delivery {
         self.tell(|job| match acked {
             Ok(()) => settled_as(job, counter),
             Err(error) => {
-                log_double(&error);
+                log_unacked(&job, &error);
                 settled_as(job, |counters| &counters.unacked)
             }
         });
@@ -194,8 +195,17 @@ fn settled_as(job: Job, counter: fn(&Counters) -> &Counter) -> Ended {
 }
 
 /// What became of a message is safe, but it could not be acked.
-pub(super) fn log_double(error: &SettleError) {
-    tracing::warn!(error = %causes(error), "done, but not acked: it comes again");
+pub(super) fn log_unacked(job: &Job, error: &SettleError) {
+    log_first!(
+        job.is_first(Logged::Unacked, ""),
+        warn,
+        subscription = job.subscription(),
+        topic = %job.message.topic,
+        partition = job.message.partition,
+        offset = job.message.offset,
+        error = %causes(error),
+        "done, but not acked: it is redelivered"
+    );
 }
 
 impl Drop for Delivery {

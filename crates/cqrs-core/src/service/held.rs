@@ -9,6 +9,7 @@ use super::HELD_BACKOFF;
 use super::backoff::Backoff;
 use super::failure::causes;
 use super::job::Job;
+use super::repeats::{Logged, log_first};
 use super::runner::{End, Runner};
 use super::settle::ack;
 use super::state::Held;
@@ -46,7 +47,9 @@ impl Runner {
         let reason: Arc<str> =
             format!("{place}: the broker refuses its {of}, so it and its key are held: {cause}")
                 .into();
-        tracing::error!(
+        log_first!(
+            self.watched.repeats.is_first(Logged::Refused, of),
+            error,
             subscription = %self.watched.name,
             topic = %message.topic,
             partition = message.partition,

@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use super::Received;
 use super::held::HeldSettlement;
+use super::repeats::Logged;
 use super::state::{Counter, Counters, Watched};
 use crate::Timestamp;
 use crate::consume::{DeadLetter, DeadLetterReason, Incoming, RetryState, Settle, SourceDelivery};
@@ -50,6 +51,11 @@ impl Job {
         if let Some(watched) = self.uncounted.take() {
             counter(&watched.counters).one();
         }
+    }
+
+    /// Whether a log line of this cause is to be written.
+    pub(super) fn is_first(&self, logged: Logged, cause: &str) -> bool {
+        self.uncounted.as_ref().is_none_or(|watched| watched.repeats.is_first(logged, cause))
     }
 
     /// The subscription's name.

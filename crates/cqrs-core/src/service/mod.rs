@@ -23,6 +23,7 @@ mod lanes;
 mod policy;
 mod read;
 mod received;
+mod repeats;
 mod routes;
 mod run;
 mod runner;

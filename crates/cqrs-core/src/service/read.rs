@@ -4,6 +4,7 @@ use std::pin::pin;
 use super::Received;
 use super::failure::{Failure, FailureClass};
 use super::policy::{DecodeError, OnDecodeError, Undecodable};
+use super::repeats::{Logged, log_first};
 use super::runner::Runner;
 use super::worker::{Verdict, guarded};
 use crate::codec::{DeserializeError, DeserializeErrorKind};
@@ -35,7 +36,9 @@ impl Runner {
 
     fn warn_if_not_now(&self, failure: &Failure, received: &Received) {
         if failure.class == FailureClass::NotTried {
-            tracing::warn!(
+            log_first!(
+                self.watched.repeats.is_first(Logged::NotDecodedNow, &failure.error_type),
+                warn,
                 subscription = %self.watched.name,
                 topic = %received.topic,
                 partition = received.partition,
@@ -52,7 +55,9 @@ impl Runner {
             OnDecodeError::DeadLetter => Verdict::Undecodable(case),
             OnDecodeError::Stop => Verdict::Stop(case),
             OnDecodeError::Skip => {
-                tracing::info!(
+                log_first!(
+                    self.watched.repeats.is_first(Logged::Skipped, case.type_name()),
+                    info,
                     subscription = %self.watched.name,
                     topic = %received.topic,
                     offset = received.offset,

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::build::Service;
 use super::error::ServiceError;
 use super::failure::causes;
+use super::repeats::REPORT_PERIOD;
 use super::runner::{HELD_CHECK, Runner, Spec};
 use super::signal::shutdown_signal;
 use super::state::{SubscriptionCounts, Watched};
@@ -235,6 +236,8 @@ impl Running {
         let runner = Arc::clone(&self.runner);
         let mut standing_in = pin!(runner.stand_in());
         let mut due = self.release();
+        let mut reports = tokio::time::interval(REPORT_PERIOD);
+        reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let timer = async {
                 match due {
@@ -252,6 +255,7 @@ impl Running {
                 }
                 () = runner.attention.notified() => due = self.release(),
                 () = timer => due = self.release(),
+                _ = reports.tick() => runner.watched.repeats.report(&runner.watched.name, false),
                 never = &mut standing_in => match never {},
             }
         }
@@ -326,6 +330,7 @@ impl Running {
             Ok(closed) => closed.err().map(|error| causes(&error)),
         };
         ended.error = ended.error.or(left);
+        self.runner.watched.repeats.report(&self.runner.watched.name, true);
         if let Some(error) = &ended.error {
             tracing::error!(subscription = %self.runner.watched.name, error, "did not end well");
         }

@@ -1,10 +1,11 @@
 use std::time::Duration;
 
 use super::backoff::Backoff;
-use super::delivery::{Ended, log_double};
+use super::delivery::{Ended, log_unacked};
 use super::failure::causes;
 use super::held::Refused;
 use super::job::Job;
+use super::repeats::{Logged, log_first};
 use super::runner::{End, Paused, Runner};
 use super::state::{Counter, Counters};
 use super::worker::Verdict;
@@ -114,7 +115,7 @@ pub(super) async fn ack(mut job: Job, counter: fn(&Counters) -> &Counter) -> End
     match job.settle.ack().await {
         Ok(()) => job.end(counter),
         Err(error) => {
-            log_double(&error);
+            log_unacked(&job, &error);
             job.end(|counters| &counters.unacked);
         }
     }
@@ -123,7 +124,9 @@ pub(super) async fn ack(mut job: Job, counter: fn(&Counters) -> &Counter) -> End
 
 /// A message is lost to its handler, wherever it goes.
 pub(super) fn log_dead(job: &Job, letter: &DeadLetter) {
-    tracing::error!(
+    log_first!(
+        job.is_first(Logged::DeadLetter, &letter.error_type),
+        error,
         subscription = job.subscription(),
         topic = letter.topic,
         partition = letter.partition,
@@ -154,7 +157,9 @@ impl<'r> Confirmation<'r> {
     /// Waits until it is time to try again. `false` when the subscription stops meanwhile.
     async fn wait_after(&mut self, error: &SettleError) -> bool {
         let reason = format!("a {} is not confirmed: {}", self.of, causes(error));
-        tracing::error!(subscription = %self.runner.watched.name, reason, "paused");
+        let watched = &self.runner.watched;
+        let is_first = watched.repeats.is_first(Logged::Unconfirmed, self.of);
+        log_first!(is_first, error, subscription = %watched.name, reason, "paused");
         self.paused = Some(self.runner.pause(&reason));
         tokio::select! {
             () = self.backoff.wait() => true,

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use super::repeats::Repeats;
 use crate::consume::SourceStatus;
 
 /// What a subscription is doing.
@@ -130,6 +131,7 @@ impl Counters {
 pub(super) struct Watched {
     pub(super) name: Arc<str>,
     pub(super) counters: Counters,
+    pub(super) repeats: Repeats,
     source: watch::Receiver<SourceStatus>,
     /// How many settlements wait for the broker.
     paused: AtomicUsize,
@@ -174,6 +176,7 @@ impl Watched {
         Self {
             name,
             counters: Counters::default(),
+            repeats: Repeats::default(),
             source,
             paused: AtomicUsize::new(0),
             phase: Mutex::new(phase),

@@ -15,6 +15,7 @@ use super::fetch::FETCH;
 use super::job::Job;
 use super::lanes::{LaneId, Placed, Run};
 use super::policy::Undecodable;
+use super::repeats::{Logged, log_first};
 use super::runner::{End, Runner, Waited, step_aside};
 use super::settle::ack;
 use super::target::{EachHandler, Kind, ManualHandler, send};
@@ -183,7 +184,13 @@ impl Runner {
                 ended => {
                     self.watched.counters.failed_attempts.one();
                     self.watched.counters.panics.one();
-                    tracing::error!(subscription = %self.watched.name, panic, "handler panicked");
+                    log_first!(
+                        self.watched.repeats.is_first(Logged::FailedAttempt, "panic"),
+                        error,
+                        subscription = %self.watched.name,
+                        panic,
+                        "handler panicked"
+                    );
                     return self.ended(ended);
                 }
             }
@@ -195,11 +202,13 @@ impl Runner {
         if failure.class == FailureClass::NotTried {
             return Err(self.rest(job));
         }
-        self.note_failure(&mut job, &failure);
+        job.retry = job.retry.failed(Timestamp::now());
+        job.settle.note_attempt(&job.retry);
         let next = match failure.class {
             FailureClass::Permanent => NextAttempt::Never,
             _ => self.spec.retry.after(job.retry.attempts),
         };
+        self.log_failure(&job, &failure, next);
         match next {
             NextAttempt::Immediately(delay) => {
                 match self.wait(far_deadline(delay), || job.settle.is_revoked()).await {
@@ -216,21 +225,28 @@ impl Runner {
         }
     }
 
-    fn note_failure(&self, job: &mut Job, failure: &Failure) {
-        job.retry = job.retry.failed(Timestamp::now());
-        job.settle.note_attempt(&job.retry);
+    /// Counts and logs a failed attempt.
+    fn log_failure(&self, job: &Job, failure: &Failure, next: NextAttempt) {
         let counters = &self.watched.counters;
         counters.failed_attempts.one();
         if failure.class == FailureClass::Panicked {
             counters.panics.one();
         }
-        tracing::warn!(
+        log_first!(
+            self.watched.repeats.is_first(Logged::FailedAttempt, &failure.error_type),
+            warn,
             subscription = %self.watched.name,
             topic = %job.message.topic,
             partition = job.message.partition,
             offset = job.message.offset,
             id = job.message.id.as_deref(),
             attempt = job.retry.attempts,
+            next_attempt = %match next {
+                NextAttempt::Immediately(delay) | NextAttempt::Later(delay) => {
+                    format!("in {delay:?}")
+                }
+                NextAttempt::Never => "none".to_owned(),
+            },
             error = failure.error,
             "handling a message failed"
         );

@@ -1,0 +1,115 @@
+//! How many log lines a subscription writes when much of it fails.
+
+#![allow(clippy::unwrap_used)] // a test says what it expects by unwrapping
+
+use std::fmt::{self, Write};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cqrs_core::{
+    HandlerError, MemoryBroker, Message, MessageBrokerExt, NotificationEvent, Received, Retry,
+    Service, Subscription, each,
+};
+use cqrs_macros::Notification;
+use serde::{Deserialize, Serialize};
+use tracing::field::{Field, Visit};
+use tracing::span;
+use tracing::{Event, Level, Metadata, Subscriber};
+
+#[derive(Debug, Clone, Serialize, Deserialize, Notification)]
+#[cqrs(crate = "cqrs_core", name = "Ordered", topic = "orders")]
+struct Ordered;
+
+/// Keeps the lines of INFO and above.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Lines {
+    fn with(&self, part: &str) -> Vec<String> {
+        let lines = self.0.lock().unwrap();
+        lines.iter().filter(|line| line.contains(part)).cloned().collect()
+    }
+}
+
+struct Text(String);
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        write!(self.0, "{field}={value:?} ").unwrap();
+    }
+}
+
+impl Subscriber for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::INFO
+    }
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+    fn event(&self, event: &Event<'_>) {
+        let mut text = Text(format!("{} ", event.metadata().level()));
+        event.record(&mut text);
+        self.0.lock().unwrap().push(text.0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn repeats_are_counted_not_written() {
+    const FAILING: usize = 200;
+    const GARBAGE: usize = 300;
+    let lines = Lines::default();
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    let broker = MemoryBroker::new();
+    let event = serde_json::to_vec(&NotificationEvent::new(Ordered)).unwrap();
+    for n in 0..FAILING {
+        let message = Message::new("orders", event.clone()).with_key(format!("{n}"));
+        broker.publish(message).await.unwrap();
+    }
+    for n in 0..GARBAGE {
+        let message = Message::new("orders", "garbage").with_key(format!("{n}"));
+        broker.publish(message).await.unwrap();
+    }
+    let target = each(|_: NotificationEvent<Ordered>, _: Received| async {
+        Err(HandlerError::from(std::io::Error::other("no route to the database")))
+    });
+    let retry = Retry::none().immediate([Duration::from_millis(50); 6]);
+    let subscription = Subscription::to("orders").group("g").json::<Ordered>().retry(retry);
+    let service = Service::builder(broker.clone()).subscribe(subscription, target).build().unwrap();
+    let dead = async {
+        while broker.messages("orders.g.dead").len() < FAILING + GARBAGE {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let started = tokio::time::Instant::now();
+    drop(service.run_until(tokio::time::timeout(Duration::from_secs(3_600), dead)).await.unwrap());
+    let periods = started.elapsed().as_secs() as usize / 10 + 1;
+    assert_eq!(broker.messages("orders.g.dead").len(), FAILING + GARBAGE);
+
+    let failed = lines.with("handling a message failed");
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert!(failed[0].starts_with("WARN "), "{failed:?}");
+    for part in ["offset=0", "no route to the database", "attempt=1", "next_attempt=in 50ms"] {
+        assert!(failed[0].contains(part), "{part}: {}", failed[0]);
+    }
+    let dead = lines.with("becomes a dead letter");
+    assert_eq!(dead.len(), 2, "one of each cause: {dead:?}");
+    assert!(dead.iter().all(|line| line.starts_with("ERROR ")), "{dead:?}");
+    let repeated = lines.with("repeated: ");
+    assert!(repeated.len() <= 3 * (periods + 1), "{} in {periods} periods", repeated.len());
+    let total = |what: &str, cause: &str| -> usize {
+        let of_cause = repeated.iter().filter(|line| line.contains(what) && line.contains(cause));
+        let count = |line: &String| {
+            let count = line.split("repeats=").nth(1).unwrap().split(' ').next().unwrap();
+            count.parse::<usize>().unwrap()
+        };
+        of_cause.map(count).sum()
+    };
+    // None is lost: first lines and repeats add up.
+    assert_eq!(failed.len() + total("failed attempts", "io::error::Error"), 7 * FAILING);
+    assert_eq!(1 + total("dead letters", "DeserializeError"), GARBAGE);
+    assert_eq!(1 + total("dead letters", "io::error::Error"), FAILING);
+}
