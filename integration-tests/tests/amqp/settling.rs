@@ -250,8 +250,7 @@ async fn deleted_targets_are_made_again() {
     let mut delivery = opened.next().await;
     let state = RetryState::default().failed(Timestamp::now());
     delivery.settle.retry_later(Duration::from_secs(1), &state).await.unwrap();
-    // A delay that is not in the schedule has its queue too.
-    delivery.settle.retry_later(Duration::from_millis(1_500), &state).await.unwrap();
+    delivery.settle.retry_later(Duration::from_secs(1), &state).await.unwrap();
     delivery.settle.ack().await.unwrap();
     for _ in 0..2 {
         let mut again = opened.next().await;
@@ -261,7 +260,7 @@ async fn deleted_targets_are_made_again() {
     }
     assert_eq!(raw.drain(&format!("{queue}.dead")).await.len(), 2);
     opened.close(LONG).await.1.unwrap();
-    let queues = ["", ".dead", ".retry.1s", ".retry.1500ms"].map(|end| format!("{queue}{end}"));
+    let queues = ["", ".dead", ".retry.1s"].map(|end| format!("{queue}{end}"));
     raw.clean(&queues.each_ref().map(String::as_str), &[&name]).await;
 }
 
@@ -326,5 +325,32 @@ async fn headers_that_leave_no_room_stop_nothing() {
     let headers = dead.properties.headers().as_ref().unwrap().inner();
     assert_eq!(headers["message_key"], AMQPValue::ByteArray(vec![0xff, 0].into()));
     let queues = ["", ".dead", ".retry.1s"].map(|end| format!("{queue}{end}"));
+    raw.clean(&queues.each_ref().map(String::as_str), &[&name]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delay_outside_the_schedule_makes_no_queue() {
+    let (name, raw) = (fresh("delays"), Raw::connect().await);
+    let queue = format!("{name}.g");
+    let broker = broker(&name).await;
+    let schedule = |request: &mut SubscribeRequest| request.retry = seconds(&[2, 60]);
+    let mut opened = Opened::open(&broker, &[&name], "g", schedule).await;
+    raw.put(&queue, b"x", BasicProperties::default()).await;
+    let mut delivery = opened.next().await;
+    let state = RetryState::default().failed(Timestamp::now());
+    let longer = delivery.settle.retry_later(Duration::from_secs(61), &state).await.unwrap_err();
+    assert!(longer.to_string().contains("61s") && longer.to_string().contains("60s"), "{longer}");
+    let failed = Instant::now();
+    let later = delivery.settle.retry_later(Duration::from_millis(700), &state).await.unwrap();
+    assert_eq!(later, Delayed::Scheduled);
+    delivery.settle.ack().await.unwrap();
+    let mut again = opened.next().await;
+    assert!(failed.elapsed() >= Duration::from_secs(2), "it waited with those of 2 s");
+    again.settle.ack().await.unwrap();
+    for end in ["700ms", "61s"] {
+        assert!(!raw.exists(&format!("{queue}.retry.{end}")).await, "{end}");
+    }
+    opened.close(LONG).await.1.unwrap();
+    let queues = ["", ".dead", ".retry.2s", ".retry.60s"].map(|end| format!("{queue}{end}"));
     raw.clean(&queues.each_ref().map(String::as_str), &[&name]).await;
 }

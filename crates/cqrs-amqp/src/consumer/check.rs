@@ -102,7 +102,7 @@ fn reserved(group: &str) -> Option<&'static str> {
 fn queue_problems(request: &SubscribeRequest, queue: &QueuePlan) -> Vec<String> {
     let mut problems = Vec::new();
     let name = &queue.name;
-    let retries = queue.delays.iter().map(|delay| queue.retry_queue(*delay).name);
+    let retries = queue.retry.delays().iter().map(|delay| queue.retry_queue(*delay).name);
     let own = queue.dead.iter().chain(&queue.quarantine).map(|own| own.name.clone());
     let names = retries.chain(own);
     let names = names.chain([name.to_string()]).chain(queue.routing_keys.iter().cloned());
@@ -262,7 +262,8 @@ mod tests {
             request.retry = Retry::none().delayed([10_000, 90_500].map(Duration::from_millis));
         });
         let plan = Plan::new(&request, &AmqpConfig::default()).unwrap();
-        let names = plan.queues[0].delays.iter().map(|delay| plan.queues[0].retry_queue(*delay));
+        let names =
+            plan.queues[0].retry.delays().iter().map(|delay| plan.queues[0].retry_queue(*delay));
         let names: Vec<_> = names.map(|queue| queue.name).collect();
         assert_eq!(names, ["user_events.mailer.retry.10s", "user_events.mailer.retry.90500ms"]);
         assert_eq!(plan.queues[0].dead.as_ref().unwrap().name, "user_events.mailer.dead");

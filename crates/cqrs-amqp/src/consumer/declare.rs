@@ -28,7 +28,7 @@ pub(super) async fn declare(plan: &Plan, connection: &Connection) -> Result<(), 
     for queue in &plan.queues {
         answered(Box::pin(declare_source(plan, queue, connection, passive))).await?;
         if plan.declares_own {
-            for delay in &queue.delays {
+            for delay in queue.retry.delays() {
                 let retry = queue.retry_queue(*delay);
                 answered(Box::pin(async move {
                     let channel = open(connection).await?;

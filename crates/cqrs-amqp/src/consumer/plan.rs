@@ -2,7 +2,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::consume::{
-    DeadLetterTo, SubscribeError, SubscribeErrorKind, SubscribeRequest, TopicSet, topic_group_name,
+    DeadLetterTo, Retry, SubscribeError, SubscribeErrorKind, SubscribeRequest, TopicSet,
+    topic_group_name,
 };
 use lapin::types::{AMQPValue, FieldTable};
 
@@ -48,8 +49,9 @@ pub(super) struct QueuePlan {
     pub(super) topics: Vec<Arc<str>>,
     /// Where dead letters go.
     pub(super) dead: Option<QueueConfig>,
-    /// The delays of the subscription's schedule.
-    pub(super) delays: Vec<Duration>,
+    /// The subscription's schedule. Empty for a stream: what is put into a stream stays there, and every
+    /// group reads it.
+    pub(super) retry: Retry,
     /// Where messages run alone that came back from lost consumers. `None` if that is switched off, or the
     /// queue counts no deliveries, or it may not be declared.
     pub(super) quarantine: Option<QueueConfig>,
@@ -199,10 +201,9 @@ impl QueuePlan {
         Self {
             quarantine,
             dead: dead.map(|name| QueueConfig::new(name).with_argument("x-queue-type", "quorum")),
-            delays: match kind {
-                // What is put into a stream stays there, and every group reads it.
-                QueueKind::Stream => Vec::new(),
-                _ => request.retry.delays().to_vec(),
+            retry: match kind {
+                QueueKind::Stream => Retry::none(),
+                _ => request.retry.clone(),
             },
             name: name.into(),
             config,

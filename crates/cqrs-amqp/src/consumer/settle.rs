@@ -144,9 +144,9 @@ impl Settle for AmqpSettle {
         let state = *state;
         Box::pin(async move {
             let Some(queue) = self.queue() else { return Ok(Delayed::Hold) };
-            if queue.kind == super::options::QueueKind::Stream {
+            let Some(delay) = queue.retry.delay_at_least(delay)? else {
                 return Ok(Delayed::Hold);
-            }
+            };
             let missing = match (self.desk.plan.declares_own, queue.config.exclusive) {
                 (true, false) => Missing::Declare,
                 _ => Missing::Leave,

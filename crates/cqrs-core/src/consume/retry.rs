@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use super::SettleError;
 use crate::Timestamp;
 use crate::message::Headers;
 
@@ -55,6 +56,25 @@ impl Retry {
     /// The delays of the delayed retries, in order.
     pub fn delays(&self) -> &[Duration] {
         &self.delayed
+    }
+
+    /// The delay of the schedule's place in which a message waits for `delay` at least: the shortest one that
+    /// is not shorter. `None` if the schedule has no delayed retries: the consumer holds the message.
+    ///
+    /// # Errors
+    /// If `delay` is longer than all of the schedule: the error says so. A broker has one place for each
+    /// delay of the schedule, and makes no others.
+    pub fn delay_at_least(&self, delay: Duration) -> Result<Option<Duration>, SettleError> {
+        let longest = self.delayed.iter().max().copied();
+        match self.delayed.iter().filter(|known| **known >= delay).min() {
+            None if longest.is_none() => Ok(None),
+            Some(known) => Ok(Some(*known)),
+            None => Err(SettleError::new(format!(
+                "a retry in {delay:?} is later than any of the schedule (at most {:?}): add such a delay \
+                 with Retry::delayed",
+                longest.unwrap_or_default()
+            ))),
+        }
     }
 
     /// How often a message is tried in all.
@@ -180,6 +200,17 @@ mod tests {
         assert_eq!(retry.max_attempts(), 7);
         assert_eq!(Retry::none().after(1), NextAttempt::Never);
         assert_eq!(retry.after(u32::MAX), NextAttempt::Never);
+    }
+
+    #[test]
+    fn delay_waits_in_the_next_longer_place() {
+        let s = Duration::from_secs;
+        let retry = Retry::none().delayed([60, 10, 300].map(s));
+        for (delay, place) in [(1, 10), (10, 10), (11, 60), (300, 300)] {
+            assert_eq!(retry.delay_at_least(s(delay)).unwrap(), Some(s(place)));
+        }
+        assert!(retry.delay_at_least(s(301)).unwrap_err().to_string().contains("301s"));
+        assert_eq!(Retry::none().delay_at_least(s(1)).unwrap(), None);
     }
 
     #[test]

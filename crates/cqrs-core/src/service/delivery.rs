@@ -90,10 +90,13 @@ impl Delivery {
 
     /// The message comes again after `delay`, as one more attempt.
     ///
-    /// With RabbitMQ `delay` must be one of the retry schedule's, because each has its queue.
+    /// RabbitMQ, and Kafka with retry topics, have one place for each delay of the retry schedule: the message
+    /// waits in that of the shortest delay that is not shorter than `delay`, on RabbitMQ for that whole
+    /// delay. Without delayed retries in the schedule the consumer holds the message and its key waits.
     ///
     /// # Errors
-    /// When the broker did not confirm; the delivery is in the error.
+    /// When the broker did not confirm, or `delay` is longer than all of the schedule; the delivery is in the
+    /// error.
     ///
     /// # Cancel safety
     /// A dropped call gives the message back; a copy may come beside it.

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use cqrs_core::consume::{SubscribeError, SubscribeErrorKind, SubscribeRequest, TopicSet};
+use cqrs_core::consume::{
+    SettleError, SubscribeError, SubscribeErrorKind, SubscribeRequest, TopicSet,
+};
 use rdkafka::ClientConfig;
 
 use super::{KafkaSubscription, RetryMode, check, topics};
@@ -49,11 +51,13 @@ impl Plan {
         self.request.max_unsettled.unwrap_or(DEFAULT_UNSETTLED)
     }
 
-    /// The retry topic that takes what waits for `delay`, by its own delay; `None`: it waits with the
-    /// consumer. A delay that has no topic goes to that of the next longer one, else of the longest.
-    pub(super) fn retry_delay(&self, delay: Duration) -> Option<Duration> {
-        let longer = self.delays.iter().find(|known| **known >= delay);
-        longer.or(self.delays.last()).copied()
+    /// The retry topic in which a record waits for `delay`, by its own delay; `None`: it waits with the
+    /// consumer.
+    pub(super) fn retry_delay(&self, delay: Duration) -> Result<Option<Duration>, SettleError> {
+        match self.delays.is_empty() {
+            true => Ok(None),
+            false => self.request.retry.delay_at_least(delay),
+        }
     }
 
     pub(super) fn is_retry(&self, topic: &str) -> bool {

@@ -155,7 +155,7 @@ impl Settle for KafkaSettle {
         let state = *state;
         Box::pin(async move {
             let Some(lease) = &mut self.lease else { return Err(settled()) };
-            let Some(waits_for) = self.plan.retry_delay(delay) else {
+            let Some(waits_for) = self.plan.retry_delay(delay)? else {
                 return Ok(lease.hold(state));
             };
             let record = &lease.record;
