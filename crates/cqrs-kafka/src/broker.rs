@@ -40,6 +40,9 @@ impl KafkaMessageBroker {
     /// certificate or key cannot be read.
     pub fn new(config: KafkaConfig) -> Result<Self, KafkaError> {
         let link = Driver::start(&config)?;
+        for weakness in config.weaknesses() {
+            tracing::warn!(servers = config.bootstrap_servers.join(","), "{weakness}");
+        }
         let copies = Arc::new(CopyLink::new(&config));
         Ok(Self(Arc::new(Handle { config, link, copies })))
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
-use super::{Acks, KafkaConfig, LogLevel, Pem};
+use super::{Acks, KafkaConfig, LogLevel, Pem, SaslMechanism, SecurityProtocol};
 use crate::KafkaError;
 use crate::secret::Redactor;
 
@@ -100,7 +100,49 @@ impl KafkaConfig {
         if self.request_timeout < Duration::from_secs(1) {
             return wrong("request_timeout is below 1 s");
         }
+        self.check_security()
+    }
+
+    /// What is set for a connection that is not made so is a mistake: it would be made in plaintext.
+    fn check_security(&self) -> Result<(), KafkaError> {
+        let raw = |name: &str| self.raw.iter().find(|(raw, _)| canonical(raw) == name);
+        let protocol = match raw("security.protocol") {
+            Some((_, value)) => value.expose().parse().unwrap_or(self.security_protocol),
+            None => self.security_protocol,
+        };
+        let has_raw = |prefix: &str| self.raw.keys().any(|name| name.starts_with(prefix));
+        let wrong = |what: &str, does: &str, with: &str| {
+            let text = format!(
+                "{what} is set, but security_protocol is {protocol}, which {does}; set it to {with}, or \
+                 remove {what}"
+            );
+            Err(KafkaError::config(text))
+        };
+        if !protocol.uses_tls() && (self.tls.is_set() || has_raw("ssl.")) {
+            return wrong("tls", "does not encrypt", "SSL or SASL_SSL");
+        }
+        if !protocol.uses_sasl() && (self.sasl.is_set() || has_raw("sasl.")) {
+            return wrong("sasl", "does not log in", "SASL_SSL or SASL_PLAINTEXT");
+        }
         Ok(())
+    }
+
+    /// What weakens the connection on purpose.
+    pub(crate) fn weaknesses(&self) -> Vec<&'static str> {
+        let mut found = Vec::new();
+        let is_plain = self.sasl.mechanism == Some(SaslMechanism::Plain);
+        if self.security_protocol == SecurityProtocol::SaslPlaintext && is_plain {
+            found.push("sasl.mechanism PLAIN without TLS: the network sees the password");
+        }
+        if self.security_protocol.uses_tls() {
+            if self.tls.danger_accept_any_certificate {
+                found.push("tls.danger_accept_any_certificate: anybody can pose as the server");
+            }
+            if self.tls.danger_accept_any_hostname {
+                found.push("tls.danger_accept_any_hostname: any host of the authority can pose as the server");
+            }
+        }
+        found
     }
 
     fn options(&self) -> Result<BTreeMap<String, String>, KafkaError> {
@@ -386,6 +428,46 @@ mod tests {
         options(&config().with_sasl(kerberos));
         let half = Tls { client_key: Some("/key.pem".into()), ..Tls::default() };
         assert!(refused(&config().with_tls(half)).contains("need each other"));
+    }
+
+    #[test]
+    fn tls_or_login_over_plaintext_is_refused() {
+        let plaintext = |change: fn(&mut KafkaConfig)| {
+            let mut config = config();
+            change(&mut config);
+            refused(&config)
+        };
+        let error = plaintext(|config| config.tls = Tls::with_ca("/ca.pem"));
+        assert!(error.contains("tls is set, but security_protocol is PLAINTEXT"), "{error}");
+        let error = plaintext(|config| config.sasl = Sasl::plain("me", "hush"));
+        assert!(error.contains("sasl is set") && !error.contains("hush"), "{error}");
+        plaintext(|config| config.sasl.username = Some("me".into()));
+        plaintext(|config| config.tls.danger_accept_any_hostname = true);
+        let raw = |name, value| config().with_raw(name, value);
+        assert!(refused(&raw("ssl.ca.location", "/ca.pem")).contains("tls is set"));
+        assert!(refused(&raw("sasl.username", "me")).contains("sasl is set"));
+        let login = config().with_sasl(Sasl::plain("me", "hush"));
+        options(&login);
+        let mut both = login.clone();
+        both.tls = Tls::with_ca("/ca.pem");
+        assert!(refused(&both).contains("SASL_PLAINTEXT, which does not encrypt"));
+        options(
+            &raw("security.protocol", "ssl")
+                .with_raw("ssl.endpoint.identification.algorithm", "none"),
+        );
+    }
+
+    #[test]
+    fn each_weakness_is_named() {
+        assert_eq!(config().weaknesses().len(), 0);
+        let plain = config().with_sasl(Sasl::plain("me", "hush"));
+        assert!(plain.weaknesses()[0].contains("PLAIN without TLS"));
+        let mut open = plain.with_tls(Tls::with_ca("/ca.pem"));
+        assert_eq!(open.weaknesses().len(), 0);
+        open.tls.danger_accept_any_certificate = true;
+        open.tls.danger_accept_any_hostname = true;
+        assert_eq!(open.weaknesses().len(), 2);
+        assert_eq!(config().with_sasl(Sasl::scram_sha_256("me", "hush")).weaknesses().len(), 0);
     }
 
     #[test]

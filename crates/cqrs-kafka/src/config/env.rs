@@ -38,7 +38,8 @@ impl KafkaConfig {
     /// | `KAFKA_RAW_<OPTION>` | [`raw`](Self::raw) | text; `KAFKA_RAW_SOCKET_KEEPALIVE_ENABLE` is `socket.keepalive.enable` |
     ///
     /// A duration is milliseconds (`250`) or has a unit (`5ms`, `30s`, `2m`). A variable that is empty
-    /// counts as not set; one that is not listed is ignored.
+    /// counts as not set; one that is not listed is ignored, with a warning when its name is close to a listed
+    /// one.
     ///
     /// # Errors
     /// When a variable is missing or malformed. The error names it, and shows its value unless that may
@@ -49,6 +50,9 @@ impl KafkaConfig {
 
     fn from_vars(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, KafkaError> {
         let vars = Vars::collect(vars)?;
+        for (name, known) in vars.misspelt() {
+            tracing::warn!("{PREFIX}{name} is not known and ignored; {PREFIX}{known} is");
+        }
         let servers: String = vars.get("BOOTSTRAP_SERVERS")?.ok_or_else(|| {
             KafkaError::config("KAFKA_BOOTSTRAP_SERVERS is not set; it lists brokers as host:port")
         })?;
@@ -93,6 +97,76 @@ impl KafkaConfig {
     }
 }
 
+/// The names that are read, without the prefix.
+const KNOWN: [&str; 33] = [
+    "BOOTSTRAP_SERVERS",
+    "CLIENT_ID",
+    "ACKS",
+    "ENABLE_IDEMPOTENCE",
+    "MAX_IN_FLIGHT_REQUESTS_PER_CONNECTION",
+    "RETRIES",
+    "RETRY_DELAY",
+    "RETRY_DELAY_MAX",
+    "SECURITY_PROTOCOL",
+    "SASL_MECHANISM",
+    "SASL_USERNAME",
+    "SASL_PASSWORD",
+    "TLS_CA",
+    "TLS_CLIENT_CERTIFICATE",
+    "TLS_CLIENT_KEY",
+    "TLS_CLIENT_KEY_PASSWORD",
+    "TLS_DANGER_ACCEPT_ANY_CERTIFICATE",
+    "TLS_DANGER_ACCEPT_ANY_HOSTNAME",
+    "COMPRESSION",
+    "LINGER",
+    "BATCH_SIZE",
+    "MESSAGE_MAX_BYTES",
+    "ALLOW_AUTO_CREATE_TOPICS",
+    "CONTENT_TYPE_HEADER",
+    "IDENTITY_HEADERS",
+    "LOG_LEVEL",
+    "PUBLISH_TIMEOUT",
+    "REQUEST_TIMEOUT",
+    "WINDOW_MESSAGES",
+    "WINDOW_BYTES",
+    "RECONNECT_BACKOFF",
+    "RECONNECT_BACKOFF_MAX",
+    "RAW_",
+];
+
+/// The known name that `name` is probably meant to be, if it is not known itself.
+fn near(name: &str) -> Option<&'static str> {
+    if name.starts_with("RAW_") || KNOWN.contains(&name) {
+        return None;
+    }
+    // A cut or continued name, or up to two letters of difference, a third of the name at most.
+    let is_part = |known: &str| {
+        let (short, long) = if name.len() < known.len() { (name, known) } else { (known, name) };
+        short.len() >= 8 && long.starts_with(short)
+    };
+    let distance = |known: &str| edits(name.as_bytes(), known.as_bytes());
+    let close = KNOWN.into_iter().min_by_key(|known| distance(known))?;
+    let limit = 2.min(close.len() / 3);
+    match distance(close) <= limit {
+        true => Some(close),
+        false => KNOWN.into_iter().find(|known| is_part(known)),
+    }
+}
+
+/// How many letters are to be put in, taken out or changed.
+fn edits(one: &[u8], other: &[u8]) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (index, letter) in one.iter().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], index + 1);
+        for (column, known) in other.iter().enumerate() {
+            let change = diagonal + usize::from(letter != known);
+            diagonal = row[column + 1];
+            row[column + 1] = change.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[other.len()]
+}
+
 /// The variables with our prefix, without it. Empty ones are left out.
 struct Vars(BTreeMap<String, String>);
 
@@ -111,6 +185,11 @@ impl Vars {
             }
         }
         Ok(Self(ours))
+    }
+
+    /// Names that are not known, each with the one it is probably meant to be.
+    fn misspelt(&self) -> Vec<(&str, &'static str)> {
+        self.0.keys().filter_map(|name| Some((&**name, near(name)?))).collect()
     }
 
     fn text(&self, name: &str) -> Option<&str> {
@@ -229,6 +308,30 @@ mod tests {
         assert_eq!(config.reconnect_backoff_max.as_millis(), 8);
         assert_eq!(config.raw.len(), 1);
         assert_eq!(config.raw["socket.keepalive.enable"].expose(), "true");
+    }
+
+    #[test]
+    fn near_names_are_found_and_foreign_ones_are_not() {
+        for (name, known) in [
+            ("SECURTY_PROTOCOL", "SECURITY_PROTOCOL"),
+            ("SECURITY_PROTOCOLS", "SECURITY_PROTOCOL"),
+            ("SECURITYPROTOCOL", "SECURITY_PROTOCOL"),
+            ("SASL_USER", "SASL_USERNAME"),
+            ("SASL_PASWORD", "SASL_PASSWORD"),
+            ("ACK", "ACKS"),
+            ("TLS_CLIENT_CERT", "TLS_CLIENT_CERTIFICATE"),
+        ] {
+            assert_eq!(near(name), Some(known), "{name}");
+        }
+        // What Kubernetes sets for a service of this name, and others.
+        for name in ["PORT", "SERVICE_HOST", "PORT_9092_TCP_ADDR", "HEAP_OPTS", "OPTS", "HOME"] {
+            assert_eq!(near(name), None, "{name}");
+        }
+        let read_names = KNOWN.iter().filter(|name| **name != "RAW_").count();
+        let vars = KNOWN.map(|name| (format!("{PREFIX}{name}").into(), "x".into()));
+        assert_eq!(Vars::collect(vars).unwrap().0.len(), read_names + 1);
+        let misspelt = [("KAFKA_LOGLEVEL".into(), "x".into())];
+        assert_eq!(Vars::collect(misspelt).unwrap().misspelt(), [("LOGLEVEL", "LOG_LEVEL")]);
     }
 
     #[test]

@@ -57,6 +57,14 @@ impl Sasl {
         }
     }
 
+    /// Whether anything is set.
+    pub(super) fn is_set(&self) -> bool {
+        self.mechanism.is_some()
+            || self.username.is_some()
+            || self.password.is_some()
+            || self.token_provider.is_some()
+    }
+
     pub(super) fn apply(&self, set: &mut impl FnMut(&str, &str)) -> Result<(), KafkaError> {
         let mechanism =
             self.mechanism.ok_or_else(|| missing("sasl.mechanism", "a SASL security protocol"))?;

@@ -56,6 +56,17 @@ impl Tls {
         self
     }
 
+    /// Whether anything is set.
+    pub(super) fn is_set(&self) -> bool {
+        let Self { ca, client_certificate, client_key, client_key_password, .. } = self;
+        ca.is_some()
+            || client_certificate.is_some()
+            || client_key.is_some()
+            || client_key_password.is_some()
+            || self.danger_accept_any_certificate
+            || self.danger_accept_any_hostname
+    }
+
     pub(super) fn apply(&self, set: &mut impl FnMut(&str, &str)) -> Result<(), KafkaError> {
         let mut pem = |name: &str, value: &Pem| -> Result<(), KafkaError> {
             match value {
