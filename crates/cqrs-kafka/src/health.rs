@@ -10,8 +10,9 @@ use tokio::sync::watch;
 
 use crate::{ErrorKind, KafkaError};
 
-/// How long a cause that names the trouble (a failed login, say) is not replaced by a vaguer one.
-const PRECISE_FOR: Duration = Duration::from_secs(10);
+/// How long a cause that names the trouble (a failed login, say) is not replaced by a vaguer one. Longer than
+/// librdkafka is silent about an error that is the same as the last one of its broker (30 s).
+const PRECISE_FOR: Duration = Duration::from_secs(40);
 
 /// Invariant: `up` is `status.phase == Up`. Only the poll thread changes either.
 #[derive(Debug)]
@@ -136,7 +137,8 @@ impl Health {
                 return;
             }
             let hint = hint(status.phase, text);
-            let error = KafkaError::new(ErrorKind::Connection, format!("{text}{hint}"));
+            let kind = if is_tls(text) { ErrorKind::Tls } else { ErrorKind::Connection };
+            let error = KafkaError::new(kind, format!("{text}{hint}"));
             status.last = Some((Instant::now(), error));
         });
     }
@@ -207,10 +209,20 @@ fn hint(phase: Phase, text: &str) -> &'static str {
     if text.contains("APIVERSION_QUERY") {
         return "; does security_protocol match that listener?";
     }
-    match text.contains("SSL_HANDSHAKE") && !text.contains("PLAINTEXT") {
+    match text.contains("SSL_HANDSHAKE") && !text.contains("PLAINTEXT") && !is_tls(text) {
         true => "; is that a PLAINTEXT listener?",
         false => "",
     }
+}
+
+/// Whether librdkafka's words are about TLS itself, a certificate say. Its log has them before the error event
+/// that has a code.
+fn is_tls(text: &str) -> bool {
+    let handshake = text.contains("SSL handshake failed") && !text.contains("PLAINTEXT broker");
+    handshake
+        || ["Failed to verify broker certificate", "did not provide a certificate"]
+            .iter()
+            .any(|words| text.contains(words))
 }
 
 fn is_precise(kind: ErrorKind) -> bool {
@@ -273,6 +285,30 @@ mod tests {
         let plain = "b: Disconnected while requesting ApiVersion (in state APIVERSION_QUERY)";
         assert!(cause(plain).ends_with("; does security_protocol match that listener?"));
         assert!(cause("b: Connection refused").ends_with("refused"));
+    }
+
+    #[test]
+    fn certificate_error_is_tls_before_its_event_comes() {
+        let text = "ssl://b:1/bootstrap: SSL handshake failed: error:0A000086:SSL routines::certificate \
+                    verify failed: broker certificate could not be verified, verify that ssl.ca.location is \
+                    correctly configured (after 3ms in state SSL_HANDSHAKE)";
+        let health = Health::new(Duration::ZERO);
+        health.report_failure(text);
+        for _ in 0..2 {
+            let cause = health.cause().unwrap();
+            assert_eq!((cause.kind(), &*cause.to_string()), (ErrorKind::Tls, text));
+            // It is not overwritten by a handshake that a busy server cut short.
+            health.report_failure(
+                "b: Disconnected: during SSL handshake (after 9ms in state SSL_HANDSHAKE)",
+            );
+        }
+        report(&health, Code::SSL, text);
+        assert_eq!(health.cause().unwrap().to_string(), text, "no hint");
+        let plain = Health::new(Duration::ZERO);
+        plain.report_failure(
+            "b: SSL handshake failed: Disconnected: connecting to a PLAINTEXT broker listener?",
+        );
+        assert_eq!(plain.cause().unwrap().kind(), ErrorKind::Connection);
     }
 
     #[test]
