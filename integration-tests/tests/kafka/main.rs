@@ -7,5 +7,6 @@ mod consuming;
 mod copies;
 mod crashes;
 mod interop;
+mod joining;
 mod places;
 mod producing;

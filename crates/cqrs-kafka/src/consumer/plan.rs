@@ -47,6 +47,11 @@ impl Plan {
         Ok(Self { request, subscription, config: config.clone(), client, topics, delays })
     }
 
+    pub(super) fn assignors(&self) -> String {
+        let names: Vec<_> = self.subscription.assignors.iter().map(|by| by.as_str()).collect();
+        names.join(", ")
+    }
+
     pub(super) fn cap(&self) -> usize {
         self.request.max_unsettled.unwrap_or(DEFAULT_UNSETTLED)
     }

@@ -368,10 +368,44 @@ impl Session {
                 tracing::warn!(subscription = name, "{words}");
                 self.absent = Some(words.into());
             }
+            Code::InvalidSessionTimeout => {
+                let text = format!(
+                    "the group refuses session_timeout {:?}: it must be within the broker's \
+                     group.min.session.timeout.ms and group.max.session.timeout.ms ({words})",
+                    self.plan.subscription.session_timeout
+                );
+                return Some(Exit::Failed(SubscribeErrorKind::Invalid, KafkaError::config(text)));
+            }
+            Code::InvalidGroupId => {
+                let error = KafkaError::config(format!("the group's name is refused: {words}"));
+                return Some(Exit::Failed(SubscribeErrorKind::Invalid, error));
+            }
+            Code::InconsistentGroupProtocol => {
+                self.wait_for_group(format!(
+                    "the group refuses this member: the other members use other assignors than {} ({words})",
+                    self.plan.assignors()
+                ));
+            }
+            Code::GroupMaxSizeReached => {
+                self.wait_for_group(format!(
+                    "the group has as many members as it may have ({words})"
+                ));
+            }
             Code::AllBrokersDown | Code::BrokerTransportFailure | Code::Resolve => {}
             _ => tracing::warn!(subscription = name, error = %code, "{words}"),
         }
         None
+    }
+
+    /// The group refuses this member as long as its other members stay as they are. Logged once.
+    fn wait_for_group(&mut self, why: String) {
+        if self.absent.as_deref() != Some(&*why) {
+            tracing::warn!(
+                subscription = &*self.plan.request.name,
+                "{why}; it tries to join again"
+            );
+            self.absent = Some(why.into());
+        }
     }
 
     /// Tells of the state.

@@ -1,0 +1,60 @@
+//! Groups that refuse a member, for good or for now.
+
+use std::time::{Duration, Instant};
+
+use cqrs_core::consume::SourceStatus;
+use cqrs_core::{HandlerError, NotificationEvent, Received, Service, Subscription, each};
+use cqrs_kafka::{Assignor, KafkaConfig, KafkaMessageBroker, KafkaSubscription};
+use cqrs_macros::Notification;
+use integration_tests::kafka::{create_topic, fresh_topic};
+use integration_tests::{log, servers};
+use serde::{Deserialize, Serialize};
+
+use crate::consuming::{Member, PATIENCE, options, request};
+
+#[derive(Debug, Clone, Serialize, Deserialize, Notification)]
+#[cqrs(crate = "cqrs_core", topic = "orders")]
+struct Ordered {
+    number: u32,
+}
+
+#[tokio::test]
+async fn join_refused_for_good_ends_run_with_the_reason() {
+    log::show_warnings();
+    let topic = fresh_topic("session");
+    create_topic(&topic, 1, &[]).await;
+    let broker = KafkaMessageBroker::new(KafkaConfig::new([servers::kafka()])).unwrap();
+    let short = KafkaSubscription::new().with_session_timeout(Duration::from_secs(2));
+    let subscription = Subscription::to(&*topic).group("g").json::<Ordered>().option(short);
+    let handler =
+        each(|_: NotificationEvent<Ordered>, _: Received| async { Ok::<(), HandlerError>(()) });
+    let service = Service::builder(broker).subscribe(subscription, handler).build().unwrap();
+    let error = service.run_until(tokio::time::sleep(PATIENCE)).await.unwrap_err();
+    let text = format!("{error:?} {error}");
+    assert!(text.contains("session_timeout 2s"), "{text}");
+    assert!(text.contains("group.min.session.timeout.ms"), "{text}");
+}
+
+#[tokio::test]
+async fn member_with_other_assignors_says_what_it_waits_for() {
+    let topic = fresh_topic("assignors");
+    create_topic(&topic, 1, &[]).await;
+    let (first, status) = request(&topic, "g", options());
+    let mut first = Member::open(first, status).await;
+    first.consuming().await;
+    let sticky = options().with_assignors([Assignor::CooperativeSticky]);
+    let (second, status) = request(&topic, "g", sticky);
+    let second = Member::open(second, status).await;
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let status = second.status.borrow().clone();
+        if let SourceStatus::Connecting { last_error: Some(why) } = &status {
+            assert!(why.contains("other assignors than cooperative-sticky"), "{why}");
+            break;
+        }
+        assert!(Instant::now() < end, "{status:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    second.close().await;
+    first.close().await;
+}
