@@ -1,5 +1,6 @@
 //! What the integration tests share. They need the servers of `./scripts/brokers up`.
 
+pub mod acl_kafka;
 pub mod amqp;
 pub mod amqp_frames;
 pub mod consuming;
@@ -10,4 +11,5 @@ pub mod kafka;
 pub mod kafka_wire;
 pub mod log;
 pub mod peers;
+pub mod rights;
 pub mod servers;

@@ -9,6 +9,7 @@ mod kinds;
 mod memory;
 mod producing;
 mod recovering;
+mod rights;
 mod settling;
 mod unreadable;
 

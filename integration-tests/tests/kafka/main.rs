@@ -10,3 +10,4 @@ mod interop;
 mod joining;
 mod places;
 mod producing;
+mod rights;

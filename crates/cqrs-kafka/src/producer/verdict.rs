@@ -5,7 +5,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 
 use crate::{ErrorKind, KafkaError};
 
-const NO_RIGHT: &str = "the principal may not write to the topic; check its ACLs";
+const NO_RIGHT: &str = "the principal may not write to the topic, or not create it; check its ACLs";
 
 /// What is known of a record that failed with `code`, and what to do about it.
 ///

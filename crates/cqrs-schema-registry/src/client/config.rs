@@ -142,14 +142,15 @@ impl RegistryConfig {
             return Err(RegistryError::config(detail));
         }
         let is_open = |url: &Url| url.scheme() == "http";
-        if credentials.is_some() && urls.iter().any(|url| !is_open(url)) {
-            if let Some(place) = urls.iter().position(is_open) {
-                return Err(RegistryError::config(format!(
-                    "urls: number {} is http:// beside https:// ones; the credentials would go there \
-                     unencrypted. Make all of them https://",
-                    place + 1
-                )));
-            }
+        if credentials.is_some()
+            && !urls.iter().all(is_open)
+            && let Some(place) = urls.iter().position(is_open)
+        {
+            return Err(RegistryError::config(format!(
+                "urls: number {} is http:// beside https:// ones; the credentials would go there \
+                 unencrypted. Make all of them https://",
+                place + 1
+            )));
         }
         if self.tls.is_used() && urls.iter().all(|url| url.scheme() != "https") {
             return Err(RegistryError::config("tls is set, but no URL begins with https://"));

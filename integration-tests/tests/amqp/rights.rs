@@ -1,0 +1,198 @@
+//! The tables of docs/rights.md for RabbitMQ: every row works with its permissions, and with none fewer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, AmqpSubscription, DeclareMode};
+use cqrs_core::{Retry, Subscribe};
+use futures_util::future::join_all;
+use integration_tests::rights::{self, Told};
+use integration_tests::{amqp, servers};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const PASSWORD: &str = "rights-secret";
+
+/// What a user may do with a queue or an exchange. RabbitMQ has a pattern of names for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum May {
+    Configure,
+    Write,
+    Read,
+}
+
+/// What a user does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Producer,
+    ProducerThatDeclares,
+    Consumer,
+    ConsumerThatDeclares,
+}
+
+impl Role {
+    fn declares(self) -> bool {
+        matches!(self, Self::ProducerThatDeclares | Self::ConsumerThatDeclares)
+    }
+
+    fn consumes(self) -> bool {
+        matches!(self, Self::Consumer | Self::ConsumerThatDeclares)
+    }
+
+    /// The row of docs/rights.md.
+    fn rights(self, exchange: &str, queue: &str) -> Vec<(May, String)> {
+        let [dead, retry, quarantine] =
+            ["dead", "retry.1s", "quarantine"].map(|part| format!("{queue}.{part}"));
+        let all = |may, names: &[&str]| {
+            names.iter().map(|name| (may, (*name).to_owned())).collect::<Vec<_>>()
+        };
+        match self {
+            Self::Producer => all(May::Write, &[exchange]),
+            Self::ProducerThatDeclares => {
+                [all(May::Configure, &[exchange]), all(May::Write, &[exchange])].concat()
+            }
+            Self::Consumer => {
+                [all(May::Read, &[queue]), all(May::Write, &["amq.default"])].concat()
+            }
+            Self::ConsumerThatDeclares => [
+                all(May::Configure, &[exchange, queue, &dead, &retry, &quarantine]),
+                all(May::Write, &[queue, "amq.default"]),
+                all(May::Read, &[exchange, queue, &retry]),
+            ]
+            .concat(),
+        }
+    }
+}
+
+/// A virtual host of the test's own, and the users in it. `delete` takes them away.
+struct Place {
+    vhost: String,
+    users: std::cell::RefCell<Vec<String>>,
+}
+
+impl Place {
+    async fn new() -> Self {
+        let vhost = amqp::fresh("rights");
+        manage("PUT", &format!("vhosts/{vhost}"), "{}").await;
+        let place = Self { vhost, users: Vec::new().into() };
+        place.permit("guest", ".*", ".*", ".*").await;
+        place
+    }
+
+    async fn permit(&self, user: &str, configure: &str, write: &str, read: &str) {
+        let rights = serde_json::json!({"configure": configure, "write": write, "read": read});
+        manage("PUT", &format!("permissions/{}/{user}", self.vhost), &rights.to_string()).await;
+    }
+
+    /// A new user with these rights.
+    async fn user(&self, rights: &[(May, String)]) -> String {
+        let user = amqp::fresh("user");
+        self.users.borrow_mut().push(user.clone());
+        let login = serde_json::json!({"password": PASSWORD, "tags": ""});
+        manage("PUT", &format!("users/{user}"), &login.to_string()).await;
+        let pattern = |may: May| {
+            let names = rights.iter().filter(|(of, _)| *of == may);
+            let names: Vec<_> = names.map(|(_, name)| name.replace('.', "\\.")).collect();
+            match names.is_empty() {
+                true => "^$".to_owned(),
+                false => format!("^({})$", names.join("|")),
+            }
+        };
+        let patterns = [May::Configure, May::Write, May::Read].map(pattern);
+        self.permit(&user, &patterns[0], &patterns[1], &patterns[2]).await;
+        user
+    }
+
+    fn config(&self, login: &str, exchange: &str, declare: DeclareMode) -> AmqpConfig {
+        let address = amqp::address();
+        let dsn = format!("amqp://{login}@{address}/{}", self.vhost);
+        let mut config = amqp::config_at(dsn, exchange);
+        config.declare = declare;
+        config.publish_timeout = Duration::from_secs(5);
+        config
+    }
+
+    /// Plays a role with these rights only, on names of its own.
+    async fn play(&self, role: Role, without: Option<usize>) -> Result<(), Told> {
+        let (exchange, topic, group) = (amqp::fresh("x"), amqp::fresh("t"), "group");
+        let queue = format!("{topic}.{group}");
+        let guest = self.config("guest:guest", &exchange, DeclareMode::Declare);
+        let guest = Arc::new(AmqpMessageBroker::new(guest).unwrap());
+        let subscription = |declare| {
+            let retry = Retry::none().delayed([Duration::from_secs(1)]);
+            let of_amqp = AmqpSubscription::new().with_declare(declare);
+            rights::subscription(&topic, group).retry(retry).option(of_amqp)
+        };
+        let mut permissions = role.rights(&exchange, &queue);
+        without.map(|right| permissions.remove(right));
+        let user = self.user(&permissions).await;
+        // To look at what is there (`Passive`) takes a permission of any kind on it.
+        let declare = match role {
+            Role::Producer => DeclareMode::Passive,
+            Role::Consumer => DeclareMode::None,
+            Role::ProducerThatDeclares | Role::ConsumerThatDeclares => DeclareMode::Declare,
+        };
+        // Somebody who may has declared everything, for a role that does not declare.
+        if !role.declares() {
+            let declared = subscription(DeclareMode::Declare);
+            let everything =
+                rights::consume(guest.clone(), declared, 1, rights::fill(&*guest, &topic));
+            everything.await.expect("guest may do everything");
+        }
+        let config = self.config(&format!("{user}:{PASSWORD}"), &exchange, declare);
+        let broker = Arc::new(AmqpMessageBroker::new(config).unwrap());
+        if !role.consumes() {
+            let broker: &dyn Subscribe = &*broker;
+            let message = cqrs_core::Message::new(&*topic, "{}").with_mandatory(false);
+            return rights::publish(broker, message).await;
+        }
+        let fill = rights::fill(&*guest, &topic);
+        rights::consume(broker, subscription(declare), 2, fill).await
+    }
+
+    async fn delete(self) {
+        manage("DELETE", &format!("vhosts/{}", self.vhost), "").await;
+        for user in self.users.into_inner() {
+            manage("DELETE", &format!("users/{user}"), "").await;
+        }
+    }
+}
+
+/// A request to RabbitMQ's management API, as the administrator.
+async fn manage(method: &str, path: &str, body: &str) {
+    let address = servers::reachable("CQRS_TEST_RABBITMQ_MANAGEMENT", "localhost:15672");
+    let mut stream = TcpStream::connect(&address).await.unwrap();
+    let request = format!(
+        "{method} /api/{path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n\
+         content-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 20"), "{method} {path}: {answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_role_works_with_its_rights_and_no_fewer() {
+    const ROLES: [Role; 4] =
+        [Role::Producer, Role::ProducerThatDeclares, Role::Consumer, Role::ConsumerThatDeclares];
+    let place = Place::new().await;
+    let mut all = Vec::new();
+    for role in ROLES {
+        let rights = role.rights("EXCHANGE", "QUEUE");
+        let plays = std::iter::once(None).chain((0..rights.len()).map(Some));
+        let ends = join_all(plays.map(|without| place.play(role, without))).await;
+        all.push((role, rights, ends));
+    }
+    place.delete().await;
+    for (role, rights, ends) in all {
+        let (whole, less) = ends.split_first().expect("at least one");
+        assert!(whole.is_ok(), "{role:?}: {whole:?}");
+        for (right, told) in rights.iter().zip(less) {
+            let told = told.as_ref().expect_err(&format!("{role:?} works without {right:?}"));
+            println!("RIGHTS {role:?} without {right:?}: {:.1?}: {}", told.after, told.text);
+            assert!(rights::is_refusal(&told.text), "{role:?} without {right:?}: {told:?}");
+        }
+    }
+}
