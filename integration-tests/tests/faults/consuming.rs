@@ -58,6 +58,8 @@ mod kafka {
             read, crashes::several_abort(WORKER);
         killed_or_stopped_consumer_condemns_nothing: read, crashes::ends_condemn_nothing(WORKER);
         one_kill_slows_nothing: read, crashes::one_kill_slows_nothing(WORKER);
+        five_kills_dead_letter_no_message:
+            read, crashes::killed_five_times(Kind::Kafka, WORKER);
         short_lives_condemn_nothing: read, crashes::short_lives_condemn_nothing(WORKER);
         members_come_and_go: read, members::change(WORKER);
         a_slow_handler_keeps_its_partition: read, members::slow_handler(WORKER, false);

@@ -75,6 +75,9 @@ async fn place_before_retention_goes_on_with_oldest_left() {
         commit(&group, &topic, 0, 5, "").await;
         trim(&topic, 0, 20).await;
         let mut opened = open(&topic, &group, start, Assignor::Range).await;
+        let first = opened.next().await;
+        assert_eq!(committed(&group, &topic, 0).await.0, Some(20), "the takeover commit");
+        drop(first);
         assert_eq!(sorted(&mut opened, 10).await, numbers(20..30));
         opened.close(LONG).await.1.unwrap();
         assert_eq!(committed(&group, &topic, 0).await.0, Some(30));

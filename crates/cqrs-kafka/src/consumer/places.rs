@@ -87,14 +87,17 @@ pub(super) fn look_up(
                 }
             }
             None => {
-                let (Some(begin), Some(end)) = (begin, end) else {
-                    return Err(RdError::OffsetFetch(Code::LeaderNotAvailable));
-                };
+                let unknown = || RdError::OffsetFetch(Code::LeaderNotAvailable);
                 let by_option = match one.start {
-                    StartAt::Latest => end,
-                    StartAt::Time(_) => times.get(&place).copied().unwrap_or(end),
-                    _ => begin,
+                    StartAt::Latest => end.ok_or_else(unknown)?,
+                    StartAt::Time(_) => match times.get(&place) {
+                        Some(first) => *first,
+                        None => end.ok_or_else(unknown)?,
+                    },
+                    // Where there is no leader, 0 is the oldest, too: librdkafka goes on with what is left.
+                    _ => begin.unwrap_or(0),
                 };
+                let begin = begin.unwrap_or(0);
                 let known = known.get(&one.topic).copied();
                 takeover.is_new = true;
                 takeover.metadata.partitions = known;

@@ -412,11 +412,14 @@ fn turn_is_kept_while_a_name_is_committed() {
         assert_eq!(world.hand_out(0), [offset]);
         world.finish(0, offset);
     }
+    let named = |world: &World, at: usize| {
+        let draft = world.members[at].partition.draft();
+        draft.and_then(|draft| draft.metadata.unwrap().unclean.named)
+    };
     world.pump(0, 10);
     world.pump(1, 10);
-    assert!(
-        world.logs[0].says().named.is_some() && !world.members[1].partition.granted().is_positive()
-    );
+    assert_eq!(world.logs[0].says().named, Some(1), "no later commit has arrived");
+    assert_eq!((named(&world, 0), named(&world, 1)), (None, None));
     world.commit_all();
     assert_eq!(world.hand_out(1), [0]);
 }
@@ -459,6 +462,30 @@ fn held_suspect_is_through_with_its_key() {
     };
     assert_eq!(next(1, "a"), (None, 2), "it waits behind the other one");
     assert_eq!(next(2, "b"), (Some(2), 3));
+}
+
+#[test]
+fn only_an_unfinished_record_of_another_process_has_crashed() {
+    let crashes = |committed, metadata: &str, named| {
+        let found = Log { end: 9, committed, metadata: metadata.into(), ..Log::default() };
+        World::new(1, [found]).crashes(0, named)
+    };
+    assert_eq!(crashes(4, "cqrs1;u=3.1;until=8;n=5;c=5.1", 5), 2);
+    assert_eq!(crashes(4, "cqrs1;u=3.1;until=8;n=5;c=5.1;d=5.1", 5), 0, "it is finished");
+    assert_eq!(crashes(6, "cqrs1;u=3.1;until=8;n=5;c=5.1", 5), 0, "it is finished");
+    assert_eq!(crashes(4, "cqrs1;until=8;n=5;c=5.1", 5), 1, "the end was clean");
+}
+
+#[test]
+fn records_behind_the_end_at_takeover_are_not_suspect() {
+    let metadata = "cqrs1;u=2.1;until=190".into();
+    let mut world = World::new(1, [Log { end: 2, metadata, ..Log::default() }]);
+    world.logs[0].end = 5;
+    assert_eq!(world.hand_out(0), [0]);
+    world.members[0].partition.hold(&record(0), Default::default());
+    assert_eq!(world.hand_out(0), [1]);
+    world.finish(0, 1);
+    assert_eq!(world.hand_out(0), [2, 3, 4]);
 }
 
 #[test]
