@@ -26,6 +26,9 @@
 //! * A record is `Ok` only with its own confirm. librdkafka also takes a record for written when a later one
 //!   of its partition was confirmed; a partition that was just made can take the later one and refuse the
 //!   earlier. Such a record is `Unknown` here: published again, it may be there twice.
+//! * The broker judges batches by `max.message.bytes`. The records of a refused batch are sent again in smaller
+//!   ones, before newer ones, and the producer makes smaller batches from then on. librdkafka may have sent the
+//!   next batch by then: a refused record that a newer one of its key overtook so is `NotSent`.
 //! * What kept a record from being confirmed (failed login, TLS, name lookup, refused connection) is the
 //!   [`source`](std::error::Error::source) of its error, a [`KafkaError`], without credentials.
 //! * After a fatal error of the idempotent producer, and when librdkafka has forgotten all brokers (a

@@ -188,6 +188,38 @@ async fn refused_batch_is_sent_again_before_newer_records() {
     assert_eq!(broker.shutdown(Duration::from_secs(10)).await.undelivered, 0);
 }
 
+/// One batch is refused while the next ones wait in librdkafka, and new messages come meanwhile. librdkafka sends
+/// the next batch before anybody knows of the refusal: older messages of its keys fail, so that the order holds.
+#[tokio::test]
+async fn nothing_newer_overtakes_a_refused_batch() {
+    let cluster = cluster();
+    let mut config = config(&cluster);
+    config.max_in_flight_requests_per_connection = 1;
+    let broker = KafkaMessageBroker::connect(config).await.unwrap();
+    broker.publish(message("first")).await.unwrap();
+    cluster.broker_round_trip_time(1, Duration::from_millis(100)).unwrap();
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+    cluster.request_errors(RDKafkaApiKey::Produce, &[refusal]);
+    let mut receipts = Vec::new();
+    for n in 0..300 {
+        let key = format!("key-{}", n % 5);
+        receipts.push((key.clone(), broker.enqueue(message(&key)).await.unwrap()));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let (mut last, mut stored) = (HashMap::new(), 0);
+    for (key, receipt) in receipts {
+        match receipt.await {
+            Ok(confirmed) => {
+                let before = last.insert(key.clone(), confirmed.offset);
+                assert!(before < Some(confirmed.offset), "{key}: {before:?}, {confirmed:?}");
+                stored += 1;
+            }
+            Err(error) => assert_eq!(error.kind(), PublishErrorKind::NotSent, "{error:?}"),
+        }
+    }
+    assert!(stored > 200, "only what was overtaken fails, not {stored} of 300");
+}
+
 /// Waits until it is known why there is no contact.
 async fn until_it_failed(broker: &KafkaMessageBroker) {
     let end = Instant::now() + Duration::from_secs(60);

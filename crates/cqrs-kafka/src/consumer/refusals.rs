@@ -36,3 +36,18 @@ impl Refusals {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusal_is_remembered_for_its_topic_and_new_once() {
+        let refusals = Refusals::default();
+        assert_eq!(refusals.recall("a"), None);
+        assert!(refusals.note("a", "no right") && !refusals.note("a", "no right"));
+        assert_eq!(refusals.recall("a").as_deref(), Some("no right"));
+        assert_eq!(refusals.recall("b"), None);
+        assert!(refusals.note("a", "another reason"));
+    }
+}

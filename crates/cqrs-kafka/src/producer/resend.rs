@@ -96,3 +96,49 @@ impl std::fmt::Debug for Resend {
         f.debug_struct("Resend").field("active", &self.active).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cqrs_core::Message;
+    use cqrs_core::broker::{Intake, Receipt};
+
+    use super::*;
+
+    fn outgoing(intake: &Intake, number: u64, key: &'static str) -> (Outgoing, Receipt) {
+        let message = Message::new("t", "body").with_key(key);
+        let (pending, receipt) = intake.try_admit(message).unwrap();
+        (Outgoing { pending, raw: None, number }, receipt)
+    }
+
+    #[tokio::test]
+    async fn newer_record_of_the_key_fails_refused_ones() {
+        let (intake, resend) = (Intake::default(), Resend::default());
+        let (first, overtaken) = outgoing(&intake, 1, "a");
+        let (second, _kept) = outgoing(&intake, 2, "b");
+        let (third, _stored) = outgoing(&intake, 3, "a");
+        for refused in [first, second] {
+            assert!(resend.put(refused, Code::MessageSizeTooLarge).is_none());
+        }
+        resend.overtake(&third);
+        assert_eq!(overtaken.await.unwrap_err().kind(), PublishErrorKind::NotSent);
+        let left: Vec<_> = resend.take().records.iter().map(|left| left.number).collect();
+        assert_eq!(left, [2]);
+    }
+
+    #[test]
+    fn refused_and_purged_records_come_out_in_order() {
+        let (intake, resend) = (Intake::default(), Resend::default());
+        let put = |number, code| resend.put(outgoing(&intake, number, "a").0, code).is_none();
+        assert!(!put(9, Code::PurgeQueue), "nothing was refused yet");
+        assert!(put(3, Code::MessageSizeTooLarge) && resend.is_active());
+        assert!(put(4, Code::PurgeQueue) && put(1, Code::PurgeQueue));
+        assert!(!put(5, Code::PurgeInflight) && !put(6, Code::TopicAuthorizationFailed));
+        let refused = resend.take();
+        let numbers: Vec<_> = refused.records.iter().map(|outgoing| outgoing.number).collect();
+        assert_eq!((numbers, refused.by_broker), (vec![1, 3, 4], 1));
+        resend.set_alone(true);
+        assert!(!put(7, Code::MessageSizeTooLarge), "its own verdict");
+        resend.end();
+        assert!(!resend.is_active() && !put(8, Code::PurgeQueue));
+    }
+}
