@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rdkafka::producer::{Producer, PurgeConfig};
+use rdkafka::producer::Producer;
 use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::driver::{Driver, SHORT_TICK};
@@ -20,17 +20,11 @@ impl Driver {
         let link = Arc::clone(&self.link);
         link.lane.block();
         link.set_client(None);
-        // What librdkafka has not sent yet would overtake.
-        while client.in_flight_count() > 0 && !self.gives_up(&client) {
-            client.purge(PurgeConfig::default().queue());
-            client.poll(SHORT_TICK);
-            link.expire();
-        }
-        let refused = link.resend.take();
-        let mut waiting = VecDeque::from(refused.records);
+        self.wait_for_verdicts(&client);
+        let mut waiting = VecDeque::from(link.resend.take());
         let topic = waiting.front().map(|outgoing| Arc::clone(&outgoing.pending.message().topic));
         // All records of a refused batch are here: a single one was alone in its batch.
-        let mut is_batch = refused.by_broker > 1;
+        let mut is_batch = waiting.len() > 1;
         let mut piece = match is_batch {
             true => waiting.iter().map(Outgoing::size).sum::<usize>() / 2,
             false => 0,
@@ -41,16 +35,16 @@ impl Driver {
             link.resend.set_alone(group.len() == 1);
             self.send_group(&client, group, &mut waiting);
             let again = link.resend.take();
-            if again.records.is_empty() {
+            if again.is_empty() {
                 piece = if is_batch { piece } else { usize::MAX };
                 continue;
             }
             is_batch = true;
             piece = piece.min(size) / 2;
-            again.records.into_iter().rev().for_each(|outgoing| waiting.push_front(outgoing));
+            again.into_iter().rev().for_each(|outgoing| waiting.push_front(outgoing));
         }
         link.resend.end();
-        let left = link.resend.take().records;
+        let left = link.resend.take();
         left.into_iter().rev().for_each(|outgoing| waiting.push_front(outgoing));
         link.lane.put_front(waiting);
         let client = match is_batch {
@@ -82,12 +76,16 @@ impl Driver {
                 }
             }
         }
+        self.wait_for_verdicts(client);
+        group.into_iter().rev().for_each(|outgoing| rest.push_front(outgoing));
+    }
+
+    fn wait_for_verdicts(&self, client: &Client) {
         while client.in_flight_count() > 0 && !self.gives_up(client) {
             // A flush polls too, and does not wait for batches to fill.
             let _more = client.flush(SHORT_TICK);
             self.link.expire();
         }
-        group.into_iter().rev().for_each(|outgoing| rest.push_front(outgoing));
     }
 
     /// Whether this client can send nothing more, or there is no more time.

@@ -16,14 +16,7 @@ pub(crate) struct Resend {
     active: AtomicBool,
     /// Set while librdkafka has one record only.
     alone: AtomicBool,
-    refused: Mutex<Refused>,
-}
-
-#[derive(Default)]
-pub(super) struct Refused {
-    pub(super) records: Vec<Outgoing>,
-    /// How many of them the broker refused; librdkafka had not sent the others.
-    pub(super) by_broker: usize,
+    refused: Mutex<Vec<Outgoing>>,
 }
 
 impl Resend {
@@ -43,19 +36,11 @@ impl Resend {
 
     /// Takes a record that failed with `code` if it is to be sent again, else gives it back.
     pub(super) fn put(&self, outgoing: Outgoing, code: Code) -> Option<Outgoing> {
-        let by_broker = match code {
-            Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => {
-                !self.alone.load(Ordering::Acquire)
-            }
-            Code::PurgeQueue if self.is_active() => false,
-            _ => return Some(outgoing),
-        };
-        if !by_broker && code != Code::PurgeQueue {
+        let of_batch = matches!(code, Code::MessageSizeTooLarge | Code::MessageBatchTooLarge);
+        if !of_batch || self.alone.load(Ordering::Acquire) {
             return Some(outgoing);
         }
-        let mut refused = self.lock();
-        refused.records.push(outgoing);
-        refused.by_broker += usize::from(by_broker);
+        self.lock().push(outgoing);
         self.active.store(true, Ordering::Release);
         None
     }
@@ -71,7 +56,7 @@ impl Resend {
             let message = outgoing.pending.message();
             message.key == stored.key && message.topic == stored.topic
         };
-        let overtaken: Vec<_> = self.lock().records.extract_if(.., same_key).collect();
+        let overtaken: Vec<_> = self.lock().extract_if(.., same_key).collect();
         for Outgoing { pending, .. } in overtaken {
             let detail =
                 "its batch was refused as too large, and a newer message of its key was stored";
@@ -80,13 +65,13 @@ impl Resend {
     }
 
     /// Takes out the records, in order.
-    pub(super) fn take(&self) -> Refused {
+    pub(super) fn take(&self) -> Vec<Outgoing> {
         let mut refused = std::mem::take(&mut *self.lock());
-        refused.records.sort_by_key(|outgoing| outgoing.number);
+        refused.sort_by_key(|outgoing| outgoing.number);
         refused
     }
 
-    fn lock(&self) -> MutexGuard<'_, Refused> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Outgoing>> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -121,24 +106,22 @@ mod tests {
         }
         resend.overtake(&third);
         assert_eq!(overtaken.await.unwrap_err().kind(), PublishErrorKind::NotSent);
-        let left: Vec<_> = resend.take().records.iter().map(|left| left.number).collect();
+        let left: Vec<_> = resend.take().iter().map(|left| left.number).collect();
         assert_eq!(left, [2]);
     }
 
     #[test]
-    fn refused_and_purged_records_come_out_in_order() {
+    fn refused_records_come_out_in_order() {
         let (intake, resend) = (Intake::default(), Resend::default());
         let put = |number, code| resend.put(outgoing(&intake, number, "a").0, code).is_none();
-        assert!(!put(9, Code::PurgeQueue), "nothing was refused yet");
+        assert!(!put(9, Code::TopicAuthorizationFailed) && !resend.is_active());
         assert!(put(3, Code::MessageSizeTooLarge) && resend.is_active());
-        assert!(put(4, Code::PurgeQueue) && put(1, Code::PurgeQueue));
-        assert!(!put(5, Code::PurgeInflight) && !put(6, Code::TopicAuthorizationFailed));
-        let refused = resend.take();
-        let numbers: Vec<_> = refused.records.iter().map(|outgoing| outgoing.number).collect();
-        assert_eq!((numbers, refused.by_broker), (vec![1, 3, 4], 1));
+        assert!(put(1, Code::MessageBatchTooLarge) && !put(5, Code::PurgeQueue));
+        let numbers: Vec<_> = resend.take().iter().map(|outgoing| outgoing.number).collect();
+        assert_eq!(numbers, [1, 3]);
         resend.set_alone(true);
         assert!(!put(7, Code::MessageSizeTooLarge), "its own verdict");
         resend.end();
-        assert!(!resend.is_active() && !put(8, Code::PurgeQueue));
+        assert!(!resend.is_active() && put(8, Code::MessageSizeTooLarge));
     }
 }
