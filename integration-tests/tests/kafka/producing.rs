@@ -479,7 +479,7 @@ async fn sixty_four_tasks_share_keys_while_connections_are_cut() {
 async fn only_a_record_too_large_alone_is_too_large() {
     log::show_warnings();
     let topic = fresh_topic("batches");
-    create_topic(&topic, 2, &[("max.message.bytes", "20000")]).await;
+    create_topic(&topic, 1, &[("max.message.bytes", "20000")]).await;
     let broker = KafkaMessageBroker::connect(KafkaConfig::new([servers::kafka()])).await.unwrap();
     let mut receipts = Vec::new();
     for number in 0..600 {

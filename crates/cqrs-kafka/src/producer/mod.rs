@@ -41,11 +41,10 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    /// Its bytes, and about what librdkafka adds.
+    /// Its bytes, without what librdkafka adds.
     fn size(&self) -> usize {
-        const FRAMING: usize = 100;
         let size = self.raw.as_ref().map(|raw| raw.size);
-        size.unwrap_or_else(|| self.pending.message().size()) + FRAMING
+        size.unwrap_or_else(|| self.pending.message().size())
     }
 }
 

@@ -29,13 +29,17 @@ impl Driver {
             true => waiting.iter().map(Outgoing::size).sum::<usize>() / 2,
             false => 0,
         };
+        // The largest group that the broker took as one batch: it was larger by what librdkafka adds.
+        let mut taken = 0;
         while !waiting.is_empty() && !self.gives_up(&client) {
             let group = split(&mut waiting, piece);
             let size: usize = group.iter().map(Outgoing::size).sum();
-            link.resend.set_alone(group.len() == 1);
+            let alone = group.len() == 1;
+            link.resend.set_alone(alone);
             self.send_group(&client, group, &mut waiting);
             let again = link.resend.take();
             if again.is_empty() {
+                taken = if alone { taken } else { taken.max(size) };
                 piece = if is_batch { piece } else { usize::MAX };
                 continue;
             }
@@ -48,7 +52,14 @@ impl Driver {
         left.into_iter().rev().for_each(|outgoing| waiting.push_front(outgoing));
         link.lane.put_front(waiting);
         let client = match is_batch {
-            true => self.with_smaller_batches(client, piece, topic.as_deref().unwrap_or_default()),
+            true => self.with_smaller_batches(
+                client,
+                match taken {
+                    0 => piece,
+                    taken => taken,
+                },
+                topic.as_deref().unwrap_or_default(),
+            ),
             false => client,
         };
         link.set_client(Some(Arc::clone(&client)));
