@@ -130,6 +130,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn awaited_place_counts_messages_and_bytes() {
+        let window = Window::new(2, 100);
+        let slot = window.acquire(60).await.unwrap();
+        assert_eq!((window.in_flight(), window.bytes_in_flight()), (1, 60));
+        assert!(window.try_acquire(41).is_none(), "byte 101");
+        drop(slot);
+        assert_eq!((window.in_flight(), window.bytes_in_flight()), (0, 0));
+        assert!(window.try_acquire(100).is_some());
+        assert_eq!(window.0.bytes.available_permits(), 100, "not one more than there were");
+    }
+
+    #[tokio::test]
     async fn a_message_larger_than_the_window_goes_alone() {
         let window = Window::new(10, 100);
         let small = window.try_acquire(1).unwrap();

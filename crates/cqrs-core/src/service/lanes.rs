@@ -190,6 +190,18 @@ mod tests {
         ]
     }
 
+    #[test]
+    fn dropping_held_job_makes_next_of_its_lane_ready() {
+        let mut lanes = Lanes::default();
+        lanes.push(Some(1), "first");
+        lanes.push(Some(1), "second");
+        let Placed { lane, job } = take_one(&mut lanes).unwrap();
+        lanes.hold(lane, job, Instant::now() + Duration::from_secs(60));
+        assert!(take_one(&mut lanes).is_none(), "its lane waits");
+        assert_eq!(lanes.drop_held(|_| false), ["first"]);
+        assert_eq!(take_one(&mut lanes).map(|placed| placed.job), Some("second"));
+    }
+
     proptest! {
         #[test]
         fn a_lane_runs_one_at_a_time_in_order_and_loses_none(

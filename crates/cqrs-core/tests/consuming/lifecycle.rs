@@ -173,3 +173,34 @@ async fn options_that_would_do_nothing_are_named() {
         assert!(text.contains(part), "{part:?} is missing in: {text}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn nothing_starts_after_stop() {
+    // In one lane, and in a lane each.
+    for concurrency in [1, 2] {
+        let (broker, seen) = (MemoryBroker::new(), Seen::default());
+        let stop: Arc<std::sync::OnceLock<StopHandle>> = Arc::default();
+        // Handlers that never wait, so that a worker has several messages at once by the time of the stop.
+        let target = {
+            let (seen, stop) = (Arc::clone(&seen), Arc::clone(&stop));
+            each(move |event: NotificationEvent<UserCreated>, _: Received| {
+                note(&seen, format!("{}", event.payload.step));
+                if event.payload.step == 20 {
+                    stop.get().unwrap().stop();
+                }
+                async { Ok::<(), HandlerError>(()) }
+            })
+        };
+        for step in 0..120 {
+            publish(&broker, &format!("u{step}"), step).await;
+        }
+        let subscription = users().concurrency(concurrency).max_unsettled(200);
+        let service =
+            Service::builder(broker.clone()).subscribe(subscription, target).build().unwrap();
+        stop.get_or_init(|| service.stop_handle());
+        let report = service.run_until(std::future::pending::<()>()).await.unwrap();
+        let counts = report.subscriptions[0].counts;
+        assert_eq!(noted(&seen).last().unwrap(), "20", "with {concurrency}");
+        assert_eq!((counts.handled, counts.received - counts.given_back), (21, 21));
+    }
+}
