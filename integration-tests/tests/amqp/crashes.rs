@@ -10,8 +10,8 @@ use cqrs_testkit::FaultProxy;
 use futures_util::StreamExt;
 use integration_tests::amqp::{self, Raw, fresh};
 use integration_tests::consuming::{Opened, PATIENCE, body};
-use lapin::options::{BasicConsumeOptions, BasicQosOptions};
-use lapin::types::FieldTable;
+use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 
 const LONG: Duration = Duration::from_secs(20);
@@ -243,6 +243,34 @@ async fn live_source_takes_over_a_left_quarantine() {
     taken.settle.ack().await.unwrap();
     assert_eq!(living.acked(1).await, ["2"]);
     living.close(LONG).await.1.unwrap();
+    clean(raw, &name, &queue).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn suspects_run_where_quarantine_refuses_them() {
+    let (name, raw) = (fresh("full"), Raw::connect().await);
+    let queue = format!("{name}.g");
+    let quarantine = format!("{queue}.quarantine");
+    let mut full = FieldTable::default();
+    full.insert("x-max-length".into(), AMQPValue::LongInt(0));
+    full.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+    raw.channel.queue_declare(quarantine.into(), durable, full).await.unwrap();
+    let (_proxy, broker) = mortal(&name).await;
+    Opened::open(&broker, &[&name], "g", plain).await.close(LONG).await.1.unwrap();
+    put(&raw, &queue, 0..3).await;
+    die_with(&raw, &queue, 3).await;
+    die_with(&raw, &queue, 3).await;
+    let mut opened = Opened::open(&broker, &[&name], "g", plain).await;
+    let together = opened.take(3).await;
+    assert_eq!(
+        together.iter().map(told).collect::<Vec<_>>(),
+        ["0", "1", "2"].map(|n| (n.into(), 0))
+    );
+    for mut delivery in together {
+        delivery.settle.ack().await.unwrap();
+    }
+    opened.close(LONG).await.1.unwrap();
     clean(raw, &name, &queue).await;
 }
 
