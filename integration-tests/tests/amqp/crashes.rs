@@ -234,7 +234,8 @@ async fn live_source_takes_over_a_left_quarantine() {
     let mut running = living.next().await;
     // Another process dies after it has quarantined a message.
     put(&raw, &format!("{queue}.quarantine"), 1..2).await;
-    living.nothing_within(LULL).await;
+    // The source looks for such messages every 10 s, and runs none beside another message.
+    living.nothing_within(Duration::from_secs(15)).await;
     running.settle.ack().await.unwrap();
     let mut taken = living.next().await;
     assert_eq!(told(&taken), ("1".into(), 0));
