@@ -376,6 +376,30 @@ async fn a_handler_longer_than_the_drain_loses_its_message_to_the_new_owner() {
 }
 
 #[tokio::test]
+async fn late_ack_fails_after_the_last_commit_of_a_revoke() {
+    let options = options().with_revoke_drain(Duration::from_secs(2));
+    let (topic, group, mut member, mut first) = two_running("late-ack", &options).await;
+    let record = |partition| Raw { partition, ..Raw::new("other", "late") };
+    write(&topic, vec![record(0), record(1)]).await;
+    let mut late = member.take(2).await;
+    let (second, status) = request(&topic, &group, options);
+    let mut second = Member::open(second, status).await;
+    revoked(&late[0]).await;
+    // There is something new to commit when the drain is over.
+    for delivery in &mut first {
+        delivery.settle.ack().await.expect("settled within the drain");
+    }
+    let next = second.next().await;
+    assert_eq!(body(&next), "late");
+    for delivery in &mut late {
+        delivery.settle.ack().await.expect_err("its epoch is over");
+    }
+    drop((next, late));
+    second.close().await;
+    member.close().await;
+}
+
+#[tokio::test]
 async fn held_and_waiting_deliveries_do_not_delay_a_revoke() {
     let options = options().with_revoke_drain(Duration::from_secs(60));
     let (topic, group, member, mut out) = two_running("held", &options).await;
