@@ -118,11 +118,12 @@ impl Flawed {
             Flaw::IgnoresCap => request.max_unsettled = Some(10_000),
             Flaw::IgnoresOldest => request.start = StartAt::Latest,
             Flaw::IgnoresLatest => request.start = StartAt::Oldest,
-            Flaw::ForgetsUnusedGroup if request.start == StartAt::Latest => {
+            Flaw::ForgetsUnusedGroup
+                if request.start == StartAt::Latest
+                    && self.shared.members.lock().unwrap().contains_key(&*request.group) =>
+            {
                 // Under another name it is a new group.
-                if self.shared.members.lock().unwrap().contains_key(&*request.group) {
-                    request.group = format!("{}-again", request.group).into();
-                }
+                request.group = format!("{}-again", request.group).into();
             }
             Flaw::FirstTopicOnly => topics.truncate(1),
             Flaw::IgnoresDeadLetterName => request.dead_letter = DeadLetterTo::Default,
