@@ -9,9 +9,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use cqrs_core::{
-    DeadLetter, DeadLetterReason, EventHandler, EventMediator, HandlerError, HandlerResultExt,
-    Invocation, Mediator, MemoryBroker, Message, MessageBrokerExt, Middleware, Next,
-    NotificationEvent, Outcome, Received, RequestHandler, Retry, Scope, SendError, Service,
+    DeadLetter, DeadLetterReason, EventHandler, EventMediator, Failure, HandlerError,
+    HandlerResultExt, Invocation, Mediator, MemoryBroker, Message, MessageBrokerExt, Middleware,
+    Next, NotificationEvent, Outcome, Received, RequestHandler, Retry, Scope, SendError, Service,
     Subscription, Target, each,
 };
 use cqrs_macros::{Command, DomainEvent, Notification};
@@ -66,15 +66,19 @@ where
     each(move |_: NotificationEvent<Ordered>, _: Received| handle())
 }
 
+fn on_orders() -> Subscription {
+    let retry = Retry::none().immediate([Duration::from_millis(1); 2]);
+    Subscription::to("orders").group("g").json::<Ordered>().retry(retry)
+}
+
 /// Consumes one event; its dead letter.
 async fn consume(target: impl Target) -> DeadLetter {
+    consume_by(on_orders(), target).await
+}
+
+async fn consume_by(subscription: Subscription, target: impl Target) -> DeadLetter {
     let broker = MemoryBroker::new();
-    let subscription = Subscription::to("orders").group("g").json::<Ordered>();
-    let retry = Retry::none().immediate([Duration::from_millis(1); 2]);
-    let service = Service::builder(broker.clone())
-        .subscribe(subscription.retry(retry), target)
-        .build()
-        .unwrap();
+    let service = Service::builder(broker.clone()).subscribe(subscription, target).build().unwrap();
     let body = serde_json::to_vec(&NotificationEvent::new(Ordered)).unwrap();
     broker.publish(Message::new("orders", body)).await.unwrap();
     let dead = async {
@@ -182,6 +186,166 @@ async fn permanent_error_of_nested_event_mediator_stays_permanent() {
     assert_eq!((log.lines().len(), letter.reason), (1, DeadLetterReason::Permanent));
 }
 
+#[derive(Command)]
+#[cqrs(crate = "cqrs_core", response = (), error = PaymentFailed)]
+struct Checkout;
+
+/// Sends `Charge`; its own error hides the mediator's.
+struct Cashier(Mediator);
+
+impl RequestHandler<Checkout> for Cashier {
+    async fn handle(&self, _: Checkout, _: &mut Scope) -> Result<(), PaymentFailed> {
+        Ok(self.0.send(Charge).await?)
+    }
+}
+
+#[derive(Command)]
+#[cqrs(crate = "cqrs_core", response = (), error = String)]
+struct Shop;
+
+/// Sends `Checkout`; its own error is only a text.
+struct Shopper(Mediator);
+
+impl RequestHandler<Shop> for Shopper {
+    async fn handle(&self, _: Shop, _: &mut Scope) -> Result<(), String> {
+        self.0.send(Checkout).await.map_err(|error| error.to_string())
+    }
+}
+
+fn checkout(log: &Log) -> Mediator {
+    Mediator::builder().handle::<Checkout, _>(Cashier(charging(log))).build().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn undelivered_below_commands_own_error_is_permanent() {
+    for middlewares in [0, 1] {
+        let log = Log::default();
+        let mut outer = Mediator::builder().handle::<Shop, _>(Shopper(checkout(&log)));
+        for _ in 0..middlewares {
+            outer = outer.middleware(Passing);
+        }
+        let outer = outer.build().unwrap();
+        let letter = consume(on_ordered(move || {
+            let outer = outer.clone();
+            async move { Ok(outer.send(Shop).await?) }
+        }))
+        .await;
+        assert_eq!(log.lines(), ["charged"], "committed once, not again");
+        assert_eq!((letter.reason, letter.attempts), (DeadLetterReason::Permanent, 1));
+        assert!(letter.error.contains("the payment failed"), "{}", letter.error);
+    }
+}
+
+/// Sends `Charge`, and passes its error on.
+struct ChargeFirst(Mediator);
+
+impl Middleware for ChargeFirst {
+    async fn handle(&self, call: &mut Invocation<'_>, next: Next<'_>) -> Outcome {
+        self.0.send(Charge).await.map_err(Failure::rejected)?;
+        next.run(call).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn undelivered_of_a_middleware_is_permanent() {
+    for of_mediator in [true, false] {
+        let (log, mut subscription) = (Log::default(), on_orders());
+        let mut events = EventMediator::builder().event::<Ordered, _>(Ignoring);
+        match of_mediator {
+            true => events = events.middleware(ChargeFirst(charging(&log))),
+            false => subscription = subscription.middleware(ChargeFirst(charging(&log))),
+        }
+        let letter = consume_by(subscription, events.build().unwrap()).await;
+        assert_eq!(log.lines(), ["charged"], "of the mediator: {of_mediator}");
+        assert_eq!((letter.reason, letter.attempts), (DeadLetterReason::Permanent, 1));
+    }
+}
+
+struct Ignoring;
+
+impl EventHandler<Ordered> for Ignoring {
+    async fn handle(&self, _: &Ordered, _: &mut Scope) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn error_after_a_nested_commit_is_not_rolled_back() {
+    let log = Log::default();
+    let error = checkout(&log).send(Checkout).await.unwrap_err();
+    assert!(!error.is_rolled_back(), "{error:?}");
+    assert!(matches!(error.into_handler(), Ok(PaymentFailed(SendError::Undelivered(_)))));
+}
+
+/// Sends `Charge`, goes on without its event, and fails afterwards if `fails`.
+struct Lenient {
+    mediator: Mediator,
+    fails: bool,
+}
+
+impl RequestHandler<Shop> for Lenient {
+    async fn handle(&self, _: Shop, _: &mut Scope) -> Result<(), String> {
+        let sent = self.mediator.send(Charge).await;
+        assert!(matches!(sent, Err(SendError::Undelivered(_))), "{sent:?}");
+        tokio::task::yield_now().await;
+        match self.fails {
+            true => Err("out of stock".to_owned()),
+            false => Ok(()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn undelivered_marks_only_the_run_it_ended_in() {
+    let log = Log::default();
+    let lenient = |fails| {
+        let handler = Lenient { mediator: charging(&log), fails };
+        Mediator::builder().handle::<Shop, _>(handler).build().unwrap()
+    };
+    let (failing, passing, note) = (lenient(true), lenient(false), failing_note());
+    let (failed, passed, other) =
+        tokio::join!(failing.send(Shop), passing.send(Shop), note.send(Shop));
+    assert!(matches!(failed, Err(SendError::HandlerAfterCommit(_))), "{failed:?}");
+    assert!(passed.is_ok(), "{passed:?}");
+    assert!(matches!(other, Err(SendError::Handler(_))), "{other:?}");
+}
+
+/// Its handler fails without a nested send, after a few polls.
+fn failing_note() -> Mediator {
+    struct Failing;
+    impl RequestHandler<Shop> for Failing {
+        async fn handle(&self, _: Shop, _: &mut Scope) -> Result<(), String> {
+            support::steps(5).await;
+            Err("closed".to_owned())
+        }
+    }
+    Mediator::builder().handle::<Shop, _>(Failing).build().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn permanent_error_of_a_domain_event_stays_permanent() {
+    struct Refusing(Log);
+    impl EventHandler<Noted> for Refusing {
+        async fn handle(&self, _: &Noted, _: &mut Scope) -> Result<(), HandlerError> {
+            self.0.add("refused");
+            Err("no such account").permanent()
+        }
+    }
+    let log = Log::default();
+    let mediator = Mediator::builder()
+        .handle::<Note, _>(Noter)
+        .event::<Noted, _>(Refusing(log.clone()))
+        .build()
+        .unwrap();
+    let letter = consume(on_ordered(move || {
+        let mediator = mediator.clone();
+        async move { Ok(mediator.send(Note).await?) }
+    }))
+    .await;
+    assert_eq!((log.lines().len(), letter.reason), (1, DeadLetterReason::Permanent));
+    assert_eq!(letter.error.matches("no such account").count(), 1, "{}", letter.error);
+}
+
 // ---- how deep
 
 #[derive(Command)]
@@ -255,6 +419,67 @@ async fn nested_sends_beyond_the_limit_are_an_error() {
         // What is left of an attempt that was refused does not count.
         mediator.send(Dig(31)).await.unwrap();
     }
+}
+
+/// Sends the call again through the mediator that it is part of.
+struct Resending(Lazy, Log);
+
+impl Middleware for Resending {
+    async fn handle(&self, call: &mut Invocation<'_>, next: Next<'_>) -> Outcome {
+        if let Some(&Dig(left)) = call.input::<Dig>() {
+            let sent = self.0.get().unwrap().send(Dig(left)).await;
+            if matches!(sent, Err(SendError::TooDeep { .. })) {
+                self.1.add("too deep");
+            }
+            sent.map_err(|error| Failure::rejected(error.to_string()))?;
+        }
+        next.run(call).await
+    }
+}
+
+#[tokio::test]
+async fn middleware_that_sends_in_a_loop_is_an_error() {
+    let (lazy, log) = (Lazy::default(), Log::default());
+    let digger = Digger { mediator: Arc::clone(&lazy), by_event: false };
+    let builder = Mediator::builder().handle::<Dig, _>(digger);
+    let mediator = builder.middleware(Resending(Arc::clone(&lazy), log.clone())).build().unwrap();
+    lazy.get_or_init(|| mediator).send(Dig(0)).await.unwrap_err();
+    assert_eq!(log.lines(), ["too deep"]);
+}
+
+#[tokio::test]
+async fn event_middleware_that_sends_in_a_loop_is_an_error() {
+    struct Again(Arc<OnceLock<EventMediator>>, Log);
+    impl Middleware for Again {
+        async fn handle(&self, call: &mut Invocation<'_>, next: Next<'_>) -> Outcome {
+            let sent = self.0.get().unwrap().send(Noted).await;
+            if matches!(sent, Err(SendError::TooDeep { .. })) {
+                self.1.add("too deep");
+            }
+            sent.map_err(Failure::rejected)?;
+            next.run(call).await
+        }
+    }
+    let (lazy, log) = (Arc::new(OnceLock::new()), Log::default());
+    let builder = EventMediator::builder().event::<Noted, _>(ChargeOnNoted(charging(&log)));
+    let mediator = builder.middleware(Again(Arc::clone(&lazy), log.clone())).build().unwrap();
+    lazy.get_or_init(|| mediator).send(Noted).await.unwrap_err();
+    assert_eq!(log.lines(), ["too deep"]);
+}
+
+#[tokio::test]
+async fn emitting_in_a_loop_is_an_error() {
+    struct EmitAgain(Lazy);
+    impl EventHandler<Noted> for EmitAgain {
+        async fn handle(&self, _: &Noted, _: &mut Scope) -> Result<(), HandlerError> {
+            Ok(self.0.get().unwrap().emitter().emit(Noted).await?)
+        }
+    }
+    let lazy = Lazy::default();
+    let builder = Mediator::builder().event::<Noted, _>(EmitAgain(Arc::clone(&lazy)));
+    let mediator = lazy.get_or_init(|| builder.build().unwrap());
+    let error = mediator.emitter().emit(Noted).await.unwrap_err();
+    assert!(error.to_string().contains("nested 32 deep"), "{error}");
 }
 
 #[tokio::test]

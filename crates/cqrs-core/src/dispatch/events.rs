@@ -4,7 +4,7 @@ use std::fmt;
 use futures_util::StreamExt;
 use futures_util::stream;
 
-use super::run_handler;
+use super::caught;
 use crate::Scope;
 use crate::event::{AnyEvent, Emission, EventMap, HandlerError, OutgoingEvent, Route};
 
@@ -132,7 +132,7 @@ impl Call<'_> {
     /// Runs the handler. A failure takes back what it emitted.
     async fn run(&self, scope: &mut Scope) -> Result<(), EventFailure> {
         let emitted = scope.emitted_len();
-        let error = match run_handler(|| self.bound.handler.handle(self.view.1, scope)).await {
+        let error = match caught(|| self.bound.handler.handle(self.view.1, scope)).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) => error,
             Err(panic) => HandlerError::panicked(panic),

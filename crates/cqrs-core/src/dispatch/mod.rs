@@ -3,7 +3,6 @@
 mod events;
 mod finish;
 mod gate;
-mod nesting;
 mod panics;
 mod publish;
 
@@ -12,5 +11,4 @@ pub use events::{EventFailure, EventsError, OnEventFailure};
 pub(crate) use finish::{FinishError, Finisher};
 pub use finish::{Undelivered, UndeliveredEvent};
 pub(crate) use gate::{Entered, Gate};
-pub(crate) use nesting::{MAX_NESTING, nesting, run_handler};
 pub(crate) use panics::{caught, panic_message};

@@ -7,7 +7,7 @@ use super::Event;
 use crate::Scope;
 use crate::broker::{BoxFuture, PublishError};
 use crate::dispatch::EventsError;
-use crate::mediator::{EventSendError, SendError};
+use crate::mediator::{CommittedBelow, EventSendError, SendError};
 
 /// Reacts to one type of event. A plain struct that holds its dependencies.
 ///
@@ -39,8 +39,10 @@ pub trait EventHandler<E: Event>: Send + Sync + 'static {
 ///
 /// Any error becomes one by `?`, as retryable, with one exception: an error of a mediator after which the
 /// work must not run again ([`SendError::Undelivered`](crate::SendError::Undelivered): it is committed, its
-/// events are not published; or a permanent failure of the handlers of an event), itself or among the
-/// causes of another error, is permanent. `map_err(HandlerError::retryable)` in front of the `?` makes it
+/// events are not published; [`SendError::HandlerAfterCommit`](crate::SendError::HandlerAfterCommit): so is
+/// that of a request below it; or a permanent failure of the handlers of an event), itself or among the
+/// causes of another error, is permanent. It is not found where an event handler makes a text
+/// of such an error, or a command handler sends from another task. `map_err(HandlerError::retryable)` in front of the `?` makes it
 /// retryable all the same: the handler then runs again, and so does the request that it sends.
 ///
 /// Like `anyhow::Error` it is no `std::error::Error` itself; the error inside is at
@@ -119,7 +121,7 @@ impl<E: Error + Send + Sync + 'static> From<E> for HandlerError {
 
 /// Whether an error, or one of its causes, is of a mediator and says that a retry is of no use: the work is
 /// committed and only its events are missing, or handlers of an event failed permanently.
-fn is_final(error: &(dyn Error + 'static)) -> bool {
+pub(crate) fn is_final(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         let events = match error.downcast_ref::<EventSendError>() {
@@ -128,6 +130,7 @@ fn is_final(error: &(dyn Error + 'static)) -> bool {
         };
         let publish = error.downcast_ref::<PublishError>();
         if publish.is_some_and(PublishError::is_after_commit)
+            || error.is::<CommittedBelow>()
             || events.is_some_and(|events| !events.is_retryable())
         {
             return true;

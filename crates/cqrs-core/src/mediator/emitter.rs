@@ -1,6 +1,8 @@
 use std::convert::Infallible;
+use std::pin::pin;
 
 use super::inner::route;
+use super::nesting::nested;
 use super::{Mediator, SendError};
 use crate::{Event, Scope};
 
@@ -39,6 +41,6 @@ impl EventEmitter {
         let _entered = inner.open(&mut scope)?;
         let mut scope = scope;
         scope.push(route(event)?);
-        inner.finish(&mut scope, Ok(())).await
+        nested(pin!(inner.finish(&mut scope, Ok(())))).await.0
     }
 }

@@ -1,6 +1,7 @@
 use std::error::Error;
 use std::fmt;
 
+use super::nesting::CommittedBelow;
 use crate::UnitOfWorkError;
 use crate::codec::SerializeError;
 use crate::dispatch::{EventsError, FinishError, Undelivered};
@@ -14,6 +15,10 @@ use crate::dispatch::{EventsError, FinishError, Undelivered};
 pub enum SendError<T, E> {
     /// The handler returned its own error.
     Handler(E),
+    /// The handler returned its own error, after a request that it sent itself ended as
+    /// [`Undelivered`](Self::Undelivered), or as this. The work of this send is rolled back; that of the
+    /// other one is committed and would be done twice if this request was sent again.
+    HandlerAfterCommit(E),
     /// No handler is bound to this type.
     NoHandler {
         /// The type.
@@ -44,7 +49,7 @@ pub enum SendError<T, E> {
     /// The scope given to `send_in` belongs to another `send` already: a handler's own scope cannot be
     /// passed on.
     ScopeInUse,
-    /// Handlers that send requests themselves are nested this deep, the limit (32). Nothing was done.
+    /// Handlers or middlewares that send themselves are nested this deep, the limit (32). Nothing was done.
     TooDeep {
         /// The limit.
         depth: usize,
@@ -61,11 +66,13 @@ pub type EventSendError = SendError<(), EventsError>;
 impl<T, E> SendError<T, E> {
     /// Whether it is certain that nothing was done: the unit of work is rolled back and nothing was
     /// published, so that the request may be sent again. `false`: it was done
-    /// ([`Undelivered`](Self::Undelivered)), or that is unknown.
+    /// ([`Undelivered`](Self::Undelivered)), a part of it was
+    /// ([`HandlerAfterCommit`](Self::HandlerAfterCommit)), or that is unknown.
     pub fn is_rolled_back(&self) -> bool {
         !matches!(
             self,
             Self::Undelivered(_)
+                | Self::HandlerAfterCommit(_)
                 | Self::Interrupted
                 | Self::UnitOfWork(UnitOfWorkError::CommitUnknown(_))
         )
@@ -77,7 +84,7 @@ impl<T, E> SendError<T, E> {
     /// `self`, when it is something else.
     pub fn into_handler(self) -> Result<E, Self> {
         match self {
-            Self::Handler(error) => Ok(error),
+            Self::Handler(error) | Self::HandlerAfterCommit(error) => Ok(error),
             other => Err(other),
         }
     }
@@ -97,7 +104,7 @@ impl<T, E> SendError<T, E> {
 impl<T, E: fmt::Display> fmt::Display for SendError<T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Handler(error) => error.fmt(f),
+            Self::Handler(error) | Self::HandlerAfterCommit(error) => error.fmt(f),
             Self::NoHandler { request } => {
                 write!(f, "no handler is bound to {request}: bind one when the mediator is built")
             }
@@ -122,7 +129,7 @@ impl<T, E: fmt::Display> fmt::Display for SendError<T, E> {
             Self::TooDeep { depth } => {
                 write!(
                     f,
-                    "handlers that send requests are nested {depth} deep, the limit: is there a loop?"
+                    "handlers or middlewares that send are nested {depth} deep, the limit: is there a loop?"
                 )
             }
             Self::NoRuntime => {
@@ -142,7 +149,9 @@ where
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Rejected(error) => Some(&**error),
-            Self::Events(error) => error.source(),
+            Self::HandlerAfterCommit(_) => Some(&CommittedBelow),
+            // Itself, not its source: it says whether a retry is of use.
+            Self::Events(error) => Some(error),
             Self::Serialize(error) => error.source(),
             Self::UnitOfWork(error) => error.source(),
             Self::Undelivered(undelivered) => {

@@ -1,9 +1,11 @@
 use std::any::{Any, TypeId, type_name};
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::inner::{Inner, route};
+use super::nesting::nested;
 use super::{Bootstrap, EventSendError, MediatorShutdown, SendError};
 use crate::broker::BoxFuture;
 use crate::dispatch::EventsError;
@@ -58,14 +60,18 @@ impl EventMediator {
         let inner = &*self.0;
         let _entered = inner.open(&mut scope)?;
         let mut scope = scope;
-        let answered = match inner.middlewares.is_empty() {
-            true => run_handlers(inner, &*event, &mut scope).await.map_err(SendError::Handler),
-            false => Box::pin(run_chain(inner, event, &mut scope)).await,
-        };
-        if scope.has_work() {
-            return Box::pin(inner.finish(&mut scope, answered)).await;
-        }
-        answered
+        let send = pin!(async {
+            let answered = match inner.middlewares.is_empty() {
+                true => run_handlers(inner, &*event, &mut scope).await.map_err(SendError::Handler),
+                false => Box::pin(run_chain(inner, event, &mut scope)).await,
+            };
+            if scope.has_work() {
+                return Box::pin(inner.finish(&mut scope, answered)).await;
+            }
+            answered
+        });
+        // Its handlers' errors say themselves whether a retry is of use.
+        nested(send).await.0
     }
 
     /// Whether a handler is bound to one of these types.

@@ -6,11 +6,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::SendError;
+use super::nesting::{MAX_NESTING, nesting};
 use crate::Scope;
 use crate::broker::far_deadline;
-use crate::dispatch::{
-    Entered, EventRounds, Finisher, Gate, MAX_NESTING, Undelivered, caught, nesting, panic_message,
-};
+use crate::dispatch::{Entered, EventRounds, Finisher, Gate, Undelivered, caught, panic_message};
 use crate::event::{Emission, Event};
 use crate::middleware::{
     Answer, DynMiddleware, Failure, FailureKind, Invocation, InvocationKind, Next, Outcome,

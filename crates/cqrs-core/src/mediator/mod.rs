@@ -5,6 +5,7 @@ mod emitter;
 mod error;
 mod events;
 mod inner;
+mod nesting;
 mod requests;
 
 pub use bootstrap::{Bootstrap, BuildError, BuildProblem};
@@ -12,4 +13,5 @@ pub use emitter::EventEmitter;
 pub use error::{EventSendError, SendError};
 pub use events::EventMediator;
 pub use inner::MediatorShutdown;
+pub(crate) use nesting::CommittedBelow;
 pub use requests::Mediator;

@@ -1,12 +1,14 @@
 use std::any::{Any, TypeId, type_name};
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::inner::Inner;
+use super::nesting::nested;
 use super::{Bootstrap, EventEmitter, MediatorShutdown, SendError};
 use crate::broker::BoxFuture;
-use crate::dispatch::run_handler;
+use crate::dispatch::caught;
 use crate::middleware::{Answer, Failure, InvocationKind, Outcome};
 use crate::request::DynRequestHandler;
 use crate::{Request, RequestMap, Scope};
@@ -56,19 +58,25 @@ impl Mediator {
         let mut scope = scope;
         let handler =
             requests.get::<R>().ok_or(SendError::NoHandler { request: type_name::<R>() })?;
-        let answered = if inner.middlewares.is_empty() {
-            match run_handler(|| handler.handle(request, &mut scope)).await {
-                Ok(answer) => answer.map_err(SendError::Handler),
-                Err(panic) => Err(SendError::Panicked(panic)),
+        let send = pin!(async {
+            let answered = if inner.middlewares.is_empty() {
+                match caught(|| handler.handle(request, &mut scope)).await {
+                    Ok(answer) => answer.map_err(SendError::Handler),
+                    Err(panic) => Err(SendError::Panicked(panic)),
+                }
+            } else {
+                Box::pin(self.send_through(handler, request, &mut scope)).await
+            };
+            if scope.has_work() {
+                // Boxed, so that a request without events or writes stays a small future.
+                return Box::pin(inner.finish(&mut scope, answered)).await;
             }
-        } else {
-            Box::pin(self.send_through(handler, request, &mut scope)).await
-        };
-        if scope.has_work() {
-            // Boxed, so that a request without events or writes stays a small future.
-            return Box::pin(inner.finish(&mut scope, answered)).await;
+            answered
+        });
+        match nested(send).await {
+            (Err(SendError::Handler(error)), true) => Err(SendError::HandlerAfterCommit(error)),
+            (sent, _) => sent,
         }
-        answered
     }
 
     async fn send_through<R: Request>(
@@ -126,7 +134,7 @@ impl<R: Request> Answer for RequestAnswer<'_, R> {
                 return Err(Failure::rejected("the handler was run already"));
             };
             let mut guard = scope.guard();
-            let answered = match run_handler(|| self.handler.handle(request, guard.scope())).await {
+            let answered = match caught(|| self.handler.handle(request, guard.scope())).await {
                 Ok(answer) => answer.map_err(SendError::Handler),
                 Err(panic) => Err(SendError::Panicked(panic)),
             };

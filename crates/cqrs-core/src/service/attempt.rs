@@ -36,7 +36,7 @@ pub(super) async fn run_chain(
             Err(Failure::retryable("Rejected", text))
         }
         (Err(CallFailure(FailureKind::Rejected(reason))), _) => {
-            Err(Failure::retryable("Rejected", causes(&*reason)))
+            Err(Failure::rejected(&*reason, causes(&*reason)))
         }
     })
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::HandlerError;
 use crate::consume::DeadLetterReason;
 use crate::dispatch::EventsError;
+use crate::event::is_final;
 use crate::mediator::{EventSendError, SendError};
 
 /// Why handling one delivery failed, as the retry schedule and the dead letter need it.
@@ -57,6 +58,14 @@ impl Failure {
         Self::retryable("Timeout", format!("the handler took longer than {limit:?}"))
     }
 
+    /// Of a middleware that stopped the call; `text` is its error as logged.
+    pub(super) fn rejected(reason: &(dyn Error + 'static), text: String) -> Self {
+        match is_final(reason) {
+            true => Self::permanent("Rejected", text),
+            false => Self::retryable("Rejected", text),
+        }
+    }
+
     /// The reason of the dead letter when there is no further attempt.
     pub(super) fn reason(&self) -> DeadLetterReason {
         match self.class {
@@ -69,10 +78,12 @@ impl Failure {
     /// Of a mediator's error that is no `Undelivered`.
     pub(super) fn of_mediator(error: &EventSendError) -> Self {
         match error {
-            SendError::Handler(error) | SendError::Events(error) => Self::of_events(error),
+            SendError::Handler(error)
+            | SendError::HandlerAfterCommit(error)
+            | SendError::Events(error) => Self::of_events(error),
             SendError::Panicked(text) => Self::panicked(text),
             SendError::ShutDown => Self::new(FailureClass::NotTried, "ShutDown", causes(error)),
-            SendError::Rejected(_) => Self::retryable("Rejected", causes(error)),
+            SendError::Rejected(reason) => Self::rejected(&**reason, causes(error)),
             SendError::UnitOfWork(_) => Self::retryable("UnitOfWorkError", causes(error)),
             SendError::Interrupted => Self::retryable("Interrupted", causes(error)),
             SendError::NoHandler { .. } => Self::permanent("NoHandler", causes(error)),
