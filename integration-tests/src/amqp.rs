@@ -154,6 +154,15 @@ impl Raw {
         }
     }
 
+    /// A durable queue that refuses (`basic.nack`) what comes while one message is in it.
+    pub async fn queue_of_one(&self, name: &str) {
+        let mut table = FieldTable::default();
+        table.insert("x-max-length".into(), AMQPValue::LongInt(1));
+        table.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+        let options = QueueDeclareOptions { durable: true, ..Default::default() };
+        self.channel.queue_declare(name.into(), options, table).await.unwrap();
+    }
+
     /// Publishes straight to `queue`; confirmed.
     pub async fn put(&self, queue: &str, body: &[u8], properties: BasicProperties) {
         self.publish("", queue, body, properties).await;

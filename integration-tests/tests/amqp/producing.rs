@@ -217,6 +217,24 @@ async fn a_missing_exchange_is_unroutable_or_a_named_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn message_that_a_full_queue_refuses_is_an_error() {
+    let (queue, raw) = (fresh("full"), Raw::connect().await);
+    raw.queue_of_one(&queue).await;
+    let mut config = amqp::config("");
+    config.declare = DeclareMode::None;
+    let broker = AmqpMessageBroker::connect(config).await.unwrap();
+    for _ in 0..2 {
+        broker.publish(Message::new(&*queue, "fits")).await.unwrap();
+        let error = broker.publish(Message::new(&*queue, "does not")).await.unwrap_err();
+        assert_eq!(error.kind(), PublishErrorKind::Refused, "{error}");
+        assert!(error.detail().contains("basic.nack"), "{error}");
+        let kept = raw.drain(&queue).await;
+        assert_eq!((kept.len(), &kept[0].data[..]), (1, &b"fits"[..]));
+    }
+    raw.clean(&[&queue], &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_exchange_comes_back_by_itself() {
     let exchange = fresh("deleted");
     let raw = Raw::connect().await;

@@ -299,6 +299,34 @@ async fn nothing_is_settled_while_a_target_is_missing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn copy_that_a_full_queue_refuses_is_not_stored() {
+    let (name, raw) = (fresh("full"), Raw::connect().await);
+    let (queue, dead) = (format!("{name}.g"), format!("{name}.g.dead"));
+    let broker = broker(&name).await;
+    // Declared by somebody else, with a limit.
+    raw.queue_of_one(&dead).await;
+    let mut opened = Opened::open(&broker, &[&name], "g", |request| {
+        request.retry = Retry::none();
+    })
+    .await;
+    raw.put(&dead, b"another", BasicProperties::default()).await;
+    raw.put(&queue, b"x", BasicProperties::default()).await;
+    let mut delivery = opened.next().await;
+    let letter = letter(&delivery);
+    for _ in 0..2 {
+        let error = delivery.settle.dead_letter(&letter).await.unwrap_err().to_string();
+        assert!(error.contains("basic.nack"), "{error}");
+    }
+    assert!(delivery.settle.begin());
+    assert_eq!(raw.drain(&dead).await[0].data, b"another");
+    delivery.settle.dead_letter(&letter).await.unwrap();
+    delivery.settle.ack().await.unwrap();
+    assert_eq!(raw.drain(&dead).await[0].data, b"x");
+    opened.close(LONG).await.1.unwrap();
+    raw.clean(&[&queue, &dead], &[&name]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn headers_that_leave_no_room_stop_nothing() {
     let (name, raw) = (fresh("room"), Raw::connect().await);
     let queue = format!("{name}.g");
