@@ -28,7 +28,8 @@
 //!   earlier. Such a record is `Unknown` here: published again, it may be there twice.
 //! * The broker judges batches by `max.message.bytes`. The records of a refused batch are sent again in smaller
 //!   ones, before newer ones, and the producer makes smaller batches from then on. librdkafka may have sent the
-//!   next batch by then: a refused record that a newer one of its key overtook so is `NotSent`.
+//!   next batch by then: a refused record that a newer one of its key overtook so is `NotSent`. So are refused
+//!   records while others stay unconfirmed for 3 s, such as those of a topic without a leader.
 //! * What kept a record from being confirmed (failed login, TLS, name lookup, refused connection) is the
 //!   [`source`](std::error::Error::source) of its error, a [`KafkaError`], without credentials.
 //! * After a fatal error of the idempotent producer, and when librdkafka has forgotten all brokers (a

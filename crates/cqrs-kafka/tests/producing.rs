@@ -161,12 +161,7 @@ async fn what_the_broker_says_of_a_record_reaches_the_caller() {
             ErrorKind::Authorization,
         ),
     ] {
-        // Of its batch, and of itself alone.
-        let answers = match kind {
-            PublishErrorKind::TooLarge => vec![answer; 2],
-            _ => vec![answer],
-        };
-        cluster.request_errors(RDKafkaApiKey::Produce, &answers);
+        cluster.request_errors(RDKafkaApiKey::Produce, &[answer]);
         let error = broker.publish(message("a")).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{error:?}");
         assert_eq!(cause(&error).kind(), source, "{error:?}");
@@ -218,6 +213,54 @@ async fn nothing_newer_overtakes_a_refused_batch() {
         }
     }
     assert!(stored > 200, "only what was overtaken fails, not {stored} of 300");
+}
+
+/// Two records in one batch, which is refused once after `answer_after`.
+async fn refused_once(
+    cluster: &MockCluster<'_, DefaultProducerContext>,
+    answer_after: Duration,
+) -> (KafkaMessageBroker, [Receipt; 2]) {
+    let mut config = config(cluster);
+    config.linger = Duration::from_millis(200);
+    let broker = KafkaMessageBroker::connect(config).await.unwrap();
+    broker.publish(message("a")).await.unwrap();
+    cluster.broker_round_trip_time(1, answer_after).unwrap();
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+    cluster.request_errors(RDKafkaApiKey::Produce, &[refusal]);
+    let receipts =
+        [broker.enqueue(message("a")).await.unwrap(), broker.enqueue(message("a")).await.unwrap()];
+    (broker, receipts)
+}
+
+#[tokio::test]
+async fn batch_refused_during_shutdown_is_sent_again() {
+    let cluster = cluster();
+    let (broker, receipts) = refused_once(&cluster, Duration::from_millis(500)).await;
+    assert_eq!(broker.shutdown(Duration::from_secs(20)).await.undelivered, 0);
+    for receipt in receipts {
+        receipt.await.unwrap();
+    }
+    let (broker, receipts) = refused_once(&cluster, Duration::from_millis(500)).await;
+    drop(broker);
+    for receipt in receipts {
+        receipt.await.expect("a dropped broker delivers what it took");
+    }
+}
+
+#[tokio::test]
+async fn refused_batch_does_not_wait_for_stuck_topics() {
+    let cluster = cluster();
+    cluster.create_topic("stuck", 1, 1).unwrap();
+    let (broker, receipts) = refused_once(&cluster, Duration::from_millis(500)).await;
+    cluster.partition_leader("stuck", 0, None).unwrap();
+    let stuck = broker.enqueue(Message::new("stuck", "body")).await.unwrap();
+    let started = Instant::now();
+    for receipt in receipts {
+        assert_eq!(receipt.await.unwrap_err().kind(), PublishErrorKind::NotSent);
+    }
+    broker.publish(message("a")).await.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    drop(stuck);
 }
 
 /// Waits until it is known why there is no contact.

@@ -11,7 +11,7 @@ use crate::events::Events;
 impl ProducerContext for Events {
     type DeliveryOpaque = Box<Outgoing>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, outgoing: Box<Outgoing>) {
+    fn delivery(&self, result: &DeliveryResult<'_>, mut outgoing: Box<Outgoing>) {
         match result {
             Ok(record) => {
                 if self.resend.is_active() {
@@ -30,7 +30,8 @@ impl ProducerContext for Events {
                 }
                 pending.confirm(confirmation);
             }
-            Err((error, _record)) => {
+            Err((error, record)) => {
+                outgoing.partition = Some(record.partition()).filter(|partition| *partition >= 0);
                 let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
                 if let Some(outgoing) = self.resend.put(*outgoing, code) {
                     verdict::fail(outgoing.pending, code, self.health.cause());

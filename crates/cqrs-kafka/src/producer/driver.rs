@@ -36,14 +36,8 @@ pub(crate) struct Driver {
 impl Driver {
     /// Makes the producer and starts its thread. Connects in the background.
     pub(crate) fn start(config: &KafkaConfig) -> Result<Arc<Link>, KafkaError> {
-        let options = config.to_client_config()?;
-        let link = Arc::new(Link::new(config));
-        let mut context = Events::new(config, Arc::clone(&link.health));
-        context.resend = Arc::clone(&link.resend);
-        context.is_idempotent = is_idempotent(|name| options.get(name));
-        let driver = Self { link: Arc::clone(&link), options, context };
-        let client = driver.make_client()?;
-        link.set_client(Some(Arc::clone(&client)));
+        let (driver, client) = Self::new(config)?;
+        let link = Arc::clone(&driver.link);
         let spawned = thread::Builder::new()
             .name("cqrs-kafka-producer".into())
             .spawn(move || driver.run(client));
@@ -55,6 +49,19 @@ impl Driver {
                 error,
             )),
         }
+    }
+
+    /// A driver without a thread, and its first client.
+    pub(super) fn new(config: &KafkaConfig) -> Result<(Self, Arc<Client>), KafkaError> {
+        let options = config.to_client_config()?;
+        let link = Arc::new(Link::new(config));
+        let mut context = Events::new(config, Arc::clone(&link.health));
+        context.resend = Arc::clone(&link.resend);
+        context.is_idempotent = is_idempotent(|name| options.get(name));
+        let driver = Self { link: Arc::clone(&link), options, context };
+        let client = driver.make_client()?;
+        link.set_client(Some(Arc::clone(&client)));
+        Ok((driver, client))
     }
 
     pub(super) fn make_client(&self) -> Result<Arc<Client>, KafkaError> {
@@ -95,7 +102,7 @@ impl Driver {
 
     /// librdkafka tells of failed connections, not of made ones. The cluster's id is known once
     /// metadata arrived.
-    fn look_for_contact(&self, client: &Client) {
+    pub(super) fn look_for_contact(&self, client: &Client) {
         if self.link.health.is_connecting()
             && client.client().fetch_cluster_id(Duration::ZERO).is_some()
         {
@@ -175,7 +182,7 @@ impl Driver {
         }
     }
 
-    fn close(&self, client: Arc<Client>) {
+    fn close(&mut self, mut client: Arc<Client>) {
         while self.link.intake.in_flight() > 0
             && let Some(end) = self.link.closes_at()
             && let now = Instant::now()
@@ -187,6 +194,9 @@ impl Driver {
                 // A flush polls too, and does not wait for batches to fill.
                 _ => drop(client.flush(wait)),
             }
+            if self.link.resend.is_active() {
+                client = self.send_again(client);
+            }
             self.look_for_contact(&client);
             self.link.tend(&client);
         }
@@ -194,6 +204,8 @@ impl Driver {
         self.link.set_client(None);
         self.link.abandon();
         purge(&client);
+        // What was refused meanwhile.
+        self.link.abandon();
         self.link.ended.send_replace(Some(ShutdownReport::new(undelivered)));
         // The client is destroyed here, on its own thread: that can take a while.
     }

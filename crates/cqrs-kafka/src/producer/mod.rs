@@ -38,6 +38,8 @@ pub(crate) struct Outgoing {
     raw: Option<Raw>,
     /// Its place in the order of enqueueing.
     number: u64,
+    /// The partition that librdkafka chose, of a record that is sent again.
+    partition: Option<i32>,
 }
 
 impl Outgoing {
@@ -129,7 +131,8 @@ impl Link {
     }
 
     fn number(&self, pending: PendingConfirm, raw: Option<Raw>) -> Outgoing {
-        Outgoing { pending, raw, number: self.enqueued.fetch_add(1, Ordering::Relaxed) }
+        let number = self.enqueued.fetch_add(1, Ordering::Relaxed);
+        Outgoing { pending, raw, number, partition: None }
     }
 
     fn send_outgoing(&self, outgoing: Outgoing, receipt: Receipt) -> Result<Receipt, PublishError> {
@@ -184,7 +187,8 @@ impl Link {
             return;
         }
         self.expire();
-        if self.health.is_connecting() {
+        // What was refused goes first.
+        if self.health.is_connecting() || self.resend.is_active() {
             return;
         }
         self.lane.drain(|outgoing| {
@@ -217,8 +221,12 @@ impl Link {
         }
     }
 
-    /// Ends what waits in the lane when there is no more time.
+    /// Ends what waits in the lane, or to be sent again, when there is no more time.
     fn abandon(&self) {
+        for Outgoing { pending, .. } in self.resend.take().into_iter().flat_map(|all| all.records) {
+            let detail = "its batch was refused as too large, and the shutdown ended before it was sent again";
+            pending.fail(PublishErrorKind::NotSent, detail, None);
+        }
         for Outgoing { pending, .. } in self.lane.take(|_| true) {
             let kind = match pending.is_sent() {
                 true => PublishErrorKind::Unknown,
@@ -244,7 +252,7 @@ fn submit(
     }
     let record = BaseRecord {
         topic: &message.topic,
-        partition: None,
+        partition: outgoing.partition,
         payload: (!outgoing.raw.as_ref().is_some_and(|raw| raw.is_tombstone))
             .then_some(&*message.body),
         key: message.key.as_deref(),

@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use cqrs_core::broker::PublishErrorKind;
 use rdkafka::producer::Producer;
 use rdkafka::types::RDKafkaErrorCode as Code;
 
@@ -12,6 +13,24 @@ use super::{Client, Outgoing, submit, verdict};
 
 /// The smallest `batch.size` that is chosen here.
 const SMALLEST_BATCH: usize = 1_024;
+/// The default `batch.size`.
+const DEFAULT_BATCH: usize = 1_000_000;
+/// What librdkafka adds to a record at least.
+const FRAMING: usize = 16;
+/// How long the verdicts on what librdkafka has are waited for. Nothing else is published meanwhile.
+const LONGEST_WAIT: Duration = Duration::from_secs(3);
+
+/// One round of sending again.
+#[derive(Default)]
+struct Round {
+    /// Not sent in this round, because it ended early.
+    left: Vec<Outgoing>,
+    /// Whether verdicts did not come in time: nothing more is sent.
+    ended: bool,
+    /// What batches may have: half of the smallest group of one partition that was refused although each of its
+    /// records was stored. And its topic.
+    limit: Option<(usize, Arc<str>)>,
+}
 
 impl Driver {
     /// Sends again what the broker refused because of the size of its batch. New messages wait in the lane. The
@@ -20,54 +39,87 @@ impl Driver {
         let link = Arc::clone(&self.link);
         link.lane.block();
         link.set_client(None);
-        self.wait_for_verdicts(&client);
-        let mut waiting = VecDeque::from(link.resend.take());
-        let topic = waiting.front().map(|outgoing| Arc::clone(&outgoing.pending.message().topic));
-        // All records of a refused batch are here: a single one was alone in its batch.
-        let mut is_batch = waiting.len() > 1;
-        let mut piece = match is_batch {
-            true => waiting.iter().map(Outgoing::size).sum::<usize>() / 2,
-            false => 0,
-        };
-        // The largest group that the broker took as one batch: it was larger by what librdkafka adds.
-        let mut taken = 0;
-        while !waiting.is_empty() && !self.gives_up(&client) {
-            let group = split(&mut waiting, piece);
-            let size: usize = group.iter().map(Outgoing::size).sum();
-            let alone = group.len() == 1;
-            link.resend.set_alone(alone);
-            self.send_group(&client, group, &mut waiting);
-            let again = link.resend.take();
-            if again.is_empty() {
-                taken = if alone { taken } else { taken.max(size) };
-                piece = if is_batch { piece } else { usize::MAX };
-                continue;
+        // Older and newer records of the refused ones' partitions are judged first.
+        let is_quiet = self.wait_for_verdicts(&client);
+        let mut round = Round { ended: !is_quiet, ..Round::default() };
+        for refused in link.resend.take() {
+            if refused.was_alone() {
+                refused.records.into_iter().for_each(|outgoing| self.refuse_alone(outgoing));
+            } else if !is_quiet && !self.gives_up(&client) {
+                // Newer records of its partition may be on their way.
+                let detail =
+                    "its batch was refused as too large, and other records are not confirmed yet";
+                for Outgoing { pending, .. } in refused.records {
+                    pending.fail(PublishErrorKind::NotSent, detail, None);
+                }
+            } else {
+                let mut waiting = VecDeque::from(refused.records);
+                while !waiting.is_empty() {
+                    let group = split(&mut waiting, self.batch_size());
+                    self.settle(&client, group, &mut round);
+                }
             }
-            is_batch = true;
-            piece = piece.min(size) / 2;
-            again.into_iter().rev().for_each(|outgoing| waiting.push_front(outgoing));
         }
         link.resend.end();
-        let left = link.resend.take();
-        left.into_iter().rev().for_each(|outgoing| waiting.push_front(outgoing));
-        link.lane.put_front(waiting);
-        let client = match is_batch {
-            true => self.with_smaller_batches(
-                client,
-                match taken {
-                    0 => piece,
-                    taken => taken,
-                },
-                topic.as_deref().unwrap_or_default(),
-            ),
-            false => client,
+        let late = link.resend.take().into_iter().flat_map(|refused| refused.records);
+        round.left.extend(late);
+        round.left.sort_by_key(|outgoing| outgoing.number);
+        link.lane.put_front(round.left.into());
+        let client = match round.limit {
+            // What is in flight keeps its client.
+            Some((limit, topic)) if !round.ended => {
+                self.with_smaller_batches(client, limit, &topic)
+            }
+            _ => client,
         };
         link.set_client(Some(Arc::clone(&client)));
         client
     }
 
+    /// Sends records of one partition, and what is refused of them in halves. Whether all were stored.
+    fn settle(&self, client: &Client, group: Vec<Outgoing>, round: &mut Round) -> bool {
+        if round.ended || self.gives_up(client) {
+            round.left.extend(group);
+            return false;
+        }
+        let (count, resend) = (group.len(), Arc::clone(&self.link.resend));
+        let before = resend.stored();
+        self.send_group(client, group, round);
+        let again: Vec<_> = resend.take().into_iter().flat_map(|refused| refused.records).collect();
+        let all_judged = resend.stored() - before + again.len() == count;
+        let (refused, size) = (again.len(), again.iter().map(weight).sum::<usize>());
+        let topic = again.first().map(|first| Arc::clone(&first.pending.message().topic));
+        if count == 1 {
+            let is_stored = all_judged && again.is_empty();
+            again.into_iter().for_each(|outgoing| self.refuse_alone(outgoing));
+            return is_stored;
+        }
+        let mut rest = VecDeque::from(again);
+        let mut all_stored = all_judged;
+        if refused > 1 {
+            let half = split(&mut rest, size / 2);
+            all_stored &= self.settle(client, half, round);
+        }
+        if !rest.is_empty() {
+            all_stored &= self.settle(client, rest.into(), round);
+        }
+        // Else one of them may be too large alone, which says nothing of batches.
+        if all_stored
+            && refused > 1
+            && round.limit.as_ref().is_none_or(|(least, _)| size / 2 < *least)
+        {
+            round.limit = topic.map(|topic| (size / 2, topic));
+        }
+        all_stored
+    }
+
+    /// Ends a record that was refused as the only one of its batch.
+    fn refuse_alone(&self, outgoing: Outgoing) {
+        verdict::fail(outgoing.pending, Code::MessageSizeTooLarge, self.link.health.cause());
+    }
+
     /// Sends records and waits for their verdicts.
-    fn send_group(&self, client: &Client, group: Vec<Outgoing>, rest: &mut VecDeque<Outgoing>) {
+    fn send_group(&self, client: &Client, group: Vec<Outgoing>, round: &mut Round) {
         let mut group = VecDeque::from(group);
         while let Some(outgoing) = group.pop_front() {
             if outgoing.pending.deadline() <= tokio::time::Instant::now() {
@@ -87,22 +139,33 @@ impl Driver {
                 }
             }
         }
-        self.wait_for_verdicts(client);
-        group.into_iter().rev().for_each(|outgoing| rest.push_front(outgoing));
+        round.ended |= !self.wait_for_verdicts(client);
+        round.left.extend(group);
     }
 
-    fn wait_for_verdicts(&self, client: &Client) {
-        while client.in_flight_count() > 0 && !self.gives_up(client) {
+    /// `false`: not all came in time.
+    fn wait_for_verdicts(&self, client: &Client) -> bool {
+        let end = Instant::now() + LONGEST_WAIT;
+        while client.in_flight_count() > 0 {
+            if Instant::now() >= end || self.gives_up(client) {
+                return false;
+            }
             // A flush polls too, and does not wait for batches to fill.
             let _more = client.flush(SHORT_TICK);
             self.link.expire();
         }
+        true
     }
 
     /// Whether this client can send nothing more, or there is no more time.
     fn gives_up(&self, client: &Client) -> bool {
         self.failure(client).is_some()
             || self.link.closes_at().is_some_and(|end| end <= Instant::now())
+    }
+
+    fn batch_size(&self) -> usize {
+        let known = self.options.get("batch.size").and_then(|text| text.parse().ok());
+        known.unwrap_or(DEFAULT_BATCH)
     }
 
     fn with_smaller_batches(
@@ -112,8 +175,7 @@ impl Driver {
         topic: &str,
     ) -> Arc<Client> {
         let size = size.max(SMALLEST_BATCH);
-        let known = self.options.get("batch.size").and_then(|text| text.parse::<usize>().ok());
-        if known.is_some_and(|known| known <= size) || self.gives_up(&client) {
+        if self.batch_size() <= size || self.gives_up(&client) {
             return client;
         }
         let before = self.options.clone();
@@ -137,12 +199,17 @@ impl Driver {
     }
 }
 
+/// About its bytes in a batch.
+fn weight(outgoing: &Outgoing) -> usize {
+    outgoing.size() + FRAMING
+}
+
 /// Takes out the first records, `bytes` at most, but one at least.
 fn split(waiting: &mut VecDeque<Outgoing>, bytes: usize) -> Vec<Outgoing> {
     let mut group = Vec::new();
     let mut size = 0_usize;
     while let Some(next) = waiting.pop_front() {
-        size = size.saturating_add(next.size());
+        size = size.saturating_add(weight(&next));
         if !group.is_empty() && size > bytes {
             waiting.push_front(next);
             break;
@@ -151,3 +218,6 @@ fn split(waiting: &mut VecDeque<Outgoing>, bytes: usize) -> Vec<Outgoing> {
     }
     group
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,8 @@
 //! Records of batches that the broker refused as too large, until the driver has sent them again.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cqrs_core::broker::PublishErrorKind;
 use rdkafka::types::RDKafkaErrorCode as Code;
@@ -14,9 +15,27 @@ use super::Outgoing;
 pub(crate) struct Resend {
     /// Set from the first refusal until everything was sent again.
     active: AtomicBool,
-    /// Set while librdkafka has one record only.
-    alone: AtomicBool,
-    refused: Mutex<Vec<Outgoing>>,
+    /// How many records were stored while it was set.
+    stored: AtomicUsize,
+    refused: Mutex<HashMap<Place, Refused>>,
+}
+
+/// Topic and partition. `None`: librdkafka did not tell the partition.
+type Place = (Arc<str>, Option<i32>);
+
+/// What the broker refused of one partition.
+#[derive(Default)]
+pub(super) struct Refused {
+    pub(super) records: Vec<Outgoing>,
+    /// How many there were, with those that were overtaken.
+    count: usize,
+}
+
+impl Refused {
+    /// Whether it is one batch of one record. librdkafka reports the records of a batch together.
+    pub(super) fn was_alone(&self) -> bool {
+        self.count == 1
+    }
 }
 
 impl Resend {
@@ -24,23 +43,27 @@ impl Resend {
         self.active.load(Ordering::Acquire)
     }
 
-    pub(super) fn set_alone(&self, alone: bool) {
-        self.alone.store(alone, Ordering::Release);
-    }
-
     /// Ends the resending.
     pub(super) fn end(&self) {
-        self.alone.store(false, Ordering::Release);
         self.active.store(false, Ordering::Release);
+    }
+
+    /// How many records were stored during resends.
+    pub(super) fn stored(&self) -> usize {
+        self.stored.load(Ordering::Acquire)
     }
 
     /// Takes a record that failed with `code` if it is to be sent again, else gives it back.
     pub(super) fn put(&self, outgoing: Outgoing, code: Code) -> Option<Outgoing> {
-        let of_batch = matches!(code, Code::MessageSizeTooLarge | Code::MessageBatchTooLarge);
-        if !of_batch || self.alone.load(Ordering::Acquire) {
+        if !matches!(code, Code::MessageSizeTooLarge | Code::MessageBatchTooLarge) {
             return Some(outgoing);
         }
-        self.lock().push(outgoing);
+        let place = (Arc::clone(&outgoing.pending.message().topic), outgoing.partition);
+        let mut all = self.lock();
+        let refused = all.entry(place).or_default();
+        refused.count += 1;
+        refused.records.push(outgoing);
+        drop(all);
         self.active.store(true, Ordering::Release);
         None
     }
@@ -48,6 +71,7 @@ impl Resend {
     /// The broker stored a record. Older ones of its key cannot be sent any more without changing the order:
     /// they fail, and their senders may publish them again.
     pub(super) fn overtake(&self, stored: &Outgoing) {
+        self.stored.fetch_add(1, Ordering::AcqRel);
         let stored = stored.pending.message();
         if stored.key.is_none() {
             return;
@@ -56,7 +80,10 @@ impl Resend {
             let message = outgoing.pending.message();
             message.key == stored.key && message.topic == stored.topic
         };
-        let overtaken: Vec<_> = self.lock().extract_if(.., same_key).collect();
+        let mut overtaken = Vec::new();
+        for refused in self.lock().values_mut() {
+            overtaken.extend(refused.records.extract_if(.., same_key));
+        }
         for Outgoing { pending, .. } in overtaken {
             let detail =
                 "its batch was refused as too large, and a newer message of its key was stored";
@@ -64,14 +91,16 @@ impl Resend {
         }
     }
 
-    /// Takes out the records, in order.
-    pub(super) fn take(&self) -> Vec<Outgoing> {
-        let mut refused = std::mem::take(&mut *self.lock());
-        refused.sort_by_key(|outgoing| outgoing.number);
-        refused
+    /// Takes out the records of each partition, in order.
+    pub(super) fn take(&self) -> Vec<Refused> {
+        let mut all: Vec<_> = std::mem::take(&mut *self.lock()).into_values().collect();
+        for refused in &mut all {
+            refused.records.sort_by_key(|outgoing| outgoing.number);
+        }
+        all
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Outgoing>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Place, Refused>> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -92,7 +121,11 @@ mod tests {
     fn outgoing(intake: &Intake, number: u64, key: &'static str) -> (Outgoing, Receipt) {
         let message = Message::new("t", "body").with_key(key);
         let (pending, receipt) = intake.try_admit(message).unwrap();
-        (Outgoing { pending, raw: None, number }, receipt)
+        (Outgoing { pending, raw: None, number, partition: Some(0) }, receipt)
+    }
+
+    fn numbers(taken: &[Refused]) -> Vec<u64> {
+        taken.iter().flat_map(|refused| &refused.records).map(|record| record.number).collect()
     }
 
     #[tokio::test]
@@ -106,8 +139,9 @@ mod tests {
         }
         resend.overtake(&third);
         assert_eq!(overtaken.await.unwrap_err().kind(), PublishErrorKind::NotSent);
-        let left: Vec<_> = resend.take().iter().map(|left| left.number).collect();
-        assert_eq!(left, [2]);
+        let taken = resend.take();
+        assert_eq!(numbers(&taken), [2]);
+        assert!(!taken[0].was_alone(), "it was in a batch with the overtaken one");
     }
 
     #[test]
@@ -117,11 +151,9 @@ mod tests {
         assert!(!put(9, Code::TopicAuthorizationFailed) && !resend.is_active());
         assert!(put(3, Code::MessageSizeTooLarge) && resend.is_active());
         assert!(put(1, Code::MessageBatchTooLarge) && !put(5, Code::PurgeQueue));
-        let numbers: Vec<_> = resend.take().iter().map(|outgoing| outgoing.number).collect();
-        assert_eq!(numbers, [1, 3]);
-        resend.set_alone(true);
-        assert!(!put(7, Code::MessageSizeTooLarge), "its own verdict");
+        assert_eq!(numbers(&resend.take()), [1, 3]);
         resend.end();
         assert!(!resend.is_active() && put(8, Code::MessageSizeTooLarge));
+        assert!(resend.take()[0].was_alone());
     }
 }
