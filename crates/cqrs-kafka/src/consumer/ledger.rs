@@ -79,7 +79,12 @@ pub(super) struct Takeover {
 impl Ledger {
     /// The books of an assignment. Nothing is handed out before its takeover commit, if it needs one.
     pub(super) fn new(takeover: Takeover, rule: Rule) -> Self {
-        let Takeover { position, end, is_new, metadata } = takeover;
+        let Takeover { position, end, is_new, mut metadata } = takeover;
+        if end < position {
+            // The log was truncated: what comes at these offsets are other records.
+            let partitions = metadata.partitions;
+            metadata = CommitMetadata { partitions, ..CommitMetadata::default() };
+        }
         let attempts = { metadata.attempts }.split_off(&position);
         let mut done = metadata.done;
         done.retain(|run| position < run.start && run.start < run.end);
@@ -113,16 +118,16 @@ impl Ledger {
             return false;
         }
         let entry = Entry { offset, finished: false };
+        if offset < self.next {
+            // The partition went back: its log was truncated, or the position was reset.
+            self.done.clear();
+        }
         match self.entries.back() {
-            Some(last) if last.offset >= offset => {
-                // The partition went back: its log was truncated, or the position was reset.
-                self.done.clear();
-                match self.find(offset) {
-                    Ok(at) if !self.entries[at].finished => return false,
-                    Ok(at) => self.entries[at].finished = false,
-                    Err(at) => self.entries.insert(at, entry),
-                }
-            }
+            Some(last) if last.offset >= offset => match self.find(offset) {
+                Ok(at) if !self.entries[at].finished => return false,
+                Ok(at) => self.entries[at].finished = false,
+                Err(at) => self.entries.insert(at, entry),
+            },
             _ => self.entries.push_back(entry),
         }
         self.unfinished += 1;
@@ -159,9 +164,9 @@ impl Ledger {
         true
     }
 
-    /// Whether a record was finished in an earlier assignment.
+    /// Whether a record that is to be taken in was finished in an earlier assignment.
     pub(super) fn was_done(&self, offset: i64) -> bool {
-        contains(&self.done, offset)
+        offset >= self.next && contains(&self.done, offset)
     }
 
     /// What is finished behind the lowest unfinished one, and what will count as finished when it comes.
@@ -261,7 +266,9 @@ impl Ledger {
             return false;
         }
         let queued = self.unfinished.saturating_sub(self.attempts.len() + running);
+        let failed = head.and_then(|head| self.attempts.get(&head.offset));
         let progress = Progress {
+            head_waits: failed.is_some_and(|failed| self.quarantine.waits(failed)),
             position: self.position(),
             next: self.next,
             queued,

@@ -10,7 +10,7 @@ fn ledger() -> Ledger {
 }
 
 fn at(position: i64, metadata: CommitMetadata) -> Ledger {
-    Ledger::new(Takeover { position, metadata, ..Takeover::default() }, Rule::off())
+    Ledger::new(Takeover { position, end: i64::MAX, metadata, ..Takeover::default() }, Rule::off())
 }
 
 fn metadata(draft: &Draft) -> &CommitMetadata {
@@ -116,6 +116,35 @@ fn a_partition_that_goes_back_is_followed() {
         assert!(ledger.finish(offset));
     }
     assert_eq!(ledger.position(), 21, "not beyond what was seen after it went back");
+}
+
+#[test]
+fn log_that_went_back_forgets_what_was_done() {
+    let mut found = CommitMetadata::default();
+    found.done = vec![12..14, 20..22];
+    let mut ledger = at(10, found);
+    for offset in [10, 11] {
+        assert!(ledger.add(offset) && ledger.finish(offset));
+    }
+    assert!(!ledger.add(12) && !ledger.add(13));
+    assert!(ledger.add(12), "the log was truncated: it is another record");
+    assert!(ledger.add(20), "so is what comes there again");
+    assert_eq!(ledger.position(), 12);
+}
+
+#[test]
+fn log_that_ends_before_its_place_has_other_records() {
+    let mut metadata = CommitMetadata::parse("cqrs1;u=2.1;until=12;n=b;c=b.2;d=c.2");
+    let state = RetryState::default().failed(Timestamp::from_unix_micros(1_000));
+    metadata.attempts.insert(11, state);
+    let of = |end| {
+        let rule = Rule { max_crashes: 3, ..Rule::off() };
+        let takeover = Takeover { position: 10, end, metadata: metadata.clone(), is_new: false };
+        let ledger = Ledger::new(takeover, rule);
+        (ledger.attempts(11).attempts, ledger.attempts(11).crashes, ledger.was_done(12))
+    };
+    assert_eq!(of(20), (1, 3, true));
+    assert_eq!(of(9), (0, 0, false));
 }
 
 #[test]
