@@ -96,7 +96,8 @@ impl Retry {
 
     /// How long the next attempt of a message still has to wait at `now`. Never longer than its delay,
     /// whatever the clock of the process was where the last attempt failed.
-    pub(crate) fn remaining(&self, state: &RetryState, now: Timestamp) -> Option<Duration> {
+    #[must_use]
+    pub fn remaining(&self, state: &RetryState, now: Timestamp) -> Option<Duration> {
         let last = state.last_failure?;
         let delay = match self.after(state.attempts.max(1)) {
             NextAttempt::Immediately(delay) | NextAttempt::Later(delay) => delay,

@@ -10,16 +10,24 @@
 //! 3. Twice or more: the suspects run one at a time, each named in a commit before it starts. One partition of
 //!    the process at a time does so, for 60 s at most; after that it goes on as in 2.
 //!
-//! A record that is found named and unfinished has crashed once more. Once everything that stood in the log
-//! at takeover is finished, what happened before is forgiven.
+//! A record that is found named and unfinished has crashed once more. So only a record that starts at once is
+//! named: one whose retry delay is not over, or that waits behind one that is held (of its key, or any in
+//! strict order), is handed out unnamed, and the next suspect is looked at. Such a record, and one whose run
+//! failed, starts when its delay is over, be another one named or not; it is not counted then. If it kills the
+//! process, it is named at the next start: its delay is over by then.
+//!
+//! Once everything that stood in the log at takeover is finished, what happened before is forgiven. So it is at
+//! a clean end, unless suspects still wait to run alone: they do so in the next assignment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use cqrs_core::consume::Retry;
+use cqrs_core::{RetryState, Timestamp};
 
 /// How long one partition may run its suspects alone.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -88,6 +96,7 @@ pub(super) struct Rule {
     /// After how many crashes a record is dead-lettered. 0: nothing is counted.
     pub(super) max_crashes: u32,
     pub(super) concurrency: usize,
+    pub(super) retry: Retry,
     pub(super) process: Arc<Process>,
 }
 
@@ -95,7 +104,7 @@ pub(super) struct Rule {
 impl Rule {
     /// Nothing is counted.
     pub(super) fn off() -> Self {
-        Self { max_crashes: 0, concurrency: 1, process: Process::this() }
+        Self { max_crashes: 0, concurrency: 1, retry: Retry::default(), process: Process::this() }
     }
 }
 
@@ -112,12 +121,14 @@ pub(super) struct Progress {
     pub(super) running: usize,
     /// How many ever began to run.
     pub(super) begun: u64,
+    /// Whether the next record to be handed out waits for its retry delay then.
+    pub(super) head_waits: bool,
 }
 
 /// The quarantine of one assignment.
 ///
 /// A pure data structure. Invariants: a record is handed out only below the grant of a committed draft; at
-/// most one record is named, and no other suspect of the process runs for the first time then.
+/// most one record is named, and no other suspect of the process runs then, but one whose retry delay is over.
 #[derive(Debug)]
 pub(super) struct Quarantine {
     rule: Rule,
@@ -140,8 +151,8 @@ enum Mode {
     Announced { window: i64, at: Instant, begun: u64 },
     /// Suspects, below the offset, wait for their turn.
     Waiting(i64),
-    /// They run one at a time.
-    Alone { suspects: i64, turn: Turn, since: Instant, held: Vec<Bytes> },
+    /// They run one at a time. `held`: the keys of those that wait for a retry.
+    Alone { suspects: i64, turn: Turn, since: Instant, held: HashSet<Option<Bytes>> },
 }
 
 /// The next record to be handed out.
@@ -210,7 +221,9 @@ impl Quarantine {
 
     /// How many records `until` is ahead, at least.
     fn least(&self) -> i64 {
-        i64::try_from(2 * self.rule.concurrency.max(1)).unwrap_or(FARTHEST).min(FARTHEST)
+        i64::try_from(self.rule.concurrency.max(1).saturating_mul(2))
+            .unwrap_or(FARTHEST)
+            .min(FARTHEST)
     }
 
     /// Whether what is handed out depends on commits.
@@ -231,6 +244,11 @@ impl Quarantine {
             Mode::Waiting(_) => i64::MIN,
             Mode::Alone { .. } => self.says.named.map_or(i64::MIN, |named| named + 1),
         }
+    }
+
+    /// Whether a record with such failed attempts waits for its retry delay when it is handed out.
+    pub(super) fn waits(&self, state: &RetryState) -> bool {
+        self.rule.retry.remaining(state, Timestamp::now()).is_some()
     }
 
     /// How often the process died while a record ran alone.
@@ -254,7 +272,7 @@ impl Quarantine {
     pub(super) fn run_ended(&mut self, offset: i64, key: Option<Bytes>) {
         self.says.named.take_if(|named| *named == offset);
         if let Mode::Alone { held, .. } = &mut self.mode {
-            held.extend(key);
+            held.insert(key);
         }
     }
 
@@ -286,28 +304,34 @@ impl Quarantine {
                     self.leave(Mode::Announced { window: self.least(), at: now, begun });
                     return Step::Commit;
                 }
-                head.map_or(Step::Wait, |head| self.name(head, suspects, now))
+                head.map_or(Step::Wait, |head| self.name(head, progress.head_waits, suspects, now))
             }
         }
     }
 
-    /// Names the next suspect if it is its turn.
-    fn name(&mut self, head: &Head, suspects: i64, now: Instant) -> Step {
+    /// Names the next suspect if it is its turn, and it starts at once.
+    fn name(&mut self, head: &Head, waits: bool, suspects: i64, now: Instant) -> Step {
         let crashes = self.crashes(head.offset);
         let on_probation = (1..self.rule.max_crashes).contains(&crashes)
             && now < self.rule.process.born + PROBATION;
         if self.says.named.is_some() || on_probation {
             return Step::Wait;
         }
-        match &self.mode {
-            Mode::Alone { held, .. } if head.key.as_ref().is_some_and(|key| held.contains(key)) => {
-                // It cannot start before the one that is held.
-                return Step::Grant(head.offset + 1);
+        if let Mode::Waiting(_) = self.mode {
+            let Some(turn) = self.rule.process.take_turn() else { return Step::Wait };
+            self.mode = Mode::Alone { suspects, turn, since: now, held: HashSet::new() };
+        }
+        let is_strict = self.rule.concurrency <= 1;
+        if let Mode::Alone { held, .. } = &mut self.mode {
+            let is_behind = match is_strict {
+                true => !held.is_empty(),
+                false => head.key.is_some() && held.contains(&head.key),
+            };
+            if waits {
+                held.insert(head.key.clone());
             }
-            Mode::Alone { .. } => {}
-            _ => {
-                let Some(turn) = self.rule.process.take_turn() else { return Step::Wait };
-                self.mode = Mode::Alone { suspects, turn, since: now, held: Vec::new() };
+            if waits || is_behind {
+                return Step::Grant(head.offset + 1);
             }
         }
         self.says.named = Some(head.offset);
@@ -367,11 +391,13 @@ impl Quarantine {
         self.leaving = None;
     }
 
-    /// The assignment ends with a last commit. A handler that runs on may still kill the process: then
-    /// nothing is forgiven. Whether it says something new.
+    /// The assignment ends with a last commit. Suspects that wait stay suspect, and a handler that runs on may
+    /// still kill the process: then nothing is forgiven. Whether it says something new.
     pub(super) fn close(&mut self, running: usize) -> bool {
         let before = self.says.clone();
-        self.says.count = if running == 0 { 0 } else { self.found };
+        if !matches!(self.mode, Mode::Waiting(_) | Mode::Alone { .. }) {
+            self.says.count = if running == 0 { 0 } else { self.found };
+        }
         if self.says.count == 0 {
             self.says.until = None;
         }

@@ -165,6 +165,7 @@ impl Session {
         let rule = Rule {
             max_crashes: self.plan.request.max_crashes,
             concurrency: self.plan.request.concurrency,
+            retry: self.plan.request.retry.clone(),
             process: Process::this(),
         };
         for Start { topic, partition, takeover } in starts {

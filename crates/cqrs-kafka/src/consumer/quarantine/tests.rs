@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use cqrs_core::{RetryState, Timestamp};
 use proptest::prelude::*;
 
 use super::*;
@@ -60,6 +61,10 @@ fn record(offset: i64) -> Record {
     Record::of(offset, None, &[])
 }
 
+fn keyed(offset: i64, key: &str) -> Record {
+    Record::of(offset, Some(key), &[])
+}
+
 impl World {
     fn new(seed: u64, logs: impl IntoIterator<Item = Log>) -> Self {
         let link = Arc::new(CopyLink::new(&KafkaConfig::new(["localhost:1"])));
@@ -102,6 +107,7 @@ impl World {
             let rule = Rule {
                 max_crashes: self.max_crashes,
                 concurrency: self.concurrency,
+                retry: Retry::default(),
                 process: Arc::clone(&self.process),
             };
             let ledger = Ledger::new(takeover, rule);
@@ -264,11 +270,26 @@ impl World {
         out
     }
 
+    /// Looks at a record of the first partition: which one is named then, and what may be handed out.
+    fn look(&mut self, offset: i64, key: &str) -> (Option<i64>, i64) {
+        let head = Head { offset, key: keyed(offset, key).key() };
+        self.commit_all();
+        self.members[0].partition.advance(Some(&head), self.now);
+        self.commit_all();
+        (self.logs[0].says().named, self.members[0].partition.granted())
+    }
+
     fn finish(&mut self, at: usize, offset: i64) {
         let member = &mut self.members[at];
         self.logs[at].handled.insert(offset);
         assert!(member.partition.finish(offset));
         member.partition.end();
+    }
+
+    /// Handlers that run give their records back.
+    fn end_runs(&mut self) {
+        let member = &mut self.members[0];
+        member.running.drain(..).for_each(|_| member.partition.end());
     }
 
     /// Kills the process, whose commits have arrived.
@@ -449,19 +470,54 @@ fn held_suspect_is_through_with_its_key() {
         world.hand_out(0);
         world.kill();
     }
-    let named = |world: &World| world.logs[0].says().named;
-    let keyed = |offset, key| Record::of(offset, Some(key), &[]);
     assert_eq!(world.hand_out(0), [0]);
     world.members[0].partition.hold(&keyed(0, "a"), Default::default());
-    let mut next = |offset, key| {
-        let head = Head { offset, key: keyed(offset, key).key() };
-        world.commit_all();
-        world.members[0].partition.advance(Some(&head), world.now);
-        world.commit_all();
-        (named(&world), world.members[0].partition.granted())
-    };
-    assert_eq!(next(1, "a"), (None, 2), "it waits behind the other one");
-    assert_eq!(next(2, "b"), (Some(2), 3));
+    assert_eq!(world.look(1, "a"), (None, 2), "it waits behind the other one");
+    assert_eq!(world.look(2, "b"), (Some(2), 3));
+}
+
+#[test]
+fn held_suspect_holds_all_in_strict_order() {
+    let mut world = World::new(1, [log(4, [])]);
+    world.concurrency = 1;
+    for _ in 0..2 {
+        world.hand_out(0);
+        world.kill();
+    }
+    assert_eq!(world.hand_out(0), [0]);
+    world.members[0].partition.hold(&record(0), Default::default());
+    assert_eq!(world.look(1, "a"), (None, 2), "it runs after the one that is held");
+    assert_eq!(world.look(2, "b"), (None, 3));
+}
+
+/// Two unclean ends, and the first of four suspects failed a moment ago: it waits for 10 s.
+fn failed_log() -> Log {
+    let mut found = CommitMetadata::parse("cqrs1;u=2.1;until=4");
+    let state = (0..4).fold(RetryState::default(), |state, _| state.failed(Timestamp::now()));
+    found.attempts.insert(0, state);
+    Log { end: 4, metadata: found.to_text(), ..Log::default() }
+}
+
+#[test]
+fn suspect_that_waits_for_its_retry_is_not_named() {
+    let mut world = World::new(1, [failed_log()]);
+    assert_eq!(world.look(0, "a"), (None, 1), "it does not start yet");
+    assert_eq!(world.look(1, "a"), (None, 2), "it waits behind the other one");
+    assert_eq!(world.look(2, "b"), (Some(2), 3));
+    world.kill();
+    assert_eq!((world.crashes(0, 0), world.crashes(0, 2)), (0, 1));
+}
+
+#[test]
+fn nothing_is_named_behind_a_retry_in_strict_order() {
+    let mut world = World::new(1, [failed_log(), log(1, [])]);
+    world.concurrency = 1;
+    world.take_over();
+    for offset in 0..4 {
+        assert_eq!(world.look(offset, "a"), (None, offset + 1));
+    }
+    world.look(4, "a");
+    assert!(world.process.take_turn().is_some(), "its suspects are through");
 }
 
 #[test]
@@ -553,27 +609,53 @@ fn lost_memberships_count_as_no_death() {
 #[test]
 fn clean_end_leaves_nothing_to_be_careful_about() {
     let mut world = World::new(1, [log(9, [])]);
-    for _ in 0..3 {
-        world.hand_out(0);
-        world.kill();
-    }
+    world.hand_out(0);
+    world.kill();
+    world.hand_out(0);
+    assert_eq!(world.logs[0].says().count, 2);
     world.close();
     let says = world.logs[0].says();
     assert_eq!((says.count, says.until, says.named), (0, None, None));
+    world.logs[0].end = 18;
     assert_eq!(world.hand_out(0).len(), 9, "they run as usual");
+}
+
+#[test]
+fn clean_end_keeps_suspects_that_did_not_run_alone() {
+    for (has_turn, is_same_process) in [(true, false), (true, true), (false, false), (false, true)]
+    {
+        let mut world = World::new(1, [log(9, [])]);
+        for _ in 0..2 {
+            world.hand_out(0);
+            world.kill();
+        }
+        let turn = if has_turn { None } else { world.process.take_turn() };
+        assert_eq!(world.hand_out(0).len(), usize::from(has_turn));
+        if is_same_process {
+            world.end_runs();
+            let draft = world.members[0].partition.close();
+            world.in_flight = Some(draft.into_iter().map(|draft| (0, draft)).collect());
+            world.arrive();
+            world.take_over();
+        } else {
+            world.close();
+        }
+        let says = world.logs[0].says();
+        assert_eq!((says.count > 2, says.until, says.named), (true, Some(9), None));
+        drop(turn);
+        assert_eq!(world.hand_out(0).len(), 1, "they run one by one");
+    }
 }
 
 #[test]
 fn end_beside_a_running_handler_forgives_nothing() {
     let mut world = World::new(1, [log(9, [])]);
-    for _ in 0..2 {
-        world.hand_out(0);
-        world.kill();
-    }
-    assert_eq!(world.hand_out(0), [0]);
+    world.hand_out(0);
+    world.kill();
+    assert_eq!(world.hand_out(0).len(), 9);
     let draft = world.members[0].partition.close().unwrap();
     let says = draft.metadata.unwrap().unclean;
-    assert_eq!((says.count, says.named), (2, None));
+    assert_eq!((says.count, says.named), (1, None));
 }
 
 #[test]
