@@ -218,6 +218,11 @@ impl Stand {
         until("the dead letters", async || self.dead_count().await >= dead).await;
     }
 
+    /// Whether `total` messages are settled, and `dead` of them at least are dead letters.
+    pub async fn is_settled_but(&self, total: usize, dead: usize) -> bool {
+        self.is_settled(total).await && self.dead_count().await >= dead
+    }
+
     async fn dead_count(&self) -> usize {
         let name = self.dead_name();
         match self.kind {
@@ -234,14 +239,18 @@ impl Stand {
     /// Waits until `total` messages are settled.
     pub async fn until_settled(&self, total: usize) {
         // A Kafka member that was away for long waits until the group forgets its former self: 45 s.
-        until_within(2 * PATIENCE, "all to be settled", async || match self.kind {
+        let patience = 2 * PATIENCE;
+        until_within(patience, "all to be settled", async || self.is_settled(total).await).await;
+    }
+
+    async fn is_settled(&self, total: usize) -> bool {
+        match self.kind {
             Kind::Kafka => {
                 let committed = self.committed().await;
                 committed.iter().map(|(_, offset)| offset).sum::<i64>() == total as i64
             }
             Kind::Amqp => self.waiting().await == 0,
-        })
-        .await;
+        }
     }
 
     /// Starts a worker.

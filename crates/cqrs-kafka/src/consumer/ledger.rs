@@ -308,6 +308,10 @@ impl Ledger {
         self.draft()
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// A draft was committed.
     pub(super) fn committed(&mut self, draft: &Draft) {
         self.committed = self.committed.max(draft.version);

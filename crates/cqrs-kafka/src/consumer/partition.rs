@@ -208,6 +208,11 @@ impl Partition {
         self.ledger().close(self.running())
     }
 
+    /// Whether nothing counts any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.ledger().is_closed()
+    }
+
     pub(super) fn committed(&self, draft: &Draft) {
         let mut ledger = self.ledger();
         ledger.committed(draft);

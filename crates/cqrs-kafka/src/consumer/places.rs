@@ -10,7 +10,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use cqrs_core::StartAt;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -26,6 +26,9 @@ use super::shared::Shared;
 
 /// How long a look-up may take before it is tried again.
 const LOOK_UP: Duration = Duration::from_secs(10);
+/// How long leaders are asked where partitions end and begin: less than a last commit is waited for, which may
+/// have to wait for this.
+const LIST_OFFSETS: Duration = Duration::from_secs(4);
 
 type Consumer = BaseConsumer<Context>;
 /// By topic and partition.
@@ -57,14 +60,17 @@ pub(super) fn look_up(
     let all = || wanted.iter().map(|wanted| (&wanted.topic, wanted.partition));
     let committed = committed(consumer, all())?;
     let is_new = |wanted: &&Wanted| !committed.contains_key(&key(wanted));
-    let begins = list_offsets(consumer, all(), Offset::Beginning);
-    let ends = list_offsets(consumer, all(), Offset::End);
+    let until = Instant::now() + LIST_OFFSETS;
+    let ends = list_offsets(consumer, all(), Offset::End, until);
+    let begins = list_offsets(consumer, all(), Offset::Beginning, until);
     let new: Vec<&Wanted> = wanted.iter().filter(is_new).collect();
     let known = match new.iter().any(|wanted| wanted.start != StartAt::default()) {
         true => known_partitions(consumer, shared, &new)?,
         false => HashMap::new(),
     };
-    let times = start_times(consumer, &new)?;
+    let was_added =
+        |wanted: &Wanted| known.get(&wanted.topic).is_some_and(|known| *known <= wanted.partition);
+    let times = start_times(consumer, new.into_iter().filter(|wanted| !was_added(wanted)))?;
     let mut starts = Vec::with_capacity(wanted.len());
     for one in wanted {
         let (topic, partition, place) = (&*one.topic, one.partition, key(one));
@@ -87,31 +93,29 @@ pub(super) fn look_up(
                 }
             }
             None => {
+                takeover.is_new = true;
+                takeover.metadata.partitions = known.get(&one.topic).copied();
                 let unknown = || RdError::OffsetFetch(Code::LeaderNotAvailable);
-                let by_option = match one.start {
+                // Where there is no leader, 0 is the oldest, too: librdkafka goes on with what is left.
+                let begin = begin.unwrap_or(0);
+                takeover.position = match one.start {
+                    _ if was_added(one) => {
+                        tracing::info!(
+                            topic,
+                            partition,
+                            begin,
+                            "the partition was added after the group began with its topic; \
+                             it begins with the oldest record"
+                        );
+                        begin
+                    }
                     StartAt::Latest => end.ok_or_else(unknown)?,
                     StartAt::Time(_) => match times.get(&place) {
                         Some(first) => *first,
                         None => end.ok_or_else(unknown)?,
                     },
-                    // Where there is no leader, 0 is the oldest, too: librdkafka goes on with what is left.
-                    _ => begin.unwrap_or(0),
+                    _ => begin,
                 };
-                let begin = begin.unwrap_or(0);
-                let known = known.get(&one.topic).copied();
-                takeover.is_new = true;
-                takeover.metadata.partitions = known;
-                takeover.position = by_option;
-                if known.is_some_and(|known| known <= partition) {
-                    tracing::info!(
-                        topic,
-                        partition,
-                        begin,
-                        "the partition was added after the group began with its topic; \
-                         it begins with the oldest record"
-                    );
-                    takeover.position = begin;
-                }
             }
         }
         starts.push(Start { topic: Arc::clone(&one.topic), partition, takeover });
@@ -173,7 +177,10 @@ fn known_partitions(
 }
 
 /// For those that begin at a time: the first record that is not older.
-fn start_times(consumer: &Consumer, new: &[&Wanted]) -> Result<Offsets, RdError> {
+fn start_times<'a>(
+    consumer: &Consumer,
+    new: impl Iterator<Item = &'a Wanted>,
+) -> Result<Offsets, RdError> {
     let mut list = TopicPartitionList::new();
     for wanted in new {
         let StartAt::Time(since) = wanted.start else { continue };
@@ -196,6 +203,7 @@ fn list_offsets<'a>(
     consumer: &Consumer,
     partitions: impl Iterator<Item = (&'a Arc<str>, i32)>,
     at: Offset,
+    until: Instant,
 ) -> Offsets {
     let mut list = TopicPartitionList::new();
     for (topic, partition) in partitions {
@@ -205,7 +213,8 @@ fn list_offsets<'a>(
     if list.count() == 0 {
         return Offsets::new();
     }
-    match consumer.offsets_for_times(list, LOOK_UP) {
+    let limit = until.saturating_duration_since(Instant::now());
+    match consumer.offsets_for_times(list, limit) {
         Ok(list) => offsets(&list),
         Err(error) => {
             tracing::debug!(%error, "where partitions begin and end is not known");
@@ -222,4 +231,45 @@ fn offsets(list: &TopicPartitionList) -> Offsets {
         _ => None,
     };
     known.filter_map(offset).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::ClientConfig;
+    use rdkafka::consumer::CommitMode;
+    use rdkafka::mocking::MockCluster;
+
+    use super::*;
+    use crate::KafkaConfig;
+    use crate::consumer::copies::{Copies, CopyLink};
+    use crate::events::Events;
+    use crate::health::Health;
+
+    /// It begins with the oldest record, whatever the option says.
+    #[test]
+    fn added_partition_without_leader_keeps_no_other_back() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 2, 1).unwrap();
+        let config = KafkaConfig::new([cluster.bootstrap_servers()]);
+        let events = Events::new(&config, Arc::new(Health::new(Duration::from_secs(1))));
+        let consumer: Consumer = ClientConfig::new()
+            .set("bootstrap.servers", cluster.bootstrap_servers())
+            .set("group.id", "g")
+            .create_with_context(Context::new(events))
+            .unwrap();
+        let copies = Copies::new(Arc::new(CopyLink::new(&config)), None);
+        let shared = Shared::new(10, 1_000, Arc::new(copies));
+        let mut place = TopicPartitionList::new();
+        let mut element = place.add_partition("t", 0);
+        element.set_offset(Offset::Offset(7)).unwrap();
+        element.set_metadata("cqrs1;p=1");
+        consumer.commit(&place, CommitMode::Sync).unwrap();
+        cluster.partition_leader("t", 1, None).unwrap();
+        for start in [StartAt::Latest, StartAt::Time(UNIX_EPOCH)] {
+            let wanted = [0, 1].map(|partition| Wanted { topic: "t".into(), partition, start });
+            let starts = look_up(&consumer, &shared, &wanted).unwrap();
+            let places: Vec<_> = starts.iter().map(|start| start.takeover.position).collect();
+            assert_eq!(places, [7, 0]);
+        }
+    }
 }

@@ -8,7 +8,7 @@ use rdkafka::consumer::{Consumer as _, RebalanceProtocol};
 use rdkafka::error::KafkaError as RdError;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::clerk::{Drafts, Start, Wanted};
+use super::clerk::{Drafts, Start, Wanted, renew};
 use super::context::Rebalance;
 use super::lane::Lane;
 use super::ledger::Ledger;
@@ -41,6 +41,7 @@ pub(super) enum Turn {
     Committing {
         list: TopicPartitionList,
         drafts: Drafts,
+        ticket: u64,
         /// When to commit again; `None` while the commit runs.
         again: Option<Instant>,
         until: Instant,
@@ -76,6 +77,7 @@ impl Session {
             Turn::Assigning { list, ticket, again } => {
                 if self.consumer.context().has_rebalance() {
                     // It is taken away again already.
+                    self.clerk.cancel();
                     self.answer_assign(&TopicPartitionList::new())?;
                     Turn::Idle
                 } else if again.is_some_and(|again| now >= again) {
@@ -102,8 +104,9 @@ impl Session {
                     Turn::Draining { list, partitions, until }
                 }
             }
-            Turn::Committing { list, drafts, again, until } => {
+            Turn::Committing { list, drafts, ticket, again, until } => {
                 if now >= until || self.consumer.assignment_lost() {
+                    self.clerk.cancel();
                     tracing::warn!(
                         subscription = &*self.plan.request.name,
                         "partitions are given up without a last commit; \
@@ -112,10 +115,9 @@ impl Session {
                     self.answer_revoke(&list)?;
                     Turn::Idle
                 } else if again.is_some_and(|again| now >= again) {
-                    self.clerk.commit(drafts.clone(), true);
-                    Turn::Committing { list, drafts, again: None, until }
+                    self.commit_last(list, renew(&drafts), until)?
                 } else {
-                    Turn::Committing { list, drafts, again, until }
+                    Turn::Committing { list, drafts, ticket, again, until }
                 }
             }
         };
@@ -247,13 +249,29 @@ impl Session {
         if drafts.is_empty() {
             return self.give_up(&list, partitions, false);
         }
-        self.clerk.commit(drafts.clone(), true);
-        Ok(Turn::Committing { list, drafts, again: None, until: now + LAST_COMMIT })
+        self.commit_last(list, drafts, now + LAST_COMMIT)
+    }
+
+    fn commit_last(
+        &mut self,
+        list: TopicPartitionList,
+        drafts: Drafts,
+        until: Instant,
+    ) -> Result<Turn, KafkaError> {
+        if drafts.is_empty() {
+            self.answer_revoke(&list)?;
+            return Ok(Turn::Idle);
+        }
+        let ticket = self.clerk.commit_last(drafts.clone());
+        Ok(Turn::Committing { list, drafts, ticket, again: None, until })
     }
 
     /// The last commits of a revoke were answered.
-    pub(super) fn last_commit_done(&mut self, succeeded: bool) -> Result<(), KafkaError> {
-        let Turn::Committing { list, again, .. } = &mut self.turn else { return Ok(()) };
+    pub(super) fn last_commit_done(&mut self, of: u64, succeeded: bool) -> Result<(), KafkaError> {
+        let Turn::Committing { list, ticket, again, .. } = &mut self.turn else { return Ok(()) };
+        if *ticket != of {
+            return Ok(());
+        }
         if !succeeded {
             *again = Some(Instant::now() + AGAIN);
             return Ok(());
@@ -324,6 +342,7 @@ impl Session {
     /// the thread that drops the last reference.
     pub(super) fn leave(mut self) {
         self.lanes.clear();
+        self.clerk.cancel();
         let context = Arc::clone(self.consumer.context());
         context.leave();
         let pending = match std::mem::take(&mut self.turn) {

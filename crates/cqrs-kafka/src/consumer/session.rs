@@ -14,7 +14,7 @@ use rdkafka::error::KafkaError as RdError;
 use rdkafka::message::Message as _;
 use rdkafka::types::RDKafkaErrorCode as Code;
 
-use super::clerk::{Clerk, Done, Drafts, is_forbidden};
+use super::clerk::{Clerk, Done, Drafts, is_forbidden, renew};
 use super::context::{Context, Trouble};
 use super::lane::Lane;
 use super::partition::Partition;
@@ -30,6 +30,8 @@ const TICK: Duration = Duration::from_millis(100);
 const SHORT_TICK: Duration = Duration::from_millis(10);
 /// After a commit that failed, until the next one.
 const AGAIN: Duration = Duration::from_millis(250);
+/// Between two logs of commits that failed, at least.
+const LOG_AGAIN: Duration = Duration::from_secs(10);
 /// How long a bound is full before the status says so.
 const FULL: Duration = Duration::from_secs(5);
 /// Events that are served before records are looked at again.
@@ -60,6 +62,8 @@ pub(super) struct Session {
     /// No commit before, however urgent.
     no_commit_until: Instant,
     next_look: Instant,
+    /// When it was logged last that a commit failed.
+    failure_logged: Option<Instant>,
     /// Whether the group gave its answer, and it was not lost since.
     pub(super) is_member: bool,
     /// Why it is not, as far as librdkafka said.
@@ -117,6 +121,7 @@ impl Session {
             committing: false,
             no_commit_until: now,
             next_look: now,
+            failure_logged: None,
             is_member: false,
             absent: None,
             first_lane: 0,
@@ -243,7 +248,7 @@ impl Session {
         let drafts: Drafts = self.lanes.iter().filter_map(of).collect();
         if !drafts.is_empty() {
             self.committing = true;
-            self.clerk.commit(drafts, false);
+            self.clerk.commit(drafts);
         }
     }
 
@@ -261,8 +266,8 @@ impl Session {
 
     fn take_done(&mut self, done: Done) -> Result<(), KafkaError> {
         match done {
-            Done::Committed { drafts, failed, is_last, result } => {
-                if !is_last {
+            Done::Committed { drafts, failed, last, result } => {
+                if last.is_none() {
                     self.committing = false;
                 }
                 let succeeded = result.is_ok();
@@ -277,20 +282,26 @@ impl Session {
                         self.no_commit_until = Instant::now() + AGAIN;
                         self.next_commit = self.next_commit.min(self.no_commit_until);
                         let error = self.consumer.context().events.reason(error);
-                        tracing::warn!(
-                            subscription = &*self.plan.request.name,
-                            error,
-                            "a commit failed; it is tried again"
-                        );
+                        self.log_failed_commit(&error);
                     }
                 }
-                if is_last {
-                    return self.last_commit_done(succeeded);
+                if let Some(ticket) = last {
+                    return self.last_commit_done(ticket, succeeded);
                 }
             }
             Done::Found { ticket, result } => self.found(ticket, result),
         }
         Ok(())
+    }
+
+    /// Logged again after a while: it is tried several times a second.
+    fn log_failed_commit(&mut self, error: &str) {
+        if self.failure_logged.is_some_and(|at| at.elapsed() < LOG_AGAIN) {
+            return;
+        }
+        self.failure_logged = Some(Instant::now());
+        let name = &*self.plan.request.name;
+        tracing::warn!(subscription = name, error, "a commit failed; it is tried again");
     }
 
     /// Where the group does not take what the quarantine needs, records are handed out all the same.
@@ -437,21 +448,19 @@ impl Session {
         if drafts.is_empty() {
             return Ending::Clean;
         }
-        let mut left = Some(drafts);
+        // What was asked for before is in these commits.
+        self.clerk.cancel();
+        let mut ticket = self.clerk.commit_last(drafts);
         let mut why: Arc<str> = "the broker did not answer in time".into();
         loop {
-            if let Some(drafts) = left.take() {
-                self.clerk.commit(drafts, true);
-            }
             self.serve_events();
             match self.clerk.take() {
-                Some(Done::Committed { is_last: true, result: Ok(()), .. }) => {
-                    return Ending::Clean;
-                }
-                Some(Done::Committed { is_last: true, result: Err(error), failed, .. }) => {
+                Some(Done::Committed { last: Some(of), result, failed, .. }) if of == ticket => {
+                    let Err(error) = result else { return Ending::Clean };
+                    self.refused(&failed, &error);
                     why = self.consumer.context().events.reason(error).into();
-                    left = Some(failed);
                     thread::park_timeout(TICK);
+                    ticket = self.clerk.commit_last(renew(&failed));
                 }
                 Some(_) => {}
                 None => thread::park_timeout(SHORT_TICK),

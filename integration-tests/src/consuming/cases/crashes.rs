@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::kills::handled;
+use crate::consuming::PATIENCE;
 use crate::consuming::ledger::{Ledger, Summary};
-use crate::consuming::stand::{Stand, ids, until};
+use crate::consuming::stand::{Stand, ids, until, until_within};
 use crate::consuming::work::{Act, Id, Kind, Work, WorkerOptions};
 use crate::{amqp, kafka};
 
@@ -30,13 +31,15 @@ async fn supervise(
     for starts in 1..=most {
         let mut worker = stand.spawn(options);
         let mut alive = true;
-        until("its end, or all others to be handled", async || {
+        // The last one to be handled may be a deadly one. One that has crashed waits for half a minute.
+        until_within(2 * PATIENCE, "its end, or all to be settled", async || {
             alive = !worker.has_exited();
-            !alive || ledger.refresh().handled() == goal
+            !alive
+                || ledger.refresh().handled() == goal
+                    && stand.is_settled_but(goal + dead, dead).await
         })
         .await;
         if alive {
-            stand.until_settled_but(goal + dead, dead).await;
             let (status, _) = worker.stop().await;
             assert!(status.success(), "{status}");
             return starts;
@@ -114,7 +117,7 @@ pub async fn killed_five_times(kind: Kind, program: &'static str) -> Summary {
 pub async fn several_abort(program: &'static str) -> Summary {
     let stand = Stand::new(Kind::Kafka, program, "aborts", 3).await;
     let mut options = stand.options();
-    (options.handler_ms, options.concurrency, options.max_crashes) = ((1, 10), 16, 1);
+    (options.handler_ms, options.concurrency, options.max_crashes) = ((1, 10), 16, 2);
     options.delayed_ms = vec![1_000];
     options.instance = Some("one".into());
     let total = 600;
