@@ -69,6 +69,8 @@
 //!
 //! * A process that lives for longer than that, and is killed `max_crashes` times while the same record runs
 //!   alone, dead-letters a record that had nothing to do with it. The dead letter says so and can be redriven.
+//! * While a suspect runs alone, records of other partitions that are not suspect run on. If one of them kills
+//!   the process for the first time just then, that counts against the suspect.
 //! * A handler that takes more than 60 s to kill its process, one that kills it only on an attempt that is more
 //!   than 60 s away, and one that keeps its deliveries and dies of several together are not found.
 //! * A group that takes no commit metadata, or refuses commits, is consumed without all this, with one warning.
