@@ -13,8 +13,8 @@
 //! A record that is found named and unfinished has crashed once more. So only a record that starts at once is
 //! named: one whose retry delay is not over, or that waits behind one that is held (of its key, or any in
 //! strict order), is handed out unnamed, and the next suspect is looked at. Such a record, and one whose run
-//! failed, starts when its delay is over, be another one named or not; it is not counted then. If it kills the
-//! process, it is named at the next start: its delay is over by then.
+//! failed, starts when its delay is over, be another one named or not. If it kills the process then, the other
+//! one has crashed; at the next start its delay is over, and it is named itself.
 //!
 //! Once everything that stood in the log at takeover is finished, what happened before is forgiven. So it is at
 //! a clean end, unless suspects still wait to run alone: they do so in the next assignment.
