@@ -2,60 +2,21 @@
 
 #![allow(clippy::unwrap_used)] // a test says what it expects by unwrapping
 
-use std::fmt::{self, Write};
-use std::sync::{Arc, Mutex};
+mod support;
+
 use std::time::Duration;
 
 use cqrs_core::{
-    HandlerError, MemoryBroker, Message, MessageBrokerExt, NotificationEvent, Received, Retry,
-    Service, Subscription, each,
+    EventHandler, EventMediator, HandlerError, MemoryBroker, Message, MessageBrokerExt,
+    NotificationEvent, Received, Retry, Scope, Service, Subscription, each, per_delivery,
 };
 use cqrs_macros::Notification;
 use serde::{Deserialize, Serialize};
-use tracing::field::{Field, Visit};
-use tracing::span;
-use tracing::{Event, Level, Metadata, Subscriber};
+use support::{Lines, RecordingBroker};
 
 #[derive(Debug, Clone, Serialize, Deserialize, Notification)]
 #[cqrs(crate = "cqrs_core", name = "Ordered", topic = "orders")]
 struct Ordered;
-
-/// Keeps the lines of INFO and above.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<String>>>);
-
-impl Lines {
-    fn with(&self, part: &str) -> Vec<String> {
-        let lines = self.0.lock().unwrap();
-        lines.iter().filter(|line| line.contains(part)).cloned().collect()
-    }
-}
-
-struct Text(String);
-
-impl Visit for Text {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        write!(self.0, "{field}={value:?} ").unwrap();
-    }
-}
-
-impl Subscriber for Lines {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= Level::INFO
-    }
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-    fn enter(&self, _: &span::Id) {}
-    fn exit(&self, _: &span::Id) {}
-    fn event(&self, event: &Event<'_>) {
-        let mut text = Text(format!("{} ", event.metadata().level()));
-        event.record(&mut text);
-        self.0.lock().unwrap().push(text.0);
-    }
-}
 
 #[tokio::test(start_paused = true)]
 async fn repeats_are_counted_not_written() {
@@ -112,4 +73,43 @@ async fn repeats_are_counted_not_written() {
     assert_eq!(failed.len() + total("failed attempts", "io::error::Error"), 7 * FAILING);
     assert_eq!(1 + total("dead letters", "DeserializeError"), GARBAGE);
     assert_eq!(1 + total("dead letters", "io::error::Error"), FAILING);
+}
+
+#[tokio::test(start_paused = true)]
+async fn retried_publish_after_commit_is_counted() {
+    struct EmitRefused;
+    impl EventHandler<Ordered> for EmitRefused {
+        async fn handle(&self, _: &Ordered, scope: &mut Scope) -> Result<(), HandlerError> {
+            scope.emit(NotificationEvent::new(Ordered).with_topic("refused"));
+            Ok(())
+        }
+    }
+    for is_per_delivery in [false, true] {
+        let lines = Lines::default();
+        let _guard = tracing::subscriber::set_default(lines.clone());
+        let broker = MemoryBroker::new();
+        for n in 0..10 {
+            let event = serde_json::to_vec(&NotificationEvent::new(Ordered)).unwrap();
+            let message = Message::new("orders", event).with_key(format!("{n}"));
+            broker.publish(message).await.unwrap();
+        }
+        let events = EventMediator::builder()
+            .event::<Ordered, _>(EmitRefused)
+            .broker(RecordingBroker::default())
+            .build()
+            .unwrap();
+        let subscription = Subscription::to("orders").group("g").json::<Ordered>().concurrency(10);
+        let builder = Service::builder(broker.clone()).drain_timeout(Duration::from_secs(1));
+        let builder = match is_per_delivery {
+            true => builder.subscribe(subscription, per_delivery(move |_| events.clone())),
+            false => builder.subscribe(subscription, events),
+        };
+        let minute = tokio::time::sleep(Duration::from_secs(60));
+        drop(builder.build().unwrap().run_until(minute).await.unwrap());
+        let retried = lines.with("its event is not published");
+        assert_eq!(retried.len(), 1, "{retried:?}");
+        assert!(retried[0].starts_with("WARN ") && retried[0].contains("refused"), "{retried:?}");
+        let repeated = lines.with("events that are not published");
+        assert!((1..=8).contains(&repeated.len()), "one per 10 s: {repeated:?}");
+    }
 }

@@ -5,6 +5,7 @@
 mod support;
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -15,13 +16,14 @@ use cqrs_core::consume::{
     SubscribeError, SubscribeRequest,
 };
 use cqrs_core::{
-    DeadLetter, EventHandler, EventMediator, HandlerError, HandlerResultExt, Incoming, Message,
-    MessageBroker, NotificationEvent, PublishError, Received, Retry, RetryState, Scope, Service,
-    ServiceError, ServiceReport, Subscribe, Subscription, SubscriptionState, Target, batch, each,
+    DeadLetter, Delivery, EventHandler, EventMediator, HandlerError, HandlerResultExt, Incoming,
+    Message, MessageBroker, NotificationEvent, PublishError, Received, Retry, RetryState, Scope,
+    Service, ServiceError, ServiceReport, Subscribe, Subscription, SubscriptionState, Target,
+    batch, each, manual,
 };
 use cqrs_macros::Notification;
 use serde::{Deserialize, Serialize};
-use support::{Fault, Log, RecordingBroker, Store, Transaction};
+use support::{Fault, Lines, Log, RecordingBroker, Store, Transaction};
 
 #[derive(Debug, Clone, Serialize, Deserialize, Notification)]
 #[cqrs(crate = "cqrs_core", topic = "paid")]
@@ -49,6 +51,10 @@ struct Script {
     revoked: bool,
     /// Taken away while it is held.
     revoked_when_held: bool,
+    /// Writes down `begin` and `rest` as well.
+    writes_starts: bool,
+    /// The first message is taken away after that time.
+    first_revoked_after: Option<Duration>,
     crashes: u32,
 }
 
@@ -114,6 +120,7 @@ impl Source for Scribe {
             failed: 0,
             held: false,
             settled: false,
+            handed_out: tokio::time::Instant::now(),
         };
         let mut delivery = SourceDelivery::new(message, settle);
         delivery.retry.crashes = self.script.crashes;
@@ -135,6 +142,7 @@ struct Written {
     failed: usize,
     held: bool,
     settled: bool,
+    handed_out: tokio::time::Instant,
 }
 
 impl Written {
@@ -156,12 +164,23 @@ impl Written {
 
 impl Settle for Written {
     fn begin(&mut self) -> bool {
+        if self.script.writes_starts {
+            self.log.add("begin");
+        }
         !self.is_revoked()
     }
-    fn rest(&mut self) {}
+    fn rest(&mut self) {
+        if self.script.writes_starts {
+            self.log.add("rest");
+        }
+    }
     fn note_attempt(&mut self, _: &RetryState) {}
     fn is_revoked(&self) -> bool {
-        self.script.revoked || (self.held && self.script.revoked_when_held)
+        let taken_away =
+            self.script.first_revoked_after.is_some_and(|after| self.handed_out.elapsed() >= after);
+        self.script.revoked
+            || (self.held && self.script.revoked_when_held)
+            || (self.number == 1 && taken_away)
     }
     fn ack(&mut self) -> BoxFuture<'_, Result<(), SettleError>> {
         self.settled = !self.script.acks_fail;
@@ -349,6 +368,60 @@ async fn refused_dead_letter_holds_only_its_message() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn error_lines_name_the_first_ten_held_messages() {
+    let lines = Lines::default();
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    let broker = Scribe::new(Script { refusals: usize::MAX, ..Script::default() });
+    let body = broker.messages.lock().unwrap()[0].body.clone().unwrap();
+    let message = |offset| {
+        let mut message = Incoming::new("paid", body.clone());
+        message.offset = Some(offset);
+        message
+    };
+    *broker.messages.lock().unwrap() = (100..125).map(message).collect();
+    let never = each(|_: NotificationEvent<Ordered>, _: Received| async { Err("no").permanent() });
+    let subscription = paid(Retry::none()).concurrency(4);
+    let service = Service::builder(broker.clone()).subscribe(subscription, never).build().unwrap();
+    let all = async {
+        while broker.log.count("dead permanent 1 refused") < 25 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    drop(service.run_until(all).await.unwrap());
+    let refused = lines.with("the broker refuses the dead letter");
+    assert_eq!(refused.len(), 10, "{refused:?}");
+    assert!(refused.iter().all(|line| line.starts_with("ERROR ")), "{refused:?}");
+    let named = (100..125)
+        .filter(|offset| refused.iter().any(|line| line.contains(&format!("offset={offset} "))));
+    assert_eq!(named.count(), 10, "each names another one: {refused:?}");
+    let repeated = lines.with("copies that the broker refuses");
+    assert!(repeated.len() == 1 && repeated[0].contains("repeats=15"), "{repeated:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn held_or_returned_delivery_rests_until_its_next_start() {
+    let script = Script { writes_starts: true, refusals: 1, ..Script::default() };
+    let never = each(|_: NotificationEvent<Ordered>, _: Received| async { Err("no").permanent() });
+    let (log, _) = run(&Scribe::new(script), Retry::none(), never, "ack").await;
+    let refused = "dead permanent 1 refused";
+    assert_eq!(log, ["begin", refused, "rest", "begin", "dead permanent 1", "ack", "closed"]);
+
+    let script = Script { writes_starts: true, ..Script::default() };
+    let was_returned = AtomicBool::new(false);
+    let returned_once = manual(move |_: NotificationEvent<Ordered>, delivery: Delivery| {
+        let settles = was_returned.swap(true, Ordering::Relaxed);
+        async move {
+            match settles {
+                true => delivery.ack().await.unwrap(),
+                false => drop(delivery),
+            }
+        }
+    });
+    let (log, _) = run(&Scribe::new(script), Retry::none(), returned_once, "ack").await;
+    assert_eq!(log, ["begin", "rest", "begin", "ack", "closed"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn refused_retry_copy_is_tried_again_and_not_handled() {
     let broker = three(Script { scheduled: true, refusals: 2, ..Script::default() });
     let failing = each(|event: NotificationEvent<Ordered>, _: Received| async move {
@@ -422,6 +495,24 @@ async fn a_held_message_that_is_taken_away_does_not_keep_its_key_waiting() {
     let (log, _) = run(&broker, delayed(300), failing(), "given back").await;
     assert_eq!(log, ["copy 1 in 300s", "given back", "closed"]);
     assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn revoke_keeps_pause_of_the_rest_of_a_failed_batch() {
+    let revoked = Some(Duration::from_secs(10));
+    let broker = three(Script { first_revoked_after: revoked, ..Script::default() });
+    let (log, started) = (broker.log.clone(), tokio::time::Instant::now());
+    let target = batch(3, Duration::from_secs(1), {
+        move |events: Vec<(NotificationEvent<Ordered>, Received)>| {
+            let numbers: Vec<_> = events.iter().map(|(event, _)| event.payload.number).collect();
+            log.add(format!("{numbers:?} after {} min", started.elapsed().as_secs() / 60));
+            async { Err(HandlerError::retryable("not yet")) }
+        }
+    });
+    let retry = Retry::none().immediate([Duration::from_secs(120)]);
+    let (log, report) = run(&broker, retry, target, "[2, 3] after 2 min").await;
+    assert_eq!(log[..3], ["[1, 2, 3] after 0 min", "given back", "[2, 3] after 2 min"]);
+    assert_eq!(report.unwrap().subscriptions[0].counts.revoked, 1);
 }
 
 #[tokio::test(start_paused = true)]

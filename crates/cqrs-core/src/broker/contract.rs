@@ -16,7 +16,7 @@ use crate::Message;
 /// * **Bounds.** At most a window of messages and bytes is in flight. A full window makes `enqueue`
 ///   wait and `try_enqueue` fail with [`Full`](super::PublishErrorKind::Full).
 /// * **Deadline.** `enqueue` and its receipt together end within one deadline, whatever the broker does.
-/// * **Recovery.** A lost connection is made again for ever, with backoff; unconfirmed messages are
+/// * **Recovery.** A lost connection is made again forever, with backoff; unconfirmed messages are
 ///   sent again with the same id, in order, before anything newer of their key, until their deadline.
 ///   So a message can arrive twice (same id), never silently not at all.
 /// * **Cancel safety.** Dropping the future of `enqueue` before it resolves sends nothing. Dropping a

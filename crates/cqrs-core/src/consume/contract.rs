@@ -14,16 +14,16 @@ use crate::broker::BoxFuture;
 /// The conformance suite of `cqrs-testkit` checks an implementation against this and the promises of
 /// [`Source`] and [`Settle`].
 pub trait Subscribe: MessageBroker {
-    /// What is wrong with `requests`, taken together, as far as it can be told without a connection:
+    /// What is wrong with `requests`, taken together, as far as it can be known without a connection:
     /// options that contradict each other, two subscriptions that want one queue with different
     /// arguments. Empty when nothing is. Each error names its subscription and says what to do.
     fn check(&self, requests: &[SubscribeRequest]) -> Vec<SubscribeError>;
 
     /// Opens one subscription. Waits for the broker as long as it takes when it cannot be reached,
-    /// and tells so through the request's status.
+    /// and reports that through the request's status.
     ///
     /// # Errors
-    /// What does not mend itself: see [`SubscribeErrorKind`](super::SubscribeErrorKind).
+    /// What retrying cannot fix: see [`SubscribeErrorKind`](super::SubscribeErrorKind).
     ///
     /// # Cancel safety
     /// A dropped call leaves nothing that consumes.
@@ -50,14 +50,14 @@ impl<B: Subscribe + ?Sized> Subscribe for Arc<B> {
 ///
 /// # What an implementation promises
 /// * **At least once.** Every message of the topics comes, until a delivery of it was acked. What is
-///   given back comes again, at the latest when the source is opened anew.
+///   given back is redelivered, at the latest when the source is opened anew.
 /// * **Order.** Messages of one topic and key are handed out in the order the broker has them. (A retry
 ///   copy comes when its delay is over.)
 /// * **Bounds.** At most [`SubscribeRequest::max_unsettled`](super::SubscribeRequest) deliveries are out
 ///   at once; dropped and settled ones no longer count.
-/// * **Recovery.** Lost connections, channels, consumers and topology are made again for ever, with
-///   backoff, and told through the request's [`StatusReporter`](super::StatusReporter). Only what cannot
-///   mend itself ends the source with an error: never silently.
+/// * **Recovery.** Lost connections, channels, consumers and topology are made again forever, with
+///   backoff, and reported through the request's [`StatusReporter`](super::StatusReporter).
+///   Only what retrying cannot fix ends the source with an error: never silently.
 /// * **No blocking.** Nothing here blocks the calling thread.
 pub trait Source: fmt::Debug + Send + 'static {
     /// The next delivery. `None` only after [`stop`](Self::stop).
@@ -77,7 +77,7 @@ pub trait Source: fmt::Debug + Send + 'static {
     /// Ends within about `deadline`, whatever the broker does.
     ///
     /// # Errors
-    /// When settlements may be lost, so that settled messages can come again.
+    /// When settlements may be lost, so that settled messages can be redelivered.
     fn close(self: Box<Self>, deadline: Duration) -> BoxFuture<'static, Result<(), SourceError>>;
 }
 
@@ -115,13 +115,13 @@ impl fmt::Debug for SourceDelivery {
 /// Settles one delivery. Dropping it gives the message back.
 ///
 /// Implementations do not lose a message on a cancel: a dropped future of a method settles nothing, or
-/// leaves a copy beside an original that comes again.
+/// leaves a copy beside an original that is redelivered.
 pub trait Settle: Send + Sync + 'static {
-    /// Told before a handler starts, and again before each start after a [`Delayed::Hold`]. `false`:
+    /// Called before a handler starts, and again before each start after a [`Delayed::Hold`]. `false`:
     /// the message is no longer this consumer's (its Kafka partition was revoked); drop the delivery.
     ///
     /// From `true` on the delivery counts as running until it is settled, dropped, held or
-    /// [rested](Self::rest); telling it again while it runs changes nothing.
+    /// [rested](Self::rest); a further call while it runs changes nothing.
     fn begin(&mut self) -> bool;
 
     /// Called when the runtime postpones a started delivery without counting a failed attempt:
@@ -134,19 +134,19 @@ pub trait Settle: Send + Sync + 'static {
     /// nothing and says so in its documentation.
     fn note_attempt(&mut self, state: &RetryState);
 
-    /// Whether [`begin`](Self::begin) would say `false` now: the message was taken away. Asked now and
+    /// Whether [`begin`](Self::begin) would return `false` now: the message was taken away. Called now and
     /// then for a held delivery, so that its key does not wait for nothing; under a lock of the
     /// runtime, so it must be cheap, take no lock that is held while a delivery is dropped, and not panic.
     fn is_revoked(&self) -> bool;
 
-    /// The message is done and does not come again. After `Ok`, dropping this does nothing.
+    /// The message is done and is not redelivered. After `Ok`, dropping this does nothing.
     ///
     /// # Errors
-    /// When the broker could not be told. It can be tried again where the cause may pass; when the
-    /// channel is gone it never will: the message comes again by itself, and this is to be dropped.
+    /// When the ack did not reach the broker. It can be tried again where the cause may pass. When the
+    /// channel is gone, no further try succeeds: the message is redelivered, and this is to be dropped.
     fn ack(&mut self) -> BoxFuture<'_, Result<(), SettleError>>;
 
-    /// Makes sure that the message comes again after `delay`, with `state`.
+    /// Makes sure that the message is redelivered after `delay`, with `state`.
     ///
     /// [`Scheduled`](Delayed::Scheduled): the broker confirmed a copy; ack this one.
     /// [`Hold`](Delayed::Hold): there is no copy; keep this one, let its key wait, and
@@ -166,14 +166,14 @@ pub trait Settle: Send + Sync + 'static {
     ///
     /// # Errors
     /// When the broker did not confirm; nothing is settled, try again. Not because the message was taken
-    /// away: that would be tried for ever. Store it all the same; the ack fails then.
+    /// away: that would be tried without end. Store it all the same; the ack fails then.
     fn dead_letter(&mut self, letter: &DeadLetter) -> BoxFuture<'_, Result<(), SettleError>>;
 }
 
 /// Where a message waits for its next attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delayed {
-    /// With the broker: a copy comes again. Order per key is given up for it.
+    /// With the broker: a copy is delivered. Order per key is given up for it.
     Scheduled,
     /// With the consumer, which keeps the delivery and lets its key wait.
     Hold,

@@ -7,7 +7,7 @@
 //! | the source | the runtime |
 //! |---|---|
 //! | fetches, and bounds what is fetched and not settled | order per key, concurrency |
-//! | recovers connections and topology, for ever | decoding, policies, panics |
+//! | recovers connections and topology, forever | decoding, policies, panics |
 //! | writes retry copies and dead letters, confirmed | what is retried, when, how often |
 //! | settles; what is dropped is given back | never settles before the outcome is safe |
 //! | tells of its state | readiness, drain |

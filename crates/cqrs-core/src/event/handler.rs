@@ -41,9 +41,9 @@ pub trait EventHandler<E: Event>: Send + Sync + 'static {
 /// work must not run again ([`SendError::Undelivered`](crate::SendError::Undelivered): it is committed, its
 /// events are not published; [`SendError::HandlerAfterCommit`](crate::SendError::HandlerAfterCommit): so is
 /// that of a request below it; or a permanent failure of the handlers of an event), itself or among the
-/// causes of another error, is permanent. It is not found where an event handler makes a text
-/// of such an error, or a command handler sends from another task. `map_err(HandlerError::retryable)` in front of the `?` makes it
-/// retryable all the same: the handler then runs again, and so does the request that it sends.
+/// causes of another error, is permanent. It is not found where an event handler makes a text of such an
+/// error, or a command handler sends from another task. `map_err(HandlerError::retryable)` in front of the
+/// `?` makes it retryable all the same: the handler then runs again, and so does the request that it sends.
 ///
 /// Like `anyhow::Error` it is no `std::error::Error` itself; the error inside is at
 /// [`source`](Self::source).

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Received;
 use super::failure::{Failure, causes};
+use super::state::Watched;
 use super::target::EachHandler;
 use crate::Scope;
 use crate::broker::BoxFuture;
@@ -45,6 +46,7 @@ pub(super) async fn run_chain(
 pub(super) struct Handling<'h> {
     handler: &'h dyn EachHandler,
     received: Received,
+    watched: &'h Watched,
     /// Gone once the handler runs.
     event: Option<Box<dyn AnyEvent>>,
     answered: Done<Failure>,
@@ -55,8 +57,9 @@ impl<'h> Handling<'h> {
         handler: &'h dyn EachHandler,
         event: Box<dyn AnyEvent>,
         received: Received,
+        watched: &'h Watched,
     ) -> Self {
-        Self { handler, received, event: Some(event), answered: Done::new() }
+        Self { handler, received, watched, event: Some(event), answered: Done::new() }
     }
 
     fn name(&self) -> &str {
@@ -77,7 +80,8 @@ impl Answer for Handling<'_> {
                 return Err(CallFailure::rejected("the handler was run twice"));
             };
             let scope = std::mem::take(scope);
-            let run = caught(|| self.handler.handle(event, self.received.clone(), scope));
+            let received = self.received.clone();
+            let run = caught(|| self.handler.handle(event, received, scope, self.watched));
             let answered = match run.await {
                 Ok(handled) => handled,
                 Err(panic) => Err(Failure::panicked(&panic)),

@@ -8,6 +8,7 @@ use super::job::Job;
 use super::lanes::Run;
 use super::repeats::{Logged, log_first};
 use super::runner::{End, Runner, Waited};
+use super::state::Watched;
 use super::target::{BatchHandler, BatchLimits, EachHandler};
 use super::worker::{Verdict, guarded};
 use crate::Scope;
@@ -25,12 +26,13 @@ impl EachHandler for Alone<'_> {
         self.0.handles(types)
     }
 
-    fn handle(
-        &self,
+    fn handle<'a>(
+        &'a self,
         event: Box<dyn AnyEvent>,
         received: Received,
         _scope: Scope,
-    ) -> BoxFuture<'_, Result<(), Failure>> {
+        _watched: &'a Watched,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
         self.0.handle(vec![(event, received)])
     }
 }
@@ -74,7 +76,10 @@ impl Runner {
                     }
                     Err(failure) => {
                         failed += 1;
-                        if self.wait_after_batch(&jobs, failed, &failure).await {
+                        if self.wait_after_batch(&mut jobs, failed, &failure).await {
+                            if jobs.is_empty() {
+                                failed = 0;
+                            }
                             jobs.extend(waiting);
                             waiting = jobs.into();
                             continue;
@@ -131,9 +136,9 @@ impl Runner {
         (jobs, events)
     }
 
-    /// After a batch failed as often as that: waits until it is to be tried again. `false` when each is to
-    /// be handled alone, or the subscription stops.
-    async fn wait_after_batch(&self, jobs: &[Job], failed: u32, failure: &Failure) -> bool {
+    /// After a batch failed as often as that: waits until it is to be tried again, and drops the jobs that
+    /// are revoked meanwhile. `false` when each is to be handled alone, or the subscription stops.
+    async fn wait_after_batch(&self, jobs: &mut Vec<Job>, failed: u32, failure: &Failure) -> bool {
         self.watched.counters.failed_attempts.one();
         if failure.class == FailureClass::Panicked {
             self.watched.counters.panics.one();
@@ -158,12 +163,17 @@ impl Runner {
             "handling a batch failed"
         );
         let Some(delay) = next else { return false };
-        let is_revoked = || jobs.iter().any(|job| job.settle.is_revoked());
-        match self.wait(far_deadline(delay), is_revoked).await {
-            // The others go on without what was revoked.
-            Waited::Over | Waited::Revoked => true,
-            Waited::Stopped => false,
+        let until = far_deadline(delay);
+        while !jobs.is_empty() {
+            match self.wait(until, || jobs.iter().any(|job| job.settle.is_revoked())).await {
+                Waited::Over => return true,
+                Waited::Revoked => jobs
+                    .extract_if(.., |job| job.settle.is_revoked())
+                    .for_each(|job| job.end(|counters| &counters.revoked)),
+                Waited::Stopped => return false,
+            }
         }
+        true
     }
 
     async fn run_batch(&self, handler: &dyn BatchHandler, events: Events) -> Result<(), Failure> {

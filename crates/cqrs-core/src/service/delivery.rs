@@ -79,7 +79,7 @@ impl Delivery {
     /// The message is done and does not come again.
     ///
     /// # Errors
-    /// When the broker could not be told; the delivery is in the error.
+    /// When the ack did not reach the broker; the delivery is in the error.
     ///
     /// # Cancel safety
     /// A dropped call gives the message back, or has acked it.
@@ -152,7 +152,7 @@ impl Delivery {
     /// Gives it back, as dropping it does.
     pub fn give_back(self) {}
 
-    /// A copy is confirmed, so this one is done, whether or not the broker can be told.
+    /// A copy is confirmed, so this one is done, whether or not its ack reaches the broker.
     async fn ack_after_copy(mut self, counter: fn(&Counters) -> &Counter) {
         let acked = self.inner().job.settle.ack().await;
         self.tell(|job| match acked {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::failure::Failure;
+use super::state::Watched;
 use super::target::{
     BatchHandler, BatchLimits, EachHandler, Handler, Kind, ManualHandler, Target, sealed,
 };
@@ -144,12 +145,13 @@ where
         is_of::<P>(types)
     }
 
-    fn handle(
-        &self,
+    fn handle<'a>(
+        &'a self,
         event: Box<dyn AnyEvent>,
         received: Received,
         _scope: Scope,
-    ) -> BoxFuture<'_, Result<(), Failure>> {
+        _watched: &'a Watched,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
         let Some(event) = typed::<P>(event) else {
             return Box::pin(async { Err(wrong_type::<P>()) });
         };

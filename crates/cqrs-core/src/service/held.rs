@@ -16,6 +16,9 @@ use super::state::Held;
 use crate::broker::far_deadline;
 use crate::consume::{DeadLetter, Delayed, SettleError};
 
+/// How many held messages are named in error lines in a period of the log; further ones are counted.
+const NAMED_PER_PERIOD: u64 = 10;
+
 /// What is refused.
 pub(super) enum Refused {
     DeadLetter(Box<DeadLetter>),
@@ -31,7 +34,8 @@ pub(super) struct HeldSettlement {
 }
 
 impl Runner {
-    /// Holds a job whose settlement retrying cannot fix. One error line names it.
+    /// Holds a job whose settlement retrying cannot fix. An error line names it, or counts it beside
+    /// [`NAMED_PER_PERIOD`] others.
     pub(super) fn hold_refused(&self, job: Job, what: Refused, error: &SettleError) -> End {
         let of = match what {
             Refused::DeadLetter(_) => "dead letter",
@@ -48,7 +52,7 @@ impl Runner {
             format!("{place}: the broker refuses its {of}, so it and its key are held: {cause}")
                 .into();
         log_first!(
-            self.watched.repeats.is_first(Logged::Refused, of),
+            self.watched.repeats.is_among_first(NAMED_PER_PERIOD, Logged::Refused, of),
             error,
             subscription = %self.watched.name,
             topic = %message.topic,

@@ -1,4 +1,4 @@
-//! Bounds the log lines of a subscription: of each cause the first line is written, repeats are counted.
+//! Bounds the log lines of a subscription: of each cause the first lines are written, repeats are counted.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -25,6 +25,7 @@ pub(super) enum Logged {
     Skipped,
     Unconfirmed,
     Refused,
+    Unpublished,
     Unacked,
 }
 
@@ -38,6 +39,7 @@ impl fmt::Display for Logged {
             Self::Skipped => "skipped messages",
             Self::Unconfirmed => "copies that are not confirmed",
             Self::Refused => "copies that the broker refuses",
+            Self::Unpublished => "events that are not published",
             Self::Unacked => "messages that are done, but not acked",
         })
     }
@@ -53,6 +55,9 @@ pub(super) struct Repeats(Mutex<Vec<Cause>>);
 struct Cause {
     logged: Logged,
     cause: String,
+    /// Lines that were written in the period, that of the last report among them.
+    written: u64,
+    /// Repeats that were only counted in the period.
     count: u64,
     /// The begin of the period.
     since: Instant,
@@ -61,6 +66,11 @@ struct Cause {
 impl Repeats {
     /// Whether a line of this cause is to be written. `false`: it is counted as a repeat.
     pub(super) fn is_first(&self, logged: Logged, cause: &str) -> bool {
+        self.is_among_first(1, logged, cause)
+    }
+
+    /// As [`is_first`](Self::is_first), for up to `limit` lines of a cause in a period.
+    pub(super) fn is_among_first(&self, limit: u64, logged: Logged, cause: &str) -> bool {
         let mut causes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let cause = match causes.len() < MAX_CAUSES {
             true => cause,
@@ -70,13 +80,17 @@ impl Repeats {
             false => OTHERS,
         };
         match causes.iter_mut().find(|known| known.logged == logged && known.cause == cause) {
+            Some(known) if known.written < limit => {
+                known.written += 1;
+                true
+            }
             Some(known) => {
                 known.count += 1;
                 false
             }
             None => {
                 let (cause, since) = (cause.to_owned(), Instant::now());
-                causes.push(Cause { logged, cause, count: 0, since });
+                causes.push(Cause { logged, cause, written: 1, count: 0, since });
                 true
             }
         }
@@ -95,7 +109,8 @@ impl Repeats {
                 let seconds = (now - cause.since).as_secs_f32();
                 reported.push((cause.logged, cause.cause.clone(), cause.count, seconds));
             }
-            (cause.count, cause.since) = (0, now);
+            // The line of the report counts as one, so with a limit of one no further line is written.
+            (cause.written, cause.count, cause.since) = (1, 0, now);
             repeated
         });
         // Subscribers of the log are code of others.
@@ -139,6 +154,18 @@ mod tests {
         repeats.report("s", false);
         assert!(!repeats.is_first(Logged::DeadLetter, "a"), "it repeated in the period");
         assert!(repeats.is_first(Logged::DeadLetter, "b"), "it did not");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn limit_counts_lines_of_each_period() {
+        let repeats = Repeats::default();
+        let written =
+            || (0..30).filter(|_| repeats.is_among_first(10, Logged::Refused, "a")).count();
+        assert_eq!(written(), 10);
+        tokio::time::advance(REPORT_PERIOD).await;
+        repeats.report("s", false);
+        assert_eq!(written(), 9, "beside the line of the report");
+        assert!(!repeats.is_first(Logged::Refused, "a"), "it is known");
     }
 
     #[tokio::test(start_paused = true)]

@@ -309,7 +309,7 @@ impl Running {
         }
         ended.cancelled = self.runner.busy();
         self.workers.abort_all();
-        // A handler that blocks its thread cannot be cancelled; it is not waited for for ever.
+        // A handler that blocks its thread cannot be cancelled: the wait for it is bounded.
         let gone = async { while self.workers.join_next().await.is_some() {} };
         let _blocked = tokio::time::timeout(Duration::from_secs(1), gone).await;
         // A job that a worker put back while it ended.

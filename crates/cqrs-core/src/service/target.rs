@@ -3,6 +3,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::failure::Failure;
+use super::state::Watched;
 use super::undelivered::publish_again;
 use super::{Delivery, Received};
 use crate::broker::BoxFuture;
@@ -70,12 +71,13 @@ pub(super) trait EachHandler: Send + Sync {
     fn mediator(&self) -> Option<&EventMediator> {
         None
     }
-    fn handle(
-        &self,
+    fn handle<'a>(
+        &'a self,
         event: Box<dyn AnyEvent>,
         received: Received,
         scope: Scope,
-    ) -> BoxFuture<'_, Result<(), Failure>>;
+        watched: &'a Watched,
+    ) -> BoxFuture<'a, Result<(), Failure>>;
 }
 
 pub(super) trait ManualHandler: Send + Sync {
@@ -110,13 +112,14 @@ impl EachHandler for EventMediator {
         Some(self)
     }
 
-    fn handle(
-        &self,
+    fn handle<'a>(
+        &'a self,
         event: Box<dyn AnyEvent>,
         received: Received,
         scope: Scope,
-    ) -> BoxFuture<'_, Result<(), Failure>> {
-        Box::pin(send(self, event, scope.with(received)))
+        watched: &'a Watched,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(send(self, event, scope.with(received), watched))
     }
 }
 
@@ -125,11 +128,12 @@ pub(super) async fn send(
     mediator: &EventMediator,
     event: Box<dyn AnyEvent>,
     scope: Scope,
+    watched: &Watched,
 ) -> Result<(), Failure> {
     match mediator.send_any(scope, event).await {
         Ok(()) => Ok(()),
         Err(SendError::Undelivered(undelivered)) => {
-            Box::pin(publish_again(mediator.broker(), undelivered.events)).await
+            Box::pin(publish_again(mediator.broker(), undelivered.events, watched)).await
         }
         Err(error) => Err(Failure::of_mediator(&error)),
     }
@@ -166,12 +170,13 @@ impl<F: Fn(&Received) -> EventMediator + Send + Sync + 'static> EachHandler for 
         true
     }
 
-    fn handle(
-        &self,
+    fn handle<'a>(
+        &'a self,
         event: Box<dyn AnyEvent>,
         received: Received,
         scope: Scope,
-    ) -> BoxFuture<'_, Result<(), Failure>> {
+        watched: &'a Watched,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
             let mediator = (self.0)(&received);
             let (first, second) = event.views();
@@ -180,7 +185,7 @@ impl<F: Fn(&Received) -> EventMediator + Send + Sync + 'static> EachHandler for 
                 let text = format!("the mediator has no handler of {}", event.name());
                 return Err(Failure::permanent("NoHandler", text));
             }
-            send(&mediator, event, scope.with(received)).await
+            send(&mediator, event, scope.with(received), watched).await
         })
     }
 }

@@ -1,8 +1,12 @@
+//! Publishes the events of committed work that a broker did not confirm, again until it does.
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::backoff::Backoff;
 use super::failure::{Failure, causes};
+use super::repeats::{Logged, log_first};
+use super::state::Watched;
 use crate::MessageBroker;
 use crate::broker::{MessageBrokerExt, PublishError, PublishErrorKind};
 use crate::dispatch::caught;
@@ -14,13 +18,14 @@ use crate::dispatch::caught;
 pub(super) async fn publish_again(
     broker: Option<&Arc<dyn MessageBroker>>,
     undelivered: Vec<PublishError>,
+    watched: &Watched,
 ) -> Result<(), Failure> {
     let Some(broker) = broker else {
         return Err(Failure::permanent("Undelivered", "the mediator has no broker"));
     };
     let mut lost = Vec::new();
     for error in undelivered {
-        lost.extend(publish_one(broker, error).await.err().map(|error| causes(&error)));
+        lost.extend(publish_one(broker, error, watched).await.err().map(|error| causes(&error)));
     }
     match lost.is_empty() {
         true => Ok(()),
@@ -37,11 +42,18 @@ pub(super) async fn publish_again(
 async fn publish_one(
     broker: &Arc<dyn MessageBroker>,
     mut error: PublishError,
+    watched: &Watched,
 ) -> Result<(), PublishError> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     while error.is_retryable() {
         let cause = causes(&error);
-        tracing::warn!(error = cause, "handled, but its event is not published: trying again");
+        log_first!(
+            watched.repeats.is_first(Logged::Unpublished, &error.message().topic),
+            warn,
+            subscription = %watched.name,
+            error = cause,
+            "handled, but its event is not published: trying again"
+        );
         backoff.wait().await;
         let message = error.into_message();
         let kept = message.clone();

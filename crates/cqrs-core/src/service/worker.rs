@@ -59,7 +59,7 @@ pub(super) async fn work(runner: Arc<Runner>) {
 
 impl Runner {
     /// Handles and settles the jobs of a run one after the other, until one has to wait: whether one had
-    /// to. `ended` gets the lanes that are to be told of it.
+    /// to. `ended` gets the lanes whose job has ended.
     async fn process_run(&self, run: &mut Run<Job>, ended: &mut Vec<LaneId>) -> bool {
         let mut waited = false;
         while let Some(Placed { lane, job }) = run.pop_front() {
@@ -297,13 +297,13 @@ impl Runner {
         };
         let handled = match handler.mediator() {
             _ if !self.spec.middlewares.is_empty() => {
-                let handling = Handling::new(handler, event, received);
+                let handling = Handling::new(handler, event, received, &self.watched);
                 let chained = Box::pin(run_chain(&self.spec.middlewares, handling, scope)).await;
                 chained.unwrap_or_else(|panic| Err(Failure::panicked(&panic)))
             }
             // Not by `handle`, which boxes.
-            Some(mediator) => send(mediator, event, scope.with(received)).await,
-            None => handler.handle(event, received, scope).await,
+            Some(mediator) => send(mediator, event, scope.with(received), &self.watched).await,
+            None => handler.handle(event, received, scope, &self.watched).await,
         };
         match handled {
             Ok(()) => Verdict::Handled,
