@@ -44,6 +44,9 @@ impl Dsn {
             ));
         }
         self.check_parameters()?;
+        if self.has_late_at() {
+            return Err(invalid());
+        }
         let mut uri: AMQPUri = self.0.parse().map_err(|_names_the_dsn: String| invalid())?;
         if uri.vhost.is_empty() {
             uri.vhost = "/".into();
@@ -64,6 +67,15 @@ impl Dsn {
         Some(authority.rsplit_once('@').map_or(authority, |(_, host)| host))
     }
 
+    /// Whether the only `@` stands behind the host: then what was read as host and vhost may be user and
+    /// password, and is shown nowhere.
+    fn has_late_at(&self) -> bool {
+        self.0.split_once("://").is_some_and(|(_, rest)| {
+            let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            rest.contains('@') && !authority.contains('@')
+        })
+    }
+
     fn ipv6(&self) -> Option<&str> {
         let host = self.host_and_port()?.strip_prefix('[')?;
         host.split_once(']').map(|(address, _port)| address)
@@ -71,8 +83,12 @@ impl Dsn {
 
     /// Names the parameter that is wrong, never its value: what lapin does not know, it ignores.
     fn check_parameters(&self) -> Result<(), AmqpError> {
-        let before_fragment = self.0.split('#').next().unwrap_or_default();
-        let Some((_, query)) = before_fragment.split_once('?') else { return Ok(()) };
+        let Some((before, behind)) = self.0.split_once('?') else { return Ok(()) };
+        // A question mark in the fragment begins no query.
+        if before.contains('#') {
+            return Ok(());
+        }
+        let query = behind.split('#').next().unwrap_or_default();
         let refuse = |detail: String| Err(AmqpError::config(detail));
         for (name, value) in query.split('&').filter(|part| !part.is_empty()).map(name_and_value) {
             let largest = match name {
@@ -87,8 +103,8 @@ impl Dsn {
                         "the dsn's `{name}` is not understood: set AmqpConfig::connect_timeout"
                     ));
                 }
-                // Perhaps a password with a question mark in it.
-                _ if query.contains('@') => {
+                // Perhaps a password with a question mark in it, whatever follows that.
+                _ if behind.contains('@') => {
                     return refuse(format!("a parameter of the dsn is not understood; {KNOWN}"));
                 }
                 _ => {
@@ -246,6 +262,9 @@ mod tests {
             "amqp://alice:s3cret@h?heartbeat=s3cret",
             "amqp://h/v?password=s3cret&alice",
             "amqp://alice:1?s3cret=1@h",
+            "amqp://alice:1?s3cret#2@h",
+            "amqp://alice:1/s3cret@h",
+            "amqp://alice:1#s3cret@h",
             "amqp://alice:s3cret@h,alice:s3cret@i",
         ] {
             let dsn = Dsn::from(dsn);
