@@ -113,7 +113,8 @@ pub async fn consume(
             break None;
         }
         let state = format!("{:?}", health.state);
-        if is_refusal(&state) {
+        // A lost channel is no end: it is opened again, or `run` ends with an error.
+        if is_refusal(&state) && !state.starts_with("Disconnected") {
             break Some(Told { text: state, after: started.elapsed() });
         }
         assert!(

@@ -41,7 +41,11 @@
 //!   happened stands in the headers `cqrs-dead-letter-…`, the properties in `original-…`.
 //!
 //! Headers so large that these do not fit beside them into a frame (128 KiB by default) are left out of the
-//! dead letter, except for the key; retries of such a message are held by the consumer.
+//! dead letter, except for the key; retries of such a message are held by the consumer. A key that does not fit
+//! either is left out as well, and the header `cqrs-dead-letter-key-omitted` says so.
+//!
+//! A copy that the server refuses (no right, a queue that is missing and not ours to declare) holds its message
+//! and the key of that; the others go on. It is tried again from time to time.
 //!
 //! # Messages that cannot be read
 //! lapin cannot read a message with a property, header name or routing key that is not UTF-8, with a header
@@ -80,12 +84,18 @@
 //! * Only returns to that queue count towards `Subscription::max_crashes`: deaths while the message ran
 //!   alone. The source subtracts the connections that it lost itself. Before RabbitMQ 4.3 messages that
 //!   are given back in good order count as well, and ten returns are forgiven.
-//! * Others wait at most 60 s for a message that runs alone, and it waits at most 60 s for others; after that
-//!   the suspects stay in their queue for five minutes while others go on.
+//! * It waits for what the runtime already has, not for what is prefetched. The others of its subscription
+//!   wait 60 s in all for messages that run alone; then these stay in their queue for five minutes while
+//!   others go on. Other subscriptions do not wait.
 //! * A message in the quarantine queue of a process that is gone is taken by any other one within about 10 s.
 //!
 //! With `max_crashes` 0 there is no such queue and no message runs alone. The same holds where
-//! [`DeclareMode`] lets us declare no queue, and where the quarantine queue takes no message (one warning).
+//! [`DeclareMode`] lets us declare no queue. Messages that an earlier start left in the queue are named in an
+//! error line at the start: start once with `max_crashes` above 0, or move them back.
+//!
+//! Suspects run like others for a minute after the quarantine queue did not take one, and until the next start
+//! once the server refuses to let us read it (one warning each). Where a queue has a single active consumer, or
+//! is `passive()`, a channel runs what is in quarantine only after it received a first message.
 //!
 //! # Separate connections
 //! A broker value publishes on connections of its own. Each subscription has one, and all of them share one

@@ -100,6 +100,7 @@ async fn clean(raw: Raw, name: &str, queue: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn twice_returned_messages_run_alone() {
+    let _alone = crate::QUARANTINE.lock().await;
     let (name, raw) = (fresh("alone"), Raw::connect().await);
     let queue = format!("{name}.g");
     let (_proxy, broker) = mortal(&name).await;
@@ -127,6 +128,7 @@ async fn twice_returned_messages_run_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_killer_counts_crashes() {
+    let _alone = crate::QUARANTINE.lock().await;
     let (name, raw) = (fresh("killer"), Raw::connect().await);
     let queue = format!("{name}.g");
     {
@@ -168,6 +170,7 @@ async fn only_the_killer_counts_crashes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn prefetched_messages_count_no_crash() {
+    let _alone = crate::QUARANTINE.lock().await;
     let (name, raw) = (fresh("killed"), Raw::connect().await);
     let queue = format!("{name}.g");
     {
@@ -197,6 +200,7 @@ async fn prefetched_messages_count_no_crash() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn losses_while_it_runs_alone_count_no_crash() {
+    let _alone = crate::QUARANTINE.lock().await;
     let (name, raw) = (fresh("lone"), Raw::connect().await);
     let queue = format!("{name}.g");
     let (proxy, broker) = mortal(&name).await;
@@ -226,6 +230,7 @@ async fn losses_while_it_runs_alone_count_no_crash() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn live_source_takes_over_a_left_quarantine() {
+    let _alone = crate::QUARANTINE.lock().await;
     let (name, raw) = (fresh("left"), Raw::connect().await);
     let queue = format!("{name}.g");
     let (_proxy, broker) = mortal(&name).await;
@@ -249,6 +254,7 @@ async fn live_source_takes_over_a_left_quarantine() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn suspects_run_where_quarantine_refuses_them() {
+    let _alone = crate::QUARANTINE.lock().await;
     let (name, raw) = (fresh("full"), Raw::connect().await);
     let queue = format!("{name}.g");
     let quarantine = format!("{queue}.quarantine");
@@ -277,6 +283,7 @@ async fn suspects_run_where_quarantine_refuses_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn max_crashes_zero_runs_no_message_alone() {
+    let _alone = crate::QUARANTINE.lock().await;
     let (name, raw) = (fresh("off"), Raw::connect().await);
     let queue = format!("{name}.g");
     let off = |request: &mut SubscribeRequest| {
@@ -308,6 +315,7 @@ async fn max_crashes_zero_runs_no_message_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn graceful_end_and_losses_count_no_crash() {
+    let _alone = crate::QUARANTINE.lock().await;
     let (name, raw) = (fresh("innocent"), Raw::connect().await);
     let queue = format!("{name}.g");
     let (proxy, broker) = mortal(&name).await;
@@ -347,6 +355,7 @@ async fn graceful_end_and_losses_count_no_crash() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_single_active_consumer_declared_elsewhere_works_without() {
+    let _alone = crate::QUARANTINE.lock().await;
     let (name, raw) = (fresh("single"), Raw::connect().await);
     let (_proxy, broker) = mortal(&name).await;
     let declared = AmqpSubscription::new().with_queue(&*name).with_single_active_consumer();
@@ -380,6 +389,7 @@ async fn blip(proxy: &FaultProxy, opened: &mut Opened) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn losses_and_a_restart_count_no_crash() {
+    let _alone = crate::QUARANTINE.lock().await;
     let (name, raw) = (fresh("blips"), Raw::connect().await);
     let queue = format!("{name}.g");
     let (proxy, broker) = mortal(&name).await;
@@ -413,4 +423,89 @@ async fn until_taken(queue: &str, count: usize) {
     while amqp::unacknowledged(queue).await < count {
         assert!(Instant::now() < end, "{count} are prefetched");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn suspect_waits_for_running_messages_only() {
+    let _alone = crate::QUARANTINE.lock().await;
+    /// It takes longer than a look at the quarantine and its patience.
+    const BACKLOG: u32 = 100;
+    const HANDLING: Duration = Duration::from_millis(800);
+    let (name, raw) = (fresh("backlog"), Raw::connect().await);
+    let queue = format!("{name}.g");
+    let (_proxy, broker) = mortal(&name).await;
+    let prefetched = |request: &mut SubscribeRequest| {
+        plain(request);
+        request.max_unsettled = Some(usize::try_from(BACKLOG).unwrap());
+    };
+    let mut opened = Opened::open(&broker, &[&name], "g", prefetched).await;
+    put(&raw, &queue, 0..BACKLOG).await;
+    put(&raw, &format!("{queue}.quarantine"), [BACKLOG]).await;
+    let (mut before, mut suspect) = (0, false);
+    for _ in 0..=BACKLOG {
+        let mut delivery = opened.next().await;
+        match body(&delivery) == BACKLOG.to_string() {
+            true => suspect = true,
+            false if suspect => {}
+            false => {
+                before += 1;
+                tokio::time::sleep(HANDLING).await;
+            }
+        }
+        delivery.settle.ack().await.unwrap();
+    }
+    assert!(suspect && before < BACKLOG, "it ran after {before} of {BACKLOG}");
+    opened.close(LONG).await.1.unwrap();
+    clean(raw, &name, &queue).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn source_goes_on_while_another_runs_a_message_alone() {
+    let _alone = crate::QUARANTINE.lock().await;
+    let (name, raw) = (fresh("turn"), Raw::connect().await);
+    let [first, second] = ["a", "b"].map(|group| format!("{name}.{group}"));
+    let (_proxy, broker) = mortal(&name).await;
+    for group in ["a", "b"] {
+        Opened::open(&broker, &[&name], group, plain).await.close(LONG).await.1.unwrap();
+    }
+    put(&raw, &format!("{first}.quarantine"), [0]).await;
+    put(&raw, &format!("{second}.quarantine"), [1]).await;
+    put(&raw, &second, [2]).await;
+    let mut running = Opened::open(&broker, &[&name], "a", plain).await;
+    let mut alone = running.next().await;
+    assert_eq!(body(&alone), "0");
+    let mut other = Opened::open(&broker, &[&name], "b", plain).await;
+    assert_eq!(other.acked(1).await, ["2"]);
+    other.nothing_within(LULL).await;
+    alone.settle.ack().await.unwrap();
+    assert_eq!(other.acked(1).await, ["1"]);
+    running.close(LONG).await.1.unwrap();
+    other.close(LONG).await.1.unwrap();
+    clean(raw, &name, &first).await;
+    let raw = Raw::connect().await;
+    clean(raw, &name, &second).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn standby_runs_no_message_in_quarantine() {
+    let _alone = crate::QUARANTINE.lock().await;
+    let (name, raw) = (fresh("standby"), Raw::connect().await);
+    let queue = format!("{name}.g");
+    let single = |request: &mut SubscribeRequest| {
+        plain(request);
+        request.options.insert(AmqpSubscription::new().with_single_active_consumer());
+    };
+    let (_proxy, broker) = mortal(&name).await;
+    let mut active = Opened::open(&broker, &[&name], "g", single).await;
+    put(&raw, &queue, [0]).await;
+    let mut running = active.next().await;
+    put(&raw, &format!("{queue}.quarantine"), [1]).await;
+    let mut standby = Opened::open(&broker, &[&name], "g", single).await;
+    standby.nothing_within(LULL).await;
+    running.settle.ack().await.unwrap();
+    assert_eq!(active.acked(1).await, ["1"]);
+    standby.nothing_within(LULL).await;
+    active.close(LONG).await.1.unwrap();
+    standby.close(LONG).await.1.unwrap();
+    clean(raw, &name, &queue).await;
 }

@@ -13,6 +13,9 @@ mod rights;
 mod settling;
 mod unreadable;
 
+/// Held by tests with messages in quarantine: one of them runs alone in a process.
+static QUARANTINE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// An error and all that is under it, in words.
 fn causes(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();

@@ -8,6 +8,7 @@ use cqrs_core::{Retry, Subscribe};
 use futures_util::future::join_all;
 use integration_tests::rights::{self, Told};
 use integration_tests::{amqp, servers};
+use lapin::options::QueueDeclareOptions;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -57,11 +58,18 @@ impl Role {
             Self::ConsumerThatDeclares => [
                 all(May::Configure, &[exchange, queue, &dead, &retry, &quarantine]),
                 all(May::Write, &[queue, "amq.default"]),
-                all(May::Read, &[exchange, queue, &retry]),
+                all(May::Read, &[exchange, queue, &retry, &quarantine]),
             ]
             .concat(),
         }
     }
+}
+
+/// How a role that works ended.
+#[derive(Debug)]
+struct Played {
+    /// Messages left in the quarantine.
+    quarantined: u32,
 }
 
 /// A virtual host of the test's own, and the users in it. `delete` takes them away.
@@ -113,7 +121,7 @@ impl Place {
     }
 
     /// Plays a role with these rights only, on names of its own.
-    async fn play(&self, role: Role, without: Option<usize>) -> Result<(), Told> {
+    async fn play(&self, role: Role, without: Option<usize>) -> Result<Played, Told> {
         let (exchange, topic, group) = (amqp::fresh("x"), amqp::fresh("t"), "group");
         let queue = format!("{topic}.{group}");
         let guest = self.config("guest:guest", &exchange, DeclareMode::Declare);
@@ -124,7 +132,7 @@ impl Place {
             rights::subscription(&topic, group).retry(retry).option(of_amqp)
         };
         let mut permissions = role.rights(&exchange, &queue);
-        without.map(|right| permissions.remove(right));
+        let removed = without.map(|right| permissions.remove(right));
         let user = self.user(&permissions).await;
         // To look at what is there (`Passive`) takes a permission of any kind on it.
         let declare = match role {
@@ -144,10 +152,49 @@ impl Place {
         if !role.consumes() {
             let broker: &dyn Subscribe = &*broker;
             let message = cqrs_core::Message::new(&*topic, "{}").with_mandatory(false);
-            return rights::publish(broker, message).await;
+            return rights::publish(broker, message).await.map(|()| Played { quarantined: 0 });
+        }
+        // A queue that exists takes no right to declare it.
+        if role.declares() && removed.is_none_or(|(may, _)| may != May::Configure) {
+            self.quarantine(&queue).await;
         }
         let fill = rights::fill(&*guest, &topic);
-        rights::consume(broker, subscription(declare), 2, fill).await
+        rights::consume(broker, subscription(declare), 2, fill).await?;
+        let quarantined = if role.declares() { self.quarantined(&queue).await } else { 0 };
+        Ok(Played { quarantined })
+    }
+
+    async fn channel(&self) -> (lapin::Connection, lapin::Channel) {
+        let dsn = format!("amqp://guest:guest@{}/{}", amqp::address(), self.vhost);
+        let properties = lapin::ConnectionProperties::default();
+        let connection = lapin::Connection::connect(&dsn, properties).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        (connection, channel)
+    }
+
+    /// Puts a message into the quarantine of `queue`, as a process that died would have.
+    async fn quarantine(&self, queue: &str) {
+        let (_connection, channel) = self.channel().await;
+        let name = format!("{queue}.quarantine");
+        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        let mut arguments = lapin::types::FieldTable::default();
+        let quorum = lapin::types::AMQPValue::LongString("quorum".into());
+        arguments.insert("x-queue-type".into(), quorum);
+        channel.queue_declare(name.as_str().into(), options, arguments).await.unwrap();
+        let (options, properties) = (Default::default(), lapin::BasicProperties::default());
+        channel.confirm_select(Default::default()).await.unwrap();
+        let put =
+            channel.basic_publish("".into(), name.as_str().into(), options, b"no", properties);
+        put.await.unwrap().await.unwrap();
+    }
+
+    /// Messages left in the quarantine of `queue`.
+    async fn quarantined(&self, queue: &str) -> u32 {
+        let (_connection, channel) = self.channel().await;
+        let name = format!("{queue}.quarantine");
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let declared = channel.queue_declare(name.as_str().into(), options, Default::default());
+        declared.await.unwrap().message_count()
     }
 
     async fn delete(self) {
@@ -177,22 +224,32 @@ async fn manage(method: &str, path: &str, body: &str) {
 async fn every_role_works_with_its_rights_and_no_fewer() {
     const ROLES: [Role; 4] =
         [Role::Producer, Role::ProducerThatDeclares, Role::Consumer, Role::ConsumerThatDeclares];
+    let _alone = crate::QUARANTINE.lock().await;
     let place = Place::new().await;
     let mut all = Vec::new();
     for role in ROLES {
         let rights = role.rights("EXCHANGE", "QUEUE");
-        let plays = std::iter::once(None).chain((0..rights.len()).map(Some));
-        let ends = join_all(plays.map(|without| place.play(role, without))).await;
-        all.push((role, rights, ends));
+        let whole = place.play(role, None).await;
+        let less = join_all((0..rights.len()).map(|right| place.play(role, Some(right)))).await;
+        all.push((role, rights, whole, less));
     }
     place.delete().await;
-    for (role, rights, ends) in all {
-        let (whole, less) = ends.split_first().expect("at least one");
-        assert!(whole.is_ok(), "{role:?}: {whole:?}");
+    for (role, rights, whole, less) in all {
+        let whole = whole.as_ref().unwrap_or_else(|told| panic!("{role:?}: {told:?}"));
+        assert_eq!(whole.quarantined, 0, "{role:?}");
         for (right, told) in rights.iter().zip(less) {
+            // Without this one it runs without the quarantine.
+            if *right == (May::Read, "QUEUE.quarantine".to_owned()) {
+                let played = told.as_ref().unwrap_or_else(|told| panic!("{right:?}: {told:?}"));
+                assert_eq!(played.quarantined, 1, "the server refuses to read it");
+                continue;
+            }
             let told = told.as_ref().expect_err(&format!("{role:?} works without {right:?}"));
             println!("RIGHTS {role:?} without {right:?}: {:.1?}: {}", told.after, told.text);
             assert!(rights::is_refusal(&told.text), "{role:?} without {right:?}: {told:?}");
+            if role == Role::Consumer && right.1 == "amq.default" {
+                assert!(told.text.contains("Stuck"), "the other messages go on: {told:?}");
+            }
         }
     }
 }

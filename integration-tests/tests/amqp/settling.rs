@@ -357,6 +357,28 @@ async fn headers_that_leave_no_room_stop_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn dead_letter_leaves_out_a_key_that_does_not_fit() {
+    let (name, raw) = (fresh("long-key"), Raw::connect().await);
+    let queue = format!("{name}.g");
+    let broker = broker(&name).await;
+    let mut opened = Opened::open(&broker, &[&name], "g", |_| {}).await;
+    let mut headers = FieldTable::default();
+    headers.insert("message_key".into(), AMQPValue::LongString(vec![b'k'; 130_900].into()));
+    raw.publish(&name, &name, b"x", BasicProperties::default().with_headers(headers)).await;
+    let mut delivery = opened.next().await;
+    let letter = letter(&delivery).with_error("E", "x".repeat(1_024));
+    delivery.settle.dead_letter(&letter).await.unwrap();
+    delivery.settle.ack().await.unwrap();
+    opened.close(LONG).await.1.unwrap();
+    let dead = raw.drain(&format!("{queue}.dead")).await.remove(0);
+    assert_eq!((read(&dead).error, &dead.data[..]), (letter.error, &b"x"[..]));
+    let headers = dead.properties.headers().as_ref().unwrap().inner();
+    assert_eq!(headers["cqrs-dead-letter-key-omitted"], AMQPValue::Boolean(true));
+    assert!(!headers.contains_key("message_key"));
+    raw.clean(&[&queue, &format!("{queue}.dead")], &[&name]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn delay_outside_the_schedule_makes_no_queue() {
     let (name, raw) = (fresh("delays"), Raw::connect().await);
     let queue = format!("{name}.g");

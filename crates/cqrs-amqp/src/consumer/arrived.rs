@@ -23,7 +23,7 @@ pub(super) struct Arrived {
     /// Processes that died while it ran alone.
     pub(super) crashes: u32,
     pub(super) generation: Arc<Generation>,
-    /// Set when it is handed on.
+    /// Set when it is handed on to the runtime, or before that if it runs alone.
     pub(super) sent: Option<Permit>,
 }
 

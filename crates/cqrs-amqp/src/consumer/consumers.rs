@@ -1,4 +1,4 @@
-//! The consumers of one channel.
+//! The consumers of one channel, one for each queue; part of the consumer, polled by its line.
 
 use std::ops::ControlFlow;
 use std::pin::Pin;
@@ -18,7 +18,7 @@ use crate::{AmqpError, ErrorKind};
 #[derive(Default)]
 pub(super) struct Consumers {
     each: Vec<lapin::Consumer>,
-    /// Whose turn it is.
+    /// The next consumer to poll (round robin).
     turn: usize,
 }
 

@@ -1,3 +1,5 @@
+//! Publishes copies straight to queues, confirmed; part of the consumer, shared by its subscriptions.
+
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! The properties and headers of copies (retry, quarantine, dead letter), part of the consumer.
+
 use cqrs_core::consume::{DEAD_LETTER_HEADERS, DeadLetter, RETRY_HEADERS, RetryState};
 use cqrs_core::message::header;
 use lapin::BasicProperties;
@@ -10,6 +12,9 @@ use super::incoming::Original;
 pub(super) const ORIGINAL_EXCHANGE: &str = "original-exchange";
 /// With what routing key.
 pub(super) const ORIGINAL_ROUTING_KEY: &str = "original-routing-key";
+
+/// Set in a dead letter that has no room for the message's key.
+pub(super) const KEY_OMITTED: &str = "cqrs-dead-letter-key-omitted";
 
 /// The copy that waits for the next attempt: what the handler sees of it is the same.
 ///
@@ -70,11 +75,19 @@ pub(super) fn dead_letter(original: &Original, letter: &DeadLetter) -> BasicProp
     properties_of(properties, table)
 }
 
-/// The same without the sender's headers but the key: for those that leave no room for what is added.
-pub(super) fn bare_dead_letter(original: &Original, letter: &DeadLetter) -> BasicProperties {
+/// The same without the sender's headers: for those that leave no room for what is added. The key stays if
+/// `with_key`; left out, [`KEY_OMITTED`] says so.
+pub(super) fn bare_dead_letter(
+    original: &Original,
+    letter: &DeadLetter,
+    with_key: bool,
+) -> BasicProperties {
     let mut table = FieldTable::default();
     if let Some(key) = original.headers().and_then(|headers| headers.inner().get(header::KEY)) {
-        table.insert(header::KEY.into(), key.clone());
+        match with_key {
+            true => table.insert(header::KEY.into(), key.clone()),
+            false => table.insert(KEY_OMITTED.into(), AMQPValue::Boolean(true)),
+        };
     }
     origin(&mut table, original);
     for (name, value) in letter.to_headers() {
@@ -114,7 +127,8 @@ fn application_headers(original: &Original) -> FieldTable {
         let renamed = match name {
             "CC" => "original-cc",
             "BCC" => "original-bcc",
-            _ if is_server_made(name) || name == QUARANTINE_CRASHES => continue,
+            _ if is_server_made(name) => continue,
+            QUARANTINE_CRASHES | KEY_OMITTED => continue,
             _ if RETRY_HEADERS.contains(&name) || DEAD_LETTER_HEADERS.contains(&name) => continue,
             _ => name,
         };

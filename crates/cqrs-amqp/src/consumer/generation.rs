@@ -1,3 +1,5 @@
+//! The state that the deliveries of one channel share with it, part of the consumer.
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

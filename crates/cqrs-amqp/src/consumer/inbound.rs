@@ -8,6 +8,7 @@ use cqrs_core::consume::SourceError;
 use futures_util::task::AtomicWaker;
 
 use super::arrived::Arrived;
+use super::in_flight::InFlight;
 
 /// Deliveries of the open channel that wait for the source, and the error that ends it. Holds no delivery of
 /// a lost channel.
@@ -20,7 +21,21 @@ pub(super) struct Inbound {
 #[derive(Default)]
 struct Queue {
     arrived: VecDeque<Box<Arrived>>,
+    /// A message of the quarantine. It is taken first, also while the others are held.
+    alone: Option<Box<Arrived>>,
+    /// Set while a message runs alone or waits for that: the others stay here.
+    held: bool,
     end: Option<End>,
+}
+
+impl Queue {
+    fn pop(&mut self) -> Option<Box<Arrived>> {
+        self.alone.take().or_else(|| if self.held { None } else { self.arrived.pop_front() })
+    }
+
+    fn has_delivery(&self) -> bool {
+        self.alone.is_some() || !(self.held || self.arrived.is_empty())
+    }
 }
 
 enum End {
@@ -37,6 +52,9 @@ pub(super) enum Received {
     TaskEnded,
 }
 
+/// Holds what arrives until it is dropped, except for the message that runs alone.
+pub(super) struct Hold(Arc<Inbound>);
+
 /// The end that fills the queue. Dropped, the source learns that nothing follows.
 pub(super) struct Sender(Arc<Inbound>);
 
@@ -49,18 +67,25 @@ impl Inbound {
     pub(super) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<bool> {
         self.waker.register(cx.waker());
         let queue = self.lock();
-        match queue.arrived.is_empty() && queue.end.is_none() {
-            true => Poll::Pending,
-            false => Poll::Ready(!queue.arrived.is_empty()),
+        match queue.has_delivery() {
+            true => Poll::Ready(true),
+            false if queue.end.is_some() => Poll::Ready(false),
+            false => Poll::Pending,
         }
     }
 
-    pub(super) fn take(&self) -> Option<Received> {
+    /// Takes the next one, and counts a delivery in `handed_on`: under the lock, so that none is on its way
+    /// uncounted once [`hold`](Self::hold) returns.
+    pub(super) fn take(&self, handed_on: &InFlight) -> Option<Received> {
         let mut queue = self.lock();
-        if let Some(arrived) = queue.arrived.pop_front() {
+        if let Some(mut arrived) = queue.pop() {
+            arrived.sent.get_or_insert_with(|| handed_on.add());
             return Some(Received::Arrived(arrived));
         }
-        match queue.end.replace(End::TaskEnded)? {
+        // What was ready can be cleared or held by now: then there is nothing to take, and no end.
+        let end = queue.end.take()?;
+        queue.end = Some(End::TaskEnded);
+        match end {
             End::Failed(error) => Some(Received::Failed(error)),
             End::TaskEnded => Some(Received::TaskEnded),
         }
@@ -68,9 +93,28 @@ impl Inbound {
 
     /// Drops all deliveries. They stay unsettled on their channel.
     pub(super) fn clear(&self) {
-        let dropped = std::mem::take(&mut self.lock().arrived);
+        let mut queue = self.lock();
+        let dropped = (std::mem::take(&mut queue.arrived), queue.alone.take());
+        drop(queue);
         // Dropped after the lock is released.
         drop(dropped);
+    }
+
+    /// Hands on nothing that arrives until the guard is dropped.
+    pub(super) fn hold(self: &Arc<Self>) -> Hold {
+        self.lock().held = true;
+        Hold(Arc::clone(self))
+    }
+
+    /// Queues a message that runs alone, unless its channel is gone.
+    pub(super) fn push_alone(&self, arrived: Box<Arrived>) {
+        let mut queue = self.lock();
+        if arrived.generation.is_over() {
+            return;
+        }
+        let _none_before = queue.alone.replace(arrived);
+        drop(queue);
+        self.waker.wake();
     }
 
     /// Queues a delivery, unless its channel is gone.
@@ -83,6 +127,13 @@ impl Inbound {
         queue.arrived.push_back(arrived);
         drop(queue);
         self.waker.wake();
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.lock().held = false;
+        self.0.waker.wake();
     }
 }
 
@@ -133,9 +184,33 @@ mod tests {
         generation.end();
         inbound.clear();
         inbound.push(arrived(&generation));
-        assert!(inbound.poll_ready(&mut cx).is_pending() && inbound.take().is_none());
+        let handed_on = InFlight::new();
+        assert!(inbound.poll_ready(&mut cx).is_pending() && inbound.take(&handed_on).is_none());
         drop(sender);
-        assert!(matches!(inbound.take(), Some(Received::TaskEnded)));
+        assert!(matches!(inbound.take(&handed_on), Some(Received::TaskEnded)));
+    }
+
+    #[test]
+    fn held_deliveries_wait_for_the_one_that_runs_alone() {
+        let (inbound, handed_on) = (Arc::new(Inbound::default()), InFlight::new());
+        let (generation, _returned) = Generation::new();
+        let mut cx = Context::from_waker(Waker::noop());
+        inbound.push(arrived(&generation));
+        assert_eq!(handed_on.count(), 0, "what waits here is not handed on");
+        let hold = inbound.hold();
+        assert!(inbound.poll_ready(&mut cx).is_pending() && inbound.take(&handed_on).is_none());
+        let mut alone = arrived(&generation);
+        alone.crashes = 7;
+        inbound.push_alone(alone);
+        assert!(inbound.poll_ready(&mut cx).is_ready());
+        let Some(Received::Arrived(alone)) = inbound.take(&handed_on) else {
+            panic!("no delivery")
+        };
+        assert_eq!((alone.crashes, handed_on.count()), (7, 1));
+        assert!(inbound.poll_ready(&mut cx).is_pending() && inbound.take(&handed_on).is_none());
+        drop((alone, hold));
+        assert!(matches!(inbound.take(&handed_on), Some(Received::Arrived(_))));
+        assert_eq!(handed_on.count(), 0, "dropped");
     }
 
     #[test]
@@ -146,8 +221,9 @@ mod tests {
         inbound.push(arrived(&generation));
         sender.fail(SourceError::new("gone"));
         drop(sender);
-        assert!(matches!(inbound.take(), Some(Received::Arrived(_))));
-        assert!(matches!(inbound.take(), Some(Received::Failed(_))));
-        assert!(matches!(inbound.take(), Some(Received::TaskEnded)));
+        let handed_on = InFlight::new();
+        assert!(matches!(inbound.take(&handed_on), Some(Received::Arrived(_))));
+        assert!(matches!(inbound.take(&handed_on), Some(Received::Failed(_))));
+        assert!(matches!(inbound.take(&handed_on), Some(Received::TaskEnded)));
     }
 }

@@ -1,3 +1,5 @@
+//! A received message as the server sent it, and its view for the runtime; part of the consumer.
+
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 

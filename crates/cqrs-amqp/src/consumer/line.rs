@@ -14,7 +14,8 @@ use super::arrived::Arrived;
 use super::consumers::{Consumers, Interrupted};
 use super::declare::declare;
 use super::generation::Generation;
-use super::quarantine::{self, Session};
+use super::inbound::Inbound;
+use super::quarantine::{self, LOOK, Session};
 use super::returns::Returned;
 use super::settle::Desk;
 use crate::connect::{Connector, Link};
@@ -22,10 +23,6 @@ use crate::{AmqpError, ErrorKind};
 
 /// For one answer of the server.
 const LIMIT: Duration = Duration::from_secs(15);
-/// How often the source looks for messages that another process left in a quarantine queue.
-const LOOK: Duration = Duration::from_secs(10);
-/// The pause of the quarantine after a handler that took too long.
-const POSTPONED: Duration = Duration::from_secs(300);
 
 /// A channel and what comes on it: one generation of a source.
 pub(super) struct Line {
@@ -44,8 +41,9 @@ pub(super) struct Inflow {
     stage: Stage,
     /// When the quarantine queues are looked at next.
     next_look: Instant,
-    /// Set if no message leaves the quarantine before that.
-    postponed: bool,
+    /// For each queue, whether its quarantine may run on this channel: where another consumer may be the active
+    /// one, not before the first delivery.
+    may_run: Vec<bool>,
     /// Deliveries that came after the stop.
     kept: u64,
     /// Acknowledgements written when consuming was cancelled.
@@ -59,7 +57,7 @@ enum Stage {
     Starting(BoxFuture<'static, Result<Consumers, AmqpError>>),
     Consuming(Consumers),
     /// Messages run alone. What the consumers receive meanwhile waits in their streams.
-    Quarantine(BoxFuture<'static, Result<bool, AmqpError>>, Option<Consumers>),
+    Quarantine(BoxFuture<'static, Result<Instant, AmqpError>>, Option<Consumers>),
     Cancelled,
 }
 
@@ -90,7 +88,7 @@ impl Line {
                 AmqpError::from_lapin(ErrorKind::Topology, "setting the prefetch", &error)
             })?;
             let (generation, returned) = Generation::new();
-            let incoming = Inflow::start(&link.channel, &generation, desk).await?;
+            let incoming = Inflow::start(link, &generation, desk).await?;
             Ok((generation, returned, incoming))
         };
         link.connection.answered(LIMIT, setting_up).await
@@ -143,61 +141,40 @@ impl Line {
 
 impl Inflow {
     async fn start(
-        channel: &Arc<lapin::Channel>,
+        link: &Link,
         generation: &Arc<Generation>,
         desk: &Arc<Desk>,
     ) -> Result<Self, AmqpError> {
+        let channel = &link.channel;
+        let may_run: Vec<_> = desk.plan.queues.iter().map(|queue| !queue.may_stand_by).collect();
         // A line that opens has consumers, unless messages in quarantine come first: so what the server
         // refuses is known.
-        let stage = match quarantine::is_waiting(channel, desk).await? {
+        let stage = match quarantine::is_waiting(&link.connection, desk, &may_run).await? {
             true => Stage::Opening,
             false => Stage::Consuming(Consumers::start(channel.clone(), desk.clone()).await?),
         };
         let (channel, generation, desk) =
             (Arc::clone(channel), Arc::clone(generation), Arc::clone(desk));
         let next_look = Instant::now() + LOOK;
-        let postponed = false;
-        Ok(Self {
-            channel,
-            generation,
-            desk,
-            stage,
-            next_look,
-            postponed,
-            kept: 0,
-            acked_before: 0,
-        })
+        Ok(Self { channel, generation, desk, stage, next_look, may_run, kept: 0, acked_before: 0 })
     }
 
     /// Hands on what comes, until nothing can come any more. Cancel safe.
-    pub(super) async fn run(
-        &mut self,
-        hand_on: impl Fn(Box<Arrived>) + Clone + Send + Sync + 'static,
-    ) -> AmqpError {
-        let Self { channel, generation, desk, stage, next_look, postponed, .. } = self;
-        let handed_on = desk.handed_on.clone();
-        let hand_on = move |mut arrived: Box<Arrived>| {
-            arrived.sent = Some(handed_on.add());
-            hand_on(arrived);
-        };
-        let quarantine = |suspect, postponed| {
-            let (channel, generation, desk) =
-                (Arc::clone(channel), Arc::clone(generation), Arc::clone(desk));
-            let session = Session { channel, generation, desk, hand_on: hand_on.clone() };
-            Box::pin(session.run(suspect, postponed))
+    pub(super) async fn run(&mut self, inbound: &Arc<Inbound>) -> AmqpError {
+        let Self { channel, generation, desk, stage, next_look, may_run, .. } = self;
+        let quarantine = |suspect, may_run| {
+            let (channel, generation) = (Arc::clone(channel), Arc::clone(generation));
+            let (desk, inbound) = (Arc::clone(desk), Arc::clone(inbound));
+            Box::pin(Session { channel, generation, desk, inbound, may_run }.run(suspect))
         };
         loop {
             let next = match stage {
-                Stage::Opening => Stage::Quarantine(quarantine(None, false), None),
+                Stage::Opening => Stage::Quarantine(quarantine(None, may_run.clone()), None),
                 Stage::Quarantine(running, consumers) => {
-                    let done = match running.await {
-                        Ok(done) => done,
+                    *next_look = match running.await {
+                        Ok(next_look) => next_look,
                         Err(error) => return error,
                     };
-                    if done || !*postponed {
-                        *next_look = Instant::now() + if done { LOOK } else { POSTPONED };
-                        *postponed = !done;
-                    }
                     match consumers.take() {
                         Some(consumers) => Stage::Consuming(consumers),
                         None => Stage::Starting(Box::pin(Consumers::start(
@@ -211,27 +188,27 @@ impl Inflow {
                     Err(error) => return error,
                 },
                 Stage::Consuming(consumers) => {
-                    let take = |queue, delivery| {
+                    let take = |queue: usize, delivery| {
+                        if let Some(may_run) = may_run.get_mut(queue) {
+                            *may_run = true;
+                        }
                         match Arrived::new(queue, delivery, generation, desk) {
                             Some(arrived) if quarantine::is_suspect(&arrived, desk) => {
                                 return ControlFlow::Break(arrived);
                             }
-                            arrived => arrived.into_iter().for_each(&hand_on),
+                            arrived => {
+                                arrived.into_iter().for_each(|arrived| inbound.push(arrived))
+                            }
                         }
                         ControlFlow::Continue(())
                     };
                     let suspect = match timeout_at(*next_look, consumers.run(take)).await {
                         Ok(Interrupted::Ended(error)) => return error,
                         Ok(Interrupted::Suspect(suspect)) => Some(suspect),
-                        Err(_time_to_look) => {
-                            *postponed = false;
-                            None
-                        }
+                        Err(_time_to_look) => None,
                     };
-                    Stage::Quarantine(
-                        quarantine(suspect, *postponed),
-                        Some(std::mem::take(consumers)),
-                    )
+                    let running = quarantine(suspect, may_run.clone());
+                    Stage::Quarantine(running, Some(std::mem::take(consumers)))
                 }
                 Stage::Cancelled => std::future::pending().await,
             };

@@ -56,6 +56,7 @@ mod in_flight;
 mod inbound;
 mod incoming;
 mod line;
+mod log_period;
 mod opener;
 mod options;
 mod places;
@@ -79,12 +80,15 @@ use self::places::Places;
 use self::plan::Plan;
 use self::pump::Pump;
 use self::quarantine::Quarantine;
-use self::settle::Desk;
+use self::settle::{Desk, Logs};
 use self::source::AmqpSource;
 use crate::connect::Connector;
 use crate::{AmqpConfig, AmqpError, DeclareMode};
 
 pub use options::{AmqpSubscription, QueueKind, StreamOffset};
+
+/// For the look at queues of a quarantine that is switched off.
+const STRANDED_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// What a broker value needs to open subscriptions.
 pub(crate) struct Consuming {
@@ -118,9 +122,12 @@ impl Consuming {
         })?;
         let (places, quarantine) = (Places::new(&plan), Quarantine::default());
         let (copies, handed_on) = (Arc::clone(&self.copies), InFlight::new());
-        let desk = Arc::new(Desk { plan, places, quarantine, handed_on, copies });
+        let logs = Logs::default();
+        let desk = Arc::new(Desk { plan, places, quarantine, handed_on, copies, logs });
         let opener = Opener::new(connector, Arc::clone(&desk), request.status);
         let line = opener.open(None).await?;
+        let looking = quarantine::warn_of_stranded(&line.link.connection, &desk);
+        let _only_a_warning = tokio::time::timeout(STRANDED_LIMIT, looking).await;
         let inbound = Arc::new(Inbound::default());
         let (commands, commanded) = mpsc::unbounded_channel();
         tokio::spawn(Pump::new(opener, inbound::Sender::new(&inbound), commanded).run(line));

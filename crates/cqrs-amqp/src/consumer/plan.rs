@@ -1,3 +1,5 @@
+//! The queues, names and numbers of one subscription, part of the consumer, made without a connection.
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +57,9 @@ pub(super) struct QueuePlan {
     /// Where messages run alone that came back from lost consumers. `None` if that is switched off, or the
     /// queue counts no deliveries, or it may not be declared.
     pub(super) quarantine: Option<QueueConfig>,
+    /// Set if another consumer may be the active one: the queue has a single active consumer, or we did not
+    /// declare it.
+    pub(super) may_stand_by: bool,
 }
 
 impl Plan {
@@ -135,6 +140,13 @@ impl Plan {
         self.queues.iter().any(|queue| queue.kind == QueueKind::Stream)
     }
 
+    /// The queues without quarantine that may have had one at an earlier start.
+    pub(super) fn stranding(&self) -> impl Iterator<Item = &QueuePlan> {
+        let is_off =
+            |queue: &&QueuePlan| queue.kind == QueueKind::Quorum && queue.quarantine.is_none();
+        self.queues.iter().filter(is_off)
+    }
+
     /// The quarantine queue of the queue of this number.
     pub(super) fn quarantine_name(&self, index: usize) -> Option<&str> {
         Some(&self.queues.get(index)?.quarantine.as_ref()?.name)
@@ -198,8 +210,11 @@ impl QueuePlan {
                 .with_argument("x-queue-type", "quorum")
                 .with_argument("x-delivery-limit", i64::from(DELIVERY_LIMIT))
         });
+        let may_stand_by = options.passive
+            || config.arguments.get("x-single-active-consumer") == Some(&Argument::Flag(true));
         Self {
             quarantine,
+            may_stand_by,
             dead: dead.map(|name| QueueConfig::new(name).with_argument("x-queue-type", "quorum")),
             retry: match kind {
                 QueueKind::Stream => Retry::none(),

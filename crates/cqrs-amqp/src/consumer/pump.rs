@@ -1,3 +1,5 @@
+//! The task of a source's connection, part of the consumer: it reopens lost channels and obeys the source.
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -98,7 +100,7 @@ impl Pump {
             let hand_on = move |arrived| inbound.push(arrived);
             let coming = async {
                 match stopped {
-                    false => incoming.run(hand_on.clone()).await,
+                    false => incoming.run(self.inbound.queue()).await,
                     true => incoming.keep().await,
                 }
             };

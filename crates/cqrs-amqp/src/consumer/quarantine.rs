@@ -3,34 +3,47 @@
 //! A message that came back twice from lost consumers is a suspect. The server counts every message that
 //! was prefetched, so that its count proves nothing. The source moves a suspect into the quarantine queue
 //! (`{queue}.quarantine`): a confirmed copy, then an ack. From there messages are taken one by one, each only
-//! when nothing else is in flight, and nothing else starts until it is settled. So what the server counts
-//! *in that queue* are deaths while the message ran alone, over any number of processes, and lost
-//! connections, which the source that lost them subtracts.
+//! when the runtime has no other, and no other is handed to the runtime until it is settled. So what the
+//! server counts *in that queue* are deaths while the message ran alone, over any number of processes, and
+//! lost connections, which the source that lost them subtracts.
 //!
-//! One message per process runs alone at a time. Others wait for it, and it waits for others, for 60 s at
-//! most; then the quarantine pauses for five minutes, in which suspects stay in their queue.
+//! One message per process runs alone at a time. A source that finds another one's running goes on and looks
+//! again a few seconds later. The other messages of a source wait for its suspects 60 s in all; then its
+//! quarantine pauses for five minutes, in which suspects stay in their queue.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::arrived::Arrived;
 use super::copies::{Missing, Published, Target};
 use super::copy;
 use super::delivery_count::DeliveryCount;
 use super::generation::Generation;
+use super::inbound::Inbound;
+use super::log_period::{LogPeriod, log_bounded};
+use super::plan::QUARANTINE;
 use super::settle::Desk;
-use crate::connect::topology::short;
+use crate::connect::Connection;
+use crate::connect::topology::{close, open, short};
 use crate::{AmqpError, ErrorKind};
 
-/// The longest that other messages wait for one that runs alone, and that one waits for others.
+/// The longest that the other messages of a source wait for its suspects, in all.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The pause of the quarantine after that.
+const POSTPONED: Duration = Duration::from_secs(300);
+/// How often the source looks for messages that another process left in a quarantine queue.
+pub(super) const LOOK: Duration = Duration::from_secs(10);
+/// The time to the next look while a message of another source runs alone.
+const BUSY: Duration = Duration::from_secs(3);
+/// The time in which suspects run like others after one could not be stored.
+const BROKEN: Duration = Duration::from_secs(60);
 
 /// The message of this process that runs alone.
 static ALONE: Mutex<()> = Mutex::const_new(());
@@ -44,8 +57,22 @@ pub(super) struct Quarantine {
     running: AtomicBool,
     /// Connections lost while a message ran alone.
     lost_running: AtomicU32,
-    /// Set while the quarantine queue takes no messages: suspects run like others.
-    broken: AtomicBool,
+    /// Set once the server refused the quarantine queue: the source runs without it.
+    off: AtomicBool,
+    times: StdMutex<Times>,
+    log: LogPeriod,
+    too_large: LogPeriod,
+}
+
+#[derive(Debug, Default)]
+struct Times {
+    /// How long other messages waited, since the quarantine was last seen empty.
+    spent: Duration,
+    postponed_until: Option<Instant>,
+    /// Postponements since then.
+    postponed: u32,
+    /// Until then the quarantine queue takes no messages: suspects run like others.
+    broken_until: Option<Instant>,
 }
 
 impl Quarantine {
@@ -55,61 +82,160 @@ impl Quarantine {
         if self.running.swap(false, Ordering::Relaxed) {
             self.lost_running.fetch_add(1, Ordering::Relaxed);
         }
-        self.broken.store(false, Ordering::Relaxed);
+    }
+
+    fn times(&self) -> std::sync::MutexGuard<'_, Times> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_off(&self) -> bool {
+        self.off.load(Ordering::Relaxed)
+    }
+
+    /// Whether suspects are moved into the quarantine queue.
+    fn takes_suspects(&self) -> bool {
+        let broken = self.times().broken_until.is_some_and(|until| Instant::now() < until);
+        !self.is_off() && !broken
+    }
+
+    fn set_broken(&self) {
+        self.times().broken_until = Some(Instant::now() + BROKEN);
+    }
+
+    /// The time that is left for suspects.
+    ///
+    /// # Errors
+    /// None is: when to look again.
+    fn left(&self) -> Result<Duration, Instant> {
+        let mut times = self.times();
+        match times.postponed_until {
+            Some(until) if Instant::now() < until => return Err(until),
+            Some(_over) => (times.postponed_until, times.spent) = (None, Duration::ZERO),
+            None => {}
+        }
+        Ok(PATIENCE.saturating_sub(times.spent))
+    }
+
+    /// Pauses the quarantine: when to look again.
+    fn postpone(&self, subscription: &str) -> Instant {
+        let mut times = self.times();
+        times.postponed += 1;
+        let (count, until) = (times.postponed, Instant::now() + POSTPONED);
+        times.postponed_until = Some(until);
+        drop(times);
+        if count > 1 {
+            tracing::warn!(
+                subscription,
+                postponed = count,
+                "messages in quarantine wait: handlers run for longer than {PATIENCE:?}; tried again in \
+                 {POSTPONED:?}"
+            );
+        }
+        until
+    }
+
+    /// All quarantine queues were empty.
+    fn seen_empty(&self) {
+        let mut times = self.times();
+        (times.spent, times.postponed) = (Duration::ZERO, 0);
+    }
+
+    /// Whether `error` is the server's refusal of the quarantine queue. From the first one on the source runs
+    /// without it.
+    fn is_refused(&self, queue: &str, subscription: &str, error: &lapin::Error) -> bool {
+        // 406 is about a delivery of the channel (the consumer timeout), a hard error about the connection.
+        let is_refused = match error.kind() {
+            lapin::ErrorKind::ProtocolError(reply) => {
+                error.is_amqp_soft_error() && reply.get_id() != 406
+            }
+            _ => false,
+        };
+        if is_refused && !self.off.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                subscription, queue, %error,
+                "the server refuses the quarantine queue: until the next start this subscription runs \
+                 without it and counts no crashes; grant the user configure and read on the queue"
+            );
+        }
+        is_refused
+    }
+}
+
+/// Adds up how long other messages wait, until it is dropped.
+struct Spending<'q> {
+    quarantine: &'q Quarantine,
+    since: Instant,
+}
+
+impl Drop for Spending<'_> {
+    fn drop(&mut self) {
+        self.quarantine.times().spent += self.since.elapsed();
     }
 }
 
 /// Whether a delivery of a consumer has to go through the quarantine.
 pub(super) fn is_suspect(arrived: &Arrived, desk: &Desk) -> bool {
     let state = &desk.quarantine;
-    desk.plan.queues.get(arrived.queue).is_some_and(|queue| queue.quarantine.is_some())
-        && !state.broken.load(Ordering::Relaxed)
+    desk.plan.quarantine_name(arrived.queue).is_some()
         && DeliveryCount::of(&arrived.original).is_suspect(state.lost.load(Ordering::Relaxed))
+        && state.takes_suspects()
 }
 
 /// One channel's way into the quarantine and out of it.
-pub(super) struct Session<H> {
+pub(super) struct Session {
     pub(super) channel: Arc<lapin::Channel>,
     pub(super) generation: Arc<Generation>,
     pub(super) desk: Arc<Desk>,
-    pub(super) hand_on: H,
+    pub(super) inbound: Arc<Inbound>,
+    /// For each queue, whether this channel may run what is in its quarantine.
+    pub(super) may_run: Vec<bool>,
 }
 
-impl<H: Fn(Box<Arrived>)> Session<H> {
-    /// Quarantines `suspect`, if there is one, and runs what is in the quarantine queues, unless that is to be
-    /// `postponed`. Whether it is done: nothing is left, and nothing still runs alone.
-    pub(super) async fn run(
-        self,
-        suspect: Option<Box<Arrived>>,
-        postponed: bool,
-    ) -> Result<bool, AmqpError> {
+/// How the run of a quarantine queue ended.
+enum Drained {
+    Empty {
+        ran: bool,
+    },
+    /// A message of another source runs alone.
+    Busy,
+    /// Other messages of the source, or the one that runs alone, took too long.
+    TimeUp,
+}
+
+impl Session {
+    /// Quarantines `suspect`, if there is one, and runs what is in the quarantine queues, unless that is
+    /// postponed. When to look at them next.
+    pub(super) async fn run(self, suspect: Option<Box<Arrived>>) -> Result<Instant, AmqpError> {
+        let state = &self.desk.quarantine;
+        let mut is_empty = suspect.is_none();
+        let spending = Spending { quarantine: state, since: Instant::now() };
         if let Some(suspect) = suspect
-            && let Some(suspect) = self.quarantine(suspect).await
+            && !self.store(&suspect, 0).await
         {
-            (self.hand_on)(suspect);
-            return Ok(!postponed);
+            self.inbound.push(suspect);
         }
+        let end = match state.left() {
+            Ok(left) => spending.since + left,
+            Err(until) => return Ok(until),
+        };
         for index in 0..self.desk.plan.queues.len() {
-            if postponed || !self.drain(index).await? {
-                return Ok(false);
+            match self.drain(index, end).await? {
+                Drained::Empty { ran } => is_empty &= !ran,
+                Drained::Busy => return Ok(Instant::now() + BUSY),
+                Drained::TimeUp => return Ok(state.postpone(&self.desk.plan.name)),
             }
         }
-        Ok(true)
-    }
-
-    /// Moves a suspect into the quarantine queue; gives it back when that takes no messages.
-    async fn quarantine(&self, suspect: Box<Arrived>) -> Option<Box<Arrived>> {
-        if self.store(&suspect, 0).await {
-            return None;
+        drop(spending);
+        if is_empty {
+            state.seen_empty();
         }
-        self.desk.quarantine.broken.store(true, Ordering::Relaxed);
-        Some(suspect)
+        Ok(Instant::now() + LOOK)
     }
 
     /// Stores a copy of `arrived` with so many crashes in the quarantine queue, then acks it. Cut off between
-    /// the two, both are handled.
+    /// the two, both are handled. False: it is not stored.
     async fn store(&self, arrived: &Arrived, crashes: u32) -> bool {
-        let plan = &self.desk.plan;
+        let (plan, state) = (&self.desk.plan, &self.desk.quarantine);
         let Some(queue) = plan.queues.get(arrived.queue) else { return false };
         let Some(quarantine) = queue.quarantine.clone() else { return false };
         let (name, target) = (&plan.name, Target { queue: quarantine, missing: Missing::Ensure });
@@ -117,11 +243,20 @@ impl<H: Fn(Box<Arrived>)> Session<H> {
         let stored = self.desk.copies.publish(&target, &properties, &arrived.original.body).await;
         match stored {
             Ok(Published::Stored) => {}
-            Ok(Published::TooLarge(error)) | Err(error) => {
+            Ok(Published::TooLarge(error)) => {
+                log_bounded!(
+                    state.too_large, warn, subscription = %name, error = %error.chain(),
+                    "a message that came back from lost consumers is too large for its quarantine queue: \
+                     it runs like others, its crashes are not counted"
+                );
+                return false;
+            }
+            Err(error) => {
+                state.set_broken();
                 tracing::warn!(
                     subscription = %name, error = %error.chain(),
-                    "the quarantine queue takes no message: messages that came back from lost \
-                     consumers run like others until the next connection, their crashes are not counted"
+                    "the quarantine queue takes no message: for {BROKEN:?} messages that came back from \
+                     lost consumers run like others, their crashes are not counted"
                 );
                 return false;
             }
@@ -131,24 +266,29 @@ impl<H: Fn(Box<Arrived>)> Session<H> {
         true
     }
 
-    /// Runs the messages of one quarantine queue alone, one after the other, until it is empty. False: other
-    /// messages of the process, or the one that runs alone, took too long.
-    async fn drain(&self, index: usize) -> Result<bool, AmqpError> {
+    /// Runs the messages of one quarantine queue alone, one after the other, until it is empty or `end`.
+    async fn drain(&self, index: usize, end: Instant) -> Result<Drained, AmqpError> {
         let (plan, state) = (&self.desk.plan, &self.desk.quarantine);
-        let Some(name) = plan.quarantine_name(index) else { return Ok(true) };
-        while waiting(&self.channel, name).await? > 0 {
-            let end = Instant::now() + PATIENCE;
-            let Ok(_alone) = timeout_at(end, ALONE.lock()).await else { return Ok(false) };
-            if timeout_at(end, self.desk.handed_on.none()).await.is_err() {
-                return Ok(false);
+        let may_run = self.may_run.get(index).copied().unwrap_or(false);
+        let Some(name) = plan.quarantine_name(index).filter(|_| may_run && !state.is_off()) else {
+            return Ok(Drained::Empty { ran: false });
+        };
+        if self.waiting(name).await? == 0 {
+            return Ok(Drained::Empty { ran: false });
+        }
+        let Ok(_alone) = ALONE.try_lock() else { return Ok(Drained::Busy) };
+        let _others_wait = self.inbound.hold();
+        loop {
+            if timeout_at(end, self.desk.handed_on.none()).await.is_err() || Instant::now() >= end {
+                return Ok(Drained::TimeUp);
             }
             // From here on the server may have handed out a message, whether it arrives here or not.
             state.running.store(true, Ordering::Relaxed);
-            let got = get(&self.channel, name).await?;
+            let got = self.get(name).await?;
             let got = got.and_then(|got| Arrived::new(index, got, &self.generation, &self.desk));
             let Some(mut arrived) = got else {
                 state.running.store(false, Ordering::Relaxed);
-                return Ok(true);
+                return Ok(Drained::Empty { ran: true });
             };
             let count = DeliveryCount::of(&arrived.original);
             let lost = state.lost_running.swap(0, Ordering::Relaxed);
@@ -158,48 +298,143 @@ impl<H: Fn(Box<Arrived>)> Session<H> {
                 continue;
             }
             arrived.redelivered = true;
-            tracing::info!(
-                subscription = %plan.name, queue = name, crashes = arrived.crashes,
+            log_bounded!(
+                state.log, info, subscription = %plan.name, queue = name, crashes = arrived.crashes,
                 "a message that came back from lost consumers runs alone"
             );
-            (self.hand_on)(arrived);
-            if timeout(PATIENCE, self.desk.handed_on.none()).await.is_err() {
-                return Ok(false);
+            arrived.sent = Some(self.desk.handed_on.add());
+            self.inbound.push_alone(arrived);
+            if timeout_at(end, self.desk.handed_on.none()).await.is_err() {
+                return Ok(Drained::TimeUp);
             }
             state.running.store(false, Ordering::Relaxed);
         }
-        Ok(true)
+    }
+
+    async fn waiting(&self, queue: &str) -> Result<u32, AmqpError> {
+        let count = count(&self.channel, queue).await;
+        count.map_err(|error| self.failed("looking at", queue, &error))
+    }
+
+    async fn get(&self, queue: &str) -> Result<Option<Delivery>, AmqpError> {
+        let got = self.channel.basic_get(short(queue)?, BasicGetOptions::default()).await;
+        got.map(|message| message.map(|message| message.delivery))
+            .map_err(|error| self.failed("taking a message from", queue, &error))
+    }
+
+    fn failed(&self, doing: &str, queue: &str, error: &lapin::Error) -> AmqpError {
+        let (state, name) = (&self.desk.quarantine, &self.desk.plan.name);
+        let kind = match state.is_refused(queue, name, error) || error.is_amqp_error() {
+            true => ErrorKind::Topology,
+            false => ErrorKind::ConnectionLost,
+        };
+        AmqpError::from_lapin(kind, format!("{doing} queue {queue:?}"), error)
     }
 }
 
-/// Whether a quarantine queue of `desk` has messages ready.
-pub(super) async fn is_waiting(channel: &lapin::Channel, desk: &Desk) -> Result<bool, AmqpError> {
-    for index in 0..desk.plan.queues.len() {
-        if let Some(name) = desk.plan.quarantine_name(index)
-            && waiting(channel, name).await? > 0
-        {
-            return Ok(true);
+/// Whether a quarantine queue that `may_run` has messages ready. Refused by the server, it counts as empty.
+pub(super) async fn is_waiting(
+    connection: &Connection,
+    desk: &Desk,
+    may_run: &[bool],
+) -> Result<bool, AmqpError> {
+    for (index, _) in may_run.iter().enumerate().filter(|(_, may_run)| **may_run) {
+        let Some(name) = desk.plan.quarantine_name(index) else { continue };
+        if desk.quarantine.is_off() {
+            return Ok(false);
         }
+        // A channel of its own: a refusal closes it.
+        let channel = open(connection).await?;
+        match count(&channel, name).await {
+            Ok(0) => {}
+            Ok(_) => {
+                close(channel).await;
+                return Ok(true);
+            }
+            Err(error) if desk.quarantine.is_refused(name, &desk.plan.name, &error) => continue,
+            Err(error) => {
+                let detail = format!("looking at queue {name:?}");
+                return Err(AmqpError::from_lapin(ErrorKind::ConnectionLost, detail, &error));
+            }
+        }
+        close(channel).await;
     }
     Ok(false)
 }
 
-async fn waiting(channel: &lapin::Channel, queue: &str) -> Result<u32, AmqpError> {
+/// Warns of messages that an earlier start left in a quarantine queue that is now switched off.
+pub(super) async fn warn_of_stranded(connection: &Connection, desk: &Desk) {
+    for queue in desk.plan.stranding() {
+        let Ok(channel) = open(connection).await else { return };
+        let name = format!("{}{QUARANTINE}", queue.name);
+        // It does not exist, or this user may not see it.
+        let Ok(messages) = count(&channel, &name).await else { continue };
+        if messages > 0 {
+            tracing::error!(
+                subscription = %desk.plan.name, queue = name, messages,
+                "the quarantine is switched off, and messages of an earlier start are left in its queue: \
+                 start once with max_crashes above 0, or move them back to the queue (a shovel)"
+            );
+        }
+        close(channel).await;
+    }
+}
+
+async fn count(channel: &lapin::Channel, queue: &str) -> Result<u32, lapin::Error> {
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let declared = channel.queue_declare(short(queue)?, options, FieldTable::default()).await;
-    declared.map(|queue| queue.message_count()).map_err(|error| failed("looking at", queue, &error))
+    let declared = channel.queue_declare(queue.into(), options, FieldTable::default()).await;
+    declared.map(|queue| queue.message_count())
 }
 
-async fn get(channel: &lapin::Channel, queue: &str) -> Result<Option<Delivery>, AmqpError> {
-    let got = channel.basic_get(short(queue)?, BasicGetOptions::default()).await;
-    got.map(|message| message.map(|message| message.delivery))
-        .map_err(|error| failed("taking a message from", queue, &error))
-}
+#[cfg(test)]
+mod tests {
+    use lapin::protocol::{AMQPError, AMQPErrorKind, AMQPHardError, AMQPSoftError};
 
-fn failed(doing: &str, queue: &str, error: &lapin::Error) -> AmqpError {
-    let kind = match error.is_amqp_error() {
-        true => ErrorKind::Topology,
-        false => ErrorKind::ConnectionLost,
-    };
-    AmqpError::from_lapin(kind, format!("{doing} queue {queue:?}"), error)
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn others_wait_60_s_in_all() {
+        let quarantine = Quarantine::default();
+        for _ in 0..3 {
+            let spending = Spending { quarantine: &quarantine, since: Instant::now() };
+            tokio::time::advance(Duration::from_secs(20)).await;
+            drop(spending);
+            quarantine.lost();
+        }
+        assert_eq!(quarantine.left(), Ok(Duration::ZERO));
+        let until = quarantine.postpone("s");
+        assert_eq!(quarantine.left(), Err(until));
+        tokio::time::advance(POSTPONED).await;
+        assert_eq!(quarantine.left(), Ok(PATIENCE));
+        assert_eq!(quarantine.times().postponed, 1);
+        quarantine.seen_empty();
+        assert_eq!(quarantine.times().postponed, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failed_store_stops_the_quarantine_for_a_while() {
+        let quarantine = Quarantine::default();
+        quarantine.set_broken();
+        quarantine.lost();
+        assert!(!quarantine.takes_suspects());
+        tokio::time::advance(BROKEN).await;
+        assert!(quarantine.takes_suspects());
+    }
+
+    #[test]
+    fn refusal_switches_off_until_the_next_start() {
+        let reply =
+            |kind| lapin::ErrorKind::ProtocolError(AMQPError::new(kind, "no".into())).into();
+        let quarantine = Quarantine::default();
+        for other in [
+            AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED),
+            AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED),
+        ] {
+            assert!(!quarantine.is_refused("q", "s", &reply(other)) && !quarantine.is_off());
+        }
+        let refused = reply(AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED));
+        assert!(quarantine.is_refused("q", "s", &refused));
+        quarantine.lost();
+        assert!(quarantine.is_off() && !quarantine.takes_suspects());
+    }
 }

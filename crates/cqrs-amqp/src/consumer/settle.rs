@@ -1,3 +1,5 @@
+//! Settles one delivery (ack, retry copy, dead letter), part of the consumer, used by the runtime.
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,20 +13,29 @@ use super::copy;
 use super::generation::Generation;
 use super::in_flight::{InFlight, Permit};
 use super::incoming::Original;
+use super::log_period::{LogPeriod, log_bounded};
 use super::places::Places;
 use super::plan::{Plan, QueuePlan};
 use super::quarantine::Quarantine;
 use super::returns::{Again, Returned};
-use crate::AmqpError;
+use crate::{AmqpError, ErrorKind};
 
 /// What all deliveries of a source share.
 pub(super) struct Desk {
     pub(super) plan: Plan,
     pub(super) places: Places,
     pub(super) quarantine: Quarantine,
-    /// Handed on to the runtime and not settled, over all channels.
+    /// Handed on to the runtime, or running alone, and not settled; over all channels.
     pub(super) handed_on: InFlight,
     pub(super) copies: Arc<Copies>,
+    pub(super) logs: Logs,
+}
+
+/// Bounds on log lines that each message could cause.
+#[derive(Debug, Default)]
+pub(super) struct Logs {
+    held: LogPeriod,
+    bare: LogPeriod,
 }
 
 /// One delivery in the runtime's hands.
@@ -96,7 +107,20 @@ impl AmqpSettle {
 
     fn failed(&self, what: &str, error: AmqpError) -> SettleError {
         let detail = format!("queue {:?}: {what}: {}", &*self.queue_name(), error.chain());
-        SettleError::new(detail).with_source(error)
+        let is_permanent = is_permanent(&error);
+        let error = SettleError::new(detail).with_source(error);
+        if is_permanent { error.permanent() } else { error }
+    }
+}
+
+/// Whether retrying cannot fix a copy that was not stored: its queue is missing and not ours to declare, or
+/// the user lacks a right. It is about this queue: other messages go on.
+fn is_permanent(error: &AmqpError) -> bool {
+    match error.kind() {
+        // What else the server says of a queue can be its state of the moment.
+        ErrorKind::Topology => matches!(error.reply_code(), None | Some(403 | 405 | 406)),
+        ErrorKind::ChannelClosed => error.reply_code() == Some(403),
+        _ => false,
     }
 }
 
@@ -159,7 +183,8 @@ impl Settle for AmqpSettle {
                 Ok(Published::Stored) => Ok(Delayed::Scheduled),
                 Ok(Published::TooLarge(error)) => {
                     let name = &self.desk.plan.name;
-                    tracing::warn!(subscription = %name, %error, "no retry copy; it is held here");
+                    let text = "no retry copy; it is held here";
+                    log_bounded!(self.desk.logs.held, warn, subscription = %name, %error, "{text}");
                     Ok(Delayed::Hold)
                 }
                 Err(error) => Err(self.failed("its retry copy was not stored", error)),
@@ -169,7 +194,7 @@ impl Settle for AmqpSettle {
 
     fn dead_letter(&mut self, letter: &DeadLetter) -> BoxFuture<'_, Result<(), SettleError>> {
         let properties = copy::dead_letter(&self.original, letter);
-        let bare = copy::bare_dead_letter(&self.original, letter);
+        let bare = [true, false].map(|key| copy::bare_dead_letter(&self.original, letter, key));
         Box::pin(async move {
             // Discarded ones are not ours to store.
             let Some(dead) = self.queue().and_then(|queue| queue.dead.clone()) else {
@@ -183,15 +208,21 @@ impl Settle for AmqpSettle {
             let (copies, body) = (&self.desk.copies, &self.original.body);
             let mut published = copies.publish(&target, &properties, body).await;
             if let Ok(Published::TooLarge(error)) = &published {
-                let name = &self.desk.plan.name;
-                tracing::warn!(subscription = %name, %error, "its dead letter goes without its headers");
-                published = copies.publish(&target, &bare, body).await;
+                let (name, logs) = (&self.desk.plan.name, &self.desk.logs);
+                let text = "its dead letter goes without its headers";
+                log_bounded!(logs.bare, warn, subscription = %name, %error, "{text}");
+                for bare in bare {
+                    published = copies.publish(&target, &bare, body).await;
+                    if !matches!(published, Ok(Published::TooLarge(_))) {
+                        break;
+                    }
+                }
             }
+            let what = "its dead letter was not stored";
             match published {
                 Ok(Published::Stored) => Ok(()),
-                Ok(Published::TooLarge(error)) | Err(error) => {
-                    Err(self.failed("its dead letter was not stored", error))
-                }
+                Ok(Published::TooLarge(error)) => Err(self.failed(what, error).permanent()),
+                Err(error) => Err(self.failed(what, error)),
             }
         })
     }
@@ -214,7 +245,8 @@ mod tests {
         let plan = Plan::new(&request, &config).unwrap();
         let (places, quarantine) = (Places::new(&plan), Quarantine::default());
         let (copies, handed_on) = (Arc::new(Copies::new(&config).unwrap()), InFlight::new());
-        let desk = Arc::new(Desk { plan, places, quarantine, handed_on, copies });
+        let logs = Logs::default();
+        let desk = Arc::new(Desk { plan, places, quarantine, handed_on, copies, logs });
         let delivery = Delivery::mock(1, "e".into(), "t".into(), false, b"{}".to_vec());
         let (generation, _returned) = Generation::new();
         let acker = Some(delivery.acker.clone());
@@ -225,6 +257,31 @@ mod tests {
 
     fn ack(settle: &mut AmqpSettle) -> Result<(), SettleError> {
         settle.ack().now_or_never().expect("nothing to wait for")
+    }
+
+    #[test]
+    fn refused_copy_is_permanent() {
+        use lapin::protocol::{AMQPError, AMQPErrorKind, AMQPHardError, AMQPSoftError};
+        let said = |kind, reply| {
+            let error = lapin::ErrorKind::ProtocolError(AMQPError::new(reply, "no".into()));
+            AmqpError::from_lapin(kind, "publishing", &error.into())
+        };
+        let (soft, hard) = (AMQPErrorKind::Soft, AMQPErrorKind::Hard);
+        let (settle, _generation) = delivery();
+        let not_found = AmqpError::new(ErrorKind::Topology, "no such queue");
+        let no_confirm = AmqpError::new(ErrorKind::ConnectionLost, "no confirm");
+        for (error, permanent) in [
+            (said(ErrorKind::ChannelClosed, soft(AMQPSoftError::ACCESSREFUSED)), true),
+            (said(ErrorKind::Topology, soft(AMQPSoftError::ACCESSREFUSED)), true),
+            (said(ErrorKind::Topology, soft(AMQPSoftError::PRECONDITIONFAILED)), true),
+            (not_found, true),
+            (no_confirm, false),
+            (said(ErrorKind::Connect, soft(AMQPSoftError::ACCESSREFUSED)), false),
+            (said(ErrorKind::Topology, hard(AMQPHardError::CONNECTIONFORCED)), false),
+        ] {
+            let text = format!("{error:?}");
+            assert_eq!(settle.failed("not stored", error).is_permanent(), permanent, "{text}");
+        }
     }
 
     #[tokio::test]

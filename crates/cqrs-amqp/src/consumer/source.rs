@@ -72,7 +72,7 @@ impl Source for AmqpSource {
             if ready!(self.inbound.poll_ready(cx)) {
                 ready!(self.in_flight.poll_fewer(self.desk.plan.max_unsettled, cx));
             }
-            let arrived = match self.inbound.take() {
+            let arrived = match self.inbound.take(&self.desk.handed_on) {
                 Some(Received::Arrived(arrived)) => arrived,
                 Some(Received::Failed(error)) => return self.fail(error),
                 Some(Received::TaskEnded) => {
