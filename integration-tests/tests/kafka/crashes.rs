@@ -138,7 +138,9 @@ async fn suspect_whose_run_ended_lets_the_next_one_run() {
     let key = |n: i32| Raw { partition: 0, ..Raw::new(&format!("key{n}"), &n.to_string()) };
     write(&topic, (3..6).map(key).collect()).await;
     commit(&group, &topic, 0, 3, "cqrs1;u=2.1;until=6").await;
-    let mut opened = open(&topic, &group).await;
+    // In strict order they would wait behind the one that is held.
+    let change = |request: &mut SubscribeRequest| request.concurrency = 3;
+    let mut opened = open_with(&topic, &group, options(), change).await;
     let [mut held] = begun(&mut opened).await;
     let failed = RetryState::default().failed(Timestamp::now());
     assert_eq!(held.settle.retry_later(LONG, &failed).await.unwrap(), Delayed::Hold);

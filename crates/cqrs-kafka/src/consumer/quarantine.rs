@@ -297,8 +297,8 @@ impl Quarantine {
                 let suspects = *suspects;
                 let is_over =
                     matches!(self.mode, Mode::Alone { since, .. } if now >= since + LONGEST);
-                let is_through =
-                    self.says.named.is_none() && head.is_some_and(|head| head.offset >= suspects);
+                let next = progress.next.max(head.map_or(i64::MIN, |head| head.offset));
+                let is_through = self.says.named.is_none() && next >= suspects;
                 if is_over || is_through || progress.position >= suspects {
                     let begun = progress.begun;
                     self.leave(Mode::Announced { window: self.least(), at: now, begun });

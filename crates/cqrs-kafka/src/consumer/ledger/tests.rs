@@ -120,8 +120,7 @@ fn a_partition_that_goes_back_is_followed() {
 
 #[test]
 fn log_that_went_back_forgets_what_was_done() {
-    let mut found = CommitMetadata::default();
-    found.done = vec![12..14, 20..22];
+    let found = CommitMetadata { done: vec![12..14, 20..22], ..CommitMetadata::default() };
     let mut ledger = at(10, found);
     for offset in [10, 11] {
         assert!(ledger.add(offset) && ledger.finish(offset));

@@ -477,6 +477,19 @@ fn held_suspect_is_through_with_its_key() {
 }
 
 #[test]
+fn suspects_are_through_at_the_end_of_the_log() {
+    let mut world = World::new(1, [log(1, [])]);
+    for _ in 0..2 {
+        world.hand_out(0);
+        world.kill();
+    }
+    assert_eq!(world.hand_out(0), [0]);
+    world.members[0].partition.hold(&record(0), Default::default());
+    world.hand_out(0);
+    assert!(world.process.take_turn().is_some(), "no suspect waits to run alone");
+}
+
+#[test]
 fn held_suspect_holds_all_in_strict_order() {
     let mut world = World::new(1, [log(4, [])]);
     world.concurrency = 1;
