@@ -44,3 +44,29 @@ async fn missing_write_right_is_remembered_per_topic() {
     assert!(error.is_permanent(), "{error:?}");
     assert!(format!("{error:?}").contains("uthorization"), "it says why: {error:?}");
 }
+
+#[tokio::test]
+async fn headers_of_retry_copies_do_not_count_as_too_many() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("orders", 1, 1).unwrap();
+    let config = KafkaConfig::new([cluster.bootstrap_servers()]);
+    let broker = KafkaMessageBroker::connect(config).await.unwrap();
+    for own in [1_024, 1_025] {
+        let mut message = Message::new("orders", "body");
+        for number in 0..own {
+            message.headers.insert(format!("x-{number}"), "1").unwrap();
+        }
+        for name in ["topic", "partition", "offset", "due"] {
+            message.headers.insert(format!("cqrs-retry-{name}"), "7").unwrap();
+        }
+        broker.publish(message).await.unwrap();
+    }
+    let topics = TopicSet::Named(vec!["orders".into()]);
+    let mut request = SubscribeRequest::new(topics, "g", StatusReporter::new().0);
+    request.options.insert(KafkaSubscription::new().with_create_topics(None));
+    let mut source = broker.subscribe(request).await.unwrap();
+    let read = next(&mut source).await.message;
+    assert_eq!((read.unreadable, read.headers.iter().count()), (None, 1_024));
+    let too_many = next(&mut source).await.message;
+    assert!(too_many.unreadable.unwrap().contains("1025 headers"));
+}

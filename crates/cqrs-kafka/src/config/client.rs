@@ -103,13 +103,20 @@ impl KafkaConfig {
         self.check_security()
     }
 
+    fn raw_value(&self, name: &str) -> Option<&str> {
+        let found = self.raw.iter().find(|(raw, _)| canonical(raw) == canonical(name));
+        found.map(|(_, value)| value.expose())
+    }
+
+    /// The security protocol that counts.
+    fn protocol(&self) -> SecurityProtocol {
+        let raw = self.raw_value("security.protocol").and_then(|text| text.parse().ok());
+        raw.unwrap_or(self.security_protocol)
+    }
+
     /// What is set for a connection that is not made so is a mistake: it would be made in plaintext.
     fn check_security(&self) -> Result<(), KafkaError> {
-        let raw = |name: &str| self.raw.iter().find(|(raw, _)| canonical(raw) == name);
-        let protocol = match raw("security.protocol") {
-            Some((_, value)) => value.expose().parse().unwrap_or(self.security_protocol),
-            None => self.security_protocol,
-        };
+        let protocol = self.protocol();
         let has_raw = |prefix: &str| self.raw.keys().any(|name| name.starts_with(prefix));
         let wrong = |what: &str, does: &str, with: &str| {
             let text = format!(
@@ -130,11 +137,25 @@ impl KafkaConfig {
     /// What weakens the connection on purpose.
     pub(crate) fn weaknesses(&self) -> Vec<&'static str> {
         let mut found = Vec::new();
-        let is_plain = self.sasl.mechanism == Some(SaslMechanism::Plain);
-        if self.security_protocol == SecurityProtocol::SaslPlaintext && is_plain {
+        let protocol = self.protocol();
+        let is_plain = match self.raw_value("sasl.mechanism") {
+            Some(raw) => raw.eq_ignore_ascii_case("PLAIN"),
+            None => self.sasl.mechanism == Some(SaslMechanism::Plain),
+        };
+        if protocol == SecurityProtocol::SaslPlaintext && is_plain {
             found.push("sasl.mechanism PLAIN without TLS: the network sees the password");
         }
-        if self.security_protocol.uses_tls() {
+        if protocol.uses_tls() {
+            let verifies = self.raw_value("enable.ssl.certificate.verification");
+            if verifies.is_some_and(|raw| matches!(&*raw.to_lowercase(), "false" | "f" | "0")) {
+                found.push(
+                    "enable.ssl.certificate.verification is off: anybody can pose as the server",
+                );
+            }
+            let checks = self.raw_value("ssl.endpoint.identification.algorithm");
+            if checks.is_some_and(|raw| raw.eq_ignore_ascii_case("none")) {
+                found.push("ssl.endpoint.identification.algorithm is none: any host of the authority can pose as the server");
+            }
             if self.tls.danger_accept_any_certificate {
                 found.push("tls.danger_accept_any_certificate: anybody can pose as the server");
             }
@@ -468,6 +489,15 @@ mod tests {
         open.tls.danger_accept_any_hostname = true;
         assert_eq!(open.weaknesses().len(), 2);
         assert_eq!(config().with_sasl(Sasl::scram_sha_256("me", "hush")).weaknesses().len(), 0);
+        let raw = config()
+            .with_raw("security.protocol", "sasl_plaintext")
+            .with_raw("sasl.mechanism", "PLAIN");
+        assert_eq!(raw.weaknesses().len(), 1);
+        let raw = config()
+            .with_raw("security.protocol", "ssl")
+            .with_raw("enable.ssl.certificate.verification", "false")
+            .with_raw("ssl.endpoint.identification.algorithm", "none");
+        assert_eq!(raw.weaknesses().len(), 2);
     }
 
     #[test]

@@ -20,12 +20,13 @@ pub(super) struct Bound {
 
 impl Bound {
     /// The fair share of each of `partitions`, so that all of them together never exceed the bound; but at
-    /// least the records that are handled at once.
-    pub(super) fn share(self, partitions: usize, at_once: usize) -> Self {
+    /// least the records that are handled at once, each as large as `largest`, in an eighth of the bytes.
+    pub(super) fn share(self, partitions: usize, at_once: usize, largest: usize) -> Self {
         let partitions = partitions.max(1);
+        let floor = at_once.saturating_mul(largest).min(self.bytes / 8);
         Self {
             records: (self.records / partitions).max(at_once.min(self.records)).max(1),
-            bytes: (self.bytes / partitions).max(1),
+            bytes: (self.bytes / partitions).max(floor).max(1),
         }
     }
 }
@@ -45,6 +46,16 @@ impl Unsettled {
             }
             some => some,
         }
+    }
+
+    /// Whether nothing is counted.
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.load(Ordering::SeqCst) == 0
+    }
+
+    /// Wakes the poll thread with the next settlements.
+    pub(super) fn starve(&self) {
+        self.starving.store(true, Ordering::SeqCst);
     }
 
     /// Whether `more` bytes fill the bound.
@@ -76,13 +87,15 @@ mod tests {
     fn shares_of_all_partitions_fit_into_the_bound() {
         let all = Bound { records: 10_000, bytes: 64 << 20 };
         for partitions in [1, 2, 3, 12, 999] {
-            let share = all.share(partitions, 10);
+            let share = all.share(partitions, 10, 0);
             assert!(share.records * partitions <= all.records && share.records > 0);
             assert!(share.bytes * partitions <= all.bytes && share.bytes > 0);
         }
-        assert_eq!(all.share(0, 1), all);
-        assert_eq!(all.share(999, 64).records, 64, "handled at once");
-        assert_eq!(all.share(1 << 40, 1), Bound { records: 1, bytes: 1 }, "each goes on");
+        assert_eq!(all.share(0, 1, 0), all);
+        assert_eq!(all.share(999, 64, 0).records, 64, "handled at once");
+        assert_eq!(all.share(1 << 40, 1, 0), Bound { records: 1, bytes: 1 }, "each goes on");
+        assert_eq!(all.share(999, 2, 1 << 20).bytes, 2 << 20, "two large records at once");
+        assert_eq!(all.share(999, 64, 1 << 20).bytes, 8 << 20, "an eighth at most");
     }
 
     #[test]

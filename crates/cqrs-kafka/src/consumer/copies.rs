@@ -14,6 +14,7 @@ use tokio::sync::OnceCell;
 use super::NewTopics;
 use super::create_topics::create_topics;
 use super::refusals::Refusals;
+use super::repeats::Repeats;
 use crate::producer::{Driver, Link, Raw};
 use crate::{Acks, Compression, ErrorKind, KafkaConfig, KafkaError};
 
@@ -92,10 +93,14 @@ pub(super) struct Copies {
     create: Option<NewTopics>,
     /// Topics that are known to exist, or are being made: one try for all who need it.
     made: Mutex<HashMap<Arc<str>, Made>>,
-    /// Topics that this principal may not create.
+    /// Topics that cannot be created: no right, or the cluster takes them not.
     not_created: Refusals,
     /// Topics that this principal may not write to.
     not_written: Refusals,
+    /// Log lines about topics that could not be created for now.
+    not_now: Repeats,
+    /// Log lines about copies that are too large.
+    pub(super) too_large: Repeats,
 }
 
 /// Whether a topic exists; empty while that is being seen to.
@@ -126,7 +131,8 @@ pub(super) struct Copy {
 impl Copies {
     pub(super) fn new(link: Arc<CopyLink>, create: Option<NewTopics>) -> Self {
         let (not_created, not_written) = (Refusals::default(), Refusals::default());
-        Self { link, create, made: Mutex::default(), not_created, not_written }
+        let (not_now, too_large) = (Repeats::default(), Repeats::default());
+        Self { link, create, made: Mutex::default(), not_created, not_written, not_now, too_large }
     }
 
     /// Writes a copy, compressed if it does not fit otherwise. Ends within twice the broker's publish timeout,
@@ -197,8 +203,11 @@ impl Copies {
             let topics = [(topic.to_owned(), like.to_owned())];
             let result = create_topics(&self.link.config, create, &topics).await;
             if let Err(error) = &result {
-                let is_refused = error.kind() == ErrorKind::Authorization;
-                if !is_refused || self.not_created.note(topic, &error.to_string()) {
+                let is_new = match error.is_retryable() {
+                    true => self.not_now.note().is_some(),
+                    false => self.not_created.note(topic, &error.to_string()),
+                };
+                if is_new {
                     tracing::warn!(topic, %error, "the topic could not be made, unless it exists");
                 }
             }

@@ -4,7 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, NewTopic, OwnedResourceSpecifier, ResourceSpecifier,
+    TopicReplication,
+};
 use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::NewTopics;
@@ -95,16 +98,13 @@ async fn size_limits(
     let Ok(found) = admin.describe_configs(&all, &options_of_admin()).await else {
         return HashMap::new();
     };
-    // In the order of the question.
-    topics
-        .iter()
-        .zip(found)
-        .filter_map(|(topic, found)| {
-            let found = found.ok()?;
-            let limit = found.get(MAX_MESSAGE_BYTES)?.value.as_ref()?.parse::<i64>().ok()?;
-            Some((topic.clone(), (limit + ROOM).min(i32::MAX.into()).to_string()))
-        })
-        .collect()
+    // Not in the order of the question: Kafka answers first what this principal may see.
+    let limit = |found: ConfigResource| {
+        let limit = found.get(MAX_MESSAGE_BYTES)?.value.as_ref()?.parse::<i64>().ok()?;
+        let OwnedResourceSpecifier::Topic(topic) = found.specifier else { return None };
+        Some((topic, (limit + ROOM).min(i32::MAX.into()).to_string()))
+    };
+    found.into_iter().flatten().filter_map(limit).collect()
 }
 
 /// How many partitions a topic has; blocks. Does not ask for one topic: that would make it.

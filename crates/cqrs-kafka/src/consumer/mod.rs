@@ -55,6 +55,7 @@ mod quarantine;
 mod rebalance;
 mod record;
 mod refusals;
+mod repeats;
 mod session;
 mod settle;
 mod shared;

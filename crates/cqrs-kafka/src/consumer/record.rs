@@ -10,6 +10,8 @@ use cqrs_core::consume::{Incoming, RETRY_HEADERS};
 use cqrs_core::message::{ByteString, Headers, header};
 use rdkafka::message::{BorrowedMessage, Header, Headers as _, Message as _, OwnedHeaders};
 
+use super::repeats::Repeats;
+
 /// When the copy in a retry topic may be handed out: milliseconds since 1970.
 pub(super) const DUE: &str = "cqrs-retry-due";
 /// The topic a retry copy first came from.
@@ -55,6 +57,10 @@ struct Unread {
 const MAX_HEADERS: usize = 1_024;
 /// Header names of a record that are not UTF-8, at most: each costs a panic of rdkafka, which is caught.
 const MAX_UNREADABLE: usize = 8;
+/// What a header that cannot be read counts in bytes: nobody knows its length.
+const UNREADABLE: usize = 4 << 10;
+/// Headers that a retry copy adds, at most.
+const OURS: usize = RETRY_HEADERS.len() + 5;
 /// About what a header takes in memory beside its bytes.
 const HEADER: usize = 64;
 
@@ -67,6 +73,8 @@ pub(super) struct Copier {
     buffer: BytesMut,
     /// The headers of the record that is being copied: reading them twice costs more.
     headers: Vec<u8>,
+    /// Log lines about headers that cannot be read.
+    repeats: Repeats,
 }
 
 /// Bytes of a shared buffer. A record that is kept for long keeps this many bytes of others with it.
@@ -80,7 +88,7 @@ impl Copier {
     pub(super) fn copy(&mut self, message: &BorrowedMessage<'_>) -> Record {
         let mut headers = std::mem::take(&mut self.headers);
         headers.clear();
-        let unread = read_headers(message, &mut headers).map(Arc::new);
+        let unread = read_headers(message, &mut headers, &self.repeats).map(Arc::new);
         let (key, body) = (message.key(), message.payload());
         let size = key.map_or(0, <[u8]>::len) + body.map_or(0, <[u8]>::len) + headers.len();
         let mut own = BytesMut::new();
@@ -118,46 +126,75 @@ impl Copier {
     }
 }
 
-/// Puts a record's headers into `buffer`, those that can be read.
-fn read_headers(message: &BorrowedMessage<'_>, buffer: &mut Vec<u8>) -> Option<Unread> {
+/// Puts a record's headers into `buffer`, those that can be read. Headers that a retry copy adds are always read and
+/// do not count against the limit.
+fn read_headers(
+    message: &BorrowedMessage<'_>,
+    buffer: &mut Vec<u8>,
+    repeats: &Repeats,
+) -> Option<Unread> {
     let headers = message.headers()?;
     let count = headers.count();
-    let mut unreadable = 0;
-    if count <= MAX_HEADERS {
-        let mut next = 0;
-        while next < count && unreadable <= MAX_UNREADABLE {
-            // rdkafka panics on a name that is not UTF-8, and has no other way to read a header.
-            let read = catch_unwind(AssertUnwindSafe(|| {
-                while next < count {
-                    next += 1;
-                    let header = headers.get(next - 1);
+    let (mut ours, mut others, mut bytes) = (Vec::new(), 0, 0);
+    let (mut next, mut unreadable) = (0, 0);
+    while next < count && unreadable <= MAX_UNREADABLE {
+        // rdkafka panics on a name that is not UTF-8, and has no other way to read a header.
+        let read = catch_unwind(AssertUnwindSafe(|| {
+            while next < count {
+                next += 1;
+                let header = headers.get(next - 1);
+                bytes += header.key.len() + header.value.map_or(0, <[u8]>::len);
+                if is_ours(header.key) {
+                    put_header(&mut ours, header.key, header.value);
+                    continue;
+                }
+                others += 1;
+                if others <= MAX_HEADERS {
                     put_header(buffer, header.key, header.value);
                 }
-            }));
-            unreadable += usize::from(read.is_err());
-        }
-        if unreadable == 0 {
-            return None;
-        }
+            }
+        }));
+        unreadable += usize::from(read.is_err());
     }
-    let why = match unreadable {
-        0 => Some(format!("it has {count} headers, at most {MAX_HEADERS} are read").into()),
-        1..=MAX_UNREADABLE => None,
-        _ => Some("it has too many headers whose names are not UTF-8".into()),
+    // A copy has them at the end.
+    let end = next.max(count.saturating_sub(OURS));
+    for index in end..count {
+        let _unreadable = catch_unwind(AssertUnwindSafe(|| {
+            let header = headers.get(index);
+            if is_ours(header.key) {
+                put_header(&mut ours, header.key, header.value);
+            }
+        }));
+    }
+    let why = if unreadable > MAX_UNREADABLE {
+        Some("it has too many headers whose names are not UTF-8".into())
+    } else if others > MAX_HEADERS {
+        Some(format!("it has {others} headers, at most {MAX_HEADERS} are read").into())
+    } else {
+        None
     };
     if why.is_some() {
         buffer.clear();
     }
-    tracing::warn!(
-        topic = message.topic(),
-        partition = message.partition(),
-        offset = message.offset(),
-        headers = count,
-        unreadable,
-        reason = why.as_deref(),
-        "not all headers of the record can be read; copies of it have them all"
-    );
-    Some(Unread { all: headers.detach(), size: count * HEADER, why })
+    buffer.extend_from_slice(&ours);
+    if why.is_none() && unreadable == 0 {
+        return None;
+    }
+    if let Some(left_out) = repeats.note() {
+        tracing::warn!(
+            topic = message.topic(),
+            partition = message.partition(),
+            offset = message.offset(),
+            headers = count,
+            unreadable,
+            reason = why.as_deref(),
+            left_out,
+            "not all headers of the record can be read; copies of it have them all"
+        );
+    }
+    let unknown = unreadable + count - next;
+    let size = bytes.saturating_add(count * HEADER).saturating_add(unknown * UNREADABLE);
+    Some(Unread { all: headers.detach(), size, why })
 }
 
 fn put_header(buffer: &mut Vec<u8>, name: &str, value: Option<&[u8]>) {

@@ -185,7 +185,9 @@ impl Settle for KafkaSettle {
                 Written::Stored => Ok(Delayed::Scheduled),
                 Written::TooLarge(error) => {
                     let name = &self.plan.request.name;
-                    tracing::warn!(subscription = %name, %error, "no retry copy; it is held here");
+                    if let Some(left_out) = lease.partition.shared.copies.too_large.note() {
+                        tracing::warn!(subscription = %name, %error, left_out, "no retry copy; it is held here");
+                    }
                     Ok(lease.hold(state))
                 }
             }
@@ -212,14 +214,17 @@ impl Settle for KafkaSettle {
                 size: record.size(),
             };
             let Written::TooLarge(error) = copies.write(&copy).await? else { return Ok(()) };
-            tracing::warn!(
-                subscription = %self.plan.request.name,
-                topic = letter.topic,
-                partition = letter.partition,
-                offset = letter.offset,
-                error = error.source().map(tracing::field::display),
-                "its dead letter has no body: the original is at this topic, partition and offset"
-            );
+            if let Some(left_out) = copies.too_large.note() {
+                tracing::warn!(
+                    subscription = %self.plan.request.name,
+                    topic = letter.topic,
+                    partition = letter.partition,
+                    offset = letter.offset,
+                    left_out,
+                    error = error.source().map(tracing::field::display),
+                    "its dead letter has no body: the original is at this topic, partition and offset"
+                );
+            }
             let key = copy.key.take().filter(|key| key.len() <= LONGEST_KEY);
             let left_out = record.size() - key.as_ref().map_or(0, Bytes::len);
             letter.omitted_bytes = u64::try_from(left_out).ok();

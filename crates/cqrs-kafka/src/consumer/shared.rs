@@ -51,6 +51,8 @@ pub(super) struct Shared {
     partitions: AtomicUsize,
     /// How many records are handled at once.
     at_once: AtomicUsize,
+    /// Bytes of the largest record that was fetched.
+    largest: AtomicUsize,
     /// Whether something was given back since the source looked.
     returned: AtomicBool,
     inbox: Mutex<Inbox>,
@@ -83,6 +85,7 @@ impl Shared {
             unsettled: Unsettled::default(),
             partitions: AtomicUsize::new(1),
             at_once: AtomicUsize::new(1),
+            largest: AtomicUsize::new(0),
             returned: AtomicBool::new(false),
             inbox: Mutex::default(),
             poller: OnceLock::new(),
@@ -121,18 +124,33 @@ impl Shared {
     /// What may be fetched of one partition and not settled.
     pub(super) fn share(&self) -> Bound {
         let at_once = self.at_once.load(Ordering::Relaxed);
-        self.bound.share(self.partitions.load(Ordering::Relaxed), at_once)
+        let largest = self.largest.load(Ordering::Relaxed);
+        self.bound.share(self.partitions.load(Ordering::Relaxed), at_once, largest)
     }
 
     /// How many records of a partition may be fetched now. When none, a settlement that makes room wakes the
     /// poll thread.
+    ///
+    /// A partition that has none gets one even when the others hold all there is: they may hold it for long.
     pub(super) fn room(&self, partition: &Partition) -> usize {
         let share = partition.unsettled.room(self.share());
-        if share == 0 { 0 } else { share.min(self.unsettled.room(self.bound)) }
+        if share == 0 {
+            return 0;
+        }
+        let room = share.min(self.unsettled.room(self.bound));
+        if room == 0 {
+            partition.unsettled.starve();
+            // What was settled right before said nothing.
+            return usize::from(partition.unsettled.is_empty());
+        }
+        room
     }
 
     /// Whether one more byte of a partition is too many.
     pub(super) fn is_heavy(&self, partition: &Partition, more: usize) -> bool {
+        if more == 0 && partition.unsettled.is_empty() {
+            return false;
+        }
         self.unsettled.is_heavy(self.bound, more)
             || partition.unsettled.is_heavy(self.share(), more)
     }
@@ -140,6 +158,8 @@ impl Shared {
     /// Puts fetched records in, and wakes the source.
     pub(super) fn push(&self, partition: &Arc<Partition>, records: Vec<Record>) {
         let size = records.iter().map(Record::size).sum();
+        let largest = records.iter().map(Record::size).max().unwrap_or_default();
+        self.largest.fetch_max(largest, Ordering::Relaxed);
         self.unsettled.add(records.len(), size);
         partition.unsettled.add(records.len(), size);
         let batch = Batch { partition: Arc::clone(partition), records: records.into() };
