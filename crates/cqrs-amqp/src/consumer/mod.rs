@@ -56,7 +56,6 @@ mod in_flight;
 mod inbound;
 mod incoming;
 mod line;
-mod log_period;
 mod opener;
 mod options;
 mod places;

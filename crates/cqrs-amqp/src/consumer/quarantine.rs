@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
+use cqrs_core::consume::LogLimit;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
@@ -27,7 +28,6 @@ use super::copy;
 use super::delivery_count::DeliveryCount;
 use super::generation::Generation;
 use super::inbound::Inbound;
-use super::log_period::{LogPeriod, log_bounded};
 use super::plan::QUARANTINE;
 use super::settle::Desk;
 use crate::connect::Connection;
@@ -60,8 +60,8 @@ pub(super) struct Quarantine {
     /// Set once the server refused the quarantine queue: the source runs without it.
     off: AtomicBool,
     times: StdMutex<Times>,
-    log: LogPeriod,
-    too_large: LogPeriod,
+    log: LogLimit,
+    too_large: LogLimit,
 }
 
 #[derive(Debug, Default)]
@@ -244,11 +244,13 @@ impl Session {
         match stored {
             Ok(Published::Stored) => {}
             Ok(Published::TooLarge(error)) => {
-                log_bounded!(
-                    state.too_large, warn, subscription = %name, error = %error.chain(),
-                    "a message that came back from lost consumers is too large for its quarantine queue: \
-                     it runs like others, its crashes are not counted"
-                );
+                if let Some(left_out) = state.too_large.line() {
+                    tracing::warn!(
+                        subscription = %name, error = %error.chain(), left_out,
+                        "a redelivered message is too large for its quarantine queue: it runs like \
+                         others, its crashes are not counted"
+                    );
+                }
                 return false;
             }
             Err(error) => {
@@ -298,10 +300,12 @@ impl Session {
                 continue;
             }
             arrived.redelivered = true;
-            log_bounded!(
-                state.log, info, subscription = %plan.name, queue = name, crashes = arrived.crashes,
-                "a message that came back from lost consumers runs alone"
-            );
+            if let Some(left_out) = state.log.line() {
+                tracing::info!(
+                    subscription = %plan.name, queue = name, crashes = arrived.crashes, left_out,
+                    "a message that came back from lost consumers runs alone"
+                );
+            }
             arrived.sent = Some(self.desk.handed_on.add());
             self.inbound.push_alone(arrived);
             if timeout_at(end, self.desk.handed_on.none()).await.is_err() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::broker::BoxFuture;
-use cqrs_core::consume::{DeadLetter, Delayed, RetryState, Settle, SettleError};
+use cqrs_core::consume::{DeadLetter, Delayed, LogLimit, RetryState, Settle, SettleError};
 use lapin::Acker;
 use lapin::options::BasicAckOptions;
 
@@ -13,7 +13,6 @@ use super::copy;
 use super::generation::Generation;
 use super::in_flight::{InFlight, Permit};
 use super::incoming::Original;
-use super::log_period::{LogPeriod, log_bounded};
 use super::places::Places;
 use super::plan::{Plan, QueuePlan};
 use super::quarantine::Quarantine;
@@ -34,8 +33,8 @@ pub(super) struct Desk {
 /// Bounds on log lines that each message could cause.
 #[derive(Debug, Default)]
 pub(super) struct Logs {
-    held: LogPeriod,
-    bare: LogPeriod,
+    held: LogLimit,
+    bare: LogLimit,
 }
 
 /// One delivery in the runtime's hands.
@@ -183,8 +182,9 @@ impl Settle for AmqpSettle {
                 Ok(Published::Stored) => Ok(Delayed::Scheduled),
                 Ok(Published::TooLarge(error)) => {
                     let name = &self.desk.plan.name;
-                    let text = "no retry copy; it is held here";
-                    log_bounded!(self.desk.logs.held, warn, subscription = %name, %error, "{text}");
+                    if let Some(left_out) = self.desk.logs.held.line() {
+                        tracing::warn!(subscription = %name, %error, left_out, "no retry copy; it is held here");
+                    }
                     Ok(Delayed::Hold)
                 }
                 Err(error) => Err(self.failed("its retry copy was not stored", error)),
@@ -209,8 +209,10 @@ impl Settle for AmqpSettle {
             let mut published = copies.publish(&target, &properties, body).await;
             if let Ok(Published::TooLarge(error)) = &published {
                 let (name, logs) = (&self.desk.plan.name, &self.desk.logs);
-                let text = "its dead letter goes without its headers";
-                log_bounded!(logs.bare, warn, subscription = %name, %error, "{text}");
+                if let Some(left_out) = logs.bare.line() {
+                    let text = "its dead letter goes without its headers";
+                    tracing::warn!(subscription = %name, %error, left_out, "{text}");
+                }
                 for bare in bare {
                     published = copies.publish(&target, &bare, body).await;
                     if !matches!(published, Ok(Published::TooLarge(_))) {

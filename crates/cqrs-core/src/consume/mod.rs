@@ -16,6 +16,7 @@ mod contract;
 mod dead_letter;
 mod error;
 mod incoming;
+mod log_limit;
 mod names;
 mod request;
 mod retry;
@@ -27,6 +28,7 @@ pub use dead_letter::{
 };
 pub use error::{SettleError, SourceError, SubscribeError, SubscribeErrorKind};
 pub use incoming::Incoming;
+pub use log_limit::LogLimit;
 pub use names::{group_problem, topic_group_name};
 pub(crate) use request::DEFAULT_MAX_CRASHES;
 pub use request::{DeadLetterTo, Options, StartAt, SubscribeRequest, TopicSet};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use cqrs_core::broker::PublishErrorKind;
-use cqrs_core::consume::SettleError;
+use cqrs_core::consume::{LogLimit, SettleError};
 use cqrs_core::{Message, PublishError};
 use rdkafka::message::OwnedHeaders;
 use tokio::sync::OnceCell;
@@ -14,7 +14,6 @@ use tokio::sync::OnceCell;
 use super::NewTopics;
 use super::create_topics::create_topics;
 use super::refusals::Refusals;
-use super::repeats::Repeats;
 use crate::producer::{Driver, Link, Raw};
 use crate::{Acks, Compression, ErrorKind, KafkaConfig, KafkaError};
 
@@ -98,9 +97,9 @@ pub(super) struct Copies {
     /// Topics that this principal may not write to.
     not_written: Refusals,
     /// Log lines about topics that could not be created for now.
-    not_now: Repeats,
+    not_now: LogLimit,
     /// Log lines about copies that are too large.
-    pub(super) too_large: Repeats,
+    pub(super) too_large: LogLimit,
 }
 
 /// Whether a topic exists; empty while that is being seen to.
@@ -131,7 +130,7 @@ pub(super) struct Copy {
 impl Copies {
     pub(super) fn new(link: Arc<CopyLink>, create: Option<NewTopics>) -> Self {
         let (not_created, not_written) = (Refusals::default(), Refusals::default());
-        let (not_now, too_large) = (Repeats::default(), Repeats::default());
+        let (not_now, too_large) = (LogLimit::default(), LogLimit::default());
         Self { link, create, made: Mutex::default(), not_created, not_written, not_now, too_large }
     }
 
@@ -204,7 +203,7 @@ impl Copies {
             let result = create_topics(&self.link.config, create, &topics).await;
             if let Err(error) = &result {
                 let is_new = match error.is_retryable() {
-                    true => self.not_now.note().is_some(),
+                    true => self.not_now.line().is_some(),
                     false => self.not_created.note(topic, &error.to_string()),
                 };
                 if is_new {

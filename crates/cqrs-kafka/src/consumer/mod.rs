@@ -55,7 +55,6 @@ mod quarantine;
 mod rebalance;
 mod record;
 mod refusals;
-mod repeats;
 mod session;
 mod settle;
 mod shared;

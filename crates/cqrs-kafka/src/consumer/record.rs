@@ -6,11 +6,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use cqrs_core::RetryState;
-use cqrs_core::consume::{Incoming, RETRY_HEADERS};
+use cqrs_core::consume::{Incoming, LogLimit, RETRY_HEADERS};
 use cqrs_core::message::{ByteString, Headers, header};
 use rdkafka::message::{BorrowedMessage, Header, Headers as _, Message as _, OwnedHeaders};
-
-use super::repeats::Repeats;
 
 /// When the copy in a retry topic may be handed out: milliseconds since 1970.
 pub(super) const DUE: &str = "cqrs-retry-due";
@@ -74,7 +72,7 @@ pub(super) struct Copier {
     /// The headers of the record that is being copied: reading them twice costs more.
     headers: Vec<u8>,
     /// Log lines about headers that cannot be read.
-    repeats: Repeats,
+    log_limit: LogLimit,
 }
 
 /// Bytes of a shared buffer. A record that is kept for long keeps this many bytes of others with it.
@@ -88,7 +86,7 @@ impl Copier {
     pub(super) fn copy(&mut self, message: &BorrowedMessage<'_>) -> Record {
         let mut headers = std::mem::take(&mut self.headers);
         headers.clear();
-        let unread = read_headers(message, &mut headers, &self.repeats).map(Arc::new);
+        let unread = read_headers(message, &mut headers, &self.log_limit).map(Arc::new);
         let (key, body) = (message.key(), message.payload());
         let size = key.map_or(0, <[u8]>::len) + body.map_or(0, <[u8]>::len) + headers.len();
         let mut own = BytesMut::new();
@@ -131,7 +129,7 @@ impl Copier {
 fn read_headers(
     message: &BorrowedMessage<'_>,
     buffer: &mut Vec<u8>,
-    repeats: &Repeats,
+    log_limit: &LogLimit,
 ) -> Option<Unread> {
     let headers = message.headers()?;
     let count = headers.count();
@@ -180,7 +178,7 @@ fn read_headers(
     if why.is_none() && unreadable == 0 {
         return None;
     }
-    if let Some(left_out) = repeats.note() {
+    if let Some(left_out) = log_limit.line() {
         tracing::warn!(
             topic = message.topic(),
             partition = message.partition(),

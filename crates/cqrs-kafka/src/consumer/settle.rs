@@ -185,7 +185,7 @@ impl Settle for KafkaSettle {
                 Written::Stored => Ok(Delayed::Scheduled),
                 Written::TooLarge(error) => {
                     let name = &self.plan.request.name;
-                    if let Some(left_out) = lease.partition.shared.copies.too_large.note() {
+                    if let Some(left_out) = lease.partition.shared.copies.too_large.line() {
                         tracing::warn!(subscription = %name, %error, left_out, "no retry copy; it is held here");
                     }
                     Ok(lease.hold(state))
@@ -214,7 +214,7 @@ impl Settle for KafkaSettle {
                 size: record.size(),
             };
             let Written::TooLarge(error) = copies.write(&copy).await? else { return Ok(()) };
-            if let Some(left_out) = copies.too_large.note() {
+            if let Some(left_out) = copies.too_large.line() {
                 tracing::warn!(
                     subscription = %self.plan.request.name,
                     topic = letter.topic,
