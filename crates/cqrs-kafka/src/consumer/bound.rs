@@ -48,16 +48,6 @@ impl Unsettled {
         }
     }
 
-    /// Whether nothing is counted.
-    pub(super) fn is_empty(&self) -> bool {
-        self.records.load(Ordering::SeqCst) == 0
-    }
-
-    /// Wakes the poll thread with the next settlements.
-    pub(super) fn starve(&self) {
-        self.starving.store(true, Ordering::SeqCst);
-    }
-
     /// Whether `more` bytes fill the bound.
     pub(super) fn is_heavy(&self, bound: Bound, more: usize) -> bool {
         self.bytes.load(Ordering::Relaxed) + more >= bound.bytes

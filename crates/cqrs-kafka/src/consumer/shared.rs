@@ -131,26 +131,15 @@ impl Shared {
     /// How many records of a partition may be fetched now. When none, a settlement that makes room wakes the
     /// poll thread.
     ///
-    /// A partition that has none gets one even when the others hold all there is: they may hold it for long.
+    /// The bound of the subscription holds even for a partition that has none: one that is assigned while the
+    /// others hold all gets what they settle beyond their new shares.
     pub(super) fn room(&self, partition: &Partition) -> usize {
         let share = partition.unsettled.room(self.share());
-        if share == 0 {
-            return 0;
-        }
-        let room = share.min(self.unsettled.room(self.bound));
-        if room == 0 {
-            partition.unsettled.starve();
-            // What was settled right before said nothing.
-            return usize::from(partition.unsettled.is_empty());
-        }
-        room
+        if share == 0 { 0 } else { share.min(self.unsettled.room(self.bound)) }
     }
 
     /// Whether one more byte of a partition is too many.
     pub(super) fn is_heavy(&self, partition: &Partition, more: usize) -> bool {
-        if more == 0 && partition.unsettled.is_empty() {
-            return false;
-        }
         self.unsettled.is_heavy(self.bound, more)
             || partition.unsettled.is_heavy(self.share(), more)
     }
