@@ -9,14 +9,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use cqrs_core::{
-    DeadLetter, DeadLetterReason, EventHandler, EventMediator, Failure, HandlerError,
+    DeadLetter, DeadLetterReason, Delivery, EventHandler, EventMediator, Failure, HandlerError,
     HandlerResultExt, Invocation, Mediator, MemoryBroker, Message, MessageBrokerExt, Middleware,
     Next, NotificationEvent, Outcome, Received, RequestHandler, Retry, Scope, SendError, Service,
-    Subscription, Target, each,
+    Subscription, Target, batch, each, manual,
 };
 use cqrs_macros::{Command, DomainEvent, Notification};
 use serde::{Deserialize, Serialize};
-use support::{Log, RecordingBroker};
+use support::{Fault, Log, RecordingBroker, Store, Transaction};
 
 // ---- what a retry must not run again
 
@@ -344,6 +344,134 @@ async fn permanent_error_of_a_domain_event_stays_permanent() {
     .await;
     assert_eq!((log.lines().len(), letter.reason), (1, DeadLetterReason::Permanent));
     assert_eq!(letter.error.matches("no such account").count(), 1, "{}", letter.error);
+}
+
+/// Sends `Charge`, and makes of its error a panic, or work that cannot be committed.
+struct Abrupt {
+    mediator: Mediator,
+    panics: bool,
+}
+
+impl RequestHandler<Shop> for Abrupt {
+    async fn handle(&self, _: Shop, scope: &mut Scope) -> Result<(), String> {
+        let sent = self.mediator.send(Charge).await;
+        assert!(!self.panics, "{}", sent.unwrap_err());
+        scope.unit_of_work::<Transaction>().await.unwrap().write("shop");
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn undelivered_below_a_panic_or_failed_commit_is_final() {
+    for (panics, middlewares, expected) in [
+        (true, 0, "panicked: "),
+        (true, 1, "panicked: "),
+        (false, 0, "serialization failure"),
+        (false, 1, "serialization failure"),
+    ] {
+        let log = Log::default();
+        let store = Store::new(&Log::default(), Fault::Commit);
+        let mut outer = Mediator::builder()
+            .handle::<Shop, _>(Abrupt { mediator: charging(&log), panics })
+            .unit_of_work(store);
+        for _ in 0..middlewares {
+            outer = outer.middleware(Passing);
+        }
+        let outer = outer.build().unwrap();
+        let error = outer.send(Shop).await.unwrap_err();
+        assert!(!error.is_rolled_back(), "{error:?}");
+        assert_eq!(log.lines(), ["charged"]);
+        let letter = consume(on_ordered(move || {
+            let outer = outer.clone();
+            async move { Ok(outer.send(Shop).await?) }
+        }))
+        .await;
+        assert_eq!(log.lines(), ["charged"; 2], "committed once by the consumer, not again");
+        assert_eq!((letter.reason, letter.attempts), (DeadLetterReason::Permanent, 1));
+        assert!(letter.error.contains(expected), "{}", letter.error);
+        assert!(letter.error.contains("is committed"), "{}", letter.error);
+    }
+}
+
+/// Sends `Charge`, and panics because of its error.
+struct UnwrapCharge(Mediator);
+
+impl EventHandler<Ordered> for UnwrapCharge {
+    async fn handle(&self, _: &Ordered, _: &mut Scope) -> Result<(), HandlerError> {
+        self.0.send(Charge).await.unwrap();
+        Ok(())
+    }
+}
+
+impl Middleware for UnwrapCharge {
+    async fn handle(&self, _: &mut Invocation<'_>, _: Next<'_>) -> Outcome {
+        self.0.send(Charge).await.unwrap();
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_after_own_undelivered_send_is_permanent() {
+    for case in ["mediator", "its middleware", "each", "middleware", "manual", "batch"] {
+        let (log, mut subscription) = (Log::default(), on_orders());
+        let mediator = charging(&log);
+        let unwrapping = UnwrapCharge(mediator.clone());
+        let events = EventMediator::builder();
+        let charge = move || {
+            let mediator = mediator.clone();
+            async move { mediator.send(Charge).await.unwrap() }
+        };
+        let letter = match case {
+            "mediator" => {
+                let events = events.event::<Ordered, _>(unwrapping).build().unwrap();
+                consume_by(subscription, events).await
+            }
+            "its middleware" => {
+                let events = events.event::<Ordered, _>(Ignoring).middleware(unwrapping);
+                consume_by(subscription, events.build().unwrap()).await
+            }
+            "each" => {
+                let target = on_ordered(move || {
+                    let charged = charge();
+                    async move {
+                        charged.await;
+                        Ok(())
+                    }
+                });
+                consume_by(subscription, target).await
+            }
+            "middleware" => {
+                subscription = subscription.middleware(unwrapping);
+                consume_by(subscription, events.event::<Ordered, _>(Ignoring).build().unwrap())
+                    .await
+            }
+            "manual" => {
+                let target = manual(move |_: NotificationEvent<Ordered>, delivery: Delivery| {
+                    let charged = charge();
+                    async move {
+                        charged.await;
+                        drop(delivery);
+                    }
+                });
+                consume_by(subscription, target).await
+            }
+            _ => {
+                let target = batch(1, Duration::from_millis(1), {
+                    move |_: Vec<(NotificationEvent<Ordered>, Received)>| {
+                        let charged = charge();
+                        async move {
+                            charged.await;
+                            Ok(())
+                        }
+                    }
+                });
+                consume_by(subscription, target).await
+            }
+        };
+        assert_eq!(log.lines(), ["charged"], "{case}");
+        assert_eq!((letter.reason, letter.attempts), (DeadLetterReason::Permanent, 1), "{case}");
+        assert!(letter.error.contains("panicked: "), "{case}: {}", letter.error);
+    }
 }
 
 // ---- how deep

@@ -7,7 +7,7 @@ use super::Event;
 use crate::Scope;
 use crate::broker::{BoxFuture, PublishError};
 use crate::dispatch::EventsError;
-use crate::mediator::{CommittedBelow, EventSendError, SendError};
+use crate::mediator::{CommittedBelow, EventSendError, SendError, committed_below};
 
 /// Reacts to one type of event. A plain struct that holds its dependencies.
 ///
@@ -39,8 +39,8 @@ pub trait EventHandler<E: Event>: Send + Sync + 'static {
 ///
 /// Any error becomes one by `?`, as retryable, with one exception: an error of a mediator after which the
 /// work must not run again ([`SendError::Undelivered`](crate::SendError::Undelivered): it is committed, its
-/// events are not published; [`SendError::HandlerAfterCommit`](crate::SendError::HandlerAfterCommit): so is
-/// that of a request below it; or a permanent failure of the handlers of an event), itself or among the
+/// events are not published; [`SendError::HandlerAfterCommit`](crate::SendError::HandlerAfterCommit) and
+/// [`SendError::FailedAfterCommit`](crate::SendError::FailedAfterCommit): so is that of a request below it; or a permanent failure of the handlers of an event), itself or among the
 /// causes of another error, is permanent. It is not found where an event handler makes a text of such an
 /// error, or a command handler sends from another task. `map_err(HandlerError::retryable)` in front of the
 /// `?` makes it retryable all the same: the handler then runs again, and so does the request that it sends.
@@ -75,9 +75,14 @@ impl HandlerError {
     }
 
     /// A handler's panic, by its text. Many a panic is an `unwrap` of something that passes, so it is
-    /// as worth a retry as any other failure.
+    /// as worth a retry as any other failure, unless a send inside the one that runs committed its work.
     pub(crate) fn panicked(text: String) -> Self {
-        Self::new(Class::Panicked, "panic", format!("panicked: {text}").into())
+        let text = format!("panicked: {text}");
+        if committed_below() {
+            let error = EventSendError::FailedAfterCommit(text);
+            return Self::new(Class::Permanent, "panic", error.into());
+        }
+        Self::new(Class::Panicked, "panic", text.into())
     }
 
     fn new(class: Class, type_name: &'static str, source: Box<dyn Error + Send + Sync>) -> Self {
@@ -89,7 +94,7 @@ impl HandlerError {
         self.0.class != Class::Permanent
     }
 
-    /// Whether the handler panicked.
+    /// Whether the handler panicked, and trying again may help.
     pub fn is_panic(&self) -> bool {
         self.0.class == Class::Panicked
     }

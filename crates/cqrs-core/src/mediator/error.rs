@@ -5,6 +5,7 @@ use super::nesting::CommittedBelow;
 use crate::UnitOfWorkError;
 use crate::codec::SerializeError;
 use crate::dispatch::{EventsError, FinishError, Undelivered};
+use crate::service::causes;
 
 /// Why a `send` did not end well. `T` and `E` are the request's response and error.
 ///
@@ -19,6 +20,9 @@ pub enum SendError<T, E> {
     /// [`Undelivered`](Self::Undelivered), or as this. The work of this send is rolled back; that of the
     /// other one is committed and would be done twice if this request was sent again.
     HandlerAfterCommit(E),
+    /// As [`HandlerAfterCommit`](Self::HandlerAfterCommit), where this send ended by another failure, with
+    /// this text: a panic or a commit that failed, say.
+    FailedAfterCommit(String),
     /// No handler is bound to this type.
     NoHandler {
         /// The type.
@@ -67,12 +71,14 @@ impl<T, E> SendError<T, E> {
     /// Whether it is certain that nothing was done: the unit of work is rolled back and nothing was
     /// published, so that the request may be sent again. `false`: it was done
     /// ([`Undelivered`](Self::Undelivered)), a part of it was
-    /// ([`HandlerAfterCommit`](Self::HandlerAfterCommit)), or that is unknown.
+    /// ([`HandlerAfterCommit`](Self::HandlerAfterCommit), [`FailedAfterCommit`](Self::FailedAfterCommit)), or
+    /// that is unknown.
     pub fn is_rolled_back(&self) -> bool {
         !matches!(
             self,
             Self::Undelivered(_)
                 | Self::HandlerAfterCommit(_)
+                | Self::FailedAfterCommit(_)
                 | Self::Interrupted
                 | Self::UnitOfWork(UnitOfWorkError::CommitUnknown(_))
         )
@@ -101,10 +107,29 @@ impl<T, E> SendError<T, E> {
     }
 }
 
+impl<T, E: fmt::Display> SendError<T, E> {
+    /// What this is after a send inside committed its work without publishing the events. Errors of handlers
+    /// and middlewares stay as they are: they say themselves whether a retry is of use.
+    pub(super) fn after_commit(self) -> Self {
+        match self {
+            Self::Handler(_)
+            | Self::HandlerAfterCommit(_)
+            | Self::FailedAfterCommit(_)
+            | Self::Events(_)
+            | Self::Rejected(_)
+            | Self::Undelivered(_) => self,
+            Self::UnitOfWork(error) => Self::FailedAfterCommit(causes(&error)),
+            Self::Serialize(error) => Self::FailedAfterCommit(causes(&error)),
+            other => Self::FailedAfterCommit(other.to_string()),
+        }
+    }
+}
+
 impl<T, E: fmt::Display> fmt::Display for SendError<T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Handler(error) | Self::HandlerAfterCommit(error) => error.fmt(f),
+            Self::FailedAfterCommit(text) => f.write_str(text),
             Self::NoHandler { request } => {
                 write!(f, "no handler is bound to {request}: bind one when the mediator is built")
             }
@@ -149,7 +174,7 @@ where
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Rejected(error) => Some(&**error),
-            Self::HandlerAfterCommit(_) => Some(&CommittedBelow),
+            Self::HandlerAfterCommit(_) | Self::FailedAfterCommit(_) => Some(&CommittedBelow),
             // Itself, not its source: it says whether a retry is of use.
             Self::Events(error) => Some(error),
             Self::Serialize(error) => error.source(),

@@ -13,5 +13,5 @@ pub use emitter::EventEmitter;
 pub use error::{EventSendError, SendError};
 pub use events::EventMediator;
 pub use inner::MediatorShutdown;
-pub(crate) use nesting::CommittedBelow;
+pub(crate) use nesting::{CommittedBelow, committed_below, watched};
 pub use requests::Mediator;

@@ -18,15 +18,25 @@ struct Level {
     depth: usize,
     /// Set if a send inside it committed its work and failed to publish the events.
     committed_below: bool,
+    /// Whether this is a send, or what [`watched`] runs. If not, nobody resets the mark.
+    is_watched: bool,
 }
 
+const OUTSIDE: Level = Level { depth: 0, committed_below: false, is_watched: false };
+
 thread_local! {
-    static LEVEL: Cell<Level> = const { Cell::new(Level { depth: 0, committed_below: false }) };
+    static LEVEL: Cell<Level> = const { Cell::new(OUTSIDE) };
 }
 
 /// How many sends the caller runs in.
 pub(super) fn nesting() -> usize {
     LEVEL.get().depth
+}
+
+/// Whether a send inside the one that the caller runs in, or inside what [`watched`] runs, committed its work
+/// without publishing the events.
+pub(crate) fn committed_below() -> bool {
+    LEVEL.get().committed_below
 }
 
 /// Restores the level of the enclosing send, also after a panic.
@@ -39,26 +49,42 @@ impl Drop for Enclosing {
 }
 
 /// Runs a send, and counts it in [`nesting`] while it is polled. The second value: whether a send inside it
-/// committed its work without publishing the events. If so, and this send fails, the enclosing send learns it.
-pub(super) async fn nested<T, E>(
-    mut send: Pin<&mut impl Future<Output = Result<T, SendError<T, E>>>>,
+/// committed its work without publishing the events. If so, and this send fails, its error says so, unless it
+/// is that of a handler or a middleware, and the enclosing send learns it.
+pub(super) async fn nested<T, E: fmt::Display>(
+    send: Pin<&mut impl Future<Output = Result<T, SendError<T, E>>>>,
 ) -> (Result<T, SendError<T, E>>, bool) {
-    let mut committed_below = false;
-    let result = poll_fn(|cx| {
-        let enclosing = Enclosing(LEVEL.get());
-        LEVEL.set(Level { depth: enclosing.0.depth + 1, committed_below });
-        let polled = send.as_mut().poll(cx);
-        committed_below = LEVEL.get().committed_below;
-        polled
-    })
-    .await;
+    let (result, committed_below) = run(send, 1).await;
+    let result = match committed_below {
+        true => result.map_err(SendError::after_commit),
+        false => result,
+    };
     if matches!(result, Err(SendError::Undelivered(_))) || (result.is_err() && committed_below) {
-        LEVEL.set(Level { committed_below: true, ..LEVEL.get() });
+        let level = LEVEL.get();
+        LEVEL.set(Level { committed_below: level.is_watched, ..level });
     }
     (result, committed_below)
 }
 
-/// The cause of [`SendError::HandlerAfterCommit`].
+/// Runs code that may send. The second value: as of [`nested`].
+pub(crate) async fn watched<T>(code: Pin<&mut impl Future<Output = T>>) -> (T, bool) {
+    run(code, 0).await
+}
+
+async fn run<T>(mut code: Pin<&mut impl Future<Output = T>>, deeper: usize) -> (T, bool) {
+    let mut committed_below = false;
+    let result = poll_fn(|cx| {
+        let enclosing = Enclosing(LEVEL.get());
+        LEVEL.set(Level { depth: enclosing.0.depth + deeper, committed_below, is_watched: true });
+        let polled = code.as_mut().poll(cx);
+        committed_below = LEVEL.get().committed_below;
+        polled
+    })
+    .await;
+    (result, committed_below)
+}
+
+/// The cause of [`SendError::HandlerAfterCommit`] and [`SendError::FailedAfterCommit`].
 #[derive(Debug)]
 pub(crate) struct CommittedBelow;
 

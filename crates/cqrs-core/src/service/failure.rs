@@ -7,7 +7,7 @@ use crate::HandlerError;
 use crate::consume::DeadLetterReason;
 use crate::dispatch::EventsError;
 use crate::event::is_final;
-use crate::mediator::{EventSendError, SendError};
+use crate::mediator::{CommittedBelow, EventSendError, SendError, committed_below};
 
 /// Why handling one delivery failed, as the retry schedule and the dead letter need it.
 /// One word, because most results have none.
@@ -45,8 +45,18 @@ impl Failure {
         Self::new(FailureClass::Permanent, error_type, error)
     }
 
+    /// Of code that a send or [`watched`](crate::mediator::watched) runs.
     pub(super) fn panicked(text: &str) -> Self {
-        Self::new(FailureClass::Panicked, "panic", format!("panicked: {text}"))
+        Self::of_panic(text, committed_below())
+    }
+
+    /// `committed`: whether a request that the code sent is committed and must not be sent again.
+    pub(super) fn of_panic(text: &str, committed: bool) -> Self {
+        let text = format!("panicked: {text}");
+        match committed {
+            true => Self::permanent("panic", format!("{text}: {CommittedBelow}")),
+            false => Self::new(FailureClass::Panicked, "panic", text),
+        }
     }
 
     /// A decoder lacks what it needs.
@@ -82,6 +92,7 @@ impl Failure {
             | SendError::HandlerAfterCommit(error)
             | SendError::Events(error) => Self::of_events(error),
             SendError::Panicked(text) => Self::panicked(text),
+            SendError::FailedAfterCommit(_) => Self::permanent("FailedAfterCommit", causes(error)),
             SendError::ShutDown => Self::new(FailureClass::NotTried, "ShutDown", causes(error)),
             SendError::Rejected(reason) => Self::rejected(&**reason, causes(error)),
             SendError::UnitOfWork(_) => Self::retryable("UnitOfWorkError", causes(error)),
@@ -141,7 +152,7 @@ impl fmt::Display for Failure {
 }
 
 /// An error and its causes in one line.
-pub(super) fn causes(error: &dyn Error) -> String {
+pub(crate) fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

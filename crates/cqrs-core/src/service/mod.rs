@@ -40,6 +40,7 @@ use std::time::Duration;
 pub use build::{Service, ServiceBuilder};
 pub use delivery::{Delivery, NotSettled};
 pub use error::{ServiceBuildError, ServiceError, ServiceProblem};
+pub(crate) use failure::causes;
 pub use function::{Batch, Each, Manual, batch, each, manual};
 pub use health::{ServiceHealth, SubscriptionHealth};
 pub use policy::{DecodeError, Decoded, OnDecodeError, Undecodable};

@@ -22,6 +22,7 @@ use super::target::{EachHandler, Kind, ManualHandler, send};
 use crate::broker::far_deadline;
 use crate::consume::NextAttempt;
 use crate::dispatch::{caught, panic_message};
+use crate::mediator::watched;
 use crate::scope::Committing;
 use crate::{CorrelationId, Scope, Timestamp};
 
@@ -169,14 +170,16 @@ impl Runner {
                 Err(verdict) => return self.settle(job, verdict).await,
             };
             let (delivery, ended) = Delivery::new(job, received, self.discards());
-            let panicked = caught(|| handler.handle(event, delivery)).await.err();
+            let handled = pin!(caught(|| handler.handle(event, delivery)));
+            let (handled, committed) = watched(handled).await;
+            let panicked = handled.err();
             // Settled or dropped by now, or in the hands of another task.
             let ended = ended.await.ok();
             let Some(panic) = panicked else { return self.ended(ended) };
             match ended {
                 // It went down with its handler: a failed attempt as any other.
                 Some(Ended::Returned(returned)) => {
-                    match self.after_failure(returned, Failure::panicked(&panic)).await {
+                    match self.after_failure(returned, Failure::of_panic(&panic, committed)).await {
                         Ok(again) => job = again,
                         Err(end) => return end,
                     }
@@ -328,11 +331,11 @@ impl Runner {
 /// Runs code of others; a panic in it is a failure, wherever it comes from: what is dropped on the way,
 /// an error that is printed.
 pub(super) async fn guarded<T>(mut run: Pin<&mut impl Future<Output = T>>) -> Result<T, Failure> {
-    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| run.as_mut().poll(cx))) {
+    let run = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| run.as_mut().poll(cx))) {
         Ok(polled) => polled.map(Ok),
         Err(panic) => Poll::Ready(Err(Failure::panicked(&panic_message(panic)))),
-    })
-    .await
+    });
+    watched(pin!(run)).await.0
 }
 
 /// What the sender says of the message's origin, for the handlers and what they emit.
