@@ -123,7 +123,7 @@ pub(super) struct Copy {
     pub(super) key: Option<Bytes>,
     pub(super) body: Option<Bytes>,
     pub(super) headers: Option<OwnedHeaders>,
-    /// Bytes of the record that it is made of, with headers.
+    /// Bytes of the record that it is made of, with the headers that can be read.
     pub(super) size: usize,
 }
 

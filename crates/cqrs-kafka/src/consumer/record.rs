@@ -45,18 +45,37 @@ pub(super) struct Record {
 #[derive(Debug)]
 struct Unread {
     all: OwnedHeaders,
-    /// About how many bytes they take.
+    /// Bytes of those whose length is known.
+    known: usize,
+    /// About how many bytes all take in memory.
     size: usize,
     /// Why the record is not to be decoded.
     why: Option<Arc<str>>,
+}
+
+impl Unread {
+    /// Of `count` headers, with `known` bytes in those that were read; `unknown` ones were not.
+    fn new(
+        all: OwnedHeaders,
+        known: usize,
+        count: usize,
+        unknown: usize,
+        why: Option<Arc<str>>,
+    ) -> Self {
+        let guess = unknown.saturating_mul(UNREADABLE).min(MAX_GUESS);
+        let size = known.saturating_add(count * HEADER).saturating_add(guess);
+        Self { all, known, size, why }
+    }
 }
 
 /// Headers of a record that are read, at most.
 const MAX_HEADERS: usize = 1_024;
 /// Header names of a record that are not UTF-8, at most: each costs a panic of rdkafka, which is caught.
 const MAX_UNREADABLE: usize = 8;
-/// What a header that cannot be read counts in bytes: nobody knows its length.
+/// What a header that cannot be read counts in memory, in bytes: nobody knows its length.
 const UNREADABLE: usize = 4 << 10;
+/// What all that cannot be read count, at most.
+const MAX_GUESS: usize = 8 << 20;
 /// Headers that a retry copy adds, at most.
 const OURS: usize = RETRY_HEADERS.len() + 5;
 /// About what a header takes in memory beside its bytes.
@@ -141,7 +160,7 @@ fn read_headers(
             while next < count {
                 next += 1;
                 let header = headers.get(next - 1);
-                bytes += header.key.len() + header.value.map_or(0, <[u8]>::len);
+                bytes += bytes_of(header.key, header.value);
                 if is_ours(header.key) {
                     put_header(&mut ours, header.key, header.value);
                     continue;
@@ -191,8 +210,12 @@ fn read_headers(
         );
     }
     let unknown = unreadable + count - next;
-    let size = bytes.saturating_add(count * HEADER).saturating_add(unknown * UNREADABLE);
-    Some(Unread { all: headers.detach(), size, why })
+    Some(Unread::new(headers.detach(), bytes, count, unknown, why))
+}
+
+/// Bytes of a header's name and value.
+fn bytes_of(name: &str, value: Option<&[u8]>) -> usize {
+    name.len() + value.map_or(0, <[u8]>::len)
 }
 
 fn put_header(buffer: &mut Vec<u8>, name: &str, value: Option<&[u8]>) {
@@ -283,7 +306,17 @@ impl Record {
         (headers.count() > 0).then_some(headers)
     }
 
-    /// Its bytes in memory.
+    /// Bytes of key, body and headers, without those of headers that cannot be read.
+    pub(super) fn known_size(&self) -> usize {
+        let headers = match &self.unread {
+            // Some of them are in `content` too.
+            Some(unread) => unread.known,
+            None => self.headers().map(|RawHeader { name, value }| bytes_of(name, value)).sum(),
+        };
+        self.key_length.unwrap_or_default() + self.body_length.unwrap_or_default() + headers
+    }
+
+    /// Its bytes in memory, about.
     pub(super) fn size(&self) -> usize {
         self.content.len() + self.unread.as_ref().map_or(0, |unread| unread.size)
     }
@@ -453,6 +486,21 @@ mod tests {
         assert_eq!(incoming.headers.get_bytes("null"), None);
         assert_eq!((incoming.partition, incoming.offset), (Some(3), Some(7)));
         assert_eq!(record.original_headers().count(), 6);
+    }
+
+    #[test]
+    fn unread_headers_count_in_memory_not_in_a_copy() {
+        let mut record = Record::of(7, Some("key"), &[]);
+        record.unread = Some(Arc::new(Unread::new(OwnedHeaders::new(), 100, 17_000, 17_000, None)));
+        assert_eq!(record.known_size(), 107);
+        let size = record.size();
+        assert!((17_000 * HEADER..16 << 20).contains(&size), "{size}");
+        record.unread = Some(Arc::new(Unread::new(OwnedHeaders::new(), 70 << 20, 3, 1, None)));
+        assert_eq!(record.known_size(), (70 << 20) + 7, "what is known is not capped");
+        let mut record = Record::of(7, None, &[("a", Some(b"1"))]);
+        assert_eq!(record.known_size(), 6);
+        record.unread = Some(Arc::new(Unread::new(OwnedHeaders::new(), 2, 2, 1, None)));
+        assert_eq!(record.known_size(), 6, "what was read does not count twice");
     }
 
     #[test]

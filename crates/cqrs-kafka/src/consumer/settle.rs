@@ -179,7 +179,7 @@ impl Settle for KafkaSettle {
                 key: record.key(),
                 body: record.body(),
                 headers: record.headers_of_copy(&added),
-                size: record.size(),
+                size: record.known_size(),
             };
             match lease.partition.shared.copies.write(&copy).await? {
                 Written::Stored => Ok(Delayed::Scheduled),
@@ -211,7 +211,7 @@ impl Settle for KafkaSettle {
                 key: record.key(),
                 body: record.body(),
                 headers: record.headers_of_copy(&letter.to_headers()),
-                size: record.size(),
+                size: record.known_size(),
             };
             let Written::TooLarge(error) = copies.write(&copy).await? else { return Ok(()) };
             if let Some(left_out) = copies.too_large.line() {
@@ -226,7 +226,7 @@ impl Settle for KafkaSettle {
                 );
             }
             let key = copy.key.take().filter(|key| key.len() <= LONGEST_KEY);
-            let left_out = record.size() - key.as_ref().map_or(0, Bytes::len);
+            let left_out = record.known_size() - key.as_ref().map_or(0, Bytes::len);
             letter.omitted_bytes = u64::try_from(left_out).ok();
             copy.headers = Some(bare_headers(&letter));
             (copy.key, copy.body, copy.size) = (key, None, 0);

@@ -55,7 +55,7 @@ impl Outgoing {
 pub(crate) struct Raw {
     /// All its headers, in place of the message's.
     pub(crate) headers: Option<OwnedHeaders>,
-    /// Bytes of the record, with headers.
+    /// Bytes of the record, with the headers that can be read.
     pub(crate) size: usize,
     /// Whether the record has no value.
     pub(crate) is_tombstone: bool,
