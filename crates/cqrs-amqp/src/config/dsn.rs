@@ -67,12 +67,11 @@ impl Dsn {
         Some(authority.rsplit_once('@').map_or(authority, |(_, host)| host))
     }
 
-    /// Whether the only `@` stands behind the host: then what was read as host and vhost may be user and
+    /// Whether an `@` stands behind the host: then what was read as host and vhost may be a part of the
     /// password, and is shown nowhere.
     fn has_late_at(&self) -> bool {
         self.0.split_once("://").is_some_and(|(_, rest)| {
-            let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-            rest.contains('@') && !authority.contains('@')
+            rest.split_once(['/', '?', '#']).is_some_and(|(_, behind)| behind.contains('@'))
         })
     }
 
@@ -265,6 +264,8 @@ mod tests {
             "amqp://alice:1?s3cret#2@h",
             "amqp://alice:1/s3cret@h",
             "amqp://alice:1#s3cret@h",
+            "amqp://alice:p@s3cret/word@h",
+            "amqp://bob:p@1/s3cret@h",
             "amqp://alice:s3cret@h,alice:s3cret@i",
         ] {
             let dsn = Dsn::from(dsn);
