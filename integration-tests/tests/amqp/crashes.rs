@@ -509,3 +509,22 @@ async fn standby_runs_no_message_in_quarantine() {
     standby.close(LONG).await.1.unwrap();
     clean(raw, &name, &queue).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sole_consumer_runs_the_quarantine_first() {
+    let _alone = crate::QUARANTINE.lock().await;
+    let (name, raw) = (fresh("sole"), Raw::connect().await);
+    let queue = format!("{name}.g");
+    let single = |request: &mut SubscribeRequest| {
+        plain(request);
+        request.options.insert(AmqpSubscription::new().with_single_active_consumer());
+    };
+    let (_proxy, broker) = mortal(&name).await;
+    Opened::open(&broker, &[&name], "g", single).await.close(LONG).await.1.unwrap();
+    // The queue itself stays empty, so it delivers nothing.
+    put(&raw, &format!("{queue}.quarantine"), [1]).await;
+    let mut sole = Opened::open(&broker, &[&name], "g", single).await;
+    assert_eq!(sole.acked(1).await, ["1"]);
+    sole.close(LONG).await.1.unwrap();
+    clean(raw, &name, &queue).await;
+}

@@ -41,8 +41,8 @@ pub(super) struct Inflow {
     stage: Stage,
     /// When the quarantine queues are looked at next.
     next_look: Instant,
-    /// For each queue, whether its quarantine may run on this channel: where another consumer may be the active
-    /// one, not before the first delivery.
+    /// For each queue, whether its quarantine may run on this channel: where another consumer was active when
+    /// the channel was opened, not before the first delivery.
     may_run: Vec<bool>,
     /// Deliveries that came after the stop.
     kept: u64,
@@ -146,7 +146,7 @@ impl Inflow {
         desk: &Arc<Desk>,
     ) -> Result<Self, AmqpError> {
         let channel = &link.channel;
-        let may_run: Vec<_> = desk.plan.queues.iter().map(|queue| !queue.may_stand_by).collect();
+        let may_run = quarantine::may_run(&link.connection, desk).await?;
         // A line that opens has consumers, unless messages in quarantine come first: so what the server
         // refuses is known.
         let stage = match quarantine::is_waiting(&link.connection, desk, &may_run).await? {

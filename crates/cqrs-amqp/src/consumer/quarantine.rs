@@ -62,6 +62,7 @@ pub(super) struct Quarantine {
     times: StdMutex<Times>,
     log: LogLimit,
     too_large: LogLimit,
+    standing_by: LogLimit,
 }
 
 #[derive(Debug, Default)]
@@ -272,10 +273,21 @@ impl Session {
     async fn drain(&self, index: usize, end: Instant) -> Result<Drained, AmqpError> {
         let (plan, state) = (&self.desk.plan, &self.desk.quarantine);
         let may_run = self.may_run.get(index).copied().unwrap_or(false);
-        let Some(name) = plan.quarantine_name(index).filter(|_| may_run && !state.is_off()) else {
+        let Some(name) = plan.quarantine_name(index).filter(|_| !state.is_off()) else {
             return Ok(Drained::Empty { ran: false });
         };
-        if self.waiting(name).await? == 0 {
+        let waiting = self.waiting(name).await?;
+        if waiting > 0
+            && !may_run
+            && let Some(left_out) = state.standing_by.line()
+        {
+            tracing::warn!(
+                subscription = %plan.name, queue = name, messages = waiting, left_out,
+                "messages in quarantine wait for the active consumer of the queue: this one takes them \
+                 after the queue has delivered a message to it; if no other consumer is active, restart it"
+            );
+        }
+        if waiting == 0 || !may_run {
             return Ok(Drained::Empty { ran: false });
         }
         let Ok(_alone) = ALONE.try_lock() else { return Ok(Drained::Busy) };
@@ -336,13 +348,37 @@ impl Session {
     }
 }
 
+/// For each queue, whether its quarantine may run on a channel that does not consume yet: where another
+/// consumer may be the active one, if the queue has no consumer.
+pub(super) async fn may_run(connection: &Connection, desk: &Desk) -> Result<Vec<bool>, AmqpError> {
+    let mut may_run = Vec::new();
+    for (index, queue) in desk.plan.queues.iter().enumerate() {
+        if !queue.may_stand_by || desk.plan.quarantine_name(index).is_none() {
+            may_run.push(!queue.may_stand_by);
+            continue;
+        }
+        // A channel of its own: a refusal closes it.
+        let channel = open(connection).await?;
+        match look(&channel, &queue.name).await {
+            Ok(seen) => may_run.push(seen.consumer_count() == 0),
+            Err(error) if error.is_amqp_soft_error() => {
+                may_run.push(false);
+                continue;
+            }
+            Err(error) => return Err(unseen(&queue.name, &error)),
+        }
+        close(channel).await;
+    }
+    Ok(may_run)
+}
+
 /// Whether a quarantine queue that `may_run` has messages ready. Refused by the server, it counts as empty.
 pub(super) async fn is_waiting(
     connection: &Connection,
     desk: &Desk,
     may_run: &[bool],
 ) -> Result<bool, AmqpError> {
-    for (index, _) in may_run.iter().enumerate().filter(|(_, may_run)| **may_run) {
+    for (index, may_run) in may_run.iter().enumerate() {
         let Some(name) = desk.plan.quarantine_name(index) else { continue };
         if desk.quarantine.is_off() {
             return Ok(false);
@@ -350,16 +386,13 @@ pub(super) async fn is_waiting(
         // A channel of its own: a refusal closes it.
         let channel = open(connection).await?;
         match count(&channel, name).await {
-            Ok(0) => {}
-            Ok(_) => {
+            Ok(1..) if *may_run => {
                 close(channel).await;
                 return Ok(true);
             }
+            Ok(_) => {}
             Err(error) if desk.quarantine.is_refused(name, &desk.plan.name, &error) => continue,
-            Err(error) => {
-                let detail = format!("looking at queue {name:?}");
-                return Err(AmqpError::from_lapin(ErrorKind::ConnectionLost, detail, &error));
-            }
+            Err(error) => return Err(unseen(name, &error)),
         }
         close(channel).await;
     }
@@ -385,9 +418,16 @@ pub(super) async fn warn_of_stranded(connection: &Connection, desk: &Desk) {
 }
 
 async fn count(channel: &lapin::Channel, queue: &str) -> Result<u32, lapin::Error> {
+    look(channel, queue).await.map(|queue| queue.message_count())
+}
+
+async fn look(channel: &lapin::Channel, queue: &str) -> Result<lapin::Queue, lapin::Error> {
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let declared = channel.queue_declare(queue.into(), options, FieldTable::default()).await;
-    declared.map(|queue| queue.message_count())
+    channel.queue_declare(queue.into(), options, FieldTable::default()).await
+}
+
+fn unseen(queue: &str, error: &lapin::Error) -> AmqpError {
+    AmqpError::from_lapin(ErrorKind::ConnectionLost, format!("looking at queue {queue:?}"), error)
 }
 
 #[cfg(test)]
