@@ -22,6 +22,8 @@ pub(super) struct Arrived {
     pub(super) redelivered: bool,
     /// Processes that died while it ran alone.
     pub(super) crashes: u32,
+    /// It comes from the quarantine queue.
+    pub(super) alone: bool,
     pub(super) generation: Arc<Generation>,
     /// Set when it is handed on to the runtime, or before that if it runs alone.
     pub(super) sent: Option<Permit>,
@@ -55,6 +57,7 @@ impl Arrived {
             original,
             redelivered,
             crashes: 0,
+            alone: false,
             generation,
             sent,
         }))
@@ -75,6 +78,7 @@ impl Arrived {
             original,
             redelivered: true,
             crashes: 0,
+            alone: false,
             generation: Arc::clone(generation),
             sent: None,
         })

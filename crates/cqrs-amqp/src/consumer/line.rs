@@ -15,6 +15,7 @@ use super::consumers::{Consumers, Interrupted};
 use super::declare::declare;
 use super::generation::Generation;
 use super::inbound::Inbound;
+use super::look;
 use super::quarantine::{self, LOOK, Session};
 use super::returns::Returned;
 use super::settle::Desk;
@@ -146,10 +147,10 @@ impl Inflow {
         desk: &Arc<Desk>,
     ) -> Result<Self, AmqpError> {
         let channel = &link.channel;
-        let may_run = quarantine::may_run(&link.connection, desk).await?;
+        let may_run = look::may_run(&link.connection, desk).await?;
         // A line that opens has consumers, unless messages in quarantine come first: so what the server
         // refuses is known.
-        let stage = match quarantine::is_waiting(&link.connection, desk, &may_run).await? {
+        let stage = match look::is_waiting(&link.connection, desk, &may_run).await? {
             true => Stage::Opening,
             false => Stage::Consuming(Consumers::start(channel.clone(), desk.clone()).await?),
         };

@@ -56,6 +56,7 @@ mod in_flight;
 mod inbound;
 mod incoming;
 mod line;
+mod look;
 mod opener;
 mod options;
 mod places;
@@ -120,12 +121,13 @@ impl Consuming {
             SubscribeError::new(SubscribeErrorKind::Invalid, detail).with_source(error)
         })?;
         let (places, quarantine) = (Places::new(&plan), Quarantine::default());
-        let (copies, handed_on) = (Arc::clone(&self.copies), InFlight::new());
+        let copies = Arc::clone(&self.copies);
+        let (handed_on, running) = (InFlight::new(), InFlight::new());
         let logs = Logs::default();
-        let desk = Arc::new(Desk { plan, places, quarantine, handed_on, copies, logs });
+        let desk = Arc::new(Desk { plan, places, quarantine, handed_on, running, copies, logs });
         let opener = Opener::new(connector, Arc::clone(&desk), request.status);
         let line = opener.open(None).await?;
-        let looking = quarantine::warn_of_stranded(&line.link.connection, &desk);
+        let looking = look::warn_of_stranded(&line.link.connection, &desk);
         let _only_a_warning = tokio::time::timeout(STRANDED_LIMIT, looking).await;
         let inbound = Arc::new(Inbound::default());
         let (commands, commanded) = mpsc::unbounded_channel();

@@ -8,8 +8,11 @@
 //! lost connections, which the source that lost them subtracts.
 //!
 //! One message per process runs alone at a time. A source that finds another one's running goes on and looks
-//! again a few seconds later. The other messages of a source wait for its suspects 60 s in all; then its
-//! quarantine pauses for five minutes, in which suspects stay in their queue.
+//! again a few seconds later. The other messages of a source wait for its suspects 60 s in all, or 10 s when
+//! none of them runs; then its quarantine pauses for five minutes, in which suspects stay in their queue.
+//!
+//! A message that the runtime holds to try it later does not keep suspects waiting. So it may run beside one:
+//! a process that it kills then counts for both, until it is a suspect itself.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
@@ -17,8 +20,7 @@ use std::time::Duration;
 
 use cqrs_core::consume::LogLimit;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
+use lapin::options::{BasicAckOptions, BasicGetOptions};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
@@ -27,16 +29,18 @@ use super::copies::{Missing, Published, Target};
 use super::copy;
 use super::delivery_count::DeliveryCount;
 use super::generation::Generation;
+use super::in_flight::InFlight;
 use super::inbound::Inbound;
-use super::plan::QUARANTINE;
+use super::look::count;
 use super::settle::Desk;
-use crate::connect::Connection;
-use crate::connect::topology::{close, open, short};
+use crate::connect::topology::short;
 use crate::{AmqpError, ErrorKind};
 
 /// The longest that the other messages of a source wait for its suspects, in all.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The pause of the quarantine after that.
+/// The longest that a source waits for others of which none runs.
+const STALLED: Duration = Duration::from_secs(10);
+/// The pause of the quarantine after either.
 const POSTPONED: Duration = Duration::from_secs(300);
 /// How often the source looks for messages that another process left in a quarantine queue.
 pub(super) const LOOK: Duration = Duration::from_secs(10);
@@ -89,7 +93,7 @@ impl Quarantine {
         self.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_off(&self) -> bool {
+    pub(super) fn is_off(&self) -> bool {
         self.off.load(Ordering::Relaxed)
     }
 
@@ -128,8 +132,8 @@ impl Quarantine {
             tracing::warn!(
                 subscription,
                 postponed = count,
-                "messages in quarantine wait: handlers run for longer than {PATIENCE:?}; tried again in \
-                 {POSTPONED:?}"
+                "messages in quarantine wait: handlers run for longer than {PATIENCE:?}, or a key is held; \
+                 tried again in {POSTPONED:?}"
             );
         }
         until
@@ -143,7 +147,7 @@ impl Quarantine {
 
     /// Whether `error` is the server's refusal of the quarantine queue. From the first one on the source runs
     /// without it.
-    fn is_refused(&self, queue: &str, subscription: &str, error: &lapin::Error) -> bool {
+    pub(super) fn is_refused(&self, queue: &str, subscription: &str, error: &lapin::Error) -> bool {
         // 406 is about a delivery of the channel (the consumer timeout), a hard error about the connection.
         let is_refused = match error.kind() {
             lapin::ErrorKind::ProtocolError(reply) => {
@@ -293,7 +297,7 @@ impl Session {
         let Ok(_alone) = ALONE.try_lock() else { return Ok(Drained::Busy) };
         let _others_wait = self.inbound.hold();
         loop {
-            if timeout_at(end, self.desk.handed_on.none()).await.is_err() || Instant::now() >= end {
+            if !others_end(&self.desk.handed_on, &self.desk.running, end).await {
                 return Ok(Drained::TimeUp);
             }
             // From here on the server may have handed out a message, whether it arrives here or not.
@@ -311,7 +315,7 @@ impl Session {
             if lost > 0 && count.returned > 0 && self.store(&arrived, arrived.crashes).await {
                 continue;
             }
-            arrived.redelivered = true;
+            (arrived.redelivered, arrived.alone) = (true, true);
             if let Some(left_out) = state.log.line() {
                 tracing::info!(
                     subscription = %plan.name, queue = name, crashes = arrived.crashes, left_out,
@@ -348,86 +352,22 @@ impl Session {
     }
 }
 
-/// For each queue, whether its quarantine may run on a channel that does not consume yet: where another
-/// consumer may be the active one, if the queue has no consumer.
-pub(super) async fn may_run(connection: &Connection, desk: &Desk) -> Result<Vec<bool>, AmqpError> {
-    let mut may_run = Vec::new();
-    for (index, queue) in desk.plan.queues.iter().enumerate() {
-        if !queue.may_stand_by || desk.plan.quarantine_name(index).is_none() {
-            may_run.push(!queue.may_stand_by);
-            continue;
+/// Waits until the runtime has no other message to run. False at `end`, or before that if nothing runs and
+/// none of the others was settled for [`STALLED`]: they wait for a key that is held.
+async fn others_end(handed_on: &InFlight, running: &InFlight, end: Instant) -> bool {
+    loop {
+        let (before, until) = (handed_on.count(), end.min(Instant::now() + STALLED));
+        let none_left = timeout_at(until, handed_on.none()).await.is_ok();
+        if Instant::now() >= end {
+            return false;
         }
-        // A channel of its own: a refusal closes it.
-        let channel = open(connection).await?;
-        match look(&channel, &queue.name).await {
-            Ok(seen) => may_run.push(seen.consumer_count() == 0),
-            Err(error) if error.is_amqp_soft_error() => {
-                may_run.push(false);
-                continue;
-            }
-            Err(error) => return Err(unseen(&queue.name, &error)),
+        if none_left {
+            return true;
         }
-        close(channel).await;
+        if running.count() == 0 && handed_on.count() >= before {
+            return false;
+        }
     }
-    Ok(may_run)
-}
-
-/// Whether a quarantine queue that `may_run` has messages ready. Refused by the server, it counts as empty.
-pub(super) async fn is_waiting(
-    connection: &Connection,
-    desk: &Desk,
-    may_run: &[bool],
-) -> Result<bool, AmqpError> {
-    for (index, may_run) in may_run.iter().enumerate() {
-        let Some(name) = desk.plan.quarantine_name(index) else { continue };
-        if desk.quarantine.is_off() {
-            return Ok(false);
-        }
-        // A channel of its own: a refusal closes it.
-        let channel = open(connection).await?;
-        match count(&channel, name).await {
-            Ok(1..) if *may_run => {
-                close(channel).await;
-                return Ok(true);
-            }
-            Ok(_) => {}
-            Err(error) if desk.quarantine.is_refused(name, &desk.plan.name, &error) => continue,
-            Err(error) => return Err(unseen(name, &error)),
-        }
-        close(channel).await;
-    }
-    Ok(false)
-}
-
-/// Warns of messages that an earlier start left in a quarantine queue that is now switched off.
-pub(super) async fn warn_of_stranded(connection: &Connection, desk: &Desk) {
-    for queue in desk.plan.stranding() {
-        let Ok(channel) = open(connection).await else { return };
-        let name = format!("{}{QUARANTINE}", queue.name);
-        // It does not exist, or this user may not see it.
-        let Ok(messages) = count(&channel, &name).await else { continue };
-        if messages > 0 {
-            tracing::error!(
-                subscription = %desk.plan.name, queue = name, messages,
-                "the quarantine is switched off, and messages of an earlier start are left in its queue: \
-                 start once with max_crashes above 0, or move them back to the queue (a shovel)"
-            );
-        }
-        close(channel).await;
-    }
-}
-
-async fn count(channel: &lapin::Channel, queue: &str) -> Result<u32, lapin::Error> {
-    look(channel, queue).await.map(|queue| queue.message_count())
-}
-
-async fn look(channel: &lapin::Channel, queue: &str) -> Result<lapin::Queue, lapin::Error> {
-    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    channel.queue_declare(queue.into(), options, FieldTable::default()).await
-}
-
-fn unseen(queue: &str, error: &lapin::Error) -> AmqpError {
-    AmqpError::from_lapin(ErrorKind::ConnectionLost, format!("looking at queue {queue:?}"), error)
 }
 
 #[cfg(test)]
@@ -453,6 +393,27 @@ mod tests {
         assert_eq!(quarantine.times().postponed, 1);
         quarantine.seen_empty();
         assert_eq!(quarantine.times().postponed, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn others_that_cannot_run_are_waited_for_10_s() {
+        let (handed_on, running, start) = (InFlight::new(), InFlight::new(), Instant::now());
+        let end = start + PATIENCE;
+        assert!(others_end(&handed_on, &running, end).await);
+        let held_key = handed_on.add();
+        assert!(!others_end(&handed_on, &running, end).await);
+        assert_eq!(start.elapsed(), STALLED);
+        let runs = running.add();
+        let ending = async {
+            tokio::time::sleep(STALLED * 3).await;
+            drop((held_key, runs));
+        };
+        let (ended, ()) = tokio::join!(others_end(&handed_on, &running, end), ending);
+        assert!(ended, "a slow handler is waited for");
+        assert_eq!(start.elapsed(), STALLED * 4);
+        let _runs = (handed_on.add(), running.add());
+        assert!(!others_end(&handed_on, &running, end).await);
+        assert_eq!(start.elapsed(), PATIENCE);
     }
 
     #[tokio::test(start_paused = true)]

@@ -24,8 +24,10 @@ pub(super) struct Desk {
     pub(super) plan: Plan,
     pub(super) places: Places,
     pub(super) quarantine: Quarantine,
-    /// Handed on to the runtime, or running alone, and not settled; over all channels.
+    /// Handed on to the runtime, or running alone, and neither settled nor held; over all channels.
     pub(super) handed_on: InFlight,
+    /// Those of them that run.
+    pub(super) running: InFlight,
     pub(super) copies: Arc<Copies>,
     pub(super) logs: Logs,
 }
@@ -53,7 +55,32 @@ pub(super) struct Handle {
     pub(super) acker: Option<Acker>,
     pub(super) generation: Arc<Generation>,
     /// Held until it is settled.
-    pub(super) permits: Option<(Permit, Option<Permit>)>,
+    pub(super) permits: Option<Permits>,
+}
+
+/// Where a delivery counts.
+pub(super) struct Permits {
+    pub(super) _in_flight: Permit,
+    /// None while the runtime holds it to run it later.
+    pub(super) handed_on: Option<Permit>,
+    pub(super) running: Option<Permit>,
+    /// It comes from the quarantine queue. The next one waits for it, also while it is held: a connection
+    /// lost meanwhile is no crash.
+    pub(super) alone: bool,
+}
+
+impl Permits {
+    fn begin(&mut self, desk: &Desk) {
+        self.handed_on.get_or_insert_with(|| desk.handed_on.add());
+        self.running.get_or_insert_with(|| desk.running.add());
+    }
+
+    fn rest(&mut self) {
+        self.running = None;
+        if !self.alone {
+            self.handed_on = None;
+        }
+    }
 }
 
 impl Handle {
@@ -104,6 +131,32 @@ impl AmqpSettle {
         self.queue().map_or_else(|| Arc::from(""), |queue| Arc::clone(&queue.name))
     }
 
+    async fn store_retry(
+        &self,
+        delay: Duration,
+        state: &RetryState,
+    ) -> Result<Delayed, SettleError> {
+        let Some(queue) = self.queue() else { return Ok(Delayed::Hold) };
+        let Some(delay) = queue.retry.delay_at_least(delay)? else { return Ok(Delayed::Hold) };
+        let missing = match (self.desk.plan.declares_own, queue.config.exclusive) {
+            (true, false) => Missing::Declare,
+            _ => Missing::Leave,
+        };
+        let target = Target { queue: queue.retry_queue(delay), missing };
+        let properties = copy::retry(&self.original, state);
+        match self.desk.copies.publish(&target, &properties, &self.original.body).await {
+            Ok(Published::Stored) => Ok(Delayed::Scheduled),
+            Ok(Published::TooLarge(error)) => {
+                let name = &self.desk.plan.name;
+                if let Some(left_out) = self.desk.logs.held.line() {
+                    tracing::warn!(subscription = %name, %error, left_out, "no retry copy; it is held here");
+                }
+                Ok(Delayed::Hold)
+            }
+            Err(error) => Err(self.failed("its retry copy was not stored", error)),
+        }
+    }
+
     fn failed(&self, what: &str, error: AmqpError) -> SettleError {
         let detail = format!("queue {:?}: {what}: {}", &*self.queue_name(), error.chain());
         let is_permanent = is_permanent(&error);
@@ -125,11 +178,21 @@ fn is_permanent(error: &AmqpError) -> bool {
 
 impl Settle for AmqpSettle {
     fn begin(&mut self) -> bool {
-        !self.is_revoked()
+        if self.is_revoked() {
+            return false;
+        }
+        if let Some(permits) = &mut self.handle.permits {
+            permits.begin(&self.desk);
+        }
+        true
     }
 
-    /// RabbitMQ does not know which deliveries run.
-    fn rest(&mut self) {}
+    /// RabbitMQ does not know which deliveries run; the quarantine does.
+    fn rest(&mut self) {
+        if let Some(permits) = &mut self.handle.permits {
+            permits.rest();
+        }
+    }
 
     /// RabbitMQ keeps no state of a message in a queue: only retry copies carry their failed attempts.
     fn note_attempt(&mut self, _: &RetryState) {}
@@ -166,29 +229,11 @@ impl Settle for AmqpSettle {
     ) -> BoxFuture<'_, Result<Delayed, SettleError>> {
         let state = *state;
         Box::pin(async move {
-            let Some(queue) = self.queue() else { return Ok(Delayed::Hold) };
-            let Some(delay) = queue.retry.delay_at_least(delay)? else {
-                return Ok(Delayed::Hold);
-            };
-            let missing = match (self.desk.plan.declares_own, queue.config.exclusive) {
-                (true, false) => Missing::Declare,
-                _ => Missing::Leave,
-            };
-            let target = Target { queue: queue.retry_queue(delay), missing };
-            let properties = copy::retry(&self.original, &state);
-            let publishing =
-                self.desk.copies.publish(&target, &properties, &self.original.body).await;
-            match publishing {
-                Ok(Published::Stored) => Ok(Delayed::Scheduled),
-                Ok(Published::TooLarge(error)) => {
-                    let name = &self.desk.plan.name;
-                    if let Some(left_out) = self.desk.logs.held.line() {
-                        tracing::warn!(subscription = %name, %error, left_out, "no retry copy; it is held here");
-                    }
-                    Ok(Delayed::Hold)
-                }
-                Err(error) => Err(self.failed("its retry copy was not stored", error)),
+            let delayed = self.store_retry(delay, &state).await?;
+            if delayed == Delayed::Hold {
+                self.rest();
             }
+            Ok(delayed)
         })
     }
 
@@ -248,7 +293,8 @@ mod tests {
         let (places, quarantine) = (Places::new(&plan), Quarantine::default());
         let (copies, handed_on) = (Arc::new(Copies::new(&config).unwrap()), InFlight::new());
         let logs = Logs::default();
-        let desk = Arc::new(Desk { plan, places, quarantine, handed_on, copies, logs });
+        let running = InFlight::new();
+        let desk = Arc::new(Desk { plan, places, quarantine, handed_on, running, copies, logs });
         let delivery = Delivery::mock(1, "e".into(), "t".into(), false, b"{}".to_vec());
         let (generation, _returned) = Generation::new();
         let acker = Some(delivery.acker.clone());
@@ -283,6 +329,29 @@ mod tests {
         ] {
             let text = format!("{error:?}");
             assert_eq!(settle.failed("not stored", error).is_permanent(), permanent, "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn held_delivery_counts_only_while_it_runs() {
+        for (alone, held) in [(false, 0), (true, 1)] {
+            let (mut settle, _generation) = delivery();
+            let desk = Arc::clone(&settle.desk);
+            let counts = || (desk.handed_on.count(), desk.running.count());
+            let (_in_flight, handed_on) = (InFlight::new().add(), Some(desk.handed_on.add()));
+            let permits = Permits { _in_flight, handed_on, running: None, alone };
+            settle.handle.permits = Some(permits);
+            assert_eq!(counts(), (1, 0), "it waits for a worker");
+            assert!(settle.begin() && settle.begin());
+            assert_eq!(counts(), (1, 1));
+            settle.rest();
+            assert_eq!(counts(), (held, 0));
+            assert!(settle.begin());
+            assert_eq!(counts(), (1, 1));
+            ack(&mut settle).unwrap();
+            assert_eq!(counts(), (0, 0));
+            assert!(!settle.begin());
+            assert_eq!(counts(), (0, 0));
         }
     }
 

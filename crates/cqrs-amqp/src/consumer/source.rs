@@ -11,7 +11,7 @@ use super::arrived::Arrived;
 use super::in_flight::{InFlight, Permit};
 use super::inbound::{Inbound, Received};
 use super::pump::{Closing, Command};
-use super::settle::{AmqpSettle, Desk, Handle};
+use super::settle::{AmqpSettle, Desk, Handle, Permits};
 
 /// The runtime's end of a subscription; the [pump](super::pump) is the other.
 ///
@@ -37,13 +37,13 @@ impl AmqpSource {
     }
 
     fn delivery(&self, arrived: Arrived, permit: Permit) -> Option<SourceDelivery> {
-        let Arrived { queue, tag, acker, original, redelivered, crashes, generation, sent } =
+        let Arrived { queue, tag, acker, original, redelivered, crashes, alone, generation, sent } =
             arrived;
         let plan = self.desk.plan.queues.get(queue)?;
         let message = original.view(plan, redelivered);
         let mut retry = original.retry();
         retry.crashes = crashes;
-        let permits = Some((permit, sent));
+        let permits = Some(Permits { _in_flight: permit, handed_on: sent, running: None, alone });
         let handle = Handle { tag, acker: Some(acker), generation, permits };
         let settle = AmqpSettle { original, queue, desk: Arc::clone(&self.desk), handle };
         let mut delivery = SourceDelivery::new(message, settle);
