@@ -74,8 +74,9 @@ impl Lane {
         self.head.as_ref()?.due
     }
 
-    /// Goes on with the quarantine, if there is one; `has_room`: more may be handed out.
-    pub(super) fn look(&mut self, has_room: bool, now: Instant) {
+    /// Goes on with the quarantine, if there is one; `has_room`: more may be handed out; `busy` handlers of the
+    /// subscription run.
+    pub(super) fn look(&mut self, has_room: bool, busy: usize, now: Instant) {
         if !self.partition.is_careful() {
             return;
         }
@@ -84,7 +85,7 @@ impl Lane {
             offset: record.offset,
             key: record.key(),
         });
-        self.is_urgent |= self.partition.advance(head.as_ref(), now);
+        self.is_urgent |= self.partition.advance(head.as_ref(), busy, now);
     }
 
     /// Up to where everything was taken over to the partition, by what librdkafka says was taken out.

@@ -260,8 +260,15 @@ impl Ledger {
         self.quarantine.says().count
     }
 
-    /// Goes on with the quarantine; `running` handlers run. Whether there is something to commit at once.
-    pub(super) fn advance(&mut self, head: Option<&Head>, running: usize, now: Instant) -> bool {
+    /// Goes on with the quarantine; `running` handlers of the partition run, `busy` of the subscription. Whether
+    /// there is something to commit at once.
+    pub(super) fn advance(
+        &mut self,
+        head: Option<&Head>,
+        running: usize,
+        busy: usize,
+        now: Instant,
+    ) -> bool {
         if self.closed || self.committed == 0 {
             return false;
         }
@@ -272,7 +279,7 @@ impl Ledger {
             position: self.position(),
             next: self.next,
             queued,
-            running,
+            busy,
             begun: self.finished + (self.unfinished - queued) as u64,
         };
         match self.quarantine.advance(head, progress, self.granted, now) {

@@ -150,9 +150,9 @@ impl Partition {
     }
 
     /// As [`Ledger::advance`].
-    pub(super) fn advance(&self, head: Option<&Head>, now: Instant) -> bool {
+    pub(super) fn advance(&self, head: Option<&Head>, busy: usize, now: Instant) -> bool {
         let mut ledger = self.ledger();
-        let advanced = ledger.advance(head, self.running(), now);
+        let advanced = ledger.advance(head, self.running(), busy, now);
         if advanced {
             self.store(&ledger);
         }

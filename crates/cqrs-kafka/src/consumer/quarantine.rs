@@ -117,8 +117,8 @@ pub(super) struct Progress {
     pub(super) next: i64,
     /// How many records are handed out, and neither finished nor running nor held for a retry.
     pub(super) queued: usize,
-    /// How many run.
-    pub(super) running: usize,
+    /// How many handlers of the subscription run, those of its other partitions too.
+    pub(super) busy: usize,
     /// How many ever began to run.
     pub(super) begun: u64,
     /// Whether the next record to be handed out waits for its retry delay then.
@@ -366,7 +366,7 @@ impl Quarantine {
                 / elapsed.as_micros();
             let pace = i64::try_from(pace).unwrap_or(FARTHEST);
             *window = pace.clamp(least, (2 * *window).min(FARTHEST));
-        } else if elapsed >= AHEAD && progress.running < self.rule.concurrency {
+        } else if elapsed >= AHEAD && progress.busy < self.rule.concurrency {
             // What is queued waits behind the keys of others.
             *window = (2 * *window).min(FARTHEST);
         } else {

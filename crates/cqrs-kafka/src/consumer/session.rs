@@ -185,8 +185,13 @@ impl Session {
 
     /// Hands out what was fetched, as far as there is room. `true`: there may be more.
     fn pump(&mut self, now: Instant) -> bool {
+        let is_careful = self.lanes.iter().any(|lane| lane.partition.is_careful());
+        let busy = match is_careful {
+            true => self.lanes.iter().map(|lane| lane.partition.running()).sum(),
+            false => 0,
+        };
         if self.shared.is_stopped() {
-            self.lanes.iter_mut().for_each(|lane| lane.look(false, now));
+            self.lanes.iter_mut().for_each(|lane| lane.look(false, busy, now));
             return false;
         }
         self.shared.share_among(self.lanes.len(), self.plan.request.concurrency);
@@ -196,7 +201,7 @@ impl Session {
             let index = self.first_lane.wrapping_add(turn) % self.lanes.len();
             let lane = &mut self.lanes[index];
             let room = self.shared.room(&lane.partition);
-            lane.look(room > 0, now);
+            lane.look(room > 0, busy, now);
             if room == 0 {
                 lane.full_since.get_or_insert(now);
                 continue;
