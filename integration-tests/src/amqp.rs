@@ -184,7 +184,11 @@ impl Raw {
     pub async fn exists(&self, queue: &str) -> bool {
         let channel = self.connection.create_channel().await.unwrap();
         let options = QueueDeclareOptions { passive: true, ..Default::default() };
-        channel.queue_declare(queue.into(), options, FieldTable::default()).await.is_ok()
+        let found =
+            channel.queue_declare(queue.into(), options, FieldTable::default()).await.is_ok();
+        // A channel that is still closing would fail the close of the connection.
+        let _closed_by_the_server = channel.close(200, "OK".into()).await;
+        found
     }
 
     /// Messages ready in `queue`.
