@@ -74,9 +74,9 @@ impl Lane {
         self.head.as_ref()?.due
     }
 
-    /// Goes on with the quarantine, if there is one; `has_room`: more may be handed out; `busy` handlers of the
-    /// subscription run.
-    pub(super) fn look(&mut self, has_room: bool, busy: usize, now: Instant) {
+    /// Goes on with the quarantine, if there is one; `has_room`: more may be handed out; `all` is what the
+    /// handlers of the subscription do.
+    pub(super) fn look(&mut self, has_room: bool, all: quarantine::Activity, now: Instant) {
         if !self.partition.is_careful() {
             return;
         }
@@ -85,7 +85,7 @@ impl Lane {
             offset: record.offset,
             key: record.key(),
         });
-        self.is_urgent |= self.partition.advance(head.as_ref(), busy, now);
+        self.is_urgent |= self.partition.advance(head.as_ref(), all, now);
     }
 
     /// Up to where everything was taken over to the partition, by what librdkafka says was taken out.

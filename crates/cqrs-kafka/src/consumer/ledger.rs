@@ -12,7 +12,7 @@ use bytes::Bytes;
 use cqrs_core::RetryState;
 
 use super::commit_metadata::CommitMetadata;
-use super::quarantine::{Head, Progress, Quarantine, Rule, Step};
+use super::quarantine::{Activity, Head, Progress, Quarantine, Rule, Step};
 
 /// The lowest unfinished offset of a partition, and what is known of attempts at unfinished records.
 ///
@@ -260,27 +260,37 @@ impl Ledger {
         self.quarantine.says().count
     }
 
-    /// Goes on with the quarantine; `running` handlers of the partition run, `busy` of the subscription. Whether
-    /// there is something to commit at once.
+    /// What its handlers do, of which `running` run.
+    pub(super) fn activity(&self, running: usize) -> Activity {
+        let begun = self.finished + (self.unfinished - self.queued(running)) as u64;
+        Activity { running, begun }
+    }
+
+    /// How many records are handed out, and neither finished nor running nor held for a retry.
+    fn queued(&self, running: usize) -> usize {
+        self.unfinished.saturating_sub(self.attempts.len() + running)
+    }
+
+    /// Goes on with the quarantine; `running` handlers of the partition run, and `all` those of the
+    /// subscription. Whether there is something to commit at once.
     pub(super) fn advance(
         &mut self,
         head: Option<&Head>,
         running: usize,
-        busy: usize,
+        all: Activity,
         now: Instant,
     ) -> bool {
         if self.closed || self.committed == 0 {
             return false;
         }
-        let queued = self.unfinished.saturating_sub(self.attempts.len() + running);
         let failed = head.and_then(|head| self.attempts.get(&head.offset));
         let progress = Progress {
             head_waits: failed.is_some_and(|failed| self.quarantine.waits(failed)),
             position: self.position(),
             next: self.next,
-            queued,
-            busy,
-            begun: self.finished + (self.unfinished - queued) as u64,
+            queued: self.queued(running),
+            all,
+            begun: self.activity(running).begun,
         };
         match self.quarantine.advance(head, progress, self.granted, now) {
             Step::Wait => return false,

@@ -8,7 +8,7 @@ use cqrs_core::RetryState;
 
 use super::bound::Unsettled;
 use super::ledger::{Draft, Ledger};
-use super::quarantine::Head;
+use super::quarantine::{Activity, Head};
 use super::record::Record;
 use super::shared::Shared;
 
@@ -149,10 +149,15 @@ impl Partition {
         self.granted.load(Ordering::Acquire)
     }
 
+    /// As [`Ledger::activity`].
+    pub(super) fn activity(&self) -> Activity {
+        self.ledger().activity(self.running())
+    }
+
     /// As [`Ledger::advance`].
-    pub(super) fn advance(&self, head: Option<&Head>, busy: usize, now: Instant) -> bool {
+    pub(super) fn advance(&self, head: Option<&Head>, all: Activity, now: Instant) -> bool {
         let mut ledger = self.ledger();
-        let advanced = ledger.advance(head, self.running(), busy, now);
+        let advanced = ledger.advance(head, self.running(), all, now);
         if advanced {
             self.store(&ledger);
         }

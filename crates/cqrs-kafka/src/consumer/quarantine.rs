@@ -108,6 +108,15 @@ impl Rule {
     }
 }
 
+/// What the handlers of a subscription do, in all its partitions.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Activity {
+    /// How many run.
+    pub(super) running: usize,
+    /// How many ever began to run.
+    pub(super) begun: u64,
+}
+
 /// What the ledger knows of its records.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Progress {
@@ -117,8 +126,8 @@ pub(super) struct Progress {
     pub(super) next: i64,
     /// How many records are handed out, and neither finished nor running nor held for a retry.
     pub(super) queued: usize,
-    /// How many handlers of the subscription run, those of its other partitions too.
-    pub(super) busy: usize,
+    /// The handlers of the whole subscription.
+    pub(super) all: Activity,
     /// How many ever began to run.
     pub(super) begun: u64,
     /// Whether the next record to be handed out waits for its retry delay then.
@@ -148,11 +157,25 @@ enum Mode {
     /// Everything is handed out.
     Open,
     /// Records below `until` are handed out.
-    Announced { window: i64, at: Instant, begun: u64 },
+    Announced {
+        window: i64,
+        /// When `until` was moved last, and how many records had begun to run by then.
+        at: Instant,
+        begun: u64,
+        /// How many had in the whole subscription, and since when none did though workers are idle.
+        last_begun: u64,
+        idle_since: Instant,
+    },
     /// Suspects, below the offset, wait for their turn.
     Waiting(i64),
     /// They run one at a time. `held`: the keys of those that wait for a retry.
     Alone { suspects: i64, turn: Turn, since: Instant, held: HashSet<Option<Bytes>> },
+}
+
+impl Mode {
+    fn announced(window: i64, now: Instant, begun: u64) -> Self {
+        Self::Announced { window, at: now, begun, last_begun: begun, idle_since: now }
+    }
 }
 
 /// The next record to be handed out.
@@ -213,7 +236,7 @@ impl Quarantine {
             }
             _ => {
                 this.says.until = Some(announced);
-                this.mode = Mode::Announced { window: this.least(), at: now, begun: 0 };
+                this.mode = Mode::announced(this.least(), now, 0);
             }
         }
         this
@@ -301,7 +324,7 @@ impl Quarantine {
                 let is_through = self.says.named.is_none() && next >= suspects;
                 if is_over || is_through || progress.position >= suspects {
                     let begun = progress.begun;
-                    self.leave(Mode::Announced { window: self.least(), at: now, begun });
+                    self.leave(Mode::announced(self.least(), now, begun));
                     return Step::Commit;
                 }
                 head.map_or(Step::Wait, |head| self.name(head, progress.head_waits, suspects, now))
@@ -355,7 +378,12 @@ impl Quarantine {
         now: Instant,
     ) -> Step {
         let (least, until) = (self.least(), self.says.until.unwrap_or(granted));
-        let Mode::Announced { window, at, begun } = &mut self.mode else { return Step::Wait };
+        let Mode::Announced { window, at, begun, last_begun, idle_since } = &mut self.mode else {
+            return Step::Wait;
+        };
+        if *last_begun != progress.all.begun || progress.all.running >= self.rule.concurrency {
+            (*last_begun, *idle_since) = (progress.all.begun, now);
+        }
         let next = progress.next.max(head.map_or(i64::MIN, |head| head.offset));
         if until > granted || until.saturating_sub(next) > *window / 2 {
             return Step::Wait;
@@ -366,13 +394,13 @@ impl Quarantine {
                 / elapsed.as_micros();
             let pace = i64::try_from(pace).unwrap_or(FARTHEST);
             *window = pace.clamp(least, (2 * *window).min(FARTHEST));
-        } else if elapsed >= AHEAD && progress.busy < self.rule.concurrency {
-            // What is queued waits behind the keys of others.
+        } else if now.saturating_duration_since(*idle_since) >= AHEAD {
+            // What is queued waits behind the keys of others: nothing starts, though workers are idle.
             *window = (2 * *window).min(FARTHEST);
         } else {
             return Step::Wait;
         }
-        (*at, *begun) = (now, progress.begun);
+        (*at, *begun, *idle_since) = (now, progress.begun, now);
         self.says.until = Some(next.saturating_add(*window).max(until));
         Step::Commit
     }

@@ -19,6 +19,7 @@ use super::context::{Context, Trouble};
 use super::lane::Lane;
 use super::partition::Partition;
 use super::plan::Plan;
+use super::quarantine::Activity;
 use super::rebalance::Turn;
 use super::shared::{Ending, Opening, Shared};
 use crate::events::Events;
@@ -185,13 +186,16 @@ impl Session {
 
     /// Hands out what was fetched, as far as there is room. `true`: there may be more.
     fn pump(&mut self, now: Instant) -> bool {
-        let is_careful = self.lanes.iter().any(|lane| lane.partition.is_careful());
-        let busy = match is_careful {
-            true => self.lanes.iter().map(|lane| lane.partition.running()).sum(),
-            false => 0,
-        };
+        let mut all = Activity::default();
+        if self.lanes.iter().any(|lane| lane.partition.is_careful()) {
+            for Activity { running, begun } in
+                self.lanes.iter().map(|lane| lane.partition.activity())
+            {
+                all = Activity { running: all.running + running, begun: all.begun + begun };
+            }
+        }
         if self.shared.is_stopped() {
-            self.lanes.iter_mut().for_each(|lane| lane.look(false, busy, now));
+            self.lanes.iter_mut().for_each(|lane| lane.look(false, all, now));
             return false;
         }
         self.shared.share_among(self.lanes.len(), self.plan.request.concurrency);
@@ -201,7 +205,7 @@ impl Session {
             let index = self.first_lane.wrapping_add(turn) % self.lanes.len();
             let lane = &mut self.lanes[index];
             let room = self.shared.room(&lane.partition);
-            lane.look(room > 0, busy, now);
+            lane.look(room > 0, all, now);
             if room == 0 {
                 lane.full_since.get_or_insert(now);
                 continue;

@@ -124,7 +124,7 @@ impl World {
         let head = (member.next..log.end).find(|at| !member.partition.was_done(*at));
         if member.partition.is_careful() {
             let head = head.map(|offset| Head { offset, key: None });
-            member.partition.advance(head.as_ref(), member.partition.running(), self.now);
+            member.partition.advance(head.as_ref(), member.partition.activity(), self.now);
         }
         let granted = member.partition.granted();
         let (end, mut out) = (log.end.min(member.next.saturating_add(room)), Vec::new());
@@ -275,7 +275,7 @@ impl World {
         let head = Head { offset, key: keyed(offset, key).key() };
         self.commit_all();
         let partition = &self.members[0].partition;
-        partition.advance(Some(&head), partition.running(), self.now);
+        partition.advance(Some(&head), partition.activity(), self.now);
         self.commit_all();
         (self.logs[0].says().named, self.members[0].partition.granted())
     }
