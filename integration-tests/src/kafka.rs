@@ -60,7 +60,7 @@ pub async fn write(topic: &str, records: Vec<Raw>) {
     write_with(topic, records, &[]).await;
 }
 
-/// As [`write`], with settings of librdkafka's producer.
+/// As [`write()`], with settings of librdkafka's producer.
 pub async fn write_with(topic: &str, records: Vec<Raw>, settings: &[(&str, &str)]) {
     let topic = topic.to_owned();
     let mut client = client();
