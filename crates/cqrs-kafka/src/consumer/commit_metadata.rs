@@ -1,4 +1,4 @@
-//! The commit metadata: what stands in a commit beside the offset, for whoever has the partition next.
+//! The commit metadata: the text of a commit beside the offset, read by the next owner of the partition.
 //!
 //! A versioned text of sections, each left out when it is empty; numbers are hexadecimal:
 //!

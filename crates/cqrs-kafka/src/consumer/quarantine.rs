@@ -361,7 +361,7 @@ impl Quarantine {
         Step::Commit
     }
 
-    /// Nobody is named any more. The turn is given back when a commit says so.
+    /// Ends the lone runs: no record is named. The turn is given back once a commit without a name is made.
     fn leave(&mut self, mode: Mode) {
         self.says.named = None;
         if let Mode::Alone { turn, .. } = std::mem::replace(&mut self.mode, mode) {
