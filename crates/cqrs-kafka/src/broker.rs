@@ -8,10 +8,11 @@ use cqrs_core::broker::{
 };
 use cqrs_core::consume::{Source, Subscribe, SubscribeError, SubscribeErrorKind, SubscribeRequest};
 
+use crate::config::KafkaConfig;
 use crate::consumer::{self, CopyLink};
+use crate::error::{ErrorKind, KafkaError};
 use crate::health::Phase;
 use crate::producer::{Driver, Link};
-use crate::{ErrorKind, KafkaConfig, KafkaError};
 
 /// Publishes messages to Kafka. Clones share one producer.
 ///

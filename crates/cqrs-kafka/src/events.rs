@@ -11,10 +11,12 @@ use rdkafka::error::KafkaError as RdError;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use serde::Deserialize;
 
+use crate::config::{KafkaConfig, LogLevel};
+use crate::error::KafkaError;
 use crate::health::Health;
+use crate::oauth::TokenProvider;
 use crate::producer::Resend;
 use crate::secret::Redactor;
-use crate::{KafkaConfig, KafkaError, LogLevel, TokenProvider};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Events {

@@ -8,7 +8,7 @@ use cqrs_core::broker::BrokerState;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use tokio::sync::watch;
 
-use crate::{ErrorKind, KafkaError};
+use crate::error::{ErrorKind, KafkaError};
 
 /// How long a cause that names the trouble (a failed login, say) is not replaced by a vaguer one. Longer than
 /// librdkafka is silent about an error that is the same as the last one of its broker (30 s).

@@ -90,13 +90,13 @@ mod health;
 mod oauth;
 mod producer;
 mod secret;
+mod topics;
 
 pub use broker::KafkaMessageBroker;
 pub use config::{
-    Acks, Compression, IdentityHeaders, KafkaConfig, LogLevel, Pem, RecordHeaders, Sasl,
-    SaslMechanism, SecurityProtocol, Tls,
+    Acks, Assignor, Compression, IdentityHeaders, IsolationLevel, KafkaConfig, KafkaSubscription,
+    LogLevel, NewTopics, Pem, RecordHeaders, RetryMode, Sasl, SaslMechanism, SecurityProtocol, Tls,
 };
-pub use consumer::{Assignor, IsolationLevel, KafkaSubscription, NewTopics, RetryMode};
 pub use error::{ErrorKind, KafkaError};
 pub use oauth::{OAuthToken, TokenProvider};
 pub use secret::Secret;

@@ -5,9 +5,9 @@ use std::time::Duration;
 use cqrs_core::consume::SubscribeRequest;
 use rdkafka::ClientConfig;
 
-use super::KafkaConfig;
 use super::client::canonical;
-use crate::{KafkaError, KafkaSubscription};
+use super::{KafkaConfig, KafkaSubscription};
+use crate::KafkaError;
 
 /// How many records may be fetched and not settled.
 pub(crate) const DEFAULT_UNSETTLED: usize = 10_000;

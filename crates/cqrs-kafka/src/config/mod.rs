@@ -6,6 +6,7 @@ mod duration;
 mod env;
 mod options;
 mod sasl;
+mod subscription;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ pub(crate) use consumer::DEFAULT_UNSETTLED;
 pub use cqrs_tls::Pem;
 pub use options::{Acks, Compression, IdentityHeaders, LogLevel, SaslMechanism, SecurityProtocol};
 pub use sasl::Sasl;
+pub use subscription::{Assignor, IsolationLevel, KafkaSubscription, NewTopics, RetryMode};
 pub use tls::Tls;
 
 use crate::Secret;

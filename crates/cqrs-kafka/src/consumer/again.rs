@@ -135,7 +135,7 @@ mod tests {
     use super::super::quarantine::Rule;
     use super::super::shared::Shared;
     use super::*;
-    use crate::KafkaConfig;
+    use crate::config::KafkaConfig;
 
     fn partition() -> Arc<Partition> {
         let link = Arc::new(CopyLink::new(&KafkaConfig::new(["localhost:1"])));

@@ -7,7 +7,8 @@ use cqrs_core::consume::{
     DeadLetterTo, SubscribeError, SubscribeErrorKind, SubscribeRequest, TopicSet,
 };
 
-use super::{KafkaSubscription, RetryMode, topics};
+use crate::config::{KafkaSubscription, RetryMode};
+use crate::topics;
 
 /// What is wrong with `requests`, each for itself and taken together.
 pub(super) fn check(requests: &[SubscribeRequest]) -> Vec<SubscribeError> {
@@ -181,7 +182,7 @@ mod tests {
     use cqrs_core::consume::{StartAt, StatusReporter};
 
     use super::*;
-    use crate::Assignor;
+    use crate::config::Assignor;
 
     fn named(topics: &[&str]) -> SubscribeRequest {
         let topics = TopicSet::Named(topics.iter().map(|&topic| topic.into()).collect());

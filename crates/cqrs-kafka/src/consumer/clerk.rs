@@ -7,15 +7,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use cqrs_core::StartAt;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError as RdError, RDKafkaErrorCode as Code};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::context::Context;
-use super::ledger::{Draft, Takeover};
+use super::ledger::Draft;
 use super::partition::Partition;
-use super::places::{self, list_topics};
+use super::places::{self, Start, Wanted, list_topics};
 use super::shared::Shared;
 
 /// Between two attempts at listing the topics.
@@ -23,22 +22,6 @@ const AGAIN: Duration = Duration::from_millis(250);
 
 /// Commits to make together.
 pub(super) type Drafts = Vec<(Arc<Partition>, Draft)>;
-
-/// A partition to be taken over, and where it begins if the group is new to its topic.
-#[derive(Debug, Clone)]
-pub(super) struct Wanted {
-    pub(super) topic: Arc<str>,
-    pub(super) partition: i32,
-    pub(super) start: StartAt,
-}
-
-/// Where a partition begins.
-#[derive(Debug)]
-pub(super) struct Start {
-    pub(super) topic: Arc<str>,
-    pub(super) partition: i32,
-    pub(super) takeover: Takeover,
-}
 
 #[derive(Debug)]
 enum Job {
@@ -251,7 +234,7 @@ mod tests {
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr as Answer};
 
     use super::*;
-    use crate::KafkaConfig;
+    use crate::config::KafkaConfig;
     use crate::consumer::copies::{Copies, CopyLink};
     use crate::consumer::ledger::{Ledger, Takeover};
     use crate::consumer::quarantine::Rule;

@@ -11,11 +11,11 @@ use cqrs_core::{Message, PublishError};
 use rdkafka::message::OwnedHeaders;
 use tokio::sync::OnceCell;
 
-use super::NewTopics;
 use super::create_topics::create_topics;
 use super::refusals::Refusals;
+use crate::config::{Acks, Compression, KafkaConfig, NewTopics};
+use crate::error::{ErrorKind, KafkaError};
 use crate::producer::{Driver, Link, Raw};
-use crate::{Acks, Compression, ErrorKind, KafkaConfig, KafkaError};
 
 /// Bytes of a record that is copied, at most. A broker closes the connection of a request that is larger than
 /// its `socket.request.max.bytes` (100 MiB by default), which looks like a lost connection.

@@ -10,10 +10,10 @@ use rdkafka::admin::{
 };
 use rdkafka::types::RDKafkaErrorCode as Code;
 
-use super::NewTopics;
+use crate::config::{KafkaConfig, NewTopics};
+use crate::error::{ErrorKind, KafkaError};
 use crate::events::Events;
 use crate::health::Health;
-use crate::{ErrorKind, KafkaConfig, KafkaError};
 
 /// How long creating a topic may take.
 const TOPIC_TIMEOUT: Duration = Duration::from_secs(10);

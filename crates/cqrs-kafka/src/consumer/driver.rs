@@ -9,9 +9,9 @@ use cqrs_core::consume::{SourceError, SourceStatus, SubscribeError, SubscribeErr
 use super::plan::Plan;
 use super::session::{Exit, Session};
 use super::shared::{Ending, Opening, Shared};
+use crate::error::{ErrorKind, KafkaError};
 use crate::events::Events;
 use crate::health::Health;
-use crate::{ErrorKind, KafkaError};
 
 /// Between two looks for a wish to close while no client runs.
 const TICK: Duration = Duration::from_millis(50);

@@ -53,14 +53,13 @@ mod places;
 mod plan;
 mod quarantine;
 mod rebalance;
+mod rebalance_state;
 mod record;
 mod refusals;
 mod session;
 mod settle;
 mod shared;
 mod source;
-mod subscription;
-mod topics;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,9 +73,8 @@ pub(crate) use self::copies::CopyLink;
 use self::plan::Plan;
 use self::shared::{Opening, Shared};
 use self::source::KafkaSource;
-pub use self::subscription::{Assignor, IsolationLevel, KafkaSubscription, NewTopics, RetryMode};
-pub(crate) use self::topics::fault as topic_fault;
-use crate::{ErrorKind, KafkaConfig};
+use crate::config::KafkaConfig;
+use crate::error::ErrorKind;
 
 /// Between two attempts at making the retry topics.
 const AGAIN: Duration = Duration::from_secs(1);

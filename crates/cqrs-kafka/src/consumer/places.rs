@@ -18,7 +18,6 @@ use rdkafka::error::{KafkaError as RdError, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::clerk::{Start, Wanted};
 use super::commit_metadata::CommitMetadata;
 use super::context::Context;
 use super::ledger::Takeover;
@@ -34,6 +33,22 @@ type Consumer = BaseConsumer<Context>;
 /// By topic and partition.
 type Of<T> = HashMap<(Arc<str>, i32), T>;
 type Offsets = Of<i64>;
+
+/// A partition to be taken over, and where it begins if the group is new to its topic.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    pub(super) topic: Arc<str>,
+    pub(super) partition: i32,
+    pub(super) start: StartAt,
+}
+
+/// Where a partition begins.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) topic: Arc<str>,
+    pub(super) partition: i32,
+    pub(super) takeover: Takeover,
+}
 
 /// Remembers which topics there are, once.
 pub(super) fn list_topics(consumer: &Consumer, shared: &Shared) -> Result<(), RdError> {
@@ -240,7 +255,7 @@ mod tests {
     use rdkafka::mocking::MockCluster;
 
     use super::*;
-    use crate::KafkaConfig;
+    use crate::config::KafkaConfig;
     use crate::consumer::copies::{Copies, CopyLink};
     use crate::events::Events;
     use crate::health::Health;

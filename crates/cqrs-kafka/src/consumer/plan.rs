@@ -7,9 +7,9 @@ use cqrs_core::consume::{
 };
 use rdkafka::ClientConfig;
 
-use super::{KafkaSubscription, RetryMode, check, topics};
-use crate::KafkaConfig;
-use crate::config::DEFAULT_UNSETTLED;
+use super::check;
+use crate::config::{DEFAULT_UNSETTLED, KafkaConfig, KafkaSubscription, RetryMode};
+use crate::topics;
 
 /// What a subscription's threads and settlements need to know, and never changes.
 #[derive(Debug)]

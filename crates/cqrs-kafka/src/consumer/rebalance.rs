@@ -8,85 +8,44 @@ use rdkafka::consumer::{Consumer as _, RebalanceProtocol};
 use rdkafka::error::KafkaError as RdError;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::clerk::{Drafts, Start, Wanted, renew};
+use super::clerk::{Drafts, renew};
 use super::context::Rebalance;
 use super::lane::Lane;
 use super::ledger::Ledger;
 use super::partition::Partition;
+use super::places::{Start, Wanted};
 use super::quarantine::{Process, Rule};
+use super::rebalance_state::RebalanceState;
 use super::session::Session;
-use crate::{ErrorKind, KafkaError};
+use crate::error::{ErrorKind, KafkaError};
 
 /// How long the last commits of a revoke are waited for.
 const LAST_COMMIT: Duration = Duration::from_secs(5);
 /// Between two attempts at a look-up or a last commit.
 const AGAIN: Duration = Duration::from_millis(250);
 
-/// What is being answered. librdkafka asks one thing at a time and waits for the answer; heartbeats and
-/// polling go on meanwhile.
-#[derive(Debug, Default)]
-pub(super) enum Turn {
-    #[default]
-    Idle,
-    /// The committed offsets of new partitions are looked up.
-    Assigning {
-        list: TopicPartitionList,
-        ticket: u64,
-        /// When to look up again; `None` while the look-up runs.
-        again: Option<Instant>,
-    },
-    /// Handlers that run are waited for.
-    Draining { list: TopicPartitionList, partitions: Vec<Arc<Partition>>, until: Instant },
-    /// The last commits are waited for.
-    Committing {
-        list: TopicPartitionList,
-        drafts: Drafts,
-        ticket: u64,
-        /// When to commit again; `None` while the commit runs.
-        again: Option<Instant>,
-        until: Instant,
-    },
-}
-
-impl Turn {
-    pub(super) fn is_idle(&self) -> bool {
-        matches!(self, Self::Idle)
-    }
-
-    /// Partitions that are being given up and whose books may be open.
-    pub(super) fn partitions(&self) -> Vec<Arc<Partition>> {
-        match self {
-            Self::Draining { partitions, .. } => partitions.clone(),
-            Self::Committing { drafts, .. } => {
-                drafts.iter().map(|(partition, _)| Arc::clone(partition)).collect()
-            }
-            _ => Vec::new(),
-        }
-    }
-}
-
 impl Session {
     /// Goes on with what is being answered, or begins with what was asked.
-    pub(super) fn take_turn(&mut self, now: Instant) -> Result<(), KafkaError> {
-        self.turn = match std::mem::take(&mut self.turn) {
-            Turn::Idle => match self.consumer.context().next_rebalance() {
-                None => Turn::Idle,
+    pub(super) fn advance_rebalance(&mut self, now: Instant) -> Result<(), KafkaError> {
+        self.rebalance_state = match std::mem::take(&mut self.rebalance_state) {
+            RebalanceState::Idle => match self.consumer.context().next_rebalance() {
+                None => RebalanceState::Idle,
                 Some(Rebalance::Assign(list)) => self.start_assign(list),
                 Some(Rebalance::Revoke { list, lost }) => self.start_revoke(list, lost, now)?,
             },
-            Turn::Assigning { list, ticket, again } => {
+            RebalanceState::Assigning { list, ticket, again } => {
                 if self.consumer.context().has_rebalance() {
                     // It is taken away again already.
                     self.clerk.cancel();
                     self.answer_assign(&TopicPartitionList::new())?;
-                    Turn::Idle
+                    RebalanceState::Idle
                 } else if again.is_some_and(|again| now >= again) {
                     self.start_assign(list)
                 } else {
-                    Turn::Assigning { list, ticket, again }
+                    RebalanceState::Assigning { list, ticket, again }
                 }
             }
-            Turn::Draining { list, partitions, until } => {
+            RebalanceState::Draining { list, partitions, until } => {
                 let running: usize = partitions.iter().map(|partition| partition.running()).sum();
                 if self.consumer.assignment_lost() {
                     self.give_up(&list, &partitions, true)?
@@ -101,10 +60,10 @@ impl Session {
                     }
                     self.start_last_commit(list, &partitions, now)?
                 } else {
-                    Turn::Draining { list, partitions, until }
+                    RebalanceState::Draining { list, partitions, until }
                 }
             }
-            Turn::Committing { list, drafts, ticket, again, until } => {
+            RebalanceState::Committing { list, drafts, ticket, again, until } => {
                 if now >= until || self.consumer.assignment_lost() {
                     self.clerk.cancel();
                     tracing::warn!(
@@ -113,18 +72,18 @@ impl Session {
                          what was settled since the one before comes again"
                     );
                     self.answer_revoke(&list)?;
-                    Turn::Idle
+                    RebalanceState::Idle
                 } else if again.is_some_and(|again| now >= again) {
                     self.commit_last(list, renew(&drafts), until)?
                 } else {
-                    Turn::Committing { list, drafts, ticket, again, until }
+                    RebalanceState::Committing { list, drafts, ticket, again, until }
                 }
             }
         };
         Ok(())
     }
 
-    fn start_assign(&mut self, list: TopicPartitionList) -> Turn {
+    fn start_assign(&mut self, list: TopicPartitionList) -> RebalanceState {
         let elements = list.elements();
         let meant = elements.iter().filter(|element| self.plan.is_meant(element.topic()));
         let wanted = meant.map(|element| Wanted {
@@ -137,13 +96,13 @@ impl Session {
             },
         });
         let ticket = self.clerk.look_up(wanted.collect());
-        Turn::Assigning { list, ticket, again: None }
+        RebalanceState::Assigning { list, ticket, again: None }
     }
 
     /// The committed offsets are known.
     pub(super) fn found(&mut self, of: u64, result: Result<Vec<Start>, RdError>) {
-        match std::mem::take(&mut self.turn) {
-            Turn::Assigning { list, ticket, .. } if ticket == of => match result {
+        match std::mem::take(&mut self.rebalance_state) {
+            RebalanceState::Assigning { list, ticket, .. } if ticket == of => match result {
                 Ok(starts) => self.assign(starts),
                 Err(error) => {
                     let error = self.consumer.context().events.reason(error);
@@ -154,10 +113,10 @@ impl Session {
                     );
                     self.absent = Some(error.into());
                     let again = Some(Instant::now() + AGAIN);
-                    self.turn = Turn::Assigning { list, ticket, again };
+                    self.rebalance_state = RebalanceState::Assigning { list, ticket, again };
                 }
             },
-            other => self.turn = other,
+            other => self.rebalance_state = other,
         }
     }
 
@@ -220,7 +179,7 @@ impl Session {
         list: TopicPartitionList,
         lost: bool,
         now: Instant,
-    ) -> Result<Turn, KafkaError> {
+    ) -> Result<RebalanceState, KafkaError> {
         self.pass_gaps();
         let eager = !self.is_cooperative();
         let goes = |lane: &Lane| {
@@ -235,7 +194,7 @@ impl Session {
         }
         let drain = self.plan.subscription.revoke_drain;
         let until = now + drain.min(self.plan.subscription.max_poll_interval / 2);
-        Ok(Turn::Draining { list, partitions, until })
+        Ok(RebalanceState::Draining { list, partitions, until })
     }
 
     fn start_last_commit(
@@ -243,7 +202,7 @@ impl Session {
         list: TopicPartitionList,
         partitions: &[Arc<Partition>],
         now: Instant,
-    ) -> Result<Turn, KafkaError> {
+    ) -> Result<RebalanceState, KafkaError> {
         let draft = |partition: &Arc<Partition>| Some((Arc::clone(partition), partition.close()?));
         let drafts: Drafts = partitions.iter().filter_map(draft).collect();
         if drafts.is_empty() {
@@ -257,18 +216,21 @@ impl Session {
         list: TopicPartitionList,
         drafts: Drafts,
         until: Instant,
-    ) -> Result<Turn, KafkaError> {
+    ) -> Result<RebalanceState, KafkaError> {
         if drafts.is_empty() {
             self.answer_revoke(&list)?;
-            return Ok(Turn::Idle);
+            return Ok(RebalanceState::Idle);
         }
         let ticket = self.clerk.commit_last(drafts.clone());
-        Ok(Turn::Committing { list, drafts, ticket, again: None, until })
+        Ok(RebalanceState::Committing { list, drafts, ticket, again: None, until })
     }
 
     /// The last commits of a revoke were answered.
     pub(super) fn last_commit_done(&mut self, of: u64, succeeded: bool) -> Result<(), KafkaError> {
-        let Turn::Committing { list, ticket, again, .. } = &mut self.turn else { return Ok(()) };
+        let RebalanceState::Committing { list, ticket, again, .. } = &mut self.rebalance_state
+        else {
+            return Ok(());
+        };
         if *ticket != of {
             return Ok(());
         }
@@ -277,7 +239,7 @@ impl Session {
             return Ok(());
         }
         let list = list.clone();
-        self.turn = Turn::Idle;
+        self.rebalance_state = RebalanceState::Idle;
         self.answer_revoke(&list)
     }
 
@@ -287,7 +249,7 @@ impl Session {
         list: &TopicPartitionList,
         partitions: &[Arc<Partition>],
         lost: bool,
-    ) -> Result<Turn, KafkaError> {
+    ) -> Result<RebalanceState, KafkaError> {
         for partition in partitions {
             partition.close();
         }
@@ -301,7 +263,7 @@ impl Session {
             self.absent = Some("its partitions were lost; it joins the group again".into());
         }
         self.answer_revoke(list)?;
-        Ok(Turn::Idle)
+        Ok(RebalanceState::Idle)
     }
 
     fn is_cooperative(&self) -> bool {
@@ -345,10 +307,10 @@ impl Session {
         self.clerk.cancel();
         let context = Arc::clone(self.consumer.context());
         context.leave();
-        let pending = match std::mem::take(&mut self.turn) {
-            Turn::Idle => None,
-            Turn::Assigning { list, .. } => Some(Rebalance::Assign(list)),
-            Turn::Draining { list, .. } | Turn::Committing { list, .. } => {
+        let pending = match std::mem::take(&mut self.rebalance_state) {
+            RebalanceState::Idle => None,
+            RebalanceState::Assigning { list, .. } => Some(Rebalance::Assign(list)),
+            RebalanceState::Draining { list, .. } | RebalanceState::Committing { list, .. } => {
                 Some(Rebalance::Revoke { list, lost: false })
             }
         };

@@ -20,10 +20,10 @@ use super::lane::Lane;
 use super::partition::Partition;
 use super::plan::Plan;
 use super::quarantine::Activity;
-use super::rebalance::Turn;
+use super::rebalance_state::RebalanceState;
 use super::shared::{Ending, Opening, Shared};
+use crate::error::{ErrorKind, KafkaError};
 use crate::events::Events;
-use crate::{ErrorKind, KafkaError};
 
 /// Between two looks at what wakes nobody (statistics, deadlines), at most.
 const TICK: Duration = Duration::from_millis(100);
@@ -56,7 +56,7 @@ pub(super) struct Session {
     pub(super) consumer: Consumer,
     pub(super) clerk: Clerk,
     pub(super) lanes: Vec<Lane>,
-    pub(super) turn: Turn,
+    pub(super) rebalance_state: RebalanceState,
     /// Whether commits are on their way.
     committing: bool,
     next_commit: Instant,
@@ -118,7 +118,7 @@ impl Session {
             consumer: Consumer(consumer),
             clerk,
             lanes: Vec::new(),
-            turn: Turn::Idle,
+            rebalance_state: RebalanceState::Idle,
             committing: false,
             no_commit_until: now,
             next_look: now,
@@ -150,7 +150,7 @@ impl Session {
                 return Exit::Closed(self.close(end));
             }
             let now = Instant::now();
-            if let Err(failure) = self.take_turn(now) {
+            if let Err(failure) = self.advance_rebalance(now) {
                 return Exit::Replace(failure);
             }
             let busy = self.pump(now);
@@ -236,7 +236,7 @@ impl Session {
 
     fn pause(&self) -> Duration {
         let is_careful = || self.lanes.iter().any(|lane| lane.partition.is_careful());
-        let tick = if self.turn.is_idle() && !is_careful() { TICK } else { SHORT_TICK };
+        let tick = if self.rebalance_state.is_idle() && !is_careful() { TICK } else { SHORT_TICK };
         let now = SystemTime::now();
         let due = self.lanes.iter().filter_map(Lane::due).min();
         let due = due.map(|due| due.duration_since(now).unwrap_or_default());
@@ -447,7 +447,7 @@ impl Session {
     fn close(&mut self, end: Instant) -> Ending {
         self.pass_gaps();
         let mut open: Vec<Arc<Partition>> = self.lanes.drain(..).map(Lane::end).collect();
-        open.extend(self.turn.partitions());
+        open.extend(self.rebalance_state.partitions());
         let close = |partition: Arc<Partition>| {
             let draft = partition.close()?;
             Some((partition, draft))
@@ -482,7 +482,9 @@ impl Session {
 
     /// Ends the epochs without a commit.
     fn abandon(&mut self) {
-        for partition in self.lanes.drain(..).map(Lane::end).chain(self.turn.partitions()) {
+        for partition in
+            self.lanes.drain(..).map(Lane::end).chain(self.rebalance_state.partitions())
+        {
             partition.close();
         }
         self.shared.discard_revoked();

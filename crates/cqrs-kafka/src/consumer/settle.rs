@@ -21,7 +21,7 @@ use super::plan::Plan;
 use super::record::{
     DUE, ORIGINAL_OFFSET, ORIGINAL_PARTITION, ORIGINAL_TIMESTAMP, ORIGINAL_TOPIC, Record,
 };
-use super::topics;
+use crate::topics;
 
 /// Bytes of a key that stays in a dead letter without a body, at most.
 const LONGEST_KEY: usize = 16 << 10;

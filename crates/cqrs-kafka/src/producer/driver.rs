@@ -7,9 +7,10 @@ use rdkafka::ClientConfig;
 use rdkafka::producer::{Producer, PurgeConfig};
 
 use super::{Client, Link};
+use crate::config::KafkaConfig;
 use crate::config::is_idempotent;
+use crate::error::{ErrorKind, KafkaError};
 use crate::events::Events;
-use crate::{ErrorKind, KafkaConfig, KafkaError};
 
 /// Between two looks at what is not an event of librdkafka (the lane, a wish to close).
 const TICK: Duration = Duration::from_millis(50);

@@ -26,9 +26,10 @@ use tokio::sync::watch;
 pub(crate) use self::driver::Driver;
 use self::lane::Lane;
 pub(crate) use self::resend::Resend;
+use crate::config::{KafkaConfig, RecordHeaders};
+use crate::error::KafkaError;
 use crate::events::Events;
 use crate::health::Health;
-use crate::{KafkaConfig, KafkaError, RecordHeaders};
 
 type Client = BaseProducer<Events>;
 

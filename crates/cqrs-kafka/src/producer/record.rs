@@ -7,15 +7,15 @@ use cqrs_core::broker::PublishErrorKind as Kind;
 use cqrs_core::message::{content_type, header};
 use rdkafka::message::{Header, OwnedHeaders};
 
-use crate::consumer::topic_fault;
-use crate::{IdentityHeaders, RecordHeaders};
+use crate::config::{IdentityHeaders, RecordHeaders};
+use crate::topics;
 
 /// What FastStream calls it. RabbitMQ has a property for it.
 const CONTENT_TYPE: &str = "content-type";
 
 /// Checks what the broker would refuse, or librdkafka would change.
 pub(super) fn check(message: &Message, max_bytes: usize) -> Result<(), (Kind, String)> {
-    if let Some(fault) = topic_fault(&message.topic) {
+    if let Some(fault) = topics::fault(&message.topic) {
         return Err((Kind::Invalid, format!("the topic name {fault}")));
     }
     // librdkafka takes 0 for "now", and brokers refuse what is negative.

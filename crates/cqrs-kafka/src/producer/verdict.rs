@@ -3,7 +3,7 @@
 use cqrs_core::broker::{PendingConfirm, PublishErrorKind as Kind};
 use rdkafka::types::RDKafkaErrorCode as Code;
 
-use crate::{ErrorKind, KafkaError};
+use crate::error::{ErrorKind, KafkaError};
 
 const NO_RIGHT: &str = "the principal may not write to the topic, or not create it; check its ACLs";
 

@@ -4,7 +4,7 @@ use cqrs_core::{RetryState, Timestamp};
 use proptest::prelude::*;
 
 use super::*;
-use crate::KafkaConfig;
+use crate::config::KafkaConfig;
 use crate::consumer::commit_metadata::CommitMetadata;
 use crate::consumer::copies::{Copies, CopyLink};
 use crate::consumer::ledger::{Draft, Ledger, Takeover};

@@ -6,7 +6,7 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr as Answer};
 
 use super::*;
-use crate::KafkaConfig;
+use crate::config::KafkaConfig;
 
 const REFUSED: Answer = Answer::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
 const STORED: Answer = Answer::RD_KAFKA_RESP_ERR_NO_ERROR;

@@ -27,14 +27,14 @@ fn delay_text(delay: Duration) -> String {
 }
 
 /// Where copies wait for their next attempt after `delay`.
-pub(super) fn retry_topic(topic: &str, group: &str, delay: Duration) -> String {
+pub(crate) fn retry_topic(topic: &str, group: &str, delay: Duration) -> String {
     format!("{}.retry.{}", topic_group_name(topic, group), delay_text(delay))
 }
 
 /// The topics to subscribe to, as librdkafka takes them: a leading `^` makes a pattern.
 ///
 /// With `delays`, the retry topics of this group, too.
-pub(super) fn subscription(topics: &TopicSet, group: &str, delays: &[Duration]) -> Vec<String> {
+pub(crate) fn subscription(topics: &TopicSet, group: &str, delays: &[Duration]) -> Vec<String> {
     match topics {
         TopicSet::Named(names) => names
             .iter()
@@ -57,12 +57,12 @@ pub(super) fn subscription(topics: &TopicSet, group: &str, delays: &[Duration]) 
 }
 
 /// Whether `topic` is a retry topic of this group.
-pub(super) fn is_own_retry(topic: &str, group: &str, delays: &[Duration]) -> bool {
+pub(crate) fn is_own_retry(topic: &str, group: &str, delays: &[Duration]) -> bool {
     original(topic, group, delays).is_some()
 }
 
 /// The topic that a retry topic of this group belongs to.
-pub(super) fn original<'a>(topic: &'a str, group: &str, delays: &[Duration]) -> Option<&'a str> {
+pub(crate) fn original<'a>(topic: &'a str, group: &str, delays: &[Duration]) -> Option<&'a str> {
     let group = topic_group_name("", group);
     let of_group = |delay: &Duration| {
         topic.strip_suffix(&delay_text(*delay))?.strip_suffix(".retry.")?.strip_suffix(&*group)
@@ -74,7 +74,7 @@ pub(super) fn original<'a>(topic: &'a str, group: &str, delays: &[Duration]) -> 
 }
 
 /// Whether a name that a pattern matched is a dead-letter or retry topic, which a pattern never means.
-pub(super) fn is_internal(topic: &str) -> bool {
+pub(crate) fn is_internal(topic: &str) -> bool {
     let is_delay = |text: &str| {
         let number = text.strip_suffix("ms").or_else(|| text.strip_suffix('s')).unwrap_or("");
         !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
