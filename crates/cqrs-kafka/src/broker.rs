@@ -1,3 +1,5 @@
+//! The Kafka broker value: publishes messages and opens subscriptions. Used by applications.
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +11,10 @@ use cqrs_core::broker::{
 use cqrs_core::consume::{Source, Subscribe, SubscribeError, SubscribeErrorKind, SubscribeRequest};
 
 use crate::config::KafkaConfig;
-use crate::consumer::{self, CopyLink};
+use crate::consumer::{self, CopyProducers};
 use crate::error::{ErrorKind, KafkaError};
 use crate::health::Phase;
-use crate::producer::{Driver, Link};
+use crate::producer::{self, ProducerHandle};
 
 /// Publishes messages to Kafka. Clones share one producer.
 ///
@@ -23,29 +25,29 @@ use crate::producer::{Driver, Link};
 /// delivered in the background until their deadline, as long as the process lives. Call
 /// [`shutdown`](MessageBroker::shutdown) to wait for that and to learn how it ended.
 #[derive(Clone)]
-pub struct KafkaMessageBroker(Arc<Handle>);
+pub struct KafkaMessageBroker(Arc<Inner>);
 
-struct Handle {
+struct Inner {
     config: KafkaConfig,
-    link: Arc<Link>,
-    /// Writes retry copies and dead letters of the subscriptions.
-    copies: Arc<CopyLink>,
+    producer: Arc<ProducerHandle>,
+    /// Write retry copies and dead letters of the subscriptions.
+    copies: Arc<CopyProducers>,
 }
 
 impl KafkaMessageBroker {
-    /// Makes the value; connects in the background, for ever. Messages published before there is a
-    /// contact wait for it until their deadline.
+    /// Makes the value. It connects in the background and reconnects forever. Messages published before the first
+    /// connection wait for it until their deadline.
     ///
     /// # Errors
     /// [`ErrorKind::Configuration`] when options are missing, wrong or contradict each other, or a
     /// certificate or key cannot be read.
     pub fn new(config: KafkaConfig) -> Result<Self, KafkaError> {
-        let link = Driver::start(&config)?;
+        let producer = producer::start(&config)?;
         for weakness in config.weaknesses() {
             tracing::warn!(servers = config.bootstrap_servers.join(","), "{weakness}");
         }
-        let copies = Arc::new(CopyLink::new(&config));
-        Ok(Self(Arc::new(Handle { config, link, copies })))
+        let copies = Arc::new(CopyProducers::new(&config));
+        Ok(Self(Arc::new(Inner { config, producer, copies })))
     }
 
     /// Makes the value and waits until the cluster answered, [`KafkaConfig::publish_timeout`] at most.
@@ -57,7 +59,7 @@ impl KafkaMessageBroker {
     /// and [`ErrorKind::Tls`] as soon as every broker refused.
     pub async fn connect(config: KafkaConfig) -> Result<Self, KafkaError> {
         let broker = Self::new(config)?;
-        let mut status = broker.0.link.health.subscribe();
+        let mut status = broker.0.producer.health.subscribe();
         let timeout = broker.0.config.publish_timeout;
         let settled = status.wait_for(|status| status.phase == Phase::Up || status.is_hopeless());
         let is_up = match tokio::time::timeout(timeout, settled).await {
@@ -73,7 +75,7 @@ impl KafkaMessageBroker {
     fn no_contact(&self) -> KafkaError {
         let servers = self.0.config.bootstrap_servers.join(",");
         let text = format!("no contact with kafka at {servers}");
-        match self.0.link.health.cause() {
+        match self.0.producer.health.cause() {
             Some(cause) => KafkaError::with_source(cause.kind(), text, cause),
             None => KafkaError::new(ErrorKind::Connection, text),
         }
@@ -83,28 +85,28 @@ impl KafkaMessageBroker {
 impl MessageBroker for KafkaMessageBroker {
     fn enqueue(&self, message: Message) -> BoxFuture<'_, Result<Receipt, PublishError>> {
         Box::pin(async move {
-            let link = &*self.0.link;
-            let (pending, receipt) = link.intake.admit(link.check(message)?).await?;
-            link.send(pending, receipt)
+            let producer = &*self.0.producer;
+            let (pending, receipt) = producer.intake.admit(producer.check(message)?).await?;
+            producer.send(pending, receipt)
         })
     }
 
     fn try_enqueue(&self, message: Message) -> Result<Receipt, PublishError> {
-        let link = &*self.0.link;
-        let (pending, receipt) = link.intake.try_admit(link.check(message)?)?;
-        link.send(pending, receipt)
+        let producer = &*self.0.producer;
+        let (pending, receipt) = producer.intake.try_admit(producer.check(message)?)?;
+        producer.send(pending, receipt)
     }
 
     fn state(&self) -> BrokerState {
-        match self.0.link.intake.is_closed() {
+        match self.0.producer.intake.is_closed() {
             true => BrokerState::Closed,
-            false => self.0.link.health.state(),
+            false => self.0.producer.health.state(),
         }
     }
 
     fn shutdown(&self, deadline: Duration) -> BoxFuture<'_, ShutdownReport> {
-        self.0.link.close(deadline);
-        Box::pin(self.0.link.ended())
+        self.0.producer.close(deadline);
+        Box::pin(self.0.producer.ended())
     }
 }
 
@@ -122,7 +124,7 @@ impl Subscribe for KafkaMessageBroker {
         request: SubscribeRequest,
     ) -> BoxFuture<'_, Result<Box<dyn Source>, SubscribeError>> {
         Box::pin(async move {
-            if self.0.link.intake.is_closed() {
+            if self.0.producer.intake.is_closed() {
                 let text = format!("subscription {}: the broker is shut down", request.name);
                 return Err(SubscribeError::new(SubscribeErrorKind::Closed, text));
             }
@@ -137,13 +139,13 @@ impl fmt::Debug for KafkaMessageBroker {
             .field("bootstrap_servers", &self.0.config.bootstrap_servers)
             .field("client_id", &self.0.config.client_id)
             .field("state", &self.state())
-            .field("in_flight", &self.0.link.intake.in_flight())
+            .field("in_flight", &self.0.producer.intake.in_flight())
             .finish_non_exhaustive()
     }
 }
 
-impl Drop for Handle {
+impl Drop for Inner {
     fn drop(&mut self) {
-        self.link.close(self.config.publish_timeout);
+        self.producer.close(self.config.publish_timeout);
     }
 }

@@ -1,4 +1,5 @@
-//! librdkafka's callbacks that producer and consumer share. All run on the poll thread.
+//! librdkafka's callbacks that producer, consumer and admin client share: logs, errors, statistics, OAuth tokens. Used by
+//! the contexts of producer and consumer. All run on the thread that polls.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -15,7 +16,6 @@ use crate::config::{KafkaConfig, LogLevel};
 use crate::error::KafkaError;
 use crate::health::Health;
 use crate::oauth::TokenProvider;
-use crate::producer::Resend;
 use crate::secret::Redactor;
 
 #[derive(Debug, Clone)]
@@ -24,10 +24,6 @@ pub(crate) struct Events {
     pub(crate) redactor: Arc<Redactor>,
     token_provider: Option<TokenProvider>,
     log_level: LogLevel,
-    /// Of a producer: what the broker refused because of its batch.
-    pub(crate) resend: Arc<Resend>,
-    /// Of a producer: whether it is an idempotent one.
-    pub(crate) is_idempotent: bool,
 }
 
 impl Events {
@@ -37,12 +33,10 @@ impl Events {
             redactor: Arc::new(config.redactor()),
             token_provider: config.sasl.token_provider.clone(),
             log_level: config.log_level,
-            resend: Arc::default(),
-            is_idempotent: false,
         }
     }
 
-    /// Words of librdkafka, without secrets.
+    /// librdkafka's text of an error, without secrets.
     pub(crate) fn reason(&self, error: RdError) -> String {
         let why = match error {
             RdError::ClientCreation(why) | RdError::ClientConfig(_, why, ..) => why,
@@ -59,7 +53,7 @@ impl ClientContext for Events {
         let text = self.redactor.redact(text);
         let text = without_thread(&text);
         if facility == "FAIL" && !matches!(level, Level::Debug) {
-            // For a lost connection no error event follows.
+            // No error event follows a lost connection.
             self.health.report_failure(text);
         }
         if !is_shown(level, self.log_level) {
@@ -105,7 +99,7 @@ impl ClientContext for Events {
         let provider = self.token_provider.as_ref().ok_or("no token provider is set")?;
         let token = provider
             .fetch()
-            // librdkafka takes no text with a NUL.
+            // librdkafka accepts no text with a NUL.
             .map_err(|error| self.redactor.redact(&error.to_string()).replace('\0', " "))?;
         self.redactor.set_token(token.token.clone());
         let expires = token.expires_at.duration_since(UNIX_EPOCH)?;
@@ -117,7 +111,7 @@ impl ClientContext for Events {
     }
 }
 
-/// librdkafka begins its lines with `[thrd:name]: `.
+/// A log line of librdkafka without its prefix `[thrd:name]: `.
 fn without_thread(text: &str) -> &str {
     text.strip_prefix("[thrd:")
         .and_then(|rest| rest.split_once("]: "))
@@ -141,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shows_what_is_as_severe_as_asked_for() {
+    fn log_level_includes_more_severe_lines() {
         assert!(is_shown(Level::Error, LogLevel::Error) && is_shown(Level::Emerg, LogLevel::Error));
         assert!(!is_shown(Level::Warning, LogLevel::Error));
         assert!(
@@ -150,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn leaves_the_thread_out() {
+    fn log_line_loses_its_thread_prefix() {
         assert_eq!(
             without_thread("[thrd:a:1/bootstrap]: a:1/bootstrap: refused"),
             "a:1/bootstrap: refused"

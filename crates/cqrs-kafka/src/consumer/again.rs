@@ -130,7 +130,7 @@ impl Again {
 
 #[cfg(test)]
 mod tests {
-    use super::super::copies::{Copies, CopyLink};
+    use super::super::copies::{Copies, CopyProducers};
     use super::super::ledger::{Ledger, Takeover};
     use super::super::quarantine::Rule;
     use super::super::shared::Shared;
@@ -138,7 +138,7 @@ mod tests {
     use crate::config::KafkaConfig;
 
     fn partition() -> Arc<Partition> {
-        let link = Arc::new(CopyLink::new(&KafkaConfig::new(["localhost:1"])));
+        let link = Arc::new(CopyProducers::new(&KafkaConfig::new(["localhost:1"])));
         let shared = Arc::new(Shared::new(10, 1_000, Arc::new(Copies::new(link, None))));
         let ledger = Ledger::new(Takeover::default(), Rule::off());
         Arc::new(Partition::new(shared, "t".into(), 0, false, ledger))

@@ -235,7 +235,7 @@ mod tests {
 
     use super::*;
     use crate::config::KafkaConfig;
-    use crate::consumer::copies::{Copies, CopyLink};
+    use crate::consumer::copies::{Copies, CopyProducers};
     use crate::consumer::ledger::{Ledger, Takeover};
     use crate::consumer::quarantine::Rule;
     use crate::events::Events;
@@ -243,7 +243,7 @@ mod tests {
 
     /// A commit of each of three partitions.
     fn drafts(config: &KafkaConfig) -> Drafts {
-        let copies = Copies::new(Arc::new(CopyLink::new(config)), None);
+        let copies = Copies::new(Arc::new(CopyProducers::new(config)), None);
         let shared = Arc::new(Shared::new(10, 1_000, Arc::new(copies)));
         let of = |id| {
             let mut ledger = Ledger::new(Takeover::default(), Rule::off());

@@ -15,7 +15,7 @@ use super::create_topics::create_topics;
 use super::refusals::Refusals;
 use crate::config::{Acks, Compression, KafkaConfig, NewTopics};
 use crate::error::{ErrorKind, KafkaError};
-use crate::producer::{Driver, Link, Raw};
+use crate::producer::{self, ProducerHandle, Raw};
 
 /// Bytes of a record that is copied, at most. A broker closes the connection of a request that is larger than
 /// its `socket.request.max.bytes` (100 MiB by default), which looks like a lost connection.
@@ -40,14 +40,14 @@ const COMPRESSION: [&str; 3] = ["compression.codec", "compression.type", "compre
 ///
 /// It is not the broker's own: that one may be set to give up confirms or idempotence, and is shut down
 /// apart from the subscriptions.
-pub(crate) struct CopyLink {
+pub(crate) struct CopyProducers {
     config: KafkaConfig,
-    plain: Mutex<Option<Arc<Link>>>,
+    plain: Mutex<Option<Arc<ProducerHandle>>>,
     /// For what does not fit otherwise. Not every client can read every compression.
-    compressed: Mutex<Option<Arc<Link>>>,
+    compressed: Mutex<Option<Arc<ProducerHandle>>>,
 }
 
-impl CopyLink {
+impl CopyProducers {
     pub(crate) fn new(config: &KafkaConfig) -> Self {
         let mut config = config.clone();
         config.acks = Acks::All;
@@ -60,27 +60,27 @@ impl CopyLink {
         Self { config, plain: Mutex::default(), compressed: Mutex::default() }
     }
 
-    fn link(&self, compress: bool) -> Result<Arc<Link>, KafkaError> {
-        let link = if compress { &self.compressed } else { &self.plain };
-        let mut link = link.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(link) = &*link {
-            return Ok(Arc::clone(link));
+    fn get(&self, compress: bool) -> Result<Arc<ProducerHandle>, KafkaError> {
+        let producer = if compress { &self.compressed } else { &self.plain };
+        let mut producer = producer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(producer) = &*producer {
+            return Ok(Arc::clone(producer));
         }
         let mut config = self.config.clone();
         if compress {
             config.compression = Compression::Zstd;
             config.raw.retain(|name, _| !COMPRESSION.contains(&name.as_str()));
         }
-        let made = Driver::start(&config)?;
-        Ok(Arc::clone(link.insert(made)))
+        let started = producer::start(&config)?;
+        Ok(Arc::clone(producer.insert(started)))
     }
 }
 
-impl Drop for CopyLink {
+impl Drop for CopyProducers {
     fn drop(&mut self) {
-        for link in [&mut self.plain, &mut self.compressed] {
-            if let Some(link) = link.get_mut().unwrap_or_else(PoisonError::into_inner) {
-                link.close(self.config.publish_timeout);
+        for producer in [&mut self.plain, &mut self.compressed] {
+            if let Some(producer) = producer.get_mut().unwrap_or_else(PoisonError::into_inner) {
+                producer.close(self.config.publish_timeout);
             }
         }
     }
@@ -88,7 +88,7 @@ impl Drop for CopyLink {
 
 /// Writes the copies of one subscription.
 pub(super) struct Copies {
-    link: Arc<CopyLink>,
+    producers: Arc<CopyProducers>,
     create: Option<NewTopics>,
     /// Topics that are known to exist, or are being made: one try for all who need it.
     made: Mutex<HashMap<Arc<str>, Made>>,
@@ -128,10 +128,18 @@ pub(super) struct Copy {
 }
 
 impl Copies {
-    pub(super) fn new(link: Arc<CopyLink>, create: Option<NewTopics>) -> Self {
+    pub(super) fn new(producers: Arc<CopyProducers>, create: Option<NewTopics>) -> Self {
         let (not_created, not_written) = (Refusals::default(), Refusals::default());
         let (not_now, too_large) = (LogLimit::default(), LogLimit::default());
-        Self { link, create, made: Mutex::default(), not_created, not_written, not_now, too_large }
+        Self {
+            producers,
+            create,
+            made: Mutex::default(),
+            not_created,
+            not_written,
+            not_now,
+            too_large,
+        }
     }
 
     /// Writes a copy, compressed if it does not fit otherwise. Ends within twice the broker's publish timeout,
@@ -152,8 +160,8 @@ impl Copies {
         }
         self.make_topic(&copy.to, &copy.from).await;
         for compress in [false, true] {
-            let link = self.link.link(compress).map_err(|error| failed(error.into()))?;
-            let Err(error) = publish(&link, copy).await else { return Ok(Written::Stored) };
+            let producer = self.producers.get(compress).map_err(|error| failed(error.into()))?;
+            let Err(error) = publish(&producer, copy).await else { return Ok(Written::Stored) };
             match error.kind() {
                 PublishErrorKind::TooLarge if compress => {
                     return Ok(Written::TooLarge(failed(error.into()).permanent()));
@@ -200,7 +208,7 @@ impl Copies {
         let made = Arc::clone(self.made().entry(topic.into()).or_default());
         let make = async || {
             let topics = [(topic.to_owned(), like.to_owned())];
-            let result = create_topics(&self.link.config, create, &topics).await;
+            let result = create_topics(&self.producers.config, create, &topics).await;
             if let Err(error) = &result {
                 let is_new = match error.is_retryable() {
                     true => self.not_now.line().is_some(),
@@ -224,7 +232,7 @@ impl Copies {
     /// Makes retry topics, so that they can be subscribed to.
     pub(super) async fn make_all(&self, topics: &[(String, String)]) -> Result<(), KafkaError> {
         let Some(create) = self.create else { return Ok(()) };
-        create_topics(&self.link.config, create, topics).await?;
+        create_topics(&self.producers.config, create, topics).await?;
         let made = topics.iter().map(|(topic, _)| (Arc::from(&**topic), Made::new(true.into())));
         self.made().extend(made);
         Ok(())
@@ -241,13 +249,13 @@ impl fmt::Debug for Copies {
     }
 }
 
-async fn publish(link: &Link, copy: &Copy) -> Result<(), PublishError> {
+async fn publish(producer: &ProducerHandle, copy: &Copy) -> Result<(), PublishError> {
     let mut message = Message::new(&*copy.to, copy.body.clone().unwrap_or_default());
     message.key.clone_from(&copy.key);
     let raw =
         Raw { headers: copy.headers.clone(), size: copy.size, is_tombstone: copy.body.is_none() };
-    let (pending, receipt) = link.intake.admit(link.check(message)?).await?;
-    link.send_raw(pending, receipt, raw)?.await.map(|_confirmation| ())
+    let (pending, receipt) = producer.intake.admit(producer.check(message)?).await?;
+    producer.send_raw(pending, receipt, raw)?.await.map(|_confirmation| ())
 }
 
 #[cfg(test)]
@@ -291,7 +299,7 @@ mod tests {
     fn copies_are_confirmed_whatever_the_broker_gives_up() {
         let mut config = KafkaConfig::new(["localhost:1"]).with_raw("acks", "0");
         (config.acks, config.enable_idempotence, config.retries) = (Acks::None, false, Some(0));
-        let options = CopyLink::new(&config).config.to_client_config().unwrap();
+        let options = CopyProducers::new(&config).config.to_client_config().unwrap();
         assert_eq!(options.get("acks"), Some("all"));
         assert_eq!(options.get("enable.idempotence"), Some("true"));
         assert_eq!(options.get("retries"), None);

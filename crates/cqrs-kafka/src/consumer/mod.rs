@@ -69,7 +69,7 @@ use cqrs_core::consume::{
 };
 
 use self::copies::Copies;
-pub(crate) use self::copies::CopyLink;
+pub(crate) use self::copies::CopyProducers;
 use self::plan::Plan;
 use self::shared::{Opening, Shared};
 use self::source::KafkaSource;
@@ -95,7 +95,7 @@ pub(crate) fn check(config: &KafkaConfig, requests: &[SubscribeRequest]) -> Vec<
 /// Opens a subscription: resolves once the cluster answered.
 pub(crate) async fn subscribe(
     config: &KafkaConfig,
-    copies: &Arc<CopyLink>,
+    copies: &Arc<CopyProducers>,
     request: SubscribeRequest,
 ) -> Result<Box<dyn Source>, SubscribeError> {
     let plan = Arc::new(Plan::new(config, request)?);

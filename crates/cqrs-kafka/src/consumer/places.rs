@@ -256,7 +256,7 @@ mod tests {
 
     use super::*;
     use crate::config::KafkaConfig;
-    use crate::consumer::copies::{Copies, CopyLink};
+    use crate::consumer::copies::{Copies, CopyProducers};
     use crate::events::Events;
     use crate::health::Health;
 
@@ -272,7 +272,7 @@ mod tests {
             .set("group.id", "g")
             .create_with_context(Context::new(events))
             .unwrap();
-        let copies = Copies::new(Arc::new(CopyLink::new(&config)), None);
+        let copies = Copies::new(Arc::new(CopyProducers::new(&config)), None);
         let shared = Shared::new(10, 1_000, Arc::new(copies));
         let mut place = TopicPartitionList::new();
         let mut element = place.add_partition("t", 0);

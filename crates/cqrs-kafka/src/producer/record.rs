@@ -1,4 +1,4 @@
-//! A [`Message`] as a Kafka record: what can stand on the wire, and the headers.
+//! A [`Message`] as a Kafka record: its checks, timestamp and headers. Used by the producer's handle and client.
 
 use std::time::UNIX_EPOCH;
 
@@ -10,15 +10,15 @@ use rdkafka::message::{Header, OwnedHeaders};
 use crate::config::{IdentityHeaders, RecordHeaders};
 use crate::topics;
 
-/// What FastStream calls it. RabbitMQ has a property for it.
+/// FastStream's name of the header. RabbitMQ has a property for it.
 const CONTENT_TYPE: &str = "content-type";
 
-/// Checks what the broker would refuse, or librdkafka would change.
+/// Refuses a message that the broker would refuse, or that librdkafka would change.
 pub(super) fn check(message: &Message, max_bytes: usize) -> Result<(), (Kind, String)> {
     if let Some(fault) = topics::fault(&message.topic) {
         return Err((Kind::Invalid, format!("the topic name {fault}")));
     }
-    // librdkafka takes 0 for "now", and brokers refuse what is negative.
+    // librdkafka reads 0 as "now", and brokers refuse negative timestamps.
     if timestamp(message) <= 0 {
         return Err((Kind::Invalid, "its timestamp is not after 1970-01-01T00:00:00Z".into()));
     }
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_json_record_gets_no_header_of_ours() {
+    fn json_record_gets_no_added_header() {
         assert!(headers(&json(), RecordHeaders::default()).is_none());
         assert!(headers(&Message::new("t", "x"), RecordHeaders::default()).is_none());
         let mut traced = json().with_content_type("application/JSON; charset=utf-8");
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_protobuf_record_says_what_it_is() {
+    fn protobuf_record_gets_identity_headers() {
         let message = json().with_content_type(content_type::PROTOBUF);
         let id = message.id.to_string();
         assert_eq!(
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn options_add_headers_and_the_messages_own_win() {
+    fn headers_of_the_message_win_over_added_ones() {
         let all = RecordHeaders { identity: IdentityHeaders::Always, content_type: true };
         let mut message = json();
         message.headers.insert("message_id", "mine").unwrap();
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_name_must_be_kafkas() {
+    fn illegal_topic_name_is_invalid() {
         let long = "t".repeat(250);
         for bad in ["", ".", "..", "a b", "a/b", "\u{e9}", &long] {
             let error = check(&Message::new(bad, ""), 100).unwrap_err();
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timestamp_is_milliseconds_since_1970() {
+    fn timestamp_is_in_milliseconds_since_1970() {
         let at = |time| Message::new("t", "").with_timestamp(time);
         let later = at(UNIX_EPOCH + Duration::from_micros(1_500_999));
         assert_eq!(timestamp(&later), 1_500);

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::KafkaConfig;
 use crate::consumer::commit_metadata::CommitMetadata;
-use crate::consumer::copies::{Copies, CopyLink};
+use crate::consumer::copies::{Copies, CopyProducers};
 use crate::consumer::ledger::{Draft, Ledger, Takeover};
 use crate::consumer::partition::Partition;
 use crate::consumer::record::Record;
@@ -67,7 +67,7 @@ fn keyed(offset: i64, key: &str) -> Record {
 
 impl World {
     fn new(seed: u64, logs: impl IntoIterator<Item = Log>) -> Self {
-        let link = Arc::new(CopyLink::new(&KafkaConfig::new(["localhost:1"])));
+        let link = Arc::new(CopyProducers::new(&KafkaConfig::new(["localhost:1"])));
         let now = Instant::now();
         let mut world = Self {
             random: seed,

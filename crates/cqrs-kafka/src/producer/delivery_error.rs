@@ -1,4 +1,4 @@
-//! What a librdkafka error says about a record.
+//! librdkafka's errors of a record as publish errors. Used wherever the producer fails a message.
 
 use cqrs_core::broker::{PendingConfirm, PublishErrorKind as Kind};
 use rdkafka::types::RDKafkaErrorCode as Code;
@@ -7,11 +7,11 @@ use crate::error::{ErrorKind, KafkaError};
 
 const NO_RIGHT: &str = "the principal may not write to the topic, or not create it; check its ACLs";
 
-/// What is known of a record that failed with `code`, and what to do about it.
+/// The kind of the error of a record that failed with `code`, and its text.
 ///
-/// librdkafka does not show through the rdkafka crate whether a record was ever written, so whatever
-/// leaves that open is [`Unknown`](Kind::Unknown).
-fn verdict(code: Code) -> (Kind, &'static str) {
+/// The rdkafka crate does not show whether librdkafka ever wrote a record, so a code that leaves this open is
+/// [`Unknown`](Kind::Unknown).
+fn classify(code: Code) -> (Kind, &'static str) {
     match code {
         Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => (
             Kind::TooLarge,
@@ -43,47 +43,46 @@ fn verdict(code: Code) -> (Kind, &'static str) {
     }
 }
 
-/// Ends a record that was not written, since the broker refuses the principal.
-pub(super) fn refused(pending: PendingConfirm, refusal: KafkaError) {
+/// Fails a record that was not written, since the broker refuses the principal.
+pub(super) fn fail_unauthorized(pending: PendingConfirm, refusal: KafkaError) {
     pending.fail(Kind::Refused, NO_RIGHT, Some(refusal.into()));
 }
 
-/// Ends a record that librdkafka failed. `cause` is what is known of the connection.
+/// Fails a record that librdkafka failed. `cause` is the last error of the connection.
 pub(super) fn fail(pending: PendingConfirm, code: Code, cause: Option<KafkaError>) {
     if let (Code::PurgeQueue | Code::Fatal, Some(cause)) = (code, &cause)
         && cause.kind() == ErrorKind::Authorization
     {
-        return refused(pending, cause.clone());
+        return fail_unauthorized(pending, cause.clone());
     }
-    let (kind, detail) = verdict(code);
+    let (kind, detail) = classify(code);
     let source = match (kind, cause) {
         (Kind::Unknown, Some(cause)) => cause,
-        _ => answer(code),
+        _ => to_error(code),
     };
     pending.fail(kind, detail, Some(source.into()));
 }
 
-/// Ends a record that librdkafka takes for written because a later batch of its partition was confirmed:
-/// the broker told no offset.
+/// Fails a record with an implicit ack: librdkafka assumes that it was written, because a later batch of its
+/// partition was confirmed. The broker returned no offset.
 ///
-/// That is a guess (librdkafka 2.12, `rd_kafka_dr_implicit_ack`), and a wrong one on a new partition: the
-/// leader may refuse the first batch because it is not ready yet, and then takes the second, because it
-/// knows nothing of the producer and so of no sequence.
-pub(super) fn only_later_ones_confirmed(pending: PendingConfirm) {
+/// librdkafka 2.12 (`rd_kafka_dr_implicit_ack`) is wrong on a new partition. Its leader may refuse the first batch
+/// because it is not ready yet, and then take the second, because it has no sequence of this producer.
+pub(super) fn fail_implicit_ack(pending: PendingConfirm) {
     pending.fail(Kind::Unknown, "the broker confirmed only what came after it", None);
 }
 
-/// What to tell of a record that librdkafka did not take; nothing was sent.
-pub(super) fn refuse(code: Code) -> (Kind, &'static str) {
-    match verdict(code) {
+/// The kind and text of the error of a record that librdkafka did not take. Nothing was sent.
+pub(super) fn not_accepted(code: Code) -> (Kind, &'static str) {
+    match classify(code) {
         (Kind::Unknown, _) => (Kind::NotSent, "librdkafka did not take it"),
         (Kind::TooLarge, _) => (Kind::TooLarge, "larger than message_max_bytes"),
         known => known,
     }
 }
 
-/// The code as an error, in librdkafka's words.
-pub(super) fn answer(code: Code) -> KafkaError {
+/// The code as an error, with librdkafka's text.
+pub(super) fn to_error(code: Code) -> KafkaError {
     KafkaError::of_code(code, code.to_string())
 }
 
@@ -92,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_leaves_the_fate_open_is_unknown() {
+    fn code_that_leaves_the_outcome_open_is_unknown() {
         for code in [
             Code::MessageTimedOut,
             Code::PurgeQueue,
@@ -105,13 +104,13 @@ mod tests {
             Code::KafkaStorageError,
             Code::Unknown,
         ] {
-            assert_eq!(verdict(code).0, Kind::Unknown, "{code:?}");
-            assert_eq!(refuse(code).0, Kind::NotSent, "{code:?}");
+            assert_eq!(classify(code).0, Kind::Unknown, "{code:?}");
+            assert_eq!(not_accepted(code).0, Kind::NotSent, "{code:?}");
         }
     }
 
     #[test]
-    fn what_the_broker_says_of_a_record_has_its_kind() {
+    fn code_of_a_refused_record_has_its_kind() {
         for (code, kind) in [
             (Code::MessageSizeTooLarge, Kind::TooLarge),
             (Code::MessageBatchTooLarge, Kind::TooLarge),
@@ -122,7 +121,7 @@ mod tests {
             (Code::PolicyViolation, Kind::Refused),
             (Code::InvalidTopic, Kind::Invalid),
         ] {
-            assert_eq!((verdict(code).0, refuse(code).0), (kind, kind), "{code:?}");
+            assert_eq!((classify(code).0, not_accepted(code).0), (kind, kind), "{code:?}");
         }
     }
 }

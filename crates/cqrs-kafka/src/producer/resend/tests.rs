@@ -1,4 +1,4 @@
-//! What the driver learns from refused batches, against librdkafka's mock cluster.
+//! Tests of the resend of oversized batches, on librdkafka's mock cluster.
 
 use cqrs_core::Message;
 use cqrs_core::broker::Receipt;
@@ -11,38 +11,38 @@ use crate::config::KafkaConfig;
 const REFUSED: Answer = Answer::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
 const STORED: Answer = Answer::RD_KAFKA_RESP_ERR_NO_ERROR;
 
-/// Sends records (partition, bytes), one batch for each partition, while the broker gives these answers. Returns how each
-/// ended, and the `batch.size` after it.
+/// Sends records (partition, bytes), one batch for each partition, while the broker gives these answers. Returns the
+/// outcome of each, and the `batch.size` afterwards.
 fn batches(records: &[(i32, usize)], answers: &[Answer]) -> (Vec<Option<PublishErrorKind>>, usize) {
     let cluster = MockCluster::new(1).unwrap();
     cluster.create_topic("t", 2, 1).unwrap();
     let mut config = KafkaConfig::new([cluster.bootstrap_servers()]);
     config.linger = Duration::from_millis(300);
-    // One request after the other, so that the answers have an order.
+    // One request at a time, so that the answers have an order.
     config.max_in_flight_requests_per_connection = 1;
-    let (mut driver, mut client) = Driver::new(&config).unwrap();
+    let (mut supervisor, mut client) = Supervisor::new(&config).unwrap();
     cluster.request_errors(RDKafkaApiKey::Produce, answers);
     let mut receipts: Vec<Receipt> = Vec::new();
     for (partition, bytes) in records {
         let message = Message::new("t", vec![b'.'; *bytes]);
-        let (pending, receipt) = driver.link.intake.try_admit(message).unwrap();
-        let mut outgoing = driver.link.number(pending, None);
+        let (pending, receipt) = supervisor.handle.intake.try_admit(message).unwrap();
+        let mut outgoing = supervisor.handle.number(pending, None);
         outgoing.partition = Some(*partition);
-        receipts.push(driver.link.send_outgoing(outgoing, receipt).unwrap());
+        receipts.push(supervisor.handle.send_outgoing(outgoing, receipt).unwrap());
     }
     let end = Instant::now() + Duration::from_secs(60);
-    while driver.link.intake.in_flight() > 0 {
-        assert!(Instant::now() < end, "not all are judged");
+    while supervisor.handle.intake.in_flight() > 0 {
+        assert!(Instant::now() < end, "some have no delivery report");
         client.poll(SHORT_TICK);
-        if driver.link.resend.is_active() {
-            client = driver.send_again(client);
+        if supervisor.handle.oversized.is_active() {
+            client = supervisor.resend(client);
         }
-        driver.look_for_contact(&client);
-        driver.link.tend(&client);
+        supervisor.check_contact(&client);
+        supervisor.handle.drain_overflow(&client);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let kind = |receipt: Receipt| runtime.block_on(receipt).err().map(|error| error.kind());
-    (receipts.into_iter().map(kind).collect(), driver.batch_size())
+    (receipts.into_iter().map(kind).collect(), supervisor.batch_size())
 }
 
 #[test]

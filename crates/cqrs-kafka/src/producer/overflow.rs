@@ -1,22 +1,22 @@
-//! Where messages wait that librdkafka cannot take now.
+//! The queue of messages that librdkafka cannot take now. Part of the [`handle`](super::handle).
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Messages on their way to librdkafka, in order: until the first contact with the cluster, while
+/// Admitted messages in order: until the first contact with the cluster, while
 /// librdkafka's queue is full, and while a producer is replaced.
 ///
-/// Invariant: while the lane is in use, every message goes through it, so none overtakes those in it.
-/// It leaves use only under the lock and empty. Its length is bounded by the window.
+/// Invariant: while the queue is in use, every message goes through it, so none overtakes a queued one.
+/// It goes out of use only under the lock and empty. Its length is bounded by the window.
 #[derive(Debug)]
-pub(super) struct Lane<T> {
+pub(super) struct Overflow<T> {
     in_use: AtomicBool,
     waiting: Mutex<VecDeque<T>>,
 }
 
-impl<T> Lane<T> {
-    /// A lane in use.
+impl<T> Overflow<T> {
+    /// An empty queue, in use.
     pub(super) fn new() -> Self {
         Self { in_use: AtomicBool::new(true), waiting: Mutex::default() }
     }
@@ -25,7 +25,7 @@ impl<T> Lane<T> {
         self.in_use.load(Ordering::Acquire)
     }
 
-    /// Takes the message when the lane is in use, else gives it back.
+    /// Queues the message if the queue is in use, else returns it.
     pub(super) fn join(&self, pending: T) -> Option<T> {
         if !self.is_in_use() {
             return Some(pending);
@@ -38,22 +38,22 @@ impl<T> Lane<T> {
         None
     }
 
-    /// Takes the message and puts the lane in use.
+    /// Queues the message and puts the queue in use.
     ///
-    /// Whoever sends at this moment is no later than this message: neither `enqueue` has resolved.
+    /// A message that is sent at the same time may come first: neither `enqueue` has resolved yet.
     pub(super) fn open(&self, pending: T) {
         let mut waiting = self.lock();
         waiting.push_back(pending);
         self.in_use.store(true, Ordering::Release);
     }
 
-    /// Puts the lane in use.
+    /// Puts the queue in use.
     pub(super) fn block(&self) {
         let _waiting = self.lock();
         self.in_use.store(true, Ordering::Release);
     }
 
-    /// Sends what waits, in order, until `send` gives a message back; empty, the lane leaves use.
+    /// Sends queued messages in order until `send` returns one. An empty queue goes out of use.
     pub(super) fn drain(&self, mut send: impl FnMut(T) -> Option<T>) {
         let mut waiting = self.lock();
         while let Some(pending) = waiting.pop_front() {
@@ -65,14 +65,14 @@ impl<T> Lane<T> {
         self.in_use.store(false, Ordering::Release);
     }
 
-    /// Puts messages before those that wait. The lane must be in use.
+    /// Puts messages before the queued ones. The queue must be in use.
     pub(super) fn put_front(&self, mut first: VecDeque<T>) {
         let mut waiting = self.lock();
         first.append(&mut waiting);
         *waiting = first;
     }
 
-    /// Takes out what `drop_it` says. The lane stays in use.
+    /// Takes out the messages that `drop_it` selects. The queue stays in use.
     pub(super) fn take(&self, drop_it: impl Fn(&T) -> bool) -> Vec<T> {
         let mut waiting = self.lock();
         if !waiting.iter().any(&drop_it) {
@@ -101,10 +101,10 @@ mod tests {
     }
 
     #[test]
-    fn nothing_overtakes_what_waits() {
-        let (intake, lane) = (Intake::default(), Lane::new());
-        assert!(lane.join(message(&intake, "1")).is_none());
-        assert!(lane.join(message(&intake, "2")).is_none());
+    fn nothing_overtakes_a_queued_message() {
+        let (intake, queue) = (Intake::default(), Overflow::new());
+        assert!(queue.join(message(&intake, "1")).is_none());
+        assert!(queue.join(message(&intake, "2")).is_none());
         let mut sent = Vec::new();
         let mut room = 1;
         let mut send = |pending: PendingConfirm| {
@@ -115,18 +115,18 @@ mod tests {
             sent.push(pending.message().body.clone());
             None
         };
-        lane.drain(&mut send);
-        assert!(lane.join(message(&intake, "3")).is_none(), "2 still waits");
-        lane.drain(|pending| {
+        queue.drain(&mut send);
+        assert!(queue.join(message(&intake, "3")).is_none(), "2 still waits");
+        queue.drain(|pending| {
             sent.push(pending.message().body.clone());
             None
         });
         assert_eq!(sent, ["1", "2", "3"]);
-        assert!(lane.join(message(&intake, "4")).is_some(), "out of use");
-        lane.open(message(&intake, "5"));
-        assert!(lane.join(message(&intake, "6")).is_none(), "in use again");
-        let taken = lane.take(|pending| pending.message().body == "5");
+        assert!(queue.join(message(&intake, "4")).is_some(), "out of use");
+        queue.open(message(&intake, "5"));
+        assert!(queue.join(message(&intake, "6")).is_none(), "in use again");
+        let taken = queue.take(|pending| pending.message().body == "5");
         assert_eq!(taken.len(), 1);
-        assert_eq!(lane.take(|_| true)[0].message().body, "6");
+        assert_eq!(queue.take(|_| true)[0].message().body, "6");
     }
 }

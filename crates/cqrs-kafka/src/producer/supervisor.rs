@@ -1,3 +1,6 @@
+//! The poll thread of a producer: it serves librdkafka's events, replaces a client that failed, and closes. Started by
+//! the broker value and by the copies of consumed records.
+
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -6,83 +9,85 @@ use cqrs_core::broker::ShutdownReport;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{Producer, PurgeConfig};
 
-use super::{Client, Link};
+use super::client::Client;
+use super::context::Context;
+use super::handle::ProducerHandle;
 use crate::config::KafkaConfig;
 use crate::config::is_idempotent;
 use crate::error::{ErrorKind, KafkaError};
 use crate::events::Events;
 
-/// Between two looks at what is not an event of librdkafka (the lane, a wish to close).
+/// The poll timeout: the overflow queue and a request to close are checked this often.
 const TICK: Duration = Duration::from_millis(50);
-/// The same while messages wait in the lane.
+/// The same while messages wait in the overflow queue.
 pub(super) const SHORT_TICK: Duration = Duration::from_millis(10);
-/// Between replacing a producer and replacing its successor, at most.
+/// The longest pause between two replacements of the client.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// The same after the broker refused the principal: its rights do not come back by themselves.
+/// The pause after the broker refused the principal, whose rights somebody has to grant first.
 const REFUSED_PAUSE: Duration = Duration::from_secs(15);
-/// A producer that lived this long counts as one that worked.
-const GOOD_LIFE: Duration = Duration::from_secs(30);
-/// How long the last confirms of a failed producer are waited for.
+/// A client that lived this long resets the pause.
+const STABLE_AFTER: Duration = Duration::from_secs(30);
+/// The wait for the last delivery reports of a client that failed.
 const LAST_CONFIRMS: Duration = Duration::from_secs(5);
-/// How long purged messages may take to be reported.
+/// The wait for the delivery reports of purged messages.
 const PURGE: Duration = Duration::from_secs(1);
 
-/// The poll thread: serves librdkafka's events, replaces a producer that failed, and closes.
-pub(crate) struct Driver {
-    pub(super) link: Arc<Link>,
+pub(super) struct Supervisor {
+    pub(super) handle: Arc<ProducerHandle>,
     pub(super) options: ClientConfig,
-    context: Events,
+    context: Context,
 }
 
-impl Driver {
-    /// Makes the producer and starts its thread. Connects in the background.
-    pub(crate) fn start(config: &KafkaConfig) -> Result<Arc<Link>, KafkaError> {
-        let (driver, client) = Self::new(config)?;
-        let link = Arc::clone(&driver.link);
-        let spawned = thread::Builder::new()
-            .name("cqrs-kafka-producer".into())
-            .spawn(move || driver.run(client));
-        match spawned {
-            Ok(_runs_until_closed) => Ok(link),
-            Err(error) => Err(KafkaError::with_source(
-                ErrorKind::Configuration,
-                "the system gives no thread to the producer",
-                error,
-            )),
-        }
+/// Makes the producer and starts its poll thread. Connects in the background.
+pub(crate) fn start(config: &KafkaConfig) -> Result<Arc<ProducerHandle>, KafkaError> {
+    let (supervisor, client) = Supervisor::new(config)?;
+    let handle = Arc::clone(&supervisor.handle);
+    let spawned = thread::Builder::new()
+        .name("cqrs-kafka-producer".into())
+        .spawn(move || supervisor.run(client));
+    match spawned {
+        Ok(_runs_until_closed) => Ok(handle),
+        Err(error) => Err(KafkaError::with_source(
+            ErrorKind::Configuration,
+            "the system gives no thread to the producer",
+            error,
+        )),
     }
+}
 
-    /// A driver without a thread, and its first client.
+impl Supervisor {
+    /// A supervisor that does not run yet, and its first client.
     pub(super) fn new(config: &KafkaConfig) -> Result<(Self, Arc<Client>), KafkaError> {
         let options = config.to_client_config()?;
-        let link = Arc::new(Link::new(config));
-        let mut context = Events::new(config, Arc::clone(&link.health));
-        context.resend = Arc::clone(&link.resend);
-        context.is_idempotent = is_idempotent(|name| options.get(name));
-        let driver = Self { link: Arc::clone(&link), options, context };
-        let client = driver.make_client()?;
-        link.set_client(Some(Arc::clone(&client)));
-        Ok((driver, client))
+        let handle = Arc::new(ProducerHandle::new(config));
+        let context = Context {
+            events: Events::new(config, Arc::clone(&handle.health)),
+            oversized: Arc::clone(&handle.oversized),
+            is_idempotent: is_idempotent(|name| options.get(name)),
+        };
+        let supervisor = Self { handle: Arc::clone(&handle), options, context };
+        let client = supervisor.make_client()?;
+        handle.set_client(Some(Arc::clone(&client)));
+        Ok((supervisor, client))
     }
 
     pub(super) fn make_client(&self) -> Result<Arc<Client>, KafkaError> {
         let made = self.options.create_with_context(self.context.clone());
-        made.map(Arc::new).map_err(|error| KafkaError::config(self.context.reason(error)))
+        made.map(Arc::new).map_err(|error| KafkaError::config(self.context.events.reason(error)))
     }
 
     fn run(mut self, mut client: Arc<Client>) {
-        // Whoever waits for the end is told even if this thread panics.
-        let _end = End(Arc::clone(&self.link));
+        let _end = EndReport(Arc::clone(&self.handle));
         let (mut born, mut pause) = (Instant::now(), Duration::ZERO);
         // The last refusal that was logged.
         let mut refusal = None;
         loop {
-            client.poll(if self.link.lane.is_in_use() { SHORT_TICK } else { TICK });
-            if self.link.resend.is_active() {
-                client = self.send_again(client);
+            client.poll(if self.handle.overflow.is_in_use() { SHORT_TICK } else { TICK });
+            if self.handle.oversized.is_active() {
+                client = self.resend(client);
             }
             if let Some(failure) = self.failure(&client) {
-                if born.elapsed() > GOOD_LIFE {
+                if born.elapsed() > STABLE_AFTER {
                     pause = Duration::ZERO;
                     refusal = None;
                 }
@@ -93,44 +98,43 @@ impl Driver {
                 born = Instant::now();
                 pause = (2 * pause + TICK).min(LONGEST_PAUSE);
             }
-            self.look_for_contact(&client);
-            self.link.tend(&client);
-            if self.link.closes_at().is_some() {
+            self.check_contact(&client);
+            self.handle.drain_overflow(&client);
+            if self.handle.closes_at().is_some() {
                 return self.close(client);
             }
         }
     }
 
-    /// librdkafka tells of failed connections, not of made ones. The cluster's id is known once
-    /// metadata arrived.
-    pub(super) fn look_for_contact(&self, client: &Client) {
-        if self.link.health.is_connecting()
+    /// librdkafka reports failed connections, not established ones. It knows the cluster's id once it got metadata.
+    pub(super) fn check_contact(&self, client: &Client) {
+        if self.handle.health.is_connecting()
             && client.client().fetch_cluster_id(Duration::ZERO).is_some()
         {
-            self.link.health.report_up();
+            self.handle.health.report_up();
         }
     }
 
-    /// Why the producer can send nothing any more, if that is so.
+    /// The error after which this client cannot send anything more, if there is one.
     pub(super) fn failure(&self, client: &Client) -> Option<KafkaError> {
         if let Some((code, reason)) = client.client().fatal_error() {
-            let reason = self.context.redactor.redact(&reason);
+            let reason = self.context.events.redactor.redact(&reason);
             let text = format!("the idempotent producer failed: {reason}");
             let error = KafkaError::of_code(code, text.clone());
             return Some(match error.kind() {
-                // It may write to no topic at all: a new producer may not either.
+                // The principal may write to no topic. A new client may not either.
                 ErrorKind::Authorization => error,
                 _ => KafkaError::new(ErrorKind::Fatal, text),
             });
         }
-        self.link.health.is_stranded().then(|| {
+        self.handle.health.is_stranded().then(|| {
             let text = "the cluster said that it has no brokers, and the producer forgot them all";
             KafkaError::new(ErrorKind::Connection, text)
         })
     }
 
-    /// Ends a producer that can send nothing any more, and makes a new one. What was in flight fails,
-    /// since only librdkafka could resend it without duplicates. New messages wait in the lane.
+    /// Replaces a client that cannot send anything more. Messages in flight fail, since only librdkafka could
+    /// resend them without duplicates. New messages wait in the overflow queue.
     ///
     /// `None` when the broker value was closed meanwhile.
     fn replace(
@@ -149,9 +153,8 @@ impl Driver {
         *logged = known;
         let refusal = is_refused.then(|| failure.clone());
         let may_confirm = failure.kind() == ErrorKind::Fatal;
-        self.link.lane.block();
-        self.link.set_client(None);
-        self.link.health.restart(failure);
+        self.handle.pause();
+        self.handle.health.restart(failure);
         if may_confirm {
             drain(&old, Instant::now() + LAST_CONFIRMS);
         }
@@ -162,21 +165,21 @@ impl Driver {
             if Instant::now() >= next_try {
                 match self.make_client() {
                     Ok(client) => {
-                        self.link.set_client(Some(Arc::clone(&client)));
+                        self.handle.set_client(Some(Arc::clone(&client)));
                         return Some(client);
                     }
-                    Err(error) => self.link.health.restart(error),
+                    Err(error) => self.handle.health.restart(error),
                 }
                 next_try = Instant::now() + LONGEST_PAUSE;
             }
-            self.link.expire();
+            self.handle.expire();
             if let Some(refusal) = &refusal {
-                self.link.refuse(refusal);
+                self.handle.refuse(refusal);
             }
-            if self.link.closes_at().is_some_and(|end| end <= Instant::now()) {
-                let undelivered = self.link.intake.in_flight();
-                self.link.abandon();
-                self.link.ended.send_replace(Some(ShutdownReport::new(undelivered)));
+            if self.handle.is_past_end() {
+                let undelivered = self.handle.intake.in_flight();
+                self.handle.abandon();
+                self.handle.ended.send_replace(Some(ShutdownReport::new(undelivered)));
                 return None;
             }
             thread::sleep(TICK);
@@ -184,8 +187,8 @@ impl Driver {
     }
 
     fn close(&mut self, mut client: Arc<Client>) {
-        while self.link.intake.in_flight() > 0
-            && let Some(end) = self.link.closes_at()
+        while self.handle.intake.in_flight() > 0
+            && let Some(end) = self.handle.closes_at()
             && let now = Instant::now()
             && now < end
         {
@@ -195,20 +198,20 @@ impl Driver {
                 // A flush polls too, and does not wait for batches to fill.
                 _ => drop(client.flush(wait)),
             }
-            if self.link.resend.is_active() {
-                client = self.send_again(client);
+            if self.handle.oversized.is_active() {
+                client = self.resend(client);
             }
-            self.look_for_contact(&client);
-            self.link.tend(&client);
+            self.check_contact(&client);
+            self.handle.drain_overflow(&client);
         }
-        let undelivered = self.link.intake.in_flight();
-        self.link.set_client(None);
-        self.link.abandon();
+        let undelivered = self.handle.intake.in_flight();
+        self.handle.set_client(None);
+        self.handle.abandon();
         purge(&client);
-        // What was refused meanwhile.
-        self.link.abandon();
-        self.link.ended.send_replace(Some(ShutdownReport::new(undelivered)));
-        // The client is destroyed here, on its own thread: that can take a while.
+        // Batches that were refused meanwhile.
+        self.handle.abandon();
+        self.handle.ended.send_replace(Some(ShutdownReport::new(undelivered)));
+        // The client is destroyed here, on its own thread, since that can take a while.
     }
 }
 
@@ -219,7 +222,7 @@ fn drain(client: &Client, end: Instant) {
     }
 }
 
-/// Ends what is in flight; each message gets its verdict.
+/// Fails the messages in flight; each gets its delivery report.
 fn purge(client: &Client) {
     if client.in_flight_count() > 0 {
         client.purge(PurgeConfig::default().queue().inflight());
@@ -227,9 +230,10 @@ fn purge(client: &Client) {
     }
 }
 
-struct End(Arc<Link>);
+/// Reports the end of the producer when the poll thread ends, by a panic too.
+struct EndReport(Arc<ProducerHandle>);
 
-impl Drop for End {
+impl Drop for EndReport {
     fn drop(&mut self) {
         self.0.intake.close();
         let left = ShutdownReport::new(self.0.intake.in_flight());
