@@ -107,6 +107,7 @@ mod config;
 mod connect;
 mod consumer;
 mod error;
+mod headers;
 mod producer;
 
 pub use broker::AmqpMessageBroker;

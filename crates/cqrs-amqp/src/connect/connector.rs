@@ -7,10 +7,10 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
+use super::connection::{Connection, Health};
 use super::dial::Dialer;
 use super::pool::{Manager, Sink};
 use super::topology::Topology;
-use super::{Connection, Health};
 use crate::{AmqpConfig, AmqpError, DeclareMode, ErrorKind};
 
 /// Opens channels on pooled connections, one at a time, with one backoff for all.

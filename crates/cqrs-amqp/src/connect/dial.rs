@@ -8,7 +8,7 @@ use lapin::tcp::{AsyncTcpStream, RustlsConnector};
 use lapin::uri::{AMQPScheme, AMQPUri};
 use socket2::SockRef;
 
-use super::Connection;
+use super::connection::Connection;
 use super::frame_filter::{Filtered, Sockets};
 use super::socket::SocketHandle;
 use crate::config::{address, connector};

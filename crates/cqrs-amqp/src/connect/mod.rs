@@ -14,4 +14,3 @@ pub(crate) mod topology;
 
 pub(crate) use connection::{Connection, Health};
 pub(crate) use connector::{Connector, Link};
-pub(crate) use frame_filter::UNREADABLE;

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::Connection;
+use super::connection::Connection;
 use super::dial::Dialer;
 use crate::{AmqpError, ErrorKind};
 

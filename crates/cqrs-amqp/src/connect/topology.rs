@@ -3,7 +3,7 @@ use std::sync::{Arc, PoisonError};
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
 
-use super::Connection;
+use super::connection::Connection;
 use crate::config::{BindingConfig, DeclareMode, ExchangeConfig, QueueConfig};
 use crate::{AmqpConfig, AmqpError, ErrorKind};
 

@@ -7,10 +7,10 @@ use lapin::Acker;
 use lapin::message::Delivery;
 use lapin::options::BasicAckOptions;
 
+use super::context::Desk;
 use super::generation::Generation;
 use super::in_flight::Permit;
 use super::incoming::Original;
-use super::settle::Desk;
 
 /// A delivery on its way from the channel to the runtime. Dropped, it stays unsettled on its channel.
 pub(super) struct Arrived {

@@ -10,7 +10,7 @@ use lapin::message::Delivery;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions};
 
 use super::arrived::Arrived;
-use super::settle::Desk;
+use super::context::Desk;
 use crate::connect::topology::short;
 use crate::{AmqpError, ErrorKind};
 

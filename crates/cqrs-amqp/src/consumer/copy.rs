@@ -5,13 +5,8 @@ use cqrs_core::message::header;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-use super::delivery_count::QUARANTINE_CRASHES;
 use super::incoming::Original;
-
-/// Where a copy was first published to.
-pub(super) const ORIGINAL_EXCHANGE: &str = "original-exchange";
-/// With what routing key.
-pub(super) const ORIGINAL_ROUTING_KEY: &str = "original-routing-key";
+use crate::headers::{ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY, QUARANTINE_CRASHES, is_server_made};
 
 /// Set in a dead letter that has no room for the message's key.
 pub(super) const KEY_OMITTED: &str = "cqrs-dead-letter-key-omitted";
@@ -135,27 +130,6 @@ fn application_headers(original: &Original) -> FieldTable {
         table.insert(ShortString::from(renamed), value.clone());
     }
     table
-}
-
-/// Headers that only a retry copy of ours has: its handler sees none of them.
-pub(super) fn is_of_retry(name: &str) -> bool {
-    const ADDED: [&str; 7] = [
-        QUARANTINE_CRASHES,
-        ORIGINAL_EXCHANGE,
-        ORIGINAL_ROUTING_KEY,
-        "original-user-id",
-        "original-expiration",
-        "original-cluster-id",
-        "original-delivery-mode",
-    ];
-    RETRY_HEADERS.contains(&name) || ADDED.contains(&name)
-}
-
-/// Headers that the server writes.
-pub(super) fn is_server_made(name: &str) -> bool {
-    matches!(name, "x-death" | "x-delivery-count" | "x-acquired-count" | "x-stream-offset")
-        || name.starts_with("x-first-death-")
-        || name.starts_with("x-last-death-")
 }
 
 fn origin(table: &mut FieldTable, original: &Original) {

@@ -1,6 +1,7 @@
 //! The server's count of a message's returns, as the quarantine reads it.
 
 use super::incoming::Original;
+use crate::headers::{ACQUIRED_COUNT, DELIVERY_COUNT, QUARANTINE_CRASHES};
 
 /// Returns after which a message is a suspect. A count alone condemns no message: prefetching, lost
 /// connections and restarts raise it as well.
@@ -9,9 +10,6 @@ const SUSPECT: u32 = 2;
 /// Before RabbitMQ 4.3 a message that a consumer gives back in good order counts as well. So many returns
 /// are forgiven a message that runs alone.
 const FORGIVEN: u32 = 10;
-
-/// Name of the header in which a message carries its crashes into its quarantine queue.
-pub(super) const QUARANTINE_CRASHES: &str = "cqrs-quarantine-crashes";
 
 /// The counts of one delivery of a quorum queue.
 ///
@@ -31,9 +29,9 @@ impl DeliveryCount {
     pub(super) fn of(original: &Original) -> Self {
         let count = |name| original.number(name).and_then(|count| u32::try_from(count).ok());
         Self {
-            returned: count("x-delivery-count").unwrap_or(0),
+            returned: count(DELIVERY_COUNT).unwrap_or(0),
             noted: count(QUARANTINE_CRASHES).unwrap_or(0),
-            exact: count("x-acquired-count").is_some(),
+            exact: count(ACQUIRED_COUNT).is_some(),
         }
     }
 
@@ -67,10 +65,10 @@ mod tests {
         DeliveryCount::of(&Original { properties, ..Original::default() })
     }
 
-    const NEW: (&str, i64) = ("x-acquired-count", 9);
+    const NEW: (&str, i64) = (ACQUIRED_COUNT, 9);
 
     fn returned(count: i64) -> (&'static str, i64) {
-        ("x-delivery-count", count)
+        (DELIVERY_COUNT, count)
     }
 
     #[test]

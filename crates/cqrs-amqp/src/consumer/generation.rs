@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use lapin::Acker;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, mpsc};
 
-use super::returns::Returned;
+use super::incoming::Original;
 
 /// What the deliveries of a line share with it.
 pub(super) struct Generation {
@@ -57,4 +58,18 @@ impl Generation {
     pub(super) fn count_ack(&self) {
         self.acked.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// A delivery that was dropped unsettled.
+pub(super) struct Returned {
+    pub(super) tag: u64,
+    pub(super) acker: Acker,
+    /// From a stream, to which nothing goes back: it is handed out again from here.
+    pub(super) again: Option<Again>,
+}
+
+/// A message that is handed out again, of the queue of this number.
+pub(super) struct Again {
+    pub(super) queue: usize,
+    pub(super) original: Original,
 }

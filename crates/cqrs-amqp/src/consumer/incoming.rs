@@ -10,9 +10,10 @@ use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-use super::copy::{ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY, is_of_retry, is_server_made};
 use super::plan::{QUARANTINE, QueuePlan};
-use crate::connect::UNREADABLE;
+use crate::headers::{
+    ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY, STREAM_OFFSET, UNREADABLE, is_of_retry, is_server_made,
+};
 
 /// A delivery as it came, for copies: the typed headers and all properties.
 #[derive(Debug, Default)]
@@ -115,9 +116,6 @@ impl Original {
         incoming
     }
 }
-
-/// The header in which RabbitMQ tells a message's offset in its stream.
-const STREAM_OFFSET: &str = "x-stream-offset";
 
 fn key(value: &AMQPValue) -> Option<Bytes> {
     match value {

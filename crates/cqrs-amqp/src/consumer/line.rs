@@ -12,13 +12,12 @@ use tokio::time::{Instant, timeout_at};
 
 use super::arrived::Arrived;
 use super::consumers::{Consumers, Interrupted};
+use super::context::Desk;
 use super::declare::declare;
-use super::generation::Generation;
+use super::generation::{Generation, Returned};
 use super::inbound::Inbound;
-use super::look;
-use super::quarantine::{self, LOOK, Session};
-use super::returns::Returned;
-use super::settle::Desk;
+use super::quarantine::look;
+use super::quarantine::run::{self, LOOK};
 use crate::connect::{Connector, Link};
 use crate::{AmqpError, ErrorKind};
 
@@ -166,7 +165,7 @@ impl Inflow {
         let quarantine = |suspect, may_run| {
             let (channel, generation) = (Arc::clone(channel), Arc::clone(generation));
             let (desk, inbound) = (Arc::clone(desk), Arc::clone(inbound));
-            Box::pin(Session { channel, generation, desk, inbound, may_run }.run(suspect))
+            Box::pin(run::Session { channel, generation, desk, inbound, may_run }.run(suspect))
         };
         loop {
             let next = match stage {
@@ -194,7 +193,7 @@ impl Inflow {
                             *may_run = true;
                         }
                         match Arrived::new(queue, delivery, generation, desk) {
-                            Some(arrived) if quarantine::is_suspect(&arrived, desk) => {
+                            Some(arrived) if run::is_suspect(&arrived, desk) => {
                                 return ControlFlow::Break(arrived);
                             }
                             arrived => {

@@ -6,8 +6,8 @@ use cqrs_core::consume::{
 };
 use tokio::time::Instant;
 
+use super::context::Desk;
 use super::line::Line;
-use super::settle::Desk;
 use crate::connect::Connector;
 use crate::{AmqpError, DeclareMode, ErrorKind};
 

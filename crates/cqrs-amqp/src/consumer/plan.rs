@@ -11,6 +11,7 @@ use lapin::types::{AMQPValue, FieldTable};
 
 use super::options::{AmqpSubscription, Profile, QueueKind, StreamOffset};
 use crate::connect::topology::as_python_declares;
+use crate::headers::STREAM_OFFSET;
 use crate::{AmqpConfig, Argument, DeclareMode, ExchangeConfig, QueueConfig};
 
 /// As good as never: what exceeds it is dropped by the server.
@@ -159,7 +160,7 @@ impl Plan {
             table.insert("x-priority".into(), AMQPValue::LongInt(priority));
         }
         if let Some(offset) = offset {
-            table.insert("x-stream-offset".into(), offset_value(offset));
+            table.insert(STREAM_OFFSET.into(), offset_value(offset));
         }
         table
     }

@@ -8,10 +8,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::arrived::Arrived;
+use super::generation::Again;
 use super::inbound;
 use super::line::Line;
 use super::opener::Opener;
-use super::returns::{Again, Returns};
+use super::returns::Returns;
 use crate::connect::Health;
 use crate::{AmqpError, ErrorKind};
 

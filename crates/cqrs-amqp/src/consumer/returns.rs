@@ -6,25 +6,10 @@ use lapin::Acker;
 use lapin::options::BasicNackOptions;
 use tokio::time::Instant;
 
-use super::generation::Generation;
-use super::incoming::Original;
+use super::generation::{Again, Generation, Returned};
 
 /// The wait before a dropped delivery goes back, and its limit.
 const PACE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-
-/// A delivery that was dropped unsettled.
-pub(super) struct Returned {
-    pub(super) tag: u64,
-    pub(super) acker: Acker,
-    /// From a stream, to which nothing goes back: it is handed out again from here.
-    pub(super) again: Option<Again>,
-}
-
-/// A message that is handed out again, of the queue of this number.
-pub(super) struct Again {
-    pub(super) queue: usize,
-    pub(super) original: Original,
-}
 
 /// Deliveries on their way back to the queue of one line.
 ///

@@ -4,40 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::broker::BoxFuture;
-use cqrs_core::consume::{DeadLetter, Delayed, LogLimit, RetryState, Settle, SettleError};
+use cqrs_core::consume::{DeadLetter, Delayed, RetryState, Settle, SettleError};
 use lapin::Acker;
 use lapin::options::BasicAckOptions;
 
-use super::copies::{Copies, Missing, Published, Target};
+use super::context::Desk;
+use super::copies::{Missing, Published, Target};
 use super::copy;
-use super::generation::Generation;
-use super::in_flight::{InFlight, Permit};
+use super::generation::{Again, Generation, Returned};
+use super::in_flight::Permit;
 use super::incoming::Original;
-use super::places::Places;
-use super::plan::{Plan, QueuePlan};
-use super::quarantine::Quarantine;
-use super::returns::{Again, Returned};
+use super::plan::QueuePlan;
 use crate::{AmqpError, ErrorKind};
-
-/// What all deliveries of a source share.
-pub(super) struct Desk {
-    pub(super) plan: Plan,
-    pub(super) places: Places,
-    pub(super) quarantine: Quarantine,
-    /// Handed on to the runtime, or running alone, and neither settled nor held; over all channels.
-    pub(super) handed_on: InFlight,
-    /// Those of them that run.
-    pub(super) running: InFlight,
-    pub(super) copies: Arc<Copies>,
-    pub(super) logs: Logs,
-}
-
-/// Bounds on log lines that each message could cause.
-#[derive(Debug, Default)]
-pub(super) struct Logs {
-    held: LogLimit,
-    bare: LogLimit,
-}
 
 /// One delivery in the runtime's hands.
 pub(super) struct AmqpSettle {
@@ -281,6 +259,12 @@ mod tests {
     use futures_util::FutureExt;
     use lapin::message::Delivery;
 
+    use super::super::context::Logs;
+    use super::super::copies::Copies;
+    use super::super::in_flight::InFlight;
+    use super::super::places::Places;
+    use super::super::plan::Plan;
+    use super::super::quarantine::state::Quarantine;
     use super::*;
     use crate::AmqpConfig;
 

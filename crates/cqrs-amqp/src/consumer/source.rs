@@ -8,10 +8,11 @@ use cqrs_core::consume::{Source, SourceDelivery, SourceError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::arrived::Arrived;
+use super::context::Desk;
 use super::in_flight::{InFlight, Permit};
 use super::inbound::{Inbound, Received};
 use super::pump::{Closing, Command};
-use super::settle::{AmqpSettle, Desk, Handle, Permits};
+use super::settle::{AmqpSettle, Handle, Permits};
 
 /// The runtime's end of a subscription; the [pump](super::pump) is the other.
 ///

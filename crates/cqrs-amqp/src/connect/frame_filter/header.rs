@@ -1,7 +1,7 @@
 //! Content headers: the check, and the replacement of one that lapin cannot read.
 
 use super::fields::{Fault, Fields};
-use super::{UNREADABLE, UNREADABLE_PROPERTIES};
+use crate::headers::{UNREADABLE, UNREADABLE_PROPERTIES};
 
 /// The properties of AMQP 0-9-1 in the order of their flags, from bit 15 down.
 const PROPERTIES: [(&str, Kind); 14] = [

@@ -12,7 +12,7 @@ use futures_util::Stream;
 use futures_util::io::{AsyncRead, AsyncWrite};
 use lapin::tcp::AsyncTcpStream;
 
-use super::FrameFilter;
+use super::filter::FrameFilter;
 
 /// A socket of tokio's, after TLS if any.
 type Socket = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;

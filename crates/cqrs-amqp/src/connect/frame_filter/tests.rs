@@ -7,7 +7,9 @@ use lapin::types::{AMQPValue, FieldArray, FieldTable};
 use proptest::prelude::*;
 
 use super::fields::MAX_DEPTH;
-use super::*;
+use super::filter::{BODY, HEAD, HEADER, METHOD, frame_of};
+use super::stream::Filtered;
+use crate::headers::{UNREADABLE, UNREADABLE_PROPERTIES};
 
 /// Bytes through the filter, received in pieces of `piece` bytes.
 fn filtered(bytes: &[u8], piece: usize, frame_max: u32) -> Vec<u8> {

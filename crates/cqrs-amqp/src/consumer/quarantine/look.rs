@@ -3,15 +3,18 @@
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 
-use super::plan::QUARANTINE;
-use super::settle::Desk;
 use crate::connect::Connection;
 use crate::connect::topology::{close, open};
+use crate::consumer::context::Desk;
+use crate::consumer::plan::QUARANTINE;
 use crate::{AmqpError, ErrorKind};
 
 /// For each queue, whether its quarantine may run on a channel that does not consume yet: where another
 /// consumer may be the active one, if the queue has no consumer.
-pub(super) async fn may_run(connection: &Connection, desk: &Desk) -> Result<Vec<bool>, AmqpError> {
+pub(in crate::consumer) async fn may_run(
+    connection: &Connection,
+    desk: &Desk,
+) -> Result<Vec<bool>, AmqpError> {
     let mut may_run = Vec::new();
     for (index, queue) in desk.plan.queues.iter().enumerate() {
         if !queue.may_stand_by || desk.plan.quarantine_name(index).is_none() {
@@ -34,7 +37,7 @@ pub(super) async fn may_run(connection: &Connection, desk: &Desk) -> Result<Vec<
 }
 
 /// Whether a quarantine queue that `may_run` has messages ready. Refused by the server, it counts as empty.
-pub(super) async fn is_waiting(
+pub(in crate::consumer) async fn is_waiting(
     connection: &Connection,
     desk: &Desk,
     may_run: &[bool],
@@ -61,7 +64,7 @@ pub(super) async fn is_waiting(
 }
 
 /// Warns of messages that an earlier start left in a quarantine queue that is now switched off.
-pub(super) async fn warn_of_stranded(connection: &Connection, desk: &Desk) {
+pub(in crate::consumer) async fn warn_of_stranded(connection: &Connection, desk: &Desk) {
     for queue in desk.plan.stranding() {
         let Ok(channel) = open(connection).await else { return };
         let name = format!("{}{QUARANTINE}", queue.name);

@@ -1,0 +1,252 @@
+//! Follows the frames of one connection and replaces those that lapin cannot read; part of the frame filter.
+
+use std::collections::HashMap;
+
+use super::header;
+use super::method::{self, Method, Replacement};
+use crate::headers::UNREADABLE;
+
+/// Type, channel and size before a frame's payload.
+pub(super) const HEAD: usize = 7;
+/// What is around a frame's payload.
+const ENVELOPE: usize = HEAD + 1;
+/// AMQP 0-9-1, 4.2.3.
+const FRAME_END: u8 = 0xCE;
+pub(super) const METHOD: u8 = 1;
+pub(super) const HEADER: u8 = 2;
+pub(super) const BODY: u8 = 3;
+const HEARTBEAT: u8 = 8;
+/// AMQP 0-9-1, 4.2.3 (`frame-min-size`); lapin takes no less.
+const FRAME_MIN: usize = 4_096;
+/// A content header over this is not collected: it passes as it is, and lapin ends the connection.
+const COLLECTED: usize = 16 << 20;
+/// What a read from the socket may bring.
+const READ: usize = 64 << 10;
+
+/// Follows the frames of one connection. Bytes are received into it and taken out of it, in order.
+#[derive(Debug)]
+pub(super) struct FrameFilter {
+    /// Its first `end` bytes were received, the first `checked` may be taken, `taken` of these were.
+    buffer: Vec<u8>,
+    taken: usize,
+    checked: usize,
+    end: usize,
+    /// Bytes of the current frame that pass without a check and were not received yet.
+    passing: u64,
+    /// Set where the bytes are no frames: all that follows passes, and lapin reports it.
+    gave_up: bool,
+    checks: Checks,
+}
+
+impl FrameFilter {
+    /// `frame_max` is the limit the client asks for, in bytes; `None` or 0: the server's.
+    pub(super) fn new(frame_max: Option<u32>) -> Self {
+        Self {
+            buffer: Vec::new(),
+            taken: 0,
+            checked: 0,
+            end: 0,
+            passing: 0,
+            gave_up: false,
+            checks: Checks {
+                frame_max: limit(frame_max.unwrap_or_default()),
+                renamed: HashMap::new(),
+            },
+        }
+    }
+
+    /// Where the next bytes from the socket go; never empty.
+    pub(super) fn space(&mut self) -> &mut [u8] {
+        if self.taken == self.end {
+            (self.taken, self.checked, self.end) = (0, 0, 0);
+            self.buffer.truncate(4 * READ);
+        }
+        if self.taken > 0 && self.buffer.len() - self.end < READ {
+            self.buffer.copy_within(self.taken..self.end, 0);
+            self.checked -= self.taken;
+            self.end -= self.taken;
+            self.taken = 0;
+        }
+        if self.buffer.len() - self.end < READ / 2 {
+            // Grows with what was received, not with what a frame says of its size.
+            self.buffer.resize((2 * self.end).max(READ), 0);
+        }
+        &mut self.buffer[self.end..]
+    }
+
+    /// The first `count` bytes of [`space`](Self::space) were received.
+    pub(super) fn received(&mut self, count: usize) {
+        self.end = (self.end + count).min(self.buffer.len());
+        while self.advance() {}
+    }
+
+    /// The socket has no more: what is left of a frame passes.
+    pub(super) fn finish(&mut self) {
+        self.checked = self.end;
+    }
+
+    /// Moves checked bytes to `out`; how many. 0: more must be received first.
+    pub(super) fn take(&mut self, out: &mut [u8]) -> usize {
+        let ready = &self.buffer[self.taken..self.checked];
+        let count = ready.len().min(out.len());
+        out[..count].copy_from_slice(&ready[..count]);
+        self.taken += count;
+        count
+    }
+
+    /// How many of the next bytes may go past this filter, when nothing is in it: those of a large body.
+    pub(super) fn may_bypass(&self) -> usize {
+        match self.taken == self.end {
+            true if self.gave_up => usize::MAX,
+            true => usize::try_from(self.passing).unwrap_or(usize::MAX),
+            false => 0,
+        }
+    }
+
+    /// `count` bytes went past.
+    pub(super) fn bypassed(&mut self, count: usize) {
+        self.passing = self.passing.saturating_sub(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+
+    /// Goes on by a frame, or by what is there of a body; false when more must be received.
+    fn advance(&mut self) -> bool {
+        let rest = &self.buffer[self.checked..self.end];
+        if rest.is_empty() {
+            return false;
+        }
+        if self.gave_up {
+            self.checked = self.end;
+            return false;
+        }
+        if self.passing > 0 {
+            let count = rest.len().min(usize::try_from(self.passing).unwrap_or(usize::MAX));
+            self.checked += count;
+            self.bypassed(count);
+            return true;
+        }
+        // Also the answer of a server that speaks another version: `AMQP0091`.
+        if !matches!(rest[0], METHOD | HEADER | BODY | HEARTBEAT) {
+            self.gave_up = true;
+            return true;
+        }
+        let Some(&[kind, c1, c0, s3, s2, s1, s0]) = rest.first_chunk::<HEAD>() else {
+            return false;
+        };
+        let size = u32::from_be_bytes([s3, s2, s1, s0]);
+        if matches!(kind, BODY | HEARTBEAT) {
+            self.passing = u64::from(size) + ENVELOPE as u64;
+            return true;
+        }
+        let total = usize::try_from(size).unwrap_or(usize::MAX).saturating_add(ENVELOPE);
+        self.gave_up = total > COLLECTED;
+        let Some(frame) = rest.get(..total) else { return self.gave_up };
+        if frame[total - 1] != FRAME_END {
+            self.gave_up = true;
+            return true;
+        }
+        let channel = u16::from_be_bytes([c1, c0]);
+        let payload = &frame[HEAD..total - 1];
+        let replaced = match kind {
+            METHOD => self.checks.method(channel, payload),
+            _ => self.checks.header(channel, payload),
+        };
+        match replaced {
+            None => self.checked += total,
+            Some(payload) => {
+                let frame = frame_of(kind, channel, &payload);
+                let range = self.checked..self.checked + total;
+                self.checked += frame.len();
+                self.end = self.end - total + frame.len();
+                drop(self.buffer.splice(range, frame));
+            }
+        }
+        true
+    }
+}
+
+/// What is known about the frames of a connection.
+#[derive(Debug)]
+struct Checks {
+    /// The largest frame that lapin takes, in bytes; without a limit until the server says its own.
+    frame_max: usize,
+    /// Texts that were replaced in a method frame, until the content header on their channel.
+    renamed: HashMap<u16, Vec<(&'static str, Vec<u8>)>>,
+}
+
+impl Checks {
+    /// The payload to hand to lapin instead of this one of a method frame.
+    fn method(&mut self, channel: u16, payload: &[u8]) -> Option<Vec<u8>> {
+        match method::check(payload) {
+            Method::Other => None,
+            Method::Tune { frame_max } => {
+                self.frame_max = self.frame_max.min(limit(frame_max));
+                None
+            }
+            Method::Unreadable(Replacement { payload, originals, has_content }) => {
+                if has_content {
+                    self.renamed.insert(channel, originals);
+                }
+                Some(payload)
+            }
+        }
+    }
+
+    /// The payload to hand to lapin instead of this one of a content header frame.
+    fn header(&mut self, channel: u16, payload: &[u8]) -> Option<Vec<u8>> {
+        let renamed = match self.renamed.is_empty() {
+            true => None,
+            false => self.renamed.remove(&channel),
+        };
+        let size = payload.len() + ENVELOPE;
+        let reason = match (header::fault(payload), &renamed) {
+            (Some(fault), _) => fault,
+            (None, Some(renamed)) => {
+                let (name, _) = renamed.first()?;
+                format!("its {name} is not UTF-8")
+            }
+            (None, None) if size > self.frame_max => {
+                format!(
+                    "its properties and headers take a frame of {size} bytes, this connection takes {}",
+                    self.frame_max
+                )
+            }
+            (None, None) => return None,
+        };
+        let extra: Vec<_> = renamed
+            .iter()
+            .flatten()
+            .map(|(name, bytes)| (format!("{UNREADABLE}-{}", name.replace('_', "-")), &bytes[..]))
+            .collect();
+        Some(header::readable(payload, &reason, &extra, budget(self.frame_max)))
+    }
+}
+
+/// `frame_max` as it is agreed on: 0 is no limit.
+fn limit(frame_max: u32) -> usize {
+    match usize::try_from(frame_max) {
+        Ok(0) | Err(_) => usize::MAX,
+        Ok(frame_max) => frame_max.max(FRAME_MIN),
+    }
+}
+
+/// Bytes of a replaced content header: its dead letter, which has more headers, should fit into a frame
+/// too.
+fn budget(frame_max: usize) -> usize {
+    /// The most that a dead letter adds, and the room that is kept for the server.
+    const ADDED: usize = 8 << 10;
+    match frame_max.min(COLLECTED) {
+        large if large > 2 * ADDED => large - ADDED,
+        small => small / 4,
+    }
+}
+
+pub(super) fn frame_of(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
+    let size = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+    let mut frame = Vec::with_capacity(payload.len() + ENVELOPE);
+    frame.push(kind);
+    frame.extend(channel.to_be_bytes());
+    frame.extend(size.to_be_bytes());
+    frame.extend_from_slice(payload);
+    frame.push(FRAME_END);
+    frame
+}
