@@ -2,8 +2,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{BoxFuture, Confirmation, PublishError, Receipt};
-use crate::Message;
+use super::BoxFuture;
+use super::error::PublishError;
+use super::event_error::PublishEventError;
+use super::receipt::{Confirmation, Receipt};
+use crate::event::{Notification, NotificationEvent};
+use crate::message::Message;
 
 /// Publishes messages. The one contract between the mediators and every broker.
 ///
@@ -75,6 +79,55 @@ pub trait MessageBrokerExt: MessageBroker {
         message: Message,
     ) -> impl Future<Output = Result<Confirmation, PublishError>> + Send {
         async move { self.try_enqueue(message)?.await }
+    }
+
+    /// Publishes a typed event without a mediator, and waits for the broker's confirm.
+    ///
+    /// Takes the payload, or a [`NotificationEvent`] with an id, time, name or topic of its own. The message
+    /// is that of [`NotificationEvent::to_message`].
+    ///
+    /// ```
+    /// # use cqrs_core as cqrs;
+    /// use cqrs::{Event, EventRoute, Emission, MemoryBroker, MessageBrokerExt, Notification};
+    ///
+    /// #[derive(serde::Serialize)]
+    /// struct UserCreated {
+    ///     user_id: u64,
+    /// }
+    ///
+    /// // `#[derive(Notification)]` writes these two.
+    /// impl Event for UserCreated {
+    ///     const NAME: &'static str = "UserCreated";
+    ///     const ROUTE: EventRoute = EventRoute::Notification;
+    ///     fn into_emission(self) -> Emission {
+    ///         Emission::notification(self)
+    ///     }
+    /// }
+    /// impl Notification for UserCreated {
+    ///     type Serializer = cqrs::JsonSerializer;
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let broker = MemoryBroker::new();
+    /// broker.publish_event(UserCreated { user_id: 7 }).await?;
+    /// assert_eq!(broker.messages("output_topic").len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Serialize`](PublishEventError::Serialize) if the event has no wire form, else as
+    /// [`publish`](Self::publish).
+    ///
+    /// # Cancel safety
+    /// As [`publish`](Self::publish).
+    fn publish_event<P: Notification>(
+        &self,
+        event: impl Into<NotificationEvent<P>>,
+    ) -> impl Future<Output = Result<Confirmation, PublishEventError>> + Send {
+        let message = event.into().to_message();
+        async move { Ok(self.publish(message?).await?) }
     }
 }
 

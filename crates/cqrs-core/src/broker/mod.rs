@@ -3,6 +3,7 @@
 mod contract;
 mod devnull;
 mod error;
+mod event_error;
 mod intake;
 mod receipt;
 mod window;
@@ -10,6 +11,7 @@ mod window;
 pub use contract::{BrokerState, MessageBroker, MessageBrokerExt, ShutdownReport};
 pub use devnull::DevnullMessageBroker;
 pub use error::{PublishError, PublishErrorKind};
+pub use event_error::PublishEventError;
 pub use intake::Intake;
 pub(crate) use intake::far_deadline;
 pub use receipt::{Confirmation, PendingConfirm, Receipt};

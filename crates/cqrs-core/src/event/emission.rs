@@ -1,10 +1,9 @@
 use std::any::{Any, TypeId};
-use std::borrow::Cow;
 use std::fmt;
 
 use super::{DomainEvent, Event, EventRoute, Notification, NotificationEvent};
-use crate::codec::{SerializeError, Serializer};
-use crate::message::{ByteString, Message};
+use crate::codec::SerializeError;
+use crate::message::Message;
 
 /// An event on its way, with its type erased and its route chosen.
 pub struct Emission(pub(crate) Route);
@@ -114,19 +113,7 @@ impl<P: Notification> OutgoingEvent for NotificationEvent<P> {
     }
 
     fn encode(&self) -> Result<Message, SerializeError> {
-        let encoded = P::Serializer::default().serialize(self)?;
-        let mut message = Message::new(&*self.topic, encoded.body)
-            .with_id(self.event_id)
-            .with_name(match &self.event_name {
-                Cow::Borrowed(name) => ByteString::from_static(name),
-                Cow::Owned(name) => name.as_str().into(),
-            })
-            .with_content_type(ByteString::from_static(encoded.content_type))
-            .with_headers(encoded.headers)
-            .with_timestamp(self.event_timestamp.into())
-            .with_mandatory(P::MANDATORY);
-        message.key = self.payload.key();
-        Ok(message)
+        self.to_message()
     }
 }
 

@@ -8,7 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
 use super::{Event, Timestamp};
-use crate::codec;
+use crate::codec::{self, SerializeError, Serializer as _};
+use crate::message::{ByteString, Message};
 
 /// The payload of an event that other services are told of, and how it travels.
 ///
@@ -119,6 +120,27 @@ impl<P: Notification> NotificationEvent<P> {
     pub fn with_timestamp(mut self, event_timestamp: Timestamp) -> Self {
         self.event_timestamp = event_timestamp;
         self
+    }
+
+    /// The message that a broker publishes for this event: its topic, key, id, name and time, and the body
+    /// and headers of its type's [`Serializer`](Notification::Serializer).
+    ///
+    /// # Errors
+    /// If the serializer cannot write the payload.
+    pub fn to_message(&self) -> Result<Message, SerializeError> {
+        let encoded = P::Serializer::default().serialize(self)?;
+        let mut message = Message::new(&*self.topic, encoded.body)
+            .with_id(self.event_id)
+            .with_name(match &self.event_name {
+                Cow::Borrowed(name) => ByteString::from_static(name),
+                Cow::Owned(name) => name.as_str().into(),
+            })
+            .with_content_type(ByteString::from_static(encoded.content_type))
+            .with_headers(encoded.headers)
+            .with_timestamp(self.event_timestamp.into())
+            .with_mandatory(P::MANDATORY);
+        message.key = self.payload.key();
+        Ok(message)
     }
 }
 
