@@ -2,6 +2,7 @@
 //! and the broker contract. No broker client: those are crates of their own.
 
 pub mod broker;
+mod causes;
 pub mod codec;
 pub mod consume;
 mod dispatch;

@@ -6,7 +6,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::broker::BoxFuture;
-use crate::{RequestKind, Scope};
+use crate::request::RequestKind;
+use crate::scope::Scope;
 
 /// Runs around every request of a mediator, or every consumed event of an event mediator.
 ///

@@ -5,8 +5,7 @@ use cqrs_core::codec::{DeserializeError, DeserializeErrorKind as Kind};
 use cqrs_core::{Deserializer, Incoming, NotificationEvent};
 use prost::Message as _;
 
-use crate::ProtobufEvent;
-use crate::event::event_name;
+use crate::event::{ProtobufEvent, event_name};
 
 /// Reads events from their Protobuf messages.
 ///

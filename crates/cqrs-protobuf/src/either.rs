@@ -2,8 +2,8 @@ use cqrs_core::message::content_type;
 use cqrs_core::{ByContentType, Incoming, JsonDeserializer};
 use serde::de::DeserializeOwned;
 
-use crate::event::event_name;
-use crate::{ProtobufDeserializer, ProtobufEvent};
+use crate::deserialize::ProtobufDeserializer;
+use crate::event::{ProtobufEvent, event_name};
 
 /// Names of the same media type that other services use.
 const ALSO_PROTOBUF: [&str; 2] = ["application/protobuf", "application/vnd.google.protobuf"];

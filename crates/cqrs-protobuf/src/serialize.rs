@@ -4,7 +4,7 @@ use cqrs_core::message::content_type;
 use cqrs_core::{Headers, NotificationEvent, Serializer};
 use prost::Message as _;
 
-use crate::ProtobufEvent;
+use crate::event::ProtobufEvent;
 
 /// Writes the event's Protobuf message, without an envelope, as `application/x-protobuf`.
 ///

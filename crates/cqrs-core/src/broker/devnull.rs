@@ -1,10 +1,11 @@
 use std::time::Duration;
 
-use super::{
-    BoxFuture, BrokerState, Confirmation, Intake, MessageBroker, PublishError, Receipt,
-    ShutdownReport,
-};
-use crate::Message;
+use super::BoxFuture;
+use super::contract::{BrokerState, MessageBroker, ShutdownReport};
+use super::error::PublishError;
+use super::intake::Intake;
+use super::receipt::{Confirmation, Receipt};
+use crate::message::Message;
 
 /// Confirms every message and stores none: for tests and for services that publish nothing yet.
 #[derive(Debug, Clone, Default)]

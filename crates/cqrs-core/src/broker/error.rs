@@ -3,7 +3,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::Message;
+use crate::message::Message;
 
 /// What is known of a message that was not confirmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

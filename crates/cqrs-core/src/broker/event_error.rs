@@ -1,6 +1,6 @@
 //! The error of publishing a typed event, returned by `MessageBrokerExt::publish_event`.
 
-use super::PublishError;
+use super::error::PublishError;
 use crate::codec::SerializeError;
 
 /// An event that was not published: either it has no bytes, or the broker did not confirm its message.

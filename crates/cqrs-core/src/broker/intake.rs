@@ -3,9 +3,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::receipt::ExpiryCause;
-use super::{PendingConfirm, PublishError, PublishErrorKind, Receipt, Slot, Window};
-use crate::Message;
+use super::error::{PublishError, PublishErrorKind};
+use super::receipt::{ExpiryCause, PendingConfirm, Receipt};
+use super::window::{Slot, Window};
+use crate::message::Message;
 
 /// The front half of every broker's `enqueue`: the window, the publish deadline, and the closed state.
 ///

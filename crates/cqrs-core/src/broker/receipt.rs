@@ -9,8 +9,9 @@ use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
-use super::{PublishError, PublishErrorKind, Slot};
-use crate::Message;
+use super::error::{PublishError, PublishErrorKind};
+use super::window::Slot;
+use crate::message::Message;
 
 /// Where a confirmed message stands, as far as the broker tells.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
 use serde_json::ser::Formatter;
 
-use super::{
-    DeserializeError, DeserializeErrorKind, Deserializer, Encoded, SerializeError, Serializer,
-    non_finite, unicode,
-};
+use super::deserializer::Deserializer;
+use super::encoded::Encoded;
+use super::error::{DeserializeError, DeserializeErrorKind, SerializeError};
+use super::{non_finite, unicode};
 use crate::consume::Incoming;
-use crate::event::{Notification, NotificationEvent};
+use crate::event::{Notification, NotificationEvent, Serializer};
 use crate::message::{Headers, content_type};
 
 /// Writes the event alone, without an envelope, in python-cqrs's snake form. A number that JSON has not (NaN,

@@ -1,7 +1,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use super::{DeserializeError, Deserializer};
+use super::deserializer::Deserializer;
+use super::error::DeserializeError;
 use crate::consume::Incoming;
 use crate::event::{Notification, NotificationEvent};
 use crate::message::content_type;

@@ -3,11 +3,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::{
-    DeadLetter, Incoming, RetryState, SettleError, SourceError, SubscribeError, SubscribeRequest,
-};
-use crate::MessageBroker;
-use crate::broker::BoxFuture;
+use super::dead_letter::DeadLetter;
+use super::error::{SettleError, SourceError, SubscribeError};
+use super::incoming::Incoming;
+use super::request::SubscribeRequest;
+use super::retry::RetryState;
+use crate::broker::{BoxFuture, MessageBroker};
 
 /// A message broker that can be consumed from as well. What a [`Service`](crate::Service) runs on.
 ///

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::Timestamp;
+use crate::event::Timestamp;
 use crate::message::Headers;
 
 /// Names of the headers that make a message a dead letter, the same on every broker.

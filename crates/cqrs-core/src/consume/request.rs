@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{Retry, StatusReporter, topic_group_name};
+use super::names::topic_group_name;
+use super::retry::Retry;
+use super::status::StatusReporter;
 
 /// Deaths of the process before a message becomes a dead letter.
 pub(crate) const DEFAULT_MAX_CRASHES: u32 = 3;

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
-use super::SettleError;
-use crate::Timestamp;
+use super::error::SettleError;
+use crate::event::Timestamp;
 use crate::message::Headers;
 
 /// When a message whose handling failed is tried again.

@@ -4,9 +4,9 @@ use std::fmt;
 use futures_util::StreamExt;
 use futures_util::stream;
 
-use super::caught;
-use crate::Scope;
+use super::panics::caught;
 use crate::event::{AnyEvent, Emission, EventMap, HandlerError, OutgoingEvent, Route};
+use crate::scope::Scope;
 
 /// What a failing handler of a domain event does to the `send` that caused the event.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

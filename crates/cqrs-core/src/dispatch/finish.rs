@@ -10,15 +10,14 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::panic_message;
+use super::panics::panic_message;
 use super::publish::publish_all;
 use crate::broker::{MessageBroker, PublishError};
 use crate::codec::SerializeError;
 use crate::event::OutgoingEvent;
-use crate::message::{Message, TraceContext};
-use crate::scope::{ErasedUnit, roll_back};
+use crate::message::{CorrelationId, Message, TraceContext};
+use crate::scope::{ErasedUnit, Scope, UnitOfWorkError, roll_back};
 use crate::type_map::TypeIdMap;
-use crate::{CorrelationId, Scope, UnitOfWorkError};
 
 /// Ends a scope: encodes what goes out, commits or rolls back, publishes.
 ///

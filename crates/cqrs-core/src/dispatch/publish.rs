@@ -4,7 +4,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt;
 
-use super::{UndeliveredEvent, panic_message};
+use super::panics::panic_message;
 use crate::broker::{MessageBroker, PublishError, PublishErrorKind, Receipt};
 use crate::message::Message;
 
@@ -19,7 +19,7 @@ use crate::message::Message;
 pub(super) async fn publish_all(
     broker: &dyn MessageBroker,
     messages: Vec<Message>,
-) -> Vec<UndeliveredEvent> {
+) -> Vec<PublishError> {
     let mut line = Line { broker, is_stuck: false, held: Vec::new() };
     let mut results = Vec::with_capacity(messages.len());
     for message in messages {

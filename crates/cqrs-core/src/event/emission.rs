@@ -1,7 +1,8 @@
 use std::any::{Any, TypeId};
 use std::fmt;
 
-use super::{DomainEvent, Event, EventRoute, Notification, NotificationEvent};
+use super::notification::{Notification, NotificationEvent};
+use super::{DomainEvent, Event, EventRoute};
 use crate::codec::SerializeError;
 use crate::message::Message;
 

@@ -4,10 +4,8 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use super::Event;
-use crate::Scope;
-use crate::broker::{BoxFuture, PublishError};
-use crate::dispatch::EventsError;
-use crate::mediator::{CommittedBelow, EventSendError, SendError, committed_below};
+use crate::broker::BoxFuture;
+use crate::scope::Scope;
 
 /// Reacts to one type of event. A plain struct that holds its dependencies.
 ///
@@ -57,7 +55,7 @@ struct Inner {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Class {
+pub(crate) enum Class {
     Retryable,
     Permanent,
     Panicked,
@@ -74,18 +72,11 @@ impl HandlerError {
         Self::new(Class::Permanent, type_name::<S>(), source.into())
     }
 
-    /// A handler's panic, by its text. Many a panic is an `unwrap` of something that passes, so it is
-    /// as worth a retry as any other failure, unless a send inside the one that runs committed its work.
-    pub(crate) fn panicked(text: String) -> Self {
-        let text = format!("panicked: {text}");
-        if committed_below() {
-            let error = EventSendError::FailedAfterCommit(text);
-            return Self::new(Class::Permanent, "panic", error.into());
-        }
-        Self::new(Class::Panicked, "panic", text.into())
-    }
-
-    fn new(class: Class, type_name: &'static str, source: Box<dyn Error + Send + Sync>) -> Self {
+    pub(crate) fn new(
+        class: Class,
+        type_name: &'static str,
+        source: Box<dyn Error + Send + Sync>,
+    ) -> Self {
         Self(Box::new(Inner { class, type_name, source }))
     }
 
@@ -113,36 +104,6 @@ impl HandlerError {
     pub fn into_source(self) -> Box<dyn Error + Send + Sync> {
         self.0.source
     }
-}
-
-impl<E: Error + Send + Sync + 'static> From<E> for HandlerError {
-    fn from(error: E) -> Self {
-        match is_final(&error) {
-            true => Self::permanent(error),
-            false => Self::retryable(error),
-        }
-    }
-}
-
-/// Whether an error, or one of its causes, is of a mediator and says that a retry is of no use: the work is
-/// committed and only its events are missing, or handlers of an event failed permanently.
-pub(crate) fn is_final(error: &(dyn Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let events = match error.downcast_ref::<EventSendError>() {
-            Some(SendError::Handler(events) | SendError::Events(events)) => Some(events),
-            _ => error.downcast_ref::<EventsError>(),
-        };
-        let publish = error.downcast_ref::<PublishError>();
-        if publish.is_some_and(PublishError::is_after_commit)
-            || error.is::<CommittedBelow>()
-            || events.is_some_and(|events| !events.is_retryable())
-        {
-            return true;
-        }
-        next = error.source();
-    }
-    false
 }
 
 impl fmt::Display for HandlerError {

@@ -2,9 +2,9 @@ use std::any::{TypeId, type_name};
 use std::fmt;
 use std::marker::PhantomData;
 
-use super::handler::{BuiltEvent, Typed};
-use super::{DynEventHandler, Event, EventHandler, EventRoute};
-use crate::Scope;
+use super::handler::{BuiltEvent, DynEventHandler, EventHandler, Typed};
+use super::{Event, EventRoute};
+use crate::scope::Scope;
 use crate::type_map::TypeIdMap;
 
 /// Binds types of events to their handlers, any number each, run in the order of binding.

@@ -9,12 +9,14 @@ mod timestamp;
 
 pub use emission::Emission;
 pub(crate) use emission::{AnyEvent, OutgoingEvent, Route, View};
-pub(crate) use handler::{DynEventHandler, is_final};
+pub(crate) use handler::{Class, DynEventHandler};
 pub use handler::{EventHandler, HandlerError, HandlerResultExt};
 pub use key::message_key;
 pub(crate) use map::BoundHandler;
 pub use map::EventMap;
-pub use notification::{DEFAULT_OUTPUT_TOPIC, Notification, NotificationEvent, default_topic};
+pub use notification::{
+    DEFAULT_OUTPUT_TOPIC, Notification, NotificationEvent, Serializer, default_topic,
+};
 pub use timestamp::{InvalidTimestamp, Timestamp};
 
 /// Something that happened. What [`Scope::emit`](crate::Scope::emit) takes.

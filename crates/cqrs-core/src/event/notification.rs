@@ -7,8 +7,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
-use super::{Event, Timestamp};
-use crate::codec::{self, SerializeError, Serializer as _};
+use super::Event;
+use super::timestamp::Timestamp;
+use crate::codec::{Encoded, SerializeError};
 use crate::message::{ByteString, Message};
 
 /// The payload of an event that other services are told of, and how it travels.
@@ -16,8 +17,8 @@ use crate::message::{ByteString, Message};
 /// `#[derive(Notification)]` writes this impl:
 /// `#[cqrs(name = "UserCreated", topic = "user_events", key = "user_id")]`.
 pub trait Notification: Event {
-    /// How the event becomes bytes; [`JsonSerializer`](codec::JsonSerializer) unless it says otherwise.
-    type Serializer: codec::Serializer<Self> + Default;
+    /// How the event becomes bytes; [`JsonSerializer`](crate::JsonSerializer) unless it says otherwise.
+    type Serializer: Serializer<Self> + Default;
 
     /// Whether it is an error when the broker knows nobody to give the event to.
     const MANDATORY: bool = true;
@@ -31,6 +32,15 @@ pub trait Notification: Event {
     fn key(&self) -> Option<Bytes> {
         None
     }
+}
+
+/// Turns events with payload `P` into bytes.
+pub trait Serializer<P: Notification>: Send + Sync + 'static {
+    /// The wire form of `event`.
+    ///
+    /// # Errors
+    /// When the payload cannot be written in this form. The message names the event, not its values.
+    fn serialize(&self, event: &NotificationEvent<P>) -> Result<Encoded, SerializeError>;
 }
 
 /// The topic of notifications that name none, when the variable of the same name is not set

@@ -3,14 +3,15 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use super::events::EventMediator;
 use super::inner::Inner;
-use super::requests::MediatorInner;
-use super::{EventMediator, Mediator};
+use super::requests::{Mediator, MediatorInner};
+use crate::broker::MessageBroker;
+use crate::dispatch::OnEventFailure;
 use crate::event::{Event, EventHandler, EventMap, Notification};
 use crate::middleware::Middleware;
 use crate::request::{Request, RequestHandler, RequestMap};
-use crate::scope::UnitSource;
-use crate::{MessageBroker, OnEventFailure, Scope, UnitOfWorkFactory};
+use crate::scope::{Scope, UnitOfWorkFactory, UnitSource};
 
 /// Wires maps, middlewares, unit of work and broker into a mediator `M`: a [`Mediator`] or an
 /// [`EventMediator`].
@@ -23,7 +24,7 @@ pub struct Bootstrap<M> {
 }
 
 impl<M> Bootstrap<M> {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         Self {
             requests: RequestMap::new(),
             inner: Inner::default(),
@@ -120,6 +121,13 @@ impl<M> Bootstrap<M> {
     }
 }
 
+impl Mediator {
+    /// Starts to wire one.
+    pub fn builder() -> Bootstrap<Self> {
+        Bootstrap::new()
+    }
+}
+
 impl Bootstrap<Mediator> {
     /// Binds request `R` to `handler`.
     pub fn handle<R: Request, H: RequestHandler<R>>(self, handler: H) -> Self {
@@ -158,6 +166,13 @@ impl Bootstrap<Mediator> {
             .collect();
         self.check(|this, required| this.requests.contains(required), never_run)?;
         Ok(Mediator(Arc::new(MediatorInner { requests: self.requests, inner: self.inner })))
+    }
+}
+
+impl EventMediator {
+    /// Starts to wire one.
+    pub fn builder() -> Bootstrap<Self> {
+        Bootstrap::new()
     }
 }
 

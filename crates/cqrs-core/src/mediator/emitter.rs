@@ -1,10 +1,12 @@
 use std::convert::Infallible;
 use std::pin::pin;
 
+use super::error::SendError;
 use super::inner::route;
 use super::nesting::nested;
-use super::{Mediator, SendError};
-use crate::{Event, Scope};
+use super::requests::Mediator;
+use crate::event::Event;
+use crate::scope::Scope;
 
 /// Emits events outside of a request, from a timer or a start-up routine say.
 ///
@@ -12,7 +14,14 @@ use crate::{Event, Scope};
 /// its middlewares, which wrap requests. Inside
 /// a handler use [`Scope::emit`], which waits for the handler's success.
 #[derive(Debug, Clone)]
-pub struct EventEmitter(pub(super) Mediator);
+pub struct EventEmitter(Mediator);
+
+impl Mediator {
+    /// Emits events outside of a request.
+    pub fn emitter(&self) -> EventEmitter {
+        EventEmitter(self.clone())
+    }
+}
 
 impl EventEmitter {
     /// Runs the handlers of a domain event and of its follow-ups, or publishes a notification; then

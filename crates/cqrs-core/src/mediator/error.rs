@@ -1,11 +1,10 @@
 use std::error::Error;
 use std::fmt;
 
-use super::nesting::CommittedBelow;
-use crate::UnitOfWorkError;
+use crate::causes::causes;
 use crate::codec::SerializeError;
 use crate::dispatch::{EventsError, FinishError, Undelivered};
-use crate::service::causes;
+use crate::scope::UnitOfWorkError;
 
 /// Why a `send` did not end well. `T` and `E` are the request's response and error.
 ///
@@ -186,3 +185,18 @@ where
         }
     }
 }
+
+/// The cause of [`SendError::HandlerAfterCommit`] and [`SendError::FailedAfterCommit`].
+#[derive(Debug)]
+pub(crate) struct CommittedBelow;
+
+impl fmt::Display for CommittedBelow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "a request that the handler sent is committed, but its events are not published: do not send \
+             the request again",
+        )
+    }
+}
+
+impl Error for CommittedBelow {}

@@ -4,14 +4,14 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::inner::{Inner, route};
+use super::error::{EventSendError, SendError};
+use super::inner::{Inner, MediatorShutdown, route};
 use super::nesting::nested;
-use super::{Bootstrap, EventSendError, MediatorShutdown, SendError};
-use crate::broker::BoxFuture;
+use crate::broker::{BoxFuture, MessageBroker};
 use crate::dispatch::EventsError;
 use crate::event::{AnyEvent, Event};
 use crate::middleware::{Answer, Done, InvocationKind, Outcome};
-use crate::{MessageBroker, Scope};
+use crate::scope::Scope;
 
 /// Sends consumed events to their handlers. Cloning is cheap; clones share everything.
 ///
@@ -21,11 +21,6 @@ use crate::{MessageBroker, Scope};
 pub struct EventMediator(pub(super) Arc<Inner>);
 
 impl EventMediator {
-    /// Starts to wire one.
-    pub fn builder() -> Bootstrap<Self> {
-        Bootstrap::new()
-    }
-
     /// Runs all handlers of `event`. A notification reaches the handlers bound to its payload type and
     /// those bound to [`NotificationEvent`](crate::NotificationEvent) of it.
     ///

@@ -5,16 +5,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::SendError;
+use super::error::SendError;
 use super::nesting::{MAX_NESTING, nesting};
-use crate::Scope;
 use crate::broker::far_deadline;
 use crate::dispatch::{Entered, EventRounds, Finisher, Gate, Undelivered, caught, panic_message};
 use crate::event::{Emission, Event};
 use crate::middleware::{
     Answer, DynMiddleware, Failure, FailureKind, Invocation, InvocationKind, Next, Outcome,
 };
-use crate::scope::UnitSource;
+use crate::scope::{Scope, UnitSource};
 
 /// What both mediators share: middlewares, rounds of events, the end of a scope.
 #[derive(Default)]

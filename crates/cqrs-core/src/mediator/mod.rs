@@ -6,12 +6,15 @@ mod error;
 mod events;
 mod inner;
 mod nesting;
+mod permanent;
 mod requests;
 
 pub use bootstrap::{Bootstrap, BuildError, BuildProblem};
 pub use emitter::EventEmitter;
+pub(crate) use error::CommittedBelow;
 pub use error::{EventSendError, SendError};
 pub use events::EventMediator;
 pub use inner::MediatorShutdown;
-pub(crate) use nesting::{CommittedBelow, committed_below, watched};
+pub(crate) use nesting::{committed_below, watched};
+pub(crate) use permanent::is_permanent;
 pub use requests::Mediator;

@@ -1,12 +1,11 @@
 //! The sends that run inside one another in one task: how deep, and whether one of them committed work.
 
 use std::cell::Cell;
-use std::error::Error;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 
-use super::SendError;
+use super::error::SendError;
 
 /// How many sends may run inside one another. Each takes several KiB of the stack in a debug build, more
 /// with middlewares; the stack of a tokio thread has 2 MiB.
@@ -83,18 +82,3 @@ async fn run<T>(mut code: Pin<&mut impl Future<Output = T>>, deeper: usize) -> (
     .await;
     (result, committed_below)
 }
-
-/// The cause of [`SendError::HandlerAfterCommit`] and [`SendError::FailedAfterCommit`].
-#[derive(Debug)]
-pub(crate) struct CommittedBelow;
-
-impl fmt::Display for CommittedBelow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "a request that the handler sent is committed, but its events are not published: do not send \
-             the request again",
-        )
-    }
-}
-
-impl Error for CommittedBelow {}

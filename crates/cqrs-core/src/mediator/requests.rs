@@ -4,14 +4,14 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::inner::Inner;
+use super::error::SendError;
+use super::inner::{Inner, MediatorShutdown};
 use super::nesting::nested;
-use super::{Bootstrap, EventEmitter, MediatorShutdown, SendError};
 use crate::broker::BoxFuture;
 use crate::dispatch::caught;
 use crate::middleware::{Answer, Failure, InvocationKind, Outcome};
-use crate::request::DynRequestHandler;
-use crate::{Request, RequestMap, Scope};
+use crate::request::{DynRequestHandler, Request, RequestMap};
+use crate::scope::Scope;
 
 /// Sends commands and queries to their handlers, runs the domain events they emit, and publishes
 /// their notifications. Cloning is cheap; clones share everything.
@@ -27,11 +27,6 @@ type Sent<R> = Result<<R as Request>::Response, SendErrorOf<R>>;
 type SendErrorOf<R> = SendError<<R as Request>::Response, <R as Request>::Error>;
 
 impl Mediator {
-    /// Starts to wire one.
-    pub fn builder() -> Bootstrap<Self> {
-        Bootstrap::new()
-    }
-
     /// Sends `request` to its handler and returns the handler's answer.
     ///
     /// The order: middlewares and handler; domain events, inside the unit of work; commit; publishing.
@@ -90,11 +85,6 @@ impl Mediator {
         let kind = InvocationKind::Request(R::KIND);
         self.0.inner.run_chain(kind, R::NAME, scope, &mut answer).await?;
         answer.answered.unwrap_or(Err(SendError::NoResponse))
-    }
-
-    /// Emits events outside of a request.
-    pub fn emitter(&self) -> EventEmitter {
-        EventEmitter(self.clone())
     }
 
     /// Refuses new requests, waits for commits and publishings that run, and shuts the broker down,

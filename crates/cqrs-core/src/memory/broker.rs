@@ -6,15 +6,16 @@ use std::time::Duration;
 use tokio::sync::{Notify, OnceCell};
 use tokio::time::Instant;
 
-use super::builder::{Limits, MemoryBrokerBuilder};
-use super::faults::FaultPlan;
+use super::fault_plan::FaultPlan;
+use super::group::StartFrom;
+use super::state::TopicLimits;
+use super::subscriber::MemorySubscriber;
 use super::topic::Topic;
-use super::{MemoryFaults, MemorySubscriber, StartFrom};
-use crate::Message;
 use crate::broker::{
     BoxFuture, BrokerState, Intake, MessageBroker, PublishError, PublishErrorKind, Receipt,
     ShutdownReport,
 };
+use crate::message::Message;
 
 /// A broker inside the process. Clones share the topics. See the [module](super) for its rules.
 ///
@@ -24,7 +25,7 @@ pub struct MemoryBroker(Arc<Shared>);
 
 struct Shared {
     intake: Intake,
-    limits: Limits,
+    limits: TopicLimits,
     faults: Arc<FaultPlan>,
     topics: RwLock<Topics>,
     progress: Arc<Notify>,
@@ -38,17 +39,7 @@ struct Topics {
 }
 
 impl MemoryBroker {
-    /// A broker with the default options.
-    pub fn new() -> Self {
-        Self::builder().build()
-    }
-
-    /// Options first.
-    pub fn builder() -> MemoryBrokerBuilder {
-        MemoryBrokerBuilder::default()
-    }
-
-    pub(super) fn from_parts(intake: Intake, limits: Limits) -> Self {
+    pub(super) fn from_parts(intake: Intake, limits: TopicLimits) -> Self {
         Self(Arc::new(Shared {
             intake,
             limits,
@@ -95,11 +86,6 @@ impl MemoryBroker {
         self.with_topic(topic, |topic| topic.unsettled(group)).unwrap_or_default()
     }
 
-    /// Lets things go wrong, for tests of what publishes to this broker and consumes from it.
-    pub fn faults(&self) -> MemoryFaults {
-        MemoryFaults(self.clone())
-    }
-
     pub(super) fn fault_plan(&self) -> &FaultPlan {
         &self.0.faults
     }
@@ -125,12 +111,6 @@ impl MemoryBroker {
             return Err(PublishError::new(PublishErrorKind::TooLarge, message, detail));
         }
         Ok(message)
-    }
-}
-
-impl Default for MemoryBroker {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
-use super::MemoryBroker;
+use super::broker::MemoryBroker;
+use super::state::TopicLimits;
 use crate::broker::{Intake, Window};
 
 /// Options of a [`MemoryBroker`].
@@ -10,14 +11,7 @@ pub struct MemoryBrokerBuilder {
     window_messages: usize,
     window_bytes: usize,
     publish_timeout: Duration,
-    pub(super) limits: Limits,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
-    pub(super) capacity: usize,
-    pub(super) max_message_size: usize,
-    pub(super) require_subscriber: bool,
+    pub(super) limits: TopicLimits,
 }
 
 impl Default for MemoryBrokerBuilder {
@@ -26,12 +20,30 @@ impl Default for MemoryBrokerBuilder {
             window_messages: Window::DEFAULT_MESSAGES,
             window_bytes: Window::DEFAULT_BYTES,
             publish_timeout: Intake::DEFAULT_TIMEOUT,
-            limits: Limits {
+            limits: TopicLimits {
                 capacity: 100_000,
                 max_message_size: usize::MAX,
                 require_subscriber: false,
             },
         }
+    }
+}
+
+impl MemoryBroker {
+    /// A broker with the default options.
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    /// Options first.
+    pub fn builder() -> MemoryBrokerBuilder {
+        MemoryBrokerBuilder::default()
+    }
+}
+
+impl Default for MemoryBroker {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -1,6 +1,5 @@
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use super::MemoryBroker;
+use super::broker::MemoryBroker;
+use super::fault_plan::FaultPlan;
 
 /// Lets things go wrong with a [`MemoryBroker`], as they do with a real one: to test how handlers and
 /// publishers take it. Made by [`MemoryBroker::faults`].
@@ -22,6 +21,13 @@ use super::MemoryBroker;
 /// ```
 #[derive(Debug, Clone)]
 pub struct MemoryFaults(pub(super) MemoryBroker);
+
+impl MemoryBroker {
+    /// Lets things go wrong, for tests of what publishes to this broker and consumes from it.
+    pub fn faults(&self) -> MemoryFaults {
+        MemoryFaults(self.clone())
+    }
+}
 
 impl MemoryFaults {
     /// The next `n` messages are stored, but their confirms are lost with the connection: the publishes
@@ -88,61 +94,5 @@ impl MemoryFaults {
 
     fn plan(&self) -> &FaultPlan {
         self.0.fault_plan()
-    }
-}
-
-/// What is going to go wrong.
-#[derive(Debug, Default)]
-pub(super) struct FaultPlan {
-    pub(super) lost_confirms: Countdown,
-    pub(super) withheld_confirms: Countdown,
-    pub(super) refused_messages: Countdown,
-    pub(super) duplicates: Countdown,
-    pub(super) failed_acks: Countdown,
-    pub(super) failed_dead_letters: Countdown,
-    pub(super) failed_retries: Countdown,
-}
-
-impl FaultPlan {
-    fn clear(&self) {
-        let Self {
-            lost_confirms,
-            withheld_confirms,
-            refused_messages,
-            duplicates,
-            failed_acks,
-            failed_dead_letters,
-            failed_retries,
-        } = self;
-        for countdown in [
-            lost_confirms,
-            withheld_confirms,
-            refused_messages,
-            duplicates,
-            failed_acks,
-            failed_dead_letters,
-            failed_retries,
-        ] {
-            countdown.set(0);
-        }
-    }
-}
-
-/// How often something still happens.
-#[derive(Debug, Default)]
-pub(super) struct Countdown(AtomicUsize);
-
-impl Countdown {
-    fn set(&self, n: usize) {
-        self.0.store(n, Ordering::Release);
-    }
-
-    /// Whether it happens this time, which counts.
-    pub(super) fn strikes(&self) -> bool {
-        let next = |left: usize| match left {
-            usize::MAX => Some(left),
-            left => left.checked_sub(1),
-        };
-        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).is_ok()
     }
 }

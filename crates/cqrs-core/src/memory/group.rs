@@ -5,8 +5,8 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::Message;
 use crate::consume::RetryState;
+use crate::message::Message;
 
 /// Where a new group begins in its topic.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

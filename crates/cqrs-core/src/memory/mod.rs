@@ -49,11 +49,13 @@
 
 mod broker;
 mod builder;
+mod fault_plan;
 mod faults;
 mod group;
 mod options;
 mod settle;
 mod source;
+mod source_state;
 mod state;
 mod subscriber;
 mod topic;

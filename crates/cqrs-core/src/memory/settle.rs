@@ -1,22 +1,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::source::Shared;
-use super::{MemoryDelivery, MemoryRetry, MemorySubscription};
-use crate::Message;
+use super::options::{MemoryRetry, MemorySubscription};
+use super::source_state::SourceState;
+use super::subscriber::MemoryDelivery;
 use crate::broker::{BoxFuture, MessageBrokerExt};
 use crate::consume::{DeadLetter, Delayed, RETRY_HEADERS, RetryState, Settle, SettleError};
+use crate::message::Message;
 
 /// Settles one delivery of a source.
 pub(super) struct MemorySettle {
     /// `None` once it is settled.
     delivery: Option<MemoryDelivery>,
-    shared: Arc<Shared>,
+    state: Arc<SourceState>,
 }
 
 impl MemorySettle {
-    pub(super) fn new(delivery: MemoryDelivery, shared: Arc<Shared>) -> Self {
-        Self { delivery: Some(delivery), shared }
+    pub(super) fn new(delivery: MemoryDelivery, state: Arc<SourceState>) -> Self {
+        Self { delivery: Some(delivery), state }
     }
 }
 
@@ -48,7 +49,7 @@ impl Settle for MemorySettle {
         if self.delivery.is_none() {
             return ready(Ok(()));
         }
-        if self.shared.broker.fault_plan().failed_acks.strikes() {
+        if self.state.broker.fault_plan().failed_acks.strikes() {
             return ready(Err(SettleError::new("an injected fault lost the ack")));
         }
         let settled = self.delivery.take().is_some_and(MemoryDelivery::settle);
@@ -63,11 +64,11 @@ impl Settle for MemorySettle {
         delay: Duration,
         state: &RetryState,
     ) -> BoxFuture<'_, Result<Delayed, SettleError>> {
-        if self.shared.broker.fault_plan().failed_retries.strikes() {
+        if self.state.broker.fault_plan().failed_retries.strikes() {
             return ready(Err(SettleError::new("an injected fault did not confirm the retry")));
         }
         let Some(delivery) = &mut self.delivery else { return ready(Ok(Delayed::Scheduled)) };
-        let options = self.shared.request.options.get::<MemorySubscription>();
+        let options = self.state.request.options.get::<MemorySubscription>();
         ready(Ok(match options.copied().unwrap_or_default().retry {
             MemoryRetry::Hold => {
                 delivery.set_retry(*state);
@@ -82,13 +83,13 @@ impl Settle for MemorySettle {
 
     fn dead_letter(&mut self, letter: &DeadLetter) -> BoxFuture<'_, Result<(), SettleError>> {
         let Some(delivery) = &self.delivery else { return ready(Ok(())) };
-        if self.shared.broker.fault_plan().failed_dead_letters.strikes() {
+        if self.state.broker.fault_plan().failed_dead_letters.strikes() {
             return ready(Err(SettleError::new(
                 "an injected fault did not confirm the dead letter",
             )));
         }
         let message = delivery.message();
-        let Some(topic) = self.shared.request.dead_letter_topic(&message.topic) else {
+        let Some(topic) = self.state.request.dead_letter_topic(&message.topic) else {
             return ready(Ok(()));
         };
         let message = match dead(message, topic, letter) {
@@ -96,7 +97,7 @@ impl Settle for MemorySettle {
             Err(error) => return ready(Err(error)),
         };
         Box::pin(async move {
-            let published = self.shared.broker.publish(message).await;
+            let published = self.state.broker.publish(message).await;
             published.map_err(|error| SettleError::new("not published").with_source(error))?;
             Ok(())
         })
@@ -123,6 +124,6 @@ impl Drop for MemorySettle {
     fn drop(&mut self) {
         // First given back, so that there is something when the source looks.
         drop(self.delivery.take());
-        self.shared.came_back();
+        self.state.came_back();
     }
 }

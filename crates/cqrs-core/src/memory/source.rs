@@ -1,17 +1,17 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::stream::{self, SelectAll, StreamExt};
-use futures_util::task::AtomicWaker;
 
+use super::broker::MemoryBroker;
+use super::group::StartFrom;
 use super::settle::MemorySettle;
-use super::subscriber::Membership;
-use super::{MemoryBroker, MemoryDelivery, MemorySubscriber, StartFrom};
+use super::source_state::SourceState;
+use super::subscriber::{Membership, MemoryDelivery, MemorySubscriber};
 use crate::broker::BoxFuture;
 use crate::consume::{
     DeadLetterTo, Incoming, Source, SourceDelivery, SourceError, SourceStatus, StartAt, Subscribe,
@@ -66,27 +66,9 @@ fn topics(request: &SubscribeRequest) -> Result<(Vec<Arc<str>>, StartFrom), Subs
 struct MemorySource {
     deliveries: SelectAll<Pin<Box<dyn Stream<Item = MemoryDelivery> + Send>>>,
     memberships: Vec<Membership>,
-    shared: Arc<Shared>,
+    state: Arc<SourceState>,
     max: usize,
     stopped: bool,
-}
-
-/// What a source shares with its deliveries.
-pub(super) struct Shared {
-    pub(super) broker: MemoryBroker,
-    pub(super) request: SubscribeRequest,
-    /// Deliveries that are not settled.
-    out: AtomicUsize,
-    /// Told when that became less.
-    room: AtomicWaker,
-}
-
-impl Shared {
-    /// A delivery is no longer out.
-    pub(super) fn came_back(&self) {
-        self.out.fetch_sub(1, Ordering::AcqRel);
-        self.room.wake();
-    }
 }
 
 impl MemorySource {
@@ -101,13 +83,12 @@ impl MemorySource {
         let memberships = subscribers.iter().map(MemorySubscriber::membership).collect();
         let deliveries = stream::select_all(subscribers.into_iter().map(stream_of));
         request.status.report(SourceStatus::Consuming);
-        let (out, room) = (AtomicUsize::new(0), AtomicWaker::new());
-        let shared = Arc::new(Shared { broker, request, out, room });
-        Ok(Self { deliveries, memberships, shared, max, stopped: false })
+        let state = Arc::new(SourceState::new(broker, request));
+        Ok(Self { deliveries, memberships, state, max, stopped: false })
     }
 
     fn is_full(&self) -> bool {
-        self.shared.out.load(Ordering::Acquire) >= self.max
+        self.state.unsettled() >= self.max
     }
 }
 
@@ -127,7 +108,7 @@ impl Source for MemorySource {
             return Poll::Ready(None);
         }
         if self.is_full() {
-            self.shared.room.register(cx.waker());
+            self.state.register(cx.waker());
             // One may have been settled before the waker was there.
             if self.is_full() {
                 return Poll::Pending;
@@ -135,17 +116,17 @@ impl Source for MemorySource {
         }
         match self.deliveries.poll_next_unpin(cx) {
             Poll::Ready(Some(delivery)) => {
-                self.shared.out.fetch_add(1, Ordering::AcqRel);
+                self.state.handed_out();
                 let message = incoming(&delivery);
                 let (retry, delayed) = (delivery.retry(), delivery.delayed());
-                let settle = MemorySettle::new(delivery, Arc::clone(&self.shared));
+                let settle = MemorySettle::new(delivery, Arc::clone(&self.state));
                 let mut delivery = SourceDelivery::new(message, settle);
                 (delivery.retry, delivery.delayed) = (retry, delayed);
                 Poll::Ready(Some(Ok(delivery)))
             }
             Poll::Ready(None) => {
                 let last_error = "the broker is shut down".into();
-                self.shared.request.status.report(SourceStatus::Disconnected { last_error });
+                self.state.request.status.report(SourceStatus::Disconnected { last_error });
                 Poll::Pending
             }
             Poll::Pending => Poll::Pending,
@@ -173,8 +154,8 @@ impl Drop for MemorySource {
 impl fmt::Debug for MemorySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemorySource")
-            .field("subscription", &self.shared.request.name)
-            .field("unsettled", &self.shared.out)
+            .field("subscription", &self.state.request.name)
+            .field("unsettled", &self.state.unsettled())
             .finish_non_exhaustive()
     }
 }

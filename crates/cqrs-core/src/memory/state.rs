@@ -4,16 +4,23 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use super::builder::Limits;
-use super::faults::FaultPlan;
+use super::fault_plan::FaultPlan;
 use super::group::{Group, ReadyFor};
-use crate::Message;
 use crate::broker::{Confirmation, PendingConfirm, PublishErrorKind};
+use crate::message::Message;
+
+/// Bounds and rules of each topic.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TopicLimits {
+    pub(super) capacity: usize,
+    pub(super) max_message_size: usize,
+    pub(super) require_subscriber: bool,
+}
 
 /// What the lock of a topic guards.
 #[derive(Debug)]
 pub(super) struct State {
-    limits: Limits,
+    limits: TopicLimits,
     faults: Arc<FaultPlan>,
     /// By offset.
     log: BTreeMap<u64, Kept>,
@@ -38,7 +45,7 @@ struct Kept {
 }
 
 impl State {
-    pub(super) fn new(limits: Limits, faults: Arc<FaultPlan>, closed: bool) -> Self {
+    pub(super) fn new(limits: TopicLimits, faults: Arc<FaultPlan>, closed: bool) -> Self {
         Self {
             limits,
             faults,

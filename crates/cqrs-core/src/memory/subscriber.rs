@@ -7,8 +7,8 @@ use tokio::sync::Notify;
 
 use super::group::{Entry, Member};
 use super::topic::{Taken, Topic};
-use crate::Message;
 use crate::consume::RetryState;
+use crate::message::Message;
 
 /// One member of a group; its members share the group's messages.
 ///

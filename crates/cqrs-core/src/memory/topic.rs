@@ -5,13 +5,12 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::builder::Limits;
-use super::faults::FaultPlan;
+use super::fault_plan::FaultPlan;
 use super::group::{Entry, Member, StartFrom};
-use super::state::{Afterwards, State, Verdict};
-use crate::Message;
+use super::state::{Afterwards, State, TopicLimits, Verdict};
 use crate::broker::{PendingConfirm, PublishError, PublishErrorKind, far_deadline};
 use crate::consume::RetryState;
+use crate::message::Message;
 
 /// A bounded log and the groups that read it.
 #[derive(Debug)]
@@ -31,7 +30,7 @@ pub(super) enum Taken {
 
 impl Topic {
     pub(super) fn new(
-        limits: Limits,
+        limits: TopicLimits,
         faults: Arc<FaultPlan>,
         progress: Arc<Notify>,
         closed: bool,

@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 use bytestring::ByteString;
 
-use super::{InvalidTraceContext, TraceContext};
+use super::trace_context::{InvalidTraceContext, TraceContext};
 
 /// Names of the headers this framework writes and reads, the same on every broker.
 pub mod header {

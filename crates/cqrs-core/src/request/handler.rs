@@ -1,6 +1,6 @@
 use super::Request;
-use crate::Scope;
 use crate::broker::BoxFuture;
+use crate::scope::Scope;
 
 /// Answers one type of request. A plain struct that holds its dependencies.
 ///

@@ -1,8 +1,9 @@
 use std::any::{Any, TypeId, type_name};
 use std::fmt;
 
-use super::{Built, DynRequestHandler, Request, RequestHandler};
-use crate::Scope;
+use super::Request;
+use super::handler::{Built, DynRequestHandler, RequestHandler};
+use crate::scope::Scope;
 use crate::type_map::TypeIdMap;
 
 /// Binds each type of command or query to its one handler.

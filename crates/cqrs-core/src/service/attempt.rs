@@ -2,18 +2,19 @@ use std::any::{Any, TypeId};
 use std::fmt;
 use std::sync::Arc;
 
-use super::Received;
-use super::failure::{Failure, causes};
+use super::failure::Failure;
+use super::received::Received;
 use super::state::Watched;
 use super::target::EachHandler;
-use crate::Scope;
 use crate::broker::BoxFuture;
+use crate::causes::causes;
 use crate::dispatch::caught;
 use crate::event::AnyEvent;
 use crate::middleware::{
     Answer, Done, DynMiddleware, Failure as CallFailure, FailureKind, Invocation, InvocationKind,
     Next, Outcome,
 };
+use crate::scope::Scope;
 
 /// Runs a subscription's middlewares around one event. `Err`: a panic's text.
 pub(super) async fn run_chain(

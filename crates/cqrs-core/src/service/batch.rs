@@ -2,44 +2,24 @@ use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
 
-use super::Received;
 use super::failure::{Failure, FailureClass};
+use super::guard::{guarded, limited};
 use super::job::Job;
 use super::lanes::Run;
+use super::outcome::{End, Verdict};
+use super::received::Received;
 use super::repeats::{Logged, log_first};
-use super::runner::{End, Runner, Waited};
-use super::state::Watched;
-use super::target::{BatchHandler, BatchLimits, EachHandler};
-use super::worker::{Verdict, guarded};
-use crate::Scope;
-use crate::broker::{BoxFuture, far_deadline};
+use super::runner::{Runner, Waited};
+use super::target::{BatchHandler, BatchLimits, Kind};
+use crate::broker::far_deadline;
 use crate::consume::NextAttempt;
 use crate::event::AnyEvent;
 
 type Events = Vec<(Box<dyn AnyEvent>, Received)>;
 
-/// A batch of one.
-pub(super) struct Alone<'h>(pub(super) &'h dyn BatchHandler);
-
-impl EachHandler for Alone<'_> {
-    fn handles(&self, types: [std::any::TypeId; 2]) -> bool {
-        self.0.handles(types)
-    }
-
-    fn handle<'a>(
-        &'a self,
-        event: Box<dyn AnyEvent>,
-        received: Received,
-        _scope: Scope,
-        _watched: &'a Watched,
-    ) -> BoxFuture<'a, Result<(), Failure>> {
-        self.0.handle(vec![(event, received)])
-    }
-}
-
 /// Collects and handles batches until the subscription stops.
 pub(super) async fn work(runner: Arc<Runner>, limits: BatchLimits) {
-    let super::target::Kind::Batch(handler, _) = &runner.spec.handler else { return };
+    let Kind::Batch(handler, _) = &runner.spec.handler else { return };
     let (size, mut run) = (limits.size.max(1), Run::new());
     while runner.take(&mut run, size).await.is_some() {
         let until = far_deadline(limits.wait);
@@ -177,7 +157,8 @@ impl Runner {
     }
 
     async fn run_batch(&self, handler: &dyn BatchHandler, events: Events) -> Result<(), Failure> {
-        self.limited(async { handler.handle(events).await }).await.flatten()
+        let run = async { handler.handle(events).await };
+        limited(self.spec.limits.timeout, run).await.flatten()
     }
 
     /// Sees one job of a batch through to its end: what has to wait keeps the batches behind it waiting,

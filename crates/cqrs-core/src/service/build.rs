@@ -6,12 +6,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::{ServiceBuildError, ServiceProblem};
 use super::health::ServiceHealth;
-use super::run::{Planned, StopHandle};
-use super::runner::Spec;
+use super::report::StopHandle;
+use super::spec::Spec;
 use super::state::Watched;
 use super::subscription::Subscription;
 use super::target::{BatchLimits, Handler, Kind, Target};
-use crate::consume::{DeadLetterTo, StatusReporter, Subscribe, group_problem};
+use crate::consume::{DeadLetterTo, StatusReporter, Subscribe, SubscribeRequest, group_problem};
 
 /// How many messages every broker fetches by default for a subscription that handles many at once. A
 /// batch of more would never be full.
@@ -43,6 +43,13 @@ pub struct Service {
     pub(super) drain: Duration,
     pub(super) health: ServiceHealth,
     pub(super) stop: StopHandle,
+}
+
+/// One subscription before it runs.
+pub(super) struct Planned {
+    pub(super) request: SubscribeRequest,
+    pub(super) spec: Spec,
+    pub(super) watched: Arc<Watched>,
 }
 
 /// Wires a [`Service`].

@@ -4,14 +4,13 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::Received;
-use super::failure::causes;
-use super::job::Job;
-use super::repeats::{Logged, log_first};
-use super::settle::log_dead;
+use super::job::{Job, log_dead, log_unacked};
+use super::outcome::Ended;
+use super::received::Received;
 use super::state::{Counter, Counters};
+use crate::causes::causes;
 use crate::consume::{DeadLetterReason, Delayed, SettleError};
-use crate::{HandlerError, Timestamp};
+use crate::event::{HandlerError, Timestamp};
 
 /// A message to be settled by its handler. See [`manual`](super::manual).
 ///
@@ -35,14 +34,6 @@ struct Inner {
     /// Whether there are no dead letters.
     discards: bool,
     told: oneshot::Sender<Ended>,
-}
-
-/// What a handler did with its delivery.
-#[derive(Debug)]
-pub(super) enum Ended {
-    Settled,
-    Hold(Job, Duration),
-    Returned(Job),
 }
 
 /// A settlement that the broker did not confirm, and the delivery.
@@ -195,20 +186,6 @@ impl Delivery {
 fn settled_as(job: Job, counter: fn(&Counters) -> &Counter) -> Ended {
     job.end(counter);
     Ended::Settled
-}
-
-/// What became of a message is safe, but it could not be acked.
-pub(super) fn log_unacked(job: &Job, error: &SettleError) {
-    log_first!(
-        job.is_first(Logged::Unacked, ""),
-        warn,
-        subscription = job.subscription(),
-        topic = %job.message.topic,
-        partition = job.message.partition,
-        offset = job.message.offset,
-        error = %causes(error),
-        "done, but not acked: it is redelivered"
-    );
 }
 
 impl Drop for Delivery {

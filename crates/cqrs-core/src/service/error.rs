@@ -1,6 +1,6 @@
 use std::fmt;
 
-use super::run::ServiceReport;
+use super::report::ServiceReport;
 use crate::consume::SubscribeError;
 
 /// A service that was wired wrongly; names every problem at once.

@@ -3,11 +3,11 @@ use std::fmt;
 use std::ops::Deref;
 use std::time::Duration;
 
-use crate::HandlerError;
+use crate::causes::causes;
 use crate::consume::DeadLetterReason;
 use crate::dispatch::EventsError;
-use crate::event::is_final;
-use crate::mediator::{CommittedBelow, EventSendError, SendError, committed_below};
+use crate::event::HandlerError;
+use crate::mediator::{CommittedBelow, EventSendError, SendError, committed_below, is_permanent};
 
 /// Why handling one delivery failed, as the retry schedule and the dead letter need it.
 /// One word, because most results have none.
@@ -70,7 +70,7 @@ impl Failure {
 
     /// Of a middleware that stopped the call; `text` is its error as logged.
     pub(super) fn rejected(reason: &(dyn Error + 'static), text: String) -> Self {
-        match is_final(reason) {
+        match is_permanent(reason) {
             true => Self::permanent("Rejected", text),
             false => Self::retryable("Rejected", text),
         }
@@ -149,20 +149,4 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.error)
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        // Some errors print their cause themselves.
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
 }

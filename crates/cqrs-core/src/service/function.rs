@@ -4,15 +4,16 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::delivery::Delivery;
 use super::failure::Failure;
+use super::received::Received;
 use super::state::Watched;
 use super::target::{
     BatchHandler, BatchLimits, EachHandler, Handler, Kind, ManualHandler, Target, sealed,
 };
-use super::{Delivery, Received};
 use crate::broker::BoxFuture;
-use crate::event::{AnyEvent, Notification, NotificationEvent};
-use crate::{HandlerError, Scope};
+use crate::event::{AnyEvent, HandlerError, Notification, NotificationEvent};
+use crate::scope::Scope;
 
 /// Runs the function once for each event of type `P`; its result settles the message.
 ///

@@ -1,12 +1,15 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::Received;
 use super::held::HeldSettlement;
-use super::repeats::Logged;
+use super::received::Received;
+use super::repeats::{Logged, log_first};
 use super::state::{Counter, Counters, Watched};
-use crate::Timestamp;
-use crate::consume::{DeadLetter, DeadLetterReason, Incoming, RetryState, Settle, SourceDelivery};
+use crate::causes::causes;
+use crate::consume::{
+    DeadLetter, DeadLetterReason, Incoming, RetryState, Settle, SettleError, SourceDelivery,
+};
+use crate::event::Timestamp;
 
 /// One delivery on its way through the runtime. Dropped, it is given back to the broker.
 ///
@@ -110,4 +113,35 @@ impl fmt::Debug for Job {
             .field("retry", &self.retry)
             .finish_non_exhaustive()
     }
+}
+
+/// A message is lost to its handler, wherever it goes.
+pub(super) fn log_dead(job: &Job, letter: &DeadLetter) {
+    log_first!(
+        job.is_first(Logged::DeadLetter, &letter.error_type),
+        error,
+        subscription = job.subscription(),
+        topic = letter.topic,
+        partition = letter.partition,
+        offset = letter.offset,
+        id = job.message.id.as_deref(),
+        attempts = letter.attempts,
+        reason = %letter.reason,
+        error = letter.error,
+        "a message becomes a dead letter"
+    );
+}
+
+/// What became of a message is safe, but it could not be acked.
+pub(super) fn log_unacked(job: &Job, error: &SettleError) {
+    log_first!(
+        job.is_first(Logged::Unacked, ""),
+        warn,
+        subscription = job.subscription(),
+        topic = %job.message.topic,
+        partition = job.message.partition,
+        offset = job.message.offset,
+        error = %causes(error),
+        "done, but not acked: it is redelivered"
+    );
 }

@@ -1,9 +1,12 @@
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
-use crate::HandlerError;
+use super::received::Received;
+use crate::broker::BoxFuture;
 use crate::codec::DeserializeError;
 use crate::consume::{DeadLetterReason, Incoming};
+use crate::event::HandlerError;
 
 /// What is done with a message that does not become an event. It is never retried.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -141,3 +144,11 @@ impl DecodeError {
 
 /// What a decoder hook makes of a message: itself or another one, or `None` to skip and ack it.
 pub type Decoded = Result<Option<Incoming>, DecodeError>;
+
+/// The function of [`Subscription::undecodable`](super::Subscription::undecodable).
+pub(super) type UndecodableFn = Arc<
+    dyn Fn(Undecodable, Received) -> BoxFuture<'static, Result<(), HandlerError>> + Send + Sync,
+>;
+
+/// A hook of [`Subscription::decoder`](super::Subscription::decoder).
+pub(super) type DecoderFn = Arc<dyn Fn(Incoming) -> BoxFuture<'static, Decoded> + Send + Sync>;

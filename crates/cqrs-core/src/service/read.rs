@@ -1,12 +1,13 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 
-use super::Received;
 use super::failure::{Failure, FailureClass};
+use super::guard::{guarded, limited};
+use super::outcome::Verdict;
 use super::policy::{DecodeError, OnDecodeError, Undecodable};
+use super::received::Received;
 use super::repeats::{Logged, log_first};
 use super::runner::Runner;
-use super::worker::{Verdict, guarded};
 use crate::codec::{DeserializeError, DeserializeErrorKind};
 use crate::consume::Incoming;
 use crate::dispatch::{caught, panic_message};
@@ -83,7 +84,7 @@ impl Runner {
         &self,
         received: &Received,
     ) -> Option<Result<Box<dyn AnyEvent>, Verdict>> {
-        let read = self.limited(async {
+        let read = limited(self.spec.limits.timeout, async {
             match self.decode(received).await {
                 Ok(event) => Some(Ok(event)),
                 Err(Verdict::Undecodable(case)) => match self.spec.policies.of(&case) {

@@ -8,17 +8,18 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::build::Service;
+use super::build::{Planned, Service};
 use super::error::ServiceError;
-use super::failure::causes;
 use super::repeats::REPORT_PERIOD;
-use super::runner::{HELD_CHECK, Runner, Spec};
+use super::report::{ServiceReport, StopHandle, SubscriptionReport};
+use super::runner::{HELD_CHECK, Runner};
 use super::signal::shutdown_signal;
-use super::state::{SubscriptionCounts, Watched};
+use super::state::Watched;
 use super::target::Kind;
 use super::{batch, worker};
 use crate::broker::far_deadline;
-use crate::consume::{Subscribe, SubscribeRequest};
+use crate::causes::causes;
+use crate::consume::Subscribe;
 use crate::dispatch::panic_message;
 
 /// How long a source may take to stop and close, beside the drain.
@@ -26,59 +27,6 @@ const CLOSING: Duration = Duration::from_secs(5);
 
 /// The same after a second signal.
 const CLOSING_NOW: Duration = Duration::from_millis(500);
-
-/// One subscription before it runs.
-pub(super) struct Planned {
-    pub(super) request: SubscribeRequest,
-    pub(super) spec: Spec,
-    pub(super) watched: Arc<Watched>,
-}
-
-/// Stops a running service. Clones stop the same one.
-#[derive(Debug, Clone)]
-pub struct StopHandle {
-    graceful: CancellationToken,
-    now: CancellationToken,
-}
-
-impl StopHandle {
-    pub(super) fn new(graceful: CancellationToken, now: CancellationToken) -> Self {
-        Self { graceful, now }
-    }
-
-    /// Takes nothing new, finishes what runs within the drain timeout, gives the rest back.
-    pub fn stop(&self) {
-        self.graceful.cancel();
-    }
-
-    /// Cancels what runs and gives everything back at once.
-    pub fn stop_now(&self) {
-        self.graceful.cancel();
-        self.now.cancel();
-    }
-}
-
-/// What a service did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ServiceReport {
-    /// Each subscription, in the order they were added.
-    pub subscriptions: Vec<SubscriptionReport>,
-}
-
-/// What a subscription did.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SubscriptionReport {
-    /// Its name.
-    pub name: Arc<str>,
-    /// What became of its messages.
-    pub counts: SubscriptionCounts,
-    /// Handlers that did not finish within the drain timeout; their messages were given back.
-    pub cancelled: usize,
-    /// What went wrong while it ended: settled messages may come again.
-    pub error: Option<String>,
-}
 
 impl Service {
     /// Consumes until the process gets SIGTERM or Ctrl-C, then stops gracefully; a second signal stops

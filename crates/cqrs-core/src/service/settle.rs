@@ -1,17 +1,30 @@
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::backoff::Backoff;
-use super::delivery::{Ended, log_unacked};
-use super::failure::causes;
-use super::held::Refused;
-use super::job::Job;
+use super::held::{HeldSettlement, Refused};
+use super::job::{Job, log_dead, log_unacked};
+use super::outcome::{End, Ended, Verdict};
 use super::repeats::{Logged, log_first};
-use super::runner::{End, Paused, Runner};
+use super::runner::{Paused, Runner};
 use super::state::{Counter, Counters};
-use super::worker::Verdict;
-use super::{RETURN_BACKOFF, SETTLE_BACKOFF};
 use crate::broker::far_deadline;
+use crate::causes::causes;
 use crate::consume::{DeadLetter, DeadLetterReason, DeadLetterTo, Delayed, SettleError};
+
+/// How many held messages are named in error lines in a period of the log; further ones are counted.
+const NAMED_PER_PERIOD: u64 = 10;
+
+/// How long to wait before a settlement that the broker did not confirm is tried again: first, at most.
+const SETTLE_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// How long a message is held whose settlement the broker refuses for good: first, at most.
+const HELD_BACKOFF: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+
+/// How long a delivery rests that a handler gave back, or that could not be tried: first, at most.
+const RETURN_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
 
 impl Runner {
     /// Settles a job that has no further attempt here.
@@ -86,6 +99,57 @@ impl Runner {
         }
     }
 
+    /// Holds a job whose settlement retrying cannot fix. An error line names it, or counts it beside
+    /// [`NAMED_PER_PERIOD`] others.
+    pub(super) fn hold_refused(&self, job: Job, what: Refused, error: &SettleError) -> End {
+        let of = match what {
+            Refused::DeadLetter(_) => "dead letter",
+            Refused::RetryCopy(_) => "retry copy",
+        };
+        let (message, cause) = (&job.message, causes(error));
+        let place = match (message.partition, message.offset) {
+            (Some(partition), Some(offset)) => {
+                format!("{} [{partition}] at offset {offset}", message.topic)
+            }
+            _ => message.topic.to_string(),
+        };
+        let reason: Arc<str> =
+            format!("{place}: the broker refuses its {of}, so it and its key are held: {cause}")
+                .into();
+        log_first!(
+            self.watched.repeats.is_among_first(NAMED_PER_PERIOD, Logged::Refused, of),
+            error,
+            subscription = %self.watched.name,
+            topic = %message.topic,
+            partition = message.partition,
+            offset = message.offset,
+            id = message.id.as_deref(),
+            error = cause,
+            "the broker refuses the {of} of a message: it and its key are held, the others go on"
+        );
+        let shown = self.watched.hold(reason);
+        let backoff = Backoff::new(HELD_BACKOFF.0, HELD_BACKOFF.1);
+        keep(job, HeldSettlement { what, backoff, shown })
+    }
+
+    /// Tries to settle a held job again.
+    pub(super) async fn settle_held(&self, mut job: Job, held: HeldSettlement) -> End {
+        let settled = match &held.what {
+            Refused::DeadLetter(letter) => job.settle.dead_letter(letter).await.map(|()| None),
+            Refused::RetryCopy(delay) => {
+                let delayed = job.settle.retry_later(*delay, &job.retry).await;
+                delayed.map(|delayed| Some((delayed, *delay)))
+            }
+        };
+        let Ok(settled) = settled else { return keep(job, held) };
+        drop(held.shown);
+        match settled {
+            None => ack(job, |counters| &counters.dead_lettered).await,
+            Some((Delayed::Scheduled, _)) => ack(job, |counters| &counters.rescheduled).await,
+            Some((Delayed::Hold, delay)) => End::Hold(job, far_deadline(delay)),
+        }
+    }
+
     /// It is to be handled again, after a pause that grows with the number of times. That is no attempt.
     pub(super) fn rest(&self, mut job: Job) -> End {
         if self.stop.is_cancelled() {
@@ -111,6 +175,14 @@ impl Runner {
     }
 }
 
+fn keep(mut job: Job, mut held: HeldSettlement) -> End {
+    let until = Instant::now() + held.backoff.next();
+    // A revoke does not wait for what is held.
+    job.settle.rest();
+    job.held = Some(Box::new(held));
+    End::Hold(job, until)
+}
+
 pub(super) async fn ack(mut job: Job, counter: fn(&Counters) -> &Counter) -> End {
     match job.settle.ack().await {
         Ok(()) => job.end(counter),
@@ -120,23 +192,6 @@ pub(super) async fn ack(mut job: Job, counter: fn(&Counters) -> &Counter) -> End
         }
     }
     End::Done
-}
-
-/// A message is lost to its handler, wherever it goes.
-pub(super) fn log_dead(job: &Job, letter: &DeadLetter) {
-    log_first!(
-        job.is_first(Logged::DeadLetter, &letter.error_type),
-        error,
-        subscription = job.subscription(),
-        topic = letter.topic,
-        partition = letter.partition,
-        offset = letter.offset,
-        id = job.message.id.as_deref(),
-        attempts = letter.attempts,
-        reason = %letter.reason,
-        error = letter.error,
-        "a message becomes a dead letter"
-    );
 }
 
 /// Holds the subscription back from the first time that something is not confirmed until it is, or

@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::policy::{Decoded, OnDecodeError, Policies, Undecodable};
+use super::policy::{Decoded, DecoderFn, OnDecodeError, Policies, Undecodable, UndecodableFn};
+use super::received::Received;
 use super::routes::Routes;
-use super::{Limits, Received};
-use crate::HandlerError;
+use super::spec::Limits;
 use crate::broker::BoxFuture;
 use crate::codec::{Deserializer, JsonDeserializer};
 use crate::consume::{
     DeadLetterTo, Incoming, Options, Retry, StartAt, StatusReporter, SubscribeRequest, TopicSet,
 };
-use crate::event::Notification;
+use crate::event::{HandlerError, Notification};
 use crate::middleware::{DynMiddleware, Middleware};
 
 /// What is consumed, how it is read, and what happens when that fails. A [`Service`](super::Service)
@@ -48,11 +48,6 @@ pub struct Subscription {
     pub(super) max_unsettled: Option<usize>,
     pub(super) options: Options,
 }
-
-pub(super) type UndecodableFn = Arc<
-    dyn Fn(Undecodable, Received) -> BoxFuture<'static, Result<(), HandlerError>> + Send + Sync,
->;
-pub(super) type DecoderFn = Arc<dyn Fn(Incoming) -> BoxFuture<'static, Decoded> + Send + Sync>;
 
 impl Subscription {
     /// To one topic. On RabbitMQ that is a queue `{topic}.{group}`, bound to the broker's exchange with

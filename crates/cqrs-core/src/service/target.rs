@@ -2,14 +2,15 @@ use std::any::TypeId;
 use std::fmt;
 use std::time::Duration;
 
+use super::delivery::Delivery;
 use super::failure::Failure;
+use super::received::Received;
 use super::state::Watched;
 use super::undelivered::publish_again;
-use super::{Delivery, Received};
 use crate::broker::BoxFuture;
 use crate::event::AnyEvent;
-use crate::mediator::SendError;
-use crate::{EventMediator, Scope};
+use crate::mediator::{EventMediator, SendError};
+use crate::scope::Scope;
 
 /// What a subscription's events go to: an [`EventMediator`], [`per_delivery`], [`each`](super::each),
 /// [`manual`](super::manual) or [`batch`](super::batch).
@@ -187,5 +188,26 @@ impl<F: Fn(&Received) -> EventMediator + Send + Sync + 'static> EachHandler for 
             }
             send(&mediator, event, scope.with(received), watched).await
         })
+    }
+}
+
+// ---- batches
+
+/// A batch of one.
+pub(super) struct Alone<'h>(pub(super) &'h dyn BatchHandler);
+
+impl EachHandler for Alone<'_> {
+    fn handles(&self, types: [TypeId; 2]) -> bool {
+        self.0.handles(types)
+    }
+
+    fn handle<'a>(
+        &'a self,
+        event: Box<dyn AnyEvent>,
+        received: Received,
+        _scope: Scope,
+        _watched: &'a Watched,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        self.0.handle(vec![(event, received)])
     }
 }

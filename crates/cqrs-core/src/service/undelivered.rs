@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::backoff::Backoff;
-use super::failure::{Failure, causes};
+use super::failure::Failure;
 use super::repeats::{Logged, log_first};
 use super::state::Watched;
-use crate::MessageBroker;
-use crate::broker::{MessageBrokerExt, PublishError, PublishErrorKind};
+use crate::broker::{MessageBroker, MessageBrokerExt, PublishError, PublishErrorKind};
+use crate::causes::causes;
 use crate::dispatch::caught;
 
 /// Publishes what a handler's committed work owes the broker, for as long as it takes: the handler must

@@ -1,0 +1,52 @@
+//! The rule by which `?` and a panic make a [`HandlerError`] of a mediator's error permanent.
+
+use std::error::Error;
+
+use super::error::{CommittedBelow, EventSendError, SendError};
+use super::nesting::committed_below;
+use crate::broker::PublishError;
+use crate::dispatch::EventsError;
+use crate::event::{Class, HandlerError};
+
+impl HandlerError {
+    /// A handler's panic, by its text. Many a panic is an `unwrap` of something that passes, so it is
+    /// as worth a retry as any other failure, unless a send inside the one that runs committed its work.
+    pub(crate) fn panicked(text: String) -> Self {
+        let text = format!("panicked: {text}");
+        if committed_below() {
+            let error = EventSendError::FailedAfterCommit(text);
+            return Self::new(Class::Permanent, "panic", error.into());
+        }
+        Self::new(Class::Panicked, "panic", text.into())
+    }
+}
+
+impl<E: Error + Send + Sync + 'static> From<E> for HandlerError {
+    fn from(error: E) -> Self {
+        match is_permanent(&error) {
+            true => Self::permanent(error),
+            false => Self::retryable(error),
+        }
+    }
+}
+
+/// Whether an error, or one of its causes, is of a mediator and says that a retry is of no use: the work is
+/// committed and only its events are missing, or handlers of an event failed permanently.
+pub(crate) fn is_permanent(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let events = match error.downcast_ref::<EventSendError>() {
+            Some(SendError::Handler(events) | SendError::Events(events)) => Some(events),
+            _ => error.downcast_ref::<EventsError>(),
+        };
+        let publish = error.downcast_ref::<PublishError>();
+        if publish.is_some_and(PublishError::is_after_commit)
+            || error.is::<CommittedBelow>()
+            || events.is_some_and(|events| !events.is_retryable())
+        {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
