@@ -88,7 +88,7 @@ async fn main() -> Fallible<()> {
     // their messages are settled, never by time alone.
     let subscription = Subscription::to_all([users.as_str(), orders.as_str()])
         .group("statistics")
-        .start_at(StartAt::Oldest) // the default; a group that is known goes on where it was
+        .start_at(StartAt::Earliest) // the default; a group that is known goes on where it was
         .max_unsettled(1_000) // fetched and not settled; then the partition is paused
         .json::<UserCreated>() // the types are told apart by the events' names
         .json::<OrderPlaced>();

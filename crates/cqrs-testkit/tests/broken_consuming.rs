@@ -198,7 +198,7 @@ flaws! {
     TombstoneIsEmpty fails [
         a_tombstone_is_told_from_an_empty_message,
     ]
-    IgnoresOldest fails [
+    IgnoresEarliest fails [
         a_group_begins_with_the_oldest_or_when_it_is_made,
     ]
     IgnoresLatest fails [

@@ -15,7 +15,7 @@ use cqrs::consume::{
 };
 use cqrs::memory::{
     MemoryBroker, MemoryBrokerBuilder, MemoryDelivery, MemoryFaults, MemoryRetry, MemorySubscriber,
-    MemorySubscription, StartFrom,
+    MemorySubscription,
 };
 use cqrs::message::{InvalidHeader, InvalidTraceContext};
 use cqrs::{
@@ -104,7 +104,6 @@ const _: () = {
     shared::<MemoryRetry>();
     shared::<MemorySubscriber>();
     shared::<MemorySubscription>();
-    shared::<StartFrom>();
 };
 
 const _: () = {

@@ -750,7 +750,7 @@ async fn a_new_group_starts_where_it_is_told() {
     }
     late.close().await;
     never.close().await;
-    let mut all = open(StartAt::Oldest, &format!("oldest-{topic}")).await;
+    let mut all = open(StartAt::Earliest, &format!("oldest-{topic}")).await;
     assert_eq!(all.handle(records).await.len(), records);
     all.close().await;
 }

@@ -75,7 +75,7 @@ async fn added_partition_begins_with_its_oldest_record() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn place_before_retention_goes_on_with_oldest_left() {
-    for start in [StartAt::Latest, StartAt::Oldest] {
+    for start in [StartAt::Latest, StartAt::Earliest] {
         let topic = fresh_topic("trimmed");
         create_topic(&topic, 1, &[]).await;
         write(&topic, records(1, 0..30)).await;

@@ -110,10 +110,10 @@ impl fmt::Display for TopicSet {
 pub enum StartAt {
     /// With the oldest message there is. The default: nothing is missed.
     #[default]
-    Oldest,
+    Earliest,
     /// With the next one that comes.
     Latest,
-    /// With the first one not older than this. Kafka and RabbitMQ streams.
+    /// With the first one not older than this. Not on RabbitMQ's classic and quorum queues.
     Time(SystemTime),
 }
 

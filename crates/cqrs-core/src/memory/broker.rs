@@ -7,7 +7,6 @@ use tokio::sync::{Notify, OnceCell};
 use tokio::time::Instant;
 
 use super::fault_plan::FaultPlan;
-use super::group::StartFrom;
 use super::state::TopicLimits;
 use super::subscriber::MemorySubscriber;
 use super::topic::Topic;
@@ -15,6 +14,7 @@ use crate::broker::{
     BoxFuture, BrokerState, Intake, MessageBroker, PublishError, PublishErrorKind, Receipt,
     ShutdownReport,
 };
+use crate::consume::StartAt;
 use crate::message::Message;
 
 /// A broker inside the process. Clones share the topics. See the [module](super) for its rules.
@@ -56,14 +56,14 @@ impl MemoryBroker {
     /// after a shutdown too, to read what is left.
     pub fn subscribe(&self, topic: &str, group: &str) -> MemorySubscriber {
         let topic = self.0.topic(topic);
-        let (group, signal, _made) = topic.group(group, StartFrom::Oldest);
+        let (group, signal, _made) = topic.group(group, StartAt::Earliest);
         MemorySubscriber::new(topic, group, signal)
     }
 
     /// Makes `group` without joining it. `false` when there was one: it keeps its place.
     ///
     /// From then on the topic keeps what this group did not settle, whether or not anybody subscribes.
-    pub fn create_group(&self, topic: &str, group: &str, start: StartFrom) -> bool {
+    pub fn create_group(&self, topic: &str, group: &str, start: StartAt) -> bool {
         self.0.topic(topic).group(group, start).2
     }
 

@@ -8,16 +8,6 @@ use tokio::time::Instant;
 use crate::consume::RetryState;
 use crate::message::Message;
 
-/// Where a new group begins in its topic.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum StartFrom {
-    /// With the oldest message that the topic keeps.
-    #[default]
-    Oldest,
-    /// With the next message that is published.
-    Latest,
-}
-
 /// A message on its way through one group.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {

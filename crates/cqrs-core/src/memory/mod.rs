@@ -66,6 +66,5 @@ mod tests;
 pub use broker::MemoryBroker;
 pub use builder::MemoryBrokerBuilder;
 pub use faults::MemoryFaults;
-pub use group::StartFrom;
 pub use options::{MemoryRetry, MemorySubscription};
 pub use subscriber::{MemoryDelivery, MemorySubscriber};

@@ -8,13 +8,12 @@ use futures_util::Stream;
 use futures_util::stream::{self, SelectAll, StreamExt};
 
 use super::broker::MemoryBroker;
-use super::group::StartFrom;
 use super::settle::MemorySettle;
 use super::source_state::SourceState;
 use super::subscriber::{Membership, MemoryDelivery, MemorySubscriber};
 use crate::broker::BoxFuture;
 use crate::consume::{
-    DeadLetterTo, Incoming, Source, SourceDelivery, SourceError, SourceStatus, StartAt, Subscribe,
+    DeadLetterTo, Incoming, Source, SourceDelivery, SourceError, SourceStatus, Subscribe,
     SubscribeError, SubscribeErrorKind, SubscribeRequest, TopicSet,
 };
 
@@ -37,29 +36,21 @@ impl Subscribe for MemoryBroker {
     }
 }
 
-fn topics(request: &SubscribeRequest) -> Result<(Vec<Arc<str>>, StartFrom), SubscribeError> {
-    let unsupported = |what: &str| {
-        let detail = format!("subscription {}: the memory broker has no {what}", request.name);
-        SubscribeError::new(SubscribeErrorKind::Unsupported, detail)
+fn topics(request: &SubscribeRequest) -> Result<Vec<Arc<str>>, SubscribeError> {
+    let invalid = |kind, problem: String| {
+        SubscribeError::new(kind, format!("subscription {}: {problem}", request.name))
     };
     let TopicSet::Named(topics) = &request.topics else {
-        return Err(unsupported("patterns: name the topics"));
-    };
-    let start = match request.start {
-        StartAt::Oldest => StartFrom::Oldest,
-        StartAt::Latest => StartFrom::Latest,
-        StartAt::Time(_) => return Err(unsupported("start at a time")),
+        let problem = "the memory broker has no patterns: name the topics".to_owned();
+        return Err(invalid(SubscribeErrorKind::Unsupported, problem));
     };
     if let DeadLetterTo::Named(dead) = &request.dead_letter
         && topics.contains(dead)
     {
-        let detail = format!(
-            "subscription {}: it consumes its own dead letters from {dead}; name another topic",
-            request.name
-        );
-        return Err(SubscribeError::new(SubscribeErrorKind::Invalid, detail));
+        let problem = format!("it consumes its own dead letters from {dead}; name another topic");
+        return Err(invalid(SubscribeErrorKind::Invalid, problem));
     }
-    Ok((topics.clone(), start))
+    Ok(topics.clone())
 }
 
 /// One subscription's deliveries from its topics.
@@ -73,10 +64,10 @@ struct MemorySource {
 
 impl MemorySource {
     fn open(broker: MemoryBroker, request: SubscribeRequest) -> Result<Self, SubscribeError> {
-        let (topics, start) = topics(&request)?;
+        let topics = topics(&request)?;
         let max = request.max_unsettled.unwrap_or_else(|| (3 * request.concurrency).clamp(16, 300));
         let subscribers = topics.iter().map(|topic| {
-            broker.create_group(topic, &request.group, start);
+            broker.create_group(topic, &request.group, request.start);
             broker.subscribe(topic, &request.group).keeping_order()
         });
         let subscribers: Vec<_> = subscribers.collect();

@@ -7,6 +7,7 @@ use tokio::task::AbortHandle;
 use super::fault_plan::FaultPlan;
 use super::group::{Group, ReadyFor};
 use crate::broker::{Confirmation, PendingConfirm, PublishErrorKind};
+use crate::consume::StartAt;
 use crate::message::Message;
 
 /// Bounds and rules of each topic.
@@ -70,17 +71,22 @@ impl State {
         self.groups.iter_mut().find(|group| &*group.name == name)
     }
 
-    /// A new group: with everything that is kept, or with the next message.
-    pub(super) fn add_group(&mut self, name: &str, from_oldest: bool) -> &Group {
+    /// Adds a group that reads the log from `start`.
+    pub(super) fn add_group(&mut self, name: &str, start: StartAt) -> &Group {
         self.group_ids += 1;
-        let start = if from_oldest { 0 } else { self.end };
-        let mut group = Group::new(self.group_ids, name.into(), start);
-        if from_oldest {
-            self.free.clear();
-            for (&offset, kept) in &mut self.log {
-                kept.owed += 1;
-                group.push(offset, Arc::clone(&kept.message));
+        let start = match start {
+            StartAt::Earliest => 0,
+            StartAt::Latest => self.end,
+            StartAt::Time(time) => {
+                let first = self.log.iter().find(|(_, kept)| kept.message.timestamp >= time);
+                first.map_or(self.end, |(offset, _)| *offset)
             }
+        };
+        let mut group = Group::new(self.group_ids, name.into(), start);
+        for (&offset, kept) in self.log.range_mut(start..) {
+            kept.owed += 1;
+            self.free.remove(&offset);
+            group.push(offset, Arc::clone(&kept.message));
         }
         self.groups.push(group);
         &self.groups[self.groups.len() - 1]

@@ -6,10 +6,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::fault_plan::FaultPlan;
-use super::group::{Entry, Member, StartFrom};
+use super::group::{Entry, Member};
 use super::state::{Afterwards, State, TopicLimits, Verdict};
 use crate::broker::{PendingConfirm, PublishError, PublishErrorKind, far_deadline};
-use crate::consume::RetryState;
+use crate::consume::{RetryState, StartAt};
 use crate::message::Message;
 
 /// A bounded log and the groups that read it.
@@ -139,12 +139,12 @@ impl Topic {
 
     /// The id of the group, which is made when there is none, and what tells of its messages. `true`
     /// when it was made.
-    pub(super) fn group(&self, name: &str, start: StartFrom) -> (u64, Arc<Notify>, bool) {
+    pub(super) fn group(&self, name: &str, start: StartAt) -> (u64, Arc<Notify>, bool) {
         let mut state = self.lock();
         if let Some(group) = state.named(name) {
             return (group.id, Arc::clone(&group.signal), false);
         }
-        let group = state.add_group(name, start == StartFrom::Oldest);
+        let group = state.add_group(name, start);
         (group.id, Arc::clone(&group.signal), true)
     }
 

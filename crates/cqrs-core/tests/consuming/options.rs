@@ -1,4 +1,3 @@
-use cqrs_core::memory::StartFrom;
 use cqrs_core::{
     CorrelationId, DeadLetterTo, Failure, Incoming, Invocation, Middleware, Next, Outcome, StartAt,
     per_delivery,
@@ -219,7 +218,7 @@ async fn a_new_group_begins_where_it_is_told_and_few_are_fetched_at_once() {
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(noted(&seen), ["a", "b", "c"], "no more than may be unsettled");
     assert_eq!(running.health.subscriptions()[0].counts.received, 3);
-    assert!(!broker.create_group("users", "mailer", StartFrom::Oldest), "it is there");
+    assert!(!broker.create_group("users", "mailer", StartAt::Earliest), "it is there");
     running.task.abort();
 }
 

@@ -129,7 +129,7 @@ async fn nothing_is_acked_while_the_dead_letter_is_not_confirmed() {
     // The dead-letter topic is full, and nobody reads it.
     let broker =
         MemoryBroker::builder().capacity(2).publish_timeout(Duration::from_secs(1)).build();
-    broker.create_group("users.mailer.dead", "nobody", cqrs_core::memory::StartFrom::Oldest);
+    broker.create_group("users.mailer.dead", "nobody", cqrs_core::StartAt::Earliest);
     for n in 0..2 {
         broker.publish(Message::new("users.mailer.dead", format!("old {n}"))).await.unwrap();
     }
@@ -162,7 +162,7 @@ async fn nothing_is_acked_while_the_dead_letter_is_not_confirmed() {
 async fn a_pause_lasts_until_the_dead_letter_is_confirmed() {
     let broker =
         MemoryBroker::builder().capacity(2).publish_timeout(Duration::from_secs(1)).build();
-    broker.create_group("users.mailer.dead", "nobody", cqrs_core::memory::StartFrom::Oldest);
+    broker.create_group("users.mailer.dead", "nobody", cqrs_core::StartAt::Earliest);
     for n in 0..2 {
         broker.publish(Message::new("users.mailer.dead", format!("old {n}"))).await.unwrap();
     }

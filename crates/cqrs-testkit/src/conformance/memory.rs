@@ -1,7 +1,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cqrs_core::memory::StartFrom;
+use cqrs_core::StartAt;
 use cqrs_core::{MemoryBroker, MessageBroker};
 use uuid::Uuid;
 
@@ -78,7 +78,7 @@ impl Harness for MemoryHarness {
     async fn inject(&self, fault: Fault<'_>) {
         match fault {
             Fault::Stall { topic } => {
-                self.broker().create_group(topic, STALLED, StartFrom::Latest);
+                self.broker().create_group(topic, STALLED, StartAt::Latest);
             }
             Fault::Resume { topic } => {
                 self.broker().delete_group(topic, STALLED);

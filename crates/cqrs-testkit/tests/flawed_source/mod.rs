@@ -34,7 +34,7 @@ macro_rules! flaws {
 
 flaws! {
     None NoneScheduled AcksOnReceive LosesDropped LosesOnCrash RedeliversAcked ReordersKey IgnoresCap
-    ForgetsHeaders ForgetsKey HidesRedelivery SkipsEmpty TombstoneIsEmpty IgnoresOldest IgnoresLatest ForgetsUnusedGroup
+    ForgetsHeaders ForgetsKey HidesRedelivery SkipsEmpty TombstoneIsEmpty IgnoresEarliest IgnoresLatest ForgetsUnusedGroup
     ChecksNothing FirstTopicOnly GroupsShare MembersCopy BeginLies StopKeepsDelivering CloseHangs
     NeverTellsOfOutage StaysDisconnected LosesOnCut DeadLetterNotWritten DeadLetterBodyChanged
     DeadLetterKeyLost DeadLetterHeadersLost DeadLetterUntold DeadLetterAttemptsLost IgnoresDeadLetterName
@@ -116,8 +116,8 @@ impl Flawed {
         let first = topics[0].to_string();
         match self.flaw {
             Flaw::IgnoresCap => request.max_unsettled = Some(10_000),
-            Flaw::IgnoresOldest => request.start = StartAt::Latest,
-            Flaw::IgnoresLatest => request.start = StartAt::Oldest,
+            Flaw::IgnoresEarliest => request.start = StartAt::Latest,
+            Flaw::IgnoresLatest => request.start = StartAt::Earliest,
             Flaw::ForgetsUnusedGroup
                 if request.start == StartAt::Latest
                     && self.shared.members.lock().unwrap().contains_key(&*request.group) =>

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::consume::StartAt;
 use crate::consume::{
     DeadLetter, DeadLetterReason, Delayed, Options, Retry, RetryState, Source, SourceDelivery,
     StatusReporter, Subscribe, SubscribeRequest, TopicSet,
 };
-use crate::memory::{MemoryRetry, MemorySubscription, StartFrom};
+use crate::memory::{MemoryRetry, MemorySubscription};
 use crate::{MemoryBroker, Message, MessageBroker, MessageBrokerExt, PublishErrorKind};
 
 fn message(body: &'static str) -> Message {
@@ -74,7 +75,7 @@ async fn refused_messages_are_not_stored_until_that_is_cleared() {
 #[tokio::test]
 async fn duplicates_have_one_id_and_need_room() {
     let broker = MemoryBroker::builder().capacity(3).build();
-    broker.create_group("t", "nobody", StartFrom::Oldest);
+    broker.create_group("t", "nobody", StartAt::Earliest);
     broker.faults().duplicate_messages(2);
     let confirmed = broker.publish(message("1")).await.unwrap();
     broker.publish(message("2")).await.unwrap();

@@ -3,7 +3,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::broker::BrokerState;
-use crate::memory::StartFrom;
+use crate::consume::StartAt;
 use crate::{MemoryBroker, Message, MessageBroker, MessageBrokerExt, PublishErrorKind};
 
 fn message(body: &str) -> Message {
@@ -21,7 +21,7 @@ fn full_after(capacity: usize) -> MemoryBroker {
     let broker =
         MemoryBroker::builder().capacity(capacity).window(2, 1 << 20).publish_timeout(timeout);
     let broker = broker.build();
-    broker.create_group("t", "g", StartFrom::Oldest);
+    broker.create_group("t", "g", StartAt::Earliest);
     broker
 }
 
@@ -138,7 +138,7 @@ async fn a_required_subscriber_makes_a_topic_without_a_group_unroutable() {
 #[tokio::test]
 async fn what_waits_for_room_is_unroutable_when_the_last_group_goes() {
     let broker = MemoryBroker::builder().require_subscriber(true).capacity(1).build();
-    broker.create_group("t", "g", StartFrom::Oldest);
+    broker.create_group("t", "g", StartAt::Earliest);
     broker.publish(message("1")).await.unwrap();
     let waiting = broker.enqueue(message("2")).await.unwrap();
     let optional = broker.enqueue(message("3").with_mandatory(false)).await.unwrap();

@@ -2,7 +2,8 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::memory::{MemorySubscriber, StartFrom};
+use crate::consume::StartAt;
+use crate::memory::MemorySubscriber;
 use crate::{MemoryBroker, Message, MessageBroker, MessageBrokerExt};
 
 async fn publish(broker: &MemoryBroker, keys: &[&'static str]) {
@@ -42,8 +43,8 @@ async fn a_late_group_starts_with_the_oldest_kept_or_with_the_next() {
     let broker = MemoryBroker::builder().capacity(2).build();
     publish(&broker, &["a", "b", "c"]).await;
     let oldest = broker.subscribe("t", "oldest");
-    assert!(broker.create_group("t", "latest", StartFrom::Latest));
-    assert!(!broker.create_group("t", "latest", StartFrom::Oldest), "keeps its place");
+    assert!(broker.create_group("t", "latest", StartAt::Latest));
+    assert!(!broker.create_group("t", "latest", StartAt::Earliest), "keeps its place");
     assert_eq!(drain(&oldest).await, ["b1", "c2"]);
     publish(&broker, &["d"]).await;
     assert_eq!(drain(&broker.subscribe("t", "latest")).await, ["d0"]);

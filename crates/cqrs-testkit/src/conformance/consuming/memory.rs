@@ -45,6 +45,7 @@ impl ConsumingHarness for MemoryConsumingHarness {
             },
             notes_attempts: true,
             history: true,
+            start_time: true,
             patience: Duration::from_secs(10),
             ..ConsumingCapabilities::default()
         }
