@@ -21,7 +21,7 @@ pub use broker::{
 };
 pub use codec::{ByContentType, Deserializer, JsonDeserializer, JsonSerializer, Serializer};
 pub use consume::{
-    DeadLetter, DeadLetterReason, DeadLetterTo, Incoming, Retry, RetryState, StartAt, Subscribe,
+    DeadLetter, DeadLetterReason, DeadLetterTarget, Incoming, Retry, RetryState, StartAt, Subscribe,
 };
 pub use dispatch::{EventFailure, EventsError, OnEventFailure, Undelivered, UndeliveredEvent};
 pub use event::{

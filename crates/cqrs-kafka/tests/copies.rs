@@ -6,7 +6,9 @@ use std::future::poll_fn;
 use std::time::Duration;
 
 use cqrs_core::consume::{Source, SourceDelivery, StatusReporter, SubscribeRequest, TopicSet};
-use cqrs_core::{DeadLetter, DeadLetterReason, DeadLetterTo, Message, MessageBrokerExt, Subscribe};
+use cqrs_core::{
+    DeadLetter, DeadLetterReason, DeadLetterTarget, Message, MessageBrokerExt, Subscribe,
+};
 use cqrs_kafka::{KafkaConfig, KafkaMessageBroker, KafkaSubscription};
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
@@ -29,7 +31,7 @@ async fn missing_write_right_is_remembered_per_topic() {
     }
     let topics = TopicSet::Named(vec!["orders".into()]);
     let mut request = SubscribeRequest::new(topics, "g", StatusReporter::new().0);
-    request.dead_letter = DeadLetterTo::Named("dead".into());
+    request.dead_letter = DeadLetterTarget::Named("dead".into());
     request.options.insert(KafkaSubscription::new().with_create_topics(None));
     let mut source = broker.subscribe(request).await.unwrap();
     let letter = DeadLetter::new(DeadLetterReason::Decode, "orders", "g");

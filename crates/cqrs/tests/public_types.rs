@@ -9,7 +9,7 @@ use cqrs::broker::{
 };
 use cqrs::codec::{DeserializeError, DeserializeErrorKind, Encoded, SerializeError};
 use cqrs::consume::{
-    DeadLetter, DeadLetterReason, DeadLetterTo, Delayed, Incoming, InvalidDeadLetter, Options,
+    DeadLetter, DeadLetterReason, DeadLetterTarget, Delayed, Incoming, InvalidDeadLetter, Options,
     Retry, RetryState, SettleError, Source, SourceDelivery, SourceError, SourceStatus, StartAt,
     StatusReporter, Subscribe, SubscribeError, SubscribeErrorKind, SubscribeRequest, TopicSet,
 };
@@ -120,7 +120,7 @@ const _: () = {
     shared::<Delayed>();
     shared::<DeadLetter>();
     shared::<DeadLetterReason>();
-    shared::<DeadLetterTo>();
+    shared::<DeadLetterTarget>();
     shared::<Incoming>();
 };
 

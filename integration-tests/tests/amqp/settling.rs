@@ -7,7 +7,7 @@ use cqrs_core::consume::{
     DEAD_LETTER_HEADERS, Delayed, RETRY_HEADERS, SourceDelivery, SubscribeRequest,
 };
 use cqrs_core::message::Headers;
-use cqrs_core::{DeadLetter, DeadLetterReason, DeadLetterTo, Retry, RetryState, Timestamp};
+use cqrs_core::{DeadLetter, DeadLetterReason, DeadLetterTarget, Retry, RetryState, Timestamp};
 use integration_tests::amqp::{self, Raw, fresh, header};
 use integration_tests::consuming::{Opened, body};
 use lapin::BasicProperties;
@@ -275,7 +275,7 @@ async fn nothing_is_settled_while_a_target_is_missing() {
     let options = AmqpSubscription::new().with_queue(&queue).with_declare(DeclareMode::Passive);
     let change = |request: &mut SubscribeRequest| {
         request.retry = seconds(&[1]);
-        request.dead_letter = DeadLetterTo::Named(dead.as_str().into());
+        request.dead_letter = DeadLetterTarget::Named(dead.as_str().into());
         request.options.insert(options.clone());
     };
     let mut opened = Opened::open(&broker, &[&name], "g", change).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cqrs_amqp::{AmqpMessageBroker, AmqpSubscription, QueueKind};
 use cqrs_core::Subscribe;
-use cqrs_core::consume::{DeadLetterTo, Delayed, SubscribeRequest, TopicSet};
+use cqrs_core::consume::{DeadLetterTarget, Delayed, SubscribeRequest, TopicSet};
 use cqrs_testkit::conformance::{
     Adjusted, ConsumingCapabilities, ConsumingFault, ConsumingHarness,
 };
@@ -48,7 +48,7 @@ fn queues_of(request: &SubscribeRequest) -> Vec<String> {
             names.push(format!("{queue}.retry.{shown}"));
         }
         match &request.dead_letter {
-            DeadLetterTo::Named(name) => names.push(name.to_string()),
+            DeadLetterTarget::Named(name) => names.push(name.to_string()),
             _ => names.push(format!("{queue}.dead")),
         }
         names.extend([format!("{queue}.quarantine"), queue]);

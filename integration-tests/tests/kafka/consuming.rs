@@ -670,7 +670,7 @@ async fn a_dead_letter_that_cannot_be_written_settles_nothing() {
     // Takes no record of this size, whoever writes it.
     let dead = fresh_topic("tiny");
     create_topic(&dead, 1, &[("max.message.bytes", "10")]).await;
-    request.dead_letter = cqrs_core::DeadLetterTo::Named(dead.into());
+    request.dead_letter = cqrs_core::DeadLetterTarget::Named(dead.into());
     let source = broker.subscribe(request).await.unwrap();
     let mut member = Member { source, status, broker };
     let mut delivery = member.next().await;

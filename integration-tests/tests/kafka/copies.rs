@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use cqrs_core::consume::{Delayed, SubscribeRequest};
 use cqrs_core::{
-    DeadLetter, DeadLetterReason, DeadLetterTo, Headers, NotificationEvent, Received, Retry,
+    DeadLetter, DeadLetterReason, DeadLetterTarget, Headers, NotificationEvent, Received, Retry,
     RetryState, Service, Subscription, SubscriptionState, each,
 };
 use cqrs_kafka::{KafkaConfig, KafkaMessageBroker, KafkaSubscription, RetryMode};
@@ -58,7 +58,7 @@ async fn open(topic: &str, change: impl FnOnce(&mut SubscribeRequest)) -> (Membe
 async fn dead_letter_of(topic: &str, dead: Option<&str>) -> Raw {
     let (mut member, group) = open(topic, |request| {
         if let Some(dead) = dead {
-            request.dead_letter = DeadLetterTo::Named(dead.into());
+            request.dead_letter = DeadLetterTarget::Named(dead.into());
         }
     })
     .await;
@@ -164,7 +164,7 @@ async fn refused_dead_letter_holds_only_its_record() {
     let subscription = Subscription::to(&*topic)
         .group("g")
         .json::<Ordered>()
-        .dead_letter(DeadLetterTo::Named(dead.into()))
+        .dead_letter(DeadLetterTarget::Named(dead.into()))
         .option(KafkaSubscription::new());
     let service = Service::builder(broker).subscribe(subscription, handler).build().unwrap();
     let health = service.health();

@@ -155,7 +155,7 @@ fn invalid(detail: String) -> SubscribeError {
 mod tests {
     use std::time::{Duration, SystemTime};
 
-    use cqrs_core::consume::{DeadLetterTo, Retry, StatusReporter, TopicSet};
+    use cqrs_core::consume::{DeadLetterTarget, Retry, StatusReporter, TopicSet};
 
     use super::*;
     use crate::AmqpSubscription;
@@ -213,7 +213,7 @@ mod tests {
             (request(|request| request.topics = TopicSet::Named(Vec::new())), "no topic"),
             (
                 request(|request| {
-                    request.dead_letter = DeadLetterTo::Named("user_events.mailer".into());
+                    request.dead_letter = DeadLetterTarget::Named("user_events.mailer".into());
                 }),
                 "its own dead letters",
             ),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::consume::{
-    DeadLetterTo, Retry, SubscribeError, SubscribeErrorKind, SubscribeRequest, TopicSet,
+    DeadLetterTarget, Retry, SubscribeError, SubscribeErrorKind, SubscribeRequest, TopicSet,
     topic_group_name,
 };
 use lapin::types::{AMQPValue, FieldTable};
@@ -198,8 +198,8 @@ impl QueuePlan {
         }
         config.arguments.extend(options.arguments.clone());
         let dead = match &request.dead_letter {
-            DeadLetterTo::Default => Some(format!("{name}.dead")),
-            DeadLetterTo::Named(name) => Some(name.to_string()),
+            DeadLetterTarget::Default => Some(format!("{name}.dead")),
+            DeadLetterTarget::Named(name) => Some(name.to_string()),
             _ => None,
         };
         let routing_keys = match options.routing_keys.is_empty() {

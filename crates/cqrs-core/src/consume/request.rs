@@ -31,7 +31,7 @@ pub struct SubscribeRequest {
     /// When failed messages are tried again; a broker that keeps one queue for each delay makes them.
     pub retry: Retry,
     /// Where dead letters go.
-    pub dead_letter: DeadLetterTo,
+    pub dead_letter: DeadLetterTarget,
     /// After how many deaths of the process while it was handled a message becomes a dead letter. The
     /// runtime does that; a source counts (`RetryState::crashes`). 3 by default. 0: nothing is counted, and a
     /// source does nothing special after a crash.
@@ -54,7 +54,7 @@ impl SubscribeRequest {
             concurrency: 1,
             max_unsettled: None,
             retry: Retry::default(),
-            dead_letter: DeadLetterTo::default(),
+            dead_letter: DeadLetterTarget::default(),
             max_crashes: DEFAULT_MAX_CRASHES,
             options: Options::default(),
             status,
@@ -67,9 +67,11 @@ impl SubscribeRequest {
     /// queue was given a name.
     pub fn dead_letter_topic(&self, topic: &str) -> Option<String> {
         match &self.dead_letter {
-            DeadLetterTo::Default => Some(format!("{}.dead", topic_group_name(topic, &self.group))),
-            DeadLetterTo::Named(name) => Some(name.to_string()),
-            DeadLetterTo::Discard => None,
+            DeadLetterTarget::Default => {
+                Some(format!("{}.dead", topic_group_name(topic, &self.group)))
+            }
+            DeadLetterTarget::Named(name) => Some(name.to_string()),
+            DeadLetterTarget::Discard => None,
         }
     }
 }
@@ -120,7 +122,7 @@ pub enum StartAt {
 /// Where dead letters go.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum DeadLetterTo {
+pub enum DeadLetterTarget {
     /// `{topic}.{group}.dead` (RabbitMQ: `{queue}.dead`).
     #[default]
     Default,

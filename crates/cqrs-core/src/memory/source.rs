@@ -13,7 +13,7 @@ use super::source_state::SourceState;
 use super::subscriber::{Membership, MemoryDelivery, MemorySubscriber};
 use crate::broker::BoxFuture;
 use crate::consume::{
-    DeadLetterTo, Incoming, Source, SourceDelivery, SourceError, SourceStatus, Subscribe,
+    DeadLetterTarget, Incoming, Source, SourceDelivery, SourceError, SourceStatus, Subscribe,
     SubscribeError, SubscribeErrorKind, SubscribeRequest, TopicSet,
 };
 
@@ -44,7 +44,7 @@ fn topics(request: &SubscribeRequest) -> Result<Vec<Arc<str>>, SubscribeError> {
         let problem = "the memory broker has no patterns: name the topics".to_owned();
         return Err(invalid(SubscribeErrorKind::Unsupported, problem));
     };
-    if let DeadLetterTo::Named(dead) = &request.dead_letter
+    if let DeadLetterTarget::Named(dead) = &request.dead_letter
         && topics.contains(dead)
     {
         let problem = format!("it consumes its own dead letters from {dead}; name another topic");

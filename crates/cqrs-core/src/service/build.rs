@@ -11,7 +11,9 @@ use super::spec::Spec;
 use super::state::Watched;
 use super::subscription::Subscription;
 use super::target::{BatchLimits, Handler, Kind, Target};
-use crate::consume::{DeadLetterTo, StatusReporter, Subscribe, SubscribeRequest, group_problem};
+use crate::consume::{
+    DeadLetterTarget, StatusReporter, Subscribe, SubscribeRequest, group_problem,
+};
 
 /// How many messages every broker fetches by default for a subscription that handles many at once. A
 /// batch of more would never be full.
@@ -213,8 +215,8 @@ fn problems_of(subscription: &Subscription, handler: &Kind) -> Vec<ServiceProble
     let group_problem = subscription.group.as_deref().and_then(group_problem);
     option(group_problem.is_some(), group_problem.unwrap_or_default());
     option(
-        matches!(&subscription.dead_letter, DeadLetterTo::Named(name) if name.is_empty()),
-        "the name of its dead letters is empty: name one, or use DeadLetterTo::Discard",
+        matches!(&subscription.dead_letter, DeadLetterTarget::Named(name) if name.is_empty()),
+        "the name of its dead letters is empty: name one, or use DeadLetterTarget::Discard",
     );
     option(
         is_batch && limits.concurrency > 1,

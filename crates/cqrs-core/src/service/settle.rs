@@ -12,7 +12,7 @@ use super::runner::{Paused, Runner};
 use super::state::{Counter, Counters};
 use crate::broker::far_deadline;
 use crate::causes::causes;
-use crate::consume::{DeadLetter, DeadLetterReason, DeadLetterTo, Delayed, SettleError};
+use crate::consume::{DeadLetter, DeadLetterReason, DeadLetterTarget, Delayed, SettleError};
 
 /// How many held messages are named in error lines in a period of the log; further ones are counted.
 const NAMED_PER_PERIOD: u64 = 10;
@@ -75,7 +75,7 @@ impl Runner {
     }
 
     pub(super) fn discards(&self) -> bool {
-        self.spec.dead_letter == DeadLetterTo::Discard
+        self.spec.dead_letter == DeadLetterTarget::Discard
     }
 
     pub(super) async fn retry_later(&self, mut job: Job, delay: Duration) -> End {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::policy::{DecoderFn, Policies, UndecodableFn};
 use super::routes::Routes;
 use super::target::Kind;
-use crate::consume::{DEFAULT_MAX_CRASHES, DeadLetterTo, Retry};
+use crate::consume::{DEFAULT_MAX_CRASHES, DeadLetterTarget, Retry};
 use crate::middleware::DynMiddleware;
 
 /// What a subscription was configured with, as the workers need it.
@@ -20,7 +20,7 @@ pub(super) struct Spec {
     pub(super) handler: Kind,
     pub(super) limits: Limits,
     pub(super) retry: Retry,
-    pub(super) dead_letter: DeadLetterTo,
+    pub(super) dead_letter: DeadLetterTarget,
 }
 
 #[derive(Debug, Clone, Copy)]

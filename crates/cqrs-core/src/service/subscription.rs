@@ -11,7 +11,7 @@ use super::spec::Limits;
 use crate::broker::BoxFuture;
 use crate::codec::{Deserializer, JsonDeserializer};
 use crate::consume::{
-    DeadLetterTo, Incoming, Options, Retry, StartAt, StatusReporter, SubscribeRequest, TopicSet,
+    DeadLetterTarget, Incoming, Options, Retry, StartAt, StatusReporter, SubscribeRequest, TopicSet,
 };
 use crate::event::{HandlerError, Notification};
 use crate::middleware::{DynMiddleware, Middleware};
@@ -43,7 +43,7 @@ pub struct Subscription {
     pub(super) middlewares: Vec<Arc<dyn DynMiddleware>>,
     pub(super) limits: Limits,
     pub(super) retry: Retry,
-    pub(super) dead_letter: DeadLetterTo,
+    pub(super) dead_letter: DeadLetterTarget,
     pub(super) start: StartAt,
     pub(super) max_unsettled: Option<usize>,
     pub(super) options: Options,
@@ -79,7 +79,7 @@ impl Subscription {
             middlewares: Vec::new(),
             limits: Limits::default(),
             retry: Retry::default(),
-            dead_letter: DeadLetterTo::default(),
+            dead_letter: DeadLetterTarget::default(),
             start: StartAt::default(),
             max_unsettled: None,
             options: Options::default(),
@@ -242,7 +242,7 @@ impl Subscription {
     }
 
     /// Where dead letters go.
-    pub fn dead_letter(mut self, to: DeadLetterTo) -> Self {
+    pub fn dead_letter(mut self, to: DeadLetterTarget) -> Self {
         self.dead_letter = to;
         self
     }

@@ -1,7 +1,7 @@
 //! Every message that was received is counted once, whatever becomes of it.
 
 use cqrs_core::memory::{MemoryRetry, MemorySubscription};
-use cqrs_core::{DeadLetterTo, SubscriptionCounts};
+use cqrs_core::{DeadLetterTarget, SubscriptionCounts};
 
 use super::*;
 
@@ -55,7 +55,7 @@ async fn a_batch_that_is_cancelled_is_given_back_as_a_whole() {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_manual_handler_does_is_counted_as_what_the_runtime_does() {
-    for (to, discarded) in [(DeadLetterTo::Default, 0), (DeadLetterTo::Discard, 1)] {
+    for (to, discarded) in [(DeadLetterTarget::Default, 0), (DeadLetterTarget::Discard, 1)] {
         let broker = MemoryBroker::new();
         let target = manual(|_: NotificationEvent<UserCreated>, delivery: Delivery| async {
             delivery.dead_letter(HandlerError::permanent("no")).await.unwrap();

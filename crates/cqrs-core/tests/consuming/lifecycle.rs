@@ -158,7 +158,10 @@ async fn options_that_would_do_nothing_are_named() {
                 .undecodable(|_: cqrs_core::Undecodable, _: Received| async { Ok(()) }),
             fine(),
         )
-        .subscribe(users().name("b").dead_letter(cqrs_core::DeadLetterTo::Named("".into())), fine())
+        .subscribe(
+            users().name("b").dead_letter(cqrs_core::DeadLetterTarget::Named("".into())),
+            fine(),
+        )
         .subscribe(users().name("c").max_unsettled(10), many(20))
         .subscribe(users().name("d").timeout(Duration::ZERO), fine())
         .build()

@@ -1,6 +1,6 @@
 use cqrs_core::{
-    CorrelationId, DeadLetterTo, Failure, Incoming, Invocation, Middleware, Next, Outcome, StartAt,
-    per_delivery,
+    CorrelationId, DeadLetterTarget, Failure, Incoming, Invocation, Middleware, Next, Outcome,
+    StartAt, per_delivery,
 };
 
 use super::*;
@@ -139,7 +139,9 @@ async fn a_mediator_can_be_built_for_each_delivery() {
 
 #[tokio::test(start_paused = true)]
 async fn dead_letters_go_where_they_are_sent_or_nowhere() {
-    for (to, kept) in [(DeadLetterTo::Named("morgue".into()), 1), (DeadLetterTo::Discard, 0)] {
+    for (to, kept) in
+        [(DeadLetterTarget::Named("morgue".into()), 1), (DeadLetterTarget::Discard, 0)]
+    {
         let broker = MemoryBroker::new();
         publish_raw(&broker, "garbage").await;
         let seen = Seen::default();
@@ -224,7 +226,7 @@ async fn a_new_group_begins_where_it_is_told_and_few_are_fetched_at_once() {
 
 #[tokio::test]
 async fn a_subscription_to_its_own_dead_letters_is_refused() {
-    let own = users().dead_letter(DeadLetterTo::Named("users".into()));
+    let own = users().dead_letter(DeadLetterTarget::Named("users".into()));
     let seen = Seen::default();
     let target = noting(&seen, |_, _| Ok(()));
     let error = Service::builder(MemoryBroker::new()).subscribe(own, target).build().unwrap_err();

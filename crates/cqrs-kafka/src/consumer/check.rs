@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::consume::{
-    DeadLetterTo, SubscribeError, SubscribeErrorKind, SubscribeRequest, TopicSet,
+    DeadLetterTarget, SubscribeError, SubscribeErrorKind, SubscribeRequest, TopicSet,
 };
 
 use crate::config::{KafkaSubscription, RetryMode};
@@ -76,7 +76,7 @@ fn check_topics(request: &SubscribeRequest, wrong: &mut impl FnMut(String)) {
             }
         }
     }
-    if let DeadLetterTo::Named(dead) = &request.dead_letter
+    if let DeadLetterTarget::Named(dead) = &request.dead_letter
         && names.contains(dead)
     {
         wrong(format!("it consumes its own dead letters from {dead}; name another topic"));
@@ -235,7 +235,7 @@ mod tests {
         let slow = KafkaSubscription::new().with_max_poll_interval(Duration::from_secs(6));
         fails(&[with(slow)], "session_timeout is above");
         let mut own = named(&["orders"]);
-        own.dead_letter = DeadLetterTo::Named("orders".into());
+        own.dead_letter = DeadLetterTarget::Named("orders".into());
         fails(&[own], "its own dead letters");
     }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cqrs_core::broker::{BoxFuture, BrokerState, Intake, Receipt, ShutdownReport, Window};
-use cqrs_core::consume::{DeadLetterTo, Source, SubscribeError, SubscribeRequest, TopicSet};
+use cqrs_core::consume::{DeadLetterTarget, Source, SubscribeError, SubscribeRequest, TopicSet};
 use cqrs_core::memory::{MemoryRetry, MemorySubscription};
 use cqrs_core::{MemoryBroker, Message, MessageBroker, PublishError, StartAt, Subscribe};
 use tokio::sync::watch;
@@ -126,12 +126,12 @@ impl Flawed {
                 request.group = format!("{}-again", request.group).into();
             }
             Flaw::FirstTopicOnly => topics.truncate(1),
-            Flaw::IgnoresDeadLetterName => request.dead_letter = DeadLetterTo::Default,
+            Flaw::IgnoresDeadLetterName => request.dead_letter = DeadLetterTarget::Default,
             Flaw::GroupsShare | Flaw::MembersCopy => {
                 // Under another name the dead letters go where they should.
                 let name = request.dead_letter_topic(&first);
-                request.dead_letter =
-                    name.map_or(DeadLetterTo::Discard, |name| DeadLetterTo::Named(name.into()));
+                request.dead_letter = name
+                    .map_or(DeadLetterTarget::Discard, |name| DeadLetterTarget::Named(name.into()));
                 request.group = match self.flaw {
                     Flaw::GroupsShare => "everybody".into(),
                     _ => match self.shared.members.lock().unwrap().get(&*request.group) {

@@ -1,6 +1,8 @@
 //! What nobody can handle is kept as it came, with its history, before the original is settled.
 
-use cqrs_core::{DeadLetterReason, DeadLetterTo, HandlerError, HandlerResultExt, Message, Retry};
+use cqrs_core::{
+    DeadLetterReason, DeadLetterTarget, HandlerError, HandlerResultExt, Message, Retry,
+};
 
 use super::super::ConsumingHarness;
 use super::super::service::Log;
@@ -79,7 +81,8 @@ pub(crate) async fn a_dead_letter_holds_the_message_as_it_came<H: ConsumingHarne
 pub(crate) async fn a_dead_letter_goes_where_it_is_told<H: ConsumingHarness>(harness: &H) {
     let (stage, log) = (Stage::new(harness).await, Log::default());
     let name = format!("{}.{}", stage.topic, fresh_group());
-    let subscription = stage.subscription().dead_letter(DeadLetterTo::Named(name.as_str().into()));
+    let subscription =
+        stage.subscription().dead_letter(DeadLetterTarget::Named(name.as_str().into()));
     let running = stage.run(subscription, log.each(|_| Err("gone").permanent())).await;
     let event = stage.event(KEY, 1);
     stage.publish(event.clone()).await;
@@ -96,7 +99,7 @@ pub(crate) async fn discarded_dead_letters_are_nowhere<H: ConsumingHarness>(harn
         1 => Err(HandlerError::permanent("gone")),
         _ => Ok(()),
     });
-    let subscription = stage.subscription().dead_letter(DeadLetterTo::Discard);
+    let subscription = stage.subscription().dead_letter(DeadLetterTarget::Discard);
     let running = stage.run(subscription, handler).await;
     stage.publish_events(2).await;
     stage.until("the second is handled", || running.counts().handled == 1).await;
