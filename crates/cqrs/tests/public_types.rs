@@ -9,9 +9,10 @@ use cqrs::broker::{
 };
 use cqrs::codec::{DeserializeError, DeserializeErrorKind, Encoded, SerializeError};
 use cqrs::consume::{
-    DeadLetter, DeadLetterReason, DeadLetterTarget, Delayed, Incoming, InvalidDeadLetter, Options,
-    Retry, RetryState, SettleError, Source, SourceDelivery, SourceError, SourceStatus, StartAt,
-    StatusReporter, Subscribe, SubscribeError, SubscribeErrorKind, SubscribeRequest, TopicSet,
+    BrokerOptions, DeadLetter, DeadLetterReason, DeadLetterTarget, Delayed, Incoming,
+    InvalidDeadLetter, Retry, RetryState, SettleError, Source, SourceDelivery, SourceError,
+    SourceStatus, StartAt, StatusReporter, Subscribe, SubscribeError, SubscribeErrorKind,
+    SubscribeRequest, TopicSet,
 };
 use cqrs::memory::{
     MemoryBroker, MemoryBrokerBuilder, MemoryDelivery, MemoryFaults, MemoryRetry, MemorySubscriber,
@@ -114,7 +115,7 @@ const _: () = {
     shared::<SourceStatus>();
     shared::<TopicSet>();
     shared::<StartAt>();
-    shared::<Options>();
+    shared::<BrokerOptions>();
     shared::<Retry>();
     shared::<RetryState>();
     shared::<Delayed>();

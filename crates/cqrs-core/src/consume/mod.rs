@@ -31,7 +31,7 @@ pub use incoming::Incoming;
 pub use log_limit::LogLimit;
 pub use names::{group_problem, topic_group_name};
 pub(crate) use request::DEFAULT_MAX_CRASHES;
-pub use request::{DeadLetterTarget, Options, StartAt, SubscribeRequest, TopicSet};
+pub use request::{BrokerOptions, DeadLetterTarget, StartAt, SubscribeRequest, TopicSet};
 pub(crate) use retry::NextAttempt;
 pub use retry::{RETRY_HEADERS, Retry, RetryState};
 pub use status::{SourceStatus, StatusReporter};

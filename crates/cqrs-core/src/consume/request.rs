@@ -37,7 +37,7 @@ pub struct SubscribeRequest {
     /// source does nothing special after a crash.
     pub max_crashes: u32,
     /// Options that only some brokers know, each by its own type.
-    pub options: Options,
+    pub options: BrokerOptions,
     /// Where the source tells of its state.
     pub status: StatusReporter,
 }
@@ -56,7 +56,7 @@ impl SubscribeRequest {
             retry: Retry::default(),
             dead_letter: DeadLetterTarget::default(),
             max_crashes: DEFAULT_MAX_CRASHES,
-            options: Options::default(),
+            options: BrokerOptions::default(),
             status,
         }
     }
@@ -135,9 +135,9 @@ pub enum DeadLetterTarget {
 /// Options by type: each broker looks for its own and leaves the others alone, so that a service can
 /// carry those of several brokers.
 #[derive(Clone, Default)]
-pub struct Options(HashMap<TypeId, (&'static str, Arc<dyn Any + Send + Sync>)>);
+pub struct BrokerOptions(HashMap<TypeId, (&'static str, Arc<dyn Any + Send + Sync>)>);
 
-impl Options {
+impl BrokerOptions {
     /// Stores `options` under its type, replacing earlier ones.
     pub fn insert<T: Send + Sync + 'static>(&mut self, options: T) {
         let name = std::any::type_name::<T>();
@@ -150,7 +150,7 @@ impl Options {
     }
 }
 
-impl fmt::Debug for Options {
+impl fmt::Debug for BrokerOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.0.values().map(|(name, _)| name)).finish()
     }

@@ -11,7 +11,8 @@ use super::spec::Limits;
 use crate::broker::BoxFuture;
 use crate::codec::{Deserializer, JsonDeserializer};
 use crate::consume::{
-    DeadLetterTarget, Incoming, Options, Retry, StartAt, StatusReporter, SubscribeRequest, TopicSet,
+    BrokerOptions, DeadLetterTarget, Incoming, Retry, StartAt, StatusReporter, SubscribeRequest,
+    TopicSet,
 };
 use crate::event::{HandlerError, Notification};
 use crate::middleware::{DynMiddleware, Middleware};
@@ -46,7 +47,7 @@ pub struct Subscription {
     pub(super) dead_letter: DeadLetterTarget,
     pub(super) start: StartAt,
     pub(super) max_unsettled: Option<usize>,
-    pub(super) options: Options,
+    pub(super) options: BrokerOptions,
 }
 
 impl Subscription {
@@ -82,7 +83,7 @@ impl Subscription {
             dead_letter: DeadLetterTarget::default(),
             start: StartAt::default(),
             max_unsettled: None,
-            options: Options::default(),
+            options: BrokerOptions::default(),
         }
     }
 
