@@ -1,4 +1,4 @@
-//! Settling by hand: ack, try again later, give back, bury. Whatever a handler forgets comes again.
+//! Settling by hand: ack, try again later, give back, dead-letter. A delivery that the handler drops is redelivered.
 //!
 //! ```text
 //! cargo run --example manual_ack

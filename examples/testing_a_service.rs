@@ -69,9 +69,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("handled: a user in, a mail out");
 
     tester.publish(user("nowhere")).await?;
-    let buried = tester.dead_letters(1).await?;
-    assert_eq!(buried[0].event::<UserCreated>()?, user("nowhere"));
-    println!("dead-lettered: {} ({})", buried[0].letter.error, buried[0].letter.reason);
+    let dead = tester.dead_letters(1).await?;
+    assert_eq!(dead[0].event::<UserCreated>()?, user("nowhere"));
+    println!("dead-lettered: {} ({})", dead[0].letter.error, dead[0].letter.reason);
 
     tester.publish(user("busy@example.org")).await?;
     tester.handled::<UserCreated>(2).await?;

@@ -128,7 +128,7 @@ fn protobuf_and_json_share_a_topic() {
 }
 
 #[test]
-fn decode_errors_are_skipped_handed_over_and_buried() {
+fn decode_errors_are_skipped_handed_or_dead_lettered() {
     let text = story("decode_errors");
     tells(&text, &["not ours: UserMoved", "welcome, eve"]);
     tells(

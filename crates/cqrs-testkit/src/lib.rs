@@ -14,4 +14,4 @@ mod tester;
 
 pub use probe::{Probe, ProbeError, Received};
 pub use proxy::FaultProxy;
-pub use tester::{Buried, Retried, RunningService, ServiceTester, TesterBroker, TesterError};
+pub use tester::{DeadLettered, Retried, RunningService, ServiceTester, TesterBroker, TesterError};

@@ -142,16 +142,16 @@ async fn dead_letters_of_any_kind_are_seen_with_their_reason() {
     let running = start(&tester, 0).await;
     tester.publish(user("nobody")).await.unwrap();
     tester.publish_message(Message::new("users", "garbage")).await.unwrap();
-    let buried = tester.dead_letters(2).await.unwrap();
-    let letter = &buried[0].letter;
+    let dead = tester.dead_letters(2).await.unwrap();
+    let letter = &dead[0].letter;
     assert_eq!((letter.reason, letter.attempts), (DeadLetterReason::Permanent, 1));
     assert!(letter.error.ends_with("no address") && letter.group == "mailer", "{letter:?}");
-    assert_eq!(buried[0].event::<UserCreated>().unwrap(), user("nobody"));
+    assert_eq!(dead[0].event::<UserCreated>().unwrap(), user("nobody"));
     assert_eq!(
-        (buried[1].letter.reason, &*buried[1].body),
+        (dead[1].letter.reason, &*dead[1].body),
         (DeadLetterReason::Decode, &b"garbage"[..])
     );
-    assert!(buried[1].name.is_none() && buried[1].event::<UserCreated>().is_err());
+    assert!(dead[1].name.is_none() && dead[1].event::<UserCreated>().is_err());
     tester.all_settled().await.unwrap();
     assert!(tester.published_messages().is_empty(), "dead letters are not the service's events");
     assert_eq!(running.stop().await.unwrap().subscriptions[0].counts.dead_lettered, 2);

@@ -13,7 +13,7 @@ pub(super) enum Verdict {
     Handled,
     Skipped,
     Failed(Failure),
-    /// To be buried without any retry: never an attempt of a handler.
+    /// To be dead-lettered without any retry: it was no attempt of a handler.
     Undecodable(Box<Undecodable>),
     /// By policy, the subscription ends.
     Stop(Box<Undecodable>),

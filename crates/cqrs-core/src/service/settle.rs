@@ -53,10 +53,10 @@ impl Runner {
             }
         };
         let letter = job.letter(&job.retry, &self.spec.group, reason, &error_type, &error);
-        self.bury(job, letter).await
+        self.dead_letter(job, letter).await
     }
 
-    async fn bury(&self, mut job: Job, letter: DeadLetter) -> End {
+    async fn dead_letter(&self, mut job: Job, letter: DeadLetter) -> End {
         log_dead(&job, &letter);
         if self.discards() {
             return ack(job, |counters| &counters.discarded).await;

@@ -16,7 +16,7 @@ use cqrs_core::memory::MemoryFaults;
 use cqrs_core::{Event, EventRoute, Mediator, MemoryBroker, Message, Notification, Service};
 use journal::{Entry, Journal, State, What};
 pub use running::RunningService;
-pub use seen::{Buried, Retried, TesterError};
+pub use seen::{DeadLettered, Retried, TesterError};
 use seen::{decode, is_named, type_name};
 use serde::de::DeserializeOwned;
 
@@ -70,9 +70,9 @@ use serde::de::DeserializeOwned;
 /// assert_eq!(tester.published::<WelcomeSent>(), [WelcomeSent { to: "ada@example.org".into() }]);
 ///
 /// tester.publish(UserCreated { email: "nowhere".into() }).await?;
-/// let buried = tester.dead_letters(1).await?;
-/// assert_eq!(buried[0].letter.reason, DeadLetterReason::Permanent);
-/// assert!(buried[0].letter.error.ends_with("no address"));
+/// let dead = tester.dead_letters(1).await?;
+/// assert_eq!(dead[0].letter.reason, DeadLetterReason::Permanent);
+/// assert!(dead[0].letter.error.ends_with("no address"));
 ///
 /// let report = running.stop().await?;
 /// assert_eq!(report.subscriptions[0].counts.handled, 1);
@@ -228,13 +228,13 @@ impl ServiceTester {
     ///
     /// # Cancel safety
     /// A dropped call changes nothing.
-    pub async fn dead_letters(&self, n: usize) -> Result<Vec<Buried>, TesterError> {
+    pub async fn dead_letters(&self, n: usize) -> Result<Vec<DeadLettered>, TesterError> {
         let look = |state: &State| {
-            let buried = state.entries.iter().filter_map(|entry| match &entry.what {
-                What::DeadLettered(letter) => Some(Buried::new(&entry.subject, letter)),
+            let dead = state.entries.iter().filter_map(|entry| match &entry.what {
+                What::DeadLettered(letter) => Some(DeadLettered::new(&entry.subject, letter)),
                 _ => None,
             });
-            buried.collect::<Vec<_>>()
+            dead.collect::<Vec<_>>()
         };
         self.at_least(n, look)
             .await

@@ -25,7 +25,7 @@ pub struct Retried<P> {
 /// A message that became a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Buried {
+pub struct DeadLettered {
     /// Why, after how many attempts, of which group.
     pub letter: DeadLetter,
     /// The event's name, where the message has one.
@@ -34,7 +34,7 @@ pub struct Buried {
     pub body: Bytes,
 }
 
-impl Buried {
+impl DeadLettered {
     pub(super) fn new(subject: &Subject, letter: &DeadLetter) -> Self {
         let (name, body) = (subject.name.clone(), subject.message.bytes());
         Self { letter: letter.clone(), name, body }
