@@ -20,10 +20,10 @@ pub(super) async fn publish_all(
     broker: &dyn MessageBroker,
     messages: Vec<Message>,
 ) -> Vec<PublishError> {
-    let mut line = Line { broker, is_stuck: false, held: Vec::new() };
+    let mut publishing = PublishInOrder { broker, is_stuck: false, held: Vec::new() };
     let mut results = Vec::with_capacity(messages.len());
     for message in messages {
-        results.push(line.enqueue(message).await);
+        results.push(publishing.enqueue(message).await);
     }
     let mut undelivered = Vec::new();
     for result in results {
@@ -35,14 +35,14 @@ pub(super) async fn publish_all(
     undelivered.into_iter().map(PublishError::after_commit).collect()
 }
 
-struct Line<'b> {
+struct PublishInOrder<'b> {
     broker: &'b dyn MessageBroker,
     is_stuck: bool,
     /// Topics and keys of messages that were not accepted.
     held: Vec<(Arc<str>, Bytes)>,
 }
 
-impl Line<'_> {
+impl PublishInOrder<'_> {
     async fn enqueue(&mut self, message: Message) -> Result<Receipt, PublishError> {
         let lane = message.key.clone().map(|key| (Arc::clone(&message.topic), key));
         if lane.as_ref().is_some_and(|lane| self.held.contains(lane)) {

@@ -9,7 +9,7 @@ mod timestamp;
 
 pub use emission::Emission;
 pub(crate) use emission::{AnyEvent, OutgoingEvent, Route, View};
-pub(crate) use handler::{Class, DynEventHandler};
+pub(crate) use handler::Class;
 pub use handler::{EventHandler, HandlerError, HandlerResultExt};
 pub use key::message_key;
 pub(crate) use map::BoundHandler;

@@ -5,8 +5,8 @@ mod map;
 
 use std::fmt;
 
+pub(crate) use handler::DynRequestHandler;
 pub use handler::RequestHandler;
-pub(crate) use handler::{Built, DynRequestHandler};
 pub use map::RequestMap;
 
 /// Something the application is asked to do ([`Command`]) or to tell ([`Query`]), with the types of

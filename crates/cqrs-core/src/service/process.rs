@@ -13,7 +13,7 @@ use super::received::Received;
 use super::repeats::{Logged, log_first};
 use super::runner::{Runner, Waited};
 use super::settle::ack;
-use super::target::{Alone, EachHandler, Kind, ManualHandler, send};
+use super::target::{BatchOfOne, EachHandler, Kind, ManualHandler, send};
 use crate::broker::far_deadline;
 use crate::consume::NextAttempt;
 use crate::dispatch::caught;
@@ -42,7 +42,7 @@ impl Runner {
             Kind::Each(handler) => self.process_each(job, &**handler).await,
             Kind::Manual(handler) => Box::pin(self.process_manual(job, &**handler)).await,
             Kind::Batch(handler, _) => {
-                let alone = Alone(&**handler);
+                let alone = BatchOfOne(&**handler);
                 Box::pin(self.process_each(job, &alone)).await
             }
         }

@@ -8,7 +8,6 @@ use super::policy::{Decoded, DecoderFn, OnDecodeError, Policies, Undecodable, Un
 use super::received::Received;
 use super::routes::Routes;
 use super::spec::Limits;
-use crate::broker::BoxFuture;
 use crate::codec::{Deserializer, JsonDeserializer};
 use crate::consume::{
     BrokerOptions, DeadLetterTarget, Incoming, Retry, StartAt, StatusReporter, SubscribeRequest,

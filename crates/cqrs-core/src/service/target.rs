@@ -194,9 +194,9 @@ impl<F: Fn(&Received) -> EventMediator + Send + Sync + 'static> EachHandler for 
 // ---- batches
 
 /// A batch of one.
-pub(super) struct Alone<'h>(pub(super) &'h dyn BatchHandler);
+pub(super) struct BatchOfOne<'h>(pub(super) &'h dyn BatchHandler);
 
-impl EachHandler for Alone<'_> {
+impl EachHandler for BatchOfOne<'_> {
     fn handles(&self, types: [TypeId; 2]) -> bool {
         self.0.handles(types)
     }

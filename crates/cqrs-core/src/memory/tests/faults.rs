@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use crate::consume::StartAt;
 use crate::consume::{
-    DeadLetter, DeadLetterReason, Delayed, Options, Retry, RetryState, Source, SourceDelivery,
-    StatusReporter, Subscribe, SubscribeRequest, TopicSet,
+    BrokerOptions, DeadLetter, DeadLetterReason, Delayed, Retry, RetryState, Source,
+    SourceDelivery, StatusReporter, Subscribe, SubscribeRequest, TopicSet,
 };
 use crate::memory::{MemoryRetry, MemorySubscription};
 use crate::{MemoryBroker, Message, MessageBroker, MessageBrokerExt, PublishErrorKind};
@@ -21,7 +21,7 @@ async fn source(broker: &MemoryBroker, options: MemorySubscription) -> Box<dyn S
     let (status, _) = StatusReporter::new();
     let mut request = SubscribeRequest::new(TopicSet::Named(vec!["t".into()]), "g", status);
     request.retry = Retry::default();
-    request.options = Options::default();
+    request.options = BrokerOptions::default();
     request.options.insert(options);
     Subscribe::subscribe(broker, request).await.unwrap()
 }
