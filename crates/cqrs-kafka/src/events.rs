@@ -16,7 +16,7 @@ use crate::config::{KafkaConfig, LogLevel};
 use crate::error::KafkaError;
 use crate::health::Health;
 use crate::oauth::TokenProvider;
-use crate::secret::Redactor;
+use crate::redactor::Redactor;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Events {

@@ -89,14 +89,14 @@ mod events;
 mod health;
 mod oauth;
 mod producer;
-mod secret;
+mod redactor;
 mod topics;
 
 pub use broker::KafkaMessageBroker;
 pub use config::{
     Acks, Assignor, Compression, IdentityHeaders, IsolationLevel, KafkaConfig, KafkaSubscription,
-    LogLevel, NewTopics, Pem, RecordHeaders, RetryMode, Sasl, SaslMechanism, SecurityProtocol, Tls,
+    LogLevel, NewTopics, Pem, RecordHeaders, RetryMode, Sasl, SaslMechanism, Secret,
+    SecurityProtocol, TlsConfig,
 };
 pub use error::{ErrorKind, KafkaError};
 pub use oauth::{OAuthToken, TokenProvider};
-pub use secret::Secret;

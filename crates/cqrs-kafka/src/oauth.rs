@@ -3,7 +3,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::secret::Secret;
+use cqrs_config::Secret;
 
 /// An OAuth bearer token ([RFC 7628](https://www.rfc-editor.org/rfc/rfc7628), KIP-255).
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -307,7 +307,7 @@ async fn a_contradiction_is_an_error_before_anything_connects() {
     let config = KafkaConfig::new(["127.0.0.1:1"]).with_sasl(Sasl::plain("me", ""));
     let error = KafkaMessageBroker::new(config).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);
-    let tls = cqrs_kafka::Tls::with_ca("/no/such/ca.pem");
+    let tls = cqrs_kafka::TlsConfig::new().with_ca("/no/such/ca.pem");
     let error = KafkaMessageBroker::new(KafkaConfig::new(["a:1"]).with_tls(tls)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);
     assert!(error.to_string().contains("ssl.ca.location"), "{error}");

@@ -15,7 +15,7 @@ use cqrs_core::{
 };
 use cqrs_kafka::{
     Assignor, ErrorKind, KafkaConfig, KafkaError, KafkaMessageBroker, KafkaSubscription, RetryMode,
-    Sasl, Tls,
+    Sasl, TlsConfig,
 };
 use integration_tests::kafka::{
     Raw, commit, committed, create_topic, ends, fresh_topic, proxy, read_raw, write,
@@ -846,7 +846,7 @@ async fn a_cooperative_rebalance_leaves_alone_what_stays() {
 #[tokio::test]
 async fn a_wrong_password_is_told() {
     let config = KafkaConfig::new([servers::kafka_sasl_ssl()])
-        .with_tls(Tls::with_ca(servers::certs("ca.pem")))
+        .with_tls(TlsConfig::new().with_ca(servers::certs("ca.pem")))
         .with_sasl(Sasl::plain(servers::KAFKA_USER.0, "not-the-password"));
     let broker = KafkaMessageBroker::new(config).unwrap();
     let (request, status) = request("any", "any", options());

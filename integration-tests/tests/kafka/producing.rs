@@ -12,7 +12,7 @@ use cqrs_core::message::content_type;
 use cqrs_core::{Message, MessageBroker, MessageBrokerExt, PublishError, PublishErrorKind};
 use cqrs_kafka::{
     Acks, Compression, ErrorKind, KafkaConfig, KafkaError, KafkaMessageBroker, LogLevel,
-    OAuthToken, Sasl, SecurityProtocol, Tls, TokenProvider,
+    OAuthToken, Sasl, SecurityProtocol, TlsConfig, TokenProvider,
 };
 use integration_tests::kafka::{
     create_topic, fresh_topic, java_partition, proxy, proxy_at, proxy_port, read_all,
@@ -158,8 +158,8 @@ async fn publishes(config: KafkaConfig) {
     broker.publish(Message::new(fresh_topic("secure"), "{}")).await.unwrap();
 }
 
-fn trusted() -> Tls {
-    Tls::with_ca(servers::certs("ca.pem"))
+fn trusted() -> TlsConfig {
+    TlsConfig::new().with_ca(servers::certs("ca.pem"))
 }
 
 #[tokio::test]
@@ -169,17 +169,19 @@ async fn tls_by_path_and_by_text_with_and_without_a_client_certificate() {
     publishes(config(trusted())).await;
     let (certificate, key) = (servers::certs("client.pem"), servers::certs("client.key"));
     publishes(config(trusted().with_client(certificate, key))).await;
-    let inline = Tls::with_ca(text("ca.pem")).with_client(text("client.pem"), text("client.key"));
+    let inline = TlsConfig::new()
+        .with_ca(text("ca.pem"))
+        .with_client(text("client.pem"), text("client.key"));
     publishes(config(inline)).await;
-    let mut blind = Tls::with_ca(servers::certs("other-ca.pem"));
+    let mut blind = config(TlsConfig::new().with_ca(servers::certs("other-ca.pem")));
     blind.danger_accept_any_certificate = true;
-    publishes(config(blind)).await;
+    publishes(blind).await;
 }
 
 #[tokio::test]
 async fn a_server_of_another_authority_is_not_trusted() {
     let config = |tls| KafkaConfig::new([servers::kafka_ssl()]).with_tls(tls);
-    for tls in [Tls::with_ca(servers::certs("other-ca.pem")), Tls::default()] {
+    for tls in [TlsConfig::new().with_ca(servers::certs("other-ca.pem")), TlsConfig::new()] {
         let error = failure(config(tls.clone()), Duration::from_secs(3)).await;
         assert_eq!(error.kind(), PublishErrorKind::NotSent);
         assert_eq!(cause(&error).kind(), ErrorKind::Tls);

@@ -21,7 +21,7 @@ pub struct Dsn(String);
 
 impl<'de> Deserialize<'de> for Dsn {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        cqrs_tls::secret_text(from).map(Self)
+        cqrs_config::secret_text(from).map(Self)
     }
 }
 
@@ -34,7 +34,7 @@ impl Dsn {
                  (percent-encode special characters)",
             )
         };
-        if let Some(what) = cqrs_tls::not_text(&self.0) {
+        if let Some(what) = cqrs_config::not_text(&self.0) {
             let text = format!("the dsn is {what}; write it as a text, in quotes");
             return Err(AmqpError::config(text));
         }

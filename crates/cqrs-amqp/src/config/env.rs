@@ -21,6 +21,7 @@ impl AmqpConfig {
     /// | `AMQP_PERSISTENT` | `true` or `false` |
     /// | `AMQP_APP_ID`, `AMQP_CONNECTION_NAME` | the same |
     /// | `AMQP_TLS_CA`, `AMQP_TLS_CLIENT_CERTIFICATE`, `AMQP_TLS_CLIENT_KEY` | a file, or PEM text |
+    /// | `AMQP_TLS_CLIENT_KEY_PASSWORD` | text |
     ///
     /// An empty variable counts as not set, but for `AMQP_EXCHANGE`, where empty is the default
     /// exchange. Queues and bindings are set in code.
@@ -60,6 +61,8 @@ impl AmqpConfig {
         vars.set("AMQP_TLS_CA", &mut config.tls.ca, pem)?;
         vars.set("AMQP_TLS_CLIENT_CERTIFICATE", &mut config.tls.client_certificate, pem)?;
         vars.set("AMQP_TLS_CLIENT_KEY", &mut config.tls.client_key, pem)?;
+        let password = &mut config.tls.client_key_password;
+        vars.set("AMQP_TLS_CLIENT_KEY_PASSWORD", password, |text| Ok(Some(text.into())))?;
         config.dsn.parse().map_err(|error| AmqpError::config(format!("AMQP_DSN: {error}")))?;
         config.validate()?;
         Ok(config)

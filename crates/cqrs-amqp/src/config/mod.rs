@@ -11,7 +11,7 @@ use std::time::Duration;
 use cqrs_core::broker::{Intake, Window};
 use serde::Deserialize;
 
-pub use cqrs_tls::{Pem, TlsConfig};
+pub use cqrs_config::{Pem, TlsConfig};
 pub use dsn::Dsn;
 pub(crate) use dsn::address;
 pub(crate) use tls::connector;

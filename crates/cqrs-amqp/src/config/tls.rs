@@ -1,6 +1,6 @@
 //! TLS for `amqps://`: rustls with the ring provider.
 
-use cqrs_tls::{TlsConfig, TlsError};
+use cqrs_config::{TlsConfig, TlsError};
 use lapin::tcp::{RustlsConnector, RustlsConnectorConfig};
 
 use crate::{AmqpError, ErrorKind};

@@ -8,7 +8,7 @@ use rdkafka::config::RDKafkaLogLevel;
 
 use super::{Acks, KafkaConfig, LogLevel, Pem, SaslMechanism, SecurityProtocol};
 use crate::KafkaError;
-use crate::secret::Redactor;
+use crate::redactor::Redactor;
 
 /// Other names of options. Two names of one option must not both reach librdkafka: which one wins there
 /// would be chance.
@@ -103,6 +103,10 @@ impl KafkaConfig {
         self.check_security()
     }
 
+    fn uses_tls_settings(&self) -> bool {
+        self.tls.is_used() || self.danger_accept_any_certificate || self.danger_accept_any_hostname
+    }
+
     fn raw_value(&self, name: &str) -> Option<&str> {
         let found = self.raw.iter().find(|(raw, _)| canonical(raw) == canonical(name));
         found.map(|(_, value)| value.expose())
@@ -125,7 +129,7 @@ impl KafkaConfig {
             );
             Err(KafkaError::config(text))
         };
-        if !protocol.uses_tls() && (self.tls.is_set() || has_raw("ssl.")) {
+        if !protocol.uses_tls() && (self.uses_tls_settings() || has_raw("ssl.")) {
             return wrong("tls", "does not encrypt", "SSL or SASL_SSL");
         }
         if !protocol.uses_sasl() && (self.sasl.is_set() || has_raw("sasl.")) {
@@ -156,11 +160,13 @@ impl KafkaConfig {
             if checks.is_some_and(|raw| raw.eq_ignore_ascii_case("none")) {
                 found.push("ssl.endpoint.identification.algorithm is none: any host of the authority can pose as the server");
             }
-            if self.tls.danger_accept_any_certificate {
-                found.push("tls.danger_accept_any_certificate: anybody can pose as the server");
+            if self.danger_accept_any_certificate {
+                found.push("danger_accept_any_certificate: anybody can pose as the server");
             }
-            if self.tls.danger_accept_any_hostname {
-                found.push("tls.danger_accept_any_hostname: any host of the authority can pose as the server");
+            if self.danger_accept_any_hostname {
+                found.push(
+                    "danger_accept_any_hostname: any host of the authority can pose as the server",
+                );
             }
         }
         found
@@ -219,12 +225,55 @@ impl KafkaConfig {
         set("statistics.interval.ms", "2000");
         set("security.protocol", &self.security_protocol.as_str().to_lowercase());
         if self.security_protocol.uses_tls() {
-            self.tls.apply(&mut set)?;
+            self.set_tls(&mut set)?;
         }
         if self.security_protocol.uses_sasl() {
             self.sasl.apply(&mut set)?;
         }
         Ok(options)
+    }
+
+    fn set_tls(&self, set: &mut impl FnMut(&str, &str)) -> Result<(), KafkaError> {
+        let mut pem = |name: &str, value: &Pem| -> Result<(), KafkaError> {
+            match value {
+                Pem::Text(text) => set(&format!("ssl.{name}.pem"), text),
+                Pem::Path(path) => {
+                    let path = path.to_str().ok_or_else(|| {
+                        KafkaError::config(format!("the path of tls {name} is not UTF-8"))
+                    })?;
+                    set(&format!("ssl.{name}.location"), path);
+                }
+                _ => return Err(KafkaError::config(format!("tls {name} has an unknown form"))),
+            }
+            Ok(())
+        };
+        match &self.tls.ca {
+            Some(ca) => pem("ca", ca)?,
+            // A linked-in OpenSSL does not know where the system keeps its authorities.
+            None => pem("ca", &Pem::Path("probe".into()))?,
+        }
+        match (&self.tls.client_certificate, &self.tls.client_key) {
+            (Some(certificate), Some(key)) => {
+                pem("certificate", certificate)?;
+                pem("key", key)?;
+            }
+            (None, None) => {}
+            _ => {
+                return Err(KafkaError::config(
+                    "tls.client_certificate and tls.client_key go together: one is missing",
+                ));
+            }
+        }
+        if let Some(password) = &self.tls.client_key_password {
+            set("ssl.key.password", password.expose());
+        }
+        if self.danger_accept_any_certificate {
+            set("enable.ssl.certificate.verification", "false");
+        }
+        if self.danger_accept_any_hostname {
+            set("ssl.endpoint.identification.algorithm", "none");
+        }
+        Ok(())
     }
 
     /// Lets librdkafka check each option. Its words show the value, so those of secrets are left out.
@@ -235,7 +284,7 @@ impl KafkaConfig {
         let redactor = self.redactor();
         check_key(&options)?;
         for (name, value) in &options {
-            if let Some(what) = cqrs_tls::not_text(value) {
+            if let Some(what) = cqrs_config::not_text(value) {
                 return Err(KafkaError::config(format!(
                     "option {name} is {what}; write it as a text, in quotes"
                 )));
@@ -267,7 +316,7 @@ fn check_key(options: &BTreeMap<String, String>) -> Result<(), KafkaError> {
     let in_file = options.get("ssl.key.location").and_then(|path| std::fs::read(path).ok());
     let text = options.get("ssl.key.pem").map(|text| text.as_bytes().to_vec()).or(in_file);
     let is_encrypted =
-        text.is_some_and(|text| cqrs_tls::is_encrypted_key(&String::from_utf8_lossy(&text)));
+        text.is_some_and(|text| cqrs_config::is_encrypted_key(&String::from_utf8_lossy(&text)));
     match is_encrypted && options.get("ssl.key.password").is_none_or(String::is_empty) {
         true => Err(KafkaError::config(
             "tls.client_key is encrypted; set tls.client_key_password (KAFKA_TLS_CLIENT_KEY_PASSWORD), \
@@ -328,7 +377,8 @@ fn bool_text(on: bool) -> &'static str {
 mod tests {
     use super::*;
     use crate::{
-        ErrorKind, OAuthToken, Sasl, SaslMechanism, Secret, SecurityProtocol, Tls, TokenProvider,
+        ErrorKind, OAuthToken, Sasl, SaslMechanism, Secret, SecurityProtocol, TlsConfig,
+        TokenProvider,
     };
 
     fn config() -> KafkaConfig {
@@ -384,7 +434,7 @@ mod tests {
 
     #[test]
     fn security_maps_to_options() {
-        let tls = Tls::with_ca("/ca.pem").with_client("-----BEGIN C", "-----BEGIN K");
+        let tls = TlsConfig::new().with_ca("/ca.pem").with_client("-----BEGIN C", "-----BEGIN K");
         let config = config().with_tls(tls).with_sasl(Sasl::scram_sha_512("me", "hush"));
         assert_eq!(config.security_protocol, SecurityProtocol::SaslSsl);
         let options = options(&config);
@@ -447,8 +497,9 @@ mod tests {
         assert!(with(kerberos).contains("feature `gssapi`"));
         #[cfg(feature = "gssapi")]
         options(&config().with_sasl(kerberos));
-        let half = Tls { client_key: Some("/key.pem".into()), ..Tls::default() };
-        assert!(refused(&config().with_tls(half)).contains("need each other"));
+        let mut half = TlsConfig::new();
+        half.client_key = Some("/key.pem".into());
+        assert!(refused(&config().with_tls(half)).contains("go together"));
     }
 
     #[test]
@@ -458,19 +509,19 @@ mod tests {
             change(&mut config);
             refused(&config)
         };
-        let error = plaintext(|config| config.tls = Tls::with_ca("/ca.pem"));
+        let error = plaintext(|config| config.tls = TlsConfig::new().with_ca("/ca.pem"));
         assert!(error.contains("tls is set, but security_protocol is PLAINTEXT"), "{error}");
         let error = plaintext(|config| config.sasl = Sasl::plain("me", "hush"));
         assert!(error.contains("sasl is set") && !error.contains("hush"), "{error}");
         plaintext(|config| config.sasl.username = Some("me".into()));
-        plaintext(|config| config.tls.danger_accept_any_hostname = true);
+        plaintext(|config| config.danger_accept_any_hostname = true);
         let raw = |name, value| config().with_raw(name, value);
         assert!(refused(&raw("ssl.ca.location", "/ca.pem")).contains("tls is set"));
         assert!(refused(&raw("sasl.username", "me")).contains("sasl is set"));
         let login = config().with_sasl(Sasl::plain("me", "hush"));
         options(&login);
         let mut both = login.clone();
-        both.tls = Tls::with_ca("/ca.pem");
+        both.tls = TlsConfig::new().with_ca("/ca.pem");
         assert!(refused(&both).contains("SASL_PLAINTEXT, which does not encrypt"));
         options(
             &raw("security.protocol", "ssl")
@@ -483,10 +534,10 @@ mod tests {
         assert_eq!(config().weaknesses().len(), 0);
         let plain = config().with_sasl(Sasl::plain("me", "hush"));
         assert!(plain.weaknesses()[0].contains("PLAIN without TLS"));
-        let mut open = plain.with_tls(Tls::with_ca("/ca.pem"));
+        let mut open = plain.with_tls(TlsConfig::new().with_ca("/ca.pem"));
         assert_eq!(open.weaknesses().len(), 0);
-        open.tls.danger_accept_any_certificate = true;
-        open.tls.danger_accept_any_hostname = true;
+        open.danger_accept_any_certificate = true;
+        open.danger_accept_any_hostname = true;
         assert_eq!(open.weaknesses().len(), 2);
         assert_eq!(config().with_sasl(Sasl::scram_sha_256("me", "hush")).weaknesses().len(), 0);
         let raw = config()
@@ -516,8 +567,9 @@ mod tests {
 
     #[test]
     fn no_text_shows_a_secret() {
-        let tls = Tls { client_key_password: Some("secret-1".into()), ..Tls::default() }
-            .with_client("/c.pem", "-----BEGIN secret-2");
+        let tls = TlsConfig::new()
+            .with_client("/c.pem", "-----BEGIN secret-2")
+            .with_client_key_password("secret-1");
         let config = config()
             .with_tls(tls)
             .with_sasl(Sasl::plain("me", "secret-3"))
@@ -538,7 +590,7 @@ mod tests {
     fn encrypted_key_needs_its_password() {
         let key =
             "-----BEGIN ENCRYPTED PRIVATE KEY-----\nc2Vj\n-----END ENCRYPTED PRIVATE KEY-----";
-        let text = refused(&config().with_tls(Tls::default().with_client("/c.pem", key)));
+        let text = refused(&config().with_tls(TlsConfig::new().with_client("/c.pem", key)));
         assert!(
             text.contains("is encrypted") && text.contains("tls.client_key_password"),
             "{text}"
@@ -547,10 +599,10 @@ mod tests {
         let file = std::env::temp_dir().join(format!("cqrs-key-{}.pem", std::process::id()));
         std::fs::write(&file, key).unwrap();
         let by_path =
-            refused(&config().with_tls(Tls::default().with_client("/c.pem", file.clone())));
+            refused(&config().with_tls(TlsConfig::new().with_client("/c.pem", file.clone())));
         std::fs::remove_file(&file).unwrap();
         assert_eq!(by_path, text);
-        let mut tls = Tls::default().with_client("/c.pem", key);
+        let mut tls = TlsConfig::new().with_client("/c.pem", key);
         tls.client_key_password = Some("hush".into());
         options(&config().with_tls(tls.clone()));
         tls.client_key_password = None;

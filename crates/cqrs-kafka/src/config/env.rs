@@ -4,8 +4,10 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::time::Duration;
 
+use cqrs_config::Secret;
+
 use super::{KafkaConfig, Pem, duration};
-use crate::{KafkaError, Secret};
+use crate::error::KafkaError;
 
 const PREFIX: &str = "KAFKA_";
 
@@ -25,7 +27,7 @@ impl KafkaConfig {
     /// | `KAFKA_SASL_MECHANISM`, `KAFKA_SASL_USERNAME`, `KAFKA_SASL_PASSWORD` | [`sasl`](Self::sasl) | text |
     /// | `KAFKA_TLS_CA`, `KAFKA_TLS_CLIENT_CERTIFICATE`, `KAFKA_TLS_CLIENT_KEY` | [`tls`](Self::tls) | path, or the PEM itself |
     /// | `KAFKA_TLS_CLIENT_KEY_PASSWORD` | [`tls`](Self::tls) | text |
-    /// | `KAFKA_TLS_DANGER_ACCEPT_ANY_CERTIFICATE`, `KAFKA_TLS_DANGER_ACCEPT_ANY_HOSTNAME` | [`tls`](Self::tls) | `true`, `false` |
+    /// | `KAFKA_DANGER_ACCEPT_ANY_CERTIFICATE`, `KAFKA_DANGER_ACCEPT_ANY_HOSTNAME` | [`danger_accept_any_certificate`](Self::danger_accept_any_certificate), [`danger_accept_any_hostname`](Self::danger_accept_any_hostname) | `true`, `false` |
     /// | `KAFKA_COMPRESSION` | [`compression`](Self::compression) | `none`, `lz4`, `zstd`, `snappy`, `gzip` |
     /// | `KAFKA_LINGER` | [`linger`](Self::linger) | duration |
     /// | `KAFKA_BATCH_SIZE`, `KAFKA_MESSAGE_MAX_BYTES` | [`batch_size`](Self::batch_size), [`message_max_bytes`](Self::message_max_bytes) | bytes |
@@ -75,9 +77,8 @@ impl KafkaConfig {
         config.tls.client_certificate = vars.text("TLS_CLIENT_CERTIFICATE").map(Pem::from);
         config.tls.client_key = vars.text("TLS_CLIENT_KEY").map(Pem::from);
         config.tls.client_key_password = vars.secret("TLS_CLIENT_KEY_PASSWORD");
-        let tls = &mut config.tls;
-        vars.read("TLS_DANGER_ACCEPT_ANY_CERTIFICATE", &mut tls.danger_accept_any_certificate)?;
-        vars.read("TLS_DANGER_ACCEPT_ANY_HOSTNAME", &mut tls.danger_accept_any_hostname)?;
+        vars.read("DANGER_ACCEPT_ANY_CERTIFICATE", &mut config.danger_accept_any_certificate)?;
+        vars.read("DANGER_ACCEPT_ANY_HOSTNAME", &mut config.danger_accept_any_hostname)?;
         vars.read("COMPRESSION", &mut config.compression)?;
         vars.duration("LINGER", &mut config.linger)?;
         vars.read("BATCH_SIZE", &mut config.batch_size)?;
@@ -115,8 +116,8 @@ const KNOWN: [&str; 33] = [
     "TLS_CLIENT_CERTIFICATE",
     "TLS_CLIENT_KEY",
     "TLS_CLIENT_KEY_PASSWORD",
-    "TLS_DANGER_ACCEPT_ANY_CERTIFICATE",
-    "TLS_DANGER_ACCEPT_ANY_HOSTNAME",
+    "DANGER_ACCEPT_ANY_CERTIFICATE",
+    "DANGER_ACCEPT_ANY_HOSTNAME",
     "COMPRESSION",
     "LINGER",
     "BATCH_SIZE",
@@ -262,8 +263,8 @@ mod tests {
             ("KAFKA_TLS_CLIENT_CERTIFICATE", "-----BEGIN CERTIFICATE-----"),
             ("KAFKA_TLS_CLIENT_KEY", "/key.pem"),
             ("KAFKA_TLS_CLIENT_KEY_PASSWORD", "quiet"),
-            ("KAFKA_TLS_DANGER_ACCEPT_ANY_CERTIFICATE", "true"),
-            ("KAFKA_TLS_DANGER_ACCEPT_ANY_HOSTNAME", "true"),
+            ("KAFKA_DANGER_ACCEPT_ANY_CERTIFICATE", "true"),
+            ("KAFKA_DANGER_ACCEPT_ANY_HOSTNAME", "true"),
             ("KAFKA_COMPRESSION", "zstd"),
             ("KAFKA_LINGER", "1ms"),
             ("KAFKA_BATCH_SIZE", "1000"),
@@ -296,7 +297,7 @@ mod tests {
         assert!(matches!(config.tls.client_certificate, Some(Pem::Text(_))));
         assert_eq!(config.tls.client_key, Some(Pem::Path("/key.pem".into())));
         assert_eq!(config.tls.client_key_password, Some("quiet".into()));
-        assert!(config.tls.danger_accept_any_certificate && config.tls.danger_accept_any_hostname);
+        assert!(config.danger_accept_any_certificate && config.danger_accept_any_hostname);
         assert_eq!((config.compression, config.linger.as_millis()), (Compression::Zstd, 1));
         assert_eq!((config.batch_size, config.message_max_bytes), (1000, 2000));
         assert!(!config.allow_auto_create_topics && config.record_headers.content_type);

@@ -7,7 +7,6 @@ mod env;
 mod options;
 mod sasl;
 mod subscription;
-mod tls;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,13 +16,10 @@ use serde::Deserialize;
 
 pub(crate) use client::is_idempotent;
 pub(crate) use consumer::DEFAULT_UNSETTLED;
-pub use cqrs_tls::Pem;
+pub use cqrs_config::{Pem, Secret, TlsConfig};
 pub use options::{Acks, Compression, IdentityHeaders, LogLevel, SaslMechanism, SecurityProtocol};
 pub use sasl::Sasl;
 pub use subscription::{Assignor, IsolationLevel, KafkaSubscription, NewTopics, RetryMode};
-pub use tls::Tls;
-
-use crate::Secret;
 
 /// Where and how to reach a Kafka cluster.
 ///
@@ -60,7 +56,13 @@ pub struct KafkaConfig {
     /// The login.
     pub sasl: Sasl,
     /// The encryption.
-    pub tls: Tls,
+    pub tls: TlsConfig,
+    /// Accepts any server certificate. Gives up: an attacker between client and server reads and changes
+    /// everything, passwords included. Default off.
+    pub danger_accept_any_certificate: bool,
+    /// Accepts a trusted certificate for any host name. Gives up: the owner of any certificate of the
+    /// authority can pose as the server. Default off.
+    pub danger_accept_any_hostname: bool,
     /// How batches are compressed. Default [`Compression::None`].
     pub compression: Compression,
     /// How long a record may wait for others to share its batch (`linger.ms`). Default 5 ms.
@@ -130,7 +132,7 @@ impl KafkaConfig {
 
     /// Encrypts the connections: `SSL`, or `SASL_SSL` when there is a login.
     #[must_use]
-    pub fn with_tls(mut self, tls: Tls) -> Self {
+    pub fn with_tls(mut self, tls: TlsConfig) -> Self {
         self.tls = tls;
         self.security_protocol = match self.security_protocol.uses_sasl() {
             true => SecurityProtocol::SaslSsl,
@@ -171,7 +173,9 @@ impl Default for KafkaConfig {
             retry_delay_max: Duration::from_secs(1),
             security_protocol: SecurityProtocol::Plaintext,
             sasl: Sasl::default(),
-            tls: Tls::default(),
+            tls: TlsConfig::default(),
+            danger_accept_any_certificate: false,
+            danger_accept_any_hostname: false,
             compression: Compression::None,
             linger: Duration::from_millis(5),
             batch_size: 1_000_000,

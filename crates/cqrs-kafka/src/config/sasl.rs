@@ -1,7 +1,9 @@
+use cqrs_config::Secret;
 use serde::Deserialize;
 
 use super::SaslMechanism;
-use crate::{KafkaError, Secret, TokenProvider};
+use crate::error::KafkaError;
+use crate::oauth::TokenProvider;
 
 /// The SASL login. Used when the security protocol is `SASL_PLAINTEXT` or `SASL_SSL`.
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use crate::secret::Secret;
+use cqrs_config::Secret;
 
 /// How a subscription consumes from Kafka: what only Kafka knows. Put it into the options of a
 /// subscription; without it the defaults hold. Servers, login and encryption are those of the broker's

@@ -12,6 +12,7 @@ impl RegistryConfig {
     /// | `SCHEMA_REGISTRY_TOKEN` | `credentials`, bearer |
     /// | `SCHEMA_REGISTRY_TLS_CA` | `tls.ca`: a file, or PEM text |
     /// | `SCHEMA_REGISTRY_TLS_CLIENT_CERTIFICATE`, `SCHEMA_REGISTRY_TLS_CLIENT_KEY` | likewise |
+    /// | `SCHEMA_REGISTRY_TLS_CLIENT_KEY_PASSWORD` | text |
     ///
     /// # Errors
     /// [`RegistryErrorKind::Config`](super::RegistryErrorKind::Config) naming the variable, never its
@@ -56,6 +57,8 @@ impl RegistryConfig {
         config.tls.ca = pem("SCHEMA_REGISTRY_TLS_CA")?;
         config.tls.client_certificate = pem("SCHEMA_REGISTRY_TLS_CLIENT_CERTIFICATE")?;
         config.tls.client_key = pem("SCHEMA_REGISTRY_TLS_CLIENT_KEY")?;
+        config.tls.client_key_password =
+            get("SCHEMA_REGISTRY_TLS_CLIENT_KEY_PASSWORD")?.map(Into::into);
         Ok(config)
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use cqrs_tls::{marked_as_not_text, not_text, secret_text};
+use cqrs_config::{marked_as_not_text, not_text, secret_text};
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 

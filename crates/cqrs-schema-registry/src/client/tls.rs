@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cqrs_tls::{TlsConfig, TlsError};
+use cqrs_config::{TlsConfig, TlsError};
 use rustls::client::WantsClientCert;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 

@@ -12,7 +12,7 @@ use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, Pem};
 use cqrs_core::{Message, MessageBrokerExt};
 use cqrs_kafka::{
     KafkaConfig, KafkaError, KafkaMessageBroker, LogLevel, OAuthToken, Sasl, SaslMechanism,
-    SecurityProtocol, Tls, TokenProvider,
+    SecurityProtocol, TlsConfig, TokenProvider,
 };
 use cqrs_schema_registry::{
     Credentials, Frame, RegistryConfig, RegistryDecoder, Schema, SchemaRegistry,
@@ -62,8 +62,8 @@ async fn all() {
     println!("ALL WAYS TRIED");
 }
 
-fn trusted() -> Tls {
-    Tls::with_ca(servers::certs("ca.pem"))
+fn trusted() -> TlsConfig {
+    TlsConfig::new().with_ca(servers::certs("ca.pem"))
 }
 
 /// Connects, publishes if that works, and shows everything.
@@ -218,25 +218,46 @@ async fn amqp_ways() {
         Ok(config) => all.push(config),
         Err(error) => show_error(&error),
     }
-    let file = format!("dsn = 'amqp://guest:{}@{address}/%2f'", way("amqp-file"));
-    all.push(toml::from_str(&file).expect("settings"));
-    let encrypted = encrypted_key("x");
-    let encrypted_text = std::fs::read_to_string(&encrypted).expect("a key");
-    let keys: [Pem; 4] = [
-        format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----", way("amqp-key-text"))
-            .into(),
-        way("amqp-key-as-path").into(),
-        Pem::Path(encrypted),
-        Pem::Text(encrypted_text),
-    ];
-    for key in keys {
+    for file in [
+        format!("dsn = 'amqp://guest:{}@{address}/%2f'", way("amqp-file")),
+        format!(
+            "dsn = '{}'\n[tls]\nclient_key_password = '{}'",
+            amqp::tls_dsn(),
+            way("amqp-file-key")
+        ),
+    ] {
+        all.push(toml::from_str(&file).expect("settings"));
+    }
+    for tls in rustls_keys("amqp") {
         let mut config = AmqpConfig::new(amqp::tls_dsn());
-        config.tls.ca = Some(Pem::Path(servers::certs("ca.pem")));
-        config.tls.client_certificate = Some(Pem::Path(servers::certs("client.pem")));
-        config.tls.client_key = Some(key);
+        config.tls = tls;
         all.push(config);
     }
     join_all(all.into_iter().map(amqp_client)).await;
+}
+
+/// Client keys for a client on rustls.
+fn rustls_keys(client: &str) -> Vec<TlsConfig> {
+    let way = |name: &str| way(&format!("{client}-{name}"));
+    let password = way("key-password");
+    let encrypted = encrypted_key(&password);
+    let text = std::fs::read_to_string(&encrypted).expect("a key");
+    let broken =
+        format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----", way("key-text"));
+    let keys: [(Pem, Option<String>); 6] = [
+        (broken.into(), None),
+        (way("key-as-path").into(), None),
+        (Pem::Path(encrypted.clone()), None),
+        (Pem::Text(text.clone()), None),
+        (Pem::Text(text), Some(way("key-wrong-password"))),
+        (Pem::Path(encrypted), Some(password)),
+    ];
+    let tls = |(key, password): (Pem, Option<String>)| {
+        let mut tls = trusted().with_client(servers::certs("client.pem"), key);
+        tls.client_key_password = password.map(Into::into);
+        tls
+    };
+    keys.into_iter().map(tls).collect()
 }
 
 async fn amqp_client(mut config: AmqpConfig) {
@@ -287,6 +308,11 @@ async fn registry_ways() {
     registry(at(Credentials::basic("user", way("registry-basic")))).await;
     registry(at(Credentials::bearer(way("registry-bearer")))).await;
     registry(RegistryConfig::new([format!("http://user:{}@{address}", way("registry-url"))])).await;
+    for tls in rustls_keys("registry") {
+        let mut config = RegistryConfig::new([format!("https://{address}")]);
+        config.tls = tls;
+        registry(config).await;
+    }
     let mixed = format!("https://user:{}@{address}", way("registry-mixed"));
     registry(RegistryConfig::new([mixed, format!("http://{address}")])).await;
     registry(at(Credentials::bearer(format!("{} ", way("registry-bearer-space"))))).await;

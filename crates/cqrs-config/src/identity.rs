@@ -1,15 +1,19 @@
-//! What rustls takes, made of the settings.
+//! [`TlsConfig`] as rustls takes it: the trusted authorities and the client's [`Identity`], used by the
+//! clients on rustls.
 
 use std::fmt;
 use std::io;
 use std::path::Path;
 
+use pkcs5::EncryptionScheme;
+use pkcs5::der::asn1::OctetStringRef;
+use pkcs5::der::{Decode, Reader, SliceReader};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
-use crate::{Pem, TlsConfig, is_encrypted_key, not_text};
+use crate::{Pem, Secret, TlsConfig, is_encrypted_key, not_text};
 
-/// A setting that cannot be used. Names it; never shows what is in it.
+/// A setting that cannot be used. Names it; never shows its value.
 #[derive(Debug, thiserror::Error)]
 #[error("{detail}")]
 pub struct TlsError {
@@ -22,15 +26,15 @@ impl TlsError {
         Self { detail: detail.into(), source: None }
     }
 
-    /// What is wrong, and why a file could not be read.
+    /// The text, and the reason why a file could not be read.
     pub fn into_parts(self) -> (String, Option<io::Error>) {
         (self.detail, self.source)
     }
 }
 
-/// Who the client is.
+/// The client's certificate and its key.
 pub struct Identity {
-    /// Its own certificate, and those up to the authority that the server trusts.
+    /// The chain, the client's own certificate first.
     pub certificates: Vec<CertificateDer<'static>>,
     /// The private key.
     pub key: PrivateKeyDer<'static>,
@@ -52,16 +56,19 @@ impl TlsConfig {
         self.ca.as_ref().map(|ca| certificates("tls.ca", ca)).transpose()
     }
 
-    /// Who the client is, if it says so. Reads files, and so may block.
+    /// The client's identity, if one is set. Reads files, and so may block.
     ///
     /// # Errors
-    /// When certificate or key is missing, cannot be read or is none.
+    /// When certificate or key is missing, cannot be read or is none, or cannot be decrypted.
     pub fn identity(&self) -> Result<Option<Identity>, TlsError> {
         match (&self.client_certificate, &self.client_key) {
+            (None, None) if self.client_key_password.is_some() => {
+                Err(TlsError::new("tls.client_key_password is set, but tls.client_key is not"))
+            }
             (None, None) => Ok(None),
             (Some(certificate), Some(key)) => Ok(Some(Identity {
                 certificates: certificates("tls.client_certificate", certificate)?,
-                key: private_key(key)?,
+                key: private_key(key, self.client_key_password.as_ref())?,
             })),
             _ => Err(TlsError::new(
                 "tls.client_certificate and tls.client_key go together: one is missing",
@@ -85,7 +92,7 @@ fn read(setting: &str, pem: &Pem) -> Result<Vec<u8>, TlsError> {
     }
 }
 
-/// A path; but what was meant to be a key's path may be the key.
+/// The path, unless it is of a key: a key without PEM markers is read as a path.
 fn shown<'p>(setting: &str, path: &'p Path) -> std::path::Display<'p> {
     match setting {
         "tls.client_key" => Path::new("its file").display(),
@@ -97,7 +104,7 @@ fn certificates(setting: &str, pem: &Pem) -> Result<Vec<CertificateDer<'static>>
     let text = read(setting, pem)?;
     let found: Vec<_> = CertificateDer::pem_slice_iter(&text)
         .collect::<Result<_, _>>()
-        // The parser's error quotes what it could not read, and a key may stand beside a certificate.
+        // The parser's error quotes the input, and a key may stand beside a certificate.
         .map_err(|_| TlsError::new(format!("{setting}: not PEM{LINES}")))?;
     match found.is_empty() {
         true => Err(TlsError::new(format!("{setting}: it holds no certificate"))),
@@ -105,37 +112,71 @@ fn certificates(setting: &str, pem: &Pem) -> Result<Vec<CertificateDer<'static>>
     }
 }
 
-fn private_key(pem: &Pem) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let text = read("tls.client_key", pem)?;
-    if is_encrypted_key(&String::from_utf8_lossy(&text)) {
-        return Err(TlsError::new(
-            "tls.client_key: the key is encrypted, and this client cannot take a password for it; \
-             decrypt it (openssl pkey -in encrypted.key -out plain.key) into a file that only this \
-             service may read",
-        ));
+fn private_key(pem: &Pem, password: Option<&Secret>) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let bytes = read("tls.client_key", pem)?;
+    let text = String::from_utf8_lossy(&bytes);
+    if !is_encrypted_key(&text) {
+        // The parser's error quotes the input, which may be the key.
+        return PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| {
+            TlsError::new(format!("tls.client_key: no PEM private key in it{LINES}"))
+        });
     }
-    // The parser's error quotes what it could not read, which may be the key.
-    PrivateKeyDer::from_pem_slice(&text).map_err(|_| {
-        TlsError::new(format!("tls.client_key: no unencrypted PEM private key in it{LINES}"))
+    let password = password.map(Secret::expose).filter(|password| !password.is_empty());
+    let Some(password) = password else {
+        return Err(TlsError::new(format!(
+            "tls.client_key is encrypted; set tls.client_key_password, or {DECRYPT}"
+        )));
+    };
+    if let Some(what) = not_text(password) {
+        return Err(TlsError::new(format!(
+            "tls.client_key_password: it is {what}; write it as a text, in quotes"
+        )));
+    }
+    decrypted(&text, password).map(Into::into).ok_or_else(|| {
+        TlsError::new(format!(
+            "tls.client_key cannot be decrypted: tls.client_key_password is wrong, or the key is not \
+             PKCS#8 with AES (BEGIN ENCRYPTED PRIVATE KEY); {DECRYPT}"
+        ))
     })
 }
 
-/// A mistake that is easily made with variables.
+/// The decrypted key of PKCS#8 text ([RFC 5958](https://www.rfc-editor.org/rfc/rfc5958#section-3)).
+fn decrypted(text: &str, password: &str) -> Option<PrivatePkcs8KeyDer<'static>> {
+    // The parser knows no label for encrypted keys; it does not look at the content.
+    let relabelled = text.replace("ENCRYPTED PRIVATE KEY", "PRIVATE KEY");
+    let encrypted = PrivatePkcs8KeyDer::from_pem_slice(relabelled.as_bytes()).ok()?;
+    let mut reader = SliceReader::new(encrypted.secret_pkcs8_der()).ok()?;
+    let parts = reader.sequence(|reader| {
+        Ok((EncryptionScheme::decode(reader)?, OctetStringRef::decode(reader)?))
+    });
+    let (scheme, data) = parts.ok()?;
+    scheme.decrypt(password, data.as_bytes()).ok().map(Into::into)
+}
+
+const DECRYPT: &str = "decrypt it (openssl pkey -in encrypted.key -out plain.key) into a file that \
+                       only this service may read";
+
+/// A frequent mistake with variables.
 const LINES: &str = "; every line of PEM needs its own line, not \\n";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// As a variable holds it whose line breaks were not real ones.
+    /// A key in a variable whose line breaks are `\\n`.
     const ONE_LINE: &str = r"-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----";
 
     fn config(ca: Option<Pem>, certificate: Option<Pem>, key: Option<Pem>) -> TlsConfig {
-        TlsConfig { ca, client_certificate: certificate, client_key: key }
+        TlsConfig {
+            ca,
+            client_certificate: certificate,
+            client_key: key,
+            client_key_password: None,
+        }
     }
 
-    /// All that a log could have of an error.
-    fn told(error: TlsError) -> String {
+    /// Every text of an error that a log could show.
+    fn shown_texts(error: TlsError) -> String {
         let shown = format!("{error} {error:?}");
         let (detail, source) = error.into_parts();
         assert!(shown.starts_with(&detail));
@@ -144,7 +185,8 @@ mod tests {
 
     #[test]
     fn errors_name_the_setting() {
-        let ca = |ca: &str| told(config(Some(ca.into()), None, None).authorities().unwrap_err());
+        let ca =
+            |ca: &str| shown_texts(config(Some(ca.into()), None, None).authorities().unwrap_err());
         assert!(ca("/does/not/exist.pem").starts_with("tls.ca: cannot read /does/not/exist.pem "));
         let empty = config(Some(Pem::Text("x".into())), None, None).authorities().unwrap_err();
         assert_eq!(empty.to_string(), "tls.ca: it holds no certificate");
@@ -157,7 +199,7 @@ mod tests {
         // Without its markers, a key is taken for a path.
         for key in [ONE_LINE, "c2VjcmV0"] {
             let key = Pem::from(key);
-            let error = told(private_key(&key).unwrap_err());
+            let error = shown_texts(private_key(&key, None).unwrap_err());
             assert!(error.starts_with("tls.client_key: "), "{error}");
             let shown = format!("{:?}", config(None, None, Some(key)));
             for text in [error, shown] {
@@ -165,7 +207,7 @@ mod tests {
             }
         }
         for pem in [ONE_LINE.to_owned(), format!("{ONE_LINE}\\n")] {
-            let error = told(certificates("tls.ca", &Pem::Text(pem.clone())).unwrap_err());
+            let error = shown_texts(certificates("tls.ca", &Pem::Text(pem.clone())).unwrap_err());
             assert!(error.starts_with("tls.ca: ") && !error.contains("99, 50, 86"), "{error}");
             assert_eq!(format!("{:?}", Pem::Text(pem)), "Text(***)");
         }
@@ -178,10 +220,40 @@ mod tests {
             "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nc2Vj\n\
              -----END RSA PRIVATE KEY-----",
         ] {
-            let error = told(private_key(&header.into()).unwrap_err());
+            let error = shown_texts(private_key(&header.into(), None).unwrap_err());
             assert!(error.contains("is encrypted") && error.contains("openssl pkey"), "{error}");
-            assert!(!error.contains("c2Vj"), "{error}");
+            let wrong = shown_texts(private_key(&header.into(), Some(&"hush".into())).unwrap_err());
+            assert!(wrong.contains("client_key_password is wrong"), "{wrong}");
+            assert!(![error, wrong].concat().contains("c2Vj"));
         }
+        let alone = TlsConfig::new().with_client_key_password("hush").identity().unwrap_err();
+        assert!(shown_texts(alone).contains("tls.client_key is not"));
+    }
+
+    /// Made by `openssl genpkey -algorithm ed25519` and `openssl pkcs8 -topk8`; its password is `hush`.
+    const ENCRYPTED: &str = "-----BEGIN ENCRYPTED PRIVATE KEY-----\n\
+MIGbMFcGCSqGSIb3DQEFDTBKMCkGCSqGSIb3DQEFDDAcBAjw5emuwMbb7wICCAAw\n\
+DAYIKoZIhvcNAgkFADAdBglghkgBZQMEASoEEOYgHf9w71bww6spi3koK9YEQJfZ\n\
+3rbdyXnk/85+sef/TV1c0FdS9O2Lu9Amg1mgnwN9iEKkSW6Foe+mHPSJbVbYCckz\n\
+t6xWHgq0jlSJ91V46VM=\n\
+-----END ENCRYPTED PRIVATE KEY-----\n";
+
+    #[test]
+    fn password_decrypts_the_key() {
+        let encrypted = Pem::from(ENCRYPTED);
+        let key = private_key(&encrypted, Some(&"hush".into())).unwrap();
+        // RFC 8410: version, algorithm Ed25519, and a key of 32 bytes.
+        assert_eq!(
+            key.secret_der()[..16],
+            *b"\x30\x2e\x02\x01\0\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20"
+        );
+        assert_eq!(key.secret_der().len(), 48);
+        let wrong = shown_texts(private_key(&encrypted, Some(&"hash".into())).unwrap_err());
+        assert!(wrong.contains("is wrong") && !wrong.contains("hash"), "{wrong}");
+        let read: TlsConfig = toml::from_str("client_key_password = 8675309").unwrap();
+        let password = read.client_key_password.as_ref();
+        let number = shown_texts(private_key(&encrypted, password).unwrap_err());
+        assert!(number.contains("as a text, in quotes") && !number.contains("867"), "{number}");
     }
 
     #[test]
@@ -190,7 +262,7 @@ mod tests {
             let read: TlsConfig = toml::from_str(&format!("client_key = {value}")).unwrap();
             let config = TlsConfig { client_certificate: read.client_key.clone(), ..read };
             let error = config.identity().unwrap_err();
-            let text = format!("{} {config:?}", told(error));
+            let text = format!("{} {config:?}", shown_texts(error));
             assert!(text.contains("as a text, in quotes"), "{text}");
             assert!(!text.contains("867"), "{text}");
         }

@@ -1,19 +1,19 @@
-//! A certificate or key as the settings have it: a path, or the text.
+//! [`Pem`]: a certificate or key as a path or as text, part of the TLS settings.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
 
 use crate::{not_text, secret_text};
 
 /// A certificate or key in PEM form ([RFC 7468](https://www.rfc-editor.org/rfc/rfc7468)): a file, or the
-/// text itself. Made from a string (as a configuration or a variable has it), a text with `-----BEGIN`
-/// is the PEM itself, any other a path.
+/// text itself. Made from a string (of a file or a variable), a text with `-----BEGIN` is the PEM itself,
+/// any other a path.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Pem {
-    /// The file that has it. Read when the client is made.
+    /// The path of a file, read when the client is made.
     Path(PathBuf),
     /// The text itself. `Debug` does not show it.
     Text(String),
@@ -25,7 +25,7 @@ impl<'de> Deserialize<'de> for Pem {
     }
 }
 
-/// Whether PEM text holds an encrypted private key
+/// True if PEM text holds an encrypted private key
 /// (PKCS#8, [RFC 7468](https://www.rfc-editor.org/rfc/rfc7468#section-11), or OpenSSL's older form).
 pub fn is_encrypted_key(text: &str) -> bool {
     text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----")
@@ -47,9 +47,21 @@ impl From<&str> for Pem {
     }
 }
 
+impl From<&String> for Pem {
+    fn from(text: &String) -> Self {
+        text.as_str().into()
+    }
+}
+
 impl From<PathBuf> for Pem {
     fn from(path: PathBuf) -> Self {
         Self::Path(path)
+    }
+}
+
+impl From<&Path> for Pem {
+    fn from(path: &Path) -> Self {
+        path.to_owned().into()
     }
 }
 
