@@ -38,7 +38,7 @@ async fn filled(count: usize, codec: Codec) -> MemoryBroker {
 }
 
 async fn raw(broker: &MemoryBroker, count: usize, codec: Codec) -> f64 {
-    let subscriber = broker.subscribe("bench", "bench");
+    let subscriber = broker.subscriber("bench", "bench");
     let meter = Meter::new(count);
     // In a task, as ours is: the main task of a runtime is woken in another way.
     let counting = meter.clone();

@@ -23,7 +23,7 @@ pub use codec::{ByContentType, Deserializer, JsonDeserializer, JsonSerializer, S
 pub use consume::{
     DeadLetter, DeadLetterReason, DeadLetterTarget, Incoming, Retry, RetryState, StartAt, Subscribe,
 };
-pub use dispatch::{EventFailure, EventsError, OnEventFailure, Undelivered, UndeliveredEvent};
+pub use dispatch::{EventFailure, EventsError, OnEventFailure, Undelivered};
 pub use event::{
     DEFAULT_OUTPUT_TOPIC, DomainEvent, Emission, Event, EventHandler, EventMap, EventRoute,
     HandlerError, HandlerResultExt, InvalidTimestamp, Notification, NotificationEvent, Timestamp,

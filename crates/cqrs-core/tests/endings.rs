@@ -252,5 +252,5 @@ async fn a_run_that_is_dropped_gives_back_what_its_handlers_have() {
     tokio::time::sleep(Duration::from_millis(1)).await;
     let counts = health.subscriptions()[0].counts;
     assert_eq!((counts.received, counts.given_back), (1, 1));
-    assert!(broker.subscribe("paid", "g").try_recv().is_some());
+    assert!(broker.subscriber("paid", "g").try_recv().is_some());
 }

@@ -106,4 +106,4 @@ pub use read::{OnUnknownSchema, RegistryDecoder};
 pub use write::{
     EventSchema, FrameForm, FramingBuilder, Registration, SchemaSource, SubjectNaming,
 };
-pub use write::{FramedBroker, Framing, OnUnknownEvent};
+pub use write::{FramedBroker, Framing, OnMissingSchema};

@@ -32,7 +32,7 @@ use cqrs::{
     Invocation, InvocationKind, JsonDeserializer, JsonSerializer, Mediator, MediatorShutdown,
     Message, MessageBroker, MessageBrokerExt, Next, NotificationEvent, OnEventFailure, Outcome,
     PublishError, PublishErrorKind, Request, RequestKind, RequestMap, Scope, SendError, Timestamp,
-    TraceContext, Undelivered, UndeliveredEvent, UnitOfWorkError,
+    TraceContext, Undelivered, UnitOfWorkError,
 };
 
 const fn shared<T: Send + Sync + std::fmt::Debug>() {}
@@ -163,7 +163,6 @@ const _: () = {
     error::<EventsError>();
     error::<UnitOfWorkError>();
     error::<PublishError>();
-    error::<UndeliveredEvent>();
     error::<SerializeError>();
     error::<DeserializeError>();
     error::<InvalidHeader>();
@@ -197,7 +196,7 @@ const _: () = {
     shared::<SubjectNaming>();
     shared::<Registration>();
     shared::<OnUnframed>();
-    shared::<OnUnknownEvent>();
+    shared::<OnMissingSchema>();
     shared::<OnUnknownSchema>();
     shared::<RegistryDecoder>();
     shared::<SchemaRegistry>();

@@ -44,7 +44,7 @@ pub(crate) enum FinishError {
     Interrupted,
 }
 
-type Finished = Result<Vec<UndeliveredEvent>, FinishError>;
+type Finished = Result<Vec<PublishError>, FinishError>;
 
 /// Events that the broker did not confirm, after the work that caused them was committed.
 ///
@@ -54,15 +54,13 @@ type Finished = Result<Vec<UndeliveredEvent>, FinishError>;
 pub struct Undelivered<T> {
     /// What the handler returned.
     pub response: T,
-    /// What was not confirmed, in order of emission; never empty.
-    pub events: Vec<UndeliveredEvent>,
+    /// The events that the broker did not confirm, in order of emission; never empty. Each error says what
+    /// is known and has the message.
+    pub events: Vec<PublishError>,
 }
 
-/// One event that the broker did not confirm; the error says what is known and has the message.
-pub type UndeliveredEvent = PublishError;
-
 impl<T> Undelivered<T> {
-    pub(crate) fn new(response: T, events: Vec<UndeliveredEvent>) -> Self {
+    pub(crate) fn new(response: T, events: Vec<PublishError>) -> Self {
         Self { response, events }
     }
 }

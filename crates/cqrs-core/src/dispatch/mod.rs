@@ -8,7 +8,7 @@ mod publish;
 
 pub(crate) use events::EventRounds;
 pub use events::{EventFailure, EventsError, OnEventFailure};
+pub use finish::Undelivered;
 pub(crate) use finish::{FinishError, Finisher};
-pub use finish::{Undelivered, UndeliveredEvent};
 pub(crate) use gate::{Entered, Gate};
 pub(crate) use panics::{caught, panic_message};

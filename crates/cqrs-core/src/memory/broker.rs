@@ -54,7 +54,7 @@ impl MemoryBroker {
     ///
     /// Every group gets every message of the topic; the subscribers of one group share them. Works
     /// after a shutdown too, to read what is left.
-    pub fn subscribe(&self, topic: &str, group: &str) -> MemorySubscriber {
+    pub fn subscriber(&self, topic: &str, group: &str) -> MemorySubscriber {
         let topic = self.0.topic(topic);
         let (group, signal, _made) = topic.group(group, StartAt::Earliest);
         MemorySubscriber::new(topic, group, signal)

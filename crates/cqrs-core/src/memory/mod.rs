@@ -6,7 +6,7 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let broker = MemoryBroker::new();
-//! let mails = broker.subscribe("user_events", "mailer");
+//! let mails = broker.subscriber("user_events", "mailer");
 //!
 //! broker.publish(Message::new("user_events", "{}").with_key("user-7")).await?;
 //!

@@ -68,7 +68,7 @@ impl MemorySource {
         let max = request.max_unsettled.unwrap_or_else(|| (3 * request.concurrency).clamp(16, 300));
         let subscribers = topics.iter().map(|topic| {
             broker.create_group(topic, &request.group, request.start);
-            broker.subscribe(topic, &request.group).keeping_order()
+            broker.subscriber(topic, &request.group).keeping_order()
         });
         let subscribers: Vec<_> = subscribers.collect();
         let memberships = subscribers.iter().map(MemorySubscriber::membership).collect();

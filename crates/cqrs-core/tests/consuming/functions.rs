@@ -157,7 +157,7 @@ async fn what_is_taken_away_while_a_batch_waits_is_not_handled() {
     let running = run(&broker, users().retry(retry), target);
     until("the first waits alone", || noted(&seen).len() == 2).await;
     // A member that never settles has them now.
-    let other = broker.subscribe("users", "mailer");
+    let other = broker.subscriber("users", "mailer");
     assert_eq!(broker.faults().revoke("users", "mailer"), 2);
     let _theirs = [other.try_recv().unwrap(), other.try_recv().unwrap()];
     tokio::time::sleep(Duration::from_secs(600)).await;

@@ -20,7 +20,7 @@ async fn events_reach_the_handlers_of_a_mediator_and_are_acked() {
     let report = running.end().await;
     assert_eq!(noted(&seen), ["ada in mailer"]);
     assert_eq!(report.subscriptions[0].counts.handled, 1);
-    assert!(broker.subscribe("users", "mailer").try_recv().is_none(), "it was acked");
+    assert!(broker.subscriber("users", "mailer").try_recv().is_none(), "it was acked");
 }
 
 #[tokio::test(start_paused = true)]
@@ -49,7 +49,7 @@ async fn a_stop_finishes_what_runs_and_gives_the_rest_back() {
     assert_eq!(noted(&seen), ["start 1", "start 2", "end 1", "end 2"]);
     let [mine] = &*report.subscriptions else { panic!("one subscription") };
     assert_eq!((mine.counts.handled, mine.counts.given_back, mine.cancelled), (2, 3, 0));
-    let again = broker.subscribe("users", "mailer");
+    let again = broker.subscriber("users", "mailer");
     assert_eq!(std::iter::from_fn(|| again.try_recv().map(|d| d.ack())).count(), 3);
 }
 
@@ -77,7 +77,7 @@ async fn a_drain_ends_at_its_deadline_and_a_second_stop_ends_at_once() {
         let expected = if now { 0 } else { 30 };
         assert_eq!(started.elapsed().as_secs(), expected);
         assert_eq!(report.subscriptions[0].cancelled, 1);
-        assert!(broker.subscribe("users", "mailer").try_recv().is_some(), "it was given back");
+        assert!(broker.subscriber("users", "mailer").try_recv().is_some(), "it was given back");
     }
 }
 
@@ -138,7 +138,7 @@ async fn a_mediator_that_is_shut_down_fails_nothing() {
     let report = running.end().await;
     assert_eq!(report.subscriptions[0].counts.failed_attempts, 0);
     assert!(dead_letters(&broker).is_empty());
-    assert!(broker.subscribe("users", "mailer").try_recv().is_some(), "it was given back");
+    assert!(broker.subscriber("users", "mailer").try_recv().is_some(), "it was given back");
 }
 
 #[tokio::test]

@@ -78,7 +78,7 @@ async fn the_stop_policy_ends_the_service_with_an_error_and_loses_nothing() {
     assert!(error.detail.contains("offset Some(0)"), "{error}");
     assert!(!health.is_ready() && !health.is_live());
     assert!(matches!(health.subscriptions()[0].state, SubscriptionState::Failed { .. }));
-    let left = broker.subscribe("users", "mailer").try_recv().expect("it was given back");
+    let left = broker.subscriber("users", "mailer").try_recv().expect("it was given back");
     assert_eq!(left.message().body, "garbage");
 }
 
@@ -247,7 +247,7 @@ async fn a_stop_ends_the_wait_for_what_cannot_be_decoded_now() {
         let counts = running.end().await.subscriptions[0].counts;
         assert!(stopped.elapsed() < Duration::from_secs(1), "{:?}", stopped.elapsed());
         assert_eq!((counts.given_back, counts.dead_lettered), (1, 0));
-        let left = broker.subscribe("users", "mailer").try_recv().expect("it was given back");
+        let left = broker.subscriber("users", "mailer").try_recv().expect("it was given back");
         assert_eq!(left.message().key.as_deref(), Some(b"ada".as_slice()));
     }
 }

@@ -147,7 +147,7 @@ async fn nothing_is_acked_while_the_dead_letter_is_not_confirmed() {
     tokio::time::sleep(Duration::from_secs(60)).await;
     let counts = running.health.subscriptions()[0].counts;
     assert_eq!((counts.dead_lettered, counts.handled), (0, 0), "nothing is settled");
-    let reader = broker.subscribe("users.mailer.dead", "nobody");
+    let reader = broker.subscriber("users.mailer.dead", "nobody");
     while let Some(old) = reader.try_recv() {
         old.ack();
     }
@@ -155,7 +155,7 @@ async fn nothing_is_acked_while_the_dead_letter_is_not_confirmed() {
     until("settled", || running.health.subscriptions()[0].counts.dead_lettered == 2).await;
     until("ready again", || running.health.is_ready()).await;
     drop(running.end().await);
-    assert!(broker.subscribe("users", "mailer").try_recv().is_none());
+    assert!(broker.subscriber("users", "mailer").try_recv().is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -184,7 +184,7 @@ async fn a_pause_lasts_until_the_dead_letter_is_confirmed() {
         assert!(!running.health.is_ready(), "it is tried again, not confirmed");
     }
     assert_eq!(noted(&seen), ["ada:1#1"], "nothing starts meanwhile");
-    let reader = broker.subscribe("users.mailer.dead", "nobody");
+    let reader = broker.subscriber("users.mailer.dead", "nobody");
     while let Some(old) = reader.try_recv() {
         old.ack();
     }

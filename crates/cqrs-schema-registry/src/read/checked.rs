@@ -71,7 +71,7 @@ pub struct RegistryDecoder {
     unframe: Unframe,
     ids: Vec<SchemaId>,
     subjects: Vec<Arc<str>>,
-    on_unknown: OnUnknownSchema,
+    on_missing_schema: OnUnknownSchema,
 }
 
 impl RegistryDecoder {
@@ -92,7 +92,7 @@ impl RegistryDecoder {
             unframe: Unframe::new(schema_type),
             ids: Vec::new(),
             subjects: Vec::new(),
-            on_unknown: OnUnknownSchema::Malformed,
+            on_missing_schema: OnUnknownSchema::Malformed,
         }
     }
 
@@ -129,7 +129,7 @@ impl RegistryDecoder {
     /// What is done with schemas that the registry does not know.
     #[must_use]
     pub fn on_unknown_schema(mut self, policy: OnUnknownSchema) -> Self {
-        self.on_unknown = policy;
+        self.on_missing_schema = policy;
         self
     }
 
@@ -196,7 +196,7 @@ impl RegistryDecoder {
     }
 
     fn failed(&self, error: RegistryError) -> DecodeError {
-        match (error.kind(), self.on_unknown) {
+        match (error.kind(), self.on_missing_schema) {
             (RegistryErrorKind::NotFound, OnUnknownSchema::Malformed)
             | (RegistryErrorKind::Unsupported, _) => DecodeError::malformed(error.to_string()),
             (

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use super::{EventSchema, Framing, OnUnknownEvent, SchemaSource, SubjectNaming};
+use super::{EventSchema, Framing, OnMissingSchema, SchemaSource, SubjectNaming};
 use crate::{
     Frame, RegisteredSchema, RegistryError, RegistryErrorKind, SchemaRegistry, SchemaVersion,
 };
@@ -38,7 +38,7 @@ pub struct FramingBuilder {
     naming: SubjectNaming,
     registration: Registration,
     form: FrameForm,
-    on_unknown: OnUnknownEvent,
+    on_missing_schema: OnMissingSchema,
 }
 
 impl Framing {
@@ -69,7 +69,7 @@ impl Framing {
             naming: SubjectNaming::TopicName,
             registration: Registration::LookUp,
             form: FrameForm::Prefix,
-            on_unknown: OnUnknownEvent::Refuse,
+            on_missing_schema: OnMissingSchema::Refuse,
         }
     }
 }
@@ -101,8 +101,8 @@ impl FramingBuilder {
     }
 
     /// What is done with messages of other events; an error by default.
-    pub fn on_unknown(mut self, policy: OnUnknownEvent) -> Self {
-        self.on_unknown = policy;
+    pub fn on_missing_schema(mut self, policy: OnMissingSchema) -> Self {
+        self.on_missing_schema = policy;
         self
     }
 
@@ -114,7 +114,7 @@ impl FramingBuilder {
     /// its subject, [`Config`](RegistryErrorKind::Config) when the event lacks something, or was added
     /// twice for one topic and has two frames there.
     pub async fn build(self) -> Result<Framing, RegistryError> {
-        let mut framing = Framing::new().on_unknown(self.on_unknown);
+        let mut framing = Framing::new().on_missing_schema(self.on_missing_schema);
         for event in &self.events {
             let frame = self.frame(event).await?;
             let topic = event.is_of_topic(self.naming).then(|| Arc::clone(&event.topic));

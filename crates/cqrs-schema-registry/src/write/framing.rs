@@ -10,7 +10,7 @@ use crate::{Frame, SchemaId};
 /// What is done with a message for whose event no schema is known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum OnUnknownEvent {
+pub enum OnMissingSchema {
     /// It is not published: the error is [`Invalid`](PublishErrorKind::Invalid) and says which event.
     #[default]
     Refuse,
@@ -38,7 +38,7 @@ pub enum OnUnknownEvent {
 #[derive(Clone, Default)]
 pub struct Framing {
     events: HashMap<Arc<str>, Vec<Entry>>,
-    on_unknown: OnUnknownEvent,
+    on_missing_schema: OnMissingSchema,
 }
 
 #[derive(Clone)]
@@ -77,8 +77,8 @@ impl Framing {
 
     /// What is done with messages of other events; an error by default.
     #[must_use]
-    pub fn on_unknown(mut self, policy: OnUnknownEvent) -> Self {
-        self.on_unknown = policy;
+    pub fn on_missing_schema(mut self, policy: OnMissingSchema) -> Self {
+        self.on_missing_schema = policy;
         self
     }
 
@@ -112,9 +112,9 @@ impl Framing {
     /// back as it was sent, to be published again.
     pub(crate) fn apply(&self, mut message: Message) -> Result<Message, PublishError> {
         let Some(entry) = self.entry(&message.name, &message.topic) else {
-            return match self.on_unknown {
-                OnUnknownEvent::Pass => Ok(message),
-                OnUnknownEvent::Refuse => Err(self.unknown(message)),
+            return match self.on_missing_schema {
+                OnMissingSchema::Pass => Ok(message),
+                OnMissingSchema::Refuse => Err(self.unknown(message)),
             };
         };
         // With a number or a GUID.
@@ -186,7 +186,7 @@ impl fmt::Debug for Framing {
         events.sort_by_key(|(name, topic, _)| (*name, *topic));
         f.debug_struct("Framing")
             .field("events", &events)
-            .field("on_unknown", &self.on_unknown)
+            .field("on_missing_schema", &self.on_missing_schema)
             .finish()
     }
 }

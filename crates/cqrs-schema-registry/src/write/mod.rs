@@ -16,6 +16,6 @@ pub use broker::FramedBroker;
 pub use builder::{FrameForm, FramingBuilder, Registration};
 #[cfg(feature = "client")]
 pub use event_schema::{EventSchema, SchemaSource};
-pub use framing::{Framing, OnUnknownEvent};
+pub use framing::{Framing, OnMissingSchema};
 #[cfg(feature = "client")]
 pub use naming::SubjectNaming;

@@ -63,7 +63,8 @@ fn an_unknown_event_is_refused_in_words_that_say_what_to_do() {
         assert_eq!(error.kind(), PublishErrorKind::Invalid);
         assert!(error.detail().contains(expected), "{error}");
         assert_eq!(error.into_message(), message);
-        let passed = framing().on_unknown(OnUnknownEvent::Pass).apply(message.clone()).unwrap();
+        let passed =
+            framing().on_missing_schema(OnMissingSchema::Pass).apply(message.clone()).unwrap();
         assert_eq!(passed, message);
     }
 }

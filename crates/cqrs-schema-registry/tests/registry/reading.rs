@@ -335,6 +335,6 @@ async fn a_stop_while_the_subject_cannot_be_looked_up_ends_in_time_and_loses_not
         let counts = ended.expect("in time").unwrap().subscriptions[0].counts;
         assert_eq!((counts.given_back, counts.dead_lettered), (1, 0));
         assert!(sees.recv().await.is_none());
-        assert!(broker.subscribe("users", "g").try_recv().is_some(), "it is there again");
+        assert!(broker.subscriber("users", "g").try_recv().is_some(), "it is there again");
     }
 }

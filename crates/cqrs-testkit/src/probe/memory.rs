@@ -18,7 +18,7 @@ pub(super) struct MemoryProbe {
 impl MemoryProbe {
     pub(super) fn new(broker: &MemoryBroker, topic: &str) -> Self {
         let group = format!("probe-{}", Uuid::now_v7());
-        let subscriber = broker.subscribe(topic, &group);
+        let subscriber = broker.subscriber(topic, &group);
         Self { broker: broker.clone(), topic: topic.to_owned(), group, subscriber }
     }
 }

@@ -119,7 +119,7 @@ async fn what_is_revoked_comes_again_and_its_old_deliveries_settle_nothing() {
 #[tokio::test(start_paused = true)]
 async fn what_is_revoked_and_deleted_is_owed_to_nobody() {
     let broker = MemoryBroker::builder().capacity(1).build();
-    let held = broker.subscribe("t", "g");
+    let held = broker.subscriber("t", "g");
     broker.publish(message("1")).await.unwrap();
     let held = held.recv().await.unwrap();
     broker.faults().revoke("t", "g");

@@ -49,7 +49,7 @@ struct Reader {
 
 impl Reader {
     fn new(broker: &MemoryBroker, group: usize) -> Self {
-        let subscriber = broker.subscribe("t", &format!("g{group}"));
+        let subscriber = broker.subscriber("t", &format!("g{group}"));
         Self { subscriber, held: Vec::new(), first_seen: Vec::new(), settled: BTreeSet::new() }
     }
 
@@ -115,7 +115,7 @@ fn run(steps: Vec<Step>) {
             Step::Receive(group) => drop(readers[group].receive()),
             Step::Settle(group, at, how) => readers[group].settle(at, how),
             Step::Resubscribe(group) => {
-                readers[group].subscriber = broker.subscribe("t", &format!("g{group}"));
+                readers[group].subscriber = broker.subscriber("t", &format!("g{group}"));
             }
         }
         assert!(broker.messages("t").len() <= CAPACITY);

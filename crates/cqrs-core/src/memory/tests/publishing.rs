@@ -48,7 +48,7 @@ async fn a_topic_without_a_group_keeps_the_newest() {
 #[tokio::test]
 async fn the_settled_make_room_before_the_unsettled() {
     let broker = full_after(2);
-    let group = broker.subscribe("t", "g");
+    let group = broker.subscriber("t", "g");
     broker.publish(message("1")).await.unwrap();
     broker.publish(Message::new("t", "2")).await.unwrap();
     let first = group.recv().await.unwrap();
@@ -62,7 +62,7 @@ async fn the_settled_make_room_before_the_unsettled() {
 #[tokio::test(start_paused = true)]
 async fn a_full_topic_makes_publishes_wait_in_order() {
     let broker = full_after(1);
-    let group = broker.subscribe("t", "g");
+    let group = broker.subscriber("t", "g");
     broker.publish(message("1")).await.unwrap();
     let second = broker.enqueue(message("2")).await.unwrap();
     let third = broker.enqueue(message("3")).await.unwrap();
@@ -98,7 +98,7 @@ async fn waiting_for_room_ends_at_the_deadline_and_frees_the_window() {
     sleep(Duration::from_millis(1)).await;
     assert_eq!(broker.waiting(), 0);
     let late = broker.enqueue(message("4")).await.unwrap();
-    broker.subscribe("t", "g").recv().await.unwrap().ack();
+    broker.subscriber("t", "g").recv().await.unwrap().ack();
     late.await.unwrap();
     assert_eq!(bodies(&broker), ["4"], "what expired is never stored");
 }
@@ -106,7 +106,7 @@ async fn waiting_for_room_ends_at_the_deadline_and_frees_the_window() {
 #[tokio::test]
 async fn deleting_a_group_makes_room() {
     let broker = full_after(2);
-    let group = broker.subscribe("t", "g");
+    let group = broker.subscriber("t", "g");
     broker.publish(message("1")).await.unwrap();
     broker.publish(message("2")).await.unwrap();
     let held = group.recv().await.unwrap();
@@ -130,7 +130,7 @@ async fn a_required_subscriber_makes_a_topic_without_a_group_unroutable() {
     assert_eq!(error.kind(), PublishErrorKind::Unroutable);
     assert_eq!(error.into_message(), lost);
     broker.publish(message("2").with_mandatory(false)).await.unwrap();
-    let group = broker.subscribe("t", "g");
+    let group = broker.subscriber("t", "g");
     broker.publish(message("3")).await.unwrap();
     assert_eq!(group.recv().await.unwrap().message().body, "3");
 }
@@ -163,7 +163,7 @@ async fn refuses_what_it_cannot_take() {
 #[tokio::test(start_paused = true)]
 async fn shutdown_lets_the_waiting_in_and_refuses_the_new() {
     let broker = full_after(1);
-    let group = broker.subscribe("t", "g");
+    let group = broker.subscriber("t", "g");
     broker.publish(message("1")).await.unwrap();
     let second = broker.enqueue(message("2")).await.unwrap();
     let end = tokio::spawn({

@@ -37,7 +37,7 @@ async fn publish(broker: MemoryBroker, publisher: usize, sent: Arc<Sent>) {
 }
 
 async fn consume(broker: MemoryBroker, group: String, member: usize, seen: Arc<Seen>) {
-    let subscriber = broker.subscribe("t", &group);
+    let subscriber = broker.subscriber("t", &group);
     let mut n = member;
     // Every 13th call is cancelled if it has to wait.
     loop {
@@ -118,7 +118,7 @@ async fn waiting_members_are_all_woken() {
         let broker = MemoryBroker::new();
         let mut members = JoinSet::new();
         for _ in 0..8 {
-            let member = broker.subscribe("t", "g");
+            let member = broker.subscriber("t", "g");
             members.spawn(async move { member.recv().await.unwrap().ack() });
         }
         for _ in 0..8 {

@@ -26,8 +26,8 @@ async fn drain(subscriber: &MemorySubscriber) -> Vec<String> {
 #[tokio::test]
 async fn every_group_gets_everything_and_members_share() {
     let broker = MemoryBroker::new();
-    let members = [broker.subscribe("t", "shared"), broker.subscribe("t", "shared")];
-    let alone = broker.subscribe("t", "alone");
+    let members = [broker.subscriber("t", "shared"), broker.subscriber("t", "shared")];
+    let alone = broker.subscriber("t", "alone");
     publish(&broker, &["a", "b", "c", "d"]).await;
     let held = [members[0].recv().await.unwrap(), members[1].recv().await.unwrap()];
     assert_eq!(held[0].message().body, "a0");
@@ -42,24 +42,24 @@ async fn every_group_gets_everything_and_members_share() {
 async fn a_late_group_starts_with_the_oldest_kept_or_with_the_next() {
     let broker = MemoryBroker::builder().capacity(2).build();
     publish(&broker, &["a", "b", "c"]).await;
-    let oldest = broker.subscribe("t", "oldest");
+    let oldest = broker.subscriber("t", "oldest");
     assert!(broker.create_group("t", "latest", StartAt::Latest));
     assert!(!broker.create_group("t", "latest", StartAt::Earliest), "keeps its place");
     assert_eq!(drain(&oldest).await, ["b1", "c2"]);
     publish(&broker, &["d"]).await;
-    assert_eq!(drain(&broker.subscribe("t", "latest")).await, ["d0"]);
+    assert_eq!(drain(&broker.subscriber("t", "latest")).await, ["d0"]);
     assert_eq!(drain(&oldest).await, ["d0"]);
 }
 
 #[tokio::test]
 async fn dropped_and_nacked_deliveries_come_again() {
     let broker = MemoryBroker::new();
-    let first = broker.subscribe("t", "g");
+    let first = broker.subscriber("t", "g");
     publish(&broker, &["a", "a", "b"]).await;
     let delivery = first.recv().await.unwrap();
     assert_eq!((delivery.attempt(), delivery.redelivered()), (1, false));
     drop(first);
-    let second = broker.subscribe("t", "g");
+    let second = broker.subscriber("t", "g");
     let other = second.recv().await.unwrap();
     assert_eq!(other.message().body, "b2", "the second of key a waits for its first");
     delivery.nack();
@@ -74,7 +74,7 @@ async fn dropped_and_nacked_deliveries_come_again() {
 #[tokio::test]
 async fn a_nack_wakes_a_waiting_member() {
     let broker = MemoryBroker::new();
-    let member = broker.subscribe("t", "g");
+    let member = broker.subscriber("t", "g");
     publish(&broker, &["a"]).await;
     let held = member.recv().await.unwrap();
     let waiting = tokio::spawn(async move { member.recv().await.unwrap().attempt() });
@@ -86,7 +86,7 @@ async fn a_nack_wakes_a_waiting_member() {
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_recv_takes_nothing_and_passes_its_wake_up_on() {
     let broker = MemoryBroker::new();
-    let (one, two) = (broker.subscribe("t", "g"), broker.subscribe("t", "g"));
+    let (one, two) = (broker.subscriber("t", "g"), broker.subscriber("t", "g"));
     let mut cancelled = Box::pin(one.recv());
     assert!(timeout(Duration::ZERO, &mut cancelled).await.is_err());
     let waiting = tokio::spawn(async move { two.recv().await.unwrap().ack() });
@@ -99,7 +99,7 @@ async fn a_cancelled_recv_takes_nothing_and_passes_its_wake_up_on() {
 #[tokio::test]
 async fn a_shutdown_ends_waiting_members_when_all_is_settled() {
     let broker = MemoryBroker::new();
-    let member = broker.subscribe("t", "g");
+    let member = broker.subscriber("t", "g");
     publish(&broker, &["a"]).await;
     let held = member.recv().await.unwrap();
     let waiting = tokio::spawn(async move {
@@ -113,7 +113,7 @@ async fn a_shutdown_ends_waiting_members_when_all_is_settled() {
     assert!(!waiting.is_finished(), "what is out may come back");
     held.nack();
     assert!(waiting.await.unwrap());
-    let late = broker.subscribe("t", "late");
+    let late = broker.subscriber("t", "late");
     assert_eq!(drain(&late).await, ["a0"]);
     assert!(late.recv().await.is_none());
 }
@@ -121,10 +121,10 @@ async fn a_shutdown_ends_waiting_members_when_all_is_settled() {
 #[tokio::test]
 async fn dropping_the_last_broker_value_ends_members() {
     let broker = MemoryBroker::new();
-    let member = broker.subscribe("t", "g");
+    let member = broker.subscriber("t", "g");
     publish(&broker, &["a"]).await;
     drop(broker.clone());
-    assert!(timeout(Duration::from_millis(20), broker.subscribe("t", "g2").recv()).await.is_ok());
+    assert!(timeout(Duration::from_millis(20), broker.subscriber("t", "g2").recv()).await.is_ok());
     drop(broker);
     member.recv().await.unwrap().ack();
     assert!(member.recv().await.is_none());
