@@ -15,6 +15,6 @@ pub(crate) use error::CommittedBelow;
 pub use error::{EventSendError, SendError};
 pub use events::EventMediator;
 pub use inner::MediatorShutdown;
-pub(crate) use nesting::{committed_below, watched};
+pub(crate) use nesting::{committed_below, track_commits};
 pub(crate) use permanent::is_permanent;
 pub use requests::Mediator;

@@ -17,11 +17,11 @@ struct Level {
     depth: usize,
     /// Set if a send inside it committed its work and failed to publish the events.
     committed_below: bool,
-    /// Whether this is a send, or what [`watched`] runs. If not, nobody resets the mark.
-    is_watched: bool,
+    /// Whether this is a send, or what [`track_commits`] runs. If not, nobody resets the mark.
+    is_tracked: bool,
 }
 
-const OUTSIDE: Level = Level { depth: 0, committed_below: false, is_watched: false };
+const OUTSIDE: Level = Level { depth: 0, committed_below: false, is_tracked: false };
 
 thread_local! {
     static LEVEL: Cell<Level> = const { Cell::new(OUTSIDE) };
@@ -32,7 +32,7 @@ pub(super) fn nesting() -> usize {
     LEVEL.get().depth
 }
 
-/// Whether a send inside the one that the caller runs in, or inside what [`watched`] runs, committed its work
+/// Whether a send inside the one that the caller runs in, or inside what [`track_commits`] runs, committed its work
 /// without publishing the events.
 pub(crate) fn committed_below() -> bool {
     LEVEL.get().committed_below
@@ -60,13 +60,13 @@ pub(super) async fn nested<T, E: fmt::Display>(
     };
     if matches!(result, Err(SendError::Undelivered(_))) || (result.is_err() && committed_below) {
         let level = LEVEL.get();
-        LEVEL.set(Level { committed_below: level.is_watched, ..level });
+        LEVEL.set(Level { committed_below: level.is_tracked, ..level });
     }
     (result, committed_below)
 }
 
 /// Runs code that may send. The second value: as of [`nested`].
-pub(crate) async fn watched<T>(code: Pin<&mut impl Future<Output = T>>) -> (T, bool) {
+pub(crate) async fn track_commits<T>(code: Pin<&mut impl Future<Output = T>>) -> (T, bool) {
     run(code, 0).await
 }
 
@@ -74,7 +74,7 @@ async fn run<T>(mut code: Pin<&mut impl Future<Output = T>>, deeper: usize) -> (
     let mut committed_below = false;
     let result = poll_fn(|cx| {
         let enclosing = Enclosing(LEVEL.get());
-        LEVEL.set(Level { depth: enclosing.0.depth + deeper, committed_below, is_watched: true });
+        LEVEL.set(Level { depth: enclosing.0.depth + deeper, committed_below, is_tracked: true });
         let polled = code.as_mut().poll(cx);
         committed_below = LEVEL.get().committed_below;
         polled

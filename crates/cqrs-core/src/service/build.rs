@@ -1,3 +1,5 @@
+//! Wires a service from subscriptions and targets, and checks the wiring.
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,13 +9,10 @@ use tokio_util::sync::CancellationToken;
 use super::error::{ServiceBuildError, ServiceProblem};
 use super::health::ServiceHealth;
 use super::report::StopHandle;
-use super::spec::Spec;
-use super::state::Watched;
+use super::runtime::{BatchLimits, HandlerKind, Monitor, PlannedSubscription, Spec};
 use super::subscription::Subscription;
-use super::target::{BatchLimits, Handler, Kind, Target};
-use crate::consume::{
-    DeadLetterTarget, StatusReporter, Subscribe, SubscribeRequest, group_problem,
-};
+use super::target::{Handler, Target};
+use crate::consume::{DeadLetterTarget, StatusReporter, Subscribe, group_problem};
 
 /// How many messages every broker fetches by default for a subscription that handles many at once. A
 /// batch of more would never be full.
@@ -41,24 +40,17 @@ const MOST_BY_DEFAULT: usize = 300;
 #[must_use = "nothing is consumed until it runs"]
 pub struct Service {
     pub(super) broker: Arc<dyn Subscribe>,
-    pub(super) planned: Vec<Planned>,
+    pub(super) planned: Vec<PlannedSubscription>,
     pub(super) drain: Duration,
     pub(super) health: ServiceHealth,
     pub(super) stop: StopHandle,
-}
-
-/// One subscription before it runs.
-pub(super) struct Planned {
-    pub(super) request: SubscribeRequest,
-    pub(super) spec: Spec,
-    pub(super) watched: Arc<Watched>,
 }
 
 /// Wires a [`Service`].
 #[must_use = "nothing is wired until `build` is called"]
 pub struct ServiceBuilder {
     broker: Arc<dyn Subscribe>,
-    subscriptions: Vec<(Subscription, Kind)>,
+    subscriptions: Vec<(Subscription, HandlerKind)>,
     drain: Duration,
 }
 
@@ -114,13 +106,13 @@ impl ServiceBuilder {
             let group = subscription.group.clone().unwrap_or_default();
             let (status, source) = StatusReporter::new();
             let mut request = subscription.request(&group, status);
-            if let Kind::Batch(_, BatchLimits { size, .. }) = handler {
+            if let HandlerKind::Batch(_, BatchLimits { size, .. }) = handler {
                 request.concurrency = size;
                 if size > MOST_BY_DEFAULT {
                     request.max_unsettled.get_or_insert(size.saturating_mul(2));
                 }
             }
-            let watched = Arc::new(Watched::new(Arc::clone(&request.name), source));
+            let monitor = Arc::new(Monitor::new(Arc::clone(&request.name), source));
             requests.push(request.clone());
             let spec = Spec {
                 group,
@@ -134,7 +126,7 @@ impl ServiceBuilder {
                 retry: subscription.retry,
                 dead_letter: subscription.dead_letter,
             };
-            planned.push(Planned { request, spec, watched });
+            planned.push(PlannedSubscription { request, spec, monitor });
         }
         for (index, request) in requests.iter().enumerate() {
             if requests[..index].iter().any(|other| other.name == request.name) {
@@ -148,13 +140,13 @@ impl ServiceBuilder {
         if !problems.is_empty() {
             return Err(ServiceBuildError { problems });
         }
-        let health = ServiceHealth(planned.iter().map(|p| Arc::clone(&p.watched)).collect());
+        let health = ServiceHealth(planned.iter().map(|p| Arc::clone(&p.monitor)).collect());
         let stop = StopHandle::new(CancellationToken::new(), CancellationToken::new());
         Ok(Service { broker: self.broker, planned, drain: self.drain, health, stop })
     }
 }
 
-fn problems_of(subscription: &Subscription, handler: &Kind) -> Vec<ServiceProblem> {
+fn problems_of(subscription: &Subscription, handler: &HandlerKind) -> Vec<ServiceProblem> {
     let name = match (&subscription.name, &subscription.group) {
         (Some(name), _) => name.to_string(),
         (None, Some(group)) => format!("{group}@{}", subscription.topics),
@@ -194,8 +186,8 @@ fn problems_of(subscription: &Subscription, handler: &Kind) -> Vec<ServiceProble
         }
     };
     let limits = &subscription.limits;
-    let is_each = matches!(handler, Kind::Each(_));
-    let is_batch = matches!(handler, Kind::Batch(..));
+    let is_each = matches!(handler, HandlerKind::Each(_));
+    let is_batch = matches!(handler, HandlerKind::Batch(..));
     option(limits.concurrency == 0, "a concurrency of 0 handles nothing: use at least 1");
     option(
         subscription.max_unsettled == Some(0),
@@ -204,7 +196,7 @@ fn problems_of(subscription: &Subscription, handler: &Kind) -> Vec<ServiceProble
     option(
         matches!(
             (handler, subscription.max_unsettled),
-            (Kind::Batch(_, limits), Some(most)) if most > 0 && most < limits.size
+            (HandlerKind::Batch(_, limits), Some(most)) if most > 0 && most < limits.size
         ),
         "a batch can never be full: raise max_unsettled to its size at least",
     );
@@ -223,7 +215,7 @@ fn problems_of(subscription: &Subscription, handler: &Kind) -> Vec<ServiceProble
         "batches run one at a time, so that order is kept: leave the concurrency at 1",
     );
     option(
-        matches!(handler, Kind::Batch(_, limits) if limits.size == 0),
+        matches!(handler, HandlerKind::Batch(_, limits) if limits.size == 0),
         "a batch of 0 events handles nothing: use at least 1",
     );
     option(
@@ -231,7 +223,7 @@ fn problems_of(subscription: &Subscription, handler: &Kind) -> Vec<ServiceProble
         "middlewares run around the handling of one event: not for `manual` and `batch`",
     );
     option(
-        matches!(handler, Kind::Manual(_)) && limits.timeout.is_some(),
+        matches!(handler, HandlerKind::Manual(_)) && limits.timeout.is_some(),
         "a timeout would give back a message that its `manual` handler settles: not together",
     );
     option(

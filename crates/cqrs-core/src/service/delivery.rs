@@ -1,13 +1,13 @@
+//! The delivery that a `manual` handler settles itself.
+
 use std::fmt;
 use std::ops::Deref;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::job::{Job, log_dead, log_unacked};
-use super::outcome::Ended;
 use super::received::Received;
-use super::state::{Counter, Counters};
+use super::runtime::{Counter, Counters, Job, ManualOutcome, log_dead_letter, log_unacked};
 use crate::causes::causes;
 use crate::consume::{DeadLetterReason, Delayed, SettleError};
 use crate::event::{HandlerError, Timestamp};
@@ -33,7 +33,7 @@ struct Inner {
     received: Received,
     /// Whether there are no dead letters.
     discards: bool,
-    told: oneshot::Sender<Ended>,
+    outcome: oneshot::Sender<ManualOutcome>,
 }
 
 /// A settlement that the broker did not confirm, and the delivery.
@@ -54,9 +54,9 @@ impl Delivery {
         job: Job,
         received: Received,
         discards: bool,
-    ) -> (Self, oneshot::Receiver<Ended>) {
-        let (told, ended) = oneshot::channel();
-        (Self(Some(Box::new(Inner { job, received, discards, told }))), ended)
+    ) -> (Self, oneshot::Receiver<ManualOutcome>) {
+        let (outcome, ended) = oneshot::channel();
+        (Self(Some(Box::new(Inner { job, received, discards, outcome }))), ended)
     }
 
     /// The message, its group, its attempt.
@@ -97,7 +97,7 @@ impl Delivery {
         match inner.job.settle.retry_later(delay, &state).await {
             Ok(Delayed::Hold) => {
                 inner.job.retry = state;
-                self.tell(|job| Ended::Hold(job, delay));
+                self.report(|job| ManualOutcome::Hold(job, delay));
                 Ok(())
             }
             Ok(Delayed::Scheduled) => {
@@ -121,14 +121,14 @@ impl Delivery {
         // Of the letter alone: a letter that is tried again is no further attempt.
         let retry = inner.job.retry.failed(Timestamp::now());
         let text = causes(error.source());
-        let letter = inner.job.letter(
+        let letter = inner.job.dead_letter(
             &retry,
             &inner.received.group,
             DeadLetterReason::Permanent,
             error.type_name(),
             &text,
         );
-        log_dead(&inner.job, &letter);
+        log_dead_letter(&inner.job, &letter);
         if inner.discards {
             let settled = inner.job.settle.ack().await;
             return self.end(settled, |job| settled_as(job, |counters| &counters.discarded));
@@ -146,7 +146,7 @@ impl Delivery {
     /// A copy is confirmed, so this one is done, whether or not its ack reaches the broker.
     async fn ack_after_copy(mut self, counter: fn(&Counters) -> &Counter) {
         let acked = self.inner().job.settle.ack().await;
-        self.tell(|job| match acked {
+        self.report(|job| match acked {
             Ok(()) => settled_as(job, counter),
             Err(error) => {
                 log_unacked(&job, &error);
@@ -165,34 +165,34 @@ impl Delivery {
     fn end(
         self,
         settled: Result<(), SettleError>,
-        ended: impl FnOnce(Job) -> Ended,
+        ended: impl FnOnce(Job) -> ManualOutcome,
     ) -> Result<(), NotSettled> {
         if let Err(error) = settled {
             return Err(NotSettled { error, delivery: self });
         }
-        self.tell(ended);
+        self.report(ended);
         Ok(())
     }
 
-    fn tell(mut self, ended: impl FnOnce(Job) -> Ended) {
+    fn report(mut self, ended: impl FnOnce(Job) -> ManualOutcome) {
         if let Some(inner) = self.0.take() {
-            let Inner { job, told, .. } = *inner;
+            let Inner { job, outcome, .. } = *inner;
             // Nobody listens when the subscription has ended; a job in there is then given back.
-            let _unheard = told.send(ended(job));
+            let _unheard = outcome.send(ended(job));
         }
     }
 }
 
-fn settled_as(job: Job, counter: fn(&Counters) -> &Counter) -> Ended {
-    job.end(counter);
-    Ended::Settled
+fn settled_as(job: Job, counter: fn(&Counters) -> &Counter) -> ManualOutcome {
+    job.count_as(counter);
+    ManualOutcome::Settled
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
         if let Some(inner) = self.0.take() {
-            let Inner { job, told, .. } = *inner;
-            let _unheard = told.send(Ended::Returned(job));
+            let Inner { job, outcome, .. } = *inner;
+            let _unheard = outcome.send(ManualOutcome::Returned(job));
         }
     }
 }

@@ -1,3 +1,5 @@
+//! The errors of wiring and of running a service.
+
 use std::fmt;
 
 use super::report::ServiceReport;

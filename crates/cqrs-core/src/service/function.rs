@@ -1,3 +1,5 @@
+//! The functions that handle events: `each`, `manual` and `batch`.
+
 use std::any::{Any, TypeId, type_name};
 use std::fmt;
 use std::marker::PhantomData;
@@ -5,12 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::delivery::Delivery;
-use super::failure::Failure;
 use super::received::Received;
-use super::state::Watched;
-use super::target::{
-    BatchHandler, BatchLimits, EachHandler, Handler, Kind, ManualHandler, Target, sealed,
+use super::runtime::{
+    AttemptFailure, BatchHandler, BatchLimits, EachHandler, HandlerKind, ManualHandler, Monitor,
 };
+use super::target::{Handler, Target, sealed};
 use crate::broker::BoxFuture;
 use crate::event::{AnyEvent, HandlerError, Notification, NotificationEvent};
 use crate::scope::Scope;
@@ -113,8 +114,8 @@ fn typed<P: Notification>(event: Box<dyn AnyEvent>) -> Option<NotificationEvent<
 }
 
 /// `build` checks that every type of a subscription has a handler, so this is never seen.
-fn wrong_type<P>() -> Failure {
-    Failure::permanent("NoHandler", format!("the handler takes {} only", type_name::<P>()))
+fn wrong_type<P>() -> AttemptFailure {
+    AttemptFailure::permanent("NoHandler", format!("the handler takes {} only", type_name::<P>()))
 }
 
 impl<P, F, Fut> Target for Each<P, F>
@@ -132,7 +133,7 @@ where
     Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
 {
     fn into_handler(self) -> Handler {
-        Handler(Kind::Each(Box::new(self)))
+        Handler(HandlerKind::Each(Box::new(self)))
     }
 }
 
@@ -151,13 +152,13 @@ where
         event: Box<dyn AnyEvent>,
         received: Received,
         _scope: Scope,
-        _watched: &'a Watched,
-    ) -> BoxFuture<'a, Result<(), Failure>> {
+        _monitor: &'a Monitor,
+    ) -> BoxFuture<'a, Result<(), AttemptFailure>> {
         let Some(event) = typed::<P>(event) else {
             return Box::pin(async { Err(wrong_type::<P>()) });
         };
         let run = (self.0)(event, received);
-        Box::pin(async move { run.await.map_err(Failure::from) })
+        Box::pin(async move { run.await.map_err(AttemptFailure::from) })
     }
 }
 
@@ -176,7 +177,7 @@ where
     Fut: Future<Output = ()> + Send + 'static,
 {
     fn into_handler(self) -> Handler {
-        Handler(Kind::Manual(Box::new(self)))
+        Handler(HandlerKind::Manual(Box::new(self)))
     }
 }
 
@@ -217,7 +218,7 @@ where
 {
     fn into_handler(self) -> Handler {
         let limits = self.limits;
-        Handler(Kind::Batch(Box::new(self), limits))
+        Handler(HandlerKind::Batch(Box::new(self), limits))
     }
 }
 
@@ -234,13 +235,13 @@ where
     fn handle(
         &self,
         events: Vec<(Box<dyn AnyEvent>, Received)>,
-    ) -> BoxFuture<'_, Result<(), Failure>> {
+    ) -> BoxFuture<'_, Result<(), AttemptFailure>> {
         let events: Option<Vec<_>> = events
             .into_iter()
             .map(|(event, received)| Some((typed::<P>(event)?, received)))
             .collect();
         let Some(events) = events else { return Box::pin(async { Err(wrong_type::<P>()) }) };
         let run = (self.function)(events);
-        Box::pin(async move { run.await.map_err(Failure::from) })
+        Box::pin(async move { run.await.map_err(AttemptFailure::from) })
     }
 }

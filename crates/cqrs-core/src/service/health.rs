@@ -1,10 +1,13 @@
+//! The health of a service, for readiness and liveness checks.
+
 use std::sync::Arc;
 
-use super::state::{SubscriptionCounts, SubscriptionState, Watched};
+use super::runtime::Monitor;
+use super::state::{SubscriptionCounts, SubscriptionState};
 
 /// The state of a service, for readiness and liveness checks. Cheap to clone and to ask.
 #[derive(Debug, Clone)]
-pub struct ServiceHealth(pub(super) Arc<[Arc<Watched>]>);
+pub struct ServiceHealth(pub(super) Arc<[Arc<Monitor>]>);
 
 /// The state of one subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,9 +27,9 @@ impl ServiceHealth {
     /// [stuck](SubscriptionState::Stuck) with some messages, or has a [full](SubscriptionState::Full) bound,
     /// consumes the others: it is ready.
     pub fn is_ready(&self) -> bool {
-        self.0.iter().all(|watched| {
+        self.0.iter().all(|monitor| {
             matches!(
-                watched.state(),
+                monitor.state(),
                 SubscriptionState::Consuming
                     | SubscriptionState::Stuck { .. }
                     | SubscriptionState::Full { .. }
@@ -37,15 +40,15 @@ impl ServiceHealth {
     /// Whether no subscription has failed. A lost broker does not count: it comes back by itself.
     pub fn is_live(&self) -> bool {
         let failed = |state| matches!(state, SubscriptionState::Failed { .. });
-        !self.0.iter().any(|watched| failed(watched.state()))
+        !self.0.iter().any(|monitor| failed(monitor.state()))
     }
 
     /// All subscriptions, in the order they were added.
     pub fn subscriptions(&self) -> Vec<SubscriptionHealth> {
-        let health = |watched: &Arc<Watched>| SubscriptionHealth {
-            name: Arc::clone(&watched.name),
-            state: watched.state(),
-            counts: watched.counts(),
+        let health = |monitor: &Arc<Monitor>| SubscriptionHealth {
+            name: Arc::clone(&monitor.name),
+            state: monitor.state(),
+            counts: monitor.counts(),
         };
         self.0.iter().map(health).collect()
     }

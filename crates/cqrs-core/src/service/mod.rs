@@ -1,43 +1,19 @@
-//! The subscriber runtime: subscriptions, how their events are handled and settled, and their life.
-//!
-//! ```text
-//! source ── run (fetch) ── lanes (order per key) ── worker: decode ── middlewares ── handler
-//!                              ▲                       │
-//!                              └── hold until due ─────┤ retry
-//!                                                      └── settle: ack | retry copy | dead letter
-//! ```
+//! The subscriber service: its subscriptions, targets, health and reports. The engine is in `runtime`.
 
-mod attempt;
-mod backoff;
-mod batch;
 mod build;
 mod delivery;
 mod error;
-mod failure;
 mod function;
-mod guard;
 mod health;
-mod held;
-mod job;
-mod lanes;
-mod outcome;
 mod policy;
-mod process;
-mod read;
 mod received;
-mod repeats;
 mod report;
-mod routes;
 mod run;
-mod runner;
-mod settle;
+mod runtime;
 mod signal;
-mod spec;
 mod state;
 mod subscription;
 mod target;
-mod undelivered;
-mod worker;
 
 pub use build::{Service, ServiceBuilder};
 pub use delivery::{Delivery, NotSettled};

@@ -1,3 +1,5 @@
+//! The policies for messages that do not become events, and the decoder hooks.
+
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+//! The received message that a handler gets beside its event.
+
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;

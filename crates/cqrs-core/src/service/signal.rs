@@ -1,3 +1,5 @@
+//! The signals that ask a process to end.
+
 /// Resolves when the process is asked to end: SIGTERM or Ctrl-C (on Windows Ctrl-C alone).
 ///
 /// Listening begins when the future is first polled, and the process no longer ends by itself from then

@@ -1,3 +1,5 @@
+//! The builder of a subscription: topics, event types, policies, limits and retries.
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,8 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::policy::{Decoded, DecoderFn, OnDecodeError, Policies, Undecodable, UndecodableFn};
 use super::received::Received;
-use super::routes::Routes;
-use super::spec::Limits;
+use super::runtime::{Limits, Routes};
 use crate::codec::{Deserializer, JsonDeserializer};
 use crate::consume::{
     BrokerOptions, DeadLetterTarget, Incoming, Retry, StartAt, StatusReporter, SubscribeRequest,

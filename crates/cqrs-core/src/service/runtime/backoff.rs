@@ -1,3 +1,5 @@
+//! Delays that double up to a limit.
+
 use std::time::Duration;
 
 /// Waits that double up to a limit.

@@ -4,36 +4,36 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::failure::Failure;
+use super::failure::AttemptFailure;
 use super::job::Job;
-use super::policy::Undecodable;
+use crate::service::policy::Undecodable;
 
-/// What the handling of a message came to.
+/// The result of handling a message.
 pub(super) enum Verdict {
     Handled,
     Skipped,
-    Failed(Failure),
+    Failed(AttemptFailure),
     /// To be dead-lettered without any retry: it was no attempt of a handler.
     Undecodable(Box<Undecodable>),
-    /// By policy, the subscription ends.
+    /// The policy ends the subscription.
     Stop(Box<Undecodable>),
-    /// Killed the process too often.
+    /// Its handling ended the process too often.
     Crashed,
 }
 
-/// How the handling of a job ended.
-pub(super) enum End {
+/// The result of processing a job.
+pub(super) enum JobOutcome {
     /// Settled or given back.
     Done,
-    /// To be taken again, not before then.
+    /// Must be taken again, not before this time.
     Hold(Job, Instant),
     /// The subscription cannot go on.
     Fatal(String),
 }
 
-/// What a handler did with its delivery.
+/// The result of a manual handler, from its delivery.
 #[derive(Debug)]
-pub(super) enum Ended {
+pub(crate) enum ManualOutcome {
     Settled,
     Hold(Job, Duration),
     Returned(Job),

@@ -9,49 +9,48 @@ use crate::dispatch::EventsError;
 use crate::event::HandlerError;
 use crate::mediator::{CommittedBelow, EventSendError, SendError, committed_below, is_permanent};
 
-/// Why handling one delivery failed, as the retry schedule and the dead letter need it.
-/// One word, because most results have none.
+/// The failure of one attempt, as the retry schedule and the dead letter need it. Boxed, because most
+/// results have none.
 #[derive(Debug)]
-pub(super) struct Failure(Box<Facts>);
+pub(crate) struct AttemptFailure(Box<Facts>);
 
 #[derive(Debug)]
-pub(super) struct Facts {
-    pub(super) class: FailureClass,
-    pub(super) error_type: String,
-    pub(super) error: String,
+pub(crate) struct Facts {
+    pub(crate) class: FailureClass,
+    pub(crate) error_type: String,
+    pub(crate) error: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum FailureClass {
+pub(crate) enum FailureClass {
     Retryable,
     Permanent,
     Panicked,
-    /// Nothing was tried: the mediator is shut down, or a decoder lacks what it needs. Not a failed
-    /// attempt.
+    /// Not tried, so not a failed attempt: the mediator is shut down, or a decoder's service is away.
     NotTried,
 }
 
-impl Failure {
+impl AttemptFailure {
     fn new(class: FailureClass, error_type: &str, error: impl Into<String>) -> Self {
         let facts = Facts { class, error_type: error_type.to_owned(), error: error.into() };
         Self(Box::new(facts))
     }
 
-    pub(super) fn retryable(error_type: &str, error: impl Into<String>) -> Self {
+    pub(crate) fn retryable(error_type: &str, error: impl Into<String>) -> Self {
         Self::new(FailureClass::Retryable, error_type, error)
     }
 
-    pub(super) fn permanent(error_type: &str, error: impl Into<String>) -> Self {
+    pub(crate) fn permanent(error_type: &str, error: impl Into<String>) -> Self {
         Self::new(FailureClass::Permanent, error_type, error)
     }
 
-    /// Of code that a send or [`watched`](crate::mediator::watched) runs.
-    pub(super) fn panicked(text: &str) -> Self {
+    /// The panic of code that runs in a send or in [`track_commits`](crate::mediator::track_commits).
+    pub(crate) fn panicked(text: &str) -> Self {
         Self::of_panic(text, committed_below())
     }
 
-    /// `committed`: whether a request that the code sent is committed and must not be sent again.
-    pub(super) fn of_panic(text: &str, committed: bool) -> Self {
+    /// `committed` is set if the code sent a request that is committed and must not be sent again.
+    pub(crate) fn of_panic(text: &str, committed: bool) -> Self {
         let text = format!("panicked: {text}");
         match committed {
             true => Self::permanent("panic", format!("{text}: {CommittedBelow}")),
@@ -59,25 +58,25 @@ impl Failure {
         }
     }
 
-    /// A decoder lacks what it needs.
-    pub(super) fn not_tried(error: &HandlerError) -> Self {
+    /// The service that a decoder needs is away.
+    pub(crate) fn not_tried(error: &HandlerError) -> Self {
         Self::new(FailureClass::NotTried, error.type_name(), causes(error.source()))
     }
 
-    pub(super) fn timeout(limit: Duration) -> Self {
+    pub(crate) fn timeout(limit: Duration) -> Self {
         Self::retryable("Timeout", format!("the handler took longer than {limit:?}"))
     }
 
-    /// Of a middleware that stopped the call; `text` is its error as logged.
-    pub(super) fn rejected(reason: &(dyn Error + 'static), text: String) -> Self {
+    /// The failure of a middleware that stopped the call; `text` is its error as logged.
+    pub(crate) fn rejected(reason: &(dyn Error + 'static), text: String) -> Self {
         match is_permanent(reason) {
             true => Self::permanent("Rejected", text),
             false => Self::retryable("Rejected", text),
         }
     }
 
-    /// The reason of the dead letter when there is no further attempt.
-    pub(super) fn reason(&self) -> DeadLetterReason {
+    /// The reason of the dead letter if there is no further attempt.
+    pub(crate) fn reason(&self) -> DeadLetterReason {
         match self.class {
             FailureClass::Permanent => DeadLetterReason::Permanent,
             FailureClass::Panicked => DeadLetterReason::Panic,
@@ -85,8 +84,8 @@ impl Failure {
         }
     }
 
-    /// Of a mediator's error that is no `Undelivered`.
-    pub(super) fn of_mediator(error: &EventSendError) -> Self {
+    /// The failure of a mediator's error other than `Undelivered`.
+    pub(crate) fn of_mediator(error: &EventSendError) -> Self {
         match error {
             SendError::Handler(error)
             | SendError::HandlerAfterCommit(error)
@@ -126,7 +125,7 @@ impl Failure {
     }
 }
 
-impl From<HandlerError> for Failure {
+impl From<HandlerError> for AttemptFailure {
     fn from(error: HandlerError) -> Self {
         let class = match error.is_retryable() {
             _ if error.is_panic() => FailureClass::Panicked,
@@ -137,7 +136,7 @@ impl From<HandlerError> for Failure {
     }
 }
 
-impl Deref for Failure {
+impl Deref for AttemptFailure {
     type Target = Facts;
 
     fn deref(&self) -> &Facts {
@@ -145,7 +144,7 @@ impl Deref for Failure {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for AttemptFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.error)
     }

@@ -1,4 +1,4 @@
-//! Bounds the log lines of a subscription: of each cause the first lines are written, repeats are counted.
+//! The bound on a subscription's log lines: the first lines of a cause are written, repeats are counted.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How often the repeats of a cause are reported, in one line.
+/// The period after which the repeats of a cause are reported, in one line.
 pub(super) const REPORT_PERIOD: Duration = Duration::from_secs(10);
 
-/// Causes that are counted apart. Further ones are counted together, by what is logged.
+/// The number of causes that are counted separately. Further ones are counted together, per kind of line.
 const MAX_CAUSES: usize = 64;
 
-/// The name under which they are.
+/// The cause under which further ones are counted.
 const OTHERS: &str = "others";
 
-/// What a line is about.
+/// The subject of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Logged {
     FailedAttempt,
@@ -55,16 +55,16 @@ pub(super) struct Repeats(Mutex<Vec<Cause>>);
 struct Cause {
     logged: Logged,
     cause: String,
-    /// Lines that were written in the period, that of the last report among them.
+    /// Lines written in the period, including the last report's.
     written: u64,
-    /// Repeats that were only counted in the period.
+    /// Repeats in the period that were only counted.
     count: u64,
-    /// The begin of the period.
+    /// The start of the period.
     since: Instant,
 }
 
 impl Repeats {
-    /// Whether a line of this cause is to be written. `false`: it is counted as a repeat.
+    /// `true` if a line of this cause must be written. `false`: it is counted as a repeat.
     pub(super) fn is_first(&self, logged: Logged, cause: &str) -> bool {
         self.is_among_first(1, logged, cause)
     }
@@ -109,11 +109,11 @@ impl Repeats {
                 let seconds = (now - cause.since).as_secs_f32();
                 reported.push((cause.logged, cause.cause.clone(), cause.count, seconds));
             }
-            // The line of the report counts as one, so with a limit of one no further line is written.
+            // The report counts as a line, so with a limit of one no further line is written.
             (cause.written, cause.count, cause.since) = (1, 0, now);
             repeated
         });
-        // Subscribers of the log are code of others.
+        // Log subscribers are user code, so the lock is released.
         for (logged, cause, repeats, seconds) in reported {
             tracing::warn!(
                 subscription,
@@ -126,7 +126,7 @@ impl Repeats {
     }
 }
 
-/// Writes a line at its level if it is the first of its cause, or else at DEBUG.
+/// Writes a line at its level if it is the first of its cause, else at DEBUG.
 macro_rules! log_first {
     ($is_first:expr, $level:ident, $($line:tt)+) => {
         match $is_first {

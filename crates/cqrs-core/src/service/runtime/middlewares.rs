@@ -1,27 +1,28 @@
+//! Runs a subscription's middlewares around one event.
+
 use std::any::{Any, TypeId};
 use std::fmt;
 use std::sync::Arc;
 
-use super::failure::Failure;
-use super::received::Received;
-use super::state::Watched;
-use super::target::EachHandler;
+use super::failure::AttemptFailure;
+use super::handler::EachHandler;
+use super::monitor::Monitor;
 use crate::broker::BoxFuture;
 use crate::causes::causes;
 use crate::dispatch::caught;
 use crate::event::AnyEvent;
 use crate::middleware::{
-    Answer, Done, DynMiddleware, Failure as CallFailure, FailureKind, Invocation, InvocationKind,
-    Next, Outcome,
+    Answer, Done, DynMiddleware, Failure, FailureKind, Invocation, InvocationKind, Next, Outcome,
 };
 use crate::scope::Scope;
+use crate::service::received::Received;
 
 /// Runs a subscription's middlewares around one event. `Err`: a panic's text.
 pub(super) async fn run_chain(
     middlewares: &[Arc<dyn DynMiddleware>],
     mut handling: Handling<'_>,
     mut scope: Scope,
-) -> Result<Result<(), Failure>, String> {
+) -> Result<Result<(), AttemptFailure>, String> {
     let name = handling.name().to_owned();
     let mut call = Invocation::new(InvocationKind::Event, &name, &mut scope, &mut handling);
     let outcome = caught(|| Box::pin(Next::new(middlewares).run(&mut call))).await?;
@@ -30,27 +31,27 @@ pub(super) async fn run_chain(
         (Ok(()), Some(answered)) => answered,
         (Ok(()), None) => {
             let text = "a middleware returned Ok without running the handler or responding";
-            Err(Failure::permanent("NoResponse", text))
+            Err(AttemptFailure::permanent("NoResponse", text))
         }
-        (Err(CallFailure(FailureKind::Handler)), Some(Err(failure))) => Err(failure),
-        (Err(CallFailure(FailureKind::Handler)), _) => {
+        (Err(Failure(FailureKind::Handler)), Some(Err(failure))) => Err(failure),
+        (Err(Failure(FailureKind::Handler)), _) => {
             let text = "a middleware returned the handler's failure after it had replaced it";
-            Err(Failure::retryable("Rejected", text))
+            Err(AttemptFailure::retryable("Rejected", text))
         }
-        (Err(CallFailure(FailureKind::Rejected(reason))), _) => {
-            Err(Failure::rejected(&*reason, causes(&*reason)))
+        (Err(Failure(FailureKind::Rejected(reason))), _) => {
+            Err(AttemptFailure::rejected(&*reason, causes(&*reason)))
         }
     })
 }
 
-/// One event at the end of the middleware chain.
+/// The end of the middleware chain: runs the handler with one event.
 pub(super) struct Handling<'h> {
     handler: &'h dyn EachHandler,
     received: Received,
-    watched: &'h Watched,
-    /// Gone once the handler runs.
+    monitor: &'h Monitor,
+    /// `None` once the handler runs.
     event: Option<Box<dyn AnyEvent>>,
-    answered: Done<Failure>,
+    answered: Done<AttemptFailure>,
 }
 
 impl<'h> Handling<'h> {
@@ -58,9 +59,9 @@ impl<'h> Handling<'h> {
         handler: &'h dyn EachHandler,
         event: Box<dyn AnyEvent>,
         received: Received,
-        watched: &'h Watched,
+        monitor: &'h Monitor,
     ) -> Self {
-        Self { handler, received, watched, event: Some(event), answered: Done::new() }
+        Self { handler, received, monitor, event: Some(event), answered: Done::new() }
     }
 
     fn name(&self) -> &str {
@@ -78,20 +79,20 @@ impl Answer for Handling<'_> {
     fn run<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, Outcome> {
         Box::pin(async {
             let Some(event) = self.event.take() else {
-                return Err(CallFailure::rejected("the handler was run twice"));
+                return Err(Failure::rejected("the handler was run twice"));
             };
             let scope = std::mem::take(scope);
             let received = self.received.clone();
-            let run = caught(|| self.handler.handle(event, received, scope, self.watched));
+            let run = caught(|| self.handler.handle(event, received, scope, self.monitor));
             let answered = match run.await {
                 Ok(handled) => handled,
-                Err(panic) => Err(Failure::panicked(&panic)),
+                Err(panic) => Err(AttemptFailure::panicked(&panic)),
             };
             self.answered.set(answered)
         })
     }
 
-    /// What the handler did is committed by now, or rolled back.
+    /// The handler's work is committed or rolled back already.
     fn undo<'a>(&'a mut self, _scope: &'a mut Scope) -> BoxFuture<'a, ()> {
         self.answered.clear();
         Box::pin(async {})

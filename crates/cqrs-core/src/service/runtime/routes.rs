@@ -1,29 +1,31 @@
+//! The event types of a subscription, and the deserializer of each.
+
 use std::any::{TypeId, type_name};
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use super::policy::Undecodable;
 use crate::codec::{DeserializeError, DeserializeErrorKind, Deserializer};
 use crate::consume::Incoming;
 use crate::event::{AnyEvent, Notification, NotificationEvent};
+use crate::service::policy::Undecodable;
 
-/// The types of events that a subscription takes, and how each is read.
+/// The event types of a subscription and their deserializers.
 #[derive(Clone, Default)]
-pub(super) struct Routes {
+pub(crate) struct Routes {
     routes: Vec<Arc<dyn Route>>,
-    /// Every message is of the one type, whatever its name.
-    pub(super) any_name: bool,
+    /// Every message is of the only type, whatever its name.
+    pub(crate) any_name: bool,
 }
 
 /// One type of event.
-pub(super) trait Route: Send + Sync {
+pub(crate) trait Route: Send + Sync {
     fn name(&self) -> &'static str;
     fn type_name(&self) -> &'static str;
-    /// The types that its handlers are bound to.
+    /// The types that its handlers may be bound to: the payload, and the event with its frame.
     fn types(&self) -> [TypeId; 2];
     fn read(&self, message: &Incoming) -> Result<Box<dyn AnyEvent>, DeserializeError>;
-    /// The name of whatever event is in the message.
+    /// The name of the event in the message, of this type or another.
     fn peek(&self, message: &Incoming) -> Option<String>;
 }
 
@@ -55,21 +57,21 @@ impl<P: Notification, D: Deserializer<P>> Route for Typed<P, D> {
 }
 
 impl Routes {
-    pub(super) fn add<P: Notification>(&mut self, deserializer: impl Deserializer<P>) {
+    pub(crate) fn add<P: Notification>(&mut self, deserializer: impl Deserializer<P>) {
         self.routes.push(Arc::new(Typed { deserializer, payload: PhantomData::<fn() -> P> }));
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &dyn Route> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &dyn Route> {
         self.routes.iter().map(|route| &**route)
     }
 
-    /// The event in `message`, which has a body.
-    pub(super) fn read(&self, message: &Incoming) -> Result<Box<dyn AnyEvent>, Box<Undecodable>> {
+    /// Decodes `message`, which has a body.
+    pub(crate) fn read(&self, message: &Incoming) -> Result<Box<dyn AnyEvent>, Box<Undecodable>> {
         if let [only] = &*self.routes {
             return self.read_only(&**only, message);
         }
-        // The frame's name saves a look into the body, but only a known one is believed: the property
-        // is used for other things as well.
+        // A name in the frame saves reading the body. Only a known name is trusted: the property has other
+        // uses, too.
         let framed = message.name.as_deref().and_then(|name| self.named(name));
         let route = match framed {
             Some(route) => route,
@@ -82,7 +84,7 @@ impl Routes {
         of_route(route, event)
     }
 
-    /// Reads the body once, where it is what is expected.
+    /// Reads the body once if it is of the expected type.
     fn read_only(
         &self,
         route: &dyn Route,
@@ -99,8 +101,8 @@ impl Routes {
         }
     }
 
-    /// A known name before any other: a deserializer that goes by the frame finds one there that may mean
-    /// something else.
+    /// Prefers a known name: a deserializer that reads the frame may find a name there with another
+    /// meaning.
     fn peek(&self, message: &Incoming) -> Option<String> {
         let mut names = self.iter().filter_map(|route| route.peek(message));
         let first = names.next()?;
@@ -110,7 +112,8 @@ impl Routes {
         names.find(|name| self.named(name).is_some()).or(Some(first))
     }
 
-    /// Without a name, no bytes are an empty message only where they are none of the events.
+    /// A message without a name is empty only if it has no bytes and no deserializer reads an event from
+    /// them.
     fn nameless(&self, message: &Incoming) -> Box<Undecodable> {
         let is_none = |route: &dyn Route| {
             let read = route.read(message);
@@ -129,7 +132,7 @@ impl Routes {
     }
 }
 
-/// An event that has the shape of the route's, but another name, is another event.
+/// An event with the fields of the route's type but another name is another event.
 fn of_route(
     route: &dyn Route,
     event: Box<dyn AnyEvent>,
@@ -144,7 +147,7 @@ fn unknown(name: String) -> Box<Undecodable> {
     Box::new(Undecodable::UnknownEvent { name })
 }
 
-/// Whether no bytes are no event, the format says: in Protobuf they are a message of defaults.
+/// The format decides whether an empty body is an event: in Protobuf it is a message of defaults.
 fn undecodable(error: DeserializeError) -> Box<Undecodable> {
     Box::new(match error.kind() {
         DeserializeErrorKind::Empty => Undecodable::Empty,

@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 use super::backoff::Backoff;
-use super::state::Held;
+use super::monitor::HeldEntry;
 use crate::consume::DeadLetter;
 
-/// What is refused.
+/// The refused settlement.
 pub(super) enum Refused {
     DeadLetter(Box<DeadLetter>),
     RetryCopy(Duration),
 }
 
-/// A refused settlement. Its message and the key of that wait; no worker does.
+/// A refused settlement, to be tried again. Its message and that message's key wait; no worker does.
 pub(super) struct HeldSettlement {
     pub(super) what: Refused,
     pub(super) backoff: Backoff,
-    /// Health names the message as long as this lives.
-    pub(super) shown: Held,
+    /// Health names the message while this lives.
+    pub(super) shown: HeldEntry,
 }

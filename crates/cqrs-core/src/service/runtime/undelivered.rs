@@ -1,31 +1,31 @@
-//! Publishes the events of committed work that a broker did not confirm, again until it does.
+//! Publishes unconfirmed events of committed work again until the broker confirms them.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::backoff::Backoff;
-use super::failure::Failure;
+use super::failure::AttemptFailure;
+use super::monitor::Monitor;
 use super::repeats::{Logged, log_first};
-use super::state::Watched;
 use crate::broker::{MessageBroker, MessageBrokerExt, PublishError, PublishErrorKind};
 use crate::causes::causes;
 use crate::dispatch::caught;
 
-/// Publishes what a handler's committed work owes the broker, for as long as it takes: the handler must
-/// not run again for it, and its delivery must not be acked before.
+/// Publishes the events of a handler's committed work again, for as long as it takes: the handler must not
+/// run again, and its delivery must not be acked before.
 ///
-/// In order; a message that nobody will ever take is an error, and those behind it are still published.
+/// In order. A message that the broker never accepts is an error, and the later ones are still published.
 pub(super) async fn publish_again(
     broker: Option<&Arc<dyn MessageBroker>>,
     undelivered: Vec<PublishError>,
-    watched: &Watched,
-) -> Result<(), Failure> {
+    monitor: &Monitor,
+) -> Result<(), AttemptFailure> {
     let Some(broker) = broker else {
-        return Err(Failure::permanent("Undelivered", "the mediator has no broker"));
+        return Err(AttemptFailure::permanent("Undelivered", "the mediator has no broker"));
     };
     let mut lost = Vec::new();
     for error in undelivered {
-        lost.extend(publish_one(broker, error, watched).await.err().map(|error| causes(&error)));
+        lost.extend(publish_one(broker, error, monitor).await.err().map(|error| causes(&error)));
     }
     match lost.is_empty() {
         true => Ok(()),
@@ -34,7 +34,7 @@ pub(super) async fn publish_again(
                 "handled and committed, but its events cannot be published: {}",
                 lost.join("; ")
             );
-            Err(Failure::permanent("Undelivered", text))
+            Err(AttemptFailure::permanent("Undelivered", text))
         }
     }
 }
@@ -42,15 +42,15 @@ pub(super) async fn publish_again(
 async fn publish_one(
     broker: &Arc<dyn MessageBroker>,
     mut error: PublishError,
-    watched: &Watched,
+    monitor: &Monitor,
 ) -> Result<(), PublishError> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     while error.is_retryable() {
         let cause = causes(&error);
         log_first!(
-            watched.repeats.is_first(Logged::Unpublished, &error.message().topic),
+            monitor.repeats.is_first(Logged::Unpublished, &error.message().topic),
             warn,
-            subscription = %watched.name,
+            subscription = %monitor.name,
             error = cause,
             "handled, but its event is not published: trying again"
         );
@@ -60,7 +60,7 @@ async fn publish_one(
         error = match caught(|| Box::pin(broker.publish(message))).await {
             Ok(Ok(_confirmed)) => return Ok(()),
             Ok(Err(again)) => again,
-            // As in a mediator: it may have the message.
+            // As in a mediator: the broker may have the message.
             Err(panic) => {
                 let detail = format!("the broker panicked: {panic}");
                 PublishError::new(PublishErrorKind::Unknown, kept, detail)

@@ -1,23 +1,25 @@
+//! The lanes of a subscription: one queue per key, and the jobs that are ready or held.
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use tokio::time::Instant;
 
-/// Names a lane: a hash of topic and key. Two keys with one hash share a lane, which costs them
-/// parallelism, not order.
+/// The id of a lane: a hash of topic and key. Two keys with one hash share a lane: they lose parallelism,
+/// not order.
 pub(super) type LaneId = u64;
 
-/// What waits for a worker: jobs of one lane one after the other, those of different lanes at once.
+/// The jobs that wait for a worker. Jobs of one lane run one after the other, those of different lanes in
+/// parallel.
 ///
 /// # Invariants
-/// 1. A lane is in `lanes` exactly while one of its jobs is ready, taken or held; the value has the jobs
-///    behind those, in order of arrival.
-/// 2. At most one job of a lane is ready or held at any time, or some are taken, all by one worker, which
-///    runs them one after the other. So they run in order of arrival. A held job keeps its place:
-///    nothing of its lane overtakes it.
-/// 3. A job without a lane is ready at once and keeps nobody waiting.
-/// 4. Whoever takes jobs of a lane puts back what is not run ([`put_back`](Self::put_back)), and ends the
-///    rest by exactly one of [`done`](Self::done) and [`hold`](Self::hold).
+/// 1. A lane is in `lanes` exactly while one of its jobs is ready, taken or held; its value has the later
+///    jobs, in order of arrival.
+/// 2. At most one job of a lane is ready or held, or some are taken, all by one worker that runs them one
+///    after the other. So they run in order of arrival. No job of a lane overtakes a held one.
+/// 3. A job without a lane is ready at once, and no other job waits for it.
+/// 4. A worker puts back the jobs that it took and did not start ([`put_back`](Self::put_back)). It ends
+///    the others by exactly one of [`done`](Self::done) and [`hold`](Self::hold).
 #[derive(Debug)]
 pub(super) struct Lanes<J> {
     lanes: HashMap<LaneId, VecDeque<J>, BuildHasherDefault<IsHash>>,
@@ -26,7 +28,7 @@ pub(super) struct Lanes<J> {
     holds: u64,
 }
 
-/// Jobs that are taken together, to be run one after the other. Those of one lane stand next to each other.
+/// Jobs that one worker took, to run one after the other. Jobs of one lane are adjacent.
 pub(super) type Run<J> = VecDeque<Placed<J>>;
 
 /// A job and its lane.
@@ -43,7 +45,7 @@ impl<J> Default for Lanes<J> {
 }
 
 impl<J> Lanes<J> {
-    /// Adds a job behind all of its lane.
+    /// Adds a job at the end of its lane.
     pub(super) fn push(&mut self, lane: Option<LaneId>, job: J) {
         if let Some(lane) = lane {
             if let Some(waiting) = self.lanes.get_mut(&lane) {
@@ -55,8 +57,8 @@ impl<J> Lanes<J> {
         self.ready.push_back(Placed { lane, job });
     }
 
-    /// Adds to `run`, up to `max` in all, the jobs that have been ready longest, and behind each those of
-    /// its lane.
+    /// Adds to `run`, up to `max` in all, the jobs that have been ready longest, each followed by the next
+    /// jobs of its lane.
     pub(super) fn take(&mut self, run: &mut Run<J>, max: usize) {
         while run.len() < max
             && let Some(placed) = self.ready.pop_front()
@@ -69,7 +71,7 @@ impl<J> Lanes<J> {
         }
     }
 
-    /// Puts back what of a run was not begun; `running` is the lane of the job before it, which was.
+    /// Puts back the jobs of a run that were not started; `running` is the lane of the job before them.
     pub(super) fn put_back(&mut self, running: Option<LaneId>, run: &mut Run<J>) {
         while let Some(Placed { lane, job }) = run.pop_back() {
             let before = run.back().map_or(running, |placed| placed.lane);
@@ -80,7 +82,7 @@ impl<J> Lanes<J> {
         }
     }
 
-    /// The taken jobs of `lane` have ended: the next one of it, if there is one, is ready now.
+    /// Ends the taken jobs of `lane`: its next job, if there is one, becomes ready.
     pub(super) fn done(&mut self, lane: LaneId) {
         let Some(waiting) = self.lanes.get_mut(&lane) else { return };
         match waiting.pop_front() {
@@ -89,8 +91,7 @@ impl<J> Lanes<J> {
         }
     }
 
-    /// A taken job is to be taken again, not before `until`. `true` when that is earlier than for all
-    /// others that are held.
+    /// Holds a taken job until `until`. `true` if it is due before all other held jobs.
     pub(super) fn hold(&mut self, lane: Option<LaneId>, job: J, until: Instant) -> bool {
         self.holds += 1;
         let at = (until, self.holds);
@@ -98,7 +99,7 @@ impl<J> Lanes<J> {
         self.held.first_key_value().is_some_and(|(first, _)| *first == at)
     }
 
-    /// Makes held jobs ready whose time has come; when the next one's comes.
+    /// Makes the held jobs ready that are due at `now`. Returns the time at which the next one is due.
     pub(super) fn release(&mut self, now: Instant) -> Option<Instant> {
         while let Some(first) = self.held.first_entry()
             && first.key().0 <= now
@@ -108,12 +109,12 @@ impl<J> Lanes<J> {
         self.held.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// How many jobs can be taken now.
+    /// The number of jobs that can be taken now.
     pub(super) fn ready(&self) -> usize {
         self.ready.len()
     }
 
-    /// Takes out held jobs that are not to be kept, and makes the next ones of their lanes ready.
+    /// Removes the held jobs that `keep` rejects, and makes the next jobs of their lanes ready.
     pub(super) fn drop_held(&mut self, keep: impl Fn(&J) -> bool) -> Vec<J> {
         let dropped: Vec<_> = self.held.extract_if(.., |_, placed| !keep(&placed.job)).collect();
         let mut jobs = Vec::with_capacity(dropped.len());
@@ -124,7 +125,7 @@ impl<J> Lanes<J> {
         jobs
     }
 
-    /// Takes out all that is not taken.
+    /// Removes all jobs that no worker took.
     pub(super) fn drain(&mut self) -> Vec<J> {
         let ready = std::mem::take(&mut self.ready).into_iter().map(|placed| placed.job);
         let held = std::mem::take(&mut self.held).into_values().map(|placed| placed.job);
@@ -133,7 +134,7 @@ impl<J> Lanes<J> {
     }
 }
 
-/// Lanes are named by hashes already.
+/// A lane's id is a hash already.
 #[derive(Debug, Default)]
 struct IsHash(u64);
 
@@ -241,7 +242,7 @@ mod tests {
                     Step::Done(_) | Step::Hold(..) => {}
                 }
             }
-            // Everything that is left comes out once the held ones are due.
+            // All other jobs can be taken once the held ones are due.
             loop {
                 lanes.release(at(1_000));
                 for placed in taken.drain(..) {
@@ -289,7 +290,7 @@ mod tests {
                     }
                     last = Some(placed.lane);
                 }
-                // The next one is begun and held, or nothing more of the run is.
+                // Either the next job is started and held, or the rest of the run is put back.
                 match run.pop_front() {
                     Some(next) if hold => {
                         lanes.put_back(next.lane, &mut run);

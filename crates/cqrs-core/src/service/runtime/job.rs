@@ -2,71 +2,71 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::held::HeldSettlement;
-use super::received::Received;
+use super::monitor::{Counter, Counters, Monitor};
 use super::repeats::{Logged, log_first};
-use super::state::{Counter, Counters, Watched};
 use crate::causes::causes;
 use crate::consume::{
     DeadLetter, DeadLetterReason, Incoming, RetryState, Settle, SettleError, SourceDelivery,
 };
 use crate::event::Timestamp;
+use crate::service::received::Received;
 
-/// One delivery on its way through the runtime. Dropped, it is given back to the broker.
+/// One delivery in the runtime. Dropped, it is given back to the broker.
 ///
-/// It counts itself, once: when it is dropped, as given back, unless [`end`](Self::end) counted it as
-/// something else. So the counts add up whoever has it in the end: a worker that is cancelled, a lane,
-/// somebody who keeps a [`Delivery`](super::Delivery).
-pub(super) struct Job {
-    pub(super) message: Arc<Incoming>,
-    pub(super) retry: RetryState,
-    /// Whether the delay after its last failure is over, or the runtime knows when it is.
-    pub(super) delayed: bool,
-    /// How often a handler gave it back.
-    pub(super) returned: u32,
-    /// How often it rested, be it given back or not tried.
-    pub(super) rests: u32,
-    pub(super) settle: Box<dyn Settle>,
-    /// How it is to be settled, if the broker refused that.
+/// It is counted once: as given back when it is dropped, unless [`count_as`](Self::count_as) counted it
+/// before. So the counts are right wherever it is dropped: in a cancelled worker, in a lane, or in a
+/// [`Delivery`](crate::Delivery) that a handler keeps.
+pub(crate) struct Job {
+    pub(crate) message: Arc<Incoming>,
+    pub(crate) retry: RetryState,
+    /// Set if the delay after its last failure is over, or if the runtime has scheduled it.
+    pub(crate) delayed: bool,
+    /// The number of times that a handler gave it back.
+    pub(crate) returned: u32,
+    /// The number of times that it was postponed: given back, or not tried.
+    pub(crate) postponed: u32,
+    pub(crate) settle: Box<dyn Settle>,
+    /// The settlement that the broker refused, to be tried again.
     pub(super) held: Option<Box<HeldSettlement>>,
     /// `None` once it is counted.
-    uncounted: Option<Arc<Watched>>,
+    uncounted: Option<Arc<Monitor>>,
 }
 
 impl Job {
-    pub(super) fn new(delivery: SourceDelivery, watched: &Arc<Watched>) -> Self {
+    pub(crate) fn new(delivery: SourceDelivery, monitor: &Arc<Monitor>) -> Self {
         let SourceDelivery { message, retry, delayed, settle } = delivery;
-        watched.counters.received.one();
-        let uncounted = Some(Arc::clone(watched));
+        monitor.counters.received.one();
+        let uncounted = Some(Arc::clone(monitor));
         Self {
             message: Arc::new(message),
             retry,
             delayed,
             returned: 0,
-            rests: 0,
+            postponed: 0,
             settle,
             held: None,
             uncounted,
         }
     }
 
-    /// It ended, and not by being given back.
-    pub(super) fn end(mut self, counter: impl FnOnce(&Counters) -> &Counter) {
-        if let Some(watched) = self.uncounted.take() {
-            counter(&watched.counters).one();
+    /// Counts it, and drops it. The broker takes a settled one as done, and redelivers another.
+    pub(crate) fn count_as(mut self, counter: impl FnOnce(&Counters) -> &Counter) {
+        if let Some(monitor) = self.uncounted.take() {
+            counter(&monitor.counters).one();
         }
     }
 
-    /// Whether a log line of this cause is to be written.
+    /// `true` if a log line of this cause must be written.
     pub(super) fn is_first(&self, logged: Logged, cause: &str) -> bool {
-        self.uncounted.as_ref().is_none_or(|watched| watched.repeats.is_first(logged, cause))
+        self.uncounted.as_ref().is_none_or(|monitor| monitor.repeats.is_first(logged, cause))
     }
 
     /// The subscription's name.
-    pub(super) fn subscription(&self) -> &str {
-        self.uncounted.as_ref().map_or("", |watched| &watched.name)
+    pub(crate) fn subscription(&self) -> &str {
+        self.uncounted.as_ref().map_or("", |monitor| &monitor.name)
     }
 
-    pub(super) fn received(&self, group: &Arc<str>) -> Received {
+    pub(crate) fn received(&self, group: &Arc<str>) -> Received {
         Received {
             message: Arc::clone(&self.message),
             group: Arc::clone(group),
@@ -75,8 +75,8 @@ impl Job {
         }
     }
 
-    /// Its dead letter after the attempts in `retry`.
-    pub(super) fn letter(
+    /// Its dead letter, after the attempts in `retry`.
+    pub(crate) fn dead_letter(
         &self,
         retry: &RetryState,
         group: &str,
@@ -100,8 +100,8 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
-        if let Some(watched) = &self.uncounted {
-            watched.counters.given_back.one();
+        if let Some(monitor) = &self.uncounted {
+            monitor.counters.given_back.one();
         }
     }
 }
@@ -115,8 +115,8 @@ impl fmt::Debug for Job {
     }
 }
 
-/// A message is lost to its handler, wherever it goes.
-pub(super) fn log_dead(job: &Job, letter: &DeadLetter) {
+/// Logs that a message becomes a dead letter.
+pub(crate) fn log_dead_letter(job: &Job, letter: &DeadLetter) {
     log_first!(
         job.is_first(Logged::DeadLetter, &letter.error_type),
         error,
@@ -132,8 +132,8 @@ pub(super) fn log_dead(job: &Job, letter: &DeadLetter) {
     );
 }
 
-/// What became of a message is safe, but it could not be acked.
-pub(super) fn log_unacked(job: &Job, error: &SettleError) {
+/// Logs that a message is done but could not be acked.
+pub(crate) fn log_unacked(job: &Job, error: &SettleError) {
     log_first!(
         job.is_first(Logged::Unacked, ""),
         warn,

@@ -6,30 +6,31 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
-use super::failure::Failure;
+use super::failure::AttemptFailure;
 use crate::dispatch::panic_message;
-use crate::mediator::watched;
+use crate::mediator::track_commits;
 
-/// Runs code of others; a panic in it is a failure, wherever it comes from: what is dropped on the way,
-/// an error that is printed.
-pub(super) async fn guarded<T>(mut run: Pin<&mut impl Future<Output = T>>) -> Result<T, Failure> {
+/// Runs user code; a panic is a failure, also one in a destructor or in an error's `Display`.
+pub(super) async fn guarded<T>(
+    mut run: Pin<&mut impl Future<Output = T>>,
+) -> Result<T, AttemptFailure> {
     let run = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| run.as_mut().poll(cx))) {
         Ok(polled) => polled.map(Ok),
-        Err(panic) => Poll::Ready(Err(Failure::panicked(&panic_message(panic)))),
+        Err(panic) => Poll::Ready(Err(AttemptFailure::panicked(&panic_message(panic)))),
     });
-    watched(pin!(run)).await.0
+    track_commits(pin!(run)).await.0
 }
 
-/// For what has no commit of ours: runs it within the timeout, guarded.
+/// Runs user code that commits nothing through a mediator: within the timeout, and guarded.
 pub(super) async fn limited<T>(
     timeout: Option<Duration>,
     run: impl Future<Output = T>,
-) -> Result<T, Failure> {
+) -> Result<T, AttemptFailure> {
     let limited = async {
         match timeout {
             None => Ok(run.await),
             Some(limit) => {
-                tokio::time::timeout(limit, run).await.map_err(|_| Failure::timeout(limit))
+                tokio::time::timeout(limit, run).await.map_err(|_| AttemptFailure::timeout(limit))
             }
         }
     };

@@ -1,0 +1,265 @@
+//! Handles one message: decodes it, runs its handler, and decides what follows a failure.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use super::context::{SubscriptionContext, WaitEnd};
+use super::failure::{AttemptFailure, FailureClass};
+use super::guard::guarded;
+use super::handler::{BatchOfOne, EachHandler, HandlerKind, ManualHandler, send};
+use super::job::Job;
+use super::middlewares::{Handling, run_chain};
+use super::outcome::{JobOutcome, ManualOutcome, Verdict};
+use super::read::{read, read_by_policy};
+use super::repeats::{Logged, log_first};
+use super::settle::{ack, after_manual, postpone, retry_later, settle, settle_held};
+use crate::broker::far_deadline;
+use crate::consume::NextAttempt;
+use crate::dispatch::caught;
+use crate::event::Timestamp;
+use crate::mediator::track_commits;
+use crate::message::CorrelationId;
+use crate::scope::{Committing, Scope};
+use crate::service::delivery::Delivery;
+use crate::service::received::Received;
+
+/// Handles and settles one message.
+pub(super) async fn process(ctx: &SubscriptionContext, mut job: Job) -> JobOutcome {
+    let until = not_before(ctx, &job);
+    job.delayed = true;
+    if let Some(until) = until {
+        return JobOutcome::Hold(job, until);
+    }
+    if !job.settle.begin() {
+        job.count_as(|counters| &counters.revoked);
+        return JobOutcome::Done;
+    }
+    if let Some(held) = job.held.take() {
+        return Box::pin(settle_held(job, *held)).await;
+    }
+    // Rare or expensive branches are boxed: this future is built and moved for each message.
+    match &ctx.spec.handler {
+        HandlerKind::Each(handler) => process_each(ctx, job, &**handler).await,
+        HandlerKind::Manual(handler) => Box::pin(process_manual(ctx, job, &**handler)).await,
+        HandlerKind::Batch(handler, _) => {
+            let alone = BatchOfOne(&**handler);
+            Box::pin(process_each(ctx, job, &alone)).await
+        }
+    }
+}
+
+/// The end of the delay after a job's last failure, if that was in another process or delivery.
+pub(super) fn not_before(ctx: &SubscriptionContext, job: &Job) -> Option<tokio::time::Instant> {
+    if job.delayed || job.retry.attempts == 0 {
+        return None;
+    }
+    let remaining = ctx.spec.retry.remaining(&job.retry, Timestamp::now())?;
+    Some(far_deadline(remaining))
+}
+
+/// Handles a job until it succeeds, must wait for long, or has failed permanently.
+async fn process_each(
+    ctx: &SubscriptionContext,
+    mut job: Job,
+    handler: &dyn EachHandler,
+) -> JobOutcome {
+    loop {
+        match attempt(ctx, job.received(&ctx.spec.group), handler).await {
+            Verdict::Handled => return ack(job, |counters| &counters.handled).await,
+            Verdict::Failed(failure) => match Box::pin(after_failure(ctx, job, failure)).await {
+                Ok(again) => job = again,
+                Err(end) => return end,
+            },
+            verdict => return Box::pin(settle(ctx, job, verdict)).await,
+        }
+    }
+}
+
+async fn process_manual(
+    ctx: &SubscriptionContext,
+    mut job: Job,
+    handler: &dyn ManualHandler,
+) -> JobOutcome {
+    loop {
+        let received = job.received(&ctx.spec.group);
+        let event = match read(ctx, &received).await {
+            Ok(event) => event,
+            Err(Verdict::Failed(failure)) => match after_failure(ctx, job, failure).await {
+                Ok(again) => {
+                    job = again;
+                    continue;
+                }
+                Err(end) => return end,
+            },
+            Err(verdict) => return settle(ctx, job, verdict).await,
+        };
+        let (delivery, ended) = Delivery::new(job, received, ctx.discards());
+        let handled = pin!(caught(|| handler.handle(event, delivery)));
+        let (handled, committed) = track_commits(handled).await;
+        let panicked = handled.err();
+        // `Err` if another task has the delivery and drops it unsettled with the subscription.
+        let ended = ended.await.ok();
+        let Some(panic) = panicked else { return after_manual(ctx, ended) };
+        match ended {
+            // The delivery was dropped by the panic: a failed attempt.
+            Some(ManualOutcome::Returned(returned)) => {
+                match after_failure(ctx, returned, AttemptFailure::of_panic(&panic, committed))
+                    .await
+                {
+                    Ok(again) => job = again,
+                    Err(end) => return end,
+                }
+            }
+            ended => {
+                ctx.monitor.counters.failed_attempts.one();
+                ctx.monitor.counters.panics.one();
+                log_first!(
+                    ctx.monitor.repeats.is_first(Logged::FailedAttempt, "panic"),
+                    error,
+                    subscription = %ctx.monitor.name,
+                    panic,
+                    "handler panicked"
+                );
+                return after_manual(ctx, ended);
+            }
+        }
+    }
+}
+
+/// Continues after a failed attempt: `Ok` is the job to be tried again now, `Err` is its outcome.
+pub(super) async fn after_failure(
+    ctx: &SubscriptionContext,
+    mut job: Job,
+    failure: AttemptFailure,
+) -> Result<Job, JobOutcome> {
+    if failure.class == FailureClass::NotTried {
+        return Err(postpone(ctx, job));
+    }
+    job.retry = job.retry.failed(Timestamp::now());
+    job.settle.note_attempt(&job.retry);
+    let next = match failure.class {
+        FailureClass::Permanent => NextAttempt::Never,
+        _ => ctx.spec.retry.after(job.retry.attempts),
+    };
+    log_failure(ctx, &job, &failure, next);
+    match next {
+        NextAttempt::Immediately(delay) => {
+            match ctx.wait(far_deadline(delay), || job.settle.is_revoked()).await {
+                WaitEnd::Due => Ok(job),
+                WaitEnd::Revoked => {
+                    job.count_as(|counters| &counters.revoked);
+                    Err(JobOutcome::Done)
+                }
+                WaitEnd::Stopped => Err(JobOutcome::Done),
+            }
+        }
+        NextAttempt::Later(delay) => Err(retry_later(ctx, job, delay).await),
+        NextAttempt::Never => Err(settle(ctx, job, Verdict::Failed(failure)).await),
+    }
+}
+
+/// Counts and logs a failed attempt.
+fn log_failure(ctx: &SubscriptionContext, job: &Job, failure: &AttemptFailure, next: NextAttempt) {
+    let counters = &ctx.monitor.counters;
+    counters.failed_attempts.one();
+    if failure.class == FailureClass::Panicked {
+        counters.panics.one();
+    }
+    log_first!(
+        ctx.monitor.repeats.is_first(Logged::FailedAttempt, &failure.error_type),
+        warn,
+        subscription = %ctx.monitor.name,
+        topic = %job.message.topic,
+        partition = job.message.partition,
+        offset = job.message.offset,
+        id = job.message.id.as_deref(),
+        attempt = job.retry.attempts,
+        next_attempt = %match next {
+            NextAttempt::Immediately(delay) | NextAttempt::Later(delay) => {
+                format!("in {delay:?}")
+            }
+            NextAttempt::Never => "none".to_owned(),
+        },
+        error = failure.error,
+        "handling a message failed"
+    );
+}
+
+/// Decodes and handles a message once. The timeout does not cancel a handler that began to commit: its work
+/// would be done twice.
+async fn attempt(
+    ctx: &SubscriptionContext,
+    received: Received,
+    handler: &dyn EachHandler,
+) -> Verdict {
+    let scope = scope_of(&received);
+    let attempted = match ctx.spec.limits.timeout {
+        None => guarded(pin!(read_and_handle(ctx, received, scope, handler))).await,
+        Some(limit) => {
+            let attempt = Box::pin(attempt_within(ctx, limit, received, scope, handler));
+            guarded(pin!(attempt)).await
+        }
+    };
+    attempted.unwrap_or_else(Verdict::Failed)
+}
+
+/// As [`read_and_handle`], for no longer than `limit`.
+async fn attempt_within(
+    ctx: &SubscriptionContext,
+    limit: Duration,
+    received: Received,
+    mut scope: Scope,
+    handler: &dyn EachHandler,
+) -> Verdict {
+    let committing = Committing::default();
+    scope.insert(committing.clone());
+    let mut run = pin!(read_and_handle(ctx, received, scope, handler));
+    match tokio::time::timeout(limit, &mut run).await {
+        Ok(verdict) => verdict,
+        Err(_) if committing.began() => run.await,
+        Err(_) => Verdict::Failed(AttemptFailure::timeout(limit)),
+    }
+}
+
+/// A panic in user code is not caught here.
+async fn read_and_handle(
+    ctx: &SubscriptionContext,
+    received: Received,
+    scope: Scope,
+    handler: &dyn EachHandler,
+) -> Verdict {
+    let event = match read_by_policy(ctx, &received).await {
+        Ok(event) => event,
+        Err(verdict) => return verdict,
+    };
+    let handled = match handler.mediator() {
+        _ if !ctx.spec.middlewares.is_empty() => {
+            let handling = Handling::new(handler, event, received, &ctx.monitor);
+            let chained = Box::pin(run_chain(&ctx.spec.middlewares, handling, scope)).await;
+            chained.unwrap_or_else(|panic| Err(AttemptFailure::panicked(&panic)))
+        }
+        // Not `handle`, which boxes the future.
+        Some(mediator) => send(mediator, event, scope.with(received), &ctx.monitor).await,
+        None => handler.handle(event, received, scope, &ctx.monitor).await,
+    };
+    match handled {
+        Ok(()) => Verdict::Handled,
+        Err(failure) => Verdict::Failed(failure),
+    }
+}
+
+/// A scope with the correlation and trace of the message, for its handlers and the events they emit.
+fn scope_of(received: &Received) -> Scope {
+    let mut scope = Scope::new();
+    let headers = &received.headers;
+    if headers.is_empty() {
+        return scope;
+    }
+    if let Some(id) = headers.correlation_id() {
+        scope.insert(CorrelationId::new(id));
+    }
+    if let Some(Ok(trace)) = headers.trace_context() {
+        scope.insert(trace);
+    }
+    scope
+}

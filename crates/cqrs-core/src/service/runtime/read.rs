@@ -1,0 +1,186 @@
+//! Decodes a message: size, decoder hooks, deserializer, and the policy for what is no event.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+
+use super::context::SubscriptionContext;
+use super::failure::{AttemptFailure, FailureClass};
+use super::guard::{guarded, limited};
+use super::outcome::Verdict;
+use super::repeats::{Logged, log_first};
+use crate::codec::{DeserializeError, DeserializeErrorKind};
+use crate::consume::Incoming;
+use crate::dispatch::{caught, panic_message};
+use crate::event::AnyEvent;
+use crate::service::policy::{DecodeError, OnDecodeError, Undecodable};
+use crate::service::received::Received;
+
+/// Decodes a message: its event, or the verdict if it has none.
+pub(super) async fn read(
+    ctx: &SubscriptionContext,
+    received: &Received,
+) -> Result<Box<dyn AnyEvent>, Verdict> {
+    let read = guarded(pin!(read_by_policy(ctx, received))).await;
+    read.unwrap_or_else(|failure| Err(Verdict::Failed(failure)))
+}
+
+/// As [`read`], but a panic in user code that is dropped here is not caught.
+pub(super) async fn read_by_policy(
+    ctx: &SubscriptionContext,
+    received: &Received,
+) -> Result<Box<dyn AnyEvent>, Verdict> {
+    match decode(ctx, received).await {
+        Err(Verdict::Undecodable(case)) => Err(by_policy(ctx, case, received).await),
+        Err(Verdict::Failed(failure)) => {
+            warn_if_not_now(ctx, &failure, received);
+            Err(Verdict::Failed(failure))
+        }
+        read => read,
+    }
+}
+
+fn warn_if_not_now(ctx: &SubscriptionContext, failure: &AttemptFailure, received: &Received) {
+    if failure.class == FailureClass::NotTried {
+        log_first!(
+            ctx.monitor.repeats.is_first(Logged::NotDecodedNow, &failure.error_type),
+            warn,
+            subscription = %ctx.monitor.name,
+            topic = %received.topic,
+            partition = received.partition,
+            offset = received.offset,
+            error = failure.error,
+            "a message cannot be decoded now: it waits"
+        );
+    }
+}
+
+/// Applies the policy to a message that cannot be decoded.
+async fn by_policy(
+    ctx: &SubscriptionContext,
+    case: Box<Undecodable>,
+    received: &Received,
+) -> Verdict {
+    match ctx.spec.policies.of(&case) {
+        OnDecodeError::DeadLetter => Verdict::Undecodable(case),
+        OnDecodeError::Stop => Verdict::Stop(case),
+        OnDecodeError::Skip => {
+            log_first!(
+                ctx.monitor.repeats.is_first(Logged::Skipped, case.type_name()),
+                info,
+                subscription = %ctx.monitor.name,
+                topic = %received.topic,
+                offset = received.offset,
+                reason = %case,
+                "skipped a message"
+            );
+            Verdict::Skipped
+        }
+        OnDecodeError::Handle => match &ctx.spec.undecodable {
+            None => Verdict::Undecodable(case), // `build` refuses that
+            Some(function) => match caught(|| function(*case, received.clone())).await {
+                Ok(Ok(())) => Verdict::Handled,
+                Ok(Err(error)) => Verdict::Failed(error.into()),
+                Err(panic) => Verdict::Failed(AttemptFailure::panicked(&panic)),
+            },
+        },
+    }
+}
+
+/// Decodes a message of a batch, without the functions that must run in order. `None`: the message must be
+/// handled alone, after all before it.
+pub(super) async fn read_for_batch(
+    ctx: &SubscriptionContext,
+    received: &Received,
+) -> Option<Result<Box<dyn AnyEvent>, Verdict>> {
+    let read = limited(ctx.spec.limits.timeout, async {
+        match decode(ctx, received).await {
+            Ok(event) => Some(Ok(event)),
+            Err(Verdict::Undecodable(case)) => match ctx.spec.policies.of(&case) {
+                OnDecodeError::DeadLetter | OnDecodeError::Skip => {
+                    Some(Err(by_policy(ctx, case, received).await))
+                }
+                OnDecodeError::Stop | OnDecodeError::Handle => None,
+            },
+            Err(Verdict::Failed(_)) => None,
+            Err(verdict) => Some(Err(verdict)),
+        }
+    });
+    read.await.unwrap_or(None)
+}
+
+async fn decode(
+    ctx: &SubscriptionContext,
+    received: &Received,
+) -> Result<Box<dyn AnyEvent>, Verdict> {
+    let max_crashes = ctx.spec.limits.max_crashes;
+    if max_crashes > 0 && received.retry.crashes >= max_crashes {
+        return Err(Verdict::Crashed);
+    }
+    let message = &received.message;
+    if let Some(text) = &message.unreadable {
+        return Err(malformed(message, text));
+    }
+    check_size(ctx, message)?;
+    if ctx.spec.decoders.is_empty() {
+        return decode_plain(ctx, message);
+    }
+    let mut decoded = Incoming::clone(message);
+    for decoder in &ctx.spec.decoders {
+        decoded = match caught(|| decoder(decoded)).await {
+            Ok(Ok(Some(decoded))) => decoded,
+            Ok(Ok(None)) => return Err(Verdict::Skipped),
+            Ok(Err(DecodeError::Failed(error))) => return Err(Verdict::Failed(error.into())),
+            Ok(Err(DecodeError::NotNow(error))) => {
+                return Err(Verdict::Failed(AttemptFailure::not_tried(&error)));
+            }
+            Ok(Err(DecodeError::Malformed(text))) => return Err(malformed(message, &text)),
+            Err(panic) => {
+                return Err(malformed(message, &format!("the decoder panicked: {panic}")));
+            }
+        };
+    }
+    check_size(ctx, &decoded)?;
+    decode_plain(ctx, &decoded)
+}
+
+fn check_size(ctx: &SubscriptionContext, message: &Incoming) -> Result<(), Verdict> {
+    let max = ctx.spec.limits.max_body_size;
+    match &message.body {
+        Some(body) if body.len() > max => {
+            let text = format!(
+                "{} bytes, at most {max} are decoded (`max_body_size` of the subscription)",
+                body.len()
+            );
+            let kind = DeserializeErrorKind::TooLarge;
+            let error = DeserializeError::new(kind, text, body.clone());
+            Err(undecodable(Undecodable::Malformed(error)))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn decode_plain(
+    ctx: &SubscriptionContext,
+    message: &Incoming,
+) -> Result<Box<dyn AnyEvent>, Verdict> {
+    if message.body.is_none() {
+        return Err(undecodable(Undecodable::Tombstone));
+    }
+    // Deserializers are user code.
+    match catch_unwind(AssertUnwindSafe(|| ctx.spec.routes.read(message))) {
+        Ok(read) => read.map_err(Verdict::Undecodable),
+        Err(panic) => {
+            let text = format!("the deserializer panicked: {}", panic_message(panic));
+            Err(malformed(message, &text))
+        }
+    }
+}
+
+fn undecodable(case: Undecodable) -> Verdict {
+    Verdict::Undecodable(Box::new(case))
+}
+
+fn malformed(message: &Incoming, text: &str) -> Verdict {
+    let error = DeserializeError::new(DeserializeErrorKind::Syntax, text, message.bytes());
+    undecodable(Undecodable::Malformed(error))
+}

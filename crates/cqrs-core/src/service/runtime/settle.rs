@@ -1,0 +1,229 @@
+//! Settles jobs: acks, retry copies, dead letters, and what the broker refuses.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::backoff::Backoff;
+use super::context::SubscriptionContext;
+use super::held::{HeldSettlement, Refused};
+use super::job::{Job, log_dead_letter, log_unacked};
+use super::monitor::{Counter, Counters};
+use super::outcome::{JobOutcome, ManualOutcome, Verdict};
+use super::repeats::{Logged, log_first};
+use super::scheduler::Paused;
+use crate::broker::far_deadline;
+use crate::causes::causes;
+use crate::consume::{DeadLetter, DeadLetterReason, Delayed, SettleError};
+
+/// The number of held messages that error lines name in a period of the log; further ones are counted.
+const NAMED_PER_PERIOD: u64 = 10;
+
+/// The wait before an unconfirmed settlement is tried again: the first and the longest.
+const SETTLE_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// The wait before a permanently refused settlement is tried again: the first and the longest.
+const HELD_BACKOFF: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+
+/// The wait of a delivery that a handler gave back or that could not be tried: the first and the longest.
+const RETURN_BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
+
+/// Settles a job that has no further attempt in this process.
+pub(super) async fn settle(ctx: &SubscriptionContext, job: Job, verdict: Verdict) -> JobOutcome {
+    let (reason, error_type, error) = match verdict {
+        Verdict::Handled => return ack(job, |counters| &counters.handled).await,
+        Verdict::Skipped => return ack(job, |counters| &counters.skipped).await,
+        Verdict::Stop(case) => {
+            let text = format!(
+                "a message of {:?} (offset {:?}) stopped it, as its policy says: {case}",
+                job.message.topic, job.message.offset
+            );
+            drop(job);
+            return JobOutcome::Fatal(text);
+        }
+        Verdict::Undecodable(case) => {
+            (case.reason(), case.type_name().to_owned(), case.to_string())
+        }
+        Verdict::Crashed => {
+            let text =
+                format!("its handling was started {} times and never ended", job.retry.crashes);
+            (DeadLetterReason::Exhausted, "Crash".to_owned(), text)
+        }
+        Verdict::Failed(failure) => {
+            (failure.reason(), failure.error_type.clone(), failure.error.clone())
+        }
+    };
+    let letter = job.dead_letter(&job.retry, &ctx.spec.group, reason, &error_type, &error);
+    dead_letter(ctx, job, letter).await
+}
+
+async fn dead_letter(ctx: &SubscriptionContext, mut job: Job, letter: DeadLetter) -> JobOutcome {
+    log_dead_letter(&job, &letter);
+    if ctx.discards() {
+        return ack(job, |counters| &counters.discarded).await;
+    }
+    let mut confirmation = Confirmation::of(ctx, "dead letter");
+    loop {
+        let Err(error) = job.settle.dead_letter(&letter).await else { break };
+        if error.is_permanent() {
+            return hold_refused(ctx, job, Refused::DeadLetter(Box::new(letter)), &error);
+        }
+        if !confirmation.wait_after(&error).await {
+            return JobOutcome::Done;
+        }
+    }
+    ack(job, |counters| &counters.dead_lettered).await
+}
+
+pub(super) async fn retry_later(
+    ctx: &SubscriptionContext,
+    mut job: Job,
+    delay: Duration,
+) -> JobOutcome {
+    let mut confirmation = Confirmation::of(ctx, "retry copy");
+    let until = far_deadline(delay);
+    loop {
+        match job.settle.retry_later(delay, &job.retry).await {
+            Ok(Delayed::Hold) => return JobOutcome::Hold(job, until),
+            Ok(Delayed::Scheduled) => {
+                return ack(job, |counters| &counters.rescheduled).await;
+            }
+            Err(error) if error.is_permanent() => {
+                return hold_refused(ctx, job, Refused::RetryCopy(delay), &error);
+            }
+            Err(error) => {
+                if !confirmation.wait_after(&error).await {
+                    return JobOutcome::Done;
+                }
+            }
+        }
+    }
+}
+
+/// Holds a job whose settlement was refused permanently. An error line names it; after [`NAMED_PER_PERIOD`]
+/// lines it is only counted.
+pub(super) fn hold_refused(
+    ctx: &SubscriptionContext,
+    job: Job,
+    what: Refused,
+    error: &SettleError,
+) -> JobOutcome {
+    let of = match what {
+        Refused::DeadLetter(_) => "dead letter",
+        Refused::RetryCopy(_) => "retry copy",
+    };
+    let (message, cause) = (&job.message, causes(error));
+    let place = match (message.partition, message.offset) {
+        (Some(partition), Some(offset)) => {
+            format!("{} [{partition}] at offset {offset}", message.topic)
+        }
+        _ => message.topic.to_string(),
+    };
+    let reason: Arc<str> =
+        format!("{place}: the broker refuses its {of}, so it and its key are held: {cause}").into();
+    log_first!(
+        ctx.monitor.repeats.is_among_first(NAMED_PER_PERIOD, Logged::Refused, of),
+        error,
+        subscription = %ctx.monitor.name,
+        topic = %message.topic,
+        partition = message.partition,
+        offset = message.offset,
+        id = message.id.as_deref(),
+        error = cause,
+        "the broker refuses the {of} of a message: it and its key are held, the others go on"
+    );
+    let shown = ctx.monitor.hold(reason);
+    let backoff = Backoff::new(HELD_BACKOFF.0, HELD_BACKOFF.1);
+    keep(job, HeldSettlement { what, backoff, shown })
+}
+
+/// Tries the refused settlement of a held job again.
+pub(super) async fn settle_held(mut job: Job, held: HeldSettlement) -> JobOutcome {
+    let settled = match &held.what {
+        Refused::DeadLetter(letter) => job.settle.dead_letter(letter).await.map(|()| None),
+        Refused::RetryCopy(delay) => {
+            let delayed = job.settle.retry_later(*delay, &job.retry).await;
+            delayed.map(|delayed| Some((delayed, *delay)))
+        }
+    };
+    let Ok(settled) = settled else { return keep(job, held) };
+    drop(held.shown);
+    match settled {
+        None => ack(job, |counters| &counters.dead_lettered).await,
+        Some((Delayed::Scheduled, _)) => ack(job, |counters| &counters.rescheduled).await,
+        Some((Delayed::Hold, delay)) => JobOutcome::Hold(job, far_deadline(delay)),
+    }
+}
+
+/// Holds a job that must be handled again, for a time that doubles with each call. No attempt is counted.
+pub(super) fn postpone(ctx: &SubscriptionContext, mut job: Job) -> JobOutcome {
+    if ctx.scheduler.is_stopped() {
+        return JobOutcome::Done;
+    }
+    let (first, max) = RETURN_BACKOFF;
+    let pause = first.saturating_mul(1 << job.postponed.min(16)).min(max);
+    job.postponed = job.postponed.saturating_add(1);
+    job.settle.rest();
+    JobOutcome::Hold(job, far_deadline(pause))
+}
+
+/// Continues after a manual handler.
+pub(super) fn after_manual(ctx: &SubscriptionContext, ended: Option<ManualOutcome>) -> JobOutcome {
+    match ended {
+        Some(ManualOutcome::Hold(job, delay)) => JobOutcome::Hold(job, far_deadline(delay)),
+        Some(ManualOutcome::Returned(mut job)) => {
+            job.returned = job.returned.saturating_add(1);
+            postpone(ctx, job)
+        }
+        Some(ManualOutcome::Settled) | None => JobOutcome::Done,
+    }
+}
+
+fn keep(mut job: Job, mut held: HeldSettlement) -> JobOutcome {
+    let until = Instant::now() + held.backoff.next();
+    // A revocation does not wait for held messages.
+    job.settle.rest();
+    job.held = Some(Box::new(held));
+    JobOutcome::Hold(job, until)
+}
+
+pub(super) async fn ack(mut job: Job, counter: fn(&Counters) -> &Counter) -> JobOutcome {
+    match job.settle.ack().await {
+        Ok(()) => job.count_as(counter),
+        Err(error) => {
+            log_unacked(&job, &error);
+            job.count_as(|counters| &counters.unacked);
+        }
+    }
+    JobOutcome::Done
+}
+
+/// Pauses the subscription from the first unconfirmed settlement of a job until it is confirmed or
+/// abandoned.
+struct Confirmation<'r> {
+    ctx: &'r SubscriptionContext,
+    of: &'static str,
+    backoff: Backoff,
+    paused: Option<Paused<'r>>,
+}
+
+impl<'r> Confirmation<'r> {
+    fn of(ctx: &'r SubscriptionContext, of: &'static str) -> Self {
+        let backoff = Backoff::new(SETTLE_BACKOFF.0, SETTLE_BACKOFF.1);
+        Self { ctx, of, backoff, paused: None }
+    }
+
+    /// Waits until the next try. `false` if the subscription stops meanwhile.
+    async fn wait_after(&mut self, error: &SettleError) -> bool {
+        let reason = format!("a {} is not confirmed: {}", self.of, causes(error));
+        let monitor = &self.ctx.monitor;
+        let is_first = monitor.repeats.is_first(Logged::Unconfirmed, self.of);
+        log_first!(is_first, error, subscription = %monitor.name, reason, "paused");
+        self.paused = Some(self.ctx.scheduler.pause(&reason));
+        tokio::select! {
+            () = self.backoff.wait() => true,
+            () = self.ctx.scheduler.stop.cancelled() => false,
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The worker of a subscription: takes jobs from the scheduler and handles them one after the other.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::coop;
+
+use super::context::SubscriptionContext;
+use super::fetch::FETCH;
+use super::job::Job;
+use super::lanes::{LaneId, Placed, Run};
+use super::outcome::JobOutcome;
+use super::process::process;
+use super::scheduler::yield_lifo_slot;
+
+/// A handler that takes longer counts as one that waits: jobs taken beyond its own would wait for it.
+const SHORT: Duration = Duration::from_millis(1);
+
+/// Takes and handles jobs until the subscription stops.
+pub(super) async fn work(ctx: Arc<SubscriptionContext>) {
+    let (mut run, mut ended, mut max) = (Run::new(), Vec::new(), 1);
+    while let Some(yields) = ctx.scheduler.take(&mut run, max).await {
+        if yields {
+            yield_lifo_slot().await;
+        }
+        let (start, jobs) = (Instant::now(), run.len());
+        let waited = process_run(&ctx, &mut run, &mut ended).await;
+        ctx.scheduler.finish(&mut ended);
+        // While handlers wait, all jobs taken beyond the first would be returned.
+        let slow = start.elapsed() > SHORT * u32::try_from(jobs).unwrap_or(u32::MAX);
+        max = if waited || slow { 1 } else { (2 * max).min(FETCH) };
+    }
+}
+
+/// Handles and settles the jobs of a run one after the other, until one has to wait; returns `true` if one
+/// had to. Adds the lanes whose job has ended to `ended`.
+async fn process_run(
+    ctx: &SubscriptionContext,
+    run: &mut Run<Job>,
+    ended: &mut Vec<LaneId>,
+) -> bool {
+    let scheduler = &ctx.scheduler;
+    let mut waited = false;
+    while let Some(Placed { lane, job }) = run.pop_front() {
+        let mut process = pin!(process(ctx, job));
+        let outcome = poll_fn(|cx| {
+            let polled = process.as_mut().poll(cx);
+            if polled.is_pending() && !std::mem::replace(&mut waited, true) {
+                // This task waits, so a woken task can run.
+                let _ = scheduler.return_jobs(lane, run, ended);
+            }
+            polled
+        });
+        let mut yields = false;
+        match outcome.await {
+            JobOutcome::Done => end_lane(lane, run, ended),
+            // The handler is done, and strict order is one lane for all: the others go on.
+            JobOutcome::Hold(job, until) if job.held.is_some() && scheduler.is_strict() => {
+                end_lane(lane, run, ended);
+                yields |= scheduler.hold(None, job, until);
+            }
+            JobOutcome::Hold(job, until) => {
+                yields |= scheduler.return_jobs(lane, run, ended);
+                yields |= scheduler.hold(lane, job, until);
+            }
+            JobOutcome::Fatal(error) => scheduler.fail(error),
+        }
+        if scheduler.is_stopped() {
+            run.clear();
+        } else if ctx.monitor.is_paused() || !coop::has_budget_remaining() {
+            yields |= scheduler.return_jobs(None, run, ended);
+        }
+        if yields {
+            yield_lifo_slot().await;
+        }
+        // A handler that never waits must not keep the other tasks of its thread from running.
+        coop::consume_budget().await;
+    }
+    waited
+}
+
+/// Adds `lane` to `ended`, unless the next job of the run is of the same lane.
+fn end_lane(lane: Option<LaneId>, run: &Run<Job>, ended: &mut Vec<LaneId>) {
+    let continues = run.front().is_some_and(|next| next.lane == lane);
+    ended.extend(lane.filter(|_| !continues));
+}
