@@ -1,4 +1,4 @@
-//! What is wrong with subscriptions, as far as it can be told without a connection.
+//! The checks of subscriptions that need no connection. Used by the broker value and by the [`plan`](super::plan).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use cqrs_core::consume::{
 use crate::config::{KafkaSubscription, RetryMode};
 use crate::topics;
 
-/// What is wrong with `requests`, each for itself and taken together.
+/// The faults of `requests`, each for itself and taken together.
 pub(super) fn check(requests: &[SubscribeRequest]) -> Vec<SubscribeError> {
     let mut faults = Vec::new();
     for request in requests {
@@ -83,7 +83,7 @@ fn check_topics(request: &SubscribeRequest, wrong: &mut impl FnMut(String)) {
     }
 }
 
-/// What librdkafka would not take, as far as it is easily seen.
+/// The fault of a pattern that librdkafka would refuse, as far as it is simple to find.
 fn pattern_fault(pattern: &str) -> Option<&'static str> {
     if pattern.is_empty() {
         return Some("is empty");
@@ -142,7 +142,7 @@ fn check_options(
     }
 }
 
-/// What is wrong with two members of one group.
+/// Checks two members of one group.
 fn check_pair(one: &SubscribeRequest, other: &SubscribeRequest, wrong: &mut impl FnMut(String)) {
     let (ours, theirs) = (options(one), options(other));
     if !ours.assignors.iter().any(|assignor| theirs.assignors.contains(assignor)) {
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_right() {
+    fn defaults_have_no_fault() {
         assert!(check(&[named(&["orders"]), named(&["mails", "orders"])]).is_empty());
         assert!(check(&[with(KafkaSubscription::python())]).is_empty());
         let no_delays = {
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_work_is_named() {
+    fn faulty_subscription_is_named() {
         let mut zero = named(&["orders"]);
         zero.max_unsettled = Some(0);
         fails(&[zero], "max_unsettled is 0");
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_must_be_one() {
+    fn broken_pattern_is_a_fault() {
         let pattern = |text: &str| {
             let mut request = named(&[]);
             request.topics = TopicSet::Pattern(text.into());

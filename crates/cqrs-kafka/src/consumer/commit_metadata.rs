@@ -1,20 +1,21 @@
-//! The commit metadata: the text of a commit beside the offset, read by the next owner of the partition.
+//! The commit metadata: the text that a commit carries beside the offset, for the next owner of the partition. Written by
+//! the [`offset_tracker`](super::offset_tracker), read with the committed offsets.
 //!
 //! A versioned text of sections, each left out when it is empty; numbers are hexadecimal:
 //!
 //! | section | |
 //! |---|---|
 //! | `cqrs1` | the version |
-//! | `;p=<partitions>` | how many partitions the topic had when the group began with its start option |
-//! | `;u=<ends>.<process>` | [`UncleanEnds`]: how many in a row, and which process has the partition |
+//! | `;p=<partitions>` | the number of partitions that the topic had when the group began with its start option |
+//! | `;u=<count>.<process>` | [`UncleanEnds`]: the number in a row, and the process that has the partition |
 //! | `;until=<offset>` | its `until` |
 //! | `;n=<offset>` | its `named` |
 //! | `;c=<offset>.<crashes>,…` | its `crashes`; each offset counted from the one before |
 //! | `;a=<offset>.<attempts>.<first>.<last>,…` | the same; times in microseconds since 1970, the last one counted from the first |
 //! | `;d=<gap>.<length>,…` | runs of finished records; the gap is counted from the end of the run before |
 //!
-//! Sections that are not known are skipped, so that readers and writers of several versions get along.
-//! Anything else (another client's metadata) reads as none at all.
+//! Unknown sections are skipped, so that readers and writers of several versions work together. Any other text
+//! (another client's metadata) reads as no metadata.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -22,27 +23,40 @@ use std::ops::Range;
 
 use cqrs_core::{RetryState, Timestamp};
 
-use super::quarantine::UncleanEnds;
-
-/// Brokers take no more (`offset.metadata.max.bytes`), in bytes.
+/// The brokers' limit in bytes (`offset.metadata.max.bytes`).
 pub(super) const MAX_BYTES: usize = 4_096;
 
 const VERSION: &str = "cqrs1";
 
-/// What a commit says beside its offset.
+/// The unclean ends of a partition, for its [`quarantine`](super::quarantine).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct UncleanEnds {
+    /// The number in a row, if this assignment has no last commit. 0: it had one, or no crashes are counted.
+    pub(super) count: u32,
+    /// The process that has the partition. While it lives, the end of an assignment is no death.
+    pub(super) process: i64,
+    /// Records below may have been delivered. `None`: all may.
+    pub(super) until: Option<i64>,
+    /// The record that was started while no other quarantined record ran.
+    pub(super) named: Option<i64>,
+    /// By offset: the number of times the process died while the record ran alone.
+    pub(super) crashes: BTreeMap<i64, u32>,
+}
+
+/// The metadata of one commit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct CommitMetadata {
-    /// How many partitions the topic had when the group began with its start option.
+    /// The number of partitions that the topic had when the group began with its start option.
     pub(super) partitions: Option<i32>,
     pub(super) unclean: UncleanEnds,
-    /// By offset: what is known of the attempts at a record.
+    /// By offset: the failed attempts at a record.
     pub(super) attempts: BTreeMap<i64, RetryState>,
-    /// Finished records behind the offset, as ranges in order: they are not handed out again.
+    /// Finished records behind the offset, as ranges in order: they are not redelivered.
     pub(super) done: Vec<Range<i64>>,
 }
 
 impl CommitMetadata {
-    /// The text. What does not fit is left out, highest offsets first: those attempts count anew, those
+    /// The text. Entries that do not fit are left out, highest offsets first: their attempts count from zero, their
     /// records are redelivered.
     pub(super) fn to_text(&self) -> String {
         let mut text = String::from(VERSION);
@@ -81,7 +95,7 @@ impl CommitMetadata {
         text
     }
 
-    /// Reads it back; foreign or broken metadata reads as none.
+    /// Parses the text. Foreign or broken metadata reads as none.
     pub(super) fn parse(text: &str) -> Self {
         Self::try_parse(text).unwrap_or_default()
     }
@@ -173,7 +187,7 @@ fn parse_done(runs: &str) -> Option<Vec<Range<i64>>> {
 }
 
 fn number(text: &str) -> Option<i64> {
-    // `from_str_radix` takes a sign; ours never has one.
+    // `from_str_radix` accepts a sign, which is never written here.
     if !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;
     }
@@ -218,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn earlier_version_is_read_without_its_grants() {
+    fn earlier_version_is_read_without_its_limits() {
         let metadata =
             CommitMetadata::parse("cqrs1;o=1002.1.1.2.1000;c=1000.2;a=1000.2.10.20;d=1001.2,b.5a");
         assert_eq!(metadata.unclean.crashes, BTreeMap::from([(4096, 2)]));
@@ -279,11 +293,11 @@ mod tests {
                 })
                 .collect();
             let done = (0..runs).map(|run| 20 * run + 7..20 * run + 9).collect();
-            let mut says = UncleanEnds { crashes, ..UncleanEnds::default() };
+            let mut found = UncleanEnds { crashes, ..UncleanEnds::default() };
             if let Some((count, process, until, named)) = unclean {
-                says = UncleanEnds { count, process, until: Some(until), named, ..says };
+                found = UncleanEnds { count, process, until: Some(until), named, ..found };
             }
-            let metadata = CommitMetadata { partitions: None, unclean: says, attempts, done };
+            let metadata = CommitMetadata { partitions: None, unclean: found, attempts, done };
             let text = metadata.to_text();
             prop_assert!(text.len() <= MAX_BYTES);
             let read = CommitMetadata::parse(&text);

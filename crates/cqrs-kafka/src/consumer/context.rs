@@ -1,4 +1,5 @@
-//! librdkafka's callbacks for a consumer. All run on the thread that polls.
+//! librdkafka's callbacks of a consumer. All run on the poll thread; the [`session`](super::session) takes out what they
+//! leave.
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -14,30 +15,30 @@ use rdkafka::types::{RDKafkaErrorCode as Code, RDKafkaRespErr};
 
 use crate::events::Events;
 
-/// What the group asks of this member. It waits until we answer with an assign or an unassign.
+/// A rebalance of the group. It waits until the session answers with an assign or an unassign.
 #[derive(Debug)]
 pub(super) enum Rebalance {
     Assign(TopicPartitionList),
-    /// `lost`: others may have the partitions already.
+    /// `lost`: other members may have the partitions already.
     Revoke {
         list: TopicPartitionList,
         lost: bool,
     },
 }
 
-/// A problem that librdkafka told of with its words.
+/// An error event of librdkafka, without secrets.
 #[derive(Debug, Clone)]
-pub(super) struct Trouble {
+pub(super) struct ClientError {
     pub(super) code: Code,
-    pub(super) words: String,
+    pub(super) text: String,
 }
 
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) events: Events,
     rebalances: Mutex<VecDeque<Rebalance>>,
-    troubles: Mutex<Vec<Trouble>>,
-    /// Nobody serves rebalances any more: the client is being destroyed.
+    errors: Mutex<Vec<ClientError>>,
+    /// Set when the client is being destroyed and no session answers rebalances any more.
     leaving: AtomicBool,
 }
 
@@ -46,7 +47,7 @@ impl Context {
         Self {
             events,
             rebalances: Mutex::default(),
-            troubles: Mutex::default(),
+            errors: Mutex::default(),
             leaving: AtomicBool::new(false),
         }
     }
@@ -59,8 +60,8 @@ impl Context {
         !self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    pub(super) fn take_troubles(&self) -> Vec<Trouble> {
-        std::mem::take(&mut *self.troubles.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(super) fn take_errors(&self) -> Vec<ClientError> {
+        std::mem::take(&mut *self.errors.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// From here on every rebalance is answered at once, so that the client can be destroyed.
@@ -78,8 +79,8 @@ impl ClientContext for Context {
 
     fn error(&self, error: RdError, reason: &str) {
         let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
-        let words = self.events.redactor.redact(reason);
-        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).push(Trouble { code, words });
+        let text = self.events.redactor.redact(reason);
+        self.errors.lock().unwrap_or_else(PoisonError::into_inner).push(ClientError { code, text });
         self.events.error(error, reason);
     }
 
@@ -93,8 +94,8 @@ impl ClientContext for Context {
 }
 
 impl ConsumerContext for Context {
-    /// Only notes what is asked: the drain and the commit of a revoke take time, and polling goes on
-    /// meanwhile. The session answers.
+    /// Only queues the rebalance. The session answers it, since the drain and the commit of a revoke take time, and
+    /// polling must continue.
     fn rebalance(
         &self,
         consumer: &BaseConsumer<Self>,
@@ -102,7 +103,7 @@ impl ConsumerContext for Context {
         list: &mut TopicPartitionList,
     ) {
         if self.leaving.load(Ordering::Acquire) {
-            // Nothing can be done about an error here; destroying the client goes on.
+            // An error here cannot be handled, and does not keep the client from being destroyed.
             let _ = answer_empty(consumer, what, list);
             return;
         }

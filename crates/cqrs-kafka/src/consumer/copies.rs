@@ -1,4 +1,5 @@
-//! Confirmed copies of consumed records: retry copies and dead letters, and the topics they go to.
+//! Confirmed copies of consumed records (retry copies and dead letters), and the creation of their topics. Used by the
+//! settlements.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,11 +18,11 @@ use crate::config::{Acks, Compression, KafkaConfig, NewTopics};
 use crate::error::{ErrorKind, KafkaError};
 use crate::producer::{self, ProducerHandle, Raw};
 
-/// Bytes of a record that is copied, at most. A broker closes the connection of a request that is larger than
-/// its `socket.request.max.bytes` (100 MiB by default), which looks like a lost connection.
+/// The largest record that is copied, in bytes. A broker closes the connection on a request above its
+/// `socket.request.max.bytes` (100 MiB by default), which looks like a lost connection.
 const LARGEST: usize = 64 << 20;
 
-/// Options of the broker's producer that a confirmed copy does not give up.
+/// Options of the broker's producer that would weaken the confirm of a copy.
 const WEAKER: [&str; 7] = [
     "acks",
     "request.required.acks",
@@ -35,15 +36,14 @@ const WEAKER: [&str; 7] = [
 /// Options of the broker's producer that would undo the compression of a copy.
 const COMPRESSION: [&str; 3] = ["compression.codec", "compression.type", "compression.level"];
 
-/// The producers of copies. Shared by all subscriptions of a broker value; each is made when it is needed
-/// first.
+/// The producers of copies. Shared by all subscriptions of a broker value; each is started on its first use.
 ///
-/// It is not the broker's own: that one may be set to give up confirms or idempotence, and is shut down
-/// apart from the subscriptions.
+/// The broker's own producer may be configured without confirms or idempotence, and is shut down apart from the
+/// subscriptions.
 pub(crate) struct CopyProducers {
     config: KafkaConfig,
     plain: Mutex<Option<Arc<ProducerHandle>>>,
-    /// For what does not fit otherwise. Not every client can read every compression.
+    /// For records that do not fit uncompressed. Not every client can read every compression.
     compressed: Mutex<Option<Arc<ProducerHandle>>>,
 }
 
@@ -54,7 +54,7 @@ impl CopyProducers {
         config.enable_idempotence = true;
         config.max_in_flight_requests_per_connection = 5;
         config.retries = None;
-        // What could be consumed can be copied; the broker has the last word.
+        // A consumed record may be copied, unless the broker refuses the size.
         config.message_max_bytes = 999_000_000;
         config.raw.retain(|name, _| !WEAKER.contains(&name.as_str()));
         Self { config, plain: Mutex::default(), compressed: Mutex::default() }
@@ -90,75 +90,75 @@ impl Drop for CopyProducers {
 pub(super) struct Copies {
     producers: Arc<CopyProducers>,
     create: Option<NewTopics>,
-    /// Topics that are known to exist, or are being made: one try for all who need it.
-    made: Mutex<HashMap<Arc<str>, Made>>,
-    /// Topics that cannot be created: no right, or the cluster takes them not.
+    /// Topics that exist or are being created: one attempt for all copies that need it.
+    created: Mutex<HashMap<Arc<str>, Created>>,
+    /// Topics that cannot be created: no right, or the cluster refuses them.
     not_created: Refusals,
     /// Topics that this principal may not write to.
     not_written: Refusals,
-    /// Log lines about topics that could not be created for now.
-    not_now: LogLimit,
+    /// Log lines about topics that could not be created, and are tried again.
+    not_created_yet: LogLimit,
     /// Log lines about copies that are too large.
     pub(super) too_large: LogLimit,
 }
 
-/// Whether a topic exists; empty while that is being seen to.
-type Made = Arc<OnceCell<bool>>;
+/// Whether a topic exists; empty while it is being created.
+type Created = Arc<OnceCell<bool>>;
 
-/// How writing a copy ended.
+/// The outcome of writing a copy.
 #[derive(Debug)]
 pub(super) enum Written {
-    /// All in-sync replicas have it.
+    /// All in-sync replicas stored it.
     Stored,
-    /// The broker takes none this large, compressed or not.
+    /// The broker refuses its size, compressed or not.
     TooLarge(SettleError),
 }
 
-/// What a copy is made of.
+/// A copy to be written.
 #[derive(Debug, Clone)]
 pub(super) struct Copy {
     pub(super) to: String,
-    /// The topic it comes from, whose number of partitions a new topic gets.
+    /// The topic of the record. A new topic gets its number of partitions.
     pub(super) from: Arc<str>,
     pub(super) key: Option<Bytes>,
     pub(super) body: Option<Bytes>,
     pub(super) headers: Option<OwnedHeaders>,
-    /// Bytes of the record that it is made of, with the headers that can be read.
+    /// Bytes of the record, with the headers that can be read.
     pub(super) size: usize,
 }
 
 impl Copies {
     pub(super) fn new(producers: Arc<CopyProducers>, create: Option<NewTopics>) -> Self {
         let (not_created, not_written) = (Refusals::default(), Refusals::default());
-        let (not_now, too_large) = (LogLimit::default(), LogLimit::default());
+        let (not_created_yet, too_large) = (LogLimit::default(), LogLimit::default());
         Self {
             producers,
             create,
-            made: Mutex::default(),
+            created: Mutex::default(),
             not_created,
             not_written,
-            not_now,
+            not_created_yet,
             too_large,
         }
     }
 
-    /// Writes a copy, compressed if it does not fit otherwise. Ends within twice the broker's publish timeout,
-    /// and the time to make its topic.
+    /// Writes a copy, compressed if it does not fit otherwise. Ends within twice the broker's publish timeout and the time
+    /// to create its topic.
     ///
     /// An error that retrying cannot fix is [permanent](SettleError::permanent). The lack of a right is
-    /// remembered for a while: until then the next copies fail without an attempt.
+    /// remembered for a while, in which further copies fail without an attempt.
     pub(super) async fn write(&self, copy: &Copy) -> Result<Written, SettleError> {
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
             SettleError::new(format!("no confirmed copy in {}", copy.to)).with_source(error)
         };
-        if let Some(error) = self.not_written.recall(&copy.to) {
+        if let Some(error) = self.not_written.get(&copy.to) {
             return Err(failed(error.into()).permanent());
         }
         if copy.size > LARGEST {
             let text = format!("{} bytes, at most {LARGEST} are copied", copy.size);
             return Ok(Written::TooLarge(failed(text.into()).permanent()));
         }
-        self.make_topic(&copy.to, &copy.from).await;
+        self.create_topic(&copy.to, &copy.from).await;
         for compress in [false, true] {
             let producer = self.producers.get(compress).map_err(|error| failed(error.into()))?;
             let Err(error) = publish(&producer, copy).await else { return Ok(Written::Stored) };
@@ -168,9 +168,9 @@ impl Copies {
                 }
                 PublishErrorKind::TooLarge => {}
                 _ => {
-                    // It may have been deleted.
-                    self.made().remove(&*copy.to);
-                    let permanent = self.remember(copy, &error);
+                    // The topic may have been deleted.
+                    self.created().remove(&*copy.to);
+                    let permanent = self.is_permanent(copy, &error);
                     let error = failed(error.into());
                     return Err(if permanent { error.permanent() } else { error });
                 }
@@ -179,11 +179,11 @@ impl Copies {
         unreachable!("the compressed copy ends the loop")
     }
 
-    /// Whether retrying cannot fix a failed copy. Remembers what concerns all copies to its topic.
-    fn remember(&self, copy: &Copy, error: &PublishError) -> bool {
+    /// Whether a failed copy is permanent: retrying cannot fix it. Remembers errors that concern all copies to its topic.
+    fn is_permanent(&self, copy: &Copy, error: &PublishError) -> bool {
         let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
         let cause: Option<&KafkaError> = cause;
-        let uncreated = self.not_created.recall(&copy.to);
+        let uncreated = self.not_created.get(&copy.to);
         let known = match (error.kind(), cause, uncreated) {
             (_, Some(cause), _) if cause.kind() == ErrorKind::Authorization => cause.to_string(),
             (PublishErrorKind::Unroutable, _, Some(why)) => why.to_string(),
@@ -193,53 +193,54 @@ impl Copies {
             }
             _ => return false,
         };
-        if self.not_written.note(&copy.to, &known) {
+        if self.not_written.add(&copy.to, &known) {
             tracing::error!(topic = copy.to, error = known, "copies to this topic are refused");
         }
         true
     }
 
-    /// Makes a topic unless it exists. When that is not possible, writing to it tells more.
-    async fn make_topic(&self, topic: &str, like: &str) {
+    /// Creates a topic unless it exists. An error is left to the write that follows.
+    async fn create_topic(&self, topic: &str, like: &str) {
         let Some(create) = self.create else { return };
-        if self.not_created.recall(topic).is_some() {
+        if self.not_created.get(topic).is_some() {
             return;
         }
-        let made = Arc::clone(self.made().entry(topic.into()).or_default());
-        let make = async || {
+        let created = Arc::clone(self.created().entry(topic.into()).or_default());
+        let attempt = async || {
             let topics = [(topic.to_owned(), like.to_owned())];
             let result = create_topics(&self.producers.config, create, &topics).await;
             if let Err(error) = &result {
                 let is_new = match error.is_retryable() {
-                    true => self.not_now.line().is_some(),
-                    false => self.not_created.note(topic, &error.to_string()),
+                    true => self.not_created_yet.line().is_some(),
+                    false => self.not_created.add(topic, &error.to_string()),
                 };
                 if is_new {
-                    tracing::warn!(topic, %error, "the topic could not be made, unless it exists");
+                    tracing::warn!(topic, %error, "the topic could not be created, unless it exists");
                 }
             }
             result.is_ok()
         };
-        if !*made.get_or_init(make).await {
+        if !*created.get_or_init(attempt).await {
             // The next copy tries again.
-            let mut all = self.made();
-            if all.get(topic).is_some_and(|now| Arc::ptr_eq(now, &made)) {
+            let mut all = self.created();
+            if all.get(topic).is_some_and(|now| Arc::ptr_eq(now, &created)) {
                 all.remove(topic);
             }
         }
     }
 
-    /// Makes retry topics, so that they can be subscribed to.
-    pub(super) async fn make_all(&self, topics: &[(String, String)]) -> Result<(), KafkaError> {
+    /// Creates retry topics, so that they can be subscribed to.
+    pub(super) async fn create_all(&self, topics: &[(String, String)]) -> Result<(), KafkaError> {
         let Some(create) = self.create else { return Ok(()) };
         create_topics(&self.producers.config, create, topics).await?;
-        let made = topics.iter().map(|(topic, _)| (Arc::from(&**topic), Made::new(true.into())));
-        self.made().extend(made);
+        let created =
+            topics.iter().map(|(topic, _)| (Arc::from(&**topic), Created::new(true.into())));
+        self.created().extend(created);
         Ok(())
     }
 
-    fn made(&self) -> MutexGuard<'_, HashMap<Arc<str>, Made>> {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    fn created(&self) -> MutexGuard<'_, HashMap<Arc<str>, Created>> {
+        self.created.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -266,7 +267,7 @@ mod tests {
     use crate::consumer::record::Record;
 
     #[test]
-    fn a_copy_keeps_what_the_record_had() {
+    fn copy_keeps_headers_and_replaces_added_ones() {
         let record = Record::of(
             1,
             None,
@@ -296,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn copies_are_confirmed_whatever_the_broker_gives_up() {
+    fn copies_are_confirmed_whatever_the_options() {
         let mut config = KafkaConfig::new(["localhost:1"]).with_raw("acks", "0");
         (config.acks, config.enable_idempotence, config.retries) = (Acks::None, false, Some(0));
         let options = CopyProducers::new(&config).config.to_client_config().unwrap();

@@ -1,4 +1,5 @@
-//! Creation of retry and dead-letter topics, each like the topic its copies come from.
+//! Creation of retry and dead-letter topics, each like the topic of the records that are copied to it. Used by the
+//! [`copies`](super::copies).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -15,14 +16,14 @@ use crate::error::{ErrorKind, KafkaError};
 use crate::events::Events;
 use crate::health::Health;
 
-/// How long creating a topic may take.
+/// The timeout for creating topics.
 const TOPIC_TIMEOUT: Duration = Duration::from_secs(10);
 /// Room for the headers that a copy adds to its record.
 const ROOM: i64 = 64 << 10;
 const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
 
-/// Creates topics, each with the partitions and the size limit of another one, and room for what a copy adds.
-/// One that exists is left as it is.
+/// Creates topics, each with the number of partitions and the size limit of another one, and room for the headers of a
+/// copy. An existing topic is left as it is.
 pub(super) async fn create_topics(
     config: &KafkaConfig,
     create: NewTopics,
@@ -30,7 +31,7 @@ pub(super) async fn create_topics(
 ) -> Result<(), KafkaError> {
     let options = config.to_admin_config()?;
     let events = Events::new(config, Arc::new(Health::new(TOPIC_TIMEOUT)));
-    let words = events.clone();
+    let redacted = events.clone();
     let sources: HashSet<String> = topics.iter().map(|(_, like)| like.clone()).collect();
     let names = sources.clone();
     let looked_up = tokio::task::spawn_blocking(move || {
@@ -41,12 +42,16 @@ pub(super) async fn create_topics(
             names.into_iter().map(|topic| (topic.clone(), count(&topic))).collect();
         Ok((admin, partitions))
     });
-    let wrong =
-        |error: rdkafka::error::KafkaError| KafkaError::new(ErrorKind::Broker, words.reason(error));
+    let broker_error = |error: rdkafka::error::KafkaError| {
+        KafkaError::new(ErrorKind::Broker, redacted.reason(error))
+    };
     let (admin, partitions) = match looked_up.await {
-        Ok(found) => found.map_err(wrong)?,
+        Ok(found) => found.map_err(broker_error)?,
         Err(_cancelled) => {
-            return Err(KafkaError::new(ErrorKind::Broker, "the look at the topic was cut off"));
+            return Err(KafkaError::new(
+                ErrorKind::Broker,
+                "the look-up of the topic was cancelled",
+            ));
         }
     };
     let limits = size_limits(&admin, &sources).await;
@@ -64,17 +69,17 @@ pub(super) async fn create_topics(
         all
     };
     let options = options_of_admin();
-    let mut made = admin.create_topics(&new(true), &options).await.map_err(&wrong)?;
-    let takes_no_limit = |result: &Result<_, (_, Code)>| {
+    let mut created = admin.create_topics(&new(true), &options).await.map_err(&broker_error)?;
+    let refuses_limit = |result: &Result<_, (_, Code)>| {
         matches!(result, Err((_, Code::InvalidConfig | Code::PolicyViolation)))
     };
-    if !limits.is_empty() && made.iter().any(takes_no_limit) {
-        // Some clusters allow no settings of topics.
-        made = admin.create_topics(&new(false), &options).await.map_err(&wrong)?;
+    if !limits.is_empty() && created.iter().any(refuses_limit) {
+        // Some clusters allow no topic settings.
+        created = admin.create_topics(&new(false), &options).await.map_err(&broker_error)?;
     }
-    // Destroying a client joins its threads.
+    // Destroying a client blocks until its threads end.
     tokio::task::spawn_blocking(move || drop(admin));
-    for result in made {
+    for result in created {
         match result {
             Ok(_) | Err((_, Code::TopicAlreadyExists)) => {}
             Err((topic, code)) => {
@@ -89,7 +94,7 @@ fn options_of_admin() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(TOPIC_TIMEOUT)).operation_timeout(Some(TOPIC_TIMEOUT))
 }
 
-/// The size limits for copies of these topics; none where this principal may not see the topic's settings.
+/// The size limits for copies of these topics, as far as this principal may read the topics' settings.
 async fn size_limits(
     admin: &AdminClient<Events>,
     topics: &HashSet<String>,
@@ -98,7 +103,7 @@ async fn size_limits(
     let Ok(found) = admin.describe_configs(&all, &options_of_admin()).await else {
         return HashMap::new();
     };
-    // Not in the order of the question: Kafka answers first what this principal may see.
+    // Not in the order of the request: Kafka first returns the topics that this principal may read.
     let limit = |found: ConfigResource| {
         let limit = found.get(MAX_MESSAGE_BYTES)?.value.as_ref()?.parse::<i64>().ok()?;
         let OwnedResourceSpecifier::Topic(topic) = found.specifier else { return None };
@@ -107,7 +112,7 @@ async fn size_limits(
     found.into_iter().flatten().filter_map(limit).collect()
 }
 
-/// How many partitions a topic has; blocks. Does not ask for one topic: that would make it.
+/// The number of partitions of a topic; blocks. Asks for all topics, since asking for one would create it.
 fn partitions(admin: &AdminClient<Events>, topic: &str) -> Option<i32> {
     let metadata = admin.inner().fetch_metadata(None, TOPIC_TIMEOUT).ok()?;
     let found = metadata.topics().iter().find(|known| known.name() == topic)?;

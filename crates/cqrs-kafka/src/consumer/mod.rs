@@ -1,65 +1,64 @@
-//! The consuming half: from librdkafka's queues to deliveries, and back as commits.
+//! The consuming half: fetched records go from librdkafka's queues to the runtime as deliveries, and back as commits.
 //!
-//! # Who does what
-//! * The **poll thread** ([`driver`], [`session`]) owns the client. It polls for ever, whatever handlers
-//!   do; takes records out of the partitions' queues ([`lane`]) while there is room; answers the group
-//!   ([`rebalance`]); decides what is committed, and when. It never waits for the broker.
-//! * The **clerk** ([`clerk`]) is the thread that waits for the group coordinator: commits whose result
-//!   counts, and look-ups of committed offsets, one after the other.
-//! * The **source** ([`source`]) is the async side. It owns what was fetched and not handed out, and what
-//!   was dropped and waits to be handed out again ([`again`]).
-//! * A **settlement** ([`settle`]) owns the record of a delivery that is out.
+//! # Threads and tasks
+//! * The **poll thread** owns the client. The [`supervisor`] runs one [`session`] after the other. A session polls
+//!   continuously, however long handlers run; takes records out of the [`partition_queue`]s while there is room; answers
+//!   the group ([`rebalance`]); decides which offsets are committed, and when. It never waits for the broker.
+//! * The **committer** ([`committer`]) is the thread for blocking calls to the group coordinator: commits whose result
+//!   matters, and look-ups of committed offsets ([`start_offsets`]), one after the other.
+//! * The **source** ([`source`]) is the async side. It owns fetched records that are not delivered yet, and dropped
+//!   deliveries until their [`redelivery`].
+//! * A **settlement** ([`settle`]) owns the record of one delivery. It writes retry copies and dead letters ([`copies`]).
 //!
-//! They share one [`shared::Shared`], and for each assignment of a partition one
-//! [`partition::Partition`]. Locks are held for a few moves each, never two at once, never while a
-//! callback of librdkafka or a waker runs.
+//! They share one [`subscription_state`], and one [`partition`] for each assignment of a partition. Locks are held
+//! briefly, never two at once, and never while a callback of librdkafka or a waker runs.
 //!
-//! # What holds
-//! * A fetched record is counted as unsettled from the moment it leaves librdkafka's queue until it is
-//!   acked, or its partition is not ours any more. While there is no room, nothing is taken out of the
-//!   queues; librdkafka stops fetching a partition whose queue is full. (So a partition is paused by not
-//!   looking: nothing that was fetched is thrown away.)
-//! * A record is in its partition's [`ledger`](ledger::Ledger) before it is handed out. The ledger's
-//!   lowest unfinished offset is all that is ever committed; what is finished behind it stands in the
-//!   [`commit_metadata`] and is not handed out again by whoever gets the partition next.
-//! * Nothing is handed out before the takeover commit: it gives a new group its place ([`places`]) and says that
-//!   the partition has an owner. Whoever finds that the last owner had no last commit counts an unclean end;
-//!   after two in a row the suspects run alone ([`quarantine`]).
-//! * A partition that is assigned again is a new value with a new ledger. What is left of an earlier
-//!   assignment (a late ack) reaches only the old, closed ledger, and fails.
-//! * A revoke closes the gate first (no handler starts), waits for those that run (`revoke_drain`), then
-//!   closes the ledger, commits it and lets the partition go. What ran longer comes again with the new
-//!   owner; its late ack fails. Held deliveries do not run. A partition that is lost is let go at once,
-//!   without a commit.
-//! * A delivery that is dropped (a panic, a cancel) is handed out again, after a wait, before what comes
-//!   later of its key and was not handed out. What was handed out already is not called back: who drops
-//!   one delivery of a key drops those behind it, too, and gets them again in order.
-//! * A panic of the poll thread fails the source. A dropped source commits and leaves the group in the
-//!   background; nothing waits for it.
+//! # Invariants
+//! * A fetched record is [`in_flight`] from the moment it leaves librdkafka's queue until it is acked or its partition is
+//!   revoked. While there is no room, no queue is polled, and librdkafka stops fetching a partition whose queue is full.
+//!   So a partition is paused without discarding a fetched record.
+//! * A record is in its partition's [`offset_tracker`] before it is delivered. Only the tracker's lowest unfinished offset
+//!   is committed. The records finished behind it are in the [`commit_metadata`], and the partition's next owner does not
+//!   deliver them again.
+//! * Nothing is delivered before the takeover commit. It gives a new group a committed offset, and records that the
+//!   partition has an owner. A consumer that finds no last commit of the previous owner counts an unclean end; after two
+//!   in a row the records that may have caused it run alone ([`quarantine`]).
+//! * A partition that is assigned again is a new value with a new tracker. A late ack of an earlier assignment reaches
+//!   only the old, closed tracker, and fails.
+//! * A revoke first keeps handlers from starting, waits for the running ones (`revoke_drain`), then closes the tracker,
+//!   commits it and answers the group. A record whose handler runs longer is redelivered to the new owner, and its late ack
+//!   fails. Held deliveries do not count as running. A partition that is lost is closed at once, without a commit.
+//! * A dropped delivery (after a panic or a cancel) is redelivered after a wait, before later records of its key that
+//!   were not delivered yet. Delivered records are not called back: a runtime that drops one delivery of a key drops those
+//!   behind it too, and gets them again in order.
+//! * A panic of the poll thread fails the source. A dropped source commits and leaves the group in the background.
 
-mod again;
-mod bound;
 mod check;
-mod clerk;
+mod client_error;
 mod commit_metadata;
+mod committer;
 mod context;
 mod copies;
 mod create_topics;
-mod driver;
-mod lane;
-mod ledger;
+mod in_flight;
+mod offset_tracker;
 mod partition;
-mod places;
+mod partition_queue;
 mod plan;
+mod poller;
+mod process;
 mod quarantine;
 mod rebalance;
 mod rebalance_state;
 mod record;
+mod redelivery;
 mod refusals;
 mod session;
 mod settle;
-mod shared;
 mod source;
+mod start_offsets;
+mod subscription_state;
+mod supervisor;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,15 +70,15 @@ use cqrs_core::consume::{
 use self::copies::Copies;
 pub(crate) use self::copies::CopyProducers;
 use self::plan::Plan;
-use self::shared::{Opening, Shared};
 use self::source::KafkaSource;
+use self::subscription_state::{OpenState, SubscriptionState};
 use crate::config::KafkaConfig;
 use crate::error::ErrorKind;
 
-/// Between two attempts at making the retry topics.
-const AGAIN: Duration = Duration::from_secs(1);
+/// The pause between two attempts to create the retry topics.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// What is wrong with `requests`.
+/// The faults of `requests`.
 pub(crate) fn check(config: &KafkaConfig, requests: &[SubscribeRequest]) -> Vec<SubscribeError> {
     let mut faults = check::check(requests);
     for request in requests {
@@ -92,27 +91,26 @@ pub(crate) fn check(config: &KafkaConfig, requests: &[SubscribeRequest]) -> Vec<
     faults
 }
 
-/// Opens a subscription: resolves once the cluster answered.
+/// Opens a subscription. Resolves once the cluster answered.
 pub(crate) async fn subscribe(
     config: &KafkaConfig,
-    copies: &Arc<CopyProducers>,
+    producers: &Arc<CopyProducers>,
     request: SubscribeRequest,
 ) -> Result<Box<dyn Source>, SubscribeError> {
     let plan = Arc::new(Plan::new(config, request)?);
-    let copies = Copies::new(Arc::clone(copies), plan.subscription.create_topics);
-    make_retry_topics(&plan, &copies).await?;
-    let bytes = plan.subscription.max_unsettled_bytes;
-    let shared = Arc::new(Shared::new(plan.cap(), bytes, Arc::new(copies)));
-    driver::start(&plan, &shared)?;
-    // Dropped with this future, it ends the thread.
-    let source = Box::new(KafkaSource::new(plan, Arc::clone(&shared)));
-    let mut opening = shared.opening.subscribe();
+    let copies = Copies::new(Arc::clone(producers), plan.subscription.create_topics);
+    create_retry_topics(&plan, &copies).await?;
+    let state = Arc::new(SubscriptionState::new(plan, copies));
+    supervisor::start(&state)?;
+    // If this future is dropped, so is the source, which ends the thread.
+    let source = Box::new(KafkaSource::new(Arc::clone(&state)));
+    let mut opening = state.opening.subscribe();
     // The sender lives as long as the source.
-    let _ = opening.wait_for(|opening| !matches!(opening, Opening::Waiting)).await;
+    let _ = opening.wait_for(|opening| !matches!(opening, OpenState::Waiting)).await;
     drop(opening);
     let mut failure = None;
-    shared.opening.send_if_modified(|opening| {
-        if let Opening::Failed(error) = opening {
+    state.opening.send_if_modified(|opening| {
+        if let OpenState::Failed(error) = opening {
             failure = error.take();
         }
         false
@@ -123,20 +121,20 @@ pub(crate) async fn subscribe(
     }
 }
 
-/// The retry topics must be there to be subscribed to. Waits for the cluster as long as it takes.
-async fn make_retry_topics(plan: &Plan, copies: &Copies) -> Result<(), SubscribeError> {
+/// Creates the retry topics, which must exist to be subscribed to. Waits for the cluster without a limit.
+async fn create_retry_topics(plan: &Plan, copies: &Copies) -> Result<(), SubscribeError> {
     let topics = plan.retry_topics();
     if topics.is_empty() {
         return Ok(());
     }
     loop {
-        let Err(error) = copies.make_all(&topics).await else { return Ok(()) };
+        let Err(error) = copies.create_all(&topics).await else { return Ok(()) };
         let text = format!(
-            "subscription {}: its retry topics could not be made: {error}",
+            "subscription {}: its retry topics could not be created: {error}",
             plan.request.name
         );
         match error.kind() {
-            // They may exist, made by somebody who may; if not, the status says which is missing.
+            // Another principal may have created them. If not, the status names the missing one.
             ErrorKind::Authorization => {
                 tracing::warn!("{text}");
                 return Ok(());
@@ -151,6 +149,6 @@ async fn make_retry_topics(plan: &Plan, copies: &Copies) -> Result<(), Subscribe
         tracing::warn!("{text}; trying again");
         let last_error = Some(text.into());
         plan.request.status.report(SourceStatus::Connecting { last_error });
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RETRY_AFTER).await;
     }
 }

@@ -1,4 +1,4 @@
-//! A subscription, checked and made ready to be opened.
+//! A checked subscription, ready to be opened. Used by all parts of the consumer; never changes.
 
 use std::time::Duration;
 
@@ -11,16 +11,15 @@ use super::check;
 use crate::config::{DEFAULT_UNSETTLED, KafkaConfig, KafkaSubscription, RetryMode};
 use crate::topics;
 
-/// What a subscription's threads and settlements need to know, and never changes.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) request: SubscribeRequest,
     pub(super) subscription: KafkaSubscription,
     pub(super) config: KafkaConfig,
     pub(super) client: ClientConfig,
-    /// What librdkafka is told to subscribe to.
+    /// The topics and patterns for librdkafka's subscribe.
     pub(super) topics: Vec<String>,
-    /// The delays that have a retry topic, shortest first. None in ordered mode.
+    /// The delays that have a retry topic, shortest first. Empty in ordered mode.
     pub(super) delays: Vec<Duration>,
 }
 
@@ -52,12 +51,12 @@ impl Plan {
         names.join(", ")
     }
 
-    pub(super) fn cap(&self) -> usize {
+    /// The bound on records in flight.
+    pub(super) fn max_unsettled(&self) -> usize {
         self.request.max_unsettled.unwrap_or(DEFAULT_UNSETTLED)
     }
 
-    /// The retry topic in which a record waits for `delay`, by its own delay; `None`: it waits with the
-    /// consumer.
+    /// The delay of the retry topic in which a record waits for `delay`. `None`: the consumer holds it.
     pub(super) fn retry_delay(&self, delay: Duration) -> Result<Option<Duration>, SettleError> {
         match self.delays.is_empty() {
             true => Ok(None),
@@ -69,15 +68,15 @@ impl Plan {
         topics::is_own_retry(topic, &self.request.group, &self.delays)
     }
 
-    /// Whether records of `topic` are meant: a pattern never means dead letters and retry topics of
-    /// other groups.
-    pub(super) fn is_meant(&self, topic: &str) -> bool {
+    /// Whether records of `topic` are consumed. A pattern never selects dead-letter topics, and retry topics of other
+    /// groups.
+    pub(super) fn is_consumed(&self, topic: &str) -> bool {
         matches!(self.request.topics, TopicSet::Named(_))
             || self.is_retry(topic)
             || !topics::is_internal(topic)
     }
 
-    /// The retry topics that can be named now, each with the topic it belongs to.
+    /// The retry topics of named topics, each with its topic.
     pub(super) fn retry_topics(&self) -> Vec<(String, String)> {
         let TopicSet::Named(names) = &self.request.topics else { return Vec::new() };
         let of = |name: &str| {

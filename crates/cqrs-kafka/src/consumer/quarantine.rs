@@ -1,99 +1,49 @@
-//! Quarantine: which records of a partition may be handed out after its consumer's process died, and which
-//! one is counted when it dies again. Part of the [`ledger`](super::ledger).
+//! The quarantine of a partition: which records may be delivered after its consumer's process died, and which record is
+//! counted when the process dies again. Part of the [`offset_tracker`](super::offset_tracker).
 //!
-//! Kafka counts no deliveries, so commits say what the next owner of a partition has to know
-//! ([`UncleanEnds`]). How often in a row the partition's owner ended without a last commit decides:
+//! Kafka counts no deliveries, so commits carry what the next owner of a partition needs ([`UncleanEnds`]). The number
+//! of assignments in a row that ended without a last commit decides:
 //!
-//! 1. Never: everything is handed out.
-//! 2. Once: everything is handed out, shortly after a commit said so (`until`), so that a second death leaves
-//!    few suspects: the unfinished records below `until`.
-//! 3. Twice or more: the suspects run one at a time, each named in a commit before it starts. One partition of
-//!    the process at a time does so, for 60 s at most; after that it goes on as in 2.
+//! 1. None: every record is delivered.
+//! 2. One: every record is delivered, shortly after a commit announced it (`until`). So a second death leaves few
+//!    records to quarantine: the unfinished ones below `until`.
+//! 3. Two or more: the quarantined records run one at a time, each named in a commit before it starts. One partition of
+//!    the process at a time does this, for 60 s at most; then it continues as in 2.
 //!
-//! A record that is found named and unfinished has crashed once more. So only a record that starts at once is
-//! named: one whose retry delay is not over, or that waits behind one that is held (of its key, or any in
-//! strict order), is handed out unnamed, and the next suspect is looked at. Such a record, and one whose run
-//! failed, starts when its delay is over, be another one named or not. If it kills the process then, the other
-//! one has crashed; at the next start its delay is over, and it is named itself.
+//! A record that is found named and unfinished has crashed once more. So only a record that starts at once is named. A
+//! record whose retry delay is not over, or that waits behind a held record (of its key, or any in strict order), is
+//! delivered unnamed, and the next record is considered. Such a record, and one whose run failed, starts when its delay
+//! is over, even if another one is named then. If it kills the process, the named one is counted; at the next start its
+//! delay is over, and it is named itself.
 //!
-//! Once everything that stood in the log at takeover is finished, what happened before is forgiven. So it is at
-//! a clean end, unless suspects still wait to run alone: they do so in the next assignment.
+//! Earlier unclean ends are forgotten once every record that was in the log at takeover is finished, and at a clean end,
+//! unless quarantined records are left: they run alone in the next assignment.
 
-use std::collections::{BTreeMap, HashSet};
-use std::hash::{BuildHasher as _, RandomState};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cqrs_core::consume::Retry;
 use cqrs_core::{RetryState, Timestamp};
 
-/// How long one partition may run its suspects alone.
+use super::commit_metadata::UncleanEnds;
+use super::process::{Process, QuarantineLock};
+
+/// The longest time for which one partition runs its quarantined records alone.
 const LONGEST: Duration = Duration::from_secs(60);
-/// A record that has crashed starts again when the process is that old: a process that dies of something else,
-/// again and again and sooner, counts against no slow record more than once.
-const PROBATION: Duration = Duration::from_secs(30);
-/// `until` is to last for that long.
+/// The age of the process at which a record that has crashed starts again. A process that keeps dying of something
+/// else, and sooner, so counts at most once against a slow record.
+const MIN_UPTIME: Duration = Duration::from_secs(30);
+/// The time that the announced window is meant to last.
 const AHEAD: Duration = Duration::from_millis(50);
-/// How many records `until` is ahead, at most.
-const FARTHEST: i64 = 1_024;
+/// The largest announced window, in records.
+const MAX_WINDOW: i64 = 1_024;
 
-/// What the commit metadata says of unclean ends.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct UncleanEnds {
-    /// How many in a row, if this assignment ends without a last commit. 0: it had one, or nothing is counted.
-    pub(super) count: u32,
-    /// Which process has the partition. While it lives there was no death.
-    pub(super) process: i64,
-    /// Records below may have been handed out. `None`: all may.
-    pub(super) until: Option<i64>,
-    /// The record that was started while no other suspect ran.
-    pub(super) named: Option<i64>,
-    /// By offset: how often the process died while the record ran alone.
-    pub(super) crashes: BTreeMap<i64, u32>,
-}
-
-/// What is one per process.
-#[derive(Debug)]
-pub(super) struct Process {
-    id: i64,
-    born: Instant,
-    /// Whether a partition runs its suspects.
-    is_taken: AtomicBool,
-}
-
-/// The turn of one partition to run its suspects; given back when it is dropped.
-#[derive(Debug)]
-struct Turn(Arc<Process>);
-
-impl Process {
-    pub(super) fn new(born: Instant) -> Arc<Self> {
-        // Its keys are random: the standard library's only source of random numbers.
-        let id = RandomState::new().hash_one(std::process::id()) >> 1;
-        Arc::new(Self { id: id.cast_signed(), born, is_taken: AtomicBool::new(false) })
-    }
-
-    pub(super) fn this() -> Arc<Self> {
-        static THIS: LazyLock<Arc<Process>> = LazyLock::new(|| Process::new(Instant::now()));
-        Arc::clone(&THIS)
-    }
-
-    fn take_turn(self: &Arc<Self>) -> Option<Turn> {
-        (!self.is_taken.swap(true, Ordering::AcqRel)).then(|| Turn(Arc::clone(self)))
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.0.is_taken.store(false, Ordering::Release);
-    }
-}
-
-/// How a subscription wants it.
+/// The subscription's part in the rules.
 #[derive(Debug, Clone)]
-pub(super) struct Rule {
-    /// After how many crashes a record is dead-lettered. 0: nothing is counted.
+pub(super) struct Options {
+    /// The number of crashes after which a record is dead-lettered. 0: no crashes are counted.
     pub(super) max_crashes: u32,
     pub(super) concurrency: usize,
     pub(super) retry: Retry,
@@ -101,337 +51,348 @@ pub(super) struct Rule {
 }
 
 #[cfg(test)]
-impl Rule {
-    /// Nothing is counted.
+impl Options {
+    /// No crashes are counted.
     pub(super) fn off() -> Self {
         Self { max_crashes: 0, concurrency: 1, retry: Retry::default(), process: Process::this() }
     }
 }
 
-/// What the handlers of a subscription do, in all its partitions.
+/// The activity of handlers: of one partition, or of the whole subscription.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Activity {
-    /// How many run.
+    /// The number of running handlers.
     pub(super) running: usize,
-    /// How many ever began to run.
-    pub(super) begun: u64,
+    /// The number of records that were started so far.
+    pub(super) started: u64,
 }
 
-/// What the ledger knows of its records.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Progress {
-    /// The lowest unfinished offset.
-    pub(super) position: i64,
-    /// The first offset that was not handed out.
-    pub(super) next: i64,
-    /// How many records are handed out, and neither finished nor running nor held for a retry.
-    pub(super) queued: usize,
-    /// The handlers of the whole subscription.
-    pub(super) all: Activity,
-    /// How many ever began to run.
-    pub(super) begun: u64,
-    /// Whether the next record to be handed out waits for its retry delay then.
-    pub(super) head_waits: bool,
-}
-
-/// The quarantine of one assignment.
-///
-/// A pure data structure. Invariants: a record is handed out only below the grant of a committed draft; at
-/// most one record is named, and no other suspect of the process runs then, but one whose retry delay is over.
-#[derive(Debug)]
-pub(super) struct Quarantine {
-    rule: Rule,
-    /// What the next commit says.
-    says: UncleanEnds,
-    /// How many unclean ends were found.
-    found: u32,
-    /// Where the log ended at takeover.
-    end: i64,
-    mode: Mode,
-    /// Kept until no committed name is left.
-    leaving: Option<Turn>,
-}
-
-#[derive(Debug)]
-enum Mode {
-    /// Everything is handed out.
-    Open,
-    /// Records below `until` are handed out.
-    Announced {
-        window: i64,
-        /// When `until` was moved last, and how many records had begun to run by then.
-        at: Instant,
-        begun: u64,
-        /// How many had in the whole subscription, and since when none did though workers are idle.
-        last_begun: u64,
-        idle_since: Instant,
-    },
-    /// Suspects, below the offset, wait for their turn.
-    Waiting(i64),
-    /// They run one at a time. `held`: the keys of those that wait for a retry.
-    Alone { suspects: i64, turn: Turn, since: Instant, held: HashSet<Option<Bytes>> },
-}
-
-impl Mode {
-    fn announced(window: i64, now: Instant, begun: u64) -> Self {
-        Self::Announced { window, at: now, begun, last_begun: begun, idle_since: now }
-    }
-}
-
-/// The next record to be handed out.
+/// The next record to be delivered.
 #[derive(Debug, Clone)]
-pub(super) struct Head {
+pub(super) struct NextRecord {
     pub(super) offset: i64,
     pub(super) key: Option<Bytes>,
 }
 
-/// What comes of a look at the next record.
+/// The state of the partition, from its offset tracker, when the quarantine advances.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Progress<'n> {
+    pub(super) now: Instant,
+    /// The lowest unfinished offset.
+    pub(super) position: i64,
+    /// The first offset that was not delivered.
+    pub(super) next_offset: i64,
+    pub(super) next: Option<&'n NextRecord>,
+    /// Whether the next record will wait for its retry delay after its delivery.
+    pub(super) next_waits: bool,
+    /// Records below this offset may be delivered now.
+    pub(super) delivery_limit: i64,
+    /// The number of records delivered that are neither finished nor running nor held for a retry.
+    pub(super) queued: usize,
+    /// The number of records of the partition that were started so far.
+    pub(super) started: u64,
+    /// The handlers of the whole subscription.
+    pub(super) all: Activity,
+}
+
+impl Progress<'_> {
+    /// The first offset from which no record was delivered.
+    fn undelivered(&self) -> i64 {
+        self.next_offset.max(self.next.map_or(i64::MIN, |next| next.offset))
+    }
+}
+
+/// The result of [`Quarantine::advance`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     Wait,
-    /// There is something new to commit, at once.
+    /// A commit is urgent.
     Commit,
-    /// Records below may be handed out without a further commit.
-    Grant(i64),
+    /// Records below this offset may be delivered without a further commit.
+    Deliver(i64),
+}
+
+/// The quarantine of one assignment.
+///
+/// A pure data structure. Invariants: a record is delivered only below the delivery limit of a committed draft; at most
+/// one record is named, and no other quarantined record of the process runs then, except one whose retry delay is over.
+#[derive(Debug)]
+pub(super) struct Quarantine {
+    options: Options,
+    /// The unclean ends in the next commit.
+    unclean: UncleanEnds,
+    /// The number of unclean ends found at takeover.
+    found: u32,
+    /// The end of the log at takeover.
+    log_end: i64,
+    mode: Mode,
+    /// Held until the committed metadata names no record.
+    releasing: Option<QuarantineLock>,
+}
+
+#[derive(Debug)]
+enum Mode {
+    /// Every record is delivered.
+    Unlimited,
+    /// Records below `until` of the commits are delivered.
+    Announced(Announcement),
+    /// Records below `until` are quarantined, and wait for the lock.
+    Waiting { until: i64 },
+    /// They run one at a time. `held`: the keys of those that wait for a retry.
+    OneByOne { until: i64, lock: QuarantineLock, since: Instant, held: HashSet<Option<Bytes>> },
+}
+
+/// How far the commits announce records ahead of their delivery.
+#[derive(Debug)]
+struct Announcement {
+    /// In records.
+    window: i64,
+    /// The time of the last announcement, and the records of the partition started by then.
+    at: Instant,
+    started: u64,
+    /// The records of the subscription started so far.
+    all_started: u64,
+    /// The time since when no record started although workers are idle: a standstill of the whole subscription.
+    idle_since: Instant,
+}
+
+impl Announcement {
+    fn new(window: i64, now: Instant, started: u64) -> Self {
+        Self { window, at: now, started, all_started: started, idle_since: now }
+    }
 }
 
 impl Quarantine {
-    /// The quarantine of an assignment that begins at `position` of a log that ends at `end`, with what was
+    /// The quarantine of an assignment that starts at `position` of a log that ends at `log_end`, with the unclean ends
     /// found in the commit metadata.
     pub(super) fn new(
-        rule: Rule,
+        options: Options,
         position: i64,
-        end: i64,
+        log_end: i64,
         found: UncleanEnds,
         is_done: impl Fn(i64) -> bool,
         now: Instant,
     ) -> Self {
-        let mode = Mode::Open;
-        let mut this =
-            Self { rule, says: UncleanEnds::default(), found: 0, end, mode, leaving: None };
-        if this.rule.max_crashes == 0 {
+        let mut this = Self {
+            options,
+            unclean: UncleanEnds::default(),
+            found: 0,
+            log_end,
+            mode: Mode::Unlimited,
+            releasing: None,
+        };
+        if this.options.max_crashes == 0 {
             return this;
         }
         let UncleanEnds { count, process, until, named, mut crashes } = found;
-        let died = count > 0 && process != this.rule.process.id;
+        let died = count > 0 && process != this.options.process.id;
         crashes = crashes.split_off(&position);
         crashes.retain(|offset, _| !is_done(*offset));
         if let Some(named) = named.filter(|named| died && position <= *named && !is_done(*named)) {
             let crashes = crashes.entry(named).or_default();
             *crashes = crashes.saturating_add(1);
         }
-        this.found = if position < end { count } else { 0 };
-        this.says.count = this.found.saturating_add(u32::from(died)).max(1);
-        this.says.process = this.rule.process.id;
-        this.says.crashes = crashes;
-        if this.says.count == 1 {
+        this.found = if position < log_end { count } else { 0 };
+        this.unclean.count = this.found.saturating_add(u32::from(died)).max(1);
+        this.unclean.process = this.options.process.id;
+        this.unclean.crashes = crashes;
+        if this.unclean.count == 1 {
             return this;
         }
-        let suspects = until.map(|until| until.min(end)).filter(|until| *until > position);
-        let announced = position.saturating_add(this.least()).max(suspects.unwrap_or(position));
-        match suspects {
-            Some(suspects) if this.says.count > 2 => {
-                this.says.until = Some(suspects);
-                this.mode = Mode::Waiting(suspects);
+        let quarantined = until.map(|until| until.min(log_end)).filter(|until| *until > position);
+        match quarantined {
+            Some(until) if this.unclean.count > 2 => {
+                this.unclean.until = Some(until);
+                this.mode = Mode::Waiting { until };
             }
             _ => {
-                this.says.until = Some(announced);
-                this.mode = Mode::announced(this.least(), now, 0);
+                let window = this.min_window();
+                let announced = position.saturating_add(window);
+                this.unclean.until = Some(announced.max(quarantined.unwrap_or(position)));
+                this.mode = Mode::Announced(Announcement::new(window, now, 0));
             }
         }
         this
     }
 
-    /// How many records `until` is ahead, at least.
-    fn least(&self) -> i64 {
-        i64::try_from(self.rule.concurrency.max(1).saturating_mul(2))
-            .unwrap_or(FARTHEST)
-            .min(FARTHEST)
+    /// The smallest announced window, in records.
+    fn min_window(&self) -> i64 {
+        i64::try_from(self.options.concurrency.max(1).saturating_mul(2))
+            .unwrap_or(MAX_WINDOW)
+            .min(MAX_WINDOW)
     }
 
-    /// Whether what is handed out depends on commits.
-    pub(super) fn is_careful(&self) -> bool {
-        !matches!(self.mode, Mode::Open)
+    /// Whether delivery depends on commits.
+    pub(super) fn is_limited(&self) -> bool {
+        !matches!(self.mode, Mode::Unlimited)
     }
 
-    /// What the next commit says.
-    pub(super) fn says(&self) -> &UncleanEnds {
-        &self.says
+    /// The unclean ends in the next commit.
+    pub(super) fn unclean(&self) -> &UncleanEnds {
+        &self.unclean
     }
 
-    /// Records below may be handed out once a commit says [`says`](Self::says).
-    pub(super) fn grant(&self) -> i64 {
+    /// Records below this offset may be delivered after a commit of [`unclean`](Self::unclean).
+    pub(super) fn delivery_limit(&self) -> i64 {
         match self.mode {
-            Mode::Open => i64::MAX,
-            Mode::Announced { .. } => self.says.until.unwrap_or(i64::MAX),
-            Mode::Waiting(_) => i64::MIN,
-            Mode::Alone { .. } => self.says.named.map_or(i64::MIN, |named| named + 1),
+            Mode::Unlimited => i64::MAX,
+            Mode::Announced(_) => self.unclean.until.unwrap_or(i64::MAX),
+            Mode::Waiting { .. } => i64::MIN,
+            Mode::OneByOne { .. } => self.unclean.named.map_or(i64::MIN, |named| named + 1),
         }
     }
 
-    /// Whether a record with such failed attempts waits for its retry delay when it is handed out.
+    /// Whether a record with these failed attempts waits for its retry delay when it is delivered.
     pub(super) fn waits(&self, state: &RetryState) -> bool {
-        self.rule.retry.remaining(state, Timestamp::now()).is_some()
+        self.options.retry.remaining(state, Timestamp::now()).is_some()
     }
 
-    /// How often the process died while a record ran alone.
+    /// The number of times the process died while the record ran alone.
     pub(super) fn crashes(&self, offset: i64) -> u32 {
-        self.says.crashes.get(&offset).copied().unwrap_or(0)
+        self.unclean.crashes.get(&offset).copied().unwrap_or(0)
     }
 
     pub(super) fn has_crashes(&self) -> bool {
-        !self.says.crashes.is_empty()
+        !self.unclean.crashes.is_empty()
     }
 
     /// A record is finished.
     pub(super) fn finish(&mut self, offset: i64) {
         if self.has_crashes() {
-            self.says.crashes.remove(&offset);
+            self.unclean.crashes.remove(&offset);
         }
-        self.says.named.take_if(|named| *named == offset);
+        self.unclean.named.take_if(|named| *named == offset);
     }
 
-    /// The run of a record ended, and it will run again: records of its key wait behind it.
+    /// A run of a record ended, and it will run again: records of its key wait behind it.
     pub(super) fn run_ended(&mut self, offset: i64, key: Option<Bytes>) {
-        self.says.named.take_if(|named| *named == offset);
-        if let Mode::Alone { held, .. } = &mut self.mode {
+        self.unclean.named.take_if(|named| *named == offset);
+        if let Mode::OneByOne { held, .. } = &mut self.mode {
             held.insert(key);
         }
     }
 
-    /// Goes on as far as it can. `granted`: what was handed out is below.
-    pub(super) fn advance(
-        &mut self,
-        head: Option<&Head>,
-        progress: Progress,
-        granted: i64,
-        now: Instant,
-    ) -> Step {
-        if self.is_careful() && progress.position >= self.end {
-            self.says.count = 1;
-            self.says.until = None;
-            self.leave(Mode::Open);
+    /// Advances as far as possible.
+    pub(super) fn advance(&mut self, progress: &Progress<'_>) -> Step {
+        if self.is_limited() && progress.position >= self.log_end {
+            self.unclean.count = 1;
+            self.unclean.until = None;
+            self.set_mode(Mode::Unlimited);
             return Step::Commit;
         }
-        match &self.mode {
-            Mode::Open => Step::Wait,
-            Mode::Announced { .. } => self.announce(head, progress, granted, now),
-            Mode::Waiting(suspects) | Mode::Alone { suspects, .. } => {
-                let suspects = *suspects;
-                let is_over =
-                    matches!(self.mode, Mode::Alone { since, .. } if now >= since + LONGEST);
-                let next = progress.next.max(head.map_or(i64::MIN, |head| head.offset));
-                let is_through = self.says.named.is_none() && next >= suspects;
-                if is_over || is_through || progress.position >= suspects {
-                    let begun = progress.begun;
-                    self.leave(Mode::announced(self.least(), now, begun));
-                    return Step::Commit;
-                }
-                head.map_or(Step::Wait, |head| self.name(head, progress.head_waits, suspects, now))
-            }
+        let (until, since) = match &self.mode {
+            Mode::Unlimited => return Step::Wait,
+            Mode::Announced(_) => return self.announce(progress),
+            Mode::Waiting { until } => (*until, None),
+            Mode::OneByOne { until, since, .. } => (*until, Some(*since)),
+        };
+        let is_overdue = since.is_some_and(|since| progress.now >= since + LONGEST);
+        let is_through = self.unclean.named.is_none() && progress.undelivered() >= until;
+        if is_overdue || is_through || progress.position >= until {
+            let announcement = Announcement::new(self.min_window(), progress.now, progress.started);
+            self.set_mode(Mode::Announced(announcement));
+            return Step::Commit;
+        }
+        match progress.next {
+            None => Step::Wait,
+            Some(next) => self.name(next, progress.next_waits, until, progress.now),
         }
     }
 
-    /// Names the next suspect if it is its turn, and it starts at once.
-    fn name(&mut self, head: &Head, waits: bool, suspects: i64, now: Instant) -> Step {
-        let crashes = self.crashes(head.offset);
-        let on_probation = (1..self.rule.max_crashes).contains(&crashes)
-            && now < self.rule.process.born + PROBATION;
-        if self.says.named.is_some() || on_probation {
+    /// Names the next quarantined record, if no other one runs and it starts at once.
+    fn name(&mut self, next: &NextRecord, waits: bool, until: i64, now: Instant) -> Step {
+        let crashes = self.crashes(next.offset);
+        let is_too_early = (1..self.options.max_crashes).contains(&crashes)
+            && now < self.options.process.started_at + MIN_UPTIME;
+        if self.unclean.named.is_some() || is_too_early {
             return Step::Wait;
         }
-        if let Mode::Waiting(_) = self.mode {
-            let Some(turn) = self.rule.process.take_turn() else { return Step::Wait };
-            self.mode = Mode::Alone { suspects, turn, since: now, held: HashSet::new() };
+        if let Mode::Waiting { .. } = self.mode {
+            let Some(lock) = self.options.process.try_lock() else { return Step::Wait };
+            self.mode = Mode::OneByOne { until, lock, since: now, held: HashSet::new() };
         }
-        let is_strict = self.rule.concurrency <= 1;
-        if let Mode::Alone { held, .. } = &mut self.mode {
+        let is_strict = self.options.concurrency <= 1;
+        if let Mode::OneByOne { held, .. } = &mut self.mode {
             let is_behind = match is_strict {
                 true => !held.is_empty(),
-                false => head.key.is_some() && held.contains(&head.key),
+                false => next.key.is_some() && held.contains(&next.key),
             };
             if waits {
-                held.insert(head.key.clone());
+                held.insert(next.key.clone());
             }
             if waits || is_behind {
-                return Step::Grant(head.offset + 1);
+                return Step::Deliver(next.offset + 1);
             }
         }
-        self.says.named = Some(head.offset);
+        self.unclean.named = Some(next.offset);
         Step::Commit
     }
 
-    /// Ends the lone runs: no record is named. The turn is given back once a commit without a name is made.
-    fn leave(&mut self, mode: Mode) {
-        self.says.named = None;
-        if let Mode::Alone { turn, .. } = std::mem::replace(&mut self.mode, mode) {
-            self.leaving = Some(turn);
+    /// Leaves the current mode: no record is named. The lock is released once a commit without a name is made.
+    fn set_mode(&mut self, mode: Mode) {
+        self.unclean.named = None;
+        if let Mode::OneByOne { lock, .. } = std::mem::replace(&mut self.mode, mode) {
+            self.releasing = Some(lock);
         }
     }
 
     /// Moves `until` ahead of the work.
-    fn announce(
-        &mut self,
-        head: Option<&Head>,
-        progress: Progress,
-        granted: i64,
-        now: Instant,
-    ) -> Step {
-        let (least, until) = (self.least(), self.says.until.unwrap_or(granted));
-        let Mode::Announced { window, at, begun, last_begun, idle_since } = &mut self.mode else {
-            return Step::Wait;
-        };
-        if *last_begun != progress.all.begun || progress.all.running >= self.rule.concurrency {
-            (*last_begun, *idle_since) = (progress.all.begun, now);
+    fn announce(&mut self, progress: &Progress<'_>) -> Step {
+        let &Progress { now, delivery_limit, queued, started, all, .. } = progress;
+        let (min_window, until) = (self.min_window(), self.unclean.until.unwrap_or(delivery_limit));
+        let Mode::Announced(last) = &mut self.mode else { return Step::Wait };
+        if last.all_started != all.started || all.running >= self.options.concurrency {
+            (last.all_started, last.idle_since) = (all.started, now);
         }
-        let next = progress.next.max(head.map_or(i64::MIN, |head| head.offset));
-        if until > granted || until.saturating_sub(next) > *window / 2 {
+        let next = progress.undelivered();
+        if until > delivery_limit || until.saturating_sub(next) > last.window / 2 {
             return Step::Wait;
         }
-        let elapsed = now.saturating_duration_since(*at).max(Duration::from_millis(1));
-        if i64::try_from(progress.queued).unwrap_or(i64::MAX) <= *window / 2 {
-            let pace = u128::from(progress.begun.saturating_sub(*begun)) * AHEAD.as_micros()
+        let doubled = (2 * last.window).min(MAX_WINDOW);
+        if i64::try_from(queued).unwrap_or(i64::MAX) <= last.window / 2 {
+            let elapsed = now.saturating_duration_since(last.at).max(Duration::from_millis(1));
+            let pace = u128::from(started.saturating_sub(last.started)) * AHEAD.as_micros()
                 / elapsed.as_micros();
-            let pace = i64::try_from(pace).unwrap_or(FARTHEST);
-            *window = pace.clamp(least, (2 * *window).min(FARTHEST));
-        } else if now.saturating_duration_since(*idle_since) >= AHEAD {
-            // What is queued waits behind the keys of others: nothing starts, though workers are idle.
-            *window = (2 * *window).min(FARTHEST);
+            last.window = i64::try_from(pace).unwrap_or(MAX_WINDOW).clamp(min_window, doubled);
+        } else if now.saturating_duration_since(last.idle_since) >= AHEAD {
+            // Queued records wait behind the keys of others: none starts, although workers are idle.
+            last.window = doubled;
         } else {
             return Step::Wait;
         }
-        (*at, *begun, *idle_since) = (now, progress.begun, now);
-        self.says.until = Some(next.saturating_add(*window).max(until));
+        (last.at, last.started, last.idle_since) = (now, started, now);
+        self.unclean.until = Some(next.saturating_add(last.window).max(until));
         Step::Commit
     }
 
-    /// A draft was committed.
-    pub(super) fn committed(&mut self, said: Option<&UncleanEnds>) {
-        if said.is_none_or(|said| said.named.is_none()) {
-            self.leaving = None;
+    /// A draft with these unclean ends was committed. `None`: it had no metadata.
+    pub(super) fn committed(&mut self, unclean: Option<&UncleanEnds>) {
+        if unclean.is_none_or(|unclean| unclean.named.is_none()) {
+            self.releasing = None;
         }
     }
 
-    /// The group does not take what it says: nothing is counted.
+    /// The group refuses the commits of the quarantine: no crashes are counted from here on.
     pub(super) fn switch_off(&mut self) {
-        (self.says, self.found) = (UncleanEnds::default(), 0);
-        self.leave(Mode::Open);
-        self.leaving = None;
+        (self.unclean, self.found) = (UncleanEnds::default(), 0);
+        self.set_mode(Mode::Unlimited);
+        self.releasing = None;
     }
 
-    /// The assignment ends with a last commit. Suspects that wait stay suspect, and a handler that runs on may
-    /// still kill the process: then nothing is forgiven. Whether it says something new.
+    /// The assignment ends with a last commit. Records that are still quarantined stay so. While handlers still run,
+    /// earlier unclean ends are not forgotten, since one of them may yet kill the process. Returns whether the next
+    /// commit changed.
     pub(super) fn close(&mut self, running: usize) -> bool {
-        let before = self.says.clone();
-        if !matches!(self.mode, Mode::Waiting(_) | Mode::Alone { .. }) {
-            self.says.count = if running == 0 { 0 } else { self.found };
+        let before = self.unclean.clone();
+        if !matches!(self.mode, Mode::Waiting { .. } | Mode::OneByOne { .. }) {
+            self.unclean.count = if running == 0 { 0 } else { self.found };
         }
-        if self.says.count == 0 {
-            self.says.until = None;
+        if self.unclean.count == 0 {
+            self.unclean.until = None;
         }
-        self.leave(Mode::Open);
-        self.leaving = None;
-        before != self.says
+        self.set_mode(Mode::Unlimited);
+        self.releasing = None;
+        before != self.unclean
     }
 }
 

@@ -1,4 +1,4 @@
-//! How a session answers the group: it takes partitions over, and gives them up in good order.
+//! How a [`session`](super::session) answers a rebalance: it takes partitions over, or drains, commits and revokes them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,24 +8,25 @@ use rdkafka::consumer::{Consumer as _, RebalanceProtocol};
 use rdkafka::error::KafkaError as RdError;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::clerk::{Drafts, renew};
+use super::committer::{Drafts, renew};
 use super::context::Rebalance;
-use super::lane::Lane;
-use super::ledger::Ledger;
+use super::offset_tracker::OffsetTracker;
 use super::partition::Partition;
-use super::places::{Start, Wanted};
-use super::quarantine::{Process, Rule};
+use super::partition_queue::PartitionQueue;
+use super::process::Process;
+use super::quarantine::Options;
 use super::rebalance_state::RebalanceState;
 use super::session::Session;
+use super::start_offsets::{NewPartition, PartitionStart};
 use crate::error::{ErrorKind, KafkaError};
 
-/// How long the last commits of a revoke are waited for.
+/// The longest wait for the last commits of a revoke.
 const LAST_COMMIT: Duration = Duration::from_secs(5);
-/// Between two attempts at a look-up or a last commit.
-const AGAIN: Duration = Duration::from_millis(250);
+/// The pause between two attempts at a look-up or a last commit.
+const RETRY_AFTER: Duration = Duration::from_millis(250);
 
 impl Session {
-    /// Goes on with what is being answered, or begins with what was asked.
+    /// Continues with the current rebalance, or starts with the next one.
     pub(super) fn advance_rebalance(&mut self, now: Instant) -> Result<(), KafkaError> {
         self.rebalance_state = match std::mem::take(&mut self.rebalance_state) {
             RebalanceState::Idle => match self.consumer.context().next_rebalance() {
@@ -33,29 +34,29 @@ impl Session {
                 Some(Rebalance::Assign(list)) => self.start_assign(list),
                 Some(Rebalance::Revoke { list, lost }) => self.start_revoke(list, lost, now)?,
             },
-            RebalanceState::Assigning { list, ticket, again } => {
+            RebalanceState::Assigning { list, ticket, retry_at } => {
                 if self.consumer.context().has_rebalance() {
-                    // It is taken away again already.
-                    self.clerk.cancel();
+                    // The next rebalance revokes these partitions already.
+                    self.committer.cancel();
                     self.answer_assign(&TopicPartitionList::new())?;
                     RebalanceState::Idle
-                } else if again.is_some_and(|again| now >= again) {
+                } else if retry_at.is_some_and(|at| now >= at) {
                     self.start_assign(list)
                 } else {
-                    RebalanceState::Assigning { list, ticket, again }
+                    RebalanceState::Assigning { list, ticket, retry_at }
                 }
             }
             RebalanceState::Draining { list, partitions, until } => {
                 let running: usize = partitions.iter().map(|partition| partition.running()).sum();
                 if self.consumer.assignment_lost() {
-                    self.give_up(&list, &partitions, true)?
+                    self.close_uncommitted(&list, &partitions, true)?
                 } else if running == 0 || now >= until {
                     if running > 0 {
                         tracing::warn!(
-                            subscription = &*self.plan.request.name,
+                            subscription = &*self.state.plan.request.name,
                             running,
-                            "handlers run on while their partitions go to others, \
-                             where their messages come again"
+                            "handlers still run while their partitions are revoked; \
+                             their messages are redelivered to other members"
                         );
                     }
                     self.start_last_commit(list, &partitions, now)?
@@ -63,20 +64,20 @@ impl Session {
                     RebalanceState::Draining { list, partitions, until }
                 }
             }
-            RebalanceState::Committing { list, drafts, ticket, again, until } => {
+            RebalanceState::Committing { list, drafts, ticket, retry_at, until } => {
                 if now >= until || self.consumer.assignment_lost() {
-                    self.clerk.cancel();
+                    self.committer.cancel();
                     tracing::warn!(
-                        subscription = &*self.plan.request.name,
-                        "partitions are given up without a last commit; \
-                         what was settled since the one before comes again"
+                        subscription = &*self.state.plan.request.name,
+                        "partitions are revoked without a last commit; \
+                         messages settled since the previous commit are redelivered"
                     );
                     self.answer_revoke(&list)?;
                     RebalanceState::Idle
-                } else if again.is_some_and(|again| now >= again) {
+                } else if retry_at.is_some_and(|at| now >= at) {
                     self.commit_last(list, renew(&drafts), until)?
                 } else {
-                    RebalanceState::Committing { list, drafts, ticket, again, until }
+                    RebalanceState::Committing { list, drafts, ticket, retry_at, until }
                 }
             }
         };
@@ -85,92 +86,94 @@ impl Session {
 
     fn start_assign(&mut self, list: TopicPartitionList) -> RebalanceState {
         let elements = list.elements();
-        let meant = elements.iter().filter(|element| self.plan.is_meant(element.topic()));
-        let wanted = meant.map(|element| Wanted {
+        let consumed =
+            elements.iter().filter(|element| self.state.plan.is_consumed(element.topic()));
+        let wanted = consumed.map(|element| NewPartition {
             topic: element.topic().into(),
             partition: element.partition(),
-            // A copy must not be missed, however new its topic is.
-            start: match self.plan.is_retry(element.topic()) {
+            // A retry topic starts with its oldest record, so that no copy is missed.
+            start: match self.state.plan.is_retry(element.topic()) {
                 true => StartAt::default(),
-                false => self.plan.request.start,
+                false => self.state.plan.request.start,
             },
         });
-        let ticket = self.clerk.look_up(wanted.collect());
-        RebalanceState::Assigning { list, ticket, again: None }
+        let ticket = self.committer.look_up(wanted.collect());
+        RebalanceState::Assigning { list, ticket, retry_at: None }
     }
 
-    /// The committed offsets are known.
-    pub(super) fn found(&mut self, of: u64, result: Result<Vec<Start>, RdError>) {
+    /// Handles the result of a look-up of committed offsets.
+    pub(super) fn found(&mut self, of: u64, result: Result<Vec<PartitionStart>, RdError>) {
         match std::mem::take(&mut self.rebalance_state) {
             RebalanceState::Assigning { list, ticket, .. } if ticket == of => match result {
                 Ok(starts) => self.assign(starts),
                 Err(error) => {
                     let error = self.consumer.context().events.reason(error);
                     tracing::warn!(
-                        subscription = &*self.plan.request.name,
+                        subscription = &*self.state.plan.request.name,
                         error,
                         "committed offsets could not be looked up; it is tried again"
                     );
-                    self.absent = Some(error.into());
-                    let again = Some(Instant::now() + AGAIN);
-                    self.rebalance_state = RebalanceState::Assigning { list, ticket, again };
+                    self.absence = Some(error.into());
+                    let retry_at = Some(Instant::now() + RETRY_AFTER);
+                    self.rebalance_state = RebalanceState::Assigning { list, ticket, retry_at };
                 }
             },
             other => self.rebalance_state = other,
         }
     }
 
-    fn assign(&mut self, starts: Vec<Start>) {
+    fn assign(&mut self, starts: Vec<PartitionStart>) {
         let mut list = TopicPartitionList::with_capacity(starts.len());
-        let mut lanes = Vec::with_capacity(starts.len());
-        let rule = Rule {
-            max_crashes: self.plan.request.max_crashes,
-            concurrency: self.plan.request.concurrency,
-            retry: self.plan.request.retry.clone(),
+        let mut queues = Vec::with_capacity(starts.len());
+        let options = Options {
+            max_crashes: self.state.plan.request.max_crashes,
+            concurrency: self.state.plan.request.concurrency,
+            retry: self.state.plan.request.retry.clone(),
             process: Process::this(),
         };
-        for Start { topic, partition, takeover } in starts {
-            let begin = Offset::Offset(takeover.position);
-            let ledger = Ledger::new(takeover, rule.clone());
-            let unclean_ends = ledger.unclean_ends();
+        for PartitionStart { topic, partition, takeover } in starts {
+            let start = Offset::Offset(takeover.position);
+            let tracker = OffsetTracker::new(takeover, options.clone());
+            let unclean_ends = tracker.unclean_ends();
             if unclean_ends > 1 {
                 tracing::warn!(
-                    subscription = &*self.plan.request.name,
+                    subscription = &*self.state.plan.request.name,
                     topic = &*topic,
                     partition,
                     unclean_ends = unclean_ends - 1,
                     "the partition's consumer ended without a last commit"
                 );
             }
-            let is_retry = self.plan.is_retry(&topic);
-            let shared = Arc::clone(&self.shared);
-            let partition = Partition::new(shared, topic, partition, is_retry, ledger);
+            let is_retry = self.state.plan.is_retry(&topic);
+            let poller = Arc::clone(&self.state.poller);
+            let partition =
+                Partition::new(Arc::clone(&poller), topic, partition, is_retry, tracker);
             let mut element = list.add_partition(&partition.topic, partition.id);
-            if let Err(error) = element.set_offset(begin) {
-                tracing::error!(%error, "an offset that librdkafka does not take");
+            if let Err(error) = element.set_offset(start) {
+                tracing::error!(%error, "librdkafka refuses the start offset of a partition");
             }
-            lanes.extend(Lane::new(&self.consumer, Arc::new(partition)));
+            queues.extend(PartitionQueue::new(&self.consumer, Arc::new(partition), poller));
         }
-        let names: Vec<_> = lanes
+        let names: Vec<_> = queues
             .iter()
-            .map(|lane| format!("{} [{}]", lane.partition.topic, lane.partition.id))
+            .map(|queue| format!("{} [{}]", queue.partition.topic, queue.partition.id))
             .collect();
         if let Err(error) = self.answer_assign(&list) {
-            tracing::error!(%error, "partitions could not be taken over; the group is joined anew");
+            tracing::error!(%error, "partitions could not be taken over; it joins the group again");
             return;
         }
         tracing::info!(
-            subscription = &*self.plan.request.name,
+            subscription = &*self.state.plan.request.name,
             partitions = names.join(", "),
             "partitions taken over"
         );
         if !self.is_cooperative() {
-            self.lanes.clear();
+            self.queues.clear();
         }
-        self.lanes.append(&mut lanes);
+        self.queues.append(&mut queues);
         self.is_member = true;
-        self.absent = None;
-        // Before the first record.
+        self.absence = None;
+        // Before the first record is delivered.
         self.report();
     }
 
@@ -182,18 +185,19 @@ impl Session {
     ) -> Result<RebalanceState, KafkaError> {
         self.pass_gaps();
         let eager = !self.is_cooperative();
-        let goes = |lane: &Lane| {
-            eager || list.find_partition(&lane.partition.topic, lane.partition.id).is_some()
+        let is_revoked = |queue: &PartitionQueue| {
+            eager || list.find_partition(&queue.partition.topic, queue.partition.id).is_some()
         };
-        let (gone, stay): (Vec<_>, _) = std::mem::take(&mut self.lanes).into_iter().partition(goes);
-        self.lanes = stay;
-        let partitions: Vec<_> = gone.into_iter().map(Lane::end).collect();
-        self.shared.discard_revoked();
+        let (revoked, kept): (Vec<_>, _) =
+            std::mem::take(&mut self.queues).into_iter().partition(is_revoked);
+        self.queues = kept;
+        let partitions: Vec<_> = revoked.into_iter().map(PartitionQueue::end).collect();
+        self.state.discard_revoked();
         if lost || self.consumer.assignment_lost() {
-            return self.give_up(&list, &partitions, true);
+            return self.close_uncommitted(&list, &partitions, true);
         }
-        let drain = self.plan.subscription.revoke_drain;
-        let until = now + drain.min(self.plan.subscription.max_poll_interval / 2);
+        let drain = self.state.plan.subscription.revoke_drain;
+        let until = now + drain.min(self.state.plan.subscription.max_poll_interval / 2);
         Ok(RebalanceState::Draining { list, partitions, until })
     }
 
@@ -206,7 +210,7 @@ impl Session {
         let draft = |partition: &Arc<Partition>| Some((Arc::clone(partition), partition.close()?));
         let drafts: Drafts = partitions.iter().filter_map(draft).collect();
         if drafts.is_empty() {
-            return self.give_up(&list, partitions, false);
+            return self.close_uncommitted(&list, partitions, false);
         }
         self.commit_last(list, drafts, now + LAST_COMMIT)
     }
@@ -221,13 +225,13 @@ impl Session {
             self.answer_revoke(&list)?;
             return Ok(RebalanceState::Idle);
         }
-        let ticket = self.clerk.commit_last(drafts.clone());
-        Ok(RebalanceState::Committing { list, drafts, ticket, again: None, until })
+        let ticket = self.committer.commit_last(drafts.clone());
+        Ok(RebalanceState::Committing { list, drafts, ticket, retry_at: None, until })
     }
 
-    /// The last commits of a revoke were answered.
+    /// Handles the outcome of the last commits of a revoke.
     pub(super) fn last_commit_done(&mut self, of: u64, succeeded: bool) -> Result<(), KafkaError> {
-        let RebalanceState::Committing { list, ticket, again, .. } = &mut self.rebalance_state
+        let RebalanceState::Committing { list, ticket, retry_at, .. } = &mut self.rebalance_state
         else {
             return Ok(());
         };
@@ -235,7 +239,7 @@ impl Session {
             return Ok(());
         }
         if !succeeded {
-            *again = Some(Instant::now() + AGAIN);
+            *retry_at = Some(Instant::now() + RETRY_AFTER);
             return Ok(());
         }
         let list = list.clone();
@@ -243,8 +247,8 @@ impl Session {
         self.answer_revoke(&list)
     }
 
-    /// Ends the epochs of partitions without a commit, and lets them go.
-    fn give_up(
+    /// Ends the assignments of partitions without a commit, and answers the revoke.
+    fn close_uncommitted(
         &mut self,
         list: &TopicPartitionList,
         partitions: &[Arc<Partition>],
@@ -255,12 +259,12 @@ impl Session {
         }
         if lost {
             tracing::warn!(
-                subscription = &*self.plan.request.name,
+                subscription = &*self.state.plan.request.name,
                 partitions = partitions.len(),
                 "partitions are lost; nothing is committed for them"
             );
             self.is_member = false;
-            self.absent = Some("its partitions were lost; it joins the group again".into());
+            self.absence = Some("its partitions were lost; it joins the group again".into());
         }
         self.answer_revoke(list)?;
         Ok(RebalanceState::Idle)
@@ -279,15 +283,15 @@ impl Session {
 
     fn answer_revoke(&self, list: &TopicPartitionList) -> Result<(), KafkaError> {
         self.answered(match self.is_cooperative() {
-            // What is not meant was never assigned.
+            // Partitions that are not consumed were never assigned.
             true => {
-                let mut meant = TopicPartitionList::with_capacity(list.count());
+                let mut consumed = TopicPartitionList::with_capacity(list.count());
                 for element in list.elements() {
-                    if self.plan.is_meant(element.topic()) {
-                        meant.add_partition(element.topic(), element.partition());
+                    if self.state.plan.is_consumed(element.topic()) {
+                        consumed.add_partition(element.topic(), element.partition());
                     }
                 }
-                self.consumer.incremental_unassign(&meant)
+                self.consumer.incremental_unassign(&consumed)
             }
             false => self.consumer.unassign(),
         })
@@ -295,16 +299,17 @@ impl Session {
 
     fn answered(&self, result: Result<(), RdError>) -> Result<(), KafkaError> {
         result.map_err(|error| {
-            let words = self.consumer.context().events.reason(error);
-            KafkaError::new(ErrorKind::Broker, format!("the group's answer was refused: {words}"))
+            let reason = self.consumer.context().events.reason(error);
+            let text = format!("librdkafka refused the answer to a rebalance: {reason}");
+            KafkaError::new(ErrorKind::Broker, text)
         })
     }
 
-    /// Lets everything go, so that the client can be destroyed. That may take a while: it happens on
-    /// the thread that drops the last reference.
+    /// Answers all rebalances, so that the client can be destroyed. That may take a while, on the thread that drops the
+    /// last reference.
     pub(super) fn leave(mut self) {
-        self.lanes.clear();
-        self.clerk.cancel();
+        self.queues.clear();
+        self.committer.cancel();
         let context = Arc::clone(self.consumer.context());
         context.leave();
         let pending = match std::mem::take(&mut self.rebalance_state) {
@@ -314,7 +319,7 @@ impl Session {
                 Some(Rebalance::Revoke { list, lost: false })
             }
         };
-        // An unanswered question would keep the client from closing.
+        // An unanswered rebalance would keep the client from closing.
         for rebalance in pending.into_iter().chain(std::iter::from_fn(|| context.next_rebalance()))
         {
             let answered = match rebalance {

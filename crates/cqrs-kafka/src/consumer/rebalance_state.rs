@@ -1,16 +1,15 @@
-//! The rebalance that a session is answering. Part of the [`session`](super::session); [`rebalance`](super::rebalance)
-//! moves it on.
+//! The state of a rebalance that is being answered. Part of the [`session`](super::session), advanced by
+//! [`rebalance`](super::rebalance).
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use rdkafka::TopicPartitionList;
 
-use super::clerk::Drafts;
+use super::committer::Drafts;
 use super::partition::Partition;
 
-/// What is being answered. librdkafka asks one thing at a time and waits for the answer; heartbeats and
-/// polling go on meanwhile.
+/// librdkafka reports one rebalance at a time and waits for its answer. Heartbeats and polling continue meanwhile.
 #[derive(Debug, Default)]
 pub(super) enum RebalanceState {
     #[default]
@@ -19,18 +18,18 @@ pub(super) enum RebalanceState {
     Assigning {
         list: TopicPartitionList,
         ticket: u64,
-        /// When to look up again; `None` while the look-up runs.
-        again: Option<Instant>,
+        /// The time of the next look-up; `None` while one runs.
+        retry_at: Option<Instant>,
     },
-    /// Handlers that run are waited for.
+    /// The session waits for running handlers.
     Draining { list: TopicPartitionList, partitions: Vec<Arc<Partition>>, until: Instant },
-    /// The last commits are waited for.
+    /// The session waits for the last commits.
     Committing {
         list: TopicPartitionList,
         drafts: Drafts,
         ticket: u64,
-        /// When to commit again; `None` while the commit runs.
-        again: Option<Instant>,
+        /// The time of the next commit; `None` while one runs.
+        retry_at: Option<Instant>,
         until: Instant,
     },
 }
@@ -40,7 +39,7 @@ impl RebalanceState {
         matches!(self, Self::Idle)
     }
 
-    /// Partitions that are being given up and whose books may be open.
+    /// The partitions that are being revoked and may not be closed yet.
     pub(super) fn partitions(&self) -> Vec<Arc<Partition>> {
         match self {
             Self::Draining { partitions, .. } => partitions.clone(),

@@ -1,10 +1,11 @@
-//! Topics for which this principal lacks a right, remembered so that not every copy asks again.
+//! Topics that were refused (a missing right, for example), remembered so that not every copy tries again. Used by the
+//! [`copies`](super::copies).
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a refusal is taken for the answer to the next attempts.
+/// The time for which a refusal answers the next attempts.
 const REMEMBERED: Duration = Duration::from_secs(30);
 
 /// The last refusal of each topic.
@@ -14,22 +15,22 @@ pub(super) struct Refusals(Mutex<HashMap<String, Refusal>>);
 #[derive(Debug)]
 struct Refusal {
     at: Instant,
-    why: String,
+    reason: String,
 }
 
 impl Refusals {
-    /// Why `topic` was refused, if that was not long ago.
-    pub(super) fn recall(&self, topic: &str) -> Option<String> {
+    /// The reason why `topic` was refused, if that was not long ago.
+    pub(super) fn get(&self, topic: &str) -> Option<String> {
         let all = self.lock();
         let refusal = all.get(topic).filter(|refusal| refusal.at.elapsed() < REMEMBERED)?;
-        Some(refusal.why.clone())
+        Some(refusal.reason.clone())
     }
 
-    /// Remembers a refusal. `true` if the last one of this topic said something else.
-    pub(super) fn note(&self, topic: &str, why: &str) -> bool {
-        let refusal = Refusal { at: Instant::now(), why: why.to_owned() };
+    /// Adds a refusal. `true`: the last one of this topic had another reason, or there was none.
+    pub(super) fn add(&self, topic: &str, reason: &str) -> bool {
+        let refusal = Refusal { at: Instant::now(), reason: reason.to_owned() };
         let last = self.lock().insert(topic.to_owned(), refusal);
-        last.is_none_or(|last| last.why != why)
+        last.is_none_or(|last| last.reason != reason)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Refusal>> {
@@ -42,12 +43,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusal_is_remembered_for_its_topic_and_new_once() {
+    fn refusal_is_kept_by_topic_and_is_new_once() {
         let refusals = Refusals::default();
-        assert_eq!(refusals.recall("a"), None);
-        assert!(refusals.note("a", "no right") && !refusals.note("a", "no right"));
-        assert_eq!(refusals.recall("a").as_deref(), Some("no right"));
-        assert_eq!(refusals.recall("b"), None);
-        assert!(refusals.note("a", "another reason"));
+        assert_eq!(refusals.get("a"), None);
+        assert!(refusals.add("a", "no right") && !refusals.add("a", "no right"));
+        assert_eq!(refusals.get("a").as_deref(), Some("no right"));
+        assert_eq!(refusals.get("b"), None);
+        assert!(refusals.add("a", "another reason"));
     }
 }

@@ -1,4 +1,4 @@
-//! How one delivery is settled.
+//! The [`Settle`] of one delivery: ack, retry or dead letter. Made by the source, used by the runtime.
 
 use std::error::Error as _;
 use std::fmt;
@@ -17,18 +17,18 @@ use rdkafka::message::{Header, OwnedHeaders};
 
 use super::copies::{Copy, Written};
 use super::partition::Partition;
-use super::plan::Plan;
 use super::record::{
     DUE, ORIGINAL_OFFSET, ORIGINAL_PARTITION, ORIGINAL_TIMESTAMP, ORIGINAL_TOPIC, Record,
 };
+use super::subscription_state::SubscriptionState;
 use crate::topics;
 
-/// Bytes of a key that stays in a dead letter without a body, at most.
+/// The longest key, in bytes, that stays in a dead letter without a body.
 const LONGEST_KEY: usize = 16 << 10;
 
-/// A delivery in the runtime's hands. Its record stays here, so that it can be handed out again.
+/// One delivery. Keeps its record, so that a dropped delivery can be redelivered.
 pub(super) struct KafkaSettle {
-    plan: Arc<Plan>,
+    state: Arc<SubscriptionState>,
     /// `None` once it is settled.
     lease: Option<Lease>,
 }
@@ -53,11 +53,15 @@ impl Lease {
 }
 
 impl KafkaSettle {
-    pub(super) fn new(plan: Arc<Plan>, partition: Arc<Partition>, record: Record) -> Self {
-        Self { plan, lease: Some(Lease { partition, record, running: false }) }
+    pub(super) fn new(
+        state: Arc<SubscriptionState>,
+        partition: Arc<Partition>,
+        record: Record,
+    ) -> Self {
+        Self { state, lease: Some(Lease { partition, record, running: false }) }
     }
 
-    /// The topic, partition and offset it first came from.
+    /// The topic, partition and offset of the record, or of the one that a retry copy was made from.
     fn origin(lease: &Lease) -> (Arc<str>, i32, i64) {
         let (partition, record) = (&lease.partition, &lease.record);
         let here = || (Arc::clone(&partition.topic), partition.id, record.offset);
@@ -87,7 +91,7 @@ fn bare_headers(letter: &DeadLetter) -> OwnedHeaders {
     headers
 }
 
-/// The future of an ack: what is to be done is done before. Boxing it allocates nothing.
+/// The future of an ack that is already done. Boxing it allocates nothing.
 struct Acked;
 
 impl Future for Acked {
@@ -118,7 +122,7 @@ impl Settle for KafkaSettle {
 
     fn note_attempt(&mut self, state: &RetryState) {
         if let Some(Lease { partition, record, .. }) = &self.lease {
-            partition.note_attempts(record.offset, *state);
+            partition.tracker().note_attempts(record.offset, *state);
         }
     }
 
@@ -137,12 +141,12 @@ impl Settle for KafkaSettle {
         }
         if !counts {
             let text = format!(
-                "{} [{}] is not this consumer's any more; offset {} comes again",
+                "{} [{}] is no longer assigned to this consumer; offset {} is redelivered",
                 partition.topic, partition.id, record.offset
             );
             return Box::pin(std::future::ready(Err(SettleError::new(text))));
         }
-        partition.shared.forget(partition, 1, record.size());
+        self.state.forget(partition, 1, record.size());
         self.lease = None;
         Box::pin(Acked)
     }
@@ -155,7 +159,7 @@ impl Settle for KafkaSettle {
         let state = *state;
         Box::pin(async move {
             let Some(lease) = &mut self.lease else { return Err(settled()) };
-            let Some(waits_for) = self.plan.retry_delay(delay)? else {
+            let Some(waits_for) = self.state.plan.retry_delay(delay)? else {
                 return Ok(lease.hold(state));
             };
             let record = &lease.record;
@@ -164,7 +168,7 @@ impl Settle for KafkaSettle {
                 time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis()).to_string()
             };
             let mut added = state.to_headers();
-            // A copy comes when the milliseconds are over, never before.
+            // Rounded up: a copy is never delivered before its delay is over.
             let due = SystemTime::now() + delay + Duration::from_millis(1);
             added.push((DUE, millis(due)));
             added.push((ORIGINAL_TOPIC, topic.to_string()));
@@ -174,18 +178,18 @@ impl Settle for KafkaSettle {
                 added.push((ORIGINAL_TIMESTAMP, millis(at)));
             }
             let copy = Copy {
-                to: topics::retry_topic(&topic, &self.plan.request.group, waits_for),
+                to: topics::retry_topic(&topic, &self.state.plan.request.group, waits_for),
                 from: topic,
                 key: record.key(),
                 body: record.body(),
                 headers: record.headers_of_copy(&added),
                 size: record.known_size(),
             };
-            match lease.partition.shared.copies.write(&copy).await? {
+            match self.state.copies.write(&copy).await? {
                 Written::Stored => Ok(Delayed::Scheduled),
                 Written::TooLarge(error) => {
-                    let name = &self.plan.request.name;
-                    if let Some(left_out) = lease.partition.shared.copies.too_large.line() {
+                    let name = &self.state.plan.request.name;
+                    if let Some(left_out) = self.state.copies.too_large.line() {
                         tracing::warn!(subscription = %name, %error, left_out, "no retry copy; it is held here");
                     }
                     Ok(lease.hold(state))
@@ -200,11 +204,11 @@ impl Settle for KafkaSettle {
             let Some(lease) = &self.lease else { return Err(settled()) };
             let record = &lease.record;
             let (topic, ..) = Self::origin(lease);
-            let Some(to) = self.plan.request.dead_letter_topic(&topic) else {
-                // Nowhere, as the subscription says.
+            let Some(to) = self.state.plan.request.dead_letter_topic(&topic) else {
+                // The subscription drops its dead letters.
                 return Ok(());
             };
-            let copies = &lease.partition.shared.copies;
+            let copies = &self.state.copies;
             let mut copy = Copy {
                 to,
                 from: topic,
@@ -216,7 +220,7 @@ impl Settle for KafkaSettle {
             let Written::TooLarge(error) = copies.write(&copy).await? else { return Ok(()) };
             if let Some(left_out) = copies.too_large.line() {
                 tracing::warn!(
-                    subscription = %self.plan.request.name,
+                    subscription = %self.state.plan.request.name,
                     topic = letter.topic,
                     partition = letter.partition,
                     offset = letter.offset,
@@ -246,8 +250,7 @@ impl Drop for KafkaSettle {
             partition.run_ended(&record);
         }
         record.drops = record.drops.saturating_add(1);
-        let shared = Arc::clone(&partition.shared);
-        shared.give_back(partition, record);
+        self.state.put_back(partition, record);
     }
 }
 

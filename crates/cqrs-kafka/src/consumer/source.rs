@@ -1,3 +1,6 @@
+//! The consumer's [`Source`]: delivers the records that the poll thread fetched, and dropped deliveries again. Used by the
+//! runtime.
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
@@ -9,38 +12,35 @@ use cqrs_core::broker::BoxFuture;
 use cqrs_core::consume::{Source, SourceDelivery, SourceError};
 use tokio::time::Sleep;
 
-use super::again::Again;
 use super::partition::Partition;
-use super::plan::Plan;
 use super::record::Record;
+use super::redelivery::Redelivery;
 use super::settle::KafkaSettle;
-use super::shared::{Batch, Ending, Shared};
+use super::subscription_state::{Batch, CloseOutcome, SubscriptionState};
 
-/// How long a source that is dropped without a close tries to commit.
+/// The time in which a source that is dropped without a close tries to commit.
 const DROPPED: Duration = Duration::from_secs(5);
-/// Longer than anybody waits, and far from the end of time.
+/// Longer than any deadline, and still within the range of `Instant`.
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// The async side of a subscription: hands out what the poll thread fetched.
+/// The async side of a subscription: delivers the fetched records.
 ///
 /// Dropped without [`close`](Source::close), it commits and leaves the group in the background.
 pub(super) struct KafkaSource {
-    plan: Arc<Plan>,
-    shared: Arc<Shared>,
+    state: Arc<SubscriptionState>,
     batches: VecDeque<Batch>,
-    again: Again,
-    /// Until the next one of `again` is due.
+    redelivery: Redelivery,
+    /// The wait until the next redelivery is due.
     sleep: Option<(Instant, Pin<Box<Sleep>>)>,
     failed: bool,
 }
 
 impl KafkaSource {
-    pub(super) fn new(plan: Arc<Plan>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(state: Arc<SubscriptionState>) -> Self {
         Self {
-            plan,
-            shared,
+            state,
             batches: VecDeque::new(),
-            again: Again::default(),
+            redelivery: Redelivery::default(),
             sleep: None,
             failed: false,
         }
@@ -48,25 +48,25 @@ impl KafkaSource {
 
     fn deliver(&self, partition: Arc<Partition>, record: Record) -> SourceDelivery {
         let retry = partition.attempts(&record);
-        // A retry copy comes when its delay is over, if nothing failed since.
+        // A retry copy is delivered after its delay, unless an attempt failed since.
         let delayed = partition.is_retry && record.retry_state().attempts >= retry.attempts;
         let message = record.to_incoming(&partition.topic, partition.id, partition.is_retry);
-        let settle = KafkaSettle::new(Arc::clone(&self.plan), partition, record);
+        let settle = KafkaSettle::new(Arc::clone(&self.state), partition, record);
         let mut delivery = SourceDelivery::new(message, settle);
         (delivery.retry, delivery.delayed) = (retry, delayed);
         delivery
     }
 
-    /// What was dropped and whose time has come.
-    fn next_again(&mut self, cx: &mut Context<'_>) -> Option<(Arc<Partition>, Record)> {
+    /// The next dropped delivery that is due.
+    fn next_redelivered(&mut self, cx: &mut Context<'_>) -> Option<(Arc<Partition>, Record)> {
         let now = Instant::now();
-        while let Some((partition, record)) = self.again.next(now) {
+        while let Some((partition, record)) = self.redelivery.next(now) {
             if !partition.is_revoked() {
                 return Some((partition, record));
             }
-            self.shared.forget(&partition, 1, record.size());
+            self.state.forget(&partition, 1, record.size());
         }
-        let due = self.again.next_due()?;
+        let due = self.redelivery.next_due()?;
         if self.sleep.as_ref().is_none_or(|(until, _)| *until != due) {
             self.sleep = Some((due, Box::pin(tokio::time::sleep_until(due.into()))));
         }
@@ -79,13 +79,13 @@ impl KafkaSource {
         None
     }
 
-    /// What was fetched, without what must wait for its key.
+    /// The next fetched record, unless it has to wait for a redelivery of its key.
     fn next_fetched(&mut self) -> Option<(Arc<Partition>, Record)> {
         loop {
             let batch = self.batches.front_mut()?;
             if batch.partition.is_revoked() {
                 let bytes = batch.records.iter().map(Record::size).sum();
-                self.shared.forget(&batch.partition, batch.records.len(), bytes);
+                self.state.forget(&batch.partition, batch.records.len(), bytes);
                 self.batches.pop_front();
                 continue;
             }
@@ -93,20 +93,21 @@ impl KafkaSource {
                 self.batches.pop_front();
                 continue;
             };
-            let Some(record) = self.again.pass(&batch.partition, record) else { continue };
+            let Some(record) = self.redelivery.pass(&batch.partition, record) else { continue };
             return Some((Arc::clone(&batch.partition), record));
         }
     }
 
-    /// Throws away what is here and was not handed out: it comes again when the source is opened anew.
+    /// Discards records that were not delivered. They are redelivered to the next consumer.
     fn discard(&mut self) {
         for Batch { partition, records } in self.batches.drain(..) {
             let bytes = records.iter().map(Record::size).sum();
-            self.shared.forget(&partition, records.len(), bytes);
+            self.state.forget(&partition, records.len(), bytes);
         }
-        for (partition, record) in self.again.clear().into_iter().chain(self.shared.take_returned())
+        for (partition, record) in
+            self.redelivery.clear().into_iter().chain(self.state.take_returned())
         {
-            self.shared.forget(&partition, 1, record.size());
+            self.state.forget(&partition, 1, record.size());
         }
         self.sleep = None;
     }
@@ -118,24 +119,24 @@ impl Source for KafkaSource {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<SourceDelivery, SourceError>>> {
         loop {
-            if self.failed || self.shared.is_stopped() {
+            if self.failed || self.state.is_stopped() {
                 return Poll::Ready(None);
             }
-            if self.shared.has_returned() {
+            if self.state.has_returned() {
                 let now = Instant::now();
-                for (partition, record) in self.shared.take_returned() {
-                    self.again.put(partition, record, now);
+                for (partition, record) in self.state.take_returned() {
+                    self.redelivery.put(partition, record, now);
                 }
             }
-            if !self.again.is_empty()
-                && let Some((partition, record)) = self.next_again(cx)
+            if !self.redelivery.is_empty()
+                && let Some((partition, record)) = self.next_redelivered(cx)
             {
                 return Poll::Ready(Some(Ok(self.deliver(partition, record))));
             }
             if let Some((partition, record)) = self.next_fetched() {
                 return Poll::Ready(Some(Ok(self.deliver(partition, record))));
             }
-            match self.shared.take_batches(&mut self.batches, cx.waker()) {
+            match self.state.take_batches(&mut self.batches, cx.waker()) {
                 Ok(true) => {}
                 Ok(false) => return Poll::Pending,
                 Err(error) => {
@@ -148,7 +149,7 @@ impl Source for KafkaSource {
     }
 
     fn stop(&mut self) -> BoxFuture<'_, ()> {
-        self.shared.stop();
+        self.state.stop();
         self.discard();
         Box::pin(std::future::ready(()))
     }
@@ -158,22 +159,22 @@ impl Source for KafkaSource {
         deadline: Duration,
     ) -> BoxFuture<'static, Result<(), SourceError>> {
         let end = Instant::now() + deadline.min(FAR);
-        self.shared.close(end);
+        self.state.close(end);
         self.discard();
-        let mut ending = self.shared.ending.subscribe();
-        let name = Arc::clone(&self.plan.request.name);
+        let mut ending = self.state.ending.subscribe();
+        let name = Arc::clone(&self.state.plan.request.name);
         Box::pin(async move {
-            // The poll thread keeps the deadline; it is late by a tick at most.
+            // The poll thread keeps the deadline, but may be late by one poll.
             let grace = Duration::from_millis(500);
             let ended = ending.wait_for(Option::is_some);
             let ended = tokio::time::timeout_at((end + grace).into(), ended).await;
             let why = match ended {
                 Ok(Ok(ending)) => match &*ending {
-                    Some(Ending::Clean) => return Ok(()),
-                    Some(Ending::Uncommitted(why)) => why.to_string(),
-                    None => "it did not say how it ended".to_owned(),
+                    Some(CloseOutcome::Clean) => return Ok(()),
+                    Some(CloseOutcome::Uncommitted(why)) => why.to_string(),
+                    None => "it gave no result".to_owned(),
                 },
-                Ok(Err(_)) => "its thread is gone".to_owned(),
+                Ok(Err(_)) => "its thread ended".to_owned(),
                 Err(_) => "it did not end in time".to_owned(),
             };
             let text = format!("subscription {name}: the last commit failed: {why}");
@@ -184,7 +185,7 @@ impl Source for KafkaSource {
 
 impl Drop for KafkaSource {
     fn drop(&mut self) {
-        self.shared.close(Instant::now() + DROPPED);
+        self.state.close(Instant::now() + DROPPED);
         self.discard();
     }
 }
@@ -192,8 +193,8 @@ impl Drop for KafkaSource {
 impl fmt::Debug for KafkaSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KafkaSource")
-            .field("subscription", &self.plan.request.name)
-            .field("shared", &self.shared)
+            .field("subscription", &self.state.plan.request.name)
+            .field("state", &self.state)
             .finish_non_exhaustive()
     }
 }

@@ -1,73 +1,75 @@
-//! What the poll thread and the async side of one subscription share.
+//! The state of one subscription, shared by its poll thread, its source and its settlements.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use std::thread::Thread;
 use std::time::Instant;
 
 use cqrs_core::consume::{SourceError, SubscribeError};
 use tokio::sync::watch;
 
-use super::bound::{Bound, Unsettled};
 use super::copies::Copies;
+use super::in_flight::{Bound, InFlight};
 use super::partition::Partition;
+use super::plan::Plan;
+use super::poller::Poller;
 use super::record::Record;
+use super::start_offsets::TopicsAtStart;
 
-/// Records of one partition, on their way to the async side.
+/// Records of one partition, from the poll thread to the source.
 #[derive(Debug)]
 pub(super) struct Batch {
     pub(super) partition: Arc<Partition>,
     pub(super) records: VecDeque<Record>,
 }
 
-/// Whether a subscription was opened.
+/// The progress of opening a subscription.
 #[derive(Debug, Default)]
-pub(super) enum Opening {
+pub(super) enum OpenState {
     #[default]
     Waiting,
     Open,
     Failed(Option<SubscribeError>),
 }
 
-/// How the last commits ended.
+/// The result of closing a subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Ending {
-    /// Everything settled was committed.
+pub(super) enum CloseOutcome {
+    /// All settled records were committed.
     Clean,
-    /// Not everything was; why.
+    /// Some were not; the reason.
     Uncommitted(Arc<str>),
 }
 
-/// The poll thread puts batches in and looks at the counts; the source takes batches out; settlements
-/// count down. Locks are held for a few moves each, and never together.
-pub(super) struct Shared {
-    /// What may be fetched and not settled, of all partitions.
+/// The poll thread adds batches and reads the counts; the source takes batches out; settlements count down. Each lock is
+/// held briefly, and never together with another one.
+pub(super) struct SubscriptionState {
+    pub(super) plan: Arc<Plan>,
+    pub(super) poller: Arc<Poller>,
+    /// The bound on records in flight, over all partitions.
     bound: Bound,
-    unsettled: Unsettled,
-    /// How many partitions share the bound.
+    in_flight: InFlight,
+    /// The number of partitions that share the bound.
     partitions: AtomicUsize,
-    /// How many records are handled at once.
+    /// The number of records handled at once.
     at_once: AtomicUsize,
-    /// Bytes of the largest record that was fetched.
+    /// The size of the largest record fetched so far.
     largest: AtomicUsize,
-    /// Whether something was given back since the source looked.
+    /// Set if deliveries were returned since the source took them out.
     returned: AtomicBool,
     inbox: Mutex<Inbox>,
-    poller: OnceLock<Thread>,
-    /// No further delivery.
+    /// Set if nothing more is delivered.
     stopped: AtomicBool,
-    /// Until when the source closes. `None`: open.
+    /// The deadline of the close. `None`: open.
     closing: Mutex<Option<Instant>>,
-    /// The topics there were when the subscription began, and how many partitions each had.
-    pub(super) topics_at_start: OnceLock<HashMap<String, i32>>,
-    /// Whether it was logged that the group refuses commit metadata.
+    pub(super) topics_at_start: Arc<TopicsAtStart>,
+    /// Set once it was logged that the group refuses commits.
     pub(super) refusal_logged: AtomicBool,
-    pub(super) opening: watch::Sender<Opening>,
-    pub(super) ending: watch::Sender<Option<Ending>>,
-    pub(super) copies: Arc<Copies>,
+    pub(super) opening: watch::Sender<OpenState>,
+    pub(super) ending: watch::Sender<Option<CloseOutcome>>,
+    pub(super) copies: Copies,
 }
 
 #[derive(Default)]
@@ -78,20 +80,22 @@ struct Inbox {
     waker: Option<Waker>,
 }
 
-impl Shared {
-    pub(super) fn new(cap: usize, byte_cap: usize, copies: Arc<Copies>) -> Self {
+impl SubscriptionState {
+    pub(super) fn new(plan: Arc<Plan>, copies: Copies) -> Self {
+        let bytes = plan.subscription.max_unsettled_bytes;
         Self {
-            bound: Bound { records: cap, bytes: byte_cap },
-            unsettled: Unsettled::default(),
+            bound: Bound { records: plan.max_unsettled(), bytes },
+            plan,
+            poller: Arc::default(),
+            in_flight: InFlight::default(),
             partitions: AtomicUsize::new(1),
             at_once: AtomicUsize::new(1),
             largest: AtomicUsize::new(0),
             returned: AtomicBool::new(false),
             inbox: Mutex::default(),
-            poller: OnceLock::new(),
             stopped: AtomicBool::new(false),
             closing: Mutex::new(None),
-            topics_at_start: OnceLock::new(),
+            topics_at_start: Arc::default(),
             refusal_logged: AtomicBool::new(false),
             opening: watch::Sender::default(),
             ending: watch::Sender::default(),
@@ -103,54 +107,42 @@ impl Shared {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells whom to wake. Once, by the poll thread itself.
-    pub(super) fn set_poller(&self, thread: Thread) {
-        let _ = self.poller.set(thread);
-    }
-
-    /// Wakes the poll thread. Cheap while it is awake.
-    pub(super) fn wake_poller(&self) {
-        if let Some(thread) = self.poller.get() {
-            thread.unpark();
-        }
-    }
-
-    /// How many partitions share the bound from now on, while so many records are handled at once.
+    /// Sets the number of partitions that share the bound, and of records handled at once.
     pub(super) fn share_among(&self, partitions: usize, at_once: usize) {
         self.at_once.store(at_once, Ordering::Relaxed);
         self.partitions.store(partitions, Ordering::Relaxed);
     }
 
-    /// What may be fetched of one partition and not settled.
+    /// The bound on records in flight of one partition.
     pub(super) fn share(&self) -> Bound {
         let at_once = self.at_once.load(Ordering::Relaxed);
         let largest = self.largest.load(Ordering::Relaxed);
         self.bound.share(self.partitions.load(Ordering::Relaxed), at_once, largest)
     }
 
-    /// How many records of a partition may be fetched now. When none, a settlement that makes room wakes the
+    /// The number of records of a partition that may be fetched now. If it is 0, a settlement that makes room wakes the
     /// poll thread.
     ///
-    /// The bound of the subscription holds even for a partition that has none: one that is assigned while the
-    /// others hold all gets what they settle beyond their new shares.
+    /// The bound of the subscription holds for a partition without records in flight too: a partition that is assigned
+    /// while the others fill the bound gets the room that they free beyond their new shares.
     pub(super) fn room(&self, partition: &Partition) -> usize {
-        let share = partition.unsettled.room(self.share());
-        if share == 0 { 0 } else { share.min(self.unsettled.room(self.bound)) }
+        let share = partition.in_flight.room(self.share());
+        if share == 0 { 0 } else { share.min(self.in_flight.room(self.bound)) }
     }
 
-    /// Whether one more byte of a partition is too many.
+    /// Whether `more` bytes of a partition fill a bound.
     pub(super) fn is_heavy(&self, partition: &Partition, more: usize) -> bool {
-        self.unsettled.is_heavy(self.bound, more)
-            || partition.unsettled.is_heavy(self.share(), more)
+        self.in_flight.is_heavy(self.bound, more)
+            || partition.in_flight.is_heavy(self.share(), more)
     }
 
-    /// Puts fetched records in, and wakes the source.
+    /// Adds fetched records, and wakes the source.
     pub(super) fn push(&self, partition: &Arc<Partition>, records: Vec<Record>) {
         let size = records.iter().map(Record::size).sum();
         let largest = records.iter().map(Record::size).max().unwrap_or_default();
         self.largest.fetch_max(largest, Ordering::Relaxed);
-        self.unsettled.add(records.len(), size);
-        partition.unsettled.add(records.len(), size);
+        self.in_flight.add(records.len(), size);
+        partition.in_flight.add(records.len(), size);
         let batch = Batch { partition: Arc::clone(partition), records: records.into() };
         let mut inbox = self.inbox();
         inbox.batches.push_back(batch);
@@ -159,16 +151,16 @@ impl Shared {
         waker.into_iter().for_each(Waker::wake);
     }
 
-    /// Records of a partition left: settled, or not ours any more.
+    /// Records of a partition are no longer in flight: settled, or revoked.
     pub(super) fn forget(&self, partition: &Partition, records: usize, bytes: usize) {
-        let wakes = self.unsettled.forget(self.bound, records, bytes);
-        if partition.unsettled.forget(self.share(), records, bytes) || wakes {
-            self.wake_poller();
+        let wakes = self.in_flight.forget(self.bound, records, bytes);
+        if partition.in_flight.forget(self.share(), records, bytes) || wakes {
+            self.poller.wake();
         }
     }
 
-    /// Takes back a delivery that was dropped.
-    pub(super) fn give_back(&self, partition: Arc<Partition>, record: Record) {
+    /// Takes a dropped delivery for redelivery.
+    pub(super) fn put_back(&self, partition: Arc<Partition>, record: Record) {
         if partition.is_revoked() || self.is_stopped() {
             return self.forget(&partition, 1, record.size());
         }
@@ -180,19 +172,19 @@ impl Shared {
         waker.into_iter().for_each(Waker::wake);
     }
 
-    /// Whether something was given back that was not taken out. Cheap.
+    /// Whether deliveries were returned and not taken out yet. Cheap.
     pub(super) fn has_returned(&self) -> bool {
         self.returned.load(Ordering::Acquire)
     }
 
-    /// Takes out what was given back.
+    /// Takes out the returned deliveries.
     pub(super) fn take_returned(&self) -> Vec<(Arc<Partition>, Record)> {
         let mut inbox = self.inbox();
         self.returned.store(false, Ordering::Release);
         std::mem::take(&mut inbox.returned)
     }
 
-    /// Takes out what was fetched. `false`: nothing was; `waker` is woken once there is something to do.
+    /// Takes out the fetched batches. `false`: there are none; `waker` is woken on the next change.
     pub(super) fn take_batches(
         &self,
         into: &mut VecDeque<Batch>,
@@ -207,11 +199,11 @@ impl Shared {
             return Err(failure);
         }
         inbox.waker = Some(waker.clone());
-        // Under the lock: what is given back, and a stop, from now on wake it.
+        // Checked under the lock: a later return or stop wakes the waker.
         Ok(!inbox.returned.is_empty() || self.is_stopped())
     }
 
-    /// Throws away what was fetched of partitions that are not ours any more.
+    /// Discards fetched records of revoked partitions.
     pub(super) fn discard_revoked(&self) {
         let mut gone = Vec::new();
         let mut inbox = self.inbox();
@@ -231,15 +223,15 @@ impl Shared {
         self.stopped.load(Ordering::Acquire)
     }
 
-    /// No further delivery; wakes the source, so that it says so.
+    /// Stops delivery, and wakes the source so that it ends.
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
         let waker = self.inbox().waker.take();
         waker.into_iter().for_each(Waker::wake);
-        self.wake_poller();
+        self.poller.wake();
     }
 
-    /// The subscription cannot go on.
+    /// Fails the source.
     pub(super) fn fail(&self, failure: SourceError) {
         let mut inbox = self.inbox();
         inbox.failure.get_or_insert(failure);
@@ -248,13 +240,13 @@ impl Shared {
         waker.into_iter().for_each(Waker::wake);
     }
 
-    /// Ends the subscription within about that time, or an earlier call's.
+    /// Closes the subscription until about `end`, or until the time of an earlier call.
     pub(super) fn close(&self, end: Instant) {
         self.stopped.store(true, Ordering::Release);
         let mut closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
         *closing = Some(closing.map_or(end, |earlier| earlier.min(end)));
         drop(closing);
-        self.wake_poller();
+        self.poller.wake();
     }
 
     pub(super) fn closes_at(&self) -> Option<Instant> {
@@ -262,11 +254,11 @@ impl Shared {
     }
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for SubscriptionState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared")
+        f.debug_struct("SubscriptionState")
             .field("bound", &self.bound)
-            .field("unsettled", &self.unsettled)
+            .field("in_flight", &self.in_flight)
             .finish_non_exhaustive()
     }
 }

@@ -1,5 +1,5 @@
-//! The thread that waits for the group coordinator, so that the poll thread never does: librdkafka's
-//! commits with a result, and look-ups of committed offsets, block.
+//! The committer: the thread for blocking calls to the group coordinator (commits with a result, look-ups of committed
+//! offsets). Used by the [`session`](super::session), so that the poll thread never blocks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,36 +12,36 @@ use rdkafka::error::{KafkaError as RdError, RDKafkaErrorCode as Code};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::context::Context;
-use super::ledger::Draft;
+use super::offset_tracker::Draft;
 use super::partition::Partition;
-use super::places::{self, Start, Wanted, list_topics};
-use super::shared::Shared;
+use super::poller::Poller;
+use super::start_offsets::{self, NewPartition, PartitionStart, TopicsAtStart};
 
-/// Between two attempts at listing the topics.
-const AGAIN: Duration = Duration::from_millis(250);
+/// The pause between two attempts to list the topics.
+const RETRY_AFTER: Duration = Duration::from_millis(250);
 
-/// Commits to make together.
+/// Commits to be made together.
 pub(super) type Drafts = Vec<(Arc<Partition>, Draft)>;
 
 #[derive(Debug)]
 enum Job {
-    /// `last`: the ticket of the last commits of their epochs.
+    /// `last`: the ticket, if they are the last commits of their assignments.
     Commit {
         drafts: Drafts,
         last: Option<u64>,
     },
     LookUp {
         ticket: u64,
-        wanted: Vec<Wanted>,
+        wanted: Vec<NewPartition>,
     },
 }
 
 impl Job {
-    /// What of it is still to be done when its turn comes. `cancelled`: tickets up to there are.
+    /// The part of the job that is still valid when it starts. `cancelled`: the last cancelled ticket.
     ///
-    /// A commit has the member's generation of the time at which it is sent: after a revoke the broker would
-    /// take an old place over the one of the partition's next owner.
-    fn wanted(self, cancelled: u64) -> Option<Self> {
+    /// A commit is sent with the member's generation at that time. So after a revoke the broker would accept an old
+    /// offset in place of the one that the partition's next owner committed.
+    fn still_valid(self, cancelled: u64) -> Option<Self> {
         match self {
             Self::Commit { last: Some(ticket), .. } | Self::LookUp { ticket, .. }
                 if ticket <= cancelled =>
@@ -49,7 +49,7 @@ impl Job {
                 None
             }
             Self::Commit { mut drafts, last: None } => {
-                drafts.retain(|(partition, _)| !partition.is_closed());
+                drafts.retain(|(partition, _)| !partition.tracker().is_closed());
                 Some(Self::Commit { drafts, last: None })
             }
             job => Some(job),
@@ -58,8 +58,8 @@ impl Job {
 }
 
 #[derive(Debug)]
-pub(super) enum Done {
-    /// `failed`: those for which `result` says why.
+pub(super) enum JobOutcome {
+    /// `result` has the error of the `failed` ones.
     Committed {
         drafts: Drafts,
         failed: Drafts,
@@ -68,25 +68,26 @@ pub(super) enum Done {
     },
     Found {
         ticket: u64,
-        result: Result<Vec<Start>, RdError>,
+        result: Result<Vec<PartitionStart>, RdError>,
     },
 }
 
-/// The poll thread's end. Dropped, the thread ends after the job it is at.
+/// The poll thread's handle. When it is dropped, the thread ends after its current job.
 #[derive(Debug)]
-pub(super) struct Clerk {
+pub(super) struct Committer {
     jobs: Sender<Job>,
-    done: Receiver<Done>,
+    done: Receiver<JobOutcome>,
     tickets: u64,
-    /// What has this ticket, or an earlier one, is not wanted any more.
+    /// Jobs with this ticket or an earlier one are cancelled.
     cancelled: Arc<AtomicU64>,
 }
 
-impl Clerk {
-    /// `lists_topics`: the topics that there are now have to be known later.
+impl Committer {
+    /// `lists_topics`: first list the topics that exist now, for later look-ups.
     pub(super) fn start(
         consumer: Arc<BaseConsumer<Context>>,
-        shared: Arc<Shared>,
+        poller: Arc<Poller>,
+        topics: Arc<TopicsAtStart>,
         lists_topics: bool,
     ) -> Result<Self, std::io::Error> {
         let (jobs, todo) = channel::<Job>();
@@ -95,73 +96,74 @@ impl Clerk {
         let until = Arc::clone(&cancelled);
         thread::Builder::new().name("cqrs-kafka-commits".into()).spawn(move || {
             let mut first = None;
-            while lists_topics && first.is_none() && list_topics(&consumer, &shared).is_err() {
-                match todo.recv_timeout(AGAIN) {
+            while lists_topics && first.is_none() && topics.list(&consumer).is_err() {
+                match todo.recv_timeout(RETRY_AFTER) {
                     Ok(job) => first = Some(job),
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => return,
                 }
             }
             for job in first.into_iter().chain(&todo) {
-                let Some(job) = job.wanted(until.load(Ordering::Acquire)) else { continue };
+                let Some(job) = job.still_valid(until.load(Ordering::Acquire)) else { continue };
                 let result = match job {
                     Job::Commit { drafts, last } => {
                         let (drafts, failed, result) = commit(&consumer, drafts);
-                        Done::Committed { drafts, failed, last, result }
+                        JobOutcome::Committed { drafts, failed, last, result }
                     }
                     Job::LookUp { ticket, wanted } => {
-                        let result = places::look_up(&consumer, &shared, &wanted);
-                        Done::Found { ticket, result }
+                        let result = start_offsets::look_up(&consumer, &topics, &wanted);
+                        JobOutcome::Found { ticket, result }
                     }
                 };
                 if report.send(result).is_err() {
                     break;
                 }
-                shared.wake_poller();
+                poller.wake();
             }
         })?;
         Ok(Self { jobs, done, tickets: 0, cancelled })
     }
 
-    /// Commits, except for partitions whose books are closed when its turn comes.
+    /// Commits, except for partitions that are closed when the job starts.
     pub(super) fn commit(&self, drafts: Drafts) {
-        // The thread ends only after this sender.
+        // The receiver lives at least as long as this sender.
         let _ = self.jobs.send(Job::Commit { drafts, last: None });
     }
 
-    /// Makes the last commits of their epochs; the answer has the ticket.
+    /// Makes the last commits of their assignments. The outcome has the returned ticket.
     pub(super) fn commit_last(&mut self, drafts: Drafts) -> u64 {
         self.tickets += 1;
         let _ = self.jobs.send(Job::Commit { drafts, last: Some(self.tickets) });
         self.tickets
     }
 
-    /// Last commits and look-ups that have not begun are not wanted any more.
+    /// Cancels last commits and look-ups that have not started.
     pub(super) fn cancel(&self) {
         self.cancelled.store(self.tickets, Ordering::Release);
     }
 
-    /// Looks up where partitions begin; the answer has the ticket.
-    pub(super) fn look_up(&mut self, wanted: Vec<Wanted>) -> u64 {
+    /// Looks up the start offsets of partitions. The outcome has the returned ticket.
+    pub(super) fn look_up(&mut self, wanted: Vec<NewPartition>) -> u64 {
         self.tickets += 1;
         let _ = self.jobs.send(Job::LookUp { ticket: self.tickets, wanted });
         self.tickets
     }
 
-    /// What was done since the last call.
-    pub(super) fn take(&self) -> Option<Done> {
+    /// The outcome of a finished job, if there is one.
+    pub(super) fn take(&self) -> Option<JobOutcome> {
         self.done.try_recv().ok()
     }
 }
 
-/// What is to be committed now that `drafts` were refused.
+/// The commits to make after `drafts` were refused.
 pub(super) fn renew(drafts: &Drafts) -> Drafts {
-    let renew =
-        |(partition, _): &(Arc<Partition>, _)| Some((Arc::clone(partition), partition.draft()?));
+    let renew = |(partition, _): &(Arc<Partition>, _)| {
+        Some((Arc::clone(partition), partition.tracker().draft()?))
+    };
     drafts.iter().filter_map(renew).collect()
 }
 
-/// Which were committed, which were not, and why.
+/// Returns the committed drafts, the failed ones, and their error.
 fn commit(
     consumer: &BaseConsumer<Context>,
     drafts: Drafts,
@@ -171,7 +173,7 @@ fn commit(
     }
     match commit_together(consumer, &drafts) {
         Ok(()) => (drafts, Drafts::new(), Ok(())),
-        // What is wrong with one partition librdkafka says of all, although the others are stored.
+        // librdkafka returns the error of one partition for all, although the others are stored.
         Err(error) if drafts.len() > 1 && is_of_one(error.rdkafka_error_code()) => {
             let (mut committed, mut failed, mut result) = (Drafts::new(), Drafts::new(), Ok(()));
             for draft in drafts {
@@ -217,16 +219,6 @@ fn commit_together(
     consumer.commit(&list, CommitMode::Sync)
 }
 
-/// Whether the cluster gives no right to it: trying again does not help.
-pub(super) fn is_forbidden(code: Code) -> bool {
-    matches!(
-        code,
-        Code::TopicAuthorizationFailed
-            | Code::GroupAuthorizationFailed
-            | Code::ClusterAuthorizationFailed
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use rdkafka::ClientConfig;
@@ -235,62 +227,64 @@ mod tests {
 
     use super::*;
     use crate::config::KafkaConfig;
-    use crate::consumer::copies::{Copies, CopyProducers};
-    use crate::consumer::ledger::{Ledger, Takeover};
-    use crate::consumer::quarantine::Rule;
+    use crate::consumer::offset_tracker::{OffsetTracker, Takeover};
+    use crate::consumer::quarantine::Options;
     use crate::events::Events;
     use crate::health::Health;
 
     /// A commit of each of three partitions.
-    fn drafts(config: &KafkaConfig) -> Drafts {
-        let copies = Copies::new(Arc::new(CopyProducers::new(config)), None);
-        let shared = Arc::new(Shared::new(10, 1_000, Arc::new(copies)));
+    fn drafts() -> Drafts {
         let of = |id| {
-            let mut ledger = Ledger::new(Takeover::default(), Rule::off());
-            assert!(ledger.add(0) && ledger.finish(0));
-            let draft = ledger.draft().unwrap();
-            let shared = Arc::clone(&shared);
-            (Arc::new(Partition::new(shared, "t".into(), id, false, ledger)), draft)
+            let mut tracker = OffsetTracker::new(Takeover::default(), Options::off());
+            assert!(tracker.add(0) && tracker.finish(0));
+            let draft = tracker.draft().unwrap();
+            (Arc::new(Partition::new(Arc::default(), "t".into(), id, false, tracker)), draft)
         };
         (0..3).map(of).collect()
     }
 
     #[test]
-    fn queued_job_is_dropped_when_its_epoch_is_over() {
-        let drafts = drafts(&KafkaConfig::new(["localhost:1"]));
+    fn queued_job_is_dropped_after_its_assignment() {
+        let drafts = drafts();
         let commit = |last| Job::Commit { drafts: drafts.clone(), last };
         let look_up = |ticket| Job::LookUp { ticket, wanted: Vec::new() };
         let ids = |job: Option<Job>| match job? {
             Job::Commit { drafts, .. } => Some(drafts.iter().map(|(of, _)| of.id).collect()),
             Job::LookUp { .. } => Some(Vec::new()),
         };
-        assert_eq!(ids(commit(None).wanted(7)), Some(vec![0, 1, 2]));
+        assert_eq!(ids(commit(None).still_valid(7)), Some(vec![0, 1, 2]));
         drafts[1].0.close();
-        assert_eq!(ids(commit(None).wanted(0)), Some(vec![0, 2]), "a later commit has its place");
-        assert_eq!(ids(commit(Some(8)).wanted(7)), Some(vec![0, 1, 2]));
-        assert_eq!(ids(commit(Some(7)).wanted(7)), None, "the partitions went to others");
-        assert_eq!((ids(look_up(8).wanted(7)), ids(look_up(7).wanted(7))), (Some(vec![]), None));
+        assert_eq!(
+            ids(commit(None).still_valid(0)),
+            Some(vec![0, 2]),
+            "the closed one has a later commit"
+        );
+        assert_eq!(ids(commit(Some(8)).still_valid(7)), Some(vec![0, 1, 2]));
+        assert_eq!(ids(commit(Some(7)).still_valid(7)), None, "the partitions went to others");
+        assert_eq!(
+            (ids(look_up(8).still_valid(7)), ids(look_up(7).still_valid(7))),
+            (Some(vec![]), None)
+        );
     }
 
     #[test]
     fn last_commit_after_a_refusal_is_bare() {
-        let drafts = drafts(&KafkaConfig::new(["localhost:1"]));
+        let drafts = drafts();
         let last = |(of, _): &(Arc<Partition>, _)| Some((Arc::clone(of), of.close()?));
         let last: Drafts = drafts.iter().filter_map(last).collect();
-        last[0].0.refused(&last[0].1, true);
-        last[1].0.committed(&last[1].1);
+        last[0].0.tracker().refused(&last[0].1, true);
+        last[1].0.tracker().committed(&last[1].1);
         let bare = |(of, draft): &(Arc<Partition>, Draft)| (of.id, draft.metadata.is_none());
         let renewed: Vec<_> = renew(&last).iter().map(bare).collect();
         assert_eq!(renewed, [(0, true), (2, false)], "one is committed already");
     }
 
-    /// What one partition is refused for is said of all of them: each is committed alone then.
     #[test]
-    fn a_partition_that_cannot_be_committed_keeps_no_other_one_from_it() {
+    fn refused_partition_does_not_fail_other_commits() {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic("t", 3, 1).unwrap();
         let config = KafkaConfig::new([cluster.bootstrap_servers()]);
-        let drafts = drafts(&config);
+        let drafts = drafts();
         let events = Events::new(&config, Arc::new(Health::new(Duration::from_secs(1))));
         let consumer: BaseConsumer<Context> = ClientConfig::new()
             .set("bootstrap.servers", cluster.bootstrap_servers())

@@ -1,8 +1,9 @@
-//! The books of one partition: what was handed in, what of it is finished, and so what may be committed.
+//! The offset tracker of one partition: which records are unfinished, and so what may be committed. Owned by the
+//! [`partition`](super::partition).
 //!
-//! Everything that came before `next` and is not unfinished is finished. A commit carries what is finished
-//! behind the watermark as ranges, so that a stop, a rebalance or a crash behind one slow record does not
-//! bring the others again.
+//! Every offset below `next` that is not unfinished is finished. A commit carries the finished records behind the
+//! committed offset as ranges, so that they are not redelivered after a stop, a rebalance or a crash behind one slow
+//! record.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -12,38 +13,38 @@ use bytes::Bytes;
 use cqrs_core::RetryState;
 
 use super::commit_metadata::CommitMetadata;
-use super::quarantine::{Activity, Head, Progress, Quarantine, Rule, Step};
+use super::quarantine::{Activity, NextRecord, Options, Progress, Quarantine, Step};
 
-/// The lowest unfinished offset of a partition, and what is known of attempts at unfinished records.
+/// The unfinished records of a partition, and the attempts at them.
 ///
-/// A pure data structure. Its size is bounded by the records that are unfinished, however far they are
-/// apart: finished ones are forgotten, in batches.
+/// A pure data structure. Its size is bounded by the number of unfinished records, however far apart their offsets
+/// are: finished entries are removed in batches.
 ///
-/// Invariants: `entries` ascends by offset; its first one is unfinished; `unfinished` counts those that
-/// are; every offset in `attempts` is unfinished, or was not handed in yet.
+/// Invariants: `entries` ascends by offset; its first entry is unfinished; `unfinished` counts the unfinished entries;
+/// every offset in `attempts` is unfinished, or was not added yet.
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(super) struct OffsetTracker {
     entries: VecDeque<Entry>,
     unfinished: usize,
-    /// Where the partition goes on when everything is finished.
+    /// The offset to commit when all records are finished.
     next: i64,
-    /// Finished in an earlier assignment: not to be handed out when they come.
+    /// Records that were finished in an earlier assignment, and are not delivered when they are fetched.
     done: Vec<Range<i64>>,
     attempts: BTreeMap<i64, RetryState>,
     quarantine: Quarantine,
-    /// Records below may be handed out.
-    granted: i64,
-    /// How many were ever finished.
+    /// Records below this offset may be delivered.
+    delivery_limit: i64,
+    /// The number of records finished so far.
     finished: u64,
     /// As in the [`CommitMetadata`].
     partitions: Option<i32>,
-    /// Whether the group takes no metadata.
+    /// Whether the group refuses metadata.
     is_bare: bool,
-    /// Grows with every change of what a commit would say.
+    /// Grows with every change of the next commit.
     version: u64,
     /// The version that was committed last.
     committed: u64,
-    /// Whether the books are closed: the assignment ended, nothing is finished any more.
+    /// Set when the assignment ended: no record is finished any more.
     closed: bool,
 }
 
@@ -56,42 +57,42 @@ struct Entry {
 /// A commit to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Draft {
-    /// The offset to go on with.
+    /// The offset to commit.
     pub(super) position: i64,
-    /// What stands beside it. `None`: nothing, the group takes no metadata.
+    /// `None`: the group refuses metadata.
     pub(super) metadata: Option<CommitMetadata>,
-    /// Records below may be handed out when it is committed.
-    granted: i64,
+    /// Records below this offset may be delivered once the draft is committed.
+    delivery_limit: i64,
     version: u64,
 }
 
-/// Where an assignment begins.
+/// What an assignment starts from.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Takeover {
     pub(super) position: i64,
-    /// Where the log ended.
+    /// The end of the log.
     pub(super) end: i64,
-    /// Whether the group has no committed place there.
+    /// Whether the group has no committed offset for the partition.
     pub(super) is_new: bool,
     pub(super) metadata: CommitMetadata,
 }
 
-impl Ledger {
-    /// The books of an assignment. Nothing is handed out before its takeover commit, if it needs one.
-    pub(super) fn new(takeover: Takeover, rule: Rule) -> Self {
+impl OffsetTracker {
+    /// The tracker of an assignment. Nothing is delivered before its takeover commit, if it needs one.
+    pub(super) fn new(takeover: Takeover, options: Options) -> Self {
         let Takeover { position, end, is_new, mut metadata } = takeover;
         if end < position {
-            // The log was truncated: what comes at these offsets are other records.
+            // The log was truncated: these offsets belong to other records now.
             let partitions = metadata.partitions;
             metadata = CommitMetadata { partitions, ..CommitMetadata::default() };
         }
         let attempts = { metadata.attempts }.split_off(&position);
         let mut done = metadata.done;
         done.retain(|run| position < run.start && run.start < run.end);
-        let needs_commit = is_new || rule.max_crashes > 0;
+        let needs_commit = is_new || options.max_crashes > 0;
         let unclean = metadata.unclean;
         let is_done = |offset| contains(&done, offset);
-        let quarantine = Quarantine::new(rule, position, end, unclean, is_done, Instant::now());
+        let quarantine = Quarantine::new(options, position, end, unclean, is_done, Instant::now());
         Self {
             entries: VecDeque::new(),
             unfinished: 0,
@@ -99,7 +100,7 @@ impl Ledger {
             done,
             attempts,
             quarantine,
-            granted: if needs_commit { i64::MIN } else { i64::MAX },
+            delivery_limit: if needs_commit { i64::MIN } else { i64::MAX },
             finished: 0,
             partitions: metadata.partitions,
             is_bare: false,
@@ -109,8 +110,8 @@ impl Ledger {
         }
     }
 
-    /// Takes in a fetched record. `false`: it is here already, unfinished, or was finished in an earlier
-    /// assignment; do not hand it out.
+    /// Adds a fetched record. `false`: do not deliver it. It is unfinished already, or was finished in an earlier
+    /// assignment.
     pub(super) fn add(&mut self, offset: i64) -> bool {
         if self.was_done(offset) {
             self.next = self.next.max(offset + 1);
@@ -119,7 +120,7 @@ impl Ledger {
         }
         let entry = Entry { offset, finished: false };
         if offset < self.next {
-            // The partition went back: its log was truncated, or the position was reset.
+            // The log was truncated, or the position was reset.
             self.done.clear();
         }
         match self.entries.back() {
@@ -135,8 +136,7 @@ impl Ledger {
         true
     }
 
-    /// Marks a record as finished. `false`: that does not count, the assignment is over (or the record
-    /// is not known).
+    /// Marks a record as finished. `false`: the assignment is over, or the record is not known.
     pub(super) fn finish(&mut self, offset: i64) -> bool {
         if self.closed {
             return false;
@@ -164,12 +164,12 @@ impl Ledger {
         true
     }
 
-    /// Whether a record that is to be taken in was finished in an earlier assignment.
+    /// Whether a fetched record was finished in an earlier assignment.
     pub(super) fn was_done(&self, offset: i64) -> bool {
         offset >= self.next && contains(&self.done, offset)
     }
 
-    /// What is finished behind the lowest unfinished one, and what will count as finished when it comes.
+    /// The finished records behind the lowest unfinished one, those of earlier assignments included.
     fn finished(&self) -> Vec<Range<i64>> {
         let (position, next) = (self.position(), self.next);
         let mut runs = Vec::new();
@@ -187,7 +187,7 @@ impl Ledger {
     }
 
     fn find(&self, offset: i64) -> Result<usize, usize> {
-        // Most partitions have no gaps.
+        // Most partitions have no gaps, so the index is known.
         let front = self.entries.front().ok_or(0_usize)?;
         let guess = usize::try_from(offset - front.offset).unwrap_or(0);
         if self.entries.get(guess).is_some_and(|entry| entry.offset == offset) {
@@ -196,7 +196,7 @@ impl Ledger {
         self.entries.binary_search_by_key(&offset, |entry| entry.offset)
     }
 
-    /// Everything before `position` was taken in: what is missing there are no records (control records of
+    /// All records before `position` were added: missing offsets belong to no records (but to control records of
     /// transactions, for example).
     pub(super) fn pass(&mut self, position: i64) {
         if !self.closed && position > self.next {
@@ -205,13 +205,12 @@ impl Ledger {
         }
     }
 
-    /// What may be committed: the lowest unfinished offset, or the one after the last when all are
-    /// finished.
+    /// The offset to commit: the lowest unfinished one, or the one after the last record when all are finished.
     pub(super) fn position(&self) -> i64 {
         self.entries.front().map_or(self.next, |lowest| lowest.offset.min(self.next))
     }
 
-    /// Remembers the failed attempts at a record, which may run on.
+    /// Records the failed attempts at a record whose handler may still run.
     pub(super) fn note_attempts(&mut self, offset: i64, state: RetryState) {
         if !self.closed {
             self.attempts.insert(offset, state);
@@ -219,7 +218,7 @@ impl Ledger {
         }
     }
 
-    /// Remembers the failed attempts at a record, which is held for a later one.
+    /// Records the failed attempts at a record that is held for a later attempt.
     pub(super) fn hold(&mut self, offset: i64, key: Option<Bytes>, state: RetryState) {
         self.note_attempts(offset, state);
         if !self.closed {
@@ -227,55 +226,55 @@ impl Ledger {
         }
     }
 
-    /// The run of a record ended, and it will run again.
+    /// A run of a record ended, and the record will run again.
     pub(super) fn run_ended(&mut self, offset: i64, key: Option<Bytes>) {
         self.quarantine.run_ended(offset, key);
         self.version += 1;
     }
 
-    /// What is known of the attempts at a record.
+    /// The earlier attempts at a record, as far as they are known.
     pub(super) fn attempts(&self, offset: i64) -> RetryState {
         let mut state = self.attempts.get(&offset).copied().unwrap_or_default();
         state.crashes = self.quarantine.crashes(offset);
         state
     }
 
-    /// Whether anything is known of attempts.
+    /// Whether earlier attempts at any record are known.
     pub(super) fn has_attempts(&self) -> bool {
         !self.attempts.is_empty() || self.quarantine.has_crashes()
     }
 
-    /// Records below may be handed out.
-    pub(super) fn granted(&self) -> i64 {
-        self.granted
+    /// Records below this offset may be delivered.
+    pub(super) fn delivery_limit(&self) -> i64 {
+        self.delivery_limit
     }
 
-    /// Whether what is handed out depends on commits.
-    pub(super) fn is_careful(&self) -> bool {
-        self.quarantine.is_careful()
+    /// Whether delivery depends on commits.
+    pub(super) fn is_limited(&self) -> bool {
+        self.quarantine.is_limited()
     }
 
-    /// How many unclean ends there are in a row should this assignment have one.
+    /// The number of unclean ends in a row if this assignment has one too.
     pub(super) fn unclean_ends(&self) -> u32 {
-        self.quarantine.says().count
+        self.quarantine.unclean().count
     }
 
-    /// What its handlers do, of which `running` run.
+    /// The activity of the partition's handlers, of which `running` run.
     pub(super) fn activity(&self, running: usize) -> Activity {
-        let begun = self.finished + (self.unfinished - self.queued(running)) as u64;
-        Activity { running, begun }
+        let started = self.finished + (self.unfinished - self.queued(running)) as u64;
+        Activity { running, started }
     }
 
-    /// How many records are handed out, and neither finished nor running nor held for a retry.
+    /// The number of records delivered that are neither finished nor running nor held for a retry.
     fn queued(&self, running: usize) -> usize {
         self.unfinished.saturating_sub(self.attempts.len() + running)
     }
 
-    /// Goes on with the quarantine; `running` handlers of the partition run, and `all` those of the
-    /// subscription. Whether there is something to commit at once.
+    /// Advances the quarantine. `next` is the next record to be delivered, `running` counts the partition's handlers,
+    /// `all` is the activity of the subscription. Returns whether a commit is urgent.
     pub(super) fn advance(
         &mut self,
-        head: Option<&Head>,
+        next: Option<&NextRecord>,
         running: usize,
         all: Activity,
         now: Instant,
@@ -283,40 +282,43 @@ impl Ledger {
         if self.closed || self.committed == 0 {
             return false;
         }
-        let failed = head.and_then(|head| self.attempts.get(&head.offset));
+        let failed = next.and_then(|next| self.attempts.get(&next.offset));
         let progress = Progress {
-            head_waits: failed.is_some_and(|failed| self.quarantine.waits(failed)),
+            now,
             position: self.position(),
-            next: self.next,
+            next_offset: self.next,
+            next,
+            next_waits: failed.is_some_and(|failed| self.quarantine.waits(failed)),
+            delivery_limit: self.delivery_limit,
             queued: self.queued(running),
+            started: self.activity(running).started,
             all,
-            begun: self.activity(running).begun,
         };
-        match self.quarantine.advance(head, progress, self.granted, now) {
+        match self.quarantine.advance(&progress) {
             Step::Wait => return false,
             Step::Commit => self.version += 1,
-            Step::Grant(until) => self.granted = until,
+            Step::Deliver(until) => self.delivery_limit = until,
         }
         true
     }
 
-    /// The commit to make, if there is something new to say.
+    /// The next commit, if it differs from the last one.
     pub(super) fn draft(&self) -> Option<Draft> {
         if self.version == self.committed {
             return None;
         }
         let metadata = (!self.is_bare).then(|| CommitMetadata {
             partitions: self.partitions,
-            unclean: self.quarantine.says().clone(),
+            unclean: self.quarantine.unclean().clone(),
             attempts: self.attempts.clone(),
             done: self.finished(),
         });
-        let granted = self.quarantine.grant();
-        Some(Draft { position: self.position(), metadata, granted, version: self.version })
+        let delivery_limit = self.quarantine.delivery_limit();
+        Some(Draft { position: self.position(), metadata, delivery_limit, version: self.version })
     }
 
-    /// Closes the books: the last commit of this assignment, if one is needed. Nothing is finished
-    /// from here on, though `running` handlers still run.
+    /// Ends the assignment, while `running` handlers still run. Returns its last commit, if one is needed. No record is
+    /// finished from here on.
     pub(super) fn close(&mut self, running: usize) -> Option<Draft> {
         if !self.closed && self.quarantine.close(running) {
             self.version += 1;
@@ -332,22 +334,22 @@ impl Ledger {
     /// A draft was committed.
     pub(super) fn committed(&mut self, draft: &Draft) {
         self.committed = self.committed.max(draft.version);
-        self.granted = draft.granted;
-        let said = draft.metadata.as_ref().map(|metadata| &metadata.unclean);
-        self.quarantine.committed(said);
+        self.delivery_limit = draft.delivery_limit;
+        let unclean = draft.metadata.as_ref().map(|metadata| &metadata.unclean);
+        self.quarantine.committed(unclean);
     }
 
-    /// The group refuses commits like `draft`: nothing is counted and everything is handed out from here on.
-    /// `is_bare`: it takes no metadata.
+    /// The group refuses commits like `draft`: from here on no crashes are counted, and delivery has no limit.
+    /// `is_bare`: the group refuses metadata.
     pub(super) fn refused(&mut self, draft: &Draft, is_bare: bool) {
         self.quarantine.switch_off();
         self.is_bare |= is_bare;
-        self.granted = i64::MAX;
+        self.delivery_limit = i64::MAX;
         self.version = self.version.max(draft.version) + 1;
     }
 }
 
-/// Whether one of the ascending `runs` has it.
+/// Whether one of the ascending `runs` contains the offset.
 fn contains(runs: &[Range<i64>], offset: i64) -> bool {
     let after = runs.partition_point(|run| run.start <= offset);
     after > 0 && runs[after - 1].contains(&offset)

@@ -1,15 +1,14 @@
-//! Where the partitions of a new assignment begin. Runs on the [`clerk`](super::clerk)'s thread.
+//! The start offsets of newly assigned partitions. Looked up on the [`committer`](super::committer)'s thread.
 //!
-//! A partition begins at the group's committed place. The start option is for a group that has none: the place
-//! it resolves to is committed at takeover. Which partitions a group without a place of its own may start by
-//! the option is one rule: those that the topic had when the group began with it. That count stands in the
-//! commit metadata of the topic's other partitions, else it is that of the topics there were when this
-//! subscription began. A partition beyond was added later: it begins with the oldest record there is, as does
-//! a partition whose place was overtaken by retention.
+//! A partition starts at the group's committed offset. The start option is for a group that has none; the offset that it
+//! resolves to is committed at takeover. It holds for the partitions that the topic had when the group began with it.
+//! Their number is in the commit metadata of the topic's other partitions, else it is the number that the topic had when
+//! this subscription began. A partition beyond it was added later and starts with the oldest record, and so does a
+//! partition whose committed offset was deleted by retention.
 
 use std::collections::{BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use cqrs_core::StartAt;
@@ -20,13 +19,12 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::commit_metadata::CommitMetadata;
 use super::context::Context;
-use super::ledger::Takeover;
-use super::shared::Shared;
+use super::offset_tracker::Takeover;
 
-/// How long a look-up may take before it is tried again.
+/// The timeout of a look-up, which is retried after it.
 const LOOK_UP: Duration = Duration::from_secs(10);
-/// How long leaders are asked where partitions end and begin: less than a last commit is waited for, which may
-/// have to wait for this.
+/// The timeout for asking the leaders for the first and last offsets. Shorter than the wait for a last commit, which may
+/// be queued behind it.
 const LIST_OFFSETS: Duration = Duration::from_secs(4);
 
 type Consumer = BaseConsumer<Context>;
@@ -34,64 +32,72 @@ type Consumer = BaseConsumer<Context>;
 type Of<T> = HashMap<(Arc<str>, i32), T>;
 type Offsets = Of<i64>;
 
-/// A partition to be taken over, and where it begins if the group is new to its topic.
+/// A newly assigned partition.
 #[derive(Debug, Clone)]
-pub(super) struct Wanted {
+pub(super) struct NewPartition {
     pub(super) topic: Arc<str>,
     pub(super) partition: i32,
+    /// For a group without a committed offset.
     pub(super) start: StartAt,
 }
 
-/// Where a partition begins.
+/// The start of an assignment of a partition.
 #[derive(Debug)]
-pub(super) struct Start {
+pub(super) struct PartitionStart {
     pub(super) topic: Arc<str>,
     pub(super) partition: i32,
     pub(super) takeover: Takeover,
 }
 
-/// Remembers which topics there are, once.
-pub(super) fn list_topics(consumer: &Consumer, shared: &Shared) -> Result<(), RdError> {
-    if shared.topics_at_start.get().is_none() {
-        let metadata = consumer.fetch_metadata(None, LOOK_UP)?;
-        let topic = |topic: &rdkafka::metadata::MetadataTopic| {
-            (topic.name().to_owned(), count(topic.partitions().len()))
-        };
-        let _ = shared.topics_at_start.set(metadata.topics().iter().map(topic).collect());
+/// The topics that existed when the subscription began, each with its number of partitions.
+#[derive(Debug, Default)]
+pub(super) struct TopicsAtStart(OnceLock<HashMap<String, i32>>);
+
+impl TopicsAtStart {
+    /// Lists the topics, once.
+    pub(super) fn list(&self, consumer: &Consumer) -> Result<(), RdError> {
+        if self.0.get().is_none() {
+            let metadata = consumer.fetch_metadata(None, LOOK_UP)?;
+            let topic = |topic: &rdkafka::metadata::MetadataTopic| {
+                (topic.name().to_owned(), count(topic.partitions().len()))
+            };
+            let _ = self.0.set(metadata.topics().iter().map(topic).collect());
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 fn count(partitions: usize) -> i32 {
     i32::try_from(partitions).unwrap_or(i32::MAX)
 }
 
-/// Where `wanted` begin.
+/// The start offsets of `wanted`.
 pub(super) fn look_up(
     consumer: &Consumer,
-    shared: &Shared,
-    wanted: &[Wanted],
-) -> Result<Vec<Start>, RdError> {
+    topics_at_start: &TopicsAtStart,
+    wanted: &[NewPartition],
+) -> Result<Vec<PartitionStart>, RdError> {
     let all = || wanted.iter().map(|wanted| (&wanted.topic, wanted.partition));
     let committed = committed(consumer, all())?;
-    let is_new = |wanted: &&Wanted| !committed.contains_key(&key(wanted));
+    let is_new = |wanted: &&NewPartition| !committed.contains_key(&key_of_new(wanted));
     let until = Instant::now() + LIST_OFFSETS;
     let ends = list_offsets(consumer, all(), Offset::End, until);
     let begins = list_offsets(consumer, all(), Offset::Beginning, until);
-    let new: Vec<&Wanted> = wanted.iter().filter(is_new).collect();
+    let new: Vec<&NewPartition> = wanted.iter().filter(is_new).collect();
     let known = match new.iter().any(|wanted| wanted.start != StartAt::default()) {
-        true => known_partitions(consumer, shared, &new)?,
+        true => known_partitions(consumer, topics_at_start, &new)?,
         false => HashMap::new(),
     };
-    let was_added =
-        |wanted: &Wanted| known.get(&wanted.topic).is_some_and(|known| *known <= wanted.partition);
+    let was_added = |wanted: &NewPartition| {
+        known.get(&wanted.topic).is_some_and(|known| *known <= wanted.partition)
+    };
     let times = start_times(consumer, new.into_iter().filter(|wanted| !was_added(wanted)))?;
     let mut starts = Vec::with_capacity(wanted.len());
     for one in wanted {
-        let (topic, partition, place) = (&*one.topic, one.partition, key(one));
-        let (begin, end) = (begins.get(&place).copied(), ends.get(&place).copied());
+        let (topic, partition, key) = (&*one.topic, one.partition, key_of_new(one));
+        let (begin, end) = (begins.get(&key).copied(), ends.get(&key).copied());
         let mut takeover = Takeover { end: end.unwrap_or(i64::MAX), ..Takeover::default() };
-        match committed.get(&place) {
+        match committed.get(&key) {
             Some((committed, metadata)) => {
                 takeover.position = *committed;
                 takeover.metadata = metadata.clone();
@@ -111,7 +117,7 @@ pub(super) fn look_up(
                 takeover.is_new = true;
                 takeover.metadata.partitions = known.get(&one.topic).copied();
                 let unknown = || RdError::OffsetFetch(Code::LeaderNotAvailable);
-                // Where there is no leader, 0 is the oldest, too: librdkafka goes on with what is left.
+                // Without a leader, 0 stands for the oldest record: librdkafka continues with the first one that exists.
                 let begin = begin.unwrap_or(0);
                 takeover.position = match one.start {
                     _ if was_added(one) => {
@@ -125,7 +131,7 @@ pub(super) fn look_up(
                         begin
                     }
                     StartAt::Latest => end.ok_or_else(unknown)?,
-                    StartAt::Time(_) => match times.get(&place) {
+                    StartAt::Time(_) => match times.get(&key) {
                         Some(first) => *first,
                         None => end.ok_or_else(unknown)?,
                     },
@@ -133,12 +139,12 @@ pub(super) fn look_up(
                 };
             }
         }
-        starts.push(Start { topic: Arc::clone(&one.topic), partition, takeover });
+        starts.push(PartitionStart { topic: Arc::clone(&one.topic), partition, takeover });
     }
     Ok(starts)
 }
 
-fn key(wanted: &Wanted) -> (Arc<str>, i32) {
+fn key_of_new(wanted: &NewPartition) -> (Arc<str>, i32) {
     (Arc::clone(&wanted.topic), wanted.partition)
 }
 
@@ -146,7 +152,7 @@ fn key_of(element: &TopicPartitionListElem<'_>) -> (Arc<str>, i32) {
     (element.topic().into(), element.partition())
 }
 
-/// The group's places, where it has one.
+/// The group's committed offsets, of the partitions that have one.
 fn committed<'a>(
     consumer: &Consumer,
     partitions: impl Iterator<Item = (&'a Arc<str>, i32)>,
@@ -162,7 +168,7 @@ fn committed<'a>(
     for element in consumer.committed_offsets(list, LOOK_UP)?.elements() {
         element.error()?;
         let Offset::Offset(offset) = element.offset() else { continue };
-        // rdkafka panics on metadata that is not UTF-8: then it is not ours.
+        // rdkafka panics on metadata that is not UTF-8, which is another client's.
         let text = catch_unwind(AssertUnwindSafe(|| element.metadata().to_owned()));
         let metadata = text.map(|text| CommitMetadata::parse(&text)).unwrap_or_default();
         found.insert(key_of(&element), (offset, metadata));
@@ -170,31 +176,31 @@ fn committed<'a>(
     Ok(found)
 }
 
-/// By topic: how many partitions it had when the group began with it.
+/// By topic: the number of partitions that it had when the group began with it.
 fn known_partitions(
     consumer: &Consumer,
-    shared: &Shared,
-    new: &[&Wanted],
+    topics_at_start: &TopicsAtStart,
+    new: &[&NewPartition],
 ) -> Result<HashMap<Arc<str>, i32>, RdError> {
-    list_topics(consumer, shared)?;
+    topics_at_start.list(consumer)?;
     let topics: BTreeSet<&Arc<str>> = new.iter().map(|wanted| &wanted.topic).collect();
     let mut known = HashMap::new();
     for topic in topics {
         let metadata = consumer.fetch_metadata(Some(topic), LOOK_UP)?;
         let now = metadata.topics().first().map_or(0, |topic| count(topic.partitions().len()));
-        let places = committed(consumer, (0..now).map(|partition| (topic, partition)))?;
-        // A place without a count is older than the count, or foreign: the group is not new.
-        let counts = places.values().map(|(_, metadata)| metadata.partitions.unwrap_or(0)).max();
-        let at_start = || shared.topics_at_start.get()?.get(&**topic).copied();
+        let offsets = committed(consumer, (0..now).map(|partition| (topic, partition)))?;
+        // A committed offset without a count is from an earlier version or another client: the group is not new.
+        let counts = offsets.values().map(|(_, metadata)| metadata.partitions.unwrap_or(0)).max();
+        let at_start = || topics_at_start.0.get()?.get(&**topic).copied();
         known.insert(Arc::clone(topic), counts.or_else(at_start).unwrap_or(0));
     }
     Ok(known)
 }
 
-/// For those that begin at a time: the first record that is not older.
+/// For partitions that start at a time: the first offset whose record is not older.
 fn start_times<'a>(
     consumer: &Consumer,
-    new: impl Iterator<Item = &'a Wanted>,
+    new: impl Iterator<Item = &'a NewPartition>,
 ) -> Result<Offsets, RdError> {
     let mut list = TopicPartitionList::new();
     for wanted in new {
@@ -213,7 +219,7 @@ fn start_times<'a>(
     Ok(offsets(&list))
 }
 
-/// Where partitions begin or end, as far as their leaders say.
+/// The first or last offsets of partitions, as far as their leaders answer.
 fn list_offsets<'a>(
     consumer: &Consumer,
     partitions: impl Iterator<Item = (&'a Arc<str>, i32)>,
@@ -232,7 +238,7 @@ fn list_offsets<'a>(
     match consumer.offsets_for_times(list, limit) {
         Ok(list) => offsets(&list),
         Err(error) => {
-            tracing::debug!(%error, "where partitions begin and end is not known");
+            tracing::debug!(%error, "the first and last offsets of partitions are not known");
             Offsets::new()
         }
     }
@@ -256,13 +262,12 @@ mod tests {
 
     use super::*;
     use crate::config::KafkaConfig;
-    use crate::consumer::copies::{Copies, CopyProducers};
     use crate::events::Events;
     use crate::health::Health;
 
-    /// It begins with the oldest record, whatever the option says.
+    /// It starts with the oldest record, whatever the option is.
     #[test]
-    fn added_partition_without_leader_keeps_no_other_back() {
+    fn added_partition_without_leader_delays_no_other() {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic("t", 2, 1).unwrap();
         let config = KafkaConfig::new([cluster.bootstrap_servers()]);
@@ -272,19 +277,18 @@ mod tests {
             .set("group.id", "g")
             .create_with_context(Context::new(events))
             .unwrap();
-        let copies = Copies::new(Arc::new(CopyProducers::new(&config)), None);
-        let shared = Shared::new(10, 1_000, Arc::new(copies));
-        let mut place = TopicPartitionList::new();
-        let mut element = place.add_partition("t", 0);
+        let mut committed = TopicPartitionList::new();
+        let mut element = committed.add_partition("t", 0);
         element.set_offset(Offset::Offset(7)).unwrap();
         element.set_metadata("cqrs1;p=1");
-        consumer.commit(&place, CommitMode::Sync).unwrap();
+        consumer.commit(&committed, CommitMode::Sync).unwrap();
         cluster.partition_leader("t", 1, None).unwrap();
         for start in [StartAt::Latest, StartAt::Time(UNIX_EPOCH)] {
-            let wanted = [0, 1].map(|partition| Wanted { topic: "t".into(), partition, start });
-            let starts = look_up(&consumer, &shared, &wanted).unwrap();
-            let places: Vec<_> = starts.iter().map(|start| start.takeover.position).collect();
-            assert_eq!(places, [7, 0]);
+            let wanted =
+                [0, 1].map(|partition| NewPartition { topic: "t".into(), partition, start });
+            let starts = look_up(&consumer, &TopicsAtStart::default(), &wanted).unwrap();
+            let offsets: Vec<_> = starts.iter().map(|start| start.takeover.position).collect();
+            assert_eq!(offsets, [7, 0]);
         }
     }
 }

@@ -5,12 +5,15 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn ledger() -> Ledger {
+fn tracker() -> OffsetTracker {
     at(10, CommitMetadata::default())
 }
 
-fn at(position: i64, metadata: CommitMetadata) -> Ledger {
-    Ledger::new(Takeover { position, end: i64::MAX, metadata, ..Takeover::default() }, Rule::off())
+fn at(position: i64, metadata: CommitMetadata) -> OffsetTracker {
+    OffsetTracker::new(
+        Takeover { position, end: i64::MAX, metadata, ..Takeover::default() },
+        Options::off(),
+    )
 }
 
 fn metadata(draft: &Draft) -> &CommitMetadata {
@@ -19,27 +22,27 @@ fn metadata(draft: &Draft) -> &CommitMetadata {
 
 #[test]
 fn only_the_lowest_unfinished_is_committed() {
-    let mut ledger = ledger();
-    assert_eq!(ledger.draft(), None, "nothing new");
+    let mut tracker = tracker();
+    assert_eq!(tracker.draft(), None, "nothing new");
     for offset in [10, 11, 15] {
-        assert!(ledger.add(offset));
+        assert!(tracker.add(offset));
     }
-    assert!(!ledger.add(11), "it is here");
-    assert!(ledger.finish(11) && ledger.finish(15));
-    let draft = ledger.draft().unwrap();
+    assert!(!tracker.add(11), "it is here");
+    assert!(tracker.finish(11) && tracker.finish(15));
+    let draft = tracker.draft().unwrap();
     assert_eq!((draft.position, metadata(&draft).to_text().as_str()), (10, "cqrs1;d=b.5"));
-    assert!(ledger.finish(10));
-    let draft = ledger.draft().unwrap();
+    assert!(tracker.finish(10));
+    let draft = tracker.draft().unwrap();
     assert_eq!(metadata(&draft).done, []);
     assert_eq!(draft.position, 16, "gaps do not stall it");
-    ledger.committed(&draft);
-    assert_eq!(ledger.draft(), None);
-    assert!(!ledger.finish(10), "only once");
+    tracker.committed(&draft);
+    assert_eq!(tracker.draft(), None);
+    assert!(!tracker.finish(10), "only once");
 }
 
 #[test]
 fn what_was_finished_behind_the_watermark_comes_no_more() {
-    let mut first = ledger();
+    let mut first = tracker();
     for offset in 10..14 {
         assert!(first.add(offset));
     }
@@ -59,26 +62,26 @@ fn what_was_finished_behind_the_watermark_comes_no_more() {
 
 #[test]
 fn a_commit_that_failed_is_made_again() {
-    let mut ledger = ledger();
-    ledger.add(10);
-    ledger.finish(10);
-    assert_eq!(ledger.draft(), ledger.draft());
-    let old = ledger.draft().unwrap();
-    ledger.add(11);
-    ledger.finish(11);
-    ledger.committed(&old);
-    assert_eq!(ledger.draft().unwrap().position, 12);
+    let mut tracker = tracker();
+    tracker.add(10);
+    tracker.finish(10);
+    assert_eq!(tracker.draft(), tracker.draft());
+    let old = tracker.draft().unwrap();
+    tracker.add(11);
+    tracker.finish(11);
+    tracker.committed(&old);
+    assert_eq!(tracker.draft().unwrap().position, 12);
 }
 
 #[test]
 fn closed_books_take_nothing() {
-    let mut ledger = ledger();
-    ledger.add(10);
-    ledger.add(11);
-    ledger.finish(10);
-    assert_eq!(ledger.close(0).unwrap().position, 11);
-    assert!(!ledger.finish(11));
-    assert_eq!(ledger.position(), 11);
+    let mut tracker = tracker();
+    tracker.add(10);
+    tracker.add(11);
+    tracker.finish(10);
+    assert_eq!(tracker.close(0).unwrap().position, 11);
+    assert!(!tracker.finish(11));
+    assert_eq!(tracker.position(), 11);
 }
 
 #[test]
@@ -87,48 +90,48 @@ fn attempts_live_until_their_record_is_finished() {
     let mut found = CommitMetadata::default();
     found.attempts.insert(3, state);
     found.attempts.insert(12, state);
-    let mut ledger = at(10, found);
-    assert_eq!(ledger.attempts(12).attempts, 1);
-    assert_eq!(ledger.attempts(3).attempts, 0, "before the committed offset");
-    ledger.add(10);
-    ledger.add(12);
-    ledger.hold(10, None, state);
-    let draft = ledger.draft().unwrap();
+    let mut tracker = at(10, found);
+    assert_eq!(tracker.attempts(12).attempts, 1);
+    assert_eq!(tracker.attempts(3).attempts, 0, "before the committed offset");
+    tracker.add(10);
+    tracker.add(12);
+    tracker.hold(10, None, state);
+    let draft = tracker.draft().unwrap();
     assert_eq!((draft.position, metadata(&draft).attempts.len()), (10, 2));
-    ledger.committed(&draft);
-    ledger.finish(12);
-    assert_eq!(metadata(&ledger.draft().unwrap()).attempts.len(), 1);
-    ledger.finish(10);
-    assert!(!ledger.has_attempts());
+    tracker.committed(&draft);
+    tracker.finish(12);
+    assert_eq!(metadata(&tracker.draft().unwrap()).attempts.len(), 1);
+    tracker.finish(10);
+    assert!(!tracker.has_attempts());
 }
 
 #[test]
 fn a_partition_that_goes_back_is_followed() {
-    let mut ledger = ledger();
+    let mut tracker = tracker();
     for offset in [20, 21] {
-        ledger.add(offset);
+        tracker.add(offset);
     }
-    ledger.finish(20);
-    assert!(ledger.add(5) && ledger.add(20), "finished ones come again");
-    assert!(!ledger.add(21), "unfinished ones do not");
-    assert_eq!(ledger.position(), 5);
+    tracker.finish(20);
+    assert!(tracker.add(5) && tracker.add(20), "finished ones come again");
+    assert!(!tracker.add(21), "unfinished ones do not");
+    assert_eq!(tracker.position(), 5);
     for offset in [5, 20, 21] {
-        assert!(ledger.finish(offset));
+        assert!(tracker.finish(offset));
     }
-    assert_eq!(ledger.position(), 21, "not beyond what was seen after it went back");
+    assert_eq!(tracker.position(), 21, "not beyond what was seen after it went back");
 }
 
 #[test]
 fn log_that_went_back_forgets_what_was_done() {
     let found = CommitMetadata { done: vec![12..14, 20..22], ..CommitMetadata::default() };
-    let mut ledger = at(10, found);
+    let mut tracker = at(10, found);
     for offset in [10, 11] {
-        assert!(ledger.add(offset) && ledger.finish(offset));
+        assert!(tracker.add(offset) && tracker.finish(offset));
     }
-    assert!(!ledger.add(12) && !ledger.add(13));
-    assert!(ledger.add(12), "the log was truncated: it is another record");
-    assert!(ledger.add(20), "so is what comes there again");
-    assert_eq!(ledger.position(), 12);
+    assert!(!tracker.add(12) && !tracker.add(13));
+    assert!(tracker.add(12), "the log was truncated: it is another record");
+    assert!(tracker.add(20), "so is what comes there again");
+    assert_eq!(tracker.position(), 12);
 }
 
 #[test]
@@ -137,10 +140,10 @@ fn log_that_ends_before_its_place_has_other_records() {
     let state = RetryState::default().failed(Timestamp::from_unix_micros(1_000));
     metadata.attempts.insert(11, state);
     let of = |end| {
-        let rule = Rule { max_crashes: 3, ..Rule::off() };
+        let options = Options { max_crashes: 3, ..Options::off() };
         let takeover = Takeover { position: 10, end, metadata: metadata.clone(), is_new: false };
-        let ledger = Ledger::new(takeover, rule);
-        (ledger.attempts(11).attempts, ledger.attempts(11).crashes, ledger.was_done(12))
+        let tracker = OffsetTracker::new(takeover, options);
+        (tracker.attempts(11).attempts, tracker.attempts(11).crashes, tracker.was_done(12))
     };
     assert_eq!(of(20), (1, 3, true));
     assert_eq!(of(9), (0, 0, false));
@@ -148,33 +151,33 @@ fn log_that_ends_before_its_place_has_other_records() {
 
 #[test]
 fn position_passes_what_is_no_record() {
-    let mut ledger = ledger();
-    ledger.add(10);
-    ledger.pass(12);
-    assert_eq!(ledger.position(), 10, "it is unfinished");
-    ledger.finish(10);
-    assert_eq!(ledger.position(), 12);
-    ledger.committed(&ledger.draft().unwrap());
-    ledger.pass(12);
-    ledger.pass(11);
-    assert_eq!(ledger.draft(), None, "nothing new");
-    ledger.pass(14);
-    assert_eq!(ledger.draft().unwrap().position, 14);
-    assert!(ledger.add(14), "records behind are taken in");
-    ledger.close(0);
-    ledger.pass(20);
-    assert_eq!(ledger.position(), 14);
+    let mut tracker = tracker();
+    tracker.add(10);
+    tracker.pass(12);
+    assert_eq!(tracker.position(), 10, "it is unfinished");
+    tracker.finish(10);
+    assert_eq!(tracker.position(), 12);
+    tracker.committed(&tracker.draft().unwrap());
+    tracker.pass(12);
+    tracker.pass(11);
+    assert_eq!(tracker.draft(), None, "nothing new");
+    tracker.pass(14);
+    assert_eq!(tracker.draft().unwrap().position, 14);
+    assert!(tracker.add(14), "records behind are taken in");
+    tracker.close(0);
+    tracker.pass(20);
+    assert_eq!(tracker.position(), 14);
 }
 
 #[test]
 fn new_place_is_committed_before_anything_else() {
     let takeover = Takeover { position: 7, end: 9, is_new: true, ..Takeover::default() };
-    let mut ledger = Ledger::new(takeover, Rule::off());
-    assert_eq!(ledger.granted(), i64::MIN);
-    let draft = ledger.draft().unwrap();
+    let mut tracker = OffsetTracker::new(takeover, Options::off());
+    assert_eq!(tracker.delivery_limit(), i64::MIN);
+    let draft = tracker.draft().unwrap();
     assert_eq!((draft.position, metadata(&draft).to_text().as_str()), (7, "cqrs1"));
-    ledger.committed(&draft);
-    assert_eq!((ledger.granted(), ledger.draft()), (i64::MAX, None));
+    tracker.committed(&draft);
+    assert_eq!((tracker.delivery_limit(), tracker.draft()), (i64::MAX, None));
 }
 
 #[derive(Debug, Clone)]
@@ -199,7 +202,7 @@ proptest! {
     fn whatever_the_order_the_watermark_is_right(
         steps in proptest::collection::vec(step(), 0..600),
     ) {
-        let mut ledger = at(0, CommitMetadata::default());
+        let mut tracker = at(0, CommitMetadata::default());
         let (mut last, mut committed) = (-1, 0);
         let mut open = BTreeSet::new();
         let pick = |open: &BTreeSet<i64>, n: usize| {
@@ -209,17 +212,17 @@ proptest! {
             match step {
                 Step::Add(gap) => {
                     last += gap;
-                    prop_assert!(ledger.add(last));
+                    prop_assert!(tracker.add(last));
                     open.insert(last);
                 }
                 Step::Finish(n) => if let Some(offset) = pick(&open, n) {
                     open.remove(&offset);
-                    prop_assert!(ledger.finish(offset));
+                    prop_assert!(tracker.finish(offset));
                 },
                 Step::Attempt(n) => if let Some(offset) = pick(&open, n) {
-                    ledger.hold(offset, None, RetryState::default().failed(Timestamp::now()));
+                    tracker.hold(offset, None, RetryState::default().failed(Timestamp::now()));
                 },
-                Step::Commit { lost } => if let Some(draft) = ledger.draft() {
+                Step::Commit { lost } => if let Some(draft) = tracker.draft() {
                     prop_assert!(draft.position >= committed, "it never goes back");
                     prop_assert!(metadata(&draft).attempts.keys().all(|offset| open.contains(offset)));
                     if CommitMetadata::parse(&metadata(&draft).to_text()) == *metadata(&draft) {
@@ -230,20 +233,20 @@ proptest! {
                     }
                     if !lost {
                         committed = draft.position;
-                        ledger.committed(&draft);
+                        tracker.committed(&draft);
                     }
                 },
             }
             let lowest = open.first().copied();
             prop_assert!(committed <= lowest.unwrap_or(last + 1), "nothing is skipped");
             let right = lowest.unwrap_or(if last < 0 { 0 } else { last + 1 });
-            prop_assert_eq!(ledger.position(), right, "no stall");
-            prop_assert!(ledger.entries.len() <= 2 * open.len() + 65, "memory is bounded");
+            prop_assert_eq!(tracker.position(), right, "no stall");
+            prop_assert!(tracker.entries.len() <= 2 * open.len() + 65, "memory is bounded");
         }
         for offset in open {
-            prop_assert!(ledger.finish(offset));
+            prop_assert!(tracker.finish(offset));
         }
-        prop_assert_eq!(ledger.position(), (last + 1).max(0));
-        prop_assert!(ledger.entries.is_empty() && ledger.attempts.is_empty());
+        prop_assert_eq!(tracker.position(), (last + 1).max(0));
+        prop_assert!(tracker.entries.is_empty() && tracker.attempts.is_empty());
     }
 }

@@ -1,17 +1,17 @@
-//! The bound on records that are fetched and not settled: counts of the subscription, or of one partition.
+//! The bound on records in flight (fetched and not settled): of one subscription, or of one of its partitions.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// What one bound counts.
+/// The records in flight.
 #[derive(Debug, Default)]
-pub(super) struct Unsettled {
+pub(super) struct InFlight {
     records: AtomicUsize,
     bytes: AtomicUsize,
     /// Whether the poll thread waits for room.
     starving: AtomicBool,
 }
 
-/// At most so many records and bytes. One more record may come on top of the bytes.
+/// The largest number of records and bytes in flight. One record may exceed the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Bound {
     pub(super) records: usize,
@@ -19,8 +19,8 @@ pub(super) struct Bound {
 }
 
 impl Bound {
-    /// The fair share of each of `partitions`, so that all of them together never exceed the bound; but at
-    /// least the records that are handled at once, each as large as `largest`, in an eighth of the bytes.
+    /// The share of each of `partitions`, so that all together do not exceed the bound. A share has room for at least
+    /// the records handled at once, each as large as `largest`, within an eighth of the bytes.
     pub(super) fn share(self, partitions: usize, at_once: usize, largest: usize) -> Self {
         let partitions = partitions.max(1);
         let floor = at_once.saturating_mul(largest).min(self.bytes / 8);
@@ -31,8 +31,8 @@ impl Bound {
     }
 }
 
-impl Unsettled {
-    /// How many records may be fetched now. When none, [`forget`](Self::forget) says when there is room.
+impl InFlight {
+    /// The number of records that may be fetched now. After a 0, [`forget`](Self::forget) returns when there is room.
     pub(super) fn room(&self, bound: Bound) -> usize {
         let room = || match self.bytes.load(Ordering::SeqCst) < bound.bytes {
             true => bound.records.saturating_sub(self.records.load(Ordering::SeqCst)),
@@ -41,7 +41,7 @@ impl Unsettled {
         match room() {
             0 => {
                 self.starving.store(true, Ordering::SeqCst);
-                // What was settled right before said nothing.
+                // A settlement just before the store did not see it.
                 room()
             }
             some => some,
@@ -58,11 +58,11 @@ impl Unsettled {
         self.bytes.fetch_add(bytes, Ordering::SeqCst);
     }
 
-    /// Records are settled, or not ours any more. `true`: the poll thread is to be woken.
+    /// Records are settled, or revoked. `true`: the poll thread is to be woken.
     pub(super) fn forget(&self, bound: Bound, records: usize, bytes: usize) -> bool {
         let left = self.records.fetch_sub(records, Ordering::SeqCst) - records;
         self.bytes.fetch_sub(bytes, Ordering::SeqCst);
-        // Not for every single one: the poll thread would wake as often as a record is settled.
+        // Only once a quarter is free: else the poll thread would wake for each settled record.
         self.starving.load(Ordering::SeqCst)
             && left <= bound.records.saturating_sub((bound.records / 4).max(1))
             && self.starving.swap(false, Ordering::SeqCst)
@@ -90,14 +90,14 @@ mod tests {
 
     #[test]
     fn full_bound_wakes_once_a_quarter_is_free() {
-        let (bound, unsettled) = (Bound { records: 8, bytes: 100 }, Unsettled::default());
-        assert_eq!(unsettled.room(bound), 8);
-        unsettled.add(8, 8);
-        assert_eq!(unsettled.room(bound), 0);
-        assert!(!unsettled.forget(bound, 1, 1));
-        assert!(unsettled.forget(bound, 1, 1) && !unsettled.forget(bound, 1, 1), "once");
-        unsettled.add(1, 99);
-        assert_eq!(unsettled.room(bound), 0, "its bytes are full");
-        assert!(unsettled.is_heavy(bound, 0) && !Unsettled::default().is_heavy(bound, 99));
+        let (bound, in_flight) = (Bound { records: 8, bytes: 100 }, InFlight::default());
+        assert_eq!(in_flight.room(bound), 8);
+        in_flight.add(8, 8);
+        assert_eq!(in_flight.room(bound), 0);
+        assert!(!in_flight.forget(bound, 1, 1));
+        assert!(in_flight.forget(bound, 1, 1) && !in_flight.forget(bound, 1, 1), "once");
+        in_flight.add(1, 99);
+        assert_eq!(in_flight.room(bound), 0, "its bytes are full");
+        assert!(in_flight.is_heavy(bound, 0) && !InFlight::default().is_heavy(bound, 99));
     }
 }

@@ -1,0 +1,167 @@
+//! The queue of fetched records of one assigned partition. Owned by the [`session`](super::session), which takes records
+//! out of it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use rdkafka::consumer::base_consumer::{BaseConsumer, PartitionQueue as ClientQueue};
+use rdkafka::message::BorrowedMessage;
+
+use super::context::Context;
+use super::partition::Partition;
+use super::poller::Poller;
+use super::quarantine::{Activity, NextRecord};
+use super::record::{Copier, Record};
+use super::subscription_state::SubscriptionState;
+
+/// Records that are taken from one partition before the next partition is polled.
+pub(super) const BATCH: usize = 256;
+
+/// librdkafka keeps the fetched records of a partition in a queue, and stops fetching at its limits. So a partition is
+/// paused by not polling its queue, and resumed without fetching anything twice.
+///
+/// Nothing is delivered before the takeover commit. After an unclean end some records wait for further commits
+/// ([`quarantine`](super::quarantine)).
+pub(super) struct PartitionQueue {
+    pub(super) partition: Arc<Partition>,
+    fetched: ClientQueue<Context>,
+    copier: Copier,
+    waiting: Option<WaitingRecord>,
+    /// Records that librdkafka returned by its common queue.
+    misrouted: VecDeque<Record>,
+    /// The time since when its bound is full.
+    pub(super) full_since: Option<Instant>,
+    /// Set if a commit is urgent.
+    pub(super) is_urgent: bool,
+}
+
+/// The next record, which cannot be delivered yet.
+struct WaitingRecord {
+    record: Record,
+    /// The time until which a retry copy waits. `None`: it waits for the delivery limit.
+    due: Option<SystemTime>,
+}
+
+impl PartitionQueue {
+    /// To be made before the partition is assigned: earlier records would go to the common queue.
+    pub(super) fn new(
+        consumer: &Arc<BaseConsumer<Context>>,
+        partition: Arc<Partition>,
+        poller: Arc<Poller>,
+    ) -> Option<Self> {
+        let mut fetched = consumer.split_partition_queue(&partition.topic, partition.id)?;
+        fetched.set_nonempty_callback(move || poller.wake());
+        Some(Self {
+            partition,
+            fetched,
+            copier: Copier::default(),
+            waiting: None,
+            full_since: None,
+            misrouted: VecDeque::new(),
+            // The takeover commit.
+            is_urgent: true,
+        })
+    }
+
+    /// Ends the assignment: no handler starts any more.
+    pub(super) fn end(self) -> Arc<Partition> {
+        self.partition.revoke();
+        self.partition
+    }
+
+    /// The time at which the next record is due, if it waits for that.
+    pub(super) fn due(&self) -> Option<SystemTime> {
+        self.waiting.as_ref()?.due
+    }
+
+    /// Advances the quarantine, if there is one. `has_room`: more records may be delivered; `all` is the activity of
+    /// the subscription.
+    pub(super) fn advance(&mut self, has_room: bool, all: Activity, now: Instant) {
+        if !self.partition.is_limited() {
+            return;
+        }
+        let next = self.waiting.as_ref().filter(|next| has_room && next.due.is_none());
+        let next = next.map(|WaitingRecord { record, .. }| NextRecord {
+            offset: record.offset,
+            key: record.key(),
+        });
+        let running = self.partition.running();
+        self.is_urgent |= self.partition.tracker().advance(next.as_ref(), running, all, now);
+    }
+
+    /// All records before `position` were taken out of the queue, by librdkafka's account.
+    pub(super) fn pass(&self, position: i64) {
+        if self.waiting.is_none() && self.misrouted.is_empty() {
+            self.partition.tracker().pass(position);
+        }
+    }
+
+    /// Delivers up to `room` records to the source. `true`: there may be more.
+    pub(super) fn deliver(&mut self, state: &SubscriptionState, room: usize) -> bool {
+        let room = room.min(BATCH);
+        let limit = self.partition.delivery_limit();
+        let mut records = Vec::new();
+        let (mut bytes, mut more) = (0, true);
+        while records.len() < room && !state.is_heavy(&self.partition, bytes) {
+            let Some(record) = self.next() else {
+                more = false;
+                break;
+            };
+            if record.offset >= limit && !self.partition.tracker().was_done(record.offset) {
+                self.waiting = Some(WaitingRecord { record, due: None });
+                more = false;
+                break;
+            }
+            bytes += record.size();
+            if records.capacity() == 0 {
+                records.reserve(room);
+            }
+            records.push(record);
+        }
+        if !records.is_empty() {
+            let mut tracker = self.partition.tracker();
+            records.retain(|record| tracker.add(record.offset));
+        }
+        if !records.is_empty() {
+            state.push(&self.partition, records);
+        }
+        more
+    }
+
+    /// Takes a record that librdkafka returned by its common queue.
+    pub(super) fn accept(&mut self, message: &BorrowedMessage<'_>) {
+        let record = self.copier.copy(message);
+        self.misrouted.push_back(record);
+    }
+
+    fn next(&mut self) -> Option<Record> {
+        let WaitingRecord { record, due } = match self.waiting.take() {
+            Some(waiting) => waiting,
+            None => {
+                let record = self.poll()?;
+                let due = if self.partition.is_retry { record.due() } else { None };
+                WaitingRecord { record, due }
+            }
+        };
+        if due.is_some_and(|due| due > SystemTime::now()) {
+            self.waiting = Some(WaitingRecord { record, due });
+            return None;
+        }
+        Some(record)
+    }
+
+    fn poll(&mut self) -> Option<Record> {
+        self.misrouted.pop_front().or_else(|| {
+            // Errors of a partition come through the callbacks, too.
+            let message = self.fetched.poll(Duration::ZERO)?.ok()?;
+            Some(self.copier.copy(&message))
+        })
+    }
+}
+
+impl std::fmt::Debug for PartitionQueue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PartitionQueue").field("partition", &self.partition).finish_non_exhaustive()
+    }
+}
