@@ -37,6 +37,33 @@ fn window_widens_in_a_standstill() {
     }
 }
 
+/// Between two records of a busy partition a worker is idle for a moment, and the other partition's records still wait.
+#[test]
+fn busy_partition_widens_no_window_of_another() {
+    let mut simulation = Simulation::new(1, [log(100_000, []), log(100_000, [])]);
+    for at in 0..2 {
+        simulation.deliver_all(at);
+    }
+    simulation.kill();
+    let (start, mut handled) = (simulation.now, 0);
+    while simulation.now < start + 40 * AHEAD {
+        simulation.now += TICK;
+        simulation.commit_all();
+        for at in 0..2 {
+            simulation.deliver_queued(at, 100_000);
+        }
+        if let Some(offset) = simulation.members[0].running.pop() {
+            simulation.finish(0, offset);
+            handled += 1;
+        }
+        // One of the 8 workers is idle when the quarantine advances.
+        simulation.start(0, 7 - simulation.members[0].running.len());
+    }
+    assert!(handled > 900, "{handled} records of the busy partition");
+    let until = simulation.logs[1].unclean().until.unwrap();
+    assert!(until <= 2 * 8, "{until}");
+}
+
 #[test]
 fn quick_records_widen_the_window() {
     let mut simulation = Simulation::new(1, [log(100_000, [])]);
