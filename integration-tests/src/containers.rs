@@ -1,9 +1,10 @@
-//! The last resort where `scripts/brokers up` was not run but a Docker engine answers: plain Kafka and
-//! RabbitMQ in containers, on the ports where the tests look for them.
+//! Containers of plain Kafka and RabbitMQ on their default ports, for test runs without
+//! `scripts/brokers up`; started by `servers`.
 //!
 //! The secured and the proxied listeners and the fault tests need `scripts/brokers up`: their tests fail
 //! and say so. A container outlives the test binary that started it, so that the next one finds it.
 
+use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -12,12 +13,18 @@ use testcontainers::core::{IntoContainerPort, WaitFor};
 use testcontainers::runners::SyncRunner;
 use testcontainers::{GenericImage, ImageExt};
 
-/// Starts what serves `address`, unless nothing can. `Err` says why.
+/// Set if a server accepts connections at `address`.
+pub(crate) fn connects(address: &str) -> bool {
+    let mut candidates = address.to_socket_addrs().into_iter().flatten();
+    candidates.any(|to| TcpStream::connect_timeout(&to, Duration::from_secs(5)).is_ok())
+}
+
+/// Starts a container that serves `address`. `Err` says why there is none.
 pub(crate) fn start(address: &str) -> Result<(), String> {
     // One test starts a container; the others of the binary wait and find it.
     static STARTING: Mutex<()> = Mutex::new(());
     let _one_at_a_time = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
-    if crate::servers::connects(address) {
+    if connects(address) {
         return Ok(());
     }
     let port = address.rsplit(':').next().unwrap_or_default();

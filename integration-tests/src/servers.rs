@@ -2,9 +2,10 @@
 //! container that is started where a Docker engine answers.
 
 use std::fmt;
-use std::net::{TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+use crate::containers;
 
 /// Kafka without TLS and login, as `host:port`. Topics are made on first use, with 4 partitions.
 pub fn kafka() -> String {
@@ -91,14 +92,9 @@ where
 }
 
 fn must_connect(name: &str, address: &str) {
-    if !connects(address)
-        && let Err(why) = crate::containers::start(address)
+    if !containers::connects(address)
+        && let Err(why) = containers::start(address)
     {
         panic!("no server at {address} ({name}): run `./scripts/brokers up` (no container: {why})");
     }
-}
-
-pub(crate) fn connects(address: &str) -> bool {
-    let mut candidates = address.to_socket_addrs().into_iter().flatten();
-    candidates.any(|to| TcpStream::connect_timeout(&to, Duration::from_secs(5)).is_ok())
 }
