@@ -91,7 +91,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         mails.iter().filter(|m| m.to.starts_with("eve")).count()
     );
 
-    let missing = tester.patience(Duration::from_millis(100)).handled::<WelcomeSent>(1).await;
+    let missing = tester.timeout(Duration::from_millis(100)).handled::<WelcomeSent>(1).await;
     println!("what does not happen: {}", missing.expect_err("nobody takes them"));
 
     let report = running.stop().await?;

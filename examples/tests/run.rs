@@ -170,7 +170,7 @@ fn testing_a_service_takes_no_time_and_says_what_is_missing() {
         "handled: a user in, a mail out",
         "retried after [10s, 60s, 300s], in no time: 370 s on the clock",
         "with a lost ack: 2 mails to eve",
-        "no WelcomeSent was handled within 100ms; seen so far:",
+        "no WelcomeSent was handled within 100ms; recorded so far:",
         "stopped: 3 handled",
     ];
     tells(&story("testing_a_service"), &lines);

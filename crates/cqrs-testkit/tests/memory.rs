@@ -3,16 +3,17 @@
 use cqrs_testkit::conformance;
 use cqrs_testkit::conformance::MemoryHarness;
 
-/// A topic without a group keeps its messages.
+/// A topic without a group keeps its messages; a key waits for its retries.
 mod like_kafka {
     use super::*;
 
     conformance!(MemoryHarness::new());
 }
 
-/// A topic without a group is unroutable; the size is limited.
+/// A topic without a group is unroutable; the size is limited; a retry is a scheduled copy.
 mod like_rabbitmq {
     use super::*;
 
-    conformance!(MemoryHarness::strict());
+    conformance!(producing: MemoryHarness::strict());
+    conformance!(consuming: MemoryHarness::scheduled());
 }

@@ -87,7 +87,7 @@ async fn start(tester: &ServiceTester, failures: u32) -> RunningService {
 }
 
 fn impatient() -> ServiceTester {
-    ServiceTester::new().patience(Duration::from_millis(100))
+    ServiceTester::new().timeout(Duration::from_millis(100))
 }
 
 #[tokio::test(start_paused = true)]
@@ -307,7 +307,7 @@ async fn a_batch_holds_several_events_of_one_key() {
 #[tokio::test(flavor = "multi_thread")]
 async fn members_of_a_group_share_the_keys_and_keep_the_order_of_each() {
     const EVENTS: u32 = 2_000;
-    let tester = ServiceTester::new().patience(Duration::from_secs(60));
+    let tester = ServiceTester::new().timeout(Duration::from_secs(60));
     let seen = Arc::<Mutex<HashMap<String, Vec<u32>>>>::default();
     let mut members = Vec::new();
     for _ in 0..3 {
@@ -347,7 +347,7 @@ async fn what_does_not_happen_is_an_error_that_lists_what_did() {
     let error = tester.handled::<UserCreated>(2).await.unwrap_err();
     let text = format!("{error:?}");
     for line in [
-        "UserCreated was handled 1 times instead of 2 within 100ms; seen so far:",
+        "UserCreated was handled 1 times instead of 2 within 100ms; recorded so far:",
         "UserCreated (users 0) in mailer: delivered",
         "UserCreated (users 0) in mailer: handled",
         "UserCreated (users 1) in mailer: dead-lettered (permanent, 1 attempts): ",
@@ -356,7 +356,7 @@ async fn what_does_not_happen_is_an_error_that_lists_what_did() {
         assert!(text.contains(line), "no {line:?} in: {text}");
     }
     let error = tester.retried::<UserCreated>(1).await.unwrap_err();
-    assert!(error.to_string().starts_with("no UserCreated was put off"), "{error}");
+    assert!(error.to_string().starts_with("no UserCreated was retried"), "{error}");
     let error = tester.dead_letters(2).await.unwrap_err();
     assert!(
         error.to_string().starts_with("message was dead-lettered 1 times instead of 2"),
@@ -372,7 +372,7 @@ async fn a_retry_that_is_waited_for_without_paused_time_is_explained() {
     tester.publish(user("ada")).await.unwrap();
     let error = tester.handled::<UserCreated>(1).await.unwrap_err().to_string();
     assert!(error.starts_with("no UserCreated was handled within 100ms"), "{error}");
-    assert!(error.contains("failed as attempt 1, again in 60s"), "{error}");
+    assert!(error.contains("failed as attempt 1, retried in 60s"), "{error}");
     assert!(error.contains("start_paused = true"), "{error}");
     let error = tester.all_settled().await.unwrap_err().to_string();
     assert!(error.starts_with("messages not settled within 100ms: 1;"), "{error}");
@@ -380,7 +380,7 @@ async fn a_retry_that_is_waited_for_without_paused_time_is_explained() {
 
 #[tokio::test(start_paused = true)]
 async fn a_service_that_cannot_go_on_ends_the_wait_at_once() {
-    let tester = ServiceTester::new().patience(Duration::from_secs(60));
+    let tester = ServiceTester::new().timeout(Duration::from_secs(60));
     let subscription = users().on_decode_error(OnDecodeError::Stop);
     let running = tester.start(wire(tester.broker(), subscription, 0).unwrap()).await;
     let wall = std::time::Instant::now();

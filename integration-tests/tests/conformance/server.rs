@@ -1,9 +1,9 @@
-//! What the conformance harnesses of the real brokers share.
+//! [`Server`]: a real server shared by the cases of the conformance suite; used by both harnesses.
 
 use std::sync::{Arc, LazyLock};
 
 use cqrs_testkit::FaultProxy;
-use cqrs_testkit::conformance::{ConsumingFault, Fault};
+use cqrs_testkit::conformance::Fault;
 use integration_tests::amqp;
 use integration_tests::control::brokers;
 use tokio::sync::{Mutex, OwnedRwLockReadGuard, RwLock};
@@ -54,25 +54,14 @@ impl Server {
         let proxy = self.proxy.lock().await;
         let proxy = proxy.as_ref().expect("a case with faults");
         match fault {
-            Fault::Stall { .. } => proxy.stall(true),
-            Fault::Resume { .. } => proxy.stall(false),
+            Fault::Stall { .. } | Fault::Hang => proxy.stall(true),
+            Fault::Resume { .. } | Fault::Respond => proxy.stall(false),
             Fault::Cut => proxy.cut(),
-            undeclared => panic!("{undeclared:?} is not declared"),
-        }
-    }
-
-    pub(crate) async fn inject_consuming(&self, fault: ConsumingFault) {
-        let proxy = self.proxy.lock().await;
-        let proxy = proxy.as_ref().expect("a case with faults");
-        match fault {
-            ConsumingFault::Cut => proxy.cut(),
-            ConsumingFault::Away => {
+            Fault::Disconnect => {
                 proxy.refuse(true);
                 proxy.cut();
             }
-            ConsumingFault::Back => proxy.refuse(false),
-            ConsumingFault::Mute => proxy.stall(true),
-            ConsumingFault::Unmute => proxy.stall(false),
+            Fault::Reconnect => proxy.refuse(false),
             undeclared => panic!("{undeclared:?} is not declared"),
         }
     }

@@ -1,34 +1,49 @@
+//! [`Harness`]: the connection of the conformance suite to one broker, and what it declares.
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use cqrs_core::MessageBroker;
+use cqrs_core::Subscribe;
 use cqrs_core::broker::{Intake, Window};
+use cqrs_core::consume::Delayed;
 
-use crate::Probe;
+use crate::probe::Probe;
 
 /// Connects the suite with one broker. One value serves one case.
 ///
 /// A case calls [`connect`](Self::connect) first, then [`fresh_topic`](Self::fresh_topic), then
-/// [`probe`](Self::probe). The methods may panic: that fails the case.
+/// [`probe`](Self::probe) if it is of the producing list. The methods may panic: that fails the case.
+///
+/// A broker that only publishes runs the producing list, and refuses in its [`Subscribe`].
 pub trait Harness: Send + Sync {
-    /// What the broker can do, beyond what all must.
+    /// The broker's abilities beyond those that all must have.
     fn capabilities(&self) -> Capabilities;
 
     /// A new broker value, set up as asked. It need not be ready.
-    fn connect(&self, setup: Setup) -> impl Future<Output = Arc<dyn MessageBroker>> + Send;
+    ///
+    /// Options that a subscription needs beyond the defaults are added by
+    /// [`Adjusted`](super::Adjusted).
+    fn connect(&self, setup: Setup) -> impl Future<Output = Arc<dyn Subscribe>> + Send;
 
-    /// A topic that nobody else uses.
+    /// A topic that no other case uses and that two members of a group can share. Its name has no
+    /// characters with a meaning in regular expressions, except dots.
     fn fresh_topic(&self) -> impl Future<Output = String> + Send;
 
-    /// Reads all that is published to `topic` from now on. What was published before may be missing.
+    /// Reads all that is published to `topic` from now on. Messages published before may be missing.
     fn probe(&self, topic: &str) -> impl Future<Output = Probe> + Send;
 
-    /// Lets something go wrong with the broker value of the last [`connect`](Self::connect). Only called
-    /// with what [`Capabilities`] declare.
+    /// Reads the dead letters that are stored under `name`, from the earliest.
+    fn dead_letters(&self, name: &str) -> impl Future<Output = Probe> + Send;
+
+    /// Publishes a message without a body. Only called with [`Capabilities::tombstones`].
+    fn publish_tombstone(&self, topic: &str, key: &str) -> impl Future<Output = ()> + Send;
+
+    /// Injects a fault between the server and the broker value of the last [`connect`](Self::connect).
+    /// Only called with faults that [`Capabilities`] declare.
     fn inject(&self, fault: Fault<'_>) -> impl Future<Output = ()> + Send;
 }
 
-/// What a case asks of a broker value.
+/// The settings that a case asks of a broker value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Setup {
@@ -53,11 +68,11 @@ impl Default for Setup {
     }
 }
 
-/// What goes wrong.
+/// A fault that a case injects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault<'a> {
-    /// From now on nothing published to `topic` is confirmed, but for 8 messages at most.
+    /// From now on nothing published to `topic` is confirmed, except 8 messages at most.
     Stall {
         /// The topic.
         topic: &'a str,
@@ -69,15 +84,25 @@ pub enum Fault<'a> {
     },
     /// All connections are reset, once.
     Cut,
+    /// All connections are reset, and none can be made.
+    Disconnect,
+    /// Connections can be made again.
+    Reconnect,
+    /// The server does not answer, but the connections stay.
+    Hang,
+    /// The server answers again; the connections may be lost over it.
+    Respond,
     /// The server is stopped and started again. Returns when it is up.
     Restart,
 }
 
-/// How brokers may differ. By default everything is off.
+/// The differences that brokers may have. By default everything is off.
+///
+/// An ability that is not declared must be missing as documented here, which the suite tests too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Capabilities {
-    /// A mandatory message to a [fresh topic](Harness::fresh_topic) that has no probe is `Unroutable`,
+    /// A mandatory message to a [fresh topic](Harness::fresh_topic) without a probe is `Unroutable`,
     /// any other is confirmed. Off: both are confirmed.
     pub unroutable: bool,
     /// Every message carries its id and name. Off: those whose content type is neither JSON nor absent
@@ -85,21 +110,48 @@ pub struct Capabilities {
     pub identity_always: bool,
     /// Messages carry their content type. Off: none does.
     pub content_type: bool,
-    /// A confirm names the partition and offset, and there the message is. Off: it names neither.
+    /// A confirm names the partition and offset of the message. Off: it names neither.
     pub place: bool,
     /// The largest message, in bytes of body, key and headers together. `None`: there is no limit below
     /// 4 MiB.
     pub max_message_bytes: Option<usize>,
     /// Timestamps are cut to a multiple of this. Zero: they are exact.
     pub timestamp_unit: Duration,
+    /// Received messages and dead letters name an offset. Off: they name none.
+    pub offsets: bool,
+    /// Received messages and dead letters name a partition. Off: they name none.
+    pub partitions: bool,
+    /// Received messages and dead letters name a queue. Off: they name none.
+    pub queues: bool,
+    /// A redelivered message is marked as such. Off: not always.
+    pub redelivered: bool,
+    /// A message can have no body at all. Off: there is only the empty one.
+    pub tombstones: bool,
+    /// Where a message waits for a delayed retry. With [`Delayed::Hold`], the default, its key waits;
+    /// with [`Delayed::Scheduled`] its key goes on.
+    pub delayed: Delayed,
+    /// Failed attempts are kept even without a retry copy
+    /// ([`Settle::note_attempt`](cqrs_core::consume::Settle::note_attempt)). Off: they are not.
+    pub notes_attempts: bool,
+    /// A new group receives earlier messages. Off: it begins when it is first subscribed to.
+    pub history: bool,
+    /// A new group can begin at a time. Off: `check` refuses it as unsupported.
+    pub start_time: bool,
+    /// A subscription can be to a pattern. Off: `check` refuses it as unsupported.
+    pub patterns: bool,
+    /// A start counts as a crash when its source is dropped without a close. Off: it does not; a
+    /// process that is killed may count all the same.
+    pub crashes: bool,
     /// [`Fault::Stall`] and [`Fault::Resume`] work.
     pub stall: bool,
-    /// [`Fault::Cut`] works.
+    /// [`Fault::Cut`], [`Disconnect`](Fault::Disconnect) and [`Reconnect`](Fault::Reconnect) work.
     pub cut: bool,
+    /// [`Fault::Hang`] and [`Respond`](Fault::Respond) work.
+    pub hang: bool,
     /// [`Fault::Restart`] works.
     pub restart: bool,
-    /// How long a case waits for what must come. 30 s by default.
-    pub patience: Duration,
+    /// The longest wait of a case for an expected event. 30 s by default.
+    pub timeout: Duration,
 }
 
 impl Default for Capabilities {
@@ -111,10 +163,22 @@ impl Default for Capabilities {
             place: false,
             max_message_bytes: None,
             timestamp_unit: Duration::ZERO,
+            offsets: false,
+            partitions: false,
+            queues: false,
+            redelivered: false,
+            tombstones: false,
+            delayed: Delayed::Hold,
+            notes_attempts: false,
+            history: false,
+            start_time: false,
+            patterns: false,
+            crashes: false,
             stall: false,
             cut: false,
+            hang: false,
             restart: false,
-            patience: Duration::from_secs(30),
+            timeout: Duration::from_secs(30),
         }
     }
 }

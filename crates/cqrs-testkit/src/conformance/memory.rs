@@ -1,33 +1,45 @@
+//! [`MemoryHarness`]: the in-memory broker under the conformance suite, and an example of a harness.
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cqrs_core::StartAt;
-use cqrs_core::{MemoryBroker, MessageBroker};
+use cqrs_core::consume::Delayed;
+use cqrs_core::memory::{MemoryRetry, MemorySubscription};
+use cqrs_core::{MemoryBroker, StartAt, Subscribe};
 use uuid::Uuid;
 
-use super::{Capabilities, Fault, Harness, Setup};
-use crate::Probe;
+use super::adjusted::Adjusted;
+use super::harness::{Capabilities, Fault, Harness, Setup};
+use crate::probe::Probe;
 
 /// The in-memory broker under the suite; also an example of a [`Harness`].
 #[derive(Debug, Default)]
 pub struct MemoryHarness {
     strict: bool,
+    retry: MemoryRetry,
     broker: Mutex<MemoryBroker>,
 }
 
-/// Never acks, so that a topic stays full.
+/// A group that never acks, so that a topic stays full.
 const STALLED: &str = "stalled";
 const MAX_MESSAGE: usize = 2 * 1024 * 1024;
 
 impl MemoryHarness {
-    /// With the default options: as Kafka, a topic without a group keeps its messages.
+    /// With the default options: as in Kafka, a topic without a group keeps its messages, and a key waits
+    /// for its retries.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// As RabbitMQ: a topic without a group is unroutable, and the size of messages is limited.
+    /// For the producing list, as RabbitMQ: a topic without a group is unroutable, and the size of messages
+    /// is limited.
     pub fn strict() -> Self {
         Self { strict: true, ..Self::default() }
+    }
+
+    /// For the consuming list, as RabbitMQ: a retry is a scheduled copy.
+    pub fn scheduled() -> Self {
+        Self { retry: MemoryRetry::Scheduled, ..Self::default() }
     }
 
     /// The broker of the last [`connect`](Harness::connect).
@@ -44,13 +56,22 @@ impl Harness for MemoryHarness {
             content_type: true,
             place: true,
             max_message_bytes: self.strict.then_some(MAX_MESSAGE),
+            offsets: true,
+            redelivered: true,
+            delayed: match self.retry {
+                MemoryRetry::Scheduled => Delayed::Scheduled,
+                _ => Delayed::Hold,
+            },
+            notes_attempts: true,
+            history: true,
+            start_time: true,
             stall: true,
-            patience: Duration::from_secs(10),
+            timeout: Duration::from_secs(10),
             ..Capabilities::default()
         }
     }
 
-    async fn connect(&self, setup: Setup) -> Arc<dyn MessageBroker> {
+    async fn connect(&self, setup: Setup) -> Arc<dyn Subscribe> {
         let mut builder = MemoryBroker::builder()
             .window(setup.window_messages, setup.window_bytes)
             .publish_timeout(setup.publish_timeout)
@@ -64,7 +85,8 @@ impl Harness for MemoryHarness {
         }
         let broker = builder.build();
         *self.broker.lock().unwrap_or_else(PoisonError::into_inner) = broker.clone();
-        Arc::new(broker)
+        let options = MemorySubscription::default().with_retry(self.retry);
+        Arc::new(Adjusted::new(Arc::new(broker), move |request| request.options.insert(options)))
     }
 
     async fn fresh_topic(&self) -> String {
@@ -73,6 +95,14 @@ impl Harness for MemoryHarness {
 
     async fn probe(&self, topic: &str) -> Probe {
         Probe::memory(&self.broker(), topic)
+    }
+
+    async fn dead_letters(&self, name: &str) -> Probe {
+        Probe::memory(&self.broker(), name)
+    }
+
+    async fn publish_tombstone(&self, _topic: &str, _key: &str) {
+        panic!("tombstones are not declared");
     }
 
     async fn inject(&self, fault: Fault<'_>) {

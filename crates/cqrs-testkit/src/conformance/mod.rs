@@ -1,6 +1,6 @@
-//! What every broker must do, as tests: the producing half of the contract,
-//! [`MessageBroker`](cqrs_core::MessageBroker), and the consuming half,
-//! [`Subscribe`](cqrs_core::Subscribe), with what the subscriber runtime promises on top of it.
+//! The conformance suite: the promises of every broker, as tests of the producing half of the contract,
+//! [`MessageBroker`](cqrs_core::MessageBroker), and of the consuming half,
+//! [`Subscribe`](cqrs_core::Subscribe), with the promises of the subscriber runtime on top of it.
 //!
 //! An author implements [`Harness`] for the broker and writes
 //!
@@ -11,40 +11,45 @@
 //! # fn main() {}
 //! ```
 //!
-//! into a file of `tests/`. That makes one `#[test]` per case, named as in [`CASES`]; the expression is
-//! evaluated once in each of them, on a tokio runtime with several threads, and may `.await`. A case
-//! that takes longer than [`CASE_LIMIT`] fails.
+//! into a file of `tests/`. That makes one `#[test]` per case, named as in [`PRODUCING_CASES`] and
+//! [`CONSUMING_CASES`]; the expression is evaluated once in each of them, on a tokio runtime with several
+//! threads, and may `.await`. A case that takes longer than [`CASE_LIMIT`] fails.
+//! `conformance!(producing: ...)` and `conformance!(consuming: ...)` make the tests of one half.
 //!
-//! The consuming half is stamped in the same way by [`consuming_conformance!`](crate::consuming_conformance)
-//! from a [`ConsumingHarness`]; its cases are the [`CONSUMING_CASES`].
-//!
-//! What brokers differ in is declared in [`Capabilities`] and [`ConsumingCapabilities`]; what is not
-//! declared must be as documented there, which is tested too. The names of the cases are the contract in short.
+//! The differences of brokers are declared in [`Capabilities`]. The names of the cases are the contract in
+//! short.
 
-mod cases;
+mod adjusted;
 mod consuming;
+mod fixture;
 mod harness;
 mod memory;
-mod stage;
+mod producing;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
-pub use consuming::{
-    Adjusted, CONSUMING_CASES, ConsumingCapabilities, ConsumingFault, ConsumingHarness,
-    MemoryConsumingHarness, run_consuming,
-};
+pub use adjusted::Adjusted;
+pub use consuming::CASES as CONSUMING_CASES;
 pub use harness::{Capabilities, Fault, Harness, Setup};
 pub use memory::MemoryHarness;
+pub use producing::CASES as PRODUCING_CASES;
 
 /// No case takes longer.
 pub const CASE_LIMIT: Duration = Duration::from_secs(180);
 
-/// Stamps one `#[test]` per case of the suite. See the [module](mod@crate::conformance).
+/// Makes one `#[test]` per case of the suite. See the [module](mod@crate::conformance).
 #[macro_export]
 macro_rules! conformance {
+    (producing: $harness:expr $(,)?) => {
+        $crate::__producing_cases!(__conformance_tests, $harness);
+    };
+    (consuming: $harness:expr $(,)?) => {
+        $crate::__consuming_cases!(__conformance_tests, $harness);
+    };
     ($harness:expr $(,)?) => {
-        $crate::__conformance_cases!(__conformance_tests, $harness);
+        $crate::conformance!(producing: $harness);
+        $crate::conformance!(consuming: $harness);
     };
 }
 
@@ -64,64 +69,33 @@ macro_rules! __conformance_tests {
     };
 }
 
-/// The one list of cases.
-#[doc(hidden)]
-#[macro_export]
-macro_rules! __conformance_cases {
-    ($callback:ident $(, $argument:expr)?) => {
-        $crate::$callback! { $($argument)?;
-            a_confirmed_message_arrives_byte_for_byte
-            a_json_message_carries_what_is_declared
-            a_bare_message_arrives_without_additions
-            an_empty_body_arrives
-            any_bytes_arrive
-            a_large_body_arrives
-            the_largest_message_arrives_and_a_larger_one_is_refused
-            an_id_is_kept_when_published_again
-            confirmations_name_the_place
-            dropped_receipts_still_arrive
-            ten_thousand_messages_arrive_exactly_once
-            order_holds_without_awaiting_receipts
-            order_holds_across_64_tasks
-            order_holds_when_enqueue_waits
-            a_full_window_makes_enqueue_wait
-            a_full_byte_window_makes_enqueue_wait
-            a_message_larger_than_the_byte_window_goes_alone
-            a_cancelled_enqueue_sends_nothing
-            no_publish_outlives_its_deadline
-            an_unroutable_message_is_an_error_and_the_opt_out_is_not
-            an_invalid_topic_is_refused
-            every_error_gives_the_message_back
-            the_state_becomes_ready
-            shutdown_flushes_then_refuses
-            shutdown_reports_what_was_not_delivered
-            cuts_lose_nothing_confirmed_and_keep_order
-            a_restart_loses_nothing_confirmed
-        }
-    };
-}
-
+/// Makes the list of names and the `run` of one half from its list of cases.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __conformance_registry {
     (; $($case:ident)*) => {
-        /// The names of all cases.
+        /// The names of all cases of this half.
         pub const CASES: &[&str] = &[$(stringify!($case)),*];
 
-        /// Runs one case.
-        ///
-        /// # Panics
-        /// When the broker fails it, and when there is no case of that name.
-        pub async fn run<H: Harness>(case: &str, harness: &H) {
+        pub(super) async fn run<H: Harness>(case: &str, harness: &H) {
             match case {
-                $(stringify!($case) => cases::$case(harness).await,)*
+                $(stringify!($case) => $case(harness).await,)*
                 unknown => panic!("there is no case {unknown:?}"),
             }
         }
     };
 }
 
-crate::__conformance_cases!(__conformance_registry);
+/// Runs one case.
+///
+/// # Panics
+/// When the broker fails it, and when there is no case of that name.
+pub async fn run<H: Harness>(case: &str, harness: &H) {
+    match PRODUCING_CASES.contains(&case) {
+        true => producing::run(case, harness).await,
+        false => consuming::run(case, harness).await,
+    }
+}
 
 /// Runs a case on a runtime of its own.
 #[doc(hidden)]

@@ -1,3 +1,5 @@
+//! [`TesterBroker`]: an in-memory broker that records what happens on it for a tester.
+
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,9 +14,9 @@ use cqrs_core::{
     DeadLetter, MemoryBroker, Message, MessageBroker, PublishError, RetryState, Subscribe,
 };
 
-use super::journal::{Journal, Subject, What};
+use super::journal::{Journal, Outcome, Subject};
 
-/// The broker of a [`ServiceTester`](super::ServiceTester): a [`MemoryBroker`] that writes down what
+/// The broker of a [`ServiceTester`](super::ServiceTester): a [`MemoryBroker`] that records what
 /// happens on it. Clones are the same broker.
 #[derive(Clone)]
 pub struct TesterBroker {
@@ -83,7 +85,7 @@ impl Subscribe for TesterBroker {
     }
 }
 
-/// A source whose deliveries write down what becomes of them.
+/// A source whose deliveries record their outcome.
 #[derive(Debug)]
 struct Recorded {
     inner: Box<dyn Source>,
@@ -100,9 +102,14 @@ impl Source for Recorded {
         Poll::Ready(next.map(|delivery| {
             let SourceDelivery { message, retry, delayed, settle } = delivery?;
             let subject = Arc::new(Subject::new(&message, &self.group));
-            self.journal.note(&subject, What::Delivered { attempts: retry.attempts });
+            self.journal.note(&subject, Outcome::Delivered { attempts: retry.attempts });
             let journal = Arc::clone(&self.journal);
-            let settle = RecordedSettle { inner: settle, subject, journal, end: End::Handled };
+            let settle = RecordedSettle {
+                inner: settle,
+                subject,
+                journal,
+                pending: PendingOutcome::Handled,
+            };
             Ok(SourceDelivery { message, retry, delayed, settle: Box::new(settle) })
         }))
     }
@@ -120,27 +127,27 @@ struct RecordedSettle {
     inner: Box<dyn Settle>,
     subject: Arc<Subject>,
     journal: Arc<Journal>,
-    end: End,
+    pending: PendingOutcome,
 }
 
-/// What an ack means now, or a drop.
-enum End {
+/// Outcome an ack means now, or a drop.
+enum PendingOutcome {
     Handled,
     DeadLettered(DeadLetter),
-    /// A copy comes; that is written down already.
+    /// A copy is scheduled, which is recorded already.
     Scheduled,
-    /// It is written down what became of it.
-    Told,
+    /// The outcome is recorded.
+    Recorded,
 }
 
 impl RecordedSettle {
-    fn note(&self, what: What) {
-        self.journal.note(&self.subject, what);
+    fn note(&self, outcome: Outcome) {
+        self.journal.note(&self.subject, outcome);
     }
 
     fn note_error<T>(&self, what: &'static str, result: &Result<T, SettleError>) {
         if let Err(error) = result {
-            self.note(What::NotConfirmed { what, error: error.to_string() });
+            self.note(Outcome::NotConfirmed { what, error: error.to_string() });
         }
     }
 }
@@ -149,8 +156,8 @@ impl Settle for RecordedSettle {
     fn begin(&mut self) -> bool {
         let is_ours = self.inner.begin();
         if !is_ours {
-            self.note(What::Revoked);
-            self.end = End::Told;
+            self.note(Outcome::Revoked);
+            self.pending = PendingOutcome::Recorded;
         }
         is_ours
     }
@@ -172,10 +179,12 @@ impl Settle for RecordedSettle {
             let acked = self.inner.ack().await;
             self.note_error("ack", &acked);
             if acked.is_ok() {
-                match std::mem::replace(&mut self.end, End::Told) {
-                    End::Handled => self.note(What::Handled),
-                    End::DeadLettered(letter) => self.note(What::DeadLettered(letter)),
-                    End::Scheduled | End::Told => {}
+                match std::mem::replace(&mut self.pending, PendingOutcome::Recorded) {
+                    PendingOutcome::Handled => self.note(Outcome::Handled),
+                    PendingOutcome::DeadLettered(letter) => {
+                        self.note(Outcome::DeadLettered(letter))
+                    }
+                    PendingOutcome::Scheduled | PendingOutcome::Recorded => {}
                 }
             }
             acked
@@ -192,9 +201,9 @@ impl Settle for RecordedSettle {
             let delayed = self.inner.retry_later(delay, &state).await;
             self.note_error("retry", &delayed);
             if let Ok(delayed) = delayed {
-                self.note(What::Retried { delay, attempts: state.attempts });
+                self.note(Outcome::Retried { delay, attempts: state.attempts });
                 if delayed == Delayed::Scheduled {
-                    self.end = End::Scheduled;
+                    self.pending = PendingOutcome::Scheduled;
                 }
             }
             delayed
@@ -207,7 +216,7 @@ impl Settle for RecordedSettle {
             let stored = self.inner.dead_letter(&letter).await;
             self.note_error("dead letter", &stored);
             if stored.is_ok() {
-                self.end = End::DeadLettered(letter);
+                self.pending = PendingOutcome::DeadLettered(letter);
             }
             stored
         })
@@ -216,9 +225,9 @@ impl Settle for RecordedSettle {
 
 impl Drop for RecordedSettle {
     fn drop(&mut self) {
-        if !matches!(self.end, End::Told) {
+        if !matches!(self.pending, PendingOutcome::Recorded) {
             let revoked = self.inner.is_revoked();
-            self.note(if revoked { What::Revoked } else { What::GivenBack });
+            self.note(if revoked { Outcome::Revoked } else { Outcome::Requeued });
         }
     }
 }

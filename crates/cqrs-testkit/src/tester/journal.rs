@@ -1,3 +1,5 @@
+//! [`Journal`]: the record of all that happens on a tester's broker.
+
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,26 +9,26 @@ use serde::Deserialize;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::patience::Patience;
+use super::wall_clock::WallClockTimeout;
 
-/// What happened to the messages of a tester's broker, in order.
+/// Outcome happened to the messages of a tester's broker, in order.
 #[derive(Debug)]
 pub(super) struct Journal {
     began: Instant,
-    state: Mutex<State>,
+    state: Mutex<JournalState>,
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(super) struct JournalState {
     pub(super) entries: Vec<Entry>,
-    /// What was taken by [`TesterBroker`](super::TesterBroker) to be published.
+    /// Outcome was taken by [`TesterBroker`](super::TesterBroker) to be published.
     pub(super) published: Vec<Message>,
     /// Topics and groups that were subscribed to.
     pub(super) opened: Vec<(Arc<str>, Arc<str>)>,
-    /// How many subscriptions that were.
+    /// The number of those subscriptions.
     pub(super) subscriptions: usize,
-    /// Why a service ended that was not asked to.
+    /// The error of a service that ended by itself.
     pub(super) failed: Option<String>,
 }
 
@@ -34,7 +36,7 @@ pub(super) struct State {
 pub(super) struct Entry {
     at: Instant,
     pub(super) subject: Arc<Subject>,
-    pub(super) what: What,
+    pub(super) outcome: Outcome,
 }
 
 /// A delivery.
@@ -46,12 +48,12 @@ pub(super) struct Subject {
 }
 
 #[derive(Debug)]
-pub(super) enum What {
+pub(super) enum Outcome {
     Delivered { attempts: u32 },
     Handled,
     Retried { delay: Duration, attempts: u32 },
     DeadLettered(DeadLetter),
-    GivenBack,
+    Requeued,
     Revoked,
     NotConfirmed { what: &'static str, error: String },
 }
@@ -78,30 +80,30 @@ impl Journal {
         Self { began: Instant::now(), state: Mutex::default(), changed: Notify::new() }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, JournalState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn change(&self, change: impl FnOnce(&mut State)) {
+    pub(super) fn change(&self, change: impl FnOnce(&mut JournalState)) {
         change(&mut self.lock());
         self.changed.notify_waiters();
     }
 
-    pub(super) fn note(&self, subject: &Arc<Subject>, what: What) {
-        let entry = Entry { at: Instant::now(), subject: Arc::clone(subject), what };
+    pub(super) fn note(&self, subject: &Arc<Subject>, outcome: Outcome) {
+        let entry = Entry { at: Instant::now(), subject: Arc::clone(subject), outcome };
         self.change(|state| state.entries.push(entry));
     }
 
-    /// Waits until `look` finds something. `None` when it does not within `patience`, or when a service
+    /// Waits until `look` returns something. `None` when it does not within `timeout`, or when a service
     /// has failed.
     pub(super) async fn wait<T>(
         &self,
-        patience: Duration,
-        look: impl Fn(&State) -> Option<T>,
+        timeout: Duration,
+        look: impl Fn(&JournalState) -> Option<T>,
     ) -> Option<T> {
         let mut waited = None;
         loop {
-            // Made before looking, so that it hears of everything that comes after the look.
+            // Created before the look, so that no later change is missed.
             let changed = self.changed.notified();
             {
                 let state = self.lock();
@@ -110,65 +112,66 @@ impl Journal {
                     return found;
                 }
             }
-            let over = waited.get_or_insert_with(|| Patience::new(patience));
+            let limit = waited.get_or_insert_with(|| WallClockTimeout::new(timeout));
             tokio::select! {
                 () = changed => {}
-                () = over.is_over() => return look(&self.lock()),
+                () = limit.expired() => return look(&self.lock()),
             }
         }
     }
 
-    /// All that happened, one line each.
-    pub(super) fn story(&self) -> String {
+    /// All that happened, one line per event.
+    pub(super) fn history(&self) -> String {
         let state = self.lock();
-        let mut story = String::new();
+        let mut history = String::new();
         for entry in &state.entries {
-            let Entry { at, subject, what } = entry;
+            let Entry { at, subject, outcome } = entry;
             let at = at.saturating_duration_since(self.began).as_secs_f64();
             let name = subject.name.as_deref().unwrap_or("a message without an event name");
             let (topic, group) = (&subject.message.topic, &subject.group);
             let offset = subject.message.offset.unwrap_or_default();
-            let what = what.to_string();
+            let outcome = outcome.to_string();
             let _infallible =
-                writeln!(story, "  {at:9.3} s  {name} ({topic} {offset}) in {group}: {what}");
+                writeln!(history, "  {at:9.3} s  {name} ({topic} {offset}) in {group}: {outcome}");
         }
         for message in &state.published {
-            let _infallible = writeln!(story, "  published: {} to {}", message.name, message.topic);
+            let _infallible =
+                writeln!(history, "  published: {} to {}", message.name, message.topic);
         }
         if state.subscriptions == 0 {
-            story.push_str("  no subscription was opened: was the service started?\n");
+            history.push_str("  no subscription was opened: was the service started?\n");
         }
         if let Some(error) = &state.failed {
-            let _infallible = writeln!(story, "  the service has ended: {error}");
+            let _infallible = writeln!(history, "  the service has ended: {error}");
         }
-        if story.is_empty() {
-            story.push_str("  nothing\n");
+        if history.is_empty() {
+            history.push_str("  nothing\n");
         }
-        if let Some(Entry { what: What::Retried { .. }, .. }) = state.entries.last() {
-            story.push_str(
+        if let Some(Entry { outcome: Outcome::Retried { .. }, .. }) = state.entries.last() {
+            history.push_str(
                 "  it waits for its next attempt: `#[tokio::test(start_paused = true)]` lets that \
                  time pass at once\n",
             );
         }
-        story
+        history
     }
 }
 
-impl std::fmt::Display for What {
+impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Delivered { attempts: 0 } => f.write_str("delivered"),
             Self::Delivered { attempts } => write!(f, "delivered, after {attempts} attempts"),
             Self::Handled => f.write_str("handled"),
             Self::Retried { delay, attempts } => {
-                write!(f, "failed as attempt {attempts}, again in {delay:?}")
+                write!(f, "failed as attempt {attempts}, retried in {delay:?}")
             }
             Self::DeadLettered(letter) => write!(
                 f,
                 "dead-lettered ({}, {} attempts): {}",
                 letter.reason, letter.attempts, letter.error
             ),
-            Self::GivenBack => f.write_str("given back"),
+            Self::Requeued => f.write_str("requeued"),
             Self::Revoked => f.write_str("revoked"),
             Self::NotConfirmed { what, error } => write!(f, "{what} not confirmed: {error}"),
         }

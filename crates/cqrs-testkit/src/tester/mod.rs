@@ -1,12 +1,11 @@
-//! Runs a service's own wiring in process, on a broker that writes down what happens.
+//! [`ServiceTester`]: runs a service's own wiring in process, on a broker that records what happens.
 
 mod broker;
 mod journal;
-mod patience;
+mod outcome;
 mod running;
-mod seen;
+mod wall_clock;
 
-use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,14 +13,14 @@ pub use broker::TesterBroker;
 use cqrs_core::broker::MessageBrokerExt;
 use cqrs_core::memory::MemoryFaults;
 use cqrs_core::{Event, EventRoute, Mediator, MemoryBroker, Message, Notification, Service};
-use journal::{Entry, Journal, State, What};
+use journal::{Entry, Journal, JournalState, Outcome};
+pub use outcome::{DeadLettered, Retried, TesterError};
+use outcome::{decode, is_named, type_name};
 pub use running::RunningService;
-pub use seen::{DeadLettered, Retried, TesterError};
-use seen::{decode, is_named, type_name};
 use serde::de::DeserializeOwned;
 
 /// Tests a service without a server: starts its own wiring on an in-memory broker, publishes typed
-/// events, waits until they are handled, retried or dead-lettered, and shows what the service published.
+/// events, waits until they are handled, retried or dead-lettered, and returns what the service published.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -59,7 +58,7 @@ use serde::de::DeserializeOwned;
 /// }
 ///
 /// # #[tokio::main(flavor = "current_thread")]
-/// // #[tokio::test(start_paused = true)]: the retries of minutes take no time.
+/// // #[tokio::test(start_paused = true)]: delays of minutes take no time.
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let tester = ServiceTester::new();
 /// let running = tester.start(mailer(Arc::new(tester.broker()))?).await;
@@ -81,22 +80,22 @@ use serde::de::DeserializeOwned;
 /// ```
 ///
 /// # How it waits
-/// [`handled`](Self::handled) and its kin wait until there are so many, and fail with all that did happen
-/// when there are not within [5 seconds](Self::patience), or when the service ends with an error. With
-/// `0` they do not wait: they return what there is.
+/// [`handled`](Self::handled), [`retried`](Self::retried) and [`dead_letters`](Self::dead_letters) wait for
+/// a count. They fail with a list of all that did happen when the count is not reached within
+/// [5 seconds](Self::timeout), or when the service ends with an error. With `0` they return at once.
 ///
-/// The five seconds are of the wall clock. The service itself goes by tokio's clock: under
-/// `#[tokio::test(start_paused = true)]` a retry in five minutes comes at once.
+/// The five seconds are of the wall clock. The service itself runs on tokio's clock: under
+/// `#[tokio::test(start_paused = true)]` a retry in five minutes is due at once.
 ///
-/// # What it tells
-/// It sees what the broker sees. An event is of type `P` if its name says so and its body is JSON of it;
-/// an event that two groups handled was handled twice; what a policy skipped or discarded was acked, and
-/// so counts as handled ([`RunningService::health`] tells them apart); and attempts that follow each
-/// other immediately are no business of the broker's: [`RunningService::failed_attempts`] counts them.
+/// # Counts
+/// It records what the broker sees. An event is of type `P` if it has that name and its body is JSON of `P`.
+/// An event that two groups handled was handled twice. A message that a policy skipped or discarded was
+/// acked, and so counts as handled ([`RunningService::health`] distinguishes them). Immediate retries do
+/// not reach the broker: [`RunningService::failed_attempts`] counts them.
 #[derive(Debug)]
 pub struct ServiceTester {
     broker: TesterBroker,
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl Default for ServiceTester {
@@ -114,13 +113,13 @@ impl ServiceTester {
     /// A tester on `memory`, which may be built to be small, or strict.
     pub fn on(memory: MemoryBroker) -> Self {
         let broker = TesterBroker { memory, journal: Arc::new(Journal::new()) };
-        Self { broker, patience: Duration::from_secs(5) }
+        Self { broker, timeout: Duration::from_secs(5) }
     }
 
-    /// How long to wait for what must happen, by the wall clock; 5 s by default.
+    /// The limit of every wait, by the wall clock; 5 s by default.
     #[must_use]
-    pub fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
         self
     }
 
@@ -151,8 +150,8 @@ impl ServiceTester {
         };
         let running = RunningService::start(service, journal);
         // One that does not open is told by whatever is waited for next.
-        let open = |state: &State| (state.subscriptions >= expected).then_some(());
-        let _open = journal.wait(self.patience, open).await;
+        let open = |state: &JournalState| (state.subscriptions >= expected).then_some(());
+        let _open = journal.wait(self.timeout, open).await;
         running
     }
 
@@ -183,7 +182,7 @@ impl ServiceTester {
         published.map(drop).map_err(|error| TesterError::of(&error))
     }
 
-    // ---- what became of it
+    // ---- outcomes
 
     /// Waits until `n` events of type `P` were handled and acked; returns all that were, in that order.
     ///
@@ -196,12 +195,12 @@ impl ServiceTester {
     where
         P: Notification + DeserializeOwned,
     {
-        let handled = |event, what: &What| matches!(what, What::Handled).then_some(event);
+        let handled = |event, what: &Outcome| matches!(what, Outcome::Handled).then_some(event);
         self.wait::<P, _>(n, "handled", handled).await
     }
 
-    /// Waits until `n` times an event of type `P` failed and was to be tried again *later*, after a
-    /// delay; returns all that were.
+    /// Waits until `n` times an event of type `P` failed and was scheduled for a delayed retry; returns all
+    /// that were.
     ///
     /// # Errors
     /// As [`handled`](Self::handled).
@@ -212,13 +211,13 @@ impl ServiceTester {
     where
         P: Notification + DeserializeOwned,
     {
-        let retried = |event, what: &What| match what {
-            What::Retried { delay, attempts } => {
+        let retried = |event, what: &Outcome| match what {
+            Outcome::Retried { delay, attempts } => {
                 Some(Retried { event, delay: *delay, attempts: *attempts })
             }
             _ => None,
         };
-        self.wait::<P, _>(n, "put off", retried).await
+        self.wait::<P, _>(n, "retried", retried).await
     }
 
     /// Waits until `n` messages of any type became dead letters; returns all that did, in that order.
@@ -229,9 +228,9 @@ impl ServiceTester {
     /// # Cancel safety
     /// A dropped call changes nothing.
     pub async fn dead_letters(&self, n: usize) -> Result<Vec<DeadLettered>, TesterError> {
-        let look = |state: &State| {
-            let dead = state.entries.iter().filter_map(|entry| match &entry.what {
-                What::DeadLettered(letter) => Some(DeadLettered::new(&entry.subject, letter)),
+        let look = |state: &JournalState| {
+            let dead = state.entries.iter().filter_map(|entry| match &entry.outcome {
+                Outcome::DeadLettered(letter) => Some(DeadLettered::new(&entry.subject, letter)),
                 _ => None,
             });
             dead.collect::<Vec<_>>()
@@ -250,26 +249,26 @@ impl ServiceTester {
     /// A dropped call changes nothing.
     pub async fn all_settled(&self) -> Result<(), TesterError> {
         let memory = &self.broker.memory;
-        let unsettled = |state: &State| {
+        let unsettled = |state: &JournalState| {
             let unsettled = |(topic, group): &(Arc<str>, Arc<str>)| memory.unsettled(topic, group);
             state.opened.iter().map(unsettled).sum::<usize>()
         };
         let settled =
-            |state: &State| (state.subscriptions > 0 && unsettled(state) == 0).then_some(());
-        match self.broker.journal.wait(self.patience, settled).await {
+            |state: &JournalState| (state.subscriptions > 0 && unsettled(state) == 0).then_some(());
+        match self.broker.journal.wait(self.timeout, settled).await {
             Some(()) => Ok(()),
             None => {
                 let left = unsettled(&self.broker.journal.lock());
-                let (patience, story) = (self.patience, self.broker.journal.story());
+                let (timeout, history) = (self.timeout, self.broker.journal.history());
                 let text = format!(
-                    "messages not settled within {patience:?}: {left}; seen so far:\n{story}"
+                    "messages not settled within {timeout:?}: {left}; recorded so far:\n{history}"
                 );
                 Err(TesterError(text))
             }
         }
     }
 
-    // ---- what goes out
+    // ---- published messages
 
     /// The events of type `P` that the service published, in that order; dead letters are not among them.
     ///
@@ -312,16 +311,16 @@ impl ServiceTester {
         &self,
         n: usize,
         verb: &str,
-        pick: impl Fn(P, &What) -> Option<T>,
+        pick: impl Fn(P, &Outcome) -> Option<T>,
     ) -> Result<Vec<T>, TesterError>
     where
         P: Notification + DeserializeOwned,
     {
-        let look = |state: &State| {
+        let look = |state: &JournalState| {
             let named = |name: &Option<String>| is_named::<P>(name.as_deref());
             let entries = state.entries.iter().filter(|entry| named(&entry.subject.name));
             let picked = entries.filter_map(|entry| {
-                pick(decode(&entry.subject.message.bytes()).ok()?, &entry.what)
+                pick(decode(&entry.subject.message.bytes()).ok()?, &entry.outcome)
             });
             picked.collect::<Vec<_>>()
         };
@@ -331,19 +330,19 @@ impl ServiceTester {
         })
     }
 
-    /// `Err`: how many there are instead.
+    /// `Err`: the number found instead.
     async fn at_least<T>(
         &self,
         n: usize,
-        look: impl Fn(&State) -> Vec<T>,
+        look: impl Fn(&JournalState) -> Vec<T>,
     ) -> Result<Vec<T>, usize> {
         let journal = &self.broker.journal;
-        let enough = |state: &State| Some(look(state)).filter(|found| found.len() >= n);
-        let found = journal.wait(self.patience, enough).await;
+        let enough = |state: &JournalState| Some(look(state)).filter(|found| found.len() >= n);
+        let found = journal.wait(self.timeout, enough).await;
         found.ok_or_else(|| look(&journal.lock()).len())
     }
 
-    /// Tells of events that would have counted if their bodies could be read.
+    /// Lists events that would have counted if their bodies could be decoded.
     fn undecodable<P: Notification + DeserializeOwned>(&self) -> String {
         let state = self.broker.journal.lock();
         let is_named = |entry: &&Entry| is_named::<P>(entry.subject.name.as_deref());
@@ -360,22 +359,11 @@ impl ServiceTester {
     }
 
     fn missing(&self, found: usize, n: usize, name: &str, verb: &str) -> TesterError {
-        let (patience, story) = (self.patience, self.broker.journal.story());
+        let (timeout, history) = (self.timeout, self.broker.journal.history());
         let what = match found {
             0 => format!("no {name} was {verb}"),
             _ => format!("{name} was {verb} {found} times instead of {n}"),
         };
-        TesterError(format!("{what} within {patience:?}; seen so far:\n{story}"))
+        TesterError(format!("{what} within {timeout:?}; recorded so far:\n{history}"))
     }
-}
-
-/// An error and its causes in one line.
-fn causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }

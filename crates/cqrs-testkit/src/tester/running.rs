@@ -1,3 +1,5 @@
+//! [`RunningService`]: a service that runs on a tester's broker.
+
 use std::panic::resume_unwind;
 use std::sync::Arc;
 
@@ -6,7 +8,8 @@ use tokio::task::JoinHandle;
 
 use super::journal::Journal;
 
-/// A service that runs on a tester's broker. Dropped, it is cancelled, and gives back what it holds.
+/// A service that runs on a tester's broker. Dropping it cancels the service, and what it holds is
+/// requeued.
 #[derive(Debug)]
 #[must_use = "dropping it cancels the service"]
 pub struct RunningService {
@@ -29,7 +32,7 @@ impl RunningService {
         Self { task, stop, health }
     }
 
-    /// The service's own health: its state, and what it counts.
+    /// The service's own health: its state and its counts.
     pub fn health(&self) -> &ServiceHealth {
         &self.health
     }
@@ -40,8 +43,8 @@ impl RunningService {
         subscriptions.iter().map(|subscription| subscription.counts.failed_attempts).sum()
     }
 
-    /// Stops it gracefully, as a deployment does: what runs is finished, the rest is given back. It can
-    /// be started again, with a new [`Service`].
+    /// Stops it gracefully, as a deployment does: running handlers finish, the rest is requeued. The tester
+    /// can start another [`Service`] afterwards.
     ///
     /// # Errors
     /// When a subscription could not go on.
@@ -56,7 +59,7 @@ impl RunningService {
         self.end().await
     }
 
-    /// Stops it as a second signal does: what runs is cancelled, and everything given back.
+    /// Stops it as a second signal does: running handlers are cancelled, and everything is requeued.
     ///
     /// # Errors
     /// As [`stop`](Self::stop).

@@ -1,4 +1,4 @@
-//! A service in the hands of a case, and handlers that keep a log.
+//! [`Running`]: the service of a consuming case, and [`Log`]: the runs of its handlers.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -9,25 +9,25 @@ use cqrs_core::{
 };
 use tokio::task::JoinHandle;
 
-use super::ConsumingHarness;
-use super::stage::{Counted, Stage};
+use crate::conformance::fixture::{Counted, Fixture};
+use crate::conformance::harness::Harness;
 
 pub(super) struct Running {
     task: JoinHandle<Result<ServiceReport, ServiceError>>,
     stop: StopHandle,
     health: ServiceHealth,
-    patience: Duration,
-    /// Gone when nothing of the service is left.
+    timeout: Duration,
+    /// Dead when the service is dropped completely.
     broker: Weak<Arc<dyn Subscribe>>,
 }
 
-impl<H: ConsumingHarness> Stage<'_, H> {
-    /// Runs a service; it is ready.
+impl<H: Harness> Fixture<'_, H> {
+    /// Runs a service and waits until it is ready.
     pub(super) async fn run(&self, subscription: Subscription, target: impl Target) -> Running {
         self.run_draining(subscription, target, Duration::from_secs(30)).await
     }
 
-    /// The same with another limit of its drain.
+    /// As [`run`](Self::run), with a limit of the drain.
     pub(super) async fn run_draining(
         &self,
         subscription: Subscription,
@@ -43,7 +43,7 @@ impl<H: ConsumingHarness> Stage<'_, H> {
             .unwrap_or_else(|error| panic!("{error}"));
         let (stop, health) = (service.stop_handle(), service.health());
         let task = tokio::spawn(service.run_until(std::future::pending::<()>()));
-        let running = Running { task, stop, health, patience: self.can.patience, broker: left };
+        let running = Running { task, stop, health, timeout: self.can.timeout, broker: left };
         self.until("the service is ready", || {
             running.health.is_ready() || running.task.is_finished()
         })
@@ -61,12 +61,12 @@ impl Running {
         self.health.is_ready()
     }
 
-    /// Tells it to stop, which it does meanwhile.
+    /// Requests a stop and does not wait for it.
     pub(super) fn stop(&self) {
         self.stop.stop();
     }
 
-    /// Stops it; all must be well.
+    /// Stops it without an error, and returns the report of its subscription.
     pub(super) async fn end(self) -> SubscriptionReport {
         let report = self.report().await.unwrap_or_else(|error| panic!("{error}"));
         let report = report.subscriptions.into_iter().next().expect("one subscription");
@@ -79,24 +79,24 @@ impl Running {
         self.failure_or_report().await
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until it ends with an error.
     pub(super) async fn failure(self) -> ServiceError {
         self.failure_or_report().await.expect_err("it cannot go on")
     }
 
     async fn failure_or_report(self) -> Result<ServiceReport, ServiceError> {
-        let ended = tokio::time::timeout(2 * self.patience, self.task).await;
+        let ended = tokio::time::timeout(2 * self.timeout, self.task).await;
         let ended = ended.unwrap_or_else(|_| panic!("the service does not end"));
         ended.unwrap_or_else(|error| panic!("the service: {error}"))
     }
 
-    /// As a process that dies.
+    /// Drops the service, as a process that dies.
     pub(super) async fn crash(self) {
         self.task.abort();
         let _aborted = self.task.await;
-        let end = Instant::now() + self.patience;
+        let end = Instant::now() + self.timeout;
         while self.broker.strong_count() > 0 {
-            assert!(Instant::now() < end, "a service that was dropped is still there");
+            assert!(Instant::now() < end, "a dropped service is still running");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -104,26 +104,26 @@ impl Running {
 
 /// One run of a handler.
 #[derive(Debug, Clone)]
-pub(super) struct Note {
+pub(super) struct HandlerRun {
     pub(super) key: String,
     pub(super) number: u32,
     pub(super) attempt: u32,
     pub(super) at: Instant,
 }
 
-/// What the handlers of a case did, in order.
+/// The runs of the handlers of a case, in order.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Log(Arc<Mutex<Vec<Note>>>);
+pub(super) struct Log(Arc<Mutex<Vec<HandlerRun>>>);
 
 impl Log {
-    pub(super) fn add(&self, event: &Counted, attempt: u32) -> Note {
+    pub(super) fn add(&self, event: &Counted, attempt: u32) -> HandlerRun {
         let Counted { key, number } = event.clone();
-        let note = Note { key, number, attempt, at: Instant::now() };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(note.clone());
-        note
+        let run = HandlerRun { key, number, attempt, at: Instant::now() };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(run.clone());
+        run
     }
 
-    pub(super) fn notes(&self) -> Vec<Note> {
+    pub(super) fn runs(&self) -> Vec<HandlerRun> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -132,40 +132,40 @@ impl Log {
     }
 
     /// Number and attempt of each run: `1#1`.
-    pub(super) fn runs(&self) -> Vec<String> {
-        self.notes().iter().map(|note| format!("{}#{}", note.number, note.attempt)).collect()
+    pub(super) fn attempts(&self) -> Vec<String> {
+        self.runs().iter().map(|run| format!("{}#{}", run.number, run.attempt)).collect()
     }
 
     /// The numbers of a key, in the order they ran.
     pub(super) fn numbers(&self, key: &str) -> Vec<u32> {
-        let notes = self.notes();
-        notes.iter().filter(|note| note.key == key).map(|note| note.number).collect()
+        let runs = self.runs();
+        runs.iter().filter(|run| run.key == key).map(|run| run.number).collect()
     }
 
-    /// A function that logs, and ends as `act` says.
+    /// A handler that logs its run and returns the result of `act`.
     pub(super) fn each<F>(&self, act: F) -> impl Target + use<F>
     where
-        F: Fn(&Note) -> Result<(), HandlerError> + Send + Sync + 'static,
+        F: Fn(&HandlerRun) -> Result<(), HandlerError> + Send + Sync + 'static,
     {
         let act = Arc::new(act);
-        self.each_async(move |note| {
+        self.each_async(move |run| {
             let act = Arc::clone(&act);
-            async move { act(&note) }
+            async move { act(&run) }
         })
     }
 
-    /// The same with a function that may wait.
+    /// As [`each`](Self::each), with an asynchronous `act`.
     pub(super) fn each_async<F, Fut>(&self, act: F) -> impl Target + use<F, Fut>
     where
-        F: Fn(Note) -> Fut + Send + Sync + 'static,
+        F: Fn(HandlerRun) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
     {
         let (log, act) = (self.clone(), Arc::new(act));
         each(move |event: NotificationEvent<Counted>, received: Received| {
             let (log, act) = (log.clone(), Arc::clone(&act));
             async move {
-                let note = log.add(&event.payload, received.attempt());
-                act(note).await
+                let run = log.add(&event.payload, received.attempt());
+                act(run).await
             }
         })
     }

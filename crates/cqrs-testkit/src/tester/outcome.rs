@@ -1,0 +1,97 @@
+//! [`Retried`], [`DeadLettered`] and [`TesterError`]: the results of a tester's waits.
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cqrs_core::codec::DeserializeError;
+use cqrs_core::{DeadLetter, JsonDeserializer, Notification};
+use serde::de::DeserializeOwned;
+
+use super::journal::Subject;
+use crate::error_chain::error_chain;
+
+/// An event that failed and is retried after a delay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Retried<P> {
+    /// The event's payload.
+    pub event: P,
+    /// The delay before the next attempt.
+    pub delay: Duration,
+    /// The failed attempts, immediate ones included.
+    pub attempts: u32,
+}
+
+/// A message that became a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeadLettered {
+    /// The reason, the attempts and the group.
+    pub letter: DeadLetter,
+    /// The event's name, where the message has one.
+    pub name: Option<String>,
+    /// The message's bytes.
+    pub body: Bytes,
+}
+
+impl DeadLettered {
+    pub(super) fn new(subject: &Subject, letter: &DeadLetter) -> Self {
+        let (name, body) = (subject.name.clone(), subject.message.bytes());
+        Self { letter: letter.clone(), name, body }
+    }
+
+    /// The payload of the event.
+    ///
+    /// # Errors
+    /// When its bytes are no JSON of `P`.
+    pub fn event<P: Notification + DeserializeOwned>(&self) -> Result<P, DeserializeError> {
+        decode(&self.body)
+    }
+}
+
+/// The expected event that did not happen, and all that did. `Debug` shows the same text as `Display`, for
+/// the sake of `unwrap`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TesterError(pub(super) String);
+
+impl TesterError {
+    pub(super) fn of(error: &dyn Error) -> Self {
+        Self(error_chain(error))
+    }
+}
+
+impl fmt::Display for TesterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for TesterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for TesterError {}
+
+/// The type's name without its modules.
+pub(super) fn type_name<P>() -> &'static str {
+    let whole = std::any::type_name::<P>();
+    match whole.contains('<') {
+        true => whole,
+        false => whole.rsplit("::").next().unwrap_or(whole),
+    }
+}
+
+pub(super) fn is_named<P: Notification>(name: Option<&str>) -> bool {
+    name == Some(P::NAME)
+}
+
+pub(super) fn decode<P>(body: &Bytes) -> Result<P, DeserializeError>
+where
+    P: Notification + DeserializeOwned,
+{
+    Ok(JsonDeserializer.from_bytes::<P>(body)?.payload)
+}
