@@ -156,17 +156,18 @@ flaws! {
     ]
     IgnoresEarliest fails [
         new_group_starts_at_earliest_or_at_its_creation,
+        start_time_works_or_is_unsupported,
     ]
     IgnoresLatest fails [
         latest_group_receives_only_new_messages,
         latest_group_has_a_position_before_first_message,
+        start_time_works_or_is_unsupported,
     ]
     ForgetsUnusedGroup fails [
         latest_group_receives_only_new_messages,
         latest_group_has_a_position_before_first_message,
     ]
     ChecksNothing fails [
-        start_time_works_or_is_unsupported,
         pattern_works_or_is_unsupported,
     ]
     FirstTopicOnly fails [
@@ -176,6 +177,7 @@ flaws! {
         latest_group_receives_only_new_messages,
         every_group_gets_every_message,
         latest_group_has_a_position_before_first_message,
+        start_time_works_or_is_unsupported,
     ]
     MembersCopy fails [
         members_of_a_group_share_the_messages,
