@@ -1,32 +1,24 @@
+//! The broker value for RabbitMQ: the producer and the subscriptions behind core's contracts.
+
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use cqrs_core::broker::{
-    BoxFuture, BrokerState, Intake, PendingConfirm, Receipt, ShutdownReport, Window,
-};
+use cqrs_core::broker::{BoxFuture, BrokerState, Receipt, ShutdownReport};
 use cqrs_core::consume::{Source, Subscribe, SubscribeError, SubscribeErrorKind, SubscribeRequest};
-use cqrs_core::{Message, MessageBroker, PublishError, PublishErrorKind};
-use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use cqrs_core::{Message, MessageBroker, PublishError};
 
-use crate::connect::Connector;
-use crate::consumer::Consuming;
-use crate::producer::frame::FrameFormat;
-use crate::producer::lane::{self, Shared};
-use crate::producer::status::Status;
-use crate::{AmqpConfig, AmqpError};
+use crate::config::AmqpConfig;
+use crate::consumer::Subscriber;
+use crate::error::AmqpError;
+use crate::producer::handle::ProducerHandle;
 
 /// Publishes to RabbitMQ: persistent messages, publisher confirms, resent after a connection loss.
 ///
 /// A [`MessageBroker`]; publish with [`MessageBrokerExt`](cqrs_core::MessageBrokerExt). And a [`Subscribe`]:
 /// its subscriptions have connections of their own, and end by themselves. Clones share its
 /// connections. When the last one is dropped without [`shutdown`](MessageBroker::shutdown), its tasks end
-/// and what is in flight is given up.
+/// and messages in flight are abandoned.
 ///
 /// ```no_run
 /// use cqrs_amqp::{AmqpConfig, AmqpMessageBroker};
@@ -38,35 +30,15 @@ use crate::{AmqpConfig, AmqpError};
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
-pub struct AmqpMessageBroker(Arc<Producer>);
+pub struct AmqpMessageBroker(Arc<SharedBroker>);
 
-struct Producer {
-    intake: Intake,
-    lanes: Box<[mpsc::UnboundedSender<PendingConfirm>]>,
-    next_keyless: AtomicUsize,
-    format: FrameFormat,
-    status: Status,
-    consuming: Consuming,
-    ending: Ending,
-}
-
-/// What a shutdown needs, and how it ended.
-struct Ending {
-    runtime: Handle,
-    /// Taken by the first shutdown.
-    tasks: Mutex<Option<Tasks>>,
-    stop: watch::Sender<Option<Instant>>,
-    report: watch::Receiver<Option<ShutdownReport>>,
-}
-
-struct Tasks {
-    lanes: Vec<JoinHandle<usize>>,
-    connector: Arc<Connector>,
-    report: watch::Sender<Option<ShutdownReport>>,
+struct SharedBroker {
+    producer: ProducerHandle,
+    subscriber: Subscriber,
 }
 
 impl AmqpMessageBroker {
-    /// Makes the broker value, whether or not the server is up; it connects in the background, for ever.
+    /// Makes the broker value, even if the server is down; it connects in the background, forever.
     ///
     /// Must be called inside a tokio runtime with time and I/O enabled; its tasks run there.
     ///
@@ -75,44 +47,12 @@ impl AmqpMessageBroker {
     /// read.
     pub fn new(config: AmqpConfig) -> Result<Self, AmqpError> {
         config.validate()?;
-        let runtime = Handle::try_current().map_err(|_| {
-            AmqpError::config("an AmqpMessageBroker is made inside a tokio runtime")
-        })?;
-        let connector = Arc::new(Connector::new(&config)?);
-        let count = usize::from(config.pool_size) * usize::from(config.channels_per_connection);
-        let status = Status::new(count);
-        let format = FrameFormat::new(&config);
-        let (stop, stopped) = watch::channel(None);
-        let (report, reported) = watch::channel(None);
-        let shared = Shared {
-            connector: Arc::clone(&connector),
-            status: status.clone(),
-            format: format.clone(),
-            stop: stopped,
-        };
-        let (lanes, tasks): (Vec<_>, Vec<_>) = (0..count)
-            .map(|index| {
-                let (lane, jobs) = mpsc::unbounded_channel();
-                (lane, runtime.spawn(lane::run(index, shared.clone(), jobs)))
-            })
-            .unzip();
-        let window = Window::new(config.window_messages, config.window_bytes);
-        let cause = status.clone();
-        let intake = Intake::new(window, config.publish_timeout)
-            .with_cause(move || cause.cause().map(Into::into));
-        let tasks = Mutex::new(Some(Tasks { lanes: tasks, connector, report }));
-        Ok(Self(Arc::new(Producer {
-            intake,
-            lanes: lanes.into(),
-            next_keyless: AtomicUsize::new(0),
-            format,
-            status,
-            consuming: Consuming::new(&config)?,
-            ending: Ending { runtime, tasks, stop, report: reported },
-        })))
+        let subscriber = Subscriber::new(&config)?;
+        let producer = ProducerHandle::new(&config)?;
+        Ok(Self(Arc::new(SharedBroker { producer, subscriber })))
     }
 
-    /// Makes the broker value and waits until it is connected and its topology stands.
+    /// Makes the broker value and waits until it is connected and its topology is declared.
     ///
     /// For a server that may come up later, use [`new`](Self::new).
     ///
@@ -120,124 +60,50 @@ impl AmqpMessageBroker {
     /// As [`new`](Self::new); and the first failure to connect, within the connect timeout.
     pub async fn connect(config: AmqpConfig) -> Result<Self, AmqpError> {
         let broker = Self::new(config)?;
-        broker.0.status.connected().await?;
+        broker.0.producer.connected().await?;
         Ok(broker)
     }
 
-    /// Messages that wait or are in flight, without a verdict.
+    /// Messages that are queued or in flight, without an outcome.
     pub fn in_flight(&self) -> usize {
-        self.0.intake.in_flight()
-    }
-
-    fn check(&self, message: Message) -> Result<Message, PublishError> {
-        match self.0.format.check(&message) {
-            Ok(()) => Ok(message),
-            Err((kind, detail)) => Err(PublishError::new(kind, message, detail)),
-        }
-    }
-
-    /// Fixes the message's place in the order of its lane.
-    fn send(&self, pending: PendingConfirm) -> Result<(), PublishError> {
-        let lane = self.lane(pending.message());
-        let Some(lane) = self.0.lanes.get(lane) else {
-            return Err(pending.reject(PublishErrorKind::Closed, "it has no lanes"));
-        };
-        lane.send(pending).map_err(|mpsc::error::SendError(pending)| {
-            let detail = match self.0.intake.is_closed() {
-                true => "shutdown was called on it",
-                false => "one of its tasks ended by a panic; make a new broker value",
-            };
-            pending.reject(PublishErrorKind::Closed, detail)
-        })
-    }
-
-    /// The same for all messages of one topic and key; in turn for those without a key.
-    fn lane(&self, message: &Message) -> usize {
-        let lanes = self.0.lanes.len().max(1);
-        match &message.key {
-            Some(key) => {
-                let mut hasher = DefaultHasher::new();
-                (&*message.topic, key).hash(&mut hasher);
-                (hasher.finish() % lanes as u64) as usize
-            }
-            None => self.0.next_keyless.fetch_add(1, Ordering::Relaxed) % lanes,
-        }
+        self.0.producer.in_flight()
     }
 }
 
 impl MessageBroker for AmqpMessageBroker {
     fn enqueue(&self, message: Message) -> BoxFuture<'_, Result<Receipt, PublishError>> {
-        Box::pin(async move {
-            let (pending, receipt) = self.0.intake.admit(self.check(message)?).await?;
-            self.send(pending)?;
-            Ok(receipt)
-        })
+        Box::pin(self.0.producer.enqueue(message))
     }
 
     fn try_enqueue(&self, message: Message) -> Result<Receipt, PublishError> {
-        let (pending, receipt) = self.0.intake.try_admit(self.check(message)?)?;
-        self.send(pending)?;
-        Ok(receipt)
+        self.0.producer.try_enqueue(message)
     }
 
     fn state(&self) -> BrokerState {
-        match self.0.intake.is_closed() {
-            true => BrokerState::Closed,
-            false => self.0.status.state(),
-        }
+        self.0.producer.state()
     }
 
     fn shutdown(&self, deadline: Duration) -> BoxFuture<'_, ShutdownReport> {
-        self.0.intake.close();
-        let tasks = self.0.ending.tasks.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(tasks) = tasks {
-            let now = Instant::now();
-            let far = Duration::from_secs(365 * 24 * 3600);
-            self.0.ending.stop.send_replace(Some(now + deadline.min(far)));
-            self.0.ending.runtime.spawn(end(tasks));
-        }
-        let mut report = self.0.ending.report.clone();
-        Box::pin(async move {
-            match report.wait_for(Option::is_some).await {
-                Ok(report) => report.unwrap_or_default(),
-                // The runtime is shutting down.
-                Err(_) => ShutdownReport::new(self.0.intake.in_flight()),
-            }
-        })
+        self.0.producer.shutdown(deadline)
     }
 }
 
 impl Subscribe for AmqpMessageBroker {
     fn check(&self, requests: &[SubscribeRequest]) -> Vec<SubscribeError> {
-        self.0.consuming.check(requests)
+        self.0.subscriber.check(requests)
     }
 
     fn subscribe(
         &self,
         request: SubscribeRequest,
     ) -> BoxFuture<'_, Result<Box<dyn Source>, SubscribeError>> {
-        if self.0.intake.is_closed() {
+        if self.0.producer.is_closed() {
             let detail = format!("subscription {:?}: the broker value is shut down", request.name);
             let error = SubscribeError::new(SubscribeErrorKind::Closed, detail);
             return Box::pin(std::future::ready(Err(error)));
         }
-        Box::pin(self.0.consuming.subscribe(request))
+        Box::pin(self.0.subscriber.subscribe(request))
     }
-}
-
-async fn end(Tasks { lanes, connector, report }: Tasks) {
-    /// How long closing the connections may take; those that do not answer are dropped.
-    const CLOSING: Duration = Duration::from_secs(1);
-    let mut undelivered = 0;
-    for lane in lanes {
-        // A lane that panicked failed its messages then.
-        undelivered += lane.await.unwrap_or_default();
-    }
-    connector.close(CLOSING).await;
-    if undelivered > 0 {
-        tracing::warn!(undelivered, "shut down with messages that were not confirmed");
-    }
-    report.send_replace(Some(ShutdownReport::new(undelivered)));
 }
 
 impl fmt::Debug for AmqpMessageBroker {
@@ -245,7 +111,7 @@ impl fmt::Debug for AmqpMessageBroker {
         f.debug_struct("AmqpMessageBroker")
             .field("state", &self.state())
             .field("in_flight", &self.in_flight())
-            .field("lanes", &self.0.lanes.len())
+            .field("channels", &self.0.producer.publisher_count())
             .finish_non_exhaustive()
     }
 }

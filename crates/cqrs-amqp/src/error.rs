@@ -1,3 +1,5 @@
+//! The error of the crate and its kinds.
+
 use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
@@ -5,7 +7,7 @@ use std::sync::Arc;
 
 use cqrs_core::PublishErrorKind;
 
-/// What went wrong between this crate and RabbitMQ.
+/// The kinds of [`AmqpError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -20,20 +22,20 @@ pub enum ErrorKind {
     Authentication,
     /// The virtual host does not exist, or this user may not use it (reply code 530).
     VirtualHost,
-    /// An exchange, queue or binding could not be declared, or stands differently on the server.
+    /// An exchange, queue or binding could not be declared, or exists on the server with other properties.
     Topology,
-    /// The server closed the channel because of something sent on it.
+    /// The server closed the channel because of a frame sent on it.
     ChannelClosed,
     /// An established connection was lost.
     ConnectionLost,
-    /// The server asked publishers to stop (`connection.blocked`: a memory or disk alarm).
+    /// The server blocks publishers (`connection.blocked`: a memory or disk alarm).
     Blocked,
 }
 
-/// An error of this crate: its kind, what happened in words, and the cause in `source()`.
+/// An error of this crate: its kind, a description, and the cause in `source()`.
 ///
-/// Cheap to clone. Neither `Display` nor `Debug` shows credentials: the dsn never gets in, and neither
-/// do the server's own words, which name no password.
+/// Cheap to clone. Neither `Display` nor `Debug` shows credentials: an error never holds the dsn, and the
+/// server's replies name no password.
 #[derive(Clone)]
 pub struct AmqpError(Arc<Inner>);
 
@@ -62,7 +64,7 @@ impl AmqpError {
         Self(Arc::new(Inner { kind, detail: detail.into(), reply_code: None, source }))
     }
 
-    /// What lapin reports, under `kind` unless the server's reply code says it better.
+    /// An error of lapin, of `kind` unless the server's reply code stands for a more specific one.
     pub(crate) fn from_lapin(
         kind: ErrorKind,
         doing: impl Into<Cow<'static, str>>,
@@ -84,18 +86,18 @@ impl AmqpError {
         Self(Arc::new(Inner { kind, detail: doing.into(), reply_code, source }))
     }
 
-    /// What went wrong.
+    /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The server's reply code, when the server said no
+    /// The server's reply code, if the server refused
     /// ([AMQP 0-9-1, 1.2](https://www.rabbitmq.com/amqp-0-9-1-reference#constants)).
     pub fn reply_code(&self) -> Option<u16> {
         self.0.reply_code
     }
 
-    /// Whether trying again can help without a change of the settings.
+    /// True if a retry can succeed without a change of the settings.
     pub fn is_retryable(&self) -> bool {
         matches!(
             self.0.kind,
@@ -121,8 +123,8 @@ impl AmqpError {
         text
     }
 
-    /// What a channel closed by the server says of the one message that was on it.
-    pub(crate) fn verdict(&self) -> PublishErrorKind {
+    /// The kind of publish error for the only message on a channel that the server closed.
+    pub(crate) fn publish_error_kind(&self) -> PublishErrorKind {
         match self.0.reply_code {
             Some(311) => PublishErrorKind::TooLarge,
             Some(312 | 313 | 404) => PublishErrorKind::Unroutable,
@@ -155,7 +157,7 @@ impl Error for AmqpError {
     }
 }
 
-/// What the server said when it closed a channel or a connection.
+/// The server's reply when it closed a channel or a connection.
 #[derive(Debug)]
 struct ServerReply {
     code: u16,
@@ -187,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_servers_reply_code_decides_the_kind_while_connecting() {
+    fn reply_code_decides_the_kind_while_connecting() {
         let refused = reply(AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED), "Login was refused");
         let error = AmqpError::from_lapin(ErrorKind::Connect, "connecting to h:1", &refused);
         assert_eq!(error.kind(), ErrorKind::Authentication);
@@ -198,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn an_io_error_stands_in_the_source_chain() {
+    fn io_error_is_in_the_source_chain() {
         let io = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
         let error = AmqpError::from_lapin(ErrorKind::Connect, "connecting", &io.into());
         assert_eq!(error.chain(), "connecting: connection refused");
@@ -206,13 +208,14 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_error_is_a_verdict_on_its_message() {
-        let verdict = |soft, text| {
+    fn channel_error_names_the_publish_error() {
+        let kind = |soft, text| {
             let error = reply(AMQPErrorKind::Soft(soft), text);
-            AmqpError::from_lapin(ErrorKind::ChannelClosed, "publishing", &error).verdict()
+            AmqpError::from_lapin(ErrorKind::ChannelClosed, "publishing", &error)
+                .publish_error_kind()
         };
-        assert_eq!(verdict(AMQPSoftError::NOTFOUND, "no exchange"), PublishErrorKind::Unroutable);
-        assert_eq!(verdict(AMQPSoftError::PRECONDITIONFAILED, "size"), PublishErrorKind::Invalid);
-        assert_eq!(verdict(AMQPSoftError::ACCESSREFUSED, "write"), PublishErrorKind::Refused);
+        assert_eq!(kind(AMQPSoftError::NOTFOUND, "no exchange"), PublishErrorKind::Unroutable);
+        assert_eq!(kind(AMQPSoftError::PRECONDITIONFAILED, "size"), PublishErrorKind::Invalid);
+        assert_eq!(kind(AMQPSoftError::ACCESSREFUSED, "write"), PublishErrorKind::Refused);
     }
 }

@@ -155,7 +155,7 @@ async fn a_deleted_queue_is_declared_again() {
             })
             .await;
             let mut next = opened.next().await;
-            // 4.3 may lose a queue that was declared a moment ago, and so it can come again.
+            // 4.3 may lose a queue that was declared a moment ago, and with it the ack.
             assert_eq!(body(&next), text);
             next.settle.ack().await.unwrap();
         }
@@ -238,7 +238,7 @@ async fn a_server_that_hangs_is_left_in_time() {
     let (took, ended) = opened.close(deadline).await;
     assert!(took < deadline + SLACK, "close took {took:?}");
     let error = ended.unwrap_err().to_string();
-    assert!(error.contains("can come again"), "{error}");
+    assert!(error.contains("may be redelivered"), "{error}");
     proxy.stall(false);
     drop(proxy);
     until("the server notices", async || raw.consumers(&queue).await == 0).await;

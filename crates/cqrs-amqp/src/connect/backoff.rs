@@ -1,3 +1,5 @@
+//! The backoff between connection attempts; part of the connector.
+
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
@@ -5,8 +7,8 @@ use tokio::time::Instant;
 
 use crate::config::ReconnectConfig;
 
-/// When the next attempt may start. Doubles with each failure up to a limit; jitter takes off up to
-/// half, so that many processes do not come back in step.
+/// The delay before the next attempt. It doubles with each failure up to a limit; jitter takes off up to
+/// half, so that many processes do not reconnect at the same time.
 #[derive(Debug)]
 pub(super) struct Backoff {
     config: ReconnectConfig,
@@ -25,7 +27,7 @@ impl Backoff {
         self.not_before = Some(now + jitter(doubled.min(self.config.max)));
     }
 
-    /// A connection held: the next loss is tried again at once.
+    /// A connection held: after its loss the next attempt starts at once.
     pub(super) fn held(&mut self) {
         self.failures = 0;
         self.not_before = None;
@@ -47,7 +49,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn doubles_to_the_limit_with_jitter_and_starts_again() {
+    async fn delay_doubles_to_the_limit_with_jitter() {
         let config = ReconnectConfig {
             initial: Duration::from_millis(100),
             max: Duration::from_millis(350),

@@ -1,3 +1,5 @@
+//! One connection to the server, its health and its end; part of the pool, shared by its channels.
+
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
@@ -9,38 +11,38 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::socket::SocketHandle;
-use crate::{AmqpError, ErrorKind};
+use crate::error::{AmqpError, ErrorKind};
 
-/// How a connection is, as its watcher task last saw it.
+/// The state of a connection, as its watcher task saw it last.
 #[derive(Debug, Clone)]
 pub(crate) enum Health {
     Up,
-    /// The server asked publishers to stop; its own words.
+    /// The server blocks publishers; the reason in its words.
     Blocked(Arc<str>),
     Lost(AmqpError),
 }
 
-/// One connection to the server and what was declared on it.
+/// One connection to the server and the topology declared on it.
 ///
-/// A task of its own watches lapin's events, so that a loss or a block is known while nothing is sent.
-/// Dropped, it asks lapin to close and shuts the socket after [`GRACE`] at the latest.
+/// A task watches lapin's events, so that a loss or a block is known while nothing is sent. Dropped, it asks
+/// lapin to close and shuts the socket after [`GRACE`] at the latest.
 pub(crate) struct Connection {
     lapin: lapin::Connection,
     address: Arc<str>,
     socket: SocketHandle,
     health: watch::Receiver<Health>,
     watcher: AbortHandle,
-    /// Channels opened for publishing.
-    pub(super) links: AtomicU16,
+    /// Open channels.
+    pub(super) channels: AtomicU16,
     pub(super) declared: AtomicBool,
     /// Topics declared in the python-compatible mode.
     pub(super) topics: Mutex<HashSet<Arc<str>>>,
 }
 
-/// Bytes of a content header that are left to the server. It adds headers on the way and sends what came
-/// of it whatever its size, and a client ends the connection over a frame above `frame_max`.
+/// Bytes of a content header that are reserved for the server. It adds headers and sends the result whatever
+/// its size, and a client ends the connection over a frame above `frame_max`.
 ///
-/// One death (`x-death`, `x-first-death-*`, `x-last-death-*`) takes at most 2,150 bytes, with all names
+/// One dead-lettering (`x-death`, `x-first-death-*`, `x-last-death-*`) takes at most 2,150 bytes, with all names
 /// 255 bytes long; `x-delivery-count` and `x-acquired-count` take 60.
 const ADDED: usize = 2_560;
 /// How long lapin may take to close a connection that answers.
@@ -48,7 +50,7 @@ const GRACE: Duration = Duration::from_secs(1);
 
 impl Connection {
     pub(super) fn new(lapin: lapin::Connection, socket: SocketHandle, address: Arc<str>) -> Self {
-        // The one listener: lapin's listeners share a queue, each event reaches one of them.
+        // The only listener: lapin's listeners share a queue, and each event reaches one of them.
         let events = lapin.events_listener();
         let status = lapin.status().clone();
         let (sender, health) = watch::channel(Health::Up);
@@ -59,7 +61,7 @@ impl Connection {
             socket,
             health,
             watcher: watcher.abort_handle(),
-            links: AtomicU16::new(0),
+            channels: AtomicU16::new(0),
             declared: AtomicBool::new(false),
             topics: Mutex::new(HashSet::new()),
         }
@@ -81,7 +83,7 @@ impl Connection {
         &self.address
     }
 
-    /// The largest frame, as agreed with the server, in bytes.
+    /// The largest frame, as negotiated with the server, in bytes.
     fn frame_max(&self) -> usize {
         self.lapin.configuration().frame_max() as usize
     }
@@ -92,8 +94,8 @@ impl Connection {
         frame_max - ADDED.min(frame_max / 4)
     }
 
-    /// Waits for the answer to `request`. lapin may leave one unanswered that is made while the connection
-    /// dies; and a connection that does not answer within `limit` is killed.
+    /// Waits for the answer to `request`. A loss of the connection ends the wait, because lapin may leave a
+    /// request unanswered then; a connection that does not answer within `limit` is killed.
     pub(crate) async fn answered<T>(
         &self,
         limit: Duration,
@@ -125,15 +127,15 @@ impl Connection {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Ends the connection at once, without a word to the server.
+    /// Ends the connection at once, without `connection.close`.
     pub(crate) fn kill(&self) {
         self.socket.shut();
     }
 
-    /// Closes the connection: politely when the server listens, within `limit` in any case.
+    /// Closes the connection: with `connection.close` if the server reads, and within `limit` in any case.
     pub(super) async fn close(&self, limit: Duration) {
         let status = self.lapin.status();
-        // While it is blocked lapin writes nothing, not even this.
+        // lapin writes no frame on a blocked connection.
         if status.connected() && !status.blocked() {
             let closing = self.lapin.close(200, "OK".into());
             let _killed_below = tokio::time::timeout(limit.min(GRACE), closing).await;
@@ -146,9 +148,9 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.watcher.abort();
         let status = self.lapin.status();
-        let polite = status.connected() && !status.blocked();
+        let can_close = status.connected() && !status.blocked();
         match tokio::runtime::Handle::try_current() {
-            Ok(runtime) if polite => {
+            Ok(runtime) if can_close => {
                 let socket = self.socket.clone();
                 runtime.spawn(async move {
                     tokio::time::sleep(GRACE).await;
@@ -172,8 +174,8 @@ async fn watch(
     health: watch::Sender<Health>,
     address: Arc<str>,
 ) {
-    /// How often the state is read beside the events, should one be missed.
-    const LOOK: Duration = Duration::from_secs(1);
+    /// How often the state is read, in case an event is missed.
+    const INTERVAL: Duration = Duration::from_secs(1);
     let mut events = std::pin::pin!(events);
     let lost = |error: Option<&lapin::Error>| {
         let detail = format!("the connection to {address} was lost");
@@ -183,15 +185,15 @@ async fn watch(
         })
     };
     loop {
-        let now = match tokio::time::timeout(LOOK, events.next()).await {
+        let now = match tokio::time::timeout(INTERVAL, events.next()).await {
             Ok(Some(lapin::Event::ConnectionBlocked(reason))) => Health::Blocked(reason.into()),
             Ok(Some(lapin::Event::ConnectionUnblocked)) => Health::Up,
-            // Errors of single channels come here too; their owners see them.
+            // Errors of single channels are handled by their owners.
             Ok(Some(lapin::Event::Error(error))) if !status.connected() => lost(Some(&error)),
             Ok(Some(_)) => continue,
             Ok(None) => lost(None),
-            Err(_look) if !status.connected() => lost(None),
-            Err(_look) => continue,
+            Err(_interval) if !status.connected() => lost(None),
+            Err(_interval) => continue,
         };
         match &now {
             Health::Lost(error) => tracing::warn!(error = %error.chain(), "connection lost"),

@@ -1,3 +1,5 @@
+//! Opens channels on pooled connections, with one backoff; used by the producer, the consumer and the copies.
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,12 +13,13 @@ use super::connection::{Connection, Health};
 use super::dial::Dialer;
 use super::pool::{Manager, Sink};
 use super::topology::Topology;
-use crate::{AmqpConfig, AmqpError, DeclareMode, ErrorKind};
+use crate::config::{AmqpConfig, DeclareMode};
+use crate::error::{AmqpError, ErrorKind};
 
 /// Opens channels on pooled connections, one at a time, with one backoff for all.
 ///
-/// `gate` is held for a whole attempt: it keeps the lanes from racing each other for connections and
-/// makes a server that is down see one attempt per backoff, not one per channel.
+/// `gate` is locked for a whole attempt: publishers do not race each other for connections, and a server that
+/// is down gets one attempt per backoff, not one per channel.
 pub(crate) struct Connector {
     pool: bb8::Pool<Manager>,
     address: Arc<str>,
@@ -39,13 +42,12 @@ impl Connector {
     }
 
     /// For one subscription: one connection with one channel, called `name` in RabbitMQ's management
-    /// pages. Declares nothing: the subscription knows what it needs.
+    /// pages. Declares nothing: the subscription declares its own queues.
     pub(crate) fn for_consuming(config: &AmqpConfig, name: &str) -> Result<Self, AmqpError> {
         Self::with_confirms(&Self::own(config, name, 1), false)
     }
 
-    /// For retry copies and dead letters: one connection with `channels` channels, which declares
-    /// nothing.
+    /// For retry copies and dead letters: one connection with `channels` channels. Declares nothing.
     pub(crate) fn for_copies(config: &AmqpConfig, channels: u16) -> Result<Self, AmqpError> {
         Self::with_confirms(&Self::own(config, "retries and dead letters", channels), true)
     }
@@ -66,12 +68,12 @@ impl Connector {
         let address = Arc::clone(dialer.address());
         let pool = bb8::Pool::builder()
             .max_size(u32::from(config.pool_size))
-            // Channels live on: a connection ends when it breaks, not by age.
+            // A connection ends when it breaks, not by age.
             .max_lifetime(None)
             .idle_timeout(None)
-            // We look ourselves; bb8 would report a dead idle connection as a failure to connect.
+            // Checked in `checkout`; bb8 would report a dead idle connection as a failure to connect.
             .test_on_check_out(false)
-            // The backoff is ours.
+            // The connector has its own backoff.
             .retry_connection(false)
             .connection_timeout(config.attempt_timeout() * 2)
             .error_sink(Box::new(Sink(sink)))
@@ -95,32 +97,30 @@ impl Connector {
         self.attempt_timeout
     }
 
-    /// Where it connects to, without credentials.
+    /// The server's address, without credentials.
     pub(crate) fn address(&self) -> &Arc<str> {
         &self.address
     }
 
-    /// Opens a channel on a connection whose topology stands: one attempt, after the
-    /// backoff. Cancel safe.
-    pub(crate) async fn open(&self) -> Result<Link, AmqpError> {
+    /// Opens a channel on a connection with its topology declared: one attempt, after the backoff. Cancel safe.
+    pub(crate) async fn open(&self) -> Result<PooledChannel, AmqpError> {
         let mut gate = self.gate.lock().await;
         if let Some(not_before) = gate.backoff.not_before() {
             tokio::time::sleep_until(not_before).await;
         }
         let opened = self.attempt(&mut gate.failures).await;
-        match &opened {
-            Ok(_) => {}
-            Err(_) => gate.backoff.failed(Instant::now()),
+        if opened.is_err() {
+            gate.backoff.failed(Instant::now());
         }
         opened
     }
 
-    /// A link ended. After one that held for a while the next attempt starts at once, after one that
-    /// was of some use with the shortest backoff, otherwise with the next longer one.
-    pub(crate) async fn lost(&self, link: &Link) {
+    /// Records the loss of a channel. After one that was open for a while the next attempt starts at once, after
+    /// one that was used with the shortest backoff, otherwise with the next longer one.
+    pub(crate) async fn lost(&self, pooled: &PooledChannel) {
         let mut gate = self.gate.lock().await;
-        let held = link.opened.elapsed() > Duration::from_secs(1);
-        if held || link.confirmed {
+        let held = pooled.opened.elapsed() > Duration::from_secs(1);
+        if held || pooled.confirmed {
             gate.backoff.held();
         }
         if !held {
@@ -131,11 +131,11 @@ impl Connector {
     async fn attempt(
         &self,
         failures: &mut mpsc::UnboundedReceiver<AmqpError>,
-    ) -> Result<Link, AmqpError> {
+    ) -> Result<PooledChannel, AmqpError> {
         while failures.try_recv().is_ok() {}
         let connection = self.checkout(failures).await?;
         if let Health::Blocked(reason) = &*connection.health().borrow() {
-            // Opening would wait for the unblock, and killing it would lose what it carries.
+            // Opening would wait for the unblock, and killing the connection would lose its frames.
             let detail = format!("{} blocks publishers: {reason}", self.address);
             return Err(AmqpError::new(ErrorKind::Blocked, detail));
         }
@@ -155,11 +155,10 @@ impl Connector {
             Ok(channel)
         };
         let channel = connection.answered(self.attempt_timeout, setting_up).await?;
-        Ok(Link::new(channel, connection))
+        Ok(PooledChannel::new(channel, connection))
     }
 
-    /// A connection that works and has room for a channel. The pool makes a new one when those it has
-    /// are held here as full.
+    /// An open connection with room for a channel. The pool opens a new one if all others are held here as full.
     async fn checkout(
         &self,
         failures: &mut mpsc::UnboundedReceiver<AmqpError>,
@@ -178,17 +177,17 @@ impl Connector {
                 })?,
             };
             if !connection.is_up() {
-                // Goes back as broken; the pool lets go of it.
+                // Returned to the pool as broken, which drops it.
                 continue;
             }
-            if connection.links.load(Ordering::Acquire) < self.channels_per_connection {
+            if connection.channels.load(Ordering::Acquire) < self.channels_per_connection {
                 return Ok(Arc::clone(&connection));
             }
             full.push(connection);
         }
     }
 
-    /// Closes the idle connections: all, once the links are gone.
+    /// Closes the idle connections, which are all after the channels were dropped.
     pub(crate) async fn close(&self, limit: Duration) {
         let mut held = Vec::new();
         while self.pool.state().idle_connections > 0 {
@@ -203,26 +202,26 @@ impl Connector {
 }
 
 /// An open channel. Counted on its connection until it is dropped.
-pub(crate) struct Link {
+pub(crate) struct PooledChannel {
     pub(crate) channel: Arc<lapin::Channel>,
     pub(crate) connection: Arc<Connection>,
     pub(crate) health: watch::Receiver<Health>,
-    /// Whether it was of use: the server confirmed or delivered something on it.
+    /// Set after the server confirmed a message on it.
     pub(crate) confirmed: bool,
     opened: Instant,
 }
 
-impl Link {
+impl PooledChannel {
     fn new(channel: lapin::Channel, connection: Arc<Connection>) -> Self {
-        connection.links.fetch_add(1, Ordering::AcqRel);
+        connection.channels.fetch_add(1, Ordering::AcqRel);
         let health = connection.health();
         let opened = Instant::now();
         Self { channel: Arc::new(channel), connection, health, confirmed: false, opened }
     }
 }
 
-impl Drop for Link {
+impl Drop for PooledChannel {
     fn drop(&mut self) {
-        self.connection.links.fetch_sub(1, Ordering::AcqRel);
+        self.connection.channels.fetch_sub(1, Ordering::AcqRel);
     }
 }

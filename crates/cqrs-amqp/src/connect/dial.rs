@@ -1,3 +1,5 @@
+//! Opens a connection: name resolution, TCP, TLS and the AMQP handshake; part of the pool.
+
 use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -11,10 +13,11 @@ use socket2::SockRef;
 use super::connection::Connection;
 use super::frame_filter::{Filtered, Sockets};
 use super::socket::SocketHandle;
+use crate::config::AmqpConfig;
 use crate::config::{address, connector};
-use crate::{AmqpConfig, AmqpError, ErrorKind};
+use crate::error::{AmqpError, ErrorKind};
 
-/// Makes connections: name resolution, TCP, TLS and the AMQP handshake within one time limit.
+/// Opens connections, each within one time limit.
 pub(super) struct Dialer {
     uri: AMQPUri,
     address: Arc<str>,
@@ -41,12 +44,12 @@ impl Dialer {
         })
     }
 
-    /// Where it dials, without credentials.
+    /// The server's address, without credentials.
     pub(super) fn address(&self) -> &Arc<str> {
         &self.address
     }
 
-    /// Dials once. Cancel safe: an attempt that is dropped or too late leaves no thread behind.
+    /// Opens a connection: one attempt. Cancel safe: an attempt that is dropped or too late leaves no thread.
     pub(super) async fn dial(&self) -> Result<Connection, AmqpError> {
         let socket = SocketHandle::default();
         // Shuts the socket when this future is dropped, though lapin's thread holds a handle too.
@@ -84,7 +87,7 @@ impl Dialer {
                             .await
                             .inspect_err(|error| transport.tls_failed(error))?,
                     };
-                    // lapin never sees the frames that it cannot read.
+                    // The filter replaces frames that lapin cannot read.
                     Ok(AsyncTcpStream::Plain(Filtered::new(stream, uri.query.frame_max)))
                 };
                 match tokio::time::timeout(limit, opening).await {
@@ -111,7 +114,7 @@ impl Dialer {
     }
 }
 
-/// What the code on lapin's thread needs.
+/// The state of the code on lapin's thread.
 struct Transport {
     tls: Option<RustlsConnector>,
     address: Arc<str>,
@@ -121,7 +124,7 @@ struct Transport {
 }
 
 impl Transport {
-    /// Keeps the cause: by the time lapin reports it, it is one I/O error among others.
+    /// Keeps the cause: lapin reports it as any other I/O error.
     fn tls_failed(&self, error: &io::Error) {
         let detail = format!("TLS handshake with {}", self.address);
         let cause = io::Error::new(error.kind(), error.to_string());

@@ -1,4 +1,4 @@
-//! From settings to open channels: dialling, the pool of connections, and their topology.
+//! Open channels on a pool of connections, and their topology; used by the producer and the consumer.
 //!
 //! One [`Connector`] serves one purpose (publishing; one subscription; its retry copies and dead
 //! letters), so that these never share a connection.
@@ -13,4 +13,4 @@ mod socket;
 pub(crate) mod topology;
 
 pub(crate) use connection::{Connection, Health};
-pub(crate) use connector::{Connector, Link};
+pub(crate) use connector::{Connector, PooledChannel};

@@ -1,13 +1,15 @@
+//! The connections as bb8 manages them; part of the connector.
+
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
 use super::connection::Connection;
 use super::dial::Dialer;
-use crate::{AmqpError, ErrorKind};
+use crate::error::{AmqpError, ErrorKind};
 
-/// bb8's view of our connections. What is checked out is shared with the channels opened on it, and
-/// goes back at once: nothing is checked out while a confirm is awaited.
+/// bb8's manager of connections. A connection is shared with the channels opened on it and returned to the pool
+/// at once: none is checked out while a confirm is awaited.
 pub(super) struct Manager(pub(super) Dialer);
 
 impl bb8::ManageConnection for Manager {
@@ -32,13 +34,13 @@ impl bb8::ManageConnection for Manager {
     }
 }
 
-/// Where bb8 reports why it could not connect: `Pool::get` itself would only time out.
+/// Receives bb8's connection errors: `Pool::get` itself would only time out.
 #[derive(Debug, Clone)]
 pub(super) struct Sink(pub(super) mpsc::UnboundedSender<AmqpError>);
 
 impl bb8::ErrorSink<AmqpError> for Sink {
     fn sink(&self, error: AmqpError) {
-        let _nobody_waits = self.0.send(error);
+        let _or_the_connector_is_gone = self.0.send(error);
     }
 
     fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<AmqpError>> {

@@ -1,23 +1,25 @@
+//! A handle on a connection's TCP socket, to shut it from outside of lapin; used by the connection.
+
 use std::net::Shutdown;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use socket2::Socket;
 
-/// A handle on a connection's TCP socket beside lapin's own, to shut it from outside.
+/// A handle on a connection's TCP socket beside lapin's own.
 ///
-/// lapin's own ways to end a connection write a frame and wait: they do nothing while the server blocks
-/// the connection or stops reading, and an abandoned handshake would keep its thread. A socket that is
-/// shut wakes lapin's thread and ends it, whatever it waits for.
+/// lapin closes a connection by writing a frame and waiting: that has no effect while the server blocks
+/// the connection or stops reading, and an abandoned handshake would keep its thread. Shutting the socket wakes
+/// lapin's thread and ends it in any case.
 ///
 /// Dropping the last handle shuts the socket.
 #[derive(Debug, Clone, Default)]
-pub(super) struct SocketHandle(Arc<Shared>);
+pub(super) struct SocketHandle(Arc<SharedSocket>);
 
 #[derive(Debug, Default)]
-struct Shared(Mutex<State>);
+struct SharedSocket(Mutex<SocketState>);
 
 #[derive(Debug, Default)]
-enum State {
+enum SocketState {
     #[default]
     NotYet,
     Open(Socket),
@@ -29,30 +31,30 @@ impl SocketHandle {
     pub(super) fn set(&self, socket: Socket) {
         let mut state = self.0.lock();
         match *state {
-            State::Shut => shut(&socket),
-            State::NotYet | State::Open(_) => *state = State::Open(socket),
+            SocketState::Shut => shut(&socket),
+            SocketState::NotYet | SocketState::Open(_) => *state = SocketState::Open(socket),
         }
     }
 
-    /// Ends the connection now, both ways. What lapin has not written is lost.
+    /// Shuts the socket in both directions. Frames that lapin has not written are lost.
     pub(super) fn shut(&self) {
         self.0.shut();
     }
 }
 
-impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+impl SharedSocket {
+    fn lock(&self) -> std::sync::MutexGuard<'_, SocketState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn shut(&self) {
-        if let State::Open(socket) = std::mem::replace(&mut *self.lock(), State::Shut) {
+        if let SocketState::Open(socket) = std::mem::replace(&mut *self.lock(), SocketState::Shut) {
             shut(&socket);
         }
     }
 }
 
-impl Drop for Shared {
+impl Drop for SharedSocket {
     fn drop(&mut self) {
         self.shut();
     }

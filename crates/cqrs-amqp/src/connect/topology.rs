@@ -1,16 +1,19 @@
+//! Declares exchanges, queues and bindings; used by the connector and the consumer.
+
 use std::sync::{Arc, PoisonError};
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
 
 use super::connection::Connection;
+use crate::config::AmqpConfig;
 use crate::config::{BindingConfig, DeclareMode, ExchangeConfig, QueueConfig};
-use crate::{AmqpConfig, AmqpError, ErrorKind};
+use crate::error::{AmqpError, ErrorKind};
 
-/// What has to stand on the server before the first publish, declared once per connection.
+/// The topology that publishing needs, declared once per connection.
 ///
-/// Each declaration runs on a short-lived channel of its own, because the server closes the channel of
-/// one it refuses.
+/// Declarations run on a short-lived channel of their own, because the server closes the channel of one that it
+/// refuses.
 pub(crate) struct Topology {
     mode: DeclareMode,
     exchange: ExchangeConfig,
@@ -51,12 +54,12 @@ impl Topology {
         Ok(())
     }
 
-    /// Whether a missing exchange comes back with the next declaration.
+    /// True if the next declaration restores a missing exchange.
     pub(crate) fn declares(&self) -> bool {
         matches!(self.mode, DeclareMode::Declare | DeclareMode::PythonCompatible)
     }
 
-    /// Whether `topic` needs a declaration of its own on this connection before it is published to.
+    /// True if `topic` has to be declared on this connection before messages are published to it.
     pub(crate) fn is_missing(&self, connection: &Connection, topic: &str) -> bool {
         self.mode == DeclareMode::PythonCompatible
             && !connection.topics.lock().unwrap_or_else(PoisonError::into_inner).contains(topic)
@@ -81,14 +84,14 @@ impl Topology {
 /// The exchange as python-cqrs declares it: only its name is kept.
 pub(crate) fn as_python_declares(exchange: ExchangeConfig) -> ExchangeConfig {
     ExchangeConfig {
-        kind: crate::ExchangeKind::Direct,
+        kind: crate::config::ExchangeKind::Direct,
         durable: false,
         auto_delete: true,
         ..exchange
     }
 }
 
-/// Declares `exchange`, or looks whether it is there; the default exchange always is.
+/// Declares `exchange`, or checks that it exists if `passive`. The default exchange always exists.
 pub(crate) async fn declare_exchange(
     channel: &lapin::Channel,
     exchange: &ExchangeConfig,
@@ -110,7 +113,7 @@ pub(crate) async fn declare_exchange(
         .map_err(|error| refused(passive, format!("exchange {name:?}"), &error))
 }
 
-/// Declares `queue`, or looks whether it is there.
+/// Declares `queue`, or checks that it exists if `passive`.
 pub(crate) async fn declare_queue(
     channel: &lapin::Channel,
     queue: &QueueConfig,
@@ -130,7 +133,7 @@ pub(crate) async fn declare_queue(
         .map_err(|error| refused(passive, format!("queue {:?}", queue.name), &error))
 }
 
-/// Binds `queue` to `exchange`; to the default exchange every queue is bound by its name.
+/// Binds `queue` to `exchange`.
 pub(crate) async fn bind(
     channel: &lapin::Channel,
     queue: &str,
@@ -152,7 +155,7 @@ pub(crate) async fn open(connection: &Connection) -> Result<lapin::Channel, Amqp
     })
 }
 
-/// Closes what [`open`] opened.
+/// Closes a channel of [`open`].
 pub(crate) async fn close(channel: lapin::Channel) {
     let _closed_with_its_connection = channel.close(200, "OK".into()).await;
 }
@@ -168,13 +171,12 @@ fn refused(passive: bool, what: String, error: &lapin::Error) -> AmqpError {
         false => ErrorKind::ConnectionLost,
     };
     let doing = match passive {
-        true => format!("looking for {what}"),
+        true => format!("passive declare of {what}"),
         false => format!("declaring {what}"),
     };
     let hint = match error.kind() {
         lapin::ErrorKind::ProtocolError(reply) if reply.get_id() == 406 => {
-            " (it stands on the server with other properties: use the same here, or another declare \
-             mode)"
+            " (it exists on the server with other properties: use the same here, or another declare mode)"
         }
         _ => "",
     };

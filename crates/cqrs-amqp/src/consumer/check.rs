@@ -1,3 +1,5 @@
+//! Checks subscriptions without a connection; part of the consumer, used by the broker value's `check`.
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -6,12 +8,12 @@ use cqrs_core::consume::{SubscribeError, SubscribeErrorKind, SubscribeRequest, t
 
 use super::options::QueueKind;
 use super::plan::{Plan, QueuePlan};
-use crate::AmqpConfig;
+use crate::config::AmqpConfig;
 
 /// AMQP 0-9-1, 4.2.5.3: a short string has one byte for its length.
 const SHORT: usize = 255;
 
-/// What is wrong with `requests` taken together, as far as no connection is needed to tell.
+/// The problems of `requests` that can be found without a connection.
 pub(super) fn check(requests: &[SubscribeRequest], config: &AmqpConfig) -> Vec<SubscribeError> {
     let mut problems = Vec::new();
     let mut known: HashMap<Arc<str>, (Arc<str>, String)> = HashMap::new();
@@ -23,7 +25,7 @@ pub(super) fn check(requests: &[SubscribeRequest], config: &AmqpConfig) -> Vec<S
                 continue;
             }
         };
-        problems.extend(alone(request, &plan));
+        problems.extend(check_one(request, &plan));
         for queue in &plan.queues {
             let asked = format!("{}; routing keys {:?}", queue.describe(), queue.routing_keys);
             match known.get(&queue.name) {
@@ -46,8 +48,8 @@ pub(super) fn check(requests: &[SubscribeRequest], config: &AmqpConfig) -> Vec<S
     problems
 }
 
-/// What is wrong with one subscription.
-pub(super) fn alone(request: &SubscribeRequest, plan: &Plan) -> Vec<SubscribeError> {
+/// The problems of one subscription.
+pub(super) fn check_one(request: &SubscribeRequest, plan: &Plan) -> Vec<SubscribeError> {
     let mut problems: Vec<_> = plan
         .queues
         .iter()
@@ -65,7 +67,7 @@ pub(super) fn alone(request: &SubscribeRequest, plan: &Plan) -> Vec<SubscribeErr
     }
     if plan.max_unsettled == 0 {
         problems.push(invalid(format!(
-            "subscription {:?}: a prefetch of 0 is no bound at all to RabbitMQ; take at least 1",
+            "subscription {:?}: RabbitMQ takes a prefetch of 0 as no limit; take at least 1",
             plan.name
         )));
     }
@@ -80,7 +82,7 @@ pub(super) fn alone(request: &SubscribeRequest, plan: &Plan) -> Vec<SubscribeErr
     if matches!(request.start, StartAt::Time(_)) && !streams {
         let detail = format!(
             "subscription {:?}: RabbitMQ's queues cannot be read from a point in time, only streams \
-             can: take QueueKind::Stream, or start with the oldest",
+             can: take QueueKind::Stream, or start with the oldest message",
             plan.name
         );
         problems.push(SubscribeError::new(SubscribeErrorKind::Unsupported, detail));
@@ -88,7 +90,7 @@ pub(super) fn alone(request: &SubscribeRequest, plan: &Plan) -> Vec<SubscribeErr
     problems
 }
 
-/// A group whose queues would be named like those that belong to other queues.
+/// The problem of a group whose queues would be named like the retry, dead-letter or quarantine queues of others.
 fn reserved(group: &str) -> Option<&'static str> {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let delay = group.strip_suffix("ms").or_else(|| group.strip_suffix('s'));
@@ -158,7 +160,7 @@ mod tests {
     use cqrs_core::consume::{DeadLetterTarget, Retry, StatusReporter, TopicSet};
 
     use super::*;
-    use crate::AmqpSubscription;
+    use crate::consumer::options::AmqpSubscription;
 
     fn request(change: impl FnOnce(&mut SubscribeRequest)) -> SubscribeRequest {
         let topics = TopicSet::Named(vec!["user_events".into()]);
@@ -177,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_in_order() {
+    fn defaults_have_no_problems() {
         let options = AmqpSubscription::new;
         for sound in [
             options(),
@@ -245,19 +247,19 @@ mod tests {
     }
 
     #[test]
-    fn one_queue_has_one_set_of_properties() {
+    fn shared_queue_needs_equal_properties() {
         let queue = || AmqpSubscription::new().with_queue("q");
         let found = problems(&[with(queue()), with(queue().with_kind(QueueKind::Classic))]);
         for part in ["\"q\"", "quorum", "classic", "name the queues differently"] {
             assert!(found.contains(part), "{part}: {found}");
         }
-        // Python's groups share their queue.
+        // Groups share python-cqrs's queue.
         let other = request(|request| request.group = "other".into());
         assert_eq!(problems(&[other, with(AmqpSubscription::python_compatible())]), "");
     }
 
     #[test]
-    fn delays_name_their_queues() {
+    fn retry_queues_are_named_by_delay() {
         let request = request(|request| {
             request.retry = Retry::none().delayed([10_000, 90_500].map(Duration::from_millis));
         });
@@ -270,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn the_prefetch_is_three_times_the_concurrency_within_bounds() {
+    fn default_prefetch_is_three_times_the_concurrency() {
         for (concurrency, given, prefetch) in [
             (1, None, 16),
             (20, None, 60),

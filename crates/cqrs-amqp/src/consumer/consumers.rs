@@ -1,4 +1,4 @@
-//! The consumers of one channel, one for each queue; part of the consumer, polled by its line.
+//! The consumers of one channel, one for each queue; part of the session, polled by its receiver.
 
 use std::ops::ControlFlow;
 use std::pin::Pin;
@@ -9,12 +9,12 @@ use futures_util::Stream;
 use lapin::message::Delivery;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions};
 
-use super::arrived::Arrived;
-use super::context::Desk;
+use super::context::SourceContext;
+use super::inbound_delivery::InboundDelivery;
 use crate::connect::topology::short;
-use crate::{AmqpError, ErrorKind};
+use crate::error::{AmqpError, ErrorKind};
 
-/// The consumers of a line, one for each queue.
+/// The consumers of a channel, one for each queue.
 #[derive(Default)]
 pub(super) struct Consumers {
     each: Vec<lapin::Consumer>,
@@ -22,20 +22,20 @@ pub(super) struct Consumers {
     turn: usize,
 }
 
-/// Why consuming stops.
+/// The reason for which consuming stops.
 pub(super) enum Interrupted {
     Ended(AmqpError),
-    /// A message that must not be handled beside others.
-    Suspect(Box<Arrived>),
+    /// A message that has to be quarantined.
+    Candidate(Box<InboundDelivery>),
 }
 
 impl Consumers {
-    /// Starts all of them.
+    /// Starts a consumer of each queue.
     pub(super) async fn start(
         channel: Arc<lapin::Channel>,
-        desk: Arc<Desk>,
+        context: Arc<SourceContext>,
     ) -> Result<Self, AmqpError> {
-        let plan = &desk.plan;
+        let plan = &context.plan;
         let mut each = Vec::new();
         for (index, queue) in plan.queues.iter().enumerate() {
             let tag = match (&plan.consumer_tag, index) {
@@ -43,7 +43,7 @@ impl Consumers {
                 (Some(tag), 0) => tag.clone(),
                 (Some(tag), _) => format!("{tag}-{index}"),
             };
-            let offset = desk.places.resume(index).or(plan.offset);
+            let offset = context.stream_offsets.resume(index).or(plan.offset);
             let (name, tag) = (short(&queue.name)?, short(&tag)?);
             let (options, arguments) =
                 (BasicConsumeOptions::default(), plan.consume_arguments(offset));
@@ -61,20 +61,20 @@ impl Consumers {
         Ok(Self { each, turn: 0 })
     }
 
-    /// Takes in all deliveries, each with the number of its queue, until `take` objects or a consumer
-    /// ends. Cancel safe.
+    /// Passes each delivery with the number of its queue to `take`, until `take` breaks or a consumer ends.
+    /// Cancel safe.
     pub(super) async fn run(
         &mut self,
-        mut take: impl FnMut(usize, Delivery) -> ControlFlow<Box<Arrived>>,
+        mut take: impl FnMut(usize, Delivery) -> ControlFlow<Box<InboundDelivery>>,
     ) -> Interrupted {
-        /// Deliveries taken before others have their turn.
+        /// Deliveries taken before the task yields.
         const BATCH: usize = 64;
         std::future::poll_fn(|cx| {
             for _ in 0..BATCH {
                 match ready!(self.poll_next(cx)) {
                     Ok((queue, delivery)) => {
-                        if let ControlFlow::Break(suspect) = take(queue, delivery) {
-                            return Poll::Ready(Interrupted::Suspect(suspect));
+                        if let ControlFlow::Break(candidate) = take(queue, delivery) {
+                            return Poll::Ready(Interrupted::Candidate(candidate));
                         }
                     }
                     Err(error) => return Poll::Ready(Interrupted::Ended(error)),
@@ -86,10 +86,10 @@ impl Consumers {
         .await
     }
 
-    /// The next delivery and the number of its queue; in turn when there are several.
+    /// The next delivery and the number of its queue (round robin).
     ///
     /// # Errors
-    /// The end of a consumer: of its channel or connection, or because the server cancelled it.
+    /// The end of a consumer: its channel or connection was lost, or the server cancelled it.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<(usize, Delivery), AmqpError>> {
         let count = self.each.len();
         for step in 0..count {
@@ -122,7 +122,7 @@ impl Consumers {
         Poll::Pending
     }
 
-    /// Ends all of them. What is out can still be settled.
+    /// Cancels all consumers. Their deliveries can still be settled.
     pub(super) async fn cancel(&mut self, channel: &lapin::Channel) {
         for consumer in self.each.drain(..) {
             cancel(&consumer, channel).await;
@@ -132,5 +132,5 @@ impl Consumers {
 
 async fn cancel(consumer: &lapin::Consumer, channel: &lapin::Channel) {
     let options = BasicCancelOptions::default();
-    let _or_with_the_channel = channel.basic_cancel(consumer.tag(), options).await;
+    let _or_it_ends_with_the_channel = channel.basic_cancel(consumer.tag(), options).await;
 }

@@ -6,26 +6,40 @@ use cqrs_core::consume::LogLimit;
 
 use super::copies::Copies;
 use super::in_flight::InFlight;
-use super::places::Places;
 use super::plan::Plan;
-use super::quarantine::state::Quarantine;
+use super::quarantine::state::QuarantineState;
+use super::stream_offsets::StreamOffsets;
 
-/// What all deliveries of a source share.
-pub(super) struct Desk {
+/// The state of a source, over all its channels.
+pub(super) struct SourceContext {
     pub(super) plan: Plan,
-    pub(super) places: Places,
-    pub(super) quarantine: Quarantine,
-    /// Handed on to the runtime, or running alone, and neither settled nor held; over all channels.
-    pub(super) handed_on: InFlight,
-    /// Those of them that run.
+    pub(super) stream_offsets: StreamOffsets,
+    pub(super) quarantine: QuarantineState,
+    /// Deliveries handed out to the runtime or in quarantine, neither settled nor held.
+    pub(super) handed_out: InFlight,
+    /// Handed-out deliveries that are running.
     pub(super) running: InFlight,
     pub(super) copies: Arc<Copies>,
     pub(super) logs: Logs,
 }
 
-/// Bounds on log lines that each message could cause.
+/// Limits of log lines that each message could cause.
 #[derive(Debug, Default)]
 pub(super) struct Logs {
     pub(super) held: LogLimit,
-    pub(super) bare: LogLimit,
+    pub(super) minimal: LogLimit,
+}
+
+impl SourceContext {
+    pub(super) fn new(plan: Plan, copies: Arc<Copies>) -> Self {
+        Self {
+            stream_offsets: StreamOffsets::new(&plan),
+            plan,
+            quarantine: QuarantineState::default(),
+            handed_out: InFlight::new(),
+            running: InFlight::new(),
+            copies,
+            logs: Logs::default(),
+        }
+    }
 }

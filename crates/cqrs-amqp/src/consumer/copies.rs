@@ -9,49 +9,49 @@ use lapin::{BasicProperties, Confirmation};
 use tokio::sync::Semaphore;
 
 use super::declare::ensure;
+use crate::config::{AmqpConfig, QueueConfig};
 use crate::connect::topology::{close, declare_queue, open, short};
-use crate::connect::{Connector, Health, Link};
-use crate::{AmqpConfig, AmqpError, ErrorKind, QueueConfig};
+use crate::connect::{Connector, Health, PooledChannel};
+use crate::error::{AmqpError, ErrorKind};
 
-/// Channels, each with one message in the air: so a confirm, a return and a channel error are about that
-/// message and no other.
+/// Channels, each with one message in flight: a confirm, a return and a channel error concern that message
+/// only.
 const CHANNELS: u16 = 16;
-/// How long a confirm is waited for, a new connection included.
+/// How long a confirm is awaited, a new connection included.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Publishes retry copies and dead letters straight to queues, confirmed, on a connection of its own: a
-/// server that stops publishers (a memory alarm) must not stop the acknowledgements of the consumers.
+/// server that blocks publishers (a memory alarm) must not block the acknowledgements of the consumers.
 ///
 /// Shared by the subscriptions of a broker value; connects when first needed.
 pub(super) struct Copies {
     connector: Connector,
-    idle: Mutex<Vec<Link>>,
+    idle: Mutex<Vec<PooledChannel>>,
     permits: Semaphore,
 }
 
-/// Where a copy goes.
+/// The queue of a copy.
 pub(super) struct Target {
     pub(super) queue: QueueConfig,
-    /// What to do when it is gone.
-    pub(super) missing: Missing,
+    pub(super) if_missing: IfMissing,
 }
 
-/// What became of a copy.
+/// The outcome of a copy.
 pub(super) enum Published {
     /// The server confirmed it.
     Stored,
-    /// With what is added, its headers do not fit into a frame. Nothing was sent, and never will be.
+    /// Its headers, with those of the copy, do not fit into a frame. Nothing was sent; retrying cannot fix it.
     TooLarge(AmqpError),
 }
 
-/// What is done about a target that does not exist.
+/// The action if the queue does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Missing {
-    /// Declares it, strictly.
+pub(super) enum IfMissing {
+    /// Declares it with exactly these properties.
     Declare,
-    /// Declares it unless somebody else did meanwhile.
+    /// Declares it unless it exists by then.
     Ensure,
-    /// Nothing: it is not ours, or only the consumer's connection can.
+    /// None: it is not ours, or only the consumer's connection may declare it.
     Leave,
 }
 
@@ -70,8 +70,8 @@ impl Copies {
     /// When the server did not confirm: it may or may not have the copy.
     ///
     /// # Cancel safety
-    /// Dropped, the copy may have been stored. The channel is closed, so that nothing is mistaken for its
-    /// confirm.
+    /// Dropped, the copy may have been stored. The channel is closed, so that no other confirm is taken for
+    /// its own.
     pub(super) async fn publish(
         &self,
         target: &Target,
@@ -82,17 +82,17 @@ impl Copies {
             let closed = |_closed| AmqpError::new(ErrorKind::ConnectionLost, "closed");
             let _permit = self.permits.acquire().await.map_err(closed)?;
             match self.attempt(target, properties, body).await? {
-                Verdict::Stored => Ok(Published::Stored),
-                Verdict::TooLarge(error) => Ok(Published::TooLarge(error)),
-                Verdict::Unroutable(reason) if target.missing == Missing::Leave => {
+                Attempt::Stored => Ok(Published::Stored),
+                Attempt::TooLarge(error) => Ok(Published::TooLarge(error)),
+                Attempt::Unroutable(reason) if target.if_missing == IfMissing::Leave => {
                     Err(unroutable(target, &reason))
                 }
-                Verdict::Unroutable(_) => {
+                Attempt::Unroutable(_) => {
                     self.declare(target).await?;
                     match self.attempt(target, properties, body).await? {
-                        Verdict::Stored => Ok(Published::Stored),
-                        Verdict::TooLarge(error) => Ok(Published::TooLarge(error)),
-                        Verdict::Unroutable(reason) => Err(unroutable(target, &reason)),
+                        Attempt::Stored => Ok(Published::Stored),
+                        Attempt::TooLarge(error) => Ok(Published::TooLarge(error)),
+                        Attempt::Unroutable(reason) => Err(unroutable(target, &reason)),
                     }
                 }
             }
@@ -112,53 +112,53 @@ impl Copies {
         target: &Target,
         properties: &BasicProperties,
         body: &[u8],
-    ) -> Result<Verdict, AmqpError> {
-        let mut link = match self.idle() {
-            Some(link) => link,
+    ) -> Result<Attempt, AmqpError> {
+        let mut pooled = match self.idle() {
+            Some(pooled) => pooled,
             None => self.connector.open().await?,
         };
         let name = short(&target.queue.name)?;
-        let result = match check(target, properties, &link) {
-            Ok(()) => confirmed(&link, name, properties, body).await,
-            Err(error) => Ok(Verdict::TooLarge(error)),
+        let result = match check(target, properties, &pooled) {
+            Ok(()) => confirmed(&pooled, name, properties, body).await,
+            Err(error) => Ok(Attempt::TooLarge(error)),
         };
         match result {
-            Ok(verdict) => {
-                link.confirmed = true;
-                self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(link);
-                Ok(verdict)
+            Ok(attempt) => {
+                pooled.confirmed = true;
+                self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(pooled);
+                Ok(attempt)
             }
             Err(error) => {
-                self.connector.lost(&link).await;
+                self.connector.lost(&pooled).await;
                 Err(error)
             }
         }
     }
 
-    /// A channel that is of use and has nothing in the air.
-    fn idle(&self) -> Option<Link> {
+    /// An open channel without a message in flight.
+    fn idle(&self) -> Option<PooledChannel> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(link) = idle.pop() {
-            let up = matches!(*link.health.borrow(), Health::Up);
-            if up && link.channel.status().connected() {
-                return Some(link);
+        while let Some(pooled) = idle.pop() {
+            let up = matches!(*pooled.health.borrow(), Health::Up);
+            if up && pooled.channel.status().connected() {
+                return Some(pooled);
             }
         }
         None
     }
 
     async fn declare(&self, target: &Target) -> Result<(), AmqpError> {
-        let link = match self.idle() {
-            Some(link) => link,
+        let pooled = match self.idle() {
+            Some(pooled) => pooled,
             None => self.connector.open().await?,
         };
         let queue = &target.queue;
         tracing::warn!(queue = %queue.name, "a queue for retries or dead letters is gone; declaring it");
-        let connection = &link.connection;
+        let connection = &pooled.connection;
         let declaring = async {
-            match target.missing {
-                Missing::Ensure => ensure(queue, connection).await,
-                Missing::Declare | Missing::Leave => {
+            match target.if_missing {
+                IfMissing::Ensure => ensure(queue, connection).await,
+                IfMissing::Declare | IfMissing::Leave => {
                     let channel = open(connection).await?;
                     declare_queue(&channel, queue, false).await?;
                     close(channel).await;
@@ -167,16 +167,20 @@ impl Copies {
             }
         };
         connection.answered(LIMIT, declaring).await?;
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(link);
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(pooled);
         Ok(())
     }
 }
 
 /// Refuses here what the server would close the connection over. A body comes no larger than it came.
-fn check(target: &Target, properties: &BasicProperties, link: &Link) -> Result<(), AmqpError> {
+fn check(
+    target: &Target,
+    properties: &BasicProperties,
+    pooled: &PooledChannel,
+) -> Result<(), AmqpError> {
     /// Frame envelope, class, weight and body size.
     const ENVELOPE: usize = 20;
-    let frame = link.connection.header_max();
+    let frame = pooled.connection.header_max();
     let mut room = vec![0; frame.saturating_sub(ENVELOPE)];
     let room = std::io::Cursor::new(&mut room[..]);
     match lapin::protocol::basic::gen_properties(properties)(room.into()) {
@@ -192,19 +196,19 @@ fn check(target: &Target, properties: &BasicProperties, link: &Link) -> Result<(
     }
 }
 
-enum Verdict {
+enum Attempt {
     Stored,
     TooLarge(AmqpError),
-    /// No such queue; the server's words.
+    /// The queue does not exist; the server's words.
     Unroutable(String),
 }
 
 async fn confirmed(
-    link: &Link,
+    pooled: &PooledChannel,
     queue: ShortString,
     properties: &BasicProperties,
     body: &[u8],
-) -> Result<Verdict, AmqpError> {
+) -> Result<Attempt, AmqpError> {
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let failed = |error: lapin::Error| {
         let kind = match error.is_amqp_soft_error() {
@@ -215,18 +219,18 @@ async fn confirmed(
         AmqpError::from_lapin(kind, doing, &error)
     };
     let publishing = async {
-        let channel = &link.channel;
+        let channel = &pooled.channel;
         let (to, properties) = (queue.clone(), properties.clone());
         let confirm = channel.basic_publish("".into(), to, options, body, properties).await;
         confirm.map_err(failed)?.await.map_err(failed)
     };
-    // Past our limit the copy is given up, not the connection: it may be blocked, and what else is on it
-    // goes out after the unblock.
-    match link.connection.answered(2 * LIMIT, publishing).await? {
-        Confirmation::Ack(None) => Ok(Verdict::Stored),
+    // After our limit the copy is abandoned, not the connection: it may be blocked, and its other messages are
+    // sent after the unblock.
+    match pooled.connection.answered(2 * LIMIT, publishing).await? {
+        Confirmation::Ack(None) => Ok(Attempt::Stored),
         Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)) => {
             let reason = format!("{}: {}", returned.reply_code, returned.reply_text);
-            Ok(Verdict::Unroutable(reason))
+            Ok(Attempt::Unroutable(reason))
         }
         Confirmation::Nack(None) => {
             let detail = format!(

@@ -1,16 +1,18 @@
+//! Declares the queues of a subscription on the server; part of the consumer, used by the session and the copies.
+
 use std::time::Duration;
 
 use super::plan::{Plan, QueuePlan};
+use crate::config::{DeclareMode, QueueConfig};
 use crate::connect::Connection;
 use crate::connect::topology::{bind, close, declare_exchange, declare_queue, open};
-use crate::{AmqpError, DeclareMode, QueueConfig};
+use crate::error::AmqpError;
 
 /// How long the server may take for one declaration: a quorum queue is agreed on by its nodes.
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// Makes sure that all of `plan` stands on the server.
-///
-/// On short-lived channels of their own, because the server closes the channel of what it refuses.
+/// Declares the exchange and all queues of `plan`, each on a short-lived channel, because the server closes the
+/// channel of a declaration that it refuses.
 pub(super) async fn declare(plan: &Plan, connection: &Connection) -> Result<(), AmqpError> {
     let passive = match plan.mode {
         DeclareMode::None => return Ok(()),
@@ -54,7 +56,7 @@ async fn declare_source(
 ) -> Result<(), AmqpError> {
     let channel = open(connection).await?;
     declare_queue(&channel, &queue.config, passive).await?;
-    // The default exchange has a binding for every queue, and takes no other.
+    // The default exchange binds every queue by its name and accepts no other binding.
     if !passive && !plan.exchange.name.is_empty() {
         for key in &queue.routing_keys {
             bind(&channel, &queue.name, &plan.exchange.name, key).await?;
@@ -64,7 +66,7 @@ async fn declare_source(
     Ok(())
 }
 
-/// Declares `queue` unless there is one of its name, with whatever properties.
+/// Declares `queue` unless one of its name exists, with any properties.
 pub(super) async fn ensure(queue: &QueueConfig, connection: &Connection) -> Result<(), AmqpError> {
     let channel = open(connection).await?;
     match declare_queue(&channel, queue, true).await {

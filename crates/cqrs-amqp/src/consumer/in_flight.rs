@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 
-/// A count of deliveries over all channels of a source; the server counts anew on every channel. One task
-/// at a time waits for it.
+/// A count of deliveries over all channels of a source; the server's own count begins anew on every channel.
+/// At most one task waits for it.
 #[derive(Debug, Clone)]
 pub(super) struct InFlight(Arc<Count>);
 
@@ -33,7 +33,7 @@ impl InFlight {
         Permit(self.clone())
     }
 
-    /// Ready when fewer than `max` are in flight.
+    /// Ready if fewer than `max` are in flight.
     pub(super) fn poll_fewer(&self, max: usize, cx: &mut Context<'_>) -> Poll<()> {
         if self.count() >= max {
             self.0.fewer.register(cx.waker());

@@ -1,4 +1,4 @@
-//! The queue from the task of a source's connection to the source.
+//! The queue of deliveries from the supervisor to the source; part of the consumer.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 use cqrs_core::consume::SourceError;
 use futures_util::task::AtomicWaker;
 
-use super::arrived::Arrived;
 use super::in_flight::InFlight;
+use super::inbound_delivery::InboundDelivery;
 
 /// Deliveries of the open channel that wait for the source, and the error that ends it. Holds no delivery of
 /// a lost channel.
@@ -20,42 +20,34 @@ pub(super) struct Inbound {
 
 #[derive(Default)]
 struct Queue {
-    arrived: VecDeque<Box<Arrived>>,
-    /// A message of the quarantine. It is taken first, also while the others are held.
-    alone: Option<Box<Arrived>>,
-    /// Set while a message runs alone or waits for that: the others stay here.
+    deliveries: VecDeque<Box<InboundDelivery>>,
+    /// The delivery in quarantine. It is taken first, even while the others are held.
+    quarantined: Option<Box<InboundDelivery>>,
+    /// Set while a delivery is in quarantine or waits for it: the others stay here.
     held: bool,
-    end: Option<End>,
+    /// The last event.
+    end: Option<SourceEvent>,
 }
 
 impl Queue {
-    fn pop(&mut self) -> Option<Box<Arrived>> {
-        self.alone.take().or_else(|| if self.held { None } else { self.arrived.pop_front() })
-    }
-
     fn has_delivery(&self) -> bool {
-        self.alone.is_some() || !(self.held || self.arrived.is_empty())
+        self.quarantined.is_some() || !(self.held || self.deliveries.is_empty())
     }
 }
 
-enum End {
+/// An event for the source.
+pub(super) enum SourceEvent {
+    Delivery(Box<InboundDelivery>),
+    /// The source cannot continue.
     Failed(SourceError),
-    /// The task that fills the queue is gone.
+    /// The supervisor ended.
     TaskEnded,
 }
 
-/// What the source receives.
-pub(super) enum Received {
-    Arrived(Box<Arrived>),
-    /// The last one: the source cannot go on.
-    Failed(SourceError),
-    TaskEnded,
-}
-
-/// Holds what arrives until it is dropped, except for the message that runs alone.
+/// Holds all deliveries but the one in quarantine until it is dropped.
 pub(super) struct Hold(Arc<Inbound>);
 
-/// The end that fills the queue. Dropped, the source learns that nothing follows.
+/// The supervisor's end. Dropped, it ends the queue.
 pub(super) struct Sender(Arc<Inbound>);
 
 impl Inbound {
@@ -63,7 +55,7 @@ impl Inbound {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ready when there is something to take: true if that is a delivery.
+    /// Ready if there is an event: true if it is a delivery.
     pub(super) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<bool> {
         self.waker.register(cx.waker());
         let queue = self.lock();
@@ -74,57 +66,50 @@ impl Inbound {
         }
     }
 
-    /// Takes the next one, and counts a delivery in `handed_on`: under the lock, so that none is on its way
+    /// Takes the next event, and counts a delivery in `handed_out`: under the lock, so that none is taken
     /// uncounted once [`hold`](Self::hold) returns.
-    pub(super) fn take(&self, handed_on: &InFlight) -> Option<Received> {
+    pub(super) fn take(&self, handed_out: &InFlight) -> Option<SourceEvent> {
         let mut queue = self.lock();
-        if let Some(mut arrived) = queue.pop() {
-            arrived.sent.get_or_insert_with(|| handed_on.add());
-            return Some(Received::Arrived(arrived));
+        let mut delivery = queue.quarantined.take();
+        if delivery.is_none() && !queue.held {
+            delivery = queue.deliveries.pop_front();
         }
-        // What was ready can be cleared or held by now: then there is nothing to take, and no end.
+        if let Some(mut delivery) = delivery {
+            delivery.handed_out.get_or_insert_with(|| handed_out.add());
+            return Some(SourceEvent::Delivery(delivery));
+        }
+        // `None` after a clear or a hold since `poll_ready`.
         let end = queue.end.take()?;
-        queue.end = Some(End::TaskEnded);
-        match end {
-            End::Failed(error) => Some(Received::Failed(error)),
-            End::TaskEnded => Some(Received::TaskEnded),
-        }
+        queue.end = Some(SourceEvent::TaskEnded);
+        Some(end)
     }
 
     /// Drops all deliveries. They stay unsettled on their channel.
     pub(super) fn clear(&self) {
         let mut queue = self.lock();
-        let dropped = (std::mem::take(&mut queue.arrived), queue.alone.take());
+        let dropped = (std::mem::take(&mut queue.deliveries), queue.quarantined.take());
         drop(queue);
         // Dropped after the lock is released.
         drop(dropped);
     }
 
-    /// Hands on nothing that arrives until the guard is dropped.
+    /// Holds all deliveries but the one in quarantine until the guard is dropped.
     pub(super) fn hold(self: &Arc<Self>) -> Hold {
         self.lock().held = true;
         Hold(Arc::clone(self))
     }
 
-    /// Queues a message that runs alone, unless its channel is gone.
-    pub(super) fn push_alone(&self, arrived: Box<Arrived>) {
-        let mut queue = self.lock();
-        if arrived.generation.is_over() {
-            return;
-        }
-        let _none_before = queue.alone.replace(arrived);
-        drop(queue);
-        self.waker.wake();
-    }
-
     /// Queues a delivery, unless its channel is gone.
-    pub(super) fn push(&self, arrived: Box<Arrived>) {
+    pub(super) fn push(&self, delivery: Box<InboundDelivery>) {
         let mut queue = self.lock();
         // Under the lock: a channel ends first, then its deliveries are cleared.
-        if arrived.generation.is_over() {
+        if delivery.epoch.is_over() {
             return;
         }
-        queue.arrived.push_back(arrived);
+        match delivery.quarantined {
+            true => queue.quarantined = Some(delivery),
+            false => queue.deliveries.push_back(delivery),
+        }
         drop(queue);
         self.waker.wake();
     }
@@ -147,16 +132,20 @@ impl Sender {
         &self.0
     }
 
+    /// Ends the queue with an error.
     pub(super) fn fail(&self, error: SourceError) {
-        self.0.lock().end.get_or_insert(End::Failed(error));
+        self.end(SourceEvent::Failed(error));
+    }
+
+    fn end(&self, event: SourceEvent) {
+        self.0.lock().end.get_or_insert(event);
         self.0.waker.wake();
     }
 }
 
 impl Drop for Sender {
     fn drop(&mut self) {
-        self.0.lock().end.get_or_insert(End::TaskEnded);
-        self.0.waker.wake();
+        self.end(SourceEvent::TaskEnded);
     }
 }
 
@@ -164,66 +153,67 @@ impl Drop for Sender {
 mod tests {
     use std::task::Waker;
 
-    use super::super::generation::Generation;
-    use super::super::incoming::Original;
+    use super::super::channel_epoch::{ChannelEpoch, StreamMessage};
+    use super::super::original::Original;
     use super::*;
 
-    fn arrived(generation: &Arc<Generation>) -> Box<Arrived> {
-        let delivery = lapin::message::Delivery::mock(1, "".into(), "".into(), false, Vec::new());
-        Arrived::again(0, 1, delivery.acker, Original::default(), generation)
+    fn delivery(epoch: &Arc<ChannelEpoch>) -> Box<InboundDelivery> {
+        let mock = lapin::message::Delivery::mock(1, "".into(), "".into(), false, Vec::new());
+        let message = StreamMessage { queue: 0, original: Original::default() };
+        InboundDelivery::of_stream(1, mock.acker, message, epoch)
     }
 
     #[test]
     fn lost_channel_leaves_no_delivery() {
         let inbound = Arc::new(Inbound::default());
         let sender = Sender::new(&inbound);
-        let (generation, _returned) = Generation::new();
+        let (epoch, _dropped) = ChannelEpoch::new();
         let mut cx = Context::from_waker(Waker::noop());
-        inbound.push(arrived(&generation));
+        inbound.push(delivery(&epoch));
         assert!(inbound.poll_ready(&mut cx).is_ready());
-        generation.end();
+        epoch.end();
         inbound.clear();
-        inbound.push(arrived(&generation));
-        let handed_on = InFlight::new();
-        assert!(inbound.poll_ready(&mut cx).is_pending() && inbound.take(&handed_on).is_none());
+        inbound.push(delivery(&epoch));
+        let handed_out = InFlight::new();
+        assert!(inbound.poll_ready(&mut cx).is_pending() && inbound.take(&handed_out).is_none());
         drop(sender);
-        assert!(matches!(inbound.take(&handed_on), Some(Received::TaskEnded)));
+        assert!(matches!(inbound.take(&handed_out), Some(SourceEvent::TaskEnded)));
     }
 
     #[test]
-    fn held_deliveries_wait_for_the_one_that_runs_alone() {
-        let (inbound, handed_on) = (Arc::new(Inbound::default()), InFlight::new());
-        let (generation, _returned) = Generation::new();
+    fn held_deliveries_wait_for_the_quarantined_one() {
+        let (inbound, handed_out) = (Arc::new(Inbound::default()), InFlight::new());
+        let (epoch, _dropped) = ChannelEpoch::new();
         let mut cx = Context::from_waker(Waker::noop());
-        inbound.push(arrived(&generation));
-        assert_eq!(handed_on.count(), 0, "what waits here is not handed on");
+        inbound.push(delivery(&epoch));
+        assert_eq!(handed_out.count(), 0, "a queued delivery is not handed out");
         let hold = inbound.hold();
-        assert!(inbound.poll_ready(&mut cx).is_pending() && inbound.take(&handed_on).is_none());
-        let mut alone = arrived(&generation);
-        alone.crashes = 7;
-        inbound.push_alone(alone);
+        assert!(inbound.poll_ready(&mut cx).is_pending() && inbound.take(&handed_out).is_none());
+        let mut quarantined = delivery(&epoch);
+        quarantined.quarantined = true;
+        inbound.push(quarantined);
         assert!(inbound.poll_ready(&mut cx).is_ready());
-        let Some(Received::Arrived(alone)) = inbound.take(&handed_on) else {
+        let Some(SourceEvent::Delivery(quarantined)) = inbound.take(&handed_out) else {
             panic!("no delivery")
         };
-        assert_eq!((alone.crashes, handed_on.count()), (7, 1));
-        assert!(inbound.poll_ready(&mut cx).is_pending() && inbound.take(&handed_on).is_none());
-        drop((alone, hold));
-        assert!(matches!(inbound.take(&handed_on), Some(Received::Arrived(_))));
-        assert_eq!(handed_on.count(), 0, "dropped");
+        assert_eq!((quarantined.quarantined, handed_out.count()), (true, 1));
+        assert!(inbound.poll_ready(&mut cx).is_pending() && inbound.take(&handed_out).is_none());
+        drop((quarantined, hold));
+        assert!(matches!(inbound.take(&handed_out), Some(SourceEvent::Delivery(_))));
+        assert_eq!(handed_out.count(), 0, "dropped");
     }
 
     #[test]
-    fn failure_follows_what_arrived() {
+    fn failure_follows_the_deliveries() {
         let inbound = Arc::new(Inbound::default());
         let sender = Sender::new(&inbound);
-        let (generation, _returned) = Generation::new();
-        inbound.push(arrived(&generation));
+        let (epoch, _dropped) = ChannelEpoch::new();
+        inbound.push(delivery(&epoch));
         sender.fail(SourceError::new("gone"));
         drop(sender);
-        let handed_on = InFlight::new();
-        assert!(matches!(inbound.take(&handed_on), Some(Received::Arrived(_))));
-        assert!(matches!(inbound.take(&handed_on), Some(Received::Failed(_))));
-        assert!(matches!(inbound.take(&handed_on), Some(Received::TaskEnded)));
+        let handed_out = InFlight::new();
+        assert!(matches!(inbound.take(&handed_out), Some(SourceEvent::Delivery(_))));
+        assert!(matches!(inbound.take(&handed_out), Some(SourceEvent::Failed(_))));
+        assert!(matches!(inbound.take(&handed_out), Some(SourceEvent::TaskEnded)));
     }
 }

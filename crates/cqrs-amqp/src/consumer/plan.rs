@@ -1,4 +1,4 @@
-//! The queues, names and numbers of one subscription, part of the consumer, made without a connection.
+//! The queues, names and limits of one subscription; part of the consumer, made without a connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,53 +10,52 @@ use cqrs_core::consume::{
 use lapin::types::{AMQPValue, FieldTable};
 
 use super::options::{AmqpSubscription, Profile, QueueKind, StreamOffset};
+use crate::config::{AmqpConfig, Argument, DeclareMode, ExchangeConfig, QueueConfig};
 use crate::connect::topology::as_python_declares;
 use crate::headers::STREAM_OFFSET;
-use crate::{AmqpConfig, Argument, DeclareMode, ExchangeConfig, QueueConfig};
 
-/// As good as never: what exceeds it is dropped by the server.
+/// High enough never to be reached: the server drops a message that exceeds it.
 const DELIVERY_LIMIT: u32 = 1_000_000;
-/// What the name of a quarantine queue adds to that of its queue.
+/// The suffix of the name of a quarantine queue.
 pub(super) const QUARANTINE: &str = ".quarantine";
-/// The least that is sent ahead by default, and the most.
+/// The lowest default of the prefetch, and the highest.
 const PREFETCH: (usize, usize) = (16, 300);
 
-/// One subscription with all its names and numbers settled. Made without a connection.
+/// One subscription with all its names and limits.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
-    /// Of the subscription, for errors and logs.
+    /// The subscription's name, for errors and logs.
     pub(super) name: Arc<str>,
-    /// What is done about the exchange and the source queues.
+    /// How the exchange and the source queues are declared.
     pub(super) mode: DeclareMode,
-    /// Whether the queues for retries and dead letters are declared.
+    /// Set if the queues for retries and dead letters are declared.
     pub(super) declares_own: bool,
     pub(super) exchange: ExchangeConfig,
     pub(super) queues: Vec<QueuePlan>,
-    /// Sent ahead for each queue.
+    /// For each queue.
     pub(super) prefetch: u16,
-    /// Handed out at once, of all queues.
+    /// The limit of deliveries that the runtime has, of all queues.
     pub(super) max_unsettled: usize,
     pub(super) consumer_tag: Option<String>,
     pub(super) priority: Option<i32>,
     pub(super) offset: Option<StreamOffset>,
 }
 
-/// One queue, and those that belong to it.
+/// One queue and its retry, dead-letter and quarantine queues.
 #[derive(Debug, Clone)]
 pub(super) struct QueuePlan {
     pub(super) name: Arc<str>,
     pub(super) config: QueueConfig,
     pub(super) kind: QueueKind,
     pub(super) routing_keys: Vec<String>,
-    /// What the messages in it were published to, mostly.
+    /// The usual topics of its messages.
     pub(super) topics: Vec<Arc<str>>,
-    /// Where dead letters go.
+    /// The dead-letter queue.
     pub(super) dead: Option<QueueConfig>,
-    /// The subscription's schedule. Empty for a stream: what is put into a stream stays there, and every
-    /// group reads it.
+    /// The subscription's schedule. Empty for a stream: a copy would stay in it, and every group would read it.
     pub(super) retry: Retry,
-    /// Where messages run alone that came back from lost consumers. `None` if that is switched off, or the
-    /// queue counts no deliveries, or it may not be declared.
+    /// The quarantine queue. `None` if the quarantine is switched off, or the queue counts no deliveries, or it
+    /// may not be declared.
     pub(super) quarantine: Option<QueueConfig>,
     /// Set if another consumer may be the active one: the queue has a single active consumer, or we did not
     /// declare it.
@@ -65,7 +64,7 @@ pub(super) struct QueuePlan {
 
 impl Plan {
     /// # Errors
-    /// What is wrong with `request`, taken alone; see [`check`](super::check::check) for more.
+    /// A problem of `request` that leaves it without a plan; [`check`](super::check::check) finds more.
     pub(super) fn new(
         request: &SubscribeRequest,
         config: &AmqpConfig,
@@ -86,7 +85,7 @@ impl Plan {
                 return Err(SubscribeError::new(SubscribeErrorKind::Unsupported, detail));
             }
         };
-        // `passive` is about the queue alone; a mode that was asked for is about all.
+        // `passive` concerns the queue only; a declare mode concerns all queues.
         let own = options.declare.unwrap_or(config.declare);
         let mode = if options.passive { DeclareMode::Passive } else { own };
         let python = options.profile == Profile::Python
@@ -136,13 +135,13 @@ impl Plan {
         })
     }
 
-    /// Whether streams are consumed; one subscription has queues of one kind.
+    /// Set if streams are consumed; one subscription has queues of one kind.
     pub(super) fn is_stream(&self) -> bool {
         self.queues.iter().any(|queue| queue.kind == QueueKind::Stream)
     }
 
-    /// The queues without quarantine that may have had one at an earlier start.
-    pub(super) fn stranding(&self) -> impl Iterator<Item = &QueuePlan> {
+    /// The queues without a quarantine that may have had one at an earlier start.
+    pub(super) fn without_quarantine(&self) -> impl Iterator<Item = &QueuePlan> {
         let is_off =
             |queue: &&QueuePlan| queue.kind == QueueKind::Quorum && queue.quarantine.is_none();
         self.queues.iter().filter(is_off)
@@ -182,7 +181,7 @@ impl QueuePlan {
         });
         let mut config = QueueConfig { durable, ..QueueConfig::new(&*name) };
         (config.auto_delete, config.exclusive) = (options.auto_delete, options.exclusive);
-        // python-cqrs names no type: the server's default.
+        // python-cqrs declares no type: the server's default.
         if profile != Profile::Python || options.kind.is_some() {
             config = config.with_argument("x-queue-type", kind.argument());
         }
@@ -229,10 +228,10 @@ impl QueuePlan {
         }
     }
 
-    /// The queue in which messages wait `delay` before they come back to this one.
+    /// The queue in which messages wait `delay` before they return to this one.
     ///
-    /// A quorum queue that hands them over confirmed (`at-least-once`); beside an exclusive queue an
-    /// exclusive one, which goes with it.
+    /// A quorum queue that dead-letters them confirmed (`at-least-once`); for an exclusive queue an exclusive
+    /// one, which is deleted with it.
     pub(super) fn retry_queue(&self, delay: Duration) -> QueueConfig {
         let ttl = millis(delay);
         let shown = match ttl % 1_000 {
@@ -253,7 +252,7 @@ impl QueuePlan {
             .with_argument("x-overflow", "reject-publish")
     }
 
-    /// The delivery limit we declare, if any.
+    /// The delivery limit that we declare, if any.
     pub(super) fn delivery_limit(&self) -> Option<i64> {
         match self.config.arguments.get("x-delivery-limit")? {
             Argument::Number(limit) => Some(*limit),
@@ -261,7 +260,7 @@ impl QueuePlan {
         }
     }
 
-    /// The queue as it is asked for, in words.
+    /// The properties of the queue in words.
     pub(super) fn describe(&self) -> String {
         let QueueConfig { durable, auto_delete, exclusive, arguments, .. } = &self.config;
         let mut words = vec![if *durable { "durable" } else { "not durable" }.to_owned()];
@@ -276,7 +275,7 @@ impl QueuePlan {
     }
 }
 
-/// Whole milliseconds, not less than asked.
+/// Whole milliseconds, rounded up.
 fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX)
 }

@@ -1,71 +1,62 @@
-//! Settles one delivery (ack, retry copy, dead letter), part of the consumer, used by the runtime.
+//! Settles one delivery (ack, retry copy, dead letter); part of the consumer, used by the runtime.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::broker::BoxFuture;
 use cqrs_core::consume::{DeadLetter, Delayed, RetryState, Settle, SettleError};
-use lapin::Acker;
 use lapin::options::BasicAckOptions;
 
-use super::context::Desk;
-use super::copies::{Missing, Published, Target};
-use super::copy;
-use super::generation::{Again, Generation, Returned};
+use super::channel_epoch::{DroppedDelivery, StreamMessage};
+use super::context::SourceContext;
+use super::copies::{IfMissing, Published, Target};
+use super::copy_properties;
 use super::in_flight::Permit;
-use super::incoming::Original;
+use super::inbound_delivery::InboundDelivery;
 use super::plan::QueuePlan;
-use crate::{AmqpError, ErrorKind};
+use crate::error::{AmqpError, ErrorKind};
 
-/// One delivery in the runtime's hands.
+/// A delivery that the runtime has. Dropped unsettled, it is redelivered.
 pub(super) struct AmqpSettle {
-    pub(super) original: Original,
-    /// The number of its queue in the plan.
-    pub(super) queue: usize,
-    pub(super) desk: Arc<Desk>,
-    pub(super) handle: Handle,
-}
-
-/// The delivery as the server knows it.
-pub(super) struct Handle {
-    pub(super) tag: u64,
-    /// Taken when it is settled.
-    pub(super) acker: Option<Acker>,
-    pub(super) generation: Arc<Generation>,
+    delivery: Box<InboundDelivery>,
+    context: Arc<SourceContext>,
+    settled: bool,
     /// Held until it is settled.
-    pub(super) permits: Option<Permits>,
+    in_flight: Option<Permit>,
+    running: Option<Permit>,
 }
 
-/// Where a delivery counts.
-pub(super) struct Permits {
-    pub(super) _in_flight: Permit,
-    /// None while the runtime holds it to run it later.
-    pub(super) handed_on: Option<Permit>,
-    pub(super) running: Option<Permit>,
-    /// It comes from the quarantine queue. The next one waits for it, also while it is held: a connection
-    /// lost meanwhile is no crash.
-    pub(super) alone: bool,
-}
-
-impl Permits {
-    fn begin(&mut self, desk: &Desk) {
-        self.handed_on.get_or_insert_with(|| desk.handed_on.add());
-        self.running.get_or_insert_with(|| desk.running.add());
-    }
-
-    fn rest(&mut self) {
-        self.running = None;
-        if !self.alone {
-            self.handed_on = None;
+impl Drop for AmqpSettle {
+    fn drop(&mut self) {
+        let InboundDelivery { queue, tag, acker, original, epoch, .. } = &mut *self.delivery;
+        if self.settled || epoch.is_over() {
+            return;
         }
+        let of_stream = self
+            .context
+            .plan
+            .is_stream()
+            .then(|| StreamMessage { queue: *queue, original: std::mem::take(original) });
+        epoch.redeliver(DroppedDelivery { tag: *tag, acker: acker.clone(), of_stream });
     }
 }
 
-impl Handle {
-    /// Acknowledged means: written to the channel that delivered it, which was open.
-    async fn ack(&mut self) -> Result<(), Option<lapin::Error>> {
-        let ended = self.generation.ended();
-        let acker = self.acker.as_ref().filter(|_| !self.generation.is_over()).ok_or(None)?;
+impl AmqpSettle {
+    pub(super) fn new(
+        delivery: Box<InboundDelivery>,
+        context: Arc<SourceContext>,
+        in_flight: Permit,
+    ) -> Self {
+        Self { delivery, context, settled: false, in_flight: Some(in_flight), running: None }
+    }
+
+    /// `Ok` if the ack was written to the channel of the delivery, which was open.
+    async fn write_ack(&mut self) -> Result<(), Option<lapin::Error>> {
+        let InboundDelivery { acker, epoch, handed_out, .. } = &mut *self.delivery;
+        let ended = epoch.ended();
+        if self.settled || epoch.is_over() {
+            return Err(None);
+        }
         let acked = tokio::select! {
             biased;
             acked = acker.ack(BasicAckOptions::default()) => acked,
@@ -73,36 +64,19 @@ impl Handle {
         };
         match acked {
             Ok(true) => {
-                self.generation.count_ack();
-                (self.acker, self.permits) = (None, None);
+                epoch.count_ack();
+                self.settled = true;
+                (self.in_flight, self.running, *handed_out) = (None, None, None);
                 Ok(())
             }
-            // The channel is gone; lapin calls that no error.
+            // The channel is closed; lapin does not report that as an error.
             Ok(false) => Err(None),
             Err(error) => Err(Some(error)),
         }
     }
-}
 
-/// Dropped unsettled, it is given back.
-impl Drop for AmqpSettle {
-    fn drop(&mut self) {
-        let Handle { tag, acker, generation, .. } = &mut self.handle;
-        let Some(acker) = acker.take() else { return };
-        if !generation.is_over() {
-            let again = self
-                .desk
-                .plan
-                .is_stream()
-                .then(|| Again { queue: self.queue, original: std::mem::take(&mut self.original) });
-            generation.give_back(Returned { tag: *tag, acker, again });
-        }
-    }
-}
-
-impl AmqpSettle {
     fn queue(&self) -> Option<&QueuePlan> {
-        self.desk.plan.queues.get(self.queue)
+        self.context.plan.queues.get(self.delivery.queue)
     }
 
     fn queue_name(&self) -> Arc<str> {
@@ -116,18 +90,19 @@ impl AmqpSettle {
     ) -> Result<Delayed, SettleError> {
         let Some(queue) = self.queue() else { return Ok(Delayed::Hold) };
         let Some(delay) = queue.retry.delay_at_least(delay)? else { return Ok(Delayed::Hold) };
-        let missing = match (self.desk.plan.declares_own, queue.config.exclusive) {
-            (true, false) => Missing::Declare,
-            _ => Missing::Leave,
+        let if_missing = match (self.context.plan.declares_own, queue.config.exclusive) {
+            (true, false) => IfMissing::Declare,
+            _ => IfMissing::Leave,
         };
-        let target = Target { queue: queue.retry_queue(delay), missing };
-        let properties = copy::retry(&self.original, state);
-        match self.desk.copies.publish(&target, &properties, &self.original.body).await {
+        let target = Target { queue: queue.retry_queue(delay), if_missing };
+        let properties = copy_properties::retry(&self.delivery.original, state);
+        match self.context.copies.publish(&target, &properties, &self.delivery.original.body).await
+        {
             Ok(Published::Stored) => Ok(Delayed::Scheduled),
             Ok(Published::TooLarge(error)) => {
-                let name = &self.desk.plan.name;
-                if let Some(left_out) = self.desk.logs.held.line() {
-                    tracing::warn!(subscription = %name, %error, left_out, "no retry copy; it is held here");
+                let name = &self.context.plan.name;
+                if let Some(left_out) = self.context.logs.held.line() {
+                    tracing::warn!(subscription = %name, %error, left_out, "no retry copy: the message is held here");
                 }
                 Ok(Delayed::Hold)
             }
@@ -143,11 +118,11 @@ impl AmqpSettle {
     }
 }
 
-/// Whether retrying cannot fix a copy that was not stored: its queue is missing and not ours to declare, or
-/// the user lacks a right. It is about this queue: other messages go on.
+/// Set if retrying cannot fix a copy that was not stored: its queue is missing and not ours to declare, or
+/// the user lacks a right. It concerns this queue only: other messages continue.
 fn is_permanent(error: &AmqpError) -> bool {
     match error.kind() {
-        // What else the server says of a queue can be its state of the moment.
+        // Other replies about a queue can be transient.
         ErrorKind::Topology => matches!(error.reply_code(), None | Some(403 | 405 | 406)),
         ErrorKind::ChannelClosed => error.reply_code() == Some(403),
         _ => false,
@@ -159,16 +134,17 @@ impl Settle for AmqpSettle {
         if self.is_revoked() {
             return false;
         }
-        if let Some(permits) = &mut self.handle.permits {
-            permits.begin(&self.desk);
-        }
+        self.delivery.handed_out.get_or_insert_with(|| self.context.handed_out.add());
+        self.running.get_or_insert_with(|| self.context.running.add());
         true
     }
 
-    /// RabbitMQ does not know which deliveries run; the quarantine does.
+    /// RabbitMQ does not know which deliveries run; the quarantine does. A quarantined delivery keeps its
+    /// place also while it is held: the next one waits for it, and a connection lost meanwhile is no crash.
     fn rest(&mut self) {
-        if let Some(permits) = &mut self.handle.permits {
-            permits.rest();
+        self.running = None;
+        if !self.delivery.quarantined {
+            self.delivery.handed_out = None;
         }
     }
 
@@ -176,20 +152,20 @@ impl Settle for AmqpSettle {
     fn note_attempt(&mut self, _: &RetryState) {}
 
     fn is_revoked(&self) -> bool {
-        self.handle.generation.is_over() || !self.handle.acker.as_ref().is_some_and(Acker::usable)
+        self.settled || self.delivery.epoch.is_over() || !self.delivery.acker.usable()
     }
 
     fn ack(&mut self) -> BoxFuture<'_, Result<(), SettleError>> {
         Box::pin(async move {
-            let acked = self.handle.ack().await;
+            let acked = self.write_ack().await;
             if acked.is_ok()
-                && let Some(offset) = self.original.stream_offset()
+                && let Some(offset) = self.delivery.original.stream_offset()
             {
-                self.desk.places.settled(self.queue, offset);
+                self.context.stream_offsets.settled(self.delivery.queue, offset);
             }
             acked.map_err(|cause| {
                 let detail = format!(
-                    "queue {:?}: the channel that delivered the message is gone; it comes again",
+                    "queue {:?}: the channel that delivered the message is gone; it is redelivered",
                     &*self.queue_name()
                 );
                 match cause {
@@ -216,28 +192,29 @@ impl Settle for AmqpSettle {
     }
 
     fn dead_letter(&mut self, letter: &DeadLetter) -> BoxFuture<'_, Result<(), SettleError>> {
-        let properties = copy::dead_letter(&self.original, letter);
-        let bare = [true, false].map(|key| copy::bare_dead_letter(&self.original, letter, key));
+        let properties = copy_properties::dead_letter(&self.delivery.original, letter);
+        let minimal = [true, false]
+            .map(|key| copy_properties::minimal_dead_letter(&self.delivery.original, letter, key));
         Box::pin(async move {
-            // Discarded ones are not ours to store.
+            // The subscription discards dead letters.
             let Some(dead) = self.queue().and_then(|queue| queue.dead.clone()) else {
                 return Ok(());
             };
-            let missing = match self.desk.plan.declares_own {
-                true => Missing::Ensure,
-                false => Missing::Leave,
+            let if_missing = match self.context.plan.declares_own {
+                true => IfMissing::Ensure,
+                false => IfMissing::Leave,
             };
-            let target = Target { queue: dead, missing };
-            let (copies, body) = (&self.desk.copies, &self.original.body);
+            let target = Target { queue: dead, if_missing };
+            let (copies, body) = (&self.context.copies, &self.delivery.original.body);
             let mut published = copies.publish(&target, &properties, body).await;
             if let Ok(Published::TooLarge(error)) = &published {
-                let (name, logs) = (&self.desk.plan.name, &self.desk.logs);
-                if let Some(left_out) = logs.bare.line() {
+                let (name, logs) = (&self.context.plan.name, &self.context.logs);
+                if let Some(left_out) = logs.minimal.line() {
                     let text = "its dead letter goes without its headers";
                     tracing::warn!(subscription = %name, %error, left_out, "{text}");
                 }
-                for bare in bare {
-                    published = copies.publish(&target, &bare, body).await;
+                for minimal in minimal {
+                    published = copies.publish(&target, &minimal, body).await;
                     if !matches!(published, Ok(Published::TooLarge(_))) {
                         break;
                     }
@@ -259,32 +236,25 @@ mod tests {
     use futures_util::FutureExt;
     use lapin::message::Delivery;
 
-    use super::super::context::Logs;
+    use super::super::channel_epoch::ChannelEpoch;
     use super::super::copies::Copies;
     use super::super::in_flight::InFlight;
-    use super::super::places::Places;
     use super::super::plan::Plan;
-    use super::super::quarantine::state::Quarantine;
     use super::*;
-    use crate::AmqpConfig;
+    use crate::config::AmqpConfig;
 
     /// A delivery whose acker is lapin's own, without a connection.
-    fn delivery() -> (AmqpSettle, Arc<Generation>) {
+    fn delivery() -> (AmqpSettle, Arc<ChannelEpoch>) {
         let config = AmqpConfig::default();
         let topics = TopicSet::Named(vec!["t".into()]);
         let request = SubscribeRequest::new(topics, "g", StatusReporter::new().0);
         let plan = Plan::new(&request, &config).unwrap();
-        let (places, quarantine) = (Places::new(&plan), Quarantine::default());
-        let (copies, handed_on) = (Arc::new(Copies::new(&config).unwrap()), InFlight::new());
-        let logs = Logs::default();
-        let running = InFlight::new();
-        let desk = Arc::new(Desk { plan, places, quarantine, handed_on, running, copies, logs });
+        let copies = Arc::new(Copies::new(&config).unwrap());
+        let context = Arc::new(SourceContext::new(plan, copies));
         let delivery = Delivery::mock(1, "e".into(), "t".into(), false, b"{}".to_vec());
-        let (generation, _returned) = Generation::new();
-        let acker = Some(delivery.acker.clone());
-        let original = Original::new(delivery, "t.g");
-        let handle = Handle { tag: 1, acker, generation: Arc::clone(&generation), permits: None };
-        (AmqpSettle { original, queue: 0, desk, handle }, generation)
+        let (epoch, _dropped) = ChannelEpoch::new();
+        let delivery = InboundDelivery::new(0, delivery, &epoch, &context).unwrap();
+        (AmqpSettle::new(delivery, context, InFlight::new().add()), epoch)
     }
 
     fn ack(settle: &mut AmqpSettle) -> Result<(), SettleError> {
@@ -318,13 +288,12 @@ mod tests {
 
     #[tokio::test]
     async fn held_delivery_counts_only_while_it_runs() {
-        for (alone, held) in [(false, 0), (true, 1)] {
-            let (mut settle, _generation) = delivery();
-            let desk = Arc::clone(&settle.desk);
-            let counts = || (desk.handed_on.count(), desk.running.count());
-            let (_in_flight, handed_on) = (InFlight::new().add(), Some(desk.handed_on.add()));
-            let permits = Permits { _in_flight, handed_on, running: None, alone };
-            settle.handle.permits = Some(permits);
+        for (quarantined, held) in [(false, 0), (true, 1)] {
+            let (mut settle, _epoch) = delivery();
+            let context = Arc::clone(&settle.context);
+            let counts = || (context.handed_out.count(), context.running.count());
+            settle.delivery.quarantined = quarantined;
+            settle.delivery.handed_out = Some(context.handed_out.add());
             assert_eq!(counts(), (1, 0), "it waits for a worker");
             assert!(settle.begin() && settle.begin());
             assert_eq!(counts(), (1, 1));
@@ -341,35 +310,34 @@ mod tests {
 
     #[tokio::test]
     async fn ack_settles_exactly_once() {
-        let (mut settle, generation) = delivery();
+        let (mut settle, epoch) = delivery();
         assert!(settle.begin());
         ack(&mut settle).unwrap();
-        assert_eq!(generation.acked(), 1);
-        assert!(settle.handle.acker.is_none() && settle.is_revoked());
+        assert_eq!(epoch.acked(), 1);
+        assert!(settle.settled && settle.is_revoked());
         ack(&mut settle).unwrap_err();
-        assert_eq!(generation.acked(), 1);
+        assert_eq!(epoch.acked(), 1);
     }
 
     #[tokio::test]
     async fn ack_on_a_closed_channel_is_an_error() {
-        let (mut settle, generation) = delivery();
-        // What lapin answers on a closed channel: it wrote nothing, and calls that no error.
-        let acker = settle.handle.acker.clone().unwrap();
+        let (mut settle, epoch) = delivery();
+        // lapin's answer on a closed channel: nothing was written, and that is no error.
+        let acker = settle.delivery.acker.clone();
         assert!(acker.ack(BasicAckOptions::default()).await.unwrap());
         assert!(!acker.ack(BasicAckOptions::default()).await.unwrap());
         let error = ack(&mut settle).unwrap_err();
         assert!(error.to_string().contains("queue \"t.g\""), "{error}");
-        assert_eq!(generation.acked(), 0);
+        assert_eq!(epoch.acked(), 0);
     }
 
     #[tokio::test]
     async fn ack_after_its_channel_ended_is_an_error() {
-        let (mut settle, generation) = delivery();
-        generation.end();
+        let (mut settle, epoch) = delivery();
+        epoch.end();
         ack(&mut settle).unwrap_err();
-        assert_eq!(generation.acked(), 0);
+        assert_eq!(epoch.acked(), 0);
         assert!(settle.is_revoked() && !settle.begin());
-        let acker = settle.handle.acker.as_ref().unwrap();
-        assert!(acker.usable(), "lapin wrote nothing");
+        assert!(settle.delivery.acker.usable(), "lapin wrote nothing");
     }
 }

@@ -1,3 +1,5 @@
+//! The source of a subscription, as the runtime polls it; the supervisor is its other end.
+
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -7,21 +9,21 @@ use cqrs_core::broker::BoxFuture;
 use cqrs_core::consume::{Source, SourceDelivery, SourceError};
 use tokio::sync::{mpsc, oneshot};
 
-use super::arrived::Arrived;
-use super::context::Desk;
+use super::context::SourceContext;
 use super::in_flight::{InFlight, Permit};
-use super::inbound::{Inbound, Received};
-use super::pump::{Closing, Command};
-use super::settle::{AmqpSettle, Handle, Permits};
+use super::inbound::{Inbound, SourceEvent};
+use super::inbound_delivery::InboundDelivery;
+use super::settle::AmqpSettle;
+use super::supervisor::{CloseRequest, Command};
 
-/// The runtime's end of a subscription; the [pump](super::pump) is the other.
+/// The runtime's end of a subscription.
 ///
-/// Dropped without a [`close`](Source::close), the pump leaves the broker by itself.
+/// Dropped without a [`close`](Source::close), the [supervisor](super::supervisor) closes the session by itself.
 pub(super) struct AmqpSource {
-    desk: Arc<Desk>,
+    context: Arc<SourceContext>,
     inbound: Arc<Inbound>,
     commands: mpsc::UnboundedSender<Command>,
-    /// Deliveries in the hands of the runtime.
+    /// Deliveries that the runtime has.
     in_flight: InFlight,
     stopped: bool,
     failed: bool,
@@ -29,24 +31,24 @@ pub(super) struct AmqpSource {
 
 impl AmqpSource {
     pub(super) fn new(
-        desk: Arc<Desk>,
+        context: Arc<SourceContext>,
         inbound: Arc<Inbound>,
         commands: mpsc::UnboundedSender<Command>,
     ) -> Self {
         let in_flight = InFlight::new();
-        Self { desk, inbound, commands, in_flight, stopped: false, failed: false }
+        Self { context, inbound, commands, in_flight, stopped: false, failed: false }
     }
 
-    fn delivery(&self, arrived: Arrived, permit: Permit) -> Option<SourceDelivery> {
-        let Arrived { queue, tag, acker, original, redelivered, crashes, alone, generation, sent } =
-            arrived;
-        let plan = self.desk.plan.queues.get(queue)?;
-        let message = original.view(plan, redelivered);
-        let mut retry = original.retry();
-        retry.crashes = crashes;
-        let permits = Some(Permits { _in_flight: permit, handed_on: sent, running: None, alone });
-        let handle = Handle { tag, acker: Some(acker), generation, permits };
-        let settle = AmqpSettle { original, queue, desk: Arc::clone(&self.desk), handle };
+    fn delivery(
+        &self,
+        delivery: Box<InboundDelivery>,
+        in_flight: Permit,
+    ) -> Option<SourceDelivery> {
+        let plan = self.context.plan.queues.get(delivery.queue)?;
+        let message = delivery.original.view(plan, delivery.redelivered);
+        let mut retry = delivery.original.retry();
+        retry.crashes = delivery.crashes;
+        let settle = AmqpSettle::new(delivery, Arc::clone(&self.context), in_flight);
         let mut delivery = SourceDelivery::new(message, settle);
         delivery.retry = retry;
         // Only retry copies carry attempts, and they come when their delay is over.
@@ -69,27 +71,27 @@ impl Source for AmqpSource {
             return Poll::Ready(None);
         }
         loop {
-            // An error needs no room.
+            // The bound does not hold for an error.
             if ready!(self.inbound.poll_ready(cx)) {
-                ready!(self.in_flight.poll_fewer(self.desk.plan.max_unsettled, cx));
+                ready!(self.in_flight.poll_fewer(self.context.plan.max_unsettled, cx));
             }
-            let arrived = match self.inbound.take(&self.desk.handed_on) {
-                Some(Received::Arrived(arrived)) => arrived,
-                Some(Received::Failed(error)) => return self.fail(error),
-                Some(Received::TaskEnded) => {
+            let delivery = match self.inbound.take(&self.context.handed_out) {
+                Some(SourceEvent::Delivery(delivery)) => delivery,
+                Some(SourceEvent::Failed(error)) => return self.fail(error),
+                Some(SourceEvent::TaskEnded) => {
                     let detail = format!(
                         "subscription {:?}: its task ended by a panic; subscribe again",
-                        self.desk.plan.name
+                        self.context.plan.name
                     );
                     return self.fail(SourceError::new(detail));
                 }
                 None => continue,
             };
-            // Its channel is gone: it is redelivered.
-            if arrived.generation.is_over() {
+            // Its channel is gone: the server redelivers it.
+            if delivery.epoch.is_over() {
                 continue;
             }
-            if let Some(delivery) = self.delivery(*arrived, self.in_flight.add()) {
+            if let Some(delivery) = self.delivery(delivery, self.in_flight.add()) {
                 return Poll::Ready(Some(Ok(delivery)));
             }
         }
@@ -99,24 +101,24 @@ impl Source for AmqpSource {
         let first = !std::mem::replace(&mut self.stopped, true);
         let (done, stopped) = oneshot::channel();
         if first {
-            let _the_pump_is_gone = self.commands.send(Command::Stop(done));
+            let _or_it_ended = self.commands.send(Command::Stop(done));
         }
         Box::pin(async move {
             if first {
-                let _the_pump_is_gone = stopped.await;
+                let _or_it_ended = stopped.await;
             }
         })
     }
 
     fn close(self: Box<Self>, deadline: Duration) -> BoxFuture<'static, Result<(), SourceError>> {
         let (reply, closed) = oneshot::channel();
-        let _the_pump_is_gone = self.commands.send(Command::Close(Closing::new(deadline, reply)));
+        let _or_it_ended = self.commands.send(Command::Close(CloseRequest::new(deadline, reply)));
         Box::pin(async move {
             closed.await.unwrap_or_else(|_gone| {
                 let detail = format!(
                     "subscription {:?}: its task ended before it was closed; messages that were \
-                     settled last can come again",
-                    self.desk.plan.name
+                     settled last may be redelivered",
+                    self.context.plan.name
                 );
                 Err(SourceError::new(detail))
             })
@@ -126,9 +128,9 @@ impl Source for AmqpSource {
 
 impl fmt::Debug for AmqpSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let queues = self.desk.plan.queues.iter().map(|queue| &queue.name).collect::<Vec<_>>();
+        let queues = self.context.plan.queues.iter().map(|queue| &queue.name).collect::<Vec<_>>();
         f.debug_struct("AmqpSource")
-            .field("subscription", &self.desk.plan.name)
+            .field("subscription", &self.context.plan.name)
             .field("queues", &queues)
             .field("in_flight", &self.in_flight.count())
             .field("stopped", &self.stopped)

@@ -1,3 +1,5 @@
+//! The confirms of one channel, as futures of lapin; part of the producer, polled by the publisher.
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
@@ -7,10 +9,10 @@ use futures_util::task::AtomicWaker;
 
 /// Futures of a channel's confirms, driven together.
 ///
-/// Unlike `FuturesUnordered`, "pending" means exactly this: every future whose wake came before has been
-/// polled. The [`Ledger`](super::ledger::Ledger) builds on it. lapin resolves confirms one after the
-/// other on one thread, and wakes each before it resolves the next; so once the woken ones are used up,
-/// the confirms seen so far have no gap: whatever was resolved before one of them was seen too.
+/// Unlike `FuturesUnordered`, "pending" means that every future woken before has been polled;
+/// [`Unconfirmed`](super::unconfirmed::Unconfirmed) depends on it. lapin resolves confirms one after the
+/// other on one thread, and wakes each before it resolves the next; so once no woken future is left,
+/// the confirms seen so far have no gap: all that were resolved before one of them were seen too.
 pub(crate) struct Confirms<T> {
     futures: HashMap<u64, (BoxFuture<'static, T>, Waker)>,
     woken: Arc<Woken>,
@@ -33,8 +35,8 @@ impl<T> Confirms<T> {
         Self { futures: HashMap::new(), woken: Arc::default(), batch: Vec::new() }
     }
 
-    /// Takes `future` in under a number never used before, and polls it once here: that hands the
-    /// message to lapin, in the order of these calls.
+    /// Adds `future` under a number never used before and polls it once: that hands the message to lapin,
+    /// in the order of these calls.
     pub(crate) fn start(
         &mut self,
         number: u64,
@@ -51,8 +53,8 @@ impl<T> Confirms<T> {
         }
     }
 
-    /// Waits until something completed, then moves all that did to `done`: no gap is left (see the
-    /// type). Cancel safe: nothing is taken before it returns.
+    /// Ready when a future completed: moves all completed ones to `done`, without a gap (see the type).
+    /// Cancel safe: nothing is moved before it returns.
     pub(crate) fn poll_done(&mut self, cx: &mut Context<'_>, done: &mut Vec<(u64, T)>) -> Poll<()> {
         self.woken.owner.register(cx.waker());
         loop {
@@ -64,7 +66,7 @@ impl<T> Confirms<T> {
                 };
             }
             for number in self.batch.drain(..) {
-                // Woken again after it completed: nothing to do.
+                // Woken again after it completed.
                 let Some((future, waker)) = self.futures.get_mut(&number) else { continue };
                 if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(waker)) {
                     self.futures.remove(&number);
@@ -98,7 +100,7 @@ impl Wake for WakeOne {
             numbers.push(self.number);
             numbers.len() == 1
         };
-        // The owner looks until it finds none, so it knows of the others.
+        // The owner polls until the list is empty, so one wake-up is enough.
         if first {
             self.woken.owner.wake();
         }
@@ -120,13 +122,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_future_is_polled_when_it_comes_in() {
+    async fn future_is_polled_when_added() {
         let mut confirms = Confirms::new();
         assert_eq!(confirms.start(1, std::future::ready(7)), Some(7));
     }
 
     #[tokio::test]
-    async fn all_that_completed_come_at_once_and_only_once() {
+    async fn completed_futures_are_returned_once() {
         let mut confirms = Confirms::new();
         let senders: Vec<_> = (0..100_u64)
             .map(|number| {
@@ -157,7 +159,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn wakes_of_dropped_futures_are_nothing() {
+    async fn wakes_of_dropped_futures_are_ignored() {
         let mut confirms = Confirms::new();
         let (old, receiver) = oneshot::channel::<u8>();
         confirms.start(1, receiver);

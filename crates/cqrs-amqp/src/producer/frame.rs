@@ -1,3 +1,5 @@
+//! Messages as AMQP frames: the check before sending and the properties; part of the producer.
+
 use std::borrow::Cow;
 use std::time::UNIX_EPOCH;
 
@@ -6,9 +8,9 @@ use cqrs_core::{Message, PublishErrorKind};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, ByteArray, FieldTable, LongString, ShortString};
 
-use crate::AmqpConfig;
+use crate::config::AmqpConfig;
 
-/// How messages are written on the wire: the settings that are the same for all of them.
+/// The format of messages on the wire: the settings that all messages share.
 ///
 /// | message | AMQP |
 /// |---|---|
@@ -18,7 +20,7 @@ use crate::AmqpConfig;
 /// | content type | `content_type` |
 /// | timestamp | `timestamp`, whole seconds |
 /// | header `correlation_id` | `correlation_id` (FastStream reads it there), and the header as well |
-/// | headers | `headers`, as long strings; those that are no text as byte arrays |
+/// | headers | `headers`, as long strings; those that are not text as byte arrays |
 /// | key | header `message_key`: a long string when it is UTF-8, else a byte array (`x`) |
 /// | mandatory | `mandatory` |
 #[derive(Debug, Clone)]
@@ -29,7 +31,7 @@ pub(crate) struct FrameFormat {
     max_message_bytes: usize,
 }
 
-/// One message as lapin takes it; the body stays where it is.
+/// One message for lapin, without its body.
 pub(crate) struct Frame {
     pub(crate) exchange: ShortString,
     pub(crate) routing_key: ShortString,
@@ -49,8 +51,8 @@ impl FrameFormat {
         }
     }
 
-    /// Refuses what the wire cannot carry. The server would close the channel over it, or worse the
-    /// connection, and take the neighbours along.
+    /// Rejects a message that AMQP cannot carry. The server would close the channel or the connection over it,
+    /// with the other messages on it.
     pub(crate) fn check(
         &self,
         message: &Message,
@@ -97,7 +99,7 @@ impl FrameFormat {
             + text(self.app_id.as_ref().map(ShortString::as_str))
     }
 
-    /// Must have passed [`check`](Self::check).
+    /// The frame of a message that passed [`check`](Self::check).
     pub(crate) fn frame(&self, message: &Message) -> Frame {
         let seconds = message.timestamp.duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
         let mut id = Id::default();
@@ -147,7 +149,7 @@ fn table(message: &Message) -> FieldTable {
     table
 }
 
-/// Room for an id's text.
+/// A buffer for an id's text.
 struct Id([u8; uuid::fmt::Hyphenated::LENGTH]);
 
 impl Default for Id {
@@ -156,8 +158,8 @@ impl Default for Id {
     }
 }
 
-/// The headers with the event's name and id that python-cqrs adds unless the body is JSON, as far as the
-/// message has none of these names.
+/// The headers with the event's name and id that python-cqrs adds unless the body is JSON. A header of the
+/// message with the same name has precedence.
 fn identity<'m>(message: &'m Message, id: &'m mut Id) -> [Option<(&'static str, &'m str)>; 2] {
     let media_type = message.content_type.as_deref();
     if media_type.is_none_or(content_type::is_json) {
@@ -170,7 +172,7 @@ fn identity<'m>(message: &'m Message, id: &'m mut Id) -> [Option<(&'static str, 
     [name.filter(|(_, text)| !text.is_empty()), id]
 }
 
-/// What is longer was refused before.
+/// Longer texts were rejected by the check.
 fn short(text: &str) -> ShortString {
     ShortString::try_new(text).unwrap_or_default()
 }
@@ -190,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn every_part_of_a_message_has_its_place() {
+    fn message_parts_are_mapped_to_properties() {
         let mut message = Message::new("user_events", "{}")
             .with_name("UserCreated")
             .with_content_type("application/json")
@@ -220,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_not_json_is_named_in_the_headers() {
+    fn body_that_is_not_json_adds_name_and_id_headers() {
         let message = Message::new("t", "").with_name("UserJoined");
         let headers = |message: &Message| format().frame(message).properties.headers().clone();
         let protobuf = message.clone().with_content_type("application/x-protobuf");
@@ -239,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_message_has_only_what_it_needs() {
+    fn minimal_message_has_no_headers() {
         let early = UNIX_EPOCH - Duration::from_secs(1);
         let frame = format().frame(&Message::new("t", "").with_timestamp(early));
         assert!(frame.properties.headers().is_none() && frame.properties.kind().is_none());
@@ -247,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_not_text_goes_as_bytes() {
+    fn key_that_is_not_utf8_is_a_byte_array() {
         let frame = format().frame(&Message::new("t", "").with_key(vec![0xff, 0]));
         let headers = frame.properties.headers().clone().unwrap();
         let bytes = ByteArray::from(vec![0xff, 0]);
@@ -255,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_wire_cannot_carry_is_refused() {
+    fn message_that_amqp_cannot_carry_is_refused() {
         let kind = |message: Message| format().check(&message).unwrap_err().0;
         let long = "x".repeat(256);
         assert_eq!(kind(Message::new("t", "12345678901")), PublishErrorKind::TooLarge);

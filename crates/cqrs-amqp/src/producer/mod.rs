@@ -1,38 +1,41 @@
-//! The producer: what happens to a message between `enqueue` and its confirm.
+//! The producer: the way of a message from `enqueue` to its confirm; used by the broker value.
 //!
 //! ```text
-//! enqueue ─ Intake (window, deadline) ─ hash of topic and key ─┬─ lane 0 ─ channel
-//!                                                              └─ lane n ─ channel
+//! enqueue ─ Intake (window, deadline) ─ hash of topic and key ─┬─ publisher 0 ─ channel
+//!                                                              └─ publisher n ─ channel
 //! ```
 //!
-//! # Who owns what
-//! * A **lane** is one task. It alone publishes on its channel, so the order of delivery tags, of frames
-//!   and of its ledger is one order (in lapin two tasks can swap tags and frames of one channel, and so
-//!   swap confirms).
-//! * The **[`Ledger`](ledger::Ledger)** holds every message of a lane: waiting to be written, or written
-//!   and without a verdict. It does no I/O. A message is in it exactly once, and leaves it with exactly
-//!   one verdict on its receipt.
-//! * The **[`Confirms`](confirms::Confirms)** hold one future of lapin per written message and nothing of
-//!   ours: dropping them loses no message.
-//! * The window bounds the sum over all lanes; the queues in between are unbounded and never wait.
+//! # Ownership
+//! * The **[`ProducerHandle`](handle::ProducerHandle)** is the broker value's end: it admits messages and
+//!   sends each to its publisher.
+//! * A **[publisher]** is one task. It alone publishes on its channel, so delivery tags, frames and its
+//!   unconfirmed messages have one order (in lapin two tasks can swap tags and frames of one channel, and
+//!   so swap confirms).
+//! * **[`Unconfirmed`](unconfirmed::Unconfirmed)** holds every message of a publisher, queued or sent. It does
+//!   no I/O. A message is in it exactly once, and leaves it with exactly one outcome on its receipt.
+//! * **[`Confirms`](confirms::Confirms)** hold one future of lapin per sent message and no message:
+//!   dropping them loses none.
+//! * **[`Status`](status::Status)** is the state of all publishers, for health checks and errors.
+//! * The window bounds the sum over all publishers; the queues in between are unbounded and never block.
 //!
-//! # What may be in flight
-//! Anything the window admits. Exceptions: nothing is written while the server blocks the connection;
-//! after a channel error the messages that were on it go one at a time; in the python-compatible mode a
-//! lane waits for its first declaration of a topic.
+//! # In flight
+//! All messages that the window admits may be in flight. Exceptions: nothing is sent while the server blocks
+//! the connection; after a channel error the messages that were on the channel are sent one at a time; in the
+//! python-compatible mode a publisher waits for its first declaration of a topic.
 //!
-//! # What a cancel or a panic leaves behind
-//! Dropping a caller's future or receipt touches no lane. Should a lane panic, its messages are dropped:
-//! their receipts end at once (`NotSent` or `Unknown`), their places in the window come back, the
-//! broker's state is `Disconnected` from then on, and what is published to that lane is `Closed`.
-//! Dropping the broker value ends all lanes in the same way.
+//! # Cancel and panic
+//! Dropping a caller's future or receipt touches no publisher. If a publisher panics, its messages are dropped:
+//! their receipts end at once (`NotSent` or `Unknown`), their places in the window are freed, the broker's
+//! state is `Disconnected` from then on, and publishing to that publisher is `Closed`. Dropping the broker value
+//! ends all publishers in the same way.
 
 pub(crate) mod confirms;
-mod flights;
 pub(crate) mod frame;
-pub(crate) mod lane;
-pub(crate) mod ledger;
+pub(crate) mod handle;
+mod publish;
+pub(crate) mod publisher;
 pub(crate) mod status;
+pub(crate) mod unconfirmed;
 
 #[cfg(test)]
 mod tests;

@@ -1,92 +1,92 @@
+//! The state of all publishers; written by them, read by health checks and by expired messages.
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cqrs_core::broker::BrokerState;
 use tokio::sync::Notify;
 
-use crate::{AmqpError, ErrorKind};
+use crate::error::{AmqpError, ErrorKind};
 
-/// How one lane is.
+/// The state of one publisher.
 #[derive(Debug, Clone)]
-pub(crate) enum LaneState {
-    /// No channel yet, or again; why, when it is known.
+pub(crate) enum PublisherState {
+    /// No open channel (not yet, or lost); the last error if known.
     Down(Option<AmqpError>),
     Ready,
     Blocked(Arc<str>),
 }
 
-/// How all lanes are: what readiness checks see and what an expired message names as its cause.
-///
-/// Written by the lanes, read by anybody; the lock is held for a copy only.
+/// The states of all publishers. The lock is held for a copy only.
 #[derive(Debug, Clone)]
-pub(crate) struct Status(Arc<Shared>);
+pub(crate) struct Status(Arc<SharedStatus>);
 
 #[derive(Debug)]
-struct Shared {
-    lanes: Mutex<Lanes>,
+struct SharedStatus {
+    publishers: Mutex<PublisherStates>,
     changed: Notify,
 }
 
 #[derive(Debug)]
-struct Lanes {
-    states: Vec<LaneState>,
-    /// Whether every lane was ready once.
+struct PublisherStates {
+    states: Vec<PublisherState>,
+    /// Set after every publisher was ready once.
     ever_ready: bool,
 }
 
 impl Status {
-    pub(crate) fn new(lanes: usize) -> Self {
-        let states = vec![LaneState::Down(None); lanes];
-        Self(Arc::new(Shared {
-            lanes: Mutex::new(Lanes { states, ever_ready: false }),
+    pub(crate) fn new(publishers: usize) -> Self {
+        let states = vec![PublisherState::Down(None); publishers];
+        Self(Arc::new(SharedStatus {
+            publishers: Mutex::new(PublisherStates { states, ever_ready: false }),
             changed: Notify::new(),
         }))
     }
 
-    pub(crate) fn set(&self, lane: usize, state: LaneState) {
+    pub(crate) fn set(&self, publisher: usize, state: PublisherState) {
         {
-            let mut lanes = self.lock();
-            if let Some(slot) = lanes.states.get_mut(lane) {
+            let mut publishers = self.lock();
+            if let Some(slot) = publishers.states.get_mut(publisher) {
                 *slot = state;
             }
-            let ready = |state: &LaneState| !matches!(state, LaneState::Down(_));
-            lanes.ever_ready |= lanes.states.iter().all(ready);
+            let ready = |state: &PublisherState| !matches!(state, PublisherState::Down(_));
+            publishers.ever_ready |= publishers.states.iter().all(ready);
         }
         self.0.changed.notify_waiters();
     }
 
-    /// Ready only when all lanes are.
+    /// Ready only when all publishers are.
     pub(crate) fn state(&self) -> BrokerState {
-        let lanes = self.lock();
+        let publishers = self.lock();
         let mut blocked = None;
-        for state in &lanes.states {
+        for state in &publishers.states {
             match state {
-                LaneState::Down(error) => {
-                    return down(lanes.ever_ready, first_error(&lanes, error));
+                PublisherState::Down(error) => {
+                    return down(publishers.ever_ready, first_error(&publishers, error));
                 }
-                LaneState::Blocked(reason) => blocked = Some(Arc::clone(reason)),
-                LaneState::Ready => {}
+                PublisherState::Blocked(reason) => blocked = Some(Arc::clone(reason)),
+                PublisherState::Ready => {}
             }
         }
         blocked.map_or(BrokerState::Ready, |reason| BrokerState::Blocked { reason })
     }
 
-    /// Why messages are held up now, if they are.
+    /// The error that delays messages now, if any.
     pub(crate) fn cause(&self) -> Option<AmqpError> {
-        let lanes = self.lock();
-        lanes.states.iter().find_map(|state| match state {
-            LaneState::Down(error) => error.clone(),
-            LaneState::Blocked(reason) => {
+        let publishers = self.lock();
+        publishers.states.iter().find_map(|state| match state {
+            PublisherState::Down(error) => error.clone(),
+            PublisherState::Blocked(reason) => {
                 let detail = format!("the server blocks publishers: {reason}");
                 Some(AmqpError::new(ErrorKind::Blocked, detail))
             }
-            LaneState::Ready => None,
+            PublisherState::Ready => None,
         })
     }
 
-    /// Waits until all lanes had a channel once.
+    /// Waits until all publishers had a channel once.
     ///
     /// # Errors
-    /// The first failure to get one.
+    /// The first failure to open one.
     pub(crate) async fn connected(&self) -> Result<(), AmqpError> {
         loop {
             let changed = self.0.changed.notified();
@@ -103,16 +103,16 @@ impl Status {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Lanes> {
-        self.0.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, PublisherStates> {
+        self.0.publishers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn first_error(lanes: &Lanes, own: &Option<AmqpError>) -> Option<AmqpError> {
+fn first_error(publishers: &PublisherStates, own: &Option<AmqpError>) -> Option<AmqpError> {
     own.clone().or_else(|| {
-        lanes.states.iter().find_map(|state| match state {
-            LaneState::Down(error) => error.clone(),
-            LaneState::Ready | LaneState::Blocked(_) => None,
+        publishers.states.iter().find_map(|state| match state {
+            PublisherState::Down(error) => error.clone(),
+            PublisherState::Ready | PublisherState::Blocked(_) => None,
         })
     })
 }
@@ -136,37 +136,37 @@ mod tests {
     }
 
     #[test]
-    fn ready_only_when_all_lanes_are() {
+    fn ready_when_all_publishers_are() {
         let status = Status::new(2);
         assert_eq!(status.state(), BrokerState::Connecting { last_error: None });
-        status.set(0, LaneState::Ready);
+        status.set(0, PublisherState::Ready);
         assert!(matches!(status.state(), BrokerState::Connecting { .. }));
-        status.set(1, LaneState::Ready);
+        status.set(1, PublisherState::Ready);
         assert_eq!(status.state(), BrokerState::Ready);
         assert!(status.cause().is_none());
-        status.set(1, LaneState::Blocked("low on memory".into()));
+        status.set(1, PublisherState::Blocked("low on memory".into()));
         assert_eq!(status.state(), BrokerState::Blocked { reason: "low on memory".into() });
         assert_eq!(status.cause().unwrap().kind(), ErrorKind::Blocked);
-        status.set(0, LaneState::Down(Some(refused())));
+        status.set(0, PublisherState::Down(Some(refused())));
         assert_eq!(status.state(), BrokerState::Disconnected { last_error: "refused".into() });
         assert_eq!(status.cause().unwrap().kind(), ErrorKind::Connect);
     }
 
     #[tokio::test]
-    async fn connecting_ends_with_the_last_lane_or_the_first_error() {
+    async fn connect_waits_for_all_or_the_first_error() {
         let status = Status::new(2);
         let waiting = tokio::spawn({
             let status = status.clone();
             async move { status.connected().await.map_err(|error| error.kind()) }
         });
         tokio::task::yield_now().await;
-        status.set(0, LaneState::Ready);
+        status.set(0, PublisherState::Ready);
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
-        status.set(1, LaneState::Ready);
+        status.set(1, PublisherState::Ready);
         assert_eq!(waiting.await.unwrap(), Ok(()));
         let status = Status::new(2);
-        status.set(1, LaneState::Down(Some(refused())));
+        status.set(1, PublisherState::Down(Some(refused())));
         assert_eq!(status.connected().await.unwrap_err().kind(), ErrorKind::Connect);
     }
 }

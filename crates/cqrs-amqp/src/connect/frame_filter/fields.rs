@@ -4,7 +4,7 @@
 /// thread ends near 1,000.
 pub(super) const MAX_DEPTH: usize = 64;
 
-/// Bytes that were not read yet. A read of more than there is returns `None`.
+/// Unread bytes. A read of more bytes than are left returns `None`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 
@@ -54,7 +54,7 @@ impl<'a> Fields<'a> {
         Some(read)
     }
 
-    /// One entry of a table, which stands in `depth` others.
+    /// One entry of a table, which is nested in `depth` others.
     pub(super) fn entry(&mut self, depth: usize) -> Result<(), Fault> {
         let name = self.short().ok_or(Fault::Malformed)?;
         if std::str::from_utf8(name).is_err() {
@@ -63,13 +63,13 @@ impl<'a> Fields<'a> {
         self.value(depth)
     }
 
-    /// Moves past one entry of a table, whatever its name and value hold.
+    /// Skips one entry of a table without a check of its name and value.
     pub(super) fn skip_entry(&mut self) -> Option<()> {
         self.short()?;
         self.raw_value().map(drop)
     }
 
-    /// One value, which stands in `depth` tables and arrays.
+    /// One value, which is nested in `depth` tables and arrays.
     fn value(&mut self, depth: usize) -> Result<(), Fault> {
         let (kind, content) = self.raw_value().ok_or(Fault::Malformed)?;
         if !matches!(kind, b'A' | b'F') {
@@ -105,12 +105,12 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Why lapin cannot read a field.
+/// The reason for which lapin cannot read a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
     NotUtf8,
     TooDeep,
-    /// Of an unknown type, or longer than what it stands in.
+    /// It has an unknown type, or is longer than its table or frame.
     Malformed,
 }
 

@@ -8,7 +8,7 @@ use crate::headers::UNREADABLE;
 
 /// Type, channel and size before a frame's payload.
 pub(super) const HEAD: usize = 7;
-/// What is around a frame's payload.
+/// Bytes of a frame around its payload.
 const ENVELOPE: usize = HEAD + 1;
 /// AMQP 0-9-1, 4.2.3.
 const FRAME_END: u8 = 0xCE;
@@ -18,12 +18,12 @@ pub(super) const BODY: u8 = 3;
 const HEARTBEAT: u8 = 8;
 /// AMQP 0-9-1, 4.2.3 (`frame-min-size`); lapin takes no less.
 const FRAME_MIN: usize = 4_096;
-/// A content header over this is not collected: it passes as it is, and lapin ends the connection.
-const COLLECTED: usize = 16 << 20;
-/// What a read from the socket may bring.
+/// A larger content header is not buffered: it passes unchanged, and lapin ends the connection.
+const MAX_BUFFERED: usize = 16 << 20;
+/// The size of a read from the socket.
 const READ: usize = 64 << 10;
 
-/// Follows the frames of one connection. Bytes are received into it and taken out of it, in order.
+/// The frames of one connection. Bytes are received into it and taken out of it, in order.
 #[derive(Debug)]
 pub(super) struct FrameFilter {
     /// Its first `end` bytes were received, the first `checked` may be taken, `taken` of these were.
@@ -33,13 +33,13 @@ pub(super) struct FrameFilter {
     end: usize,
     /// Bytes of the current frame that pass without a check and were not received yet.
     passing: u64,
-    /// Set where the bytes are no frames: all that follows passes, and lapin reports it.
-    gave_up: bool,
+    /// Set after bytes that are not a frame: all further bytes pass, and lapin reports it.
+    disabled: bool,
     checks: Checks,
 }
 
 impl FrameFilter {
-    /// `frame_max` is the limit the client asks for, in bytes; `None` or 0: the server's.
+    /// `frame_max` is the limit that the client asks for, in bytes; `None` or 0 stands for the server's.
     pub(super) fn new(frame_max: Option<u32>) -> Self {
         Self {
             buffer: Vec::new(),
@@ -47,7 +47,7 @@ impl FrameFilter {
             checked: 0,
             end: 0,
             passing: 0,
-            gave_up: false,
+            disabled: false,
             checks: Checks {
                 frame_max: limit(frame_max.unwrap_or_default()),
                 renamed: HashMap::new(),
@@ -55,7 +55,7 @@ impl FrameFilter {
         }
     }
 
-    /// Where the next bytes from the socket go; never empty.
+    /// The buffer for the next bytes from the socket; never empty.
     pub(super) fn space(&mut self) -> &mut [u8] {
         if self.taken == self.end {
             (self.taken, self.checked, self.end) = (0, 0, 0);
@@ -68,7 +68,7 @@ impl FrameFilter {
             self.taken = 0;
         }
         if self.buffer.len() - self.end < READ / 2 {
-            // Grows with what was received, not with what a frame says of its size.
+            // Grows with the bytes received, not with the size in a frame's head.
             self.buffer.resize((2 * self.end).max(READ), 0);
         }
         &mut self.buffer[self.end..]
@@ -80,12 +80,12 @@ impl FrameFilter {
         while self.advance() {}
     }
 
-    /// The socket has no more: what is left of a frame passes.
+    /// The socket ended: the rest of a frame passes.
     pub(super) fn finish(&mut self) {
         self.checked = self.end;
     }
 
-    /// Moves checked bytes to `out`; how many. 0: more must be received first.
+    /// Moves checked bytes to `out` and returns how many. 0: more must be received first.
     pub(super) fn take(&mut self, out: &mut [u8]) -> usize {
         let ready = &self.buffer[self.taken..self.checked];
         let count = ready.len().min(out.len());
@@ -94,27 +94,27 @@ impl FrameFilter {
         count
     }
 
-    /// How many of the next bytes may go past this filter, when nothing is in it: those of a large body.
+    /// How many of the next bytes may bypass an empty filter: those of a large body.
     pub(super) fn may_bypass(&self) -> usize {
         match self.taken == self.end {
-            true if self.gave_up => usize::MAX,
+            true if self.disabled => usize::MAX,
             true => usize::try_from(self.passing).unwrap_or(usize::MAX),
             false => 0,
         }
     }
 
-    /// `count` bytes went past.
+    /// `count` bytes bypassed the filter.
     pub(super) fn bypassed(&mut self, count: usize) {
         self.passing = self.passing.saturating_sub(u64::try_from(count).unwrap_or(u64::MAX));
     }
 
-    /// Goes on by a frame, or by what is there of a body; false when more must be received.
+    /// Checks the next frame, or passes the received part of a body. False if more must be received.
     fn advance(&mut self) -> bool {
         let rest = &self.buffer[self.checked..self.end];
         if rest.is_empty() {
             return false;
         }
-        if self.gave_up {
+        if self.disabled {
             self.checked = self.end;
             return false;
         }
@@ -124,9 +124,9 @@ impl FrameFilter {
             self.bypassed(count);
             return true;
         }
-        // Also the answer of a server that speaks another version: `AMQP0091`.
+        // Also the answer of a server of another protocol version: `AMQP0091`.
         if !matches!(rest[0], METHOD | HEADER | BODY | HEARTBEAT) {
-            self.gave_up = true;
+            self.disabled = true;
             return true;
         }
         let Some(&[kind, c1, c0, s3, s2, s1, s0]) = rest.first_chunk::<HEAD>() else {
@@ -138,10 +138,10 @@ impl FrameFilter {
             return true;
         }
         let total = usize::try_from(size).unwrap_or(usize::MAX).saturating_add(ENVELOPE);
-        self.gave_up = total > COLLECTED;
-        let Some(frame) = rest.get(..total) else { return self.gave_up };
+        self.disabled = total > MAX_BUFFERED;
+        let Some(frame) = rest.get(..total) else { return self.disabled };
         if frame[total - 1] != FRAME_END {
-            self.gave_up = true;
+            self.disabled = true;
             return true;
         }
         let channel = u16::from_be_bytes([c1, c0]);
@@ -164,17 +164,17 @@ impl FrameFilter {
     }
 }
 
-/// What is known about the frames of a connection.
+/// The state of the checks of a connection's frames.
 #[derive(Debug)]
 struct Checks {
-    /// The largest frame that lapin takes, in bytes; without a limit until the server says its own.
+    /// The largest frame that lapin accepts, in bytes; without a limit until the server sends its own.
     frame_max: usize,
     /// Texts that were replaced in a method frame, until the content header on their channel.
     renamed: HashMap<u16, Vec<(&'static str, Vec<u8>)>>,
 }
 
 impl Checks {
-    /// The payload to hand to lapin instead of this one of a method frame.
+    /// The replacement of a method frame's payload, if lapin cannot read it.
     fn method(&mut self, channel: u16, payload: &[u8]) -> Option<Vec<u8>> {
         match method::check(payload) {
             Method::Other => None,
@@ -191,7 +191,7 @@ impl Checks {
         }
     }
 
-    /// The payload to hand to lapin instead of this one of a content header frame.
+    /// The replacement of a content header's payload, if lapin cannot read it.
     fn header(&mut self, channel: u16, payload: &[u8]) -> Option<Vec<u8>> {
         let renamed = match self.renamed.is_empty() {
             true => None,
@@ -221,7 +221,7 @@ impl Checks {
     }
 }
 
-/// `frame_max` as it is agreed on: 0 is no limit.
+/// `frame_max` as negotiated: 0 is no limit.
 fn limit(frame_max: u32) -> usize {
     match usize::try_from(frame_max) {
         Ok(0) | Err(_) => usize::MAX,
@@ -229,12 +229,12 @@ fn limit(frame_max: u32) -> usize {
     }
 }
 
-/// Bytes of a replaced content header: its dead letter, which has more headers, should fit into a frame
-/// too.
+/// The limit of a replaced content header in bytes: its dead letter, which has more headers, should fit into a
+/// frame too.
 fn budget(frame_max: usize) -> usize {
-    /// The most that a dead letter adds, and the room that is kept for the server.
+    /// The most that a dead letter adds, and the bytes reserved for the server.
     const ADDED: usize = 8 << 10;
-    match frame_max.min(COLLECTED) {
+    match frame_max.min(MAX_BUFFERED) {
         large if large > 2 * ADDED => large - ADDED,
         small => small / 4,
     }

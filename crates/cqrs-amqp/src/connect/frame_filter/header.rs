@@ -1,4 +1,4 @@
-//! Content headers: the check, and the replacement of one that lapin cannot read.
+//! Content headers: the check, and the replacement of one that lapin cannot read; part of the frame filter.
 
 use super::fields::{Fault, Fields};
 use crate::headers::{UNREADABLE, UNREADABLE_PROPERTIES};
@@ -20,7 +20,7 @@ const PROPERTIES: [(&str, Kind); 14] = [
     ("app_id", Kind::Short),
     ("cluster_id", Kind::Short),
 ];
-/// The place of the header table among them.
+/// The index of the header table among them.
 const HEADERS: usize = 2;
 
 #[derive(Clone, Copy)]
@@ -35,11 +35,11 @@ fn bit(index: usize) -> u16 {
     0x8000 >> index
 }
 
-/// The payload of a content header frame, taken apart as far as it can be.
+/// The payload of a content header frame, parsed as far as possible.
 struct Parts<'a> {
     /// Class, weight and body size.
     fixed: &'a [u8],
-    /// Flags and property list, as they came.
+    /// The original flags and property list.
     properties: &'a [u8],
     /// The raw bytes of each property that lapin can read; the header table has none here.
     readable: [Option<&'a [u8]>; PROPERTIES.len()],
@@ -50,7 +50,7 @@ struct Parts<'a> {
 /// Class, weight and body size.
 const FIXED: usize = 12;
 
-/// Why lapin cannot read this payload of a content header frame; `None`: it can.
+/// The reason for which lapin cannot read this payload of a content header frame, if any.
 pub(super) fn fault(payload: &[u8]) -> Option<String> {
     let mut fields = Fields(payload);
     let (Some(_fixed), Some(flags)) = (fields.bytes(FIXED), fields.u16()) else {
@@ -86,11 +86,11 @@ fn table(fields: &mut Fields<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
-/// A payload that lapin can read, with what it can read of the original, the reason and the original's
+/// A payload that lapin can read: the readable parts of the original, with the reason and the original's
 /// property bytes as headers. `extra` are more headers, of bytes.
 ///
-/// It has at most about `budget` bytes, but 3 KiB of short properties are kept in any case: of the headers
-/// those that fit into half of it, and of the original's bytes what fits into the rest.
+/// It has at most about `budget` bytes, but 3 KiB of short properties are kept in any case. Headers are kept if
+/// they fit into half of it; the original's bytes are cut to the rest.
 pub(super) fn readable(
     payload: &[u8],
     reason: &str,
@@ -135,8 +135,8 @@ impl<'a> Parts<'a> {
         let (fixed, properties) = payload.split_at(FIXED.min(payload.len()));
         let mut parts =
             Self { fixed, properties, readable: [None; PROPERTIES.len()], entries: Vec::new() };
-        // Whatever cannot be measured hides all that follows it.
-        let _hidden = parts.read();
+        // A part of unknown length hides all parts behind it.
+        let _or_cut = parts.read();
         parts
     }
 

@@ -1,23 +1,23 @@
-//! Method frames of the server: short strings in them that are not UTF-8.
+//! Method frames of the server: replaces short strings that are not UTF-8; part of the frame filter.
 
 use super::fields::Fields;
 
-/// What the filter does with a method frame.
+/// A method frame, as far as the filter is concerned.
 pub(super) enum Method {
-    /// Nothing in it concerns the filter.
+    /// It passes unchanged.
     Other,
-    /// `connection.tune`: the largest frame the server accepts, in bytes; 0 is no limit.
+    /// `connection.tune`: the largest frame that the server accepts, in bytes; 0 is no limit.
     Tune { frame_max: u32 },
-    /// It holds a text that lapin cannot read.
+    /// It has a text that lapin cannot read.
     Unreadable(Replacement),
 }
 
 /// A method frame's payload that lapin can read.
 pub(super) struct Replacement {
     pub(super) payload: Vec<u8>,
-    /// The texts that were replaced, as they came. A message follows on the same channel.
+    /// The original bytes of the replaced texts.
     pub(super) originals: Vec<(&'static str, Vec<u8>)>,
-    /// Whether it concerns a message, whose content header follows.
+    /// Set if a message follows on the same channel.
     pub(super) has_content: bool,
 }
 
@@ -28,7 +28,7 @@ enum Field {
 }
 use Field::{Fixed, Text};
 
-/// The methods with names that other clients chose, or with a text of the server.
+/// The methods with names chosen by other clients, or with a text of the server.
 fn layout(class: u16, method: u16) -> Option<(&'static [Field], bool)> {
     Some(match (class, method) {
         // connection.close, channel.close
@@ -47,7 +47,7 @@ fn layout(class: u16, method: u16) -> Option<(&'static [Field], bool)> {
     })
 }
 
-/// Looks at the payload of a method frame.
+/// Checks the payload of a method frame.
 pub(super) fn check(payload: &[u8]) -> Method {
     read(payload).unwrap_or(Method::Other)
 }

@@ -6,13 +6,13 @@
 //! content header is checked here first, and one that lapin cannot read is replaced by one it can:
 //!
 //! * the properties and headers that can be read stay,
-//! * the header [`UNREADABLE`](crate::headers::UNREADABLE) says why the message cannot be read,
-//! * [`UNREADABLE_PROPERTIES`](crate::headers::UNREADABLE_PROPERTIES) has the property flags and list as they came, cut where they do not fit.
+//! * the header [`UNREADABLE`](crate::headers::UNREADABLE) has the reason,
+//! * [`UNREADABLE_PROPERTIES`](crate::headers::UNREADABLE_PROPERTIES) has the original property flags and list, cut where they do not fit.
 //!
 //! Names in method frames that are not UTF-8 (a routing key) are replaced by their nearest text, and the
-//! message's header says so and has the bytes. All other bytes pass unchanged.
+//! message's header says so and has the original bytes. All other bytes pass unchanged.
 //!
-//! `docs/upstream-lapin.md` says what a change in lapin would be.
+//! `docs/upstream-lapin.md` describes the change in lapin that would replace it.
 
 mod fields;
 mod filter;

@@ -1,4 +1,4 @@
-//! The stream that lapin reads: a socket behind a frame filter, and the reactor that names its type.
+//! The stream that lapin reads: a socket behind the frame filter, and the reactor of that type.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use lapin::tcp::AsyncTcpStream;
 
 use super::filter::FrameFilter;
 
-/// A socket of tokio's, after TLS if any.
+/// A socket of tokio, with TLS if any.
 type Socket = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
 
 /// A socket whose incoming frames go through a [`FrameFilter`].
@@ -36,7 +36,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Filtered<S> {
         cx: &mut Context<'_>,
         out: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        /// Less is read together with the frames that follow.
+        /// Fewer bytes are read together with the frames behind them.
         const WORTH_BYPASSING: usize = 4 << 10;
         let Self { socket, filter } = self.get_mut();
         loop {

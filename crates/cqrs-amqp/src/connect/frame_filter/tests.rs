@@ -1,4 +1,4 @@
-//! The frame filter against lapin's own parser.
+//! Tests of the frame filter against lapin's own parser.
 
 use amq_protocol::frame::{AMQPFrame, gen_frame, parse_frame};
 use amq_protocol::protocol::{AMQPClass, BasicProperties, basic};
@@ -166,7 +166,7 @@ fn deep_nesting_is_replaced_and_less_passes() {
     let read = properties_of(&filtered(&at(MAX_DEPTH + 1), 1_000, 131_072));
     assert_eq!(text(&read, UNREADABLE), "a header is nested more than 64 deep");
     assert_eq!(read.headers().as_ref().unwrap().inner()["first"], AMQPValue::LongLongInt(1));
-    // As raw bytes: even to write such a value would overflow a stack.
+    // Raw bytes: writing such a value with lapin would overflow the stack.
     let mut value = vec![b'V'];
     for _ in 0..20_000 {
         let size = u32::try_from(value.len()).unwrap().to_be_bytes();
@@ -236,7 +236,7 @@ fn routing_key_that_is_not_utf8_marks_its_message() {
 
 #[test]
 fn reply_text_cut_within_a_character_is_readable() {
-    // As a server would send it that cuts its text at 255 bytes.
+    // A server that cuts its text at 255 bytes sends this.
     let cut = [&b"NOT_FOUN"[..], &"é".repeat(130).as_bytes()[..247]].concat();
     let mut payload = vec![0, 20, 0, 40, 1, 148, 255];
     payload.extend(&cut);

@@ -1,4 +1,4 @@
-//! One channel's run of the quarantine: it stores suspects and runs them alone; used by the session.
+//! The quarantine of one channel: moves candidates into the quarantine queue and runs them one at a time.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,100 +9,105 @@ use lapin::options::{BasicAckOptions, BasicGetOptions};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
-use super::look::count;
-use super::state::{BROKEN, Spending};
+use super::inspect::ready_messages;
+use super::state::{BROKEN, WaitTimer};
 use crate::connect::topology::short;
-use crate::consumer::arrived::Arrived;
-use crate::consumer::context::Desk;
-use crate::consumer::copies::{Missing, Published, Target};
-use crate::consumer::copy;
+use crate::consumer::channel_epoch::ChannelEpoch;
+use crate::consumer::context::SourceContext;
+use crate::consumer::copies::{IfMissing, Published, Target};
+use crate::consumer::copy_properties;
 use crate::consumer::delivery_count::DeliveryCount;
-use crate::consumer::generation::Generation;
 use crate::consumer::in_flight::InFlight;
 use crate::consumer::inbound::Inbound;
-use crate::{AmqpError, ErrorKind};
+use crate::consumer::inbound_delivery::InboundDelivery;
+use crate::error::{AmqpError, ErrorKind};
 
-/// The longest that a source waits for others of which none runs.
+/// How long a source waits for its other messages if none of them runs.
 const STALLED: Duration = Duration::from_secs(10);
-/// How often the source looks for messages that another process left in a quarantine queue.
-pub(in crate::consumer) const LOOK: Duration = Duration::from_secs(10);
-/// The time to the next look while a message of another source runs alone.
+/// How often a source looks for messages that another process left in a quarantine queue.
+pub(in crate::consumer) const INSPECT_INTERVAL: Duration = Duration::from_secs(10);
+/// The time to the next look while another source of the process runs a quarantined message.
 const BUSY: Duration = Duration::from_secs(3);
 
-/// The message of this process that runs alone.
-static ALONE: Mutex<()> = Mutex::const_new(());
+/// Locked while this process runs a quarantined message.
+static RUNNING: Mutex<()> = Mutex::const_new(());
 
-/// Whether a delivery of a consumer has to go through the quarantine.
-pub(in crate::consumer) fn is_suspect(arrived: &Arrived, desk: &Desk) -> bool {
-    let state = &desk.quarantine;
-    desk.plan.quarantine_name(arrived.queue).is_some()
-        && DeliveryCount::of(&arrived.original).is_suspect(state.lost.load(Ordering::Relaxed))
-        && state.takes_suspects()
+/// Set if a delivery of a consumer has to be quarantined.
+pub(in crate::consumer) fn is_candidate(
+    delivery: &InboundDelivery,
+    context: &SourceContext,
+) -> bool {
+    let state = &context.quarantine;
+    context.plan.quarantine_name(delivery.queue).is_some()
+        && DeliveryCount::of(&delivery.original).is_candidate(state.lost.load(Ordering::Relaxed))
+        && state.takes_messages()
 }
 
-/// One channel's way into the quarantine and out of it.
-pub(in crate::consumer) struct Session {
+/// The quarantine of one channel.
+pub(in crate::consumer) struct QuarantineRun {
     pub(in crate::consumer) channel: Arc<lapin::Channel>,
-    pub(in crate::consumer) generation: Arc<Generation>,
-    pub(in crate::consumer) desk: Arc<Desk>,
+    pub(in crate::consumer) epoch: Arc<ChannelEpoch>,
+    pub(in crate::consumer) context: Arc<SourceContext>,
     pub(in crate::consumer) inbound: Arc<Inbound>,
-    /// For each queue, whether this channel may run what is in its quarantine.
+    /// For each queue, set if this channel may run its quarantined messages.
     pub(in crate::consumer) may_run: Vec<bool>,
 }
 
-/// How the run of a quarantine queue ended.
+/// The end of a run of a quarantine queue.
 enum Drained {
     Empty {
         ran: bool,
     },
-    /// A message of another source runs alone.
+    /// Another source of the process runs a quarantined message.
     Busy,
-    /// Other messages of the source, or the one that runs alone, took too long.
+    /// The quarantined message, or the messages before it, took too long.
     TimeUp,
 }
 
-impl Session {
-    /// Quarantines `suspect`, if there is one, and runs what is in the quarantine queues, unless that is
-    /// postponed. When to look at them next.
+impl QuarantineRun {
+    /// Quarantines `candidate`, if any, and runs the messages of the quarantine queues, unless that is
+    /// postponed. Returns the time of the next run.
     pub(in crate::consumer) async fn run(
         self,
-        suspect: Option<Box<Arrived>>,
+        candidate: Option<Box<InboundDelivery>>,
     ) -> Result<Instant, AmqpError> {
-        let state = &self.desk.quarantine;
-        let mut is_empty = suspect.is_none();
-        let spending = Spending { quarantine: state, since: Instant::now() };
-        if let Some(suspect) = suspect
-            && !self.store(&suspect, 0).await
+        let state = &self.context.quarantine;
+        let mut is_empty = candidate.is_none();
+        let timer = WaitTimer { quarantine: state, since: Instant::now() };
+        if let Some(candidate) = candidate
+            && !self.store(&candidate, 0).await
         {
-            self.inbound.push(suspect);
+            self.inbound.push(candidate);
         }
-        let end = match state.left() {
-            Ok(left) => spending.since + left,
+        let end = match state.time_left() {
+            Ok(left) => timer.since + left,
             Err(until) => return Ok(until),
         };
-        for index in 0..self.desk.plan.queues.len() {
+        for index in 0..self.context.plan.queues.len() {
             match self.drain(index, end).await? {
                 Drained::Empty { ran } => is_empty &= !ran,
                 Drained::Busy => return Ok(Instant::now() + BUSY),
-                Drained::TimeUp => return Ok(state.postpone(&self.desk.plan.name)),
+                Drained::TimeUp => return Ok(state.postpone(&self.context.plan.name)),
             }
         }
-        drop(spending);
+        drop(timer);
         if is_empty {
             state.seen_empty();
         }
-        Ok(Instant::now() + LOOK)
+        Ok(Instant::now() + INSPECT_INTERVAL)
     }
 
-    /// Stores a copy of `arrived` with so many crashes in the quarantine queue, then acks it. Cut off between
-    /// the two, both are handled. False: it is not stored.
-    async fn store(&self, arrived: &Arrived, crashes: u32) -> bool {
-        let (plan, state) = (&self.desk.plan, &self.desk.quarantine);
-        let Some(queue) = plan.queues.get(arrived.queue) else { return false };
+    /// Stores a copy of `delivery` with its crash count in the quarantine queue, then acks the delivery. After an
+    /// interruption between the two, both are handled. False: it is not stored.
+    async fn store(&self, delivery: &InboundDelivery, crashes: u32) -> bool {
+        let (plan, state) = (&self.context.plan, &self.context.quarantine);
+        let Some(queue) = plan.queues.get(delivery.queue) else { return false };
         let Some(quarantine) = queue.quarantine.clone() else { return false };
-        let (name, target) = (&plan.name, Target { queue: quarantine, missing: Missing::Ensure });
-        let properties = copy::quarantine(&arrived.original, crashes);
-        let stored = self.desk.copies.publish(&target, &properties, &arrived.original.body).await;
+        let (name, target) =
+            (&plan.name, Target { queue: quarantine, if_missing: IfMissing::Ensure });
+        let properties = copy_properties::quarantine(&delivery.original, crashes);
+        let stored =
+            self.context.copies.publish(&target, &properties, &delivery.original.body).await;
         match stored {
             Ok(Published::Stored) => {}
             Ok(Published::TooLarge(error)) => {
@@ -119,20 +124,20 @@ impl Session {
                 state.set_broken();
                 tracing::warn!(
                     subscription = %name, error = %error.chain(),
-                    "the quarantine queue takes no message: for {BROKEN:?} messages that came back from \
+                    "the quarantine queue takes no message: for {BROKEN:?} messages that were returned by \
                      lost consumers run like others, their crashes are not counted"
                 );
                 return false;
             }
         }
-        // If the channel is gone, the original is redelivered beside its copy.
-        let _or_void = arrived.acker.ack(BasicAckOptions::default()).await;
+        // If the channel is gone, the original is redelivered as well.
+        let _or_void = delivery.acker.ack(BasicAckOptions::default()).await;
         true
     }
 
-    /// Runs the messages of one quarantine queue alone, one after the other, until it is empty or `end`.
+    /// Runs the messages of one quarantine queue one at a time, until it is empty or `end`.
     async fn drain(&self, index: usize, end: Instant) -> Result<Drained, AmqpError> {
-        let (plan, state) = (&self.desk.plan, &self.desk.quarantine);
+        let (plan, state) = (&self.context.plan, &self.context.quarantine);
         let may_run = self.may_run.get(index).copied().unwrap_or(false);
         let Some(name) = plan.quarantine_name(index).filter(|_| !state.is_off()) else {
             return Ok(Drained::Empty { ran: false });
@@ -144,44 +149,45 @@ impl Session {
         {
             tracing::warn!(
                 subscription = %plan.name, queue = name, messages = waiting, left_out,
-                "messages in quarantine wait for the active consumer of the queue: this one takes them \
+                "messages in quarantine wait for the active consumer of the queue: this one runs them \
                  after the queue has delivered a message to it; if no other consumer is active, restart it"
             );
         }
         if waiting == 0 || !may_run {
             return Ok(Drained::Empty { ran: false });
         }
-        let Ok(_alone) = ALONE.try_lock() else { return Ok(Drained::Busy) };
-        let _others_wait = self.inbound.hold();
+        let Ok(_running) = RUNNING.try_lock() else { return Ok(Drained::Busy) };
+        let _others_are_held = self.inbound.hold();
         loop {
-            if !others_end(&self.desk.handed_on, &self.desk.running, end).await {
+            if !others_settled(&self.context.handed_out, &self.context.running, end).await {
                 return Ok(Drained::TimeUp);
             }
-            // From here on the server may have handed out a message, whether it arrives here or not.
+            // From here on the server may have delivered a message, even if it is not received here.
             state.running.store(true, Ordering::Relaxed);
             let got = self.get(name).await?;
-            let got = got.and_then(|got| Arrived::new(index, got, &self.generation, &self.desk));
-            let Some(mut arrived) = got else {
+            let got =
+                got.and_then(|got| InboundDelivery::new(index, got, &self.epoch, &self.context));
+            let Some(mut delivery) = got else {
                 state.running.store(false, Ordering::Relaxed);
                 return Ok(Drained::Empty { ran: true });
             };
-            let count = DeliveryCount::of(&arrived.original);
+            let count = DeliveryCount::of(&delivery.original);
             let lost = state.lost_running.swap(0, Ordering::Relaxed);
-            arrived.crashes = count.crashes(lost);
-            // The copy starts with a count of 0: so a later process does not count the loss either.
-            if lost > 0 && count.returned > 0 && self.store(&arrived, arrived.crashes).await {
+            delivery.crashes = count.crashes(lost);
+            // The copy starts with a count of 0: a later process does not count the loss either.
+            if lost > 0 && count.returned > 0 && self.store(&delivery, delivery.crashes).await {
                 continue;
             }
-            (arrived.redelivered, arrived.alone) = (true, true);
+            (delivery.redelivered, delivery.quarantined) = (true, true);
             if let Some(left_out) = state.log.line() {
                 tracing::info!(
-                    subscription = %plan.name, queue = name, crashes = arrived.crashes, left_out,
-                    "a message that came back from lost consumers runs alone"
+                    subscription = %plan.name, queue = name, crashes = delivery.crashes, left_out,
+                    "a message that was returned by lost consumers runs alone"
                 );
             }
-            arrived.sent = Some(self.desk.handed_on.add());
-            self.inbound.push_alone(arrived);
-            if timeout_at(end, self.desk.handed_on.none()).await.is_err() {
+            delivery.handed_out = Some(self.context.handed_out.add());
+            self.inbound.push(delivery);
+            if timeout_at(end, self.context.handed_out.none()).await.is_err() {
                 return Ok(Drained::TimeUp);
             }
             state.running.store(false, Ordering::Relaxed);
@@ -189,8 +195,8 @@ impl Session {
     }
 
     async fn waiting(&self, queue: &str) -> Result<u32, AmqpError> {
-        let count = count(&self.channel, queue).await;
-        count.map_err(|error| self.failed("looking at", queue, &error))
+        let count = ready_messages(&self.channel, queue).await;
+        count.map_err(|error| self.failed("reading the state of", queue, &error))
     }
 
     async fn get(&self, queue: &str) -> Result<Option<Delivery>, AmqpError> {
@@ -200,7 +206,7 @@ impl Session {
     }
 
     fn failed(&self, doing: &str, queue: &str, error: &lapin::Error) -> AmqpError {
-        let (state, name) = (&self.desk.quarantine, &self.desk.plan.name);
+        let (state, name) = (&self.context.quarantine, &self.context.plan.name);
         let kind = match state.is_refused(queue, name, error) || error.is_amqp_error() {
             true => ErrorKind::Topology,
             false => ErrorKind::ConnectionLost,
@@ -209,19 +215,19 @@ impl Session {
     }
 }
 
-/// Waits until the runtime has no other message to run. False at `end`, or before that if nothing runs and
-/// none of the others was settled for [`STALLED`]: they wait for a key that is held.
-async fn others_end(handed_on: &InFlight, running: &InFlight, end: Instant) -> bool {
+/// Waits until the runtime has no other message. False at `end`, or earlier if none of them runs and none was
+/// settled for [`STALLED`]: they wait for a key that is held.
+async fn others_settled(handed_out: &InFlight, running: &InFlight, end: Instant) -> bool {
     loop {
-        let (before, until) = (handed_on.count(), end.min(Instant::now() + STALLED));
-        let none_left = timeout_at(until, handed_on.none()).await.is_ok();
+        let (before, until) = (handed_out.count(), end.min(Instant::now() + STALLED));
+        let none_left = timeout_at(until, handed_out.none()).await.is_ok();
         if Instant::now() >= end {
             return false;
         }
         if none_left {
             return true;
         }
-        if running.count() == 0 && handed_on.count() >= before {
+        if running.count() == 0 && handed_out.count() >= before {
             return false;
         }
     }
@@ -229,27 +235,27 @@ async fn others_end(handed_on: &InFlight, running: &InFlight, end: Instant) -> b
 
 #[cfg(test)]
 mod tests {
-    use super::super::state::PATIENCE;
+    use super::super::state::MAX_WAIT;
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn others_that_cannot_run_are_waited_for_10_s() {
-        let (handed_on, running, start) = (InFlight::new(), InFlight::new(), Instant::now());
-        let end = start + PATIENCE;
-        assert!(others_end(&handed_on, &running, end).await);
-        let held_key = handed_on.add();
-        assert!(!others_end(&handed_on, &running, end).await);
+    async fn messages_of_a_held_key_are_awaited_for_10_s() {
+        let (handed_out, running, start) = (InFlight::new(), InFlight::new(), Instant::now());
+        let end = start + MAX_WAIT;
+        assert!(others_settled(&handed_out, &running, end).await);
+        let held_key = handed_out.add();
+        assert!(!others_settled(&handed_out, &running, end).await);
         assert_eq!(start.elapsed(), STALLED);
         let runs = running.add();
         let ending = async {
             tokio::time::sleep(STALLED * 3).await;
             drop((held_key, runs));
         };
-        let (ended, ()) = tokio::join!(others_end(&handed_on, &running, end), ending);
-        assert!(ended, "a slow handler is waited for");
+        let (ended, ()) = tokio::join!(others_settled(&handed_out, &running, end), ending);
+        assert!(ended, "a slow handler is awaited");
         assert_eq!(start.elapsed(), STALLED * 4);
-        let _runs = (handed_on.add(), running.add());
-        assert!(!others_end(&handed_on, &running, end).await);
-        assert_eq!(start.elapsed(), PATIENCE);
+        let _runs = (handed_out.add(), running.add());
+        assert!(!others_settled(&handed_out, &running, end).await);
+        assert_eq!(start.elapsed(), MAX_WAIT);
     }
 }

@@ -1,4 +1,4 @@
-//! The state of a source's quarantine over all its channels: lost connections, pauses, refusals.
+//! The state of a source's quarantine over all channels: lost connections, pauses, refusals.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -7,23 +7,23 @@ use std::time::Duration;
 use cqrs_core::consume::LogLimit;
 use tokio::time::Instant;
 
-/// The longest that the other messages of a source wait for its suspects, in all.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
-/// The pause of the quarantine after either.
+/// How long the other messages of a source wait for quarantined ones, in all.
+pub(super) const MAX_WAIT: Duration = Duration::from_secs(60);
+/// The pause of the quarantine after a wait that was too long.
 const POSTPONED: Duration = Duration::from_secs(300);
-/// The time in which suspects run like others after one could not be stored.
+/// The time in which no message is quarantined after one could not be stored.
 pub(super) const BROKEN: Duration = Duration::from_secs(60);
 
-/// What a source knows of its lost connections and its quarantine, over all channels.
+/// The quarantine state of a source, over all channels.
 #[derive(Debug, Default)]
-pub(in crate::consumer) struct Quarantine {
+pub(in crate::consumer) struct QuarantineState {
     /// Connections that the source has lost.
     pub(super) lost: AtomicU32,
     /// Set while a message of the quarantine queue may be in flight.
     pub(super) running: AtomicBool,
-    /// Connections lost while a message ran alone.
+    /// Connections lost while a quarantined message ran.
     pub(super) lost_running: AtomicU32,
-    /// Set once the server refused the quarantine queue: the source runs without it.
+    /// Set after the server refused the quarantine queue: the source runs without it.
     off: AtomicBool,
     times: Mutex<Times>,
     pub(super) log: LogLimit,
@@ -34,16 +34,16 @@ pub(in crate::consumer) struct Quarantine {
 #[derive(Debug, Default)]
 struct Times {
     /// How long other messages waited, since the quarantine was last seen empty.
-    spent: Duration,
+    waited: Duration,
     postponed_until: Option<Instant>,
     /// Postponements since then.
     postponed: u32,
-    /// Until then the quarantine queue takes no messages: suspects run like others.
+    /// Until then no message is quarantined.
     broken_until: Option<Instant>,
 }
 
-impl Quarantine {
-    /// A channel was lost, and all its deliveries came back.
+impl QuarantineState {
+    /// Records a lost channel: all its deliveries were returned.
     pub(in crate::consumer) fn lost(&self) {
         self.lost.fetch_add(1, Ordering::Relaxed);
         if self.running.swap(false, Ordering::Relaxed) {
@@ -59,8 +59,8 @@ impl Quarantine {
         self.off.load(Ordering::Relaxed)
     }
 
-    /// Whether suspects are moved into the quarantine queue.
-    pub(super) fn takes_suspects(&self) -> bool {
+    /// Set if messages are moved into the quarantine queue.
+    pub(super) fn takes_messages(&self) -> bool {
         let broken = self.times().broken_until.is_some_and(|until| Instant::now() < until);
         !self.is_off() && !broken
     }
@@ -69,21 +69,21 @@ impl Quarantine {
         self.times().broken_until = Some(Instant::now() + BROKEN);
     }
 
-    /// The time that is left for suspects.
+    /// The time that is left for quarantined messages.
     ///
     /// # Errors
-    /// None is: when to look again.
-    pub(super) fn left(&self) -> Result<Duration, Instant> {
+    /// The end of the pause, if none is left.
+    pub(super) fn time_left(&self) -> Result<Duration, Instant> {
         let mut times = self.times();
         match times.postponed_until {
             Some(until) if Instant::now() < until => return Err(until),
-            Some(_over) => (times.postponed_until, times.spent) = (None, Duration::ZERO),
+            Some(_over) => (times.postponed_until, times.waited) = (None, Duration::ZERO),
             None => {}
         }
-        Ok(PATIENCE.saturating_sub(times.spent))
+        Ok(MAX_WAIT.saturating_sub(times.waited))
     }
 
-    /// Pauses the quarantine: when to look again.
+    /// Pauses the quarantine and returns the end of the pause.
     pub(super) fn postpone(&self, subscription: &str) -> Instant {
         let mut times = self.times();
         times.postponed += 1;
@@ -94,21 +94,21 @@ impl Quarantine {
             tracing::warn!(
                 subscription,
                 postponed = count,
-                "messages in quarantine wait: handlers run for longer than {PATIENCE:?}, or a key is held; \
+                "messages in quarantine wait: handlers run for longer than {MAX_WAIT:?}, or a key is held; \
                  tried again in {POSTPONED:?}"
             );
         }
         until
     }
 
-    /// All quarantine queues were empty.
+    /// Records that all quarantine queues were empty.
     pub(super) fn seen_empty(&self) {
         let mut times = self.times();
-        (times.spent, times.postponed) = (Duration::ZERO, 0);
+        (times.waited, times.postponed) = (Duration::ZERO, 0);
     }
 
-    /// Whether `error` is the server's refusal of the quarantine queue. From the first one on the source runs
-    /// without it.
+    /// Set if `error` is the server's refusal of the quarantine queue. After the first one the source runs
+    /// without that queue.
     pub(super) fn is_refused(&self, queue: &str, subscription: &str, error: &lapin::Error) -> bool {
         // 406 is about a delivery of the channel (the consumer timeout), a hard error about the connection.
         let is_refused = match error.kind() {
@@ -128,15 +128,15 @@ impl Quarantine {
     }
 }
 
-/// Adds up how long other messages wait, until it is dropped.
-pub(super) struct Spending<'q> {
-    pub(super) quarantine: &'q Quarantine,
+/// Adds the time for which other messages wait, until it is dropped.
+pub(super) struct WaitTimer<'q> {
+    pub(super) quarantine: &'q QuarantineState,
     pub(super) since: Instant,
 }
 
-impl Drop for Spending<'_> {
+impl Drop for WaitTimer<'_> {
     fn drop(&mut self) {
-        self.quarantine.times().spent += self.since.elapsed();
+        self.quarantine.times().waited += self.since.elapsed();
     }
 }
 
@@ -147,19 +147,19 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn others_wait_60_s_in_all() {
-        let quarantine = Quarantine::default();
+    async fn other_messages_wait_60_s_in_all() {
+        let quarantine = QuarantineState::default();
         for _ in 0..3 {
-            let spending = Spending { quarantine: &quarantine, since: Instant::now() };
+            let timer = WaitTimer { quarantine: &quarantine, since: Instant::now() };
             tokio::time::advance(Duration::from_secs(20)).await;
-            drop(spending);
+            drop(timer);
             quarantine.lost();
         }
-        assert_eq!(quarantine.left(), Ok(Duration::ZERO));
+        assert_eq!(quarantine.time_left(), Ok(Duration::ZERO));
         let until = quarantine.postpone("s");
-        assert_eq!(quarantine.left(), Err(until));
+        assert_eq!(quarantine.time_left(), Err(until));
         tokio::time::advance(POSTPONED).await;
-        assert_eq!(quarantine.left(), Ok(PATIENCE));
+        assert_eq!(quarantine.time_left(), Ok(MAX_WAIT));
         assert_eq!(quarantine.times().postponed, 1);
         quarantine.seen_empty();
         assert_eq!(quarantine.times().postponed, 0);
@@ -167,19 +167,19 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn failed_store_stops_the_quarantine_for_a_while() {
-        let quarantine = Quarantine::default();
+        let quarantine = QuarantineState::default();
         quarantine.set_broken();
         quarantine.lost();
-        assert!(!quarantine.takes_suspects());
+        assert!(!quarantine.takes_messages());
         tokio::time::advance(BROKEN).await;
-        assert!(quarantine.takes_suspects());
+        assert!(quarantine.takes_messages());
     }
 
     #[test]
     fn refusal_switches_off_until_the_next_start() {
         let reply =
             |kind| lapin::ErrorKind::ProtocolError(AMQPError::new(kind, "no".into())).into();
-        let quarantine = Quarantine::default();
+        let quarantine = QuarantineState::default();
         for other in [
             AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED),
             AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED),
@@ -189,6 +189,6 @@ mod tests {
         let refused = reply(AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED));
         assert!(quarantine.is_refused("q", "s", &refused));
         quarantine.lost();
-        assert!(quarantine.is_off() && !quarantine.takes_suspects());
+        assert!(quarantine.is_off() && !quarantine.takes_messages());
     }
 }

@@ -13,120 +13,120 @@ struct Sent {
     receipt: Receipt,
 }
 
-fn send(ledger: &mut Ledger, intake: &Intake, message: Message, routable: bool) -> Sent {
+fn send(unconfirmed: &mut Unconfirmed, intake: &Intake, message: Message, routable: bool) -> Sent {
     let (pending, receipt) = admit(intake, message.clone());
-    ledger.push(pending);
-    let number = ledger.write_next().unwrap();
+    unconfirmed.push(pending);
+    let number = unconfirmed.send_next().unwrap();
     Sent { number, message, routable, receipt }
 }
 
-fn unique(ledger: &mut Ledger, intake: &Intake, routable: bool) -> Sent {
-    send(ledger, intake, Message::new("t", ""), routable)
+fn unique(unconfirmed: &mut Unconfirmed, intake: &Intake, routable: bool) -> Sent {
+    send(unconfirmed, intake, Message::new("t", ""), routable)
 }
 
 #[tokio::test]
-async fn a_return_attached_to_a_neighbour_finds_its_message() {
-    let (intake, mut ledger) = (intake(), Ledger::new());
-    let mut good = unique(&mut ledger, &intake, true);
-    let mut bad = unique(&mut ledger, &intake, false);
-    // One multiple ack, walked in the wrong order.
-    ledger.answered(good.number, true, Some(returned(&bad.message)));
-    ledger.answered(bad.number, true, None);
-    ledger.cut();
-    verdict(&mut good.receipt).unwrap().unwrap();
-    let error = verdict(&mut bad.receipt).unwrap().unwrap_err();
+async fn return_on_another_confirm_finds_its_message() {
+    let (intake, mut unconfirmed) = (intake(), Unconfirmed::default());
+    let mut good = unique(&mut unconfirmed, &intake, true);
+    let mut bad = unique(&mut unconfirmed, &intake, false);
+    // One multiple ack, resolved out of order.
+    unconfirmed.answered(good.number, true, Some(returned(&bad.message)));
+    unconfirmed.answered(bad.number, true, None);
+    unconfirmed.settle();
+    outcome(&mut good.receipt).unwrap().unwrap();
+    let error = outcome(&mut bad.receipt).unwrap().unwrap_err();
     assert_eq!(error.kind(), PublishErrorKind::Unroutable);
     assert!(error.detail().contains("312: NO_ROUTE"), "{error}");
 }
 
 #[tokio::test]
-async fn an_ack_with_anothers_return_waits_for_the_other() {
-    let (intake, mut ledger) = (intake(), Ledger::new());
-    let mut late = unique(&mut ledger, &intake, false);
-    let mut early = unique(&mut ledger, &intake, false);
+async fn ack_with_another_return_is_held_back() {
+    let (intake, mut unconfirmed) = (intake(), Unconfirmed::default());
+    let mut late = unique(&mut unconfirmed, &intake, false);
+    let mut early = unique(&mut unconfirmed, &intake, false);
     // The returns of both came in, then the ack of `early` alone: it carries the return of `late`.
-    ledger.answered(early.number, true, Some(returned(&late.message)));
-    ledger.cut();
-    assert!(verdict(&mut early.receipt).is_none(), "its own return may still come");
-    ledger.answered(late.number, true, Some(returned(&early.message)));
-    ledger.cut();
+    unconfirmed.answered(early.number, true, Some(returned(&late.message)));
+    unconfirmed.settle();
+    assert!(outcome(&mut early.receipt).is_none(), "its own return may still come");
+    unconfirmed.answered(late.number, true, Some(returned(&early.message)));
+    unconfirmed.settle();
     for sent in [&mut early, &mut late] {
         assert_eq!(kind(&mut sent.receipt), Some(PublishErrorKind::Unroutable));
     }
 }
 
 #[tokio::test]
-async fn a_message_that_cannot_come_back_does_not_wait() {
-    let (intake, mut ledger) = (intake(), Ledger::new());
-    let late = unique(&mut ledger, &intake, false);
+async fn ack_of_optional_message_is_not_held_back() {
+    let (intake, mut unconfirmed) = (intake(), Unconfirmed::default());
+    let late = unique(&mut unconfirmed, &intake, false);
     let optional = Message::new("t", "").with_mandatory(false);
-    let mut optional = send(&mut ledger, &intake, optional, false);
-    ledger.answered(optional.number, true, Some(returned(&late.message)));
-    ledger.cut();
-    verdict(&mut optional.receipt).unwrap().unwrap();
+    let mut optional = send(&mut unconfirmed, &intake, optional, false);
+    unconfirmed.answered(optional.number, true, Some(returned(&late.message)));
+    unconfirmed.settle();
+    outcome(&mut optional.receipt).unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn what_was_returned_before_a_loss_is_not_sent_again() {
-    let (intake, mut ledger) = (intake(), Ledger::new());
-    let mut bad = unique(&mut ledger, &intake, false);
-    let mut good = unique(&mut ledger, &intake, true);
-    ledger.answered(good.number, true, Some(returned(&bad.message)));
-    ledger.lost();
+async fn returned_message_is_not_resent_after_a_loss() {
+    let (intake, mut unconfirmed) = (intake(), Unconfirmed::default());
+    let mut bad = unique(&mut unconfirmed, &intake, false);
+    let mut good = unique(&mut unconfirmed, &intake, true);
+    unconfirmed.answered(good.number, true, Some(returned(&bad.message)));
+    unconfirmed.channel_lost(false);
     assert_eq!(kind(&mut bad.receipt), Some(PublishErrorKind::Unroutable));
-    assert!(verdict(&mut good.receipt).is_none(), "not certain: it is sent again");
-    assert_eq!(ledger.next().unwrap().id, good.message.id);
+    assert!(outcome(&mut good.receipt).is_none(), "not certain: it is sent again");
+    assert_eq!(unconfirmed.next().unwrap().id, good.message.id);
 }
 
 #[tokio::test]
-async fn twins_that_all_came_back_are_unroutable_and_half_is_unknown() {
+async fn same_id_and_topic_partly_returned_is_unknown() {
     for (both, expected) in
         [(true, PublishErrorKind::Unroutable), (false, PublishErrorKind::Unknown)]
     {
-        let (intake, mut ledger) = (intake(), Ledger::new());
+        let (intake, mut unconfirmed) = (intake(), Unconfirmed::default());
         let id = Uuid::now_v7();
-        let twin = || Message::new("t", "").with_id(id);
-        let mut first = send(&mut ledger, &intake, twin(), false);
-        let mut second = send(&mut ledger, &intake, twin(), false);
+        let same_id = || Message::new("t", "").with_id(id);
+        let mut first = send(&mut unconfirmed, &intake, same_id(), false);
+        let mut second = send(&mut unconfirmed, &intake, same_id(), false);
         let mut elsewhere = Message::new("other", "").with_id(id);
         elsewhere.mandatory = true;
-        let mut other = send(&mut ledger, &intake, elsewhere, true);
-        ledger.answered(first.number, true, Some(returned(&first.message)));
-        ledger.answered(other.number, true, None);
-        ledger.cut();
-        verdict(&mut other.receipt).unwrap().unwrap();
-        assert!(verdict(&mut first.receipt).is_none());
-        ledger.answered(second.number, true, both.then(|| returned(&second.message)));
-        ledger.cut();
+        let mut other = send(&mut unconfirmed, &intake, elsewhere, true);
+        unconfirmed.answered(first.number, true, Some(returned(&first.message)));
+        unconfirmed.answered(other.number, true, None);
+        unconfirmed.settle();
+        outcome(&mut other.receipt).unwrap().unwrap();
+        assert!(outcome(&mut first.receipt).is_none());
+        unconfirmed.answered(second.number, true, both.then(|| returned(&second.message)));
+        unconfirmed.settle();
         assert_eq!(kind(&mut first.receipt), Some(expected));
         assert_eq!(kind(&mut second.receipt), Some(expected));
     }
 }
 
-/// What happens next, drawn at random.
+/// One random step.
 #[derive(Debug, Clone)]
 enum Step {
     /// A message of this id is written.
     Write { id: usize, routable: bool, mandatory: bool },
-    /// The server takes the next message; one it cannot route goes back.
+    /// The server takes the next message; an unroutable one is returned.
     Take,
     /// It acknowledges one message it took.
     Ack(usize),
-    /// It acknowledges all it took; lapin walks them in an order of its own.
+    /// It acknowledges all it took; lapin resolves them in any order.
     AckAll(usize),
-    /// The lane sees the answers so far, in an order of its own.
+    /// The publisher sees the answers so far, in any order.
     Drain(usize),
 }
 
-/// RabbitMQ and lapin as far as returns go: the return comes before the ack, and every ack takes the
-/// oldest return along.
+/// RabbitMQ and lapin, reduced to returns: the return comes before the ack, and every ack carries the
+/// oldest return.
 #[derive(Default)]
 struct Server {
     sent: Vec<Sent>,
     taken: usize,
     unacked: Vec<usize>,
     returns: VecDeque<usize>,
-    /// Resolved by lapin, not seen by the lane.
+    /// Resolved by lapin, not seen by the publisher.
     resolved: Vec<(u64, Option<Returned>)>,
 }
 
@@ -150,16 +150,16 @@ impl Server {
         }
     }
 
-    fn drain(&mut self, ledger: &mut Ledger, turn: usize) {
+    fn drain(&mut self, unconfirmed: &mut Unconfirmed, turn: usize) {
         let count = self.resolved.len().max(1);
         self.resolved.rotate_left(turn % count);
         if turn.is_multiple_of(2) {
             self.resolved.reverse();
         }
         for (number, returned) in self.resolved.drain(..) {
-            ledger.answered(number, true, returned);
+            unconfirmed.answered(number, true, returned);
         }
-        ledger.cut();
+        unconfirmed.settle();
     }
 }
 
@@ -178,17 +178,17 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_verdict_is_ever_wrong(steps in prop::collection::vec(step(), 1..120)) {
+    fn every_outcome_is_right(steps in prop::collection::vec(step(), 1..120)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let _entered = runtime.enter();
-        let (intake, mut ledger, mut server) = (intake(), Ledger::new(), Server::default());
+        let (intake, mut unconfirmed, mut server) = (intake(), Unconfirmed::default(), Server::default());
         let ids: Vec<_> = (0..40).map(|_| Uuid::now_v7()).collect();
         for step in steps {
             match step {
                 Step::Write { id, routable, mandatory } => {
                     let message =
                         Message::new("t", "").with_id(ids[id]).with_mandatory(mandatory);
-                    let sent = send(&mut ledger, &intake, message, routable);
+                    let sent = send(&mut unconfirmed, &intake, message, routable);
                     server.sent.push(sent);
                 }
                 Step::Take => server.take(),
@@ -198,7 +198,7 @@ proptest! {
                         server.ack(turn.wrapping_add(step * 7));
                     }
                 }
-                Step::Drain(turn) => server.drain(&mut ledger, turn),
+                Step::Drain(turn) => server.drain(&mut unconfirmed, turn),
             }
         }
         while server.taken < server.sent.len() {
@@ -207,22 +207,22 @@ proptest! {
         while !server.unacked.is_empty() {
             server.ack(0);
         }
-        server.drain(&mut ledger, 1);
-        prop_assert!(server.returns.is_empty() && ledger.is_empty());
+        server.drain(&mut unconfirmed, 1);
+        prop_assert!(server.returns.is_empty() && unconfirmed.is_empty());
         prop_assert_eq!(intake.in_flight(), 0);
         let count = |id| server.sent.iter().filter(|sent| sent.message.id == id).count();
-        let twins: Vec<_> = server.sent.iter().map(|sent| count(sent.message.id) > 1).collect();
-        for (sent, twin) in server.sent.iter_mut().zip(twins) {
-            let comes_back = !sent.routable && sent.message.mandatory;
-            match verdict(&mut sent.receipt) {
-                Some(Ok(_)) => prop_assert!(!comes_back, "a false Ok"),
+        let same_id: Vec<_> = server.sent.iter().map(|sent| count(sent.message.id) > 1).collect();
+        for (sent, same_id) in server.sent.iter_mut().zip(same_id) {
+            let is_returned = !sent.routable && sent.message.mandatory;
+            match outcome(&mut sent.receipt) {
+                Some(Ok(_)) => prop_assert!(!is_returned, "a false Ok"),
                 Some(Err(error)) if error.kind() == PublishErrorKind::Unroutable => {
-                    prop_assert!(comes_back, "a false Unroutable");
+                    prop_assert!(is_returned, "a false Unroutable");
                 }
                 Some(Err(error)) => {
-                    prop_assert!(twin && error.kind() == PublishErrorKind::Unknown, "{}", error);
+                    prop_assert!(same_id && error.kind() == PublishErrorKind::Unknown, "{}", error);
                 }
-                None => prop_assert!(false, "no verdict"),
+                None => prop_assert!(false, "no outcome"),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! A received message as the server sent it, and its view for the runtime; part of the consumer.
+//! A received message as the server sent it, and as handlers see it; part of the consumer.
 
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -15,15 +15,15 @@ use crate::headers::{
     ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY, STREAM_OFFSET, UNREADABLE, is_of_retry, is_server_made,
 };
 
-/// A delivery as it came, for copies: the typed headers and all properties.
+/// A message as the server sent it, for copies: the typed headers and all properties.
 #[derive(Debug, Default)]
 pub(super) struct Original {
-    /// What it was first published to, in a retry copy too.
+    /// The exchange it was first published to, of a retry copy too.
     pub(super) exchange: ShortString,
     pub(super) routing_key: ShortString,
     pub(super) properties: BasicProperties,
     pub(super) body: Bytes,
-    /// Whether it is a retry copy of ours.
+    /// Set for a retry copy of ours.
     pub(super) is_copy: bool,
 }
 
@@ -33,16 +33,16 @@ impl Original {
         let Delivery { exchange, routing_key, properties, data, .. } = delivery;
         let body = data.into();
         let mut original = Self { exchange, routing_key, properties, body, is_copy: false };
-        if let Some((exchange, routing_key)) = original.of_copy(queue) {
+        if let Some((exchange, routing_key)) = original.first_published(queue) {
             (original.exchange, original.routing_key) = (exchange, routing_key);
             original.is_copy = true;
         }
         original
     }
 
-    /// Where a retry copy of ours was first published to. Only what came straight to the queue and has
-    /// the headers of a retry is one.
-    fn of_copy(&self, queue: &str) -> Option<(ShortString, ShortString)> {
+    /// The exchange and routing key that a retry copy of ours was first published with. A retry copy was
+    /// published straight to the queue and has the headers of a retry.
+    fn first_published(&self, queue: &str) -> Option<(ShortString, ShortString)> {
         let key = self.routing_key.as_str();
         let is_ours = key == queue || key.strip_suffix(QUARANTINE) == Some(queue);
         if !self.exchange.as_str().is_empty() || !is_ours {
@@ -67,17 +67,17 @@ impl Original {
         self.headers()?.inner().get(name)
     }
 
-    /// A number that the server wrote into the headers.
+    /// The number in a header of the server.
     pub(super) fn number(&self, name: &str) -> Option<i64> {
         integer(self.header(name)?)
     }
 
-    /// Its place in a stream.
+    /// Its offset in a stream.
     pub(super) fn stream_offset(&self) -> Option<u64> {
         self.number(STREAM_OFFSET).and_then(|offset| u64::try_from(offset).ok())
     }
 
-    /// What its headers tell of earlier attempts.
+    /// The earlier attempts, read from its headers.
     pub(super) fn retry(&self) -> RetryState {
         RetryState::from_headers(&self.shown_headers(|name| RETRY_HEADERS.contains(&name)))
     }
@@ -86,7 +86,7 @@ impl Original {
         self.headers().map(|table| shown_headers(table, shown)).unwrap_or_default()
     }
 
-    /// The message as the handlers see it, the same on every attempt.
+    /// The message as handlers see it, the same on every attempt.
     pub(super) fn view(&self, queue: &QueuePlan, redelivered: bool) -> Incoming {
         let routing_key = self.routing_key.as_str();
         let known = queue.topics.iter().find(|topic| &***topic == routing_key);
@@ -169,10 +169,10 @@ fn integer(value: &AMQPValue) -> Option<i64> {
 mod tests {
     use cqrs_core::consume::{StatusReporter, SubscribeRequest, TopicSet};
 
-    use super::super::copy;
+    use super::super::copy_properties;
     use super::super::plan::Plan;
     use super::*;
-    use crate::AmqpConfig;
+    use crate::config::AmqpConfig;
 
     fn queue() -> QueuePlan {
         let topics = TopicSet::Named(vec!["t".into()]);
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_stand_in_for_properties() {
+    fn headers_replace_missing_properties() {
         // python-cqrs's Protobuf frame.
         let properties = headers(&[
             ("event_name", AMQPValue::LongString("UserJoined".into())),
@@ -232,9 +232,9 @@ mod tests {
     }
 
     #[test]
-    fn only_a_copy_of_ours_says_where_it_came_from() {
+    fn only_our_copies_restore_the_routing() {
         let original = Original::new(delivery("e", "t", BasicProperties::default()), "t.g");
-        let properties = copy::retry(&original, &RetryState::default());
+        let properties = copy_properties::retry(&original, &RetryState::default());
         let from = |exchange, key| {
             let copy = Original::new(delivery(exchange, key, properties.clone()), "t.g");
             (copy.exchange.to_string(), copy.routing_key.to_string())
@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(from("", "t.g"), ("e".into(), "t".into()));
         let copy = Original::new(delivery("", "t.g", properties.clone()), "t.g");
         assert!(copy.view(&queue(), false).headers.is_empty());
-        // Published by somebody who copied the headers.
+        // Published by another client that copied the headers.
         assert_eq!(from("e", "u"), ("e".into(), "u".into()));
     }
 }

@@ -1,3 +1,5 @@
+//! Opens the sessions of a source, retried forever unless the server refuses; used by the supervisor.
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -6,61 +8,66 @@ use cqrs_core::consume::{
 };
 use tokio::time::Instant;
 
-use super::context::Desk;
-use super::line::Line;
+use super::context::SourceContext;
+use super::session::Session;
+use crate::config::DeclareMode;
 use crate::connect::Connector;
-use crate::{AmqpError, DeclareMode, ErrorKind};
+use crate::error::{AmqpError, ErrorKind};
 
-/// How long the server may refuse something before that is taken for its last word. One that is starting,
+/// How long the server has to refuse something before that is treated as permanent. A server that is starting,
 /// or whose identity provider is, refuses what it grants a moment later.
-const LAST_WORD: Duration = Duration::from_secs(5);
+const PERMANENT_AFTER: Duration = Duration::from_secs(5);
 
-/// Opens the lines of one source, for ever, and tells of it.
-pub(super) struct Opener {
+/// Opens the sessions of one source and reports its status.
+pub(super) struct Reconnector {
     pub(super) connector: Connector,
-    pub(super) desk: Arc<Desk>,
+    pub(super) context: Arc<SourceContext>,
     status: StatusReporter,
-    /// What was last logged, so that an outage is one line and not one for each attempt.
+    /// The error logged last: an outage is one log line, not one per attempt.
     logged: Mutex<String>,
 }
 
-/// What does not mend itself.
+/// An error that retrying cannot fix.
 pub(super) struct Refusal {
     kind: SubscribeErrorKind,
     detail: String,
     cause: AmqpError,
 }
 
-impl Opener {
-    pub(super) fn new(connector: Connector, desk: Arc<Desk>, status: StatusReporter) -> Self {
-        Self { connector, desk, status, logged: Mutex::default() }
+impl Reconnector {
+    pub(super) fn new(
+        connector: Connector,
+        context: Arc<SourceContext>,
+        status: StatusReporter,
+    ) -> Self {
+        Self { connector, context, status, logged: Mutex::default() }
     }
 
-    /// Opens a line; `lost` says why the last one ended, when there was one.
+    /// Opens a session; `lost` is the error that ended the last one, if any.
     ///
     /// # Errors
-    /// What the server refuses and will refuse again. All else is tried again.
-    pub(super) async fn open(&self, lost: Option<&AmqpError>) -> Result<Line, Refusal> {
+    /// A permanent refusal by the server. All other errors are retried.
+    pub(super) async fn open(&self, lost: Option<&AmqpError>) -> Result<Session, Refusal> {
         let mut refused_since: Option<(SubscribeErrorKind, Instant)> = None;
         loop {
-            let error = match Line::open(&self.connector, &self.desk).await {
-                Ok(line) => {
+            let error = match Session::open(&self.connector, &self.context).await {
+                Ok(session) => {
                     self.log_opened(lost.is_some());
                     self.status.report(SourceStatus::Consuming);
-                    return Ok(line);
+                    return Ok(session);
                 }
                 Err(error) => error,
             };
             self.report(lost.is_some(), &error);
             match self.refusal(&error, lost.is_some()) {
                 None => refused_since = None,
-                Some((kind, patience)) => {
+                Some((kind, permanent_after)) => {
                     let since = match refused_since {
                         Some((same, since)) if same == kind => since,
                         _ => Instant::now(),
                     };
                     refused_since = Some((kind, since));
-                    if since.elapsed() >= patience {
+                    if since.elapsed() >= permanent_after {
                         return Err(self.refuse(kind, error));
                     }
                 }
@@ -68,12 +75,12 @@ impl Opener {
         }
     }
 
-    /// Tells that there is no line, and why.
+    /// Reports and logs that there is no session.
     pub(super) fn report(&self, recovering: bool, error: &AmqpError) {
         let why = error.chain();
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         if *logged != why {
-            tracing::warn!(subscription = %self.desk.plan.name, error = %why, "not consuming");
+            tracing::warn!(subscription = %self.context.plan.name, error = %why, "not consuming");
             logged.clone_from(&why);
         }
         drop(logged);
@@ -85,33 +92,34 @@ impl Opener {
 
     fn log_opened(&self, again: bool) {
         self.logged.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        let (name, address) = (&self.desk.plan.name, self.connector.address());
+        let (name, address) = (&self.context.plan.name, self.connector.address());
         match again {
             true => tracing::info!(subscription = %name, %address, "consuming again"),
             false => tracing::info!(subscription = %name, %address, "consuming"),
         }
     }
 
-    /// Whether `error` is a refusal, and how long it has to last to be believed.
+    /// The kind of `error` if it is a refusal, and how long it has to last to be permanent.
     fn refusal(
         &self,
         error: &AmqpError,
         recovering: bool,
     ) -> Option<(SubscribeErrorKind, Duration)> {
         use SubscribeErrorKind::{Conflict, Forbidden, Invalid, NotFound, Unsupported};
-        let at_once = if recovering { LAST_WORD } else { Duration::ZERO };
+        let at_once = if recovering { PERMANENT_AFTER } else { Duration::ZERO };
         match (error.kind(), error.reply_code()) {
-            (ErrorKind::Authentication | ErrorKind::VirtualHost, _) => Some((Forbidden, LAST_WORD)),
+            (ErrorKind::Authentication | ErrorKind::VirtualHost, _) => {
+                Some((Forbidden, PERMANENT_AFTER))
+            }
             (ErrorKind::Topology, Some(403)) => Some((Forbidden, at_once)),
             (ErrorKind::Topology, Some(406)) => Some((Conflict, at_once)),
-            // Of a queue or exchange that is only looked for. Later on it is waited for.
+            // A queue or exchange that we do not declare is missing. A later loss of it is retried.
             (ErrorKind::Topology, Some(404))
-                if self.desk.plan.mode == DeclareMode::Passive && !recovering =>
-            {
-                Some((NotFound, at_once))
-            }
-            (ErrorKind::Topology, Some(404))
-                if self.desk.plan.mode == DeclareMode::None && !recovering =>
+                if !recovering
+                    && matches!(
+                        self.context.plan.mode,
+                        DeclareMode::Passive | DeclareMode::None
+                    ) =>
             {
                 Some((NotFound, at_once))
             }
@@ -122,7 +130,7 @@ impl Opener {
     }
 
     fn refuse(&self, kind: SubscribeErrorKind, cause: AmqpError) -> Refusal {
-        let plan = &self.desk.plan;
+        let plan = &self.context.plan;
         let queues: Vec<_> = plan
             .queues
             .iter()
@@ -131,9 +139,8 @@ impl Opener {
         let (name, queues, address) = (&plan.name, queues.join(", "), self.connector.address());
         let (what, to_do) = match kind {
             SubscribeErrorKind::Conflict => (
-                "something stands on the server with other properties than asked for",
-                "ask for the same ones, take passive() or another name, or delete what stands there \
-                 once it is empty",
+                "a queue or exchange exists on the server with other properties",
+                "ask for the same ones, take passive() or another name, or delete it once it is empty",
             ),
             SubscribeErrorKind::Forbidden => (
                 "the server does not allow it",
@@ -141,8 +148,8 @@ impl Opener {
                  write these queues and their exchange; with passive() less is needed",
             ),
             SubscribeErrorKind::NotFound => (
-                "it does not exist, and was only looked for",
-                "start what declares it first, or let this subscription declare it",
+                "it does not exist, and is not declared by this subscription",
+                "start the service that declares it first, or let this subscription declare it",
             ),
             _ => ("the server cannot do it", "check the options of the subscription"),
         };

@@ -1,17 +1,17 @@
-//! The properties and headers of copies (retry, quarantine, dead letter), part of the consumer.
+//! The properties and headers of copies (retry, quarantine, dead letter); part of the consumer.
 
 use cqrs_core::consume::{DEAD_LETTER_HEADERS, DeadLetter, RETRY_HEADERS, RetryState};
 use cqrs_core::message::header;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-use super::incoming::Original;
+use super::original::Original;
 use crate::headers::{ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY, QUARANTINE_CRASHES, is_server_made};
 
 /// Set in a dead letter that has no room for the message's key.
-pub(super) const KEY_OMITTED: &str = "cqrs-dead-letter-key-omitted";
+const KEY_OMITTED: &str = "cqrs-dead-letter-key-omitted";
 
-/// The copy that waits for the next attempt: what the handler sees of it is the same.
+/// A retry copy, which waits for the next attempt. Handlers see the same message.
 ///
 /// | of the original | in the copy |
 /// |---|---|
@@ -26,15 +26,15 @@ pub(super) fn retry(original: &Original, state: &RetryState) -> BasicProperties 
     for (name, value) in state.to_headers() {
         set(&mut table, name, value);
     }
-    origin(&mut table, original);
+    set_origin(&mut table, original);
     let properties = &original.properties;
-    for (name, value) in dangerous(properties) {
-        keep(&mut table, name, value);
+    for (name, value) in interpreted(properties) {
+        set_if_absent(&mut table, name, value);
     }
     properties_of(properties, table)
 }
 
-/// The copy for the quarantine queue, which has seen so many crashes: a retry copy with no further attempt.
+/// A copy for the quarantine queue with the crashes counted so far: a retry copy without a further attempt.
 pub(super) fn quarantine(original: &Original, crashes: u32) -> BasicProperties {
     let copy = retry(original, &original.retry());
     let mut table = copy.headers().clone().unwrap_or_default();
@@ -42,14 +42,14 @@ pub(super) fn quarantine(original: &Original, crashes: u32) -> BasicProperties {
     copy.with_headers(table)
 }
 
-/// The dead letter: body and application headers as they came, all properties as `original-…` headers
-/// beside those of `letter`, and the harmless ones in their own places too.
+/// A dead letter: body and application headers unchanged, all properties as `original-…` headers beside those
+/// of `letter`, and as properties too unless the server would interpret them.
 pub(super) fn dead_letter(original: &Original, letter: &DeadLetter) -> BasicProperties {
     let mut table = application_headers(original);
-    origin(&mut table, original);
+    set_origin(&mut table, original);
     let properties = &original.properties;
     let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
-    let harmless = [
+    let carried = [
         ("original-content-type", text(properties.content_type())),
         ("original-content-encoding", text(properties.content_encoding())),
         ("original-message-id", text(properties.message_id())),
@@ -60,9 +60,9 @@ pub(super) fn dead_letter(original: &Original, letter: &DeadLetter) -> BasicProp
         ("original-timestamp", properties.timestamp().map(|at| at.to_string())),
         ("original-priority", properties.priority().map(|priority| priority.to_string())),
     ];
-    let present = harmless.into_iter().filter_map(|(name, value)| Some((name, value?)));
-    for (name, value) in present.chain(dangerous(properties)) {
-        keep(&mut table, name, value);
+    let present = carried.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    for (name, value) in present.chain(interpreted(properties)) {
+        set_if_absent(&mut table, name, value);
     }
     for (name, value) in letter.to_headers() {
         set(&mut table, name, value);
@@ -70,9 +70,9 @@ pub(super) fn dead_letter(original: &Original, letter: &DeadLetter) -> BasicProp
     properties_of(properties, table)
 }
 
-/// The same without the sender's headers: for those that leave no room for what is added. The key stays if
-/// `with_key`; left out, [`KEY_OMITTED`] says so.
-pub(super) fn bare_dead_letter(
+/// A dead letter without the sender's headers, if these leave no room for its own. Without `with_key` the header
+/// with the key is left out as well, and the dead letter says so.
+pub(super) fn minimal_dead_letter(
     original: &Original,
     letter: &DeadLetter,
     with_key: bool,
@@ -84,7 +84,7 @@ pub(super) fn bare_dead_letter(
             false => table.insert(KEY_OMITTED.into(), AMQPValue::Boolean(true)),
         };
     }
-    origin(&mut table, original);
+    set_origin(&mut table, original);
     for (name, value) in letter.to_headers() {
         set(&mut table, name, value);
     }
@@ -114,7 +114,7 @@ fn properties_of(original: &BasicProperties, headers: FieldTable) -> BasicProper
     properties
 }
 
-/// The headers of the sender, without those that a retry or the server added.
+/// The headers of the sender, without those of a copy or of the server.
 fn application_headers(original: &Original) -> FieldTable {
     let mut table = FieldTable::default();
     for (name, value) in original.headers().into_iter().flatten() {
@@ -132,13 +132,13 @@ fn application_headers(original: &Original) -> FieldTable {
     table
 }
 
-fn origin(table: &mut FieldTable, original: &Original) {
+fn set_origin(table: &mut FieldTable, original: &Original) {
     set(table, ORIGINAL_EXCHANGE, original.exchange.as_str());
     set(table, ORIGINAL_ROUTING_KEY, original.routing_key.as_str());
 }
 
-/// Properties that mean something to the server.
-fn dangerous(properties: &BasicProperties) -> impl Iterator<Item = (&'static str, String)> {
+/// The properties that the server interprets, as headers.
+fn interpreted(properties: &BasicProperties) -> impl Iterator<Item = (&'static str, String)> {
     let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
     let transient = properties.delivery_mode().filter(|mode| *mode != 2);
     [
@@ -151,8 +151,8 @@ fn dangerous(properties: &BasicProperties) -> impl Iterator<Item = (&'static str
     .filter_map(|(name, value)| Some((name, value?)))
 }
 
-/// Sets a header unless an earlier copy of the message brought it along.
-fn keep(table: &mut FieldTable, name: &'static str, value: String) {
+/// Sets a header unless an earlier copy of the message has it.
+fn set_if_absent(table: &mut FieldTable, name: &'static str, value: String) {
     if !table.contains_key(name) {
         set(table, name, value);
     }

@@ -1,0 +1,98 @@
+//! The redelivery of dropped deliveries, with a growing delay; part of the consumer, used by the supervisor.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use lapin::Acker;
+use lapin::options::BasicNackOptions;
+use tokio::time::Instant;
+
+use super::channel_epoch::{ChannelEpoch, DroppedDelivery, StreamMessage};
+
+/// The shortest delay of a requeue, and the longest.
+const DELAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Dropped deliveries of one channel that wait for their requeue.
+///
+/// The server redelivers them at once, so they are delayed: twice as long each time, until a delivery is
+/// acknowledged.
+pub(super) struct Redelivery {
+    epoch: Arc<ChannelEpoch>,
+    waiting: Vec<DroppedDelivery>,
+    due: Option<Instant>,
+    delay: Duration,
+    /// Acknowledgements at the last requeue.
+    acked: u64,
+}
+
+impl Redelivery {
+    pub(super) fn new(epoch: Arc<ChannelEpoch>) -> Self {
+        Self { epoch, waiting: Vec::new(), due: None, delay: DELAY.0, acked: 0 }
+    }
+
+    pub(super) fn push(&mut self, delivery: DroppedDelivery) {
+        self.waiting.push(delivery);
+        if self.due.is_none() {
+            self.due = Some(Instant::now() + self.delay);
+        }
+    }
+
+    /// The time of the next requeue.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Requeues all waiting deliveries in their order; those of a stream go to `redeliver`. Does not wait: if
+    /// the channel is lost, the server requeues them.
+    pub(super) fn requeue(&mut self, mut redeliver: impl FnMut(u64, Acker, StreamMessage)) {
+        let acked = self.epoch.acked();
+        self.delay = match acked > self.acked {
+            true => DELAY.0,
+            false => (self.delay * 2).min(DELAY.1),
+        };
+        (self.acked, self.due) = (acked, None);
+        self.waiting.sort_by_key(|delivery| delivery.tag);
+        for DroppedDelivery { tag, acker, of_stream } in self.waiting.drain(..) {
+            if let Some(message) = of_stream {
+                redeliver(tag, acker, message);
+                continue;
+            }
+            let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+            // The first poll hands it to lapin.
+            let _written_or_void = acker.nack(options).now_or_never();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dropped(tag: u64) -> DroppedDelivery {
+        let delivery = lapin::message::Delivery::mock(tag, "".into(), "".into(), false, Vec::new());
+        DroppedDelivery { tag, acker: delivery.acker, of_stream: None }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn delay_grows_until_an_acknowledgement() {
+        let (epoch, _dropped) = ChannelEpoch::new();
+        let mut redelivery = Redelivery::new(Arc::clone(&epoch));
+        assert_eq!(redelivery.due(), None);
+        let mut delays = Vec::new();
+        for round in 0..9 {
+            if round == 8 {
+                epoch.count_ack();
+            }
+            let now = Instant::now();
+            redelivery.push(dropped(2));
+            redelivery.push(dropped(1));
+            delays.push((redelivery.due().unwrap() - now).as_millis());
+            redelivery.requeue(|_, _, _| {});
+        }
+        let now = Instant::now();
+        redelivery.push(dropped(3));
+        delays.push((redelivery.due().unwrap() - now).as_millis());
+        assert_eq!(delays, [100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000, 100]);
+    }
+}

@@ -1,0 +1,192 @@
+//! The producer of a broker value: admits messages and sends each to its publisher; used by the broker.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cqrs_core::broker::{
+    BoxFuture, BrokerState, Intake, PendingConfirm, Receipt, ShutdownReport, Window,
+};
+use cqrs_core::{Message, PublishError, PublishErrorKind};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::frame::FrameFormat;
+use super::publisher::{self, PublisherContext};
+use super::status::Status;
+use crate::config::AmqpConfig;
+use crate::connect::Connector;
+use crate::error::AmqpError;
+
+/// The publishers of a broker value and the window before them. Dropped, it ends the publishers.
+pub(crate) struct ProducerHandle {
+    intake: Intake,
+    publishers: Box<[mpsc::UnboundedSender<PendingConfirm>]>,
+    next_keyless: AtomicUsize,
+    format: FrameFormat,
+    status: Status,
+    runtime: Handle,
+    /// Taken by the first shutdown.
+    tasks: Mutex<Option<Tasks>>,
+    stop: watch::Sender<Option<Instant>>,
+    report: watch::Receiver<Option<ShutdownReport>>,
+}
+
+struct Tasks {
+    publishers: Vec<JoinHandle<usize>>,
+    connector: Arc<Connector>,
+    report: watch::Sender<Option<ShutdownReport>>,
+}
+
+impl ProducerHandle {
+    /// Starts the publishers, which connect in the background.
+    pub(crate) fn new(config: &AmqpConfig) -> Result<Self, AmqpError> {
+        let runtime = Handle::try_current().map_err(|_| {
+            AmqpError::config("an AmqpMessageBroker is made inside a tokio runtime")
+        })?;
+        let connector = Arc::new(Connector::new(config)?);
+        let count = usize::from(config.pool_size) * usize::from(config.channels_per_connection);
+        let status = Status::new(count);
+        let format = FrameFormat::new(config);
+        let (stop, stopped) = watch::channel(None);
+        let (report_sender, report) = watch::channel(None);
+        let context = PublisherContext {
+            connector: Arc::clone(&connector),
+            status: status.clone(),
+            format: format.clone(),
+            stop: stopped,
+        };
+        let (publishers, tasks): (Vec<_>, Vec<_>) = (0..count)
+            .map(|index| {
+                let (publisher, messages) = mpsc::unbounded_channel();
+                (publisher, runtime.spawn(publisher::run(index, context.clone(), messages)))
+            })
+            .unzip();
+        let window = Window::new(config.window_messages, config.window_bytes);
+        let cause = status.clone();
+        let intake = Intake::new(window, config.publish_timeout)
+            .with_cause(move || cause.cause().map(Into::into));
+        let tasks = Mutex::new(Some(Tasks { publishers: tasks, connector, report: report_sender }));
+        Ok(Self {
+            intake,
+            publishers: publishers.into(),
+            next_keyless: AtomicUsize::new(0),
+            format,
+            status,
+            runtime,
+            tasks,
+            stop,
+            report,
+        })
+    }
+
+    /// Waits until all publishers had a channel once.
+    ///
+    /// # Errors
+    /// The first failure to get one.
+    pub(crate) async fn connected(&self) -> Result<(), AmqpError> {
+        self.status.connected().await
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.intake.in_flight()
+    }
+
+    pub(crate) fn publisher_count(&self) -> usize {
+        self.publishers.len()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.intake.is_closed()
+    }
+
+    pub(crate) fn state(&self) -> BrokerState {
+        match self.is_closed() {
+            true => BrokerState::Closed,
+            false => self.status.state(),
+        }
+    }
+
+    pub(crate) async fn enqueue(&self, message: Message) -> Result<Receipt, PublishError> {
+        let (pending, receipt) = self.intake.admit(self.check(message)?).await?;
+        self.send(pending)?;
+        Ok(receipt)
+    }
+
+    pub(crate) fn try_enqueue(&self, message: Message) -> Result<Receipt, PublishError> {
+        let (pending, receipt) = self.intake.try_admit(self.check(message)?)?;
+        self.send(pending)?;
+        Ok(receipt)
+    }
+
+    fn check(&self, message: Message) -> Result<Message, PublishError> {
+        match self.format.check(&message) {
+            Ok(()) => Ok(message),
+            Err((kind, detail)) => Err(PublishError::new(kind, message, detail)),
+        }
+    }
+
+    /// Fixes the message's place in the order of its publisher.
+    fn send(&self, pending: PendingConfirm) -> Result<(), PublishError> {
+        let Some(publisher) = self.publishers.get(self.publisher_of(pending.message())) else {
+            return Err(pending.reject(PublishErrorKind::Closed, "it has no channels"));
+        };
+        publisher.send(pending).map_err(|mpsc::error::SendError(pending)| {
+            let detail = match self.intake.is_closed() {
+                true => "shutdown was called on it",
+                false => "one of its tasks ended by a panic; make a new broker value",
+            };
+            pending.reject(PublishErrorKind::Closed, detail)
+        })
+    }
+
+    /// The same for all messages of one topic and key; round robin for those without a key.
+    fn publisher_of(&self, message: &Message) -> usize {
+        let count = self.publishers.len().max(1);
+        match &message.key {
+            Some(key) => {
+                let mut hasher = DefaultHasher::new();
+                (&*message.topic, key).hash(&mut hasher);
+                (hasher.finish() % count as u64) as usize
+            }
+            None => self.next_keyless.fetch_add(1, Ordering::Relaxed) % count,
+        }
+    }
+
+    pub(crate) fn shutdown(&self, deadline: Duration) -> BoxFuture<'_, ShutdownReport> {
+        self.intake.close();
+        let tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(tasks) = tasks {
+            let now = Instant::now();
+            let far = Duration::from_secs(365 * 24 * 3600);
+            self.stop.send_replace(Some(now + deadline.min(far)));
+            self.runtime.spawn(end(tasks));
+        }
+        let mut report = self.report.clone();
+        Box::pin(async move {
+            match report.wait_for(Option::is_some).await {
+                Ok(report) => report.unwrap_or_default(),
+                // The runtime is shutting down.
+                Err(_) => ShutdownReport::new(self.in_flight()),
+            }
+        })
+    }
+}
+
+async fn end(Tasks { publishers, connector, report }: Tasks) {
+    /// How long closing the connections may take; those that do not answer are dropped.
+    const CLOSING: Duration = Duration::from_secs(1);
+    let mut undelivered = 0;
+    for publisher in publishers {
+        // A publisher that panicked failed its messages then.
+        undelivered += publisher.await.unwrap_or_default();
+    }
+    connector.close(CLOSING).await;
+    if undelivered > 0 {
+        tracing::warn!(undelivered, "shut down with messages that were not confirmed");
+    }
+    report.send_replace(Some(ShutdownReport::new(undelivered)));
+}

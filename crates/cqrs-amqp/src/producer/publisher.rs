@@ -1,0 +1,465 @@
+//! One publisher: the task that owns a channel and its unconfirmed messages; started by the producer handle.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use cqrs_core::PublishErrorKind;
+use cqrs_core::broker::{BoxFuture, PendingConfirm};
+use lapin::Confirmation;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, Sleep};
+
+use super::confirms::Confirms;
+use super::frame::FrameFormat;
+use super::publish::{Unwritten, publish, read_return};
+use super::status::{PublisherState, Status};
+use super::unconfirmed::Unconfirmed;
+use crate::connect::{Connector, Health, PooledChannel};
+use crate::error::{AmqpError, ErrorKind};
+
+/// Messages handed to lapin that it has not written to the socket. Further ones stay queued here and can be
+/// reported as "not sent" if the server does not read.
+const UNWRITTEN: usize = 128;
+/// Messages sent before the other events of the publisher are polled.
+const BATCH: usize = 64;
+/// Expired messages that the server may leave unanswered before the publisher opens a new channel.
+const MAX_UNANSWERED: usize = 10_000;
+
+/// The state that all publishers share.
+#[derive(Clone)]
+pub(crate) struct PublisherContext {
+    pub(crate) connector: Arc<Connector>,
+    pub(crate) status: Status,
+    pub(crate) format: FrameFormat,
+    /// Set by a shutdown: the time until which a publisher may finish.
+    pub(crate) stop: watch::Receiver<Option<Instant>>,
+}
+
+/// Runs a publisher until shutdown. Returns how many messages expired or were abandoned after that began.
+pub(crate) async fn run(
+    index: usize,
+    context: PublisherContext,
+    messages: mpsc::UnboundedReceiver<PendingConfirm>,
+) -> usize {
+    let mut guard = PanicGuard { index, status: Some(context.status.clone()) };
+    let undelivered = Publisher::new(index, context, messages).run().await;
+    guard.status = None;
+    undelivered
+}
+
+struct Publisher {
+    index: usize,
+    context: PublisherContext,
+    messages: mpsc::UnboundedReceiver<PendingConfirm>,
+    unconfirmed: Unconfirmed,
+    channel: PublisherChannel,
+    confirms: Confirms<lapin::Result<Confirmation>>,
+    unwritten: Arc<AtomicUsize>,
+    declaring: Option<Declaring>,
+    /// Set if the topology was declared again since the last ack.
+    declared_again: bool,
+    stop_at: Option<Instant>,
+    undelivered: usize,
+}
+
+enum PublisherChannel {
+    /// Retried forever.
+    Opening(BoxFuture<'static, PooledChannel>),
+    Open(PooledChannel),
+}
+
+/// The declaration of a topic: its name and the result.
+type Declaring = BoxFuture<'static, (Arc<str>, Result<(), AmqpError>)>;
+
+/// An event that the publisher waits for.
+enum PublisherEvent {
+    Stop(Option<Instant>),
+    BrokerDropped,
+    TimeIsUp,
+    /// More messages to publish.
+    Messages,
+    Opened(PooledChannel),
+    Progress,
+    Health,
+    Declared(Arc<str>, Result<(), AmqpError>),
+    Deadline,
+}
+
+impl Publisher {
+    fn new(
+        index: usize,
+        context: PublisherContext,
+        messages: mpsc::UnboundedReceiver<PendingConfirm>,
+    ) -> Self {
+        let channel = PublisherChannel::Opening(open(index, context.clone(), None));
+        Self {
+            index,
+            context,
+            messages,
+            unconfirmed: Unconfirmed::default(),
+            channel,
+            confirms: Confirms::new(),
+            unwritten: Arc::default(),
+            declaring: None,
+            declared_again: false,
+            stop_at: None,
+            undelivered: 0,
+        }
+    }
+
+    async fn run(mut self) -> usize {
+        let mut batch = Vec::new();
+        let mut done = Vec::new();
+        let mut timer = Box::pin(tokio::time::sleep_until(Instant::now()));
+        loop {
+            self.expire();
+            self.write(&mut done);
+            if !done.is_empty() {
+                self.settle(&mut done);
+                continue;
+            }
+            if self.stop_at.is_some() && self.messages.is_closed() && self.messages.is_empty() {
+                // No further message can arrive.
+                if self.unconfirmed.is_empty() {
+                    return self.undelivered;
+                }
+            }
+            match self.wait(&mut batch, &mut done, timer.as_mut()).await {
+                PublisherEvent::Stop(at) => {
+                    self.stop_at = at;
+                    self.messages.close();
+                }
+                PublisherEvent::BrokerDropped => return self.undelivered,
+                PublisherEvent::TimeIsUp => {
+                    while let Ok(pending) = self.messages.try_recv() {
+                        self.unconfirmed.push(pending);
+                    }
+                    return self.undelivered + self.unconfirmed.abandon();
+                }
+                PublisherEvent::Messages => {
+                    batch.drain(..).for_each(|message| self.unconfirmed.push(message))
+                }
+                PublisherEvent::Opened(pooled) => self.opened(pooled),
+                PublisherEvent::Progress => self.settle(&mut done),
+                PublisherEvent::Health => self.health_changed(&mut done),
+                PublisherEvent::Declared(topic, result) => self.declared(&topic, result),
+                PublisherEvent::Deadline => self.check_channel(),
+            }
+        }
+    }
+
+    /// Waits for the next event. Cancel safe but for the futures it owns.
+    async fn wait(
+        &mut self,
+        batch: &mut Vec<PendingConfirm>,
+        done: &mut Vec<(u64, lapin::Result<Confirmation>)>,
+        mut timer: Pin<&mut Sleep>,
+    ) -> PublisherEvent {
+        let deadline = [self.unconfirmed.next_deadline(), self.stop_at].into_iter().flatten().min();
+        if let Some(deadline) = deadline
+            && timer.deadline() != deadline
+        {
+            timer.as_mut().reset(deadline);
+        }
+        let wants_to_write = self.wants_to_write();
+        let Self { context, messages, channel, confirms, unwritten, declaring, stop_at, .. } = self;
+        let stopping = stop_at.is_some();
+        let (opening, pooled) = match channel {
+            PublisherChannel::Opening(opening) => (Some(opening), None),
+            PublisherChannel::Open(pooled) => (None, Some(pooled)),
+        };
+        let is_open = pooled.is_some();
+        let progress = |cx: &mut Context<'_>| match confirms.poll_done(cx, done) {
+            // lapin wrote messages, so more can be handed to it.
+            Poll::Pending if wants_to_write && unwritten.load(Ordering::Acquire) < UNWRITTEN => {
+                Poll::Ready(())
+            }
+            poll => poll,
+        };
+        tokio::select! {
+            biased;
+            changed = context.stop.changed(), if !stopping => match changed {
+                Ok(()) => PublisherEvent::Stop(*context.stop.borrow()),
+                Err(_dropped) => PublisherEvent::BrokerDropped,
+            },
+            () = timer, if deadline.is_some() => match *stop_at {
+                Some(at) if at <= Instant::now() => PublisherEvent::TimeIsUp,
+                _ => PublisherEvent::Deadline,
+            },
+            _lost_or_changed = changed(pooled) => PublisherEvent::Health,
+            pooled = or_never(opening) => PublisherEvent::Opened(pooled),
+            (topic, result) = or_never(declaring.as_mut()) => {
+                *declaring = None;
+                PublisherEvent::Declared(topic, result)
+            },
+            received = messages.recv_many(batch, BATCH), if !(messages.is_closed() && messages.is_empty()) => {
+                match received {
+                    0 if !stopping => PublisherEvent::BrokerDropped,
+                    _ => PublisherEvent::Messages,
+                }
+            },
+            () = poll_fn(progress), if is_open => PublisherEvent::Progress,
+        }
+    }
+
+    /// Set if a message may be sent now.
+    fn wants_to_write(&self) -> bool {
+        let PublisherChannel::Open(pooled) = &self.channel else { return false };
+        let up = matches!(*pooled.health.borrow(), Health::Up);
+        up && self.declaring.is_none()
+            && pooled.channel.status().connected()
+            && self.unconfirmed.next().is_some()
+    }
+
+    /// Hands messages to lapin, at most a batch.
+    fn write(&mut self, done: &mut Vec<(u64, lapin::Result<Confirmation>)>) {
+        for _ in 0..BATCH {
+            if !self.wants_to_write() || self.unwritten.load(Ordering::Acquire) >= UNWRITTEN {
+                return;
+            }
+            let PublisherChannel::Open(pooled) = &self.channel else { return };
+            let Some(message) = self.unconfirmed.next() else { return };
+            let (header, limit) =
+                (self.context.format.header_bytes(message), pooled.connection.header_max());
+            if header > limit {
+                let detail = format!(
+                    "its headers and properties take {header} bytes, at most {limit} fit into a frame \
+                     of this connection beside what the server adds"
+                );
+                self.unconfirmed.reject_next(PublishErrorKind::TooLarge, detail, None);
+                continue;
+            }
+            if self.context.connector.topology().is_missing(&pooled.connection, &message.topic) {
+                let topic = Arc::clone(&message.topic);
+                self.declaring = Some(declare(&self.context.connector, pooled, topic));
+                return;
+            }
+            let frame = self.context.format.frame(message);
+            let (body, mandatory) = (message.body.clone(), message.mandatory);
+            let Some(number) = self.unconfirmed.send_next() else { continue };
+            let unwritten = Unwritten::new(&self.unwritten);
+            let publishing =
+                publish(Arc::clone(&pooled.channel), frame, body, mandatory, unwritten);
+            if let Some(result) = self.confirms.start(number, publishing) {
+                done.push((number, result));
+            }
+        }
+    }
+
+    /// Records the server's answers and settles the messages whose outcome they make certain.
+    fn settle(&mut self, done: &mut Vec<(u64, lapin::Result<Confirmation>)>) {
+        let mut failure: Option<lapin::Error> = None;
+        for (number, result) in done.drain(..) {
+            match result {
+                Ok(Confirmation::Ack(returned)) => {
+                    self.declared_again = false;
+                    if let PublisherChannel::Open(pooled) = &mut self.channel {
+                        pooled.confirmed = true;
+                    }
+                    self.unconfirmed.answered(number, true, returned.map(read_return));
+                }
+                Ok(Confirmation::Nack(returned)) => {
+                    self.unconfirmed.answered(number, false, returned.map(read_return));
+                }
+                Ok(Confirmation::NotRequested) => {
+                    let state =
+                        lapin::ErrorKind::InvalidConnectionState(lapin::ConnectionState::Error);
+                    failure.get_or_insert(state.into());
+                }
+                // A reply of the server is the cause; other errors are its consequence.
+                Err(error) if error.is_amqp_error() => failure = Some(error),
+                Err(error) => {
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        match failure {
+            None => self.unconfirmed.settle(),
+            Some(error) if error.is_amqp_soft_error() => {
+                let detail = "the server closed the channel";
+                let error = AmqpError::from_lapin(ErrorKind::ChannelClosed, detail, &error);
+                self.channel_closed(error);
+            }
+            Some(error) => {
+                let detail = "the channel was lost with its connection";
+                self.lose(AmqpError::from_lapin(ErrorKind::ConnectionLost, detail, &error));
+            }
+        }
+        if self.unconfirmed.expired() > MAX_UNANSWERED {
+            let detail =
+                format!("the server left {MAX_UNANSWERED} messages of a channel unanswered");
+            self.lose(AmqpError::new(ErrorKind::ConnectionLost, detail));
+        }
+    }
+
+    fn channel_closed(&mut self, error: AmqpError) {
+        tracing::warn!(error = %error.chain(), "channel closed by the server");
+        let PublisherChannel::Open(pooled) = &self.channel else { return };
+        self.confirms.clear();
+        let missing = error.reply_code() == Some(404);
+        if missing && self.context.connector.topology().declares() && !self.declared_again {
+            // The exchange was deleted. No message is rejected before it is declared again.
+            pooled.connection.forget_topology();
+            self.declared_again = true;
+            self.unconfirmed.channel_lost(true);
+        } else {
+            self.unconfirmed.channel_closed(&error);
+        }
+        // No backoff: each channel settles at least one message more.
+        self.reopen(error, false);
+    }
+
+    /// Drops the channel; its unconfirmed messages are sent again on the next one.
+    fn lose(&mut self, error: AmqpError) {
+        if let PublisherChannel::Open(_) = &self.channel {
+            self.confirms.clear();
+            self.unconfirmed.channel_lost(false);
+            self.reopen(error, true);
+        }
+    }
+
+    fn reopen(&mut self, error: AmqpError, backoff: bool) {
+        self.declaring = None;
+        self.unwritten = Arc::default();
+        self.context.status.set(self.index, PublisherState::Down(Some(error)));
+        let next = PublisherChannel::Opening(Box::pin(std::future::pending()));
+        if let PublisherChannel::Open(pooled) = std::mem::replace(&mut self.channel, next) {
+            let lost = backoff.then_some(pooled);
+            self.channel = PublisherChannel::Opening(open(self.index, self.context.clone(), lost));
+        }
+    }
+
+    fn opened(&mut self, pooled: PooledChannel) {
+        self.channel = PublisherChannel::Open(pooled);
+        self.show_health();
+    }
+
+    fn health_changed(&mut self, done: &mut Vec<(u64, lapin::Result<Confirmation>)>) {
+        let PublisherChannel::Open(pooled) = &self.channel else { return };
+        let health = pooled.health.borrow().clone();
+        match health {
+            Health::Up | Health::Blocked(_) => self.show_health(),
+            Health::Lost(error) => {
+                // Answers received before the loss count.
+                let mut cx = Context::from_waker(std::task::Waker::noop());
+                if self.confirms.poll_done(&mut cx, done).is_ready() {
+                    self.settle(done);
+                }
+                self.lose(error);
+            }
+        }
+    }
+
+    fn show_health(&self) {
+        let PublisherChannel::Open(pooled) = &self.channel else { return };
+        let state = match &*pooled.health.borrow() {
+            Health::Up => PublisherState::Ready,
+            Health::Blocked(reason) => PublisherState::Blocked(Arc::clone(reason)),
+            Health::Lost(error) => PublisherState::Down(Some(error.clone())),
+        };
+        self.context.status.set(self.index, state);
+    }
+
+    fn declared(&mut self, topic: &str, result: Result<(), AmqpError>) {
+        match result {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Topology => {
+                if self.unconfirmed.next().is_some_and(|message| *message.topic == *topic) {
+                    let detail = format!("its queue cannot be declared: {}", error.chain());
+                    let refused = PublishErrorKind::Refused;
+                    self.unconfirmed.reject_next(refused, detail, Some(error));
+                }
+            }
+            Err(error) => self.lose(error),
+        }
+    }
+
+    fn expire(&mut self) {
+        let expired = self.unconfirmed.expire(Instant::now());
+        if self.stop_at.is_some() {
+            self.undelivered += expired;
+        }
+    }
+
+    /// Detects a channel that was closed while no message on it could report that.
+    fn check_channel(&mut self) {
+        if let PublisherChannel::Open(pooled) = &self.channel
+            && !pooled.channel.status().connected()
+        {
+            self.lose(AmqpError::new(ErrorKind::ConnectionLost, "the channel is closed"));
+        }
+    }
+}
+
+/// Opens a channel, retried forever; `lost` is the one before, if its loss counts for the backoff.
+fn open(
+    index: usize,
+    context: PublisherContext,
+    lost: Option<PooledChannel>,
+) -> BoxFuture<'static, PooledChannel> {
+    Box::pin(async move {
+        if let Some(pooled) = lost {
+            context.connector.lost(&pooled).await;
+        }
+        loop {
+            match context.connector.open().await {
+                Ok(pooled) => return pooled,
+                Err(error) => context.status.set(index, PublisherState::Down(Some(error))),
+            }
+        }
+    })
+}
+
+fn declare(connector: &Arc<Connector>, pooled: &PooledChannel, topic: Arc<str>) -> Declaring {
+    let (connector, connection) = (Arc::clone(connector), Arc::clone(&pooled.connection));
+    Box::pin(async move {
+        let declaring = connector.topology().declare_topic(&connection, Arc::clone(&topic));
+        let limit = connector.attempt_timeout();
+        let result = tokio::time::timeout(limit, declaring).await.unwrap_or_else(|_elapsed| {
+            let detail = format!("declaring queue {topic:?}: no answer within {limit:?}");
+            Err(AmqpError::new(ErrorKind::ConnectionLost, detail))
+        });
+        (topic, result)
+    })
+}
+
+/// Waits for a change of the connection's health; never ready without a channel.
+async fn changed(pooled: Option<&mut PooledChannel>) {
+    match pooled {
+        Some(pooled) => {
+            if pooled.health.changed().await.is_err() {
+                // The watcher ended with the loss, which was seen.
+                std::future::pending().await
+            }
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn or_never<F: Future + Unpin>(future: Option<F>) -> F::Output {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Reports a panic of the publisher in the broker's state.
+struct PanicGuard {
+    index: usize,
+    status: Option<Status>,
+}
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Some(status) = &self.status
+        {
+            let detail = "a task of the broker value ended by a panic; make a new broker value";
+            let error = AmqpError::new(ErrorKind::ConnectionLost, detail);
+            status.set(self.index, PublisherState::Down(Some(error)));
+        }
+    }
+}
