@@ -8,9 +8,6 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use super::original::Original;
 use crate::headers::{ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY, QUARANTINE_CRASHES, is_server_made};
 
-/// Set in a dead letter that has no room for the message's key.
-const KEY_OMITTED: &str = "cqrs-dead-letter-key-omitted";
-
 /// A retry copy, which waits for the next attempt. Handlers see the same message.
 ///
 /// | of the original | in the copy |
@@ -78,11 +75,12 @@ pub(super) fn minimal_dead_letter(
     with_key: bool,
 ) -> BasicProperties {
     let mut table = FieldTable::default();
+    let mut letter = letter.clone();
     if let Some(key) = original.headers().and_then(|headers| headers.inner().get(header::KEY)) {
-        match with_key {
-            true => table.insert(header::KEY.into(), key.clone()),
-            false => table.insert(KEY_OMITTED.into(), AMQPValue::Boolean(true)),
-        };
+        letter.key_omitted = !with_key;
+        if with_key {
+            table.insert(header::KEY.into(), key.clone());
+        }
     }
     set_origin(&mut table, original);
     for (name, value) in letter.to_headers() {
@@ -123,7 +121,7 @@ fn application_headers(original: &Original) -> FieldTable {
             "CC" => "original-cc",
             "BCC" => "original-bcc",
             _ if is_server_made(name) => continue,
-            QUARANTINE_CRASHES | KEY_OMITTED => continue,
+            QUARANTINE_CRASHES => continue,
             _ if RETRY_HEADERS.contains(&name) || DEAD_LETTER_HEADERS.contains(&name) => continue,
             _ => name,
         };

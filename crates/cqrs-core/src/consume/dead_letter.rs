@@ -5,7 +5,7 @@ use crate::event::Timestamp;
 use crate::message::Headers;
 
 /// Names of the headers that make a message a dead letter, the same on every broker.
-pub const DEAD_LETTER_HEADERS: [&str; 12] = [
+pub const DEAD_LETTER_HEADERS: [&str; 13] = [
     REASON,
     ERROR_TYPE,
     ERROR,
@@ -16,6 +16,7 @@ pub const DEAD_LETTER_HEADERS: [&str; 12] = [
     PARTITION,
     OFFSET,
     OMITTED_BYTES,
+    KEY_OMITTED,
     QUEUE,
     GROUP,
 ];
@@ -34,6 +35,7 @@ const TOPIC: &str = "cqrs-dead-letter-topic";
 const PARTITION: &str = "cqrs-dead-letter-partition";
 const OFFSET: &str = "cqrs-dead-letter-offset";
 const OMITTED_BYTES: &str = "cqrs-dead-letter-omitted-bytes";
+const KEY_OMITTED: &str = "cqrs-dead-letter-key-omitted";
 const QUEUE: &str = "cqrs-dead-letter-queue";
 const GROUP: &str = "cqrs-dead-letter-group";
 
@@ -109,6 +111,8 @@ pub struct DeadLetter {
     /// [`topic`](Self::topic), [`partition`](Self::partition) and [`offset`](Self::offset), until retention
     /// removes it.
     pub omitted_bytes: Option<u64>,
+    /// Set if the key of the message does not fit into the dead letter's headers and was left out (RabbitMQ).
+    pub key_omitted: bool,
     /// RabbitMQ's queue.
     pub queue: Option<String>,
     /// The group that could not handle it.
@@ -152,6 +156,7 @@ impl DeadLetter {
             partition: None,
             offset: None,
             omitted_bytes: None,
+            key_omitted: false,
             queue: None,
             group: group.into(),
         }
@@ -180,6 +185,7 @@ impl DeadLetter {
         headers.extend(self.partition.map(|partition| (PARTITION, partition.to_string())));
         headers.extend(self.offset.map(|offset| (OFFSET, offset.to_string())));
         headers.extend(self.omitted_bytes.map(|bytes| (OMITTED_BYTES, bytes.to_string())));
+        headers.extend(self.key_omitted.then(|| (KEY_OMITTED, true.to_string())));
         headers.extend(self.queue.clone().map(|queue| (QUEUE, queue)));
         headers.push((GROUP, self.group.clone()));
         headers
@@ -213,6 +219,7 @@ impl DeadLetter {
             partition: parse(headers, PARTITION)?,
             offset: parse(headers, OFFSET)?,
             omitted_bytes: parse(headers, OMITTED_BYTES)?,
+            key_omitted: parse(headers, KEY_OMITTED)?.unwrap_or(false),
             queue: headers.get(QUEUE).map(str::to_owned),
             group: text(GROUP)?,
         })
@@ -238,6 +245,7 @@ mod tests {
         letter.partition = Some(3);
         letter.offset = Some(42);
         letter.omitted_bytes = Some(2_000_000);
+        letter.key_omitted = true;
         letter.first_failure = "2026-01-02T03:04:05Z".parse().unwrap();
         letter
     }
