@@ -21,15 +21,15 @@ use crate::message::Message;
 ///
 /// When the last clone is dropped, its subscribers end as after a shutdown.
 #[derive(Clone)]
-pub struct MemoryBroker(Arc<Shared>);
+pub struct MemoryBroker(Arc<BrokerInner>);
 
-struct Shared {
+struct BrokerInner {
     intake: Intake,
     limits: TopicLimits,
     faults: Arc<FaultPlan>,
     topics: RwLock<Topics>,
     progress: Arc<Notify>,
-    end: OnceCell<ShutdownReport>,
+    shutdown: OnceCell<ShutdownReport>,
 }
 
 #[derive(Default)]
@@ -40,13 +40,13 @@ struct Topics {
 
 impl MemoryBroker {
     pub(super) fn from_parts(intake: Intake, limits: TopicLimits) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(BrokerInner {
             intake,
             limits,
             faults: Arc::default(),
             topics: RwLock::default(),
             progress: Arc::default(),
-            end: OnceCell::new(),
+            shutdown: OnceCell::new(),
         }))
     }
 
@@ -124,7 +124,7 @@ impl fmt::Debug for MemoryBroker {
     }
 }
 
-impl Shared {
+impl BrokerInner {
     fn known_topic(&self, name: &str) -> Option<Arc<Topic>> {
         let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
         topics.by_name.get(name).cloned()
@@ -159,7 +159,7 @@ impl Shared {
         let wait = async {
             loop {
                 let progress = self.progress.notified();
-                if !self.topics().iter().any(|topic| topic.has_parked()) {
+                if !self.topics().iter().any(|topic| topic.has_waiting()) {
                     break;
                 }
                 progress.await;
@@ -172,7 +172,7 @@ impl Shared {
             None => wait.await,
         }
         let mut undelivered = 0;
-        for pending in self.topics().iter().flat_map(|topic| topic.take_parked()) {
+        for pending in self.topics().iter().flat_map(|topic| topic.take_waiting()) {
             undelivered += 1;
             let detail = "shut down before its topic had room";
             pending.fail(PublishErrorKind::Closed, detail, None);
@@ -181,7 +181,7 @@ impl Shared {
     }
 }
 
-impl Drop for Shared {
+impl Drop for BrokerInner {
     fn drop(&mut self) {
         self.close();
     }
@@ -216,6 +216,6 @@ impl MessageBroker for MemoryBroker {
     /// As the contract says; subscribers go on until they settled what is left, then they end.
     fn shutdown(&self, deadline: Duration) -> BoxFuture<'_, ShutdownReport> {
         self.0.close();
-        Box::pin(async move { *self.0.end.get_or_init(|| self.0.drain(deadline)).await })
+        Box::pin(async move { *self.0.shutdown.get_or_init(|| self.0.drain(deadline)).await })
     }
 }

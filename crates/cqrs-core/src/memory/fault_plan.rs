@@ -49,7 +49,7 @@ impl Countdown {
     }
 
     /// Whether it happens this time, which counts.
-    pub(super) fn strikes(&self) -> bool {
+    pub(super) fn occurs(&self) -> bool {
         let next = |left: usize| match left {
             usize::MAX => Some(left),
             left => left.checked_sub(1),

@@ -13,7 +13,7 @@ use crate::message::Message;
 pub(super) struct Entry {
     pub(super) offset: u64,
     /// Names this handing-out, so that a delivery that was taken away settles nothing.
-    pub(super) ticket: u64,
+    pub(super) tag: u64,
     /// Who has it, while it is handed out.
     pub(super) member: u64,
     pub(super) message: Arc<Message>,
@@ -27,7 +27,7 @@ pub(super) struct Entry {
 
 /// When an entry is handed out: by offset; one that was given back goes behind everything that was in
 /// the topic then, so that a message nobody can handle does not keep the other keys waiting.
-type Turn = (u64, u64);
+type Position = (u64, u64);
 
 /// What one group did not settle yet. See the invariants of [`super`].
 #[derive(Debug)]
@@ -38,30 +38,30 @@ pub(super) struct Group {
     /// The first offset that it reads.
     start: u64,
     /// For whichever member is first.
-    ready: BTreeMap<Turn, Entry>,
-    lanes: HashMap<Bytes, Lane>,
+    ready: BTreeMap<Position, Entry>,
+    queues: HashMap<Bytes, KeyQueue>,
     /// Keys whose next message is for one member alone, by member.
-    reserved: HashMap<u64, BTreeMap<Turn, Bytes>>,
-    /// Handed out, by ticket.
-    out: HashMap<u64, Entry>,
-    /// Copies that come when their time has come. They are in no lane.
+    reserved: HashMap<u64, BTreeMap<Position, Bytes>>,
+    /// Handed out, by tag.
+    in_flight: HashMap<u64, Entry>,
+    /// Copies that come when their time has come. They are in no queue.
     delayed: BTreeMap<(Instant, u64), Entry>,
     unsettled: usize,
-    /// Counts what gets a number of its own: tickets, turns, delayed copies.
+    /// Counts what gets a number of its own: tags, positions, delayed copies.
     numbers: u64,
 }
 
 /// The messages of one key. Exists while one of them is ready or handed out.
 #[derive(Debug, Default)]
-struct Lane {
+struct KeyQueue {
     /// Behind the one that is ready or those that are out.
     waiting: VecDeque<Entry>,
     /// How many are handed out. While any is, none is ready.
-    out: usize,
+    in_flight: usize,
     /// Who has them and may have those behind them as well.
     holder: Option<u64>,
     /// Where the next one stands in `reserved`.
-    turn: Option<Turn>,
+    position: Option<Position>,
 }
 
 /// Who takes a message.
@@ -75,13 +75,13 @@ pub(super) struct Member {
 /// For whom a message has become ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReadyFor {
-    Nobody,
-    Anybody,
+    None,
+    Any,
     /// The one who has those before it.
     Holder,
 }
 
-impl Lane {
+impl KeyQueue {
     /// Behind everything earlier; copies, which have the offsets of their originals, stay where they are.
     fn insert(&mut self, entry: Entry) {
         let later = self.waiting.iter().position(|waiting| waiting.offset > entry.offset);
@@ -97,9 +97,9 @@ impl Group {
             signal: Arc::default(),
             start,
             ready: BTreeMap::new(),
-            lanes: HashMap::new(),
+            queues: HashMap::new(),
             reserved: HashMap::new(),
-            out: HashMap::new(),
+            in_flight: HashMap::new(),
             delayed: BTreeMap::new(),
             unsettled: 0,
             numbers: 0,
@@ -114,30 +114,29 @@ impl Group {
     /// Adds a message later than all before.
     pub(super) fn push(&mut self, offset: u64, message: Arc<Message>) -> ReadyFor {
         let retry = RetryState::default();
-        let entry =
-            Entry { offset, ticket: 0, member: 0, message, attempt: 0, retry, delayed: false };
+        let entry = Entry { offset, tag: 0, member: 0, message, attempt: 0, retry, delayed: false };
         self.unsettled += 1;
         self.enter(entry, (offset, u64::MAX))
     }
 
     /// Makes `entry` ready, or lets it wait behind all of its key.
-    fn enter(&mut self, entry: Entry, turn: Turn) -> ReadyFor {
+    fn enter(&mut self, entry: Entry, position: Position) -> ReadyFor {
         let Some(key) = entry.message.key.clone() else {
-            self.ready.insert(turn, entry);
-            return ReadyFor::Anybody;
+            self.ready.insert(position, entry);
+            return ReadyFor::Any;
         };
-        match self.lanes.get_mut(&key) {
-            Some(lane) => {
-                lane.waiting.push_back(entry);
-                match lane.turn {
-                    Some(_) => ReadyFor::Nobody, // the one before it is reserved
+        match self.queues.get_mut(&key) {
+            Some(queue) => {
+                queue.waiting.push_back(entry);
+                match queue.position {
+                    Some(_) => ReadyFor::None, // the one before it is reserved
                     None => self.reserve(&key),
                 }
             }
             None => {
-                self.lanes.insert(key, Lane::default());
-                self.ready.insert(turn, entry);
-                ReadyFor::Anybody
+                self.queues.insert(key, KeyQueue::default());
+                self.ready.insert(position, entry);
+                ReadyFor::Any
             }
         }
     }
@@ -145,28 +144,28 @@ impl Group {
     /// Reserves the next message of a key for the one who has those before it.
     fn reserve(&mut self, key: &Bytes) -> ReadyFor {
         let number = self.number();
-        let Some(lane) = self.lanes.get_mut(key) else { return ReadyFor::Nobody };
-        let Some(holder) = lane.holder else { return ReadyFor::Nobody };
+        let Some(queue) = self.queues.get_mut(key) else { return ReadyFor::None };
+        let Some(holder) = queue.holder else { return ReadyFor::None };
         let reserved = self.reserved.entry(holder).or_default();
-        if let Some(turn) = lane.turn.take() {
-            reserved.remove(&turn);
+        if let Some(position) = queue.position.take() {
+            reserved.remove(&position);
         }
-        let Some(next) = lane.waiting.front() else { return ReadyFor::Nobody };
-        let turn = (next.offset, number);
-        lane.turn = Some(turn);
-        reserved.insert(turn, key.clone());
+        let Some(next) = queue.waiting.front() else { return ReadyFor::None };
+        let position = (next.offset, number);
+        queue.position = Some(position);
+        reserved.insert(position, key.clone());
         ReadyFor::Holder
     }
 
     /// Hands out the next message.
     pub(super) fn take(&mut self, member: Member) -> Option<Entry> {
-        let anybodys = self.ready.first_key_value().map(|(turn, _)| *turn);
+        let ready = self.ready.first_key_value().map(|(position, _)| *position);
         let reserved = self.reserved.get(&member.id).and_then(BTreeMap::first_key_value);
-        let entry = match (anybodys, reserved.map(|(turn, key)| (*turn, key.clone()))) {
-            (turn, Some((mine, key))) if turn.is_none_or(|turn| mine < turn) => {
-                let entry = self.lanes.get_mut(&key).and_then(|lane| {
-                    lane.out += 1;
-                    lane.waiting.pop_front()
+        let entry = match (ready, reserved.map(|(position, key)| (*position, key.clone()))) {
+            (position, Some((mine, key))) if position.is_none_or(|position| mine < position) => {
+                let entry = self.queues.get_mut(&key).and_then(|queue| {
+                    queue.in_flight += 1;
+                    queue.waiting.pop_front()
                 });
                 self.reserve(&key);
                 entry
@@ -174,10 +173,10 @@ impl Group {
             _ => {
                 let entry = self.ready.pop_first().map(|(_, entry)| entry);
                 if let Some(key) = entry.as_ref().and_then(|entry| entry.message.key.as_ref())
-                    && let Some(lane) = self.lanes.get_mut(key)
+                    && let Some(queue) = self.queues.get_mut(key)
                 {
-                    lane.out = 1;
-                    lane.holder = member.keeps_order.then_some(member.id);
+                    queue.in_flight = 1;
+                    queue.holder = member.keeps_order.then_some(member.id);
                     self.reserve(key);
                 }
                 entry
@@ -185,85 +184,85 @@ impl Group {
         };
         let mut entry = entry?;
         entry.attempt = entry.attempt.saturating_add(1);
-        (entry.ticket, entry.member) = (self.number(), member.id);
-        self.out.insert(entry.ticket, entry.clone());
+        (entry.tag, entry.member) = (self.number(), member.id);
+        self.in_flight.insert(entry.tag, entry.clone());
         Some(entry)
     }
 
     /// One of `key` is not out any more. When none is, the next one is for anybody.
-    fn came_back(&mut self, key: &Bytes, turn: impl FnOnce(&Entry) -> Turn) {
-        let Some(lane) = self.lanes.get_mut(key) else { return };
-        lane.out -= 1;
-        if lane.out > 0 {
+    fn end_in_flight(&mut self, key: &Bytes, position: impl FnOnce(&Entry) -> Position) {
+        let Some(queue) = self.queues.get_mut(key) else { return };
+        queue.in_flight -= 1;
+        if queue.in_flight > 0 {
             return;
         }
-        if let (Some(holder), Some(turn)) = (lane.holder.take(), lane.turn.take())
+        if let (Some(holder), Some(position)) = (queue.holder.take(), queue.position.take())
             && let Some(reserved) = self.reserved.get_mut(&holder)
         {
-            reserved.remove(&turn);
+            reserved.remove(&position);
         }
-        match lane.waiting.pop_front() {
-            Some(next) => drop(self.ready.insert(turn(&next), next)),
-            None => drop(self.lanes.remove(key)),
+        match queue.waiting.pop_front() {
+            Some(next) => drop(self.ready.insert(position(&next), next)),
+            None => drop(self.queues.remove(key)),
         }
     }
 
-    pub(super) fn is_out(&self, ticket: u64) -> bool {
-        self.out.contains_key(&ticket)
+    pub(super) fn is_in_flight(&self, tag: u64) -> bool {
+        self.in_flight.contains_key(&tag)
     }
 
     /// Kept for whoever gets it next, if it comes again.
-    pub(super) fn set_retry(&mut self, ticket: u64, retry: RetryState) {
-        if let Some(entry) = self.out.get_mut(&ticket) {
+    pub(super) fn set_retry(&mut self, tag: u64, retry: RetryState) {
+        if let Some(entry) = self.in_flight.get_mut(&tag) {
             (entry.retry, entry.delayed) = (retry, false);
         }
     }
 
     /// A handed-out message is done: its offset. `None` when it was taken away meanwhile.
-    pub(super) fn settle(&mut self, ticket: u64) -> Option<u64> {
-        let entry = self.out.remove(&ticket)?;
+    pub(super) fn settle(&mut self, tag: u64) -> Option<u64> {
+        let entry = self.in_flight.remove(&tag)?;
         self.unsettled -= 1;
         if let Some(key) = &entry.message.key {
-            self.came_back(key, |next| (next.offset, u64::MAX));
+            self.end_in_flight(key, |next| (next.offset, u64::MAX));
         }
         Some(entry.offset)
     }
 
     /// A handed-out message is ready again. `end` is the offset of the next message of the topic.
-    pub(super) fn give_back(&mut self, ticket: u64, end: u64) {
-        if let Some(entry) = self.out.remove(&ticket) {
-            let turn = (end, self.number());
-            self.return_entry(entry, |_| turn);
+    pub(super) fn give_back(&mut self, tag: u64, end: u64) {
+        if let Some(entry) = self.in_flight.remove(&tag) {
+            let position = (end, self.number());
+            self.return_entry(entry, |_| position);
         }
     }
 
-    /// `turn` of whichever of its key is ready then.
-    fn return_entry(&mut self, entry: Entry, turn: impl FnOnce(&Entry) -> Turn) {
+    /// `position` of whichever of its key is ready then.
+    fn return_entry(&mut self, entry: Entry, position: impl FnOnce(&Entry) -> Position) {
         let Some(key) = entry.message.key.clone() else {
-            self.ready.insert(turn(&entry), entry);
+            self.ready.insert(position(&entry), entry);
             return;
         };
-        if let Some(lane) = self.lanes.get_mut(&key) {
-            lane.insert(entry);
+        if let Some(queue) = self.queues.get_mut(&key) {
+            queue.insert(entry);
             self.reserve(&key);
-            self.came_back(&key, turn);
+            self.end_in_flight(&key, position);
         }
     }
 
     /// All that is handed out is ready again, in its old order: how many.
-    pub(super) fn take_away(&mut self) -> usize {
-        let out = std::mem::take(&mut self.out);
+    pub(super) fn revoke_all(&mut self) -> usize {
+        let out = std::mem::take(&mut self.in_flight);
         let taken = out.len();
         self.return_all(out);
         taken
     }
 
     /// The same for what one member has.
-    pub(super) fn take_away_from(&mut self, member: u64) {
-        let (taken, out) = std::mem::take(&mut self.out)
+    pub(super) fn revoke_from(&mut self, member: u64) {
+        let (taken, out) = std::mem::take(&mut self.in_flight)
             .into_iter()
             .partition::<HashMap<_, _>, _>(|(_, entry)| entry.member == member);
-        self.out = out;
+        self.in_flight = out;
         self.return_all(taken);
         self.reserved.remove(&member);
     }
@@ -294,42 +293,41 @@ impl Group {
             && first.key().0 <= now
         {
             let entry = first.remove();
-            let turn = (end, self.number());
-            self.enter(entry, turn);
+            let position = (end, self.number());
+            self.enter(entry, position);
             released = true;
         }
         released
     }
 
     /// Adds a message again that it has settled, before what is later of its key and not handed out.
-    pub(super) fn push_again(&mut self, offset: u64, message: Arc<Message>) {
+    pub(super) fn push_redelivered(&mut self, offset: u64, message: Arc<Message>) {
         let retry = RetryState::default();
         // It was handed out before.
-        let entry =
-            Entry { offset, ticket: 0, member: 0, message, attempt: 1, retry, delayed: false };
+        let entry = Entry { offset, tag: 0, member: 0, message, attempt: 1, retry, delayed: false };
         self.unsettled += 1;
-        let turn = (offset, self.number());
+        let position = (offset, self.number());
         let Some(key) = entry.message.key.clone() else {
-            self.ready.insert(turn, entry);
+            self.ready.insert(position, entry);
             return;
         };
-        let Some(lane) = self.lanes.get_mut(&key) else {
-            self.enter(entry, turn);
+        let Some(queue) = self.queues.get_mut(&key) else {
+            self.enter(entry, position);
             return;
         };
-        lane.insert(entry);
-        if lane.out > 0 {
+        queue.insert(entry);
+        if queue.in_flight > 0 {
             self.reserve(&key);
             return;
         }
         // One of its key is ready: whichever is earlier shall be.
-        let is_of_key = |(_, ready): &(&Turn, &Entry)| ready.message.key.as_ref() == Some(&key);
-        let ready = self.ready.iter().find(is_of_key).map(|(turn, _)| *turn);
-        if let Some(ready) = ready.and_then(|turn| self.ready.remove(&turn)) {
-            lane.insert(ready);
+        let is_of_key = |(_, ready): &(&Position, &Entry)| ready.message.key.as_ref() == Some(&key);
+        let ready = self.ready.iter().find(is_of_key).map(|(position, _)| *position);
+        if let Some(ready) = ready.and_then(|position| self.ready.remove(&position)) {
+            queue.insert(ready);
         }
-        if let Some(first) = lane.waiting.pop_front() {
-            self.ready.insert(turn, first);
+        if let Some(first) = queue.waiting.pop_front() {
+            self.ready.insert(position, first);
         }
     }
 
@@ -349,8 +347,9 @@ impl Group {
 
     /// Offsets of all that is not settled; a copy counts beside its original.
     pub(super) fn unsettled_offsets(&self) -> impl Iterator<Item = u64> {
-        let waiting = self.ready.values().chain(self.lanes.values().flat_map(|lane| &lane.waiting));
-        let elsewhere = self.out.values().chain(self.delayed.values());
+        let waiting =
+            self.ready.values().chain(self.queues.values().flat_map(|queue| &queue.waiting));
+        let elsewhere = self.in_flight.values().chain(self.delayed.values());
         waiting.chain(elsewhere).map(|entry| entry.offset)
     }
 }

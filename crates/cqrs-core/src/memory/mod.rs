@@ -43,7 +43,7 @@
 //! 4. Every unsettled message of a group is in exactly one place: ready, in a lane, handed out, or
 //!    delayed. A copy for a later attempt counts beside its original, until that is acked.
 //! 5. A topic never keeps more than its capacity.
-//! 6. Each handing-out has a ticket of its own. One that the group does not know any more settles nothing.
+//! 6. Each handing-out has a tag of its own. One that the group does not know any more settles nothing.
 //! 7. One lock per topic guards all of the above. It is never held while a waker is called or a
 //!    confirm is sent, nor across an `.await`.
 

@@ -42,14 +42,14 @@ impl Settle for MemorySettle {
     }
 
     fn is_revoked(&self) -> bool {
-        !self.delivery.as_ref().is_some_and(MemoryDelivery::is_out)
+        !self.delivery.as_ref().is_some_and(MemoryDelivery::is_in_flight)
     }
 
     fn ack(&mut self) -> BoxFuture<'_, Result<(), SettleError>> {
         if self.delivery.is_none() {
             return ready(Ok(()));
         }
-        if self.state.broker.fault_plan().failed_acks.strikes() {
+        if self.state.broker.fault_plan().failed_acks.occurs() {
             return ready(Err(SettleError::new("an injected fault lost the ack")));
         }
         let settled = self.delivery.take().is_some_and(MemoryDelivery::settle);
@@ -64,7 +64,7 @@ impl Settle for MemorySettle {
         delay: Duration,
         state: &RetryState,
     ) -> BoxFuture<'_, Result<Delayed, SettleError>> {
-        if self.state.broker.fault_plan().failed_retries.strikes() {
+        if self.state.broker.fault_plan().failed_retries.occurs() {
             return ready(Err(SettleError::new("an injected fault did not confirm the retry")));
         }
         let Some(delivery) = &mut self.delivery else { return ready(Ok(Delayed::Scheduled)) };
@@ -83,7 +83,7 @@ impl Settle for MemorySettle {
 
     fn dead_letter(&mut self, letter: &DeadLetter) -> BoxFuture<'_, Result<(), SettleError>> {
         let Some(delivery) = &self.delivery else { return ready(Ok(())) };
-        if self.state.broker.fault_plan().failed_dead_letters.strikes() {
+        if self.state.broker.fault_plan().failed_dead_letters.occurs() {
             return ready(Err(SettleError::new(
                 "an injected fault did not confirm the dead letter",
             )));
@@ -124,6 +124,6 @@ impl Drop for MemorySettle {
     fn drop(&mut self) {
         // First given back, so that there is something when the source looks.
         drop(self.delivery.take());
-        self.state.came_back();
+        self.state.end_in_flight();
     }
 }

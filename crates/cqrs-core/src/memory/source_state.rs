@@ -30,7 +30,7 @@ impl SourceState {
     }
 
     /// A delivery was settled or requeued.
-    pub(super) fn came_back(&self) {
+    pub(super) fn end_in_flight(&self) {
         self.unsettled.fetch_sub(1, Ordering::AcqRel);
         self.waker.wake();
     }

@@ -20,20 +20,20 @@ pub(super) struct TopicLimits {
 
 /// What the lock of a topic guards.
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct TopicState {
     limits: TopicLimits,
     faults: Arc<FaultPlan>,
     /// By offset.
     log: BTreeMap<u64, Kept>,
     /// Offsets in `log` that no group owes a settlement, so that their places can be taken.
-    free: BTreeSet<u64>,
+    evictable: BTreeSet<u64>,
     /// The offset of the next message.
     pub(super) end: u64,
     groups: Vec<Group>,
     group_ids: u64,
     /// Wait for room, in order. Not empty only while there is none.
-    pub(super) parked: VecDeque<PendingConfirm>,
-    /// Ends what is parked past its deadline.
+    pub(super) waiting: VecDeque<PendingConfirm>,
+    /// Ends what is waiting past its deadline.
     pub(super) expirer: Option<AbortHandle>,
     pub(super) closed: bool,
 }
@@ -42,20 +42,20 @@ pub(super) struct State {
 struct Kept {
     message: Arc<Message>,
     /// Groups that did not settle it; a group counts once more for each delayed copy.
-    owed: usize,
+    unsettled_by: usize,
 }
 
-impl State {
+impl TopicState {
     pub(super) fn new(limits: TopicLimits, faults: Arc<FaultPlan>, closed: bool) -> Self {
         Self {
             limits,
             faults,
             log: BTreeMap::new(),
-            free: BTreeSet::new(),
+            evictable: BTreeSet::new(),
             end: 0,
             groups: Vec::new(),
             group_ids: 0,
-            parked: VecDeque::new(),
+            waiting: VecDeque::new(),
             expirer: None,
             closed,
         }
@@ -84,8 +84,8 @@ impl State {
         };
         let mut group = Group::new(self.group_ids, name.into(), start);
         for (&offset, kept) in self.log.range_mut(start..) {
-            kept.owed += 1;
-            self.free.remove(&offset);
+            kept.unsettled_by += 1;
+            self.evictable.remove(&offset);
             group.push(offset, Arc::clone(&kept.message));
         }
         self.groups.push(group);
@@ -93,30 +93,30 @@ impl State {
     }
 
     /// `false` when there is none.
-    pub(super) fn delete_group(&mut self, name: &str, afterwards: &mut Afterwards) -> bool {
+    pub(super) fn delete_group(&mut self, name: &str, deferred: &mut Deferred) -> bool {
         let Some(at) = self.groups.iter().position(|group| &*group.name == name) else {
             return false;
         };
         let group = self.groups.remove(at);
-        afterwards.everybody.push(Arc::clone(&group.signal));
+        deferred.wake_all.push(Arc::clone(&group.signal));
         for offset in group.unsettled_offsets() {
             self.settle(offset);
         }
-        self.admit_parked(afterwards);
+        self.admit_waiting(deferred);
         true
     }
 
     /// Hands the last `n` messages out again that the group settled.
     pub(super) fn redeliver(&mut self, group: &str, n: usize) -> usize {
-        let Self { log, free, groups, .. } = self;
+        let Self { log, evictable, groups, .. } = self;
         let Some(group) = groups.iter_mut().find(|known| &*known.name == group) else { return 0 };
         let settled = group.settled(log.keys().copied());
         let again = &settled[settled.len().saturating_sub(n)..];
         for offset in again {
             if let Some(kept) = log.get_mut(offset) {
-                kept.owed += 1;
-                free.remove(offset);
-                group.push_again(*offset, Arc::clone(&kept.message));
+                kept.unsettled_by += 1;
+                evictable.remove(offset);
+                group.push_redelivered(*offset, Arc::clone(&kept.message));
             }
         }
         again.len()
@@ -129,50 +129,50 @@ impl State {
     }
 
     pub(super) fn has_room(&self) -> bool {
-        self.log.len() < self.limits.capacity || !self.free.is_empty()
+        self.log.len() < self.limits.capacity || !self.evictable.is_empty()
     }
 
     /// Whether a message would reach nobody, as on RabbitMQ.
-    pub(super) fn reaches_nobody(&self) -> bool {
+    pub(super) fn is_unroutable(&self) -> bool {
         self.limits.require_subscriber && self.groups.is_empty()
     }
 
     /// Ends a message that reaches nobody.
-    pub(super) fn return_unrouted(pending: PendingConfirm, afterwards: &mut Afterwards) {
-        let verdict = match (pending.start_sending(), pending.message().mandatory) {
-            (false, _) => Verdict::Expired,
-            (true, true) => Verdict::Unroutable,
-            (true, false) => Verdict::Forgotten,
+    pub(super) fn return_unrouted(pending: PendingConfirm, deferred: &mut Deferred) {
+        let outcome = match (pending.start_sending(), pending.message().mandatory) {
+            (false, _) => PublishOutcome::Expired,
+            (true, true) => PublishOutcome::Unroutable,
+            (true, false) => PublishOutcome::Forgotten,
         };
-        afterwards.verdicts.push((pending, verdict));
+        deferred.outcomes.push((pending, outcome));
     }
 
     /// Takes a message that there is room for.
-    pub(super) fn store(&mut self, pending: PendingConfirm, afterwards: &mut Afterwards) {
+    pub(super) fn store(&mut self, pending: PendingConfirm, deferred: &mut Deferred) {
         if !pending.start_sending() {
-            afterwards.verdicts.push((pending, Verdict::Expired));
+            deferred.outcomes.push((pending, PublishOutcome::Expired));
             return;
         }
-        if self.faults.refused_messages.strikes() {
-            afterwards.verdicts.push((pending, Verdict::Refused));
+        if self.faults.refused_messages.occurs() {
+            deferred.outcomes.push((pending, PublishOutcome::Refused));
             return;
         }
         let message = Arc::new(pending.message().clone());
-        let offset = self.append(Arc::clone(&message), afterwards);
-        if self.has_room() && self.faults.duplicates.strikes() {
-            self.append(message, afterwards);
+        let offset = self.append(Arc::clone(&message), deferred);
+        if self.has_room() && self.faults.duplicates.occurs() {
+            self.append(message, deferred);
         }
-        let verdict = match () {
-            () if self.faults.lost_confirms.strikes() => Verdict::Lost,
-            () if self.faults.withheld_confirms.strikes() => Verdict::Withheld,
-            () => Verdict::Stored { offset },
+        let outcome = match () {
+            () if self.faults.lost_confirms.occurs() => PublishOutcome::Lost,
+            () if self.faults.withheld_confirms.occurs() => PublishOutcome::Withheld,
+            () => PublishOutcome::Stored { offset },
         };
-        afterwards.verdicts.push((pending, verdict));
+        deferred.outcomes.push((pending, outcome));
     }
 
-    fn append(&mut self, message: Arc<Message>, afterwards: &mut Afterwards) -> u64 {
+    fn append(&mut self, message: Arc<Message>, deferred: &mut Deferred) -> u64 {
         if self.log.len() >= self.limits.capacity
-            && let Some(oldest) = self.free.pop_first()
+            && let Some(oldest) = self.evictable.pop_first()
         {
             self.log.remove(&oldest);
         }
@@ -180,72 +180,72 @@ impl State {
         self.end += 1;
         for group in &mut self.groups {
             match group.push(offset, Arc::clone(&message)) {
-                ReadyFor::Nobody => {}
-                ReadyFor::Anybody => afterwards.ready.push(Arc::clone(&group.signal)),
+                ReadyFor::None => {}
+                ReadyFor::Any => deferred.wake_one.push(Arc::clone(&group.signal)),
                 // Which of those that wait that is, the signal does not know.
-                ReadyFor::Holder => afterwards.everybody.push(Arc::clone(&group.signal)),
+                ReadyFor::Holder => deferred.wake_all.push(Arc::clone(&group.signal)),
             }
         }
-        let owed = self.groups.len();
-        if owed == 0 {
-            self.free.insert(offset);
+        let unsettled_by = self.groups.len();
+        if unsettled_by == 0 {
+            self.evictable.insert(offset);
         }
-        self.log.insert(offset, Kept { message, owed });
+        self.log.insert(offset, Kept { message, unsettled_by });
         offset
     }
 
-    /// One more settlement is owed of the message at `offset`, which is not settled.
-    pub(super) fn owe(&mut self, offset: u64) {
+    /// One more settlement is unsettled_by of the message at `offset`, which is not settled.
+    pub(super) fn add_unsettled(&mut self, offset: u64) {
         if let Some(kept) = self.log.get_mut(&offset) {
-            kept.owed += 1;
+            kept.unsettled_by += 1;
         }
     }
 
     /// One group is done with the message at `offset`.
     pub(super) fn settle(&mut self, offset: u64) {
         if let Some(kept) = self.log.get_mut(&offset) {
-            kept.owed -= 1;
-            if kept.owed == 0 {
-                self.free.insert(offset);
+            kept.unsettled_by -= 1;
+            if kept.unsettled_by == 0 {
+                self.evictable.insert(offset);
             }
         }
     }
 
     /// Takes what waits for room, as far as there is some.
-    pub(super) fn admit_parked(&mut self, afterwards: &mut Afterwards) {
+    pub(super) fn admit_waiting(&mut self, deferred: &mut Deferred) {
         while self.has_room()
-            && let Some(pending) = self.parked.pop_front()
+            && let Some(pending) = self.waiting.pop_front()
         {
-            match self.reaches_nobody() {
-                true => Self::return_unrouted(pending, afterwards),
-                false => self.store(pending, afterwards),
+            match self.is_unroutable() {
+                true => Self::return_unrouted(pending, deferred),
+                false => self.store(pending, deferred),
             }
-            afterwards.progress = true;
+            deferred.progress = true;
         }
-        self.tell_drained(afterwards);
+        self.wake_drained(deferred);
     }
 
-    pub(super) fn tell_drained(&self, afterwards: &mut Afterwards) {
-        if self.closed && self.parked.is_empty() {
+    pub(super) fn wake_drained(&self, deferred: &mut Deferred) {
+        if self.closed && self.waiting.is_empty() {
             let drained = self.groups.iter().filter(|group| group.unsettled() == 0);
-            afterwards.everybody.extend(drained.map(|group| Arc::clone(&group.signal)));
+            deferred.wake_all.extend(drained.map(|group| Arc::clone(&group.signal)));
         }
     }
 }
 
 /// What is to be done once the lock is released: wakers run foreign code.
 #[derive(Debug, Default)]
-pub(super) struct Afterwards {
+pub(super) struct Deferred {
     /// One of those that wait is to look again.
-    pub(super) ready: Vec<Arc<Notify>>,
+    pub(super) wake_one: Vec<Arc<Notify>>,
     /// All of them are.
-    pub(super) everybody: Vec<Arc<Notify>>,
-    pub(super) verdicts: Vec<(PendingConfirm, Verdict)>,
+    pub(super) wake_all: Vec<Arc<Notify>>,
+    pub(super) outcomes: Vec<(PendingConfirm, PublishOutcome)>,
     pub(super) progress: bool,
 }
 
 #[derive(Debug)]
-pub(super) enum Verdict {
+pub(super) enum PublishOutcome {
     Stored { offset: u64 },
     Forgotten,
     Unroutable,
@@ -255,33 +255,33 @@ pub(super) enum Verdict {
     Withheld,
 }
 
-impl Afterwards {
+impl Deferred {
     pub(super) fn run(self, progress: &Notify) {
-        for (pending, verdict) in self.verdicts {
-            match verdict {
-                Verdict::Stored { offset } => {
+        for (pending, outcome) in self.outcomes {
+            match outcome {
+                PublishOutcome::Stored { offset } => {
                     let offset = i64::try_from(offset).unwrap_or(i64::MAX);
                     pending.confirm(Confirmation::at(0, offset));
                 }
-                Verdict::Forgotten => pending.confirm(Confirmation::default()),
-                Verdict::Unroutable => {
+                PublishOutcome::Forgotten => pending.confirm(Confirmation::default()),
+                PublishOutcome::Unroutable => {
                     let detail = "its topic has no group; subscribe first";
                     pending.fail(PublishErrorKind::Unroutable, detail, None);
                 }
-                Verdict::Expired => pending.expire(None),
-                Verdict::Refused => {
+                PublishOutcome::Expired => pending.expire(None),
+                PublishOutcome::Refused => {
                     let detail = "an injected fault refuses it";
                     pending.fail(PublishErrorKind::Refused, detail, None);
                 }
-                Verdict::Lost => {
+                PublishOutcome::Lost => {
                     let detail = "an injected fault lost its confirm";
                     pending.fail(PublishErrorKind::Unknown, detail, None);
                 }
-                Verdict::Withheld => withhold(pending),
+                PublishOutcome::Withheld => withhold(pending),
             }
         }
-        self.ready.iter().for_each(|signal| signal.notify_one());
-        self.everybody.iter().for_each(|signal| signal.notify_waiters());
+        self.wake_one.iter().for_each(|signal| signal.notify_one());
+        self.wake_all.iter().for_each(|signal| signal.notify_waiters());
         if self.progress {
             progress.notify_waiters();
         }

@@ -67,8 +67,8 @@ impl MemorySubscriber {
             let changed = self.signal.notified();
             match self.topic.take(self.group, self.member) {
                 Taken::Entry(entry) => return Some(self.delivery(entry)),
-                Taken::NothingEver => return None,
-                Taken::NothingNow => changed.await,
+                Taken::Ended => return None,
+                Taken::Empty => changed.await,
             }
         }
     }
@@ -77,7 +77,7 @@ impl MemorySubscriber {
     pub fn try_recv(&self) -> Option<MemoryDelivery> {
         match self.topic.take(self.group, self.member) {
             Taken::Entry(entry) => Some(self.delivery(entry)),
-            Taken::NothingNow | Taken::NothingEver => None,
+            Taken::Empty | Taken::Ended => None,
         }
     }
 
@@ -135,7 +135,7 @@ impl MemoryDelivery {
     /// Kept for whoever gets it next, if it comes again.
     pub(super) fn set_retry(&mut self, retry: RetryState) {
         self.entry.retry = retry;
-        self.topic.set_retry(self.group, self.entry.ticket, retry);
+        self.topic.set_retry(self.group, self.entry.tag, retry);
     }
 
     /// A copy comes after `delay`, with `retry`.
@@ -145,14 +145,14 @@ impl MemoryDelivery {
     }
 
     /// Whether it was neither settled nor taken away ([`MemoryFaults::revoke`](super::MemoryFaults)).
-    pub(super) fn is_out(&self) -> bool {
-        self.topic.is_out(self.group, self.entry.ticket)
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.topic.is_in_flight(self.group, self.entry.tag)
     }
 
     /// As [`ack`](Self::ack). `false` when it was taken away.
     pub(super) fn settle(mut self) -> bool {
         self.settled = true;
-        self.topic.settle(self.group, self.entry.ticket)
+        self.topic.settle(self.group, self.entry.tag)
     }
 
     /// It is done: this group does not see it again, and the next one of its key is handed out.
@@ -169,7 +169,7 @@ impl MemoryDelivery {
 impl Drop for MemoryDelivery {
     fn drop(&mut self) {
         if !self.settled {
-            self.topic.give_back(self.group, self.entry.ticket);
+            self.topic.give_back(self.group, self.entry.tag);
         }
     }
 }

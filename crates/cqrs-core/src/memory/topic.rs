@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::fault_plan::FaultPlan;
 use super::group::{Entry, Member};
-use super::state::{Afterwards, State, TopicLimits, Verdict};
+use super::state::{Deferred, PublishOutcome, TopicLimits, TopicState};
 use crate::broker::{PendingConfirm, PublishError, PublishErrorKind, far_deadline};
 use crate::consume::{RetryState, StartAt};
 use crate::message::Message;
@@ -17,15 +17,15 @@ use crate::message::Message;
 pub(super) struct Topic {
     /// Told whenever a message stopped waiting for room; shared by all topics of a broker.
     progress: Arc<Notify>,
-    state: Mutex<State>,
+    state: Mutex<TopicState>,
 }
 
 /// What a subscriber finds.
 #[derive(Debug)]
 pub(super) enum Taken {
     Entry(Entry),
-    NothingNow,
-    NothingEver,
+    Empty,
+    Ended,
 }
 
 impl Topic {
@@ -35,18 +35,18 @@ impl Topic {
         progress: Arc<Notify>,
         closed: bool,
     ) -> Self {
-        Self { progress, state: Mutex::new(State::new(limits, faults, closed)) }
+        Self { progress, state: Mutex::new(TopicState::new(limits, faults, closed)) }
     }
 
     /// No code of others runs under the lock, so a poisoned state is a consistent one.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, TopicState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn with<R>(&self, change: impl FnOnce(&mut State, &mut Afterwards) -> R) -> R {
-        let mut afterwards = Afterwards::default();
-        let result = change(&mut self.lock(), &mut afterwards);
-        afterwards.run(&self.progress);
+    fn with<R>(&self, change: impl FnOnce(&mut TopicState, &mut Deferred) -> R) -> R {
+        let mut deferred = Deferred::default();
+        let result = change(&mut self.lock(), &mut deferred);
+        deferred.run(&self.progress);
         result
     }
 
@@ -58,17 +58,17 @@ impl Topic {
         pending: PendingConfirm,
         may_wait: bool,
     ) -> Result<(), PublishError> {
-        let refused = self.with(|state, afterwards| {
+        let refused = self.with(|state, deferred| {
             if state.closed {
                 return Some((pending, PublishErrorKind::Closed, "shutdown was called on it"));
             }
-            if state.reaches_nobody() {
-                State::return_unrouted(pending, afterwards);
+            if state.is_unroutable() {
+                TopicState::return_unrouted(pending, deferred);
             } else if state.has_room() {
-                state.store(pending, afterwards);
+                state.store(pending, deferred);
             } else if may_wait {
-                state.parked.push_back(pending);
-                self.watch_deadlines(state);
+                state.waiting.push_back(pending);
+                self.start_expirer(state);
             } else {
                 let detail = "its topic is full of messages that a group has not settled";
                 return Some((pending, PublishErrorKind::Full, detail));
@@ -85,49 +85,49 @@ impl Topic {
         self.lock().messages().collect()
     }
 
-    pub(super) fn has_parked(&self) -> bool {
-        !self.lock().parked.is_empty()
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.lock().waiting.is_empty()
     }
 
     /// Refuses new messages. Those that wait for room still get it.
     pub(super) fn close(&self) {
-        self.with(|state, afterwards| {
+        self.with(|state, deferred| {
             state.closed = true;
-            state.tell_drained(afterwards);
+            state.wake_drained(deferred);
         });
     }
 
     /// Takes out what still waits for room.
-    pub(super) fn take_parked(&self) -> VecDeque<PendingConfirm> {
-        self.with(|state, afterwards| {
-            let parked = std::mem::take(&mut state.parked);
-            state.tell_drained(afterwards);
-            parked
+    pub(super) fn take_waiting(&self) -> VecDeque<PendingConfirm> {
+        self.with(|state, deferred| {
+            let waiting = std::mem::take(&mut state.waiting);
+            state.wake_drained(deferred);
+            waiting
         })
     }
 
     /// Receipts end at their deadlines by themselves; this frees the places in the window as well.
-    fn watch_deadlines(self: &Arc<Self>, state: &mut State) {
+    fn start_expirer(self: &Arc<Self>, state: &mut TopicState) {
         let watched = state.expirer.as_ref().is_some_and(|task| !task.is_finished());
         if !watched && let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let task = runtime.spawn(expire_parked(Arc::downgrade(self)));
+            let task = runtime.spawn(expire_waiting(Arc::downgrade(self)));
             state.expirer = Some(task.abort_handle());
         }
     }
 
-    /// Ends what is parked past its deadline; the deadline that comes next.
+    /// Ends what is waiting past its deadline; the deadline that comes next.
     fn expire(&self) -> Option<Instant> {
-        self.with(|state, afterwards| {
+        self.with(|state, deferred| {
             let now = Instant::now();
-            let (expired, parked): (Vec<_>, Vec<_>) = std::mem::take(&mut state.parked)
+            let (expired, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut state.waiting)
                 .into_iter()
                 .partition(|pending| pending.deadline() <= now);
-            state.parked = VecDeque::from(parked);
-            afterwards.progress = !expired.is_empty();
-            let expired = expired.into_iter().map(|pending| (pending, Verdict::Expired));
-            afterwards.verdicts.extend(expired);
-            state.tell_drained(afterwards);
-            let next = state.parked.iter().map(PendingConfirm::deadline).min();
+            state.waiting = VecDeque::from(waiting);
+            deferred.progress = !expired.is_empty();
+            let expired = expired.into_iter().map(|pending| (pending, PublishOutcome::Expired));
+            deferred.outcomes.extend(expired);
+            state.wake_drained(deferred);
+            let next = state.waiting.iter().map(PendingConfirm::deadline).min();
             if next.is_none() {
                 state.expirer = None;
             }
@@ -149,26 +149,26 @@ impl Topic {
     }
 
     pub(super) fn delete_group(&self, name: &str) -> bool {
-        self.with(|state, afterwards| state.delete_group(name, afterwards))
+        self.with(|state, deferred| state.delete_group(name, deferred))
     }
 
     pub(super) fn take(&self, group: u64, member: Member) -> Taken {
-        self.with(|state, afterwards| {
-            let ended = state.closed && state.parked.is_empty();
+        self.with(|state, deferred| {
+            let ended = state.closed && state.waiting.is_empty();
             let end = state.end;
-            let Some(group) = state.group_mut(group) else { return Taken::NothingEver };
+            let Some(group) = state.group_mut(group) else { return Taken::Ended };
             // Here too, because the runtime that was to wait for them may be gone.
             group.release(end);
             match group.take(member) {
                 Some(entry) => {
                     // Several messages may have become ready for one stored wake-up.
                     if group.has_ready() {
-                        afterwards.ready.push(Arc::clone(&group.signal));
+                        deferred.wake_one.push(Arc::clone(&group.signal));
                     }
                     Taken::Entry(entry)
                 }
-                None if ended && group.unsettled() == 0 => Taken::NothingEver,
-                None => Taken::NothingNow,
+                None if ended && group.unsettled() == 0 => Taken::Ended,
+                None => Taken::Empty,
             }
         })
     }
@@ -177,47 +177,47 @@ impl Topic {
         self.lock().named(group).map_or(0, |group| group.unsettled())
     }
 
-    pub(super) fn is_out(&self, group: u64, ticket: u64) -> bool {
-        self.lock().group_mut(group).is_some_and(|group| group.is_out(ticket))
+    pub(super) fn is_in_flight(&self, group: u64, tag: u64) -> bool {
+        self.lock().group_mut(group).is_some_and(|group| group.is_in_flight(tag))
     }
 
-    pub(super) fn set_retry(&self, group: u64, ticket: u64, retry: RetryState) {
+    pub(super) fn set_retry(&self, group: u64, tag: u64, retry: RetryState) {
         if let Some(group) = self.lock().group_mut(group) {
-            group.set_retry(ticket, retry);
+            group.set_retry(tag, retry);
         }
     }
 
     /// `false` when the delivery is not the group's any more.
-    pub(super) fn settle(&self, group: u64, ticket: u64) -> bool {
-        self.with(|state, afterwards| {
+    pub(super) fn settle(&self, group: u64, tag: u64) -> bool {
+        self.with(|state, deferred| {
             let Some(group) = state.group_mut(group) else { return false };
-            let Some(offset) = group.settle(ticket) else { return false };
+            let Some(offset) = group.settle(tag) else { return false };
             if group.has_ready() {
-                afterwards.ready.push(Arc::clone(&group.signal));
+                deferred.wake_one.push(Arc::clone(&group.signal));
             }
             state.settle(offset);
-            state.admit_parked(afterwards);
+            state.admit_waiting(deferred);
             true
         })
     }
 
-    pub(super) fn give_back(&self, group: u64, ticket: u64) {
-        self.with(|state, afterwards| {
+    pub(super) fn give_back(&self, group: u64, tag: u64) {
+        self.with(|state, deferred| {
             let end = state.end;
             if let Some(group) = state.group_mut(group) {
-                group.give_back(ticket, end);
-                afterwards.ready.push(Arc::clone(&group.signal));
-                afterwards.everybody.push(Arc::clone(&group.signal));
+                group.give_back(tag, end);
+                deferred.wake_one.push(Arc::clone(&group.signal));
+                deferred.wake_all.push(Arc::clone(&group.signal));
             }
         });
     }
 
     /// Takes back all that `member` has.
     pub(super) fn leave(&self, group: u64, member: u64) {
-        self.with(|state, afterwards| {
+        self.with(|state, deferred| {
             if let Some(group) = state.group_mut(group) {
-                group.take_away_from(member);
-                afterwards.ready.push(Arc::clone(&group.signal));
+                group.revoke_from(member);
+                deferred.wake_one.push(Arc::clone(&group.signal));
             }
         });
     }
@@ -229,7 +229,7 @@ impl Topic {
             let offset = entry.offset;
             let is_known = state.group_mut(group).map(|group| group.delay(entry, due)).is_some();
             if is_known {
-                state.owe(offset);
+                state.add_unsettled(offset);
             }
             is_known
         });
@@ -245,13 +245,13 @@ impl Topic {
     }
 
     fn release(&self, group: u64) {
-        self.with(|state, afterwards| {
+        self.with(|state, deferred| {
             let end = state.end;
             if let Some(group) = state.group_mut(group)
                 && group.release(end)
             {
-                afterwards.ready.push(Arc::clone(&group.signal));
-                afterwards.everybody.push(Arc::clone(&group.signal));
+                deferred.wake_one.push(Arc::clone(&group.signal));
+                deferred.wake_all.push(Arc::clone(&group.signal));
             }
         });
     }
@@ -260,27 +260,27 @@ impl Topic {
 
     /// Takes away what the group has handed out: how many messages.
     pub(super) fn revoke(&self, group: &str) -> usize {
-        self.with(|state, afterwards| {
+        self.with(|state, deferred| {
             let Some(group) = state.named(group) else { return 0 };
-            let taken = group.take_away();
-            afterwards.ready.push(Arc::clone(&group.signal));
+            let taken = group.revoke_all();
+            deferred.wake_one.push(Arc::clone(&group.signal));
             taken
         })
     }
 
     pub(super) fn redeliver(&self, group: &str, n: usize) -> usize {
-        self.with(|state, afterwards| {
+        self.with(|state, deferred| {
             let again = state.redeliver(group, n);
             if let Some(group) = state.named(group) {
-                afterwards.ready.push(Arc::clone(&group.signal));
-                afterwards.everybody.push(Arc::clone(&group.signal));
+                deferred.wake_one.push(Arc::clone(&group.signal));
+                deferred.wake_all.push(Arc::clone(&group.signal));
             }
             again
         })
     }
 }
 
-async fn expire_parked(topic: Weak<Topic>) {
+async fn expire_waiting(topic: Weak<Topic>) {
     while let Some(next) = topic.upgrade().and_then(|topic| topic.expire()) {
         tokio::time::sleep_until(next).await;
     }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const ANYBODY: Member = Member { id: 0, keeps_order: false };
+const ANY: Member = Member { id: 0, keeps_order: false };
 const KEEPER: Member = Member { id: 1, keeps_order: true };
 
 fn group(keys: &[&'static str]) -> Group {
@@ -17,14 +17,14 @@ fn group(keys: &[&'static str]) -> Group {
     group
 }
 
-/// Hands out one message: its offset and its ticket.
+/// Hands out one message: its offset and its tag.
 fn take(group: &mut Group) -> (u64, u64) {
-    let entry = group.take(ANYBODY).unwrap();
-    (entry.offset, entry.ticket)
+    let entry = group.take(ANY).unwrap();
+    (entry.offset, entry.tag)
 }
 
 fn offsets(group: &mut Group) -> Vec<u64> {
-    std::iter::from_fn(|| group.take(ANYBODY)).map(|entry| entry.offset).collect()
+    std::iter::from_fn(|| group.take(ANY)).map(|entry| entry.offset).collect()
 }
 
 #[test]
@@ -40,12 +40,12 @@ fn a_key_waits_for_its_own_and_others_go_on() {
 fn handed_out_one_by_one_it_is_a_log() {
     let mut group = group(&["a", "a", "b", "", "a"]);
     for offset in 0..5 {
-        let (taken, ticket) = take(&mut group);
+        let (taken, tag) = take(&mut group);
         assert_eq!(taken, offset);
-        group.settle(ticket);
+        group.settle(tag);
     }
-    assert_eq!((group.unsettled(), group.lanes.len()), (0, 0), "lanes are forgotten");
-    assert!(group.out.is_empty());
+    assert_eq!((group.unsettled(), group.queues.len()), (0, 0), "queues are forgotten");
+    assert!(group.in_flight.is_empty());
 }
 
 #[test]
@@ -55,9 +55,9 @@ fn what_is_given_back_comes_before_its_key_and_after_the_others() {
     group.give_back(a, 3);
     let (b_offset, b) = take(&mut group);
     group.give_back(b, 3);
-    let a = group.take(ANYBODY).unwrap();
+    let a = group.take(ANY).unwrap();
     assert_eq!((b_offset, a.offset, a.attempt), (2, 0, 2));
-    group.settle(a.ticket);
+    group.settle(a.tag);
     assert_eq!(take(&mut group).0, 1, "older than what was given back");
     assert_eq!(take(&mut group).0, 2);
 }
@@ -68,10 +68,10 @@ fn what_is_taken_away_comes_again_in_order_and_its_old_tickets_settle_nothing() 
     let (_, a) = take(&mut group);
     let (_, b) = take(&mut group);
     group.set_retry(a, RetryState { attempts: 3, ..RetryState::default() });
-    assert_eq!(group.take_away(), 2);
-    assert_eq!((group.settle(a), group.is_out(b)), (None, false));
+    assert_eq!(group.revoke_all(), 2);
+    assert_eq!((group.settle(a), group.is_in_flight(b)), (None, false));
     group.give_back(b, 3);
-    let again = group.take(ANYBODY).unwrap();
+    let again = group.take(ANY).unwrap();
     assert_eq!((again.offset, again.retry.attempts, again.attempt), (0, 3, 2));
     assert_eq!((take(&mut group).0, group.unsettled()), (2, 3));
 }
@@ -79,15 +79,15 @@ fn what_is_taken_away_comes_again_in_order_and_its_old_tickets_settle_nothing() 
 #[tokio::test(start_paused = true)]
 async fn a_delayed_copy_comes_behind_what_is_there_and_keeps_no_key_waiting() {
     let mut group = group(&["a", "a", "b"]);
-    let first = group.take(ANYBODY).unwrap();
+    let first = group.take(ANY).unwrap();
     group.delay(first.clone(), Instant::now() + Duration::from_secs(1));
-    group.settle(first.ticket);
-    let (second, ticket) = take(&mut group);
+    group.settle(first.tag);
+    let (second, tag) = take(&mut group);
     assert_eq!((second, offsets(&mut group), group.unsettled()), (1, vec![2], 3));
     assert!(!group.release(3));
     tokio::time::advance(Duration::from_secs(1)).await;
-    assert!(group.release(3) && group.take(ANYBODY).is_none(), "the second of its key is out");
-    assert_eq!(group.settle(ticket), Some(1));
+    assert!(group.release(3) && group.take(ANY).is_none(), "the second of its key is out");
+    assert_eq!(group.settle(tag), Some(1));
     assert_eq!(offsets(&mut group), [0]);
 }
 
@@ -95,19 +95,19 @@ async fn a_delayed_copy_comes_behind_what_is_there_and_keeps_no_key_waiting() {
 fn what_was_settled_can_come_again_in_its_place() {
     let mut group = group(&["a", "a", "a"]);
     for _ in 0..2 {
-        let (_, ticket) = take(&mut group);
-        group.settle(ticket);
+        let (_, tag) = take(&mut group);
+        group.settle(tag);
     }
     assert_eq!(group.settled(0..3), [0, 1]);
-    let third = group.take(ANYBODY).unwrap();
-    group.give_back(third.ticket, 3);
+    let third = group.take(ANY).unwrap();
+    group.give_back(third.tag, 3);
     for offset in [0, 1] {
-        group.push_again(offset, Arc::clone(&third.message));
+        group.push_redelivered(offset, Arc::clone(&third.message));
     }
     for expected in [0, 1, 2] {
-        let again = group.take(ANYBODY).unwrap();
+        let again = group.take(ANY).unwrap();
         assert_eq!((again.offset, again.attempt), (expected, 2));
-        group.settle(again.ticket);
+        group.settle(again.tag);
     }
     assert_eq!(group.unsettled(), 0);
 }
@@ -117,17 +117,17 @@ fn one_that_keeps_order_gets_what_is_behind_and_others_do_not() {
     let mut group = group(&["a", "a", "b", "a"]);
     let taken = [(); 3].map(|()| group.take(KEEPER).unwrap());
     assert_eq!(taken.each_ref().map(|entry| entry.offset), [0, 1, 2]);
-    assert!(group.take(ANYBODY).is_none(), "the third of its key is reserved");
+    assert!(group.take(ANY).is_none(), "the third of its key is reserved");
     let mut message = Message::new("t", "");
     message.key = Some("b".into());
     assert_eq!(group.push(4, Arc::new(message)), ReadyFor::Holder);
     let [a0, a1, b] = taken;
-    assert_eq!(group.settle(b.ticket), Some(2));
+    assert_eq!(group.settle(b.tag), Some(2));
     assert_eq!(take(&mut group).0, 4, "nobody has one of this key now");
-    group.give_back(a1.ticket, 5);
-    assert!(group.take(ANYBODY).is_none());
-    group.give_back(a0.ticket, 5);
-    assert_eq!(group.take(ANYBODY).unwrap().offset, 0, "the order is kept");
+    group.give_back(a1.tag, 5);
+    assert!(group.take(ANY).is_none());
+    group.give_back(a0.tag, 5);
+    assert_eq!(group.take(ANY).unwrap().offset, 0, "the order is kept");
     assert!(group.take(KEEPER).is_none());
 }
 
@@ -137,13 +137,13 @@ fn what_a_member_leaves_behind_is_for_the_others_in_order() {
     for _ in 0..2 {
         group.take(KEEPER);
     }
-    group.take_away_from(KEEPER.id);
-    let first = group.take(ANYBODY).unwrap();
+    group.revoke_from(KEEPER.id);
+    let first = group.take(ANY).unwrap();
     assert_eq!((first.offset, first.attempt, take(&mut group).0), (0, 2, 3));
-    assert!(group.take(ANYBODY).is_none());
-    group.settle(first.ticket);
-    let (second, ticket) = take(&mut group);
-    group.settle(ticket);
+    assert!(group.take(ANY).is_none());
+    group.settle(first.tag);
+    let (second, tag) = take(&mut group);
+    group.settle(tag);
     assert_eq!((second, take(&mut group).0), (1, 2));
     assert!(group.reserved.is_empty());
 }
@@ -177,21 +177,21 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 impl Group {
     fn check(&self) {
-        for (key, lane) in &self.lanes {
+        for (key, queue) in &self.queues {
             let is_of_key = |entry: &&Entry| entry.message.key.as_ref() == Some(key);
-            let out: Vec<_> = self.out.values().filter(is_of_key).collect();
+            let out: Vec<_> = self.in_flight.values().filter(is_of_key).collect();
             let ready = self.ready.values().filter(is_of_key).count();
-            assert_eq!(lane.out, out.len());
+            assert_eq!(queue.in_flight, out.len());
             assert_eq!(ready, usize::from(out.is_empty()), "one is ready, or some are out");
             if let Some(first) = out.first() {
                 assert!(out.iter().all(|entry| entry.member == first.member), "one has them all");
-                assert!(out.len() == 1 || lane.holder == Some(first.member));
+                assert!(out.len() == 1 || queue.holder == Some(first.member));
             }
-            let reserved = lane.holder.is_some() && !lane.waiting.is_empty();
-            assert_eq!(lane.turn.is_some(), reserved);
+            let reserved = queue.holder.is_some() && !queue.waiting.is_empty();
+            assert_eq!(queue.position.is_some(), reserved);
         }
-        let turns = self.lanes.values().filter(|lane| lane.turn.is_some()).count();
-        assert_eq!(self.reserved.values().map(BTreeMap::len).sum::<usize>(), turns);
+        let positions = self.queues.values().filter(|queue| queue.position.is_some()).count();
+        assert_eq!(self.reserved.values().map(BTreeMap::len).sum::<usize>(), positions);
         assert_eq!(self.unsettled_offsets().count(), self.unsettled);
     }
 }
@@ -203,44 +203,44 @@ proptest! {
     fn a_key_is_in_one_members_hands_and_nothing_is_lost(steps in steps()) {
         let member = |id| Member { id, keeps_order: id > 0 };
         let mut group = Group::new(0, "g".into(), 0);
-        let (mut end, mut owed) = (0, 0_usize);
+        let (mut end, mut unsettled) = (0, 0_usize);
         let due = Instant::now();
         for step in steps {
-            let mut tickets: Vec<u64> = group.out.keys().copied().collect();
-            tickets.sort_unstable();
-            let at = |which: usize| tickets.get(which % tickets.len().max(1)).copied();
+            let mut tags: Vec<u64> = group.in_flight.keys().copied().collect();
+            tags.sort_unstable();
+            let at = |which: usize| tags.get(which % tags.len().max(1)).copied();
             match step {
                 Step::Push(key) => {
                     let mut message = Message::new("t", "");
                     message.key = (key > 0).then(|| Bytes::from(vec![key]));
                     group.push(end, Arc::new(message));
-                    (end, owed) = (end + 1, owed + 1);
+                    (end, unsettled) = (end + 1, unsettled + 1);
                 }
                 Step::Take(id) => drop(group.take(member(id))),
                 Step::Settle(which) => {
-                    owed -= at(which).map_or(0, |ticket| usize::from(group.settle(ticket).is_some()));
+                    unsettled -= at(which).map_or(0, |tag| usize::from(group.settle(tag).is_some()));
                 }
                 Step::GiveBack(which) => {
-                    at(which).into_iter().for_each(|ticket| group.give_back(ticket, end));
+                    at(which).into_iter().for_each(|tag| group.give_back(tag, end));
                 }
                 Step::Delay(which) => {
-                    if let Some(ticket) = at(which) {
-                        group.delay(group.out[&ticket].clone(), due);
-                        group.settle(ticket);
+                    if let Some(tag) = at(which) {
+                        group.delay(group.in_flight[&tag].clone(), due);
+                        group.settle(tag);
                     }
                 }
-                Step::Leave(id) => group.take_away_from(id),
-                Step::Revoke => drop(group.take_away()),
+                Step::Leave(id) => group.revoke_from(id),
+                Step::Revoke => drop(group.revoke_all()),
             }
             group.release(end);
             group.check();
         }
-        group.take_away();
+        group.revoke_all();
         while let Some(entry) = group.take(member(0)) {
-            group.settle(entry.ticket);
+            group.settle(entry.tag);
             group.check();
-            owed -= 1;
+            unsettled -= 1;
         }
-        prop_assert_eq!((owed, group.unsettled(), group.lanes.len()), (0, 0, 0));
+        prop_assert_eq!((unsettled, group.unsettled(), group.queues.len()), (0, 0, 0));
     }
 }
