@@ -1,3 +1,5 @@
+//! The `#[cqrs(..)]` attributes.
+
 use proc_macro2::TokenTree;
 use quote::ToTokens;
 use syn::meta::ParseNestedMeta;

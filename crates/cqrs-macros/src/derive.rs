@@ -1,3 +1,5 @@
+//! The derives of this crate, and the attribute keys that each reads.
+
 /// Which derive is being expanded.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Derive {

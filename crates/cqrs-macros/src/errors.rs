@@ -1,3 +1,5 @@
+//! Errors of a derive, collected so that all are reported at once.
+
 use syn::{Error, Result};
 
 /// Collects mistakes, so that one compilation shows them all.

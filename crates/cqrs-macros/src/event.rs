@@ -1,3 +1,5 @@
+//! The derives of domain events and notifications.
+
 use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote};
 use syn::ext::IdentExt;

@@ -1,3 +1,5 @@
+//! The bounds that a derive adds to the type parameters.
+
 use syn::{Error, Generics, TypeParamBound, parse_quote};
 
 use crate::errors::Errors;

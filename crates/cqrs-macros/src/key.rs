@@ -1,3 +1,5 @@
+//! The key of a notification, from the attribute to the expression.
+
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::ext::IdentExt;

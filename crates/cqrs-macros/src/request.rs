@@ -1,3 +1,5 @@
+//! The derives of commands and queries.
+
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::quote;
 use syn::{DeriveInput, Result, parse_quote};

@@ -1,3 +1,5 @@
+//! The Protobuf deserializer.
+
 use std::borrow::Cow;
 
 use bytes::Bytes;

@@ -1,3 +1,5 @@
+//! A deserializer for topics with JSON and Protobuf.
+
 use cqrs_core::message::content_type;
 use cqrs_core::{ByContentType, Incoming, JsonDeserializer};
 use serde::de::DeserializeOwned;

@@ -1,3 +1,5 @@
+//! The Protobuf form of an event, and the frame that python-cqrs writes.
+
 use std::borrow::Cow;
 use std::fmt;
 

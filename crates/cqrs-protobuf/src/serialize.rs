@@ -1,3 +1,5 @@
+//! The Protobuf serializer.
+
 use bytes::Bytes;
 use cqrs_core::codec::{Encoded, SerializeError};
 use cqrs_core::message::content_type;

@@ -1,3 +1,5 @@
+//! The publishing contract of a message broker, which mediators call and broker crates implement.
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,43 +14,42 @@ use crate::message::Message;
 /// Publishes messages. The one contract between the mediators and every broker.
 ///
 /// # What an implementation promises
-/// * **Durability.** A [`Receipt`] resolves to `Ok` only after the broker confirmed the message
-///   (Kafka: delivery report with `acks=all`; RabbitMQ: publisher confirm). Every other outcome is an
-///   error that says what is known and gives the message back.
-/// * **Order.** Messages of one topic and key arrive in the order in which `enqueue` resolved,
-///   whichever tasks called it and whether or not anybody awaits the receipts.
+/// * **Durability.** A [`Receipt`] resolves to `Ok` only after the broker confirmed the message (Kafka:
+///   delivery report with `acks=all`; RabbitMQ: publisher confirm). Every other outcome is an error with
+///   the known facts and the message.
+/// * **Order.** Messages of one topic and key arrive in the order in which `enqueue` resolved, whichever
+///   tasks called it, and even if the receipts are dropped.
 /// * **Bounds.** At most a window of messages and bytes is in flight. A full window makes `enqueue`
 ///   wait and `try_enqueue` fail with [`Full`](super::PublishErrorKind::Full).
 /// * **Deadline.** `enqueue` and its receipt together end within one deadline, whatever the broker does.
-/// * **Recovery.** A lost connection is made again forever, with backoff; unconfirmed messages are
-///   sent again with the same id, in order, before anything newer of their key, until their deadline.
-///   So a message can arrive twice (same id), never silently not at all.
+/// * **Recovery.** A lost connection is made again forever, with backoff; unconfirmed messages are sent
+///   again with the same id, in order, before anything newer of their key, until their deadline. So a
+///   message can arrive twice (same id), and is never lost silently.
 /// * **Cancel safety.** Dropping the future of `enqueue` before it resolves sends nothing. Dropping a
-///   receipt cancels nothing: the message keeps its place in the window until its confirm.
+///   receipt cancels nothing: the message keeps its slot in the window until its confirm.
 ///
 /// The conformance suite of `cqrs-testkit` checks an implementation against these.
 pub trait MessageBroker: fmt::Debug + Send + Sync + 'static {
-    /// Takes `message` into the window, waiting for a place; its order is fixed once this resolves.
+    /// Takes `message` into the window, waiting for a slot; its order is fixed once this resolves.
     ///
     /// # Errors
-    /// `NotSent` when no place came free before the deadline, `TooLarge`, `Invalid`, or `Closed`
-    /// after [`shutdown`](Self::shutdown) began.
+    /// `NotSent` if no slot became free before the deadline, `TooLarge`, `Invalid`, or `Closed` after
+    /// [`shutdown`](Self::shutdown) began.
     fn enqueue(&self, message: Message) -> BoxFuture<'_, Result<Receipt, PublishError>>;
 
     /// Takes `message` into the window, without waiting.
     ///
     /// # Errors
-    /// `Full` when there is no place now, else as [`enqueue`](Self::enqueue).
+    /// `Full` if there is no free slot, else as [`enqueue`](Self::enqueue).
     fn try_enqueue(&self, message: Message) -> Result<Receipt, PublishError>;
 
-    /// What the broker value knows of its connection now. Cheap; meant for readiness checks.
+    /// The state of the broker value's connection. Cheap; meant for readiness checks.
     fn state(&self) -> BrokerState;
 
     /// Refuses new messages, waits up to `deadline` for those in flight, and closes the connections.
     ///
-    /// What is not confirmed by then ends with an error on its receipt and is counted in the report.
-    /// Further calls wait for the same end. Not cancelled by dropping the future: new messages stay
-    /// refused.
+    /// An unconfirmed message ends with an error on its receipt and is counted in the report. Further calls
+    /// wait for the same end. Dropping the future does not cancel it: new messages stay refused.
     fn shutdown(&self, deadline: Duration) -> BoxFuture<'_, ShutdownReport>;
 }
 
@@ -57,11 +58,11 @@ pub trait MessageBrokerExt: MessageBroker {
     /// Publishes `message` and waits for the broker's confirm.
     ///
     /// # Errors
-    /// Whatever kept the message from being confirmed; the error gives the message back.
+    /// The reason why the message was not confirmed; the error returns the message.
     ///
     /// # Cancel safety
-    /// Dropped before the message found a place in the window, nothing was sent. Dropped later, the
-    /// message may arrive.
+    /// Dropped before the message has a slot in the window, nothing is sent. Dropped later, the message may
+    /// arrive.
     fn publish(
         &self,
         message: Message,
@@ -72,7 +73,7 @@ pub trait MessageBrokerExt: MessageBroker {
     /// Publishes `message` and waits for the confirm, unless the window is full.
     ///
     /// # Errors
-    /// [`Full`](super::PublishErrorKind::Full) when there is no place now, else as
+    /// [`Full`](super::PublishErrorKind::Full) if there is no free slot, else as
     /// [`publish`](Self::publish).
     fn try_publish(
         &self,
@@ -151,13 +152,13 @@ impl<B: MessageBroker + ?Sized> MessageBroker for Arc<B> {
     }
 }
 
-/// What a broker value knows of its connection.
+/// The state of a broker value's connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BrokerState {
     /// No connection was made yet.
     Connecting {
-        /// Why the last attempt failed, when there was one.
+        /// The error of the last attempt, if there was one.
         last_error: Option<Arc<str>>,
     },
     /// Connected, and the broker takes messages.
@@ -165,12 +166,12 @@ pub enum BrokerState {
     /// Connected, but the broker asked publishers to stop (RabbitMQ's `connection.blocked`: a memory
     /// or disk alarm).
     Blocked {
-        /// The broker's own words.
+        /// The reason, as the broker reported it.
         reason: Arc<str>,
     },
-    /// The connection is lost and is being made again.
+    /// The connection is lost; the broker value reconnects.
     Disconnected {
-        /// Why, as far as it is known.
+        /// The error, as far as it is known.
         last_error: Arc<str>,
     },
     /// [`shutdown`](MessageBroker::shutdown) was called.
@@ -178,13 +179,13 @@ pub enum BrokerState {
 }
 
 impl BrokerState {
-    /// Whether a message published now would be sent at once.
+    /// `true` if a message published now would be sent at once.
     pub fn is_ready(&self) -> bool {
         matches!(self, Self::Ready)
     }
 }
 
-/// What a [`shutdown`](MessageBroker::shutdown) left behind.
+/// The result of a [`shutdown`](MessageBroker::shutdown).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 #[must_use = "it says how many messages were not delivered"]

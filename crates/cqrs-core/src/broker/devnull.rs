@@ -1,3 +1,5 @@
+//! A broker that confirms and drops every message, for tests and for services that publish nothing yet.
+
 use std::time::Duration;
 
 use super::BoxFuture;
@@ -14,7 +16,7 @@ pub struct DevnullMessageBroker {
 }
 
 impl DevnullMessageBroker {
-    /// A broker that forgets.
+    /// A broker that drops every message.
     pub fn new() -> Self {
         Self::default()
     }
@@ -23,7 +25,7 @@ impl DevnullMessageBroker {
 impl MessageBroker for DevnullMessageBroker {
     fn enqueue(&self, message: Message) -> BoxFuture<'_, Result<Receipt, PublishError>> {
         Box::pin(async move {
-            // It never waits by itself, and a task must yield now and then.
+            // `admit` seldom waits, and a task must yield from time to time.
             tokio::task::coop::consume_budget().await;
             let (pending, receipt) = self.intake.admit(message).await?;
             pending.confirm(Confirmation::default());

@@ -1,3 +1,5 @@
+//! The error of a message that was not confirmed, returned by every broker.
+
 use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
@@ -5,36 +7,36 @@ use std::sync::Arc;
 
 use crate::message::Message;
 
-/// What is known of a message that was not confirmed.
+/// The known facts of a message that was not confirmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PublishErrorKind {
     /// The window is full (only `try_enqueue` and `try_publish`). Nothing was sent.
     Full,
-    /// It never left this process: the deadline passed while it waited. Nothing was sent.
+    /// It was never sent: the deadline passed while it waited.
     NotSent,
-    /// The broker said no (a RabbitMQ nack, a Kafka error about this message). It is not stored.
+    /// The broker rejected it (a RabbitMQ nack, a Kafka error about this message). It is not stored.
     Refused,
-    /// The broker knows nobody to give it to: no queue is bound (RabbitMQ), or the topic does not
-    /// exist (Kafka). It is not stored.
+    /// The broker has no destination for it: no queue is bound (RabbitMQ), or the topic does not exist
+    /// (Kafka). It is not stored.
     Unroutable,
-    /// It may or may not be stored: it was sent, and no confirm came before the deadline.
+    /// It may or may not be stored: it was sent, and not confirmed before the deadline.
     Unknown,
     /// Larger than the broker takes. It is not stored.
     TooLarge,
     /// The broker value is shut down. Nothing was sent.
     Closed,
-    /// It cannot stand on this broker's wire (a topic name too long, say). Nothing was sent.
+    /// This broker cannot carry it (the topic's name is too long, say). Nothing was sent.
     Invalid,
 }
 
 impl PublishErrorKind {
-    /// Whether the same message may succeed later without a change on anybody's side.
+    /// `true` if the same message may succeed later without any change.
     pub fn is_retryable(self) -> bool {
         matches!(self, Self::Full | Self::NotSent | Self::Refused | Self::Unknown)
     }
 
-    /// Whether the message is certainly not stored. `false` only for [`Unknown`](Self::Unknown).
+    /// `true` if the message is certainly not stored. `false` only for [`Unknown`](Self::Unknown).
     pub fn is_certain(self) -> bool {
         self != Self::Unknown
     }
@@ -53,7 +55,7 @@ impl PublishErrorKind {
     }
 }
 
-/// A message that was not confirmed: what is known of it, why, and the message itself.
+/// The error of a message that was not confirmed: its kind, the reason, and the message.
 ///
 /// `Display` names kind, event, topic and id; causes are in `source()`. Payloads are never shown.
 #[must_use = "it carries the message that was not confirmed"]
@@ -64,12 +66,12 @@ struct Inner {
     detail: Cow<'static, str>,
     message: Arc<Message>,
     source: Option<Box<dyn Error + Send + Sync>>,
-    /// Whether the work that caused the message is committed.
+    /// Set if the work that caused the message is committed.
     is_after_commit: bool,
 }
 
 impl PublishError {
-    /// An error about `message`; `detail` says what happened and what to do, and names no payload.
+    /// An error about `message`; `detail` names the reason and the remedy, and no payload.
     pub fn new(
         kind: PublishErrorKind,
         message: impl Into<Arc<Message>>,
@@ -85,7 +87,7 @@ impl PublishError {
         self
     }
 
-    /// Marks it as the error of an event whose cause is committed: running the cause again is wrong.
+    /// Marks the event's work as committed: it must not run again.
     pub(crate) fn after_commit(mut self) -> Self {
         self.0.is_after_commit = true;
         self
@@ -95,12 +97,12 @@ impl PublishError {
         self.0.is_after_commit
     }
 
-    /// What is known of the message.
+    /// The known facts of the message.
     pub fn kind(&self) -> PublishErrorKind {
         self.0.kind
     }
 
-    /// Whether the same message may succeed later.
+    /// `true` if the same message may succeed later.
     pub fn is_retryable(&self) -> bool {
         self.0.kind.is_retryable()
     }
@@ -110,12 +112,12 @@ impl PublishError {
         &self.0.message
     }
 
-    /// Gives the message back, to be published again or stored elsewhere. Its id is unchanged.
+    /// Returns the message, to be published again or stored elsewhere. Its id is unchanged.
     pub fn into_message(self) -> Message {
         Arc::unwrap_or_clone(self.0.message)
     }
 
-    /// What happened, in words.
+    /// The reason, as text.
     pub fn detail(&self) -> &str {
         &self.0.detail
     }

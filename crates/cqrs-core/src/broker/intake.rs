@@ -1,3 +1,5 @@
+//! The window, the publish deadline and the closed state, used by the `enqueue` of every broker.
+
 use std::error::Error;
 use std::time::Duration;
 
@@ -22,14 +24,14 @@ impl Intake {
     /// The publish deadline by default (README, Guarantees).
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
-    /// Admits into `window`; each publish ends within `timeout` of its admission's start.
+    /// An intake with `window`; each publish ends within `timeout` of the start of its admission.
     pub fn new(window: Window, timeout: Duration) -> Self {
         Self { window, timeout, cause: None }
     }
 
-    /// Sets what says why a deadline passed: the source of errors that a deadline causes, wherever the
-    /// message waited. For brokers whose clients report causes (a wrong password, say) apart from the
-    /// messages they hold up. Called once per expired message; must not block.
+    /// Sets the function that finds the cause of an expired deadline, for brokers whose clients report
+    /// errors (a wrong password, say) apart from messages. The cause becomes the error's source, wherever
+    /// the message waited. Called once per expired message; must not block.
     #[must_use]
     pub fn with_cause(
         mut self,
@@ -39,12 +41,12 @@ impl Intake {
         self
     }
 
-    /// Waits for a place in the window and starts the message's deadline, counting the wait.
+    /// Waits for a slot in the window and starts the message's deadline, which includes the wait.
     ///
     /// Cancel safe: a cancelled wait holds nothing and sends nothing.
     ///
     /// # Errors
-    /// `NotSent` when the window stayed full until the deadline; `Closed`.
+    /// `NotSent` if the window stayed full until the deadline; `Closed`.
     pub async fn admit(&self, message: Message) -> Result<(PendingConfirm, Receipt), PublishError> {
         let deadline = far_deadline(self.timeout);
         let size = message.size();
@@ -66,7 +68,7 @@ impl Intake {
         }
     }
 
-    /// Takes a place in the window now and starts the message's deadline.
+    /// Takes a slot in the window now and starts the message's deadline.
     ///
     /// # Errors
     /// `Full`; `Closed`.
@@ -87,25 +89,25 @@ impl Intake {
         PendingConfirm::new(message, deadline, slot, self.cause.clone())
     }
 
-    /// Refuses all further messages and ends the waits of those that have no place yet.
+    /// Refuses all further messages and ends the waits of those without a slot.
     ///
-    /// A message that was admitted just before may reach the broker's queue after this returned: a drain
-    /// must go by [`in_flight`](Self::in_flight), not by the queue.
+    /// A message that was admitted just before may reach the broker's queue after this returns: a drain
+    /// must check [`in_flight`](Self::in_flight), not the queue.
     pub fn close(&self) {
         self.window.close();
     }
 
-    /// Whether [`close`](Self::close) was called.
+    /// `true` once [`close`](Self::close) was called.
     pub fn is_closed(&self) -> bool {
         self.window.is_closed()
     }
 
-    /// Messages admitted and without a verdict.
+    /// The number of admitted messages without an outcome.
     pub fn in_flight(&self) -> usize {
         self.window.in_flight()
     }
 
-    /// Bytes admitted and without a verdict.
+    /// The bytes of admitted messages without an outcome.
     pub fn bytes_in_flight(&self) -> usize {
         self.window.bytes_in_flight()
     }
@@ -117,7 +119,8 @@ impl Default for Intake {
     }
 }
 
-/// `within` from now; a time that nobody waits for when that is past the end of the clock.
+/// `within` from now, or 30 years from now if that is earlier: a later time may be past the end of the
+/// clock.
 pub(crate) fn far_deadline(within: Duration) -> Instant {
     const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
     Instant::now() + within.min(FAR)

@@ -1,4 +1,4 @@
-//! The contract between this framework and a message broker, and what broker authors build it from.
+//! The contract between this framework and a message broker, and the parts for authors of brokers.
 
 mod contract;
 mod devnull;

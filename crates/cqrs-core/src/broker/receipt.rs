@@ -1,3 +1,5 @@
+//! The receipt of a message for its publisher, and the pending confirm for its broker.
+
 use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
@@ -13,7 +15,7 @@ use super::error::{PublishError, PublishErrorKind};
 use super::window::Slot;
 use crate::message::Message;
 
-/// Where a confirmed message stands, as far as the broker tells.
+/// The place of a confirmed message, as far as the broker reports it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Confirmation {
@@ -24,13 +26,13 @@ pub struct Confirmation {
 }
 
 impl Confirmation {
-    /// A confirm that names a place in a partitioned log.
+    /// A confirm with a partition and an offset.
     pub fn at(partition: i32, offset: i64) -> Self {
         Self { partition: Some(partition), offset: Some(offset) }
     }
 }
 
-/// Says why a deadline passed, for brokers that learn causes apart from the messages they hold up.
+/// Finds the cause of an expired deadline. See [`Intake::with_cause`](super::Intake::with_cause).
 #[derive(Clone)]
 pub(super) struct ExpiryCause(Arc<CauseFn>);
 
@@ -57,13 +59,12 @@ impl fmt::Debug for ExpiryCause {
     }
 }
 
-/// What a message's two holders share: the caller's [`Receipt`] and the broker's [`PendingConfirm`].
+/// The state shared by the publisher's [`Receipt`] and the broker's [`PendingConfirm`].
 ///
-/// Invariant: `phase` leaves `QUEUED` once, either to `SENT` (the broker began to write it) or to
-/// `EXPIRED` (its deadline came first). So an error "not sent" can be trusted: an expired message is
-/// never written afterwards.
+/// Invariant: `phase` leaves `QUEUED` once, either to `SENT` (the broker began to write it) or to `EXPIRED`
+/// (its deadline passed first). So `NotSent` is certain: an expired message is never written later.
 #[derive(Debug)]
-struct Ticket {
+struct PublishState {
     message: Arc<Message>,
     deadline: Instant,
     phase: AtomicU8,
@@ -74,7 +75,7 @@ const QUEUED: u8 = 0;
 const SENT: u8 = 1;
 const EXPIRED: u8 = 2;
 
-impl Ticket {
+impl PublishState {
     fn leave_queue(&self, phase: u8) -> bool {
         self.phase.compare_exchange(QUEUED, phase, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
@@ -94,23 +95,23 @@ impl Ticket {
 
 /// The future of a message's confirm. Resolves within the publish deadline, whatever the broker does.
 ///
-/// Dropping it cancels nothing: the message is still delivered and keeps its place in the window until
-/// its confirm. Must be polled inside a tokio runtime with time enabled.
+/// Dropping it cancels nothing: the message is still sent and keeps its slot in the window until its
+/// confirm. Must be polled inside a tokio runtime with time enabled.
 #[must_use = "only the receipt tells whether the broker confirmed the message"]
 pub struct Receipt {
-    ticket: Arc<Ticket>,
-    verdict: oneshot::Receiver<Result<Confirmation, PublishError>>,
+    state: Arc<PublishState>,
+    outcome: oneshot::Receiver<Result<Confirmation, PublishError>>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Receipt {
-    /// The message this is the receipt of.
+    /// The message of this receipt.
     pub fn message(&self) -> &Message {
-        &self.ticket.message
+        &self.state.message
     }
 
     pub(crate) fn shared_message(&self) -> Arc<Message> {
-        Arc::clone(&self.ticket.message)
+        Arc::clone(&self.state.message)
     }
 }
 
@@ -119,41 +120,41 @@ impl Future for Receipt {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        match Pin::new(&mut this.verdict).poll(cx) {
-            Poll::Ready(Ok(verdict)) => return Poll::Ready(verdict),
+        match Pin::new(&mut this.outcome).poll(cx) {
+            Poll::Ready(Ok(outcome)) => return Poll::Ready(outcome),
             Poll::Ready(Err(_gone)) => {
-                let kind = match this.ticket.leave_queue(EXPIRED) {
+                let kind = match this.state.leave_queue(EXPIRED) {
                     true => PublishErrorKind::NotSent,
                     false => PublishErrorKind::Unknown,
                 };
                 let detail = "the broker value was dropped before the confirm";
-                let message = Arc::clone(&this.ticket.message);
+                let message = Arc::clone(&this.state.message);
                 return Poll::Ready(Err(PublishError::new(kind, message, detail)));
             }
             Poll::Pending => {}
         }
         let timer = this
             .timer
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(this.ticket.deadline)));
-        timer.as_mut().poll(cx).map(|()| Err(this.ticket.expired_error()))
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(this.state.deadline)));
+        timer.as_mut().poll(cx).map(|()| Err(this.state.expired_error()))
     }
 }
 
 impl fmt::Debug for Receipt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Receipt").field("message", &self.ticket.message).finish_non_exhaustive()
+        f.debug_struct("Receipt").field("message", &self.state.message).finish_non_exhaustive()
     }
 }
 
-/// The broker's half of a [`Receipt`]: holds the message and its place in the window until the verdict.
+/// The broker's half of a [`Receipt`]: holds the message and its slot in the window until the outcome.
 ///
-/// Dropped without a verdict, the receipt ends as `NotSent` or, once sending began, as `Unknown`.
+/// Dropped without an outcome, the receipt ends as `NotSent` or, once sending began, as `Unknown`.
 #[must_use = "dropping it fails the receipt"]
 pub struct PendingConfirm {
-    ticket: Arc<Ticket>,
-    /// Before `verdict`, since fields are dropped in this order: see `settle`.
+    state: Arc<PublishState>,
+    /// Before `outcome`, since fields are dropped in this order: see `settle`.
     slot: Slot,
-    verdict: oneshot::Sender<Result<Confirmation, PublishError>>,
+    outcome: oneshot::Sender<Result<Confirmation, PublishError>>,
 }
 
 impl PendingConfirm {
@@ -164,81 +165,81 @@ impl PendingConfirm {
         cause: Option<ExpiryCause>,
     ) -> (Self, Receipt) {
         let phase = AtomicU8::new(QUEUED);
-        let ticket = Arc::new(Ticket { message: Arc::new(message), deadline, phase, cause });
-        let (verdict, receiver) = oneshot::channel();
-        let receipt = Receipt { ticket: Arc::clone(&ticket), verdict: receiver, timer: None };
-        (Self { ticket, verdict, slot }, receipt)
+        let state = Arc::new(PublishState { message: Arc::new(message), deadline, phase, cause });
+        let (outcome, receiver) = oneshot::channel();
+        let receipt = Receipt { state: Arc::clone(&state), outcome: receiver, timer: None };
+        (Self { state, outcome, slot }, receipt)
     }
 
     /// The message to send.
     pub fn message(&self) -> &Message {
-        &self.ticket.message
+        &self.state.message
     }
 
-    /// When the publish must have ended.
+    /// The deadline of the publish.
     pub fn deadline(&self) -> Instant {
-        self.ticket.deadline
+        self.state.deadline
     }
 
-    /// To be called right before the message is written (again). `false`: its deadline came first and
-    /// its receipt said `NotSent`, so it must not be written; drop this value.
+    /// Must be called right before the message is written (again). `false`: its deadline passed and its
+    /// receipt ended as `NotSent`, so it must not be written; drop this value.
     #[must_use = "an expired message must not be written"]
     pub fn start_sending(&self) -> bool {
-        self.ticket.leave_queue(SENT) || self.ticket.phase.load(Ordering::Acquire) == SENT
+        self.state.leave_queue(SENT) || self.state.phase.load(Ordering::Acquire) == SENT
     }
 
-    /// Whether sending began, so that the broker may have the message.
+    /// `true` once sending began, so that the broker may have the message.
     pub fn is_sent(&self) -> bool {
-        self.ticket.phase.load(Ordering::Acquire) == SENT
+        self.state.phase.load(Ordering::Acquire) == SENT
     }
 
-    /// The broker stored the message.
+    /// Ends the publish: the broker stored the message.
     pub fn confirm(self, confirmation: Confirmation) {
         self.settle(Ok(confirmation));
     }
 
-    /// The publish ended without a confirm. See [`PublishError::new`] for `detail`.
+    /// Ends the publish without a confirm. See [`PublishError::new`] for `detail`.
     pub fn fail(
         self,
         kind: PublishErrorKind,
         detail: impl Into<Cow<'static, str>>,
         source: Option<Box<dyn Error + Send + Sync>>,
     ) {
-        let mut error = PublishError::new(kind, Arc::clone(&self.ticket.message), detail);
+        let mut error = PublishError::new(kind, Arc::clone(&self.state.message), detail);
         if let Some(source) = source {
             error = error.with_source(source);
         }
         self.settle(Err(error));
     }
 
-    /// The deadline passed: `NotSent`, or `Unknown` once sending began. `source` may say why; without
-    /// one the cause of [`Intake::with_cause`](super::Intake::with_cause) does.
+    /// Ends the publish at its deadline: `NotSent`, or `Unknown` once sending began. Without a `source` the
+    /// cause of [`Intake::with_cause`](super::Intake::with_cause) is used.
     pub fn expire(self, source: Option<Box<dyn Error + Send + Sync>>) {
-        let mut error = self.ticket.expired_error();
+        let mut error = self.state.expired_error();
         if let Some(source) = source {
             error = error.with_source(source);
         }
         self.settle(Err(error));
     }
 
-    /// Frees the place first, so that whoever sees the verdict also sees the place free.
-    fn settle(self, verdict: Result<Confirmation, PublishError>) {
+    /// Frees the slot first, so that a caller that sees the outcome also sees a free slot.
+    fn settle(self, outcome: Result<Confirmation, PublishError>) {
         drop(self.slot);
-        let _receipt_dropped = self.verdict.send(verdict);
+        let _receipt_dropped = self.outcome.send(outcome);
     }
 
-    /// Hands the message back without a receipt, for a publish that failed before it was accepted.
+    /// Returns the message without a receipt, for a publish that failed before it was accepted.
     pub fn reject(
         self,
         kind: PublishErrorKind,
         detail: impl Into<Cow<'static, str>>,
     ) -> PublishError {
-        PublishError::new(kind, Arc::clone(&self.ticket.message), detail)
+        PublishError::new(kind, Arc::clone(&self.state.message), detail)
     }
 }
 
 impl fmt::Debug for PendingConfirm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PendingConfirm").field("ticket", &self.ticket).finish_non_exhaustive()
+        f.debug_struct("PendingConfirm").field("state", &self.state).finish_non_exhaustive()
     }
 }

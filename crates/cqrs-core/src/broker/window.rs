@@ -1,14 +1,16 @@
+//! The bound on unconfirmed messages and bytes of a broker value, used by the intake.
+
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-/// Bounds what one broker value has in flight, in messages and in bytes.
+/// The bound on the messages and bytes that one broker value has in flight.
 ///
-/// A full window makes `enqueue` wait (in order of arrival) and `try_enqueue` say `Full`. A message
-/// larger than the whole byte window counts as the whole: it goes alone instead of never.
+/// A full window makes `enqueue` wait (in order of arrival) and `try_enqueue` fail with `Full`. A message
+/// larger than the whole byte window counts as the whole: it is sent alone instead of never.
 ///
-/// Invariant: what is not available is held by exactly one [`Slot`] each; a slot gives back on drop,
-/// so neither a cancelled wait nor a panic can leak a place.
+/// Invariant: each message and byte in flight is held by exactly one [`Slot`], which frees it on drop. So
+/// neither a cancelled wait nor a panic can leak a slot.
 #[derive(Debug, Clone)]
 pub struct Window(Arc<Inner>);
 
@@ -20,7 +22,7 @@ struct Inner {
     max_bytes: u32,
 }
 
-/// A message's place in the [`Window`]; dropping it frees the place.
+/// A message's slot in the [`Window`]; dropping it frees the slot.
 #[derive(Debug)]
 #[must_use = "dropping the slot frees the place in the window"]
 pub struct Slot {
@@ -34,7 +36,8 @@ impl Window {
     /// Bytes in flight by default: 16 MiB.
     pub const DEFAULT_BYTES: usize = 16 * 1024 * 1024;
 
-    /// A window of `messages` and `bytes`. Zero is read as one; more than `u32::MAX` bytes as that.
+    /// A window of `messages` and `bytes`. Zero is read as one, and more than `u32::MAX` bytes as
+    /// `u32::MAX`.
     pub fn new(messages: usize, bytes: usize) -> Self {
         let max_messages = messages.clamp(1, Semaphore::MAX_PERMITS);
         let max_bytes = u32::try_from(bytes.clamp(1, Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
@@ -46,9 +49,9 @@ impl Window {
         }))
     }
 
-    /// Waits for a place for a message of `bytes`; `None` when the window was closed.
+    /// Waits for a slot for a message of `bytes`; `None` once the window is closed.
     ///
-    /// Places are given in order of arrival. Cancel safe: a cancelled wait holds nothing.
+    /// Slots are given in order of arrival. Cancel safe: a cancelled wait holds nothing.
     pub async fn acquire(&self, bytes: usize) -> Option<Slot> {
         let bytes = self.clamp(bytes);
         let message = self.0.messages.acquire().await.ok()?;
@@ -58,7 +61,7 @@ impl Window {
         Some(self.slot(bytes))
     }
 
-    /// Takes a place now, or says `None` when the window is full or closed.
+    /// Takes a slot now; `None` if the window is full or closed.
     pub fn try_acquire(&self, bytes: usize) -> Option<Slot> {
         let bytes = self.clamp(bytes);
         let message = self.0.messages.try_acquire().ok()?;
@@ -68,7 +71,7 @@ impl Window {
         Some(self.slot(bytes))
     }
 
-    /// Ends all waits, now and later. Slots that were given stay valid.
+    /// Ends all waits, now and later. Existing slots stay valid.
     pub fn close(&self) {
         self.0.messages.close();
         self.0.bytes.close();
@@ -79,12 +82,12 @@ impl Window {
         self.0.messages.is_closed()
     }
 
-    /// Messages that hold a slot now.
+    /// The number of messages that hold a slot.
     pub fn in_flight(&self) -> usize {
         self.0.max_messages.saturating_sub(self.0.messages.available_permits())
     }
 
-    /// Bytes that hold a slot now.
+    /// The bytes that hold a slot.
     pub fn bytes_in_flight(&self) -> usize {
         (self.0.max_bytes as usize).saturating_sub(self.0.bytes.available_permits())
     }

@@ -1,3 +1,5 @@
+//! The errors of serializing an event and of deserializing a message.
+
 use std::error::Error;
 use std::fmt;
 

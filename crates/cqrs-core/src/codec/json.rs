@@ -1,3 +1,5 @@
+//! The JSON serializer and deserializer, in the wire forms of python-cqrs.
+
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::error::Error;

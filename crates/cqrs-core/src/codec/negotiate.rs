@@ -1,3 +1,5 @@
+//! A deserializer that chooses another one by content type or rule.
+
 use std::borrow::Cow;
 use std::fmt;
 

@@ -1,3 +1,5 @@
+//! The consuming contract of a message broker, which the service runtime calls and broker crates implement.
+
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,21 +12,21 @@ use super::request::SubscribeRequest;
 use super::retry::RetryState;
 use crate::broker::{BoxFuture, MessageBroker};
 
-/// A message broker that can be consumed from as well. What a [`Service`](crate::Service) runs on.
+/// A message broker that can also be consumed from. A [`Service`](crate::Service) runs on it.
 ///
 /// The conformance suite of `cqrs-testkit` checks an implementation against this and the promises of
 /// [`Source`] and [`Settle`].
 pub trait Subscribe: MessageBroker {
-    /// What is wrong with `requests`, taken together, as far as it can be known without a connection:
-    /// options that contradict each other, two subscriptions that want one queue with different
-    /// arguments. Empty when nothing is. Each error names its subscription and says what to do.
+    /// The errors in `requests`, taken together, that can be found without a connection: options that
+    /// contradict each other, or two subscriptions that declare one queue with different arguments. Each
+    /// error names its subscription and the remedy.
     fn check(&self, requests: &[SubscribeRequest]) -> Vec<SubscribeError>;
 
     /// Opens one subscription. Waits for the broker as long as it takes when it cannot be reached,
     /// and reports that through the request's status.
     ///
     /// # Errors
-    /// What retrying cannot fix: see [`SubscribeErrorKind`](super::SubscribeErrorKind).
+    /// Errors that retrying cannot fix: see [`SubscribeErrorKind`](super::SubscribeErrorKind).
     ///
     /// # Cancel safety
     /// A dropped call leaves nothing that consumes.
@@ -50,54 +52,54 @@ impl<B: Subscribe + ?Sized> Subscribe for Arc<B> {
 /// One subscription's stream of deliveries, as a broker implements it.
 ///
 /// # What an implementation promises
-/// * **At least once.** Every message of the topics comes, until a delivery of it was acked. What is
-///   given back is redelivered, at the latest when the source is opened anew.
-/// * **Order.** Messages of one topic and key are handed out in the order the broker has them. (A retry
-///   copy comes when its delay is over.)
-/// * **Bounds.** At most [`SubscribeRequest::max_unsettled`](super::SubscribeRequest) deliveries are out
-///   at once; dropped and settled ones no longer count.
-/// * **Recovery.** Lost connections, channels, consumers and topology are made again forever, with
-///   backoff, and reported through the request's [`StatusReporter`](super::StatusReporter).
-///   Only what retrying cannot fix ends the source with an error: never silently.
+/// * **At least once.** Every message of the topics is delivered until a delivery of it is acked. A message
+///   that is given back is redelivered, at the latest when the source is opened anew.
+/// * **Order.** Messages of one topic and key are delivered in the broker's order. (A retry copy is
+///   delivered when its delay is over.)
+/// * **Bounds.** At most [`SubscribeRequest::max_unsettled`](super::SubscribeRequest) deliveries are in
+///   flight at once; dropped and settled ones no longer count.
+/// * **Recovery.** Lost connections, channels, consumers and topology are made again forever, with backoff,
+///   and reported through the request's [`StatusReporter`](super::StatusReporter). Only an error that
+///   retrying cannot fix ends the source.
 /// * **No blocking.** Nothing here blocks the calling thread.
 pub trait Source: fmt::Debug + Send + 'static {
     /// The next delivery. `None` only after [`stop`](Self::stop).
     ///
     /// # Errors
-    /// When the subscription cannot go on; nothing comes afterwards.
+    /// If the subscription cannot go on; no delivery follows.
     fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<SourceDelivery, SourceError>>>;
 
-    /// Stops fetching: no further delivery comes. Those that are out can be settled until
+    /// Stops fetching: no further delivery follows. Those in flight can be settled until
     /// [`close`](Self::close).
     fn stop(&mut self) -> BoxFuture<'_, ()>;
 
-    /// Gives back what is not settled, makes settlements last (Kafka: commits) and leaves the broker.
+    /// Gives back unsettled deliveries, makes settlements durable (Kafka: commits) and leaves the broker.
     /// Ends within about `deadline`, whatever the broker does.
     ///
     /// # Errors
-    /// When settlements may be lost, so that settled messages can be redelivered.
+    /// If settlements may be lost, so that settled messages can be redelivered.
     fn close(self: Box<Self>, deadline: Duration) -> BoxFuture<'static, Result<(), SourceError>>;
 }
 
-/// One message in the runtime's hands. Dropped, it is given back, never acked.
+/// One message delivered to the runtime. Dropped, it is given back, never acked.
 #[must_use = "dropping it gives the message back"]
 pub struct SourceDelivery {
     /// The message.
     pub message: Incoming,
-    /// What is known of earlier attempts, here or elsewhere.
+    /// The earlier attempts, in this process or another.
     pub retry: RetryState,
     /// Set if the broker has delayed this attempt already: the message is a retry copy. Otherwise the
     /// runtime holds a message that failed before until the delay after its last failure is over.
     pub delayed: bool,
-    /// How it is settled.
+    /// Settles it.
     pub settle: Box<dyn Settle>,
 }
 
 impl SourceDelivery {
-    /// A delivery of `message` that was never tried before.
+    /// A delivery of `message` without earlier attempts.
     pub fn new(message: Incoming, settle: impl Settle) -> Self {
         let (retry, settle) = (RetryState::default(), Box::new(settle));
         Self { message, retry, delayed: false, settle }
@@ -129,33 +131,33 @@ pub trait Settle: Send + Sync + 'static {
     /// [`begin`](Self::begin) is called again. Until then the delivery does not count as running.
     fn rest(&mut self);
 
-    /// Called after each failed attempt, with all that failed so far. A broker that can keep `state` hands
-    /// it out with the message when this delivery ends unsettled, in this process or in another one, so
-    /// that the next attempt counts on. Cheap: no I/O, no waiting. A broker that cannot keep it does
+    /// Called after each failed attempt, with the attempts so far. A broker that can keep `state` delivers
+    /// it with the message if this delivery ends unsettled, in this process or in another one, so that the
+    /// next attempt continues the count. Cheap: no I/O, no waiting. A broker that cannot keep it does
     /// nothing and says so in its documentation.
     fn note_attempt(&mut self, state: &RetryState);
 
-    /// Whether [`begin`](Self::begin) would return `false` now: the message was taken away. Called now and
-    /// then for a held delivery, so that its key does not wait for nothing; under a lock of the
-    /// runtime, so it must be cheap, take no lock that is held while a delivery is dropped, and not panic.
+    /// `true` if [`begin`](Self::begin) would return `false` now: the message was revoked. Called from time
+    /// to time for a held delivery, so that its key does not wait in vain. It is called under a lock of the
+    /// runtime: it must be cheap, take no lock that is held while a delivery is dropped, and not panic.
     fn is_revoked(&self) -> bool;
 
     /// The message is done and is not redelivered. After `Ok`, dropping this does nothing.
     ///
     /// # Errors
-    /// When the ack did not reach the broker. It can be tried again where the cause may pass. When the
-    /// channel is gone, no further try succeeds: the message is redelivered, and this is to be dropped.
+    /// If the ack did not reach the broker. It can be tried again if the cause may pass. If the channel is
+    /// lost, no further try succeeds: the message is redelivered, and this must be dropped.
     fn ack(&mut self) -> BoxFuture<'_, Result<(), SettleError>>;
 
     /// Makes sure that the message is redelivered after `delay`, with `state`.
     ///
     /// [`Scheduled`](Delayed::Scheduled): the broker confirmed a copy; ack this one.
     /// [`Hold`](Delayed::Hold): there is no copy; keep this one, let its key wait, and
-    /// [`begin`](Self::begin) it again after the delay. Dropping it instead gives it back with `state`
-    /// kept as far as the broker can.
+    /// [`begin`](Self::begin) it again after the delay. Dropping it instead gives it back, with `state`
+    /// kept if the broker can keep it.
     ///
     /// # Errors
-    /// When the broker did not confirm; nothing is settled, try again.
+    /// If the broker did not confirm; nothing is settled, try again.
     fn retry_later(
         &mut self,
         delay: Duration,
@@ -166,12 +168,12 @@ pub trait Settle: Send + Sync + 'static {
     /// On `Ok` the broker confirmed it; ack this one.
     ///
     /// # Errors
-    /// When the broker did not confirm; nothing is settled, try again. Not because the message was taken
-    /// away: that would be tried without end. Store it all the same; the ack fails then.
+    /// If the broker did not confirm; nothing is settled, try again. A revoked message is no error: it is
+    /// stored all the same, and the ack fails then.
     fn dead_letter(&mut self, letter: &DeadLetter) -> BoxFuture<'_, Result<(), SettleError>>;
 }
 
-/// Where a message waits for its next attempt.
+/// The place where a message waits for its next attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delayed {
     /// With the broker: a copy is delivered. Order per key is given up for it.

@@ -1,3 +1,5 @@
+//! The history of a dead letter and its headers, written by broker crates and read by operators.
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -21,8 +23,8 @@ pub const DEAD_LETTER_HEADERS: [&str; 13] = [
     GROUP,
 ];
 
-/// Begins the names of the headers that keep what has no place in the dead letter's own frame (of
-/// RabbitMQ: `original-message-id`, `original-expiration`, …).
+/// The prefix of the headers that keep properties of the original that the dead letter's own frame cannot
+/// have (of RabbitMQ: `original-message-id`, `original-expiration`, …).
 pub const ORIGINAL_PREFIX: &str = "original-";
 
 const REASON: &str = "cqrs-dead-letter-reason";
@@ -42,17 +44,17 @@ const GROUP: &str = "cqrs-dead-letter-group";
 /// The longest error text in a dead letter, in bytes.
 const MAX_ERROR: usize = 1024;
 
-/// Why a message became a dead letter.
+/// The reason of a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DeadLetterReason {
-    /// Its bytes are no event.
+    /// Its bytes cannot be decoded.
     Decode,
-    /// It is an event of a type that the subscription does not know.
+    /// The subscription does not know the type of the event.
     UnknownType,
-    /// Its handler said that trying again is of no use.
+    /// Its handler returned a permanent error.
     Permanent,
-    /// Its handler failed on every attempt of the schedule, or its handling kept killing the process.
+    /// Its handler failed on every attempt of the schedule, or its handling ended the process too often.
     Exhausted,
     /// Its handler panicked on the last attempt.
     Panic,
@@ -82,29 +84,29 @@ impl fmt::Display for DeadLetterReason {
     }
 }
 
-/// What a dead letter says of its history, beside the message itself.
+/// The history of a dead letter, beside the message itself.
 ///
-/// On the wire it stands in headers ([`DEAD_LETTER_HEADERS`]), the same on every broker.
+/// On the wire it is in headers ([`DEAD_LETTER_HEADERS`]), the same on every broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadLetter {
-    /// Why.
+    /// The reason.
     pub reason: DeadLetterReason,
     /// The error's type, as far as it is known.
     pub error_type: String,
     /// The error's text, at most 1 KiB.
     pub error: String,
-    /// How often handling it was tried.
+    /// The number of attempts.
     pub attempts: u32,
-    /// When it failed first.
+    /// The time of the first failure.
     pub first_failure: Timestamp,
-    /// When it failed last.
+    /// The time of the last failure.
     pub last_failure: Timestamp,
-    /// Where it was published to: Kafka's topic, RabbitMQ's routing key.
+    /// The destination it was published to: Kafka's topic, RabbitMQ's routing key.
     pub topic: String,
     /// Kafka's partition.
     pub partition: Option<i32>,
-    /// Its place there.
+    /// Its offset in the partition or topic.
     pub offset: Option<i64>,
     /// Set if the broker takes no copy of the message: how many bytes of body and headers were left out.
     /// Such a dead letter has the key and these headers only; the original is at
@@ -119,7 +121,7 @@ pub struct DeadLetter {
     pub group: String,
 }
 
-/// Headers that do not tell of a dead letter.
+/// Headers that are not those of a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidDeadLetter {

@@ -1,8 +1,10 @@
+//! The errors of subscribing, of a source and of settling, returned by broker crates.
+
 use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 
-/// What kept a subscription from being opened.
+/// The kind of error that prevented a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SubscribeErrorKind {
@@ -10,19 +12,19 @@ pub enum SubscribeErrorKind {
     Unsupported,
     /// The options contradict each other or the broker's rules.
     Invalid,
-    /// What is there already differs from what is asked (a RabbitMQ queue with other arguments).
+    /// An existing object differs from the requested one (a RabbitMQ queue with other arguments).
     Conflict,
     /// The credentials are refused, or do not allow it.
     Forbidden,
-    /// What should be consumed does not exist.
+    /// The topic or queue to consume does not exist.
     NotFound,
     /// The broker value is shut down.
     Closed,
-    /// Anything else that does not mend itself.
+    /// Any other error that retrying cannot fix.
     Other,
 }
 
-/// Why a subscription could not be opened: what, where, and what to do.
+/// The error of a subscription that could not be opened: what happened, where, and the remedy.
 #[derive(Debug)]
 pub struct SubscribeError {
     kind: SubscribeErrorKind,
@@ -31,7 +33,7 @@ pub struct SubscribeError {
 }
 
 impl SubscribeError {
-    /// An error; `detail` names the topic or queue and says what to do.
+    /// An error; `detail` names the topic or queue and the remedy.
     pub fn new(kind: SubscribeErrorKind, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, detail: detail.into(), source: None }
     }
@@ -43,7 +45,7 @@ impl SubscribeError {
         self
     }
 
-    /// What kept it from being opened.
+    /// The kind of error.
     pub fn kind(&self) -> SubscribeErrorKind {
         self.kind
     }
@@ -61,7 +63,7 @@ impl Error for SubscribeError {
     }
 }
 
-/// Why a source cannot go on, or did not end well.
+/// The error of a source that cannot go on, or did not close properly.
 #[derive(Debug, thiserror::Error)]
 #[error("{detail}")]
 pub struct SourceError {
@@ -70,7 +72,7 @@ pub struct SourceError {
 }
 
 impl SourceError {
-    /// An error; `detail` says what happened, where, and what to do.
+    /// An error; `detail` says what happened, where, and the remedy.
     pub fn new(detail: impl Into<Cow<'static, str>>) -> Self {
         Self { detail: detail.into(), source: None }
     }
@@ -83,7 +85,7 @@ impl SourceError {
     }
 }
 
-/// Why a settlement did not reach the broker, or was not confirmed by it.
+/// The error of a settlement that did not reach the broker, or was not confirmed by it.
 #[derive(Debug, thiserror::Error)]
 #[error("{detail}")]
 pub struct SettleError {
@@ -107,14 +109,14 @@ impl SettleError {
 
     /// Marks the error as one that retrying cannot fix (too large, refused, no right) and that concerns
     /// this message alone. The runtime then holds this message and its key, tries again at a slow pace, and
-    /// goes on with the other messages. Without it the whole subscription pauses until the broker confirms.
+    /// goes on with the other messages. Otherwise the whole subscription pauses until the broker confirms.
     #[must_use]
     pub fn permanent(mut self) -> Self {
         self.permanent = true;
         self
     }
 
-    /// Whether retrying cannot fix it.
+    /// `true` if retrying cannot fix it.
     pub fn is_permanent(&self) -> bool {
         self.permanent
     }

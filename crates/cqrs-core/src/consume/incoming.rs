@@ -1,3 +1,5 @@
+//! A consumed message before it is decoded, built by broker crates.
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -6,14 +8,14 @@ use bytes::Bytes;
 
 use crate::message::{ByteString, Headers};
 
-/// A message as it came from the broker, before it is decoded.
+/// A message as the broker delivered it, before it is decoded.
 ///
 /// `Debug` shows sizes, never the body or the key.
 #[derive(Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Incoming {
-    /// Where it was published to: Kafka's topic, RabbitMQ's routing key. A retried message names the
-    /// topic it first came from.
+    /// The destination it was published to: Kafka's topic, RabbitMQ's routing key. A retry copy names the
+    /// original topic.
     pub topic: Arc<str>,
     /// Messages of one topic with one key are handled in order. `None`: no order is kept.
     pub key: Option<Bytes>,
@@ -22,32 +24,32 @@ pub struct Incoming {
     /// The sender's id of the message, as text: RabbitMQ's `message_id` property or the header
     /// `message_id`.
     pub id: Option<ByteString>,
-    /// The event's name where the frame has it: RabbitMQ's `type` property or the header `event_name`.
+    /// The event's name, if the frame has it: RabbitMQ's `type` property or the header `event_name`.
     pub name: Option<ByteString>,
     /// The headers whose value is a text, a number, a flag or bytes. The others are kept by the broker
     /// for retry copies and dead letters.
     pub headers: Headers,
     /// Media type of the body: RabbitMQ's property or the header `content-type`.
     pub content_type: Option<ByteString>,
-    /// When it was published, by the sender's or the broker's clock.
+    /// The time of publishing, by the sender's or the broker's clock.
     pub timestamp: Option<SystemTime>,
     /// Kafka's partition.
     pub partition: Option<i32>,
-    /// Its place in the partition (Kafka), the topic (memory) or the stream (RabbitMQ).
+    /// Its offset in the partition (Kafka), the topic (memory) or the stream (RabbitMQ).
     pub offset: Option<i64>,
-    /// The queue it came from (RabbitMQ).
+    /// The queue that delivered it (RabbitMQ).
     pub queue: Option<Arc<str>>,
-    /// Whether the broker says that it was handed out before.
+    /// Set if the broker reports an earlier delivery.
     pub redelivered: bool,
-    /// Why the client could not read all of it (too many headers, say). Such a message is not decoded: the
-    /// policy for decode errors holds.
+    /// The reason why the client could not read all of it (too many headers, say). Such a message is not
+    /// decoded: the policy for decode errors applies.
     pub unreadable: Option<Arc<str>>,
 }
 
 impl Incoming {
     /// A message of `topic` with `body` and nothing else.
     pub fn new(topic: impl Into<Arc<str>>, body: impl Into<Bytes>) -> Self {
-        // Not from the default, which makes a topic.
+        // Not from the default, which allocates a topic.
         Self {
             topic: topic.into(),
             key: None,
@@ -70,12 +72,12 @@ impl Incoming {
         self.body.clone().unwrap_or_default()
     }
 
-    /// Whether there is a body, but without a byte in it.
+    /// `true` if there is a body of zero bytes.
     pub fn is_empty(&self) -> bool {
         self.body.as_ref().is_some_and(Bytes::is_empty)
     }
 
-    /// Whether there is no body at all: in a compacted Kafka topic, "the key is deleted".
+    /// `true` if there is no body: in a compacted Kafka topic, the key is deleted.
     pub fn is_tombstone(&self) -> bool {
         self.body.is_none()
     }

@@ -1,4 +1,4 @@
-//! A bound on log lines that every message may cause, for the crates that implement a source.
+//! A bound on log lines that any message may cause, for the crates that implement a source.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -26,7 +26,7 @@ struct Lines {
 }
 
 impl LogLimit {
-    /// Counts a line. `Some` if it is to be written: how many were left out since the last one.
+    /// Counts a line. `Some` if it must be written, with the number of lines left out since the last one.
     pub fn line(&self) -> Option<u64> {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.last.is_some_and(|last| last.elapsed() < PERIOD) {

@@ -1,8 +1,7 @@
 //! The consuming half of the contract between this framework and a message broker.
 //!
-//! [`Subscribe::subscribe`] opens a [`Source`]. The subscriber
-//! runtime ([`Service`](crate::Service)) polls it, runs the handlers, and settles each
-//! [`SourceDelivery`] once its outcome is safe. Who is responsible for what:
+//! [`Subscribe::subscribe`] opens a [`Source`]. The service runtime ([`Service`](crate::Service)) polls it,
+//! runs the handlers, and settles each [`SourceDelivery`] once its outcome is safe. The responsibilities:
 //!
 //! | the source | the runtime |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! The name that belongs to a topic and a group, the same rule for every broker.
+//! The name that belongs to a topic and a group, by the same rule for every broker.
 
 /// The name of what belongs to `topic` and `group`, such as RabbitMQ's queue: `{topic}.{group}`.
 ///
@@ -18,7 +18,7 @@ pub fn topic_group_name(topic: &str, group: &str) -> String {
     format!("{topic}{}.{}", ".".repeat(dots), group.replace('.', ".."))
 }
 
-/// What is wrong with the name of a group, if anything: its names would be another pair's too.
+/// The problem of a group's name, if there is one: its names would be those of another pair, too.
 pub fn group_problem(group: &str) -> Option<&'static str> {
     (group.starts_with('.') || group.ends_with('.'))
         .then_some("the name of a group cannot begin or end with a dot: rename it")

@@ -1,3 +1,5 @@
+//! The request that opens a subscription, built by the service and read by broker crates.
+
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::fmt;
@@ -8,37 +10,37 @@ use super::names::topic_group_name;
 use super::retry::Retry;
 use super::status::StatusReporter;
 
-/// Deaths of the process before a message becomes a dead letter.
+/// The number of crashes after which a message becomes a dead letter.
 pub(crate) const DEFAULT_MAX_CRASHES: u32 = 3;
 
-/// What the runtime asks a broker for: one subscription, without its handler.
+/// The request of the runtime to a broker: one subscription, without its handler.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct SubscribeRequest {
-    /// Names the subscription in logs, errors and health reports.
+    /// The name of the subscription in logs, errors and health reports.
     pub name: Arc<str>,
-    /// What is consumed.
+    /// The topics to consume.
     pub topics: TopicSet,
     /// Consumers of one group share the messages; every group gets all of them.
     pub group: Arc<str>,
-    /// Where a group that is new begins.
+    /// The start of a new group.
     pub start: StartAt,
-    /// How many messages its handlers may have at once: the concurrency, or the size of a batch.
+    /// The number of messages its handlers may have at once: the concurrency, or the size of a batch.
     pub concurrency: usize,
-    /// How many deliveries may be out at once. `None`: the broker's default (RabbitMQ: three times the
-    /// concurrency, at least 16 and at most 300; Kafka: 10,000).
+    /// The number of deliveries that may be in flight at once. `None`: the broker's default (RabbitMQ:
+    /// three times the concurrency, at least 16 and at most 300; Kafka: 10,000).
     pub max_unsettled: Option<usize>,
-    /// When failed messages are tried again; a broker that keeps one queue for each delay makes them.
+    /// The retry schedule; a broker with one queue per delay makes these queues.
     pub retry: Retry,
-    /// Where dead letters go.
+    /// The target of dead letters.
     pub dead_letter: DeadLetterTarget,
-    /// After how many deaths of the process while it was handled a message becomes a dead letter. The
-    /// runtime does that; a source counts (`RetryState::crashes`). 3 by default. 0: nothing is counted, and a
-    /// source does nothing special after a crash.
+    /// The number of crashes after which a message becomes a dead letter. The source counts them
+    /// (`RetryState::crashes`). 3 by default. 0: no crash is counted, and a source does nothing special
+    /// after a crash.
     pub max_crashes: u32,
-    /// Options that only some brokers know, each by its own type.
+    /// Options that only one broker knows, each of its own type.
     pub options: BrokerOptions,
-    /// Where the source tells of its state.
+    /// Takes the status of the source.
     pub status: StatusReporter,
 }
 
@@ -61,7 +63,7 @@ impl SubscribeRequest {
         }
     }
 
-    /// Where dead letters of `topic` go; `None` when they are discarded.
+    /// The topic or queue for dead letters of `topic`; `None` if they are discarded.
     ///
     /// By default `{topic}.{group}.dead`, each dot of the group doubled ([`topic_group_name`]); RabbitMQ uses `{queue}.dead`, which is the same unless the
     /// queue was given a name.
@@ -76,7 +78,7 @@ impl SubscribeRequest {
     }
 }
 
-/// What a subscription consumes.
+/// The topics of a subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TopicSet {
@@ -87,7 +89,7 @@ pub enum TopicSet {
 }
 
 impl TopicSet {
-    /// Whether a name is missing.
+    /// `true` if a name is missing.
     pub(crate) fn is_unnamed(&self) -> bool {
         match self {
             Self::Named(topics) => topics.is_empty() || topics.iter().any(|topic| topic.is_empty()),
@@ -105,17 +107,17 @@ impl fmt::Display for TopicSet {
     }
 }
 
-/// Where a group without a stored place begins. RabbitMQ's queues have no such thing: they hold what
-/// came since they were declared.
+/// The start of a group without a committed offset. It does not apply to RabbitMQ's queues: they hold the
+/// messages published since they were declared.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StartAt {
-    /// With the oldest message there is. The default: nothing is missed.
+    /// At the oldest message. The default: nothing is missed.
     #[default]
     Earliest,
-    /// With the next one that comes.
+    /// At the next message that is published.
     Latest,
-    /// With the first one not older than this. Not on RabbitMQ's classic and quorum queues.
+    /// At the first message that is not older. Not on RabbitMQ's classic and quorum queues.
     Time(SystemTime),
 }
 
@@ -132,8 +134,8 @@ pub enum DeadLetterTarget {
     Discard,
 }
 
-/// Options by type: each broker looks for its own and leaves the others alone, so that a service can
-/// carry those of several brokers.
+/// Options by type: each broker reads its own and ignores the others, so a service can set those of several
+/// brokers.
 #[derive(Clone, Default)]
 pub struct BrokerOptions(HashMap<TypeId, (&'static str, Arc<dyn Any + Send + Sync>)>);
 

@@ -1,14 +1,16 @@
+//! The retry schedule of a subscription, and the attempts that a message carries with it.
+
 use std::time::Duration;
 
 use super::error::SettleError;
 use crate::event::Timestamp;
 use crate::message::Headers;
 
-/// When a message whose handling failed is tried again.
+/// The schedule by which a failed message is tried again.
 ///
 /// First *immediate* retries: the delivery is kept and its key waits. Then *delayed* ones: the message
-/// waits with the broker, or its key's lane waits, without holding a worker. A handler that fails once
-/// more after the last of them, or permanently at any time, makes it a dead letter.
+/// waits with the broker, or its key's lane waits, without holding a worker. A failure after the last of
+/// them, or a permanent failure at any time, makes it a dead letter.
 ///
 /// The default is 50, 100 and 250 ms, then 10 s, 60 s and 5 min: seven attempts in all.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +29,7 @@ impl Default for Retry {
     }
 }
 
-/// What comes after a failed attempt.
+/// The step after a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NextAttempt {
     Immediately(Duration),
@@ -58,12 +60,12 @@ impl Retry {
         &self.delayed
     }
 
-    /// The delay of the schedule's place in which a message waits for `delay` at least: the shortest one that
-    /// is not shorter. `None` if the schedule has no delayed retries: the consumer holds the message.
+    /// The shortest delay of the schedule that is not shorter than `delay`: a broker has one queue or topic
+    /// for each delay of the schedule. `None` if the schedule has no delayed retries: the consumer holds
+    /// the message.
     ///
     /// # Errors
-    /// If `delay` is longer than all of the schedule: the error says so. A broker has one place for each
-    /// delay of the schedule, and makes no others.
+    /// If `delay` is longer than all delays of the schedule.
     pub fn delay_at_least(&self, delay: Duration) -> Result<Option<Duration>, SettleError> {
         let longest = self.delayed.iter().max().copied();
         match self.delayed.iter().filter(|known| **known >= delay).min() {
@@ -77,12 +79,12 @@ impl Retry {
         }
     }
 
-    /// How often a message is tried in all.
+    /// The total number of attempts.
     pub fn max_attempts(&self) -> u32 {
         u32::try_from(1 + self.immediate.len() + self.delayed.len()).unwrap_or(u32::MAX)
     }
 
-    /// What comes after `failed` attempts, at least one.
+    /// The step after `failed` attempts, at least one.
     pub(crate) fn after(&self, failed: u32) -> NextAttempt {
         let index = usize::try_from(failed.saturating_sub(1)).unwrap_or(usize::MAX);
         match self.immediate.get(index) {
@@ -94,8 +96,8 @@ impl Retry {
         }
     }
 
-    /// How long the next attempt of a message still has to wait at `now`. Never longer than its delay,
-    /// whatever the clock of the process was where the last attempt failed.
+    /// The time at `now` until the next attempt of a message. Never longer than its delay, even if the
+    /// clock of the process with the last failure was ahead.
     #[must_use]
     pub fn remaining(&self, state: &RetryState, now: Timestamp) -> Option<Duration> {
         let last = state.last_failure?;
@@ -109,22 +111,22 @@ impl Retry {
     }
 }
 
-/// Names of the headers in which a retry copy carries its [`RetryState`].
+/// The names of the headers with the [`RetryState`] of a retry copy.
 pub const RETRY_HEADERS: [&str; 3] =
     ["cqrs-retry-attempts", "cqrs-retry-first-failure", "cqrs-retry-last-failure"];
 
-/// What is known of a message's earlier attempts; travels with it.
+/// The earlier attempts of a message; carried with it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetryState {
-    /// Attempts that failed.
+    /// The number of failed attempts.
     pub attempts: u32,
-    /// When the first one failed.
+    /// The time of the first failure.
     pub first_failure: Option<Timestamp>,
-    /// When the last one failed.
+    /// The time of the last failure.
     pub last_failure: Option<Timestamp>,
-    /// How often the process died while it was handled, as far as the broker can tell: Kafka and RabbitMQ
-    /// count deaths while it ran alone.
+    /// The number of crashes while it was handled, as far as the broker can tell: Kafka and RabbitMQ count
+    /// crashes while it ran alone.
     pub crashes: u32,
 }
 
@@ -147,7 +149,7 @@ impl RetryState {
         headers
     }
 
-    /// What a retry copy's headers say; what is missing or unreadable reads as "never tried".
+    /// Reads the headers of a retry copy. A missing or unreadable one reads as "never tried".
     pub fn from_headers(headers: &Headers) -> Self {
         let [attempts, first, last] = RETRY_HEADERS;
         let time = |name| headers.get(name).and_then(|text| text.parse().ok());

@@ -1,42 +1,45 @@
+//! The status of a source, reported by broker crates and read by the health of a service.
+
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// What a source knows of its connection now.
+/// The state of a source's connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SourceStatus {
     /// It does not consume yet: connecting, declaring, or waiting for partitions.
     Connecting {
-        /// Why the last attempt failed, when there was one.
+        /// The error of the last attempt, if there was one.
         last_error: Option<Arc<str>>,
     },
-    /// It consumes. A Kafka member without a partition does too: others have them.
+    /// It consumes. So does a Kafka member without a partition: other members have them.
     Consuming,
-    /// It consumes, but a bound on unsettled messages is full: no more is fetched of what the bound covers.
+    /// It consumes, but a bound on unsettled messages is full: no more messages are fetched under that
+    /// bound.
     Full {
-        /// Which bound, of which partition or queue, and what it waits for.
+        /// The bound, its partition or queue, and the message it waits for.
         reason: Arc<str>,
     },
-    /// It lost its connection, its consumer or its queue, and makes it again.
+    /// It lost its connection, its consumer or its queue, and reconnects.
     Disconnected {
-        /// Why.
+        /// The error.
         last_error: Arc<str>,
     },
 }
 
-/// Through which a source tells of its state. Cloning is cheap; clones tell the same listener.
+/// Reports the status of a source. Cloning is cheap; clones report to the same receiver.
 #[derive(Debug, Clone)]
 pub struct StatusReporter(Arc<watch::Sender<SourceStatus>>);
 
 impl StatusReporter {
-    /// A reporter, and where its reports are seen.
+    /// A reporter, and the receiver of its reports.
     pub fn new() -> (Self, watch::Receiver<SourceStatus>) {
         let (sender, receiver) = watch::channel(SourceStatus::Connecting { last_error: None });
         (Self(Arc::new(sender)), receiver)
     }
 
-    /// Reports `status`. Reporting the same again costs little and wakes nobody.
+    /// Reports `status`. An unchanged status wakes no receiver.
     pub fn report(&self, status: SourceStatus) {
         self.0.send_if_modified(|known| {
             let changed = *known != status;

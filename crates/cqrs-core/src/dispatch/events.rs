@@ -1,3 +1,5 @@
+//! The rounds in which emitted events reach their handlers, run by both mediators.
+
 use std::error::Error;
 use std::fmt;
 

@@ -1,3 +1,5 @@
+//! The end of a scope: encode, commit and publish, or roll back; used by both mediators.
+
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

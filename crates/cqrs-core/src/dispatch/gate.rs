@@ -1,3 +1,5 @@
+//! The count of running sends, closed by a mediator's shutdown.
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 

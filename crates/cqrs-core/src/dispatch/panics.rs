@@ -1,3 +1,5 @@
+//! Panics of user code as values, used wherever the framework calls handlers and brokers.
+
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;

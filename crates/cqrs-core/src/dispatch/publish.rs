@@ -1,3 +1,5 @@
+//! Publishes the events of committed work in order, for the end of a scope.
+
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 

@@ -1,3 +1,5 @@
+//! An emitted event with its type erased, as the dispatch and the scope hold it.
+
 use std::any::{Any, TypeId};
 use std::fmt;
 

@@ -1,3 +1,5 @@
+//! The event handler trait, its error, and the type-erased twin that maps hold.
+
 use std::any::{Any, type_name};
 use std::error::Error;
 use std::fmt;

@@ -1,3 +1,5 @@
+//! The conversion of a payload field to a message key, used by the Notification derive.
+
 use std::fmt;
 
 use bytes::Bytes;

@@ -1,3 +1,5 @@
+//! The map that binds event types to their handlers, given to a mediator's builder.
+
 use std::any::{TypeId, type_name};
 use std::fmt;
 use std::marker::PhantomData;

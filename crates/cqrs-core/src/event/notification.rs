@@ -1,3 +1,5 @@
+//! The notification trait, its event with id and time, and the serializer contract.
+
 use std::borrow::Cow;
 use std::env;
 use std::fmt;

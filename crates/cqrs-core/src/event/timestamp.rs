@@ -1,3 +1,5 @@
+//! A point in time as events and headers carry it.
+
 use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};

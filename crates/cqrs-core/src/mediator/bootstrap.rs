@@ -1,3 +1,5 @@
+//! The builder of both mediators, and the errors of wrong wiring.
+
 use std::any::{TypeId, type_name};
 use std::fmt;
 use std::marker::PhantomData;

@@ -1,3 +1,5 @@
+//! Emits events outside of a request, through a mediator.
+
 use std::convert::Infallible;
 use std::pin::pin;
 

@@ -1,3 +1,5 @@
+//! The error of a send, returned by both mediators.
+
 use std::error::Error;
 use std::fmt;
 

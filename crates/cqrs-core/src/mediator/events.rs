@@ -1,3 +1,5 @@
+//! The mediator of consumed events.
+
 use std::any::{Any, TypeId, type_name};
 use std::fmt;
 use std::pin::pin;

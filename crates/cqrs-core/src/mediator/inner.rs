@@ -1,3 +1,5 @@
+//! The parts that both mediators share.
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -1,3 +1,5 @@
+//! The mediator of commands and queries.
+
 use std::any::{Any, TypeId, type_name};
 use std::fmt;
 use std::pin::pin;

@@ -1,3 +1,5 @@
+//! The memory broker: its topics, and the publishing contract.
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -50,7 +52,7 @@ impl MemoryBroker {
         }))
     }
 
-    /// Joins `group`, which is made when there is none; it then begins with the oldest kept message.
+    /// Joins `group`. A new group starts at the oldest kept message.
     ///
     /// Every group gets every message of the topic; the subscribers of one group share them. Works
     /// after a shutdown too, to read what is left.
@@ -60,27 +62,26 @@ impl MemoryBroker {
         MemorySubscriber::new(topic, group, signal)
     }
 
-    /// Makes `group` without joining it. `false` when there was one: it keeps its place.
+    /// Makes `group` without joining it. `false` if it exists: it keeps its position.
     ///
-    /// From then on the topic keeps what this group did not settle, whether or not anybody subscribes.
+    /// From then on the topic keeps the messages that this group did not settle, even without a subscriber.
     pub fn create_group(&self, topic: &str, group: &str, start: StartAt) -> bool {
         self.0.topic(topic).group(group, start).2
     }
 
-    /// Forgets `group`, so that the topic no longer keeps messages for it. Its subscribers end; what
-    /// they hold is not handed out again, and the topic does not keep it either. `false` when there was
-    /// none.
+    /// Deletes `group`: the topic no longer keeps messages for it. Its subscribers end, and their unsettled
+    /// messages are not redelivered. `false` if there is no such group.
     pub fn delete_group(&self, topic: &str, group: &str) -> bool {
         self.0.known_topic(topic).is_some_and(|topic| topic.delete_group(group))
     }
 
-    /// What `topic` keeps, the oldest first, settled or not. For assertions in tests.
+    /// The messages that `topic` keeps, the oldest first, settled or not. For assertions in tests.
     pub fn messages(&self, topic: &str) -> Vec<Message> {
         let kept = self.0.known_topic(topic).map(|topic| topic.messages()).unwrap_or_default();
         kept.into_iter().map(Arc::unwrap_or_clone).collect()
     }
 
-    /// How many messages of `topic` the group has not settled; 0 when there is no such group. For
+    /// The number of messages of `topic` that the group has not settled; 0 if there is no such group. For
     /// assertions in tests.
     pub fn unsettled(&self, topic: &str, group: &str) -> usize {
         self.with_topic(topic, |topic| topic.unsettled(group)).unwrap_or_default()
@@ -90,12 +91,12 @@ impl MemoryBroker {
         &self.0.faults
     }
 
-    /// Does something with a topic, if there is one of that name.
+    /// Calls `act` with the topic, if it exists.
     pub(super) fn with_topic<R>(&self, topic: &str, act: impl FnOnce(&Topic) -> R) -> Option<R> {
         self.0.known_topic(topic).map(|topic| act(&topic))
     }
 
-    /// Messages that wait for room in their topics.
+    /// The number of messages that wait for room in their topics.
     pub fn waiting(&self) -> usize {
         self.0.intake.in_flight()
     }
@@ -148,7 +149,7 @@ impl BrokerInner {
         topics.by_name.values().cloned().collect()
     }
 
-    /// From here on no topic takes a message: one that was admitted but not stored is refused too.
+    /// Closes all topics: a message that was admitted but not stored is refused, too.
     fn close(&self) {
         self.intake.close();
         self.topics.write().unwrap_or_else(PoisonError::into_inner).closed = true;
@@ -165,7 +166,7 @@ impl BrokerInner {
                 progress.await;
             }
         };
-        // Longer than any publish may take is as good as for ever.
+        // A deadline past the end of the clock is never reached.
         let end = Instant::now().checked_add(deadline);
         match end {
             Some(end) => drop(tokio::time::timeout_at(end, wait).await),
@@ -188,10 +189,10 @@ impl Drop for BrokerInner {
 }
 
 impl MessageBroker for MemoryBroker {
-    /// As the contract says. A message for a full topic is taken into the window and waits there.
+    /// See the contract. A message for a full topic is taken into the window and waits there.
     fn enqueue(&self, message: Message) -> BoxFuture<'_, Result<Receipt, PublishError>> {
         Box::pin(async move {
-            // Room in the topic must not keep a publishing task from yielding.
+            // A task that publishes without waiting must yield, too.
             tokio::task::coop::consume_budget().await;
             let (pending, receipt) = self.0.intake.admit(self.check(message)?).await?;
             let topic = self.0.topic(&receipt.message().topic);
@@ -199,7 +200,7 @@ impl MessageBroker for MemoryBroker {
         })
     }
 
-    /// As the contract says. Says `Full` when the topic has no room, even if the window has.
+    /// See the contract. The error is `Full` if the topic has no room, even if the window has.
     fn try_enqueue(&self, message: Message) -> Result<Receipt, PublishError> {
         let (pending, receipt) = self.0.intake.try_admit(self.check(message)?)?;
         let topic = self.0.topic(&receipt.message().topic);
@@ -213,7 +214,7 @@ impl MessageBroker for MemoryBroker {
         }
     }
 
-    /// As the contract says; subscribers go on until they settled what is left, then they end.
+    /// See the contract. Subscribers receive the remaining messages, and then end.
     fn shutdown(&self, deadline: Duration) -> BoxFuture<'_, ShutdownReport> {
         self.0.close();
         Box::pin(async move { *self.0.shutdown.get_or_init(|| self.0.drain(deadline)).await })

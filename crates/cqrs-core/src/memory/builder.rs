@@ -1,3 +1,5 @@
+//! The builder of a memory broker.
+
 use std::time::Duration;
 
 use super::broker::MemoryBroker;
@@ -35,7 +37,7 @@ impl MemoryBroker {
         Self::builder().build()
     }
 
-    /// Options first.
+    /// The builder of a broker with other options.
     pub fn builder() -> MemoryBrokerBuilder {
         MemoryBrokerBuilder::default()
     }
@@ -48,34 +50,34 @@ impl Default for MemoryBroker {
 }
 
 impl MemoryBrokerBuilder {
-    /// Bounds what waits for room in its topic. By default 1,000 messages and 16 MiB.
+    /// Bounds the messages that wait for room in their topics. By default 1,000 messages and 16 MiB.
     pub fn window(mut self, messages: usize, bytes: usize) -> Self {
         self.window_messages = messages;
         self.window_bytes = bytes;
         self
     }
 
-    /// How long a publish may take, with all waits. By default 30 s.
+    /// Sets the deadline of a publish, including all waits. By default 30 s.
     pub fn publish_timeout(mut self, timeout: Duration) -> Self {
         self.publish_timeout = timeout;
         self
     }
 
-    /// Messages that each topic keeps. By default 100,000; zero is read as one.
+    /// Sets the number of messages that each topic keeps. By default 100,000; zero is read as one.
     pub fn capacity(mut self, messages: usize) -> Self {
         self.limits.capacity = messages.max(1);
         self
     }
 
-    /// Bytes ([`Message::size`](crate::Message::size)) above which a message is `TooLarge`. By default
-    /// none.
+    /// Sets the size ([`Message::size`](crate::Message::size)) above which a message is `TooLarge`. No
+    /// limit by default.
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.limits.max_message_size = bytes;
         self
     }
 
-    /// Behaves as RabbitMQ towards a topic that has no group: a mandatory message is `Unroutable`, any
-    /// other is confirmed and forgotten. By default such a topic keeps its messages, as Kafka's do.
+    /// Handles a topic without a group as RabbitMQ does: a mandatory message is `Unroutable`, another is
+    /// confirmed and dropped. By default such a topic keeps its messages, as on Kafka.
     pub fn require_subscriber(mut self, on: bool) -> Self {
         self.limits.require_subscriber = on;
         self

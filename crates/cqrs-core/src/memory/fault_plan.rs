@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What is going to go wrong.
+/// The faults that are still to occur.
 #[derive(Debug, Default)]
 pub(super) struct FaultPlan {
     pub(super) lost_confirms: Countdown,
@@ -39,7 +39,7 @@ impl FaultPlan {
     }
 }
 
-/// How often something still happens.
+/// The number of times that a fault is still to occur.
 #[derive(Debug, Default)]
 pub(super) struct Countdown(AtomicUsize);
 
@@ -48,7 +48,7 @@ impl Countdown {
         self.0.store(n, Ordering::Release);
     }
 
-    /// Whether it happens this time, which counts.
+    /// `true` if the fault occurs now; counts it.
     pub(super) fn occurs(&self) -> bool {
         let next = |left: usize| match left {
             usize::MAX => Some(left),

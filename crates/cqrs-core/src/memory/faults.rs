@@ -1,11 +1,13 @@
+//! Injected faults of a memory broker, for tests of handlers and publishers.
+
 use super::broker::MemoryBroker;
 use super::fault_plan::FaultPlan;
 
-/// Lets things go wrong with a [`MemoryBroker`], as they do with a real one: to test how handlers and
-/// publishers take it. Made by [`MemoryBroker::faults`].
+/// Injects faults into a [`MemoryBroker`], to test handlers and publishers. Made by
+/// [`MemoryBroker::faults`].
 ///
-/// What is told to happen to the next `n` happens to the next `n` of all topics, dead letters included;
-/// `usize::MAX` means "until [`clear`](Self::clear)". Telling it again replaces what is left.
+/// A fault for the next `n` messages counts the messages of all topics, dead letters included; `usize::MAX`
+/// means "until [`clear`](Self::clear)". A further call replaces the remaining number.
 ///
 /// ```
 /// use cqrs_core::{MemoryBroker, Message, MessageBrokerExt, PublishErrorKind};
@@ -23,7 +25,7 @@ use super::fault_plan::FaultPlan;
 pub struct MemoryFaults(pub(super) MemoryBroker);
 
 impl MemoryBroker {
-    /// Lets things go wrong, for tests of what publishes to this broker and consumes from it.
+    /// Injects faults, for tests of publishers and consumers.
     pub fn faults(&self) -> MemoryFaults {
         MemoryFaults(self.clone())
     }
@@ -36,8 +38,8 @@ impl MemoryFaults {
         self.plan().lost_confirms.set(n);
     }
 
-    /// The next `n` messages are stored, but their confirms never come: the publishes end as `Unknown`
-    /// at their deadlines, and keep their places in the window until then.
+    /// The next `n` messages are stored, but never confirmed: the publishes end as `Unknown` at their
+    /// deadlines, and keep their slots in the window until then.
     pub fn withhold_confirms(&self, n: usize) {
         self.plan().withheld_confirms.set(n);
     }
@@ -47,14 +49,13 @@ impl MemoryFaults {
         self.plan().refused_messages.set(n);
     }
 
-    /// The next `n` messages stand in their topics twice, one behind the other, with the same id: as
-    /// after a publisher that did not see the confirm and sent them again. A topic that has room for one
-    /// more only takes no second one.
+    /// The next `n` messages are stored twice, in a row, with the same id: as after a publisher that missed
+    /// the confirm and sent them again. A topic with room for one message stores only one.
     pub fn duplicate_messages(&self, n: usize) {
         self.plan().duplicates.set(n);
     }
 
-    /// The next `n` acks fail, by subscriptions: their messages come again, though they were handled.
+    /// The next `n` acks of subscriptions fail: the messages are redelivered, although they were handled.
     pub fn fail_acks(&self, n: usize) {
         self.plan().failed_acks.set(n);
     }
@@ -64,30 +65,30 @@ impl MemoryFaults {
         self.plan().failed_dead_letters.set(n);
     }
 
-    /// The next `n` times that a failed message is to come again later, the broker does not confirm it.
+    /// The next `n` delayed retries are not confirmed.
     pub fn fail_retries(&self, n: usize) {
         self.plan().failed_retries.set(n);
     }
 
-    /// Takes away what `group` has in its hands, as a Kafka rebalance does and as a lost connection does
-    /// to RabbitMQ: those messages come again at once, in their order, to whichever member is first.
+    /// Revokes the deliveries of `group` that are in flight, as a Kafka rebalance or a lost RabbitMQ
+    /// connection does. The messages are redelivered at once, in order, to any member.
     ///
-    /// Of what was taken away no handler starts any more; those that run go on, and their acks fail.
-    /// Returns how many messages that were.
+    /// No handler of a revoked delivery starts. Running handlers go on, and their acks fail. Returns the
+    /// number of revoked messages.
     pub fn revoke(&self, topic: &str, group: &str) -> usize {
         self.0.with_topic(topic, |topic| topic.revoke(group)).unwrap_or_default()
     }
 
-    /// Hands the last `n` messages that `group` settled out again, as after a crash before Kafka's
-    /// commit. What was not settled is behind them, key by key; their attempts begin anew.
+    /// Redelivers the last `n` messages that `group` settled, as after a crash before Kafka's commit.
+    /// Unsettled messages of their keys come after them. Their attempts start anew.
     ///
-    /// Returns how many messages that were: fewer than `n` when the group has settled fewer, or the topic
-    /// no longer keeps them.
+    /// Returns the number of messages: fewer than `n` if the group has settled fewer, or if the topic no
+    /// longer keeps them.
     pub fn redeliver(&self, topic: &str, group: &str, n: usize) -> usize {
         self.0.with_topic(topic, |topic| topic.redeliver(group, n)).unwrap_or_default()
     }
 
-    /// Lets nothing go wrong any more. Publishes whose confirms are withheld stay as they are.
+    /// Removes all faults. Withheld confirms stay withheld.
     pub fn clear(&self) {
         self.plan().clear();
     }

@@ -1,3 +1,5 @@
+//! The unsettled messages of one group of a topic: ready, queued per key, in flight, delayed.
+
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
@@ -8,81 +10,81 @@ use tokio::time::Instant;
 use crate::consume::RetryState;
 use crate::message::Message;
 
-/// A message on its way through one group.
+/// A message of one group, until it is settled.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) offset: u64,
-    /// Names this handing-out, so that a delivery that was taken away settles nothing.
+    /// The delivery tag: unique per delivery, so that a revoked one settles nothing.
     pub(super) tag: u64,
-    /// Who has it, while it is handed out.
+    /// The member that has it, while it is in flight.
     pub(super) member: u64,
     pub(super) message: Arc<Message>,
-    /// How often it was handed out.
+    /// The number of deliveries.
     pub(super) attempt: u32,
-    /// What its consumers know of earlier attempts.
+    /// The earlier attempts, as its consumers recorded them.
     pub(super) retry: RetryState,
-    /// Whether it is a copy that waited for the next attempt.
+    /// Set for a retry copy.
     pub(super) delayed: bool,
 }
 
-/// When an entry is handed out: by offset; one that was given back goes behind everything that was in
-/// the topic then, so that a message nobody can handle does not keep the other keys waiting.
+/// The position of an entry in the order of delivery: its offset. One that was given back goes behind all
+/// messages that the topic had then, so that a message that keeps failing does not block other keys.
 type Position = (u64, u64);
 
-/// What one group did not settle yet. See the invariants of [`super`].
+/// The unsettled messages of one group. See the invariants of [`super`].
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) id: u64,
     pub(super) name: Arc<str>,
     pub(super) signal: Arc<Notify>,
-    /// The first offset that it reads.
+    /// The first offset that the group reads.
     start: u64,
-    /// For whichever member is first.
+    /// Ready for any member.
     ready: BTreeMap<Position, Entry>,
     queues: HashMap<Bytes, KeyQueue>,
-    /// Keys whose next message is for one member alone, by member.
+    /// Keys whose next message is for one member only, by member.
     reserved: HashMap<u64, BTreeMap<Position, Bytes>>,
-    /// Handed out, by tag.
+    /// In flight, by delivery tag.
     in_flight: HashMap<u64, Entry>,
-    /// Copies that come when their time has come. They are in no queue.
+    /// Retry copies, by the time at which they are due. They are in no queue.
     delayed: BTreeMap<(Instant, u64), Entry>,
     unsettled: usize,
-    /// Counts what gets a number of its own: tags, positions, delayed copies.
+    /// The last number given to a delivery tag, a position or a delayed copy.
     numbers: u64,
 }
 
-/// The messages of one key. Exists while one of them is ready or handed out.
+/// The messages of one key. Exists while one of them is ready or in flight.
 #[derive(Debug, Default)]
 struct KeyQueue {
-    /// Behind the one that is ready or those that are out.
+    /// Behind those that are ready or in flight.
     waiting: VecDeque<Entry>,
-    /// How many are handed out. While any is, none is ready.
+    /// The number in flight. While it is not 0, none is ready.
     in_flight: usize,
-    /// Who has them and may have those behind them as well.
+    /// The member that has them and may take the next ones, too.
     holder: Option<u64>,
-    /// Where the next one stands in `reserved`.
+    /// The position of the next one in `reserved`.
     position: Option<Position>,
 }
 
-/// Who takes a message.
+/// A member of a group.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Member {
     pub(super) id: u64,
-    /// Keeps the order of a key itself, so that several messages of one may be handed out to it.
+    /// Set if the member keeps the order of a key itself, so that it may take several messages of one key.
     pub(super) keeps_order: bool,
 }
 
-/// For whom a message has become ready.
+/// The members for which a message has become ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReadyFor {
     None,
     Any,
-    /// The one who has those before it.
+    /// The member that has the messages before it.
     Holder,
 }
 
 impl KeyQueue {
-    /// Behind everything earlier; copies, which have the offsets of their originals, stay where they are.
+    /// Inserts by offset. Copies have the offsets of their originals and keep their places.
     fn insert(&mut self, entry: Entry) {
         let later = self.waiting.iter().position(|waiting| waiting.offset > entry.offset);
         self.waiting.insert(later.unwrap_or(self.waiting.len()), entry);
@@ -111,7 +113,7 @@ impl Group {
         self.numbers
     }
 
-    /// Adds a message later than all before.
+    /// Adds the message of a new, highest offset.
     pub(super) fn push(&mut self, offset: u64, message: Arc<Message>) -> ReadyFor {
         let retry = RetryState::default();
         let entry = Entry { offset, tag: 0, member: 0, message, attempt: 0, retry, delayed: false };
@@ -119,7 +121,7 @@ impl Group {
         self.enter(entry, (offset, u64::MAX))
     }
 
-    /// Makes `entry` ready, or lets it wait behind all of its key.
+    /// Makes `entry` ready, or adds it at the end of its key's queue.
     fn enter(&mut self, entry: Entry, position: Position) -> ReadyFor {
         let Some(key) = entry.message.key.clone() else {
             self.ready.insert(position, entry);
@@ -141,7 +143,7 @@ impl Group {
         }
     }
 
-    /// Reserves the next message of a key for the one who has those before it.
+    /// Reserves the next message of a key for the member that has those before it.
     fn reserve(&mut self, key: &Bytes) -> ReadyFor {
         let number = self.number();
         let Some(queue) = self.queues.get_mut(key) else { return ReadyFor::None };
@@ -157,7 +159,7 @@ impl Group {
         ReadyFor::Holder
     }
 
-    /// Hands out the next message.
+    /// Delivers the next message.
     pub(super) fn take(&mut self, member: Member) -> Option<Entry> {
         let ready = self.ready.first_key_value().map(|(position, _)| *position);
         let reserved = self.reserved.get(&member.id).and_then(BTreeMap::first_key_value);
@@ -189,7 +191,7 @@ impl Group {
         Some(entry)
     }
 
-    /// One of `key` is not out any more. When none is, the next one is for anybody.
+    /// A message of `key` is no longer in flight. Once none is, the next one is ready for any member.
     fn end_in_flight(&mut self, key: &Bytes, position: impl FnOnce(&Entry) -> Position) {
         let Some(queue) = self.queues.get_mut(key) else { return };
         queue.in_flight -= 1;
@@ -211,14 +213,14 @@ impl Group {
         self.in_flight.contains_key(&tag)
     }
 
-    /// Kept for whoever gets it next, if it comes again.
+    /// Recorded for the next delivery.
     pub(super) fn set_retry(&mut self, tag: u64, retry: RetryState) {
         if let Some(entry) = self.in_flight.get_mut(&tag) {
             (entry.retry, entry.delayed) = (retry, false);
         }
     }
 
-    /// A handed-out message is done: its offset. `None` when it was taken away meanwhile.
+    /// Settles a message in flight and returns its offset. `None` if it was revoked.
     pub(super) fn settle(&mut self, tag: u64) -> Option<u64> {
         let entry = self.in_flight.remove(&tag)?;
         self.unsettled -= 1;
@@ -228,7 +230,7 @@ impl Group {
         Some(entry.offset)
     }
 
-    /// A handed-out message is ready again. `end` is the offset of the next message of the topic.
+    /// Makes a message in flight ready again. `end` is the topic's next offset.
     pub(super) fn give_back(&mut self, tag: u64, end: u64) {
         if let Some(entry) = self.in_flight.remove(&tag) {
             let position = (end, self.number());
@@ -236,7 +238,7 @@ impl Group {
         }
     }
 
-    /// `position` of whichever of its key is ready then.
+    /// `position` is that of the message of its key that becomes ready.
     fn return_entry(&mut self, entry: Entry, position: impl FnOnce(&Entry) -> Position) {
         let Some(key) = entry.message.key.clone() else {
             self.ready.insert(position(&entry), entry);
@@ -249,7 +251,7 @@ impl Group {
         }
     }
 
-    /// All that is handed out is ready again, in its old order: how many.
+    /// Makes all messages in flight ready again, in their old order; returns their number.
     pub(super) fn revoke_all(&mut self) -> usize {
         let out = std::mem::take(&mut self.in_flight);
         let taken = out.len();
@@ -257,7 +259,7 @@ impl Group {
         taken
     }
 
-    /// The same for what one member has.
+    /// The same for the messages of one member.
     pub(super) fn revoke_from(&mut self, member: u64) {
         let (taken, out) = std::mem::take(&mut self.in_flight)
             .into_iter()
@@ -269,20 +271,20 @@ impl Group {
 
     fn return_all(&mut self, taken: HashMap<u64, Entry>) {
         for entry in taken.into_values() {
-            // A copy and its original may both be out, with one offset.
+            // A copy and its original may both be in flight, with one offset.
             let number = self.number();
             self.return_entry(entry, |next| (next.offset, number));
         }
     }
 
-    /// Adds a copy of `entry` that comes when it is `due`, behind all that is there then.
+    /// Adds a retry copy of `entry`, delivered when it is `due`, behind the messages that are there then.
     pub(super) fn delay(&mut self, entry: Entry, due: Instant) {
         self.unsettled += 1;
         let number = self.number();
         self.delayed.insert((due, number), Entry { attempt: 0, ..entry });
     }
 
-    /// Lets the copies in whose time has come. `true` when there are some.
+    /// Makes due retry copies ready. `true` if there were some.
     pub(super) fn release(&mut self, end: u64) -> bool {
         let mut released = false;
         if self.delayed.is_empty() {
@@ -300,10 +302,10 @@ impl Group {
         released
     }
 
-    /// Adds a message again that it has settled, before what is later of its key and not handed out.
+    /// Adds a settled message again, before the later ones of its key that are not in flight.
     pub(super) fn push_redelivered(&mut self, offset: u64, message: Arc<Message>) {
         let retry = RetryState::default();
-        // It was handed out before.
+        // It was delivered before.
         let entry = Entry { offset, tag: 0, member: 0, message, attempt: 1, retry, delayed: false };
         self.unsettled += 1;
         let position = (offset, self.number());
@@ -320,7 +322,7 @@ impl Group {
             self.reserve(&key);
             return;
         }
-        // One of its key is ready: whichever is earlier shall be.
+        // A message of its key is ready: the earlier of the two must be.
         let is_of_key = |(_, ready): &(&Position, &Entry)| ready.message.key.as_ref() == Some(&key);
         let ready = self.ready.iter().find(is_of_key).map(|(position, _)| *position);
         if let Some(ready) = ready.and_then(|position| self.ready.remove(&position)) {
@@ -331,7 +333,7 @@ impl Group {
         }
     }
 
-    /// Those of `offsets` that it has settled.
+    /// The settled ones of `offsets`.
     pub(super) fn settled(&self, offsets: impl Iterator<Item = u64>) -> Vec<u64> {
         let unsettled: HashSet<u64> = self.unsettled_offsets().collect();
         offsets.filter(|at| *at >= self.start && !unsettled.contains(at)).collect()
@@ -345,7 +347,7 @@ impl Group {
         self.unsettled
     }
 
-    /// Offsets of all that is not settled; a copy counts beside its original.
+    /// The offsets of all unsettled messages, including retry copies.
     pub(super) fn unsettled_offsets(&self) -> impl Iterator<Item = u64> {
         let waiting =
             self.ready.values().chain(self.queues.values().flat_map(|queue| &queue.waiting));

@@ -1,3 +1,5 @@
+//! The subscription options of the memory broker.
+
 /// Options of a subscription that only the memory broker knows; give them to
 /// [`Subscription::option`](crate::Subscription::option).
 ///
@@ -11,12 +13,12 @@
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemorySubscription {
-    /// Where a message waits for a delayed retry; [`MemoryRetry::Hold`] by default.
+    /// The place where a message waits for a delayed retry; [`MemoryRetry::Hold`] by default.
     pub retry: MemoryRetry,
 }
 
 impl MemorySubscription {
-    /// Says where a message waits for a delayed retry.
+    /// Sets the place where a message waits for a delayed retry.
     #[must_use]
     pub fn with_retry(mut self, retry: MemoryRetry) -> Self {
         self.retry = retry;
@@ -24,14 +26,14 @@ impl MemorySubscription {
     }
 }
 
-/// Where a message waits for a delayed retry on the memory broker.
+/// The place where a message waits for a delayed retry on the memory broker.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MemoryRetry {
-    /// In its place, as in Kafka's ordered mode: what is behind it of its key waits.
+    /// In its position, as in Kafka's ordered mode: the later messages of its key wait.
     #[default]
     Hold,
-    /// Aside, as in RabbitMQ's retry queues and Kafka's retry topics: its key goes on, and a copy of it,
-    /// with its attempts, comes after the delay behind all that is there then.
+    /// Aside, as in RabbitMQ's retry queues and Kafka's retry topics: its key goes on. A copy of it, with
+    /// its attempts, is delivered after the delay, behind the messages that are there then.
     Scheduled,
 }

@@ -1,3 +1,5 @@
+//! Settles the deliveries of a memory source for the service runtime.
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +34,7 @@ impl Settle for MemorySettle {
         !self.is_revoked()
     }
 
-    /// Nothing depends on which deliveries run.
+    /// Nothing depends on running deliveries.
     fn rest(&mut self) {}
 
     fn note_attempt(&mut self, state: &RetryState) {
@@ -108,7 +110,7 @@ impl Settle for MemorySettle {
 fn dead(message: &Message, topic: String, letter: &DeadLetter) -> Result<Message, SettleError> {
     let mut message = message.clone();
     message.topic = topic.into();
-    // A dead letter waits for whoever looks into it.
+    // A topic of dead letters may have no group.
     message.mandatory = false;
     for name in RETRY_HEADERS {
         message.headers.remove(name);
@@ -122,7 +124,7 @@ fn dead(message: &Message, topic: String, letter: &DeadLetter) -> Result<Message
 
 impl Drop for MemorySettle {
     fn drop(&mut self) {
-        // First given back, so that there is something when the source looks.
+        // Given back before the source is woken, so that it finds the message.
         drop(self.delivery.take());
         self.state.end_in_flight();
     }

@@ -1,3 +1,5 @@
+//! The consuming contract of the memory broker, for the service runtime.
+
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,9 +24,9 @@ impl Subscribe for MemoryBroker {
         requests.iter().filter_map(|request| topics(request).err()).collect()
     }
 
-    /// A failed message that waits for a later attempt keeps its place, as in Kafka's ordered mode, unless
-    /// [`MemorySubscription`](super::MemorySubscription) says otherwise. Its attempts are kept with the
-    /// group.
+    /// A failed message that waits for a later attempt keeps its position, as in Kafka's ordered mode,
+    /// unless [`MemorySubscription`](super::MemorySubscription) chooses otherwise. Its attempts are kept
+    /// with the group.
     fn subscribe(
         &self,
         request: SubscribeRequest,
@@ -53,7 +55,7 @@ fn topics(request: &SubscribeRequest) -> Result<Vec<Arc<str>>, SubscribeError> {
     Ok(topics.clone())
 }
 
-/// One subscription's deliveries from its topics.
+/// The source of one subscription: the deliveries of all its topics.
 struct MemorySource {
     deliveries: SelectAll<Pin<Box<dyn Stream<Item = MemoryDelivery> + Send>>>,
     memberships: Vec<Membership>,
@@ -100,7 +102,7 @@ impl Source for MemorySource {
         }
         if self.is_full() {
             self.state.register(cx.waker());
-            // One may have been settled before the waker was there.
+            // A delivery may have been settled before the waker was registered.
             if self.is_full() {
                 return Poll::Pending;
             }
@@ -129,14 +131,14 @@ impl Source for MemorySource {
         Box::pin(async {})
     }
 
-    /// Dropping it gives everything back.
+    /// Dropping the source gives all unsettled messages back.
     fn close(self: Box<Self>, _deadline: Duration) -> BoxFuture<'static, Result<(), SourceError>> {
         Box::pin(async { Ok(()) })
     }
 }
 
 impl Drop for MemorySource {
-    /// As for a process that died: what is out is no longer this one's, whoever holds on to it.
+    /// As after a crash: the deliveries in flight are revoked.
     fn drop(&mut self) {
         self.memberships.iter().for_each(Membership::leave);
     }

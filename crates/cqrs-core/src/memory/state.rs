@@ -1,3 +1,5 @@
+//! The state of one topic under its lock: its log, its groups, and the publishes that wait for room.
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -18,22 +20,22 @@ pub(super) struct TopicLimits {
     pub(super) require_subscriber: bool,
 }
 
-/// What the lock of a topic guards.
+/// The state under the lock of a topic.
 #[derive(Debug)]
 pub(super) struct TopicState {
     limits: TopicLimits,
     faults: Arc<FaultPlan>,
     /// By offset.
     log: BTreeMap<u64, Kept>,
-    /// Offsets in `log` that no group owes a settlement, so that their places can be taken.
+    /// Offsets in `log` that all groups have settled: they are evicted for new messages.
     evictable: BTreeSet<u64>,
     /// The offset of the next message.
     pub(super) end: u64,
     groups: Vec<Group>,
     group_ids: u64,
-    /// Wait for room, in order. Not empty only while there is none.
+    /// Publishes that wait for room, in order. Empty while there is room.
     pub(super) waiting: VecDeque<PendingConfirm>,
-    /// Ends what is waiting past its deadline.
+    /// The task that ends waiting publishes at their deadlines.
     pub(super) expirer: Option<AbortHandle>,
     pub(super) closed: bool,
 }
@@ -41,7 +43,7 @@ pub(super) struct TopicState {
 #[derive(Debug)]
 struct Kept {
     message: Arc<Message>,
-    /// Groups that did not settle it; a group counts once more for each delayed copy.
+    /// The number of groups that did not settle it; a group counts once more for each retry copy.
     unsettled_by: usize,
 }
 
@@ -92,7 +94,7 @@ impl TopicState {
         &self.groups[self.groups.len() - 1]
     }
 
-    /// `false` when there is none.
+    /// `false` if there is no such group.
     pub(super) fn delete_group(&mut self, name: &str, deferred: &mut Deferred) -> bool {
         let Some(at) = self.groups.iter().position(|group| &*group.name == name) else {
             return false;
@@ -106,7 +108,7 @@ impl TopicState {
         true
     }
 
-    /// Hands the last `n` messages out again that the group settled.
+    /// Redelivers the last `n` messages that the group settled.
     pub(super) fn redeliver(&mut self, group: &str, n: usize) -> usize {
         let Self { log, evictable, groups, .. } = self;
         let Some(group) = groups.iter_mut().find(|known| &*known.name == group) else { return 0 };
@@ -132,12 +134,12 @@ impl TopicState {
         self.log.len() < self.limits.capacity || !self.evictable.is_empty()
     }
 
-    /// Whether a message would reach nobody, as on RabbitMQ.
+    /// `true` if a message has no receiver, as on RabbitMQ.
     pub(super) fn is_unroutable(&self) -> bool {
         self.limits.require_subscriber && self.groups.is_empty()
     }
 
-    /// Ends a message that reaches nobody.
+    /// Ends the publish of an unroutable message.
     pub(super) fn return_unrouted(pending: PendingConfirm, deferred: &mut Deferred) {
         let outcome = match (pending.start_sending(), pending.message().mandatory) {
             (false, _) => PublishOutcome::Expired,
@@ -147,7 +149,7 @@ impl TopicState {
         deferred.outcomes.push((pending, outcome));
     }
 
-    /// Takes a message that there is room for.
+    /// Stores a message, for which there is room.
     pub(super) fn store(&mut self, pending: PendingConfirm, deferred: &mut Deferred) {
         if !pending.start_sending() {
             deferred.outcomes.push((pending, PublishOutcome::Expired));
@@ -182,7 +184,7 @@ impl TopicState {
             match group.push(offset, Arc::clone(&message)) {
                 ReadyFor::None => {}
                 ReadyFor::Any => deferred.wake_one.push(Arc::clone(&group.signal)),
-                // Which of those that wait that is, the signal does not know.
+                // The signal cannot wake one certain member.
                 ReadyFor::Holder => deferred.wake_all.push(Arc::clone(&group.signal)),
             }
         }
@@ -194,14 +196,14 @@ impl TopicState {
         offset
     }
 
-    /// One more settlement is unsettled_by of the message at `offset`, which is not settled.
+    /// A retry copy of the unsettled message at `offset` was added.
     pub(super) fn add_unsettled(&mut self, offset: u64) {
         if let Some(kept) = self.log.get_mut(&offset) {
             kept.unsettled_by += 1;
         }
     }
 
-    /// One group is done with the message at `offset`.
+    /// A group settled the message at `offset`.
     pub(super) fn settle(&mut self, offset: u64) {
         if let Some(kept) = self.log.get_mut(&offset) {
             kept.unsettled_by -= 1;
@@ -211,7 +213,7 @@ impl TopicState {
         }
     }
 
-    /// Takes what waits for room, as far as there is some.
+    /// Stores waiting messages while there is room.
     pub(super) fn admit_waiting(&mut self, deferred: &mut Deferred) {
         while self.has_room()
             && let Some(pending) = self.waiting.pop_front()
@@ -233,12 +235,12 @@ impl TopicState {
     }
 }
 
-/// What is to be done once the lock is released: wakers run foreign code.
+/// The work after the lock is released: wakers and confirms run other code.
 #[derive(Debug, Default)]
 pub(super) struct Deferred {
-    /// One of those that wait is to look again.
+    /// Signals of groups in which one waiting member must be woken.
     pub(super) wake_one: Vec<Arc<Notify>>,
-    /// All of them are.
+    /// Signals of groups in which all waiting members must be woken.
     pub(super) wake_all: Vec<Arc<Notify>>,
     pub(super) outcomes: Vec<(PendingConfirm, PublishOutcome)>,
     pub(super) progress: bool,
@@ -288,7 +290,7 @@ impl Deferred {
     }
 }
 
-/// Ends the publish at its deadline; at once when nobody can wait for that.
+/// Ends the publish at its deadline; at once outside of a runtime.
 fn withhold(pending: PendingConfirm) {
     match tokio::runtime::Handle::try_current() {
         Ok(runtime) => drop(runtime.spawn(async move {

@@ -1,3 +1,5 @@
+//! A subscriber of one group of a topic, and its deliveries.
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +14,7 @@ use crate::message::Message;
 
 /// One member of a group; its members share the group's messages.
 ///
-/// Dropping it changes nothing for the deliveries it handed out.
+/// Dropping it does not affect its deliveries.
 pub struct MemorySubscriber {
     topic: Arc<Topic>,
     group: u64,
@@ -20,7 +22,7 @@ pub struct MemorySubscriber {
     signal: Arc<Notify>,
 }
 
-/// A subscriber's place in its group.
+/// The membership of a subscriber in its group.
 pub(super) struct Membership {
     topic: Arc<Topic>,
     group: u64,
@@ -28,7 +30,7 @@ pub(super) struct Membership {
 }
 
 impl Membership {
-    /// Gives back all that the subscriber handed out, whoever holds on to it.
+    /// Revokes the subscriber's deliveries that are in flight.
     pub(super) fn leave(&self) {
         self.topic.leave(self.group, self.member);
     }
@@ -41,7 +43,7 @@ impl MemorySubscriber {
         Self { topic, group, member: Member { id, keeps_order: false }, signal }
     }
 
-    /// Several messages of one key may be handed out to it at once; it keeps their order.
+    /// Allows several deliveries of one key at once, for a subscriber that keeps their order itself.
     pub(super) fn keeping_order(mut self) -> Self {
         self.member.keeps_order = true;
         self
@@ -52,18 +54,18 @@ impl MemorySubscriber {
         Membership { topic, group: self.group, member: self.member.id }
     }
 
-    /// The next message; `None` once nothing can come any more: the broker is shut down (or dropped)
-    /// and its group settled everything, or the group was deleted.
+    /// The next message; `None` after the last one: the broker is shut down (or dropped) and the group
+    /// settled everything, or the group was deleted.
     ///
-    /// After a shutdown it waits for deliveries that are out, because they may be given back. Whoever
-    /// collects several before settling them should therefore not wait for `None` with them in hand.
+    /// After a shutdown it waits for deliveries in flight, because they may be given back. A caller that
+    /// collects several deliveries before settling them must not wait for `None` meanwhile.
     ///
-    /// Cancel safe: a cancelled call took nothing.
+    /// Cancel safe: a cancelled call takes nothing.
     pub async fn recv(&self) -> Option<MemoryDelivery> {
-        // A topic with much in it must not keep the task from yielding.
+        // A task that always finds a message must yield, too.
         tokio::task::coop::consume_budget().await;
         loop {
-            // Made before looking, so that it hears of everything that comes after the look.
+            // Registered before the check, so that no later wake-up is missed.
             let changed = self.signal.notified();
             match self.topic.take(self.group, self.member) {
                 Taken::Entry(entry) => return Some(self.delivery(entry)),
@@ -93,7 +95,7 @@ impl fmt::Debug for MemorySubscriber {
     }
 }
 
-/// A message in one subscriber's hands. Dropped, it is given back, never acked.
+/// A message delivered to one subscriber. Dropped, it is given back, never acked.
 #[must_use = "dropping it gives the message back"]
 pub struct MemoryDelivery {
     topic: Arc<Topic>,
@@ -108,17 +110,17 @@ impl MemoryDelivery {
         &self.entry.message
     }
 
-    /// How often this message was handed out in this group, counting this time: 1 at first.
+    /// The number of deliveries of this message in this group, including this one: 1 at first.
     pub fn attempt(&self) -> u32 {
         self.entry.attempt
     }
 
-    /// Whether it was handed out before.
+    /// `true` if it was delivered before.
     pub fn redelivered(&self) -> bool {
         self.entry.attempt > 1
     }
 
-    /// The message's place in its topic: later messages have greater ones.
+    /// The message's offset in its topic.
     pub fn offset(&self) -> u64 {
         self.entry.offset
     }
@@ -127,42 +129,42 @@ impl MemoryDelivery {
         self.entry.retry
     }
 
-    /// Whether it is a copy that waited for this attempt.
+    /// `true` for a retry copy.
     pub(super) fn delayed(&self) -> bool {
         self.entry.delayed
     }
 
-    /// Kept for whoever gets it next, if it comes again.
+    /// Recorded for the next delivery.
     pub(super) fn set_retry(&mut self, retry: RetryState) {
         self.entry.retry = retry;
         self.topic.set_retry(self.group, self.entry.tag, retry);
     }
 
-    /// A copy comes after `delay`, with `retry`.
+    /// Adds a retry copy, delivered after `delay` with `retry`.
     pub(super) fn schedule(&self, delay: Duration, retry: RetryState) {
         let entry = Entry { retry, delayed: true, ..self.entry.clone() };
         self.topic.schedule(self.group, entry, delay);
     }
 
-    /// Whether it was neither settled nor taken away ([`MemoryFaults::revoke`](super::MemoryFaults)).
+    /// `false` once it is settled or revoked ([`MemoryFaults::revoke`](super::MemoryFaults)).
     pub(super) fn is_in_flight(&self) -> bool {
         self.topic.is_in_flight(self.group, self.entry.tag)
     }
 
-    /// As [`ack`](Self::ack). `false` when it was taken away.
+    /// As [`ack`](Self::ack). `false` if it was revoked.
     pub(super) fn settle(mut self) -> bool {
         self.settled = true;
         self.topic.settle(self.group, self.entry.tag)
     }
 
-    /// It is done: this group does not see it again, and the next one of its key is handed out.
+    /// Settles it: the group does not receive it again, and the next message of its key is delivered.
     ///
-    /// Does nothing once it was taken away by [`MemoryFaults::revoke`](super::MemoryFaults::revoke).
+    /// Does nothing if it was revoked by [`MemoryFaults::revoke`](super::MemoryFaults::revoke).
     pub fn ack(self) {
         self.settle();
     }
 
-    /// Gives it back, as dropping it does: it comes again, before anything later of its key.
+    /// Gives it back, as dropping it does: it is redelivered before the later messages of its key.
     pub fn nack(self) {}
 }
 

@@ -1,3 +1,5 @@
+//! Tests of the memory broker's publishing and subscribing.
+
 mod faults;
 mod interleavings;
 mod publishing;

@@ -1,3 +1,5 @@
+//! One topic of a memory broker: the lock around its state, and the wake-ups after it.
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -15,12 +17,12 @@ use crate::message::Message;
 /// A bounded log and the groups that read it.
 #[derive(Debug)]
 pub(super) struct Topic {
-    /// Told whenever a message stopped waiting for room; shared by all topics of a broker.
+    /// Notified when a message no longer waits for room; shared by all topics of a broker.
     progress: Arc<Notify>,
     state: Mutex<TopicState>,
 }
 
-/// What a subscriber finds.
+/// The result of [`Topic::take`].
 #[derive(Debug)]
 pub(super) enum Taken {
     Entry(Entry),
@@ -38,7 +40,7 @@ impl Topic {
         Self { progress, state: Mutex::new(TopicState::new(limits, faults, closed)) }
     }
 
-    /// No code of others runs under the lock, so a poisoned state is a consistent one.
+    /// No user code runs under the lock, so a poisoned state is consistent.
     fn lock(&self) -> MutexGuard<'_, TopicState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -89,7 +91,7 @@ impl Topic {
         !self.lock().waiting.is_empty()
     }
 
-    /// Refuses new messages. Those that wait for room still get it.
+    /// Refuses new messages. Those that wait for room are still stored.
     pub(super) fn close(&self) {
         self.with(|state, deferred| {
             state.closed = true;
@@ -97,7 +99,7 @@ impl Topic {
         });
     }
 
-    /// Takes out what still waits for room.
+    /// Removes the publishes that wait for room.
     pub(super) fn take_waiting(&self) -> VecDeque<PendingConfirm> {
         self.with(|state, deferred| {
             let waiting = std::mem::take(&mut state.waiting);
@@ -106,7 +108,7 @@ impl Topic {
         })
     }
 
-    /// Receipts end at their deadlines by themselves; this frees the places in the window as well.
+    /// Receipts end at their deadlines by themselves; the expirer also frees their slots in the window.
     fn start_expirer(self: &Arc<Self>, state: &mut TopicState) {
         let watched = state.expirer.as_ref().is_some_and(|task| !task.is_finished());
         if !watched && let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -115,7 +117,7 @@ impl Topic {
         }
     }
 
-    /// Ends what is waiting past its deadline; the deadline that comes next.
+    /// Ends the waiting publishes that are past their deadlines. Returns the next deadline.
     fn expire(&self) -> Option<Instant> {
         self.with(|state, deferred| {
             let now = Instant::now();
@@ -137,8 +139,7 @@ impl Topic {
 
     // ---- groups
 
-    /// The id of the group, which is made when there is none, and what tells of its messages. `true`
-    /// when it was made.
+    /// The id of the group, which is made if it does not exist, and its signal. `true` if it was made.
     pub(super) fn group(&self, name: &str, start: StartAt) -> (u64, Arc<Notify>, bool) {
         let mut state = self.lock();
         if let Some(group) = state.named(name) {
@@ -157,11 +158,11 @@ impl Topic {
             let ended = state.closed && state.waiting.is_empty();
             let end = state.end;
             let Some(group) = state.group_mut(group) else { return Taken::Ended };
-            // Here too, because the runtime that was to wait for them may be gone.
+            // Here, too, because the runtime that waits for them may be gone.
             group.release(end);
             match group.take(member) {
                 Some(entry) => {
-                    // Several messages may have become ready for one stored wake-up.
+                    // One stored wake-up may stand for several ready messages.
                     if group.has_ready() {
                         deferred.wake_one.push(Arc::clone(&group.signal));
                     }
@@ -187,7 +188,7 @@ impl Topic {
         }
     }
 
-    /// `false` when the delivery is not the group's any more.
+    /// `false` if the delivery was revoked.
     pub(super) fn settle(&self, group: u64, tag: u64) -> bool {
         self.with(|state, deferred| {
             let Some(group) = state.group_mut(group) else { return false };
@@ -212,7 +213,7 @@ impl Topic {
         });
     }
 
-    /// Takes back all that `member` has.
+    /// Revokes the deliveries of `member`.
     pub(super) fn leave(&self, group: u64, member: u64) {
         self.with(|state, deferred| {
             if let Some(group) = state.group_mut(group) {
@@ -222,7 +223,7 @@ impl Topic {
         });
     }
 
-    /// A copy of `entry` comes after `delay`.
+    /// Adds a retry copy of `entry`, delivered after `delay`.
     pub(super) fn schedule(self: &Arc<Self>, group: u64, entry: Entry, delay: Duration) {
         let due = far_deadline(delay);
         let scheduled = self.with(|state, _| {
@@ -258,7 +259,7 @@ impl Topic {
 
     // ---- faults
 
-    /// Takes away what the group has handed out: how many messages.
+    /// Revokes all deliveries of the group; returns their number.
     pub(super) fn revoke(&self, group: &str) -> usize {
         self.with(|state, deferred| {
             let Some(group) = state.named(group) else { return 0 };

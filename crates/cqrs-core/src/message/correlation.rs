@@ -1,3 +1,5 @@
+//! The correlation id that a message carries.
+
 use std::fmt;
 use std::sync::Arc;
 

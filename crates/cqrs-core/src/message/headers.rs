@@ -1,3 +1,5 @@
+//! The headers of a message, and the names that the framework uses.
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;

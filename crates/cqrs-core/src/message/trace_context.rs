@@ -1,3 +1,5 @@
+//! The W3C trace context that a message carries.
+
 /// The sender's place in a distributed trace: [W3C Trace Context], level 1.
 ///
 /// [W3C Trace Context]: https://www.w3.org/TR/trace-context/

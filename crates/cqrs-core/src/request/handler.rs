@@ -1,3 +1,5 @@
+//! The request handler trait, and the type-erased twin that maps hold.
+
 use super::Request;
 use crate::broker::BoxFuture;
 use crate::scope::Scope;

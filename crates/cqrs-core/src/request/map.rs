@@ -1,3 +1,5 @@
+//! The map that binds request types to their handlers, given to a mediator's builder.
+
 use std::any::{Any, TypeId, type_name};
 use std::fmt;
 

@@ -1,3 +1,5 @@
+//! The unit of work of a scope: begun on first use, committed or rolled back once.
+
 use std::any::{Any, type_name};
 use std::error::Error;
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+//! The typed values of a scope.
+
 use std::any::{Any, TypeId, type_name};
 use std::fmt;
 use std::sync::Arc;

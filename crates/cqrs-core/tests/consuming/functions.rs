@@ -1,3 +1,5 @@
+//! Tests of the functions `each`, `manual` and `batch`.
+
 use super::*;
 
 #[tokio::test(start_paused = true)]

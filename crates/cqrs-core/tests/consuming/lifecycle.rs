@@ -1,3 +1,5 @@
+//! Tests of start, stop, drain and failure.
+
 use super::*;
 
 #[tokio::test(start_paused = true)]

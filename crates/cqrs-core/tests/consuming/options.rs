@@ -1,3 +1,5 @@
+//! Tests of the options of a subscription.
+
 use cqrs_core::{
     CorrelationId, DeadLetterTarget, Failure, Incoming, Invocation, Middleware, Next, Outcome,
     StartAt, per_delivery,

@@ -1,3 +1,5 @@
+//! Tests of order and concurrency.
+
 use super::*;
 
 #[tokio::test(start_paused = true)]

@@ -1,3 +1,5 @@
+//! Tests of decoding and its policies.
+
 use super::*;
 
 #[tokio::test(start_paused = true)]

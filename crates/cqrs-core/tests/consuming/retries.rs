@@ -1,3 +1,5 @@
+//! Tests of retries and dead letters.
+
 use super::*;
 
 /// Publishes two that fail, revokes them while they wait for an attempt, and counts them as revoked soon.

@@ -1,3 +1,5 @@
+//! Tests of the order and ownership of a group's messages.
+
 use std::time::Duration;
 
 use proptest::prelude::*;

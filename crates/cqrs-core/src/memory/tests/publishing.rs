@@ -1,3 +1,5 @@
+//! Tests of publishing to the memory broker.
+
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};

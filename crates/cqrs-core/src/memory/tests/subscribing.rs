@@ -1,3 +1,5 @@
+//! Tests of subscribing to the memory broker.
+
 use std::time::Duration;
 
 use tokio::time::timeout;

@@ -1,3 +1,5 @@
+//! The failure of one attempt, and how the retry schedule treats it.
+
 use std::error::Error;
 use std::fmt;
 use std::ops::Deref;

@@ -1,3 +1,5 @@
+//! A job: one delivery in the runtime, from the source to its settlement.
+
 use std::fmt;
 use std::sync::Arc;
 
