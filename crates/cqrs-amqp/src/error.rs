@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use cqrs_core::PublishErrorKind;
+use cqrs_core::consume::support::error_chain;
 
 /// The kinds of [`AmqpError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -110,17 +111,7 @@ impl AmqpError {
 
     /// This error and all its causes on one line.
     pub(crate) fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            let words = error.to_string();
-            if !text.ends_with(&words) {
-                text.push_str(": ");
-                text.push_str(&words);
-            }
-            cause = error.source();
-        }
-        text
+        error_chain(self)
     }
 
     /// The kind of publish error for the only message on a channel that the server closed.

@@ -32,7 +32,7 @@
 //! [`AmqpMessageBroker`] is a [`Subscribe`](cqrs_core::Subscribe), too. Each topic of a subscription has a
 //! durable quorum queue `{topic}.{group}`, bound to the exchange with the topic; [`AmqpSubscription`] changes
 //! that. Each dot of the group is doubled, so that no two groups share a queue
-//! ([`topic_group_name`](cqrs_core::consume::topic_group_name)). Two kinds of queues belong to it:
+//! ([`topic_group_name`](cqrs_core::consume::support::topic_group_name)). Two kinds of queues belong to it:
 //!
 //! * `{queue}.retry.{delay}` for each delay of the retry schedule: a failed message waits there and returns
 //!   to the queue, not to the exchange, so that other groups do not see it. Its headers have the attempts, and

@@ -2,7 +2,6 @@
 //! and the broker contract. No broker client: those are crates of their own.
 
 pub mod broker;
-mod causes;
 pub mod codec;
 pub mod consume;
 mod dispatch;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use cqrs_core::consume::{TopicSet, topic_group_name};
+use cqrs_core::consume::TopicSet;
+use cqrs_core::consume::support::{delay_text, retry_name, topic_group_name};
 
 /// The rule of `org.apache.kafka.common.internals.Topic.validate`: what is wrong with a name.
 pub(crate) fn fault(topic: &str) -> Option<&'static str> {
@@ -18,17 +19,9 @@ pub(crate) fn fault(topic: &str) -> Option<&'static str> {
     }
 }
 
-/// `10s`, or `250ms` when it is no whole number of seconds.
-fn delay_text(delay: Duration) -> String {
-    match delay.subsec_nanos() {
-        0 => format!("{}s", delay.as_secs()),
-        _ => format!("{}ms", delay.as_millis()),
-    }
-}
-
 /// Where copies wait for their next attempt after `delay`.
 pub(crate) fn retry_topic(topic: &str, group: &str, delay: Duration) -> String {
-    format!("{}.retry.{}", topic_group_name(topic, group), delay_text(delay))
+    retry_name(&topic_group_name(topic, group), delay)
 }
 
 /// The topics to subscribe to, as librdkafka takes them: a leading `^` makes a pattern.

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use cqrs_core::StartAt;
-use cqrs_core::consume::{SubscribeError, SubscribeErrorKind, SubscribeRequest, topic_group_name};
+use cqrs_core::consume::support::{request_problems, topic_group_name};
+use cqrs_core::consume::{SubscribeError, SubscribeErrorKind, SubscribeRequest};
 
 use super::options::QueueKind;
 use super::plan::{Plan, QueuePlan};
@@ -50,10 +51,10 @@ pub(super) fn check(requests: &[SubscribeRequest], config: &AmqpConfig) -> Vec<S
 
 /// The problems of one subscription.
 pub(super) fn check_one(request: &SubscribeRequest, plan: &Plan) -> Vec<SubscribeError> {
-    let mut problems: Vec<_> = plan
-        .queues
-        .iter()
-        .flat_map(|queue| queue_problems(request, queue))
+    let of_queues = plan.queues.iter().flat_map(|queue| queue_problems(request, queue));
+    let mut problems: Vec<_> = request_problems(request)
+        .into_iter()
+        .chain(of_queues)
         .map(|problem| format!("subscription {:?}: {problem}", plan.name))
         .map(invalid)
         .collect();
@@ -65,7 +66,7 @@ pub(super) fn check_one(request: &SubscribeRequest, plan: &Plan) -> Vec<Subscrib
     {
         problems.push(invalid(format!("subscription {:?}: {problem}", plan.name)));
     }
-    if plan.max_unsettled == 0 {
+    if plan.max_unsettled == 0 && request.max_unsettled != Some(0) {
         problems.push(invalid(format!(
             "subscription {:?}: RabbitMQ takes a prefetch of 0 as no limit; take at least 1",
             plan.name

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cqrs_core::consume::support::{retry_name, topic_group_name};
 use cqrs_core::consume::{
     DeadLetterTarget, Retry, SubscribeError, SubscribeErrorKind, SubscribeRequest, TopicSet,
-    topic_group_name,
 };
 use lapin::types::{AMQPValue, FieldTable};
 
@@ -234,11 +234,7 @@ impl QueuePlan {
     /// one, which is deleted with it.
     pub(super) fn retry_queue(&self, delay: Duration) -> QueueConfig {
         let ttl = millis(delay);
-        let shown = match ttl % 1_000 {
-            0 => format!("{}s", ttl / 1_000),
-            _ => format!("{ttl}ms"),
-        };
-        let mut queue = QueueConfig::new(format!("{}.retry.{shown}", self.name))
+        let mut queue = QueueConfig::new(retry_name(&self.name, delay))
             .with_argument("x-message-ttl", ttl)
             .with_argument("x-dead-letter-exchange", "")
             .with_argument("x-dead-letter-routing-key", &*self.name);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::consume::SourceError;
+use cqrs_core::consume::support::far_deadline;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -19,8 +20,6 @@ use crate::error::{AmqpError, ErrorKind};
 const CANCELLING: Duration = Duration::from_secs(1);
 /// How long the close of a dropped source may take.
 const CLOSING: Duration = Duration::from_secs(2);
-/// A later instant does not exist on every platform.
-const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The task of a source's connection: see the [module](super).
 pub(super) struct Supervisor {
@@ -48,7 +47,7 @@ pub(super) struct CloseRequest {
 
 impl CloseRequest {
     pub(super) fn new(limit: Duration, reply: oneshot::Sender<Result<(), SourceError>>) -> Self {
-        Self { deadline: Instant::now() + limit.min(FAR), reply: Some(reply) }
+        Self { deadline: far_deadline(limit), reply: Some(reply) }
     }
 
     fn of_dropped_source() -> Self {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use cqrs_core::broker::{
     BoxFuture, BrokerState, Intake, PendingConfirm, Receipt, ShutdownReport, Window,
 };
+use cqrs_core::consume::support::far_deadline;
 use cqrs_core::{Message, PublishError, PublishErrorKind};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -160,9 +161,7 @@ impl ProducerHandle {
         self.intake.close();
         let tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(tasks) = tasks {
-            let now = Instant::now();
-            let far = Duration::from_secs(365 * 24 * 3600);
-            self.stop.send_replace(Some(now + deadline.min(far)));
+            self.stop.send_replace(Some(far_deadline(deadline)));
             self.runtime.spawn(end(tasks));
         }
         let mut report = self.report.clone();

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::error::{PublishError, PublishErrorKind};
 use super::receipt::{ExpiryCause, PendingConfirm, Receipt};
 use super::window::{Slot, Window};
+use crate::consume::support::far_deadline;
 use crate::message::Message;
 
 /// The front half of every broker's `enqueue`: the window, the publish deadline, and the closed state.
@@ -117,13 +118,6 @@ impl Default for Intake {
     fn default() -> Self {
         Self::new(Window::default(), Self::DEFAULT_TIMEOUT)
     }
-}
-
-/// `within` from now, or 30 years from now if that is earlier: a later time may be past the end of the
-/// clock.
-pub(crate) fn far_deadline(within: Duration) -> Instant {
-    const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
-    Instant::now() + within.min(FAR)
 }
 
 fn closed(message: Message) -> PublishError {

@@ -13,7 +13,6 @@ pub use devnull::DevnullMessageBroker;
 pub use error::{PublishError, PublishErrorKind};
 pub use event_error::PublishEventError;
 pub use intake::Intake;
-pub(crate) use intake::far_deadline;
 pub use receipt::{Confirmation, PendingConfirm, Receipt};
 pub use window::{Slot, Window};
 

@@ -16,10 +16,10 @@ mod dead_letter;
 mod error;
 mod incoming;
 mod log_limit;
-mod names;
 mod request;
 mod retry;
 mod status;
+pub mod support;
 
 pub use contract::{Delayed, Settle, Source, SourceDelivery, Subscribe};
 pub use dead_letter::{
@@ -28,7 +28,6 @@ pub use dead_letter::{
 pub use error::{SettleError, SourceError, SubscribeError, SubscribeErrorKind};
 pub use incoming::Incoming;
 pub use log_limit::LogLimit;
-pub use names::{group_problem, topic_group_name};
 pub(crate) use request::DEFAULT_MAX_CRASHES;
 pub use request::{BrokerOptions, DeadLetterTarget, StartAt, SubscribeRequest, TopicSet};
 pub(crate) use retry::NextAttempt;

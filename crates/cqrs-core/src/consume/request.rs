@@ -6,9 +6,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::names::topic_group_name;
 use super::retry::Retry;
 use super::status::StatusReporter;
+use super::support::topic_group_name;
 
 /// The number of crashes after which a message becomes a dead letter.
 pub(crate) const DEFAULT_MAX_CRASHES: u32 = 3;

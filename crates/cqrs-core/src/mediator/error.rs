@@ -3,8 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
-use crate::causes::causes;
 use crate::codec::SerializeError;
+use crate::consume::support::error_chain;
 use crate::dispatch::{EventsError, FinishError, Undelivered};
 use crate::scope::UnitOfWorkError;
 
@@ -119,8 +119,8 @@ impl<T, E: fmt::Display> SendError<T, E> {
             | Self::Events(_)
             | Self::Rejected(_)
             | Self::Undelivered(_) => self,
-            Self::UnitOfWork(error) => Self::FailedAfterCommit(causes(&error)),
-            Self::Serialize(error) => Self::FailedAfterCommit(causes(&error)),
+            Self::UnitOfWork(error) => Self::FailedAfterCommit(error_chain(&error)),
+            Self::Serialize(error) => Self::FailedAfterCommit(error_chain(&error)),
             other => Self::FailedAfterCommit(other.to_string()),
         }
     }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::error::SendError;
 use super::nesting::{MAX_NESTING, nesting};
-use crate::broker::far_deadline;
+use crate::consume::support::far_deadline;
 use crate::dispatch::{Entered, EventRounds, Finisher, Gate, Undelivered, caught, panic_message};
 use crate::event::{Emission, Event};
 use crate::middleware::{

@@ -14,9 +14,10 @@ use super::settle::MemorySettle;
 use super::source_state::SourceState;
 use super::subscriber::{Membership, MemoryDelivery, MemorySubscriber};
 use crate::broker::BoxFuture;
+use crate::consume::support::request_problems;
 use crate::consume::{
-    DeadLetterTarget, Incoming, Source, SourceDelivery, SourceError, SourceStatus, Subscribe,
-    SubscribeError, SubscribeErrorKind, SubscribeRequest, TopicSet,
+    Incoming, Source, SourceDelivery, SourceError, SourceStatus, Subscribe, SubscribeError,
+    SubscribeErrorKind, SubscribeRequest, TopicSet,
 };
 
 impl Subscribe for MemoryBroker {
@@ -46,10 +47,7 @@ fn topics(request: &SubscribeRequest) -> Result<Vec<Arc<str>>, SubscribeError> {
         let problem = "the memory broker has no patterns: name the topics".to_owned();
         return Err(invalid(SubscribeErrorKind::Unsupported, problem));
     };
-    if let DeadLetterTarget::Named(dead) = &request.dead_letter
-        && topics.contains(dead)
-    {
-        let problem = format!("it consumes its own dead letters from {dead}; name another topic");
+    if let Some(problem) = request_problems(request).into_iter().next() {
         return Err(invalid(SubscribeErrorKind::Invalid, problem));
     }
     Ok(topics.clone())

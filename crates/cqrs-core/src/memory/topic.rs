@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use super::fault_plan::FaultPlan;
 use super::group::{Entry, Member};
 use super::state::{Deferred, PublishOutcome, TopicLimits, TopicState};
-use crate::broker::{PendingConfirm, PublishError, PublishErrorKind, far_deadline};
+use crate::broker::{PendingConfirm, PublishError, PublishErrorKind};
+use crate::consume::support::far_deadline;
 use crate::consume::{RetryState, StartAt};
 use crate::message::Message;
 

@@ -12,7 +12,8 @@ use super::report::StopHandle;
 use super::runtime::{BatchLimits, HandlerKind, Monitor, PlannedSubscription, Spec};
 use super::subscription::Subscription;
 use super::target::{Handler, Target};
-use crate::consume::{DeadLetterTarget, StatusReporter, Subscribe, group_problem};
+use crate::consume::support::group_problem;
+use crate::consume::{DeadLetterTarget, StatusReporter, Subscribe};
 
 /// How many messages every broker fetches by default for a subscription that handles many at once. A
 /// batch of more would never be full.

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::received::Received;
 use super::runtime::{Counter, Counters, Job, ManualOutcome, log_dead_letter, log_unacked};
-use crate::causes::causes;
+use crate::consume::support::error_chain;
 use crate::consume::{DeadLetterReason, Delayed, SettleError};
 use crate::event::{HandlerError, Timestamp};
 
@@ -120,7 +120,7 @@ impl Delivery {
         let inner = self.inner();
         // Of the letter alone: a letter that is tried again is no further attempt.
         let retry = inner.job.retry.failed(Timestamp::now());
-        let text = causes(error.source());
+        let text = error_chain(error.source());
         let letter = inner.job.dead_letter(
             &retry,
             &inner.received.group,

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cqrs_core::consume::{
-    DeadLetterTarget, SubscribeError, SubscribeErrorKind, SubscribeRequest, TopicSet,
-};
+use cqrs_core::consume::support::request_problems;
+use cqrs_core::consume::{SubscribeError, SubscribeErrorKind, SubscribeRequest, TopicSet};
 
 use crate::config::{KafkaSubscription, RetryMode};
 use crate::topics;
@@ -18,8 +17,9 @@ pub(super) fn check(requests: &[SubscribeRequest]) -> Vec<SubscribeError> {
             let text = format!("subscription {}: {text}", request.name);
             faults.push(SubscribeError::new(SubscribeErrorKind::Invalid, text));
         };
+        request_problems(request).into_iter().for_each(&mut wrong);
         check_topics(request, &mut wrong);
-        check_options(request, &options(request), &mut wrong);
+        check_options(&options(request), &mut wrong);
     }
     for (index, one) in requests.iter().enumerate() {
         for other in requests.iter().skip(index + 1).filter(|other| other.group == one.group) {
@@ -40,9 +40,6 @@ fn options(request: &SubscribeRequest) -> KafkaSubscription {
 }
 
 fn check_topics(request: &SubscribeRequest, wrong: &mut impl FnMut(String)) {
-    if request.group.is_empty() {
-        wrong("its group has no name; consumers of one group share the messages".into());
-    }
     let names = match &request.topics {
         TopicSet::Named(names) => names.as_slice(),
         TopicSet::Pattern(pattern) => {
@@ -53,11 +50,8 @@ fn check_topics(request: &SubscribeRequest, wrong: &mut impl FnMut(String)) {
         }
         _ => return wrong("this kind of topics is not known to Kafka".into()),
     };
-    if names.is_empty() && matches!(request.topics, TopicSet::Named(_)) {
-        wrong("it names no topic".into());
-    }
     let ordered = options(request).retry_mode == RetryMode::Ordered;
-    for name in names {
+    for name in names.iter().filter(|name| !name.is_empty()) {
         if let Some(fault) = topics::fault(name) {
             wrong(format!("the topic name {name:?} {fault}"));
             continue;
@@ -75,11 +69,6 @@ fn check_topics(request: &SubscribeRequest, wrong: &mut impl FnMut(String)) {
                 wrong(format!("its retry topic {retry:?} {fault}; rename topic or group"));
             }
         }
-    }
-    if let DeadLetterTarget::Named(dead) = &request.dead_letter
-        && names.contains(dead)
-    {
-        wrong(format!("it consumes its own dead letters from {dead}; name another topic"));
     }
 }
 
@@ -112,14 +101,7 @@ fn pattern_fault(pattern: &str) -> Option<&'static str> {
     }
 }
 
-fn check_options(
-    request: &SubscribeRequest,
-    options: &KafkaSubscription,
-    wrong: &mut impl FnMut(String),
-) {
-    if request.max_unsettled == Some(0) {
-        wrong("max_unsettled is 0; nothing would ever be fetched".into());
-    }
+fn check_options(options: &KafkaSubscription, wrong: &mut impl FnMut(String)) {
     if options.max_unsettled_bytes == 0 {
         wrong("max_unsettled_bytes is 0; nothing would ever be fetched".into());
     }
@@ -179,7 +161,7 @@ fn check_pair(one: &SubscribeRequest, other: &SubscribeRequest, wrong: &mut impl
 #[cfg(test)]
 mod tests {
     use cqrs_core::Retry;
-    use cqrs_core::consume::{StartAt, StatusReporter};
+    use cqrs_core::consume::{DeadLetterTarget, StartAt, StatusReporter};
 
     use super::*;
     use crate::config::Assignor;

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use cqrs_core::broker::BoxFuture;
+use cqrs_core::consume::support::far_deadline;
 use cqrs_core::consume::{Source, SourceDelivery, SourceError};
 use tokio::time::Sleep;
 
@@ -20,8 +21,6 @@ use super::subscription_state::{Batch, CloseOutcome, SubscriptionState};
 
 /// The time in which a source that is dropped without a close tries to commit.
 const DROPPED: Duration = Duration::from_secs(5);
-/// Longer than any deadline, and still within the range of `Instant`.
-const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The async side of a subscription: delivers the fetched records.
 ///
@@ -158,7 +157,7 @@ impl Source for KafkaSource {
         mut self: Box<Self>,
         deadline: Duration,
     ) -> BoxFuture<'static, Result<(), SourceError>> {
-        let end = Instant::now() + deadline.min(FAR);
+        let end = far_deadline(deadline).into_std();
         self.state.close(end);
         self.discard();
         let mut ending = self.state.ending.subscribe();

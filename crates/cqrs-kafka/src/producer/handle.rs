@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use cqrs_core::broker::{
     Intake, PendingConfirm, PublishErrorKind, Receipt, ShutdownReport, Window,
 };
+use cqrs_core::consume::support::far_deadline;
 use cqrs_core::{Message, PublishError};
 use rdkafka::types::RDKafkaErrorCode as Code;
 use tokio::sync::watch;
@@ -20,9 +21,6 @@ use super::{delivery_error, record};
 use crate::config::{KafkaConfig, RecordHeaders};
 use crate::error::KafkaError;
 use crate::health::Health;
-
-/// Longer than any deadline, and still within the range of `Instant`.
-const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 pub(crate) struct ProducerHandle {
     pub(crate) intake: Intake,
@@ -124,7 +122,7 @@ impl ProducerHandle {
     /// call.
     pub(crate) fn close(&self, within: Duration) {
         self.intake.close();
-        let end = Instant::now() + within.min(FAR);
+        let end = far_deadline(within).into_std();
         self.closing.send_modify(|closing| {
             *closing = Some(closing.map_or(end, |earlier| earlier.min(end)));
         });

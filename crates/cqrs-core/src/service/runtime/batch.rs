@@ -15,8 +15,8 @@ use super::process::{not_before, process};
 use super::read::read_for_batch;
 use super::repeats::{Logged, log_first};
 use super::settle::settle;
-use crate::broker::far_deadline;
 use crate::consume::NextAttempt;
+use crate::consume::support::far_deadline;
 use crate::event::AnyEvent;
 use crate::service::received::Received;
 

@@ -5,8 +5,8 @@ use std::fmt;
 use std::ops::Deref;
 use std::time::Duration;
 
-use crate::causes::causes;
 use crate::consume::DeadLetterReason;
+use crate::consume::support::error_chain;
 use crate::dispatch::EventsError;
 use crate::event::HandlerError;
 use crate::mediator::{CommittedBelow, EventSendError, SendError, committed_below, is_permanent};
@@ -62,7 +62,7 @@ impl AttemptFailure {
 
     /// The service that a decoder needs is away.
     pub(crate) fn not_tried(error: &HandlerError) -> Self {
-        Self::new(FailureClass::NotTried, error.type_name(), causes(error.source()))
+        Self::new(FailureClass::NotTried, error.type_name(), error_chain(error.source()))
     }
 
     pub(crate) fn timeout(limit: Duration) -> Self {
@@ -93,28 +93,37 @@ impl AttemptFailure {
             | SendError::HandlerAfterCommit(error)
             | SendError::Events(error) => Self::of_events(error),
             SendError::Panicked(text) => Self::panicked(text),
-            SendError::FailedAfterCommit(_) => Self::permanent("FailedAfterCommit", causes(error)),
-            SendError::ShutDown => Self::new(FailureClass::NotTried, "ShutDown", causes(error)),
-            SendError::Rejected(reason) => Self::rejected(&**reason, causes(error)),
-            SendError::UnitOfWork(_) => Self::retryable("UnitOfWorkError", causes(error)),
-            SendError::Interrupted => Self::retryable("Interrupted", causes(error)),
-            SendError::NoHandler { .. } => Self::permanent("NoHandler", causes(error)),
-            SendError::NoResponse => Self::permanent("NoResponse", causes(error)),
-            SendError::NoBroker { .. } => Self::permanent("NoBroker", causes(error)),
-            SendError::Serialize(_) => Self::permanent("SerializeError", causes(error)),
-            SendError::Undelivered(_) => Self::permanent("Undelivered", causes(error)),
-            SendError::ScopeInUse => Self::permanent("ScopeInUse", causes(error)),
-            SendError::TooDeep { .. } => Self::permanent("TooDeep", causes(error)),
-            SendError::NoRuntime => Self::permanent("NoRuntime", causes(error)),
+            SendError::FailedAfterCommit(_) => {
+                Self::permanent("FailedAfterCommit", error_chain(error))
+            }
+            SendError::ShutDown => {
+                Self::new(FailureClass::NotTried, "ShutDown", error_chain(error))
+            }
+            SendError::Rejected(reason) => Self::rejected(&**reason, error_chain(error)),
+            SendError::UnitOfWork(_) => Self::retryable("UnitOfWorkError", error_chain(error)),
+            SendError::Interrupted => Self::retryable("Interrupted", error_chain(error)),
+            SendError::NoHandler { .. } => Self::permanent("NoHandler", error_chain(error)),
+            SendError::NoResponse => Self::permanent("NoResponse", error_chain(error)),
+            SendError::NoBroker { .. } => Self::permanent("NoBroker", error_chain(error)),
+            SendError::Serialize(_) => Self::permanent("SerializeError", error_chain(error)),
+            SendError::Undelivered(_) => Self::permanent("Undelivered", error_chain(error)),
+            SendError::ScopeInUse => Self::permanent("ScopeInUse", error_chain(error)),
+            SendError::TooDeep { .. } => Self::permanent("TooDeep", error_chain(error)),
+            SendError::NoRuntime => Self::permanent("NoRuntime", error_chain(error)),
         }
     }
 
     fn of_events(error: &EventsError) -> Self {
         let EventsError::Failed(failures) = error else {
-            return Self::permanent("EventsError", causes(error));
+            return Self::permanent("EventsError", error_chain(error));
         };
         let texts = failures.iter().map(|failure| {
-            format!("{} on {}: {}", failure.handler, failure.event, causes(failure.error.source()))
+            format!(
+                "{} on {}: {}",
+                failure.handler,
+                failure.event,
+                error_chain(failure.error.source())
+            )
         });
         let text = texts.collect::<Vec<_>>().join("; ");
         let first = failures.first().map_or("EventsError", |failure| failure.error.type_name());
@@ -134,7 +143,7 @@ impl From<HandlerError> for AttemptFailure {
             true => FailureClass::Retryable,
             false => FailureClass::Permanent,
         };
-        Self::new(class, error.type_name(), causes(error.source()))
+        Self::new(class, error.type_name(), error_chain(error.source()))
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::held::HeldSettlement;
 use super::monitor::{Counter, Counters, Monitor};
 use super::repeats::{Logged, log_first};
-use crate::causes::causes;
+use crate::consume::support::error_chain;
 use crate::consume::{
     DeadLetter, DeadLetterReason, Incoming, RetryState, Settle, SettleError, SourceDelivery,
 };
@@ -143,7 +143,7 @@ pub(crate) fn log_unacked(job: &Job, error: &SettleError) {
         topic = %job.message.topic,
         partition = job.message.partition,
         offset = job.message.offset,
-        error = %causes(error),
+        error = %error_chain(error),
         "done, but not acked: it is redelivered"
     );
 }

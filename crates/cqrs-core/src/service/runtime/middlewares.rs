@@ -8,7 +8,7 @@ use super::failure::AttemptFailure;
 use super::handler::EachHandler;
 use super::monitor::Monitor;
 use crate::broker::BoxFuture;
-use crate::causes::causes;
+use crate::consume::support::error_chain;
 use crate::dispatch::caught;
 use crate::event::AnyEvent;
 use crate::middleware::{
@@ -39,7 +39,7 @@ pub(super) async fn run_chain(
             Err(AttemptFailure::retryable("Rejected", text))
         }
         (Err(Failure(FailureKind::Rejected(reason))), _) => {
-            Err(AttemptFailure::rejected(&*reason, causes(&*reason)))
+            Err(AttemptFailure::rejected(&*reason, error_chain(&*reason)))
         }
     })
 }

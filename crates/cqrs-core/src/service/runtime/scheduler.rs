@@ -18,8 +18,8 @@ use super::job::Job;
 use super::lanes::{LaneId, Lanes, Run};
 use super::monitor::Monitor;
 use super::spec::Spec;
-use crate::causes::causes;
 use crate::consume::Source;
+use crate::consume::support::error_chain;
 
 /// The time after which the subscription's task polls a source that no worker polls.
 const UNPOLLED: Duration = Duration::from_millis(100);
@@ -84,7 +84,7 @@ impl SourceLease<'_> {
         match end {
             None => {}
             Some(Ok(())) => self.scheduler.fail("its source ended by itself".to_owned()),
-            Some(Err(error)) => self.scheduler.fail(causes(&error)),
+            Some(Err(error)) => self.scheduler.fail(error_chain(&error)),
         }
         if let Some(source) = self.source.take() {
             self.scheduler.return_source(source, jobs);

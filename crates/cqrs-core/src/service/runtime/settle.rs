@@ -13,8 +13,8 @@ use super::monitor::{Counter, Counters};
 use super::outcome::{JobOutcome, ManualOutcome, Verdict};
 use super::repeats::{Logged, log_first};
 use super::scheduler::Paused;
-use crate::broker::far_deadline;
-use crate::causes::causes;
+use crate::consume::support::error_chain;
+use crate::consume::support::far_deadline;
 use crate::consume::{DeadLetter, DeadLetterReason, Delayed, SettleError};
 
 /// The number of held messages that error lines name in a period of the log; further ones are counted.
@@ -113,7 +113,7 @@ pub(super) fn hold_refused(
         Refused::DeadLetter(_) => "dead letter",
         Refused::RetryCopy(_) => "retry copy",
     };
-    let (message, cause) = (&job.message, causes(error));
+    let (message, cause) = (&job.message, error_chain(error));
     let place = match (message.partition, message.offset) {
         (Some(partition), Some(offset)) => {
             format!("{} [{partition}] at offset {offset}", message.topic)
@@ -216,7 +216,7 @@ impl<'r> Confirmation<'r> {
 
     /// Waits until the next try. `false` if the subscription stops meanwhile.
     async fn wait_after(&mut self, error: &SettleError) -> bool {
-        let reason = format!("a {} is not confirmed: {}", self.of, causes(error));
+        let reason = format!("a {} is not confirmed: {}", self.of, error_chain(error));
         let monitor = &self.ctx.monitor;
         let is_first = monitor.repeats.is_first(Logged::Unconfirmed, self.of);
         log_first!(is_first, error, subscription = %monitor.name, reason, "paused");

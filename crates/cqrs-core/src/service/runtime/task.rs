@@ -14,8 +14,8 @@ use super::monitor::Monitor;
 use super::repeats::REPORT_PERIOD;
 use super::spec::Spec;
 use super::{batch, worker};
-use crate::broker::far_deadline;
-use crate::causes::causes;
+use crate::consume::support::error_chain;
+use crate::consume::support::far_deadline;
 use crate::consume::{Subscribe, SubscribeRequest};
 use crate::service::report::StopHandle;
 
@@ -54,7 +54,7 @@ pub(crate) async fn run_subscription(
     };
     let source = match opened {
         Ok(source) => source,
-        Err(error) => return (SubscriptionEnd::default(), Some(causes(&error))),
+        Err(error) => return (SubscriptionEnd::default(), Some(error_chain(&error))),
     };
     let stopping = stop.graceful.child_token();
     let ctx = Arc::new(SubscriptionContext::new(spec, monitor, source, stopping));
@@ -183,7 +183,7 @@ impl SubscriptionTask {
         let left = match closed {
             _ if !stopped => Some("the source did not stop in time".to_owned()),
             Err(_) => Some("the source did not close in time".to_owned()),
-            Ok(closed) => closed.err().map(|error| causes(&error)),
+            Ok(closed) => closed.err().map(|error| error_chain(&error)),
         };
         ended.error = ended.error.or(left);
         self.ctx.monitor.repeats.report(&self.ctx.monitor.name, true);

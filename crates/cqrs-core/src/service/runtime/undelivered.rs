@@ -8,7 +8,7 @@ use super::failure::AttemptFailure;
 use super::monitor::Monitor;
 use super::repeats::{Logged, log_first};
 use crate::broker::{MessageBroker, MessageBrokerExt, PublishError, PublishErrorKind};
-use crate::causes::causes;
+use crate::consume::support::error_chain;
 use crate::dispatch::caught;
 
 /// Publishes the events of a handler's committed work again, for as long as it takes: the handler must not
@@ -25,7 +25,9 @@ pub(super) async fn publish_again(
     };
     let mut lost = Vec::new();
     for error in undelivered {
-        lost.extend(publish_one(broker, error, monitor).await.err().map(|error| causes(&error)));
+        lost.extend(
+            publish_one(broker, error, monitor).await.err().map(|error| error_chain(&error)),
+        );
     }
     match lost.is_empty() {
         true => Ok(()),
@@ -46,7 +48,7 @@ async fn publish_one(
 ) -> Result<(), PublishError> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     while error.is_retryable() {
-        let cause = causes(&error);
+        let cause = error_chain(&error);
         log_first!(
             monitor.repeats.is_first(Logged::Unpublished, &error.message().topic),
             warn,

@@ -1,9 +1,9 @@
-//! The text of an error with its causes, for logs and dead letters of the whole crate.
+//! The text of an error with its causes, for logs, health and dead letters.
 
 use std::error::Error;
 
-/// An error and its causes in one line.
-pub(crate) fn causes(error: &dyn Error) -> String {
+/// An error and its causes in one line. A cause that the error above it already prints is not repeated.
+pub fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

@@ -1,4 +1,6 @@
-//! The name that belongs to a topic and a group, by the same rule for every broker.
+//! The names that belong to a topic and a group, by the same rules for every broker.
+
+use std::time::Duration;
 
 /// The name of what belongs to `topic` and `group`, such as RabbitMQ's queue: `{topic}.{group}`.
 ///
@@ -8,7 +10,7 @@
 /// [begin or end with a dot](group_problem).
 ///
 /// ```
-/// use cqrs_core::consume::topic_group_name;
+/// use cqrs_core::consume::support::topic_group_name;
 ///
 /// assert_eq!(topic_group_name("user_events", "mailer"), "user_events.mailer");
 /// assert_eq!(topic_group_name("a", "eu.mailer"), "a.eu..mailer");
@@ -16,6 +18,21 @@
 pub fn topic_group_name(topic: &str, group: &str) -> String {
     let dots = topic.len() - topic.trim_end_matches('.').len();
     format!("{topic}{}.{}", ".".repeat(dots), group.replace('.', ".."))
+}
+
+/// The topic or queue in which messages of `base` wait `delay` for their next attempt: `{base}.retry.{delay}`,
+/// beside the dead letters in `{base}.dead`.
+pub fn retry_name(base: &str, delay: Duration) -> String {
+    format!("{base}.retry.{}", delay_text(delay))
+}
+
+/// `10s`, or `250ms` when it is no whole number of seconds; rounded up to a millisecond.
+pub fn delay_text(delay: Duration) -> String {
+    let millis = delay.as_nanos().div_ceil(1_000_000);
+    match millis % 1_000 {
+        0 => format!("{}s", millis / 1_000),
+        _ => format!("{millis}ms"),
+    }
 }
 
 /// The problem of a group's name, if there is one: its names would be those of another pair, too.
@@ -54,6 +71,16 @@ mod tests {
             }
         }
         assert!(known.len() > 3_000);
+    }
+
+    #[test]
+    fn delay_is_never_named_shorter_than_it_is() {
+        for (micros, text) in
+            [(10_000_000, "10s"), (90_500_000, "90500ms"), (999_999_001, "1000s"), (1, "1ms")]
+        {
+            assert_eq!(delay_text(Duration::from_micros(micros)), text);
+        }
+        assert_eq!(retry_name("orders.mail", Duration::from_secs(300)), "orders.mail.retry.300s");
     }
 
     #[test]

@@ -1,0 +1,11 @@
+//! A kit for authors of sources: names, checks of a request, deadlines and error texts that all brokers share.
+
+mod check;
+mod deadline;
+mod error_chain;
+mod names;
+
+pub use check::request_problems;
+pub use deadline::far_deadline;
+pub use error_chain::error_chain;
+pub use names::{delay_text, group_problem, retry_name, topic_group_name};
