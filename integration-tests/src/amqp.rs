@@ -87,14 +87,15 @@ pub async fn counts_deaths() -> bool {
     version().await >= (4, 3)
 }
 
-/// Deliveries that are out on the channel which consumes `queue`, as the server has it.
-pub async fn unacknowledged(queue: &str) -> usize {
+/// Unacknowledged deliveries on the channel that consumes `queue`, as the server counts them; `None` if there is
+/// no such channel.
+pub async fn unacknowledged(queue: &str) -> Option<usize> {
     let consumers = ctl(&["-q", "list_consumers", "queue_name", "channel_pid"]).await;
     let mut consumers = consumers.lines().filter_map(|line| line.split_once(char::is_whitespace));
-    let (_, channel) = consumers.find(|(name, _)| *name == queue).expect("a consumer");
+    let (_, channel) = consumers.find(|(name, _)| *name == queue)?;
     let channels = ctl(&["-q", "list_channels", "pid", "messages_unacknowledged"]).await;
-    let count = channels.lines().find_map(|line| line.strip_prefix(channel.trim()));
-    count.expect("its channel").trim().parse().unwrap()
+    let count = channels.lines().find_map(|line| line.strip_prefix(channel.trim()))?;
+    count.trim().parse().ok()
 }
 
 /// A connection of lapin's own, for setting up and reading back.

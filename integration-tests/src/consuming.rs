@@ -111,7 +111,16 @@ impl Opened {
 
     /// Waits until the status fulfils `condition`.
     pub async fn status(&mut self, condition: impl Fn(&SourceStatus) -> bool) -> SourceStatus {
-        let waiting = tokio::time::timeout(PATIENCE, self.status.wait_for(|now| condition(now)));
+        self.status_within(PATIENCE, condition).await
+    }
+
+    /// Waits until the status fulfils `condition`.
+    pub async fn status_within(
+        &mut self,
+        limit: Duration,
+        condition: impl Fn(&SourceStatus) -> bool,
+    ) -> SourceStatus {
+        let waiting = tokio::time::timeout(limit, self.status.wait_for(|now| condition(now)));
         waiting.await.expect("a status in time").unwrap().clone()
     }
 

@@ -80,7 +80,7 @@ async fn a_lost_connection_is_noticed_and_nothing_is_lost() {
     out[0].settle.ack().await.unwrap();
     // An acknowledgement that left is not one that arrived.
     until("all are out", async || raw.count(&queue).await == 0).await;
-    until("the ack arrives", async || unacknowledged(&queue).await == 3).await;
+    until("the ack arrives", async || unacknowledged(&queue).await == Some(3)).await;
     proxy.refuse(true);
     proxy.cut();
     let cut = Instant::now();

@@ -146,7 +146,7 @@ async fn until_noted(stand: &Stand, attempts: u32, total: usize) {
             until("the copies", async || raw.count(&copies).await as usize == total).await;
             raw.clean(&[], &[]).await;
             // A copy's confirm is followed by the ack of the original.
-            until("the acks", async || amqp::unacknowledged(&queue).await == 0).await;
+            until("the acks", async || amqp::unacknowledged(&queue).await == Some(0)).await;
         }
     }
 }
