@@ -102,16 +102,9 @@ impl Connection {
         request: impl Future<Output = Result<T, AmqpError>>,
     ) -> Result<T, AmqpError> {
         let mut health = self.health();
-        let lost = async {
-            let lost = health.wait_for(|health| matches!(health, Health::Lost(_))).await;
-            match lost.as_deref() {
-                Ok(Health::Lost(error)) => error.clone(),
-                _ => AmqpError::new(ErrorKind::ConnectionLost, "the connection is closed"),
-            }
-        };
         let answer = tokio::select! {
             answer = tokio::time::timeout(limit, request) => answer,
-            error = lost => return Err(error),
+            error = lost(&mut health) => return Err(error),
         };
         answer.unwrap_or_else(|_elapsed| {
             self.kill();
@@ -165,6 +158,14 @@ impl Drop for Connection {
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// Waits for the loss of the connection.
+pub(crate) async fn lost(health: &mut watch::Receiver<Health>) -> AmqpError {
+    match health.wait_for(|health| matches!(health, Health::Lost(_))).await.as_deref() {
+        Ok(Health::Lost(error)) => error.clone(),
+        _ => AmqpError::new(ErrorKind::ConnectionLost, "the connection is closed"),
     }
 }
 

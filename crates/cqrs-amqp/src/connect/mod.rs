@@ -12,5 +12,5 @@ mod pool;
 mod socket;
 pub(crate) mod topology;
 
-pub(crate) use connection::{Connection, Health};
+pub(crate) use connection::{Connection, Health, lost};
 pub(crate) use connector::{Connector, PooledChannel};

@@ -1,16 +1,15 @@
 //! Publishes copies straight to queues, confirmed; part of the consumer, shared by its subscriptions.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lapin::options::BasicPublishOptions;
-use lapin::types::ShortString;
 use lapin::{BasicProperties, Confirmation};
 use tokio::sync::Semaphore;
 
-use super::declare::ensure;
+use super::declare::{declare_strictly, ensure};
 use crate::config::{AmqpConfig, QueueConfig};
-use crate::connect::topology::{close, declare_queue, open, short};
+use crate::connect::topology::short;
 use crate::connect::{Connector, Health, PooledChannel};
 use crate::error::{AmqpError, ErrorKind};
 
@@ -81,20 +80,14 @@ impl Copies {
         let publishing = async {
             let closed = |_closed| AmqpError::new(ErrorKind::ConnectionLost, "closed");
             let _permit = self.permits.acquire().await.map_err(closed)?;
-            match self.attempt(target, properties, body).await? {
-                Attempt::Stored => Ok(Published::Stored),
-                Attempt::TooLarge(error) => Ok(Published::TooLarge(error)),
-                Attempt::Unroutable(reason) if target.if_missing == IfMissing::Leave => {
-                    Err(unroutable(target, &reason))
-                }
-                Attempt::Unroutable(_) => {
-                    self.declare(target).await?;
-                    match self.attempt(target, properties, body).await? {
-                        Attempt::Stored => Ok(Published::Stored),
-                        Attempt::TooLarge(error) => Ok(Published::TooLarge(error)),
-                        Attempt::Unroutable(reason) => Err(unroutable(target, &reason)),
-                    }
-                }
+            let mut attempt = self.attempt(target, properties, body).await?;
+            if matches!(attempt, Attempt::Unroutable(_)) && target.if_missing != IfMissing::Leave {
+                self.declare(target).await?;
+                attempt = self.attempt(target, properties, body).await?;
+            }
+            match attempt {
+                Attempt::Done(published) => Ok(published),
+                Attempt::Unroutable(error) => Err(error),
             }
         };
         tokio::time::timeout(LIMIT, publishing).await.unwrap_or_else(|_elapsed| {
@@ -113,19 +106,15 @@ impl Copies {
         properties: &BasicProperties,
         body: &[u8],
     ) -> Result<Attempt, AmqpError> {
-        let mut pooled = match self.idle() {
-            Some(pooled) => pooled,
-            None => self.connector.open().await?,
-        };
-        let name = short(&target.queue.name)?;
+        let mut pooled = self.channel().await?;
         let result = match check(target, properties, &pooled) {
-            Ok(()) => confirmed(&pooled, name, properties, body).await,
-            Err(error) => Ok(Attempt::TooLarge(error)),
+            Ok(()) => confirmed(&pooled, target, properties, body).await,
+            Err(error) => Ok(Attempt::Done(Published::TooLarge(error))),
         };
         match result {
             Ok(attempt) => {
                 pooled.confirmed = true;
-                self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(pooled);
+                self.idle().push(pooled);
                 Ok(attempt)
             }
             Err(error) => {
@@ -135,44 +124,40 @@ impl Copies {
         }
     }
 
+    fn idle(&self) -> MutexGuard<'_, Vec<PooledChannel>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// An open channel without a message in flight.
-    fn idle(&self) -> Option<PooledChannel> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(pooled) = idle.pop() {
-            let up = matches!(*pooled.health.borrow(), Health::Up);
-            if up && pooled.channel.status().connected() {
-                return Some(pooled);
-            }
+    async fn channel(&self) -> Result<PooledChannel, AmqpError> {
+        let idle = std::iter::from_fn(|| self.idle().pop()).find(|pooled| {
+            matches!(*pooled.health.borrow(), Health::Up) && pooled.channel.status().connected()
+        });
+        match idle {
+            Some(pooled) => Ok(pooled),
+            None => self.connector.open().await,
         }
-        None
     }
 
     async fn declare(&self, target: &Target) -> Result<(), AmqpError> {
-        let pooled = match self.idle() {
-            Some(pooled) => pooled,
-            None => self.connector.open().await?,
-        };
+        let pooled = self.channel().await?;
         let queue = &target.queue;
         tracing::warn!(queue = %queue.name, "a queue for retries or dead letters is gone; declaring it");
         let connection = &pooled.connection;
         let declaring = async {
             match target.if_missing {
                 IfMissing::Ensure => ensure(queue, connection).await,
-                IfMissing::Declare | IfMissing::Leave => {
-                    let channel = open(connection).await?;
-                    declare_queue(&channel, queue, false).await?;
-                    close(channel).await;
-                    Ok(())
-                }
+                IfMissing::Declare | IfMissing::Leave => declare_strictly(queue, connection).await,
             }
         };
         connection.answered(LIMIT, declaring).await?;
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(pooled);
+        self.idle().push(pooled);
         Ok(())
     }
 }
 
-/// Refuses here what the server would close the connection over. A body comes no larger than it came.
+/// Rejects a copy whose headers do not fit into a frame: the server would close the connection over it. The
+/// body is not larger than that of the original.
 fn check(
     target: &Target,
     properties: &BasicProperties,
@@ -197,45 +182,45 @@ fn check(
 }
 
 enum Attempt {
-    Stored,
-    TooLarge(AmqpError),
-    /// The queue does not exist; the server's words.
-    Unroutable(String),
+    Done(Published),
+    /// The queue does not exist.
+    Unroutable(AmqpError),
 }
 
 async fn confirmed(
     pooled: &PooledChannel,
-    queue: ShortString,
+    target: &Target,
     properties: &BasicProperties,
     body: &[u8],
 ) -> Result<Attempt, AmqpError> {
+    let (name, queue) = (&target.queue.name, short(&target.queue.name)?);
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let failed = |error: lapin::Error| {
         let kind = match error.is_amqp_soft_error() {
             true => ErrorKind::ChannelClosed,
             false => ErrorKind::ConnectionLost,
         };
-        let doing = format!("publishing to queue {:?}", queue.as_str());
+        let doing = format!("publishing to queue {name:?}");
         AmqpError::from_lapin(kind, doing, &error)
     };
     let publishing = async {
         let channel = &pooled.channel;
-        let (to, properties) = (queue.clone(), properties.clone());
-        let confirm = channel.basic_publish("".into(), to, options, body, properties).await;
+        let confirm =
+            channel.basic_publish("".into(), queue, options, body, properties.clone()).await;
         confirm.map_err(failed)?.await.map_err(failed)
     };
     // After our limit the copy is abandoned, not the connection: it may be blocked, and its other messages are
     // sent after the unblock.
     match pooled.connection.answered(2 * LIMIT, publishing).await? {
-        Confirmation::Ack(None) => Ok(Attempt::Stored),
+        Confirmation::Ack(None) => Ok(Attempt::Done(Published::Stored)),
         Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)) => {
-            let reason = format!("{}: {}", returned.reply_code, returned.reply_text);
-            Ok(Attempt::Unroutable(reason))
+            let (code, text) = (returned.reply_code, &returned.reply_text);
+            let detail = format!("queue {name:?} does not exist: the server says {code}: {text}");
+            Ok(Attempt::Unroutable(AmqpError::new(ErrorKind::Topology, detail)))
         }
         Confirmation::Nack(None) => {
             let detail = format!(
-                "the server did not take responsibility for the copy in queue {:?} (basic.nack)",
-                queue.as_str()
+                "the server did not take responsibility for the copy in queue {name:?} (basic.nack)"
             );
             Err(AmqpError::new(ErrorKind::ChannelClosed, detail))
         }
@@ -244,9 +229,4 @@ async fn confirmed(
             Err(AmqpError::new(ErrorKind::ChannelClosed, detail))
         }
     }
-}
-
-fn unroutable(target: &Target, reason: &str) -> AmqpError {
-    let detail = format!("queue {:?} does not exist: the server says {reason}", target.queue.name);
-    AmqpError::new(ErrorKind::Topology, detail)
 }

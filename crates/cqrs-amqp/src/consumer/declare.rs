@@ -32,13 +32,8 @@ pub(super) async fn declare(plan: &Plan, connection: &Connection) -> Result<(), 
         if plan.declares_own {
             for delay in queue.retry.delays() {
                 let retry = queue.retry_queue(*delay);
-                answered(Box::pin(async move {
-                    let channel = open(connection).await?;
-                    declare_queue(&channel, &retry, false).await?;
-                    close(channel).await;
-                    Ok(())
-                }))
-                .await?;
+                answered(Box::pin(async move { declare_strictly(&retry, connection).await }))
+                    .await?;
             }
             for own in queue.dead.iter().chain(&queue.quarantine) {
                 answered(Box::pin(ensure(own, connection))).await?;
@@ -66,19 +61,26 @@ async fn declare_source(
     Ok(())
 }
 
+/// Declares `queue` with exactly its properties.
+pub(super) async fn declare_strictly(
+    queue: &QueueConfig,
+    connection: &Connection,
+) -> Result<(), AmqpError> {
+    let channel = open(connection).await?;
+    declare_queue(&channel, queue, false).await?;
+    close(channel).await;
+    Ok(())
+}
+
 /// Declares `queue` unless one of its name exists, with any properties.
 pub(super) async fn ensure(queue: &QueueConfig, connection: &Connection) -> Result<(), AmqpError> {
     let channel = open(connection).await?;
     match declare_queue(&channel, queue, true).await {
-        Ok(()) => {}
-        Err(error) if error.reply_code() == Some(404) => {
-            let channel = open(connection).await?;
-            declare_queue(&channel, queue, false).await?;
+        Err(error) if error.reply_code() == Some(404) => declare_strictly(queue, connection).await,
+        Err(error) => Err(error),
+        Ok(()) => {
             close(channel).await;
-            return Ok(());
+            Ok(())
         }
-        Err(error) => return Err(error),
     }
-    close(channel).await;
-    Ok(())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cqrs_core::consume::SourceError;
 use cqrs_core::consume::support::far_deadline;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::inbound;
@@ -13,8 +13,8 @@ use super::inbound_delivery::InboundDelivery;
 use super::reconnect::Reconnector;
 use super::redelivery::Redelivery;
 use super::session::Session;
-use crate::connect::Health;
-use crate::error::{AmqpError, ErrorKind};
+use crate::connect::lost;
+use crate::error::AmqpError;
 
 /// How long the server may take to cancel the consumers.
 const CANCELLING: Duration = Duration::from_secs(1);
@@ -202,13 +202,6 @@ impl Supervisor {
         if let Some(reply) = request.reply {
             let _or_the_source_is_gone = reply.send(result);
         }
-    }
-}
-
-async fn lost(health: &mut watch::Receiver<Health>) -> AmqpError {
-    match health.wait_for(|health| matches!(health, Health::Lost(_))).await.as_deref() {
-        Ok(Health::Lost(error)) => error.clone(),
-        _ => AmqpError::new(ErrorKind::ConnectionLost, "the connection is closed"),
     }
 }
 

@@ -57,16 +57,24 @@ impl Status {
     /// Ready only when all publishers are.
     pub(crate) fn state(&self) -> BrokerState {
         let publishers = self.lock();
-        let mut blocked = None;
-        for state in &publishers.states {
-            match state {
-                PublisherState::Down(error) => {
-                    return down(publishers.ever_ready, first_error(&publishers, error));
-                }
-                PublisherState::Blocked(reason) => blocked = Some(Arc::clone(reason)),
-                PublisherState::Ready => {}
-            }
+        let states = &publishers.states;
+        if states.iter().any(|state| matches!(state, PublisherState::Down(_))) {
+            let last_error = states.iter().find_map(|state| match state {
+                PublisherState::Down(error) => error.as_ref().map(|error| error.chain().into()),
+                _ => None,
+            });
+            return match publishers.ever_ready {
+                false => BrokerState::Connecting { last_error },
+                true => BrokerState::Disconnected {
+                    last_error: last_error
+                        .unwrap_or_else(|| Arc::from("a channel is being opened again")),
+                },
+            };
         }
+        let blocked = states.iter().rev().find_map(|state| match state {
+            PublisherState::Blocked(reason) => Some(Arc::clone(reason)),
+            _ => None,
+        });
         blocked.map_or(BrokerState::Ready, |reason| BrokerState::Blocked { reason })
     }
 
@@ -105,25 +113,6 @@ impl Status {
 
     fn lock(&self) -> MutexGuard<'_, PublisherStates> {
         self.0.publishers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn first_error(publishers: &PublisherStates, own: &Option<AmqpError>) -> Option<AmqpError> {
-    own.clone().or_else(|| {
-        publishers.states.iter().find_map(|state| match state {
-            PublisherState::Down(error) => error.clone(),
-            PublisherState::Ready | PublisherState::Blocked(_) => None,
-        })
-    })
-}
-
-fn down(ever_ready: bool, error: Option<AmqpError>) -> BrokerState {
-    let last_error = error.map(|error| Arc::from(error.chain()));
-    match ever_ready {
-        false => BrokerState::Connecting { last_error },
-        true => BrokerState::Disconnected {
-            last_error: last_error.unwrap_or_else(|| Arc::from("a channel is being opened again")),
-        },
     }
 }
 

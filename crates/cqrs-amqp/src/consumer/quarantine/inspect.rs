@@ -21,17 +21,11 @@ pub(in crate::consumer) async fn may_run(
             may_run.push(!queue.may_stand_by);
             continue;
         }
-        // On a channel of its own, which a refusal closes.
-        let channel = open(connection).await?;
-        match declare_passive(&channel, &queue.name).await {
-            Ok(seen) => may_run.push(seen.consumer_count() == 0),
-            Err(error) if error.is_amqp_soft_error() => {
-                may_run.push(false);
-                continue;
-            }
+        match state_of(connection, &queue.name).await? {
+            Ok(state) => may_run.push(state.consumer_count() == 0),
+            Err(error) if error.is_amqp_soft_error() => may_run.push(false),
             Err(error) => return Err(failed(&queue.name, &error)),
         }
-        close(channel).await;
     }
     Ok(may_run)
 }
@@ -47,20 +41,13 @@ pub(in crate::consumer) async fn is_waiting(
         if context.quarantine.is_off() {
             return Ok(false);
         }
-        // On a channel of its own, which a refusal closes.
-        let channel = open(connection).await?;
-        match ready_messages(&channel, name).await {
-            Ok(1..) if *may_run => {
-                close(channel).await;
-                return Ok(true);
+        match state_of(connection, name).await? {
+            Ok(state) if *may_run && state.message_count() > 0 => return Ok(true),
+            Err(error) if !context.quarantine.is_refused(name, &context.plan.name, &error) => {
+                return Err(failed(name, &error));
             }
-            Ok(_) => {}
-            Err(error) if context.quarantine.is_refused(name, &context.plan.name, &error) => {
-                continue;
-            }
-            Err(error) => return Err(failed(name, &error)),
+            _ => {}
         }
-        close(channel).await;
     }
     Ok(false)
 }
@@ -71,10 +58,10 @@ pub(in crate::consumer) async fn warn_of_leftovers(
     context: &SourceContext,
 ) {
     for queue in context.plan.without_quarantine() {
-        let Ok(channel) = open(connection).await else { return };
         let name = format!("{}{QUARANTINE}", queue.name);
+        let Ok(state) = state_of(connection, &name).await else { return };
         // The queue does not exist, or this user may not read it.
-        let Ok(messages) = ready_messages(&channel, &name).await else { continue };
+        let Ok(messages) = state.map(|state| state.message_count()) else { continue };
         if messages > 0 {
             tracing::error!(
                 subscription = %context.plan.name, queue = name, messages,
@@ -82,19 +69,24 @@ pub(in crate::consumer) async fn warn_of_leftovers(
                  start once with max_crashes above 0, or move them back to the queue (a shovel)"
             );
         }
-        close(channel).await;
     }
 }
 
-/// The number of ready messages of a queue.
-pub(super) async fn ready_messages(
-    channel: &lapin::Channel,
+/// The state of a queue, or the server's refusal, on a channel of its own, which a refusal closes.
+async fn state_of(
+    connection: &Connection,
     queue: &str,
-) -> Result<u32, lapin::Error> {
-    declare_passive(channel, queue).await.map(|queue| queue.message_count())
+) -> Result<Result<lapin::Queue, lapin::Error>, AmqpError> {
+    let channel = open(connection).await?;
+    let state = declare_passive(&channel, queue).await;
+    if state.is_ok() {
+        close(channel).await;
+    }
+    Ok(state)
 }
 
-async fn declare_passive(
+/// The state of a queue: its ready messages and consumers.
+pub(super) async fn declare_passive(
     channel: &lapin::Channel,
     queue: &str,
 ) -> Result<lapin::Queue, lapin::Error> {
@@ -103,9 +95,6 @@ async fn declare_passive(
 }
 
 fn failed(queue: &str, error: &lapin::Error) -> AmqpError {
-    AmqpError::from_lapin(
-        ErrorKind::ConnectionLost,
-        format!("reading the state of queue {queue:?}"),
-        error,
-    )
+    let doing = format!("reading the state of queue {queue:?}");
+    AmqpError::from_lapin(ErrorKind::ConnectionLost, doing, error)
 }

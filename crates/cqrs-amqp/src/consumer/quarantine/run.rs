@@ -9,7 +9,7 @@ use lapin::options::{BasicAckOptions, BasicGetOptions};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
-use super::inspect::ready_messages;
+use super::inspect::declare_passive;
 use super::state::{BROKEN, WaitTimer};
 use crate::connect::topology::short;
 use crate::consumer::channel_epoch::ChannelEpoch;
@@ -195,8 +195,10 @@ impl QuarantineRun {
     }
 
     async fn waiting(&self, queue: &str) -> Result<u32, AmqpError> {
-        let count = ready_messages(&self.channel, queue).await;
-        count.map_err(|error| self.failed("reading the state of", queue, &error))
+        let state = declare_passive(&self.channel, queue).await;
+        state
+            .map(|state| state.message_count())
+            .map_err(|error| self.failed("reading the state of", queue, &error))
     }
 
     async fn get(&self, queue: &str) -> Result<Option<Delivery>, AmqpError> {
