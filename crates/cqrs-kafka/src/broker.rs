@@ -16,14 +16,14 @@ use crate::error::{ErrorKind, KafkaError};
 use crate::health::Phase;
 use crate::producer::{self, ProducerHandle};
 
-/// Publishes messages to Kafka. Clones share one producer.
+/// Publishes messages to Kafka and consumes them. Clones share one producer.
 ///
-/// See the [crate's documentation](crate) for what is promised. One thread serves the producer; no
-/// async thread is ever blocked.
+/// See the [crate's documentation](crate) for the guarantees. One thread serves the producer; no async thread is ever
+/// blocked.
 ///
-/// Dropping the last clone refuses what waits for the window and lets the messages in flight be
-/// delivered in the background until their deadline, as long as the process lives. Call
-/// [`shutdown`](MessageBroker::shutdown) to wait for that and to learn how it ended.
+/// Dropping the last clone refuses messages that wait for the window. Messages in flight are delivered in the background
+/// until their deadline, as long as the process lives. Call [`shutdown`](MessageBroker::shutdown) to wait for them and
+/// to get a report.
 #[derive(Clone)]
 pub struct KafkaMessageBroker(Arc<Inner>);
 
@@ -50,7 +50,7 @@ impl KafkaMessageBroker {
         Ok(Self(Arc::new(Inner { config, producer, copies })))
     }
 
-    /// Makes the value and waits until the cluster answered, [`KafkaConfig::publish_timeout`] at most.
+    /// Makes the value and waits until the cluster answers, [`KafkaConfig::publish_timeout`] at most.
     ///
     /// Cancel safe: dropped before it resolves, it leaves nothing behind.
     ///
@@ -112,8 +112,8 @@ impl MessageBroker for KafkaMessageBroker {
 
 /// Options that only Kafka knows are a [`KafkaSubscription`](crate::KafkaSubscription).
 ///
-/// A subscription has its own connections and two threads. It does not end with the broker value: close
-/// its source.
+/// A subscription has its own connections and two threads. It does not end with the broker value, but when its source is
+/// closed.
 impl Subscribe for KafkaMessageBroker {
     fn check(&self, requests: &[SubscribeRequest]) -> Vec<SubscribeError> {
         consumer::check(&self.0.config, requests)

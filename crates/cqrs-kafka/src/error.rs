@@ -1,3 +1,5 @@
+//! The error of this crate and its kinds. Used by all modules.
+
 use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
@@ -21,7 +23,7 @@ pub enum ErrorKind {
     Resolve,
     /// No connection: refused, lost, or silent.
     Connection,
-    /// The idempotent producer cannot go on. A new one is made.
+    /// The idempotent producer cannot continue. It is replaced.
     Fatal,
     /// The broker takes no record of the partition now: too few replicas, or no leader.
     Unavailable,
@@ -68,7 +70,7 @@ impl KafkaError {
         self.0.kind
     }
 
-    /// Whether the same may work later without a change on anybody's side.
+    /// Whether a retry may succeed without any change.
     pub fn is_retryable(&self) -> bool {
         matches!(
             self.0.kind,
@@ -101,7 +103,7 @@ fn kind_of(code: Code) -> ErrorKind {
         | Code::LeaderNotAvailable
         | Code::NotLeaderForPartition
         | Code::KafkaStorageError => ErrorKind::Unavailable,
-        // What librdkafka raises as fatal for an idempotent producer; it reports these codes, not `Fatal`.
+        // librdkafka reports these codes, not `Fatal`, for fatal errors of an idempotent producer.
         Code::Fatal
         | Code::OutOfOrderSequenceNumber
         | Code::UnknownProducerId

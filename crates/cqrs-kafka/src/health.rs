@@ -1,4 +1,4 @@
-//! What is known of the connection, from librdkafka's events: the state and the last cause of trouble.
+//! The health of a connection, from librdkafka's events: its state and its last error. Used by producer and consumer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -10,39 +10,39 @@ use tokio::sync::watch;
 
 use crate::error::{ErrorKind, KafkaError};
 
-/// How long a cause that names the trouble (a failed login, say) is not replaced by a vaguer one. Longer than
-/// librdkafka is silent about an error that is the same as the last one of its broker (30 s).
+/// The time for which a precise error (a failed login, for example) is not replaced by a vaguer one. Longer than the 30 s
+/// for which librdkafka does not repeat the last error of a broker.
 const PRECISE_FOR: Duration = Duration::from_secs(40);
 
 /// Invariant: `up` is `status.phase == Up`. Only the poll thread changes either.
 #[derive(Debug)]
 pub(crate) struct Health {
     status: watch::Sender<Status>,
-    /// So that a confirmed record costs one load, not a lock.
+    /// Spares a confirmed record the lock.
     up: AtomicBool,
-    /// Statistics in a row that knew no broker.
+    /// The number of statistics in a row without a broker.
     brokerless: AtomicU32,
-    /// How long a cause is worth telling after the connection came back.
+    /// The time for which the last error is reported after the connection came back.
     relevant_for: Duration,
 }
 
-/// Statistics without a broker, 2 s apart, after which librdkafka will not find one again.
+/// The number of statistics without a broker, 2 s apart, after which librdkafka does not find one by itself.
 const STRANDED: u32 = 3;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// No contact with the cluster yet.
+    /// Not connected to the cluster yet.
     #[default]
     Connecting,
     Up,
-    /// All brokers are down, after there was a contact.
+    /// All brokers are down, after a connection.
     Down,
 }
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Status {
     pub(crate) phase: Phase,
-    /// Whether every known broker failed since the last contact.
+    /// Whether every known broker failed since the last connection.
     pub(crate) all_down: bool,
     last: Option<(Instant, KafkaError)>,
 }
@@ -52,7 +52,7 @@ impl Status {
         self.last.as_ref().map(|(_, error)| error)
     }
 
-    /// Whether another attempt will most likely end as the last.
+    /// Whether another attempt will most likely fail as the last one.
     pub(crate) fn is_hopeless(&self) -> bool {
         self.all_down
             && self.last_error().is_some_and(|error| {
@@ -60,7 +60,7 @@ impl Status {
             })
     }
 
-    /// Whether a vaguer cause must not replace the last one yet.
+    /// Whether a vaguer error must not replace the last one yet.
     fn is_precise_now(&self) -> bool {
         let last = self.last.as_ref();
         last.is_some_and(|(at, error)| is_precise(error.kind()) && at.elapsed() < PRECISE_FOR)
@@ -73,7 +73,7 @@ impl Health {
         Self { status, up: AtomicBool::new(false), brokerless: AtomicU32::new(0), relevant_for }
     }
 
-    /// How many brokers librdkafka knows, those to start from included.
+    /// Reports the number of brokers that librdkafka knows, bootstrap servers included.
     pub(crate) fn report_brokers(&self, known: usize) {
         match known {
             0 => drop(self.brokerless.fetch_add(1, Ordering::Relaxed)),
@@ -81,9 +81,9 @@ impl Health {
         }
     }
 
-    /// Whether librdkafka forgot all brokers, those to start from included. A cluster that just came
-    /// back may say that it has none; librdkafka (2.11 and 2.12) then drops them all, and its way back
-    /// (`metadata.recovery.strategy=rebootstrap`) can get stuck. It never connects again.
+    /// Whether librdkafka forgot all brokers, bootstrap servers included. A cluster that just came back may report that it
+    /// has none. librdkafka (2.11 and 2.12) then drops them all, and its recovery
+    /// (`metadata.recovery.strategy=rebootstrap`) can get stuck, so that it never reconnects.
     pub(crate) fn is_stranded(&self) -> bool {
         self.brokerless.load(Ordering::Relaxed) >= STRANDED
     }
@@ -112,7 +112,7 @@ impl Health {
                     status.phase = Phase::Down;
                     self.up.store(false, Ordering::Relaxed);
                 }
-                // It says that all failed; what came before says why.
+                // It only reports that all brokers failed. The error before it is the cause.
                 if status.last.is_none() {
                     status.last = Some((Instant::now(), error));
                 }
@@ -126,11 +126,11 @@ impl Health {
             }
         });
         if lost {
-            tracing::warn!(error = %self.words(), "lost the connection to kafka");
+            tracing::warn!(error = %self.last_error_text(), "lost the connection to kafka");
         }
     }
 
-    /// librdkafka logged why it gave up a connection. An error event may follow, and knows its kind.
+    /// librdkafka logged the failure of a connection. An error event with its code may follow.
     pub(crate) fn report_failure(&self, text: &str) {
         self.status.send_modify(|status| {
             if status.is_precise_now() {
@@ -143,7 +143,7 @@ impl Health {
         });
     }
 
-    /// A new client starts from nothing; `error` says why the old one ended.
+    /// Starts anew for a new client. `error` is the reason why the old one ended.
     pub(crate) fn restart(&self, error: KafkaError) {
         self.up.store(false, Ordering::Relaxed);
         self.brokerless.store(0, Ordering::Relaxed);
@@ -151,7 +151,7 @@ impl Health {
         self.status.send_replace(Status { phase: Phase::Connecting, all_down: false, last });
     }
 
-    /// Why another attempt will most likely end as the last: every known broker refused us.
+    /// The error with which another attempt will most likely fail, if every known broker refused the login or TLS.
     pub(crate) fn hopeless(&self) -> Option<KafkaError> {
         let status = self.status.borrow();
         status.last_error().filter(|_| status.is_hopeless()).cloned()
@@ -161,15 +161,15 @@ impl Health {
         self.status.borrow().phase == Phase::Connecting
     }
 
-    /// What probably keeps records from being confirmed.
+    /// The error that probably keeps records from being confirmed.
     pub(crate) fn cause(&self) -> Option<KafkaError> {
         let status = self.status.borrow();
         let (at, error) = status.last.as_ref()?;
-        let told = status.phase != Phase::Up || at.elapsed() < self.relevant_for;
-        told.then(|| error.clone())
+        let is_relevant = status.phase != Phase::Up || at.elapsed() < self.relevant_for;
+        is_relevant.then(|| error.clone())
     }
 
-    /// What to say when a record's deadline passed: never nothing.
+    /// The cause to report when a record's deadline passed.
     pub(crate) fn cause_of_silence(&self) -> KafkaError {
         self.cause().unwrap_or_else(|| {
             let text = match self.is_connecting() {
@@ -187,7 +187,7 @@ impl Health {
             Phase::Connecting => BrokerState::Connecting {
                 last_error: self.cause().map(|error| error.to_string().into()),
             },
-            Phase::Down => BrokerState::Disconnected { last_error: self.words() },
+            Phase::Down => BrokerState::Disconnected { last_error: self.last_error_text() },
         }
     }
 
@@ -195,13 +195,13 @@ impl Health {
         self.status.subscribe()
     }
 
-    fn words(&self) -> Arc<str> {
+    fn last_error_text(&self) -> Arc<str> {
         self.cause().map_or_else(|| "all brokers are down".into(), |error| error.to_string().into())
     }
 }
 
-/// What to look at when a peer hangs up before the first answer and was never reached: most often TLS meets
-/// plaintext there. librdkafka says so of a handshake that failed, but not of one that was cut short.
+/// A hint for a peer that was never connected and disconnects before the first answer: most often TLS meets plaintext.
+/// librdkafka reports this itself for a failed handshake, but not for an interrupted one.
 fn hint(phase: Phase, text: &str) -> &'static str {
     if phase != Phase::Connecting {
         return "";
@@ -215,14 +215,14 @@ fn hint(phase: Phase, text: &str) -> &'static str {
     }
 }
 
-/// Whether librdkafka's words are about TLS itself, a certificate say. Its log has them before the error event
-/// that has a code.
+/// Whether librdkafka's text is about TLS itself (a certificate, for example). The text is logged before the error event
+/// with its code.
 fn is_tls(text: &str) -> bool {
     let handshake = text.contains("SSL handshake failed") && !text.contains("PLAINTEXT broker");
     handshake
         || ["Failed to verify broker certificate", "did not provide a certificate"]
             .iter()
-            .any(|words| text.contains(words))
+            .any(|part| text.contains(part))
 }
 
 fn is_precise(kind: ErrorKind) -> bool {
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn stranded_is_to_know_no_broker_for_a_while() {
+    fn client_without_brokers_for_a_while_is_stranded() {
         let health = Health::new(Duration::ZERO);
         for known in [0, 0, 1, 0, 0] {
             health.report_brokers(known);
@@ -271,13 +271,14 @@ mod tests {
     }
 
     #[test]
-    fn who_was_never_reached_and_hangs_up_is_told_to_speak_another_protocol() {
+    fn early_disconnect_hints_at_protocol_mismatch() {
         let cause = |text: &'static str| {
-            let (logged, told) = (Health::new(Duration::ZERO), Health::new(Duration::ZERO));
+            let (logged, reported) = (Health::new(Duration::ZERO), Health::new(Duration::ZERO));
             logged.report_failure(text);
-            report(&told, Code::BrokerTransportFailure, text);
-            let [logged, told] = [logged, told].map(|health| health.cause().unwrap().to_string());
-            assert_eq!(logged, told);
+            report(&reported, Code::BrokerTransportFailure, text);
+            let [logged, reported] =
+                [logged, reported].map(|health| health.cause().unwrap().to_string());
+            assert_eq!(logged, reported);
             logged
         };
         let tls = "ssl://b: Disconnected: SSL connection closed by peer (after 0ms in state SSL_HANDSHAKE)";
@@ -297,7 +298,7 @@ mod tests {
         for _ in 0..2 {
             let cause = health.cause().unwrap();
             assert_eq!((cause.kind(), &*cause.to_string()), (ErrorKind::Tls, text));
-            // It is not overwritten by a handshake that a busy server cut short.
+            // An interrupted handshake of a busy server does not overwrite it.
             health.report_failure(
                 "b: Disconnected: during SSL handshake (after 9ms in state SSL_HANDSHAKE)",
             );
@@ -312,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_precise_cause_is_not_replaced_by_a_vague_one() {
+    fn precise_error_is_not_replaced_by_a_vague_one() {
         let health = Health::new(Duration::from_secs(30));
         report(&health, Code::Authentication, "wrong password");
         report(&health, Code::BrokerTransportFailure, "disconnected");

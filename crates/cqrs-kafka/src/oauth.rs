@@ -1,3 +1,5 @@
+//! OAuth bearer tokens and their provider, for the configuration of a client.
+
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -10,9 +12,9 @@ use cqrs_config::Secret;
 pub struct OAuthToken {
     /// The token as it is sent to the broker.
     pub token: Secret,
-    /// Who it is for. librdkafka only shows it in logs.
+    /// The principal. librdkafka only shows it in logs.
     pub principal: String,
-    /// When it expires. librdkafka asks for the next one after 80% of the remaining time.
+    /// The time of expiry. librdkafka requests the next token after 80% of the remaining time.
     pub expires_at: SystemTime,
 }
 
@@ -29,16 +31,16 @@ impl OAuthToken {
 
 type Fetch = dyn Fn() -> Result<OAuthToken, Box<dyn Error + Send + Sync>> + Send + Sync;
 
-/// Gets OAuth tokens for `SASL/OAUTHBEARER`: the first one, and the next before one expires.
+/// Gets OAuth tokens for `SASL/OAUTHBEARER`: the first one, and the next one before a token expires.
 ///
-/// The function runs on the client's own thread, never on an async one, so it may block; delivery
-/// reports wait meanwhile, so it should not take long. After a failure librdkafka asks again in 10 s.
-/// For an async client, use `tokio::runtime::Handle::block_on`.
+/// The function runs on the client's own thread, never on an async one, so it may block. It should not take long, since
+/// delivery reports wait meanwhile. After a failure librdkafka retries in 10 s. In an async program, use
+/// `tokio::runtime::Handle::block_on`.
 #[derive(Clone)]
 pub struct TokenProvider(Arc<Fetch>);
 
 impl TokenProvider {
-    /// Gets tokens with `fetch`. Its error becomes the cause of the errors of what cannot be sent.
+    /// Gets tokens with `fetch`. Its error becomes the cause of publish errors.
     pub fn new<E: Into<Box<dyn Error + Send + Sync>>>(
         fetch: impl Fn() -> Result<OAuthToken, E> + Send + Sync + 'static,
     ) -> Self {

@@ -1,11 +1,12 @@
-//! Names of topics: what is legal, retry topics, dead letters, and what of a pattern is not meant.
+//! Names of topics: legal names, retry topics, and the internal topics that a pattern does not select. Used by producer and
+//! consumer.
 
 use std::time::Duration;
 
 use cqrs_core::consume::TopicSet;
 use cqrs_core::consume::support::{delay_text, retry_name, topic_group_name};
 
-/// The rule of `org.apache.kafka.common.internals.Topic.validate`: what is wrong with a name.
+/// The fault of a name, by the rules of `org.apache.kafka.common.internals.Topic.validate`.
 pub(crate) fn fault(topic: &str) -> Option<&'static str> {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     match topic {
@@ -19,14 +20,13 @@ pub(crate) fn fault(topic: &str) -> Option<&'static str> {
     }
 }
 
-/// Where copies wait for their next attempt after `delay`.
+/// The topic in which copies wait for their next attempt after `delay`.
 pub(crate) fn retry_topic(topic: &str, group: &str, delay: Duration) -> String {
     retry_name(&topic_group_name(topic, group), delay)
 }
 
-/// The topics to subscribe to, as librdkafka takes them: a leading `^` makes a pattern.
-///
-/// With `delays`, the retry topics of this group, too.
+/// The topics to subscribe to, in librdkafka's form (a leading `^` makes a pattern), with the retry topics of this group
+/// for `delays`.
 pub(crate) fn subscription(topics: &TopicSet, group: &str, delays: &[Duration]) -> Vec<String> {
     match topics {
         TopicSet::Named(names) => names
@@ -54,19 +54,19 @@ pub(crate) fn is_own_retry(topic: &str, group: &str, delays: &[Duration]) -> boo
     original(topic, group, delays).is_some()
 }
 
-/// The topic that a retry topic of this group belongs to.
+/// The topic of a retry topic of this group.
 pub(crate) fn original<'a>(topic: &'a str, group: &str, delays: &[Duration]) -> Option<&'a str> {
     let group = topic_group_name("", group);
     let of_group = |delay: &Duration| {
         topic.strip_suffix(&delay_text(*delay))?.strip_suffix(".retry.")?.strip_suffix(&*group)
     };
     let topic = delays.iter().find_map(of_group)?;
-    // Dots at the end of the topic are doubled. Of an odd number, one is of another group's name.
+    // Dots at the end of the topic are doubled. With an odd number, one belongs to the name of another group.
     let dots = topic.len() - topic.trim_end_matches('.').len();
     (dots % 2 == 0).then(|| topic.get(..topic.len() - dots / 2)).flatten()
 }
 
-/// Whether a name that a pattern matched is a dead-letter or retry topic, which a pattern never means.
+/// Whether a name that a pattern matches is a dead-letter or retry topic, which a pattern never selects.
 pub(crate) fn is_internal(topic: &str) -> bool {
     let is_delay = |text: &str| {
         let number = text.strip_suffix("ms").or_else(|| text.strip_suffix('s')).unwrap_or("");
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_is_anchored() {
+    fn pattern_is_anchored() {
         let pattern = TopicSet::Pattern("orders|mail.*".into());
         assert_eq!(
             subscription(&pattern, "a.b", &DELAYS[..2]),
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn internal_topics_are_told_apart() {
+    fn internal_topics_are_recognized() {
         for topic in ["a.g.dead", "a.g.retry.10s", "a.g.retry.1500ms"] {
             assert!(is_internal(topic), "{topic}");
         }
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn names_must_be_kafkas() {
+    fn illegal_name_has_a_fault() {
         let long = "t".repeat(250);
         for bad in ["", ".", "..", "a b", "a/b", "\u{e9}", &long] {
             assert!(fault(bad).is_some(), "{bad}");

@@ -1,4 +1,4 @@
-//! The consumer's commits against librdkafka's mock cluster: no server is needed.
+//! Tests of the consumer's commits on librdkafka's mock cluster.
 
 #![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
 
@@ -16,9 +16,9 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 const TOPIC: &str = "events";
 const GROUP: &str = "mailer";
-/// Longer than a join takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Neither librdkafka nor the consumer takes it for something that will pass by itself.
+/// Longer than joining a group takes on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Neither librdkafka nor the consumer treats it as transient.
 const REFUSED: Answer = Answer::RD_KAFKA_RESP_ERR_INVALID_COMMIT_OFFSET_SIZE;
 
 type Cluster = MockCluster<'static, DefaultProducerContext>;
@@ -41,20 +41,20 @@ async fn subscribed(refused: &[Answer]) -> (Cluster, Box<dyn Source>) {
 }
 
 async fn next(source: &mut Box<dyn Source>) -> SourceDelivery {
-    let next = tokio::time::timeout(PATIENCE, poll_fn(|cx| source.poll_next(cx))).await;
+    let next = tokio::time::timeout(TIMEOUT, poll_fn(|cx| source.poll_next(cx))).await;
     next.expect("a delivery in time").unwrap().unwrap()
 }
 
-/// The group's place, and the metadata.
+/// The group's committed offset, and its metadata.
 async fn committed(cluster: &Cluster) -> (Option<i64>, String) {
     let servers = cluster.bootstrap_servers();
-    let asking = tokio::task::spawn_blocking(move || {
+    let lookup = tokio::task::spawn_blocking(move || {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", servers).set("group.id", GROUP);
         let consumer: BaseConsumer = config.create().unwrap();
         let mut list = TopicPartitionList::new();
         list.add_partition(TOPIC, 0);
-        let list = consumer.committed_offsets(list, PATIENCE).unwrap();
+        let list = consumer.committed_offsets(list, TIMEOUT).unwrap();
         let element = &list.elements()[0];
         let offset = match element.offset() {
             Offset::Offset(offset) => Some(offset),
@@ -62,11 +62,11 @@ async fn committed(cluster: &Cluster) -> (Option<i64>, String) {
         };
         (offset, element.metadata().to_owned())
     });
-    asking.await.unwrap()
+    lookup.await.unwrap()
 }
 
 async fn until_committed(cluster: &Cluster, offset: i64) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     loop {
         let (found, metadata) = committed(cluster).await;
         if found == Some(offset) {
@@ -78,7 +78,7 @@ async fn until_committed(cluster: &Cluster, offset: i64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refused_commit_is_made_again() {
+async fn refused_commit_is_retried() {
     let (cluster, mut source) = subscribed(&[]).await;
     let mut out = Vec::new();
     for _ in 0..3 {
@@ -89,26 +89,26 @@ async fn refused_commit_is_made_again() {
     for delivery in &mut out {
         delivery.settle.ack().await.unwrap();
     }
-    // Nothing else happens that would be committed.
+    // No other change would be committed.
     until_committed(&cluster, 3).await;
-    source.close(PATIENCE).await.unwrap();
+    source.close(TIMEOUT).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_handed_out_before_the_takeover_commit() {
+async fn nothing_is_delivered_before_the_takeover_commit() {
     let (cluster, mut source) = subscribed(&[REFUSED; 3]).await;
     let first = next(&mut source).await;
-    let (place, metadata) = committed(&cluster).await;
-    assert_eq!(place, Some(0));
+    let (offset, metadata) = committed(&cluster).await;
+    assert_eq!(offset, Some(0));
     assert!(metadata.starts_with("cqrs1;u=1."), "{metadata}");
     drop(first);
-    source.close(PATIENCE).await.unwrap();
+    source.close(TIMEOUT).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn group_without_metadata_is_consumed_all_the_same() {
+async fn group_that_refuses_metadata_is_consumed() {
     let too_large = Answer::RD_KAFKA_RESP_ERR_OFFSET_METADATA_TOO_LARGE;
-    // More than are asked for, until it is known what comes then.
+    // More than the consumer sends until it commits without metadata.
     let (cluster, mut source) = subscribed(&[too_large; 1_000]).await;
     let mut out = Vec::new();
     for _ in 0..3 {
@@ -120,5 +120,5 @@ async fn group_without_metadata_is_consumed_all_the_same() {
     }
     until_committed(&cluster, 3).await;
     assert_eq!(committed(&cluster).await.1, "");
-    source.close(PATIENCE).await.unwrap();
+    source.close(TIMEOUT).await.unwrap();
 }

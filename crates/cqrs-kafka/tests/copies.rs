@@ -1,4 +1,4 @@
-//! Dead letters against librdkafka's mock cluster: what a missing right means for the copies of a topic.
+//! Tests of dead letters and retry copies on librdkafka's mock cluster.
 
 #![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
 
@@ -40,15 +40,15 @@ async fn missing_write_right_is_remembered_per_topic() {
     let mut first = next(&mut source).await;
     let error = first.settle.dead_letter(&letter).await.unwrap_err();
     assert!(error.is_permanent(), "{error:?}");
-    // The cluster takes it from now on, but the topic is not tried again at once.
+    // The cluster accepts it from now on, but the refusal is remembered.
     let mut second = next(&mut source).await;
     let error = second.settle.dead_letter(&letter).await.unwrap_err();
     assert!(error.is_permanent(), "{error:?}");
-    assert!(format!("{error:?}").contains("uthorization"), "it says why: {error:?}");
+    assert!(format!("{error:?}").contains("uthorization"), "{error:?}");
 }
 
 #[tokio::test]
-async fn headers_of_retry_copies_do_not_count_as_too_many() {
+async fn retry_headers_do_not_count_against_the_limit() {
     let cluster = MockCluster::new(1).unwrap();
     cluster.create_topic("orders", 1, 1).unwrap();
     let config = KafkaConfig::new([cluster.bootstrap_servers()]);

@@ -1,4 +1,4 @@
-//! The producer against librdkafka's mock cluster, and against nobody: no server is needed.
+//! Tests of the producer on librdkafka's mock cluster, and without a server.
 
 #![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
 
@@ -87,7 +87,7 @@ async fn order_holds_across_the_first_contact() {
     let cluster = cluster();
     let broker = KafkaMessageBroker::new(config(&cluster)).unwrap();
     let mut receipts = Vec::new();
-    // Some wait in the lane, some find it drained.
+    // The first ones are queued until the connection, the others are not.
     while receipts.len() < 200 || !broker.state().is_ready() {
         let key = format!("key-{}", receipts.len() % 5);
         receipts.push((key.clone(), broker.enqueue(message(&key)).await.unwrap()));
@@ -101,7 +101,7 @@ async fn order_holds_across_the_first_contact() {
 }
 
 #[tokio::test]
-async fn a_failed_producer_is_replaced() {
+async fn failed_producer_is_replaced() {
     let cluster = cluster();
     let broker = KafkaMessageBroker::connect(config(&cluster)).await.unwrap();
     broker.publish(message("a")).await.unwrap();
@@ -117,7 +117,7 @@ async fn a_failed_producer_is_replaced() {
 }
 
 #[tokio::test]
-async fn refused_principal_is_not_asked_again_at_once() {
+async fn refused_principal_is_retried_after_a_pause() {
     let cluster = cluster();
     let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
     cluster.request_errors(RDKafkaApiKey::InitProducerId, &[refusal]);
@@ -131,7 +131,7 @@ async fn refused_principal_is_not_asked_again_at_once() {
         }
         assert!(Instant::now() < end, "{error:?}");
     }
-    // The broker takes it from now on, but nobody asks.
+    // The broker accepts it from now on, but there is no new attempt yet.
     let error = broker.publish(message("a")).await.unwrap_err();
     assert_eq!(error.kind(), PublishErrorKind::Refused, "{error:?}");
     while broker.publish(message("a")).await.is_err() {
@@ -141,7 +141,7 @@ async fn refused_principal_is_not_asked_again_at_once() {
 }
 
 #[tokio::test]
-async fn what_the_broker_says_of_a_record_reaches_the_caller() {
+async fn refusal_of_a_record_reaches_the_caller() {
     let cluster = cluster();
     let broker = KafkaMessageBroker::connect(config(&cluster)).await.unwrap();
     for (answer, kind, source) in [
@@ -183,8 +183,8 @@ async fn refused_batch_is_sent_again_before_newer_records() {
     assert_eq!(broker.shutdown(Duration::from_secs(10)).await.undelivered, 0);
 }
 
-/// One batch is refused while the next ones wait in librdkafka, and new messages come meanwhile. librdkafka sends
-/// the next batch before anybody knows of the refusal: older messages of its keys fail, so that the order holds.
+/// One batch is refused while the next ones wait in librdkafka, and new messages are published. librdkafka sends the next
+/// batch before the refusal is reported, so older messages of its keys fail to keep the order.
 #[tokio::test]
 async fn nothing_newer_overtakes_a_refused_batch() {
     let cluster = cluster();
@@ -212,7 +212,7 @@ async fn nothing_newer_overtakes_a_refused_batch() {
             Err(error) => assert_eq!(error.kind(), PublishErrorKind::NotSent, "{error:?}"),
         }
     }
-    assert!(stored > 200, "only what was overtaken fails, not {stored} of 300");
+    assert!(stored > 200, "only overtaken messages fail, but {stored} of 300 were stored");
 }
 
 /// Two records in one batch, which is refused once after `answer_after`.
@@ -243,7 +243,7 @@ async fn batch_refused_during_shutdown_is_sent_again() {
     let (broker, receipts) = refused_once(&cluster, Duration::from_millis(500)).await;
     drop(broker);
     for receipt in receipts {
-        receipt.await.expect("a dropped broker delivers what it took");
+        receipt.await.expect("a dropped broker delivers its messages");
     }
 }
 
@@ -263,7 +263,7 @@ async fn refused_batch_does_not_wait_for_stuck_topics() {
     drop(stuck);
 }
 
-/// Waits until it is known why there is no contact.
+/// Waits until a connection failed.
 async fn until_it_failed(broker: &KafkaMessageBroker) {
     let end = Instant::now() + Duration::from_secs(60);
     while !matches!(broker.state(), BrokerState::Connecting { last_error: Some(_) }) {
@@ -273,7 +273,7 @@ async fn until_it_failed(broker: &KafkaMessageBroker) {
 }
 
 #[tokio::test]
-async fn nobody_there_is_not_sent_with_the_cause_at_the_deadline() {
+async fn unreachable_cluster_is_not_sent_with_its_cause() {
     for (server, kind) in
         [("127.0.0.1:1", ErrorKind::Connection), ("no-such-host.invalid:9092", ErrorKind::Resolve)]
     {
@@ -286,15 +286,15 @@ async fn nobody_there_is_not_sent_with_the_cause_at_the_deadline() {
         assert!(started.elapsed() < Duration::from_secs(33), "{:?}", started.elapsed());
         assert_eq!(error.kind(), PublishErrorKind::NotSent, "{error:?}");
         assert_eq!(cause(&error).kind(), kind, "{error:?}");
-        let BrokerState::Connecting { last_error: Some(words) } = broker.state() else {
+        let BrokerState::Connecting { last_error: Some(text) } = broker.state() else {
             panic!("{:?}", broker.state());
         };
-        assert_eq!(*words, *cause(&error).to_string());
+        assert_eq!(*text, *cause(&error).to_string());
     }
 }
 
 #[tokio::test]
-async fn connect_says_why_it_gave_up() {
+async fn connect_fails_with_its_cause() {
     let mut config = KafkaConfig::new(["127.0.0.1:1"]);
     config.publish_timeout = Duration::from_secs(5);
     let error = KafkaMessageBroker::connect(config).await.unwrap_err();
@@ -303,7 +303,7 @@ async fn connect_says_why_it_gave_up() {
 }
 
 #[tokio::test]
-async fn a_contradiction_is_an_error_before_anything_connects() {
+async fn contradiction_is_an_error_before_connecting() {
     let config = KafkaConfig::new(["127.0.0.1:1"]).with_sasl(Sasl::plain("me", ""));
     let error = KafkaMessageBroker::new(config).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);
@@ -314,7 +314,7 @@ async fn a_contradiction_is_an_error_before_anything_connects() {
 }
 
 #[tokio::test]
-async fn the_window_bounds_what_is_in_flight() {
+async fn window_bounds_messages_in_flight() {
     let cluster = cluster();
     let mut config = config(&cluster);
     config.window_messages = 2;
@@ -324,7 +324,7 @@ async fn the_window_bounds_what_is_in_flight() {
         [broker.try_enqueue(message("a")).unwrap(), broker.try_enqueue(message("b")).unwrap()];
     let error = broker.try_enqueue(message("c")).unwrap_err();
     assert_eq!(error.kind(), PublishErrorKind::Full);
-    broker.publish(error.into_message()).await.expect("it waits for a place");
+    broker.publish(error.into_message()).await.expect("it waits for a slot");
     for receipt in held {
         receipt.await.unwrap();
     }
@@ -358,9 +358,9 @@ async fn shutdown_flushes_and_reports_the_rest() {
 }
 
 #[tokio::test]
-async fn a_dropped_broker_still_delivers_what_it_took() {
+async fn dropped_broker_still_delivers_its_messages() {
     let cluster = cluster();
-    // Before there is a contact.
+    // Before the first connection.
     let broker = KafkaMessageBroker::new(config(&cluster)).unwrap();
     let receipt = broker.enqueue(message("a")).await.unwrap();
     drop(broker);
@@ -372,16 +372,16 @@ async fn a_dropped_broker_still_delivers_what_it_took() {
     let receipt = broker.enqueue(message("a")).await.unwrap();
     let started = Instant::now();
     drop(broker);
-    // Nobody waits for the answer.
+    // The drop does not wait for the answer.
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     receipt.await.unwrap();
 }
 
-/// A new topic can be in the broker's metadata before its partitions can be written to, and a partition
-/// that knows nothing of a producer takes its second batch without the first. librdkafka concludes
-/// from the second's confirm that the first was written, too.
+/// A new topic can be in the broker's metadata before its partitions are writable, and a partition without state of the
+/// producer accepts its second batch without the first. librdkafka concludes from the second confirm that the first
+/// batch was written too.
 #[tokio::test]
-async fn what_the_broker_refused_is_not_confirmed_with_what_came_after_it() {
+async fn implicit_ack_is_unknown() {
     let cluster = cluster();
     let mut config = config(&cluster);
     config.linger = Duration::ZERO;
@@ -391,12 +391,12 @@ async fn what_the_broker_refused_is_not_confirmed_with_what_came_after_it() {
     let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION;
     cluster.request_errors(RDKafkaApiKey::Produce, &[refusal]);
     let first = broker.enqueue(message("a")).await.unwrap();
-    // The second has a batch of its own, on its way while the first one's answer is.
+    // The second has its own batch, which is in flight together with the answer to the first.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let second = broker.publish(message("a")).await.unwrap();
     assert_eq!(second.offset, Some(1), "the first is not in the log");
     let error = first.await.unwrap_err();
     assert_eq!(error.kind(), PublishErrorKind::Unknown, "{error}");
-    assert!(error.to_string().contains("only what came after it"), "{error}");
-    assert!(error.message().key.is_some(), "it is given back");
+    assert!(error.to_string().contains("only later records"), "{error}");
+    assert!(error.message().key.is_some(), "it is returned");
 }

@@ -9,10 +9,11 @@ use rdkafka::consumer::base_consumer::{BaseConsumer, PartitionQueue as ClientQue
 use rdkafka::message::BorrowedMessage;
 
 use super::context::Context;
+use super::copier::Copier;
 use super::partition::Partition;
 use super::poller::Poller;
 use super::quarantine::{Activity, NextRecord};
-use super::record::{Copier, Record};
+use super::record::Record;
 use super::subscription_state::SubscriptionState;
 
 /// Records that are taken from one partition before the next partition is polled.

@@ -17,8 +17,9 @@ use rdkafka::message::{Header, OwnedHeaders};
 
 use super::copies::{Copy, Written};
 use super::partition::Partition;
-use super::record::{
-    DUE, ORIGINAL_OFFSET, ORIGINAL_PARTITION, ORIGINAL_TIMESTAMP, ORIGINAL_TOPIC, Record,
+use super::record::Record;
+use super::retry_headers::{
+    DUE, ORIGINAL_OFFSET, ORIGINAL_PARTITION, ORIGINAL_TIMESTAMP, ORIGINAL_TOPIC,
 };
 use super::subscription_state::SubscriptionState;
 use crate::topics;
@@ -44,7 +45,7 @@ impl Lease {
     /// Keeps the record for a later attempt.
     fn hold(&mut self, state: RetryState) -> Delayed {
         self.partition.hold(&self.record, state);
-        // A revoke does not wait for what is held.
+        // A revoke does not wait for held records.
         if std::mem::take(&mut self.running) {
             self.partition.end();
         }
@@ -113,7 +114,7 @@ impl Settle for KafkaSettle {
 
     fn rest(&mut self) {
         let Some(lease) = &mut self.lease else { return };
-        // A revoke does not wait for what is held.
+        // A revoke does not wait for held records.
         if std::mem::take(&mut lease.running) {
             lease.partition.end();
             lease.partition.run_ended(&lease.record);

@@ -69,7 +69,7 @@ pub(super) fn fail(pending: PendingConfirm, code: Code, cause: Option<KafkaError
 /// librdkafka 2.12 (`rd_kafka_dr_implicit_ack`) is wrong on a new partition. Its leader may refuse the first batch
 /// because it is not ready yet, and then take the second, because it has no sequence of this producer.
 pub(super) fn fail_implicit_ack(pending: PendingConfirm) {
-    pending.fail(Kind::Unknown, "the broker confirmed only what came after it", None);
+    pending.fail(Kind::Unknown, "the broker confirmed only later records of the partition", None);
 }
 
 /// The kind and text of the error of a record that librdkafka did not take. Nothing was sent.

@@ -21,7 +21,7 @@ fn metadata(draft: &Draft) -> &CommitMetadata {
 }
 
 #[test]
-fn only_the_lowest_unfinished_is_committed() {
+fn lowest_unfinished_offset_is_committed() {
     let mut tracker = tracker();
     assert_eq!(tracker.draft(), None, "nothing new");
     for offset in [10, 11, 15] {
@@ -41,7 +41,7 @@ fn only_the_lowest_unfinished_is_committed() {
 }
 
 #[test]
-fn what_was_finished_behind_the_watermark_comes_no_more() {
+fn finished_record_is_not_redelivered() {
     let mut first = tracker();
     for offset in 10..14 {
         assert!(first.add(offset));
@@ -51,17 +51,17 @@ fn what_was_finished_behind_the_watermark_comes_no_more() {
     let draft = first.close(0).unwrap();
     let found = CommitMetadata::parse(&metadata(&draft).to_text());
     let mut second = at(draft.position, found);
-    let again: Vec<_> = (10..16).filter(|offset| second.add(*offset)).collect();
-    assert_eq!(again, [10, 12, 14, 15]);
+    let added: Vec<_> = (10..16).filter(|offset| second.add(*offset)).collect();
+    assert_eq!(added, [10, 12, 14, 15]);
     assert_eq!(second.position(), 10);
-    for offset in again {
+    for offset in added {
         assert!(second.finish(offset));
     }
     assert_eq!(second.position(), 16);
 }
 
 #[test]
-fn a_commit_that_failed_is_made_again() {
+fn failed_commit_is_retried() {
     let mut tracker = tracker();
     tracker.add(10);
     tracker.finish(10);
@@ -74,7 +74,7 @@ fn a_commit_that_failed_is_made_again() {
 }
 
 #[test]
-fn closed_books_take_nothing() {
+fn closed_tracker_finishes_nothing() {
     let mut tracker = tracker();
     tracker.add(10);
     tracker.add(11);
@@ -85,7 +85,7 @@ fn closed_books_take_nothing() {
 }
 
 #[test]
-fn attempts_live_until_their_record_is_finished() {
+fn attempts_are_kept_until_their_record_is_finished() {
     let state = RetryState::default().failed(Timestamp::from_unix_micros(1_000));
     let mut found = CommitMetadata::default();
     found.attempts.insert(3, state);
@@ -106,23 +106,23 @@ fn attempts_live_until_their_record_is_finished() {
 }
 
 #[test]
-fn a_partition_that_goes_back_is_followed() {
+fn earlier_offset_after_truncation_is_followed() {
     let mut tracker = tracker();
     for offset in [20, 21] {
         tracker.add(offset);
     }
     tracker.finish(20);
-    assert!(tracker.add(5) && tracker.add(20), "finished ones come again");
-    assert!(!tracker.add(21), "unfinished ones do not");
+    assert!(tracker.add(5) && tracker.add(20), "finished ones are redelivered");
+    assert!(!tracker.add(21), "unfinished ones are not");
     assert_eq!(tracker.position(), 5);
     for offset in [5, 20, 21] {
         assert!(tracker.finish(offset));
     }
-    assert_eq!(tracker.position(), 21, "not beyond what was seen after it went back");
+    assert_eq!(tracker.position(), 21, "not beyond the offsets added after the truncation");
 }
 
 #[test]
-fn log_that_went_back_forgets_what_was_done() {
+fn truncated_log_forgets_finished_records() {
     let found = CommitMetadata { done: vec![12..14, 20..22], ..CommitMetadata::default() };
     let mut tracker = at(10, found);
     for offset in [10, 11] {
@@ -130,12 +130,12 @@ fn log_that_went_back_forgets_what_was_done() {
     }
     assert!(!tracker.add(12) && !tracker.add(13));
     assert!(tracker.add(12), "the log was truncated: it is another record");
-    assert!(tracker.add(20), "so is what comes there again");
+    assert!(tracker.add(20), "so is the record there");
     assert_eq!(tracker.position(), 12);
 }
 
 #[test]
-fn log_that_ends_before_its_place_has_other_records() {
+fn log_that_ends_before_the_offset_is_another_log() {
     let mut metadata = CommitMetadata::parse("cqrs1;u=2.1;until=12;n=b;c=b.2;d=c.2");
     let state = RetryState::default().failed(Timestamp::from_unix_micros(1_000));
     metadata.attempts.insert(11, state);
@@ -150,7 +150,7 @@ fn log_that_ends_before_its_place_has_other_records() {
 }
 
 #[test]
-fn position_passes_what_is_no_record() {
+fn position_passes_offsets_without_a_record() {
     let mut tracker = tracker();
     tracker.add(10);
     tracker.pass(12);
@@ -170,7 +170,7 @@ fn position_passes_what_is_no_record() {
 }
 
 #[test]
-fn new_place_is_committed_before_anything_else() {
+fn new_group_commits_before_delivery() {
     let takeover = Takeover { position: 7, end: 9, is_new: true, ..Takeover::default() };
     let mut tracker = OffsetTracker::new(takeover, Options::off());
     assert_eq!(tracker.delivery_limit(), i64::MIN);
@@ -199,7 +199,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #[test]
-    fn whatever_the_order_the_watermark_is_right(
+    fn position_is_right_in_every_order(
         steps in proptest::collection::vec(step(), 0..600),
     ) {
         let mut tracker = at(0, CommitMetadata::default());
@@ -227,9 +227,9 @@ proptest! {
                     prop_assert!(metadata(&draft).attempts.keys().all(|offset| open.contains(offset)));
                     if CommitMetadata::parse(&metadata(&draft).to_text()) == *metadata(&draft) {
                         let mut next = at(draft.position, metadata(&draft).clone());
-                        let again = (draft.position..=last + 3).filter(|offset| next.add(*offset));
+                        let added = (draft.position..=last + 3).filter(|offset| next.add(*offset));
                         let expected = open.iter().copied().chain(last + 1..=last + 3);
-                        prop_assert!(again.eq(expected), "what was finished comes no more");
+                        prop_assert!(added.eq(expected), "finished records are not redelivered");
                     }
                     if !lost {
                         committed = draft.position;

@@ -1,0 +1,173 @@
+//! Copies fetched records out of librdkafka. Used by the [`partition_queue`](super::partition_queue).
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use cqrs_core::consume::LogLimit;
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+
+use super::raw_headers::{bytes_of, put_header};
+use super::record::{Record, Unread};
+use super::retry_headers::{MAX_RETRY_HEADERS, is_retry_header};
+
+/// The largest number of headers of a record that are read.
+const MAX_HEADERS: usize = 1_024;
+/// The largest number of header names that are not UTF-8: each costs a panic of rdkafka, which is caught.
+const MAX_UNREADABLE: usize = 8;
+
+/// Small records share buffers, so that most records allocate nothing.
+#[derive(Debug, Default)]
+pub(super) struct Copier {
+    buffer: BytesMut,
+    /// The headers of the current record, since reading them twice costs more than a copy.
+    headers: Vec<u8>,
+    /// Log lines about headers that cannot be read.
+    log_limit: LogLimit,
+}
+
+/// The size of a shared buffer. A record that is kept for long keeps its buffer too.
+const BUFFER: usize = 4 * 1024;
+/// Larger records have their own buffer.
+const SHARED: usize = BUFFER / 4;
+impl Copier {
+    pub(super) fn copy(&mut self, message: &BorrowedMessage<'_>) -> Record {
+        let mut headers = std::mem::take(&mut self.headers);
+        headers.clear();
+        let unread = read_headers(message, &mut headers, &self.log_limit).map(Arc::new);
+        let (key, body) = (message.key(), message.payload());
+        let size = key.map_or(0, <[u8]>::len) + body.map_or(0, <[u8]>::len) + headers.len();
+        let mut own = BytesMut::new();
+        let buffer = self.buffer_for(size, &mut own);
+        buffer.extend_from_slice(key.unwrap_or_default());
+        buffer.extend_from_slice(body.unwrap_or_default());
+        buffer.extend_from_slice(&headers);
+        let content = buffer.split().freeze();
+        let has_headers = !headers.is_empty();
+        if headers.capacity() <= BUFFER {
+            self.headers = headers;
+        }
+        Record {
+            offset: message.offset(),
+            timestamp: message.timestamp().to_millis(),
+            content,
+            key_length: key.map(<[u8]>::len),
+            body_length: body.map(<[u8]>::len),
+            has_headers,
+            unread,
+            drops: 0,
+        }
+    }
+
+    /// A buffer with room for `size` bytes: the shared one, or `own`, which is exactly as large.
+    fn buffer_for<'b>(&'b mut self, size: usize, own: &'b mut BytesMut) -> &'b mut BytesMut {
+        if size > SHARED {
+            *own = BytesMut::with_capacity(size);
+            return own;
+        }
+        if self.buffer.capacity() < size {
+            self.buffer = BytesMut::with_capacity(BUFFER);
+        }
+        &mut self.buffer
+    }
+}
+
+/// Copies the readable headers of a record into `buffer`. Headers that a retry copy adds are always read, and do not
+/// count against the limit.
+fn read_headers(
+    message: &BorrowedMessage<'_>,
+    buffer: &mut Vec<u8>,
+    log_limit: &LogLimit,
+) -> Option<Unread> {
+    let headers = message.headers()?;
+    let count = headers.count();
+    let (mut added, mut others, mut bytes) = (Vec::new(), 0, 0);
+    let (mut next, mut unreadable) = (0, 0);
+    while next < count && unreadable <= MAX_UNREADABLE {
+        // rdkafka panics on a name that is not UTF-8, and has no other way to read a header.
+        let read = catch_unwind(AssertUnwindSafe(|| {
+            while next < count {
+                next += 1;
+                let header = headers.get(next - 1);
+                bytes += bytes_of(header.key, header.value);
+                if is_retry_header(header.key) {
+                    put_header(&mut added, header.key, header.value);
+                    continue;
+                }
+                others += 1;
+                if others <= MAX_HEADERS {
+                    put_header(buffer, header.key, header.value);
+                }
+            }
+        }));
+        unreadable += usize::from(read.is_err());
+    }
+    // A retry copy has its added headers at the end.
+    let end = next.max(count.saturating_sub(MAX_RETRY_HEADERS));
+    for index in end..count {
+        let _unreadable = catch_unwind(AssertUnwindSafe(|| {
+            let header = headers.get(index);
+            if is_retry_header(header.key) {
+                put_header(&mut added, header.key, header.value);
+            }
+        }));
+    }
+    let why = if unreadable > MAX_UNREADABLE {
+        Some("it has too many headers whose names are not UTF-8".into())
+    } else if others > MAX_HEADERS {
+        Some(format!("it has {others} headers, at most {MAX_HEADERS} are read").into())
+    } else {
+        None
+    };
+    if why.is_some() {
+        buffer.clear();
+    }
+    buffer.extend_from_slice(&added);
+    if why.is_none() && unreadable == 0 {
+        return None;
+    }
+    if let Some(left_out) = log_limit.line() {
+        tracing::warn!(
+            topic = message.topic(),
+            partition = message.partition(),
+            offset = message.offset(),
+            headers = count,
+            unreadable,
+            reason = why.as_deref(),
+            left_out,
+            "not all headers of the record can be read; copies of it have them all"
+        );
+    }
+    let unknown = unreadable + count - next;
+    Some(Unread::new(headers.detach(), bytes, count, unknown, why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_records_share_a_buffer() {
+        let mut copier = Copier::default();
+        let mut copy = |size: usize| {
+            let mut own = BytesMut::new();
+            let buffer = copier.buffer_for(size, &mut own);
+            buffer.resize(size, 7);
+            assert!(buffer.capacity() >= size);
+            let capacity = buffer.capacity();
+            (buffer.split().freeze(), capacity)
+        };
+        let (first, capacity) = copy(SHARED);
+        assert_eq!(capacity, BUFFER);
+        let (large, capacity) = copy(SHARED + 1);
+        assert_eq!((large.len(), capacity), (SHARED + 1, SHARED + 1), "not a byte too many");
+        let mut before = first.as_ptr_range().end;
+        for left in (1..BUFFER / SHARED).rev() {
+            let (next, capacity) = copy(SHARED);
+            assert_eq!((next.as_ptr(), capacity), (before, left * SHARED), "right behind it");
+            before = next.as_ptr_range().end;
+        }
+        assert_eq!(copy(1).1, BUFFER, "a new one when it is full");
+        assert_eq!(copy(0).0.len(), 0);
+    }
+}
