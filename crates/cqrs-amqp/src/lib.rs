@@ -1,10 +1,9 @@
-//! RabbitMQ (AMQP 0-9-1) for the `cqrs` framework, on [lapin](https://docs.rs/lapin) and
-//! [bb8](https://docs.rs/bb8).
+#![doc = include_str!("../README.md")]
 //!
-//! [`AmqpMessageBroker`] publishes and keeps the promises of
-//! [`MessageBroker`](cqrs_core::MessageBroker): `Ok` only after the broker's confirm; an unroutable
-//! message is an error; messages of one topic and key in order; one deadline; unconfirmed messages sent
-//! again after a connection loss, with the same id.
+//! # What is promised
+//! [`AmqpMessageBroker`] keeps the promises of [`MessageBroker`](cqrs_core::MessageBroker): a publish is `Ok` only
+//! after the broker's confirm; an unroutable message is an error; messages of one topic and key are in order;
+//! one deadline; unconfirmed messages are sent again after a lost connection, with the same id.
 //!
 //! # On the wire
 //! The topic is the routing key, the event id the `message_id` property, the event's name `type`. The

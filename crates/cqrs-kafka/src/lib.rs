@@ -1,19 +1,4 @@
-//! Apache Kafka broker of the `cqrs` framework, on librdkafka.
-//!
-//! [`KafkaMessageBroker`] publishes and consumes: it implements [`cqrs_core::MessageBroker`] and
-//! [`cqrs_core::Subscribe`]. [`KafkaConfig`] has the servers and the options.
-//!
-//! ```no_run
-//! use cqrs_core::{Message, MessageBrokerExt};
-//! use cqrs_kafka::{KafkaConfig, KafkaMessageBroker};
-//!
-//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-//! let broker = KafkaMessageBroker::connect(KafkaConfig::new(["localhost:9092"])).await?;
-//! let confirmed = broker.publish(Message::new("user_events", "{}").with_key("user-7")).await?;
-//! println!("partition {:?}, offset {:?}", confirmed.partition, confirmed.offset);
-//! # Ok(())
-//! # }
-//! ```
+#![doc = include_str!("../README.md")]
 //!
 //! # Guarantees of a publish
 //! By default a publish is `Ok` only after all in-sync replicas stored the record (`acks=all`), librdkafka's resends
