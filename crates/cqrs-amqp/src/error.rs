@@ -8,27 +8,27 @@ use std::sync::Arc;
 use cqrs_core::PublishErrorKind;
 use cqrs_core::consume::support::error_chain;
 
-/// The kinds of [`AmqpError`].
+/// The kinds of [`AmqpError`]. The first four are the same for every broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A setting is missing, malformed or contradicts another one. Nothing was tried.
+    /// A setting is missing, malformed or contradicts another one. Nothing was connected.
     Config,
     /// The server could not be reached: name resolution, connection refused, no answer in time, or the
     /// connection broke before the server accepted it.
-    Connect,
+    Connection,
     /// The TLS handshake failed: an unknown authority, a wrong host name, a refused client certificate.
     Tls,
     /// The server refused user name and password (reply code 403).
     Authentication,
+    /// An established connection was lost.
+    ConnectionLost,
     /// The virtual host does not exist, or this user may not use it (reply code 530).
     VirtualHost,
     /// An exchange, queue or binding could not be declared, or exists on the server with other properties.
     Topology,
     /// The server closed the channel because of a frame sent on it.
     ChannelClosed,
-    /// An established connection was lost.
-    ConnectionLost,
     /// The server blocks publishers (`connection.blocked`: a memory or disk alarm).
     Blocked,
 }
@@ -79,8 +79,8 @@ impl AmqpError {
             _ => (None, Box::new(error.clone())),
         };
         let kind = match (kind, reply_code) {
-            (ErrorKind::Connect, Some(403)) => ErrorKind::Authentication,
-            (ErrorKind::Connect, Some(530)) => ErrorKind::VirtualHost,
+            (ErrorKind::Connection, Some(403)) => ErrorKind::Authentication,
+            (ErrorKind::Connection, Some(530)) => ErrorKind::VirtualHost,
             _ => kind,
         };
         let source = Some(source);
@@ -102,7 +102,7 @@ impl AmqpError {
     pub fn is_retryable(&self) -> bool {
         matches!(
             self.0.kind,
-            ErrorKind::Connect
+            ErrorKind::Connection
                 | ErrorKind::ConnectionLost
                 | ErrorKind::ChannelClosed
                 | ErrorKind::Blocked
@@ -182,18 +182,18 @@ mod tests {
     #[test]
     fn reply_code_decides_the_kind_while_connecting() {
         let refused = reply(AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED), "Login was refused");
-        let error = AmqpError::from_lapin(ErrorKind::Connect, "connecting to h:1", &refused);
+        let error = AmqpError::from_lapin(ErrorKind::Connection, "connecting to h:1", &refused);
         assert_eq!(error.kind(), ErrorKind::Authentication);
         assert_eq!(error.chain(), "connecting to h:1: the server says 403: Login was refused");
         let vhost = reply(AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED), "vhost x not found");
-        let error = AmqpError::from_lapin(ErrorKind::Connect, "connecting", &vhost);
+        let error = AmqpError::from_lapin(ErrorKind::Connection, "connecting", &vhost);
         assert_eq!((error.kind(), error.reply_code()), (ErrorKind::VirtualHost, Some(530)));
     }
 
     #[test]
     fn io_error_is_in_the_source_chain() {
         let io = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-        let error = AmqpError::from_lapin(ErrorKind::Connect, "connecting", &io.into());
+        let error = AmqpError::from_lapin(ErrorKind::Connection, "connecting", &io.into());
         assert_eq!(error.chain(), "connecting: connection refused");
         assert!(error.is_retryable());
     }

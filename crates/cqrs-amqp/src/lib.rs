@@ -112,7 +112,7 @@ mod producer;
 pub use broker::AmqpMessageBroker;
 pub use config::{
     AmqpConfig, Argument, BindingConfig, DeclareMode, Dsn, ExchangeConfig, ExchangeKind, Pem,
-    QueueConfig, ReconnectConfig, TlsConfig,
+    QueueConfig, Reconnect, Secret, TlsConfig,
 };
 pub use consumer::{AmqpSubscription, QueueKind, StreamOffset};
 pub use error::{AmqpError, ErrorKind};

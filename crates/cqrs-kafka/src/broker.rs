@@ -39,7 +39,7 @@ impl KafkaMessageBroker {
     /// connection wait for it until their deadline.
     ///
     /// # Errors
-    /// [`ErrorKind::Configuration`] when options are missing, wrong or contradict each other, or a
+    /// [`ErrorKind::Config`] when options are missing, wrong or contradict each other, or a
     /// certificate or key cannot be read.
     pub fn new(config: KafkaConfig) -> Result<Self, KafkaError> {
         let producer = producer::start(&config)?;

@@ -7,25 +7,25 @@ use std::sync::Arc;
 
 use rdkafka::types::RDKafkaErrorCode as Code;
 
-/// What went wrong with a configuration, a connection or a record.
+/// The kind of an error of this crate. The first four are the same for every broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// An option is missing, wrong, or contradicts another. Nothing was connected.
-    Configuration,
+    /// A setting is missing, malformed or contradicts another one. Nothing was connected.
+    Config,
+    /// The server could not be reached: connection refused, lost, or no answer in time.
+    Connection,
+    /// The TLS handshake failed: an unknown authority, a wrong host name, a refused client certificate.
+    Tls,
     /// The login failed: wrong credentials, a refused SASL mechanism, or no OAuth token.
     Authentication,
-    /// The principal may not do this.
+    /// The principal has no right to the operation.
     Authorization,
-    /// The TLS handshake failed, for example because the server's certificate is not trusted.
-    Tls,
     /// The host name is unknown.
     Resolve,
-    /// No connection: refused, lost, or silent.
-    Connection,
-    /// The idempotent producer cannot continue. It is replaced.
+    /// The idempotent producer cannot continue and is replaced.
     Fatal,
-    /// The broker takes no record of the partition now: too few replicas, or no leader.
+    /// The broker accepts no record of the partition now: too few replicas, or no leader.
     Unavailable,
     /// The broker or librdkafka answered with another error.
     Broker,
@@ -49,7 +49,7 @@ impl KafkaError {
     }
 
     pub(crate) fn config(text: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(ErrorKind::Configuration, text)
+        Self::new(ErrorKind::Config, text)
     }
 
     pub(crate) fn with_source(

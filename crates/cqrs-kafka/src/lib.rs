@@ -78,7 +78,7 @@ mod topics;
 pub use broker::KafkaMessageBroker;
 pub use config::{
     Acks, Assignor, Compression, IdentityHeaders, IsolationLevel, KafkaConfig, KafkaSubscription,
-    LogLevel, NewTopics, Pem, RecordHeaders, RetryMode, Sasl, SaslMechanism, Secret,
+    LogLevel, NewTopics, Pem, Reconnect, RecordHeaders, RetryMode, Sasl, SaslMechanism, Secret,
     SecurityProtocol, TlsConfig,
 };
 pub use error::{ErrorKind, KafkaError};

@@ -306,10 +306,10 @@ async fn connect_fails_with_its_cause() {
 async fn contradiction_is_an_error_before_connecting() {
     let config = KafkaConfig::new(["127.0.0.1:1"]).with_sasl(Sasl::plain("me", ""));
     let error = KafkaMessageBroker::new(config).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Configuration);
+    assert_eq!(error.kind(), ErrorKind::Config);
     let tls = cqrs_kafka::TlsConfig::new().with_ca("/no/such/ca.pem");
     let error = KafkaMessageBroker::new(KafkaConfig::new(["a:1"]).with_tls(tls)).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Configuration);
+    assert_eq!(error.kind(), ErrorKind::Config);
     assert!(error.to_string().contains("ssl.ca.location"), "{error}");
 }
 

@@ -95,8 +95,8 @@ mod write;
 
 #[cfg(feature = "client")]
 pub use client::{
-    Compatibility, Credentials, Pem, RegisteredSchema, RegistryConfig, RegistryError,
-    RegistryErrorKind, Schema, SchemaReference, SchemaRegistry, SchemaVersion, TlsConfig,
+    Compatibility, Credentials, Pem, Reconnect, RegisteredSchema, RegistryConfig, RegistryError,
+    RegistryErrorKind, Schema, SchemaReference, SchemaRegistry, SchemaVersion, Secret, TlsConfig,
 };
 pub use frame::{Frame, FrameError, FrameErrorKind, MessagePath, SchemaId, SchemaType};
 pub use read::{Framed, OnUnframed};

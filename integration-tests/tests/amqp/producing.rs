@@ -168,7 +168,7 @@ async fn the_message_that_closes_the_channel_is_found_among_its_neighbours() {
     config.channels_per_connection = 1;
     // The server's own limit is 16 MiB, 128 MiB before 4.0: it says 406 and closes the channel.
     let too_large = if amqp::version().await >= (4, 0) { 17 << 20 } else { 129 << 20 };
-    config.max_message_bytes = 4 * too_large;
+    config.max_message_size = 4 * too_large;
     config.window_bytes = 4 * too_large;
     let broker = AmqpMessageBroker::connect(config).await.unwrap();
     let mut receipts = Vec::new();
@@ -384,13 +384,13 @@ async fn failures_to_connect_name_their_cause_and_no_credentials() {
     assert_eq!(kind_of_cause(&no_vhost), ErrorKind::VirtualHost);
     assert!(causes(&no_vhost).contains("no-such-vhost"), "{}", causes(&no_vhost));
 
-    assert_eq!(kind_of_cause(&refused), ErrorKind::Connect);
+    assert_eq!(kind_of_cause(&refused), ErrorKind::Connection);
     assert!(causes(&refused).contains("refused"), "{}", causes(&refused));
     shown += &format!("{refused:?}");
 
-    assert_eq!(kind_of_cause(&nowhere), ErrorKind::Connect);
+    assert_eq!(kind_of_cause(&nowhere), ErrorKind::Connection);
 
-    assert_eq!(kind_of_cause(&silent), ErrorKind::Connect);
+    assert_eq!(kind_of_cause(&silent), ErrorKind::Connection);
     assert!(causes(&silent).contains("no answer"), "{}", causes(&silent));
 
     assert_eq!(kind_of_cause(&other_ca), ErrorKind::Tls);

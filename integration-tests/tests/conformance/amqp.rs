@@ -61,7 +61,7 @@ impl Harness for AmqpHarness {
         capabilities.unroutable = true;
         capabilities.identity_always = true;
         capabilities.content_type = true;
-        capabilities.max_message_bytes = Some(AmqpConfig::default().max_message_bytes);
+        capabilities.max_message_size = Some(AmqpConfig::default().max_message_size);
         capabilities.timestamp_unit = Duration::from_secs(1);
         capabilities.queues = true;
         capabilities.redelivered = true;

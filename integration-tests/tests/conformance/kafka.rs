@@ -48,7 +48,7 @@ impl Harness for KafkaHarness {
     fn capabilities(&self) -> Capabilities {
         let mut capabilities = Capabilities::default();
         capabilities.place = true;
-        capabilities.max_message_bytes = Some(1_000_000);
+        capabilities.max_message_size = Some(1_000_000);
         capabilities.timestamp_unit = Duration::from_millis(1);
         capabilities.offsets = true;
         capabilities.partitions = true;

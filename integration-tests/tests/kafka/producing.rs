@@ -328,7 +328,7 @@ async fn too_large_here_and_too_large_for_the_topic() {
     let broker = connect(config()).await;
     let error = broker.publish(Message::new(&*topic, vec![b'x'; 1_000_001])).await.unwrap_err();
     assert_eq!(error.kind(), PublishErrorKind::TooLarge);
-    assert!(error.to_string().contains("message_max_bytes is 1000000"), "{error}");
+    assert!(error.to_string().contains("max_message_size is 1000000"), "{error}");
     let error = broker.publish(Message::new(&*topic, vec![b'x'; 5_000])).await.unwrap_err();
     assert_eq!(error.kind(), PublishErrorKind::TooLarge);
     assert!(error.to_string().contains("max.message.bytes of the topic"), "{error}");

@@ -1,11 +1,14 @@
+//! [`Dsn`]: the server's address and the login, part of [`AmqpConfig`](crate::AmqpConfig).
+
 use std::fmt;
 
+use cqrs_config::{Variable, not_text, secret_text};
 use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
 use serde::{Deserialize, Deserializer};
 
 use crate::AmqpError;
 
-/// Where the server is and who we are: `amqp://user:password@host:port/vhost`, or `amqps://` for TLS
+/// The server's address and the login: `amqp://user:password@host:port/vhost`, or `amqps://` for TLS
 /// ([RabbitMQ URI specification](https://www.rabbitmq.com/docs/uri-spec)).
 ///
 /// Percent-encode what has a meaning in a URI (`%2F` for the vhost `/`). An empty vhost
@@ -21,12 +24,20 @@ pub struct Dsn(String);
 
 impl<'de> Deserialize<'de> for Dsn {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        cqrs_config::secret_text(from).map(Self)
+        secret_text(from).map(Self)
+    }
+}
+
+/// Checked; the error never shows the address.
+impl Variable for Dsn {
+    fn from_variable(text: &str) -> Result<Self, String> {
+        let dsn = Self::from(text);
+        dsn.parse().map(|_| dsn).map_err(|error| error.to_string())
     }
 }
 
 impl Dsn {
-    /// Reads the address; the error never repeats what was given.
+    /// Reads the address; the error never shows it.
     pub(crate) fn parse(&self) -> Result<AMQPUri, AmqpError> {
         let invalid = || {
             AmqpError::config(
@@ -34,7 +45,7 @@ impl Dsn {
                  (percent-encode special characters)",
             )
         };
-        if let Some(what) = cqrs_config::not_text(&self.0) {
+        if let Some(what) = not_text(&self.0) {
             let text = format!("the dsn is {what}; write it as a text, in quotes");
             return Err(AmqpError::config(text));
         }
@@ -161,6 +172,12 @@ impl From<String> for Dsn {
 impl From<&str> for Dsn {
     fn from(dsn: &str) -> Self {
         Self(dsn.into())
+    }
+}
+
+impl From<&String> for Dsn {
+    fn from(dsn: &String) -> Self {
+        Self(dsn.clone())
     }
 }
 

@@ -1,17 +1,17 @@
-//! What can be set, and how it is read.
+//! The settings of an [`AmqpMessageBroker`](crate::AmqpMessageBroker), and their checks.
 
 mod dsn;
 mod env;
-mod seconds;
 mod tls;
 mod topology;
 
 use std::time::Duration;
 
+use cqrs_config::{MIN_TIMEOUT, check_minimum};
 use cqrs_core::broker::{Intake, Window};
 use serde::Deserialize;
 
-pub use cqrs_config::{Pem, TlsConfig};
+pub use cqrs_config::{Pem, Reconnect, Secret, TlsConfig};
 pub use dsn::Dsn;
 pub(crate) use dsn::address;
 pub(crate) use tls::connector;
@@ -24,7 +24,7 @@ use crate::AmqpError;
 /// Settings of an [`AmqpMessageBroker`](crate::AmqpMessageBroker).
 ///
 /// Start from [`AmqpConfig::new`], [`from_env`](Self::from_env) or a file read with serde, where
-/// durations are seconds and what is left out has its default. `Debug` shows no credentials.
+/// durations are texts such as `"30s"` or `"250ms"` and what is left out has its default. `Debug` shows no credentials.
 ///
 /// ```
 /// use cqrs_amqp::{AmqpConfig, BindingConfig, ExchangeKind, QueueConfig};
@@ -39,11 +39,11 @@ use crate::AmqpError;
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct AmqpConfig {
-    /// Where the server is and who we are; `amqp://localhost:5672/%2f` by default.
+    /// The server's address and the login; `amqp://localhost:5672/%2f` by default.
     pub dsn: Dsn,
     /// Where messages are published to. A message's topic is its routing key.
     pub exchange: ExchangeConfig,
-    /// What is declared on a new connection.
+    /// The declarations on a new connection.
     pub declare: DeclareMode,
     /// Queues to declare with the exchange; none by default.
     pub queues: Vec<QueueConfig>,
@@ -53,55 +53,38 @@ pub struct AmqpConfig {
     pub pool_size: u16,
     /// Channels on each connection; 2 by default. Messages of one topic and key share a channel.
     pub channels_per_connection: u16,
-    /// The deadline of a publish, from `enqueue` to the confirm; 30 s by default.
-    #[serde(with = "seconds")]
+    /// The deadline of a publish, from `enqueue` to the confirm; 30 s by default, at least 100 ms.
+    #[serde(deserialize_with = "cqrs_config::deserialize_duration")]
     pub publish_timeout: Duration,
-    /// How long one attempt to connect may take, TLS and AMQP handshakes included; 5 s by default. At
-    /// most half the publish timeout counts, so that the cause is known before a publish expires.
-    #[serde(with = "seconds")]
+    /// The time limit of one attempt to connect, TLS and AMQP handshakes included; 5 s by default, at
+    /// least 100 ms. At most half the publish timeout counts, so that the cause is known before a publish
+    /// expires.
+    #[serde(deserialize_with = "cqrs_config::deserialize_duration")]
     pub connect_timeout: Duration,
     /// Messages in flight; 1,000 by default.
     pub window_messages: usize,
     /// Bytes in flight; 16 MiB by default.
     pub window_bytes: usize,
-    /// How often a silent connection is probed, in whole seconds; 10 s by default. The server may ask
-    /// for less. A connection that is silent for twice this is given up. A `heartbeat` in the dsn wins.
-    #[serde(with = "seconds")]
+    /// The interval of the probes of a silent connection, in whole seconds; 10 s by default. The server
+    /// may ask for less. A connection that is silent for twice this is closed. A `heartbeat` in the dsn
+    /// wins.
+    #[serde(deserialize_with = "cqrs_config::deserialize_duration")]
     pub heartbeat: Duration,
-    /// The wait between attempts to reconnect.
-    pub reconnect: ReconnectConfig,
+    /// The wait between attempts to reconnect; 100 ms to 2 s by default.
+    pub reconnect: Reconnect,
     /// TLS; used with `amqps://` only.
     pub tls: TlsConfig,
-    /// Whether messages survive a restart of the server in durable queues; true by default.
+    /// If messages survive a restart of the server in durable queues; true by default.
     /// [`DeclareMode::PythonCompatible`] does not change it.
     pub persistent: bool,
-    /// The largest body; 16 MiB by default, RabbitMQ's own `max_message_size` since 4.0 (128 MiB before).
-    /// Checked here, because a larger one makes the server close the channel.
-    pub max_message_bytes: usize,
+    /// The largest message that is published, in bytes of body, key and headers; 16 MiB by default.
+    /// Larger ones are refused here, as `TooLarge`: a body above RabbitMQ's own `max_message_size` (16 MiB
+    /// since 4.0, 128 MiB before) makes the server close the channel.
+    pub max_message_size: usize,
     /// The `app_id` property of every message; not set by default. At most 255 bytes.
     pub app_id: Option<String>,
     /// The connection's name in RabbitMQ's management pages; `cqrs-amqp` by default.
     pub connection_name: String,
-}
-
-/// The wait between attempts to reconnect, which go on for ever: doubled after each failure, and a
-/// random part of it (half to all) is waited.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct ReconnectConfig {
-    /// After the first failure; 100 ms by default.
-    #[serde(with = "seconds")]
-    pub initial: Duration,
-    /// At most; 3 s by default.
-    #[serde(with = "seconds")]
-    pub max: Duration,
-}
-
-impl Default for ReconnectConfig {
-    fn default() -> Self {
-        Self { initial: Duration::from_millis(100), max: Duration::from_secs(3) }
-    }
 }
 
 impl Default for AmqpConfig {
@@ -119,10 +102,10 @@ impl Default for AmqpConfig {
             window_messages: Window::DEFAULT_MESSAGES,
             window_bytes: Window::DEFAULT_BYTES,
             heartbeat: Duration::from_secs(10),
-            reconnect: ReconnectConfig::default(),
+            reconnect: Reconnect::default(),
             tls: TlsConfig::default(),
             persistent: true,
-            max_message_bytes: 16 * 1024 * 1024,
+            max_message_size: 16 * 1024 * 1024,
             app_id: None,
             connection_name: "cqrs-amqp".into(),
         }
@@ -135,7 +118,7 @@ impl AmqpConfig {
         Self { dsn: dsn.into(), ..Self::default() }
     }
 
-    /// Refuses what cannot work, before anything is tried.
+    /// Refuses settings that cannot work, before anything connects.
     pub(crate) fn validate(&self) -> Result<(), AmqpError> {
         let refuse = |detail: &'static str| Err(AmqpError::config(detail));
         let uri = self.dsn.parse()?;
@@ -156,15 +139,11 @@ impl AmqpConfig {
         if self.pool_size == 0 || self.channels_per_connection == 0 {
             return refuse("pool_size and channels_per_connection must be at least 1");
         }
-        if self.publish_timeout < Duration::from_millis(10) {
-            return refuse("publish_timeout must be at least 10 ms");
-        }
-        if self.connect_timeout.is_zero() || self.reconnect.initial.is_zero() {
-            return refuse("connect_timeout and reconnect.initial must be more than zero");
-        }
-        if self.reconnect.max < self.reconnect.initial {
-            return refuse("reconnect.max must not be less than reconnect.initial");
-        }
+        let timeout = |setting, value| check_minimum(setting, value, MIN_TIMEOUT);
+        timeout("publish_timeout", self.publish_timeout)
+            .and_then(|()| timeout("connect_timeout", self.connect_timeout))
+            .and_then(|()| self.reconnect.check())
+            .map_err(AmqpError::config)?;
         if self.heartbeat < Duration::from_secs(1) || self.heartbeat > Duration::from_secs(65_535) {
             return refuse("heartbeat must be between 1 and 65,535 seconds");
         }
@@ -204,6 +183,11 @@ mod tests {
         assert!(refused(|config| config.pool_size = 0).contains("pool_size"));
         assert!(refused(|config| config.heartbeat = Duration::ZERO).contains("heartbeat"));
         assert!(refused(|config| config.exchange.name = "x".repeat(256)).contains("255"));
+        let short = refused(|config| config.publish_timeout = Duration::from_millis(30));
+        assert_eq!(short, "publish_timeout is 30ms, which is below the minimum of 100ms");
+        let short = refused(|config| config.connect_timeout = Duration::ZERO);
+        assert!(short.starts_with("connect_timeout is 0ns"), "{short}");
+        assert!(refused(|config| config.reconnect.max = Duration::ZERO).contains("reconnect.max"));
         let python = refused(|config| {
             config.declare = DeclareMode::PythonCompatible;
             config.exchange.name.clear();
@@ -226,8 +210,8 @@ mod tests {
     fn a_file_names_only_what_differs() {
         let text = r#"{
             "dsn": "amqp://u:p@h/", "exchange": {"name": "shop", "kind": "topic"},
-            "declare": "python_compatible", "publish_timeout": 2.5,
-            "reconnect": {"max": 5},
+            "declare": "python_compatible", "publish_timeout": "2500ms",
+            "reconnect": {"max": "5s"},
             "queues": [{"name": "q", "arguments": {"x-queue-type": "quorum", "x-max-length": 9}}],
             "bindings": [{"queue": "q", "routing_key": "user.*"}],
             "tls": {"ca": "/ca.pem"}
@@ -239,7 +223,13 @@ mod tests {
         assert!(config.exchange.durable && config.queues[0].durable);
         assert_eq!(config.queues[0].arguments["x-max-length"], Argument::Number(9));
         assert_eq!(config.tls.ca, Some(Pem::Path("/ca.pem".into())));
-        let unknown = serde_json::from_str::<AmqpConfig>(r#"{"exchang": 1}"#);
-        assert!(unknown.unwrap_err().to_string().contains("exchang"));
+        for (wrong, words) in [
+            (r#"{"exchang": 1}"#, "exchang"),
+            (r#"{"publish_timeout": 30}"#, "without a unit"),
+            (r#"{"declare": "pasive"}"#, "expected one of declare, passive"),
+        ] {
+            let error = serde_json::from_str::<AmqpConfig>(wrong).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
     }
 }

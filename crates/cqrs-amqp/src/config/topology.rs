@@ -1,22 +1,25 @@
+//! Exchanges, queues and bindings in the settings: what is declared on a new connection.
+
 use std::collections::BTreeMap;
 
+use cqrs_config::text_enum;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use serde::Deserialize;
 
-/// How an exchange routes ([RabbitMQ: exchanges](https://www.rabbitmq.com/docs/exchanges)).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum ExchangeKind {
-    /// To the queues whose binding key equals the routing key. What FastStream and python-cqrs use.
-    #[default]
-    Direct,
-    /// To the queues whose binding pattern (`*`, `#`) matches the routing key.
-    Topic,
-    /// To all bound queues.
-    Fanout,
-    /// By the message's headers.
-    Headers,
+text_enum! {
+    /// How an exchange routes ([RabbitMQ: exchanges](https://www.rabbitmq.com/docs/exchanges)).
+    #[derive(Default)]
+    pub enum ExchangeKind {
+        /// To the queues whose binding key equals the routing key. What FastStream and python-cqrs use.
+        #[default]
+        Direct = "direct",
+        /// To the queues whose binding pattern (`*`, `#`) matches the routing key.
+        Topic = "topic",
+        /// To all bound queues.
+        Fanout = "fanout",
+        /// By the message's headers.
+        Headers = "headers",
+    }
 }
 
 impl ExchangeKind {
@@ -57,26 +60,26 @@ impl Default for ExchangeConfig {
     }
 }
 
-/// What is declared when a connection is made (never per publish). A declaration that stands
-/// differently on the server is an error ([`ErrorKind::Topology`](crate::ErrorKind::Topology), reply
-/// code 406), tried again with the connection's backoff.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum DeclareMode {
-    /// Declares the exchange, the queues and the bindings as configured.
-    #[default]
-    Declare,
-    /// Only checks that the exchange and the queues are there. Binds nothing.
-    Passive,
-    /// Declares and checks nothing. Publishing to an exchange that is not there ends as `Unroutable`,
-    /// and each such message costs a channel.
-    None,
-    /// Declares what python-cqrs declares: the exchange direct, not durable, auto-delete (whatever
-    /// [`ExchangeConfig`] says beside the name); and for every topic, when it is first published to on
-    /// a connection, a queue of that name (not durable, not exclusive, no arguments), bound with the
-    /// topic as routing key. Such a queue loses its messages when the server restarts.
-    PythonCompatible,
+text_enum! {
+    /// What is declared when a connection is made (never per publish). A declaration that stands
+    /// differently on the server is an error ([`ErrorKind::Topology`](crate::ErrorKind::Topology), reply
+    /// code 406), tried again with the connection's backoff.
+    #[derive(Default)]
+    pub enum DeclareMode {
+        /// Declares the exchange, the queues and the bindings as configured.
+        #[default]
+        Declare = "declare",
+        /// Only checks that the exchange and the queues are there. Binds nothing.
+        Passive = "passive",
+        /// Declares and checks nothing. Publishing to an exchange that is not there ends as `Unroutable`,
+        /// and each such message costs a channel.
+        None = "none",
+        /// Declares what python-cqrs declares: the exchange direct, not durable, auto-delete (whatever
+        /// [`ExchangeConfig`] says beside the name); and for every topic, when it is first published to on
+        /// a connection, a queue of that name (not durable, not exclusive, no arguments), bound with the
+        /// topic as routing key. Such a queue loses its messages when the server restarts.
+        PythonCompatible = "python_compatible",
+    }
 }
 
 /// A queue to declare.
@@ -168,6 +171,18 @@ impl From<i64> for Argument {
 impl From<&str> for Argument {
     fn from(text: &str) -> Self {
         Self::Text(text.into())
+    }
+}
+
+impl From<String> for Argument {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<&String> for Argument {
+    fn from(text: &String) -> Self {
+        Self::Text(text.clone())
     }
 }
 

@@ -1,30 +1,24 @@
 //! The backoff between connection attempts; part of the connector.
 
-use std::hash::{BuildHasher, RandomState};
-use std::time::Duration;
-
+use cqrs_config::Reconnect;
 use tokio::time::Instant;
 
-use crate::config::ReconnectConfig;
-
-/// The delay before the next attempt. It doubles with each failure up to a limit; jitter takes off up to
-/// half, so that many processes do not reconnect at the same time.
+/// The time before which no attempt starts, by the failures in a row.
 #[derive(Debug)]
 pub(super) struct Backoff {
-    config: ReconnectConfig,
+    config: Reconnect,
     failures: u32,
     not_before: Option<Instant>,
 }
 
 impl Backoff {
-    pub(super) fn new(config: ReconnectConfig) -> Self {
+    pub(super) fn new(config: Reconnect) -> Self {
         Self { config, failures: 0, not_before: None }
     }
 
     pub(super) fn failed(&mut self, now: Instant) {
-        let doubled = self.config.initial.saturating_mul(1 << self.failures.min(20));
         self.failures = self.failures.saturating_add(1);
-        self.not_before = Some(now + jitter(doubled.min(self.config.max)));
+        self.not_before = Some(now + self.config.delay(self.failures));
     }
 
     /// A connection held: after its loss the next attempt starts at once.
@@ -38,22 +32,16 @@ impl Backoff {
     }
 }
 
-fn jitter(delay: Duration) -> Duration {
-    // A RandomState is seeded at random for each value: enough to spread attempts.
-    let random = RandomState::new().hash_one(0_u8) as f64 / u64::MAX as f64;
-    delay.mul_f64(0.5 + random / 2.0)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn delay_doubles_to_the_limit_with_jitter() {
-        let config = ReconnectConfig {
-            initial: Duration::from_millis(100),
-            max: Duration::from_millis(350),
-        };
+        let milliseconds = Duration::from_millis;
+        let config = Reconnect::new(milliseconds(100), milliseconds(350));
         let mut backoff = Backoff::new(config);
         let now = Instant::now();
         assert_eq!(backoff.not_before(), None);

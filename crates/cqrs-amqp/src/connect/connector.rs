@@ -85,7 +85,7 @@ impl Connector {
             channels_per_connection: config.channels_per_connection,
             attempt_timeout: config.attempt_timeout(),
             confirms,
-            gate: Mutex::new(Gate { failures, backoff: Backoff::new(config.reconnect.clone()) }),
+            gate: Mutex::new(Gate { failures, backoff: Backoff::new(config.reconnect) }),
         })
     }
 
@@ -171,7 +171,7 @@ impl Connector {
                 got = self.pool.get() => got.map_err(|error| match error {
                     bb8::RunError::User(error) => error,
                     bb8::RunError::TimedOut => AmqpError::new(
-                        ErrorKind::Connect,
+                        ErrorKind::Connection,
                         format!("connecting to {}: no answer in time", self.address),
                     ),
                 })?,

@@ -101,12 +101,12 @@ impl Dialer {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => {
                 return Err(failure.get().cloned().unwrap_or_else(|| {
-                    AmqpError::from_lapin(ErrorKind::Connect, doing(), &error)
+                    AmqpError::from_lapin(ErrorKind::Connection, doing(), &error)
                 }));
             }
             Err(_elapsed) => {
                 let detail = format!("{}: no answer within {limit:?}", doing());
-                return Err(AmqpError::new(ErrorKind::Connect, detail));
+                return Err(AmqpError::new(ErrorKind::Connection, detail));
             }
         };
         guard.defuse();

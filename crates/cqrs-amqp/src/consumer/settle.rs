@@ -278,7 +278,7 @@ mod tests {
             (said(ErrorKind::Topology, soft(AMQPSoftError::PRECONDITIONFAILED)), true),
             (not_found, true),
             (no_confirm, false),
-            (said(ErrorKind::Connect, soft(AMQPSoftError::ACCESSREFUSED)), false),
+            (said(ErrorKind::Connection, soft(AMQPSoftError::ACCESSREFUSED)), false),
             (said(ErrorKind::Topology, hard(AMQPHardError::CONNECTIONFORCED)), false),
         ] {
             let text = format!("{error:?}");

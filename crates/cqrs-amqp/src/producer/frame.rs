@@ -28,7 +28,7 @@ pub(crate) struct FrameFormat {
     exchange: ShortString,
     app_id: Option<ShortString>,
     delivery_mode: u8,
-    max_message_bytes: usize,
+    max_message_size: usize,
 }
 
 /// One message for lapin, without its body.
@@ -47,7 +47,7 @@ impl FrameFormat {
             exchange: short(&config.exchange.name),
             app_id: config.app_id.as_deref().map(short),
             delivery_mode: if config.persistent { 2 } else { 1 },
-            max_message_bytes: config.max_message_bytes,
+            max_message_size: config.max_message_size,
         }
     }
 
@@ -57,10 +57,9 @@ impl FrameFormat {
         &self,
         message: &Message,
     ) -> Result<(), (PublishErrorKind, Cow<'static, str>)> {
-        let body = message.body.len();
-        if body > self.max_message_bytes {
-            let limit = self.max_message_bytes;
-            let detail = format!("a body of {body} bytes, max_message_bytes is {limit}");
+        let (size, limit) = (message.content_size(), self.max_message_size);
+        if size > limit {
+            let detail = format!("{size} bytes with key and headers, max_message_size is {limit}");
             return Err((PublishErrorKind::TooLarge, detail.into()));
         }
         let content_type = message.content_type.as_deref().unwrap_or_default();
@@ -185,7 +184,7 @@ mod tests {
 
     fn format() -> FrameFormat {
         FrameFormat::new(&AmqpConfig {
-            max_message_bytes: 10,
+            max_message_size: 300,
             app_id: Some("shop".into()),
             ..AmqpConfig::default()
         })
@@ -260,7 +259,9 @@ mod tests {
     fn message_that_amqp_cannot_carry_is_refused() {
         let kind = |message: Message| format().check(&message).unwrap_err().0;
         let long = "x".repeat(256);
-        assert_eq!(kind(Message::new("t", "12345678901")), PublishErrorKind::TooLarge);
+        let body = "x".repeat(300);
+        assert!(format().check(&Message::new("t", body.clone())).is_ok());
+        assert_eq!(kind(Message::new("t", body).with_key("k")), PublishErrorKind::TooLarge);
         assert_eq!(kind(Message::new(&*long, "")), PublishErrorKind::Invalid);
         assert_eq!(kind(Message::new("t", "").with_name(&*long)), PublishErrorKind::Invalid);
         assert_eq!(

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     fn refused() -> AmqpError {
-        AmqpError::new(ErrorKind::Connect, "refused")
+        AmqpError::new(ErrorKind::Connection, "refused")
     }
 
     #[test]
@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(status.cause().unwrap().kind(), ErrorKind::Blocked);
         status.set(0, PublisherState::Down(Some(refused())));
         assert_eq!(status.state(), BrokerState::Disconnected { last_error: "refused".into() });
-        assert_eq!(status.cause().unwrap().kind(), ErrorKind::Connect);
+        assert_eq!(status.cause().unwrap().kind(), ErrorKind::Connection);
     }
 
     #[tokio::test]
@@ -156,6 +156,6 @@ mod tests {
         assert_eq!(waiting.await.unwrap(), Ok(()));
         let status = Status::new(2);
         status.set(1, PublisherState::Down(Some(refused())));
-        assert_eq!(status.connected().await.unwrap_err().kind(), ErrorKind::Connect);
+        assert_eq!(status.connected().await.unwrap_err().kind(), ErrorKind::Connection);
     }
 }

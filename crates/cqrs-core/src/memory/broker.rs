@@ -107,8 +107,9 @@ impl MemoryBroker {
             let detail = "a topic's name has 1 to 255 bytes";
             return Err(PublishError::new(PublishErrorKind::Invalid, message, detail));
         }
-        if message.size() > max {
-            let detail = format!("{} bytes, at most {max} are taken", message.size());
+        let size = message.content_size();
+        if size > max {
+            let detail = format!("{size} bytes with key and headers, max_message_size is {max}");
             return Err(PublishError::new(PublishErrorKind::TooLarge, message, detail));
         }
         Ok(message)

@@ -69,8 +69,9 @@ impl MemoryBrokerBuilder {
         self
     }
 
-    /// Sets the size ([`Message::size`](crate::Message::size)) above which a message is `TooLarge`. No
-    /// limit by default.
+    /// The largest message that is published, in bytes of body, key and headers
+    /// ([`Message::content_size`](crate::Message::content_size)). Larger ones are `TooLarge`. By default
+    /// there is no limit.
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.limits.max_message_size = bytes;
         self

@@ -137,10 +137,12 @@ impl Message {
 
     /// Bytes this message counts for in a [`Window`](crate::broker::Window): body, key, topic and headers.
     pub fn size(&self) -> usize {
-        self.body.len()
-            + self.key.as_ref().map_or(0, Bytes::len)
-            + self.topic.len()
-            + self.headers.size()
+        self.content_size() + self.topic.len()
+    }
+
+    /// Bytes of body, key and headers: the size that `max_message_size` of a broker value limits.
+    pub fn content_size(&self) -> usize {
+        self.body.len() + self.key.as_ref().map_or(0, Bytes::len) + self.headers.size()
     }
 }
 
@@ -175,5 +177,6 @@ mod tests {
         let mut message = Message::new("abc", "12345").with_key("k");
         message.headers.insert("h", "vv").unwrap();
         assert_eq!(message.size(), 5 + 1 + 3 + 3);
+        assert_eq!(message.content_size(), 5 + 1 + 3);
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use cqrs_config::{MIN_TIMEOUT, check_minimum, is_encrypted_key, not_text};
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
@@ -38,6 +39,9 @@ const REFUSED: [(&str, &str); 5] = [
 const FRAMING: usize = 1_024;
 /// librdkafka's own limit.
 const MAX_MESSAGE_BYTES: usize = 1_000_000_000;
+
+/// The smallest `socket.timeout.ms` that librdkafka's requests are used with.
+pub(super) const MIN_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl KafkaConfig {
     /// Checks everything that can be checked without a connection.
@@ -81,24 +85,22 @@ impl KafkaConfig {
             server.is_empty() || server.contains(|c: char| c == ',' || c.is_whitespace())
         };
         if let Some(server) = self.bootstrap_servers.iter().find(|server| bad(server)) {
-            return Err(KafkaError::config(format!(
-                "bootstrap_servers has {server:?}, which is not host:port"
-            )));
+            return Err(KafkaError::config(match not_text(server) {
+                Some(what) => format!("bootstrap_servers has {what}; write texts, in quotes"),
+                None => format!("bootstrap_servers has {server:?}, which is not host:port"),
+            }));
         }
-        if self.publish_timeout.is_zero() {
-            return wrong("publish_timeout is zero; every publish would fail");
-        }
+        let minimum = |setting, value, minimum| {
+            check_minimum(setting, value, minimum).map_err(KafkaError::config)
+        };
+        minimum("publish_timeout", self.publish_timeout, MIN_TIMEOUT)?;
+        minimum("request_timeout", self.request_timeout, MIN_REQUEST_TIMEOUT)?;
+        self.reconnect.check().map_err(KafkaError::config)?;
         if self.linger >= self.publish_timeout {
             return wrong("linger is not below publish_timeout; no record would be sent in time");
         }
-        if self.reconnect_backoff > self.reconnect_backoff_max {
-            return wrong("reconnect_backoff is above reconnect_backoff_max");
-        }
         if self.retry_delay > self.retry_delay_max {
             return wrong("retry_delay is above retry_delay_max");
-        }
-        if self.request_timeout < Duration::from_secs(1) {
-            return wrong("request_timeout is below 1 s");
         }
         self.check_security()
     }
@@ -193,7 +195,7 @@ impl KafkaConfig {
         set("linger.ms", &ms(self.linger));
         set("batch.size", &self.batch_size.to_string());
         // librdkafka counts the framing of a record and of its headers, too; our own check does not.
-        let with_framing = self.message_max_bytes.saturating_add(FRAMING).min(MAX_MESSAGE_BYTES);
+        let with_framing = self.max_message_size.saturating_add(FRAMING).min(MAX_MESSAGE_BYTES);
         set("message.max.bytes", &with_framing.to_string());
         set("allow.auto.create.topics", bool_text(self.allow_auto_create_topics));
         set("message.timeout.ms", &ms(self.publish_timeout));
@@ -219,8 +221,8 @@ impl KafkaConfig {
         set("client.software.version", env!("CARGO_PKG_VERSION"));
         set("socket.timeout.ms", &ms(self.request_timeout));
         set("socket.connection.setup.timeout.ms", &ms(self.request_timeout));
-        set("reconnect.backoff.ms", &ms(self.reconnect_backoff));
-        set("reconnect.backoff.max.ms", &ms(self.reconnect_backoff_max));
+        set("reconnect.backoff.ms", &ms(self.reconnect.initial));
+        set("reconnect.backoff.max.ms", &ms(self.reconnect.max));
         // Tells that a lost connection is back while nothing is sent.
         set("statistics.interval.ms", "2000");
         set("security.protocol", &self.security_protocol.as_str().to_lowercase());
@@ -284,7 +286,7 @@ impl KafkaConfig {
         let redactor = self.redactor();
         check_key(&options)?;
         for (name, value) in &options {
-            if let Some(what) = cqrs_config::not_text(value) {
+            if let Some(what) = not_text(value) {
                 return Err(KafkaError::config(format!(
                     "option {name} is {what}; write it as a text, in quotes"
                 )));
@@ -315,8 +317,7 @@ impl KafkaConfig {
 fn check_key(options: &BTreeMap<String, String>) -> Result<(), KafkaError> {
     let in_file = options.get("ssl.key.location").and_then(|path| std::fs::read(path).ok());
     let text = options.get("ssl.key.pem").map(|text| text.as_bytes().to_vec()).or(in_file);
-    let is_encrypted =
-        text.is_some_and(|text| cqrs_config::is_encrypted_key(&String::from_utf8_lossy(&text)));
+    let is_encrypted = text.is_some_and(|text| is_encrypted_key(&String::from_utf8_lossy(&text)));
     match is_encrypted && options.get("ssl.key.password").is_none_or(String::is_empty) {
         true => Err(KafkaError::config(
             "tls.client_key is encrypted; set tls.client_key_password (KAFKA_TLS_CLIENT_KEY_PASSWORD), \
@@ -391,7 +392,7 @@ mod tests {
 
     fn refused(config: &KafkaConfig) -> String {
         let error = config.to_client_config().unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Configuration);
+        assert_eq!(error.kind(), ErrorKind::Config);
         error.to_string()
     }
 
@@ -558,6 +559,20 @@ mod tests {
         let mut slow = config();
         slow.linger = slow.publish_timeout;
         assert!(refused(&slow).contains("linger"));
+        let mut short = config();
+        short.publish_timeout = Duration::from_millis(30);
+        assert!(
+            refused(&short)
+                .contains("publish_timeout is 30ms, which is below the minimum of 100ms")
+        );
+        short = config();
+        short.request_timeout = Duration::from_millis(30);
+        assert!(
+            refused(&short).contains("request_timeout is 30ms, which is below the minimum of 1s")
+        );
+        short = config();
+        short.reconnect.initial = Duration::from_secs(60);
+        assert!(refused(&short).contains("reconnect.max is 2s"));
         for (name, _) in REFUSED {
             assert!(refused(&config().with_raw(name, "1")).contains("refused"), "{name}");
         }
@@ -639,7 +654,7 @@ mod tests {
     #[test]
     fn a_config_file_has_the_names_of_the_fields() {
         let text = r#"{
-            "bootstrap_servers": ["a:9092"], "linger": "20ms", "publish_timeout": 5000,
+            "bootstrap_servers": ["a:9092"], "linger": "20ms", "publish_timeout": "5s",
             "security_protocol": "SASL_SSL", "compression": "lz4", "retries": 3,
             "sasl": {"mechanism": "PLAIN", "username": "me", "password": "hush"},
             "tls": {"ca": "/ca.pem"}, "raw": {"socket.keepalive.enable": "true"}
@@ -649,6 +664,13 @@ mod tests {
         assert_eq!(config.publish_timeout, Duration::from_secs(5));
         assert_eq!(config.sasl.password, Some(Secret::new("hush")));
         options(&config);
-        assert!(serde_json::from_str::<KafkaConfig>(r#"{"ack": "all"}"#).is_err());
+        for wrong in [r#"{"ack": "all"}"#, r#"{"linger": 5}"#] {
+            assert!(serde_json::from_str::<KafkaConfig>(wrong).is_err(), "{wrong}");
+        }
+        let one: KafkaConfig = toml::from_str("bootstrap_servers = 'a:1, b:2'").unwrap();
+        assert_eq!(one.bootstrap_servers, ["a:1", "b:2"]);
+        let list: KafkaConfig = toml::from_str("bootstrap_servers = [8675309]").unwrap();
+        let error = refused(&list);
+        assert!(error.contains("in quotes") && !error.contains("867"), "{error}");
     }
 }

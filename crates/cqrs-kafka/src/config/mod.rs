@@ -2,7 +2,6 @@
 
 mod client;
 mod consumer;
-mod duration;
 mod env;
 mod options;
 mod sasl;
@@ -16,7 +15,8 @@ use serde::Deserialize;
 
 pub(crate) use client::is_idempotent;
 pub(crate) use consumer::DEFAULT_UNSETTLED;
-pub use cqrs_config::{Pem, Secret, TlsConfig};
+use cqrs_config::TextList;
+pub use cqrs_config::{Pem, Reconnect, Secret, TlsConfig};
 pub use options::{Acks, Compression, IdentityHeaders, LogLevel, SaslMechanism, SecurityProtocol};
 pub use sasl::Sasl;
 pub use subscription::{Assignor, IsolationLevel, KafkaSubscription, NewTopics, RetryMode};
@@ -24,7 +24,7 @@ pub use subscription::{Assignor, IsolationLevel, KafkaSubscription, NewTopics, R
 /// Where and how to reach a Kafka cluster.
 ///
 /// Made with [`new`](Self::new), [`from_env`](Self::from_env), or by deserializing (unknown fields are
-/// errors; durations are milliseconds or texts such as `"30s"`). Contradictions are errors of
+/// errors; durations are texts such as `"30s"` or `"250ms"`). Contradictions are errors of
 /// [`KafkaMessageBroker::new`](crate::KafkaMessageBroker::new), before anything connects.
 ///
 /// `Debug` shows no secrets.
@@ -32,7 +32,9 @@ pub use subscription::{Assignor, IsolationLevel, KafkaSubscription, NewTopics, R
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct KafkaConfig {
-    /// Brokers to ask first, as `host:port` (port 9092 when it is left out). At least one.
+    /// Brokers to ask first, as `host:port` (port 9092 when it is left out). At least one. In a file a list,
+    /// or one text with commas between them.
+    #[serde(deserialize_with = "cqrs_config::deserialize_text_list")]
     pub bootstrap_servers: Vec<String>,
     /// How this client names itself in the brokers' logs and quotas. Default `cqrs`.
     pub client_id: String,
@@ -46,10 +48,10 @@ pub struct KafkaConfig {
     pub retries: Option<u32>,
     /// The wait before the first repetition (`retry.backoff.ms`), doubled up to
     /// [`retry_delay_max`](Self::retry_delay_max). Default 100 ms; 1 ms to 300 s.
-    #[serde(deserialize_with = "duration::deserialize")]
+    #[serde(deserialize_with = "cqrs_config::deserialize_duration")]
     pub retry_delay: Duration,
     /// The longest wait before a repetition (`retry.backoff.max.ms`). Default 1 s.
-    #[serde(deserialize_with = "duration::deserialize")]
+    #[serde(deserialize_with = "cqrs_config::deserialize_duration")]
     pub retry_delay_max: Duration,
     /// Encryption and login. Default [`SecurityProtocol::Plaintext`].
     pub security_protocol: SecurityProtocol,
@@ -66,14 +68,15 @@ pub struct KafkaConfig {
     /// How batches are compressed. Default [`Compression::None`].
     pub compression: Compression,
     /// How long a record may wait for others to share its batch (`linger.ms`). Default 5 ms.
-    #[serde(deserialize_with = "duration::deserialize")]
+    #[serde(deserialize_with = "cqrs_config::deserialize_duration")]
     pub linger: Duration,
     /// Bytes of a batch, at most (`batch.size`). Default 1,000,000. Keep it below the smallest
     /// `max.message.bytes` of the topics: the broker applies that to whole batches.
     pub batch_size: usize,
-    /// Bytes of a record with key and headers, at most. Default 1,000,000. Larger ones are refused here;
-    /// `message.max.bytes` is set 1 KiB higher, for the framing. Brokers take 1,048,588 by default.
-    pub message_max_bytes: usize,
+    /// The largest message that is published, in bytes of body, key and headers. Default 1,000,000. Larger
+    /// ones are refused here, as `TooLarge`; `message.max.bytes` is set 1 KiB higher, for the framing.
+    /// Brokers accept 1,048,588 by default.
+    pub max_message_size: usize,
     /// Whether the broker may create a topic that does not exist, if it is set up for that. Default on.
     /// Off: publishing to such a topic is an `Unroutable` error (after 10 s).
     pub allow_auto_create_topics: bool,
@@ -81,24 +84,19 @@ pub struct KafkaConfig {
     pub record_headers: RecordHeaders,
     /// What of librdkafka's own messages is logged. Default [`LogLevel::Warning`].
     pub log_level: LogLevel,
-    /// The one deadline of a publish: window, queue and delivery. Default 30 s.
-    #[serde(deserialize_with = "duration::deserialize")]
+    /// The one deadline of a publish: window, queue and delivery. Default 30 s; at least 100 ms.
+    #[serde(deserialize_with = "cqrs_config::deserialize_duration")]
     pub publish_timeout: Duration,
     /// How long a broker may take to answer one request, connecting included, before the connection is
     /// given up and another is tried. Default 10 s; at least 1 s.
-    #[serde(deserialize_with = "duration::deserialize")]
+    #[serde(deserialize_with = "cqrs_config::deserialize_duration")]
     pub request_timeout: Duration,
     /// Records in flight, at most. Default 1,000.
     pub window_messages: usize,
     /// Bytes in flight, at most. Default 16 MiB.
     pub window_bytes: usize,
-    /// The wait before the first reconnect, doubled (with jitter) up to
-    /// [`reconnect_backoff_max`](Self::reconnect_backoff_max). Default 100 ms.
-    #[serde(deserialize_with = "duration::deserialize")]
-    pub reconnect_backoff: Duration,
-    /// The longest wait before a reconnect. Default 2 s.
-    #[serde(deserialize_with = "duration::deserialize")]
-    pub reconnect_backoff_max: Duration,
+    /// The wait between attempts to reconnect; 100 ms to 2 s by default.
+    pub reconnect: Reconnect,
     /// Any other of [librdkafka's options](https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md),
     /// applied last. `Debug` shows the names only, since values may be secrets.
     pub raw: BTreeMap<String, Secret>,
@@ -117,10 +115,9 @@ pub struct RecordHeaders {
 }
 
 impl KafkaConfig {
-    /// The defaults, for the cluster of these brokers.
-    pub fn new<S: Into<String>>(bootstrap_servers: impl IntoIterator<Item = S>) -> Self {
-        let bootstrap_servers = bootstrap_servers.into_iter().map(Into::into).collect();
-        Self { bootstrap_servers, ..Self::default() }
+    /// The defaults, for the cluster of these brokers: a list, or one text with commas.
+    pub fn new(bootstrap_servers: impl Into<TextList>) -> Self {
+        Self { bootstrap_servers: bootstrap_servers.into().into(), ..Self::default() }
     }
 
     /// Sets how this client names itself.
@@ -179,7 +176,7 @@ impl Default for KafkaConfig {
             compression: Compression::None,
             linger: Duration::from_millis(5),
             batch_size: 1_000_000,
-            message_max_bytes: 1_000_000,
+            max_message_size: 1_000_000,
             allow_auto_create_topics: true,
             record_headers: RecordHeaders::default(),
             log_level: LogLevel::Warning,
@@ -187,8 +184,7 @@ impl Default for KafkaConfig {
             request_timeout: Duration::from_secs(10),
             window_messages: Window::DEFAULT_MESSAGES,
             window_bytes: Window::DEFAULT_BYTES,
-            reconnect_backoff: Duration::from_millis(100),
-            reconnect_backoff_max: Duration::from_secs(2),
+            reconnect: Reconnect::default(),
             raw: BTreeMap::new(),
         }
     }

@@ -1,58 +1,6 @@
-use serde::Deserialize;
+//! The settings of a [`KafkaConfig`](crate::KafkaConfig) with a fixed set of texts.
 
-/// An enum with one text per variant (and other spellings that are read), for config files and
-/// environment variables. Case does not matter when reading.
-macro_rules! text_enum {
-    (
-        $(#[$meta:meta])*
-        pub enum $name:ident {
-            $($(#[$variant_meta:meta])* $variant:ident = $text:literal $(| $alias:literal)*,)+
-        }
-    ) => {
-        $(#[$meta])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
-        #[serde(try_from = "String")]
-        #[non_exhaustive]
-        pub enum $name {
-            $($(#[$variant_meta])* $variant,)+
-        }
-
-        impl $name {
-            /// The text of the option, as it is read and shown.
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $text,)+
-                }
-            }
-        }
-
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-
-        impl std::str::FromStr for $name {
-            type Err = crate::KafkaError;
-
-            fn from_str(text: &str) -> Result<Self, Self::Err> {
-                $(if [$text $(, $alias)*].iter().any(|known| known.eq_ignore_ascii_case(text)) {
-                    return Ok(Self::$variant);
-                })+
-                let known = [$($text),+].join(", ");
-                Err(crate::KafkaError::config(format!("{text:?} is none of {known}")))
-            }
-        }
-
-        impl TryFrom<String> for $name {
-            type Error = crate::KafkaError;
-
-            fn try_from(text: String) -> Result<Self, crate::KafkaError> {
-                text.parse()
-            }
-        }
-    };
-}
+use cqrs_config::text_enum;
 
 text_enum! {
     /// Who must have a record before the broker confirms it (Kafka's `acks`).
@@ -183,7 +131,7 @@ mod tests {
     #[test]
     fn an_unknown_text_is_an_error_that_lists_the_known() {
         let error = "brotli".parse::<Compression>().unwrap_err();
-        assert_eq!(error.to_string(), "\"brotli\" is none of none, lz4, zstd, snappy, gzip");
+        assert_eq!(error.to_string(), "expected one of none, lz4, zstd, snappy, gzip");
         assert!(serde_json::from_str::<Compression>("\"brotli\"").is_err());
     }
 }

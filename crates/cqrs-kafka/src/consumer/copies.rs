@@ -55,7 +55,7 @@ impl CopyProducers {
         config.max_in_flight_requests_per_connection = 5;
         config.retries = None;
         // A consumed record may be copied, unless the broker refuses the size.
-        config.message_max_bytes = 999_000_000;
+        config.max_message_size = 999_000_000;
         config.raw.retain(|name, _| !WEAKER.contains(&name.as_str()));
         Self { config, plain: Mutex::default(), compressed: Mutex::default() }
     }

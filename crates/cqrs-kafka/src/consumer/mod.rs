@@ -142,7 +142,7 @@ async fn create_retry_topics(plan: &Plan, copies: &Copies) -> Result<(), Subscri
                 tracing::warn!("{text}");
                 return Ok(());
             }
-            ErrorKind::Configuration => {
+            ErrorKind::Config => {
                 return Err(
                     SubscribeError::new(SubscribeErrorKind::Invalid, text).with_source(error)
                 );

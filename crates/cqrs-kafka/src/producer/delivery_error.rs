@@ -76,7 +76,7 @@ pub(super) fn fail_implicit_ack(pending: PendingConfirm) {
 pub(super) fn not_accepted(code: Code) -> (Kind, &'static str) {
     match classify(code) {
         (Kind::Unknown, _) => (Kind::NotSent, "librdkafka did not take it"),
-        (Kind::TooLarge, _) => (Kind::TooLarge, "larger than message_max_bytes"),
+        (Kind::TooLarge, _) => (Kind::TooLarge, "larger than max_message_size"),
         known => known,
     }
 }

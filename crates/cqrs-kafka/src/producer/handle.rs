@@ -53,7 +53,7 @@ impl ProducerHandle {
             client: RwLock::new(None),
             oversized: Arc::default(),
             enqueued: AtomicU64::new(0),
-            max_bytes: config.message_max_bytes,
+            max_bytes: config.max_message_size,
             headers: config.record_headers,
             closing: watch::Sender::new(None),
             ended: watch::Sender::new(None),

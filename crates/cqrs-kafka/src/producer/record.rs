@@ -22,11 +22,9 @@ pub(super) fn check(message: &Message, max_bytes: usize) -> Result<(), (Kind, St
     if timestamp(message) <= 0 {
         return Err((Kind::Invalid, "its timestamp is not after 1970-01-01T00:00:00Z".into()));
     }
-    let size = message.body.len()
-        + message.key.as_ref().map_or(0, |key| key.len())
-        + message.headers.size();
+    let size = message.content_size();
     if size > max_bytes {
-        let detail = format!("{size} bytes with key and headers, message_max_bytes is {max_bytes}");
+        let detail = format!("{size} bytes with key and headers, max_message_size is {max_bytes}");
         return Err((Kind::TooLarge, detail));
     }
     Ok(())

@@ -48,7 +48,7 @@ pub(crate) fn start(config: &KafkaConfig) -> Result<Arc<ProducerHandle>, KafkaEr
     match spawned {
         Ok(_runs_until_closed) => Ok(handle),
         Err(error) => Err(KafkaError::with_source(
-            ErrorKind::Configuration,
+            ErrorKind::Config,
             "the system gives no thread to the producer",
             error,
         )),

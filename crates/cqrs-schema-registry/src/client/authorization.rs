@@ -3,7 +3,7 @@
 use reqwest::header::AUTHORIZATION;
 use reqwest::{Client, RequestBuilder, Url};
 
-use super::Credentials;
+use super::config::Credentials;
 
 /// With the `authorization` header.
 pub(super) fn authorized(
@@ -12,8 +12,10 @@ pub(super) fn authorized(
 ) -> RequestBuilder {
     match credentials {
         None => sent,
-        Some(Credentials::Basic { user, password }) => sent.basic_auth(user, Some(password)),
-        Some(Credentials::Bearer(token)) => sent.bearer_auth(token),
+        Some(Credentials::Basic { user, password }) => {
+            sent.basic_auth(user, Some(password.expose()))
+        }
+        Some(Credentials::Bearer(token)) => sent.bearer_auth(token.expose()),
     }
 }
 
@@ -22,10 +24,10 @@ pub(super) fn authorized(
 pub(super) fn secrets(client: &Client, credentials: Option<&Credentials>) -> Vec<String> {
     let Some(credentials) = credentials else { return Vec::new() };
     let plain = match credentials {
-        Credentials::Basic { password, .. } => password,
-        Credentials::Bearer(token) => token,
+        Credentials::Basic { password, .. } => password.expose(),
+        Credentials::Bearer(token) => token.expose(),
     };
-    let mut secrets = vec![plain.clone(), percent_encoded(plain)];
+    let mut secrets = vec![plain.to_owned(), percent_encoded(plain)];
     let sent = authorized(client.get("http://localhost"), Some(credentials)).build();
     if let Ok(sent) = sent
         && let Some(header) = sent.headers().get(AUTHORIZATION)

@@ -1,15 +1,18 @@
+//! [`RegistryConfig`]: the settings of a [`SchemaRegistry`](super::SchemaRegistry), and their checks.
+
 use std::fmt;
 use std::time::Duration;
 
+use cqrs_config::{MIN_TIMEOUT, Reconnect, Secret, TextList, TlsConfig, check_minimum};
 use reqwest::Url;
 use serde::Deserialize;
 
-use super::{RegistryError, TlsConfig, file};
+use super::error::RegistryError;
 
 /// Settings of a [`SchemaRegistry`](super::SchemaRegistry).
 ///
 /// Start from [`RegistryConfig::new`], [`from_env`](Self::from_env) or a file read with serde, where
-/// durations are seconds and what is left out has its default. `Debug` shows no credentials.
+/// durations are texts such as `"30s"` or `"250ms"` and what is left out has its default. `Debug` shows no credentials.
 ///
 /// ```
 /// use cqrs_schema_registry::{Credentials, RegistryConfig};
@@ -27,24 +30,22 @@ pub struct RegistryConfig {
     /// (`https://user:password@host`) are taken when there are no others. With credentials, `http://`
     /// beside `https://` is an error; `http://` alone sends them unencrypted, with a warning.
     /// In a file a list, or one text with commas between them.
-    #[serde(deserialize_with = "file::urls")]
+    #[serde(deserialize_with = "cqrs_config::deserialize_text_list")]
     pub urls: Vec<String>,
-    /// Who we are; nobody by default.
+    /// The login; none by default.
     pub credentials: Option<Credentials>,
     /// TLS; used with `https://` only.
     pub tls: TlsConfig,
-    /// How long making one connection may take; 2 s by default.
-    #[serde(deserialize_with = "file::seconds")]
+    /// The time limit of making one connection; 2 s by default, at least 100 ms.
+    #[serde(deserialize_with = "cqrs_config::deserialize_duration")]
     pub connect_timeout: Duration,
-    /// How long one request to one URL may take, answer included; 5 s by default.
-    #[serde(deserialize_with = "file::seconds")]
+    /// The time limit of one request to one URL, answer included; 5 s by default, at least 100 ms.
+    #[serde(deserialize_with = "cqrs_config::deserialize_duration")]
     pub timeout: Duration,
     /// How often all URLs are tried before it is an error; 3 times by default.
     pub attempts: u32,
-    /// The wait after the first of these attempts; 100 ms by default. It doubles with each, up to 2 s,
-    /// and a random part of it (half to all) is waited.
-    #[serde(deserialize_with = "file::seconds")]
-    pub backoff: Duration,
+    /// The wait between these attempts; 100 ms to 2 s by default.
+    pub reconnect: Reconnect,
     /// Whether the registry compares schemas after bringing them into its normal form, when they are
     /// looked up and registered; false by default.
     pub normalize: bool,
@@ -54,42 +55,40 @@ pub struct RegistryConfig {
     /// How long the answer that there is no such schema is kept, so that many messages with one unknown
     /// id are one request; 10 s by default. Zero: it is not kept. Such answers take no place from
     /// schemas that are known.
-    #[serde(deserialize_with = "file::seconds")]
+    #[serde(deserialize_with = "cqrs_config::deserialize_duration")]
     pub unknown_schema_ttl: Duration,
 }
 
-/// Who we are, to the registry.
-#[derive(Clone, PartialEq, Eq)]
+/// The login at the registry. `Debug` shows no password and no token.
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Credentials {
     /// HTTP's basic authentication; Confluent Cloud's API key and secret.
     Basic {
         /// The user.
         user: String,
-        /// The password. `Debug` does not show it.
-        password: String,
+        /// The password.
+        password: Secret,
     },
-    /// A bearer token. `Debug` does not show it. It is not refreshed.
-    Bearer(String),
+    /// A bearer token. It is not refreshed.
+    Bearer(Secret),
 }
 
 impl Credentials {
     /// A user and a password.
-    pub fn basic(user: impl Into<String>, password: impl Into<String>) -> Self {
+    pub fn basic(user: impl Into<String>, password: impl Into<Secret>) -> Self {
         Self::Basic { user: user.into(), password: password.into() }
     }
 
     /// A bearer token.
-    pub fn bearer(token: impl Into<String>) -> Self {
+    pub fn bearer(token: impl Into<Secret>) -> Self {
         Self::Bearer(token.into())
     }
-}
 
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn token(&self) -> Option<&str> {
         match self {
-            Self::Basic { .. } => f.write_str("Basic(***)"),
-            Self::Bearer(_) => f.write_str("Bearer(***)"),
+            Self::Bearer(token) => Some(token.expose()),
+            Self::Basic { .. } => None,
         }
     }
 }
@@ -103,7 +102,7 @@ impl Default for RegistryConfig {
             connect_timeout: Duration::from_secs(2),
             timeout: Duration::from_secs(5),
             attempts: 3,
-            backoff: Duration::from_millis(100),
+            reconnect: Reconnect::default(),
             normalize: false,
             cache_capacity: 1000,
             unknown_schema_ttl: Duration::from_secs(10),
@@ -112,18 +111,22 @@ impl Default for RegistryConfig {
 }
 
 impl RegistryConfig {
-    /// The defaults, for the registry at `urls`.
-    pub fn new<U: Into<String>>(urls: impl IntoIterator<Item = U>) -> Self {
-        Self { urls: urls.into_iter().map(Into::into).collect(), ..Self::default() }
+    /// The defaults, for the registry at `urls`: a list, or one text with commas.
+    pub fn new(urls: impl Into<TextList>) -> Self {
+        Self { urls: urls.into().into(), ..Self::default() }
     }
 
-    /// The base URLs without credentials in them, and who we are.
+    /// The base URLs without credentials in them, and the login.
     pub(super) fn parse(&self) -> Result<(Vec<Url>, Option<Credentials>), RegistryError> {
         let mut credentials = self.credentials.clone();
         let mut urls = Vec::new();
         if let Some((setting, what)) = self.not_text() {
             return Err(RegistryError::config(format!("{setting}: {what}")));
         }
+        check_minimum("connect_timeout", self.connect_timeout, MIN_TIMEOUT)
+            .and_then(|()| check_minimum("timeout", self.timeout, MIN_TIMEOUT))
+            .and_then(|()| self.reconnect.check())
+            .map_err(RegistryError::config)?;
         for (place, text) in self.urls.iter().enumerate() {
             let (url, own) = base(text).map_err(|what| {
                 // Not the text: a password may stand in it.
@@ -135,7 +138,7 @@ impl RegistryConfig {
         if urls.is_empty() {
             return Err(RegistryError::config("urls: there is none"));
         }
-        if let Some(Credentials::Bearer(token)) = &credentials
+        if let Some(token) = credentials.as_ref().and_then(Credentials::token)
             && (token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()))
         {
             let detail = "credentials: a bearer token is printable ASCII without spaces";
@@ -211,7 +214,7 @@ impl fmt::Debug for RegistryConfig {
             .field("connect_timeout", &self.connect_timeout)
             .field("timeout", &self.timeout)
             .field("attempts", &self.attempts)
-            .field("backoff", &self.backoff)
+            .field("reconnect", &self.reconnect)
             .field("normalize", &self.normalize)
             .field("cache_capacity", &self.cache_capacity)
             .field("unknown_schema_ttl", &self.unknown_schema_ttl)
@@ -234,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_work_is_refused_without_its_text() {
+    fn settings_that_cannot_work_are_refused_unseen() {
         for (url, expected) in [
             ("secret", "not a URL"),
             ("ftp://secret", "not an http"),
@@ -244,8 +247,10 @@ mod tests {
             let error = RegistryConfig::new([url]).parse().unwrap_err().to_string();
             assert!(error.contains(expected) && !error.contains("secret"), "{error}");
         }
-        let none: [&str; 0] = [];
-        assert!(RegistryConfig::new(none).parse().is_err());
+        assert!(RegistryConfig::new(Vec::<String>::new()).parse().is_err());
+        let timeout = Duration::from_millis(30);
+        let short = RegistryConfig { timeout, ..RegistryConfig::default() }.parse().unwrap_err();
+        assert_eq!(short.to_string(), "timeout is 30ms, which is below the minimum of 100ms");
         let credentials = Some(Credentials::bearer("sec\nret"));
         let config = RegistryConfig { credentials, ..RegistryConfig::default() };
         let error = config.parse().unwrap_err().to_string();

@@ -1,9 +1,14 @@
-use std::env::VarError;
+//! The environment variables of a [`RegistryConfig`].
 
-use super::{Credentials, Pem, RegistryConfig, RegistryError};
+use cqrs_config::{Env, MIN_TIMEOUT, Secret};
+
+use super::config::{Credentials, RegistryConfig};
+use super::error::RegistryError;
+
+const PREFIX: &str = "SCHEMA_REGISTRY_";
 
 impl RegistryConfig {
-    /// Reads the settings from environment variables; what is not set, or empty, has its default.
+    /// Reads the settings from environment variables; one that is not set, or empty, has its default.
     ///
     /// | variable | setting |
     /// |---|---|
@@ -13,65 +18,46 @@ impl RegistryConfig {
     /// | `SCHEMA_REGISTRY_TLS_CA` | `tls.ca`: a file, or PEM text |
     /// | `SCHEMA_REGISTRY_TLS_CLIENT_CERTIFICATE`, `SCHEMA_REGISTRY_TLS_CLIENT_KEY` | likewise |
     /// | `SCHEMA_REGISTRY_TLS_CLIENT_KEY_PASSWORD` | text |
+    /// | `SCHEMA_REGISTRY_CONNECT_TIMEOUT`, `SCHEMA_REGISTRY_TIMEOUT` | the same, such as `30s` or `250ms` |
     ///
     /// # Errors
-    /// [`RegistryErrorKind::Config`](super::RegistryErrorKind::Config) naming the variable, never its
-    /// value.
+    /// [`RegistryErrorKind::Config`](super::RegistryErrorKind::Config) when variables are malformed or
+    /// contradict each other. The error names all of them, and never shows a value.
     pub fn from_env() -> Result<Self, RegistryError> {
-        Self::from_lookup(|name| std::env::var(name))
+        Self::read_env(Env::new(PREFIX))
     }
 
-    fn from_lookup(
-        lookup: impl Fn(&str) -> Result<String, VarError>,
-    ) -> Result<Self, RegistryError> {
-        let get = |name: &str| match lookup(name) {
-            Ok(text) if text.trim().is_empty() => Ok(None),
-            Ok(text) => Ok(Some(text)),
-            Err(VarError::NotPresent) => Ok(None),
-            Err(VarError::NotUnicode(_)) => {
-                Err(RegistryError::config(format!("{name}: it is not UTF-8")))
-            }
-        };
+    fn read_env(mut env: Env) -> Result<Self, RegistryError> {
         let mut config = Self::default();
-        if let Some(urls) = get("SCHEMA_REGISTRY_URL")? {
-            config.urls = urls.split(',').map(|url| url.trim().to_owned()).collect();
+        env.read("URL", &mut config.urls);
+        let user = env.get::<String>("USER");
+        let password = env.get::<Secret>("PASSWORD");
+        let token = env.get::<Secret>("TOKEN");
+        if user.is_none() && password.is_some() {
+            env.refuse("PASSWORD", "SCHEMA_REGISTRY_USER is not set");
         }
-        let (user, password) = (get("SCHEMA_REGISTRY_USER")?, get("SCHEMA_REGISTRY_PASSWORD")?);
-        config.credentials = match (user, password, get("SCHEMA_REGISTRY_TOKEN")?) {
-            (None, None, None) => None,
-            (None, None, Some(token)) => Some(Credentials::Bearer(token)),
-            (Some(user), password, None) => {
-                Some(Credentials::basic(user, password.unwrap_or_default()))
-            }
-            (None, Some(_), _) => {
-                let detail = "SCHEMA_REGISTRY_PASSWORD: SCHEMA_REGISTRY_USER is missing";
-                return Err(RegistryError::config(detail));
-            }
-            (Some(_), _, Some(_)) => {
-                let detail =
-                    "SCHEMA_REGISTRY_TOKEN: SCHEMA_REGISTRY_USER is set too, one is enough";
-                return Err(RegistryError::config(detail));
-            }
-        };
-        let pem = |name| Ok::<_, RegistryError>(get(name)?.map(Pem::from));
-        config.tls.ca = pem("SCHEMA_REGISTRY_TLS_CA")?;
-        config.tls.client_certificate = pem("SCHEMA_REGISTRY_TLS_CLIENT_CERTIFICATE")?;
-        config.tls.client_key = pem("SCHEMA_REGISTRY_TLS_CLIENT_KEY")?;
-        config.tls.client_key_password =
-            get("SCHEMA_REGISTRY_TLS_CLIENT_KEY_PASSWORD")?.map(Into::into);
+        if user.is_some() && token.is_some() {
+            env.refuse("TOKEN", "SCHEMA_REGISTRY_USER is set, too; one login is enough");
+        }
+        let basic = user.map(|user| Credentials::basic(user, password.unwrap_or_default()));
+        config.credentials = basic.or(token.map(Credentials::Bearer));
+        env.read_timeout("CONNECT_TIMEOUT", &mut config.connect_timeout, MIN_TIMEOUT);
+        env.read_timeout("TIMEOUT", &mut config.timeout, MIN_TIMEOUT);
+        env.read_tls(&mut config.tls);
+        env.finish().map_err(RegistryError::config)?;
         Ok(config)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use cqrs_config::Pem;
+
     use super::*;
 
     fn read(vars: &[(&str, &str)]) -> Result<RegistryConfig, RegistryError> {
-        RegistryConfig::from_lookup(|name| {
-            let found = vars.iter().find(|(known, _)| *known == name);
-            found.map(|(_, text)| (*text).to_owned()).ok_or(VarError::NotPresent)
-        })
+        let vars = vars.iter().map(|&(name, value)| (name.into(), value.into()));
+        RegistryConfig::read_env(Env::from_vars(PREFIX, vars))
     }
 
     #[test]
@@ -83,6 +69,9 @@ mod tests {
             ("SCHEMA_REGISTRY_TLS_CA", "/ca.pem"),
             ("SCHEMA_REGISTRY_TLS_CLIENT_CERTIFICATE", "-----BEGIN CERTIFICATE-----"),
             ("SCHEMA_REGISTRY_TLS_CLIENT_KEY", "/key.pem"),
+            ("SCHEMA_REGISTRY_TLS_CLIENT_KEY_PASSWORD", "hush"),
+            ("SCHEMA_REGISTRY_CONNECT_TIMEOUT", "3s"),
+            ("SCHEMA_REGISTRY_TIMEOUT", "4s"),
         ])
         .unwrap();
         assert_eq!(config.urls, ["http://a:1", "http://b:2"]);
@@ -90,16 +79,31 @@ mod tests {
         assert_eq!(config.tls.ca, Some(Pem::Path("/ca.pem".into())));
         assert!(matches!(config.tls.client_certificate, Some(Pem::Text(_))));
         assert_eq!(config.tls.client_key, Some(Pem::Path("/key.pem".into())));
+        assert_eq!(config.tls.client_key_password, Some("hush".into()));
+        assert_eq!((config.connect_timeout.as_secs(), config.timeout.as_secs()), (3, 4));
         let token = read(&[("SCHEMA_REGISTRY_TOKEN", "t"), ("SCHEMA_REGISTRY_URL", " ")]).unwrap();
         assert_eq!(token.credentials, Some(Credentials::bearer("t")));
         assert_eq!(token.urls, RegistryConfig::default().urls);
     }
 
     #[test]
-    fn contradictions_name_the_variable() {
-        let half = read(&[("SCHEMA_REGISTRY_PASSWORD", "hidden")]).unwrap_err().to_string();
-        assert!(half.contains("SCHEMA_REGISTRY_USER") && !half.contains("hidden"), "{half}");
+    fn error_names_all_wrong_variables_unseen() {
+        let error = read(&[
+            ("SCHEMA_REGISTRY_PASSWORD", "s3cret"),
+            ("SCHEMA_REGISTRY_TIMEOUT", "5"),
+            ("SCHEMA_REGISTRY_CONNECT_TIMEOUT", "5ms"),
+        ])
+        .unwrap_err()
+        .to_string();
+        assert!(!error.contains("s3cret"), "{error}");
+        for words in [
+            "SCHEMA_REGISTRY_PASSWORD: SCHEMA_REGISTRY_USER is not set",
+            "SCHEMA_REGISTRY_TIMEOUT: a number without a unit",
+            "SCHEMA_REGISTRY_CONNECT_TIMEOUT: 5ms is below the minimum of 100ms",
+        ] {
+            assert!(error.contains(words), "{words}: {error}");
+        }
         let both = [("SCHEMA_REGISTRY_TOKEN", "t"), ("SCHEMA_REGISTRY_USER", "u")];
-        assert!(read(&both).is_err());
+        assert!(read(&both).unwrap_err().to_string().contains("SCHEMA_REGISTRY_TOKEN: "));
     }
 }

@@ -1,7 +1,6 @@
-use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
+use cqrs_config::Reconnect;
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, Response, StatusCode, Url};
@@ -16,7 +15,6 @@ const JSON: &str = "application/vnd.schemaregistry.v1+json";
 const ACCEPTED: &str = "application/vnd.schemaregistry.v1+json, application/json;q=0.9";
 /// No schema is as large; a proxy's endless answer is.
 const MAX_ANSWER: usize = 32 * 1024 * 1024;
-const MAX_BACKOFF: Duration = Duration::from_secs(2);
 /// How much of the registry's own words stands in an error.
 const MAX_WORDS: usize = 500;
 
@@ -28,7 +26,7 @@ pub(super) struct Http {
     /// What may stand in no text: the credentials, as they are and as they are sent.
     secrets: Vec<String>,
     attempts: u32,
-    backoff: Duration,
+    reconnect: Reconnect,
     /// Which of the URLs answered last.
     preferred: AtomicUsize,
 }
@@ -81,7 +79,7 @@ impl Http {
             credentials,
             secrets,
             attempts: config.attempts.max(1),
-            backoff: config.backoff,
+            reconnect: config.reconnect,
             preferred: AtomicUsize::new(0),
         })
     }
@@ -94,7 +92,7 @@ impl Http {
         let mut failed = None;
         for attempt in 0..self.attempts {
             if attempt > 0 {
-                tokio::time::sleep(self.wait(attempt)).await;
+                tokio::time::sleep(self.reconnect.delay(attempt)).await;
             }
             let first = self.preferred.load(Ordering::Relaxed);
             for place in 0..self.urls.len() {
@@ -168,13 +166,6 @@ impl Http {
     /// Without the credentials: a registry, or a proxy before it, may repeat what it was sent.
     pub(super) fn redact(&self, text: &str) -> String {
         self.secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "***"))
-    }
-
-    fn wait(&self, attempt: u32) -> Duration {
-        let doubled = self.backoff.saturating_mul(1 << (attempt - 1).min(20));
-        // A RandomState is seeded at random for each value: enough to spread attempts.
-        let random = RandomState::new().hash_one(0_u8) as f64 / u64::MAX as f64;
-        doubled.min(MAX_BACKOFF).mul_f64(0.5 + random / 2.0)
     }
 
     fn unreachable(&self, doing: &str, failed: Option<Failure>) -> RegistryError {

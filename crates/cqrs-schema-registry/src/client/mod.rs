@@ -13,7 +13,7 @@ mod tls;
 mod wire;
 
 pub use config::{Credentials, RegistryConfig};
-pub use cqrs_config::{Pem, TlsConfig};
+pub use cqrs_config::{Pem, Reconnect, Secret, TlsConfig};
 pub use error::{RegistryError, RegistryErrorKind};
 pub use registry::SchemaRegistry;
 pub use schema::{Compatibility, RegisteredSchema, Schema, SchemaReference, SchemaVersion};

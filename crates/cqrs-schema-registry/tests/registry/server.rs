@@ -75,7 +75,7 @@ impl Server {
     /// Settings with which a busy machine is not asked twice.
     pub(crate) fn config(&self) -> RegistryConfig {
         let mut config = RegistryConfig::new([&*self.url]);
-        config.backoff = Duration::from_millis(10);
+        config.reconnect.initial = Duration::from_millis(10);
         config.connect_timeout = Duration::from_secs(10);
         config.timeout = Duration::from_secs(10);
         config

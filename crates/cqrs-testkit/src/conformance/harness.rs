@@ -114,7 +114,7 @@ pub struct Capabilities {
     pub place: bool,
     /// The largest message, in bytes of body, key and headers together. `None`: there is no limit below
     /// 4 MiB.
-    pub max_message_bytes: Option<usize>,
+    pub max_message_size: Option<usize>,
     /// Timestamps are cut to a multiple of this. Zero: they are exact.
     pub timestamp_unit: Duration,
     /// Received messages and dead letters name an offset. Off: they name none.
@@ -161,7 +161,7 @@ impl Default for Capabilities {
             identity_always: false,
             content_type: false,
             place: false,
-            max_message_bytes: None,
+            max_message_size: None,
             timestamp_unit: Duration::ZERO,
             offsets: false,
             partitions: false,

@@ -334,7 +334,7 @@ async fn registry_ways() {
 }
 
 async fn registry(mut config: RegistryConfig) {
-    config.backoff = Duration::from_millis(1);
+    config.reconnect.initial = Duration::from_millis(1);
     config.timeout = Duration::from_secs(3);
     show(&config);
     let registry = match SchemaRegistry::new(config) {

@@ -106,7 +106,7 @@ pub(crate) async fn any_bytes_arrive<H: Harness>(harness: &H) {
 
 pub(crate) async fn a_large_body_arrives<H: Harness>(harness: &H) {
     let mut fixture = ProducingFixture::new(harness).await;
-    let size = fixture.can.max_message_bytes.map_or(MIB, |max| (max - max / 16).min(MIB));
+    let size = fixture.can.max_message_size.map_or(MIB, |max| (max - max / 16).min(MIB));
     let sent = Message::new(fixture.topic.as_str(), noise(size)).with_key("k");
     let received = fixture.round_trip(sent.clone()).await;
     assert_same(&received, &sent, &fixture.can);
@@ -114,11 +114,11 @@ pub(crate) async fn a_large_body_arrives<H: Harness>(harness: &H) {
 
 pub(crate) async fn largest_message_arrives_and_larger_is_refused<H: Harness>(harness: &H) {
     let mut fixture = ProducingFixture::new(harness).await;
-    let size = fixture.can.max_message_bytes.unwrap_or(4 * MIB);
+    let size = fixture.can.max_message_size.unwrap_or(4 * MIB);
     let largest = Message::new(fixture.topic.as_str(), noise(size));
     let received = fixture.round_trip(largest.clone()).await;
     assert_same(&received, &largest, &fixture.can);
-    if fixture.can.max_message_bytes.is_some() {
+    if fixture.can.max_message_size.is_some() {
         let larger = Message::new(fixture.topic.as_str(), noise(size + 1));
         assert_kind(&fixture.refused(larger).await, &[PublishErrorKind::TooLarge]);
         let next = Message::new(fixture.topic.as_str(), "next");

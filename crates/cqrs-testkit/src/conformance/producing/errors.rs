@@ -72,7 +72,7 @@ pub(crate) async fn every_error_gives_the_message_back<H: Harness>(harness: &H) 
     if can.unroutable {
         faulty.push(to(&harness.fresh_topic().await));
     }
-    if let Some(max) = can.max_message_bytes {
+    if let Some(max) = can.max_message_size {
         faulty.push(Message::new(fixture.topic.as_str(), vec![0; max + 1]));
     }
     for message in faulty {

@@ -1,0 +1,109 @@
+//! [`TextList`]: addresses as one text with commas or as a list, for the settings of all clients.
+
+use std::fmt;
+
+use serde::Deserializer;
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use crate::{Secret, marked_as_not_text};
+
+/// Several texts, such as the addresses of servers: made from one text with commas, or from a list.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct TextList(Vec<String>);
+
+/// Reads a list of a file, for `#[serde(deserialize_with)]`: a list of texts, or one text with commas.
+/// A value of another type is marked as [`secret_text`](crate::secret_text) does it, since a password may stand in an
+/// address.
+///
+/// # Errors
+/// Those of the format itself.
+pub fn deserialize_text_list<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    from.deserialize_any(ListVisitor)
+}
+
+impl TextList {
+    fn split(text: &str) -> Self {
+        Self(text.split(',').map(|part| part.trim().to_owned()).collect())
+    }
+}
+
+impl From<TextList> for Vec<String> {
+    fn from(list: TextList) -> Self {
+        list.0
+    }
+}
+
+impl From<&str> for TextList {
+    fn from(text: &str) -> Self {
+        Self::split(text)
+    }
+}
+
+impl From<String> for TextList {
+    fn from(text: String) -> Self {
+        Self::split(&text)
+    }
+}
+
+impl From<&String> for TextList {
+    fn from(text: &String) -> Self {
+        Self::split(text)
+    }
+}
+
+impl<T: Into<String>> From<Vec<T>> for TextList {
+    fn from(texts: Vec<T>) -> Self {
+        Self(texts.into_iter().map(Into::into).collect())
+    }
+}
+
+impl<T: Into<String>, const N: usize> From<[T; N]> for TextList {
+    fn from(texts: [T; N]) -> Self {
+        Self(texts.map(Into::into).into())
+    }
+}
+
+impl<T: Clone + Into<String>> From<&[T]> for TextList {
+    fn from(texts: &[T]) -> Self {
+        texts.to_vec().into()
+    }
+}
+
+impl<T: Clone + Into<String>> From<&Vec<T>> for TextList {
+    fn from(texts: &Vec<T>) -> Self {
+        texts.clone().into()
+    }
+}
+
+impl fmt::Debug for TextList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+struct ListVisitor;
+
+impl<'de> Visitor<'de> for ListVisitor {
+    type Value = Vec<String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of texts")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Vec<String>, E> {
+        Ok(TextList::split(text).0)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<String>, A::Error> {
+        let mut texts = Vec::new();
+        while let Some(text) = seq.next_element::<Secret>()? {
+            texts.push(text.expose().to_owned());
+        }
+        Ok(texts)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<String>, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(vec![marked_as_not_text("a table")])
+    }
+}
