@@ -45,7 +45,7 @@ pub use service::{
     manual, per_delivery, shutdown_signal,
 };
 
-/// What the derives refer to. No part of the public interface: it may change in any release.
+/// Items that the derives refer to. Not part of the public interface: they may change in any release.
 #[doc(hidden)]
 pub mod __private {
     pub use bytes::Bytes;

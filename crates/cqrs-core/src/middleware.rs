@@ -1,4 +1,4 @@
-//! What runs around every request and every consumed event.
+//! The middlewares that run around every request and every consumed event, and the call they see.
 
 use std::any::{Any, TypeId};
 use std::error::Error;
@@ -11,10 +11,9 @@ use crate::scope::Scope;
 
 /// Runs around every request of a mediator, or every consumed event of an event mediator.
 ///
-/// The first one added is the outermost. They run around the handler; domain events, the commit and
-/// the publishing come after the outermost one returned `Ok`. When the handler fails or is cancelled,
-/// or a middleware rejects, what the handler did is rolled back there and then, whatever an outer
-/// middleware makes of it.
+/// The first one added is the outermost. They run around the handler; domain events, the commit and the
+/// publishing follow after the outermost one returned `Ok`. If the handler fails or is cancelled, or a
+/// middleware rejects, the handler's work is rolled back immediately, even if an outer middleware recovers.
 ///
 /// ```
 /// use cqrs_core::{Invocation, Middleware, Next, Outcome};
@@ -31,7 +30,7 @@ use crate::scope::Scope;
 /// }
 /// ```
 pub trait Middleware: Send + Sync + 'static {
-    /// Runs before, around or instead of what comes next.
+    /// Runs before, around or instead of `next`.
     ///
     /// # Errors
     /// Pass on what `next` returned, or stop the call with [`Failure::rejected`].
@@ -45,28 +44,28 @@ pub trait Middleware: Send + Sync + 'static {
     ) -> impl Future<Output = Outcome> + Send;
 }
 
-/// How a call went, as middlewares see it. The typed answer is in the [`Invocation`].
+/// The outcome of a call, as middlewares see it. The typed response is in the [`Invocation`].
 pub type Outcome = Result<(), Failure>;
 
-/// Why a call failed, as middlewares see it.
+/// The failure of a call, as middlewares see it.
 #[derive(Debug)]
 pub struct Failure(pub(crate) FailureKind);
 
 #[derive(Debug)]
 pub(crate) enum FailureKind {
-    /// The handler's own error stands in the invocation.
+    /// The handler's own error is in the invocation.
     Handler,
     Rejected(Box<dyn Error + Send + Sync>),
 }
 
 impl Failure {
-    /// Stops the call with `reason`; the sender gets it as `SendError::Rejected`.
+    /// Stops the call with `reason`; `send` returns it as `SendError::Rejected`.
     pub fn rejected(reason: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self(FailureKind::Rejected(reason.into()))
     }
 
-    /// Why a middleware stopped the call; `None` when the handler failed, whose error the
-    /// [`Invocation`] has.
+    /// The reason why a middleware stopped the call; `None` if the handler failed, whose error is in the
+    /// [`Invocation`].
     pub fn reason(&self) -> Option<&(dyn Error + Send + Sync + 'static)> {
         match &self.0 {
             FailureKind::Rejected(reason) => Some(&**reason),
@@ -74,23 +73,23 @@ impl Failure {
         }
     }
 
-    /// Whether a middleware stopped the call, and not the handler.
+    /// `true` if a middleware stopped the call, not the handler.
     pub fn is_rejection(&self) -> bool {
         matches!(self.0, FailureKind::Rejected(_))
     }
 }
 
-/// What is being called.
+/// The kind of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvocationKind {
-    /// A command or a query, on its way to its handler.
+    /// A command or a query.
     Request(RequestKind),
-    /// A consumed event, on its way to its handlers.
+    /// A consumed event.
     Event,
 }
 
-/// One call on its way through the middlewares: what is called, its scope, and later its answer.
+/// One call in the middlewares: its name, its scope, and later its response.
 pub struct Invocation<'a> {
     kind: InvocationKind,
     name: &'a str,
@@ -118,17 +117,17 @@ impl<'a> Invocation<'a> {
         self.name
     }
 
-    /// What the handlers and the other middlewares of this call share.
+    /// The scope that the handlers and the other middlewares of this call share.
     pub fn scope(&mut self) -> &mut Scope {
         self.scope
     }
 
-    /// The request or the event's payload, when it is a `T`. A request is gone once its handler runs.
+    /// The request or the event's payload, if it is a `T`. `None` for a request once its handler runs.
     pub fn input<T: 'static>(&self) -> Option<&T> {
         self.answer.input(TypeId::of::<T>())?.downcast_ref()
     }
 
-    /// The handler's response, when it returned a `T`.
+    /// The handler's response, if it is a `T`.
     pub fn response<T: 'static>(&self) -> Option<&T> {
         self.answer.response()?.downcast_ref()
     }
@@ -138,12 +137,12 @@ impl<'a> Invocation<'a> {
         self.answer.response_mut()?.downcast_mut()
     }
 
-    /// The handler's error as text, when it failed.
+    /// The handler's error as text, if it failed.
     pub fn error(&self) -> Option<&dyn fmt::Display> {
         self.answer.error()
     }
 
-    /// Answers in the handler's place, or replaces its answer. `false` when `T` is not the request's
+    /// Responds instead of the handler, or replaces its response. `false` if `T` is not the request's
     /// response type; nothing is changed then. Return `Ok(())` afterwards.
     #[must_use = "`false` means that nothing was answered"]
     pub fn respond<T: Send + 'static>(&mut self, response: T) -> bool {
@@ -166,20 +165,20 @@ impl fmt::Debug for Invocation<'_> {
     }
 }
 
-/// The typed end of the chain: holds the input, runs the handler once, keeps its answer.
+/// The end of the chain: holds the input, runs the handler once, keeps its response.
 pub(crate) trait Answer: Send {
     fn input(&self, input: TypeId) -> Option<&dyn Any>;
     fn run<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, Outcome>;
-    /// Rolls back what the handler did and forgets its answer.
+    /// Rolls back the handler's work and drops its response.
     fn undo<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, ()>;
     fn response(&self) -> Option<&dyn Any>;
     fn response_mut(&mut self) -> Option<&mut dyn Any>;
     fn error(&self) -> Option<&dyn fmt::Display>;
-    /// `response` is an `Option` of the response type; taken when it fits.
+    /// `response` is an `Option` of the response type; its value is taken if the type matches.
     fn respond(&mut self, response: &mut dyn Any) -> bool;
 }
 
-/// The answer of a call that returns nothing, as [`Answer`] wants it.
+/// The answer of a call that returns `()`, for implementations of [`Answer`].
 pub(crate) struct Done<E>(Option<Result<(), E>>);
 
 impl<E: fmt::Display> Done<E> {
@@ -187,7 +186,7 @@ impl<E: fmt::Display> Done<E> {
         Self(None)
     }
 
-    /// Keeps what the handler returned; what middlewares see of it.
+    /// Stores the handler's result, and returns the outcome that middlewares see.
     pub(crate) fn set(&mut self, answered: Result<(), E>) -> Outcome {
         let failed = answered.is_err();
         self.0 = Some(answered);
@@ -219,7 +218,7 @@ impl<E: fmt::Display> Done<E> {
         }
     }
 
-    /// `response` is an `Option<()>`; taken when it fits.
+    /// `response` is an `Option<()>`; its value is taken if the type matches.
     pub(crate) fn respond(&mut self, response: &mut dyn Any) -> bool {
         let fits = response.downcast_mut::<Option<()>>().and_then(Option::take).is_some();
         if fits {
@@ -229,7 +228,7 @@ impl<E: fmt::Display> Done<E> {
     }
 }
 
-/// What comes after a middleware: the next one, or the handler.
+/// The rest of the chain: the next middleware, or the handler.
 #[must_use = "without running it the handler is not called"]
 pub struct Next<'a>(&'a [Arc<dyn DynMiddleware>]);
 
@@ -238,15 +237,15 @@ impl<'a> Next<'a> {
         Self(chain)
     }
 
-    /// Runs what comes next.
+    /// Runs the next middleware, or the handler.
     ///
     /// # Errors
-    /// When the handler failed or a later middleware stopped the call; pass it on.
+    /// If the handler failed or a later middleware stopped the call; pass it on.
     pub async fn run(self, call: &mut Invocation<'_>) -> Outcome {
         let Some((first, rest)) = self.0.split_first() else { return call.run_handler().await };
         let outcome = first.handle(call, Next(rest)).await;
         if outcome.as_ref().is_err_and(Failure::is_rejection) {
-            // Whatever the handler did is undone before an outer middleware can recover.
+            // The handler's work is undone before an outer middleware can recover.
             call.answer.undo(call.scope).await;
         }
         outcome

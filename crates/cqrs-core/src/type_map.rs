@@ -1,4 +1,4 @@
-//! A hash map keyed by type, as fast as a look-up by type can be.
+//! A hash map keyed by type, without hashing the key again.
 
 use std::any::TypeId;
 use std::collections::HashMap;
@@ -6,7 +6,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 pub(crate) type TypeIdMap<T> = HashMap<TypeId, T, BuildHasherDefault<TypeIdHasher>>;
 
-/// Passes a `TypeId` through: it is a hash already.
+/// Passes a `TypeId` through: it already is a hash.
 #[derive(Default)]
 pub(crate) struct TypeIdHasher(u64);
 
@@ -16,7 +16,7 @@ impl Hasher for TypeIdHasher {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        // Not what `TypeId` calls today; folds so that a change in std costs speed, not correctness.
+        // `TypeId` does not call this today. If std changes, the map stays correct.
         for &byte in bytes {
             self.0 = self.0.rotate_left(8) ^ u64::from(byte);
         }

@@ -11,7 +11,7 @@ use syn::{
 use crate::derive::Derive;
 use crate::errors::Errors;
 
-/// What the `#[cqrs(..)]` attributes of a type say.
+/// The `#[cqrs(..)]` attributes of a type.
 #[derive(Default)]
 pub(crate) struct Attributes {
     pub(crate) name: Option<LitStr>,
@@ -25,7 +25,7 @@ pub(crate) struct Attributes {
 }
 
 impl Attributes {
-    /// Reads all of them; a mistake in one hides no mistake in another.
+    /// Reads all attributes; a mistake in one does not hide one in another.
     pub(crate) fn read(derive: Derive, input: &DeriveInput, errors: &mut Errors) -> Self {
         let mut this = Self::default();
         for attribute in input.attrs.iter().filter(is_ours) {
@@ -42,7 +42,7 @@ impl Attributes {
         this
     }
 
-    /// Where the traits are found.
+    /// The path of the crate with the traits.
     pub(crate) fn crate_path(&self) -> Path {
         self.krate.clone().unwrap_or_else(|| parse_quote!(::cqrs))
     }
@@ -118,7 +118,7 @@ fn skip_to_comma(input: ParseStream<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The compiler lets a helper attribute stand on fields and variants too, where nobody would read it.
+/// Refuses attributes on fields and variants: the compiler allows them, but no derive reads them.
 fn refuse_elsewhere(data: &Data, errors: &mut Errors) {
     let of_variants = match data {
         Data::Enum(data) => data.variants.iter().flat_map(|variant| &variant.attrs).collect(),

@@ -1,6 +1,6 @@
 //! The derives of this crate, and the attribute keys that each reads.
 
-/// Which derive is being expanded.
+/// A derive of this crate.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Derive {
     Command,
@@ -21,7 +21,7 @@ impl Derive {
         }
     }
 
-    /// The keys of `#[cqrs(..)]` that it reads.
+    /// The keys of `#[cqrs(..)]` that the derive reads.
     fn keys(self) -> &'static [&'static str] {
         match self {
             Self::Command | Self::Query => &["response", "error", "name", "crate"],
@@ -34,7 +34,7 @@ impl Derive {
         self.keys().contains(&key)
     }
 
-    /// Why this derive does not read `key`, and what it reads.
+    /// The error text for a `key` that this derive does not read.
     pub(crate) fn refusal(self, key: &str) -> String {
         let quoted = self.keys().iter().map(|key| format!("`{key}`")).collect::<Vec<_>>();
         let readers: Vec<_> = Self::ALL

@@ -2,7 +2,7 @@
 
 use syn::{Error, Result};
 
-/// Collects mistakes, so that one compilation shows them all.
+/// The errors of one derive.
 #[derive(Default)]
 pub(crate) struct Errors(Option<Error>);
 
@@ -14,7 +14,7 @@ impl Errors {
         }
     }
 
-    /// The value, unless it or anything before it was a mistake.
+    /// The value, or `None` after recording its error.
     pub(crate) fn take<T>(&mut self, result: Result<T>) -> Option<T> {
         result.map_err(|error| self.push(error)).ok()
     }

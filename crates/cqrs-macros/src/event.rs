@@ -10,13 +10,14 @@ use crate::derive::Derive;
 use crate::errors::Errors;
 use crate::{generics, key};
 
-/// What messages, logs and errors call the type.
+/// The type's name in messages, logs and errors.
 pub(crate) fn name_of(attributes: &Attributes, ident: &Ident) -> LitStr {
     let own = || LitStr::new(&ident.unraw().to_string(), ident.span());
     attributes.name.clone().unwrap_or_else(own)
 }
 
-/// `DomainEvent` and `Notification` differ in the route; a notification also says how it travels.
+/// Expands `DomainEvent` or `Notification`: they differ in the route, and a notification has a topic, a key
+/// and a serializer.
 pub(crate) fn expand(derive: Derive, input: DeriveInput) -> Result<TokenStream> {
     let mut errors = Errors::default();
     let attributes = Attributes::read(derive, &input, &mut errors);
@@ -44,7 +45,8 @@ pub(crate) fn expand(derive: Derive, input: DeriveInput) -> Result<TokenStream> 
 
     let is_generic = generics.type_params().next().is_some();
     if is_generic && attributes.serializer.is_none() {
-        // A bound on the serializer would need the very impl it stands on; this is what it asks for.
+        // A bound on the serializer would need the impl that is generated here, so its own requirement is
+        // used.
         let (_, type_generics, _) = input.generics.split_for_impl();
         let predicate = parse_quote!(#ident #type_generics: #krate::__private::Serialize);
         generics.make_where_clause().predicates.push(predicate);

@@ -5,13 +5,13 @@ use quote::{quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::{Data, DeriveInput, Error, Fields, Index, LitStr, Member, Path, Result};
 
-/// The place that `key = "a.b"` names, from `self` on.
+/// The field that `key = "a.b"` names, as a path from `self`.
 pub(crate) struct KeyField {
     span: Span,
     members: Vec<Member>,
 }
 
-/// Resolves the first field of the path; the compiler checks those behind it.
+/// Resolves the first field of the path; the compiler checks the others.
 pub(crate) fn field(key: &LitStr, input: &DeriveInput) -> Result<KeyField> {
     let span = key.span();
     let fields = match &input.data {
@@ -23,8 +23,8 @@ pub(crate) fn field(key: &LitStr, input: &DeriveInput) -> Result<KeyField> {
         }
     };
     let text = key.value();
-    // Shown at the literal, resolved as the rest of the impl is: inside of a `macro_rules!` the literal
-    // alone could not see `self`.
+    // Errors point at the literal, but names resolve as in the rest of the impl: inside a `macro_rules!`
+    // the literal's span cannot resolve `self`.
     let resolved = Span::call_site().located_at(span);
     let members: Option<Vec<_>> =
         text.split('.').map(|segment| member(segment, resolved)).collect();
@@ -52,7 +52,7 @@ pub(crate) fn method(krate: &Path, field: &KeyField) -> TokenStream {
     }
 }
 
-/// A field's name, raw where it is a keyword, or a tuple's index.
+/// A field's name, raw if it is a keyword, or a tuple's index.
 fn member(segment: &str, span: Span) -> Option<Member> {
     if let Ok(index) = segment.parse() {
         return Some(Member::Unnamed(Index { index, span }));

@@ -15,10 +15,10 @@
 //! | `crate` | all | the path of `cqrs` or `cqrs-core`, `"::cqrs_core"` | `"::cqrs"` |
 //!
 //! # Generic types
-//! Type parameters get the bounds that the trait asks of the whole type: `Send + 'static` for requests,
-//! `Send + Sync + 'static` for events. Whatever else the fields need, `Display` for a generic key say,
-//! is written on the type. All types that a generic one stands for share one name and topic. A type
-//! with a lifetime is refused: requests and events outlive the call that hands them over.
+//! Type parameters get the bounds that the trait requires of the whole type: `Send + 'static` for requests,
+//! `Send + Sync + 'static` for events. Other bounds, such as `Display` for a generic key, must be on the
+//! type. All instances of a generic type share one name and topic. A type with a lifetime is refused:
+//! requests and events outlive the call that takes them.
 
 mod attributes;
 mod derive;
@@ -71,7 +71,7 @@ pub fn derive_domain_event(input: TokenStream) -> TokenStream {
 /// * `key`: a field that implements `Display`, or an `Option` of one: `None` is no key. A path,
 ///   `"user.id"`, reaches into the field's own fields; `"0"` is the first field of a tuple struct.
 /// * `serializer`: `JsonSerializer`, for which the type implements `serde::Serialize`.
-/// * `mandatory`: `true`, so that an event that no queue receives is an error where the broker can tell.
+/// * `mandatory`: `true`, so that an event that no queue receives is an error if the broker can detect it.
 ///
 /// An event has one route: derive this or `DomainEvent`, not both.
 #[proc_macro_derive(Notification, attributes(cqrs))]

@@ -10,7 +10,7 @@ use crate::errors::Errors;
 use crate::event::name_of;
 use crate::generics;
 
-/// `Command` and `Query` differ in the marker trait and in `KIND`.
+/// Expands `Command` or `Query`: they differ in the marker trait and in `KIND`.
 pub(crate) fn expand(derive: Derive, input: DeriveInput) -> Result<TokenStream> {
     let mut errors = Errors::default();
     let attributes = Attributes::read(derive, &input, &mut errors);

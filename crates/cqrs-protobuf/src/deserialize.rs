@@ -11,14 +11,14 @@ use crate::event::{ProtobufEvent, event_name};
 
 /// Reads events from their Protobuf messages.
 ///
-/// * No bytes are a message of defaults, as Protobuf has it: never an empty message.
-/// * Unknown fields are ignored; bytes that end within a field are [`Kind::Syntax`], a message that its
-///   [`ProtobufEvent`] refuses is [`Kind::Shape`].
-/// * Bodies larger than [`with_max_size`](Self::with_max_size) are [`Kind::TooLarge`], and not looked at.
+/// * An empty body is a message of defaults, as Protobuf defines it: never an empty message.
+/// * Unknown fields are ignored; bytes that end within a field are [`Kind::Syntax`], a message that
+///   [`ProtobufEvent`] rejects is [`Kind::Shape`].
+/// * Bodies larger than [`with_max_size`](Self::with_max_size) are [`Kind::TooLarge`], and not decoded.
 /// * Messages nested deeper than 100 are an error (prost's limit, and that of Google's own decoders), and
-///   memory grows with the bytes that came, not with the lengths they claim.
+///   memory grows with the received bytes, not with the lengths in them.
 ///
-/// A subscription to several types needs the frame to name the event: a Protobuf message does not.
+/// A subscription to several types needs the event's name in the frame: a Protobuf message has none.
 #[derive(Debug, Clone, Copy)]
 pub struct ProtobufDeserializer {
     max_size: usize,
@@ -64,8 +64,7 @@ impl Default for ProtobufDeserializer {
 impl<P: ProtobufEvent> Deserializer<P> for ProtobufDeserializer {
     fn deserialize(&self, message: &Incoming) -> Result<NotificationEvent<P>, DeserializeError> {
         let body = message.bytes();
-        self.decode(message, &body)
-            .map_err(|(kind, words)| DeserializeError::new(kind, words, body))
+        self.decode(message, &body).map_err(|(kind, text)| DeserializeError::new(kind, text, body))
     }
 
     fn event_name<'m>(&self, message: &'m Incoming) -> Option<Cow<'m, str>> {

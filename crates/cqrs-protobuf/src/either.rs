@@ -7,17 +7,17 @@ use serde::de::DeserializeOwned;
 use crate::deserialize::ProtobufDeserializer;
 use crate::event::{ProtobufEvent, event_name};
 
-/// Names of the same media type that other services use.
+/// Other names of the same media type, used by other services.
 const ALSO_PROTOBUF: [&str; 2] = ["application/protobuf", "application/vnd.google.protobuf"];
 
 /// Reads JSON and Protobuf from one topic.
 ///
-/// A content type decides. Where there is none, as on Kafka, a message whose frame names its event is
-/// Protobuf, unless it begins as a JSON object does, with `{`; any other is JSON. That is right for all
-/// that this framework and python-cqrs write: a Protobuf message begins with `{` only if its first field
+/// The content type decides. Without one, as on Kafka, a message whose frame names its event is Protobuf,
+/// unless its body begins with `{`, as a JSON object does; any other is JSON. This is right for all
+/// messages of this framework and python-cqrs: a Protobuf message begins with `{` only if its first field
 /// is a group of number 15.
 ///
-/// Another order of things: [`ByContentType`].
+/// For other rules see [`ByContentType`].
 pub fn json_or_protobuf<P: ProtobufEvent + DeserializeOwned>() -> ByContentType<P> {
     let protobuf = ProtobufDeserializer::new();
     ALSO_PROTOBUF
@@ -31,7 +31,7 @@ pub fn json_or_protobuf<P: ProtobufEvent + DeserializeOwned>() -> ByContentType<
 
 fn is_protobuf(message: &Incoming) -> bool {
     let is_json = message.body.as_ref().is_some_and(|body| body.starts_with(b"{"));
-    // FastStream sends an empty one with bytes.
-    let says_nothing = message.content_type.as_deref().is_none_or(str::is_empty);
-    says_nothing && event_name(message).is_some() && !is_json
+    // FastStream sends an empty content type with bytes.
+    let is_missing = message.content_type.as_deref().is_none_or(str::is_empty);
+    is_missing && event_name(message).is_some() && !is_json
 }

@@ -7,10 +7,10 @@ use cqrs_core::message::header;
 use cqrs_core::{Incoming, Notification, NotificationEvent, Timestamp};
 use uuid::Uuid;
 
-/// How a notification event and its Protobuf message become each other.
+/// The conversion between a notification event and its Protobuf message.
 ///
-/// A payload that is a [`prost::Message`] itself needs no impl: it has one, and its message is the
-/// payload alone. Other payloads say what their message holds:
+/// A payload that is a [`prost::Message`] has an impl: its message is the payload alone. Other payloads
+/// implement it:
 ///
 /// ```
 /// # use std::borrow::Cow;
@@ -69,20 +69,19 @@ use uuid::Uuid;
 /// }
 /// ```
 pub trait ProtobufEvent: Notification {
-    /// What stands on the wire.
+    /// The message on the wire.
     type Message: prost::Message + Default + Clone;
 
     /// The message of an event.
     ///
     /// # Errors
-    /// When the event cannot be said in the message. Nothing is published then.
+    /// If the message cannot represent the event. Nothing is published then.
     fn to_message(event: &NotificationEvent<Self>) -> Result<Cow<'_, Self::Message>, MappingError>;
 
-    /// The event of a message; `incoming` is the frame it came in.
+    /// The event of a message; `incoming` is its frame.
     ///
     /// # Errors
-    /// When the message lacks something, or holds what is no event. The subscription's policy for decode
-    /// errors holds then.
+    /// If the message is not a valid event. The subscription's policy for decode errors applies then.
     fn from_message(
         message: Self::Message,
         incoming: &Incoming,
@@ -101,14 +100,14 @@ impl<P: Notification + prost::Message + Default + Clone> ProtobufEvent for P {
     }
 }
 
-/// A message and an event that are not each other's. Names fields, never values.
+/// The error of a message and an event that cannot be converted. It names fields, never values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MappingError(Cow<'static, str>);
 
 impl MappingError {
-    /// An error in own words, which are logged: no values of the message.
-    pub fn new(words: impl Into<Cow<'static, str>>) -> Self {
-        Self(words.into())
+    /// An error with its text, which is logged: it must not quote values of the message.
+    pub fn new(text: impl Into<Cow<'static, str>>) -> Self {
+        Self(text.into())
     }
 
     /// The message has no `field`.
@@ -116,11 +115,10 @@ impl MappingError {
         Self(format!("missing field `{field}`").into())
     }
 
-    /// Reads a field of text as what it stands for: a UUID, hyphenated or not, a
-    /// [`Timestamp`](cqrs_core::Timestamp), a number.
+    /// Parses a text field: a UUID, hyphenated or not, a [`Timestamp`](cqrs_core::Timestamp), or a number.
     ///
     /// # Errors
-    /// An error that names the field, when the text is none.
+    /// If the text cannot be parsed; the error names the field.
     pub fn parse<T: std::str::FromStr>(field: &str, text: &str) -> Result<T, Self> {
         text.parse().map_err(|_| {
             let name = std::any::type_name::<T>();
@@ -138,11 +136,11 @@ impl fmt::Display for MappingError {
 
 impl std::error::Error for MappingError {}
 
-/// What the frame of a message says of its event.
+/// The conversion of a message's frame to an event.
 pub trait FrameExt {
-    /// An event with `payload` and what the frame says beside it: the id (header `message_id`, else the
-    /// broker's own), the name, the time of publishing and the topic. What it does not say, or says in
-    /// another form, gets the same defaults as a new event.
+    /// An event with `payload` and the data of the frame: the id (header `message_id`, else the broker's
+    /// own), the name, the time of publishing and the topic. Missing or unreadable data gets the defaults
+    /// of a new event.
     fn to_event<P: Notification>(&self, payload: P) -> NotificationEvent<P>;
 }
 
@@ -162,7 +160,7 @@ impl FrameExt for Incoming {
     }
 }
 
-/// The name that the frame gives the event.
+/// The event's name in the frame.
 pub(crate) fn event_name(message: &Incoming) -> Option<&str> {
     message.headers.get(header::EVENT_NAME).or(message.name.as_deref())
 }

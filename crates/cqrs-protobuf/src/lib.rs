@@ -1,13 +1,13 @@
-//! Protobuf bodies for notification events, on [prost](https://docs.rs/prost): as easy as JSON, on every
-//! broker, readable by python-cqrs. Nothing here needs `protoc`.
+//! Protobuf bodies for notification events, on [prost](https://docs.rs/prost): on every broker, readable by
+//! python-cqrs, without `protoc`.
 //!
-//! The body is the message alone, without an envelope. There are two ways to one:
+//! The body is the Protobuf message alone, without an envelope. There are two ways:
 //!
 //! * **The payload is the message.** Every [`prost::Message`] that is a
-//!   [`Notification`](cqrs_core::Notification) can be published; the event's id, name and time travel
-//!   beside the body, in the frame.
-//! * **The message holds the whole event**, as python-cqrs's do: the payload type says how, by
-//!   implementing [`ProtobufEvent`].
+//!   [`Notification`](cqrs_core::Notification) can be published; the event's id, name and time are carried
+//!   in the frame.
+//! * **The message holds the whole event**, as python-cqrs's messages do: the payload type implements
+//!   [`ProtobufEvent`].
 //!
 //! ```
 //! use cqrs_core::{Incoming, NotificationEvent, Serializer as _, Subscription};
@@ -36,8 +36,7 @@
 //! | RabbitMQ | property `application/x-protobuf` | `event_name`, `message_id` |
 //! | Kafka | header `content-type`, only if [asked for](https://docs.rs/cqrs-kafka) | `event_name`, `message_id` |
 //!
-//! That is what python-cqrs 5 writes and reads. A topic with JSON on it as well:
-//! [`json_or_protobuf`].
+//! python-cqrs 5 writes and reads the same. For a topic with JSON and Protobuf use [`json_or_protobuf`].
 
 mod deserialize;
 mod either;
@@ -47,6 +46,6 @@ mod serialize;
 pub use deserialize::ProtobufDeserializer;
 pub use either::json_or_protobuf;
 pub use event::{FrameExt, MappingError, ProtobufEvent};
-/// The version of prost whose messages these are.
+/// The version of prost that this crate uses.
 pub use prost;
 pub use serialize::ProtobufSerializer;

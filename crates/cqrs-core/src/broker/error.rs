@@ -41,7 +41,7 @@ impl PublishErrorKind {
         self != Self::Unknown
     }
 
-    fn words(self) -> &'static str {
+    fn text(self) -> &'static str {
         match self {
             Self::Full => "not sent, the window is full",
             Self::NotSent => "not sent before its deadline",
@@ -127,7 +127,7 @@ impl fmt::Display for PublishError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner { kind, detail, message, .. } = &*self.0;
         let name = if message.name.is_empty() { "message" } else { &message.name };
-        write!(f, "{name} {} for {:?}: {}", message.id, message.topic, kind.words())?;
+        write!(f, "{name} {} for {:?}: {}", message.id, message.topic, kind.text())?;
         if !detail.is_empty() {
             write!(f, " ({detail})")?;
         }

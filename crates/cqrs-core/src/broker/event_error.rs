@@ -16,7 +16,7 @@ pub enum PublishEventError {
 }
 
 impl PublishEventError {
-    /// Whether the same event may be published later without a change.
+    /// `true` if the same event may be published later without a change.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Serialize(_) => false,

@@ -77,7 +77,7 @@ impl Window {
         self.0.bytes.close();
     }
 
-    /// Whether [`close`](Self::close) was called.
+    /// `true` once [`close`](Self::close) was called.
     pub fn is_closed(&self) -> bool {
         self.0.messages.is_closed()
     }

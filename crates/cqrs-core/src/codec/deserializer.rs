@@ -1,4 +1,4 @@
-//! The contract of a deserializer: from a consumed message to an event.
+//! The contract of a deserializer, which turns consumed messages into events.
 
 use std::borrow::Cow;
 
@@ -8,16 +8,16 @@ use crate::event::{Notification, NotificationEvent};
 
 /// Turns messages into events with payload `P`.
 pub trait Deserializer<P: Notification>: Send + Sync + 'static {
-    /// The event that `message` holds. It has a body, which may be empty: whether no bytes are an event
-    /// is for the format to say.
+    /// The event that `message` holds. It has a body, which may be empty: the format decides whether that
+    /// is an event.
     ///
     /// # Errors
-    /// An error as a value: its kind, the decoder's words, and the raw bytes.
-    /// [`DeserializeErrorKind::Empty`](super::DeserializeErrorKind::Empty) makes the message a case for
+    /// An error with its kind, the decoder's text, and the raw bytes.
+    /// [`DeserializeErrorKind::Empty`](super::DeserializeErrorKind::Empty) applies the policy of
     /// [`on_empty`](crate::Subscription::on_empty).
     fn deserialize(&self, message: &Incoming) -> Result<NotificationEvent<P>, DeserializeError>;
 
-    /// The name of the event in `message`, found without decoding all of it; `None` when it has none
-    /// that can be read. A subscription to several types of events chooses by it.
+    /// The name of the event in `message`, found without decoding all of it; `None` if it has no readable
+    /// name. A subscription to several event types chooses by it.
     fn event_name<'m>(&self, message: &'m Incoming) -> Option<Cow<'m, str>>;
 }

@@ -1,4 +1,4 @@
-//! The bytes, media type and headers that a serializer makes of one event.
+//! The serialized form of one event, returned by serializers.
 
 use bytes::Bytes;
 

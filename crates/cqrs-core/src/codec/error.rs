@@ -25,7 +25,7 @@ impl SerializeError {
     }
 }
 
-/// Why bytes are no event.
+/// The reason why bytes are not an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DeserializeErrorKind {
@@ -35,13 +35,13 @@ pub enum DeserializeErrorKind {
     Syntax,
     /// The bytes are of the format, but not of this event's shape.
     Shape,
-    /// There are more bytes than are to be decoded.
+    /// There are more bytes than the limit of the subscription.
     TooLarge,
 }
 
-/// Bytes that are no event: why, in the decoder's words, and the bytes.
+/// The error of bytes that are not an event: its kind, the decoder's text, and the bytes.
 ///
-/// `Debug` and `Display` show no bytes, and the decoder's words name fields and types, not values.
+/// `Debug` and `Display` show no bytes, and the decoder's text names fields and types, not values.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DeserializeError {
     kind: DeserializeErrorKind,
@@ -55,12 +55,12 @@ impl DeserializeError {
         Self { kind, message: message.into(), bytes }
     }
 
-    /// Why.
+    /// The kind of error.
     pub fn kind(&self) -> DeserializeErrorKind {
         self.kind
     }
 
-    /// The decoder's words.
+    /// The decoder's text.
     pub fn message(&self) -> &str {
         &self.message
     }

@@ -19,8 +19,8 @@ use crate::consume::Incoming;
 use crate::event::{Notification, NotificationEvent, Serializer};
 use crate::message::{Headers, content_type};
 
-/// Writes the event alone, without an envelope, in python-cqrs's snake form. A number that JSON has not (NaN,
-/// infinity) is an error that names its field.
+/// Writes the event alone, without an envelope, in python-cqrs's snake form. A number that JSON cannot
+/// represent (NaN, infinity) is an error that names its field.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct JsonSerializer;
 
@@ -46,7 +46,7 @@ fn to_vec<T: Serialize>(value: &T) -> Result<Vec<u8>, Box<dyn Error + Send + Syn
     }
 }
 
-/// The compact form; notices that a null was written.
+/// The compact form; records that a null was written.
 struct NoticeNull<'n>(&'n Cell<bool>);
 
 impl Formatter for NoticeNull<'_> {
@@ -88,10 +88,10 @@ impl<P: Notification + DeserializeOwned> Deserializer<P> for JsonDeserializer {
 }
 
 impl JsonDeserializer {
-    /// The event that `body` holds, without a message around it.
+    /// Deserializes `body`, without a message around it.
     ///
     /// # Errors
-    /// An error as a value: its kind, the decoder's words, and the raw bytes.
+    /// An error with its kind, the decoder's text, and the raw bytes.
     pub fn from_bytes<P: Notification + DeserializeOwned>(
         &self,
         body: &Bytes,
@@ -113,15 +113,15 @@ impl JsonDeserializer {
     }
 }
 
-/// serde's words with the values taken out that it quotes: `invalid type: string "4111", expected u64 at
-/// line 1 column 9` becomes `invalid type: string, expected u64 at line 1 column 9`.
+/// Removes the values that serde quotes: `invalid type: string "4111", expected u64 at line 1 column 9`
+/// becomes `invalid type: string, expected u64 at line 1 column 9`.
 fn without_values(words: &str) -> String {
     const QUOTING: [&str; 4] =
         ["invalid type: ", "invalid value: ", "unknown variant", "invalid length "];
     let quoting = QUOTING.iter().find_map(|start| Some((*start, words.find(start)?)));
     let Some((start, at)) = quoting else { return words.to_owned() };
     let rest = &words[at + start.len()..];
-    // The last one: a value could hold the same words.
+    // The last one: a value could hold the same text.
     let Some(expected) = rest.rfind(", expected ") else { return words.to_owned() };
     let of_what = match start.ends_with(": ") {
         true => rest.split([' ', ',']).next().unwrap_or_default(),

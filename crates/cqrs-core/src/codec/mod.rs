@@ -1,4 +1,4 @@
-//! How a notification event becomes bytes, and bytes an event.
+//! The serializers and deserializers of notification events.
 
 mod deserializer;
 mod encoded;

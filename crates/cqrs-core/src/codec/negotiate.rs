@@ -9,12 +9,12 @@ use crate::consume::Incoming;
 use crate::event::{Notification, NotificationEvent};
 use crate::message::content_type;
 
-/// Reads each message with the deserializer for its content type: a topic on which some services write
+/// Reads each message with the deserializer for its content type, for topics on which some services write
 /// JSON and others Protobuf.
 ///
 /// In this order: the first [`media_type`](Self::media_type) that is the message's, the first
-/// [`when`](Self::when) that holds, the default. A message of a type that is not listed is the
-/// default's, as one without a type is: python-cqrs sends JSON without any.
+/// [`when`](Self::when) that is true, the default. The default also reads messages of other types and
+/// without a type: python-cqrs sends JSON without one.
 ///
 /// ```
 /// # use cqrs_core::{ByContentType, Incoming, JsonDeserializer, Notification};
@@ -35,14 +35,13 @@ enum Rule {
 }
 
 impl<P: Notification> ByContentType<P> {
-    /// Reads with `default` what no rule takes.
+    /// Reads messages that match no rule with `default`.
     pub fn new(default: impl Deserializer<P>) -> Self {
         Self { choices: Vec::new(), default: Box::new(default) }
     }
 
-    /// Reads messages of `media_type` with `deserializer`. Upper and lower case are the same, and
-    /// parameters such as `; charset=utf-8` do not count
-    /// ([RFC 9110, 8.3.1](https://www.rfc-editor.org/rfc/rfc9110#section-8.3.1)).
+    /// Reads messages of `media_type` with `deserializer`. Case and parameters such as `; charset=utf-8`
+    /// are ignored ([RFC 9110, 8.3.1](https://www.rfc-editor.org/rfc/rfc9110#section-8.3.1)).
     #[must_use]
     pub fn media_type(
         mut self,
@@ -53,7 +52,7 @@ impl<P: Notification> ByContentType<P> {
         self
     }
 
-    /// Reads messages for which `is` holds with `deserializer`: by a header, say.
+    /// Reads messages for which `is` is true with `deserializer`: by a header, say.
     #[must_use]
     pub fn when(
         mut self,
@@ -128,7 +127,7 @@ mod tests {
         type Serializer = JsonSerializer;
     }
 
-    /// Tells its own name, by an error and by an event's name.
+    /// Returns its own name, in an error and as the event's name.
     struct Named(&'static str);
 
     impl Deserializer<Told> for Named {

@@ -1,10 +1,10 @@
-//! Finds a floating-point number that JSON has not: a serializer that writes nothing and stops at the first.
+//! A serializer that writes nothing and finds the first number that JSON cannot represent, for `json`.
 
 use std::fmt;
 
 use serde::ser::{self, Serialize};
 
-/// The first number in `value` that is NaN or infinite: where it is and what to do.
+/// The error text for the first number in `value` that is NaN or infinite: its path and the remedy.
 pub(super) fn find<T: Serialize>(value: &T) -> Option<String> {
     let found = value.serialize(Finder).err()?;
     let number = found.number?;
@@ -14,11 +14,11 @@ pub(super) fn find<T: Serialize>(value: &T) -> Option<String> {
     ))
 }
 
-/// A number that is not finite, and the path to it from where the search is.
+/// A number that is not finite, and the path to it from the value that is searched.
 #[derive(Debug)]
 struct Found {
     path: String,
-    /// `None`: a `Serialize` failed that had succeeded before.
+    /// `None` if a `Serialize` failed that had succeeded before.
     number: Option<f64>,
 }
 
@@ -45,35 +45,34 @@ impl ser::Error for Found {
 
 struct Finder;
 
-/// What is inside of something: items, entries or fields.
-struct Inside {
-    /// Of the item that is next.
-    index: usize,
-    /// Of a map's entry.
+/// A sequence, map, struct or enum variant that is searched.
+#[derive(Default)]
+struct Compound {
+    next_index: usize,
+    /// The key of a map's entry.
     key: String,
-    /// Of an enum.
+    /// The variant of an enum.
     variant: Option<&'static str>,
 }
 
-impl Inside {
-    fn new(variant: Option<&'static str>) -> Self {
-        Self { index: 0, key: String::new(), variant }
-    }
-
-    fn named<T: ?Sized + Serialize>(&self, name: &str, value: &T) -> Result<(), Found> {
-        self.place(value.serialize(Finder).map_err(|found| found.within(format_args!(".{name}"))))
-    }
-
-    fn item<T: ?Sized + Serialize>(&mut self, value: &T) -> Result<(), Found> {
-        let index = self.index;
-        self.index += 1;
-        self.place(value.serialize(Finder).map_err(|found| found.within(format_args!("[{index}]"))))
-    }
-
-    fn place(&self, result: Result<(), Found>) -> Result<(), Found> {
-        result.map_err(|found| match self.variant {
-            Some(variant) => found.within(format_args!(".{variant}")),
-            None => found,
+impl Compound {
+    /// Searches the field `name`, or the item at the next index.
+    fn search<T: ?Sized + Serialize>(
+        &mut self,
+        name: Option<&str>,
+        value: &T,
+    ) -> Result<(), Found> {
+        let index = self.next_index;
+        self.next_index += 1;
+        value.serialize(Finder).map_err(|found| {
+            let found = match name {
+                Some(name) => found.within(format_args!(".{name}")),
+                None => found.within(format_args!("[{index}]")),
+            };
+            match self.variant {
+                Some(variant) => found.within(format_args!(".{variant}")),
+                None => found,
+            }
         })
     }
 }
@@ -85,10 +84,35 @@ fn check(number: f64) -> Result<(), Found> {
     }
 }
 
-macro_rules! nothing_in {
-    ($($method:ident: $type:ty),* $(,)?) => {
-        $(fn $method(self, _: $type) -> Result<(), Found> {
+/// Methods for values without a number in them.
+macro_rules! without_number {
+    ($($method:ident($($argument:ty),*)),* $(,)?) => {
+        $(fn $method(self, $(_: $argument),*) -> Result<(), Found> {
             Ok(())
+        })*
+    };
+}
+
+/// Methods for compounds outside of an enum.
+macro_rules! compounds {
+    ($($method:ident($($argument:ty),*)),* $(,)?) => {
+        $(fn $method(self, $(_: $argument),*) -> Result<Compound, Found> {
+            Ok(Compound::default())
+        })*
+    };
+}
+
+/// Methods for variants of an enum.
+macro_rules! variants {
+    ($($method:ident),*) => {
+        $(fn $method(
+            self,
+            _: &'static str,
+            _: u32,
+            variant: &'static str,
+            _: usize,
+        ) -> Result<Compound, Found> {
+            Ok(Compound { variant: Some(variant), ..Compound::default() })
         })*
     };
 }
@@ -96,31 +120,44 @@ macro_rules! nothing_in {
 impl ser::Serializer for Finder {
     type Ok = ();
     type Error = Found;
-    type SerializeSeq = Inside;
-    type SerializeTuple = Inside;
-    type SerializeTupleStruct = Inside;
-    type SerializeTupleVariant = Inside;
-    type SerializeMap = Inside;
-    type SerializeStruct = Inside;
-    type SerializeStructVariant = Inside;
+    type SerializeSeq = Compound;
+    type SerializeTuple = Compound;
+    type SerializeTupleStruct = Compound;
+    type SerializeTupleVariant = Compound;
+    type SerializeMap = Compound;
+    type SerializeStruct = Compound;
+    type SerializeStructVariant = Compound;
 
-    nothing_in! {
-        serialize_bool: bool,
-        serialize_i8: i8,
-        serialize_i16: i16,
-        serialize_i32: i32,
-        serialize_i64: i64,
-        serialize_i128: i128,
-        serialize_u8: u8,
-        serialize_u16: u16,
-        serialize_u32: u32,
-        serialize_u64: u64,
-        serialize_u128: u128,
-        serialize_char: char,
-        serialize_str: &str,
-        serialize_bytes: &[u8],
-        serialize_unit_struct: &'static str,
+    without_number! {
+        serialize_bool(bool),
+        serialize_i8(i8),
+        serialize_i16(i16),
+        serialize_i32(i32),
+        serialize_i64(i64),
+        serialize_i128(i128),
+        serialize_u8(u8),
+        serialize_u16(u16),
+        serialize_u32(u32),
+        serialize_u64(u64),
+        serialize_u128(u128),
+        serialize_char(char),
+        serialize_str(&str),
+        serialize_bytes(&[u8]),
+        serialize_none(),
+        serialize_unit(),
+        serialize_unit_struct(&'static str),
+        serialize_unit_variant(&'static str, u32, &'static str),
     }
+
+    compounds! {
+        serialize_seq(Option<usize>),
+        serialize_tuple(usize),
+        serialize_tuple_struct(&'static str, usize),
+        serialize_map(Option<usize>),
+        serialize_struct(&'static str, usize),
+    }
+
+    variants!(serialize_tuple_variant, serialize_struct_variant);
 
     fn serialize_f32(self, number: f32) -> Result<(), Found> {
         check(number.into())
@@ -130,20 +167,8 @@ impl ser::Serializer for Finder {
         check(number)
     }
 
-    fn serialize_none(self) -> Result<(), Found> {
-        Ok(())
-    }
-
     fn serialize_some<T: ?Sized + Serialize>(self, value: &T) -> Result<(), Found> {
         value.serialize(self)
-    }
-
-    fn serialize_unit(self) -> Result<(), Found> {
-        Ok(())
-    }
-
-    fn serialize_unit_variant(self, _: &str, _: u32, _: &str) -> Result<(), Found> {
-        Ok(())
     }
 
     fn serialize_newtype_struct<T: ?Sized + Serialize>(
@@ -161,47 +186,7 @@ impl ser::Serializer for Finder {
         variant: &'static str,
         value: &T,
     ) -> Result<(), Found> {
-        Inside::new(None).named(variant, value)
-    }
-
-    fn serialize_seq(self, _: Option<usize>) -> Result<Inside, Found> {
-        Ok(Inside::new(None))
-    }
-
-    fn serialize_tuple(self, _: usize) -> Result<Inside, Found> {
-        Ok(Inside::new(None))
-    }
-
-    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Inside, Found> {
-        Ok(Inside::new(None))
-    }
-
-    fn serialize_tuple_variant(
-        self,
-        _: &'static str,
-        _: u32,
-        variant: &'static str,
-        _: usize,
-    ) -> Result<Inside, Found> {
-        Ok(Inside::new(Some(variant)))
-    }
-
-    fn serialize_map(self, _: Option<usize>) -> Result<Inside, Found> {
-        Ok(Inside::new(None))
-    }
-
-    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Inside, Found> {
-        Ok(Inside::new(None))
-    }
-
-    fn serialize_struct_variant(
-        self,
-        _: &'static str,
-        _: u32,
-        variant: &'static str,
-        _: usize,
-    ) -> Result<Inside, Found> {
-        Ok(Inside::new(Some(variant)))
+        Compound::default().search(Some(variant), value)
     }
 
     fn collect_str<T: ?Sized + fmt::Display>(self, _: &T) -> Result<(), Found> {
@@ -209,35 +194,19 @@ impl ser::Serializer for Finder {
     }
 }
 
-macro_rules! items {
-    ($($trait:ident::$method:ident),* $(,)?) => {
-        $(impl ser::$trait for Inside {
+/// Implements a trait of compounds; `name` is the name of a field.
+macro_rules! search_each {
+    ($($trait:ident::$method:ident($($name:ident)?)),* $(,)?) => {
+        $(impl ser::$trait for Compound {
             type Ok = ();
             type Error = Found;
 
-            fn $method<T: ?Sized + Serialize>(&mut self, value: &T) -> Result<(), Found> {
-                self.item(value)
-            }
-
-            fn end(self) -> Result<(), Found> {
-                Ok(())
-            }
-        })*
-    };
-}
-
-macro_rules! fields {
-    ($($trait:ident),* $(,)?) => {
-        $(impl ser::$trait for Inside {
-            type Ok = ();
-            type Error = Found;
-
-            fn serialize_field<T: ?Sized + Serialize>(
+            fn $method<T: ?Sized + Serialize>(
                 &mut self,
-                name: &'static str,
+                $($name: &'static str,)?
                 value: &T,
             ) -> Result<(), Found> {
-                self.named(name, value)
+                self.search([$($name)?].first().copied(), value)
             }
 
             fn end(self) -> Result<(), Found> {
@@ -247,16 +216,16 @@ macro_rules! fields {
     };
 }
 
-items! {
-    SerializeSeq::serialize_element,
-    SerializeTuple::serialize_element,
-    SerializeTupleStruct::serialize_field,
-    SerializeTupleVariant::serialize_field,
+search_each! {
+    SerializeSeq::serialize_element(),
+    SerializeTuple::serialize_element(),
+    SerializeTupleStruct::serialize_field(),
+    SerializeTupleVariant::serialize_field(),
+    SerializeStruct::serialize_field(name),
+    SerializeStructVariant::serialize_field(name),
 }
 
-fields!(SerializeStruct, SerializeStructVariant);
-
-impl ser::SerializeMap for Inside {
+impl ser::SerializeMap for Compound {
     type Ok = ();
     type Error = Found;
 
@@ -266,10 +235,11 @@ impl ser::SerializeMap for Inside {
     }
 
     fn serialize_value<T: ?Sized + Serialize>(&mut self, value: &T) -> Result<(), Found> {
-        self.named(&self.key, value)
+        let key = std::mem::take(&mut self.key);
+        self.search(Some(&key), value)
     }
 
-    /// As the two together, but the key becomes a text only where it is needed.
+    /// As the two together, but the key becomes text only if it is needed.
     fn serialize_entry<K: ?Sized + Serialize, V: ?Sized + Serialize>(
         &mut self,
         key: &K,
@@ -283,7 +253,7 @@ impl ser::SerializeMap for Inside {
     }
 }
 
-/// A map's key as JSON has it, without the quotes.
+/// A map's key as JSON writes it, without the quotes.
 fn text<T: ?Sized + Serialize>(key: &T) -> String {
     serde_json::to_string(key)
         .map_or_else(|_| "?".to_owned(), |text| text.trim_matches('"').to_owned())

@@ -1,13 +1,13 @@
-//! The Unicode encodings that JSON texts come in, as UTF-8 for the JSON decoder.
+//! The conversion of JSON in any Unicode encoding to UTF-8, for the JSON deserializer.
 
 use std::borrow::Cow;
 
-/// The text as UTF-8, without a byte order mark. Detects the encoding as Python's `json.loads` does: by the
-/// mark, or else by the zeros among the first four bytes (the first two characters of JSON are ASCII, or
-/// the text is UTF-8). What is UTF-8 is not checked here.
+/// The text as UTF-8, without a byte order mark. The encoding is detected as Python's `json.loads` does: by
+/// the mark, or else by the zeros among the first four bytes (the first two characters of JSON are ASCII,
+/// or the text is UTF-8). UTF-8 is not validated here.
 pub(super) fn to_utf8(body: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
     match body {
-        // Most texts.
+        // The common case.
         [b'{' | b'[', next, ..] if *next != 0 => Ok(Cow::Borrowed(body)),
         [0xef, 0xbb, 0xbf, text @ ..] => Ok(Cow::Borrowed(text)),
         [0, 0, 0xfe, 0xff, text @ ..] => from_utf32(text, u32::from_be_bytes),

@@ -196,7 +196,7 @@ impl DeadLetter {
     /// Reads the headers back.
     ///
     /// # Errors
-    /// When a header is missing or unreadable; it is named.
+    /// If a header is missing or unreadable; it is named.
     pub fn from_headers(headers: &Headers) -> Result<Self, InvalidDeadLetter> {
         let text = |name: &'static str| {
             headers.get(name).ok_or(InvalidDeadLetter::Missing { name }).map(str::to_owned)

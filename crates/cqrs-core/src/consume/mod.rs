@@ -9,7 +9,7 @@
 //! | recovers connections and topology, forever | decoding, policies, panics |
 //! | writes retry copies and dead letters, confirmed | what is retried, when, how often |
 //! | settles; what is dropped is given back | never settles before the outcome is safe |
-//! | tells of its state | readiness, drain |
+//! | reports its status | readiness, drain |
 
 mod contract;
 mod dead_letter;

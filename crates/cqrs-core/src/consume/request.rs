@@ -121,7 +121,7 @@ pub enum StartAt {
     Time(SystemTime),
 }
 
-/// Where dead letters go.
+/// The target of dead letters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DeadLetterTarget {

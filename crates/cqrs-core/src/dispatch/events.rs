@@ -10,7 +10,7 @@ use super::panics::caught;
 use crate::event::{AnyEvent, Emission, EventMap, HandlerError, OutgoingEvent, Route};
 use crate::scope::Scope;
 
-/// What a failing handler of a domain event does to the `send` that caused the event.
+/// The effect of a failing event handler on the `send` that caused the event.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnEventFailure {
@@ -18,18 +18,18 @@ pub enum OnEventFailure {
     /// The default.
     #[default]
     Fail,
-    /// All handlers of the round run; then as [`Fail`](Self::Fail), with all their errors.
+    /// All handlers of the round run; then as [`Fail`](Self::Fail), with all errors.
     FinishRound,
-    /// The failure is logged and `send` goes on. Its own writes stay in the unit of work; what it
-    /// emitted is dropped. This is what python-cqrs does.
+    /// The failure is logged and `send` goes on. The handler's writes stay in the unit of work; its events
+    /// are dropped. python-cqrs does this.
     ///
-    /// Mind that some databases end a transaction at its first failed statement: PostgreSQL then rolls
-    /// back at the commit. The handlers of a consumed event are never only logged: for them this is
-    /// [`FinishRound`](Self::FinishRound), and `Log` holds for the follow-ups.
+    /// Some databases end a transaction at its first failed statement: PostgreSQL then rolls back at the
+    /// commit. A failing handler of a consumed event is never only logged: for these this is
+    /// [`FinishRound`](Self::FinishRound), and `Log` applies to the follow-ups.
     Log,
 }
 
-/// How the handlers of emitted events are run.
+/// The options of running the handlers of emitted events.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EventOptions {
     pub(crate) concurrency: usize,
@@ -61,14 +61,14 @@ impl fmt::Display for EventFailure {
     }
 }
 
-/// Why the events of one `send` were not all handled.
+/// The error of a `send` whose events were not all handled.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum EventsError {
-    /// Handlers failed. The error's `source()` is the cause of the first permanent failure, if there is one,
-    /// or else of the first.
+    /// Handlers failed. `source()` is the cause of the first permanent failure, if there is one, else of
+    /// the first failure.
     Failed(Vec<EventFailure>),
-    /// Handlers emitted events whose handlers emitted events, and so on, deeper than allowed.
+    /// Handlers emitted events whose handlers emitted events, and so on, in more rounds than allowed.
     TooDeep {
         /// The first event over the limit.
         event: String,
@@ -78,7 +78,7 @@ pub enum EventsError {
 }
 
 impl EventsError {
-    /// Whether trying the same event again may help: all failures are retryable.
+    /// `true` if a retry of the same event may help: all failures are retryable.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Failed(failures) => failures.iter().all(|failure| failure.error.is_retryable()),
@@ -102,7 +102,7 @@ impl Error for EventsError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         let Self::Failed(failures) = self else { return None };
         let permanent = failures.iter().find(|failure| !failure.error.is_retryable());
-        // The texts of the failures themselves are in `Display`.
+        // `Display` prints the failures themselves.
         permanent.or(failures.first())?.error.source().source()
     }
 }
@@ -111,11 +111,11 @@ fn join(failures: &[EventFailure]) -> String {
     failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// Runs handlers round by round: all handlers of this round's events, then those of what they emitted.
+/// Runs handlers in rounds: all handlers of this round's events, then those of the events they emitted.
 ///
-/// Sequential handlers run in order of emission and of binding and share the scope, transaction
-/// included. With a concurrency above 1 the handlers of one round run in parallel inside the
-/// caller's task, each with a child scope; what they emit is put in order of emission and binding.
+/// Sequential handlers run in order of emission and of binding and share the scope, transaction included.
+/// With a concurrency above 1 the handlers of one round run in parallel inside the caller's task, each with
+/// a child scope; their events are sorted by emission and binding.
 #[derive(Debug, Default)]
 pub(crate) struct EventRounds {
     pub(crate) map: EventMap,
@@ -123,7 +123,7 @@ pub(crate) struct EventRounds {
 }
 
 type Round = Vec<Box<dyn AnyEvent>>;
-/// One handler's share of a round: its index pair fixes the order of what it emits.
+/// The call of one handler with one event of a round.
 struct Call<'a> {
     event: &'a dyn AnyEvent,
     view: crate::event::View<'a>,
@@ -131,7 +131,7 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Runs the handler. A failure takes back what it emitted.
+    /// Runs the handler. If it fails, its events are dropped.
     async fn run(&self, scope: &mut Scope) -> Result<(), EventFailure> {
         let emitted = scope.emitted_len();
         let error = match caught(|| self.bound.handler.handle(self.view.1, scope)).await {
@@ -145,8 +145,7 @@ impl Call<'_> {
 }
 
 impl EventRounds {
-    /// Sorts what the scope's handler emitted and runs rounds until no domain event is left.
-    /// Returns the notifications in order of emission.
+    /// Runs rounds until no domain event is left. Returns the notifications in order of emission.
     pub(crate) async fn settle(
         &self,
         scope: &mut Scope,
@@ -166,8 +165,8 @@ impl EventRounds {
         Ok(outgoing)
     }
 
-    /// Runs all handlers of a consumed event; what they emit is left in the scope. Its failures are never
-    /// only logged: whoever delivered the event must learn of them.
+    /// Runs all handlers of a consumed event; their events stay in the scope. Failures are never only
+    /// logged: the caller must retry the delivery.
     pub(crate) async fn run_consumed(
         &self,
         event: &dyn AnyEvent,
@@ -180,7 +179,7 @@ impl EventRounds {
         self.run_round(std::iter::once(event), scope, policy).await
     }
 
-    /// Runs all handlers of `events`; what they emit is left in the scope.
+    /// Runs all handlers of `events`; their events stay in the scope.
     async fn run_round<'e>(
         &self,
         events: impl Iterator<Item = &'e dyn AnyEvent>,
@@ -234,8 +233,8 @@ async fn run_in_order(
     failures
 }
 
-/// A failure under [`OnEventFailure::Fail`] starts no further handler, but those that run are waited
-/// for: dropping them half-way would leave more behind than finishing them.
+/// After a failure under [`OnEventFailure::Fail`] no further handler starts. Running ones are awaited:
+/// dropping them would leave more partial work than finishing them.
 async fn run_in_parallel(
     calls: impl Iterator<Item = Call<'_>>,
     scope: &mut Scope,

@@ -21,21 +21,21 @@ use crate::message::{CorrelationId, Message, TraceContext};
 use crate::scope::{ErasedUnit, Scope, UnitOfWorkError, roll_back};
 use crate::type_map::TypeIdMap;
 
-/// Ends a scope: encodes what goes out, commits or rolls back, publishes.
+/// Ends a scope: encodes its notifications, commits or rolls back, and publishes.
 ///
-/// Invariant: from the moment a unit of work is taken out of its scope, a tracked task owns it and
-/// finishes it; dropping the future that waits for the task changes nothing. What goes wrong in a task
-/// that nobody waits for any more is logged and counted.
+/// Invariant: once a unit of work is taken out of its scope, a tracked task owns it and finishes it;
+/// dropping the future that waits for the task changes nothing. Errors of a task whose waiter was dropped
+/// are logged and counted.
 #[derive(Default)]
 pub(crate) struct Finisher {
     pub(crate) broker: Option<Arc<dyn MessageBroker>>,
     pub(crate) topics: TypeIdMap<Box<str>>,
     pub(crate) tasks: TaskTracker,
-    /// Events that were not confirmed and whose sender had gone.
+    /// The number of unconfirmed events whose send was dropped.
     pub(crate) abandoned: Arc<AtomicUsize>,
 }
 
-/// Why a scope whose handlers succeeded did not end well.
+/// The error of a scope that was not committed although its handlers succeeded.
 #[derive(Debug)]
 pub(crate) enum FinishError {
     NoBroker { event: String },
@@ -54,10 +54,9 @@ type Finished = Result<Vec<PublishError>, FinishError>;
 /// request again: it was done. `Debug` does not show the response, which may be a secret.
 #[non_exhaustive]
 pub struct Undelivered<T> {
-    /// What the handler returned.
+    /// The handler's response.
     pub response: T,
-    /// The events that the broker did not confirm, in order of emission; never empty. Each error says what
-    /// is known and has the message.
+    /// The errors of the unconfirmed events, in order of emission; never empty. Each has the message.
     pub events: Vec<PublishError>,
 }
 
@@ -85,8 +84,8 @@ impl<T> fmt::Debug for Undelivered<T> {
 }
 
 impl Finisher {
-    /// The messages of `outgoing`, before anything is committed: what cannot be encoded or has no
-    /// broker must roll the work back. Serializers are code of others, so a panic is an error here.
+    /// Encodes `outgoing` before the commit: an event that cannot be encoded or has no broker rolls the
+    /// work back. Serializers are user code, so a panic is an error here.
     fn encode(
         &self,
         outgoing: Vec<Box<dyn OutgoingEvent>>,
@@ -116,7 +115,7 @@ impl Finisher {
             .unwrap_or_else(|panic| Err(FinishError::Panicked(panic_message(panic))))
     }
 
-    /// Encodes, commits, publishes. Returns what was not confirmed.
+    /// Encodes, commits and publishes. Returns the errors of unconfirmed events.
     pub(crate) async fn succeed(
         &self,
         scope: &mut Scope,
@@ -135,19 +134,19 @@ impl Finisher {
         }
         let Ok(runtime) = Handle::try_current() else { return Err(FinishError::NoRuntime) };
         let (broker, abandoned) = (self.broker.clone(), Arc::clone(&self.abandoned));
-        let (told, outcome) = oneshot::channel();
+        let (sender, outcome) = oneshot::channel();
         let mut listener = Listener { outcome, abandoned: Arc::clone(&self.abandoned) };
         let finish = async move {
             let finished = commit_and_publish(unit, broker, messages).await;
-            if let Err(unheard) = told.send(finished) {
-                report_unheard(unheard, &abandoned);
+            if let Err(unread) = sender.send(finished) {
+                log_unread(unread, &abandoned);
             }
         };
         self.tasks.spawn_on(finish.in_current_span(), &runtime);
         (&mut listener.outcome).await.unwrap_or(Err(FinishError::Interrupted))
     }
 
-    /// Rolls back what the scope has open and forgets what it emitted.
+    /// Rolls back the scope's unit of work and drops its events.
     pub(crate) async fn fail(&self, scope: &mut Scope) {
         scope.truncate_emitted(0);
         let Some(unit) = scope.take_unit() else { return };
@@ -180,7 +179,7 @@ async fn commit_and_publish(
     })
 }
 
-/// Waits for the end of a task. Dropped with the outcome unread, it reports it.
+/// Waits for the outcome of a task. If it is dropped before that is read, it logs the outcome.
 struct Listener {
     outcome: oneshot::Receiver<Finished>,
     abandoned: Arc<AtomicUsize>,
@@ -190,13 +189,13 @@ impl Drop for Listener {
     fn drop(&mut self) {
         self.outcome.close();
         if let Ok(unread) = self.outcome.try_recv() {
-            report_unheard(unread, &self.abandoned);
+            log_unread(unread, &self.abandoned);
         }
     }
 }
 
-/// The `send` was dropped after its commit began, so its outcome goes to the log.
-fn report_unheard(finished: Finished, abandoned: &AtomicUsize) {
+/// Logs the outcome of a `send` that was dropped after its commit began.
+fn log_unread(finished: Finished, abandoned: &AtomicUsize) {
     match finished {
         Ok(events) => {
             abandoned.fetch_add(events.len(), Ordering::Relaxed);

@@ -5,22 +5,22 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-/// Counts the sends that run, and lets none in once it is closed.
+/// Counts the running sends, and refuses new ones once it is closed.
 ///
-/// Invariant: the lowest bit of `state` says "closed", the rest counts [`Entered`] values. Both change
-/// in one atomic step, so a send is either refused or waited for.
+/// Invariant: the lowest bit of `state` is "closed", the others count [`Entered`] values. Both change in
+/// one atomic step, so a send is either refused or awaited.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     state: AtomicUsize,
     left: Notify,
-    /// Whether the time for running sends is over: they must not commit any more.
+    /// Set when the time for running sends is over: they must not commit.
     over: AtomicBool,
 }
 
 const CLOSED: usize = 1;
 const ONE: usize = 2;
 
-/// A send on its way. Must outlive what the send may leave behind on a drop.
+/// A running send. Must outlive its scope, whose drop may start a rollback.
 #[derive(Debug)]
 pub(crate) struct Entered<'g>(&'g Gate);
 
@@ -39,7 +39,7 @@ impl Gate {
         self.state.load(Ordering::Acquire) / ONE
     }
 
-    /// Lets nobody in from now on, and waits up to `within` for those inside.
+    /// Refuses new sends, and waits up to `within` for the running ones.
     pub(crate) async fn close(&self, within: Duration) {
         self.state.fetch_or(CLOSED, Ordering::AcqRel);
         let all_left = async {

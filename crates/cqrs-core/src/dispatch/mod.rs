@@ -1,4 +1,4 @@
-//! What both mediators are made of: the rounds of event handlers, and the end of a scope.
+//! The parts of both mediators: the rounds of event handlers, and the end of a scope.
 
 mod events;
 mod finish;

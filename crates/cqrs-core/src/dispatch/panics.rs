@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 
 use crate::broker::BoxFuture;
 
-/// Makes a future by `call` and runs it; a panic in either becomes its message. What they borrowed may
-/// be half-changed, so the caller must treat the call as failed.
+/// Calls `call` and runs its future; a panic in either becomes its text. Borrowed values may be
+/// inconsistent afterwards, so the caller must treat the call as failed.
 pub(crate) fn caught<'a, T>(call: impl FnOnce() -> BoxFuture<'a, T>) -> Caught<'a, T> {
     Caught(catch_unwind(AssertUnwindSafe(call)).map_err(panic_message))
 }
@@ -30,7 +30,7 @@ impl<T> Future for Caught<'_, T> {
     }
 }
 
-/// The text a panic was raised with. Never panics, although the payload may when it is dropped.
+/// The text of a panic. Never panics, although the payload may when it is dropped.
 pub(crate) fn panic_message(panic: Box<dyn Any + Send>) -> String {
     match panic.downcast::<String>() {
         Ok(text) => *text,
@@ -40,7 +40,7 @@ pub(crate) fn panic_message(panic: Box<dyn Any + Send>) -> String {
                 None => "a panic without a text".to_owned(),
             };
             if let Err(next) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
-                // Its payload may panic as well: it is leaked instead.
+                // Its payload may panic, too, so it is leaked.
                 std::mem::forget(next);
             }
             text
@@ -52,7 +52,7 @@ pub(crate) fn panic_message(panic: Box<dyn Any + Send>) -> String {
 mod tests {
     use super::*;
 
-    /// Panics when it is dropped, with another one of its kind.
+    /// Panics when it is dropped, with another value of this type.
     struct Chain;
 
     impl Drop for Chain {

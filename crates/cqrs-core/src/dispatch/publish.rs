@@ -10,14 +10,15 @@ use super::panics::panic_message;
 use crate::broker::{MessageBroker, PublishError, PublishErrorKind, Receipt};
 use crate::message::Message;
 
-/// Publishes the events of committed work: enqueues all in order, then waits for all. Returns what was not
-/// confirmed, in order.
+/// Publishes the events of committed work: enqueues all in order, then waits for all. Returns the errors of
+/// unconfirmed events, in order.
 ///
-/// * A message that was not accepted holds back the later ones of its topic and key, so that publishing
-///   them again keeps their order. One that is refused at its confirm does not: they were sent by then.
-/// * Once a message found no place before its deadline, the others do not wait for one: all of them
-///   together end within two publish deadlines.
-/// * A broker that panics may have the message: its fate is unknown.
+/// * After a message that was not accepted, the later ones of its topic and key are not sent, so that
+///   publishing them again keeps their order. A message refused at its confirm has no such effect: the
+///   later ones are sent already.
+/// * Once a message got no slot before its deadline, the others do not wait for one: all of them end within
+///   two publish deadlines.
+/// * A broker that panics may have the message: the outcome is unknown.
 pub(super) async fn publish_all(
     broker: &dyn MessageBroker,
     messages: Vec<Message>,

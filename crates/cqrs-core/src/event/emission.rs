@@ -8,7 +8,7 @@ use super::{DomainEvent, Event, EventRoute};
 use crate::codec::SerializeError;
 use crate::message::Message;
 
-/// An event on its way, with its type erased and its route chosen.
+/// An emitted event, with its type erased and its route chosen.
 pub struct Emission(pub(crate) Route);
 
 pub(crate) enum Route {
@@ -55,13 +55,13 @@ impl fmt::Debug for Emission {
     }
 }
 
-/// One way to look at an event: the type its handlers are bound to, and the value they get.
+/// A view of an event: the type its handlers are bound to, and the value they get.
 pub(crate) type View<'a> = (TypeId, &'a (dyn Any + Send + Sync));
 
 /// An event of any type, as the dispatch sees it.
 pub(crate) trait AnyEvent: Send + Sync {
     fn name(&self) -> &str;
-    /// A notification is seen twice: as its payload and as the whole event.
+    /// A notification has two: its payload and the whole event.
     fn views(&self) -> (View<'_>, Option<View<'_>>);
     /// The event itself, to be downcast.
     fn into_any(self: Box<Self>) -> Box<dyn Any + Send + Sync>;

@@ -20,11 +20,12 @@ use crate::scope::Scope;
             `async fn handle(&self, event: &{E}, scope: &mut Scope) -> Result<(), HandlerError>`"
 )]
 pub trait EventHandler<E: Event>: Send + Sync + 'static {
-    /// Handles one event. What it emits goes round after all handlers of this round, unless it fails.
+    /// Handles one event. Events that it emits are handled after all handlers of this round, unless it
+    /// fails.
     ///
     /// # Errors
-    /// `?` turns any error into a [`HandlerError`] that is worth a retry, but for a mediator's error about
-    /// committed work; [`permanent`](HandlerResultExt::permanent) marks one that is not.
+    /// `?` turns any error into a retryable [`HandlerError`], except a mediator's error about committed
+    /// work; [`permanent`](HandlerResultExt::permanent) marks one that retrying cannot fix.
     ///
     /// # Cancel safety
     /// The caller may drop the future at any await; the scope's unit of work is rolled back then.
@@ -35,21 +36,22 @@ pub trait EventHandler<E: Event>: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), HandlerError>> + Send;
 }
 
-/// Why an event handler failed, and whether trying again may help.
+/// The error of an event handler, and whether a retry may help.
 ///
 /// Any error becomes one by `?`, as retryable, with one exception: an error of a mediator after which the
 /// work must not run again ([`SendError::Undelivered`](crate::SendError::Undelivered): it is committed, its
 /// events are not published; [`SendError::HandlerAfterCommit`](crate::SendError::HandlerAfterCommit) and
-/// [`SendError::FailedAfterCommit`](crate::SendError::FailedAfterCommit): so is that of a request below it; or a permanent failure of the handlers of an event), itself or among the
-/// causes of another error, is permanent. It is not found where an event handler makes a text of such an
-/// error, or a command handler sends from another task. `map_err(HandlerError::retryable)` in front of the
-/// `?` makes it retryable all the same: the handler then runs again, and so does the request that it sends.
+/// [`SendError::FailedAfterCommit`](crate::SendError::FailedAfterCommit): so is that of a request below it;
+/// or a permanent failure of the handlers of an event), itself or among the causes of another error, is
+/// permanent. It is not recognised if an event handler turns such an error into text, or if a command
+/// handler sends from another task. `map_err(HandlerError::retryable)` before the `?` makes it retryable:
+/// the handler then runs again, and so does the request that it sends.
 ///
-/// Like `anyhow::Error` it is no `std::error::Error` itself; the error inside is at
+/// Like `anyhow::Error` it does not implement `std::error::Error`; the inner error is at
 /// [`source`](Self::source).
 pub struct HandlerError(Box<Inner>);
 
-/// Apart, so that the result of a handler that succeeded is one word.
+/// Boxed, so that the result of a handler is one word.
 struct Inner {
     class: Class,
     type_name: &'static str,
@@ -64,12 +66,12 @@ pub(crate) enum Class {
 }
 
 impl HandlerError {
-    /// A failure that may pass: worth a retry. Takes errors and texts.
+    /// A failure that may pass, so a retry may help. Takes errors and texts.
     pub fn retryable<S: Into<Box<dyn Error + Send + Sync>>>(source: S) -> Self {
         Self::new(Class::Retryable, type_name::<S>(), source.into())
     }
 
-    /// A failure that stays: a retry is of no use. Takes errors and texts.
+    /// A failure that retrying cannot fix. Takes errors and texts.
     pub fn permanent<S: Into<Box<dyn Error + Send + Sync>>>(source: S) -> Self {
         Self::new(Class::Permanent, type_name::<S>(), source.into())
     }
@@ -82,27 +84,27 @@ impl HandlerError {
         Self(Box::new(Inner { class, type_name, source }))
     }
 
-    /// Whether trying again may help.
+    /// `true` if a retry may help.
     pub fn is_retryable(&self) -> bool {
         self.0.class != Class::Permanent
     }
 
-    /// Whether the handler panicked, and trying again may help.
+    /// `true` if the handler panicked, and a retry may help.
     pub fn is_panic(&self) -> bool {
         self.0.class == Class::Panicked
     }
 
-    /// The type of what it was made from, as Rust names it; a dead letter carries it.
+    /// The type of the inner error, as Rust names it; a dead letter carries it.
     pub fn type_name(&self) -> &'static str {
         self.0.type_name
     }
 
-    /// The error inside.
+    /// The inner error.
     pub fn source(&self) -> &(dyn Error + Send + Sync + 'static) {
         &*self.0.source
     }
 
-    /// The error inside, to be passed on.
+    /// The inner error, by value.
     pub fn into_source(self) -> Box<dyn Error + Send + Sync> {
         self.0.source
     }
@@ -122,10 +124,10 @@ impl fmt::Debug for HandlerError {
 
 /// Marks errors as permanent on their way through `?`.
 pub trait HandlerResultExt<T> {
-    /// Turns the error, if there is one, into a [`HandlerError`] that a retry will not mend.
+    /// Turns the error, if there is one, into a permanent [`HandlerError`].
     ///
     /// # Errors
-    /// The error that was there before.
+    /// The same error, marked as permanent.
     fn permanent(self) -> Result<T, HandlerError>;
 }
 
@@ -137,7 +139,7 @@ impl<T, E: Into<Box<dyn Error + Send + Sync>>> HandlerResultExt<T> for Result<T,
 
 /// The dyn-safe twin of [`EventHandler`].
 pub(crate) trait DynEventHandler: Send + Sync {
-    /// `event` is of the type the handler is filed under.
+    /// `event` is of the type the handler is bound to.
     fn handle<'a>(
         &'a self,
         event: &'a (dyn Any + Send + Sync),
@@ -163,7 +165,7 @@ impl<E: Event, H: EventHandler<E>> DynEventHandler for Typed<E, H> {
     }
 }
 
-/// An event handler that is built anew for each call.
+/// An event handler that is built for each call.
 pub(crate) struct BuiltEvent<F>(pub(crate) F);
 
 impl<E: Event, H: EventHandler<E>, F> EventHandler<E> for BuiltEvent<F>

@@ -4,7 +4,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
-/// A field that can be a notification's key: one that implements `Display`, or an `Option` of such.
+/// A field that can be a notification's key: it implements `Display`, or is an `Option` of a type that
+/// does.
 ///
 /// `Form` keeps the two impls apart; it is inferred, since no type fits both.
 #[diagnostic::on_unimplemented(
@@ -17,11 +18,11 @@ pub trait MessageKey<Form> {
     fn message_key(&self) -> Option<Bytes>;
 }
 
-/// The [`MessageKey`] that is always there.
+/// The form of a [`MessageKey`] that is always present.
 #[derive(Debug)]
 pub enum Always {}
 
-/// The [`MessageKey`] that may be missing.
+/// The form of a [`MessageKey`] that may be missing.
 #[derive(Debug)]
 pub enum Optional {}
 
@@ -37,7 +38,7 @@ impl<T: fmt::Display> MessageKey<Optional> for Option<T> {
     }
 }
 
-/// The key that `field` holds. What `#[cqrs(key = "..")]` expands to.
+/// The key that `field` holds. `#[cqrs(key = "..")]` expands to a call of it.
 pub fn message_key<T: MessageKey<Form> + ?Sized, Form>(field: &T) -> Option<Bytes> {
     field.message_key()
 }

@@ -22,7 +22,7 @@ struct Entry {
     handlers: Vec<BoundHandler>,
 }
 
-/// A handler and what errors call it.
+/// A handler and its name in errors.
 pub(crate) struct BoundHandler {
     pub(crate) name: &'static str,
     pub(crate) handler: Box<dyn DynEventHandler>,
@@ -39,7 +39,7 @@ impl EventMap {
         self.insert::<E>(type_name::<H>(), Box::new(Typed(handler, PhantomData::<fn(E)>)))
     }
 
-    /// Adds a handler of `E` that `factory` builds for each event, from what the scope holds.
+    /// Adds a handler of `E` that `factory` builds for each event from the scope.
     pub fn bind_with<E: Event, H: EventHandler<E>>(
         self,
         factory: impl Fn(&Scope) -> H + Send + Sync + 'static,
@@ -48,7 +48,7 @@ impl EventMap {
         self.insert::<E>(type_name::<H>(), Box::new(handler))
     }
 
-    /// Adds all bindings of `other`, behind those that are here.
+    /// Adds all bindings of `other` after the present ones.
     pub fn merge(mut self, other: Self) -> Self {
         for (event, entry) in other.entries {
             match self.entries.get_mut(&event) {

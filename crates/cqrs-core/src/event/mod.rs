@@ -19,7 +19,7 @@ pub use notification::{
 };
 pub use timestamp::{InvalidTimestamp, Timestamp};
 
-/// Something that happened. What [`Scope::emit`](crate::Scope::emit) takes.
+/// Something that happened. [`Scope::emit`](crate::Scope::emit) takes it.
 ///
 /// One trait for both routes: `#[derive(DomainEvent)]` writes an impl that keeps the event in this
 /// process, `#[derive(Notification)]` one that sends it to the broker.
@@ -30,17 +30,17 @@ pub use timestamp::{InvalidTimestamp, Timestamp};
             `#[derive(Notification)]` sends it to the broker"
 )]
 pub trait Event: Sized + Send + Sync + 'static {
-    /// What logs, errors and, for notifications, the wire call this event.
+    /// The event's name in logs, errors and, for notifications, on the wire.
     const NAME: &'static str;
 
-    /// The same route that [`into_emission`](Self::into_emission) picks, so that wiring can be checked.
+    /// The route that [`into_emission`](Self::into_emission) picks, so that wiring can be checked.
     const ROUTE: EventRoute;
 
     /// Picks the event's route: [`Emission::domain`] or [`Emission::notification`].
     fn into_emission(self) -> Emission;
 }
 
-/// Where an event goes.
+/// The destination of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EventRoute {
     /// To the handlers of this process.

@@ -14,18 +14,18 @@ use super::timestamp::Timestamp;
 use crate::codec::{Encoded, SerializeError};
 use crate::message::{ByteString, Message};
 
-/// The payload of an event that other services are told of, and how it travels.
+/// The payload of an event that is published to other services.
 ///
 /// `#[derive(Notification)]` writes this impl:
 /// `#[cqrs(name = "UserCreated", topic = "user_events", key = "user_id")]`.
 pub trait Notification: Event {
-    /// How the event becomes bytes; [`JsonSerializer`](crate::JsonSerializer) unless it says otherwise.
+    /// The serializer of the event; [`JsonSerializer`](crate::JsonSerializer) by default.
     type Serializer: Serializer<Self> + Default;
 
-    /// Whether it is an error when the broker knows nobody to give the event to.
+    /// Set if a publish without a receiver is an error.
     const MANDATORY: bool = true;
 
-    /// Where it goes, unless the event or the mediator says otherwise.
+    /// The topic, unless the event or the mediator has another one.
     fn topic() -> Cow<'static, str> {
         default_topic()
     }
@@ -41,12 +41,12 @@ pub trait Serializer<P: Notification>: Send + Sync + 'static {
     /// The wire form of `event`.
     ///
     /// # Errors
-    /// When the payload cannot be written in this form. The message names the event, not its values.
+    /// If the payload cannot be written in this form. The message names the event, not its values.
     fn serialize(&self, event: &NotificationEvent<P>) -> Result<Encoded, SerializeError>;
 }
 
-/// The topic of notifications that name none, when the variable of the same name is not set
-/// (python-cqrs's default).
+/// The topic of notifications without one, if the variable of the same name is not set (python-cqrs's
+/// default).
 pub const DEFAULT_OUTPUT_TOPIC: &str = "output_topic";
 
 /// The environment variable `DEFAULT_OUTPUT_TOPIC`, read once, or [`DEFAULT_OUTPUT_TOPIC`].
@@ -61,7 +61,7 @@ pub fn default_topic() -> Cow<'static, str> {
     Cow::Borrowed(topic.as_str())
 }
 
-/// A notification as it stands on the wire: the payload and what identifies it.
+/// A notification with its id, time, name and topic.
 ///
 /// Serialized in python-cqrs's snake form, fields in this order. Read in its snake and its camel form;
 /// a missing id, time or topic gets its default, and unknown fields are ignored.
@@ -70,20 +70,20 @@ pub fn default_topic() -> Cow<'static, str> {
 #[derive(Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct NotificationEvent<P> {
-    /// What happened.
+    /// The payload.
     pub payload: P,
-    /// Tells this event from all others; stays the same when it is sent again.
+    /// The event's id; it stays the same when the event is sent again.
     pub event_id: Uuid,
-    /// When it happened.
+    /// The time at which it happened.
     pub event_timestamp: Timestamp,
-    /// Names the event's type across services.
+    /// The name of the event's type across services.
     pub event_name: Cow<'static, str>,
-    /// Where it goes, or came from.
+    /// The topic it is published to, or was received from.
     pub topic: Cow<'static, str>,
 }
 
 impl<P: Notification> NotificationEvent<P> {
-    /// An event of now, with a new id (UUID version 7) and the payload type's name and topic.
+    /// An event with the current time, a new id (UUID version 7), and the payload type's name and topic.
     pub fn new(payload: P) -> Self {
         Self {
             payload,
@@ -94,7 +94,7 @@ impl<P: Notification> NotificationEvent<P> {
         }
     }
 
-    /// An event that came from elsewhere: nothing of it is made up.
+    /// An event from its parts, without defaults.
     pub fn from_parts(
         payload: P,
         event_id: Uuid,
@@ -127,7 +127,7 @@ impl<P: Notification> NotificationEvent<P> {
         self
     }
 
-    /// Says when this event happened.
+    /// Sets the time at which this event happened.
     #[must_use]
     pub fn with_timestamp(mut self, event_timestamp: Timestamp) -> Self {
         self.event_timestamp = event_timestamp;
@@ -175,7 +175,7 @@ impl<P> fmt::Debug for NotificationEvent<P> {
 
 impl<'de, P: Notification + Deserialize<'de>> Deserialize<'de> for NotificationEvent<P> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        /// Both forms' names; `event_timestamp` and the like may be absent or null.
+        /// The field names of both forms; id, time and topic may be absent or null.
         #[derive(Deserialize)]
         struct Frame<P> {
             payload: P,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
 
-/// A moment, in microseconds since 1970-01-01 UTC, between the years 0 and 9999.
+/// A point in time, in microseconds since 1970-01-01 UTC, between the years 0 and 9999.
 ///
 /// Written as RFC 3339 in UTC with six fraction digits, or none when the fraction is zero:
 /// `2024-01-02T03:04:05.678901+00:00`, python-cqrs's form. Read with any offset, with `Z`, or with
@@ -17,7 +17,7 @@ use time::{OffsetDateTime, UtcOffset};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
-/// A text that is no RFC 3339 date and time.
+/// A text that is not an RFC 3339 date and time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a date and time such as 2024-01-02T03:04:05.678901+00:00")]
 pub struct InvalidTimestamp;
@@ -31,7 +31,7 @@ impl Timestamp {
         SystemTime::now().into()
     }
 
-    /// A moment `micros` microseconds after 1970-01-01 UTC, moved into the years 0 to 9999.
+    /// The time `micros` microseconds after 1970-01-01 UTC, clamped to the years 0 to 9999.
     pub fn from_unix_micros(micros: i64) -> Self {
         Self(micros.clamp(Self::MIN_MICROS, Self::MAX_MICROS))
     }
@@ -42,7 +42,7 @@ impl Timestamp {
     }
 
     fn to_date_time(self) -> OffsetDateTime {
-        // In range by construction; the epoch stands in for what cannot be.
+        // In range by construction, so the epoch is never used.
         OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000)
             .unwrap_or(OffsetDateTime::UNIX_EPOCH)
     }
@@ -73,7 +73,7 @@ impl FromStr for Timestamp {
     type Err = InvalidTimestamp;
 
     fn from_str(text: &str) -> Result<Self, InvalidTimestamp> {
-        // "2024-01-02T03:04:05" is 19 characters; an offset can only stand behind them.
+        // "2024-01-02T03:04:05" is 19 characters; only an offset can follow.
         let tail = text.get(19..).ok_or(InvalidTimestamp)?;
         let parsed = match tail.find(['Z', 'z', '+', '-']).map(|at| (at, tail.len() - at)) {
             None => OffsetDateTime::parse(&format!("{text}Z"), &Rfc3339),

@@ -61,13 +61,13 @@ impl<M> Bootstrap<M> {
         self
     }
 
-    /// Sets where notifications are published.
+    /// Sets the broker to which notifications are published.
     pub fn broker(mut self, broker: impl MessageBroker) -> Self {
         self.inner.finisher.broker = Some(Arc::new(broker));
         self
     }
 
-    /// Sets what begins the unit of work of each scope.
+    /// Sets the factory of each scope's unit of work.
     pub fn unit_of_work(mut self, factory: impl UnitOfWorkFactory) -> Self {
         let tasks = self.inner.finisher.tasks.clone();
         self.inner.units = Some(Arc::new(UnitSource::new(factory, tasks)));
@@ -80,20 +80,20 @@ impl<M> Bootstrap<M> {
         self
     }
 
-    /// How many handlers of emitted events may run at once, in one task. 1, the default: one after
-    /// the other, in order of emission, sharing the unit of work. More: in parallel, without it.
+    /// Sets the number of handlers of emitted events that may run at once, in one task. 1, the default: one
+    /// after the other, in order of emission, sharing the unit of work. More: in parallel, without it.
     pub fn concurrency(mut self, handlers: usize) -> Self {
         self.inner.rounds.options.concurrency = handlers;
         self
     }
 
-    /// How many rounds of follow-up events one `send` may cause; 16 by default.
+    /// Sets the number of rounds of follow-up events that one `send` may cause; 16 by default.
     pub fn max_event_depth(mut self, rounds: usize) -> Self {
         self.inner.rounds.options.max_depth = rounds;
         self
     }
 
-    /// What a failing event handler does; [`OnEventFailure::Fail`] by default.
+    /// Sets the effect of a failing event handler; [`OnEventFailure::Fail`] by default.
     pub fn on_event_failure(mut self, policy: OnEventFailure) -> Self {
         self.inner.rounds.options.on_failure = policy;
         self
@@ -124,7 +124,7 @@ impl<M> Bootstrap<M> {
 }
 
 impl Mediator {
-    /// Starts to wire one.
+    /// A builder without any binding.
     pub fn builder() -> Bootstrap<Self> {
         Bootstrap::new()
     }
@@ -159,8 +159,8 @@ impl Bootstrap<Mediator> {
     /// Builds the mediator.
     ///
     /// # Errors
-    /// When a request type has two handlers, a required one has none, or a handler is bound to a
-    /// notification, which goes to the broker and not to handlers here; all of them are named.
+    /// If a request type has two handlers, a required one has none, or a handler is bound to a
+    /// notification, which a mediator publishes instead; all of them are named.
     pub fn build(self) -> Result<Mediator, BuildError> {
         let notifications = self.inner.rounds.map.notifications();
         let never_run = notifications
@@ -188,7 +188,7 @@ impl Bootstrap<EventMediator> {
     /// Builds the mediator.
     ///
     /// # Errors
-    /// When a required event type has no handler; all of them are named.
+    /// If a required event type has no handler; all of them are named.
     pub fn build(self) -> Result<EventMediator, BuildError> {
         self.check(|this, required| this.inner.rounds.map.contains(required), Vec::new())?;
         Ok(EventMediator(Arc::new(self.inner)))
@@ -246,7 +246,7 @@ pub enum BuildProblem {
 }
 
 impl BuildError {
-    /// What is wrong; never empty.
+    /// The problems; never empty.
     pub fn problems(&self) -> &[BuildProblem] {
         &self.problems
     }

@@ -8,21 +8,21 @@ use crate::consume::support::error_chain;
 use crate::dispatch::{EventsError, FinishError, Undelivered};
 use crate::scope::UnitOfWorkError;
 
-/// Why a `send` did not end well. `T` and `E` are the request's response and error.
+/// The error of a `send`. `T` and `E` are the request's response and error.
 ///
-/// The unit of work was rolled back and nothing was published, except where
-/// [`is_rolled_back`](Self::is_rolled_back) says otherwise.
+/// The unit of work was rolled back and nothing was published, unless
+/// [`is_rolled_back`](Self::is_rolled_back) is `false`.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SendError<T, E> {
     /// The handler returned its own error.
     Handler(E),
-    /// The handler returned its own error, after a request that it sent itself ended as
-    /// [`Undelivered`](Self::Undelivered), or as this. The work of this send is rolled back; that of the
-    /// other one is committed and would be done twice if this request was sent again.
+    /// The handler returned its own error, after a request that it sent ended as
+    /// [`Undelivered`](Self::Undelivered), or as this. The work of this send is rolled back; the other
+    /// one's is committed and would be done twice if this request were sent again.
     HandlerAfterCommit(E),
-    /// As [`HandlerAfterCommit`](Self::HandlerAfterCommit), where this send ended by another failure, with
-    /// this text: a panic or a commit that failed, say.
+    /// As [`HandlerAfterCommit`](Self::HandlerAfterCommit), but this send ended with another failure, with
+    /// this text: a panic or a failed commit, say.
     FailedAfterCommit(String),
     /// No handler is bound to this type.
     NoHandler {
@@ -31,7 +31,7 @@ pub enum SendError<T, E> {
     },
     /// A middleware stopped the call.
     Rejected(Box<dyn Error + Send + Sync>),
-    /// A middleware returned `Ok`, but neither ran the handler nor answered in its place.
+    /// A middleware returned `Ok`, but neither ran the handler nor responded.
     NoResponse,
     /// The handler, a middleware or a serializer panicked, with this text.
     Panicked(String),
@@ -46,34 +46,32 @@ pub enum SendError<T, E> {
     Serialize(SerializeError),
     /// The unit of work could not be committed.
     UnitOfWork(UnitOfWorkError),
-    /// The work is done and committed, but the broker did not confirm all events. Do not send the
-    /// request again; publish the events again, or store them.
+    /// The work is committed, but the broker did not confirm all events. Do not send the request again;
+    /// publish the events again, or store them.
     Undelivered(Box<Undelivered<T>>),
     /// The mediator is shut down; nothing was done, or what was done is rolled back.
     ShutDown,
-    /// The scope given to `send_in` belongs to another `send` already: a handler's own scope cannot be
-    /// passed on.
+    /// The scope given to `send_in` belongs to another `send`: a handler cannot pass on its own scope.
     ScopeInUse,
-    /// Handlers or middlewares that send themselves are nested this deep, the limit (32). Nothing was done.
+    /// Sends inside handlers or middlewares are nested deeper than the limit (32). Nothing was done.
     TooDeep {
         /// The limit.
         depth: usize,
     },
     /// There is no tokio runtime to commit and publish in.
     NoRuntime,
-    /// The tokio runtime stopped during commit or publishing: what was done is unknown.
+    /// The tokio runtime stopped during commit or publishing: the outcome is unknown.
     Interrupted,
 }
 
-/// Why a consumed event was not handled.
+/// The error of a consumed event that was not handled.
 pub type EventSendError = SendError<(), EventsError>;
 
 impl<T, E> SendError<T, E> {
-    /// Whether it is certain that nothing was done: the unit of work is rolled back and nothing was
-    /// published, so that the request may be sent again. `false`: it was done
-    /// ([`Undelivered`](Self::Undelivered)), a part of it was
-    /// ([`HandlerAfterCommit`](Self::HandlerAfterCommit), [`FailedAfterCommit`](Self::FailedAfterCommit)), or
-    /// that is unknown.
+    /// `true` if nothing was done for certain: the unit of work is rolled back and nothing was published,
+    /// so the request may be sent again. `false`: it was done ([`Undelivered`](Self::Undelivered)), a part
+    /// of it was ([`HandlerAfterCommit`](Self::HandlerAfterCommit),
+    /// [`FailedAfterCommit`](Self::FailedAfterCommit)), or the outcome is unknown.
     pub fn is_rolled_back(&self) -> bool {
         !matches!(
             self,
@@ -85,10 +83,10 @@ impl<T, E> SendError<T, E> {
         )
     }
 
-    /// The handler's own error, when that is what it is.
+    /// The handler's own error, if it is one.
     ///
     /// # Errors
-    /// `self`, when it is something else.
+    /// `self`, if it is another error.
     pub fn into_handler(self) -> Result<E, Self> {
         match self {
             Self::Handler(error) | Self::HandlerAfterCommit(error) => Ok(error),
@@ -109,8 +107,8 @@ impl<T, E> SendError<T, E> {
 }
 
 impl<T, E: fmt::Display> SendError<T, E> {
-    /// What this is after a send inside committed its work without publishing the events. Errors of handlers
-    /// and middlewares stay as they are: they say themselves whether a retry is of use.
+    /// The error of this send after a nested send committed its work without publishing the events. Errors
+    /// of handlers and middlewares are unchanged: they decide themselves whether a retry may help.
     pub(super) fn after_commit(self) -> Self {
         match self {
             Self::Handler(_)
@@ -176,7 +174,7 @@ where
         match self {
             Self::Rejected(error) => Some(&**error),
             Self::HandlerAfterCommit(_) | Self::FailedAfterCommit(_) => Some(&CommittedBelow),
-            // Itself, not its source: it says whether a retry is of use.
+            // Itself, not its source: it decides whether a retry may help.
             Self::Events(error) => Some(error),
             Self::Serialize(error) => error.source(),
             Self::UnitOfWork(error) => error.source(),

@@ -17,8 +17,8 @@ use crate::scope::Scope;
 
 /// Sends consumed events to their handlers. Cloning is cheap; clones share everything.
 ///
-/// What the handlers emit is treated as in a [`Mediator`](super::Mediator): domain events go round
-/// again, notifications go to the broker after the commit.
+/// Emitted events are treated as in a [`Mediator`](super::Mediator): domain events are handled in further
+/// rounds, notifications are published after the commit.
 #[derive(Clone)]
 pub struct EventMediator(pub(super) Arc<Inner>);
 
@@ -67,11 +67,11 @@ impl EventMediator {
             }
             answered
         });
-        // Its handlers' errors say themselves whether a retry is of use.
+        // The errors of its handlers decide themselves whether a retry may help.
         nested(send).await.0
     }
 
-    /// Whether a handler is bound to one of these types.
+    /// `true` if a handler is bound to one of these types.
     pub(crate) fn handles(&self, types: impl IntoIterator<Item = TypeId>) -> bool {
         types.into_iter().any(|event| self.0.rounds.map.contains(event))
     }
@@ -81,13 +81,13 @@ impl EventMediator {
         self.handles([Some(first), second].into_iter().flatten().map(|view| view.0))
     }
 
-    /// Where it publishes, if it does.
+    /// The broker, if there is one.
     pub(crate) fn broker(&self) -> Option<&Arc<dyn MessageBroker>> {
         self.0.finisher.broker.as_ref()
     }
 
-    /// Refuses new events, waits for commits and publishings that run, and shuts the broker down, all
-    /// within `deadline`.
+    /// Refuses new events, waits for running commits and publishes, and shuts the broker down, all within
+    /// `deadline`.
     pub async fn shutdown(&self, deadline: Duration) -> MediatorShutdown {
         self.0.shutdown(deadline).await
     }
@@ -116,7 +116,7 @@ async fn run_chain(
     }
 }
 
-/// Runs the handlers. What they did is undone when one fails, and when this is dropped.
+/// Runs the handlers. Their work is rolled back if one fails, or if this is dropped.
 async fn run_handlers(
     inner: &Inner,
     event: &dyn AnyEvent,
@@ -131,7 +131,7 @@ async fn run_handlers(
     handled
 }
 
-/// The typed end of a consumed event's middleware chain.
+/// The end of a consumed event's middleware chain: runs the handlers.
 struct EventAnswer<'r> {
     inner: &'r Inner,
     event: Box<dyn AnyEvent>,

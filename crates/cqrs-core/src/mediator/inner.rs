@@ -17,7 +17,7 @@ use crate::middleware::{
 };
 use crate::scope::{Scope, UnitSource};
 
-/// What both mediators share: middlewares, rounds of events, the end of a scope.
+/// The parts that both mediators share: middlewares, rounds of events, the end of a scope.
 #[derive(Default)]
 pub(super) struct Inner {
     pub(super) rounds: EventRounds,
@@ -27,7 +27,7 @@ pub(super) struct Inner {
     pub(super) gate: Gate,
 }
 
-/// What a mediator's `shutdown` left behind.
+/// The result of a mediator's `shutdown`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 #[must_use = "it says what was not finished"]
@@ -35,14 +35,14 @@ pub struct MediatorShutdown {
     /// Sends, commits and rollbacks that still ran at the deadline. Commits and rollbacks go on until
     /// the runtime stops; a send that has not begun its commit is rolled back.
     pub unfinished: usize,
-    /// Messages that the broker had not confirmed at the deadline, and events that were not confirmed
-    /// while nobody waited for their send any more (those were logged).
+    /// Messages that the broker had not confirmed at the deadline, and unconfirmed events of dropped sends
+    /// (these were logged).
     pub undelivered: usize,
 }
 
 impl Inner {
-    /// Lets a send in. What this returns must be dropped after the scope, so that what the scope rolls
-    /// back is waited for.
+    /// Admits a send. The result must be dropped after the scope, so that the shutdown waits for the
+    /// scope's rollback.
     #[inline]
     pub(super) fn open<T, E>(&self, scope: &mut Scope) -> Result<Entered<'_>, SendError<T, E>> {
         let Some(entered) = self.gate.enter() else { return Err(SendError::ShutDown) };
@@ -80,8 +80,8 @@ impl Inner {
         }
     }
 
-    /// What middlewares see of a handler's answer. After a failure the unit of work is rolled back and
-    /// what was emitted is dropped at once, so that a middleware that recovers commits none of it.
+    /// The outcome that middlewares see. After a failure the unit of work is rolled back and emitted events
+    /// are dropped at once, so that a middleware that recovers commits none of it.
     pub(super) async fn outcome(&self, succeeded: bool, scope: &mut Scope) -> Outcome {
         if succeeded {
             return Ok(());
@@ -111,7 +111,7 @@ impl Inner {
             }
         };
         if self.gate.is_over() {
-            // The broker is being shut down, so what a commit promises could not be published.
+            // The broker is being shut down, so the events of a commit could not be published.
             self.finisher.fail(scope).await;
             return Err(SendError::ShutDown);
         }
@@ -140,7 +140,7 @@ impl Inner {
     }
 }
 
-/// Picks an event's route; that is code of others, so a panic is an error here.
+/// Picks an event's route; that is user code, so a panic is an error here.
 pub(super) fn route<T, E>(event: impl Event) -> Result<Emission, SendError<T, E>> {
     catch_unwind(AssertUnwindSafe(|| event.into_emission()))
         .map_err(|panic| SendError::Panicked(panic_message(panic)))

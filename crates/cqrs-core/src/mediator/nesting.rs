@@ -1,4 +1,4 @@
-//! The sends that run inside one another in one task: how deep, and whether one of them committed work.
+//! The nesting of sends in one task: its depth, and whether a nested send committed work.
 
 use std::cell::Cell;
 use std::fmt;
@@ -7,17 +7,17 @@ use std::pin::Pin;
 
 use super::error::SendError;
 
-/// How many sends may run inside one another. Each takes several KiB of the stack in a debug build, more
-/// with middlewares; the stack of a tokio thread has 2 MiB.
+/// The limit on the depth of nested sends. Each takes several KiB of stack in a debug build, more with
+/// middlewares; the stack of a tokio thread has 2 MiB.
 pub(super) const MAX_NESTING: usize = 32;
 
 /// The innermost send that is being polled on a thread's stack.
 #[derive(Clone, Copy)]
 struct Level {
     depth: usize,
-    /// Set if a send inside it committed its work and failed to publish the events.
+    /// Set if a nested send committed its work and failed to publish the events.
     committed_below: bool,
-    /// Whether this is a send, or what [`track_commits`] runs. If not, nobody resets the mark.
+    /// Set for a send, and for code run by [`track_commits`]. Otherwise no code resets the mark.
     is_tracked: bool,
 }
 
@@ -27,13 +27,13 @@ thread_local! {
     static LEVEL: Cell<Level> = const { Cell::new(OUTSIDE) };
 }
 
-/// How many sends the caller runs in.
+/// The number of sends around the caller.
 pub(super) fn nesting() -> usize {
     LEVEL.get().depth
 }
 
-/// Whether a send inside the one that the caller runs in, or inside what [`track_commits`] runs, committed its work
-/// without publishing the events.
+/// `true` if a send nested in the caller's send, or in the code that [`track_commits`] runs, committed its
+/// work without publishing the events.
 pub(crate) fn committed_below() -> bool {
     LEVEL.get().committed_below
 }
@@ -47,9 +47,9 @@ impl Drop for Enclosing {
     }
 }
 
-/// Runs a send, and counts it in [`nesting`] while it is polled. The second value: whether a send inside it
-/// committed its work without publishing the events. If so, and this send fails, its error says so, unless it
-/// is that of a handler or a middleware, and the enclosing send learns it.
+/// Runs a send, and counts it in [`nesting`] while it is polled. The second value is `true` if a nested
+/// send committed its work without publishing the events. If this send then fails, its error says so,
+/// unless it is that of a handler or a middleware, and the enclosing send is marked.
 pub(super) async fn nested<T, E: fmt::Display>(
     send: Pin<&mut impl Future<Output = Result<T, SendError<T, E>>>>,
 ) -> (Result<T, SendError<T, E>>, bool) {
@@ -65,7 +65,7 @@ pub(super) async fn nested<T, E: fmt::Display>(
     (result, committed_below)
 }
 
-/// Runs code that may send. The second value: as of [`nested`].
+/// Runs code that may send. The second value is that of [`nested`].
 pub(crate) async fn track_commits<T>(code: Pin<&mut impl Future<Output = T>>) -> (T, bool) {
     run(code, 0).await
 }

@@ -9,8 +9,8 @@ use crate::dispatch::EventsError;
 use crate::event::{Class, HandlerError};
 
 impl HandlerError {
-    /// A handler's panic, by its text. Many a panic is an `unwrap` of something that passes, so it is
-    /// as worth a retry as any other failure, unless a send inside the one that runs committed its work.
+    /// The error of a handler's panic, by its text. Many panics are an `unwrap` of a passing failure, so it
+    /// is retryable, unless a nested send committed its work.
     pub(crate) fn panicked(text: String) -> Self {
         let text = format!("panicked: {text}");
         if committed_below() {
@@ -30,7 +30,7 @@ impl<E: Error + Send + Sync + 'static> From<E> for HandlerError {
     }
 }
 
-/// Whether an error, or one of its causes, is of a mediator and says that a retry is of no use: the work is
+/// `true` if an error, or one of its causes, is a mediator's error that a retry cannot fix: the work is
 /// committed and only its events are missing, or handlers of an event failed permanently.
 pub(crate) fn is_permanent(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);

@@ -15,8 +15,8 @@ use crate::middleware::{Answer, Failure, InvocationKind, Outcome};
 use crate::request::{DynRequestHandler, Request, RequestMap};
 use crate::scope::Scope;
 
-/// Sends commands and queries to their handlers, runs the domain events they emit, and publishes
-/// their notifications. Cloning is cheap; clones share everything.
+/// Sends commands and queries to their handlers, handles their domain events, and publishes their
+/// notifications. Cloning is cheap; clones share everything.
 #[derive(Clone)]
 pub struct Mediator(pub(super) Arc<MediatorInner>);
 
@@ -31,8 +31,8 @@ type SendErrorOf<R> = SendError<<R as Request>::Response, <R as Request>::Error>
 impl Mediator {
     /// Sends `request` to its handler and returns the handler's answer.
     ///
-    /// The order: middlewares and handler; domain events, inside the unit of work; commit; publishing.
-    /// `Ok` means that all of these succeeded, and that the broker confirmed every notification.
+    /// The order: middlewares and handler; domain events, inside the unit of work; commit; publishing. `Ok`
+    /// means that all of them succeeded, and that the broker confirmed every notification.
     ///
     /// # Errors
     /// See [`SendError`]. After [`SendError::Undelivered`] the work is done: do not send again.
@@ -44,8 +44,8 @@ impl Mediator {
         self.send_in(Scope::new(), request)
     }
 
-    /// As [`send`](Self::send), in a scope that already holds values, a
-    /// [`CorrelationId`](crate::CorrelationId) say.
+    /// As [`send`](Self::send), in a scope that already holds values, such as a
+    /// [`CorrelationId`](crate::CorrelationId).
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -65,7 +65,7 @@ impl Mediator {
                 Box::pin(self.send_through(handler, request, &mut scope)).await
             };
             if scope.has_work() {
-                // Boxed, so that a request without events or writes stays a small future.
+                // Boxed, so that the future of a request without events or writes is small.
                 return Box::pin(inner.finish(&mut scope, answered)).await;
             }
             answered
@@ -89,8 +89,8 @@ impl Mediator {
         answer.answered.unwrap_or(Err(SendError::NoResponse))
     }
 
-    /// Refuses new requests, waits for commits and publishings that run, and shuts the broker down,
-    /// all within `deadline`.
+    /// Refuses new requests, waits for running commits and publishes, and shuts the broker down, all within
+    /// `deadline`.
     pub async fn shutdown(&self, deadline: Duration) -> MediatorShutdown {
         self.0.inner.shutdown(deadline).await
     }
@@ -106,7 +106,7 @@ impl fmt::Debug for Mediator {
     }
 }
 
-/// The typed end of a request's middleware chain.
+/// The end of a request's middleware chain: runs the handler.
 struct RequestAnswer<'h, R: Request> {
     inner: &'h Inner,
     handler: &'h dyn DynRequestHandler<R>,

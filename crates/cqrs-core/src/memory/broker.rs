@@ -21,7 +21,7 @@ use crate::message::Message;
 
 /// A broker inside the process. Clones share the topics. See the [module](super) for its rules.
 ///
-/// When the last clone is dropped, its subscribers end as after a shutdown.
+/// Dropping the last clone ends its subscribers as a shutdown does.
 #[derive(Clone)]
 pub struct MemoryBroker(Arc<BrokerInner>);
 

@@ -57,7 +57,7 @@ impl Settle for MemorySettle {
         let settled = self.delivery.take().is_some_and(MemoryDelivery::settle);
         ready(match settled {
             true => Ok(()),
-            false => Err(SettleError::new("it was taken away; it comes again")),
+            false => Err(SettleError::new("the delivery was revoked; it is redelivered")),
         })
     }
 

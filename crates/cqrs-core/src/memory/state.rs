@@ -113,15 +113,15 @@ impl TopicState {
         let Self { log, evictable, groups, .. } = self;
         let Some(group) = groups.iter_mut().find(|known| &*known.name == group) else { return 0 };
         let settled = group.settled(log.keys().copied());
-        let again = &settled[settled.len().saturating_sub(n)..];
-        for offset in again {
+        let redelivered = &settled[settled.len().saturating_sub(n)..];
+        for offset in redelivered {
             if let Some(kept) = log.get_mut(offset) {
                 kept.unsettled_by += 1;
                 evictable.remove(offset);
                 group.push_redelivered(*offset, Arc::clone(&kept.message));
             }
         }
-        again.len()
+        redelivered.len()
     }
 
     // ---- messages

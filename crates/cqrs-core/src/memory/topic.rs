@@ -272,12 +272,12 @@ impl Topic {
 
     pub(super) fn redeliver(&self, group: &str, n: usize) -> usize {
         self.with(|state, deferred| {
-            let again = state.redeliver(group, n);
+            let redelivered = state.redeliver(group, n);
             if let Some(group) = state.named(group) {
                 deferred.wake_one.push(Arc::clone(&group.signal));
                 deferred.wake_all.push(Arc::clone(&group.signal));
             }
-            again
+            redelivered
         })
     }
 }

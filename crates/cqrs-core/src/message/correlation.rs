@@ -3,10 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// Ties together all messages that one request caused.
+/// The id that all messages caused by one request share.
 ///
-/// Put one into the scope (`mediator.send_in(Scope::new().with(id), command)`) and every message of
-/// that `send` carries it; without one each `send` gets an id of its own.
+/// Every message of a `send` carries the id in its scope (`mediator.send_in(Scope::new().with(id),
+/// command)`); without one each `send` gets a new id.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct CorrelationId(Arc<str>);
 

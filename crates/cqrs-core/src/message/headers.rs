@@ -11,7 +11,7 @@ use super::trace_context::{InvalidTraceContext, TraceContext};
 
 /// Names of the headers this framework writes and reads, the same on every broker.
 pub mod header {
-    /// Ties together all messages that one request caused. FastStream's name.
+    /// The id that all messages caused by one request share. FastStream's name.
     pub const CORRELATION_ID: &str = "correlation_id";
     /// [W3C Trace Context](https://www.w3.org/TR/trace-context/), the caller's span.
     pub const TRACEPARENT: &str = "traceparent";
@@ -25,27 +25,27 @@ pub mod header {
     pub const KEY: &str = "message_key";
 }
 
-/// Headers in order of insertion, first those of text, then those of bytes. A name occurs once. Names and
-/// values may share the buffer of a received message.
+/// Headers in order of insertion, first those with text, then those with bytes. A name occurs once. Names
+/// and values may share the buffer of a received message.
 ///
-/// This framework writes text only, because FastStream reads every header as UTF-8 and fails on any
-/// other (seen with FastStream 0.7.8). Values of bytes are for formats that ask for them, such as the
-/// schema id that newer clients of a schema registry put into a header.
+/// This framework writes text only, because FastStream reads every header as UTF-8 and fails on any other
+/// (seen with FastStream 0.7.8). Values of bytes are for formats that need them, such as the schema id that
+/// newer clients of a schema registry put into a header.
 ///
 /// `Debug` shows names only: values may be personal data.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Headers {
     text: Named<ByteString>,
-    /// What is not text. Boxed, because next to no message has one.
+    /// Values that are not text. Boxed, because few messages have one.
     binary: Option<Box<Named<Bytes>>>,
 }
 
-/// Up to so many headers, looking at each is faster than an index.
+/// The number of headers up to which a linear search is faster than an index.
 const FEW: usize = 32;
 
 type Named<T> = Vec<(ByteString, T)>;
 
-/// A header that cannot stand on every broker's wire.
+/// A header that some broker cannot carry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidHeader {
@@ -69,7 +69,7 @@ impl Headers {
     /// Sets `name`, replacing an earlier value of the same name.
     ///
     /// # Errors
-    /// When the name is empty or longer than 255 bytes; nothing is changed then.
+    /// If the name is empty or longer than 255 bytes; nothing is changed then.
     pub fn insert(
         &mut self,
         name: impl Into<ByteString>,
@@ -80,11 +80,11 @@ impl Headers {
         Ok(())
     }
 
-    /// Sets `name` to bytes, replacing an earlier value of the same name. Bytes that are UTF-8 are a
-    /// text: a broker does not tell the two apart.
+    /// Sets `name` to bytes, replacing an earlier value of the same name. Bytes that are UTF-8 become text:
+    /// a broker does not distinguish the two.
     ///
     /// # Errors
-    /// When the name is empty or longer than 255 bytes; nothing is changed then.
+    /// If the name is empty or longer than 255 bytes; nothing is changed then.
     pub fn insert_bytes(
         &mut self,
         name: impl Into<ByteString>,
@@ -104,8 +104,8 @@ impl Headers {
         Ok(())
     }
 
-    /// As many [`insert_bytes`](Self::insert_bytes) into no headers, in linear time: for headers that come from
-    /// others, who may send any number of them. Names that are empty or longer than 255 bytes are left out.
+    /// As [`insert_bytes`](Self::insert_bytes) for each pair, in linear time: for received headers, whose
+    /// number is not bounded. Names that are empty or longer than 255 bytes are left out.
     pub fn from_pairs(pairs: impl IntoIterator<Item = (ByteString, Bytes)>) -> Self {
         let pairs: Vec<_> = pairs.into_iter().collect();
         if pairs.len() <= FEW {
@@ -147,19 +147,19 @@ impl Headers {
         }
     }
 
-    /// The text of `name`; `None` too when its value is no text. Names are case-sensitive, as on both
-    /// brokers.
+    /// The text of `name`; `None` if it is missing or its value is not text. Names are case-sensitive, as
+    /// on both brokers.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.text.iter().find(|(known, _)| **known == *name).map(|(_, value)| &**value)
     }
 
-    /// The bytes of `name`, whether they are text or not.
+    /// The bytes of `name`, text or not.
     pub fn get_bytes(&self, name: &str) -> Option<&[u8]> {
         let binary = || self.iter_bytes().find(|(known, _)| **known == *name);
         self.get(name).map(str::as_bytes).or_else(|| binary().map(|(_, value)| &**value))
     }
 
-    /// Takes `name` out. `false`: it was not there.
+    /// Removes `name`. `false` if it was not there.
     pub fn remove(&mut self, name: &str) -> bool {
         match self.text.iter().position(|(known, _)| **known == *name) {
             Some(at) => {
@@ -174,7 +174,7 @@ impl Headers {
         let Some(binary) = &mut self.binary else { return false };
         let Some(at) = binary.iter().position(|(known, _)| **known == *name) else { return false };
         binary.remove(at);
-        // So that none is equal to none.
+        // So that two values without such headers are equal.
         if binary.is_empty() {
             self.binary = None;
         }
@@ -192,12 +192,12 @@ impl Headers {
         binary.map(|(name, value)| (&**name, value))
     }
 
-    /// How many headers there are.
+    /// The number of headers.
     pub fn len(&self) -> usize {
         self.text.len() + self.binary.as_ref().map_or(0, |binary| binary.len())
     }
 
-    /// Whether there are none.
+    /// `true` if there are no headers.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -209,7 +209,7 @@ impl Headers {
         text.sum::<usize>() + binary.sum::<usize>()
     }
 
-    /// What ties this message to the request that caused it.
+    /// The id of the request that caused this message.
     pub fn correlation_id(&self) -> Option<&str> {
         self.get(header::CORRELATION_ID)
     }
@@ -222,7 +222,7 @@ impl Headers {
     /// The sender's span; `None` without a `traceparent` header.
     ///
     /// # Errors
-    /// When `traceparent` is not of the W3C form. The rule there is to go on without it.
+    /// If `traceparent` is not of the W3C form. The standard's rule is to continue without it.
     pub fn trace_context(&self) -> Option<Result<TraceContext, InvalidTraceContext>> {
         let parent = self.get(header::TRACEPARENT)?;
         Some(TraceContext::parse(parent, self.get(header::TRACESTATE)))
@@ -295,7 +295,7 @@ mod tests {
         for name in ["a", "b", "c", "0", "39"] {
             assert_eq!(many.get_bytes(name), one_by_one.get_bytes(name), "{name}");
         }
-        // Quadratic, it takes minutes.
+        // In quadratic time this takes minutes.
         let many = (0..1_000_000).map(|number| (number.to_string().into(), Bytes::new()));
         assert_eq!(Headers::from_pairs(many).len(), 1_000_000);
     }

@@ -1,4 +1,4 @@
-//! The outgoing frame: one [`Message`] is what every broker publishes.
+//! The outgoing message, its headers and media types, for mediators and brokers.
 
 mod correlation;
 mod headers;
@@ -20,7 +20,7 @@ pub use trace_context::{InvalidTraceContext, TraceContext};
 pub mod content_type {
     /// `application/json`, [RFC 8259](https://www.rfc-editor.org/rfc/rfc8259).
     pub const JSON: &str = "application/json";
-    /// `application/x-protobuf`, what python-cqrs writes on RabbitMQ.
+    /// `application/x-protobuf`, as python-cqrs writes it on RabbitMQ.
     pub const PROTOBUF: &str = "application/x-protobuf";
 
     /// The media type without its parameters: `application/json` of `application/json; charset=utf-8`.
@@ -28,8 +28,8 @@ pub mod content_type {
         media_type.split(';').next().unwrap_or_default().trim()
     }
 
-    /// Whether it is `application/json`, with or without parameters, or `application/*+json`
-    /// ([RFC 6839](https://www.rfc-editor.org/rfc/rfc6839)).
+    /// `true` for `application/json`, with or without parameters, and for `application/*+json` ([RFC
+    /// 6839](https://www.rfc-editor.org/rfc/rfc6839)).
     pub fn is_json(media_type: &str) -> bool {
         let essence = essence(media_type);
         let end = essence.get(essence.len().saturating_sub(5)..);
@@ -38,7 +38,7 @@ pub mod content_type {
     }
 }
 
-/// An outgoing message: where it goes, what it carries, and how it is told from others.
+/// An outgoing message: its topic and key, its body, and its id.
 ///
 /// Cloning is cheap for topic, key and body (shared), linear in the headers.
 ///
@@ -59,14 +59,14 @@ pub struct Message {
     /// Media type of the body. RabbitMQ carries it as a property. Kafka does not carry it for JSON,
     /// because FastStream decodes such a record twice.
     pub content_type: Option<ByteString>,
-    /// When the event happened. RabbitMQ carries whole seconds, Kafka milliseconds.
+    /// The time of the event. RabbitMQ carries whole seconds, Kafka milliseconds.
     pub timestamp: SystemTime,
-    /// Whether a broker that can tell reports it as [`Unroutable`] when nobody would receive this
-    /// message. On by default.
+    /// Set if a broker that can detect it must report a message without a receiver as [`Unroutable`]. On by
+    /// default.
     ///
     /// [`Unroutable`]: crate::PublishErrorKind::Unroutable
     pub mandatory: bool,
-    /// The bytes, exactly as they stand on the wire.
+    /// The bytes, exactly as they are sent.
     pub body: Bytes,
 }
 
@@ -121,21 +121,22 @@ impl Message {
         self
     }
 
-    /// Sets when the event happened.
+    /// Sets the time of the event.
     #[must_use]
     pub fn with_timestamp(mut self, timestamp: SystemTime) -> Self {
         self.timestamp = timestamp;
         self
     }
 
-    /// Says whether an unroutable message is an error (the default) or silently dropped by the broker.
+    /// Sets if an unroutable message is an error (the default) or silently dropped by the broker.
     #[must_use]
     pub fn with_mandatory(mut self, mandatory: bool) -> Self {
         self.mandatory = mandatory;
         self
     }
 
-    /// Bytes this message counts for in a [`Window`](crate::broker::Window): body, key, topic and headers.
+    /// The bytes that this message takes in a [`Window`](crate::broker::Window): body, key, topic and
+    /// headers.
     pub fn size(&self) -> usize {
         self.content_size() + self.topic.len()
     }

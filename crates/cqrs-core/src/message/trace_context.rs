@@ -1,6 +1,6 @@
 //! The W3C trace context that a message carries.
 
-/// The sender's place in a distributed trace: [W3C Trace Context], level 1.
+/// The sender's span in a distributed trace: [W3C Trace Context], level 1.
 ///
 /// [W3C Trace Context]: https://www.w3.org/TR/trace-context/
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,10 +18,10 @@ pub struct InvalidTraceContext;
 impl TraceContext {
     /// Reads a `traceparent` header and the `tracestate` that came with it.
     ///
-    /// A later version with more fields behind the flags is taken, as the standard asks.
+    /// A later version with more fields after the flags is accepted, as the standard requires.
     ///
     /// # Errors
-    /// When `traceparent` is malformed.
+    /// If `traceparent` is malformed.
     pub fn parse(traceparent: &str, tracestate: Option<&str>) -> Result<Self, InvalidTraceContext> {
         let bytes = traceparent.as_bytes();
         let version = bytes.get(..2).ok_or(InvalidTraceContext)?;
@@ -69,7 +69,7 @@ impl TraceContext {
         &self.traceparent[36..52]
     }
 
-    /// Whether the sender recorded the trace (flag bit 0).
+    /// `true` if the sender recorded the trace (flag bit 0).
     pub fn is_sampled(&self) -> bool {
         u8::from_str_radix(&self.traceparent[53..55], 16).is_ok_and(|flags| flags & 1 == 1)
     }

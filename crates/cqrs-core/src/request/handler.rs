@@ -4,7 +4,7 @@ use super::Request;
 use crate::broker::BoxFuture;
 use crate::scope::Scope;
 
-/// Answers one type of request. A plain struct that holds its dependencies.
+/// Handles one type of request. A plain struct that holds its dependencies.
 ///
 /// ```
 /// # use cqrs_core::{Request, RequestHandler, RequestKind, Scope};
@@ -29,7 +29,7 @@ use crate::scope::Scope;
             where `Response` and `Error` are those of `{R}`"
 )]
 pub trait RequestHandler<R: Request>: Send + Sync + 'static {
-    /// Handles one request. Events go out through [`Scope::emit`], after this returned `Ok` and not
+    /// Handles one request. Events given to [`Scope::emit`] are emitted after this returned `Ok`, and not
     /// otherwise.
     ///
     /// # Cancel safety
@@ -41,7 +41,7 @@ pub trait RequestHandler<R: Request>: Send + Sync + 'static {
     ) -> impl Future<Output = Result<R::Response, R::Error>> + Send;
 }
 
-/// The dyn-safe twin of [`RequestHandler`]: one box per call, the future's.
+/// The dyn-safe twin of [`RequestHandler`]: it boxes the future of each call.
 pub(crate) trait DynRequestHandler<R: Request>: Send + Sync {
     fn handle<'a>(
         &'a self,
@@ -60,7 +60,7 @@ impl<R: Request, H: RequestHandler<R>> DynRequestHandler<R> for H {
     }
 }
 
-/// A handler that is built anew for each call.
+/// A handler that is built for each call.
 pub(crate) struct Built<F>(pub(crate) F);
 
 impl<R: Request, H: RequestHandler<R>, F> RequestHandler<R> for Built<F>

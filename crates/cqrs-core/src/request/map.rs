@@ -21,7 +21,7 @@ pub struct RequestMap {
 struct Entry {
     request: &'static str,
     handler: &'static str,
-    /// A `Box<dyn DynRequestHandler<R>>` of the request type the entry is filed under.
+    /// A `Box<dyn DynRequestHandler<R>>` for the request type of the map's key.
     erased: Box<dyn Any + Send + Sync>,
 }
 
@@ -44,7 +44,7 @@ impl RequestMap {
         self.insert::<R>(Box::new(handler), type_name::<H>())
     }
 
-    /// Binds `R` to a handler that `factory` builds for each call, from what the scope holds.
+    /// Binds `R` to a handler that `factory` builds for each call from the scope.
     pub fn bind_with<R: Request, H: RequestHandler<R>>(
         self,
         factory: impl Fn(&Scope) -> H + Send + Sync + 'static,

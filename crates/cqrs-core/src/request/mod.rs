@@ -1,4 +1,4 @@
-//! Commands and queries, their handlers, and the map that binds one to the other.
+//! Commands and queries, their handlers, and the map that binds them.
 
 mod handler;
 mod map;
@@ -9,11 +9,11 @@ pub(crate) use handler::DynRequestHandler;
 pub use handler::RequestHandler;
 pub use map::RequestMap;
 
-/// Something the application is asked to do ([`Command`]) or to tell ([`Query`]), with the types of
-/// its answer.
+/// A request to change ([`Command`]) or to read ([`Query`]) something, with the types of its response and
+/// error.
 ///
-/// The answer's types belong to the request, not to its handler, so that whoever sends it gets them
-/// without knowing the handler. `#[derive(Command)]` and `#[derive(Query)]` write this impl.
+/// These types belong to the request, not to its handler, so that the sender does not have to know the
+/// handler. `#[derive(Command)]` and `#[derive(Query)]` write this impl.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is neither a command nor a query",
     label = "not a request",
@@ -21,13 +21,13 @@ pub use map::RequestMap;
             `#[cqrs(response = .., error = ..)]` where the defaults `()` and `Infallible` do not fit"
 )]
 pub trait Request: Send + Sized + 'static {
-    /// What a successful handler returns.
+    /// The response of a successful handler.
     type Response: Send + 'static;
-    /// What a failing handler returns. `Infallible` for one that cannot fail.
+    /// The error of a failing handler. `Infallible` for one that cannot fail.
     type Error: fmt::Debug + fmt::Display + Send + Sync + 'static;
-    /// What middlewares, logs and errors call this request.
+    /// The request's name in middlewares, logs and errors.
     const NAME: &'static str;
-    /// Whether this is a command or a query.
+    /// The kind: a command or a query.
     const KIND: RequestKind;
 }
 
@@ -37,7 +37,7 @@ pub trait Command: Request {}
 /// A request that only reads.
 pub trait Query: Request {}
 
-/// Whether a request changes something or only reads.
+/// The kind of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RequestKind {
     /// It changes something.

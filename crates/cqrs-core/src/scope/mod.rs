@@ -1,4 +1,5 @@
-//! What handlers and middlewares of one `send` share: values, emitted events, the unit of work.
+//! The scope of one `send`: values, emitted events and the unit of work, shared by handlers and
+//! middlewares.
 
 mod unit_of_work;
 mod values;
@@ -14,16 +15,16 @@ pub use unit_of_work::{CommitError, UnitOfWork, UnitOfWorkError, UnitOfWorkFacto
 pub(crate) use unit_of_work::{ErasedUnit, UnitSource, roll_back};
 pub(crate) use values::Values;
 
-/// One per `send` and per delivery: typed values, the events emitted so far, and the unit of work.
+/// The state of one `send` or delivery: typed values, emitted events, and the unit of work.
 ///
 /// An unused scope costs no allocation.
 ///
 /// # Cancel safety
-/// A scope that is dropped with a unit of work still open rolls it back, in a task that the
-/// mediator's `shutdown` waits for.
+/// A scope that is dropped with an open unit of work rolls it back, in a task that the mediator's
+/// `shutdown` waits for.
 #[derive(Default)]
 pub struct Scope {
-    /// Two words in all: most scopes are never touched, and each `send` moves and drops one.
+    /// A scope is two words: most are never changed, and each `send` moves and drops one.
     state: Option<Box<State>>,
     units: Option<Arc<UnitSource>>,
 }
@@ -33,12 +34,12 @@ struct State {
     values: Values,
     emitted: Vec<Emission>,
     unit: Option<OpenUnit>,
-    /// An event handler that runs in parallel to others must not touch the transaction.
+    /// Set for an event handler that runs in parallel to others: it must not use the transaction.
     is_child: bool,
 }
 
-/// Whether the work of a scope began to be committed. From then on, who cancels it cannot know whether
-/// it is done. For who wants to know, as a value in the scope.
+/// Set once the commit of a scope's work began: the outcome of a cancelled scope is unknown from then on.
+/// The service runtime puts it into the scope as a value.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Committing(Arc<AtomicBool>);
 
@@ -62,9 +63,8 @@ impl Scope {
         self
     }
 
-    /// Stores `value` under its type, replacing an earlier one. Everything that runs later in this
-    /// scope sees it, but not what a parallel event handler inserts. Use a type of your own, not
-    /// `String`.
+    /// Stores `value` under its type, replacing an earlier one. All later code in this scope sees it, but
+    /// not a value that a parallel event handler inserts. Use a type of your own, not `String`.
     pub fn insert<T: Send + Sync + 'static>(&mut self, value: T) {
         self.state_mut().values.insert(value);
     }
@@ -74,9 +74,8 @@ impl Scope {
         self.state.as_ref()?.values.get()
     }
 
-    /// Emits `event`: after the handler returned `Ok`, a domain event goes to its handlers, and a
-    /// notification to the broker once the unit of work is committed. When the handler fails,
-    /// nothing is emitted.
+    /// Emits `event`: after the handler returned `Ok`, a domain event is handled, and a notification is
+    /// published once the unit of work is committed. If the handler fails, nothing is emitted.
     pub fn emit<E: Event>(&mut self, event: E) {
         self.push(event.into_emission());
     }
@@ -85,11 +84,11 @@ impl Scope {
     /// the mediator was built with.
     ///
     /// # Errors
-    /// When the mediator has none, or one of another type; when beginning it fails; in an event
-    /// handler that runs in parallel to others.
+    /// If the mediator has none, or one of another type; if it cannot be begun; in an event handler that
+    /// runs in parallel to others.
     ///
     /// # Cancel safety
-    /// Dropped while beginning, no unit of work is open; the next call begins again.
+    /// Dropped before it has begun, no unit of work is open; the next call begins a new one.
     pub async fn unit_of_work<U: UnitOfWork>(&mut self) -> Result<&mut U, UnitOfWorkError> {
         if self.state.as_ref().is_some_and(|state| state.is_child) {
             return Err(UnitOfWorkError::Parallel);
@@ -121,14 +120,13 @@ impl Scope {
         Self { state: Some(Box::new(state)), units: None }
     }
 
-    /// Whether it belongs to a send already: a handler's own scope must not be given to another one,
-    /// which would commit what the handler has done so far.
+    /// `true` if it belongs to a send: another send with it would commit the unfinished work of the first.
     #[inline]
     pub(crate) fn is_in_use(&self) -> bool {
         self.has_work() || self.units.is_some() || self.state.as_ref().is_some_and(|s| s.is_child)
     }
 
-    /// Guards a handler's run: unless it is disarmed, dropping it undoes what the handler did.
+    /// Guards a handler's run: unless it is disarmed, dropping it undoes the handler's work.
     pub(crate) fn guard(&mut self) -> ScopeGuard<'_> {
         ScopeGuard(Some(self))
     }
@@ -146,7 +144,7 @@ impl Scope {
         self.state.as_ref().map_or(0, |state| state.emitted.len())
     }
 
-    /// Takes back what was emitted since there were `len`.
+    /// Drops the events emitted after the first `len`.
     pub(crate) fn truncate_emitted(&mut self, len: usize) {
         if let Some(state) = &mut self.state {
             state.emitted.truncate(len);
@@ -157,14 +155,14 @@ impl Scope {
         self.state.as_mut().map(|state| std::mem::take(&mut state.emitted)).unwrap_or_default()
     }
 
-    /// Its work is about to be committed.
+    /// Marks that its work is about to be committed.
     pub(crate) fn commits(&self) {
         if let Some(committing) = self.get::<Committing>() {
             committing.0.store(true, Ordering::Release);
         }
     }
 
-    /// Takes the open unit of work out, if there is one; whoever has it must finish it.
+    /// Takes the open unit of work, if there is one; the caller must finish it.
     pub(crate) fn take_unit(&mut self) -> Option<Box<dyn ErasedUnit>> {
         self.state.as_mut()?.unit.take()?.into_inner()
     }
@@ -193,7 +191,7 @@ impl Drop for ScopeGuard<'_> {
     fn drop(&mut self) {
         if let Some(state) = self.0.as_mut().and_then(|scope| scope.state.as_mut()) {
             state.emitted.clear();
-            // Rolls back in a task.
+            // Dropping it rolls back in a task.
             state.unit = None;
         }
     }

@@ -11,43 +11,43 @@ use crate::dispatch::caught;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// A transaction of any kind: what one `send` writes becomes visible as a whole or not at all.
+/// A transaction of any kind: the writes of one `send` become visible together or not at all.
 ///
-/// After a successful `send` it is committed exactly once, after a failed one rolled back exactly
-/// once; both run in a task of their own that a dropped `send` does not cancel. Without a tokio
-/// runtime (the `send` was dropped outside of one) it is dropped, so dropping must roll back too.
+/// After a successful `send` it is committed exactly once, after a failed one rolled back exactly once.
+/// Both run in a task that a dropped `send` does not cancel. Without a tokio runtime (the `send` was
+/// dropped outside of one) it is dropped, so dropping must roll back, too.
 pub trait UnitOfWork: Send + Sized + 'static {
     /// Makes all writes visible.
     ///
     /// # Errors
-    /// `send` returns it and publishes nothing. `?` makes any error one whose outcome is
-    /// [unknown](CommitError::unknown), as after a connection that was lost during a `COMMIT`; say
-    /// [`CommitError::failed`] when nothing was made visible for certain.
+    /// `send` returns the error and publishes nothing. `?` makes any error one with an
+    /// [unknown](CommitError::unknown) outcome, as after a connection lost during a `COMMIT`; use
+    /// [`CommitError::failed`] if nothing was made visible for certain.
     fn commit(self) -> impl Future<Output = Result<(), CommitError>> + Send;
 
     /// Undoes all writes.
     ///
     /// # Errors
-    /// Are logged: the caller gets the error that caused the rollback.
+    /// They are logged: the caller gets the error that caused the rollback.
     fn rollback(self) -> impl Future<Output = Result<(), BoxError>> + Send;
 }
 
 /// Begins a unit of work for a scope, on first use.
 pub trait UnitOfWorkFactory: Send + Sync + 'static {
-    /// What handlers ask the scope for.
+    /// The type that handlers request from the scope.
     type Unit: UnitOfWork;
 
-    /// Begins one.
+    /// Begins a unit of work.
     ///
     /// # Errors
-    /// Reach the handler that asked for it.
+    /// They are returned to the handler that requested the unit of work.
     ///
     /// # Cancel safety
     /// A dropped future must leave nothing begun.
     fn begin(&self) -> impl Future<Output = Result<Self::Unit, BoxError>> + Send;
 }
 
-/// Why a scope gave no unit of work, or could not finish it.
+/// The error of a scope that has no unit of work, or could not finish it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnitOfWorkError {
@@ -71,15 +71,15 @@ pub enum UnitOfWorkError {
     /// Committing it failed: nothing was made visible, and nothing was published.
     #[error("the unit of work could not be committed")]
     Commit(#[source] BoxError),
-    /// Committing it failed, and whether its writes are visible is unknown. Nothing was published.
+    /// Committing it failed, and its writes may be visible. Nothing was published.
     #[error("the unit of work may or may not be committed; look before sending the request again")]
     CommitUnknown(#[source] BoxError),
 }
 
-/// Why a commit did not succeed, and whether that is certain.
+/// The error of a commit, with a certain or an unknown outcome.
 ///
-/// Any error becomes one by `?`, with an unknown outcome. Like `anyhow::Error` it is no
-/// `std::error::Error` itself.
+/// `?` converts any error into one with an unknown outcome. Like `anyhow::Error` it does not implement
+/// `std::error::Error`.
 #[derive(Debug)]
 pub struct CommitError {
     is_certain: bool,
@@ -163,7 +163,7 @@ impl UnitSource {
 
 /// A unit of work that was begun and is neither committed nor rolled back.
 ///
-/// Invariant: `unit` is there until it is taken out to be finished; a drop with it inside rolls back.
+/// Invariant: `unit` is `Some` until it is taken to be finished; dropping it before that rolls back.
 pub(super) struct OpenUnit {
     unit: Option<Box<dyn ErasedUnit>>,
     source: Arc<UnitSource>,
@@ -197,7 +197,7 @@ impl Drop for OpenUnit {
     }
 }
 
-/// Rolls back and logs what goes wrong: whoever caused it has an error to report already.
+/// Rolls back and logs errors: the caller has the error that caused the rollback.
 pub(crate) async fn roll_back(unit: Box<dyn ErasedUnit>) {
     match caught(|| unit.rollback()).await {
         Ok(Ok(())) => {}

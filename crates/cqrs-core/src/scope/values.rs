@@ -4,7 +4,7 @@ use std::any::{Any, TypeId, type_name};
 use std::fmt;
 use std::sync::Arc;
 
-/// Typed values, of which a scope has few: mostly one. Cloning shares them.
+/// The typed values of a scope, mostly one. Cloning shares them.
 #[derive(Clone, Default)]
 pub(crate) struct Values {
     first: Option<Value>,

@@ -15,11 +15,10 @@ use super::target::{Handler, Target};
 use crate::consume::support::group_problem;
 use crate::consume::{DeadLetterTarget, StatusReporter, Subscribe};
 
-/// How many messages every broker fetches by default for a subscription that handles many at once. A
-/// batch of more would never be full.
+/// The largest number of messages that every broker fetches by default. A larger batch would never be full.
 const MOST_BY_DEFAULT: usize = 300;
 
-/// Subscriptions and what handles their events, on one broker.
+/// Subscriptions and their targets, on one broker.
 ///
 /// ```
 /// use cqrs_core::{HandlerError, MemoryBroker, NotificationEvent, Received, Service, Subscription, each};
@@ -56,7 +55,7 @@ pub struct ServiceBuilder {
 }
 
 impl Service {
-    /// Starts to wire one that consumes from `broker`.
+    /// A builder of a service that consumes from `broker`.
     pub fn builder(broker: impl Subscribe) -> ServiceBuilder {
         ServiceBuilder {
             broker: Arc::new(broker),
@@ -65,27 +64,27 @@ impl Service {
         }
     }
 
-    /// The state of the service, to be asked while it runs.
+    /// The health of the service, to be read while it runs.
     pub fn health(&self) -> ServiceHealth {
         self.health.clone()
     }
 
-    /// Stops the service from elsewhere.
+    /// A handle that stops the service from another task.
     pub fn stop_handle(&self) -> StopHandle {
         self.stop.clone()
     }
 }
 
 impl ServiceBuilder {
-    /// Adds a subscription and what handles its events.
+    /// Adds a subscription and the target of its events.
     pub fn subscribe(mut self, subscription: Subscription, target: impl Target) -> Self {
         let Handler(kind) = target.into_handler();
         self.subscriptions.push((subscription, kind));
         self
     }
 
-    /// How long handlers that run may take to finish when the service is stopped; 30 s by default. What
-    /// is not finished by then is cancelled and given back.
+    /// Sets the time that running handlers have to finish when the service is stopped; 30 s by default.
+    /// Unfinished ones are cancelled and their messages given back.
     pub fn drain_timeout(mut self, drain: Duration) -> Self {
         self.drain = drain;
         self
@@ -94,7 +93,7 @@ impl ServiceBuilder {
     /// Checks the wiring; nothing is connected yet.
     ///
     /// # Errors
-    /// Every mistake that can be found without the broker; all of them are named.
+    /// All mistakes that can be found without the broker.
     pub fn build(self) -> Result<Service, ServiceBuildError> {
         let mut problems = Vec::new();
         if self.subscriptions.is_empty() {
@@ -228,11 +227,11 @@ fn problems_of(subscription: &Subscription, handler: &HandlerKind) -> Vec<Servic
         "a timeout would give back a message that its `manual` handler settles: not together",
     );
     option(
-        subscription.policies.hand_over() && subscription.undecodable.is_none(),
+        subscription.policies.has_handle() && subscription.undecodable.is_none(),
         "a policy is OnDecodeError::Handle, but nothing handles: add a function with `undecodable`",
     );
     option(
-        !subscription.policies.hand_over() && subscription.undecodable.is_some(),
+        !subscription.policies.has_handle() && subscription.undecodable.is_some(),
         "a function is given with `undecodable`, but no policy is OnDecodeError::Handle: set the one it \
          is meant for",
     );

@@ -12,9 +12,9 @@ use crate::consume::support::error_chain;
 use crate::consume::{DeadLetterReason, Delayed, SettleError};
 use crate::event::{HandlerError, Timestamp};
 
-/// A message to be settled by its handler. See [`manual`](super::manual).
+/// A message that its handler settles. See [`manual`](super::manual).
 ///
-/// Settling consumes it, so that nothing is settled twice:
+/// Settling consumes it, so a message is not settled twice:
 ///
 /// ```compile_fail,E0382
 /// # async fn handler(delivery: cqrs_core::Delivery) {
@@ -23,27 +23,26 @@ use crate::event::{HandlerError, Timestamp};
 /// # }
 /// ```
 ///
-/// Dropped, it is given back, never acked: it is handed out again, after a pause that grows with the
-/// number of times, before anything later of its key.
+/// Dropped, it is given back, never acked: it is handled again before the later messages of its key, after
+/// a pause that grows each time.
 #[must_use = "dropping it gives the message back"]
 pub struct Delivery(Option<Box<Inner>>);
 
 struct Inner {
     job: Job,
     received: Received,
-    /// Whether there are no dead letters.
+    /// Set if dead letters are discarded.
     discards: bool,
     outcome: oneshot::Sender<ManualOutcome>,
 }
 
-/// A settlement that the broker did not confirm, and the delivery.
+/// The error of an unconfirmed settlement, with the delivery.
 ///
-/// Trying again helps where the cause passes. A message whose channel is gone comes again by itself:
-/// drop the delivery then.
+/// Try again if the cause may pass. A message whose channel is lost is redelivered: drop the delivery then.
 #[derive(Debug, thiserror::Error)]
 #[error("not settled: {error}")]
 pub struct NotSettled {
-    /// Why.
+    /// The cause.
     pub error: SettleError,
     /// The delivery, not settled.
     pub delivery: Delivery,
@@ -59,7 +58,7 @@ impl Delivery {
         (Self(Some(Box::new(Inner { job, received, discards, outcome }))), ended)
     }
 
-    /// The message, its group, its attempt.
+    /// The message, its group and its attempt.
     pub fn received(&self) -> &Received {
         match &self.0 {
             Some(inner) => &inner.received,
@@ -67,10 +66,10 @@ impl Delivery {
         }
     }
 
-    /// The message is done and does not come again.
+    /// Acks the message: it is not redelivered.
     ///
     /// # Errors
-    /// When the ack did not reach the broker; the delivery is in the error.
+    /// If the ack did not reach the broker; the delivery is in the error.
     ///
     /// # Cancel safety
     /// A dropped call gives the message back, or has acked it.
@@ -79,18 +78,19 @@ impl Delivery {
         self.end(settled, |job| settled_as(job, |counters| &counters.handled))
     }
 
-    /// The message comes again after `delay`, as one more attempt.
+    /// Retries the message after `delay`, as a further attempt.
     ///
-    /// RabbitMQ, and Kafka with retry topics, have one place for each delay of the retry schedule: the message
-    /// waits in that of the shortest delay that is not shorter than `delay`, on RabbitMQ for that whole
-    /// delay. Without delayed retries in the schedule the consumer holds the message and its key waits.
+    /// RabbitMQ, and Kafka with retry topics, have one queue or topic for each delay of the retry schedule:
+    /// the message waits in that of the shortest delay that is not shorter than `delay`, on RabbitMQ for
+    /// that whole delay. Without delayed retries in the schedule the consumer holds the message and its key
+    /// waits.
     ///
     /// # Errors
-    /// When the broker did not confirm, or `delay` is longer than all of the schedule; the delivery is in the
-    /// error.
+    /// If the broker did not confirm, or `delay` is longer than all delays of the schedule; the delivery is
+    /// in the error.
     ///
     /// # Cancel safety
-    /// A dropped call gives the message back; a copy may come beside it.
+    /// A dropped call gives the message back; a retry copy may exist beside it.
     pub async fn retry_later(mut self, delay: Duration) -> Result<(), NotSettled> {
         let inner = self.inner();
         let state = inner.job.retry.failed(Timestamp::now());
@@ -108,17 +108,17 @@ impl Delivery {
         }
     }
 
-    /// The message becomes a dead letter because of `error`.
+    /// Makes the message a dead letter because of `error`.
     ///
     /// # Errors
-    /// When the broker did not confirm; the delivery is in the error.
+    /// If the broker did not confirm; the delivery is in the error.
     ///
     /// # Cancel safety
-    /// A dropped call gives the message back; a dead letter may stand beside it.
+    /// A dropped call gives the message back; a dead letter may exist beside it.
     pub async fn dead_letter(mut self, error: impl Into<HandlerError>) -> Result<(), NotSettled> {
         let error = error.into();
         let inner = self.inner();
-        // Of the letter alone: a letter that is tried again is no further attempt.
+        // For the dead letter only: a second try of it is no further attempt.
         let retry = inner.job.retry.failed(Timestamp::now());
         let text = error_chain(error.source());
         let letter = inner.job.dead_letter(
@@ -143,7 +143,7 @@ impl Delivery {
     /// Gives it back, as dropping it does.
     pub fn give_back(self) {}
 
-    /// A copy is confirmed, so this one is done, whether or not its ack reaches the broker.
+    /// Acks after a confirmed copy: the message is done even if the ack fails.
     async fn ack_after_copy(mut self, counter: fn(&Counters) -> &Counter) {
         let acked = self.inner().job.settle.ack().await;
         self.report(|job| match acked {
@@ -177,7 +177,8 @@ impl Delivery {
     fn report(mut self, ended: impl FnOnce(Job) -> ManualOutcome) {
         if let Some(inner) = self.0.take() {
             let Inner { job, outcome, .. } = *inner;
-            // Nobody listens when the subscription has ended; a job in there is then given back.
+            // After the end of the subscription there is no receiver; a job in `outcome` is then given
+            // back.
             let _unheard = outcome.send(ended(job));
         }
     }

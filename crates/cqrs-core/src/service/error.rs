@@ -5,7 +5,7 @@ use std::fmt;
 use super::report::ServiceReport;
 use crate::consume::SubscribeError;
 
-/// A service that was wired wrongly; names every problem at once.
+/// The error of a wrongly wired service; it names all problems.
 #[derive(Debug)]
 pub struct ServiceBuildError {
     pub(super) problems: Vec<ServiceProblem>,
@@ -38,7 +38,7 @@ pub enum ServiceProblem {
         /// The subscription.
         subscription: String,
     },
-    /// Events of a type would come and nothing handles them.
+    /// No handler is bound to a type of the subscription.
     #[error(
         "subscription {subscription}: nothing handles {event}: bind a handler of it in the event \
          mediator, or give a function of it"
@@ -64,7 +64,7 @@ pub enum ServiceProblem {
         /// The type named later.
         second: &'static str,
     },
-    /// Every message is to be of one type, but several are named.
+    /// Every message must be of one type, but several types are named.
     #[error(
         "subscription {subscription}: `json_of` and `decode_all` take every message as one type, so it \
          must be the only one"
@@ -73,12 +73,12 @@ pub enum ServiceProblem {
         /// The subscription.
         subscription: String,
     },
-    /// An option has a value it cannot have, or two contradict each other.
+    /// An option has an invalid value, or two contradict each other.
     #[error("subscription {subscription}: {detail}")]
     Option {
         /// The subscription.
         subscription: String,
-        /// What is wrong and what to do.
+        /// The problem and the remedy.
         detail: &'static str,
     },
     /// Two subscriptions have the same name.
@@ -93,7 +93,7 @@ pub enum ServiceProblem {
 }
 
 impl ServiceBuildError {
-    /// What is wrong; never empty.
+    /// The problems; never empty.
     pub fn problems(&self) -> &[ServiceProblem] {
         &self.problems
     }
@@ -112,15 +112,15 @@ impl fmt::Display for ServiceBuildError {
 
 impl std::error::Error for ServiceBuildError {}
 
-/// Why a service ended that was not asked to.
+/// The error of a service that ended without being stopped.
 #[derive(Debug, thiserror::Error)]
 #[error("subscription {subscription} cannot go on: {detail}")]
 #[non_exhaustive]
 pub struct ServiceError {
     /// The subscription that failed first.
     pub subscription: String,
-    /// What happened, with its causes.
+    /// The error, with its causes.
     pub detail: String,
-    /// What all of them did.
+    /// The report of all subscriptions.
     pub report: ServiceReport,
 }

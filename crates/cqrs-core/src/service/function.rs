@@ -41,9 +41,9 @@ pub struct Each<P, F>(Arc<F>, PhantomData<fn() -> P>);
 
 /// Runs the function once for each event of type `P`; it settles the message itself.
 ///
-/// The next message of its key starts when this one is settled or given back, even if the function
-/// returned before. When the function panics with the delivery in its hands, the retry schedule holds,
-/// as for any other handler.
+/// The next message of its key starts when this one is settled or given back, even if the function returned
+/// before. If the function panics with the delivery unsettled, the retry schedule applies, as for any other
+/// handler.
 ///
 /// ```
 /// # use cqrs_core::{Delivery, Notification, NotificationEvent, manual};
@@ -67,13 +67,13 @@ where
 /// See [`manual`].
 pub struct Manual<P, F>(Arc<F>, PhantomData<fn() -> P>);
 
-/// Runs the function once for up to `size` events of type `P`, at the latest `wait` after the first of
-/// them came. `Ok` acks them all.
+/// Runs the function once for up to `size` events of type `P`, at the latest `wait` after the first one
+/// arrived. `Ok` acks them all.
 ///
-/// One batch runs at a time, in order of arrival. When a batch fails, it is tried again as the
-/// schedule's immediate retries say; when it still fails, each of its events is handled alone, as a
-/// batch of one, with its own retries: one event that cannot be handled does not take the others with
-/// it. So the function should be fit to see an event again.
+/// One batch runs at a time, in order of arrival. A failed batch is tried again by the schedule's immediate
+/// retries. If it still fails, each of its events is handled alone, as a batch of one, with its own
+/// retries, so that one bad event does not fail the others. So the function must tolerate an event that it
+/// has seen before.
 pub fn batch<P, F, Fut>(size: usize, wait: Duration, function: F) -> Batch<P, F>
 where
     P: Notification,
@@ -90,7 +90,7 @@ pub struct Batch<P, F> {
     payload: PhantomData<fn() -> P>,
 }
 
-/// Shared by the three: a function of events of type `P`.
+/// The `Debug` of a target: its name and the payload type.
 macro_rules! debug_as_type {
     ($name:ident) => {
         impl<P, F> fmt::Debug for $name<P, F> {
@@ -113,7 +113,7 @@ fn typed<P: Notification>(event: Box<dyn AnyEvent>) -> Option<NotificationEvent<
     event.downcast::<NotificationEvent<P>>().ok().map(|event| *event)
 }
 
-/// `build` checks that every type of a subscription has a handler, so this is never seen.
+/// Never returned: `build` checks that every type of a subscription has a handler.
 fn wrong_type<P>() -> AttemptFailure {
     AttemptFailure::permanent("NoHandler", format!("the handler takes {} only", type_name::<P>()))
 }

@@ -5,27 +5,27 @@ use std::sync::Arc;
 use super::runtime::Monitor;
 use super::state::{SubscriptionCounts, SubscriptionState};
 
-/// The state of a service, for readiness and liveness checks. Cheap to clone and to ask.
+/// The health of a service, for readiness and liveness checks. Cheap to clone and to read.
 #[derive(Debug, Clone)]
 pub struct ServiceHealth(pub(super) Arc<[Arc<Monitor>]>);
 
-/// The state of one subscription.
+/// The health of one subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SubscriptionHealth {
     /// Its name.
     pub name: Arc<str>,
-    /// What it is doing.
+    /// Its state.
     pub state: SubscriptionState,
-    /// What it has done.
+    /// Its counts.
     pub counts: SubscriptionCounts,
 }
 
 impl ServiceHealth {
-    /// Whether every subscription consumes now. `false` while one starts, has lost its broker, is paused
+    /// `true` if every subscription consumes now. `false` while one starts, has lost its broker, is paused
     /// because of a settlement, drains, or has ended. A subscription that is
-    /// [stuck](SubscriptionState::Stuck) with some messages, or has a [full](SubscriptionState::Full) bound,
-    /// consumes the others: it is ready.
+    /// [stuck](SubscriptionState::Stuck) with some messages, or has a [full](SubscriptionState::Full)
+    /// bound, consumes the others: it is ready.
     pub fn is_ready(&self) -> bool {
         self.0.iter().all(|monitor| {
             matches!(
@@ -37,7 +37,7 @@ impl ServiceHealth {
         })
     }
 
-    /// Whether no subscription has failed. A lost broker does not count: it comes back by itself.
+    /// `true` if no subscription has failed. A lost broker is no failure: the source reconnects.
     pub fn is_live(&self) -> bool {
         let failed = |state| matches!(state, SubscriptionState::Failed { .. });
         !self.0.iter().any(|monitor| failed(monitor.state()))

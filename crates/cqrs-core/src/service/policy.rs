@@ -10,35 +10,35 @@ use crate::codec::DeserializeError;
 use crate::consume::{DeadLetterReason, Incoming};
 use crate::event::HandlerError;
 
-/// What is done with a message that does not become an event. It is never retried.
+/// The policy for a message that cannot be decoded. It is never retried.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnDecodeError {
-    /// Its raw bytes become a dead letter with the reason. The default for bytes that cannot be decoded
-    /// and for unknown types of events.
+    /// It becomes a dead letter with its raw bytes and the reason. The default for undecodable bytes and
+    /// for unknown event types.
     #[default]
     DeadLetter,
     /// It is logged, counted and acked. The default for empty messages and tombstones.
     Skip,
     /// It is given back and the subscription ends with an error.
     Stop,
-    /// The function given to [`Subscription::undecodable`](super::Subscription::undecodable) gets it;
-    /// its result counts as a handler's does.
+    /// The function given to [`Subscription::undecodable`](super::Subscription::undecodable) gets it; its
+    /// result settles the message as a handler's does.
     Handle,
 }
 
-/// A message that did not become an event: the error as a value.
+/// The error of a message that cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Undecodable {
-    /// Its bytes are no event of the expected type; message, kind and raw bytes are in the error.
+    /// Its bytes are not an event of the expected type; text, kind and raw bytes are in the error.
     Malformed(DeserializeError),
     /// An event whose type the subscription does not know.
     UnknownEvent {
         /// The event's name.
         name: String,
     },
-    /// A body without a byte in it.
+    /// A body of zero bytes.
     Empty,
     /// No body at all (a Kafka tombstone): the key is deleted.
     Tombstone,
@@ -75,7 +75,7 @@ impl fmt::Display for Undecodable {
     }
 }
 
-/// Which policy holds in which case.
+/// The policy for each case.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Policies {
     pub(super) decode_error: OnDecodeError,
@@ -105,30 +105,30 @@ impl Policies {
         }
     }
 
-    pub(super) fn hand_over(&self) -> bool {
+    pub(super) fn has_handle(&self) -> bool {
         [self.decode_error, self.unknown_event, self.empty, self.tombstone]
             .contains(&OnDecodeError::Handle)
     }
 }
 
-/// Why a decoder hook did not hand on a message.
+/// The error of a decoder hook.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// The message cannot be decoded, now or later: the decode policy holds.
+    /// The message cannot be decoded, now or later: the policy for decode errors applies.
     Malformed(Cow<'static, str>),
-    /// Decoding failed, and the message may be why: the retry schedule holds, with a dead letter at its
-    /// end.
+    /// Decoding failed, possibly because of the message: the retry schedule applies, with a dead letter at
+    /// its end.
     Failed(HandlerError),
-    /// What decoding needs is away (a key server, a schema registry), whatever the message: it counts
-    /// as no attempt and never makes a dead letter. A warning is logged, the message rests, longer each
-    /// time (50 ms to 10 s), and is decoded anew, for as long as that lasts. The messages of its key
-    /// wait behind it. Whether the error is worth a retry is not asked.
+    /// A service that decoding needs is away (a key server, a schema registry), independent of the message:
+    /// no attempt is counted, and the message never becomes a dead letter. A warning is logged, and the
+    /// message is decoded again after a wait that grows (50 ms to 10 s), for as long as needed. The
+    /// messages of its key wait. A permanent error is treated the same.
     NotNow(HandlerError),
 }
 
 impl DecodeError {
-    /// The message cannot be decoded; `message` says why and quotes no payload.
+    /// The message cannot be decoded; `message` is the reason and quotes no payload.
     pub fn malformed(message: impl Into<Cow<'static, str>>) -> Self {
         Self::Malformed(message.into())
     }
@@ -138,13 +138,13 @@ impl DecodeError {
         Self::Failed(error.into())
     }
 
-    /// What decoding needs is away: to be tried again until it is back.
+    /// A service that decoding needs is away: tried again until it is back.
     pub fn not_now(error: impl Into<HandlerError>) -> Self {
         Self::NotNow(error.into())
     }
 }
 
-/// What a decoder hook makes of a message: itself or another one, or `None` to skip and ack it.
+/// The result of a decoder hook: the message or another one, or `None` to skip and ack it.
 pub type Decoded = Result<Option<Incoming>, DecodeError>;
 
 /// The function of [`Subscription::undecodable`](super::Subscription::undecodable).

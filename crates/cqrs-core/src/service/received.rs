@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::consume::{Incoming, RetryState};
 
-/// The message that a handler's event came in, and how often it was tried. Cloning is cheap.
+/// The message of a handler's event, and its attempt. Cloning is cheap.
 ///
 /// Functions get it beside the event; handlers of a mediator find it in their scope
 /// (`scope.get::<Received>()`).
@@ -15,12 +15,12 @@ pub struct Received {
     pub(super) message: Arc<Incoming>,
     pub(super) group: Arc<str>,
     pub(super) retry: RetryState,
-    /// How often it was given back in this process, which is no failure.
+    /// The number of times it was given back in this process, which is no failure.
     pub(super) returned: u32,
 }
 
 impl Received {
-    /// The message; its fields are in reach through `Deref` as well.
+    /// The message; its fields are available through `Deref`, too.
     pub fn message(&self) -> &Incoming {
         &self.message
     }
@@ -30,13 +30,13 @@ impl Received {
         &self.group
     }
 
-    /// Which attempt this is, from 1. It travels with the message: restarts and other members of the
-    /// group count on, as far as the broker can tell.
+    /// The number of this attempt, from 1. It is kept with the message: restarts and other members of the
+    /// group continue the count, as far as the broker can tell.
     pub fn attempt(&self) -> u32 {
         self.retry.attempts.saturating_add(self.returned).saturating_add(1)
     }
 
-    /// What is known of earlier attempts.
+    /// The earlier attempts.
     pub fn retry(&self) -> &RetryState {
         &self.retry
     }

@@ -18,36 +18,37 @@ impl StopHandle {
         Self { graceful, now }
     }
 
-    /// Takes nothing new, finishes what runs within the drain timeout, gives the rest back.
+    /// Starts no further message, lets running handlers finish within the drain timeout, and gives the
+    /// other messages back.
     pub fn stop(&self) {
         self.graceful.cancel();
     }
 
-    /// Cancels what runs and gives everything back at once.
+    /// Cancels running handlers and gives all messages back at once.
     pub fn stop_now(&self) {
         self.graceful.cancel();
         self.now.cancel();
     }
 }
 
-/// What a service did.
+/// The report of a service that ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServiceReport {
-    /// Each subscription, in the order they were added.
+    /// The reports of the subscriptions, in the order they were added.
     pub subscriptions: Vec<SubscriptionReport>,
 }
 
-/// What a subscription did.
+/// The report of a subscription that ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SubscriptionReport {
     /// Its name.
     pub name: Arc<str>,
-    /// What became of its messages.
+    /// The outcomes of its messages.
     pub counts: SubscriptionCounts,
-    /// Handlers that did not finish within the drain timeout; their messages were given back.
+    /// The number of handlers that did not finish within the drain timeout; their messages were given back.
     pub cancelled: usize,
-    /// What went wrong while it ended: settled messages may come again.
+    /// The error while it ended: settled messages may be redelivered.
     pub error: Option<String>,
 }

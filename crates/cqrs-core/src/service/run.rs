@@ -18,10 +18,10 @@ impl Service {
     /// at once.
     ///
     /// # Errors
-    /// When a subscription cannot go on; the others are stopped gracefully then.
+    /// If a subscription cannot go on; the others are stopped gracefully then.
     ///
     /// # Cancel safety
-    /// Dropping the future cancels the handlers and gives everything unsettled back.
+    /// Dropping the future cancels the handlers and gives all unsettled messages back.
     pub async fn run(self) -> Result<ServiceReport, ServiceError> {
         let stop = self.stop.clone();
         let signals = async {
@@ -70,7 +70,7 @@ impl Service {
             running.spawn(async move {
                 let run = AssertUnwindSafe(run_subscription(&*broker, planned, drain, stop))
                     .catch_unwind();
-                // Only a panic of the runtime itself or of a source comes here.
+                // Only a panic of the runtime itself or of a source is caught here.
                 let ended = run.await.unwrap_or_else(|panic| {
                     (
                         SubscriptionEnd::default(),
@@ -83,7 +83,7 @@ impl Service {
         let mut ended: Vec<Option<SubscriptionEnd>> = monitors.iter().map(|_| None).collect();
         let mut failed = None;
         while let Some(joined) = running.join_next().await {
-            // Cancelled with the tokio runtime, which cancels this as well.
+            // Cancelled with the tokio runtime, which also cancels this.
             let Ok((index, (end, error))) = joined else { continue };
             ended[index] = Some(end);
             if let Some(error) = error {

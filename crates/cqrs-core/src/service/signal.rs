@@ -1,9 +1,8 @@
 //! The signals that ask a process to end.
 
-/// Resolves when the process is asked to end: SIGTERM or Ctrl-C (on Windows Ctrl-C alone).
+/// Resolves on the signals that end a process: SIGTERM or Ctrl-C (on Windows only Ctrl-C).
 ///
-/// Listening begins when the future is first polled, and the process no longer ends by itself from then
-/// on.
+/// Once the future is first polled, these signals no longer end the process by themselves.
 pub async fn shutdown_signal() {
     #[cfg(unix)]
     {

@@ -2,56 +2,57 @@
 
 use std::sync::Arc;
 
-/// What a subscription is doing.
+/// The state of a subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SubscriptionState {
     /// It is being opened.
     Starting {
-        /// Why it did not succeed yet, when it was tried.
+        /// The error of the last attempt, if there was one.
         last_error: Option<Arc<str>>,
     },
     /// It consumes.
     Consuming,
-    /// It lost its broker and is getting it back.
+    /// It lost its broker and reconnects.
     Disconnected {
-        /// Why.
+        /// The error.
         last_error: Arc<str>,
     },
-    /// It holds back, because a retry copy or a dead letter is not confirmed.
+    /// It is paused, because a retry copy or a dead letter is not confirmed.
     Paused {
-        /// Why.
+        /// The cause.
         reason: Arc<str>,
     },
-    /// It consumes, but the retry copies or dead letters of some messages are refused for good. These
+    /// It consumes, but the retry copies or dead letters of some messages are refused permanently. These
     /// messages and their keys are held and tried again at a slow pace; the others go on.
     Stuck {
-        /// The message that is held longest, and why.
+        /// The message that is held longest, and the cause.
         reason: Arc<str>,
     },
-    /// It consumes, but a bound on unsettled messages is full, so no more is fetched of what it covers.
+    /// It consumes, but a bound on unsettled messages is full, so no more messages are fetched under that
+    /// bound.
     Full {
-        /// Which bound, and of which partition or queue.
+        /// The bound, and its partition or queue.
         reason: Arc<str>,
     },
-    /// It finishes what runs, and takes nothing new.
+    /// Running handlers finish, and no further message starts.
     Draining,
-    /// It has ended as it was asked to.
+    /// It was stopped.
     Stopped,
-    /// It has ended because it could not go on.
+    /// It ended with an error.
     Failed {
-        /// Why.
+        /// The error.
         error: Arc<str>,
     },
 }
 
-/// What a subscription has done since it began. Every message it received ends in exactly one of
+/// The counts of a subscription since its start. Every message it received is counted in exactly one of
 /// `handled`, `skipped`, `dead_lettered`, `discarded`, `rescheduled`, `given_back`, `revoked` and
-/// `unacked`, or is still here.
+/// `unacked`, or is still in the runtime.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SubscriptionCounts {
-    /// Deliveries that came, redelivered ones included.
+    /// Deliveries received, including redelivered ones.
     pub received: u64,
     /// Acked after their handler succeeded.
     pub handled: u64,
@@ -67,10 +68,10 @@ pub struct SubscriptionCounts {
     pub given_back: u64,
     /// Dropped because the broker gave them to another member.
     pub revoked: u64,
-    /// Attempts that failed; of a batch, one for all of it.
+    /// Failed attempts; of a batch, one for all of it.
     pub failed_attempts: u64,
-    /// Attempts that failed by a panic; among the failed ones.
+    /// Failed attempts that ended in a panic.
     pub panics: u64,
-    /// Done, but the ack did not reach the broker: they come again.
+    /// Done, but the ack did not reach the broker: they are redelivered.
     pub unacked: u64,
 }

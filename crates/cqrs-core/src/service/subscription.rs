@@ -17,8 +17,8 @@ use crate::consume::{
 use crate::event::{HandlerError, Notification};
 use crate::middleware::{DynMiddleware, Middleware};
 
-/// What is consumed, how it is read, and what happens when that fails. A [`Service`](super::Service)
-/// joins it with what handles its events.
+/// A subscription: its topics, how messages are decoded, and what follows a failure. A
+/// [`Service`](super::Service) joins it with a target that handles its events.
 ///
 /// ```
 /// use cqrs_core::{OnDecodeError, Retry, Subscription};
@@ -51,19 +51,19 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// To one topic. On RabbitMQ that is a queue `{topic}.{group}`, bound to the broker's exchange with
-    /// the topic as routing key, unless the broker's own options say otherwise.
+    /// A subscription to one topic. On RabbitMQ that is a queue `{topic}.{group}`, bound to the broker's
+    /// exchange with the topic as routing key, unless the broker's own options say otherwise.
     pub fn to(topic: impl Into<Arc<str>>) -> Self {
         Self::to_all([topic])
     }
 
-    /// To several topics, with the same handler and settings.
+    /// A subscription to several topics, with the same handler and settings.
     pub fn to_all<T: Into<Arc<str>>>(topics: impl IntoIterator<Item = T>) -> Self {
         Self::over(TopicSet::Named(topics.into_iter().map(Into::into).collect()))
     }
 
-    /// To every topic whose whole name matches the regular expression, new ones included. Kafka only;
-    /// elsewhere it is an error of `build`.
+    /// A subscription to every topic whose whole name matches the regular expression, including new ones.
+    /// Kafka only; an error of `build` on other brokers.
     pub fn pattern(pattern: impl Into<Arc<str>>) -> Self {
         Self::over(TopicSet::Pattern(pattern.into()))
     }
@@ -87,21 +87,21 @@ impl Subscription {
         }
     }
 
-    /// The consumer group: its members share the messages, every group gets all of them. Needed.
+    /// Sets the consumer group: its members share the messages, every group gets all of them. Required.
     pub fn group(mut self, group: impl Into<Arc<str>>) -> Self {
         self.group = Some(group.into());
         self
     }
 
-    /// What logs and health reports call it; `{group}@{topic}` by default.
+    /// Sets the name in logs and health reports; `{group}@{topic}` by default.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    // ---- what comes
+    // ---- events
 
-    /// Takes events of type `P` as JSON. Several types of one topic are told apart by the event's name.
+    /// Takes events of type `P` as JSON. Several types of one topic are distinguished by the event's name.
     pub fn json<P: Notification + DeserializeOwned>(self) -> Self {
         self.decode::<P>(JsonDeserializer)
     }
@@ -123,14 +123,12 @@ impl Subscription {
         self.decode(deserializer)
     }
 
-    /// Adds a hook that sees each message before it is decoded: to skip, decompress or decrypt it. Hooks
-    /// run in the order they were added. Dead letters hold the message as it came, not what a hook
-    /// made of it.
+    /// Adds a hook that runs on each message before it is decoded: to skip, decompress or decrypt it. Hooks
+    /// run in the order they were added. Dead letters hold the original message, not the result of a hook.
     ///
-    /// A hook that needs another service says [`DecodeError::not_now`](super::DecodeError::not_now)
-    /// while that is away: the message waits then and becomes no dead letter. A hook that the
-    /// [`timeout`](Self::timeout) cuts short is a failed attempt all the same: the timeout must be longer
-    /// than what a hook may take.
+    /// A hook that needs another service returns [`DecodeError::not_now`](super::DecodeError::not_now)
+    /// while that is away: the message waits then and does not become a dead letter. A hook that exceeds
+    /// the [`timeout`](Self::timeout) is a failed attempt: the timeout must be longer than a hook may take.
     ///
     /// ```
     /// # use cqrs_core::{DecodeError, Incoming, Subscription};
@@ -153,53 +151,54 @@ impl Subscription {
         self
     }
 
-    /// Bodies of more than `bytes` are not decoded: the policy for decode errors holds, with
+    /// Bodies of more than `bytes` are not decoded: the policy for decode errors applies, with
     /// [`DeserializeErrorKind::TooLarge`](crate::codec::DeserializeErrorKind::TooLarge). 8 MiB by default.
     /// It is checked before the first [`decoder`](Self::decoder) and after the last.
     ///
     /// A hostile body can take far more memory decoded than it has bytes: about 40 times as much in JSON,
     /// about 160 times in Protobuf (arrays of the smallest elements). The
-    /// [`concurrency`](Self::concurrency) times `bytes` times that factor bounds what decoding takes.
+    /// [`concurrency`](Self::concurrency) times `bytes` times that factor bounds the memory of decoding.
     pub fn max_body_size(mut self, bytes: usize) -> Self {
         self.limits.max_body_size = bytes;
         self
     }
 
-    /// Where the group begins when it is new; with the oldest message by default.
+    /// Sets the start of a new group; the oldest message by default.
     pub fn start_at(mut self, start: StartAt) -> Self {
         self.start = start;
         self
     }
 
-    // ---- what happens when it cannot be read
+    // ---- policies for messages that cannot be decoded
 
-    /// Bytes that cannot be decoded; [`OnDecodeError::DeadLetter`] by default.
+    /// Sets the policy for bytes that cannot be decoded; [`OnDecodeError::DeadLetter`] by default.
     pub fn on_decode_error(mut self, policy: OnDecodeError) -> Self {
         self.policies.decode_error = policy;
         self
     }
 
-    /// An event whose name is none of this subscription's types; [`OnDecodeError::DeadLetter`] by
-    /// default.
+    /// Sets the policy for an event of another name than those of this subscription's types;
+    /// [`OnDecodeError::DeadLetter`] by default.
     pub fn on_unknown_event(mut self, policy: OnDecodeError) -> Self {
         self.policies.unknown_event = policy;
         self
     }
 
-    /// An empty message, where its format has none (in Protobuf it is a message of defaults);
-    /// [`OnDecodeError::Skip`] by default.
+    /// Sets the policy for an empty message, unless it is an event in its format (in Protobuf it is a
+    /// message of defaults); [`OnDecodeError::Skip`] by default.
     pub fn on_empty(mut self, policy: OnDecodeError) -> Self {
         self.policies.empty = policy;
         self
     }
 
-    /// A Kafka tombstone; [`OnDecodeError::Skip`] by default.
+    /// Sets the policy for a Kafka tombstone; [`OnDecodeError::Skip`] by default.
     pub fn on_tombstone(mut self, policy: OnDecodeError) -> Self {
         self.policies.tombstone = policy;
         self
     }
 
-    /// What [`OnDecodeError::Handle`] runs. Its result settles the message as a handler's does.
+    /// Sets the function that [`OnDecodeError::Handle`] runs. Its result settles the message as a handler's
+    /// does.
     pub fn undecodable<F, Fut>(mut self, function: F) -> Self
     where
         F: Fn(Undecodable, Received) -> Fut + Send + Sync + 'static,
@@ -210,69 +209,71 @@ impl Subscription {
         self
     }
 
-    // ---- how it is handled
+    // ---- handling
 
-    /// How many handlers may run at once; 1 by default, which is strict order. With more, messages of
-    /// one topic and key still run one after the other, in order; those without a key are unordered.
+    /// Sets the number of handlers that may run at once; 1 by default, which is strict order. With more,
+    /// messages of one topic and key still run one after the other, in order; those without a key are
+    /// unordered.
     pub fn concurrency(mut self, handlers: usize) -> Self {
         self.limits.concurrency = handlers;
         self
     }
 
-    /// How many messages may be fetched and not settled. By default three times the concurrency (or the
-    /// size of a [`batch`](super::batch)), at least 16 and at most 300 (RabbitMQ's prefetch, and the
-    /// memory broker), or 10,000 (Kafka); twice the size of a batch of more than 300.
+    /// Sets the number of messages that may be fetched and not settled. By default three times the
+    /// concurrency (or the size of a [`batch`](super::batch)), at least 16 and at most 300 (RabbitMQ's
+    /// prefetch, and the memory broker), or 10,000 (Kafka); twice the size of a batch of more than 300.
     pub fn max_unsettled(mut self, messages: usize) -> Self {
         self.max_unsettled = Some(messages);
         self
     }
 
-    /// How long one run of the handler may take, decoding included; it is then cancelled, which counts as a failure worth
-    /// a retry. No limit by default. A handler that blocks its thread cannot be cancelled. What a
-    /// mediator has begun to commit is not cancelled any more: it is committed, its events are
+    /// Sets the time that one run of the handler may take, decoding included. A longer run is cancelled and
+    /// counts as a retryable failure. No limit by default. A handler that blocks its thread cannot be
+    /// cancelled. A mediator's work whose commit began is not cancelled: it is committed, its events are
     /// published, and it does not run again.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.limits.timeout = Some(timeout);
         self
     }
 
-    /// When failed messages are tried again.
+    /// Sets the retry schedule of failed messages.
     pub fn retry(mut self, retry: Retry) -> Self {
         self.retry = retry;
         self
     }
 
-    /// Where dead letters go.
+    /// Sets the target of dead letters.
     pub fn dead_letter(mut self, to: DeadLetterTarget) -> Self {
         self.dead_letter = to;
         self
     }
 
-    /// After how many deaths of the process while it ran alone a message becomes a dead letter; 3 by default.
-    /// 0 switches it off: no crash is counted, and a message that kills its process is tried again forever.
+    /// Sets the number of crashes, while it ran alone, after which a message becomes a dead letter; 3 by
+    /// default. 0 switches it off: no crash is counted, and a message that crashes its process is tried
+    /// again forever.
     ///
-    /// Kafka, and RabbitMQ's quorum queues, have it. How they find the message is on the page of the broker's
-    /// crate.
+    /// Supported by Kafka and RabbitMQ's quorum queues. The page of the broker's crate describes how the
+    /// message is found.
     pub fn max_crashes(mut self, crashes: u32) -> Self {
         self.limits.max_crashes = crashes;
         self
     }
 
     /// Adds `middleware` inside those added before, around the handling of each event. It runs outside a
-    /// mediator's own middlewares and its commit: a failure that it makes up after a success runs the
+    /// mediator's own middlewares and its commit: a failure that it returns after a success runs the
     /// handler again. Not for [`manual`](super::manual) and [`batch`](super::batch).
     pub fn middleware(mut self, middleware: impl Middleware) -> Self {
         self.middlewares.push(Arc::new(middleware));
         self
     }
 
-    /// Adds options that only one broker knows (its own type); other brokers do not see them.
+    /// Adds options that only one broker knows, of its own type; other brokers ignore them.
     pub fn option<T: Send + Sync + 'static>(mut self, options: T) -> Self {
         self.options.insert(options);
         self
     }
 
-    /// The broker's part of it.
+    /// The request to the broker.
     pub(super) fn request(&self, group: &Arc<str>, status: StatusReporter) -> SubscribeRequest {
         let mut request = SubscribeRequest::new(self.topics.clone(), Arc::clone(group), status);
         if let Some(name) = &self.name {

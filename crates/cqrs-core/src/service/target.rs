@@ -10,10 +10,10 @@ use crate::event::AnyEvent;
 use crate::mediator::EventMediator;
 use crate::scope::Scope;
 
-/// What a subscription's events go to: an [`EventMediator`], [`per_delivery`], [`each`](super::each),
+/// The target of a subscription's events: an [`EventMediator`], [`per_delivery`], [`each`](super::each),
 /// [`manual`](super::manual) or [`batch`](super::batch).
 ///
-/// Sealed: the runtime must know how each is settled.
+/// Sealed: the runtime must know how the messages of each kind are settled.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot handle the events of a subscription",
     note = "give an `EventMediator`, or a function in `each(..)`, `manual(..)` or `batch(..)`"
@@ -27,7 +27,7 @@ pub(super) mod sealed {
     }
 }
 
-/// What runs for an event.
+/// The handler of a target.
 pub struct Handler(pub(super) HandlerKind);
 
 impl fmt::Debug for Handler {
@@ -71,7 +71,7 @@ impl EachHandler for EventMediator {
     }
 }
 
-/// A mediator of its own for each delivery, built by `factory` from the message.
+/// A target that builds a mediator for each delivery, by `factory` from the message.
 pub fn per_delivery<F>(factory: F) -> PerDelivery<F>
 where
     F: Fn(&Received) -> EventMediator + Send + Sync + 'static,
@@ -97,7 +97,7 @@ impl<F: Fn(&Received) -> EventMediator + Send + Sync + 'static> sealed::Sealed f
 }
 
 impl<F: Fn(&Received) -> EventMediator + Send + Sync + 'static> EachHandler for PerDelivery<F> {
-    /// What it handles is known only when it is built; an event without a handler becomes a dead letter.
+    /// Its types are known only when it is built; an event without a handler becomes a dead letter.
     fn handles(&self, _types: [TypeId; 2]) -> bool {
         true
     }

@@ -35,7 +35,7 @@ fn body(delivery: &SourceDelivery) -> &[u8] {
     delivery.message.body.as_deref().unwrap()
 }
 
-/// Whether nothing comes now.
+/// `true` if no delivery is ready.
 async fn is_quiet(source: &mut Box<dyn Source>) -> bool {
     let next = poll_fn(|cx| source.poll_next(cx));
     tokio::time::timeout(Duration::ZERO, next).await.is_err()
@@ -103,7 +103,7 @@ async fn what_is_revoked_comes_again_and_its_old_deliveries_settle_nothing() {
     assert_eq!((body(&again), again.message.redelivered), (b"1".as_slice(), true));
     assert_eq!(again.retry.attempts, 2, "what is known of it goes with it");
     let error = running.settle.ack().await.unwrap_err();
-    assert!(error.to_string().contains("taken away"), "{error}");
+    assert!(error.to_string().contains("revoked"), "{error}");
     drop(running);
     assert!(again.settle.begin());
     let second = next(&mut source).await;

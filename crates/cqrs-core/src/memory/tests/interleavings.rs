@@ -39,7 +39,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 0..200)
 }
 
-/// What one group saw.
+/// The deliveries of one group.
 struct Reader {
     subscriber: MemorySubscriber,
     held: Vec<MemoryDelivery>,

@@ -14,7 +14,7 @@ const KEYS: usize = 16;
 const PUBLISHERS: usize = 24;
 const EACH: usize = 250;
 
-/// What one group saw, kept by all of its members.
+/// The deliveries of one group, recorded by all of its members.
 #[derive(Default)]
 struct Seen {
     order: Mutex<HashMap<Bytes, Vec<u64>>>,

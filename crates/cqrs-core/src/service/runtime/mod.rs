@@ -23,7 +23,7 @@
 //! 3. At most `concurrency` workers exist. Each runs at most one job at a time (a batch worker one batch).
 //!    The jobs it took beyond that one go back to the lanes as soon as that one has to wait.
 //! 4. After `stop` no job is started. After the workers are aborted, none runs.
-//! 5. An idle worker is woken while there is a job to take, or a source that nobody polls.
+//! 5. An idle worker is woken while there is a job to take, or a source that is not polled.
 //! 6. The lock is never held across an `.await`, nor while user code runs (a dropped job runs some). The
 //!    exception is [`Settle::is_revoked`](crate::consume::Settle::is_revoked), which must be cheap.
 

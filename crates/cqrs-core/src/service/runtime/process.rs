@@ -67,7 +67,7 @@ async fn process_each(
         match attempt(ctx, job.received(&ctx.spec.group), handler).await {
             Verdict::Handled => return ack(job, |counters| &counters.handled).await,
             Verdict::Failed(failure) => match Box::pin(after_failure(ctx, job, failure)).await {
-                Ok(again) => job = again,
+                Ok(retried) => job = retried,
                 Err(end) => return end,
             },
             verdict => return Box::pin(settle(ctx, job, verdict)).await,
@@ -85,8 +85,8 @@ async fn process_manual(
         let event = match read(ctx, &received).await {
             Ok(event) => event,
             Err(Verdict::Failed(failure)) => match after_failure(ctx, job, failure).await {
-                Ok(again) => {
-                    job = again;
+                Ok(retried) => {
+                    job = retried;
                     continue;
                 }
                 Err(end) => return end,
@@ -106,7 +106,7 @@ async fn process_manual(
                 match after_failure(ctx, returned, AttemptFailure::of_panic(&panic, committed))
                     .await
                 {
-                    Ok(again) => job = again,
+                    Ok(retried) => job = retried,
                     Err(end) => return end,
                 }
             }

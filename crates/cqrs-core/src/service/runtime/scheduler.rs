@@ -26,7 +26,7 @@ const UNPOLLED: Duration = Duration::from_millis(100);
 
 /// Hands jobs to workers, and the source to one idle worker at a time.
 ///
-/// A worker without a job takes the source, if nobody has it, and polls it. It puts the deliveries into
+/// A worker without a job takes the source, if it is free, and polls it. It puts the deliveries into
 /// the lanes, returns the source and takes a job. So the worker that fetched a delivery usually handles it,
 /// and no more deliveries are fetched than the workers can soon handle.
 pub(super) struct Scheduler {
@@ -141,7 +141,7 @@ impl Scheduler {
 
     // ---- source
 
-    /// The source, once nobody polls it.
+    /// The source, once it is not polled.
     pub(super) async fn take_source(&self) -> Box<dyn Source> {
         loop {
             if let Some(source) = self.lock().source.take() {
