@@ -86,7 +86,7 @@
 //! * It waits for the messages that the runtime already has, not for prefetched ones. The other messages of its
 //!   subscription wait 60 s in all for quarantined ones; then these stay in their queue for five minutes while
 //!   others continue. Other subscriptions do not wait.
-//! * A message in the quarantine queue of a process that is gone is taken by any other one within about 10 s.
+//! * A message that a process left in the quarantine queue is taken by any other process within about 10 s.
 //!
 //! With `max_crashes` 0 there is no such queue and no message runs alone. The same holds where
 //! [`DeclareMode`] lets us declare no queue. Messages that an earlier start left in the queue are named in an
@@ -98,8 +98,8 @@
 //!
 //! # Separate connections
 //! A broker value publishes on connections of its own. Each subscription has one, and all of them share one
-//! more for retry copies and dead letters, made when first needed: a server that stops publishers (a memory
-//! alarm) does not stop acknowledgements.
+//! more for retry copies and dead letters, made when first needed: a server that blocks publishers (a memory
+//! alarm) does not block acknowledgements.
 
 mod broker;
 mod config;

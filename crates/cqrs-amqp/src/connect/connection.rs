@@ -45,7 +45,7 @@ pub(crate) struct Connection {
 /// One dead-lettering (`x-death`, `x-first-death-*`, `x-last-death-*`) takes at most 2,150 bytes, with all names
 /// 255 bytes long; `x-delivery-count` and `x-acquired-count` take 60.
 const ADDED: usize = 2_560;
-/// How long lapin may take to close a connection that answers.
+/// Limit for closing a connection that answers.
 const GRACE: Duration = Duration::from_secs(1);
 
 impl Connection {
@@ -175,7 +175,7 @@ async fn watch(
     health: watch::Sender<Health>,
     address: Arc<str>,
 ) {
-    /// How often the state is read, in case an event is missed.
+    /// Interval at which the state is read, in case an event is missed.
     const INTERVAL: Duration = Duration::from_secs(1);
     let mut events = std::pin::pin!(events);
     let lost = |error: Option<&lapin::Error>| {

@@ -16,7 +16,7 @@ use crate::error::{AmqpError, ErrorKind};
 /// Channels, each with one message in flight: a confirm, a return and a channel error concern that message
 /// only.
 const CHANNELS: u16 = 16;
-/// How long a confirm is awaited, a new connection included.
+/// Limit for one confirm, a new connection included.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Publishes retry copies and dead letters straight to queues, confirmed, on a connection of its own: a

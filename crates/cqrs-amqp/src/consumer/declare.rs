@@ -8,7 +8,7 @@ use crate::connect::Connection;
 use crate::connect::topology::{bind, close, declare_exchange, declare_queue, open};
 use crate::error::AmqpError;
 
-/// How long the server may take for one declaration: a quorum queue is agreed on by its nodes.
+/// Limit for one declaration: the nodes of a quorum queue have to agree on it.
 const LIMIT: Duration = Duration::from_secs(15);
 
 /// Declares the exchange and all queues of `plan`, each on a short-lived channel, because the server closes the

@@ -20,7 +20,7 @@ pub(super) struct InboundDelivery {
     pub(super) acker: Acker,
     pub(super) original: Original,
     pub(super) redelivered: bool,
-    /// Processes that died while it was in quarantine.
+    /// Crashes counted while it was in quarantine.
     pub(super) crashes: u32,
     /// Set if it was delivered from the quarantine queue.
     pub(super) quarantined: bool,

@@ -26,7 +26,7 @@ const PREFETCH: (usize, usize) = (16, 300);
 pub(super) struct Plan {
     /// The subscription's name, for errors and logs.
     pub(super) name: Arc<str>,
-    /// How the exchange and the source queues are declared.
+    /// The declare mode of the exchange and the source queues.
     pub(super) mode: DeclareMode,
     /// Set if the queues for retries and dead letters are declared.
     pub(super) declares_own: bool,

@@ -25,7 +25,7 @@ pub(super) struct DeliveryReceiver {
     epoch: Arc<ChannelEpoch>,
     context: Arc<SourceContext>,
     phase: Phase,
-    /// The time of the next look into the quarantine queues.
+    /// The time of the next inspection of the quarantine queues.
     next_inspection: Instant,
     /// For each queue, set if its quarantine may run on this channel: where another consumer was active when
     /// the channel was opened, not before the first delivery.

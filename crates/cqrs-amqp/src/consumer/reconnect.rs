@@ -14,8 +14,8 @@ use crate::config::DeclareMode;
 use crate::connect::Connector;
 use crate::error::{AmqpError, ErrorKind};
 
-/// How long the server has to refuse something before that is treated as permanent. A server that is starting,
-/// or whose identity provider is, refuses what it grants a moment later.
+/// A refusal that lasts this long is treated as permanent. A server refuses for a moment what it grants later
+/// while it or its identity provider starts.
 const PERMANENT_AFTER: Duration = Duration::from_secs(5);
 
 /// Opens the sessions of one source and reports its status.
@@ -90,10 +90,10 @@ impl Reconnector {
         });
     }
 
-    fn log_opened(&self, again: bool) {
+    fn log_opened(&self, reconnected: bool) {
         self.logged.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let (name, address) = (&self.context.plan.name, self.connector.address());
-        match again {
+        match reconnected {
             true => tracing::info!(subscription = %name, %address, "consuming again"),
             false => tracing::info!(subscription = %name, %address, "consuming"),
         }

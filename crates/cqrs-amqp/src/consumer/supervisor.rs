@@ -16,9 +16,9 @@ use super::session::Session;
 use crate::connect::lost;
 use crate::error::AmqpError;
 
-/// How long the server may take to cancel the consumers.
+/// Limit for cancelling the consumers.
 const CANCELLING: Duration = Duration::from_secs(1);
-/// How long the close of a dropped source may take.
+/// Limit for closing a dropped source.
 const CLOSING: Duration = Duration::from_secs(2);
 
 /// The task of a source's connection: see the [module](super).

@@ -176,7 +176,7 @@ impl ProducerHandle {
 }
 
 async fn end(Tasks { publishers, connector, report }: Tasks) {
-    /// How long closing the connections may take; those that do not answer are dropped.
+    /// Limit for closing the connections; those that do not answer are dropped.
     const CLOSING: Duration = Duration::from_secs(1);
     let mut undelivered = 0;
     for publisher in publishers {

@@ -1,7 +1,7 @@
 //! A reader of AMQP 0-9-1 fields, as strict as lapin's parser; part of the frame filter.
 
-/// How deep tables and arrays may be nested. lapin's parser recurses without a limit, and the stack of its
-/// thread ends near 1,000.
+/// The deepest nesting of tables and arrays. lapin's parser recurses without a limit, and the stack of its
+/// thread overflows near 1,000.
 pub(super) const MAX_DEPTH: usize = 64;
 
 /// Unread bytes. A read of more bytes than are left returns `None`.

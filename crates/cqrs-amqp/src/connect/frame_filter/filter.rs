@@ -94,7 +94,7 @@ impl FrameFilter {
         count
     }
 
-    /// How many of the next bytes may bypass an empty filter: those of a large body.
+    /// The number of next bytes that may bypass an empty filter: those of a large body.
     pub(super) fn may_bypass(&self) -> usize {
         match self.taken == self.end {
             true if self.disabled => usize::MAX,

@@ -92,7 +92,7 @@ fn message(flags: u16, properties: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// What lapin reads of a message that the filter replaced.
+/// The properties that lapin reads of a message that the filter replaced.
 fn properties_of(bytes: &[u8]) -> BasicProperties {
     let frames = parsed(bytes);
     let [AMQPFrame::Method(1, _), AMQPFrame::Header(1, header), AMQPFrame::Body(1, body)] =

@@ -22,11 +22,11 @@ use crate::consumer::inbound::Inbound;
 use crate::consumer::inbound_delivery::InboundDelivery;
 use crate::error::{AmqpError, ErrorKind};
 
-/// How long a source waits for its other messages if none of them runs.
+/// The longest time that the quarantine waits for the other messages of its source if none of them runs.
 const STALLED: Duration = Duration::from_secs(10);
-/// How often a source looks for messages that another process left in a quarantine queue.
+/// Interval of the search for messages that another process left in a quarantine queue.
 pub(in crate::consumer) const INSPECT_INTERVAL: Duration = Duration::from_secs(10);
-/// The time to the next look while another source of the process runs a quarantined message.
+/// Interval of the search while another source of the process runs a quarantined message.
 const BUSY: Duration = Duration::from_secs(3);
 
 /// Locked while this process runs a quarantined message.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use cqrs_core::consume::LogLimit;
 use tokio::time::Instant;
 
-/// How long the other messages of a source wait for quarantined ones, in all.
+/// The longest time that the other messages of a source wait for quarantined ones, in all.
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(60);
 /// The pause of the quarantine after a wait that was too long.
 const POSTPONED: Duration = Duration::from_secs(300);
@@ -33,7 +33,7 @@ pub(in crate::consumer) struct QuarantineState {
 
 #[derive(Debug, Default)]
 struct Times {
-    /// How long other messages waited, since the quarantine was last seen empty.
+    /// The time for which other messages waited since the quarantine was last empty.
     waited: Duration,
     postponed_until: Option<Instant>,
     /// Postponements since then.

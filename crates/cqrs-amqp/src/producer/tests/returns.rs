@@ -1,3 +1,5 @@
+//! Tests of returned messages: their assignment to the messages in flight.
+
 use std::collections::VecDeque;
 
 use proptest::prelude::*;
