@@ -21,9 +21,9 @@ use crate::producer::{self, ProducerHandle};
 /// See the [crate's documentation](crate) for the guarantees. One thread serves the producer; no async thread is ever
 /// blocked.
 ///
-/// Dropping the last clone refuses messages that wait for the window. Messages in flight are delivered in the background
-/// until their deadline, as long as the process lives. Call [`shutdown`](MessageBroker::shutdown) to wait for them and
-/// to get a report.
+/// Dropping the last clone refuses messages that wait for the window. Messages in flight are delivered in the
+/// background until their deadline, as long as the process lives. Call [`shutdown`](MessageBroker::shutdown) to wait
+/// for them and to get a report.
 #[derive(Clone)]
 pub struct KafkaMessageBroker(Arc<Inner>);
 
@@ -112,8 +112,8 @@ impl MessageBroker for KafkaMessageBroker {
 
 /// Options that only Kafka knows are a [`KafkaSubscription`](crate::KafkaSubscription).
 ///
-/// A subscription has its own connections and two threads. It does not end with the broker value, but when its source is
-/// closed.
+/// A subscription has its own connections and two threads. It does not end with the broker value, but when its source
+/// is closed.
 impl Subscribe for KafkaMessageBroker {
     fn check(&self, requests: &[SubscribeRequest]) -> Vec<SubscribeError> {
         consumer::check(&self.0.config, requests)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rdkafka::types::RDKafkaErrorCode as Code;
 
-/// The kind of an error of this crate. The first four are the same for every broker.
+/// The kind of a [`KafkaError`]. The first four are the same for every broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -65,12 +65,12 @@ impl KafkaError {
         Self::new(kind_of(code), text)
     }
 
-    /// What went wrong.
+    /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// Whether a retry may succeed without any change.
+    /// Returns whether a retry may succeed without any change.
     pub fn is_retryable(&self) -> bool {
         matches!(
             self.0.kind,

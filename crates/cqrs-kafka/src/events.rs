@@ -1,5 +1,5 @@
-//! librdkafka's callbacks that producer, consumer and admin client share: logs, errors, statistics, OAuth tokens. Used by
-//! the contexts of producer and consumer. All run on the thread that polls.
+//! librdkafka's callbacks that producer, consumer and admin client share: logs, errors, statistics, OAuth tokens.
+//! Used by the contexts of producer and consumer. All run on the thread that polls.
 
 use std::collections::HashMap;
 use std::error::Error;

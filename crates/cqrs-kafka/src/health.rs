@@ -10,8 +10,8 @@ use tokio::sync::watch;
 
 use crate::error::{ErrorKind, KafkaError};
 
-/// The time for which a precise error (a failed login, for example) is not replaced by a vaguer one. Longer than the 30 s
-/// for which librdkafka does not repeat the last error of a broker.
+/// The time for which a precise error (a failed login, for example) is not replaced by a vaguer one. Longer than the
+/// 30 s for which librdkafka does not repeat the last error of a broker.
 const PRECISE_FOR: Duration = Duration::from_secs(40);
 
 /// Invariant: `up` is `status.phase == Up`. Only the poll thread changes either.
@@ -42,7 +42,7 @@ pub(crate) enum Phase {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Status {
     pub(crate) phase: Phase,
-    /// Whether every known broker failed since the last connection.
+    /// Set if every known broker failed since the last connection.
     pub(crate) all_down: bool,
     last: Option<(Instant, KafkaError)>,
 }
@@ -52,7 +52,7 @@ impl Status {
         self.last.as_ref().map(|(_, error)| error)
     }
 
-    /// Whether another attempt will most likely fail as the last one.
+    /// Returns whether another attempt will most likely fail as the last one.
     pub(crate) fn is_hopeless(&self) -> bool {
         self.all_down
             && self.last_error().is_some_and(|error| {
@@ -60,7 +60,7 @@ impl Status {
             })
     }
 
-    /// Whether a vaguer error must not replace the last one yet.
+    /// Returns whether a vaguer error must not replace the last one yet.
     fn is_precise_now(&self) -> bool {
         let last = self.last.as_ref();
         last.is_some_and(|(at, error)| is_precise(error.kind()) && at.elapsed() < PRECISE_FOR)
@@ -81,8 +81,8 @@ impl Health {
         }
     }
 
-    /// Whether librdkafka forgot all brokers, bootstrap servers included. A cluster that just came back may report that it
-    /// has none. librdkafka (2.11 and 2.12) then drops them all, and its recovery
+    /// Returns whether librdkafka forgot all brokers, bootstrap servers included. A cluster that just came back may
+    /// report that it has none. librdkafka (2.11 and 2.12) then drops them all, and its recovery
     /// (`metadata.recovery.strategy=rebootstrap`) can get stuck, so that it never reconnects.
     pub(crate) fn is_stranded(&self) -> bool {
         self.brokerless.load(Ordering::Relaxed) >= STRANDED
@@ -215,8 +215,8 @@ fn hint(phase: Phase, text: &str) -> &'static str {
     }
 }
 
-/// Whether librdkafka's text is about TLS itself (a certificate, for example). The text is logged before the error event
-/// with its code.
+/// Returns whether librdkafka's text is about TLS itself (a certificate, for example). The text is logged before the
+/// error event with its code.
 fn is_tls(text: &str) -> bool {
     let handshake = text.contains("SSL handshake failed") && !text.contains("PLAINTEXT broker");
     handshake

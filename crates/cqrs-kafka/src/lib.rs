@@ -27,10 +27,10 @@
 //! content type carries `event_name` and `message_id`. [`RecordHeaders`] changes that.
 //!
 //! # Start of a group
-//! The start option is for a group without committed offsets on a topic. The offset that it resolves to is committed at
-//! takeover, before the first record is delivered, so the group has committed offsets from its first assignment on.
-//! Partitions that are added later, topics that are created while the subscription runs, and committed offsets that
-//! retention deleted start with the oldest record, with a log line.
+//! The start option is for a group without committed offsets on a topic. The offset that it resolves to is committed
+//! at takeover, before the first record is delivered, so the group has committed offsets from its first assignment
+//! on. Partitions that are added later, topics that are created while the subscription runs, and committed offsets
+//! that retention deleted start with the oldest record, with a log line.
 //!
 //! # Records that kill the process
 //! Kafka counts no deliveries. So the metadata of each commit records that the partition has an owner, and the last
@@ -38,9 +38,9 @@
 //! ended without a last commit (a crash, a `kill -9`).
 //!
 //! * After one unclean end every record runs as usual. Commits announce records shortly before they are delivered.
-//! * After two or more in a row the partition is in quarantine: its unfinished records below the announced offset run one
-//!   at a time, each named in a commit before it starts, and its other records wait. One partition of the process at a
-//!   time does so, for 60 s at most. Other partitions in this state wait for it; all others continue.
+//! * After two or more in a row the partition is in quarantine: its unfinished records below the announced offset run
+//!   one at a time, each named in a commit before it starts, and its other records wait. One partition of the process
+//!   at a time does so, for 60 s at most. Other partitions in this state wait for it; all others continue.
 //! * A record that is found named and unfinished has crashed once more
 //!   ([`RetryState::crashes`](cqrs_core::RetryState::crashes)); at `max_crashes` it is dead-lettered. It starts again
 //!   only after its process has run for 30 s.
@@ -52,14 +52,14 @@
 //!
 //! * A process that lives longer than that, and is killed `max_crashes` times while the same record runs alone,
 //!   dead-letters a record that is not the cause. The dead letter has the reason and can be redriven.
-//! * While a quarantined record runs alone, other partitions still run their records. If one of these kills the process
-//!   for the first time then, the quarantined record is counted.
-//! * Three kinds of handlers are not found: one that takes more than 60 s to kill its process, one that kills it only on
-//!   an attempt more than 60 s away, and one that keeps several deliveries and dies of them together.
+//! * While a quarantined record runs alone, other partitions still run their records. If one of these kills the
+//!   process for the first time then, the quarantined record is counted.
+//! * Three kinds of handlers are not found: one that takes more than 60 s to kill its process, one that kills it only
+//!   on an attempt more than 60 s away, and one that keeps several deliveries and dies of them together.
 //! * A group that refuses commits or their metadata is consumed without quarantine, with one warning.
 //!
-//! A lost membership is no death, since the metadata names the process that has the partition. `max_crashes(0)` switches
-//! quarantine off: no crashes are counted, and nothing waits after a crash.
+//! A lost membership is no death, since the metadata names the process that has the partition. `max_crashes(0)`
+//! switches quarantine off: no crashes are counted, and nothing waits after a crash.
 //!
 //! # Features
 //! `gssapi`: Kerberos logins. Needs Cyrus SASL (`libsasl2`) and its headers to build.

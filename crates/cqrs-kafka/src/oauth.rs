@@ -33,8 +33,8 @@ type Fetch = dyn Fn() -> Result<OAuthToken, Box<dyn Error + Send + Sync>> + Send
 
 /// Gets OAuth tokens for `SASL/OAUTHBEARER`: the first one, and the next one before a token expires.
 ///
-/// The function runs on the client's own thread, never on an async one, so it may block. It should not take long, since
-/// delivery reports wait meanwhile. After a failure librdkafka retries in 10 s. In an async program, use
+/// The function runs on the client's own thread, never on an async one, so it may block. It should not take long,
+/// since delivery reports wait meanwhile. After a failure librdkafka retries in 10 s. In an async program, use
 /// `tokio::runtime::Handle::block_on`.
 #[derive(Clone)]
 pub struct TokenProvider(Arc<Fetch>);

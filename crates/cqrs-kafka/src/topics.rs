@@ -1,5 +1,5 @@
-//! Names of topics: legal names, retry topics, and the internal topics that a pattern does not select. Used by producer and
-//! consumer.
+//! Names of topics: legal names, retry topics, and the internal topics that a pattern does not select. Used by
+//! producer and consumer.
 
 use std::time::Duration;
 
@@ -25,8 +25,8 @@ pub(crate) fn retry_topic(topic: &str, group: &str, delay: Duration) -> String {
     retry_name(&topic_group_name(topic, group), delay)
 }
 
-/// The topics to subscribe to, in librdkafka's form (a leading `^` makes a pattern), with the retry topics of this group
-/// for `delays`.
+/// The topics to subscribe to, in librdkafka's form (a leading `^` makes a pattern), with the retry topics of this
+/// group for `delays`.
 pub(crate) fn subscription(topics: &TopicSet, group: &str, delays: &[Duration]) -> Vec<String> {
     match topics {
         TopicSet::Named(names) => names
@@ -49,7 +49,7 @@ pub(crate) fn subscription(topics: &TopicSet, group: &str, delays: &[Duration]) 
     }
 }
 
-/// Whether `topic` is a retry topic of this group.
+/// Returns whether `topic` is a retry topic of this group.
 pub(crate) fn is_own_retry(topic: &str, group: &str, delays: &[Duration]) -> bool {
     original(topic, group, delays).is_some()
 }
@@ -66,7 +66,7 @@ pub(crate) fn original<'a>(topic: &'a str, group: &str, delays: &[Duration]) -> 
     (dots % 2 == 0).then(|| topic.get(..topic.len() - dots / 2)).flatten()
 }
 
-/// Whether a name that a pattern matches is a dead-letter or retry topic, which a pattern never selects.
+/// Returns whether a name that a pattern matches is a dead-letter or retry topic, which a pattern never selects.
 pub(crate) fn is_internal(topic: &str) -> bool {
     let is_delay = |text: &str| {
         let number = text.strip_suffix("ms").or_else(|| text.strip_suffix('s')).unwrap_or("");

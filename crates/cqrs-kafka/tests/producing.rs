@@ -183,8 +183,8 @@ async fn refused_batch_is_sent_again_before_newer_records() {
     assert_eq!(broker.shutdown(Duration::from_secs(10)).await.undelivered, 0);
 }
 
-/// One batch is refused while the next ones wait in librdkafka, and new messages are published. librdkafka sends the next
-/// batch before the refusal is reported, so older messages of its keys fail to keep the order.
+/// One batch is refused while the next ones wait in librdkafka, and new messages are published. librdkafka sends the
+/// next batch before the refusal is reported, so older messages of its keys fail to keep the order.
 #[tokio::test]
 async fn nothing_newer_overtakes_a_refused_batch() {
     let cluster = cluster();
@@ -377,9 +377,9 @@ async fn dropped_broker_still_delivers_its_messages() {
     receipt.await.unwrap();
 }
 
-/// A new topic can be in the broker's metadata before its partitions are writable, and a partition without state of the
-/// producer accepts its second batch without the first. librdkafka concludes from the second confirm that the first
-/// batch was written too.
+/// A new topic can be in the broker's metadata before its partitions are writable, and a partition without state of
+/// the producer accepts its second batch without the first. librdkafka concludes from the second confirm that the
+/// first batch was written too.
 #[tokio::test]
 async fn implicit_ack_is_unknown() {
     let cluster = cluster();

@@ -1,4 +1,5 @@
-//! What an error of librdkafka's consumer means for the subscription. Used by the [`session`](super::session).
+//! The consequences of an error of librdkafka's consumer for the subscription. Used by the
+//! [`session`](super::session).
 
 use cqrs_core::consume::SubscribeErrorKind;
 use rdkafka::types::RDKafkaErrorCode as Code;
@@ -53,7 +54,7 @@ pub(super) fn react(error: ClientError, plan: &Plan) -> Reaction {
     }
 }
 
-/// Whether the principal lacks a right, so that a retry does not help.
+/// Returns whether the principal lacks a right, so that a retry does not help.
 pub(super) fn is_forbidden(code: Code) -> bool {
     matches!(
         code,

@@ -1,5 +1,5 @@
-//! The commit metadata: the text that a commit carries beside the offset, for the next owner of the partition. Written by
-//! the [`offset_tracker`](super::offset_tracker), read with the committed offsets.
+//! The commit metadata: the text that a commit carries beside the offset, for the next owner of the partition.
+//! Written by the [`offset_tracker`](super::offset_tracker), read with the committed offsets.
 //!
 //! A versioned text of sections, each left out when it is empty; numbers are hexadecimal:
 //!

@@ -1,5 +1,5 @@
-//! librdkafka's callbacks of a consumer. All run on the poll thread; the [`session`](super::session) takes out what they
-//! leave.
+//! librdkafka's callbacks of a consumer. All run on the poll thread; the [`session`](super::session) takes out what
+//! they leave.
 
 use std::collections::VecDeque;
 use std::error::Error;

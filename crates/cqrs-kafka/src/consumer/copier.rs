@@ -112,18 +112,18 @@ fn read_headers(
             }
         }));
     }
-    let why = if unreadable > MAX_UNREADABLE {
+    let reason = if unreadable > MAX_UNREADABLE {
         Some("it has too many headers whose names are not UTF-8".into())
     } else if others > MAX_HEADERS {
         Some(format!("it has {others} headers, at most {MAX_HEADERS} are read").into())
     } else {
         None
     };
-    if why.is_some() {
+    if reason.is_some() {
         buffer.clear();
     }
     buffer.extend_from_slice(&added);
-    if why.is_none() && unreadable == 0 {
+    if reason.is_none() && unreadable == 0 {
         return None;
     }
     if let Some(left_out) = log_limit.line() {
@@ -133,13 +133,13 @@ fn read_headers(
             offset = message.offset(),
             headers = count,
             unreadable,
-            reason = why.as_deref(),
+            reason = reason.as_deref(),
             left_out,
             "not all headers of the record can be read; copies of it have them all"
         );
     }
     let unknown = unreadable + count - next;
-    Some(Unread::new(headers.detach(), bytes, count, unknown, why))
+    Some(Unread::new(headers.detach(), bytes, count, unknown, reason))
 }
 
 #[cfg(test)]

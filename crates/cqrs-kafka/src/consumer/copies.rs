@@ -102,7 +102,7 @@ pub(super) struct Copies {
     pub(super) too_large: LogLimit,
 }
 
-/// Whether a topic exists; empty while it is being created.
+/// Set to whether a topic exists; empty while it is being created.
 type Created = Arc<OnceCell<bool>>;
 
 /// The outcome of writing a copy.
@@ -142,8 +142,8 @@ impl Copies {
         }
     }
 
-    /// Writes a copy, compressed if it does not fit otherwise. Ends within twice the broker's publish timeout and the time
-    /// to create its topic.
+    /// Writes a copy, compressed if it does not fit otherwise. Ends within twice the broker's publish timeout and the
+    /// time to create its topic.
     ///
     /// An error that retrying cannot fix is [permanent](SettleError::permanent). The lack of a right is
     /// remembered for a while, in which further copies fail without an attempt.
@@ -179,14 +179,15 @@ impl Copies {
         unreachable!("the compressed copy ends the loop")
     }
 
-    /// Whether a failed copy is permanent: retrying cannot fix it. Remembers errors that concern all copies to its topic.
+    /// Returns whether a failed copy is permanent: retrying cannot fix it. Remembers errors that concern all copies
+    /// to its topic.
     fn is_permanent(&self, copy: &Copy, error: &PublishError) -> bool {
         let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
         let cause: Option<&KafkaError> = cause;
         let uncreated = self.not_created.get(&copy.to);
         let known = match (error.kind(), cause, uncreated) {
             (_, Some(cause), _) if cause.kind() == ErrorKind::Authorization => cause.to_string(),
-            (PublishErrorKind::Unroutable, _, Some(why)) => why.to_string(),
+            (PublishErrorKind::Unroutable, _, Some(reason)) => reason.to_string(),
             (PublishErrorKind::Invalid, ..) => return true,
             (PublishErrorKind::Refused, cause, _) => {
                 return !cause.is_some_and(KafkaError::is_retryable);

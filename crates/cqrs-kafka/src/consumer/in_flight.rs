@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 pub(super) struct InFlight {
     records: AtomicUsize,
     bytes: AtomicUsize,
-    /// Whether the poll thread waits for room.
+    /// Set if the poll thread waits for room.
     starving: AtomicBool,
 }
 
@@ -48,7 +48,7 @@ impl InFlight {
         }
     }
 
-    /// Whether `more` bytes fill the bound.
+    /// Returns whether `more` bytes fill the bound.
     pub(super) fn is_heavy(&self, bound: Bound, more: usize) -> bool {
         self.bytes.load(Ordering::Relaxed) + more >= bound.bytes
     }

@@ -2,35 +2,37 @@
 //!
 //! # Threads and tasks
 //! * The **poll thread** owns the client. The [`supervisor`] runs one [`session`] after the other. A session polls
-//!   continuously, however long handlers run; takes records out of the [`partition_queue`]s while there is room; answers
-//!   the group ([`rebalance`]); decides which offsets are committed, and when. It never waits for the broker.
+//!   continuously, however long handlers run; takes records out of the [`partition_queue`]s while there is room;
+//!   answers the group ([`rebalance`]); decides which offsets are committed, and when. It never waits for the broker.
 //! * The **committer** ([`committer`]) is the thread for blocking calls to the group coordinator: commits whose result
 //!   matters, and look-ups of committed offsets ([`start_offsets`]), one after the other.
 //! * The **source** ([`source`]) is the async side. It owns fetched records that are not delivered yet, and dropped
 //!   deliveries until their [`redelivery`].
-//! * A **settlement** ([`settle`]) owns the record of one delivery. It writes retry copies and dead letters ([`copies`]).
+//! * A **settlement** ([`settle`]) owns the record of one delivery. It writes retry copies and dead letters
+//!   ([`copies`]).
 //!
 //! They share one [`subscription_state`], and one [`partition`] for each assignment of a partition. Locks are held
 //! briefly, never two at once, and never while a callback of librdkafka or a waker runs.
 //!
 //! # Invariants
-//! * A fetched record is [`in_flight`] from the moment it leaves librdkafka's queue until it is acked or its partition is
-//!   revoked. While there is no room, no queue is polled, and librdkafka stops fetching a partition whose queue is full.
-//!   So a partition is paused without discarding a fetched record.
-//! * A record is in its partition's [`offset_tracker`] before it is delivered. Only the tracker's lowest unfinished offset
-//!   is committed. The records finished behind it are in the [`commit_metadata`], and the partition's next owner does not
-//!   deliver them again.
+//! * A fetched record is [`in_flight`] from the moment it leaves librdkafka's queue until it is acked or its
+//!   partition is revoked. While there is no room, no queue is polled, and librdkafka stops fetching a partition
+//!   whose queue is full. So a partition is paused without discarding a fetched record.
+//! * A record is in its partition's [`offset_tracker`] before it is delivered. Only the tracker's lowest unfinished
+//!   offset is committed. The records finished behind it are in the [`commit_metadata`], and the partition's next
+//!   owner does not deliver them again.
 //! * Nothing is delivered before the takeover commit. It gives a new group a committed offset, and records that the
-//!   partition has an owner. A consumer that finds no last commit of the previous owner counts an unclean end; after two
-//!   in a row the records that may have caused it run alone ([`quarantine`]).
+//!   partition has an owner. A consumer that finds no last commit of the previous owner counts an unclean end; after
+//!   two in a row the records that may have caused it run alone ([`quarantine`]).
 //! * A partition that is assigned again is a new value with a new tracker. A late ack of an earlier assignment reaches
 //!   only the old, closed tracker, and fails.
-//! * A revoke first keeps handlers from starting, waits for the running ones (`revoke_drain`), then closes the tracker,
-//!   commits it and answers the group. A record whose handler runs longer is redelivered to the new owner, and its late ack
-//!   fails. Held deliveries do not count as running. A partition that is lost is closed at once, without a commit.
+//! * A revoke first keeps handlers from starting, waits for the running ones (`revoke_drain`), then closes the
+//!   tracker, commits it and answers the group. A record whose handler runs longer is redelivered to the new owner,
+//!   and its late ack fails. Held deliveries do not count as running. A partition that is lost is closed at once,
+//!   without a commit.
 //! * A dropped delivery (after a panic or a cancel) is redelivered after a wait, before later records of its key that
-//!   were not delivered yet. Delivered records are not called back: a runtime that drops one delivery of a key drops those
-//!   behind it too, and gets them again in order.
+//!   were not delivered yet. Delivered records are not called back: a runtime that drops one delivery of a key drops
+//!   those behind it too, and gets them again in order.
 //! * A panic of the poll thread fails the source. A dropped source commits and leaves the group in the background.
 
 mod check;

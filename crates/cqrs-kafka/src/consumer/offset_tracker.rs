@@ -38,7 +38,7 @@ pub(super) struct OffsetTracker {
     finished: u64,
     /// As in the [`CommitMetadata`].
     partitions: Option<i32>,
-    /// Whether the group refuses metadata.
+    /// Set if the group refuses metadata.
     is_bare: bool,
     /// Grows with every change of the next commit.
     version: u64,
@@ -66,13 +66,13 @@ pub(super) struct Draft {
     version: u64,
 }
 
-/// What an assignment starts from.
+/// The start of an assignment.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Takeover {
     pub(super) position: i64,
     /// The end of the log.
     pub(super) end: i64,
-    /// Whether the group has no committed offset for the partition.
+    /// Set if the group has no committed offset for the partition.
     pub(super) is_new: bool,
     pub(super) metadata: CommitMetadata,
 }
@@ -164,7 +164,7 @@ impl OffsetTracker {
         true
     }
 
-    /// Whether a fetched record was finished in an earlier assignment.
+    /// Returns whether a fetched record was finished in an earlier assignment.
     pub(super) fn was_done(&self, offset: i64) -> bool {
         offset >= self.next && contains(&self.done, offset)
     }
@@ -239,7 +239,7 @@ impl OffsetTracker {
         state
     }
 
-    /// Whether earlier attempts at any record are known.
+    /// Returns whether earlier attempts at any record are known.
     pub(super) fn has_attempts(&self) -> bool {
         !self.attempts.is_empty() || self.quarantine.has_crashes()
     }
@@ -249,7 +249,7 @@ impl OffsetTracker {
         self.delivery_limit
     }
 
-    /// Whether delivery depends on commits.
+    /// Returns whether delivery depends on commits.
     pub(super) fn is_limited(&self) -> bool {
         self.quarantine.is_limited()
     }
@@ -317,8 +317,8 @@ impl OffsetTracker {
         Some(Draft { position: self.position(), metadata, delivery_limit, version: self.version })
     }
 
-    /// Ends the assignment, while `running` handlers still run. Returns its last commit, if one is needed. No record is
-    /// finished from here on.
+    /// Ends the assignment, while `running` handlers still run. Returns its last commit, if one is needed. No record
+    /// is finished from here on.
     pub(super) fn close(&mut self, running: usize) -> Option<Draft> {
         if !self.closed && self.quarantine.close(running) {
             self.version += 1;
@@ -349,7 +349,7 @@ impl OffsetTracker {
     }
 }
 
-/// Whether one of the ascending `runs` contains the offset.
+/// Returns whether one of the ascending `runs` contains the offset.
 fn contains(runs: &[Range<i64>], offset: i64) -> bool {
     let after = runs.partition_point(|run| run.start <= offset);
     after > 0 && runs[after - 1].contains(&offset)

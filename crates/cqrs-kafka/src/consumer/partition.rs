@@ -21,7 +21,7 @@ pub(super) struct Partition {
     poller: Arc<Poller>,
     pub(super) topic: Arc<str>,
     pub(super) id: i32,
-    /// Whether it belongs to a retry topic.
+    /// Set if it belongs to a retry topic.
     pub(super) is_retry: bool,
     /// Its part of the records in flight.
     pub(super) in_flight: InFlight,
@@ -120,7 +120,7 @@ impl Partition {
         }
     }
 
-    /// Whether delivery depends on commits. The poll thread then waits for each record to be finished.
+    /// Returns whether delivery depends on commits. The poll thread then waits for each record to be finished.
     pub(super) fn is_limited(&self) -> bool {
         self.is_limited.load(Ordering::Acquire)
     }

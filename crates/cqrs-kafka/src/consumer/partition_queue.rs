@@ -1,5 +1,5 @@
-//! The queue of fetched records of one assigned partition. Owned by the [`session`](super::session), which takes records
-//! out of it.
+//! The queue of fetched records of one assigned partition. Owned by the [`session`](super::session), which takes
+//! records out of it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -68,8 +68,8 @@ impl Plan {
         topics::is_own_retry(topic, &self.request.group, &self.delays)
     }
 
-    /// Whether records of `topic` are consumed. A pattern never selects dead-letter topics, and retry topics of other
-    /// groups.
+    /// Returns whether records of `topic` are consumed. A pattern never selects dead-letter topics, and retry topics
+    /// of other groups.
     pub(super) fn is_consumed(&self, topic: &str) -> bool {
         matches!(self.request.topics, TopicSet::Named(_))
             || self.is_retry(topic)

@@ -1,5 +1,5 @@
-//! This process, as the [`quarantine`](super::quarantine) of each partition knows it: its id, its start, and the lock that
-//! one quarantine at a time holds.
+//! This process, as the [`quarantine`](super::quarantine) of each partition knows it: its id, its start, and the lock
+//! that one quarantine at a time holds.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};

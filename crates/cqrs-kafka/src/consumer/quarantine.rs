@@ -1,5 +1,5 @@
-//! The quarantine of a partition: which records may be delivered after its consumer's process died, and which record is
-//! counted when the process dies again. Part of the [`offset_tracker`](super::offset_tracker).
+//! The quarantine of a partition: which records may be delivered after its consumer's process died, and which record
+//! is counted when the process dies again. Part of the [`offset_tracker`](super::offset_tracker).
 //!
 //! Kafka counts no deliveries, so commits carry what the next owner of a partition needs ([`UncleanEnds`]). The number
 //! of assignments in a row that ended without a last commit decides:
@@ -7,17 +7,17 @@
 //! 1. None: every record is delivered.
 //! 2. One: every record is delivered, shortly after a commit announced it (`until`). So a second death leaves few
 //!    records to quarantine: the unfinished ones below `until`.
-//! 3. Two or more: the quarantined records run one at a time, each named in a commit before it starts. One partition of
-//!    the process at a time does this, for 60 s at most; then it continues as in 2.
+//! 3. Two or more: the quarantined records run one at a time, each named in a commit before it starts. One partition
+//!    of the process at a time does this, for 60 s at most; then it continues as in 2.
 //!
-//! A record that is found named and unfinished has crashed once more. So only a record that starts at once is named. A
-//! record whose retry delay is not over, or that waits behind a held record (of its key, or any in strict order), is
-//! delivered unnamed, and the next record is considered. Such a record, and one whose run failed, starts when its delay
-//! is over, even if another one is named then. If it kills the process, the named one is counted; at the next start its
-//! delay is over, and it is named itself.
+//! A record that is found named and unfinished has crashed once more. So only a record that starts at once is named.
+//! A record whose retry delay is not over, or that waits behind a held record (of its key, or any in strict order),
+//! is delivered unnamed, and the next record is considered. Such a record, and one whose run failed, starts when its
+//! delay is over, even if another one is named then. If it kills the process, the named one is counted; at the next
+//! start its delay is over, and it is named itself.
 //!
-//! Earlier unclean ends are forgotten once every record that was in the log at takeover is finished, and at a clean end,
-//! unless quarantined records are left: they run alone in the next assignment.
+//! Earlier unclean ends are forgotten once every record that was in the log at takeover is finished, and at a clean
+//! end, unless quarantined records are left: they run alone in the next assignment.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -83,7 +83,7 @@ pub(super) struct Progress<'n> {
     /// The first offset that was not delivered.
     pub(super) next_offset: i64,
     pub(super) next: Option<&'n NextRecord>,
-    /// Whether the next record will wait for its retry delay after its delivery.
+    /// Set if the next record will wait for its retry delay after its delivery.
     pub(super) next_waits: bool,
     /// Records below this offset may be delivered now.
     pub(super) delivery_limit: i64,
@@ -114,8 +114,9 @@ pub(super) enum Step {
 
 /// The quarantine of one assignment.
 ///
-/// A pure data structure. Invariants: a record is delivered only below the delivery limit of a committed draft; at most
-/// one record is named, and no other quarantined record of the process runs then, except one whose retry delay is over.
+/// A pure data structure. Invariants: a record is delivered only below the delivery limit of a committed draft; at
+/// most one record is named, and no other quarantined record of the process runs then, except one whose retry delay
+/// is over.
 #[derive(Debug)]
 pub(super) struct Quarantine {
     options: Options,
@@ -142,7 +143,7 @@ enum Mode {
     OneByOne { until: i64, lock: QuarantineLock, since: Instant, held: HashSet<Option<Bytes>> },
 }
 
-/// How far the commits announce records ahead of their delivery.
+/// The announced window: the records that commits announce ahead of their delivery.
 #[derive(Debug)]
 struct Announcement {
     /// In records.
@@ -163,8 +164,8 @@ impl Announcement {
 }
 
 impl Quarantine {
-    /// The quarantine of an assignment that starts at `position` of a log that ends at `log_end`, with the unclean ends
-    /// found in the commit metadata.
+    /// The quarantine of an assignment that starts at `position` of a log that ends at `log_end`, with the unclean
+    /// ends found in the commit metadata.
     pub(super) fn new(
         options: Options,
         position: i64,
@@ -222,7 +223,7 @@ impl Quarantine {
             .min(MAX_WINDOW)
     }
 
-    /// Whether delivery depends on commits.
+    /// Returns whether delivery depends on commits.
     pub(super) fn is_limited(&self) -> bool {
         !matches!(self.mode, Mode::Unlimited)
     }
@@ -242,7 +243,7 @@ impl Quarantine {
         }
     }
 
-    /// Whether a record with these failed attempts waits for its retry delay when it is delivered.
+    /// Returns whether a record with these failed attempts waits for its retry delay when it is delivered.
     pub(super) fn waits(&self, state: &RetryState) -> bool {
         self.options.retry.remaining(state, Timestamp::now()).is_some()
     }

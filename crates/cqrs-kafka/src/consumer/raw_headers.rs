@@ -1,6 +1,7 @@
 //! The copied headers of a record: written by the [`copier`](super::copier), read from the [`record`](super::record).
 //!
-//! A header is the lengths of its name and value (`u32`, little endian; [`NULL`] for a null value), then name and value.
+//! A header is the lengths of its name and value (`u32`, little endian; [`NULL`] for a null value), then name and
+//! value.
 
 use bytes::BufMut as _;
 

@@ -1,4 +1,5 @@
-//! How a [`session`](super::session) answers a rebalance: it takes partitions over, or drains, commits and revokes them.
+//! The answers of a [`session`](super::session) to rebalances: it takes partitions over, or drains, commits and
+//! revokes them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -305,8 +306,8 @@ impl Session {
         })
     }
 
-    /// Answers all rebalances, so that the client can be destroyed. That may take a while, on the thread that drops the
-    /// last reference.
+    /// Answers all rebalances, so that the client can be destroyed. That may take a while, on the thread that drops
+    /// the last reference.
     pub(super) fn leave(mut self) {
         self.queues.clear();
         self.committer.cancel();

@@ -1,5 +1,5 @@
-//! A fetched record, and its form as an incoming message. Made by the [`copier`](super::copier), owned by queues, source and
-//! settlements.
+//! A fetched record, and its form as an incoming message. Made by the [`copier`](super::copier), owned by queues,
+//! source and settlements.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -35,7 +35,8 @@ pub(super) struct Record {
     pub(super) drops: u32,
 }
 
-/// The headers of a record of which rdkafka cannot read some, or which has too many. Copies of the record have them all.
+/// The headers of a record of which rdkafka cannot read some, or which has too many. Copies of the record have them
+/// all.
 #[derive(Debug)]
 pub(super) struct Unread {
     all: OwnedHeaders,

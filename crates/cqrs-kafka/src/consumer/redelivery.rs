@@ -48,7 +48,7 @@ impl RedeliveryKey {
 }
 
 impl Redelivery {
-    /// Whether no record waits: the usual case.
+    /// Returns whether no record waits: the usual case.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.due.is_empty()
     }

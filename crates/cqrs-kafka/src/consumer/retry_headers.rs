@@ -16,7 +16,7 @@ pub(super) const ORIGINAL_TIMESTAMP: &str = "cqrs-retry-timestamp";
 /// The largest number of headers that a retry copy adds.
 pub(super) const MAX_RETRY_HEADERS: usize = RETRY_HEADERS.len() + 5;
 
-/// Whether a retry copy adds the header.
+/// Returns whether a retry copy adds the header.
 pub(super) fn is_retry_header(name: &str) -> bool {
     name.starts_with("cqrs-retry-")
         && (RETRY_HEADERS.contains(&name)

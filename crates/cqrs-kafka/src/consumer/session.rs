@@ -65,7 +65,7 @@ pub(super) struct Session {
     next_check: Instant,
     /// The time of the last log line of a failed commit.
     failure_logged: Option<Instant>,
-    /// Whether the group assigned partitions, and the assignment was not lost since.
+    /// Set if the group assigned partitions, and the assignment was not lost since.
     pub(super) is_member: bool,
     /// The reason why it is no member, as far as librdkafka reported one.
     pub(super) absence: Option<Arc<str>>,
@@ -386,9 +386,9 @@ impl Session {
                 tracing::warn!(subscription, "{text}");
                 self.absence = Some(text.into());
             }
-            Reaction::WaitForGroup(why) if self.absence.as_deref() != Some(&*why) => {
-                tracing::warn!(subscription, "{why}; it tries to join again");
-                self.absence = Some(why.into());
+            Reaction::WaitForGroup(reason) if self.absence.as_deref() != Some(&*reason) => {
+                tracing::warn!(subscription, "{reason}; it tries to join again");
+                self.absence = Some(reason.into());
             }
             Reaction::Log(code, text) => tracing::warn!(subscription, error = %code, "{text}"),
             Reaction::WaitForGroup(_) | Reaction::Ignore => {}
@@ -429,7 +429,7 @@ impl Session {
         // These commits include the ones of earlier jobs.
         self.committer.cancel();
         let mut ticket = self.committer.commit_last(drafts);
-        let mut why: Arc<str> = "the broker did not answer in time".into();
+        let mut reason: Arc<str> = "the broker did not answer in time".into();
         loop {
             self.serve_events();
             match self.committer.take() {
@@ -438,7 +438,7 @@ impl Session {
                 {
                     let Err(error) = result else { return CloseOutcome::Clean };
                     self.refused(&failed, &error);
-                    why = self.consumer.context().events.reason(error).into();
+                    reason = self.consumer.context().events.reason(error).into();
                     thread::park_timeout(TICK);
                     ticket = self.committer.commit_last(renew(&failed));
                 }
@@ -446,7 +446,7 @@ impl Session {
                 None => thread::park_timeout(SHORT_TICK),
             }
             if Instant::now() >= end {
-                return CloseOutcome::Uncommitted(why);
+                return CloseOutcome::Uncommitted(reason);
             }
         }
     }

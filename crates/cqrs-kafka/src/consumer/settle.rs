@@ -37,7 +37,7 @@ pub(super) struct KafkaSettle {
 struct Lease {
     partition: Arc<Partition>,
     record: Record,
-    /// Whether its handler counts as running.
+    /// Set if its handler counts as running.
     running: bool,
 }
 

@@ -1,5 +1,5 @@
-//! The consumer's [`Source`]: delivers the records that the poll thread fetched, and dropped deliveries again. Used by the
-//! runtime.
+//! The consumer's [`Source`]: delivers the records that the poll thread fetched, and dropped deliveries again. Used
+//! by the runtime.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -160,23 +160,23 @@ impl Source for KafkaSource {
         let end = far_deadline(deadline).into_std();
         self.state.close(end);
         self.discard();
-        let mut ending = self.state.ending.subscribe();
+        let mut closed = self.state.closed.subscribe();
         let name = Arc::clone(&self.state.plan.request.name);
         Box::pin(async move {
             // The poll thread keeps the deadline, but may be late by one poll.
             let grace = Duration::from_millis(500);
-            let ended = ending.wait_for(Option::is_some);
-            let ended = tokio::time::timeout_at((end + grace).into(), ended).await;
-            let why = match ended {
-                Ok(Ok(ending)) => match &*ending {
+            let outcome = closed.wait_for(Option::is_some);
+            let outcome = tokio::time::timeout_at((end + grace).into(), outcome).await;
+            let reason = match outcome {
+                Ok(Ok(outcome)) => match &*outcome {
                     Some(CloseOutcome::Clean) => return Ok(()),
-                    Some(CloseOutcome::Uncommitted(why)) => why.to_string(),
+                    Some(CloseOutcome::Uncommitted(reason)) => reason.to_string(),
                     None => "it gave no result".to_owned(),
                 },
                 Ok(Err(_)) => "its thread ended".to_owned(),
                 Err(_) => "it did not end in time".to_owned(),
             };
-            let text = format!("subscription {name}: the last commit failed: {why}");
+            let text = format!("subscription {name}: the last commit failed: {reason}");
             Err(SourceError::new(text))
         })
     }

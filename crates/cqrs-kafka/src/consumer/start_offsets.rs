@@ -1,10 +1,10 @@
 //! The start offsets of newly assigned partitions. Looked up on the [`committer`](super::committer)'s thread.
 //!
-//! A partition starts at the group's committed offset. The start option is for a group that has none; the offset that it
-//! resolves to is committed at takeover. It holds for the partitions that the topic had when the group began with it.
-//! Their number is in the commit metadata of the topic's other partitions, else it is the number that the topic had when
-//! this subscription began. A partition beyond it was added later and starts with the oldest record, and so does a
-//! partition whose committed offset was deleted by retention.
+//! A partition starts at the group's committed offset. The start option is for a group that has none; the offset that
+//! it resolves to is committed at takeover. It holds for the partitions that the topic had when the group began with
+//! it. Their number is in the commit metadata of the topic's other partitions, else it is the number that the topic
+//! had when this subscription began. A partition beyond it was added later and starts with the oldest record, and so
+//! does a partition whose committed offset was deleted by retention.
 
 use std::collections::{BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,8 +23,8 @@ use super::offset_tracker::Takeover;
 
 /// The timeout of a look-up, which is retried after it.
 const LOOK_UP: Duration = Duration::from_secs(10);
-/// The timeout for asking the leaders for the first and last offsets. Shorter than the wait for a last commit, which may
-/// be queued behind it.
+/// The timeout for asking the leaders for the first and last offsets. Shorter than the wait for a last commit, which
+/// may be queued behind it.
 const LIST_OFFSETS: Duration = Duration::from_secs(4);
 
 type Consumer = BaseConsumer<Context>;
@@ -117,7 +117,8 @@ pub(super) fn look_up(
                 takeover.is_new = true;
                 takeover.metadata.partitions = known.get(&one.topic).copied();
                 let unknown = || RdError::OffsetFetch(Code::LeaderNotAvailable);
-                // Without a leader, 0 stands for the oldest record: librdkafka continues with the first one that exists.
+                // Without a leader, 0 stands for the oldest record: librdkafka continues with the first one that
+                // exists.
                 let begin = begin.unwrap_or(0);
                 takeover.position = match one.start {
                     _ if was_added(one) => {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
 
-use cqrs_core::consume::{SourceError, SubscribeError};
+use cqrs_core::consume::{SourceError, SourceStatus, SubscribeError};
 use tokio::sync::watch;
 
 use super::copies::Copies;
@@ -43,8 +43,8 @@ pub(super) enum CloseOutcome {
     Uncommitted(Arc<str>),
 }
 
-/// The poll thread adds batches and reads the counts; the source takes batches out; settlements count down. Each lock is
-/// held briefly, and never together with another one.
+/// The poll thread adds batches and reads the counts; the source takes batches out; settlements count down. Each lock
+/// is held briefly, and never together with another one.
 pub(super) struct SubscriptionState {
     pub(super) plan: Arc<Plan>,
     pub(super) poller: Arc<Poller>,
@@ -68,7 +68,7 @@ pub(super) struct SubscriptionState {
     /// Set once it was logged that the group refuses commits.
     pub(super) refusal_logged: AtomicBool,
     pub(super) opening: watch::Sender<OpenState>,
-    pub(super) ending: watch::Sender<Option<CloseOutcome>>,
+    pub(super) closed: watch::Sender<Option<CloseOutcome>>,
     pub(super) copies: Copies,
 }
 
@@ -98,7 +98,7 @@ impl SubscriptionState {
             topics_at_start: Arc::default(),
             refusal_logged: AtomicBool::new(false),
             opening: watch::Sender::default(),
-            ending: watch::Sender::default(),
+            closed: watch::Sender::default(),
             copies,
         }
     }
@@ -120,8 +120,8 @@ impl SubscriptionState {
         self.bound.share(self.partitions.load(Ordering::Relaxed), at_once, largest)
     }
 
-    /// The number of records of a partition that may be fetched now. If it is 0, a settlement that makes room wakes the
-    /// poll thread.
+    /// The number of records of a partition that may be fetched now. If it is 0, a settlement that makes room wakes
+    /// the poll thread.
     ///
     /// The bound of the subscription holds for a partition without records in flight too: a partition that is assigned
     /// while the others fill the bound gets the room that they free beyond their new shares.
@@ -130,7 +130,7 @@ impl SubscriptionState {
         if share == 0 { 0 } else { share.min(self.in_flight.room(self.bound)) }
     }
 
-    /// Whether `more` bytes of a partition fill a bound.
+    /// Returns whether `more` bytes of a partition fill a bound.
     pub(super) fn is_heavy(&self, partition: &Partition, more: usize) -> bool {
         self.in_flight.is_heavy(self.bound, more)
             || partition.in_flight.is_heavy(self.share(), more)
@@ -172,7 +172,7 @@ impl SubscriptionState {
         waker.into_iter().for_each(Waker::wake);
     }
 
-    /// Whether deliveries were returned and not taken out yet. Cheap.
+    /// Returns whether deliveries were returned and not taken out yet. Cheap.
     pub(super) fn has_returned(&self) -> bool {
         self.returned.load(Ordering::Acquire)
     }
@@ -229,6 +229,26 @@ impl SubscriptionState {
         let waker = self.inbox().waker.take();
         waker.into_iter().for_each(Waker::wake);
         self.poller.wake();
+    }
+
+    /// Fails the opening of the subscription. `false`: it is open already.
+    pub(super) fn fail_opening(&self, failure: SubscribeError) -> bool {
+        self.opening.send_if_modified(|opening| {
+            let is_waiting = matches!(opening, OpenState::Waiting);
+            if is_waiting {
+                *opening = OpenState::Failed(Some(failure));
+            }
+            is_waiting
+        })
+    }
+
+    pub(super) fn report_disconnected(&self, error: &impl ToString) {
+        let last_error = error.to_string().into();
+        self.plan.request.status.report(SourceStatus::Disconnected { last_error });
+    }
+
+    pub(super) fn set_closed(&self, outcome: CloseOutcome) {
+        self.closed.send_replace(Some(outcome));
     }
 
     /// Fails the source.

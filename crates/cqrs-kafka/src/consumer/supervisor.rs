@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cqrs_core::consume::{SourceError, SourceStatus, SubscribeError, SubscribeErrorKind};
+use cqrs_core::consume::{SourceError, SubscribeError, SubscribeErrorKind};
 
 use super::session::{Exit, Session};
-use super::subscription_state::{CloseOutcome, OpenState, SubscriptionState};
+use super::subscription_state::{CloseOutcome, SubscriptionState};
 use crate::error::{ErrorKind, KafkaError};
 use crate::events::Events;
 use crate::health::Health;
@@ -43,7 +43,7 @@ impl Supervisor {
         let _end = PanicReport(Arc::clone(&self.state));
         let mut pause = TICK;
         loop {
-            let born = Instant::now();
+            let started_at = Instant::now();
             let health = Arc::new(Health::new(RELEVANT));
             let events = Events::new(&self.state.plan.config, health);
             let exit = match Session::open(Arc::clone(&self.state), events) {
@@ -52,7 +52,7 @@ impl Supervisor {
             };
             match exit {
                 Exit::Closed(outcome) => {
-                    self.state.ending.send_replace(Some(outcome));
+                    self.state.set_closed(outcome);
                     return;
                 }
                 Exit::Failed(kind, error) => return self.fail(kind, error),
@@ -60,25 +60,23 @@ impl Supervisor {
                     tracing::error!(
                         subscription = &*self.state.plan.request.name,
                         %error,
-                        "the kafka consumer failed; a new one is made"
+                        "the kafka consumer failed and is replaced"
                     );
-                    let last_error: Arc<str> = error.to_string().into();
-                    self.state
-                        .plan
-                        .request
-                        .status
-                        .report(SourceStatus::Disconnected { last_error });
+                    self.state.report_disconnected(&error);
                 }
             }
-            pause =
-                if born.elapsed() > STABLE_AFTER { TICK } else { (2 * pause).min(LONGEST_PAUSE) };
+            pause = if started_at.elapsed() > STABLE_AFTER {
+                TICK
+            } else {
+                (2 * pause).min(LONGEST_PAUSE)
+            };
             let next = Instant::now() + pause;
             while Instant::now() < next && self.state.closes_at().is_none() {
                 thread::park_timeout(TICK);
             }
             if self.state.closes_at().is_some() {
-                let why = "the consumer had failed, and no new one was made yet".into();
-                self.state.ending.send_replace(Some(CloseOutcome::Uncommitted(why)));
+                let reason = "the consumer had failed and was not replaced yet".into();
+                self.state.set_closed(CloseOutcome::Uncommitted(reason));
                 return;
             }
         }
@@ -94,24 +92,12 @@ impl Supervisor {
         };
         let text = format!("subscription {name} cannot continue: {error}{advice}");
         tracing::error!(%error, "{text}");
-        let mut error = Some(error);
-        self.state.opening.send_if_modified(|opening| {
-            let OpenState::Waiting = opening else { return false };
-            let failure = SubscribeError::new(kind, text.clone());
-            let failure = match error.take() {
-                Some(error) => failure.with_source(error),
-                None => failure,
-            };
-            *opening = OpenState::Failed(Some(failure));
-            true
-        });
-        if let Some(error) = error {
-            let last_error: Arc<str> = error.to_string().into();
-            self.state.plan.request.status.report(SourceStatus::Disconnected { last_error });
+        let failure = SubscribeError::new(kind, text.clone()).with_source(error.clone());
+        if !self.state.fail_opening(failure) {
+            self.state.report_disconnected(&error);
             self.state.fail(SourceError::new(text).with_source(error));
         }
-        let why = "the subscription had failed".into();
-        self.state.ending.send_replace(Some(CloseOutcome::Uncommitted(why)));
+        self.state.set_closed(CloseOutcome::Uncommitted("the subscription had failed".into()));
     }
 }
 
@@ -126,15 +112,9 @@ impl Drop for PanicReport {
         }
         let text =
             format!("subscription {}: the consumer's thread panicked", state.plan.request.name);
-        let last_error: Arc<str> = text.as_str().into();
-        state.plan.request.status.report(SourceStatus::Disconnected { last_error });
+        state.report_disconnected(&text);
         state.fail(SourceError::new(text.clone()));
-        state.opening.send_if_modified(|opening| {
-            let OpenState::Waiting = opening else { return false };
-            let failure = SubscribeError::new(SubscribeErrorKind::Other, text.clone());
-            *opening = OpenState::Failed(Some(failure));
-            true
-        });
-        state.ending.send_replace(Some(CloseOutcome::Uncommitted(text.into())));
+        state.fail_opening(SubscribeError::new(SubscribeErrorKind::Other, text.clone()));
+        state.set_closed(CloseOutcome::Uncommitted(text.into()));
     }
 }

@@ -141,7 +141,7 @@ impl ProducerHandle {
         *self.closing.borrow()
     }
 
-    /// Whether the shutdown's deadline is over.
+    /// Returns whether the shutdown's deadline is over.
     pub(super) fn is_past_end(&self) -> bool {
         self.closes_at().is_some_and(|end| end <= Instant::now())
     }

@@ -33,7 +33,7 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Whether it was one batch of one record. librdkafka reports the records of a batch together.
+    /// Returns whether it was one batch of one record. librdkafka reports the records of a batch together.
     pub(super) fn is_single(&self) -> bool {
         self.count == 1
     }

@@ -1,4 +1,4 @@
-//! How the supervisor sends the records of oversized batches again: in smaller groups, in order, before newer records.
+//! The resend of oversized batches by the supervisor: in smaller groups, in order, before newer records.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -153,7 +153,7 @@ impl Supervisor {
         true
     }
 
-    /// Whether this client can send nothing more, or the shutdown's deadline is over.
+    /// Returns whether this client can send nothing more, or the shutdown's deadline is over.
     fn gives_up(&self, client: &Client) -> bool {
         self.failure(client).is_some() || self.handle.is_past_end()
     }

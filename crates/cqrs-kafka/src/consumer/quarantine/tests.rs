@@ -37,7 +37,8 @@ fn window_widens_in_a_standstill() {
     }
 }
 
-/// Between two records of a busy partition a worker is idle for a moment, and the other partition's records still wait.
+/// Between two records of a busy partition a worker is idle for a moment, and the other partition's records still
+/// wait.
 #[test]
 fn busy_partition_widens_no_window_of_another() {
     let mut simulation = Simulation::new(1, [log(100_000, []), log(100_000, [])]);
@@ -89,12 +90,9 @@ fn second_unclean_end_leaves_few_records() {
     for _ in 0..100 {
         simulation.now += TICK;
         simulation.commit_all();
-        simulation.deliver(0, 10_000);
-        // Its 8 handlers are busy: the others are queued.
-        let member = &mut simulation.members[0];
-        for _ in member.running.drain(8.min(member.running.len())..) {
-            member.partition.end();
-        }
+        simulation.deliver_queued(0, 10_000);
+        // The 8 workers stay busy.
+        simulation.start(0, 8 - simulation.members[0].running.len());
     }
     let until = simulation.logs[0].unclean().until.unwrap();
     assert!(until <= 48, "{until}");
@@ -103,11 +101,7 @@ fn second_unclean_end_leaves_few_records() {
 #[test]
 fn third_start_runs_records_one_by_one() {
     let mut simulation = Simulation::new(1, [log(3, []), log(3, [])]);
-    for _ in 0..2 {
-        simulation.deliver_all(0);
-        simulation.deliver_all(1);
-        simulation.kill();
-    }
+    simulation.kill_twice();
     assert_eq!(simulation.deliver_all(0), [0]);
     assert_eq!(
         (simulation.logs[0].unclean().count, simulation.logs[0].unclean().named),
@@ -127,11 +121,7 @@ fn third_start_runs_records_one_by_one() {
 #[test]
 fn lock_is_kept_while_a_name_is_committed() {
     let mut simulation = Simulation::new(1, [log(2, []), log(2, [])]);
-    for _ in 0..2 {
-        simulation.deliver_all(0);
-        simulation.deliver_all(1);
-        simulation.kill();
-    }
+    simulation.kill_twice();
     for offset in 0..2 {
         assert_eq!(simulation.deliver_all(0), [offset]);
         simulation.finish(0, offset);
@@ -151,11 +141,7 @@ fn lock_is_kept_while_a_name_is_committed() {
 #[test]
 fn quarantine_lasts_a_minute_at_most() {
     let mut simulation = Simulation::new(1, [log(9, []), log(9, [])]);
-    for _ in 0..2 {
-        simulation.deliver_all(0);
-        simulation.deliver_all(1);
-        simulation.kill();
-    }
+    simulation.kill_twice();
     assert_eq!((simulation.deliver_all(0), simulation.deliver_all(1)), (vec![0], vec![]));
     simulation.now += LONGEST - TICK;
     assert_eq!((simulation.deliver_all(0), simulation.deliver_all(1)), (vec![], vec![]));
@@ -169,10 +155,7 @@ fn quarantine_lasts_a_minute_at_most() {
 #[test]
 fn held_record_blocks_naming_of_its_key() {
     let mut simulation = Simulation::new(1, [log(4, [])]);
-    for _ in 0..2 {
-        simulation.deliver_all(0);
-        simulation.kill();
-    }
+    simulation.kill_twice();
     assert_eq!(simulation.deliver_all(0), [0]);
     simulation.members[0].partition.hold(&keyed(0, "a"), Default::default());
     assert_eq!(simulation.consider(1, "a"), (None, 2), "it waits behind the held one");
@@ -182,10 +165,7 @@ fn held_record_blocks_naming_of_its_key() {
 #[test]
 fn quarantine_ends_at_the_end_of_the_log() {
     let mut simulation = Simulation::new(1, [log(1, [])]);
-    for _ in 0..2 {
-        simulation.deliver_all(0);
-        simulation.kill();
-    }
+    simulation.kill_twice();
     assert_eq!(simulation.deliver_all(0), [0]);
     simulation.members[0].partition.hold(&record(0), Default::default());
     simulation.deliver_all(0);
@@ -196,10 +176,7 @@ fn quarantine_ends_at_the_end_of_the_log() {
 fn held_record_blocks_naming_in_strict_order() {
     let mut simulation = Simulation::new(1, [log(4, [])]);
     simulation.concurrency = 1;
-    for _ in 0..2 {
-        simulation.deliver_all(0);
-        simulation.kill();
-    }
+    simulation.kill_twice();
     assert_eq!(simulation.deliver_all(0), [0]);
     simulation.members[0].partition.hold(&record(0), Default::default());
     assert_eq!(simulation.consider(1, "a"), (None, 2), "it runs after the one that is held");
@@ -307,10 +284,7 @@ fn short_lived_process_counts_once_at_most() {
 #[test]
 fn lost_membership_is_no_crash() {
     let mut simulation = Simulation::new(1, [log(3, [])]);
-    for _ in 0..2 {
-        simulation.deliver_all(0);
-        simulation.kill();
-    }
+    simulation.kill_twice();
     assert_eq!(simulation.deliver_all(0), [0]);
     for _ in 0..5 {
         simulation.lose_membership();
@@ -341,10 +315,7 @@ fn clean_end_keeps_records_that_did_not_run_alone() {
     for (has_lock, is_same_process) in [(true, false), (true, true), (false, false), (false, true)]
     {
         let mut simulation = Simulation::new(1, [log(9, [])]);
-        for _ in 0..2 {
-            simulation.deliver_all(0);
-            simulation.kill();
-        }
+        simulation.kill_twice();
         let lock = if has_lock { None } else { simulation.process.try_lock() };
         assert_eq!(simulation.deliver_all(0).len(), usize::from(has_lock));
         if is_same_process {
@@ -390,10 +361,7 @@ fn max_crashes_of_zero_counts_nothing() {
 #[test]
 fn refused_commits_delay_nothing() {
     let mut simulation = Simulation::new(1, [log(9, [])]);
-    for _ in 0..2 {
-        simulation.deliver_all(0);
-        simulation.kill();
-    }
+    simulation.kill_twice();
     let draft = simulation.members[0].partition.tracker().draft().unwrap();
     simulation.members[0].partition.tracker().refused(&draft, true);
     assert_eq!(simulation.members[0].partition.delivery_limit(), i64::MAX);

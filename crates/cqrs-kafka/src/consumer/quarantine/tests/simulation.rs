@@ -1,5 +1,5 @@
-//! A simulation of partitions whose consumer's process dies, for the tests of the quarantine: logs, commits, handlers and
-//! crashes, without a broker.
+//! A simulation of partitions whose consumer's process dies, for the tests of the quarantine: logs, commits, handlers
+//! and crashes, without a broker.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ pub(super) struct Simulation {
     /// Commits in flight.
     pub(super) in_flight: Option<Vec<(usize, Draft)>>,
     pub(super) deaths: usize,
-    /// Whether records fail and are held for a later attempt, or are returned.
+    /// Set if records fail and are held for a later attempt, or are returned.
     pub(super) holds: bool,
 }
 
@@ -332,6 +332,16 @@ impl Simulation {
         self.commit_all();
         self.process = Process::new(self.now);
         self.take_over();
+    }
+
+    /// Delivers records of all partitions and kills the process, twice: their records are quarantined.
+    pub(super) fn kill_twice(&mut self) {
+        for _ in 0..2 {
+            for at in 0..self.logs.len() {
+                self.deliver_all(at);
+            }
+            self.kill();
+        }
     }
 
     pub(super) fn crashes(&self, at: usize, offset: i64) -> u32 {
