@@ -21,7 +21,7 @@ pub(crate) const ACQUIRED_COUNT: &str = "x-acquired-count";
 /// From the server: the offset of a message in its stream.
 pub(crate) const STREAM_OFFSET: &str = "x-stream-offset";
 
-/// Set for the headers that only our retry copies have. Handlers do not see them.
+/// True for the headers that only our retry copies have. Handlers do not see them.
 pub(crate) fn is_of_retry(name: &str) -> bool {
     const ADDED: [&str; 7] = [
         QUARANTINE_CRASHES,
@@ -35,7 +35,7 @@ pub(crate) fn is_of_retry(name: &str) -> bool {
     RETRY_HEADERS.contains(&name) || ADDED.contains(&name)
 }
 
-/// Set for the headers that the server writes.
+/// True for the headers that the server writes.
 pub(crate) fn is_server_made(name: &str) -> bool {
     matches!(name, "x-death" | DELIVERY_COUNT | ACQUIRED_COUNT | STREAM_OFFSET)
         || name.starts_with("x-first-death-")

@@ -29,7 +29,7 @@ impl ChannelEpoch {
         (Arc::new(epoch), receiver)
     }
 
-    /// Set if the channel is gone: its deliveries cannot be settled.
+    /// True if the channel is gone: its deliveries cannot be settled.
     pub(super) fn is_over(&self) -> bool {
         self.is_over.load(Ordering::Acquire)
     }

@@ -35,7 +35,7 @@ impl DeliveryCount {
         }
     }
 
-    /// Set if the message was returned so often that it has to be quarantined. Connections that this source has
+    /// True if the message was returned so often that it has to be quarantined. Connections that this source has
     /// `lost` itself are subtracted.
     pub(super) fn is_candidate(self, lost: u32) -> bool {
         self.returned.saturating_sub(lost) >= CANDIDATE

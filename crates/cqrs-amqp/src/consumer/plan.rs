@@ -135,7 +135,7 @@ impl Plan {
         })
     }
 
-    /// Set if streams are consumed; one subscription has queues of one kind.
+    /// True if streams are consumed; one subscription has queues of one kind.
     pub(super) fn is_stream(&self) -> bool {
         self.queues.iter().any(|queue| queue.kind == QueueKind::Stream)
     }

@@ -140,7 +140,7 @@ impl DeliveryReceiver {
         }
     }
 
-    /// Set if deliveries can be kept unsettled until the close. A stream takes nothing back.
+    /// True if deliveries can be kept unsettled until the close. A stream takes nothing back.
     pub(super) fn keeps_deliveries(&self) -> bool {
         matches!(self.phase, Phase::Consuming(_)) && !self.is_of_stream()
     }

@@ -118,7 +118,7 @@ impl AmqpSettle {
     }
 }
 
-/// Set if retrying cannot fix a copy that was not stored: its queue is missing and not ours to declare, or
+/// True if retrying cannot fix a copy that was not stored: its queue is missing and not ours to declare, or
 /// the user lacks a right. It concerns this queue only: other messages continue.
 fn is_permanent(error: &AmqpError) -> bool {
     match error.kind() {

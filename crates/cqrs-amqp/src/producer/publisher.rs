@@ -78,10 +78,11 @@ type Declaring = BoxFuture<'static, (Arc<str>, Result<(), AmqpError>)>;
 enum PublisherEvent {
     Stop(Option<Instant>),
     BrokerDropped,
-    TimeIsUp,
+    ShutdownDeadline,
     /// More messages to publish.
     Messages,
     Opened(PooledChannel),
+    /// Confirms completed, or lapin wrote messages.
     Progress,
     Health,
     Declared(Arc<str>, Result<(), AmqpError>),
@@ -121,11 +122,9 @@ impl Publisher {
                 self.settle(&mut done);
                 continue;
             }
-            if self.stop_at.is_some() && self.messages.is_closed() && self.messages.is_empty() {
-                // No further message can arrive.
-                if self.unconfirmed.is_empty() {
-                    return self.undelivered;
-                }
+            let is_last = self.messages.is_closed() && self.messages.is_empty();
+            if self.stop_at.is_some() && is_last && self.unconfirmed.is_empty() {
+                return self.undelivered;
             }
             match self.wait(&mut batch, &mut done, timer.as_mut()).await {
                 PublisherEvent::Stop(at) => {
@@ -133,7 +132,7 @@ impl Publisher {
                     self.messages.close();
                 }
                 PublisherEvent::BrokerDropped => return self.undelivered,
-                PublisherEvent::TimeIsUp => {
+                PublisherEvent::ShutdownDeadline => {
                     while let Ok(pending) = self.messages.try_recv() {
                         self.unconfirmed.push(pending);
                     }
@@ -186,7 +185,7 @@ impl Publisher {
                 Err(_dropped) => PublisherEvent::BrokerDropped,
             },
             () = timer, if deadline.is_some() => match *stop_at {
-                Some(at) if at <= Instant::now() => PublisherEvent::TimeIsUp,
+                Some(at) if at <= Instant::now() => PublisherEvent::ShutdownDeadline,
                 _ => PublisherEvent::Deadline,
             },
             _lost_or_changed = changed(pooled) => PublisherEvent::Health,
@@ -205,7 +204,7 @@ impl Publisher {
         }
     }
 
-    /// Set if a message may be sent now.
+    /// True if a message may be sent now.
     fn wants_to_write(&self) -> bool {
         let PublisherChannel::Open(pooled) = &self.channel else { return false };
         let up = matches!(*pooled.health.borrow(), Health::Up);

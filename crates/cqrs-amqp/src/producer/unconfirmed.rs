@@ -82,7 +82,7 @@ struct Sent {
 }
 
 impl Sent {
-    /// Set if its return may be in lapin's queue though it was acknowledged: case 3 of [`Unconfirmed`].
+    /// True if its return may be in lapin's queue though it was acknowledged: case 3 of [`Unconfirmed`].
     fn may_be_returned(&self) -> bool {
         let with_another = matches!(self.answer, Some(Answer::Ack { with_another: true }));
         with_another && self.mandatory && self.returned.is_none()
@@ -365,7 +365,7 @@ impl Unconfirmed {
         taken
     }
 
-    /// Set if every message has its outcome.
+    /// True if every message has its outcome.
     pub(crate) fn is_empty(&self) -> bool {
         self.queued.is_empty() && self.sent.len() == self.expired
     }

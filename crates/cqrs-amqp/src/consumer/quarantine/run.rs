@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use super::inspect::declare_passive;
-use super::state::{BROKEN, WaitTimer};
+use super::state::{UNAVAILABLE, WaitTimer};
 use crate::connect::topology::short;
 use crate::consumer::channel_epoch::ChannelEpoch;
 use crate::consumer::context::SourceContext;
@@ -32,7 +32,7 @@ const BUSY: Duration = Duration::from_secs(3);
 /// Locked while this process runs a quarantined message.
 static RUNNING: Mutex<()> = Mutex::const_new(());
 
-/// Set if a delivery of a consumer has to be quarantined.
+/// True if a delivery of a consumer has to be quarantined.
 pub(in crate::consumer) fn is_candidate(
     delivery: &InboundDelivery,
     context: &SourceContext,
@@ -121,10 +121,10 @@ impl QuarantineRun {
                 return false;
             }
             Err(error) => {
-                state.set_broken();
+                state.set_unavailable();
                 tracing::warn!(
                     subscription = %name, error = %error.chain(),
-                    "the quarantine queue takes no message: for {BROKEN:?} messages that were returned by \
+                    "the quarantine queue takes no message: for {UNAVAILABLE:?} messages that were returned by \
                      lost consumers run like others, their crashes are not counted"
                 );
                 return false;

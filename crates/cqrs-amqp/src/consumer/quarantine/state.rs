@@ -12,7 +12,7 @@ pub(super) const MAX_WAIT: Duration = Duration::from_secs(60);
 /// The pause of the quarantine after a wait that was too long.
 const POSTPONED: Duration = Duration::from_secs(300);
 /// The time in which no message is quarantined after one could not be stored.
-pub(super) const BROKEN: Duration = Duration::from_secs(60);
+pub(super) const UNAVAILABLE: Duration = Duration::from_secs(60);
 
 /// The quarantine state of a source, over all channels.
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ struct Times {
     /// Postponements since then.
     postponed: u32,
     /// Until then no message is quarantined.
-    broken_until: Option<Instant>,
+    unavailable_until: Option<Instant>,
 }
 
 impl QuarantineState {
@@ -59,14 +59,15 @@ impl QuarantineState {
         self.off.load(Ordering::Relaxed)
     }
 
-    /// Set if messages are moved into the quarantine queue.
+    /// True if messages are moved into the quarantine queue.
     pub(super) fn takes_messages(&self) -> bool {
-        let broken = self.times().broken_until.is_some_and(|until| Instant::now() < until);
-        !self.is_off() && !broken
+        let unavailable =
+            self.times().unavailable_until.is_some_and(|until| Instant::now() < until);
+        !self.is_off() && !unavailable
     }
 
-    pub(super) fn set_broken(&self) {
-        self.times().broken_until = Some(Instant::now() + BROKEN);
+    pub(super) fn set_unavailable(&self) {
+        self.times().unavailable_until = Some(Instant::now() + UNAVAILABLE);
     }
 
     /// The time that is left for quarantined messages.
@@ -107,7 +108,7 @@ impl QuarantineState {
         (times.waited, times.postponed) = (Duration::ZERO, 0);
     }
 
-    /// Set if `error` is the server's refusal of the quarantine queue. After the first one the source runs
+    /// True if `error` is the server's refusal of the quarantine queue. After the first one the source runs
     /// without that queue.
     pub(super) fn is_refused(&self, queue: &str, subscription: &str, error: &lapin::Error) -> bool {
         // 406 is about a delivery of the channel (the consumer timeout), a hard error about the connection.
@@ -168,10 +169,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn failed_store_stops_the_quarantine_for_a_while() {
         let quarantine = QuarantineState::default();
-        quarantine.set_broken();
+        quarantine.set_unavailable();
         quarantine.lost();
         assert!(!quarantine.takes_messages());
-        tokio::time::advance(BROKEN).await;
+        tokio::time::advance(UNAVAILABLE).await;
         assert!(quarantine.takes_messages());
     }
 
