@@ -58,7 +58,7 @@ fn for_kafka(subscription: Subscription) -> Subscription {
 
     subscription.option(
         KafkaSubscription::new()
-            .with_assignors([Assignor::CooperativeSticky]) // `KafkaSubscription::python()` beside aiokafka
+            .with_assignors([Assignor::CooperativeSticky]) // `KafkaSubscription::python_compatible()` beside aiokafka
             .with_retry_mode(RetryMode::Ordered) // the default; `Topics` gives up order
             .with_commit_interval(Duration::from_secs(1)),
     )

@@ -94,7 +94,7 @@
 //!
 //! No message is quarantined for a minute after the quarantine queue did not take one, and until the next start
 //! after the server refused to let us read it (one warning each). If a queue has a single active consumer, or is
-//! `passive()`, a channel runs quarantined messages only after it received a first message.
+//! `with_passive(true)`, a channel runs quarantined messages only after it received a first message.
 //!
 //! # Separate connections
 //! A broker value publishes on connections of its own. Each subscription has one, and all of them share one
@@ -111,8 +111,7 @@ mod producer;
 
 pub use broker::AmqpMessageBroker;
 pub use config::{
-    AmqpConfig, Argument, BindingConfig, DeclareMode, Dsn, ExchangeConfig, ExchangeKind, Pem,
-    QueueConfig, Reconnect, Secret, TlsConfig,
+    AmqpConfig, AmqpSubscription, Argument, BindingConfig, DeclareMode, Dsn, ExchangeConfig,
+    ExchangeKind, Pem, QueueConfig, QueueKind, Reconnect, Secret, StreamOffset, TlsConfig,
 };
-pub use consumer::{AmqpSubscription, QueueKind, StreamOffset};
 pub use error::{AmqpError, ErrorKind};

@@ -358,7 +358,7 @@ async fn a_single_active_consumer_declared_elsewhere_works_without() {
     let _alone = crate::QUARANTINE.lock().await;
     let (name, raw) = (fresh("single"), Raw::connect().await);
     let (_proxy, broker) = mortal(&name).await;
-    let declared = AmqpSubscription::new().with_queue(&*name).with_single_active_consumer();
+    let declared = AmqpSubscription::new().with_queue(&*name).with_single_active_consumer(true);
     let change = |options: AmqpSubscription| {
         move |request: &mut SubscribeRequest| {
             plain(request);
@@ -366,7 +366,7 @@ async fn a_single_active_consumer_declared_elsewhere_works_without() {
         }
     };
     let mut active = Opened::open(&broker, &[&name], "g", change(declared)).await;
-    let passive = AmqpSubscription::new().with_queue(&*name).passive();
+    let passive = AmqpSubscription::new().with_queue(&*name).with_passive(true);
     let mut waiting = Opened::open(&broker, &[&name], "g", change(passive)).await;
     put(&raw, &name, 0..2).await;
     let out = active.take(2).await;
@@ -493,7 +493,7 @@ async fn standby_runs_no_message_in_quarantine() {
     let queue = format!("{name}.g");
     let single = |request: &mut SubscribeRequest| {
         plain(request);
-        request.options.insert(AmqpSubscription::new().with_single_active_consumer());
+        request.options.insert(AmqpSubscription::new().with_single_active_consumer(true));
     };
     let (_proxy, broker) = mortal(&name).await;
     let mut active = Opened::open(&broker, &[&name], "g", single).await;
@@ -517,7 +517,7 @@ async fn sole_consumer_runs_the_quarantine_first() {
     let queue = format!("{name}.g");
     let single = |request: &mut SubscribeRequest| {
         plain(request);
-        request.options.insert(AmqpSubscription::new().with_single_active_consumer());
+        request.options.insert(AmqpSubscription::new().with_single_active_consumer(true));
     };
     let (_proxy, broker) = mortal(&name).await;
     Opened::open(&broker, &[&name], "g", single).await.close(LONG).await.1.unwrap();

@@ -585,7 +585,7 @@ async fn what_faststream_declared_we_take_without_declaring() {
     let mut config = place.config();
     config.declare = DeclareMode::Passive;
     let broker = AmqpMessageBroker::connect(config).await.unwrap();
-    let passive = place.subscription().option(place.options().passive());
+    let passive = place.subscription().option(place.options().with_passive(true));
     let mut ear = Ear::open(place.broker(), passive).await;
     let events = events(&place.topic);
     announce(broker, &events).await;
@@ -617,7 +617,7 @@ async fn what_nobody_declared_is_not_found() {
     let place = Place::faststream("nobody");
     let exchange = AmqpMessageBroker::connect(place.config()).await.unwrap();
     let error = Opened::try_open(&exchange, &[&*place.topic], "ours", |request| {
-        request.options.insert(place.options().passive());
+        request.options.insert(place.options().with_passive(true));
     })
     .await
     .unwrap_err();

@@ -85,7 +85,7 @@ async fn an_exclusive_queue_has_retries_that_go_with_it() {
     let (name, raw) = (fresh("exclusive"), Raw::connect().await);
     let queue = format!("{name}.g");
     let (proxy, broker) = through_proxy(&name).await;
-    let options = AmqpSubscription::new().with_exclusive();
+    let options = AmqpSubscription::new().with_exclusive(true);
     let mut opened = Opened::open(&broker, &[&name], "g", with(options)).await;
     for round in 0..2 {
         raw.publish(&name, &name, b"x", BasicProperties::default()).await;
@@ -113,7 +113,7 @@ async fn fleeting_queues_have_retries() {
     let (name, raw) = (fresh("fleeting"), Raw::connect().await);
     let queue = format!("{name}.g");
     let (_proxy, broker) = through_proxy(&name).await;
-    let options = AmqpSubscription::new().with_durable(false).with_auto_delete();
+    let options = AmqpSubscription::new().with_durable(false).with_auto_delete(true);
     let mut opened = Opened::open(&broker, &[&name], "g", with(options)).await;
     raw.publish(&name, &name, b"x", BasicProperties::default()).await;
     let mut delivery = opened.next().await;

@@ -310,7 +310,7 @@ async fn the_next_active_consumer_waits_for_what_a_stopped_one_still_runs() {
     let (name, raw) = (fresh("handover"), Raw::connect().await);
     let queue = format!("{name}.g");
     let broker = AmqpMessageBroker::connect(config(&name)).await.unwrap();
-    let alone = || with(AmqpSubscription::new().with_single_active_consumer());
+    let alone = || with(AmqpSubscription::new().with_single_active_consumer(true));
     let mut active = Opened::open(&broker, &[&name], "g", alone()).await;
     active.status(is_consuming).await;
     let mut next = Opened::open(&broker, &[&name], "g", alone()).await;
@@ -354,7 +354,8 @@ async fn what_stands_differently_is_named() {
     assert_eq!(raw.consumers(&queue).await, 0);
     // As it stands.
     let mut opened =
-        Opened::open(&broker, &[&name], "g", with(AmqpSubscription::new().passive())).await;
+        Opened::open(&broker, &[&name], "g", with(AmqpSubscription::new().with_passive(true)))
+            .await;
     broker.publish(Message::new(&*name, "x")).await.unwrap();
     assert_eq!(opened.acked(1).await, ["x"]);
     opened.close(LONG).await.1.unwrap();
@@ -376,7 +377,7 @@ async fn refused_credentials_are_an_error_in_the_end() {
 async fn a_passive_queue_is_an_error_first_and_waited_for_later() {
     let (name, raw) = (fresh("passive"), Raw::connect().await);
     let broker = AmqpMessageBroker::connect(config(&name)).await.unwrap();
-    let options = AmqpSubscription::new().with_queue(&*name).passive();
+    let options = AmqpSubscription::new().with_queue(&*name).with_passive(true);
     let error = Opened::try_open(&broker, &[&name], "g", with(options.clone())).await.unwrap_err();
     assert_eq!(error.kind(), SubscribeErrorKind::NotFound, "{error}");
     assert!(error.to_string().contains(&name), "{error}");

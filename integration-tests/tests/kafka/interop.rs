@@ -43,7 +43,8 @@ fn broker() -> KafkaMessageBroker {
 
 /// For a test's only member; a group of more waits for nothing either.
 fn subscription(topic: &str, group: &str) -> Subscription {
-    let options = KafkaSubscription::python().with_commit_interval(Duration::from_millis(100));
+    let options =
+        KafkaSubscription::python_compatible().with_commit_interval(Duration::from_millis(100));
     Subscription::to(topic).group(group).json::<UserCreated>().option(options)
 }
 

@@ -2,6 +2,7 @@
 
 mod dsn;
 mod env;
+mod subscription;
 mod tls;
 mod topology;
 
@@ -14,6 +15,8 @@ use serde::Deserialize;
 pub use cqrs_config::{Pem, Reconnect, Secret, TlsConfig};
 pub use dsn::Dsn;
 pub(crate) use dsn::address;
+pub(crate) use subscription::Profile;
+pub use subscription::{AmqpSubscription, QueueKind, StreamOffset};
 pub(crate) use tls::connector;
 pub use topology::{
     Argument, BindingConfig, DeclareMode, ExchangeConfig, ExchangeKind, QueueConfig,

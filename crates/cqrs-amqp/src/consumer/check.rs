@@ -7,9 +7,9 @@ use cqrs_core::StartAt;
 use cqrs_core::consume::support::{request_problems, topic_group_name};
 use cqrs_core::consume::{SubscribeError, SubscribeErrorKind, SubscribeRequest};
 
-use super::options::QueueKind;
 use super::plan::{Plan, QueuePlan};
 use crate::config::AmqpConfig;
+use crate::config::QueueKind;
 
 /// AMQP 0-9-1, 4.2.5.3: a short string has one byte for its length.
 const SHORT: usize = 255;
@@ -118,7 +118,7 @@ fn queue_problems(request: &SubscribeRequest, queue: &QueuePlan) -> Vec<String> 
     }
     let config = &queue.config;
     if queue.kind != QueueKind::Classic {
-        let kind = queue.kind.argument();
+        let kind = queue.kind.as_str();
         for (wrong, what) in [
             (config.exclusive, "exclusive"),
             (config.auto_delete, "auto-delete"),
@@ -161,7 +161,7 @@ mod tests {
     use cqrs_core::consume::{DeadLetterTarget, Retry, StatusReporter, TopicSet};
 
     use super::*;
-    use crate::consumer::options::AmqpSubscription;
+    use crate::config::AmqpSubscription;
 
     fn request(change: impl FnOnce(&mut SubscribeRequest)) -> SubscribeRequest {
         let topics = TopicSet::Named(vec!["user_events".into()]);
@@ -184,10 +184,10 @@ mod tests {
         let options = AmqpSubscription::new;
         for sound in [
             options(),
-            options().with_exclusive(),
-            options().with_durable(false).with_auto_delete(),
+            options().with_exclusive(true),
+            options().with_durable(false).with_auto_delete(true),
             options().with_kind(QueueKind::Stream),
-            options().passive(),
+            options().with_passive(true),
             AmqpSubscription::python_compatible(),
             AmqpSubscription::faststream_compatible(),
         ] {
@@ -200,7 +200,7 @@ mod tests {
     fn contradictions_are_named() {
         let options = AmqpSubscription::new;
         for (wrong, says) in [
-            (with(options().with_kind(QueueKind::Quorum).with_exclusive()), "exclusive"),
+            (with(options().with_kind(QueueKind::Quorum).with_exclusive(true)), "exclusive"),
             (with(options().with_kind(QueueKind::Stream).with_durable(false)), "not durable"),
             (with(options().with_prefetch(0)), "at least 1"),
             (request(|request| request.max_unsettled = Some(0)), "at least 1"),

@@ -55,7 +55,6 @@ mod delivery_count;
 mod in_flight;
 mod inbound;
 mod inbound_delivery;
-mod options;
 mod original;
 mod plan;
 mod quarantine;
@@ -85,8 +84,6 @@ use self::supervisor::Supervisor;
 use crate::config::{AmqpConfig, DeclareMode};
 use crate::connect::Connector;
 use crate::error::AmqpError;
-
-pub use options::{AmqpSubscription, QueueKind, StreamOffset};
 
 /// For the search of messages in the queues of a quarantine that is switched off.
 const LEFTOVERS_LIMIT: Duration = Duration::from_secs(5);

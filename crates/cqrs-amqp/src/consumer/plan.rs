@@ -9,8 +9,8 @@ use cqrs_core::consume::{
 };
 use lapin::types::{AMQPValue, FieldTable};
 
-use super::options::{AmqpSubscription, Profile, QueueKind, StreamOffset};
 use crate::config::{AmqpConfig, Argument, DeclareMode, ExchangeConfig, QueueConfig};
+use crate::config::{AmqpSubscription, Profile, QueueKind, StreamOffset};
 use crate::connect::topology::as_python_declares;
 use crate::headers::STREAM_OFFSET;
 
@@ -183,7 +183,7 @@ impl QueuePlan {
         (config.auto_delete, config.exclusive) = (options.auto_delete, options.exclusive);
         // python-cqrs declares no type: the server's default.
         if profile != Profile::Python || options.kind.is_some() {
-            config = config.with_argument("x-queue-type", kind.argument());
+            config = config.with_argument("x-queue-type", kind.as_str());
         }
         if kind == QueueKind::Quorum {
             let limit = options.delivery_limit.unwrap_or(DELIVERY_LIMIT);

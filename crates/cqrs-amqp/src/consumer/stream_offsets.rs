@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::options::StreamOffset;
 use super::plan::Plan;
+use crate::config::StreamOffset;
 
 /// The offset tracker of each stream of a source; empty if it consumes queues.
 #[derive(Debug)]

@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn defaults_have_no_fault() {
         assert!(check(&[named(&["orders"]), named(&["mails", "orders"])]).is_empty());
-        assert!(check(&[with(KafkaSubscription::python())]).is_empty());
+        assert!(check(&[with(KafkaSubscription::python_compatible())]).is_empty());
         let no_delays = {
             let mut request = with(KafkaSubscription::new().with_retry_mode(RetryMode::Topics));
             request.retry = Retry::none();

@@ -1,10 +1,14 @@
+//! [`AmqpSubscription`]: the options of a subscription that only RabbitMQ has.
+
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use crate::{Argument, DeclareMode, ExchangeConfig};
+use cqrs_config::text_enum;
 
-/// What a subscription can ask of RabbitMQ beside what every broker knows. Kept in the
-/// [`options`](cqrs_core::consume::SubscribeRequest::options) of its request.
+use super::topology::{Argument, DeclareMode, ExchangeConfig};
+
+/// The options of a subscription that only RabbitMQ has; an entry of its
+/// [`options`](cqrs_core::consume::SubscribeRequest::options).
 ///
 /// Without it, or with [`new`](Self::new), each topic has a durable quorum queue `{topic}.{group}`, bound
 /// to the exchange of the broker value with the topic as routing key.
@@ -16,78 +20,68 @@ use crate::{Argument, DeclareMode, ExchangeConfig};
 ///     .with_queue("mail")
 ///     .with_routing_key("user.*")
 ///     .with_argument("x-max-length", 1_000_000)
-///     .with_single_active_consumer();
+///     .with_single_active_consumer(true);
 /// ```
 #[derive(Debug, Clone, Default, PartialEq)]
-#[non_exhaustive]
 #[must_use = "give it to a subscription"]
 pub struct AmqpSubscription {
-    pub(super) profile: Profile,
-    pub(super) queue: Option<String>,
-    pub(super) kind: Option<QueueKind>,
-    pub(super) durable: Option<bool>,
-    pub(super) auto_delete: bool,
-    pub(super) exclusive: bool,
-    pub(super) passive: bool,
-    pub(super) declare: Option<DeclareMode>,
-    pub(super) exchange: Option<ExchangeConfig>,
-    pub(super) routing_keys: Vec<String>,
-    pub(super) prefetch: Option<u16>,
-    pub(super) delivery_limit: Option<u32>,
-    pub(super) consumer_timeout: Option<Duration>,
-    pub(super) single_active_consumer: bool,
-    pub(super) consumer_tag: Option<String>,
-    pub(super) priority: Option<i32>,
-    pub(super) arguments: BTreeMap<String, Argument>,
-    pub(super) offset: Option<StreamOffset>,
+    pub(crate) profile: Profile,
+    pub(crate) queue: Option<String>,
+    pub(crate) kind: Option<QueueKind>,
+    pub(crate) durable: Option<bool>,
+    pub(crate) auto_delete: bool,
+    pub(crate) exclusive: bool,
+    pub(crate) passive: bool,
+    pub(crate) declare: Option<DeclareMode>,
+    pub(crate) exchange: Option<ExchangeConfig>,
+    pub(crate) routing_keys: Vec<String>,
+    pub(crate) prefetch: Option<u16>,
+    pub(crate) delivery_limit: Option<u32>,
+    pub(crate) consumer_timeout: Option<Duration>,
+    pub(crate) single_active_consumer: bool,
+    pub(crate) consumer_tag: Option<String>,
+    pub(crate) priority: Option<i32>,
+    pub(crate) arguments: BTreeMap<String, Argument>,
+    pub(crate) offset: Option<StreamOffset>,
 }
 
-/// Whose habits the defaults follow.
+/// The framework whose defaults are followed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Profile {
+pub(crate) enum Profile {
     #[default]
     Own,
     Python,
     FastStream,
 }
 
-/// The type of a queue ([RabbitMQ: queue types](https://www.rabbitmq.com/docs/queues#queue-types)).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum QueueKind {
-    /// Replicated, durable, and the only one that counts deliveries. The default.
-    #[default]
-    Quorum,
-    /// On one node.
-    Classic,
-    /// A log that is read from an offset. It keeps what was read, has no place for a group (a restart
-    /// begins at the offset again), and nothing can be given back to it.
-    Stream,
-}
-
-impl QueueKind {
-    pub(super) fn argument(self) -> &'static str {
-        match self {
-            Self::Quorum => "quorum",
-            Self::Classic => "classic",
-            Self::Stream => "stream",
-        }
+text_enum! {
+    /// The type of a queue ([RabbitMQ: queue types](https://www.rabbitmq.com/docs/queues#queue-types)).
+    #[derive(Default)]
+    pub enum QueueKind {
+        /// Replicated, durable, and the only one that counts deliveries. The default.
+        #[default]
+        Quorum = "quorum",
+        /// On one node.
+        Classic = "classic",
+        /// A log that is read from an offset. It keeps messages after they are read, has no committed
+        /// offset for a group (a restart begins at the offset again), and nothing can be requeued.
+        Stream = "stream",
     }
 }
 
-/// Where in a stream reading begins ([RabbitMQ: streams](https://www.rabbitmq.com/docs/streams#consuming)).
+/// The place in a stream where reading begins ([RabbitMQ: streams](https://www.rabbitmq.com/docs/streams#consuming)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StreamOffset {
-    /// With the oldest message that is kept.
+    /// The oldest message of the stream.
     First,
-    /// With the newest chunk.
+    /// The newest chunk.
     Last,
-    /// With the next message that comes.
+    /// The next new message.
     Next,
-    /// With the message of this offset.
+    /// The message of this offset.
     Offset(u64),
-    /// With the chunk of this time, whole seconds.
+    /// The chunk of this time, in whole seconds.
     Time(SystemTime),
 }
 
@@ -127,37 +121,39 @@ impl AmqpSubscription {
         self
     }
 
-    /// Whether the queue survives a restart of the server; true by default.
+    /// If set, the queue survives a restart of the server; true by default.
     pub fn with_durable(mut self, durable: bool) -> Self {
         self.durable = Some(durable);
         self
     }
 
-    /// The queue is deleted with its last consumer: what waits is lost with every lost connection.
-    pub fn with_auto_delete(mut self) -> Self {
-        self.auto_delete = true;
+    /// If set, the queue is deleted with its last consumer: its messages are lost with every lost
+    /// connection.
+    pub fn with_auto_delete(mut self, auto_delete: bool) -> Self {
+        self.auto_delete = auto_delete;
         self
     }
 
-    /// Only this connection may use the queue, which is deleted with it: what waits, retries included,
-    /// is lost with every lost connection.
-    pub fn with_exclusive(mut self) -> Self {
-        self.exclusive = true;
+    /// If set, only this connection may use the queue, which is deleted with it: its messages, retries
+    /// included, are lost with every lost connection.
+    pub fn with_exclusive(mut self, exclusive: bool) -> Self {
+        self.exclusive = exclusive;
         self
     }
 
-    /// Only looks whether the queue and the exchange are there; binds nothing. The queues for retries and
-    /// dead letters are declared all the same: for those see [`with_declare`](Self::with_declare).
+    /// If set, the queue and the exchange are only checked and nothing is bound. The queues for retries
+    /// and dead letters are still declared: for those see [`with_declare`](Self::with_declare).
     ///
-    /// A subscription to a queue that is not there is an error when it is opened, and waits for the queue
-    /// when that is deleted later. AMQP cannot read a queue's delivery limit: see
+    /// A subscription to a missing queue is an error when it is opened, and waits for the queue if that is
+    /// deleted later. AMQP cannot read a queue's delivery limit: see
     /// [`with_delivery_limit`](Self::with_delivery_limit).
-    pub fn passive(mut self) -> Self {
-        self.passive = true;
+    pub fn with_passive(mut self, passive: bool) -> Self {
+        self.passive = passive;
         self
     }
 
-    /// What is declared; like the broker value's [`declare`](crate::AmqpConfig::declare) by default.
+    /// The declarations of the subscription; like the broker value's
+    /// [`declare`](crate::AmqpConfig::declare) by default.
     ///
     /// When that is `Passive` or `None`, the queues for retries and dead letters are not declared either.
     pub fn with_declare(mut self, mode: DeclareMode) -> Self {
@@ -184,9 +180,9 @@ impl AmqpSubscription {
         self
     }
 
-    /// How often the server hands out one message of a quorum queue before it **drops** it; 1,000,000 by
-    /// default, as good as never, and declared because RabbitMQ 4 has a default of 20. Restarts, lost
-    /// connections and messages given back count too, so that a low limit loses messages.
+    /// The number of deliveries of one message of a quorum queue after which the server **drops** it;
+    /// 1,000,000 by default, practically never, and declared because RabbitMQ 4 has a default of 20. Restarts, lost
+    /// connections and requeued messages count too, so that a low limit loses messages.
     ///
     /// The queue is declared without a dead-letter exchange: a queue that exists cannot be declared with
     /// other arguments (406), and no message is left that only this limit could end. To have a limit that
@@ -201,20 +197,20 @@ impl AmqpSubscription {
         self
     }
 
-    /// How long a message may be handled before the server takes it back (`x-consumer-timeout`, since
+    /// The time limit of handling one message, after which the server requeues it (`x-consumer-timeout`, since
     /// RabbitMQ 3.12; an older one refuses the queue). 30 min by default, by the server.
     pub fn with_consumer_timeout(mut self, timeout: Duration) -> Self {
         self.consumer_timeout = Some(timeout);
         self
     }
 
-    /// Of several consumers only one gets messages, so that order holds over all of them.
+    /// If set, only one of several consumers gets messages, so that order holds over all of them.
     ///
-    /// When it stops, the next one gets nothing before its handlers are done, and then first what was not
-    /// fetched yet, before what was given back: up to the prefetch of messages change places (RabbitMQ
-    /// 4.3.6).
-    pub fn with_single_active_consumer(mut self) -> Self {
-        self.single_active_consumer = true;
+    /// When it stops, the next one gets nothing before its handlers are done, and then first the
+    /// messages that were not fetched yet, before requeued ones: up to the prefetch of messages change
+    /// places (RabbitMQ 4.3.6).
+    pub fn with_single_active_consumer(mut self, single_active_consumer: bool) -> Self {
+        self.single_active_consumer = single_active_consumer;
         self
     }
 
@@ -230,13 +226,13 @@ impl AmqpSubscription {
         self
     }
 
-    /// A further argument of the queue, such as `x-max-length`; goes before ours of the same name.
+    /// A further argument of the queue, such as `x-max-length`; overrides ours of the same name.
     pub fn with_argument(mut self, name: impl Into<String>, value: impl Into<Argument>) -> Self {
         self.arguments.insert(name.into(), value.into());
         self
     }
 
-    /// Where a stream is read from; by default what the subscription says of new groups.
+    /// The place in a stream where reading begins; by default the subscription's start for new groups.
     pub fn with_offset(mut self, offset: StreamOffset) -> Self {
         self.offset = Some(offset);
         self
