@@ -2,7 +2,6 @@
 //! settlements.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -242,12 +241,6 @@ impl Copies {
 
     fn created(&self) -> MutexGuard<'_, HashMap<Arc<str>, Created>> {
         self.created.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl fmt::Debug for Copies {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Copies").field("create", &self.create).finish_non_exhaustive()
     }
 }
 

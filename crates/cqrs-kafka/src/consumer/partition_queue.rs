@@ -160,9 +160,3 @@ impl PartitionQueue {
         })
     }
 }
-
-impl std::fmt::Debug for PartitionQueue {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PartitionQueue").field("partition", &self.partition).finish_non_exhaustive()
-    }
-}

@@ -50,10 +50,9 @@ pub(super) enum Exit {
 }
 
 /// Owned by the poll thread.
-#[derive(Debug)]
 pub(super) struct Session {
     pub(super) state: Arc<SubscriptionState>,
-    pub(super) consumer: Consumer,
+    pub(super) consumer: Arc<BaseConsumer<Context>>,
     pub(super) committer: Committer,
     pub(super) queues: Vec<PartitionQueue>,
     pub(super) rebalance_state: RebalanceState,
@@ -71,23 +70,6 @@ pub(super) struct Session {
     pub(super) absence: Option<Arc<str>>,
     /// The first queue of the last round (round robin).
     first_queue: usize,
-}
-
-/// The client with a short `Debug`.
-pub(super) struct Consumer(pub(super) Arc<BaseConsumer<Context>>);
-
-impl std::fmt::Debug for Consumer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("BaseConsumer")
-    }
-}
-
-impl std::ops::Deref for Consumer {
-    type Target = Arc<BaseConsumer<Context>>;
-
-    fn deref(&self) -> &Self::Target {
-        &self.0
-    }
 }
 
 impl Session {
@@ -113,7 +95,7 @@ impl Session {
         Ok(Self {
             next_commit: now + plan.subscription.commit_interval,
             state,
-            consumer: Consumer(consumer),
+            consumer,
             committer,
             queues: Vec::new(),
             rebalance_state: RebalanceState::Idle,
@@ -171,7 +153,7 @@ impl Session {
     /// Serves librdkafka's events. Records come through the partitions' queues.
     fn serve_events(&mut self) {
         for _ in 0..EVENTS {
-            let Some(Ok(message)) = self.consumer.0.poll(Duration::ZERO) else { continue };
+            let Some(Ok(message)) = self.consumer.poll(Duration::ZERO) else { continue };
             let of = |queue: &&mut PartitionQueue| {
                 queue.partition.id == message.partition()
                     && *queue.partition.topic == *message.topic()

@@ -193,7 +193,6 @@ impl fmt::Debug for KafkaSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KafkaSource")
             .field("subscription", &self.state.plan.request.name)
-            .field("state", &self.state)
             .finish_non_exhaustive()
     }
 }

@@ -1,7 +1,6 @@
 //! The state of one subscription, shared by its poll thread, its source and its settlements.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -271,14 +270,5 @@ impl SubscriptionState {
 
     pub(super) fn closes_at(&self) -> Option<Instant> {
         *self.closing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl fmt::Debug for SubscriptionState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SubscriptionState")
-            .field("bound", &self.bound)
-            .field("in_flight", &self.in_flight)
-            .finish_non_exhaustive()
     }
 }

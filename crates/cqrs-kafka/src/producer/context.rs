@@ -16,7 +16,7 @@ use super::outgoing::Outgoing;
 use super::oversized::OversizedBatches;
 use crate::events::Events;
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Context {
     pub(super) events: Events,
     pub(super) oversized: Arc<OversizedBatches>,

@@ -105,12 +105,6 @@ impl OversizedBatches {
     }
 }
 
-impl std::fmt::Debug for OversizedBatches {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("OversizedBatches").field("active", &self.active).finish_non_exhaustive()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use cqrs_core::Message;
