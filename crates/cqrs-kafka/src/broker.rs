@@ -61,7 +61,7 @@ impl KafkaMessageBroker {
         let broker = Self::new(config)?;
         let mut status = broker.0.producer.health.subscribe();
         let timeout = broker.0.config.publish_timeout;
-        let settled = status.wait_for(|status| status.phase == Phase::Up || status.is_hopeless());
+        let settled = status.wait_for(|status| status.phase == Phase::Up || status.is_refused());
         let is_up = match tokio::time::timeout(timeout, settled).await {
             Ok(Ok(status)) => status.phase == Phase::Up,
             _ => false,

@@ -27,7 +27,7 @@ pub(crate) struct Health {
 }
 
 /// The number of statistics without a broker, 2 s apart, after which librdkafka does not find one by itself.
-const STRANDED: u32 = 3;
+const MAX_BROKERLESS: u32 = 3;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -53,7 +53,7 @@ impl Status {
     }
 
     /// Returns whether another attempt will most likely fail as the last one.
-    pub(crate) fn is_hopeless(&self) -> bool {
+    pub(crate) fn is_refused(&self) -> bool {
         self.all_down
             && self.last_error().is_some_and(|error| {
                 matches!(error.kind(), ErrorKind::Authentication | ErrorKind::Tls)
@@ -84,8 +84,8 @@ impl Health {
     /// Returns whether librdkafka forgot all brokers, bootstrap servers included. A cluster that just came back may
     /// report that it has none. librdkafka (2.11 and 2.12) then drops them all, and its recovery
     /// (`metadata.recovery.strategy=rebootstrap`) can get stuck, so that it never reconnects.
-    pub(crate) fn is_stranded(&self) -> bool {
-        self.brokerless.load(Ordering::Relaxed) >= STRANDED
+    pub(crate) fn has_lost_all_brokers(&self) -> bool {
+        self.brokerless.load(Ordering::Relaxed) >= MAX_BROKERLESS
     }
 
     /// The cluster answered.
@@ -152,9 +152,9 @@ impl Health {
     }
 
     /// The error with which another attempt will most likely fail, if every known broker refused the login or TLS.
-    pub(crate) fn hopeless(&self) -> Option<KafkaError> {
+    pub(crate) fn refusal(&self) -> Option<KafkaError> {
         let status = self.status.borrow();
-        status.last_error().filter(|_| status.is_hopeless()).cloned()
+        status.last_error().filter(|_| status.is_refused()).cloned()
     }
 
     pub(crate) fn is_connecting(&self) -> bool {
@@ -170,7 +170,7 @@ impl Health {
     }
 
     /// The cause to report when a record's deadline passed.
-    pub(crate) fn cause_of_silence(&self) -> KafkaError {
+    pub(crate) fn cause_of_timeout(&self) -> KafkaError {
         self.cause().unwrap_or_else(|| {
             let text = match self.is_connecting() {
                 true => "no broker answered yet",
@@ -258,16 +258,16 @@ mod tests {
     }
 
     #[test]
-    fn client_without_brokers_for_a_while_is_stranded() {
+    fn client_without_brokers_for_a_while_is_lost() {
         let health = Health::new(Duration::ZERO);
         for known in [0, 0, 1, 0, 0] {
             health.report_brokers(known);
-            assert!(!health.is_stranded());
+            assert!(!health.has_lost_all_brokers());
         }
         health.report_brokers(0);
-        assert!(health.is_stranded());
+        assert!(health.has_lost_all_brokers());
         health.restart(KafkaError::new(ErrorKind::Connection, "lost"));
-        assert!(!health.is_stranded(), "the new client starts from its bootstrap servers");
+        assert!(!health.has_lost_all_brokers(), "the new client starts from its bootstrap servers");
     }
 
     #[test]

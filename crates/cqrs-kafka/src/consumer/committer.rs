@@ -268,14 +268,15 @@ mod tests {
     }
 
     #[test]
-    fn last_commit_after_a_refusal_is_bare() {
+    fn last_commit_after_a_refusal_has_no_metadata() {
         let drafts = drafts();
         let last = |(of, _): &(Arc<Partition>, _)| Some((Arc::clone(of), of.close()?));
         let last: Drafts = drafts.iter().filter_map(last).collect();
         last[0].0.tracker().refused(&last[0].1, true);
         last[1].0.tracker().committed(&last[1].1);
-        let bare = |(of, draft): &(Arc<Partition>, Draft)| (of.id, draft.metadata.is_none());
-        let renewed: Vec<_> = renew(&last).iter().map(bare).collect();
+        let without_metadata =
+            |(of, draft): &(Arc<Partition>, Draft)| (of.id, draft.metadata.is_none());
+        let renewed: Vec<_> = renew(&last).iter().map(without_metadata).collect();
         assert_eq!(renewed, [(0, true), (2, false)], "one is committed already");
     }
 

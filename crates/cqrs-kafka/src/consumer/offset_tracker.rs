@@ -39,7 +39,7 @@ pub(super) struct OffsetTracker {
     /// As in the [`CommitMetadata`].
     partitions: Option<i32>,
     /// Set if the group refuses metadata.
-    is_bare: bool,
+    refuses_metadata: bool,
     /// Grows with every change of the next commit.
     version: u64,
     /// The version that was committed last.
@@ -103,7 +103,7 @@ impl OffsetTracker {
             delivery_limit: if needs_commit { i64::MIN } else { i64::MAX },
             finished: 0,
             partitions: metadata.partitions,
-            is_bare: false,
+            refuses_metadata: false,
             version: u64::from(needs_commit),
             committed: 0,
             closed: false,
@@ -307,7 +307,7 @@ impl OffsetTracker {
         if self.version == self.committed {
             return None;
         }
-        let metadata = (!self.is_bare).then(|| CommitMetadata {
+        let metadata = (!self.refuses_metadata).then(|| CommitMetadata {
             partitions: self.partitions,
             unclean: self.quarantine.unclean().clone(),
             attempts: self.attempts.clone(),
@@ -340,10 +340,10 @@ impl OffsetTracker {
     }
 
     /// The group refuses commits like `draft`: from here on no crashes are counted, and delivery has no limit.
-    /// `is_bare`: the group refuses metadata.
-    pub(super) fn refused(&mut self, draft: &Draft, is_bare: bool) {
+    /// `refuses_metadata`: the group refuses metadata.
+    pub(super) fn refused(&mut self, draft: &Draft, refuses_metadata: bool) {
         self.quarantine.switch_off();
-        self.is_bare |= is_bare;
+        self.refuses_metadata |= refuses_metadata;
         self.delivery_limit = i64::MAX;
         self.version = self.version.max(draft.version) + 1;
     }

@@ -300,11 +300,13 @@ impl Session {
     /// If the group refuses the commits that the quarantine needs, records are delivered without them.
     fn refused(&self, failed: &Drafts, error: &RdError) {
         let code = error.rdkafka_error_code();
-        let is_bare = code == Some(Code::OffsetMetadataTooLarge);
-        if !is_bare && !code.is_some_and(is_forbidden) {
+        let refuses_metadata = code == Some(Code::OffsetMetadataTooLarge);
+        if !refuses_metadata && !code.is_some_and(is_forbidden) {
             return;
         }
-        failed.iter().for_each(|(partition, draft)| partition.tracker().refused(draft, is_bare));
+        failed
+            .iter()
+            .for_each(|(partition, draft)| partition.tracker().refused(draft, refuses_metadata));
         if !self.state.refusal_logged.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 subscription = &*self.state.plan.request.name,
@@ -338,13 +340,13 @@ impl Session {
             };
             return Some(Exit::Failed(kind, error));
         }
-        if events.health.is_stranded() {
+        if events.health.has_lost_all_brokers() {
             let text = "the cluster said that it has no brokers, and the consumer forgot them all";
             return Some(Exit::Replace(KafkaError::new(ErrorKind::Connection, text)));
         }
         let waiting = matches!(*self.state.opening.borrow(), OpenState::Waiting);
         if waiting {
-            if let Some(error) = events.health.hopeless() {
+            if let Some(error) = events.health.refusal() {
                 self.report();
                 let kind = match error.kind() {
                     ErrorKind::Authentication => SubscribeErrorKind::Forbidden,

@@ -84,7 +84,7 @@ fn settled() -> SettleError {
 }
 
 /// The headers of a dead letter without a body.
-fn bare_headers(letter: &DeadLetter) -> OwnedHeaders {
+fn dead_letter_headers(letter: &DeadLetter) -> OwnedHeaders {
     let mut headers = OwnedHeaders::new();
     for (key, value) in letter.to_headers() {
         headers = headers.insert(Header { key, value: Some(&value) });
@@ -233,7 +233,7 @@ impl Settle for KafkaSettle {
             let key = copy.key.take().filter(|key| key.len() <= LONGEST_KEY);
             let left_out = record.known_size() - key.as_ref().map_or(0, Bytes::len);
             letter.omitted_bytes = u64::try_from(left_out).ok();
-            copy.headers = Some(bare_headers(&letter));
+            copy.headers = Some(dead_letter_headers(&letter));
             (copy.key, copy.body, copy.size) = (key, None, 0);
             match copies.write(&copy).await? {
                 Written::Stored => Ok(()),

@@ -45,7 +45,7 @@ impl ProducerHandle {
         let window = Window::new(config.window_messages, config.window_bytes);
         let cause = Arc::clone(&health);
         let intake = Intake::new(window, config.publish_timeout)
-            .with_cause(move || Some(cause.cause_of_silence().into()));
+            .with_cause(move || Some(cause.cause_of_timeout().into()));
         Self {
             intake,
             health,

@@ -127,7 +127,7 @@ impl Supervisor {
                 _ => KafkaError::new(ErrorKind::Fatal, text),
             });
         }
-        self.handle.health.is_stranded().then(|| {
+        self.handle.health.has_lost_all_brokers().then(|| {
             let text = "the cluster said that it has no brokers, and the producer forgot them all";
             KafkaError::new(ErrorKind::Connection, text)
         })
