@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn certificate_error_is_tls_before_its_event_comes() {
+    fn logged_certificate_error_is_tls() {
         let text = "ssl://b:1/bootstrap: SSL handshake failed: error:0A000086:SSL routines::certificate \
                     verify failed: broker certificate could not be verified, verify that ssl.ca.location is \
                     correctly configured (after 3ms in state SSL_HANDSHAKE)";

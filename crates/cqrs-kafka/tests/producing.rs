@@ -45,7 +45,7 @@ fn public_types_are_debug_send_and_sync() {
 }
 
 #[tokio::test]
-async fn a_confirm_says_where_the_record_is() {
+async fn confirm_has_partition_and_offset() {
     let cluster = cluster();
     let broker = KafkaMessageBroker::connect(config(&cluster)).await.unwrap();
     assert_eq!(broker.state(), BrokerState::Ready);

@@ -1,3 +1,5 @@
+//! Tests of the offset tracker, with property tests of its position.
+
 use std::collections::BTreeSet;
 
 use cqrs_core::Timestamp;
