@@ -166,7 +166,7 @@ async fn a_source_that_panics_fails_its_own_subscription() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_panicked_is_not_polled_again_by_another_worker() {
+async fn panicked_source_is_not_polled_again() {
     let memory = MemoryBroker::new();
     let target = each(|_: NotificationEvent<Ordered>, _: Received| async {
         // So that two workers are there, and wait together afterwards.
@@ -232,7 +232,7 @@ async fn a_service_whose_run_is_dropped_is_not_ready() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_that_is_dropped_gives_back_what_its_handlers_have() {
+async fn dropped_run_gives_back_running_messages() {
     let broker = MemoryBroker::new();
     let event = NotificationEvent::new(Ordered { number: 1 });
     let body = serde_json::to_vec(&event).unwrap();

@@ -98,7 +98,7 @@ fn mediator(
 }
 
 #[tokio::test]
-async fn rounds_are_breadth_first_in_order_of_emission_and_binding() {
+async fn rounds_run_in_order_of_emission_and_binding() {
     let (log, broker) = (Log::default(), RecordingBroker::default());
     mediator(&log, &broker, OnEventFailure::Fail, 1).send(Open(vec!["x", "y"])).await.unwrap();
     let expected = [
@@ -116,7 +116,7 @@ async fn rounds_are_breadth_first_in_order_of_emission_and_binding() {
 }
 
 #[tokio::test]
-async fn parallel_handlers_overlap_but_what_they_emit_keeps_its_order() {
+async fn parallel_handlers_keep_emission_order() {
     let (log, broker) = (Log::default(), RecordingBroker::default());
     mediator(&log, &broker, OnEventFailure::Fail, 8).send(Open(vec!["x", "y"])).await.unwrap();
     assert_eq!(log.lines()[..2], ["b x", "b y"], "b is faster than a, so they overlapped");
@@ -134,7 +134,7 @@ fn announced(broker: &RecordingBroker) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn the_default_policy_stops_at_the_first_failure_and_publishes_nothing() {
+async fn default_policy_stops_at_first_failure() {
     let (log, broker) = (Log::default(), RecordingBroker::default());
     let mediator = mediator(&log, &broker, OnEventFailure::default(), 1);
     let error = mediator.send(Open(vec!["x", "bad", "y"])).await.unwrap_err();
@@ -146,7 +146,7 @@ async fn the_default_policy_stops_at_the_first_failure_and_publishes_nothing() {
 }
 
 #[tokio::test]
-async fn finish_round_runs_the_others_and_reports_every_failure() {
+async fn finish_round_reports_every_failure() {
     let (log, broker) = (Log::default(), RecordingBroker::default());
     let mediator = mediator(&log, &broker, OnEventFailure::FinishRound, 1);
     let error = mediator.send(Open(vec!["bad", "panic", "y"])).await.unwrap_err();
@@ -158,7 +158,7 @@ async fn finish_round_runs_the_others_and_reports_every_failure() {
 }
 
 #[tokio::test]
-async fn log_goes_on_and_drops_what_the_failed_handler_emitted() {
+async fn log_policy_drops_events_of_failed_handler() {
     for parallel in [1, 4] {
         let (log, broker) = (Log::default(), RecordingBroker::default());
         let mediator = mediator(&log, &broker, OnEventFailure::Log, parallel);
@@ -170,7 +170,7 @@ async fn log_goes_on_and_drops_what_the_failed_handler_emitted() {
 }
 
 #[tokio::test]
-async fn a_parallel_failure_starts_no_more_but_finishes_what_runs() {
+async fn parallel_failure_awaits_running_handlers() {
     let (log, broker) = (Log::default(), RecordingBroker::default());
     let mediator = mediator(&log, &broker, OnEventFailure::Fail, 2);
     let error = mediator.send(Open(vec!["bad", "y"])).await.unwrap_err();
@@ -201,7 +201,7 @@ async fn a_loop_of_events_ends_at_the_depth_limit() {
 }
 
 #[tokio::test]
-async fn parallel_handlers_are_bounded_and_have_no_unit_of_work() {
+async fn parallel_handlers_are_bounded_without_unit_of_work() {
     #[derive(Default)]
     struct Busy {
         now: AtomicUsize,
@@ -235,7 +235,7 @@ async fn parallel_handlers_are_bounded_and_have_no_unit_of_work() {
 }
 
 #[tokio::test]
-async fn an_emitter_runs_handlers_and_publishes_without_a_request() {
+async fn emitter_handles_and_publishes_without_request() {
     let (log, broker) = (Log::default(), RecordingBroker::default());
     let emitter = mediator(&log, &broker, OnEventFailure::Fail, 1).emitter();
     emitter.emit(Opened("x")).await.unwrap();
@@ -310,7 +310,7 @@ fn consumer(log: &Log, broker: &RecordingBroker) -> EventMediator {
 }
 
 #[tokio::test]
-async fn a_consumed_event_runs_middlewares_all_handlers_and_follow_ups() {
+async fn consumed_event_runs_middlewares_and_follow_ups() {
     let (log, broker) = (Log::default(), RecordingBroker::default());
     let event = NotificationEvent::new(Announced { by: "me".into() }).with_topic("elsewhere");
     consumer(&log, &broker).send(event).await.unwrap();
@@ -326,7 +326,7 @@ async fn a_consumed_event_runs_middlewares_all_handlers_and_follow_ups() {
 }
 
 #[tokio::test]
-async fn a_failed_consumed_event_says_whether_a_retry_may_help() {
+async fn consumed_event_error_is_retryable_or_not() {
     for (by, retryable) in [("retryable", true), ("permanent", false)] {
         let (log, broker) = (Log::default(), RecordingBroker::default());
         let error = consumer(&log, &broker).send(Announced { by: by.into() }).await.unwrap_err();
@@ -352,7 +352,7 @@ async fn a_consumed_events_failure_is_never_only_logged() {
 }
 
 #[tokio::test]
-async fn a_consumed_event_without_handlers_is_an_error_value() {
+async fn consumed_event_without_handler_is_an_error() {
     let mediator = EventMediator::builder().build().unwrap();
     let error = mediator.send(Announced { by: "me".into() }).await.unwrap_err();
     assert!(matches!(&error, SendError::NoHandler { request } if request.ends_with("Announced")));

@@ -62,7 +62,7 @@ async fn send_returns_the_typed_response_or_error() {
 }
 
 #[tokio::test]
-async fn a_missing_handler_is_an_error_value_that_names_the_type() {
+async fn missing_handler_error_names_the_type() {
     let mediator = Mediator::builder().build().unwrap();
     let error = mediator.send(Count).await.unwrap_err();
     assert!(matches!(error, SendError::NoHandler { .. }));
@@ -82,7 +82,7 @@ async fn a_panic_is_an_error_value_and_the_next_send_works() {
 }
 
 #[tokio::test]
-async fn a_handler_that_panics_before_its_first_await_is_caught() {
+async fn panic_before_first_await_is_caught() {
     struct Eager;
     impl RequestHandler<Count> for Eager {
         #[allow(clippy::manual_async_fn)]
@@ -124,7 +124,7 @@ fn build_names_every_double_and_every_missing_type() {
 }
 
 #[test]
-fn a_handler_of_a_notification_in_a_mediator_would_never_run_and_is_refused() {
+fn handler_of_notification_in_mediator_is_refused() {
     struct Never;
     impl EventHandler<Greeted> for Never {
         async fn handle(&self, _event: &Greeted, _scope: &mut Scope) -> Result<(), HandlerError> {
@@ -137,7 +137,7 @@ fn a_handler_of_a_notification_in_a_mediator_would_never_run_and_is_refused() {
 }
 
 #[tokio::test]
-async fn a_factory_builds_a_handler_for_each_send_from_the_scope() {
+async fn factory_builds_handler_for_each_send() {
     static BUILT: AtomicUsize = AtomicUsize::new(0);
     struct Tenant(usize);
     let mediator = Mediator::builder()
@@ -153,7 +153,7 @@ async fn a_factory_builds_a_handler_for_each_send_from_the_scope() {
 }
 
 #[tokio::test]
-async fn a_notification_without_a_broker_is_an_error_that_says_what_to_do() {
+async fn notification_without_broker_names_the_remedy() {
     let mediator = Mediator::builder().handle::<Greet, _>(Greeter).build().unwrap();
     let error = mediator.send(greet("Ada")).await.unwrap_err();
     assert!(matches!(&error, SendError::NoBroker { event } if event == "Greeted"));
@@ -229,7 +229,7 @@ impl Middleware for Tag {
 }
 
 #[tokio::test]
-async fn the_first_middleware_is_the_outermost_and_sees_answers_and_errors() {
+async fn first_middleware_is_outermost_and_sees_outcomes() {
     let log = Log::default();
     let mediator = Mediator::builder()
         .handle::<Greet, _>(Greeter)
@@ -343,7 +343,7 @@ async fn a_middleware_can_stop_answer_replace_and_recover() {
 }
 
 #[tokio::test]
-async fn recovering_from_a_failed_handler_does_not_emit_what_it_emitted() {
+async fn recovery_drops_events_of_failed_handler() {
     let (answer, published) = through(Act::Recover, "").await;
     assert_eq!(answer.unwrap(), "never mind");
     assert_eq!(published, 0, "nothing is emitted when the handler failed");

@@ -21,7 +21,7 @@ async fn next(source: &mut Box<dyn Source>) -> SourceDelivery {
 }
 
 #[tokio::test]
-async fn a_source_that_ends_gives_back_what_others_still_hold() {
+async fn closed_source_gives_back_kept_deliveries() {
     for closes in [true, false] {
         let broker = MemoryBroker::new();
         broker.publish(Message::new("t", "1").with_key("k")).await.unwrap();

@@ -152,7 +152,7 @@ impl RequestHandler<Note> for Noter {
 }
 
 #[tokio::test(start_paused = true)]
-async fn undelivered_event_below_a_domain_event_is_permanent() {
+async fn undelivered_below_domain_event_is_permanent() {
     let log = Log::default();
     let mediator = Mediator::builder()
         .handle::<Note, _>(Noter)
@@ -168,7 +168,7 @@ async fn undelivered_event_below_a_domain_event_is_permanent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn permanent_error_of_nested_event_mediator_stays_permanent() {
+async fn permanent_error_of_nested_mediator_is_permanent() {
     struct Refusing(Log);
     impl EventHandler<Noted> for Refusing {
         async fn handle(&self, _: &Noted, _: &mut Scope) -> Result<(), HandlerError> {
@@ -362,7 +362,7 @@ impl RequestHandler<Shop> for Abrupt {
 }
 
 #[tokio::test(start_paused = true)]
-async fn undelivered_below_a_panic_or_failed_commit_is_final() {
+async fn undelivered_below_panic_or_failed_commit_is_final() {
     for (panics, middlewares, expected) in [
         (true, 0, "panicked: "),
         (true, 1, "panicked: "),

@@ -139,7 +139,7 @@ fn undelivered(sent: Sent) -> Vec<(String, PublishErrorKind)> {
 }
 
 #[tokio::test]
-async fn what_cannot_be_serialized_rolls_the_work_back() {
+async fn serialize_error_rolls_back() {
     for (body, expected) in [
         (Body::Unserializable, "News could not be serialized"),
         (Body::PanicInSerialize, "panicked: serializer blew up"),
@@ -156,7 +156,7 @@ async fn what_cannot_be_serialized_rolls_the_work_back() {
 }
 
 #[tokio::test]
-async fn a_broker_that_panics_after_the_commit_leaves_the_response_and_unknown_events() {
+async fn broker_panic_after_commit_keeps_the_response() {
     let broker = Moody::default();
     let (mediator, store) = mediator(&broker);
     let sent = mediator.send(good(&["a", "panic", "b"])).await;
@@ -177,7 +177,7 @@ fn a_receipt_that_panics_leaves_its_event_unknown() {
 }
 
 #[tokio::test]
-async fn an_event_that_is_not_accepted_holds_back_the_later_ones_of_its_key() {
+async fn rejected_event_blocks_later_ones_of_its_key() {
     let broker = Moody::default();
     let (mediator, _) = mediator(&broker);
     let sent = mediator.send(good(&["invalid", "a", "invalid", "refused", "b"])).await;
@@ -192,7 +192,7 @@ async fn an_event_that_is_not_accepted_holds_back_the_later_ones_of_its_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_events_to_a_stuck_broker_end_within_two_deadlines() {
+async fn stuck_broker_ends_events_within_two_deadlines() {
     /// Admits one message and never confirms it.
     #[derive(Debug)]
     struct Stuck(Intake);

@@ -288,7 +288,7 @@ async fn a_copy_is_confirmed_before_the_original_is_acked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_letter_is_confirmed_before_the_original_is_acked() {
+async fn dead_letter_is_confirmed_before_the_ack() {
     let broker = Scribe::new(Script { copies_fail: 3, ..Script::default() });
     let permanent =
         each(|_: NotificationEvent<Ordered>, _: Received| async { Err("never").permanent() });
@@ -399,7 +399,7 @@ async fn error_lines_name_the_first_ten_held_messages() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn held_or_returned_delivery_rests_until_its_next_start() {
+async fn held_or_returned_delivery_rests_until_start() {
     let script = Script { writes_starts: true, refusals: 1, ..Script::default() };
     let never = each(|_: NotificationEvent<Ordered>, _: Received| async { Err("no").permanent() });
     let (log, _) = run(&Scribe::new(script), Retry::none(), never, "ack").await;
@@ -470,7 +470,7 @@ async fn unreadable_or_oversized_message_is_not_decoded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_while_a_dead_letter_is_not_confirmed_gives_the_message_back() {
+async fn stop_with_unconfirmed_dead_letter_gives_back() {
     let broker = Scribe::new(Script { copies_fail: usize::MAX, ..Script::default() });
     let (log, report) =
         run(&broker, Retry::none(), failing(), "dead exhausted 1 not confirmed").await;
@@ -489,7 +489,7 @@ async fn a_message_that_was_taken_away_is_not_handled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_held_message_that_is_taken_away_does_not_keep_its_key_waiting() {
+async fn revoked_held_message_frees_its_key() {
     let broker = Scribe::new(Script { revoked_when_held: true, ..Script::default() });
     let started = tokio::time::Instant::now();
     let (log, _) = run(&broker, delayed(300), failing(), "given back").await;
@@ -526,7 +526,7 @@ async fn an_ack_that_fails_is_counted_and_settles_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_keeps_killing_the_process_is_dead_without_a_further_start() {
+async fn max_crashes_dead_letters_without_another_start() {
     let handled = vec!["ack", "closed"];
     let dead = vec!["dead exhausted 0", "ack", "closed"];
     for (max_crashes, crashes, expected) in
@@ -541,7 +541,7 @@ async fn what_keeps_killing_the_process_is_dead_without_a_further_start() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn committed_work_is_not_done_again_when_its_events_are_not_published() {
+async fn unpublished_events_do_not_repeat_committed_work() {
     struct Ship(Log);
     impl EventHandler<Ordered> for Ship {
         async fn handle(&self, _: &Ordered, scope: &mut Scope) -> Result<(), HandlerError> {
@@ -570,7 +570,7 @@ async fn committed_work_is_not_done_again_when_its_events_are_not_published() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_timeout_does_not_run_a_handler_again_whose_work_is_committed() {
+async fn timeout_does_not_repeat_committed_work() {
     struct Ship(Log);
     impl EventHandler<Ordered> for Ship {
         async fn handle(&self, _: &Ordered, scope: &mut Scope) -> Result<(), HandlerError> {
@@ -626,7 +626,7 @@ async fn a_timeout_before_the_commit_rolls_back_and_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn committed_work_is_not_done_again_when_the_broker_panics_over_its_events() {
+async fn broker_panic_does_not_repeat_committed_work() {
     /// Refuses the first message, panics over the second, and takes those that come then.
     #[derive(Debug)]
     struct Fragile(RecordingBroker, Mutex<u32>);

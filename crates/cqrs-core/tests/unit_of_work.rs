@@ -164,7 +164,7 @@ async fn a_failing_rollback_leaves_the_callers_error() {
 }
 
 #[tokio::test]
-async fn a_middleware_that_recovers_does_not_commit_what_the_failed_handler_wrote() {
+async fn recovery_does_not_commit_failed_handlers_writes() {
     struct Recover;
     impl Middleware for Recover {
         async fn handle(&self, call: &mut Invocation<'_>, next: Next<'_>) -> Outcome {
@@ -189,7 +189,7 @@ async fn a_middleware_that_recovers_does_not_commit_what_the_failed_handler_wrot
 }
 
 #[tokio::test]
-async fn a_middleware_that_gives_up_on_a_running_handler_undoes_it() {
+async fn cancelled_handler_is_rolled_back() {
     struct GiveUp;
     impl Middleware for GiveUp {
         async fn handle(&self, call: &mut Invocation<'_>, next: Next<'_>) -> Outcome {
@@ -214,7 +214,7 @@ async fn a_middleware_that_gives_up_on_a_running_handler_undoes_it() {
 }
 
 #[tokio::test]
-async fn a_rejection_after_the_handler_undoes_it_whatever_an_outer_middleware_does() {
+async fn rejection_rolls_back_even_if_outer_recovers() {
     struct RejectAfter;
     impl Middleware for RejectAfter {
         async fn handle(&self, call: &mut Invocation<'_>, next: Next<'_>) -> Outcome {
@@ -274,7 +274,7 @@ async fn a_handlers_scope_cannot_be_given_to_another_send() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn shutdown_waits_for_a_running_send_and_for_no_longer_than_it_may() {
+async fn shutdown_waits_for_running_sends_until_deadline() {
     /// Writes, sleeps, and emits.
     struct Slow;
     impl RequestHandler<Register> for Slow {

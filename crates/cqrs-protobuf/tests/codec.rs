@@ -62,7 +62,7 @@ fn a_whole_event_is_read_from_its_message() {
 }
 
 #[test]
-fn a_payload_that_is_the_message_takes_the_rest_from_the_frame() {
+fn payload_message_takes_id_and_time_from_frame() {
     let plain = Plain { id: "1".into(), amount: -7, ..Plain::default() };
     let mut message = Incoming::new("plain", plain.encode_to_vec());
     message.timestamp = Some(UNIX_EPOCH + Duration::from_millis(1_700_000_000_123));
@@ -83,7 +83,7 @@ fn a_payload_that_is_the_message_takes_the_rest_from_the_frame() {
 }
 
 #[test]
-fn what_a_frame_does_not_say_gets_defaults() {
+fn missing_frame_data_gets_defaults() {
     let event = read::<Plain>(&Incoming::new("plain", "")).unwrap();
     assert_eq!((event.payload, &*event.topic), (Plain::default(), "plain"));
     assert!(!event.event_id.is_nil() && event.event_timestamp.unix_micros() > 0);
@@ -184,7 +184,7 @@ fn json_and_protobuf_are_told_apart() {
 
 proptest! {
     #[test]
-    fn what_is_written_is_read_back(
+    fn written_event_is_read_back(
         id in ".*",
         amount in any::<i64>(),
         blob in any::<Vec<u8>>(),
@@ -198,7 +198,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_is_cut_off_is_an_error_or_a_shorter_message(at in 0..OF_PYTHON.len()) {
+    fn truncated_bytes_are_error_or_shorter_message(at in 0..OF_PYTHON.len()) {
         let cut = read::<UserJoined>(&Incoming::new("users", &OF_PYTHON[..at]));
         prop_assert!(cut.is_err(), "the payload comes last");
     }

@@ -66,7 +66,7 @@ impl Drop for Stand {
 }
 
 #[tokio::test]
-async fn a_message_of_defaults_is_an_event_and_no_empty_message() {
+async fn message_of_defaults_is_an_event() {
     let mut stand = Stand::new(
         "plain",
         |plain| plain.decode::<Plain>(ProtobufDeserializer::new()),
@@ -162,7 +162,7 @@ async fn several_types_are_told_apart_by_the_frame() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_known_is_believed_before_one_that_is_not() {
+async fn known_name_wins_over_unknown_one() {
     let broker = MemoryBroker::new();
     let (mut seen, running) = both(&broker, |plain| {
         plain.decode::<Plain>(ProtobufDeserializer::new()).json::<UserJoined>()

@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_deadline_names_its_cause_wherever_the_message_waited() {
+    async fn expired_deadline_names_its_cause() {
         let intake = intake(1).with_cause(|| Some("wrong password".into()));
         let (pending, receipt) = intake.try_admit(message()).unwrap();
         assert!(pending.start_sending());
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_dropped_receipt_keeps_its_place_until_the_confirm() {
+    async fn dropped_receipt_keeps_slot_until_confirm() {
         let intake = intake(1);
         let (pending, receipt) = intake.try_admit(message()).unwrap();
         drop(receipt);

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_cancelled_wait_leaks_nothing_and_lets_the_next_one_in() {
+    async fn cancelled_wait_leaks_no_slot() {
         let window = Window::new(2, 10);
         let held = window.try_acquire(10).unwrap();
         let wait = tokio::time::timeout(std::time::Duration::from_millis(1), window.acquire(5));

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_id_time_and_topic_get_defaults_and_unknown_fields_are_ignored() {
+    fn missing_fields_get_defaults_unknown_are_ignored() {
         let body = r#"{"payload":{"user_id":"1","email":"a@b"},"event_name":"UserCreated","event_id":null,"x":1}"#;
         let before = Timestamp::now();
         let event = read(body).unwrap();
@@ -360,7 +360,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn what_is_written_is_read_back(user_id in ".*", email in ".*", id in proptest::num::u128::ANY) {
+        fn written_event_is_read_back(user_id in ".*", email in ".*", id in proptest::num::u128::ANY) {
             let event = NotificationEvent::new(UserCreated { user_id, email }).with_id(Uuid::from_u128(id));
             let encoded = JsonSerializer.serialize(&event).unwrap();
             proptest::prop_assert_eq!(JsonDeserializer.from_bytes(&encoded.body).unwrap(), event);

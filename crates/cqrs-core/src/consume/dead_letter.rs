@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_read_back_as_it_was_written() {
+    fn dead_letter_headers_round_trip() {
         for (reason, _) in REASONS {
             let letter = DeadLetter { reason, ..letter() };
             assert_eq!(DeadLetter::from_headers(&headers(&letter)), Ok(letter));
@@ -271,14 +271,14 @@ mod tests {
     }
 
     #[test]
-    fn all_its_names_are_listed() {
+    fn all_header_names_are_listed() {
         let letter = DeadLetter { queue: Some("q".into()), ..letter() };
         let names: Vec<_> = letter.to_headers().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, DEAD_LETTER_HEADERS);
     }
 
     #[test]
-    fn what_is_missing_or_broken_is_named() {
+    fn missing_or_unreadable_header_is_named() {
         let mut headers = headers(&letter());
         headers.insert(ATTEMPTS, "some").unwrap();
         let unreadable = InvalidDeadLetter::Unreadable { name: ATTEMPTS };

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn closing_waits_for_those_inside_and_refuses_the_rest() {
+    async fn closed_gate_awaits_running_and_refuses_new_sends() {
         let gate = Gate::default();
         let inside = gate.enter().unwrap();
         let close = gate.close(Duration::from_secs(60));
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_time_of_those_inside_is_bounded() {
+    async fn close_waits_for_running_sends_within_a_bound() {
         let gate = Gate::default();
         let inside = gate.enter();
         gate.close(Duration::from_secs(5)).await;

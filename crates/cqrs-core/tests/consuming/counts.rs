@@ -17,7 +17,7 @@ fn ended(broker: &MemoryBroker, running: &Running) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn workers_that_wait_are_not_cancelled_by_a_stop_at_once() {
+async fn stop_now_counts_no_idle_worker_as_cancelled() {
     let (broker, seen) = (MemoryBroker::new(), Seen::default());
     for step in 1..=3 {
         publish(&broker, &format!("u{step}"), step).await;
@@ -54,7 +54,7 @@ async fn a_batch_that_is_cancelled_is_given_back_as_a_whole() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_manual_handler_does_is_counted_as_what_the_runtime_does() {
+async fn manual_settlements_are_counted_as_others() {
     for (to, discarded) in [(DeadLetterTarget::Default, 0), (DeadLetterTarget::Discard, 1)] {
         let broker = MemoryBroker::new();
         let target = manual(|_: NotificationEvent<UserCreated>, delivery: Delivery| async {
@@ -69,7 +69,7 @@ async fn what_a_manual_handler_does_is_counted_as_what_the_runtime_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_copy_whose_original_is_not_acked_is_counted_as_unacked() {
+async fn copy_without_acked_original_counts_as_unacked() {
     let broker = MemoryBroker::new();
     broker.faults().fail_acks(1);
     let target = manual(|_: NotificationEvent<UserCreated>, delivery: Delivery| async {
@@ -88,7 +88,7 @@ async fn a_copy_whose_original_is_not_acked_is_counted_as_unacked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_letter_that_is_tried_again_is_no_further_attempt() {
+async fn retried_dead_letter_counts_no_attempt() {
     let broker = MemoryBroker::new();
     broker.faults().fail_dead_letters(3);
     let target = manual(|_: NotificationEvent<UserCreated>, mut delivery: Delivery| async {
@@ -104,7 +104,7 @@ async fn a_dead_letter_that_is_tried_again_is_no_further_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_delivery_kept_elsewhere_is_counted_when_it_is_dropped() {
+async fn delivery_kept_by_handler_is_counted_on_drop() {
     let (broker, kept) = (MemoryBroker::new(), Arc::new(Mutex::new(None)));
     let target = {
         let kept = Arc::clone(&kept);

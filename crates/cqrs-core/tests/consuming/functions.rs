@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn a_manual_handler_settles_and_what_it_drops_comes_again_in_order() {
+async fn dropped_manual_delivery_is_redelivered_in_order() {
     let (broker, seen) = (MemoryBroker::new(), Seen::default());
     let target = manual({
         let seen = seen.clone();
@@ -47,7 +47,7 @@ async fn a_manual_handler_settles_and_what_it_drops_comes_again_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn batches_are_filled_by_size_and_time_and_a_poison_event_is_isolated() {
+async fn batch_fills_by_size_or_time_and_isolates_failure() {
     let (broker, seen) = (MemoryBroker::new(), Seen::default());
     let target = batch(3, Duration::from_secs(1), {
         let seen = seen.clone();
@@ -78,7 +78,7 @@ async fn batches_are_filled_by_size_and_time_and_a_poison_event_is_isolated() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_batch_keeps_the_order_around_what_cannot_be_decoded_now() {
+async fn batch_keeps_order_around_undecodable_message() {
     for delay in [Duration::from_millis(50), Duration::from_secs(10)] {
         let (broker, seen) = (MemoryBroker::new(), Seen::default());
         let target = batch(4, Duration::from_secs(1), {
@@ -117,7 +117,7 @@ async fn a_batch_keeps_the_order_around_what_cannot_be_decoded_now() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_batch_is_filled_even_when_it_is_larger_than_what_is_fetched_by_default() {
+async fn batch_larger_than_default_fetch_is_filled() {
     let (broker, seen) = (MemoryBroker::new(), Seen::default());
     let target = batch(400, Duration::from_secs(3600), {
         let seen = seen.clone();
@@ -138,7 +138,7 @@ async fn a_batch_is_filled_even_when_it_is_larger_than_what_is_fetched_by_defaul
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_taken_away_while_a_batch_waits_is_not_handled() {
+async fn message_revoked_while_batch_waits_is_not_handled() {
     let (broker, seen) = (MemoryBroker::new(), Seen::default());
     let target = batch(2, Duration::from_secs(1), {
         let seen = seen.clone();

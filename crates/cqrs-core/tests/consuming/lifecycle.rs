@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn events_reach_the_handlers_of_a_mediator_and_are_acked() {
+async fn mediator_handles_events_and_they_are_acked() {
     struct Welcome(Seen);
     impl EventHandler<UserCreated> for Welcome {
         async fn handle(&self, event: &UserCreated, scope: &mut Scope) -> Result<(), HandlerError> {
@@ -56,7 +56,7 @@ async fn a_stop_finishes_what_runs_and_gives_the_rest_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_ends_at_its_deadline_and_a_second_stop_ends_at_once() {
+async fn drain_ends_at_deadline_and_on_second_stop() {
     for now in [false, true] {
         let (broker, seen) = (MemoryBroker::new(), Seen::default());
         let target = {

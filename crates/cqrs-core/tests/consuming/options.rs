@@ -202,7 +202,7 @@ async fn too_large_body_reaches_no_decoder() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_group_begins_where_it_is_told_and_few_are_fetched_at_once() {
+async fn start_and_max_unsettled_are_respected() {
     let (broker, seen) = (MemoryBroker::new(), Seen::default());
     publish(&broker, "old", 0).await;
     let target = {

@@ -144,7 +144,7 @@ async fn as_many_run_as_may_however_the_messages_come() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_came_during_a_pause_runs_with_all_of_the_concurrency() {
+async fn messages_of_a_pause_run_with_full_concurrency() {
     let (broker, seen) = (MemoryBroker::new(), Seen::default());
     let target = {
         let seen = seen.clone();

@@ -126,7 +126,7 @@ async fn in_the_drop_of_an_event_that_no_handler_got() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_the_drop_of_an_event_whose_handler_was_cancelled() {
+async fn in_drop_of_event_of_a_cancelled_handler() {
     let target = each(|event: NotificationEvent<Fragile>, _: Received| async move {
         let event = event; // all of it, not the number alone
         if event.payload.step == 1 {
@@ -161,7 +161,7 @@ async fn in_a_batch_that_was_cancelled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_manual_handler_that_always_panics_keeps_nobody_waiting_for_ever() {
+async fn panicking_manual_handler_ends_in_dead_letter() {
     let target = manual(|event: NotificationEvent<UserCreated>, delivery: Delivery| async move {
         assert_ne!(event.payload.step, 1, "poison");
         delivery.ack().await.unwrap();

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_event_goes_by_its_policy() {
+async fn undecodable_message_follows_its_policy() {
     let deleted = r#"{"event_name":"UserDeleted","payload":{"user_id":"x"}}"#;
     let bodies = ["garbage", deleted, "", "[]", r#"{"event_name":"UserCreated","payload":{}}"#];
     let (broker, seen) = (MemoryBroker::new(), Seen::default());
@@ -64,7 +64,7 @@ async fn undecodable_messages_can_be_handed_over_as_values() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_stop_policy_ends_the_service_with_an_error_and_loses_nothing() {
+async fn stop_policy_ends_service_and_loses_nothing() {
     let broker = MemoryBroker::new();
     publish_raw(&broker, "garbage").await;
     let service = Service::builder(broker.clone())
@@ -167,7 +167,7 @@ fn away_for(user: &'static str, away: Duration, rounds: &Arc<Mutex<u32>>) -> Sub
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_decoded_now_waits_in_its_place_and_is_no_attempt() {
+async fn not_now_keeps_position_and_counts_no_attempt() {
     let (broker, seen, rounds) = (MemoryBroker::new(), Seen::default(), Arc::default());
     for (user, step) in [("ada", 1), ("ada", 2), ("bob", 1)] {
         publish(&broker, user, step).await;
@@ -194,7 +194,7 @@ async fn what_cannot_be_decoded_now_waits_in_its_place_and_is_no_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_batch_and_a_manual_handler_wait_for_what_cannot_be_decoded_now() {
+async fn batch_and_manual_wait_until_decoding_is_possible() {
     let away = Duration::from_secs(1_800);
     for is_batch in [true, false] {
         let (broker, seen, rounds) = (MemoryBroker::new(), Seen::default(), Arc::default());
@@ -238,7 +238,7 @@ async fn a_batch_and_a_manual_handler_wait_for_what_cannot_be_decoded_now() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_ends_the_wait_for_what_cannot_be_decoded_now() {
+async fn stop_ends_wait_while_decoding_is_not_possible() {
     for wait in [1, 60_000] {
         let (broker, rounds) = (MemoryBroker::new(), Arc::default());
         publish(&broker, "ada", 1).await;

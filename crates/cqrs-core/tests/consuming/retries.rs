@@ -38,7 +38,7 @@ async fn batch_lets_go_of_revoked_messages_between_tries() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn revoked_message_is_let_go_between_immediate_attempts() {
+async fn revoked_message_is_dropped_between_attempts() {
     let seen = Seen::default();
     let target = noting(&seen, |_, _| Err(HandlerError::retryable("no")));
     revoked_while_it_waits(Retry::none().immediate([HOUR]), target, 2).await;
@@ -81,7 +81,7 @@ async fn a_failure_is_retried_by_the_schedule_and_then_dead() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_permanent_failure_is_dead_at_once_and_a_panic_by_the_schedule() {
+async fn permanent_failure_is_dead_lettered_panic_retried() {
     let (broker, seen) = (MemoryBroker::new(), Seen::default());
     let target = noting(&seen, |event, _| match event.step {
         1 => Err("gone").permanent(),
@@ -127,7 +127,7 @@ async fn a_timeout_is_a_failure_worth_a_retry() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_acked_while_the_dead_letter_is_not_confirmed() {
+async fn unconfirmed_dead_letter_blocks_the_ack() {
     // The dead-letter topic is full, and nobody reads it.
     let broker =
         MemoryBroker::builder().capacity(2).publish_timeout(Duration::from_secs(1)).build();
@@ -232,7 +232,7 @@ async fn a_delay_without_an_end_is_no_overflow() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_timeout_holds_for_decoders_and_for_what_handles_undecodable_messages() {
+async fn timeout_applies_to_decoders_and_undecodable_fn() {
     for in_batches in [false, true] {
         let (broker, seen) = (MemoryBroker::new(), Seen::default());
         publish_raw(&broker, "garbage").await;

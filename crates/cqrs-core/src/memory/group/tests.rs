@@ -30,7 +30,7 @@ fn offsets(group: &mut Group) -> Vec<u64> {
 }
 
 #[test]
-fn a_key_waits_for_its_own_and_others_go_on() {
+fn key_in_flight_blocks_only_its_own_messages() {
     let mut group = group(&["a", "a", "b", "", ""]);
     let (first, a) = take(&mut group);
     assert_eq!((first, offsets(&mut group)), (0, vec![2, 3, 4]));
@@ -39,7 +39,7 @@ fn a_key_waits_for_its_own_and_others_go_on() {
 }
 
 #[test]
-fn handed_out_one_by_one_it_is_a_log() {
+fn single_deliveries_follow_offset_order() {
     let mut group = group(&["a", "a", "b", "", "a"]);
     for offset in 0..5 {
         let (taken, tag) = take(&mut group);
@@ -51,7 +51,7 @@ fn handed_out_one_by_one_it_is_a_log() {
 }
 
 #[test]
-fn what_is_given_back_comes_before_its_key_and_after_the_others() {
+fn given_back_precedes_its_key_and_follows_others() {
     let mut group = group(&["a", "a", "b"]);
     let (_, a) = take(&mut group);
     group.give_back(a, 3);
@@ -65,7 +65,7 @@ fn what_is_given_back_comes_before_its_key_and_after_the_others() {
 }
 
 #[test]
-fn what_is_taken_away_comes_again_in_order_and_its_old_tickets_settle_nothing() {
+fn revoked_is_redelivered_and_old_tag_settles_nothing() {
     let mut group = group(&["a", "a", "b"]);
     let (_, a) = take(&mut group);
     let (_, b) = take(&mut group);
@@ -79,7 +79,7 @@ fn what_is_taken_away_comes_again_in_order_and_its_old_tickets_settle_nothing() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_delayed_copy_comes_behind_what_is_there_and_keeps_no_key_waiting() {
+async fn delayed_copy_queues_last_and_blocks_no_key() {
     let mut group = group(&["a", "a", "b"]);
     let first = group.take(ANY).unwrap();
     group.delay(first.clone(), Instant::now() + Duration::from_secs(1));
@@ -94,7 +94,7 @@ async fn a_delayed_copy_comes_behind_what_is_there_and_keeps_no_key_waiting() {
 }
 
 #[test]
-fn what_was_settled_can_come_again_in_its_place() {
+fn settled_message_is_redelivered_in_order() {
     let mut group = group(&["a", "a", "a"]);
     for _ in 0..2 {
         let (_, tag) = take(&mut group);
@@ -115,7 +115,7 @@ fn what_was_settled_can_come_again_in_its_place() {
 }
 
 #[test]
-fn one_that_keeps_order_gets_what_is_behind_and_others_do_not() {
+fn order_keeping_member_takes_next_of_its_key() {
     let mut group = group(&["a", "a", "b", "a"]);
     let taken = [(); 3].map(|()| group.take(KEEPER).unwrap());
     assert_eq!(taken.each_ref().map(|entry| entry.offset), [0, 1, 2]);
@@ -134,7 +134,7 @@ fn one_that_keeps_order_gets_what_is_behind_and_others_do_not() {
 }
 
 #[test]
-fn what_a_member_leaves_behind_is_for_the_others_in_order() {
+fn revoked_messages_of_member_keep_order() {
     let mut group = group(&["a", "a", "a", "b"]);
     for _ in 0..2 {
         group.take(KEEPER);
@@ -202,7 +202,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn a_key_is_in_one_members_hands_and_nothing_is_lost(steps in steps()) {
+    fn key_has_one_member_and_no_message_is_lost(steps in steps()) {
         let member = |id| Member { id, keeps_order: id > 0 };
         let mut group = Group::new(0, "g".into(), 0);
         let (mut end, mut unsettled) = (0, 0_usize);

@@ -42,7 +42,7 @@ async fn is_quiet(source: &mut Box<dyn Source>) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_confirms_are_unknown_at_once_and_withheld_ones_at_the_deadline() {
+async fn lost_and_withheld_confirms_end_as_unknown() {
     let broker = MemoryBroker::builder().publish_timeout(Duration::from_secs(5)).build();
     let started = Instant::now();
     broker.faults().lose_confirms(1);
@@ -60,7 +60,7 @@ async fn lost_confirms_are_unknown_at_once_and_withheld_ones_at_the_deadline() {
 }
 
 #[tokio::test]
-async fn refused_messages_are_not_stored_until_that_is_cleared() {
+async fn refused_messages_are_not_stored_until_clear() {
     let broker = MemoryBroker::new();
     broker.faults().refuse_messages(usize::MAX);
     for _ in 0..3 {
@@ -86,7 +86,7 @@ async fn duplicates_have_one_id_and_need_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_revoked_comes_again_and_its_old_deliveries_settle_nothing() {
+async fn revoked_delivery_settles_nothing() {
     let broker = MemoryBroker::new();
     let mut source = source(&broker, MemorySubscription::default()).await;
     broker.publish(message("1")).await.unwrap();
@@ -117,7 +117,7 @@ async fn what_is_revoked_comes_again_and_its_old_deliveries_settle_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_revoked_and_deleted_is_owed_to_nobody() {
+async fn revoked_message_of_deleted_group_is_evictable() {
     let broker = MemoryBroker::builder().capacity(1).build();
     let held = broker.subscriber("t", "g");
     broker.publish(message("1")).await.unwrap();
@@ -129,7 +129,7 @@ async fn what_is_revoked_and_deleted_is_owed_to_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn settled_messages_come_again_in_order_before_what_is_later() {
+async fn redelivered_messages_precede_later_ones() {
     let broker = MemoryBroker::new();
     let mut source = source(&broker, MemorySubscription::default()).await;
     for body in ["1", "2", "3", "4"] {
@@ -152,7 +152,7 @@ async fn settled_messages_come_again_in_order_before_what_is_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn settlements_fail_as_often_as_told_and_can_be_tried_again() {
+async fn injected_settle_failures_can_be_retried() {
     let broker = MemoryBroker::new();
     let mut source = source(&broker, MemorySubscription::default()).await;
     broker.publish(message("1")).await.unwrap();
@@ -175,7 +175,7 @@ async fn settlements_fail_as_often_as_told_and_can_be_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_scheduled_retry_comes_after_its_delay_with_its_attempts_and_its_key_goes_on() {
+async fn scheduled_retry_keeps_attempts_and_frees_its_key() {
     let broker = MemoryBroker::builder().capacity(2).build();
     let like_rabbitmq = MemorySubscription::default().with_retry(MemoryRetry::Scheduled);
     let mut source = source(&broker, like_rabbitmq).await;

@@ -28,7 +28,7 @@ fn full_after(capacity: usize) -> MemoryBroker {
 }
 
 #[tokio::test]
-async fn what_is_confirmed_is_kept_as_it_was() {
+async fn confirmed_message_is_kept_unchanged() {
     let broker = MemoryBroker::new();
     let mut sent = message("body").with_name("N").with_content_type("text/plain");
     sent.headers.insert("h", "v").unwrap();
@@ -86,7 +86,7 @@ async fn a_full_topic_makes_publishes_wait_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiting_for_room_ends_at_the_deadline_and_frees_the_window() {
+async fn wait_for_room_ends_at_deadline_and_frees_slot() {
     let broker = full_after(1);
     broker.publish(message("1")).await.unwrap();
     let started = Instant::now();
@@ -125,7 +125,7 @@ async fn deleting_a_group_makes_room() {
 }
 
 #[tokio::test]
-async fn a_required_subscriber_makes_a_topic_without_a_group_unroutable() {
+async fn topic_without_group_is_unroutable_if_required() {
     let broker = MemoryBroker::builder().require_subscriber(true).build();
     let lost = message("1");
     let error = broker.publish(lost.clone()).await.unwrap_err();
@@ -138,7 +138,7 @@ async fn a_required_subscriber_makes_a_topic_without_a_group_unroutable() {
 }
 
 #[tokio::test]
-async fn what_waits_for_room_is_unroutable_when_the_last_group_goes() {
+async fn deleting_last_group_makes_waiting_unroutable() {
     let broker = MemoryBroker::builder().require_subscriber(true).capacity(1).build();
     broker.create_group("t", "g", StartAt::Earliest);
     broker.publish(message("1")).await.unwrap();

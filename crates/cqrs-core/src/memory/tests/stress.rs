@@ -74,7 +74,7 @@ async fn consume(broker: MemoryBroker, group: String, member: usize, seen: Arc<S
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn many_tasks_lose_nothing_and_keep_every_key_in_order() {
+async fn many_tasks_keep_order_per_key_and_lose_nothing() {
     // Small enough for publishes to wait for room and for the window.
     let broker = MemoryBroker::builder().capacity(64).window(16, 1 << 20).build();
     let sent: Arc<Sent> = Arc::new((0..KEYS).map(|_| Default::default()).collect());

@@ -41,7 +41,7 @@ async fn every_group_gets_everything_and_members_share() {
 }
 
 #[tokio::test]
-async fn a_late_group_starts_with_the_oldest_kept_or_with_the_next() {
+async fn new_group_starts_at_earliest_or_latest() {
     let broker = MemoryBroker::builder().capacity(2).build();
     publish(&broker, &["a", "b", "c"]).await;
     let oldest = broker.subscriber("t", "oldest");
@@ -86,7 +86,7 @@ async fn a_nack_wakes_a_waiting_member() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cancelled_recv_takes_nothing_and_passes_its_wake_up_on() {
+async fn cancelled_recv_takes_nothing_and_wakes_another() {
     let broker = MemoryBroker::new();
     let (one, two) = (broker.subscriber("t", "g"), broker.subscriber("t", "g"));
     let mut cancelled = Box::pin(one.recv());
@@ -99,7 +99,7 @@ async fn a_cancelled_recv_takes_nothing_and_passes_its_wake_up_on() {
 }
 
 #[tokio::test]
-async fn a_shutdown_ends_waiting_members_when_all_is_settled() {
+async fn shutdown_ends_members_once_all_is_settled() {
     let broker = MemoryBroker::new();
     let member = broker.subscriber("t", "g");
     publish(&broker, &["a"]).await;

@@ -205,7 +205,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_lane_runs_one_at_a_time_in_order_and_loses_none(
+        fn lane_runs_one_at_a_time_in_order(
             steps in proptest::collection::vec(step(), 0..300)
         ) {
             let start = Instant::now();
@@ -264,7 +264,7 @@ mod tests {
         }
 
         #[test]
-        fn runs_keep_the_order_of_each_lane_however_much_is_put_back(
+        fn returned_jobs_keep_order_of_each_lane(
             lane_ids in proptest::collection::vec(0..4_u64, 0..60),
             steps in proptest::collection::vec((1..10_usize, 0..10_usize, any::<bool>()), 1..200),
         ) {
@@ -314,7 +314,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_held_for_nothing_lets_its_lane_go_on(
+        fn dropped_held_job_frees_its_lane(
             jobs in proptest::collection::vec((0..3_u64, any::<bool>()), 0..20)
         ) {
             let mut lanes = Lanes::default();
