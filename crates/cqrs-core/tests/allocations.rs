@@ -1,4 +1,4 @@
-//! What a `send` allocates, counted.
+//! The number of allocations of a `send`.
 
 #![allow(clippy::unwrap_used)] // a test says what it expects by unwrapping
 

@@ -1,4 +1,4 @@
-//! How a service ends on a broker whose sources do not behave, and when nobody waits for its end.
+//! Tests of services that end because of a faulty source, or whose future is dropped.
 
 #![allow(clippy::unwrap_used)] // a test says what it expects by unwrapping
 
@@ -23,12 +23,12 @@ struct Ordered {
     number: u32,
 }
 
-/// What the sources of some topics do.
+/// The fault of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     None,
     PanicsAtOnce,
-    /// Takes messages from the memory broker, and panics when it finds one that says so.
+    /// Takes messages from the memory broker, and panics on a message that requests it.
     PanicsLater,
     NeverStops,
     NeverCloses,
@@ -105,7 +105,7 @@ impl Source for Faulty {
     }
 }
 
-/// Whether a [`Late`] source was polled after its panic.
+/// Set if a [`Late`] source was polled after its panic.
 static POLLED_AGAIN: AtomicBool = AtomicBool::new(false);
 
 #[derive(Debug)]
@@ -169,7 +169,7 @@ async fn a_source_that_panics_fails_its_own_subscription() {
 async fn panicked_source_is_not_polled_again() {
     let memory = MemoryBroker::new();
     let target = each(|_: NotificationEvent<Ordered>, _: Received| async {
-        // So that two workers are there, and wait together afterwards.
+        // Starts two workers, which are both idle afterwards.
         tokio::time::sleep(Duration::from_millis(10)).await;
         Ok(())
     });

@@ -1,4 +1,4 @@
-//! Domain events go round breadth first, in order, within bounds, and by the failure policy.
+//! Tests of the rounds of domain events: order, bounds and failure policies.
 
 #![allow(clippy::unwrap_used)] // a test says what it expects by unwrapping
 
@@ -53,7 +53,7 @@ struct Note(&'static str, Log);
 
 impl EventHandler<Opened> for Note {
     async fn handle(&self, event: &Opened, scope: &mut Scope) -> Result<(), HandlerError> {
-        // The later the handler's letter, the shorter it takes: completion order is not start order.
+        // Later handlers take less time, so the order of completion is not that of the start.
         steps(usize::from(b'z' - self.0.as_bytes()[0])).await;
         let line = format!("{} {}", self.0, event.0);
         self.1.add(&line);
@@ -123,7 +123,7 @@ async fn parallel_handlers_keep_emission_order() {
     assert_eq!(announced(&broker), ["a x", "b x", "a y", "b y"]);
 }
 
-/// Who announced, in order of publishing.
+/// The announcing handlers, in order of publishing.
 fn announced(broker: &RecordingBroker) -> Vec<String> {
     let messages = broker.messages.lock().unwrap();
     let by = |body: &[u8]| {

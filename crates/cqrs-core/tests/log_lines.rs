@@ -1,4 +1,4 @@
-//! How many log lines a subscription writes when much of it fails.
+//! Tests of the bound on a subscription's log lines.
 
 #![allow(clippy::unwrap_used)] // a test says what it expects by unwrapping
 
@@ -69,7 +69,7 @@ async fn repeats_are_counted_not_written() {
         };
         of_cause.map(count).sum()
     };
-    // None is lost: first lines and repeats add up.
+    // First lines and repeats add up to all failures.
     assert_eq!(failed.len() + total("failed attempts", "io::error::Error"), 7 * FAILING);
     assert_eq!(1 + total("dead letters", "DeserializeError"), GARBAGE);
     assert_eq!(1 + total("dead letters", "io::error::Error"), FAILING);

@@ -1,4 +1,4 @@
-//! Requests: one handler each, typed answers, middlewares around them.
+//! Tests of requests: handlers, typed responses, middlewares and wiring.
 
 #![allow(clippy::unwrap_used)] // a test says what it expects by unwrapping
 
@@ -303,7 +303,7 @@ impl Middleware for Act {
                 Ok(())
             }
             Self::RunTwice => {
-                // A second `Next` cannot be had: `run` takes it. The request is gone by then, too.
+                // `run` consumes `Next`, and the request is `None` by then.
                 next.run(call).await?;
                 assert!(call.input::<Greet>().is_none());
                 Ok(())

@@ -1,4 +1,4 @@
-//! The memory broker's source, as the runtime holds it.
+//! Tests of the memory broker's source.
 
 #![allow(clippy::unwrap_used)] // a test says what it expects by unwrapping
 

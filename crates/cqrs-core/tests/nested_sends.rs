@@ -1,4 +1,4 @@
-//! Handlers that send requests themselves: how deep, and what of their errors is worth a retry.
+//! Tests of handlers that send requests: the limit on nesting, and which of their errors are retryable.
 
 #![allow(clippy::unwrap_used)] // a test says what it expects by unwrapping
 
@@ -18,7 +18,7 @@ use cqrs_macros::{Command, DomainEvent, Notification};
 use serde::{Deserialize, Serialize};
 use support::{Fault, Log, RecordingBroker, Store, Transaction};
 
-// ---- what a retry must not run again
+// ---- committed work
 
 #[derive(Command)]
 #[cqrs(crate = "cqrs_core", response = (), error = Infallible)]
@@ -28,7 +28,7 @@ struct Charge;
 #[cqrs(crate = "cqrs_core", name = "Charged", topic = "refused")]
 struct Charged;
 
-/// Its event is refused by the broker.
+/// The broker refuses its event.
 struct Charger(Log);
 
 impl RequestHandler<Charge> for Charger {
@@ -45,7 +45,7 @@ struct Ordered;
 
 #[derive(Debug, Clone, DomainEvent)]
 #[cqrs(crate = "cqrs_core")]
-struct Noted;
+struct Audited;
 
 /// An application's own error around the mediator's.
 #[derive(Debug, thiserror::Error)]
@@ -132,8 +132,8 @@ async fn undelivered_event_is_retried_where_user_says_so() {
 
 struct ChargeOnNoted(Mediator);
 
-impl EventHandler<Noted> for ChargeOnNoted {
-    async fn handle(&self, _: &Noted, _: &mut Scope) -> Result<(), HandlerError> {
+impl EventHandler<Audited> for ChargeOnNoted {
+    async fn handle(&self, _: &Audited, _: &mut Scope) -> Result<(), HandlerError> {
         Ok(self.0.send(Charge).await?)
     }
 }
@@ -146,7 +146,7 @@ struct Noter;
 
 impl RequestHandler<Note> for Noter {
     async fn handle(&self, _: Note, scope: &mut Scope) -> Result<(), Infallible> {
-        scope.emit(Noted);
+        scope.emit(Audited);
         Ok(())
     }
 }
@@ -156,7 +156,7 @@ async fn undelivered_below_domain_event_is_permanent() {
     let log = Log::default();
     let mediator = Mediator::builder()
         .handle::<Note, _>(Noter)
-        .event::<Noted, _>(ChargeOnNoted(charging(&log)))
+        .event::<Audited, _>(ChargeOnNoted(charging(&log)))
         .build()
         .unwrap();
     let letter = consume(on_ordered(move || {
@@ -170,17 +170,18 @@ async fn undelivered_below_domain_event_is_permanent() {
 #[tokio::test(start_paused = true)]
 async fn permanent_error_of_nested_mediator_is_permanent() {
     struct Refusing(Log);
-    impl EventHandler<Noted> for Refusing {
-        async fn handle(&self, _: &Noted, _: &mut Scope) -> Result<(), HandlerError> {
+    impl EventHandler<Audited> for Refusing {
+        async fn handle(&self, _: &Audited, _: &mut Scope) -> Result<(), HandlerError> {
             self.0.add("refused");
             Err("no such account").permanent()
         }
     }
     let log = Log::default();
-    let events = EventMediator::builder().event::<Noted, _>(Refusing(log.clone())).build().unwrap();
+    let events =
+        EventMediator::builder().event::<Audited, _>(Refusing(log.clone())).build().unwrap();
     let letter = consume(on_ordered(move || {
         let events = events.clone();
-        async move { Ok(events.send(Noted).await?) }
+        async move { Ok(events.send(Audited).await?) }
     }))
     .await;
     assert_eq!((log.lines().len(), letter.reason), (1, DeadLetterReason::Permanent));
@@ -190,7 +191,7 @@ async fn permanent_error_of_nested_mediator_is_permanent() {
 #[cqrs(crate = "cqrs_core", response = (), error = PaymentFailed)]
 struct Checkout;
 
-/// Sends `Charge`; its own error hides the mediator's.
+/// Sends `Charge`; its own error has no source.
 struct Cashier(Mediator);
 
 impl RequestHandler<Checkout> for Cashier {
@@ -277,7 +278,7 @@ async fn error_after_a_nested_commit_is_not_rolled_back() {
     assert!(matches!(error.into_handler(), Ok(PaymentFailed(SendError::Undelivered(_)))));
 }
 
-/// Sends `Charge`, goes on without its event, and fails afterwards if `fails`.
+/// Sends `Charge`, ignores its error, and fails later if `fails`.
 struct Lenient {
     mediator: Mediator,
     fails: bool,
@@ -302,16 +303,16 @@ async fn undelivered_marks_only_the_run_it_ended_in() {
         let handler = Lenient { mediator: charging(&log), fails };
         Mediator::builder().handle::<Shop, _>(handler).build().unwrap()
     };
-    let (failing, passing, note) = (lenient(true), lenient(false), failing_note());
+    let (failing, passing, audit) = (lenient(true), lenient(false), failing_audit());
     let (failed, passed, other) =
-        tokio::join!(failing.send(Shop), passing.send(Shop), note.send(Shop));
+        tokio::join!(failing.send(Shop), passing.send(Shop), audit.send(Shop));
     assert!(matches!(failed, Err(SendError::HandlerAfterCommit(_))), "{failed:?}");
     assert!(passed.is_ok(), "{passed:?}");
     assert!(matches!(other, Err(SendError::Handler(_))), "{other:?}");
 }
 
 /// Its handler fails without a nested send, after a few polls.
-fn failing_note() -> Mediator {
+fn failing_audit() -> Mediator {
     struct Failing;
     impl RequestHandler<Shop> for Failing {
         async fn handle(&self, _: Shop, _: &mut Scope) -> Result<(), String> {
@@ -325,8 +326,8 @@ fn failing_note() -> Mediator {
 #[tokio::test(start_paused = true)]
 async fn permanent_error_of_a_domain_event_stays_permanent() {
     struct Refusing(Log);
-    impl EventHandler<Noted> for Refusing {
-        async fn handle(&self, _: &Noted, _: &mut Scope) -> Result<(), HandlerError> {
+    impl EventHandler<Audited> for Refusing {
+        async fn handle(&self, _: &Audited, _: &mut Scope) -> Result<(), HandlerError> {
             self.0.add("refused");
             Err("no such account").permanent()
         }
@@ -334,7 +335,7 @@ async fn permanent_error_of_a_domain_event_stays_permanent() {
     let log = Log::default();
     let mediator = Mediator::builder()
         .handle::<Note, _>(Noter)
-        .event::<Noted, _>(Refusing(log.clone()))
+        .event::<Audited, _>(Refusing(log.clone()))
         .build()
         .unwrap();
     let letter = consume(on_ordered(move || {
@@ -346,7 +347,7 @@ async fn permanent_error_of_a_domain_event_stays_permanent() {
     assert_eq!(letter.error.matches("no such account").count(), 1, "{}", letter.error);
 }
 
-/// Sends `Charge`, and makes of its error a panic, or work that cannot be committed.
+/// Sends `Charge`, and turns its error into a panic, or into work that cannot be committed.
 struct Abrupt {
     mediator: Mediator,
     panics: bool,
@@ -474,7 +475,7 @@ async fn panic_after_own_undelivered_send_is_permanent() {
     }
 }
 
-// ---- how deep
+// ---- nesting
 
 #[derive(Command)]
 #[cqrs(crate = "cqrs_core", response = u32, error = String)]
@@ -486,7 +487,7 @@ struct Dug(u32);
 
 type Lazy = Arc<OnceLock<Mediator>>;
 
-/// Sends the next one, from the handler or from the handler of an event.
+/// Sends the next request, from the handler or from an event handler.
 struct Digger {
     mediator: Lazy,
     by_event: bool,
@@ -544,7 +545,7 @@ async fn nested_sends_beyond_the_limit_are_an_error() {
         let mediator = digging(by_event, middlewares);
         let error = mediator.send(Dig(500)).await.unwrap_err().to_string();
         assert!(error.contains("nested 32 deep"), "{error}");
-        // What is left of an attempt that was refused does not count.
+        // A refused attempt leaves no count.
         mediator.send(Dig(31)).await.unwrap();
     }
 }
@@ -580,7 +581,7 @@ async fn event_middleware_that_sends_in_a_loop_is_an_error() {
     struct Again(Arc<OnceLock<EventMediator>>, Log);
     impl Middleware for Again {
         async fn handle(&self, call: &mut Invocation<'_>, next: Next<'_>) -> Outcome {
-            let sent = self.0.get().unwrap().send(Noted).await;
+            let sent = self.0.get().unwrap().send(Audited).await;
             if matches!(sent, Err(SendError::TooDeep { .. })) {
                 self.1.add("too deep");
             }
@@ -589,24 +590,24 @@ async fn event_middleware_that_sends_in_a_loop_is_an_error() {
         }
     }
     let (lazy, log) = (Arc::new(OnceLock::new()), Log::default());
-    let builder = EventMediator::builder().event::<Noted, _>(ChargeOnNoted(charging(&log)));
+    let builder = EventMediator::builder().event::<Audited, _>(ChargeOnNoted(charging(&log)));
     let mediator = builder.middleware(Again(Arc::clone(&lazy), log.clone())).build().unwrap();
-    lazy.get_or_init(|| mediator).send(Noted).await.unwrap_err();
+    lazy.get_or_init(|| mediator).send(Audited).await.unwrap_err();
     assert_eq!(log.lines(), ["too deep"]);
 }
 
 #[tokio::test]
 async fn emitting_in_a_loop_is_an_error() {
     struct EmitAgain(Lazy);
-    impl EventHandler<Noted> for EmitAgain {
-        async fn handle(&self, _: &Noted, _: &mut Scope) -> Result<(), HandlerError> {
-            Ok(self.0.get().unwrap().emitter().emit(Noted).await?)
+    impl EventHandler<Audited> for EmitAgain {
+        async fn handle(&self, _: &Audited, _: &mut Scope) -> Result<(), HandlerError> {
+            Ok(self.0.get().unwrap().emitter().emit(Audited).await?)
         }
     }
     let lazy = Lazy::default();
-    let builder = Mediator::builder().event::<Noted, _>(EmitAgain(Arc::clone(&lazy)));
+    let builder = Mediator::builder().event::<Audited, _>(EmitAgain(Arc::clone(&lazy)));
     let mediator = lazy.get_or_init(|| builder.build().unwrap());
-    let error = mediator.emitter().emit(Noted).await.unwrap_err();
+    let error = mediator.emitter().emit(Audited).await.unwrap_err();
     assert!(error.to_string().contains("nested 32 deep"), "{error}");
 }
 

@@ -1,4 +1,4 @@
-//! What becomes of a send's notifications when serializers, brokers and callers misbehave.
+//! Tests of a send's notifications with failing serializers, brokers and callers.
 
 #![allow(clippy::unwrap_used)] // a test says what it expects by unwrapping
 
@@ -63,7 +63,7 @@ impl RequestHandler<Announce> for Announcer {
     }
 }
 
-/// What a broker does with each message, by its key.
+/// The behaviour of the broker for each key.
 #[derive(Debug, Clone, Default)]
 struct Moody {
     log: Log,
@@ -167,7 +167,7 @@ async fn broker_panic_after_commit_keeps_the_response() {
 
 #[test]
 fn a_receipt_that_panics_leaves_its_event_unknown() {
-    // Without tokio's timer a receipt that has to wait panics.
+    // Without tokio's timer a receipt that waits panics.
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let broker = Moody::default();
     let (mediator, store) = mediator(&broker);
@@ -250,7 +250,7 @@ async fn events_of_a_send_that_was_dropped_are_counted() {
 fn without_a_runtime_nothing_is_done() {
     let broker = Moody::default();
     let (mediator, store) = mediator(&broker);
-    // Not tokio's: nothing here awaits anything of it before the commit.
+    // Not a tokio runtime: nothing here needs one before the commit.
     struct Plain;
     impl RequestHandler<Announce> for Plain {
         async fn handle(

@@ -1,4 +1,4 @@
-//! The order of commit, copies and settlements, seen by a broker that writes down what it is told.
+//! Tests of the order of commits, copies and settlements, on a broker that records all calls.
 
 #![allow(clippy::unwrap_used)] // a test says what it expects by unwrapping
 
@@ -37,28 +37,28 @@ struct Shipped {
     number: u32,
 }
 
-/// What the broker does to what it hands out.
+/// The behaviour of the broker.
 #[derive(Debug, Clone, Copy, Default)]
 struct Script {
-    /// Retry copies are the broker's affair.
+    /// The broker schedules retry copies.
     scheduled: bool,
-    /// So many retry copies and dead letters are not confirmed.
+    /// The first retry copies and dead letters, as many as given, are not confirmed.
     copies_fail: usize,
-    /// The copies of the first message are refused for good, so often.
+    /// The copies of the first message are refused permanently, as often as given.
     refusals: usize,
     acks_fail: bool,
-    /// Taken away before the handler starts.
+    /// Revoked before the handler starts.
     revoked: bool,
-    /// Taken away while it is held.
+    /// Revoked while it is held.
     revoked_when_held: bool,
-    /// Writes down `begin` and `rest` as well.
+    /// Records `begin` and `rest`, too.
     writes_starts: bool,
-    /// The first message is taken away after that time.
+    /// The first message is revoked after the given time.
     first_revoked_after: Option<Duration>,
     crashes: u32,
 }
 
-/// Hands out one message and writes down what becomes of it.
+/// Delivers messages and records their settlements.
 #[derive(Debug, Clone)]
 struct Scribe {
     inner: RecordingBroker,
@@ -212,7 +212,7 @@ impl Drop for Written {
     }
 }
 
-/// Runs the service until the log has `last`, then stops it; what the log has then.
+/// Runs the service until the log has `last`, then stops it; returns the log.
 async fn run(
     broker: &Scribe,
     retry: Retry,
@@ -546,7 +546,7 @@ async fn unpublished_events_do_not_repeat_committed_work() {
     impl EventHandler<Ordered> for Ship {
         async fn handle(&self, _: &Ordered, scope: &mut Scope) -> Result<(), HandlerError> {
             self.0.add("handled");
-            // Refused by the broker every time.
+            // The broker refuses it every time.
             scope.emit(NotificationEvent::new(Shipped { number: 1 }).with_topic("refused"));
             scope.emit(Shipped { number: 2 });
             Ok(())
@@ -627,7 +627,7 @@ async fn a_timeout_before_the_commit_rolls_back_and_counts() {
 
 #[tokio::test(start_paused = true)]
 async fn broker_panic_does_not_repeat_committed_work() {
-    /// Refuses the first message, panics over the second, and takes those that come then.
+    /// Refuses the first message, panics on the second, and confirms the others.
     #[derive(Debug)]
     struct Fragile(RecordingBroker, Mutex<u32>);
     impl MessageBroker for Fragile {

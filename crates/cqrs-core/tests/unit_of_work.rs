@@ -1,4 +1,4 @@
-//! A scope's unit of work is committed or rolled back exactly once, whatever strikes.
+//! Tests that a scope's unit of work is committed or rolled back exactly once.
 
 #![allow(clippy::unwrap_used)] // a test says what it expects by unwrapping
 
@@ -193,7 +193,7 @@ async fn cancelled_handler_is_rolled_back() {
     struct GiveUp;
     impl Middleware for GiveUp {
         async fn handle(&self, call: &mut Invocation<'_>, next: Next<'_>) -> Outcome {
-            // The handler is dropped somewhere in the middle, after it wrote and emitted.
+            // The handler is dropped after it wrote and emitted.
             assert!(poll_times(next.run(call), 5).await.is_none());
             assert!(call.respond(0_u32));
             Ok(())
@@ -222,7 +222,7 @@ async fn rejection_rolls_back_even_if_outer_recovers() {
             Err(Failure::rejected("too late"))
         }
     }
-    /// Recovers with an answer of its own, or only claims that all is well.
+    /// Recovers with its own response, or returns `Ok` without one.
     struct Outer(bool);
     impl Middleware for Outer {
         async fn handle(&self, call: &mut Invocation<'_>, next: Next<'_>) -> Outcome {
@@ -318,7 +318,7 @@ async fn a_shutdown_without_end_is_no_overflow() {
     assert!(matches!(refused, Err(SendError::ShutDown)));
 }
 
-/// Drops `send` after each possible number of polls. Whatever was begun ends exactly once, nothing is
+/// Drops `send` after each possible number of polls. Every unit of work ends exactly once, nothing is
 /// published without a commit, and a commit that began is followed by its publishing.
 #[tokio::test]
 async fn a_cancel_at_every_await_leaves_nothing_half_done() {
@@ -446,7 +446,7 @@ async fn panic_payload_that_panics_is_an_error_value() {
     assert!(is_unknown, "{commit:?}");
     assert_eq!(send(Wish::Fail).await.unwrap_err().into_handler().unwrap(), "name taken");
     assert!(matches!(send(Wish::Panic).await.unwrap_err(), SendError::Panicked(_)));
-    // A send that is dropped rolls back in a task of its own.
+    // A dropped send rolls back in a separate task.
     let dropped = poll_times(send(Wish::Succeed), 1).await;
     drop(dropped);
     let left = mediator.shutdown(Duration::from_secs(5)).await;

@@ -1,7 +1,7 @@
-//! What misuse looks like: each file in `ui` must fail to compile, with the words beside it.
+//! Compile-fail tests: each file in `ui` must fail to compile with the output beside it.
 //!
-//! Some of the words are the compiler's own and change with its version: run with
-//! `TRYBUILD=overwrite` to take the new ones, and read the difference.
+//! Parts of the output are the compiler's and change with its version: run with `TRYBUILD=overwrite` to
+//! update them, and review the difference.
 
 #[test]
 fn misuse_says_what_to_write() {

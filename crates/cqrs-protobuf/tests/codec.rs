@@ -1,4 +1,4 @@
-//! Bodies, frames and errors of the Protobuf codec.
+//! Tests of bodies, frames and errors of the Protobuf serializer and deserializer.
 
 #![allow(clippy::unwrap_used)]
 
@@ -26,7 +26,7 @@ const _: () = {
 
 const ID: &str = "3fa85f64-5717-4562-b3fc-2c963f66afa6";
 
-/// What python-cqrs 5.3.0 with google.protobuf writes for [`joined`].
+/// The bytes that python-cqrs 5.3.0 with google.protobuf writes for [`joined`].
 const OF_PYTHON: &[u8] = b"\x0a\x243fa85f64-5717-4562-b3fc-2c963f66afa6\
     \x12\x202024-01-02T03:04:05.678901+00:00\x1a\x0aUserJoined\x32\x08\x0a\x02u1\x12\x02m1";
 
@@ -151,7 +151,7 @@ fn deep_nesting_is_an_error_and_not_a_stack_overflow() {
 
 #[test]
 fn a_length_that_is_claimed_allocates_nothing() {
-    // A string of 2 GiB, of which nothing came.
+    // A string of 2 GiB, without its bytes.
     let (kind, _) =
         read::<Plain>(&Incoming::new("t", &b"\x0a\xff\xff\xff\xff\x07"[..])).unwrap_err();
     assert_eq!(kind, Kind::Syntax);
@@ -167,7 +167,7 @@ fn json_and_protobuf_are_told_apart() {
         message.name = named.then(|| "UserJoined".into());
         either.deserialize(&message).ok()
     };
-    // RabbitMQ: the property says it, however it is written.
+    // RabbitMQ: the property decides, in any case and with parameters.
     for name in
         ["application/x-protobuf", "application/PROTOBUF; v=1", "application/vnd.google.protobuf"]
     {

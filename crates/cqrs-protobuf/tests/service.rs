@@ -1,4 +1,4 @@
-//! Protobuf the whole way: mediator, broker, subscription.
+//! Tests of Protobuf from the mediator over the broker to a subscription.
 
 #![allow(clippy::unwrap_used)]
 
@@ -14,16 +14,16 @@ use cqrs_core::{
 use cqrs_protobuf::{ProtobufDeserializer, json_or_protobuf};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-/// What a subscription does with what comes, until the stand is dropped.
-struct Stand {
+/// A running subscription and its records.
+struct Fixture {
     broker: MemoryBroker,
     emitter: EventEmitter,
     seen: UnboundedReceiver<String>,
     running: tokio::task::JoinHandle<()>,
 }
 
-impl Stand {
-    /// Subscribes with what `subscription` makes of a plain one. Events are seen as `shown`.
+impl Fixture {
+    /// Subscribes with the result of `subscription`. Events are recorded as `shown`.
     async fn new<P: cqrs_core::Notification>(
         topic: &str,
         subscription: impl FnOnce(Subscription) -> Subscription,
@@ -59,7 +59,7 @@ impl Stand {
     }
 }
 
-impl Drop for Stand {
+impl Drop for Fixture {
     fn drop(&mut self) {
         self.running.abort();
     }
@@ -67,50 +67,50 @@ impl Drop for Stand {
 
 #[tokio::test]
 async fn message_of_defaults_is_an_event() {
-    let mut stand = Stand::new(
+    let mut fixture = Fixture::new(
         "plain",
         |plain| plain.decode::<Plain>(ProtobufDeserializer::new()),
         |event: NotificationEvent<Plain>| format!("{} {}", event.event_name, event.payload.amount),
     )
     .await;
     for amount in [0, 7] {
-        stand.emitter.emit(Plain { amount, ..Plain::default() }).await.unwrap();
+        fixture.emitter.emit(Plain { amount, ..Plain::default() }).await.unwrap();
     }
-    assert_eq!(stand.next().await, "Plain 0");
-    assert_eq!(stand.next().await, "Plain 7");
-    // What names another event is one, whatever its bytes would say.
-    stand.broker.publish(Message::new("plain", "").with_name("Other")).await.unwrap();
-    assert_eq!(stand.next().await, "no type of this subscription is named \"Other\"");
-    stand.broker.publish(Message::new("plain", vec![0xff])).await.unwrap();
-    assert!(stand.next().await.starts_with("malformed message: "));
+    assert_eq!(fixture.next().await, "Plain 0");
+    assert_eq!(fixture.next().await, "Plain 7");
+    // The name decides, even if the bytes are those of another event.
+    fixture.broker.publish(Message::new("plain", "").with_name("Other")).await.unwrap();
+    assert_eq!(fixture.next().await, "no type of this subscription is named \"Other\"");
+    fixture.broker.publish(Message::new("plain", vec![0xff])).await.unwrap();
+    assert!(fixture.next().await.starts_with("malformed message: "));
 }
 
 #[tokio::test]
 async fn a_topic_with_both_formats() {
-    let mut stand = Stand::new(
+    let mut fixture = Fixture::new(
         "users",
         |plain| plain.decode::<UserJoined>(json_or_protobuf::<UserJoined>()),
         |event: NotificationEvent<UserJoined>| event.payload.user_id,
     )
     .await;
     let joined = |user: &str| UserJoined { user_id: user.into(), meeting_id: "m".into() };
-    stand.emitter.emit(joined("protobuf")).await.unwrap();
+    fixture.emitter.emit(joined("protobuf")).await.unwrap();
     let json = serde_json::to_vec(&NotificationEvent::new(joined("json"))).unwrap();
-    stand.broker.publish(Message::new("users", json.clone())).await.unwrap();
+    fixture.broker.publish(Message::new("users", json.clone())).await.unwrap();
     let named = Message::new("users", json.clone()).with_content_type("application/json");
-    stand.broker.publish(named).await.unwrap();
+    fixture.broker.publish(named).await.unwrap();
     for expected in ["protobuf", "json", "json"] {
-        assert_eq!(stand.next().await, expected);
+        assert_eq!(fixture.next().await, expected);
     }
     let mistaken = Message::new("users", json).with_content_type("application/x-protobuf");
-    stand.broker.publish(mistaken).await.unwrap();
-    assert!(stand.next().await.starts_with("malformed message: "));
-    stand.broker.publish(Message::new("users", "")).await.unwrap();
-    assert_eq!(stand.next().await, "the message is empty");
+    fixture.broker.publish(mistaken).await.unwrap();
+    assert!(fixture.next().await.starts_with("malformed message: "));
+    fixture.broker.publish(Message::new("users", "")).await.unwrap();
+    assert_eq!(fixture.next().await, "the message is empty");
 }
 
-/// Runs a subscription to both types, which `subscription` makes of a plain one; tells names, and what
-/// is no event.
+/// Runs a subscription to both types, changed by `subscription`; records the names of events and
+/// undecodable messages.
 fn both(
     broker: &MemoryBroker,
     subscription: impl FnOnce(Subscription) -> Subscription,
@@ -152,7 +152,7 @@ async fn several_types_are_told_apart_by_the_frame() {
     emitter.emit(NotificationEvent::new(joined).with_topic("both")).await.unwrap();
     emitter.emit(NotificationEvent::new(Plain::default()).with_topic("both")).await.unwrap();
     broker.publish(Message::new("both", "\u{a}\u{1}x")).await.unwrap();
-    // In Protobuf an event of defaults, but whose?
+    // In Protobuf an event of defaults, but its type is unknown.
     broker.publish(Message::new("both", "")).await.unwrap();
     let nameless = "malformed message: the name of its event cannot be read";
     for expected in ["UserJoined", "Plain", nameless, nameless] {
@@ -169,7 +169,7 @@ async fn known_name_wins_over_unknown_one() {
     });
     let joined = UserJoined { user_id: "u".into(), meeting_id: "m".into() };
     let json = serde_json::to_vec(&NotificationEvent::new(joined)).unwrap();
-    // RabbitMQ's `type` is used for other things as well.
+    // RabbitMQ's `type` has other uses, too.
     broker.publish(Message::new("both", json).with_name("order.v1")).await.unwrap();
     assert_eq!(next(&mut seen).await, "UserJoined");
     running.abort();

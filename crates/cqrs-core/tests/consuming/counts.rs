@@ -1,11 +1,11 @@
-//! Every message that was received is counted once, whatever becomes of it.
+//! Tests that every received message is counted exactly once.
 
 use cqrs_core::memory::{MemoryRetry, MemorySubscription};
 use cqrs_core::{DeadLetterTarget, SubscriptionCounts};
 
 use super::*;
 
-/// What the documentation of [`SubscriptionCounts`] adds up.
+/// The sum in the documentation of [`SubscriptionCounts`].
 fn sum(counts: SubscriptionCounts) -> u64 {
     let settled = counts.handled + counts.skipped + counts.dead_lettered + counts.discarded;
     settled + counts.rescheduled + counts.given_back + counts.revoked + counts.unacked
@@ -18,7 +18,7 @@ fn ended(broker: &MemoryBroker, running: &Running) -> bool {
 
 #[tokio::test(start_paused = true)]
 async fn stop_now_counts_no_idle_worker_as_cancelled() {
-    let (broker, seen) = (MemoryBroker::new(), Seen::default());
+    let (broker, seen) = (MemoryBroker::new(), Records::default());
     for step in 1..=3 {
         publish(&broker, &format!("u{step}"), step).await;
     }
@@ -33,11 +33,11 @@ async fn stop_now_counts_no_idle_worker_as_cancelled() {
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_is_cancelled_is_given_back_as_a_whole() {
-    let (broker, seen) = (MemoryBroker::new(), Seen::default());
+    let (broker, seen) = (MemoryBroker::new(), Records::default());
     let target = batch(3, Duration::from_secs(1), {
         let seen = seen.clone();
         move |_: Vec<(NotificationEvent<UserCreated>, Received)>| {
-            note(&seen, "start");
+            record(&seen, "start");
             std::future::pending::<Result<(), HandlerError>>()
         }
     });
@@ -45,7 +45,7 @@ async fn a_batch_that_is_cancelled_is_given_back_as_a_whole() {
         publish(&broker, &format!("u{step}"), step).await;
     }
     let running = run(&broker, users(), target);
-    until("it runs", || !noted(&seen).is_empty()).await;
+    until("it runs", || !records(&seen).is_empty()).await;
     running.stop.stop_now();
     let report = running.end().await;
     let [mine] = &*report.subscriptions else { panic!("one subscription") };

@@ -4,38 +4,38 @@ use super::*;
 
 #[tokio::test(start_paused = true)]
 async fn mediator_handles_events_and_they_are_acked() {
-    struct Welcome(Seen);
+    struct Welcome(Records);
     impl EventHandler<UserCreated> for Welcome {
         async fn handle(&self, event: &UserCreated, scope: &mut Scope) -> Result<(), HandlerError> {
             let received = scope.get::<Received>().unwrap();
-            note(&self.0, format!("{} in {}", event.user_id, received.group()));
+            record(&self.0, format!("{} in {}", event.user_id, received.group()));
             Ok(())
         }
     }
-    let (broker, seen) = (MemoryBroker::new(), Seen::default());
+    let (broker, seen) = (MemoryBroker::new(), Records::default());
     let events =
         EventMediator::builder().event::<UserCreated, _>(Welcome(seen.clone())).build().unwrap();
     publish(&broker, "ada", 1).await;
     let running = run(&broker, users(), events);
-    until("the handler ran", || noted(&seen).len() == 1).await;
+    until("the handler ran", || records(&seen).len() == 1).await;
     until("ready", || running.health.is_ready()).await;
     let report = running.end().await;
-    assert_eq!(noted(&seen), ["ada in mailer"]);
+    assert_eq!(records(&seen), ["ada in mailer"]);
     assert_eq!(report.subscriptions[0].counts.handled, 1);
     assert!(broker.subscriber("users", "mailer").try_recv().is_none(), "it was acked");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_finishes_what_runs_and_gives_the_rest_back() {
-    let (broker, seen) = (MemoryBroker::new(), Seen::default());
+    let (broker, seen) = (MemoryBroker::new(), Records::default());
     let target = {
         let seen = seen.clone();
         each(move |event: NotificationEvent<UserCreated>, _: Received| {
             let seen = seen.clone();
             async move {
-                note(&seen, format!("start {}", event.payload.step));
+                record(&seen, format!("start {}", event.payload.step));
                 tokio::time::sleep(Duration::from_secs(10)).await;
-                note(&seen, format!("end {}", event.payload.step));
+                record(&seen, format!("end {}", event.payload.step));
                 Ok::<(), HandlerError>(())
             }
         })
@@ -44,11 +44,11 @@ async fn a_stop_finishes_what_runs_and_gives_the_rest_back() {
         publish(&broker, &format!("u{step}"), step).await;
     }
     let running = run(&broker, users().concurrency(2), target);
-    until("two run", || noted(&seen).len() == 2).await;
+    until("two run", || records(&seen).len() == 2).await;
     let started = Instant::now();
     let report = running.end().await;
     assert!(started.elapsed() < Duration::from_secs(11), "{:?}", started.elapsed());
-    assert_eq!(noted(&seen), ["start 1", "start 2", "end 1", "end 2"]);
+    assert_eq!(records(&seen), ["start 1", "start 2", "end 1", "end 2"]);
     let [mine] = &*report.subscriptions else { panic!("one subscription") };
     assert_eq!((mine.counts.handled, mine.counts.given_back, mine.cancelled), (2, 3, 0));
     let again = broker.subscriber("users", "mailer");
@@ -58,11 +58,11 @@ async fn a_stop_finishes_what_runs_and_gives_the_rest_back() {
 #[tokio::test(start_paused = true)]
 async fn drain_ends_at_deadline_and_on_second_stop() {
     for now in [false, true] {
-        let (broker, seen) = (MemoryBroker::new(), Seen::default());
+        let (broker, seen) = (MemoryBroker::new(), Records::default());
         let target = {
             let seen = seen.clone();
             each(move |_: NotificationEvent<UserCreated>, _: Received| {
-                note(&seen, "start");
+                record(&seen, "start");
                 std::future::pending::<Result<(), HandlerError>>()
             })
         };
@@ -70,7 +70,7 @@ async fn drain_ends_at_deadline_and_on_second_stop() {
         let service = Service::builder(broker.clone()).subscribe(users(), target).build().unwrap();
         let (stop, started) = (service.stop_handle(), Instant::now());
         let task = tokio::spawn(service.run_until(std::future::pending::<()>()));
-        until("it runs", || !noted(&seen).is_empty()).await;
+        until("it runs", || !records(&seen).is_empty()).await;
         stop.stop();
         if now {
             stop.stop_now();
@@ -88,7 +88,7 @@ async fn wiring_mistakes_are_named_all_at_once() {
     let error = Service::builder(MemoryBroker::new())
         .subscribe(
             Subscription::to("users").json::<UserDeleted>().concurrency(0),
-            noting(&Seen::default(), |_, _| Ok(())),
+            noting(&Records::default(), |_, _| Ok(())),
         )
         .subscribe(
             users().name("twice").on_empty(OnDecodeError::Handle),
@@ -96,7 +96,7 @@ async fn wiring_mistakes_are_named_all_at_once() {
         )
         .subscribe(
             Subscription::to("").group("g").name("twice"),
-            noting(&Seen::default(), |_, _| Ok(())),
+            noting(&Records::default(), |_, _| Ok(())),
         )
         .build()
         .unwrap_err();
@@ -116,7 +116,7 @@ async fn wiring_mistakes_are_named_all_at_once() {
     let error = Service::builder(MemoryBroker::new())
         .subscribe(
             Subscription::pattern("users.*").group("g").json::<UserCreated>(),
-            noting(&Seen::default(), |_, _| Ok(())),
+            noting(&Records::default(), |_, _| Ok(())),
         )
         .build()
         .unwrap_err();
@@ -181,15 +181,15 @@ async fn options_that_would_do_nothing_are_named() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_starts_after_stop() {
-    // In one lane, and in a lane each.
+    // In one lane, and in separate lanes.
     for concurrency in [1, 2] {
-        let (broker, seen) = (MemoryBroker::new(), Seen::default());
+        let (broker, seen) = (MemoryBroker::new(), Records::default());
         let stop: Arc<std::sync::OnceLock<StopHandle>> = Arc::default();
-        // Handlers that never wait, so that a worker has several messages at once by the time of the stop.
+        // Handlers that never wait, so that a worker has several messages at the time of the stop.
         let target = {
             let (seen, stop) = (Arc::clone(&seen), Arc::clone(&stop));
             each(move |event: NotificationEvent<UserCreated>, _: Received| {
-                note(&seen, format!("{}", event.payload.step));
+                record(&seen, format!("{}", event.payload.step));
                 if event.payload.step == 20 {
                     stop.get().unwrap().stop();
                 }
@@ -205,7 +205,7 @@ async fn nothing_starts_after_stop() {
         stop.get_or_init(|| service.stop_handle());
         let report = service.run_until(std::future::pending::<()>()).await.unwrap();
         let counts = report.subscriptions[0].counts;
-        assert_eq!(noted(&seen).last().unwrap(), "20", "with {concurrency}");
+        assert_eq!(records(&seen).last().unwrap(), "20", "with {concurrency}");
         assert_eq!((counts.handled, counts.received - counts.given_back), (21, 21));
     }
 }

@@ -1,4 +1,4 @@
-//! The subscriber runtime on the memory broker, through the public interface alone.
+//! Tests of a service on the memory broker, through the public interface only.
 
 #![allow(clippy::unwrap_used)] // a test says what it expects by unwrapping
 
@@ -39,13 +39,13 @@ struct UserDeleted {
     user_id: String,
 }
 
-type Seen = Arc<Mutex<Vec<String>>>;
+type Records = Arc<Mutex<Vec<String>>>;
 
-fn note(seen: &Seen, text: impl Into<String>) {
+fn record(seen: &Records, text: impl Into<String>) {
     seen.lock().unwrap().push(text.into());
 }
 
-fn noted(seen: &Seen) -> Vec<String> {
+fn records(seen: &Records) -> Vec<String> {
     seen.lock().unwrap().clone()
 }
 
@@ -59,7 +59,7 @@ async fn publish_raw(broker: &MemoryBroker, body: &'static str) {
     broker.publish(Message::new("users", body)).await.unwrap();
 }
 
-/// Waits for a condition; with paused time this costs none.
+/// Waits for a condition; with paused time this takes no real time.
 async fn until(what: &str, condition: impl Fn() -> bool) {
     let end = Instant::now() + Duration::from_secs(3600);
     while !condition() {
@@ -93,9 +93,9 @@ fn run(broker: &MemoryBroker, subscription: Subscription, target: impl Target) -
     Running { task, stop, health }
 }
 
-/// A function that notes `user:step#attempt` and does what `act` says.
+/// A function that records `user:step#attempt` and then runs `act`.
 fn noting(
-    seen: &Seen,
+    seen: &Records,
     act: impl Fn(&UserCreated, u32) -> Result<(), HandlerError> + Send + Sync + 'static,
 ) -> impl Target {
     let (seen, act) = (Arc::clone(seen), Arc::new(act));
@@ -103,7 +103,7 @@ fn noting(
         let (seen, act) = (Arc::clone(&seen), Arc::clone(&act));
         async move {
             let UserCreated { user_id, step } = &event.payload;
-            note(&seen, format!("{user_id}:{step}#{}", received.attempt()));
+            record(&seen, format!("{user_id}:{step}#{}", received.attempt()));
             tokio::task::yield_now().await;
             act(&event.payload, received.attempt())
         }

@@ -1,4 +1,4 @@
-//! Code of others may panic wherever it runs: that is a failure of its message, and of no other.
+//! Tests that a panic in user code is a failure of its message only.
 
 use std::error::Error;
 use std::fmt;
@@ -9,7 +9,7 @@ use cqrs_core::{
 
 use super::*;
 
-/// Cannot even be printed.
+/// Panics when it is printed.
 #[derive(Debug)]
 struct Unprintable;
 
@@ -21,7 +21,7 @@ impl fmt::Display for Unprintable {
 
 impl Error for Unprintable {}
 
-/// Rejects step 1 with what it was given.
+/// Rejects step 1 with its error.
 struct Refuse(fn() -> Failure);
 
 impl Middleware for Refuse {
@@ -54,7 +54,7 @@ fn fragile() -> Subscription {
     Subscription::to("users").group("mailer").json::<Fragile>()
 }
 
-/// Publishes one that panics and one that does not: the first is dead, the second handled.
+/// Publishes a message that panics and one that does not: the first is dead-lettered, the second handled.
 async fn one_is_dead_and_the_other_handled(subscription: Subscription, target: impl Target) {
     let broker = MemoryBroker::new();
     publish(&broker, "ada", 1).await;
@@ -128,7 +128,7 @@ async fn in_the_drop_of_an_event_that_no_handler_got() {
 #[tokio::test(start_paused = true)]
 async fn in_drop_of_event_of_a_cancelled_handler() {
     let target = each(|event: NotificationEvent<Fragile>, _: Received| async move {
-        let event = event; // all of it, not the number alone
+        let event = event; // moves all of it, not only the number
         if event.payload.step == 1 {
             std::future::pending::<()>().await;
         }

@@ -6,13 +6,13 @@ use super::*;
 async fn undecodable_message_follows_its_policy() {
     let deleted = r#"{"event_name":"UserDeleted","payload":{"user_id":"x"}}"#;
     let bodies = ["garbage", deleted, "", "[]", r#"{"event_name":"UserCreated","payload":{}}"#];
-    let (broker, seen) = (MemoryBroker::new(), Seen::default());
+    let (broker, seen) = (MemoryBroker::new(), Records::default());
     for body in bodies {
         publish_raw(&broker, body).await;
     }
     publish(&broker, "ada", 1).await;
     let running = run(&broker, users(), noting(&seen, |_, _| Ok(())));
-    until("the good one", || noted(&seen).len() == 1).await;
+    until("the good one", || records(&seen).len() == 1).await;
     let report = running.end().await;
     let letters: Vec<_> = dead_letters(&broker)
         .into_iter()
@@ -34,7 +34,7 @@ async fn undecodable_message_follows_its_policy() {
 
 #[tokio::test(start_paused = true)]
 async fn undecodable_messages_can_be_handed_over_as_values() {
-    let (broker, seen) = (MemoryBroker::new(), Seen::default());
+    let (broker, seen) = (MemoryBroker::new(), Records::default());
     publish_raw(&broker, "garbage").await;
     publish_raw(&broker, "").await;
     publish(&broker, "ada", 1).await;
@@ -44,7 +44,7 @@ async fn undecodable_messages_can_be_handed_over_as_values() {
         .undecodable({
             let seen = seen.clone();
             move |case: cqrs_core::Undecodable, received: Received| {
-                note(&seen, format!("{case} at {:?}", received.offset));
+                record(&seen, format!("{case} at {:?}", received.offset));
                 if let cqrs_core::Undecodable::Malformed(error) = &case {
                     assert_eq!(error.bytes(), "garbage", "the raw bytes");
                 }
@@ -52,9 +52,9 @@ async fn undecodable_messages_can_be_handed_over_as_values() {
             }
         });
     let running = run(&broker, subscription, noting(&seen, |_, _| Ok(())));
-    until("the good one", || noted(&seen).len() == 3).await;
+    until("the good one", || records(&seen).len() == 3).await;
     drop(running.end().await);
-    let seen = noted(&seen);
+    let seen = records(&seen);
     assert!(
         seen[0].starts_with("malformed message: ") && seen[0].ends_with("at Some(0)"),
         "{seen:?}"
@@ -70,7 +70,7 @@ async fn stop_policy_ends_service_and_loses_nothing() {
     let service = Service::builder(broker.clone())
         .subscribe(
             users().on_decode_error(OnDecodeError::Stop),
-            noting(&Seen::default(), |_, _| Ok(())),
+            noting(&Records::default(), |_, _| Ok(())),
         )
         .build()
         .unwrap();
@@ -86,7 +86,7 @@ async fn stop_policy_ends_service_and_loses_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn decoders_can_skip_change_and_refuse() {
-    let (broker, seen) = (MemoryBroker::new(), Seen::default());
+    let (broker, seen) = (MemoryBroker::new(), Records::default());
     publish_raw(&broker, "skip me").await;
     publish_raw(&broker, "xxx").await;
     publish_raw(&broker, r#"v1:{"event_name":"UserCreated","payload":{"user_id":"ada","step":1}}"#)
@@ -105,7 +105,7 @@ async fn decoders_can_skip_change_and_refuse() {
         }
     });
     let running = run(&broker, subscription, noting(&seen, |_, _| Ok(())));
-    until("the good one", || noted(&seen).len() == 1).await;
+    until("the good one", || records(&seen).len() == 1).await;
     let report = running.end().await;
     assert_eq!(report.subscriptions[0].counts.skipped, 1);
     let (message, letter) = dead_letters(&broker).remove(0);
@@ -117,20 +117,20 @@ async fn decoders_can_skip_change_and_refuse() {
 
 #[tokio::test(start_paused = true)]
 async fn several_types_of_one_topic_are_routed_by_name() {
-    struct Both(Seen);
+    struct Both(Records);
     impl EventHandler<UserCreated> for Both {
         async fn handle(&self, event: &UserCreated, _: &mut Scope) -> Result<(), HandlerError> {
-            note(&self.0, format!("created {}", event.user_id));
+            record(&self.0, format!("created {}", event.user_id));
             Ok(())
         }
     }
     impl EventHandler<UserDeleted> for Both {
         async fn handle(&self, event: &UserDeleted, _: &mut Scope) -> Result<(), HandlerError> {
-            note(&self.0, format!("deleted {}", event.user_id));
+            record(&self.0, format!("deleted {}", event.user_id));
             Ok(())
         }
     }
-    let (broker, seen) = (MemoryBroker::new(), Seen::default());
+    let (broker, seen) = (MemoryBroker::new(), Records::default());
     let events = EventMediator::builder()
         .event::<UserCreated, _>(Both(seen.clone()))
         .event::<UserDeleted, _>(Both(seen.clone()))
@@ -139,18 +139,18 @@ async fn several_types_of_one_topic_are_routed_by_name() {
     publish(&broker, "ada", 1).await;
     publish_raw(&broker, r#"{"eventName":"UserDeleted","payload":{"user_id":"bob"}}"#).await;
     publish_raw(&broker, r#"{"event_name":"UserMoved","payload":{"user_id":"bob"}}"#).await;
-    // The frame's name is believed only where it is known.
+    // The frame's name is used only if it is known.
     let moved =
         Message::new("users", r#"{"event_name":"UserDeleted","payload":{"user_id":"eve"}}"#);
     broker.publish(moved.with_name("application/x")).await.unwrap();
     let running = run(&broker, users().json::<UserDeleted>(), events);
-    until("three", || noted(&seen).len() == 3).await;
+    until("three", || records(&seen).len() == 3).await;
     drop(running.end().await);
-    assert_eq!(noted(&seen), ["created ada", "deleted bob", "deleted eve"]);
+    assert_eq!(records(&seen), ["created ada", "deleted bob", "deleted eve"]);
     assert_eq!(dead_letters(&broker)[0].1.reason, DeadLetterReason::UnknownType);
 }
 
-/// Says not now for what is of `user`, until `away` has passed; counts how often.
+/// Returns `not_now` for messages of `user` until `away` has passed; counts the calls.
 fn away_for(user: &'static str, away: Duration, rounds: &Arc<Mutex<u32>>) -> Subscription {
     let (rounds, back) = (Arc::clone(rounds), Instant::now() + away);
     users().concurrency(2).decoder(move |message: cqrs_core::Incoming| {
@@ -168,11 +168,11 @@ fn away_for(user: &'static str, away: Duration, rounds: &Arc<Mutex<u32>>) -> Sub
 
 #[tokio::test(start_paused = true)]
 async fn not_now_keeps_position_and_counts_no_attempt() {
-    let (broker, seen, rounds) = (MemoryBroker::new(), Seen::default(), Arc::default());
+    let (broker, seen, rounds) = (MemoryBroker::new(), Records::default(), Arc::default());
     for (user, step) in [("ada", 1), ("ada", 2), ("bob", 1)] {
         publish(&broker, user, step).await;
     }
-    // The default schedule ends after some six minutes.
+    // The default schedule ends after about six minutes.
     let away = Duration::from_secs(1_800);
     let running = run(
         &broker,
@@ -183,10 +183,10 @@ async fn not_now_keeps_position_and_counts_no_attempt() {
         }),
     );
     tokio::time::sleep(away).await;
-    until("all of them", || noted(&seen).len() == 6).await;
+    until("all of them", || records(&seen).len() == 6).await;
     let counts = running.end().await.subscriptions[0].counts;
     let expected = ["bob:1#1", "bob:1#2", "ada:1#1", "ada:1#2", "ada:2#1", "ada:2#2"];
-    assert_eq!(noted(&seen), expected, "the other key does not wait");
+    assert_eq!(records(&seen), expected, "the other key does not wait");
     assert!(dead_letters(&broker).is_empty());
     assert_eq!((counts.handled, counts.failed_attempts), (3, 3));
     let rounds = *rounds.lock().unwrap();
@@ -197,7 +197,7 @@ async fn not_now_keeps_position_and_counts_no_attempt() {
 async fn batch_and_manual_wait_until_decoding_is_possible() {
     let away = Duration::from_secs(1_800);
     for is_batch in [true, false] {
-        let (broker, seen, rounds) = (MemoryBroker::new(), Seen::default(), Arc::default());
+        let (broker, seen, rounds) = (MemoryBroker::new(), Records::default(), Arc::default());
         for (user, step) in [("bob", 1), ("ada", 2), ("ada", 3)] {
             publish(&broker, user, step).await;
         }
@@ -211,7 +211,7 @@ async fn batch_and_manual_wait_until_decoding_is_possible() {
                     move |events: Vec<(NotificationEvent<UserCreated>, Received)>| {
                         for (event, received) in events {
                             let step = event.payload.step;
-                            note(&noting, format!("{step}#{}", received.attempt()));
+                            record(&noting, format!("{step}#{}", received.attempt()));
                         }
                         async { Ok(()) }
                     },
@@ -221,16 +221,16 @@ async fn batch_and_manual_wait_until_decoding_is_possible() {
                 manual(move |event: NotificationEvent<UserCreated>, delivery: Delivery| {
                     let noting = noting.clone();
                     async move {
-                        note(&noting, format!("{}#{}", event.payload.step, delivery.attempt()));
+                        record(&noting, format!("{}#{}", event.payload.step, delivery.attempt()));
                         delivery.ack().await.unwrap();
                     }
                 })
             }),
         };
         tokio::time::sleep(away).await;
-        until("all of them", || noted(&seen).len() == 3).await;
+        until("all of them", || records(&seen).len() == 3).await;
         let counts = running.end().await.subscriptions[0].counts;
-        assert_eq!(noted(&seen), ["1#1", "2#1", "3#1"]);
+        assert_eq!(records(&seen), ["1#1", "2#1", "3#1"]);
         assert_eq!((counts.handled, counts.failed_attempts, counts.dead_lettered), (3, 0, 0));
         let rounds = *rounds.lock().unwrap();
         assert!((180..=400).contains(&rounds), "a pause between: {rounds}");
@@ -243,7 +243,7 @@ async fn stop_ends_wait_while_decoding_is_not_possible() {
         let (broker, rounds) = (MemoryBroker::new(), Arc::default());
         publish(&broker, "ada", 1).await;
         let subscription = away_for("ada", Duration::from_secs(86_400), &rounds);
-        let running = run(&broker, subscription, noting(&Seen::default(), |_, _| Ok(())));
+        let running = run(&broker, subscription, noting(&Records::default(), |_, _| Ok(())));
         tokio::time::sleep(Duration::from_millis(wait)).await;
         let stopped = Instant::now();
         let counts = running.end().await.subscriptions[0].counts;

@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// Publishes two that fail, revokes them while they wait for an attempt, and counts them as revoked soon.
+/// Publishes two messages that fail, revokes them while they wait for an attempt, and expects them to be
+/// counted as revoked soon.
 async fn revoked_while_it_waits(retry: Retry, target: impl Target, revoked: u64) {
     let broker = MemoryBroker::new();
     publish(&broker, "ada", 1).await;
@@ -39,15 +40,15 @@ async fn batch_lets_go_of_revoked_messages_between_tries() {
 
 #[tokio::test(start_paused = true)]
 async fn revoked_message_is_dropped_between_attempts() {
-    let seen = Seen::default();
+    let seen = Records::default();
     let target = noting(&seen, |_, _| Err(HandlerError::retryable("no")));
     revoked_while_it_waits(Retry::none().immediate([HOUR]), target, 2).await;
-    assert_eq!(noted(&seen), ["ada:1#1"], "revoked, so not tried again here");
+    assert_eq!(records(&seen), ["ada:1#1"], "revoked, so not tried again here");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_failure_is_retried_by_the_schedule_and_then_dead() {
-    let (broker, seen) = (MemoryBroker::new(), Seen::default());
+    let (broker, seen) = (MemoryBroker::new(), Records::default());
     let started = Instant::now();
     let times: Arc<Mutex<Vec<Duration>>> = Arc::default();
     let target = noting(&seen, {
@@ -62,7 +63,7 @@ async fn a_failure_is_retried_by_the_schedule_and_then_dead() {
     until("a dead letter", || dead_letters(&broker).len() == 1).await;
     let report = running.end().await;
     let attempts: Vec<_> = (1..=7).map(|attempt| format!("ada:1#{attempt}")).collect();
-    assert_eq!(noted(&seen), attempts);
+    assert_eq!(records(&seen), attempts);
     let times = times.lock().unwrap().clone();
     let waits: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
     let schedule = [50, 100, 250, 10_000, 60_000, 300_000].map(Duration::from_millis);
@@ -82,7 +83,7 @@ async fn a_failure_is_retried_by_the_schedule_and_then_dead() {
 
 #[tokio::test(start_paused = true)]
 async fn permanent_failure_is_dead_lettered_panic_retried() {
-    let (broker, seen) = (MemoryBroker::new(), Seen::default());
+    let (broker, seen) = (MemoryBroker::new(), Records::default());
     let target = noting(&seen, |event, _| match event.step {
         1 => Err("gone").permanent(),
         2 => panic!("index out of bounds"),
@@ -93,9 +94,9 @@ async fn permanent_failure_is_dead_lettered_panic_retried() {
     }
     let retry = Retry::none().immediate([Duration::from_millis(50)]);
     let running = run(&broker, users().retry(retry), target);
-    until("the last one", || noted(&seen).contains(&"ada:3#1".to_owned())).await;
+    until("the last one", || records(&seen).contains(&"ada:3#1".to_owned())).await;
     let report = running.end().await;
-    assert_eq!(noted(&seen), ["ada:1#1", "ada:2#1", "ada:2#2", "ada:3#1"]);
+    assert_eq!(records(&seen), ["ada:1#1", "ada:2#1", "ada:2#2", "ada:3#1"]);
     let letters: Vec<_> = dead_letters(&broker).into_iter().map(|(_, letter)| letter).collect();
     assert_eq!(letters[0].reason, DeadLetterReason::Permanent);
     assert_eq!((letters[0].attempts, &*letters[0].error), (1, "gone"));
@@ -107,11 +108,11 @@ async fn permanent_failure_is_dead_lettered_panic_retried() {
 
 #[tokio::test(start_paused = true)]
 async fn a_timeout_is_a_failure_worth_a_retry() {
-    let (broker, seen) = (MemoryBroker::new(), Seen::default());
+    let (broker, seen) = (MemoryBroker::new(), Records::default());
     let target = {
         let seen = seen.clone();
         each(move |_: NotificationEvent<UserCreated>, received: Received| {
-            note(&seen, format!("#{}", received.attempt()));
+            record(&seen, format!("#{}", received.attempt()));
             async move {
                 if received.attempt() == 1 {
                     std::future::pending::<()>().await;
@@ -122,20 +123,20 @@ async fn a_timeout_is_a_failure_worth_a_retry() {
     };
     publish(&broker, "ada", 1).await;
     let running = run(&broker, users().timeout(Duration::from_secs(1)), target);
-    until("a second attempt", || noted(&seen).len() == 2).await;
+    until("a second attempt", || records(&seen).len() == 2).await;
     assert_eq!(running.end().await.subscriptions[0].counts.handled, 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn unconfirmed_dead_letter_blocks_the_ack() {
-    // The dead-letter topic is full, and nobody reads it.
+    // The dead-letter topic is full and has no reader.
     let broker =
         MemoryBroker::builder().capacity(2).publish_timeout(Duration::from_secs(1)).build();
     broker.create_group("users.mailer.dead", "nobody", cqrs_core::StartAt::Earliest);
     for n in 0..2 {
         broker.publish(Message::new("users.mailer.dead", format!("old {n}"))).await.unwrap();
     }
-    let seen = Seen::default();
+    let seen = Records::default();
     let target = noting(&seen, |_, _| Err("never").permanent());
     publish(&broker, "ada", 1).await;
     publish(&broker, "bob", 2).await;
@@ -168,7 +169,7 @@ async fn a_pause_lasts_until_the_dead_letter_is_confirmed() {
     for n in 0..2 {
         broker.publish(Message::new("users.mailer.dead", format!("old {n}"))).await.unwrap();
     }
-    let seen = Seen::default();
+    let seen = Records::default();
     let target = noting(&seen, |event, _| match event.step {
         1 => Err("never").permanent(),
         _ => Ok(()),
@@ -185,12 +186,12 @@ async fn a_pause_lasts_until_the_dead_letter_is_confirmed() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(!running.health.is_ready(), "it is tried again, not confirmed");
     }
-    assert_eq!(noted(&seen), ["ada:1#1"], "nothing starts meanwhile");
+    assert_eq!(records(&seen), ["ada:1#1"], "nothing starts meanwhile");
     let reader = broker.subscriber("users.mailer.dead", "nobody");
     while let Some(old) = reader.try_recv() {
         old.ack();
     }
-    until("the other one", || noted(&seen).len() == 2).await;
+    until("the other one", || records(&seen).len() == 2).await;
     assert!(running.health.is_ready());
     drop(running.end().await);
 }
@@ -198,7 +199,7 @@ async fn a_pause_lasts_until_the_dead_letter_is_confirmed() {
 #[tokio::test(start_paused = true)]
 async fn a_delay_without_an_end_is_no_overflow() {
     for manually in [false, true] {
-        let (broker, seen) = (MemoryBroker::new(), Seen::default());
+        let (broker, seen) = (MemoryBroker::new(), Records::default());
         publish(&broker, "ada", 1).await;
         publish(&broker, "bob", 2).await;
         let subscription = users().concurrency(2).retry(Retry::none().delayed([Duration::MAX]));
@@ -213,7 +214,7 @@ async fn a_delay_without_an_end_is_no_overflow() {
             true => {
                 let seen = seen.clone();
                 let target = move |event: NotificationEvent<UserCreated>, delivery: Delivery| {
-                    note(&seen, event.payload.user_id);
+                    record(&seen, event.payload.user_id);
                     async move {
                         match event.payload.step {
                             1 => delivery.retry_later(Duration::MAX).await.unwrap(),
@@ -224,7 +225,7 @@ async fn a_delay_without_an_end_is_no_overflow() {
                 run(&broker, subscription, manual(target))
             }
         };
-        until("both", || noted(&seen).len() == 2 || running.task.is_finished()).await;
+        until("both", || records(&seen).len() == 2 || running.task.is_finished()).await;
         tokio::time::sleep(Duration::from_secs(3600)).await;
         let counts = running.end().await.subscriptions[0].counts;
         assert_eq!((counts.handled, counts.given_back), (1, 1));
@@ -234,7 +235,7 @@ async fn a_delay_without_an_end_is_no_overflow() {
 #[tokio::test(start_paused = true)]
 async fn timeout_applies_to_decoders_and_undecodable_fn() {
     for in_batches in [false, true] {
-        let (broker, seen) = (MemoryBroker::new(), Seen::default());
+        let (broker, seen) = (MemoryBroker::new(), Records::default());
         publish_raw(&broker, "garbage").await;
         publish(&broker, "ada", 1).await;
         publish(&broker, "bob", 2).await;
@@ -254,13 +255,13 @@ async fn timeout_applies_to_decoders_and_undecodable_fn() {
             true => {
                 let seen = seen.clone();
                 let target = move |events: Vec<(NotificationEvent<UserCreated>, Received)>| {
-                    events.iter().for_each(|(event, _)| note(&seen, &*event.payload.user_id));
+                    events.iter().for_each(|(event, _)| record(&seen, &*event.payload.user_id));
                     async { Ok(()) }
                 };
                 run(&broker, subscription, batch(3, Duration::from_secs(1), target))
             }
         };
-        until("the good one", || noted(&seen).len() == 1).await;
+        until("the good one", || records(&seen).len() == 1).await;
         until("both others are dead", || dead_letters(&broker).len() == 2).await;
         drop(running.end().await);
         for (_, letter) in dead_letters(&broker) {

@@ -1,4 +1,4 @@
-//! Doubles that the in-process tests share.
+//! Handlers, stores and brokers that the tests share.
 #![allow(dead_code, unreachable_pub)] // each test file uses its own part
 
 use std::error::Error;
@@ -19,7 +19,7 @@ use tracing::span;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// What happened, in order.
+/// The recorded entries, in order.
 #[derive(Debug, Clone, Default)]
 pub struct Log(Arc<Mutex<Vec<String>>>);
 
@@ -85,7 +85,7 @@ impl MessageBroker for RecordingBroker {
     }
 }
 
-/// How the transactional fake misbehaves.
+/// The fault of the transactional fake.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Fault {
     #[default]
@@ -184,14 +184,14 @@ impl Drop for Transaction {
     }
 }
 
-/// Pending `count` times: that many places where a cancel can strike.
+/// Pending `count` times: `count` points at which it can be cancelled.
 pub async fn steps(count: usize) {
     for _ in 0..count {
         tokio::task::yield_now().await;
     }
 }
 
-/// Polls `future` at most `polls` times and drops it; `Some` when it ended by then.
+/// Polls `future` at most `polls` times and drops it; `Some` if it completed.
 pub async fn poll_times<F: Future>(future: F, polls: usize) -> Option<F::Output> {
     let mut future = Box::pin(future);
     for _ in 0..polls {
@@ -199,7 +199,7 @@ pub async fn poll_times<F: Future>(future: F, polls: usize) -> Option<F::Output>
         if let Poll::Ready(output) = polled {
             return Some(output);
         }
-        // Lets the tasks that the future waits for go one step.
+        // Lets the tasks that the future waits for make progress.
         tokio::task::yield_now().await;
     }
     None

@@ -19,7 +19,7 @@ fn group(keys: &[&'static str]) -> Group {
     group
 }
 
-/// Hands out one message: its offset and its tag.
+/// Takes one message: its offset and its delivery tag.
 fn take(group: &mut Group) -> (u64, u64) {
     let entry = group.take(ANY).unwrap();
     (entry.offset, entry.tag)
@@ -156,7 +156,7 @@ enum Step {
     Push(u8),
     /// Members 1 and 2 keep order, 0 does not.
     Take(u64),
-    /// Of what is out, the one at this place.
+    /// The message in flight at this index.
     Settle(usize),
     GiveBack(usize),
     Delay(usize),

@@ -1,4 +1,4 @@
-//! Injected faults, at the level of the broker contract.
+//! Tests of the injected faults, through the broker contract.
 
 use std::future::poll_fn;
 use std::time::Duration;
@@ -190,7 +190,7 @@ async fn scheduled_retry_keeps_attempts_and_frees_its_key() {
     let mut second = next(&mut source).await;
     assert_eq!(body(&second), b"2");
     second.settle.ack().await.unwrap();
-    // The first keeps its place in the topic while it waits.
+    // The first keeps its position in the topic while it waits.
     broker.publish(message("3")).await.unwrap();
     assert_eq!(broker.messages("t")[0].body, "1");
     assert_eq!(body(&next(&mut source).await), b"3");

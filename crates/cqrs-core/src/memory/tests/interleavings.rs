@@ -1,4 +1,4 @@
-//! Random sequences of operations against the invariants of the module.
+//! Property tests of random sequences of operations against the invariants of the module.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +16,7 @@ enum Step {
     /// With this key; 0 is none.
     Publish(u8),
     Receive(usize),
-    /// Of what the group holds, the one at this place.
+    /// The delivery in flight at this index.
     Settle(usize, usize, How),
     Resubscribe(usize),
 }

@@ -1,4 +1,4 @@
-//! Many tasks on several threads.
+//! Tests of the memory broker with many tasks on several threads.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
