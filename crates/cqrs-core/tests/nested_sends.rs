@@ -130,9 +130,9 @@ async fn undelivered_event_is_retried_where_user_says_so() {
     assert_eq!((log.lines().len(), letter.reason), (3, DeadLetterReason::Exhausted));
 }
 
-struct ChargeOnNoted(Mediator);
+struct ChargeOnAudited(Mediator);
 
-impl EventHandler<Audited> for ChargeOnNoted {
+impl EventHandler<Audited> for ChargeOnAudited {
     async fn handle(&self, _: &Audited, _: &mut Scope) -> Result<(), HandlerError> {
         Ok(self.0.send(Charge).await?)
     }
@@ -156,7 +156,7 @@ async fn undelivered_below_domain_event_is_permanent() {
     let log = Log::default();
     let mediator = Mediator::builder()
         .handle::<Note, _>(Noter)
-        .event::<Audited, _>(ChargeOnNoted(charging(&log)))
+        .event::<Audited, _>(ChargeOnAudited(charging(&log)))
         .build()
         .unwrap();
     let letter = consume(on_ordered(move || {
@@ -590,7 +590,7 @@ async fn event_middleware_that_sends_in_a_loop_is_an_error() {
         }
     }
     let (lazy, log) = (Arc::new(OnceLock::new()), Log::default());
-    let builder = EventMediator::builder().event::<Audited, _>(ChargeOnNoted(charging(&log)));
+    let builder = EventMediator::builder().event::<Audited, _>(ChargeOnAudited(charging(&log)));
     let mediator = builder.middleware(Again(Arc::clone(&lazy), log.clone())).build().unwrap();
     lazy.get_or_init(|| mediator).send(Audited).await.unwrap_err();
     assert_eq!(log.lines(), ["too deep"]);

@@ -51,7 +51,7 @@ struct Script {
     revoked: bool,
     /// Revoked while it is held.
     revoked_when_held: bool,
-    /// Records `begin` and `rest`, too.
+    /// Records `begin` and `postpone`, too.
     writes_starts: bool,
     /// The first message is revoked after the given time.
     first_revoked_after: Option<Duration>,
@@ -169,9 +169,9 @@ impl Settle for Written {
         }
         !self.is_revoked()
     }
-    fn rest(&mut self) {
+    fn postpone(&mut self) {
         if self.script.writes_starts {
-            self.log.add("rest");
+            self.log.add("postpone");
         }
     }
     fn note_attempt(&mut self, _: &RetryState) {}
@@ -399,12 +399,12 @@ async fn error_lines_name_the_first_ten_held_messages() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn held_or_returned_delivery_rests_until_start() {
+async fn held_or_returned_delivery_is_postponed() {
     let script = Script { writes_starts: true, refusals: 1, ..Script::default() };
     let never = each(|_: NotificationEvent<Ordered>, _: Received| async { Err("no").permanent() });
     let (log, _) = run(&Scribe::new(script), Retry::none(), never, "ack").await;
     let refused = "dead permanent 1 refused";
-    assert_eq!(log, ["begin", refused, "rest", "begin", "dead permanent 1", "ack", "closed"]);
+    assert_eq!(log, ["begin", refused, "postpone", "begin", "dead permanent 1", "ack", "closed"]);
 
     let script = Script { writes_starts: true, ..Script::default() };
     let was_returned = AtomicBool::new(false);
@@ -418,7 +418,7 @@ async fn held_or_returned_delivery_rests_until_start() {
         }
     });
     let (log, _) = run(&Scribe::new(script), Retry::none(), returned_once, "ack").await;
-    assert_eq!(log, ["begin", "rest", "begin", "ack", "closed"]);
+    assert_eq!(log, ["begin", "postpone", "begin", "ack", "closed"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -144,10 +144,10 @@ async fn suspect_whose_run_ended_lets_the_next_one_run() {
     let [mut held] = begun(&mut opened).await;
     let failed = RetryState::default().failed(Timestamp::now());
     assert_eq!(held.settle.retry_later(LONG, &failed).await.unwrap(), Delayed::Hold);
-    let [mut rests] = begun(&mut opened).await;
-    assert_eq!((body(&held), body(&rests)), ("3".into(), "4".into()));
+    let [mut postponed] = begun(&mut opened).await;
+    assert_eq!((body(&held), body(&postponed)), ("3".into(), "4".into()));
     // Its handler ended and did not settle it: a registry is away.
-    rests.settle.rest();
+    postponed.settle.postpone();
     let [dropped] = begun(&mut opened).await;
     assert_eq!(body(&dropped), "5");
     drop(dropped);

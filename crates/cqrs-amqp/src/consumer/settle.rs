@@ -141,7 +141,7 @@ impl Settle for AmqpSettle {
 
     /// RabbitMQ does not know which deliveries run; the quarantine does. A quarantined delivery keeps its
     /// place also while it is held: the next one waits for it, and a connection lost meanwhile is no crash.
-    fn rest(&mut self) {
+    fn postpone(&mut self) {
         self.running = None;
         if !self.delivery.quarantined {
             self.delivery.handed_out = None;
@@ -185,7 +185,7 @@ impl Settle for AmqpSettle {
         Box::pin(async move {
             let delayed = self.store_retry(delay, &state).await?;
             if delayed == Delayed::Hold {
-                self.rest();
+                self.postpone();
             }
             Ok(delayed)
         })
@@ -297,7 +297,7 @@ mod tests {
             assert_eq!(counts(), (1, 0), "it waits for a worker");
             assert!(settle.begin() && settle.begin());
             assert_eq!(counts(), (1, 1));
-            settle.rest();
+            settle.postpone();
             assert_eq!(counts(), (held, 0));
             assert!(settle.begin());
             assert_eq!(counts(), (1, 1));

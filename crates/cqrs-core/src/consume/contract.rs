@@ -124,12 +124,12 @@ pub trait Settle: Send + Sync + 'static {
     /// the message is no longer this consumer's (its Kafka partition was revoked); drop the delivery.
     ///
     /// From `true` on the delivery counts as running until it is settled, dropped, held or
-    /// [rested](Self::rest); a further call while it runs changes nothing.
+    /// [postponed](Self::postpone); a further call while it runs changes nothing.
     fn begin(&mut self) -> bool;
 
     /// Called when the runtime postpones a started delivery without counting a failed attempt:
     /// [`begin`](Self::begin) is called again. Until then the delivery does not count as running.
-    fn rest(&mut self);
+    fn postpone(&mut self);
 
     /// Called after each failed attempt, with the attempts so far. A broker that can keep `state` delivers
     /// it with the message if this delivery ends unsettled, in this process or in another one, so that the

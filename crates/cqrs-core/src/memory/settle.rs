@@ -35,7 +35,7 @@ impl Settle for MemorySettle {
     }
 
     /// Nothing depends on running deliveries.
-    fn rest(&mut self) {}
+    fn postpone(&mut self) {}
 
     fn note_attempt(&mut self, state: &RetryState) {
         if let Some(delivery) = &mut self.delivery {

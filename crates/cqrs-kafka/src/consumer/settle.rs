@@ -112,7 +112,7 @@ impl Settle for KafkaSettle {
         lease.running
     }
 
-    fn rest(&mut self) {
+    fn postpone(&mut self) {
         let Some(lease) = &mut self.lease else { return };
         // A revoke does not wait for held records.
         if std::mem::take(&mut lease.running) {

@@ -162,8 +162,8 @@ impl Settle for RecordedSettle {
         is_ours
     }
 
-    fn rest(&mut self) {
-        self.inner.rest();
+    fn postpone(&mut self) {
+        self.inner.postpone();
     }
 
     fn note_attempt(&mut self, state: &RetryState) {

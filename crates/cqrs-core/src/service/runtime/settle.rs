@@ -164,7 +164,7 @@ pub(super) fn postpone(ctx: &SubscriptionContext, mut job: Job) -> JobOutcome {
     let (first, max) = RETURN_BACKOFF;
     let pause = first.saturating_mul(1 << job.postponed.min(16)).min(max);
     job.postponed = job.postponed.saturating_add(1);
-    job.settle.rest();
+    job.settle.postpone();
     JobOutcome::Hold(job, far_deadline(pause))
 }
 
@@ -183,7 +183,7 @@ pub(super) fn after_manual(ctx: &SubscriptionContext, ended: Option<ManualOutcom
 fn keep(mut job: Job, mut held: HeldSettlement) -> JobOutcome {
     let until = Instant::now() + held.backoff.next();
     // A revocation does not wait for held messages.
-    job.settle.rest();
+    job.settle.postpone();
     job.held = Some(Box::new(held));
     JobOutcome::Hold(job, until)
 }

@@ -115,10 +115,10 @@ impl Settle for FlawedSettle {
         begun || self.flaw() == Flaw::BeginLies
     }
 
-    fn rest(&mut self) {
+    fn postpone(&mut self) {
         self.ended();
         if let Some(inner) = self.out.inner.lock().unwrap().as_mut() {
-            inner.rest();
+            inner.postpone();
         }
     }
 
