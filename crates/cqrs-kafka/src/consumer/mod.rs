@@ -3,7 +3,8 @@
 //! # Threads and tasks
 //! * The **poll thread** owns the client. The [`supervisor`] runs one [`session`] after the other. A session polls
 //!   continuously, however long handlers run; takes records out of the [`partition_queue`]s while there is room;
-//!   answers the group ([`rebalance`]); decides which offsets are committed, and when. It never waits for the broker.
+//!   answers the group ([`rebalance`], [`membership`]); decides which offsets are committed, and when
+//!   ([`commit_schedule`]). It never waits for the broker.
 //! * The **committer** ([`committer`]) is the thread for blocking calls to the group coordinator: commits whose result
 //!   matters, and look-ups of committed offsets ([`start_offsets`]), one after the other.
 //! * The **source** ([`source`]) is the async side. It owns fetched records that are not delivered yet, and dropped
@@ -36,14 +37,15 @@
 //! * A panic of the poll thread fails the source. A dropped source commits and leaves the group in the background.
 
 mod check;
-mod client_error;
 mod commit_metadata;
+mod commit_schedule;
 mod committer;
 mod context;
 mod copier;
 mod copies;
 mod create_topics;
 mod in_flight;
+mod membership;
 mod offset_tracker;
 mod partition;
 mod partition_queue;

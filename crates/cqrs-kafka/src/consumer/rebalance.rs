@@ -114,7 +114,7 @@ impl Session {
                         error,
                         "committed offsets could not be looked up; it is tried again"
                     );
-                    self.absence = Some(error.into());
+                    self.membership.wait(error);
                     let retry_at = Some(Instant::now() + RETRY_AFTER);
                     self.rebalance_state = RebalanceState::Assigning { list, ticket, retry_at };
                 }
@@ -172,8 +172,7 @@ impl Session {
             self.queues.clear();
         }
         self.queues.append(&mut queues);
-        self.is_member = true;
-        self.absence = None;
+        self.membership.joined();
         // Before the first record is delivered.
         self.report();
     }
@@ -264,8 +263,7 @@ impl Session {
                 partitions = partitions.len(),
                 "partitions are lost; nothing is committed for them"
             );
-            self.is_member = false;
-            self.absence = Some("its partitions were lost; it joins the group again".into());
+            self.membership.lost();
         }
         self.answer_revoke(list)?;
         Ok(RebalanceState::Idle)

@@ -7,17 +7,17 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use cqrs_core::StartAt;
-use cqrs_core::broker::BrokerState;
-use cqrs_core::consume::{SourceStatus, SubscribeErrorKind};
+use cqrs_core::consume::SubscribeErrorKind;
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError as RdError;
 use rdkafka::message::Message as _;
 use rdkafka::types::RDKafkaErrorCode as Code;
 
-use super::client_error::{self, Reaction, is_forbidden};
+use super::commit_schedule::CommitSchedule;
 use super::committer::{Committer, Drafts, JobOutcome, renew};
-use super::context::{ClientError, Context};
+use super::context::Context;
+use super::membership::{Membership, is_forbidden};
 use super::partition::Partition;
 use super::partition_queue::PartitionQueue;
 use super::quarantine::Activity;
@@ -30,10 +30,6 @@ use crate::events::Events;
 const TICK: Duration = Duration::from_millis(100);
 /// The same while a rebalance is answered, or the delivery of a partition is limited.
 const SHORT_TICK: Duration = Duration::from_millis(10);
-/// The pause after a failed commit.
-const RETRY_AFTER: Duration = Duration::from_millis(250);
-/// The shortest time between two log lines of failed commits.
-const LOG_EVERY: Duration = Duration::from_secs(10);
 /// The time for which a bound is full before the status reports it.
 const FULL_AFTER: Duration = Duration::from_secs(5);
 /// Client events that are served before records are delivered again.
@@ -56,18 +52,9 @@ pub(super) struct Session {
     pub(super) committer: Committer,
     pub(super) queues: Vec<PartitionQueue>,
     pub(super) rebalance_state: RebalanceState,
-    /// Set while commits are in flight.
-    committing: bool,
-    next_commit: Instant,
-    /// No commit before this time, however urgent.
-    no_commit_until: Instant,
+    pub(super) membership: Membership,
+    commits: CommitSchedule,
     next_check: Instant,
-    /// The time of the last log line of a failed commit.
-    failure_logged: Option<Instant>,
-    /// Set if the group assigned partitions, and the assignment was not lost since.
-    pub(super) is_member: bool,
-    /// The reason why it is no member, as far as librdkafka reported one.
-    pub(super) absence: Option<Arc<str>>,
     /// The first queue of the last round (round robin).
     first_queue: usize,
 }
@@ -93,18 +80,14 @@ impl Session {
         })?;
         let now = Instant::now();
         Ok(Self {
-            next_commit: now + plan.subscription.commit_interval,
+            commits: CommitSchedule::new(plan.subscription.commit_interval, now),
             state,
             consumer,
             committer,
             queues: Vec::new(),
             rebalance_state: RebalanceState::Idle,
-            committing: false,
-            no_commit_until: now,
+            membership: Membership::default(),
             next_check: now,
-            failure_logged: None,
-            is_member: false,
-            absence: None,
             first_queue: 0,
         })
     }
@@ -134,8 +117,7 @@ impl Session {
                 return Exit::Replace(failure);
             }
             let busy = self.deliver(now);
-            let is_urgent = || self.queues.iter().any(|queue| queue.is_urgent);
-            if now >= self.next_commit || now >= self.no_commit_until && is_urgent() {
+            if self.commits.is_due(now, || self.queues.iter().any(|queue| queue.is_urgent)) {
                 self.commit(now);
             }
             if now >= self.next_check {
@@ -225,13 +207,9 @@ impl Session {
         due.map_or(tick, |due| due.min(tick))
     }
 
-    /// Commits changed partitions, unless commits are in flight.
+    /// Commits changed partitions.
     fn commit(&mut self, now: Instant) {
-        if self.committing {
-            return;
-        }
-        if now >= self.next_commit {
-            self.next_commit = now + self.state.plan.subscription.commit_interval;
+        if self.commits.starts_interval(now) {
             self.pass_gaps();
         }
         self.queues.iter_mut().for_each(|queue| queue.is_urgent = false);
@@ -240,7 +218,7 @@ impl Session {
         };
         let drafts: Drafts = self.queues.iter().filter_map(of).collect();
         if !drafts.is_empty() {
-            self.committing = true;
+            self.commits.sent();
             self.committer.commit(drafts);
         }
     }
@@ -261,21 +239,18 @@ impl Session {
         match outcome {
             JobOutcome::Committed { drafts, failed, last, result } => {
                 if last.is_none() {
-                    self.committing = false;
+                    self.commits.answered();
                 }
                 let succeeded = result.is_ok();
                 for (partition, draft) in &drafts {
                     partition.tracker().committed(draft);
                 }
-                match result {
-                    Ok(()) => {}
-                    Err(error) => {
-                        self.refused(&failed, &error);
-                        // A partition's delivery may wait for it.
-                        self.no_commit_until = Instant::now() + RETRY_AFTER;
-                        self.next_commit = self.next_commit.min(self.no_commit_until);
+                if let Err(error) = result {
+                    self.refused(&failed, &error);
+                    if self.commits.failed(Instant::now()) {
+                        let subscription = &*self.state.plan.request.name;
                         let error = self.consumer.context().events.reason(error);
-                        self.log_failed_commit(&error);
+                        tracing::warn!(subscription, error, "a commit failed; it is tried again");
                     }
                 }
                 if let Some(ticket) = last {
@@ -285,16 +260,6 @@ impl Session {
             JobOutcome::Found { ticket, result } => self.found(ticket, result),
         }
         Ok(())
-    }
-
-    /// Logs rarely, since a commit is retried several times a second.
-    fn log_failed_commit(&mut self, error: &str) {
-        if self.failure_logged.is_some_and(|at| at.elapsed() < LOG_EVERY) {
-            return;
-        }
-        self.failure_logged = Some(Instant::now());
-        let name = &*self.state.plan.request.name;
-        tracing::warn!(subscription = name, error, "a commit failed; it is tried again");
     }
 
     /// If the group refuses the commits that the quarantine needs, records are delivered without them.
@@ -326,8 +291,8 @@ impl Session {
             events.health.report_up();
         }
         for error in context.take_errors() {
-            if let Some(exit) = self.handle_error(error) {
-                return Some(exit);
+            if let Err((kind, error)) = self.membership.handle_error(error, &self.state.plan) {
+                return Some(Exit::Failed(kind, error));
             }
         }
         if let Some((code, reason)) = self.consumer.client().fatal_error() {
@@ -362,37 +327,12 @@ impl Session {
         None
     }
 
-    fn handle_error(&mut self, error: ClientError) -> Option<Exit> {
-        let subscription = &*self.state.plan.request.name;
-        match client_error::react(error, &self.state.plan) {
-            Reaction::Fail(kind, error) => return Some(Exit::Failed(kind, error)),
-            Reaction::MissingTopic(text) => {
-                tracing::warn!(subscription, "{text}");
-                self.absence = Some(text.into());
-            }
-            Reaction::WaitForGroup(reason) if self.absence.as_deref() != Some(&*reason) => {
-                tracing::warn!(subscription, "{reason}; it tries to join again");
-                self.absence = Some(reason.into());
-            }
-            Reaction::Log(code, text) => tracing::warn!(subscription, error = %code, "{text}"),
-            Reaction::WaitForGroup(_) | Reaction::Ignore => {}
-        }
-        None
-    }
-
     /// Reports the status.
     pub(super) fn report(&self) {
-        let status = match self.consumer.context().events.health.state() {
-            BrokerState::Ready if self.is_member => match self.full_bound() {
-                None => SourceStatus::Consuming,
-                Some(reason) => SourceStatus::Full { reason },
-            },
-            BrokerState::Ready => SourceStatus::Connecting { last_error: self.absence.clone() },
-            BrokerState::Disconnected { last_error } => SourceStatus::Disconnected { last_error },
-            BrokerState::Connecting { last_error } => SourceStatus::Connecting { last_error },
-            _ => return,
-        };
-        self.state.plan.request.status.report(status);
+        let connection = self.consumer.context().events.health.state();
+        if let Some(status) = self.membership.status(connection, || self.full_bound()) {
+            self.state.plan.request.status.report(status);
+        }
     }
 
     /// Makes the last commits, until shortly before `end`.
