@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use cqrs_core::PublishErrorKind;
 use cqrs_core::consume::support::error_chain;
+use lapin::protocol::AMQPError;
 
 /// The kinds of [`AmqpError`]. The first four are the same for every broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,7 +74,7 @@ impl AmqpError {
     ) -> Self {
         let (reply_code, source): (_, Box<dyn Error + Send + Sync>) = match error.kind() {
             lapin::ErrorKind::ProtocolError(reply) => {
-                (Some(reply.get_id()), Box::new(ServerReply::new(reply)))
+                (Some(reply.get_id()), Box::new(ServerReply(reply.clone())))
             }
             lapin::ErrorKind::IOError(io) => (None, Box::new(Arc::clone(io))),
             _ => (None, Box::new(error.clone())),
@@ -150,20 +151,11 @@ impl Error for AmqpError {
 
 /// The server's reply when it closed a channel or a connection.
 #[derive(Debug)]
-struct ServerReply {
-    code: u16,
-    text: String,
-}
-
-impl ServerReply {
-    fn new(reply: &lapin::protocol::AMQPError) -> Self {
-        Self { code: reply.get_id(), text: reply.get_message().to_string() }
-    }
-}
+struct ServerReply(AMQPError);
 
 impl fmt::Display for ServerReply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the server says {}: {}", self.code, self.text)
+        write!(f, "the server says {}: {}", self.0.get_id(), self.0.get_message())
     }
 }
 
@@ -171,7 +163,7 @@ impl Error for ServerReply {}
 
 #[cfg(test)]
 mod tests {
-    use lapin::protocol::{AMQPError, AMQPErrorKind, AMQPHardError, AMQPSoftError};
+    use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 
     use super::*;
 

@@ -125,12 +125,8 @@ impl Consumers {
     /// Cancels all consumers. Their deliveries can still be settled.
     pub(super) async fn cancel(&mut self, channel: &lapin::Channel) {
         for consumer in self.each.drain(..) {
-            cancel(&consumer, channel).await;
+            let cancelling = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+            let _or_it_ends_with_the_channel = cancelling.await;
         }
     }
-}
-
-async fn cancel(consumer: &lapin::Consumer, channel: &lapin::Channel) {
-    let options = BasicCancelOptions::default();
-    let _or_it_ends_with_the_channel = channel.basic_cancel(consumer.tag(), options).await;
 }
