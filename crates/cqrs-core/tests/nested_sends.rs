@@ -47,6 +47,16 @@ struct Ordered;
 #[cqrs(crate = "cqrs_core")]
 struct Audited;
 
+/// Fails permanently.
+struct Refusing(Log);
+
+impl EventHandler<Audited> for Refusing {
+    async fn handle(&self, _: &Audited, _: &mut Scope) -> Result<(), HandlerError> {
+        self.0.add("refused");
+        Err("no such account").permanent()
+    }
+}
+
 /// An application's own error around the mediator's.
 #[derive(Debug, thiserror::Error)]
 #[error("the payment failed")]
@@ -140,12 +150,12 @@ impl EventHandler<Audited> for ChargeOnAudited {
 
 #[derive(Command)]
 #[cqrs(crate = "cqrs_core", response = (), error = Infallible)]
-struct Note;
+struct Audit;
 
-struct Noter;
+struct Auditor;
 
-impl RequestHandler<Note> for Noter {
-    async fn handle(&self, _: Note, scope: &mut Scope) -> Result<(), Infallible> {
+impl RequestHandler<Audit> for Auditor {
+    async fn handle(&self, _: Audit, scope: &mut Scope) -> Result<(), Infallible> {
         scope.emit(Audited);
         Ok(())
     }
@@ -155,13 +165,13 @@ impl RequestHandler<Note> for Noter {
 async fn undelivered_below_domain_event_is_permanent() {
     let log = Log::default();
     let mediator = Mediator::builder()
-        .handle::<Note, _>(Noter)
+        .handle::<Audit, _>(Auditor)
         .event::<Audited, _>(ChargeOnAudited(charging(&log)))
         .build()
         .unwrap();
     let letter = consume(on_ordered(move || {
         let mediator = mediator.clone();
-        async move { Ok(mediator.send(Note).await?) }
+        async move { Ok(mediator.send(Audit).await?) }
     }))
     .await;
     assert_eq!((log.lines().len(), letter.reason), (1, DeadLetterReason::Permanent));
@@ -169,13 +179,6 @@ async fn undelivered_below_domain_event_is_permanent() {
 
 #[tokio::test(start_paused = true)]
 async fn permanent_error_of_nested_mediator_is_permanent() {
-    struct Refusing(Log);
-    impl EventHandler<Audited> for Refusing {
-        async fn handle(&self, _: &Audited, _: &mut Scope) -> Result<(), HandlerError> {
-            self.0.add("refused");
-            Err("no such account").permanent()
-        }
-    }
     let log = Log::default();
     let events =
         EventMediator::builder().event::<Audited, _>(Refusing(log.clone())).build().unwrap();
@@ -325,22 +328,15 @@ fn failing_audit() -> Mediator {
 
 #[tokio::test(start_paused = true)]
 async fn permanent_error_of_a_domain_event_stays_permanent() {
-    struct Refusing(Log);
-    impl EventHandler<Audited> for Refusing {
-        async fn handle(&self, _: &Audited, _: &mut Scope) -> Result<(), HandlerError> {
-            self.0.add("refused");
-            Err("no such account").permanent()
-        }
-    }
     let log = Log::default();
     let mediator = Mediator::builder()
-        .handle::<Note, _>(Noter)
+        .handle::<Audit, _>(Auditor)
         .event::<Audited, _>(Refusing(log.clone()))
         .build()
         .unwrap();
     let letter = consume(on_ordered(move || {
         let mediator = mediator.clone();
-        async move { Ok(mediator.send(Note).await?) }
+        async move { Ok(mediator.send(Audit).await?) }
     }))
     .await;
     assert_eq!((log.lines().len(), letter.reason), (1, DeadLetterReason::Permanent));
@@ -614,14 +610,14 @@ async fn emitting_in_a_loop_is_an_error() {
 #[tokio::test]
 async fn panic_below_leaves_no_level_behind() {
     struct Explode;
-    impl RequestHandler<Note> for Explode {
-        async fn handle(&self, _: Note, _: &mut Scope) -> Result<(), Infallible> {
+    impl RequestHandler<Audit> for Explode {
+        async fn handle(&self, _: Audit, _: &mut Scope) -> Result<(), Infallible> {
             panic!("no");
         }
     }
-    let mediator = Mediator::builder().handle::<Note, _>(Explode).build().unwrap();
+    let mediator = Mediator::builder().handle::<Audit, _>(Explode).build().unwrap();
     for _ in 0..100 {
-        assert!(matches!(mediator.send(Note).await, Err(SendError::Panicked(_))));
+        assert!(matches!(mediator.send(Audit).await, Err(SendError::Panicked(_))));
     }
 }
 

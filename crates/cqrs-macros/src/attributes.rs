@@ -131,7 +131,7 @@ fn refuse_elsewhere(data: &Data, errors: &mut Errors) {
     };
     let of_fields = of_fields.into_iter().flat_map(|field| &field.attrs);
     for attribute in of_variants.into_iter().chain(of_fields).filter(is_ours) {
-        let hint = "`#[cqrs(..)]` stands on the type; a key field is named there: \
+        let hint = "`#[cqrs(..)]` belongs on the type; a key field is named there: \
                     `#[cqrs(key = \"user_id\")]`";
         errors.push(Error::new_spanned(attribute, hint));
     }

@@ -70,7 +70,7 @@ fn payload_message_takes_id_and_time_from_frame() {
     message.headers.insert("message_id", ID.replace('-', "")).unwrap();
     let event = read::<Plain>(&message).unwrap();
     assert_eq!((&event.payload, &*event.event_name), (&plain, "Plain"));
-    assert_eq!(event.event_id.to_string(), ID, "the header stands above the property");
+    assert_eq!(event.event_id.to_string(), ID, "the header wins over the property");
     assert_eq!(event.event_timestamp.unix_micros(), 1_700_000_000_123_000);
 
     message.headers.remove("message_id");

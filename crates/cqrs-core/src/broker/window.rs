@@ -24,7 +24,7 @@ struct Inner {
 
 /// A message's slot in the [`Window`]; dropping it frees the slot.
 #[derive(Debug)]
-#[must_use = "dropping the slot frees the place in the window"]
+#[must_use = "dropping the slot frees the slot in the window"]
 pub struct Slot {
     window: Arc<Inner>,
     bytes: u32,

@@ -29,7 +29,7 @@ type Sent<R> = Result<<R as Request>::Response, SendErrorOf<R>>;
 type SendErrorOf<R> = SendError<<R as Request>::Response, <R as Request>::Error>;
 
 impl Mediator {
-    /// Sends `request` to its handler and returns the handler's answer.
+    /// Sends `request` to its handler and returns its response.
     ///
     /// The order: middlewares and handler; domain events, inside the unit of work; commit; publishing. `Ok`
     /// means that all of them succeeded, and that the broker confirmed every notification.

@@ -107,7 +107,7 @@ impl Source for MemorySource {
         }
         match self.deliveries.poll_next_unpin(cx) {
             Poll::Ready(Some(delivery)) => {
-                self.state.handed_out();
+                self.state.delivered();
                 let message = incoming(&delivery);
                 let (retry, delayed) = (delivery.retry(), delivery.delayed());
                 let settle = MemorySettle::new(delivery, Arc::clone(&self.state));

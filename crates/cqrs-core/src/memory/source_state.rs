@@ -25,7 +25,7 @@ impl SourceState {
         self.unsettled.load(Ordering::Acquire)
     }
 
-    pub(super) fn handed_out(&self) {
+    pub(super) fn delivered(&self) {
         self.unsettled.fetch_add(1, Ordering::AcqRel);
     }
 

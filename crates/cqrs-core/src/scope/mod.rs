@@ -25,12 +25,12 @@ pub(crate) use values::Values;
 #[derive(Default)]
 pub struct Scope {
     /// A scope is two words: most are never changed, and each `send` moves and drops one.
-    state: Option<Box<State>>,
+    state: Option<Box<ScopeState>>,
     units: Option<Arc<UnitSource>>,
 }
 
 #[derive(Default)]
-struct State {
+struct ScopeState {
     values: Values,
     emitted: Vec<Emission>,
     unit: Option<OpenUnit>,
@@ -102,7 +102,7 @@ impl Scope {
         unit.downcast()
     }
 
-    fn state_mut(&mut self) -> &mut State {
+    fn state_mut(&mut self) -> &mut ScopeState {
         self.state.get_or_insert_default()
     }
 
@@ -116,7 +116,7 @@ impl Scope {
     /// A scope for an event handler that runs in parallel to others: the same values, no transaction.
     pub(crate) fn child(&self) -> Self {
         let values = self.state.as_ref().map(|state| state.values.clone()).unwrap_or_default();
-        let state = State { values, is_child: true, ..State::default() };
+        let state = ScopeState { values, is_child: true, ..ScopeState::default() };
         Self { state: Some(Box::new(state)), units: None }
     }
 

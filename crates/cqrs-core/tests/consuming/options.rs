@@ -8,9 +8,9 @@ use cqrs_core::{
 use super::*;
 
 /// Records the input, and the outcome in the invocation.
-struct Watch(Records, &'static str);
+struct Recorder(Records, &'static str);
 
-impl Middleware for Watch {
+impl Middleware for Recorder {
     async fn handle(&self, call: &mut Invocation<'_>, next: Next<'_>) -> Outcome {
         let user = call.input::<UserCreated>().map(|event| event.user_id.clone());
         record(&self.0, format!("{} before {} of {user:?}", self.1, call.name()));
@@ -62,9 +62,9 @@ async fn middlewares_run_around_every_handler_in_order() {
     publish(&broker, "bob", 2).await;
     let subscription = users()
         .retry(Retry::none())
-        .middleware(Watch(seen.clone(), "outer"))
+        .middleware(Recorder(seen.clone(), "outer"))
         .middleware(Reject)
-        .middleware(Watch(seen.clone(), "inner"));
+        .middleware(Recorder(seen.clone(), "inner"));
     let target = noting(&seen, |_, _| Err("no").permanent());
     let running = run(&broker, subscription, target);
     until("two dead letters", || dead_letters(&broker).len() == 2).await;

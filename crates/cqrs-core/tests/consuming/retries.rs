@@ -127,25 +127,30 @@ async fn a_timeout_is_a_failure_worth_a_retry() {
     assert_eq!(running.end().await.subscriptions[0].counts.handled, 1);
 }
 
-#[tokio::test(start_paused = true)]
-async fn unconfirmed_dead_letter_blocks_the_ack() {
-    // The dead-letter topic is full and has no reader.
+/// A broker whose topic of dead letters is full and has no reader.
+async fn with_full_dead_letter_topic() -> MemoryBroker {
     let broker =
         MemoryBroker::builder().capacity(2).publish_timeout(Duration::from_secs(1)).build();
     broker.create_group("users.mailer.dead", "nobody", cqrs_core::StartAt::Earliest);
     for n in 0..2 {
         broker.publish(Message::new("users.mailer.dead", format!("old {n}"))).await.unwrap();
     }
+    broker
+}
+
+fn is_paused(health: &ServiceHealth) -> bool {
+    matches!(health.subscriptions().remove(0).state, SubscriptionState::Paused { .. })
+}
+
+#[tokio::test(start_paused = true)]
+async fn unconfirmed_dead_letter_blocks_the_ack() {
+    let broker = with_full_dead_letter_topic().await;
     let seen = Records::default();
     let target = noting(&seen, |_, _| Err("never").permanent());
     publish(&broker, "ada", 1).await;
     publish(&broker, "bob", 2).await;
     let running = run(&broker, users().concurrency(2), target);
-    until("it is paused", || {
-        let state = running.health.subscriptions().remove(0).state;
-        matches!(state, SubscriptionState::Paused { .. })
-    })
-    .await;
+    until("it is paused", || is_paused(&running.health)).await;
     assert!(!running.health.is_ready() && running.health.is_live());
     tokio::time::sleep(Duration::from_secs(60)).await;
     let counts = running.health.subscriptions()[0].counts;
@@ -163,12 +168,7 @@ async fn unconfirmed_dead_letter_blocks_the_ack() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pause_lasts_until_the_dead_letter_is_confirmed() {
-    let broker =
-        MemoryBroker::builder().capacity(2).publish_timeout(Duration::from_secs(1)).build();
-    broker.create_group("users.mailer.dead", "nobody", cqrs_core::StartAt::Earliest);
-    for n in 0..2 {
-        broker.publish(Message::new("users.mailer.dead", format!("old {n}"))).await.unwrap();
-    }
+    let broker = with_full_dead_letter_topic().await;
     let seen = Records::default();
     let target = noting(&seen, |event, _| match event.step {
         1 => Err("never").permanent(),
@@ -176,11 +176,7 @@ async fn a_pause_lasts_until_the_dead_letter_is_confirmed() {
     });
     publish(&broker, "ada", 1).await;
     let running = run(&broker, users().concurrency(2), target);
-    until("it is paused", || {
-        let state = running.health.subscriptions().remove(0).state;
-        matches!(state, SubscriptionState::Paused { .. })
-    })
-    .await;
+    until("it is paused", || is_paused(&running.health)).await;
     publish(&broker, "bob", 2).await;
     for _ in 0..600 {
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -15,7 +15,7 @@
 //! * [`context`]: the configuration, the scheduler and the monitor that these share.
 //!
 //! # Invariants
-//! 1. Every [`Job`](job::Job) is owned by exactly one of: the lanes, a worker, a manual
+//! 1. Every job ([`job::Job`]) is owned by exactly one of: the lanes, a worker, a manual
 //!    [`Delivery`](super::Delivery). A dropped job is given back to the broker; only
 //!    [`Settle::ack`](crate::consume::Settle::ack) settles it.
 //! 2. A worker acks only after the handler returned `Ok`, a retry copy or dead letter was confirmed, or a
