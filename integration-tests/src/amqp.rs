@@ -7,8 +7,9 @@ use std::fmt;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use cqrs_amqp::{AmqpConfig, Dsn};
+use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, Dsn};
 use cqrs_core::{Message, PublishError};
+use cqrs_testkit::FaultProxy;
 use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{
@@ -68,7 +69,14 @@ pub fn config_at(dsn: impl Into<Dsn>, exchange: &str) -> AmqpConfig {
     config
 }
 
-/// A name nobody else uses.
+/// A broker value whose connections go through a proxy, with [`config`].
+pub async fn through_proxy(exchange: &str) -> (FaultProxy, AmqpMessageBroker) {
+    let proxy = FaultProxy::start("127.0.0.1:0", address()).await.unwrap();
+    let config = config_at(format!("amqp://guest:guest@{}", proxy.address()), exchange);
+    (proxy, AmqpMessageBroker::connect(config).await.unwrap())
+}
+
+/// A unique name.
 pub fn fresh(test: &str) -> String {
     format!("it-{test}-{}", Uuid::now_v7())
 }
@@ -96,6 +104,14 @@ pub async fn unacknowledged(queue: &str) -> Option<usize> {
     let channels = ctl(&["-q", "list_channels", "pid", "messages_unacknowledged"]).await;
     let count = channels.lines().find_map(|line| line.strip_prefix(channel.trim()))?;
     count.trim().parse().ok()
+}
+
+/// Waits until at least `count` deliveries of `queue` are unacknowledged.
+pub async fn until_unacknowledged(queue: &str, count: usize) {
+    let end = Instant::now() + Duration::from_secs(300);
+    while unacknowledged(queue).await < Some(count) {
+        assert!(Instant::now() < end, "{count} are prefetched");
+    }
 }
 
 /// A connection of lapin's own, for setting up and reading back.

@@ -18,8 +18,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::consuming::PATIENCE;
-use crate::consuming::stand::until;
+use crate::consuming::TIMEOUT;
+use crate::consuming::fixture::until;
 
 /// The twin of `UserCreated` in `peers/events.py`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Notification)]
@@ -100,7 +100,7 @@ pub async fn announce(broker: impl MessageBroker, events: &[NotificationEvent<Us
     let mediator = mediator.build().unwrap();
     let scope = Scope::new().with(CorrelationId::new(CORRELATION));
     mediator.send_in(scope, Announce(events.to_vec())).await.unwrap();
-    assert_eq!(mediator.shutdown(PATIENCE).await.undelivered, 0);
+    assert_eq!(mediator.shutdown(TIMEOUT).await.undelivered, 0);
 }
 
 /// `event` as a request of a peer has it.
@@ -188,7 +188,7 @@ impl<P: Notification> Ear<P> {
 
     /// The next event, and the message it came in.
     pub async fn next(&mut self) -> (NotificationEvent<P>, Received) {
-        timeout(PATIENCE, self.heard.recv()).await.expect("an event in time").unwrap()
+        timeout(TIMEOUT, self.heard.recv()).await.expect("an event in time").unwrap()
     }
 
     /// The next events.

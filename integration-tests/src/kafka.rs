@@ -273,7 +273,7 @@ pub async fn read_all(topic: &str) -> Vec<Record> {
     records.map(record).collect()
 }
 
-/// All records of `topic` with their offsets, as they stand.
+/// All records of `topic` with their offsets, as they fixture.
 pub async fn read_raw(topic: &str) -> Vec<(i64, Raw)> {
     let topic = topic.to_owned();
     tokio::task::spawn_blocking(move || read_blocking(&topic)).await.unwrap()

@@ -131,18 +131,18 @@ impl TestSource {
         }
     }
 
-    /// Waits for [`SourceStatus::Consuming`].
-    pub async fn wait_until_consuming(&mut self) {
-        self.wait_for("Consuming", |status| *status == SourceStatus::Consuming).await;
+    /// Waits for a status without polling.
+    pub async fn wait_for(&self, is: impl FnMut(&SourceStatus) -> bool) -> SourceStatus {
+        let mut status = self.status.clone();
+        match tokio::time::timeout(self.timeout, status.wait_for(is)).await {
+            Ok(Ok(status)) => status.clone(),
+            _ => panic!("not after {:?}, but {:?}", self.timeout, *self.status.borrow()),
+        }
     }
 
     /// Waits for a status and polls meanwhile: a source may do nothing unless it is polled. The next calls
     /// return what is received.
-    pub async fn wait_for(
-        &mut self,
-        what: &str,
-        is: impl Fn(&SourceStatus) -> bool,
-    ) -> SourceStatus {
+    pub async fn poll_until(&mut self, is: impl Fn(&SourceStatus) -> bool) -> SourceStatus {
         let Self { source, status, received, timeout } = self;
         let waiting = async {
             loop {
@@ -158,7 +158,7 @@ impl TestSource {
         };
         match tokio::time::timeout(*timeout, waiting).await {
             Ok(Some(status)) => status,
-            _ => panic!("{what}: not after {timeout:?}, but {:?}", *self.status.borrow()),
+            _ => panic!("not after {timeout:?}, but {:?}", *self.status.borrow()),
         }
     }
 
@@ -198,6 +198,16 @@ impl fmt::Debug for TestSource {
 
 fn sound(next: Result<SourceDelivery, SourceError>) -> SourceDelivery {
     next.unwrap_or_else(|error| panic!("the source failed: {}", error_chain(&error)))
+}
+
+/// Set if the source consumes.
+pub fn is_consuming(status: &SourceStatus) -> bool {
+    *status == SourceStatus::Consuming
+}
+
+/// Set if the source has lost its connection.
+pub fn is_disconnected(status: &SourceStatus) -> bool {
+    matches!(status, SourceStatus::Disconnected { .. })
 }
 
 /// The body of a delivery as text.

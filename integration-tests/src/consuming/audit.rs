@@ -2,9 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::fixture::Fixture;
 use super::journal::Mark;
 use super::ledger::Ledger;
-use super::stand::Stand;
 use super::work::Kind;
 
 /// Compares Kafka's committed offsets with what handlers came to an end with.
@@ -28,8 +28,8 @@ impl Audit {
     ///
     /// # Panics
     /// When a commit is beyond the lowest unfinished offset.
-    pub async fn check(&mut self, stand: &Stand, ledger: &mut Ledger) -> usize {
-        let committed = stand.committed().await;
+    pub async fn check(&mut self, fixture: &Fixture, ledger: &mut Ledger) -> usize {
+        let committed = fixture.committed().await;
         let lines = ledger.refresh().lines();
         for line in &lines[self.read..] {
             if let (Some((partition, offset)), Mark::End) = (line.place, line.mark) {
@@ -54,13 +54,13 @@ impl Audit {
 /// How many messages may come again when the consumer dies now: on Kafka those handled since the last
 /// commit (they are counted), on RabbitMQ those whose acks were on their way, at most all that were out.
 pub async fn may_come_again(
-    stand: &Stand,
+    fixture: &Fixture,
     ledger: &mut Ledger,
     audit: &mut Audit,
     out: usize,
 ) -> usize {
-    match stand.kind {
-        Kind::Kafka => audit.check(stand, ledger).await,
+    match fixture.kind {
+        Kind::Kafka => audit.check(fixture, ledger).await,
         Kind::Amqp => out,
     }
 }

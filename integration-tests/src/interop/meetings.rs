@@ -10,7 +10,7 @@ use cqrs_protobuf::{FrameExt, MappingError, ProtobufEvent, ProtobufSerializer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{CORRELATION, PATIENCE, TIMES};
+use super::{CORRELATION, TIMEOUT, TIMES};
 
 /// The whole event, as it stands on the wire.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -96,7 +96,7 @@ pub async fn announce(broker: impl MessageBroker, events: &[NotificationEvent<Us
         let scope = Scope::new().with(CorrelationId::new(CORRELATION));
         mediator.emitter().emit_in(scope, event.clone()).await.unwrap();
     }
-    assert_eq!(mediator.shutdown(PATIENCE).await.undelivered, 0);
+    assert_eq!(mediator.shutdown(TIMEOUT).await.undelivered, 0);
 }
 
 /// `event` as a request of a peer has it.

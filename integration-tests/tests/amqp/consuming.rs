@@ -5,8 +5,9 @@ use std::time::Duration;
 use cqrs_amqp::{AmqpMessageBroker, AmqpSubscription, QueueKind};
 use cqrs_core::consume::{SourceStatus, SubscribeRequest};
 use cqrs_core::{Message, MessageBroker, MessageBrokerExt};
+use cqrs_testkit::source::text;
 use integration_tests::amqp::{self, Raw, fresh};
-use integration_tests::consuming::{Opened, body};
+use integration_tests::consuming::open;
 use lapin::BasicProperties;
 
 async fn broker(exchange: &str) -> AmqpMessageBroker {
@@ -32,15 +33,15 @@ const LONG: Duration = Duration::from_secs(20);
 async fn what_is_published_arrives_whole_and_once() {
     let (name, raw) = (fresh("whole"), Raw::connect().await);
     let broker = broker(&name).await;
-    let mut opened = Opened::open(&broker, &[&name], "g", |_| {}).await;
-    assert_eq!(*opened.status.borrow(), SourceStatus::Consuming);
+    let mut source = open(&broker, &[&name], "g", |_| {}).await;
+    assert_eq!(*source.status.borrow(), SourceStatus::Consuming);
     let mut message = Message::new(&*name, vec![0, 159, 146, 150])
         .with_name("UserCreated")
         .with_key(vec![0xff, 1])
         .with_content_type("application/json");
     message.headers.set_correlation_id("c-1");
     broker.publish(message.clone()).await.unwrap();
-    let mut delivery = opened.next().await;
+    let mut delivery = source.next().await;
     let incoming = &delivery.message;
     assert_eq!(incoming.body.as_ref(), Some(&message.body));
     assert_eq!((&*incoming.topic, incoming.key.as_ref()), (&*name, message.key.as_ref()));
@@ -54,7 +55,7 @@ async fn what_is_published_arrives_whole_and_once() {
     assert!(delivery.settle.begin());
     delivery.settle.ack().await.unwrap();
     drop(delivery);
-    assert!(opened.close(LONG).await.1.is_ok());
+    source.close().await;
     assert_eq!(raw.count(&format!("{name}.g")).await, 0);
     clean(raw, &[&format!("{name}.g")], &name).await;
 }
@@ -63,9 +64,9 @@ async fn what_is_published_arrives_whole_and_once() {
 async fn groups_get_all_and_members_share() {
     let (name, raw) = (fresh("groups"), Raw::connect().await);
     let broker = broker(&name).await;
-    let mut a1 = Opened::open(&broker, &[&name], "a", |_| {}).await;
-    let mut a2 = Opened::open(&broker, &[&name], "a", |_| {}).await;
-    let mut b = Opened::open(&broker, &[&name], "b", |_| {}).await;
+    let mut a1 = open(&broker, &[&name], "a", |_| {}).await;
+    let mut a2 = open(&broker, &[&name], "a", |_| {}).await;
+    let mut b = open(&broker, &[&name], "b", |_| {}).await;
     for n in 0..20 {
         broker.publish(Message::new(&*name, n.to_string())).await.unwrap();
     }
@@ -76,7 +77,7 @@ async fn groups_get_all_and_members_share() {
             delivery = a1.next() => (0, delivery),
             delivery = a2.next() => (1, delivery),
         };
-        shared.push(body(&delivery).parse().unwrap());
+        shared.push(text(&delivery).parse().unwrap());
         delivery.settle.ack().await.unwrap();
         came[index] += 1;
     }
@@ -84,11 +85,11 @@ async fn groups_get_all_and_members_share() {
     assert!(came.iter().all(|count| *count > 0), "{came:?}");
     assert_eq!(shared, (0..20).collect::<Vec<_>>());
     // More than the server sends ahead by default.
-    let mut all = b.acked(10).await;
-    all.extend(b.acked(10).await);
+    let mut all = b.ack(10).await;
+    all.extend(b.ack(10).await);
     assert_eq!(all, (0..20).map(|n| n.to_string()).collect::<Vec<_>>());
-    for opened in [a1, a2, b] {
-        opened.close(LONG).await.1.unwrap();
+    for source in [a1, a2, b] {
+        source.close().await;
     }
     clean(raw, &[&format!("{name}.a"), &format!("{name}.b")], &name).await;
 }
@@ -102,30 +103,30 @@ async fn what_is_dropped_or_left_comes_again() {
         let options = AmqpSubscription::new().with_kind(kind);
         let open = async || {
             let change = |request: &mut SubscribeRequest| request.options.insert(options.clone());
-            Opened::open(&broker, &[&name], "g", change).await
+            open(&broker, &[&name], "g", change).await
         };
-        let mut opened = open().await;
+        let mut source = open().await;
         for n in 0..3 {
             raw.put(&queue, n.to_string().as_bytes(), BasicProperties::default()).await;
         }
-        drop(opened.next().await);
-        let mut came = opened.take(3).await;
-        came.sort_by_key(body);
+        drop(source.next().await);
+        let mut came = source.take(3).await;
+        came.sort_by_key(text);
         let bodies: Vec<_> =
-            came.iter().map(|delivery| (body(delivery), delivery.message.redelivered)).collect();
+            came.iter().map(|delivery| (text(delivery), delivery.message.redelivered)).collect();
         assert_eq!(bodies, [("0".into(), true), ("1".into(), false), ("2".into(), false)]);
         // Not settled: the source ends, and the next one gets them.
-        opened.close(LONG).await.1.unwrap();
+        source.close_within(LONG).await.1.unwrap();
         drop(came);
-        let mut opened = open().await;
+        let mut source = open().await;
         // One after the other: a server before 4.3 counts what came back, so each is handed out alone.
         let mut came = Vec::new();
         for _ in 0..3 {
-            came.extend(opened.acked(1).await);
+            came.extend(source.ack(1).await);
         }
         came.sort();
         assert_eq!(came, ["0", "1", "2"]);
-        opened.close(LONG).await.1.unwrap();
+        source.close().await;
         assert_eq!(raw.count(&queue).await, 0);
         clean(raw, &[&queue], &name).await;
     }
@@ -136,24 +137,24 @@ async fn no_more_are_out_than_asked_for() {
     let (name, raw) = (fresh("bound"), Raw::connect().await);
     let queue = format!("{name}.g");
     let broker = broker(&name).await;
-    let mut opened = Opened::open(&broker, &[&name], "g", |request| {
+    let mut source = open(&broker, &[&name], "g", |request| {
         request.max_unsettled = Some(3);
     })
     .await;
     for n in 0..6 {
         raw.put(&queue, n.to_string().as_bytes(), BasicProperties::default()).await;
     }
-    let mut out = opened.take(3).await;
-    opened.nothing_within(Duration::from_millis(500)).await;
+    let mut out = source.take(3).await;
+    source.nothing_within(Duration::from_millis(500)).await;
     assert_eq!(raw.count(&queue).await, 3, "the others wait with the server");
     out[1].settle.ack().await.unwrap();
-    out.push(opened.next().await);
-    opened.nothing_within(Duration::from_millis(200)).await;
-    for mut delivery in out.into_iter().filter(|delivery| body(delivery) != "1") {
+    out.push(source.next().await);
+    source.nothing_within(Duration::from_millis(200)).await;
+    for mut delivery in out.into_iter().filter(|delivery| text(delivery) != "1") {
         delivery.settle.ack().await.unwrap();
     }
-    assert_eq!(opened.acked(2).await, ["4", "5"]);
-    opened.close(LONG).await.1.unwrap();
+    assert_eq!(source.ack(2).await, ["4", "5"]);
+    source.close().await;
     clean(raw, &[&queue], &name).await;
 }
 
@@ -163,7 +164,7 @@ async fn acknowledgements_just_before_the_end_last() {
     let queue = format!("{name}.g");
     let broker = broker(&name).await;
     for stopped in [true, false, true] {
-        let mut opened = Opened::open(&broker, &[&name], "g", |request| {
+        let mut source = open(&broker, &[&name], "g", |request| {
             request.max_unsettled = Some(300);
         })
         .await;
@@ -174,17 +175,17 @@ async fn acknowledgements_just_before_the_end_last() {
         for receipt in receipts {
             receipt.await.unwrap();
         }
-        let mut out = opened.take(300).await;
+        let mut out = source.take(300).await;
         if stopped {
-            opened.source.stop().await;
+            source.stop().await;
         }
         let acks = out.iter_mut().map(|delivery| delivery.settle.ack());
         futures_util::future::try_join_all(acks).await.unwrap();
-        opened.close(LONG).await.1.unwrap();
+        source.close_within(LONG).await.1.unwrap();
         // Whatever the server forgot would come again.
-        let mut again = Opened::open(&broker, &[&name], "g", |_| {}).await;
+        let mut again = open(&broker, &[&name], "g", |_| {}).await;
         again.nothing_within(Duration::from_millis(300)).await;
-        again.close(LONG).await.1.unwrap();
+        again.close().await;
     }
     clean(raw, &[&queue], &name).await;
 }
@@ -195,17 +196,17 @@ async fn groups_with_dots_share_no_queue() {
     let broker = broker(&name).await;
     let (topic, below) = (name.to_string(), format!("{name}.eu"));
     // Both pairs joined by a dot are `{name}.eu.mailer`.
-    let mut of_topic = Opened::open(&broker, &[&topic], "eu.mailer", |_| {}).await;
-    let mut of_below = Opened::open(&broker, &[&below], "mailer", |_| {}).await;
+    let mut of_topic = open(&broker, &[&topic], "eu.mailer", |_| {}).await;
+    let mut of_below = open(&broker, &[&below], "mailer", |_| {}).await;
     for (topic, of) in [(&topic, "topic"), (&below, "below")] {
         for n in 0..10 {
             broker.publish(Message::new(topic.as_str(), format!("{of} {n}"))).await.unwrap();
         }
     }
     let expected = |of: &str| (0..10).map(|n| format!("{of} {n}")).collect::<Vec<_>>();
-    assert_eq!(of_topic.acked(10).await, expected("topic"));
-    assert_eq!(of_below.acked(10).await, expected("below"));
-    of_topic.close(LONG).await.1.unwrap();
-    of_below.close(LONG).await.1.unwrap();
+    assert_eq!(of_topic.ack(10).await, expected("topic"));
+    assert_eq!(of_below.ack(10).await, expected("below"));
+    of_topic.close().await;
+    of_below.close().await;
     clean(raw, &[&format!("{topic}.eu..mailer"), &format!("{below}.mailer")], &name).await;
 }

@@ -5,25 +5,18 @@ use std::time::{Duration, Instant};
 
 use cqrs_amqp::{AmqpMessageBroker, AmqpSubscription};
 use cqrs_core::Retry;
-use cqrs_core::consume::{SourceDelivery, SourceStatus, SubscribeRequest};
+use cqrs_core::consume::{SourceDelivery, SubscribeRequest};
 use cqrs_testkit::FaultProxy;
+use cqrs_testkit::source::text;
 use futures_util::StreamExt;
-use integration_tests::amqp::{self, Raw, fresh};
-use integration_tests::consuming::{Opened, PATIENCE, body};
+use integration_tests::amqp::{self, Raw, fresh, through_proxy};
+use integration_tests::consuming::{TIMEOUT, interrupt, open};
 use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 
-const LONG: Duration = Duration::from_secs(20);
 /// Whatever comes has come.
 const LULL: Duration = Duration::from_millis(500);
-
-/// A broker value that can die.
-async fn mortal(exchange: &str) -> (FaultProxy, AmqpMessageBroker) {
-    let proxy = FaultProxy::start("127.0.0.1:0", amqp::address()).await.unwrap();
-    let config = amqp::config_at(format!("amqp://guest:guest@{}", proxy.address()), exchange);
-    (proxy, AmqpMessageBroker::connect(config).await.unwrap())
-}
 
 fn plain(request: &mut SubscribeRequest) {
     request.retry = Retry::none();
@@ -58,7 +51,7 @@ async fn consume_raw(queue: &str, count: u16) -> FaultProxy {
         .await
         .unwrap();
     for _ in 0..count {
-        tokio::time::timeout(PATIENCE, consumer.next()).await.unwrap().unwrap().unwrap();
+        tokio::time::timeout(TIMEOUT, consumer.next()).await.unwrap().unwrap().unwrap();
     }
     // The connection ends with the proxy only.
     std::mem::forget((connection, channel, consumer));
@@ -67,7 +60,7 @@ async fn consume_raw(queue: &str, count: u16) -> FaultProxy {
 
 /// Waits until `count` messages are ready in `queue` and its quarantine queue.
 async fn until_ready(raw: &Raw, queue: &str, count: u32) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     let quarantine = format!("{queue}.quarantine");
     while raw.count(queue).await + raw.count(&quarantine).await < count {
         assert!(Instant::now() < end, "the messages are redelivered");
@@ -75,7 +68,7 @@ async fn until_ready(raw: &Raw, queue: &str, count: u32) {
     }
 }
 
-/// The process of `opened` dies with the deliveries it has, as far as the server sees it.
+/// The process of `source` dies with the deliveries it has, as far as the server sees it.
 async fn die<T>(
     raw: &Raw,
     queue: &str,
@@ -89,7 +82,7 @@ async fn die<T>(
 }
 
 fn told(delivery: &SourceDelivery) -> (String, u32) {
-    (body(delivery), delivery.retry.crashes)
+    (text(delivery), delivery.retry.crashes)
 }
 
 async fn clean(raw: Raw, name: &str, queue: &str) {
@@ -103,26 +96,26 @@ async fn twice_returned_messages_run_alone() {
     let _alone = crate::QUARANTINE.lock().await;
     let (name, raw) = (fresh("alone"), Raw::connect().await);
     let queue = format!("{name}.g");
-    let (_proxy, broker) = mortal(&name).await;
-    Opened::open(&broker, &[&name], "g", plain).await.close(LONG).await.1.unwrap();
+    let (_proxy, broker) = through_proxy(&name).await;
+    open(&broker, &[&name], "g", plain).await.close().await;
     put(&raw, &queue, 0..6).await;
     die_with(&raw, &queue, 3).await;
     die_with(&raw, &queue, 3).await;
-    let mut opened = Opened::open(&broker, &[&name], "g", plain).await;
+    let mut source = open(&broker, &[&name], "g", plain).await;
     for n in 0..3_u32 {
-        let mut suspect = opened.next().await;
+        let mut suspect = source.next().await;
         assert_eq!(told(&suspect), (n.to_string(), 0), "its handler never started");
         assert!(suspect.message.redelivered && suspect.message.headers.is_empty());
-        opened.nothing_within(Duration::from_millis(200)).await;
+        source.nothing_within(Duration::from_millis(200)).await;
         suspect.settle.ack().await.unwrap();
     }
     // These were not returned: they run together.
-    let rest = opened.take(3).await;
+    let rest = source.take(3).await;
     assert_eq!(rest.iter().map(told).collect::<Vec<_>>(), ["3", "4", "5"].map(|n| (n.into(), 0)));
     for mut delivery in rest {
         delivery.settle.ack().await.unwrap();
     }
-    opened.close(LONG).await.1.unwrap();
+    source.close().await;
     clean(raw, &name, &queue).await;
 }
 
@@ -132,8 +125,8 @@ async fn only_the_killer_counts_crashes() {
     let (name, raw) = (fresh("killer"), Raw::connect().await);
     let queue = format!("{name}.g");
     {
-        let (_proxy, broker) = mortal(&name).await;
-        Opened::open(&broker, &[&name], "g", plain).await.close(LONG).await.1.unwrap();
+        let (_proxy, broker) = through_proxy(&name).await;
+        open(&broker, &[&name], "g", plain).await.close().await;
     }
     put(&raw, &queue, 0..30).await;
     // Two deaths make a suspect, then it runs alone; before 4.3 ten of these are forgiven.
@@ -141,16 +134,16 @@ async fn only_the_killer_counts_crashes() {
     let (mut starts, mut handled) = (0, BTreeMap::new());
     // Each round is a process, killed by the message 7.
     'processes: while handled.len() < 30 {
-        let (proxy, broker) = mortal(&name).await;
-        let mut opened = Opened::open(&broker, &[&name], "g", plain).await;
+        let (proxy, broker) = through_proxy(&name).await;
+        let mut source = open(&broker, &[&name], "g", plain).await;
         let mut out = Vec::new();
         while handled.len() < 30 {
-            let mut delivery = opened.next().await;
+            let mut delivery = source.next().await;
             let (body, crashes) = told(&delivery);
             if body == "7" && crashes < 3 {
                 starts += 1;
                 let left = 30 - u32::try_from(handled.len()).unwrap();
-                die(&raw, &queue, left, (proxy, broker), (out, delivery, opened)).await;
+                die(&raw, &queue, left, (proxy, broker), (out, delivery, source)).await;
                 continue 'processes;
             }
             assert_eq!(crashes, if body == "7" { 3 } else { 0 }, "of {body}");
@@ -162,7 +155,7 @@ async fn only_the_killer_counts_crashes() {
                 handled.insert(body, crashes);
             }
         }
-        opened.close(LONG).await.1.unwrap();
+        source.close().await;
     }
     assert_eq!((starts, handled["7"]), (allowed, 3));
     clean(raw, &name, &queue).await;
@@ -174,27 +167,27 @@ async fn prefetched_messages_count_no_crash() {
     let (name, raw) = (fresh("killed"), Raw::connect().await);
     let queue = format!("{name}.g");
     {
-        let (_proxy, broker) = mortal(&name).await;
-        Opened::open(&broker, &[&name], "g", plain).await.close(LONG).await.1.unwrap();
+        let (_proxy, broker) = through_proxy(&name).await;
+        open(&broker, &[&name], "g", plain).await.close().await;
     }
     put(&raw, &queue, 0..10).await;
     // Five kills while the first message runs, for a reason of their own.
     for _ in 0..5 {
-        let (proxy, broker) = mortal(&name).await;
-        let mut opened = Opened::open(&broker, &[&name], "g", plain).await;
-        let first = opened.next().await;
-        assert_eq!(body(&first), "0");
-        die(&raw, &queue, 10, (proxy, broker), (first, opened)).await;
+        let (proxy, broker) = through_proxy(&name).await;
+        let mut source = open(&broker, &[&name], "g", plain).await;
+        let first = source.next().await;
+        assert_eq!(text(&first), "0");
+        die(&raw, &queue, 10, (proxy, broker), (first, source)).await;
     }
-    let (_proxy, broker) = mortal(&name).await;
-    let mut opened = Opened::open(&broker, &[&name], "g", plain).await;
+    let (_proxy, broker) = through_proxy(&name).await;
+    let mut source = open(&broker, &[&name], "g", plain).await;
     let alone = if amqp::counts_deaths().await { 3 } else { 0 };
     for n in 0..10 {
-        let mut delivery = opened.next().await;
+        let mut delivery = source.next().await;
         assert_eq!(told(&delivery), (n.to_string(), if n == 0 { alone } else { 0 }));
         delivery.settle.ack().await.unwrap();
     }
-    opened.close(LONG).await.1.unwrap();
+    source.close().await;
     clean(raw, &name, &queue).await;
 }
 
@@ -203,28 +196,28 @@ async fn losses_while_it_runs_alone_count_no_crash() {
     let _alone = crate::QUARANTINE.lock().await;
     let (name, raw) = (fresh("lone"), Raw::connect().await);
     let queue = format!("{name}.g");
-    let (proxy, broker) = mortal(&name).await;
-    Opened::open(&broker, &[&name], "g", plain).await.close(LONG).await.1.unwrap();
+    let (proxy, broker) = through_proxy(&name).await;
+    open(&broker, &[&name], "g", plain).await.close().await;
     put(&raw, &queue, 0..1).await;
     die_with(&raw, &queue, 1).await;
     die_with(&raw, &queue, 1).await;
     for _ in 0..2 {
-        let mut opened = Opened::open(&broker, &[&name], "g", plain).await;
+        let mut source = open(&broker, &[&name], "g", plain).await;
         for _ in 0..3 {
-            let alone = opened.next().await;
+            let alone = source.next().await;
             assert_eq!(told(&alone), ("0".into(), 0));
-            blip(&proxy, &mut opened).await;
+            interrupt(&proxy, &mut source).await;
         }
-        let alone = opened.next().await;
+        let alone = source.next().await;
         assert_eq!(told(&alone), ("0".into(), 0));
         // A restart in good order, while it runs.
-        opened.close(LONG).await.1.unwrap();
+        source.close().await;
     }
-    let mut opened = Opened::open(&broker, &[&name], "g", plain).await;
-    let mut alone = opened.next().await;
+    let mut source = open(&broker, &[&name], "g", plain).await;
+    let mut alone = source.next().await;
     assert_eq!(told(&alone), ("0".into(), 0));
     alone.settle.ack().await.unwrap();
-    opened.close(LONG).await.1.unwrap();
+    source.close().await;
     clean(raw, &name, &queue).await;
 }
 
@@ -233,8 +226,8 @@ async fn live_source_takes_over_a_left_quarantine() {
     let _alone = crate::QUARANTINE.lock().await;
     let (name, raw) = (fresh("left"), Raw::connect().await);
     let queue = format!("{name}.g");
-    let (_proxy, broker) = mortal(&name).await;
-    let mut living = Opened::open(&broker, &[&name], "g", plain).await;
+    let (_proxy, broker) = through_proxy(&name).await;
+    let mut living = open(&broker, &[&name], "g", plain).await;
     put(&raw, &queue, 0..1).await;
     let mut running = living.next().await;
     // Another process dies after it has quarantined a message.
@@ -247,8 +240,8 @@ async fn live_source_takes_over_a_left_quarantine() {
     put(&raw, &queue, 2..3).await;
     living.nothing_within(LULL).await;
     taken.settle.ack().await.unwrap();
-    assert_eq!(living.acked(1).await, ["2"]);
-    living.close(LONG).await.1.unwrap();
+    assert_eq!(living.ack(1).await, ["2"]);
+    living.close().await;
     clean(raw, &name, &queue).await;
 }
 
@@ -263,13 +256,13 @@ async fn suspects_run_where_quarantine_refuses_them() {
     full.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
     let durable = QueueDeclareOptions { durable: true, ..Default::default() };
     raw.channel.queue_declare(quarantine.into(), durable, full).await.unwrap();
-    let (_proxy, broker) = mortal(&name).await;
-    Opened::open(&broker, &[&name], "g", plain).await.close(LONG).await.1.unwrap();
+    let (_proxy, broker) = through_proxy(&name).await;
+    open(&broker, &[&name], "g", plain).await.close().await;
     put(&raw, &queue, 0..3).await;
     die_with(&raw, &queue, 3).await;
     die_with(&raw, &queue, 3).await;
-    let mut opened = Opened::open(&broker, &[&name], "g", plain).await;
-    let together = opened.take(3).await;
+    let mut source = open(&broker, &[&name], "g", plain).await;
+    let together = source.take(3).await;
     assert_eq!(
         together.iter().map(told).collect::<Vec<_>>(),
         ["0", "1", "2"].map(|n| (n.into(), 0))
@@ -277,7 +270,7 @@ async fn suspects_run_where_quarantine_refuses_them() {
     for mut delivery in together {
         delivery.settle.ack().await.unwrap();
     }
-    opened.close(LONG).await.1.unwrap();
+    source.close().await;
     clean(raw, &name, &queue).await;
 }
 
@@ -290,8 +283,8 @@ async fn max_crashes_zero_runs_no_message_alone() {
         plain(request);
         request.max_crashes = 0;
     };
-    let (_proxy, broker) = mortal(&name).await;
-    Opened::open(&broker, &[&name], "g", off).await.close(LONG).await.1.unwrap();
+    let (_proxy, broker) = through_proxy(&name).await;
+    open(&broker, &[&name], "g", off).await.close().await;
     assert!(!raw.exists(&format!("{queue}.quarantine")).await);
     put(&raw, &queue, 0..3).await;
     for _ in 0..4 {
@@ -303,13 +296,13 @@ async fn max_crashes_zero_runs_no_message_alone() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
-    let mut opened = Opened::open(&broker, &[&name], "g", off).await;
-    let together = opened.take(3).await;
+    let mut source = open(&broker, &[&name], "g", off).await;
+    let together = source.take(3).await;
     assert!(together.iter().all(|delivery| delivery.retry.crashes == 0));
     for mut delivery in together {
         delivery.settle.ack().await.unwrap();
     }
-    opened.close(LONG).await.1.unwrap();
+    source.close().await;
     raw.clean(&[&queue, &format!("{queue}.dead")], &[&name]).await;
 }
 
@@ -318,38 +311,34 @@ async fn graceful_end_and_losses_count_no_crash() {
     let _alone = crate::QUARANTINE.lock().await;
     let (name, raw) = (fresh("innocent"), Raw::connect().await);
     let queue = format!("{name}.g");
-    let (proxy, broker) = mortal(&name).await;
+    let (proxy, broker) = through_proxy(&name).await;
     // What came back is handed out alone by a server that counts everything that does.
     let together = if amqp::counts_deaths().await { 2 } else { 1 };
     // Left in good order, with messages out and sent ahead.
     for round in 0..4 {
-        let mut opened = Opened::open(&broker, &[&name], "g", plain).await;
+        let mut source = open(&broker, &[&name], "g", plain).await;
         if round == 0 {
             put(&raw, &queue, 0..5).await;
         }
-        let out = opened.take(together).await;
+        let out = source.take(together).await;
         assert!(out.iter().all(|delivery| delivery.retry.crashes == 0), "round {round}");
-        opened.close(LONG).await.1.unwrap();
+        source.close().await;
     }
     // Given back by the runtime, and lost with the connection.
-    let mut opened = Opened::open(&broker, &[&name], "g", plain).await;
+    let mut source = open(&broker, &[&name], "g", plain).await;
     for round in 0..4 {
-        drop(opened.next().await);
-        let again = opened.take(1).await;
+        drop(source.next().await);
+        let again = source.take(1).await;
         assert_eq!(again[0].retry.crashes, 0, "round {round}");
-        proxy.refuse(true);
-        proxy.cut();
-        opened.status(|status| matches!(status, SourceStatus::Disconnected { .. })).await;
-        proxy.refuse(false);
-        opened.status(|status| *status == SourceStatus::Consuming).await;
+        interrupt(&proxy, &mut source).await;
     }
-    let mut seen = opened.acked(1).await;
+    let mut seen = source.ack(1).await;
     while seen.len() < 5 {
-        seen.extend(opened.acked(1).await);
+        seen.extend(source.ack(1).await);
     }
     seen.sort();
     assert_eq!(seen, ["0", "1", "2", "3", "4"]);
-    opened.close(LONG).await.1.unwrap();
+    source.close().await;
     raw.clean(&[&queue, &format!("{queue}.dead")], &[&name]).await;
 }
 
@@ -357,7 +346,7 @@ async fn graceful_end_and_losses_count_no_crash() {
 async fn a_single_active_consumer_declared_elsewhere_works_without() {
     let _alone = crate::QUARANTINE.lock().await;
     let (name, raw) = (fresh("single"), Raw::connect().await);
-    let (_proxy, broker) = mortal(&name).await;
+    let (_proxy, broker) = through_proxy(&name).await;
     let declared = AmqpSubscription::new().with_queue(&*name).with_single_active_consumer(true);
     let change = |options: AmqpSubscription| {
         move |request: &mut SubscribeRequest| {
@@ -365,26 +354,17 @@ async fn a_single_active_consumer_declared_elsewhere_works_without() {
             request.options.insert(options);
         }
     };
-    let mut active = Opened::open(&broker, &[&name], "g", change(declared)).await;
+    let mut active = open(&broker, &[&name], "g", change(declared)).await;
     let passive = AmqpSubscription::new().with_queue(&*name).with_passive(true);
-    let mut waiting = Opened::open(&broker, &[&name], "g", change(passive)).await;
+    let mut waiting = open(&broker, &[&name], "g", change(passive)).await;
     put(&raw, &name, 0..2).await;
     let out = active.take(2).await;
     waiting.nothing_within(Duration::from_millis(200)).await;
-    active.close(LONG).await.1.unwrap();
+    active.close().await;
     drop(out);
-    assert_eq!(waiting.acked(2).await, ["0", "1"]);
-    waiting.close(LONG).await.1.unwrap();
+    assert_eq!(waiting.ack(2).await, ["0", "1"]);
+    waiting.close().await;
     raw.clean(&[&name, &format!("{name}.dead")], &[&name]).await;
-}
-
-/// Cuts all connections of `proxy`, and waits until `opened` consumes again.
-async fn blip(proxy: &FaultProxy, opened: &mut Opened) {
-    proxy.refuse(true);
-    proxy.cut();
-    opened.status(|status| matches!(status, SourceStatus::Disconnected { .. })).await;
-    proxy.refuse(false);
-    opened.status(|status| *status == SourceStatus::Consuming).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -392,37 +372,29 @@ async fn losses_and_a_restart_count_no_crash() {
     let _alone = crate::QUARANTINE.lock().await;
     let (name, raw) = (fresh("blips"), Raw::connect().await);
     let queue = format!("{name}.g");
-    let (proxy, broker) = mortal(&name).await;
-    let mut opened = Opened::open(&broker, &[&name], "g", plain).await;
+    let (proxy, broker) = through_proxy(&name).await;
+    let mut source = open(&broker, &[&name], "g", plain).await;
     put(&raw, &queue, 0..10).await;
     // One slow handler runs; nine messages are prefetched and never start.
-    let slow = opened.next().await;
+    let slow = source.next().await;
     for _ in 0..3 {
-        until_taken(&queue, 10).await;
-        blip(&proxy, &mut opened).await;
+        amqp::until_unacknowledged(&queue, 10).await;
+        interrupt(&proxy, &mut source).await;
     }
-    until_taken(&queue, 10).await;
+    amqp::until_unacknowledged(&queue, 10).await;
     drop(slow);
-    opened.close(LONG).await.1.unwrap();
-    let mut opened = Opened::open(&broker, &[&name], "g", plain).await;
+    source.close().await;
+    let mut source = open(&broker, &[&name], "g", plain).await;
     let mut seen = Vec::new();
     for _ in 0..10 {
-        let mut delivery = opened.next().await;
-        assert_eq!(delivery.retry.crashes, 0, "message {}", body(&delivery));
-        seen.push(body(&delivery));
+        let mut delivery = source.next().await;
+        assert_eq!(delivery.retry.crashes, 0, "message {}", text(&delivery));
+        seen.push(text(&delivery));
         delivery.settle.ack().await.unwrap();
     }
     assert_eq!(seen, (0..10).map(|n: u32| n.to_string()).collect::<Vec<_>>());
-    opened.close(LONG).await.1.unwrap();
+    source.close().await;
     clean(raw, &name, &queue).await;
-}
-
-/// Waits until `count` messages of `queue` are handed to its consumer.
-async fn until_taken(queue: &str, count: usize) {
-    let end = Instant::now() + PATIENCE;
-    while amqp::unacknowledged(queue).await < Some(count) {
-        assert!(Instant::now() < end, "{count} are prefetched");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -433,18 +405,18 @@ async fn suspect_waits_for_running_messages_only() {
     const HANDLING: Duration = Duration::from_millis(800);
     let (name, raw) = (fresh("backlog"), Raw::connect().await);
     let queue = format!("{name}.g");
-    let (_proxy, broker) = mortal(&name).await;
+    let (_proxy, broker) = through_proxy(&name).await;
     let prefetched = |request: &mut SubscribeRequest| {
         plain(request);
         request.max_unsettled = Some(usize::try_from(BACKLOG).unwrap());
     };
-    let mut opened = Opened::open(&broker, &[&name], "g", prefetched).await;
+    let mut source = open(&broker, &[&name], "g", prefetched).await;
     put(&raw, &queue, 0..BACKLOG).await;
     put(&raw, &format!("{queue}.quarantine"), [BACKLOG]).await;
     let (mut before, mut suspect) = (0, false);
     for _ in 0..=BACKLOG {
-        let mut delivery = opened.next().await;
-        match body(&delivery) == BACKLOG.to_string() {
+        let mut delivery = source.next().await;
+        match text(&delivery) == BACKLOG.to_string() {
             true => suspect = true,
             false if suspect => {}
             false => {
@@ -455,7 +427,7 @@ async fn suspect_waits_for_running_messages_only() {
         delivery.settle.ack().await.unwrap();
     }
     assert!(suspect && before < BACKLOG, "it ran after {before} of {BACKLOG}");
-    opened.close(LONG).await.1.unwrap();
+    source.close().await;
     clean(raw, &name, &queue).await;
 }
 
@@ -464,23 +436,23 @@ async fn source_goes_on_while_another_runs_a_message_alone() {
     let _alone = crate::QUARANTINE.lock().await;
     let (name, raw) = (fresh("turn"), Raw::connect().await);
     let [first, second] = ["a", "b"].map(|group| format!("{name}.{group}"));
-    let (_proxy, broker) = mortal(&name).await;
+    let (_proxy, broker) = through_proxy(&name).await;
     for group in ["a", "b"] {
-        Opened::open(&broker, &[&name], group, plain).await.close(LONG).await.1.unwrap();
+        open(&broker, &[&name], group, plain).await.close().await;
     }
     put(&raw, &format!("{first}.quarantine"), [0]).await;
     put(&raw, &format!("{second}.quarantine"), [1]).await;
     put(&raw, &second, [2]).await;
-    let mut running = Opened::open(&broker, &[&name], "a", plain).await;
+    let mut running = open(&broker, &[&name], "a", plain).await;
     let mut alone = running.next().await;
-    assert_eq!(body(&alone), "0");
-    let mut other = Opened::open(&broker, &[&name], "b", plain).await;
-    assert_eq!(other.acked(1).await, ["2"]);
+    assert_eq!(text(&alone), "0");
+    let mut other = open(&broker, &[&name], "b", plain).await;
+    assert_eq!(other.ack(1).await, ["2"]);
     other.nothing_within(LULL).await;
     alone.settle.ack().await.unwrap();
-    assert_eq!(other.acked(1).await, ["1"]);
-    running.close(LONG).await.1.unwrap();
-    other.close(LONG).await.1.unwrap();
+    assert_eq!(other.ack(1).await, ["1"]);
+    running.close().await;
+    other.close().await;
     clean(raw, &name, &first).await;
     let raw = Raw::connect().await;
     clean(raw, &name, &second).await;
@@ -495,18 +467,18 @@ async fn standby_runs_no_message_in_quarantine() {
         plain(request);
         request.options.insert(AmqpSubscription::new().with_single_active_consumer(true));
     };
-    let (_proxy, broker) = mortal(&name).await;
-    let mut active = Opened::open(&broker, &[&name], "g", single).await;
+    let (_proxy, broker) = through_proxy(&name).await;
+    let mut active = open(&broker, &[&name], "g", single).await;
     put(&raw, &queue, [0]).await;
     let mut running = active.next().await;
     put(&raw, &format!("{queue}.quarantine"), [1]).await;
-    let mut standby = Opened::open(&broker, &[&name], "g", single).await;
+    let mut standby = open(&broker, &[&name], "g", single).await;
     standby.nothing_within(LULL).await;
     running.settle.ack().await.unwrap();
-    assert_eq!(active.acked(1).await, ["1"]);
+    assert_eq!(active.ack(1).await, ["1"]);
     standby.nothing_within(LULL).await;
-    active.close(LONG).await.1.unwrap();
-    standby.close(LONG).await.1.unwrap();
+    active.close().await;
+    standby.close().await;
     clean(raw, &name, &queue).await;
 }
 
@@ -519,12 +491,12 @@ async fn sole_consumer_runs_the_quarantine_first() {
         plain(request);
         request.options.insert(AmqpSubscription::new().with_single_active_consumer(true));
     };
-    let (_proxy, broker) = mortal(&name).await;
-    Opened::open(&broker, &[&name], "g", single).await.close(LONG).await.1.unwrap();
+    let (_proxy, broker) = through_proxy(&name).await;
+    open(&broker, &[&name], "g", single).await.close().await;
     // The queue itself stays empty, so it delivers nothing.
     put(&raw, &format!("{queue}.quarantine"), [1]).await;
-    let mut sole = Opened::open(&broker, &[&name], "g", single).await;
-    assert_eq!(sole.acked(1).await, ["1"]);
-    sole.close(LONG).await.1.unwrap();
+    let mut sole = open(&broker, &[&name], "g", single).await;
+    assert_eq!(sole.ack(1).await, ["1"]);
+    sole.close().await;
     clean(raw, &name, &queue).await;
 }

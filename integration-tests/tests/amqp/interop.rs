@@ -12,8 +12,8 @@ use cqrs_core::{
 use cqrs_protobuf::prost::Message as _;
 use cqrs_protobuf::{ProtobufDeserializer, ProtobufEvent};
 use integration_tests::amqp::{self, Raw, fresh, header};
-use integration_tests::consuming::Opened;
-use integration_tests::consuming::stand::until;
+use integration_tests::consuming::fixture::until;
+use integration_tests::consuming::try_open;
 use integration_tests::interop::meetings::{self, UserJoined, meetings};
 use integration_tests::interop::{
     CORRELATION, Ear, UserCreated, announce, assert_same, described, events, hex, spec, specs,
@@ -616,7 +616,7 @@ async fn what_we_declared_faststream_takes_without_declaring() {
 async fn what_nobody_declared_is_not_found() {
     let place = Place::faststream("nobody");
     let exchange = AmqpMessageBroker::connect(place.config()).await.unwrap();
-    let error = Opened::try_open(&exchange, &[&*place.topic], "ours", |request| {
+    let error = try_open(&exchange, &[&*place.topic], "ours", |request| {
         request.options.insert(place.options().with_passive(true));
     })
     .await
@@ -639,7 +639,7 @@ async fn a_queue_that_python_cqrs_declared_otherwise_is_named() {
     place.publish(Python::Cqrs5, "pydantic", vec![json!({ "payload": users()[0] })]).await;
     // A consumer that wants it as FastStream has it, with the exchange as python-cqrs has it.
     let broker = place.broker();
-    let error = Opened::try_open(&broker, &[&*place.topic], "ours", |request| {
+    let error = try_open(&broker, &[&*place.topic], "ours", |request| {
         request.options.insert(AmqpSubscription::python_compatible().with_durable(true));
     })
     .await
@@ -665,8 +665,7 @@ async fn an_exchange_that_python_cqrs_declared_otherwise_is_named() {
     assert_eq!((error.kind(), error.reply_code()), (ErrorKind::Topology, Some(406)));
     advises(&causes(&error), "exchange", &place.topic);
     let broker = AmqpMessageBroker::new(config).unwrap();
-    let error =
-        Opened::try_open(&broker, &[&*place.topic], "ours", |_defaults| {}).await.unwrap_err();
+    let error = try_open(&broker, &[&*place.topic], "ours", |_defaults| {}).await.unwrap_err();
     assert_eq!(error.kind(), SubscribeErrorKind::Conflict);
     advises(&causes(&error), "exchange", &place.topic);
     place.clean().await;
@@ -683,7 +682,7 @@ async fn a_queue_that_faststream_declared_otherwise_is_named() {
     let error = broker.publish(Message::new(&*place.topic, "{}")).await.unwrap_err();
     assert_eq!(error.kind(), PublishErrorKind::Refused);
     advises(&causes(&error), "queue", &place.topic);
-    let error = Opened::try_open(&broker, &[&*place.topic], "ours", |request| {
+    let error = try_open(&broker, &[&*place.topic], "ours", |request| {
         request.options.insert(place.options());
     })
     .await

@@ -2,21 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use cqrs_amqp::{AmqpMessageBroker, AmqpSubscription, QueueKind, StreamOffset};
-use cqrs_core::consume::{Delayed, SourceStatus, SubscribeRequest};
+use cqrs_amqp::{AmqpSubscription, QueueKind, StreamOffset};
+use cqrs_core::consume::{Delayed, SubscribeRequest};
 use cqrs_core::{DeadLetter, DeadLetterReason, Retry, RetryState, Timestamp};
-use cqrs_testkit::FaultProxy;
-use integration_tests::amqp::{self, Raw, fresh};
-use integration_tests::consuming::{Opened, body};
+use cqrs_testkit::source::text;
+use integration_tests::amqp::{Raw, fresh, through_proxy};
+use integration_tests::consuming::{interrupt, open};
 use lapin::BasicProperties;
-
-const LONG: Duration = Duration::from_secs(20);
-
-async fn through_proxy(exchange: &str) -> (FaultProxy, AmqpMessageBroker) {
-    let proxy = FaultProxy::start("127.0.0.1:0", amqp::address()).await.unwrap();
-    let config = amqp::config_at(format!("amqp://guest:guest@{}", proxy.address()), exchange);
-    (proxy, AmqpMessageBroker::connect(config).await.unwrap())
-}
 
 fn with(options: AmqpSubscription) -> impl FnOnce(&mut SubscribeRequest) {
     |request| {
@@ -25,25 +17,17 @@ fn with(options: AmqpSubscription) -> impl FnOnce(&mut SubscribeRequest) {
     }
 }
 
-async fn cut(proxy: &FaultProxy, opened: &mut Opened) {
-    proxy.refuse(true);
-    proxy.cut();
-    opened.status(|status| matches!(status, SourceStatus::Disconnected { .. })).await;
-    proxy.refuse(false);
-    opened.status(|status| *status == SourceStatus::Consuming).await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_is_read_on_from_what_is_not_settled() {
     let (name, raw) = (fresh("stream"), Raw::connect().await);
     let queue = format!("{name}.g");
     let (proxy, broker) = through_proxy(&name).await;
     let stream = || AmqpSubscription::new().with_kind(QueueKind::Stream);
-    let mut opened = Opened::open(&broker, &[&name], "g", with(stream())).await;
+    let mut source = open(&broker, &[&name], "g", with(stream())).await;
     for n in 0..6 {
         raw.put(&queue, n.to_string().as_bytes(), BasicProperties::default()).await;
     }
-    let mut out = opened.take(4).await;
+    let mut out = source.take(4).await;
     assert_eq!(out[3].message.offset, Some(3));
     // There is no retry queue: its copies would be read by every group.
     let state = RetryState::default().failed(Timestamp::now());
@@ -52,31 +36,31 @@ async fn a_stream_is_read_on_from_what_is_not_settled() {
     assert!(!raw.exists(&format!("{queue}.retry.1s")).await);
     // Dropped, it comes again, while the others stay valid.
     drop(out.remove(0));
-    assert_eq!(opened.acked(2).await, ["4", "5"]);
-    let mut again = opened.next().await;
-    assert_eq!((body(&again), again.message.redelivered), ("0".into(), true));
+    assert_eq!(source.ack(2).await, ["4", "5"]);
+    let mut again = source.next().await;
+    assert_eq!((text(&again), again.message.redelivered), ("0".into(), true));
     again.settle.ack().await.unwrap();
     for delivery in &mut out[..2] {
         delivery.settle.ack().await.unwrap();
     }
     // 3 is left: reading goes on there, and what was settled behind it is skipped.
-    cut(&proxy, &mut opened).await;
+    interrupt(&proxy, &mut source).await;
     assert!(out[2].settle.is_revoked());
     raw.put(&queue, b"6", BasicProperties::default()).await;
-    let mut third = opened.next().await;
-    assert_eq!((body(&third), third.message.offset), ("3".into(), Some(3)));
+    let mut third = source.next().await;
+    assert_eq!((text(&third), third.message.offset), ("3".into(), Some(3)));
     let letter = DeadLetter::new(DeadLetterReason::Decode, &*name, "g");
     third.settle.dead_letter(&letter).await.unwrap();
     third.settle.ack().await.unwrap();
-    assert_eq!(opened.acked(1).await, ["6"]);
-    opened.nothing_within(Duration::from_millis(300)).await;
-    opened.close(LONG).await.1.unwrap();
+    assert_eq!(source.ack(1).await, ["6"]);
+    source.nothing_within(Duration::from_millis(300)).await;
+    source.close().await;
     assert_eq!(raw.drain(&format!("{queue}.dead")).await.len(), 1);
     // A stream keeps no place for a group.
     let options = stream().with_offset(StreamOffset::Offset(5));
-    let mut opened = Opened::open(&broker, &[&name], "g", with(options)).await;
-    assert_eq!(opened.acked(2).await, ["5", "6"]);
-    opened.close(LONG).await.1.unwrap();
+    let mut source = open(&broker, &[&name], "g", with(options)).await;
+    assert_eq!(source.ack(2).await, ["5", "6"]);
+    source.close().await;
     raw.clean(&[&queue, &format!("{queue}.dead")], &[&name]).await;
 }
 
@@ -86,23 +70,23 @@ async fn an_exclusive_queue_has_retries_that_go_with_it() {
     let queue = format!("{name}.g");
     let (proxy, broker) = through_proxy(&name).await;
     let options = AmqpSubscription::new().with_exclusive(true);
-    let mut opened = Opened::open(&broker, &[&name], "g", with(options)).await;
+    let mut source = open(&broker, &[&name], "g", with(options)).await;
     for round in 0..2 {
         raw.publish(&name, &name, b"x", BasicProperties::default()).await;
-        let mut delivery = opened.next().await;
+        let mut delivery = source.next().await;
         let state = RetryState::default().failed(Timestamp::now());
         let start = Instant::now();
         delivery.settle.retry_later(Duration::from_secs(1), &state).await.unwrap();
         delivery.settle.ack().await.unwrap();
-        let mut again = opened.next().await;
+        let mut again = source.next().await;
         assert!(start.elapsed() >= Duration::from_secs(1));
         assert_eq!((again.retry, &*again.message.topic), (state, &*name));
         again.settle.ack().await.unwrap();
         if round == 0 {
-            cut(&proxy, &mut opened).await;
+            interrupt(&proxy, &mut source).await;
         }
     }
-    opened.close(LONG).await.1.unwrap();
+    source.close().await;
     // Gone with the connection.
     assert!(!raw.exists(&queue).await && !raw.exists(&format!("{queue}.retry.1s")).await);
     raw.clean(&[&format!("{queue}.dead")], &[&name]).await;
@@ -114,16 +98,16 @@ async fn fleeting_queues_have_retries() {
     let queue = format!("{name}.g");
     let (_proxy, broker) = through_proxy(&name).await;
     let options = AmqpSubscription::new().with_durable(false).with_auto_delete(true);
-    let mut opened = Opened::open(&broker, &[&name], "g", with(options)).await;
+    let mut source = open(&broker, &[&name], "g", with(options)).await;
     raw.publish(&name, &name, b"x", BasicProperties::default()).await;
-    let mut delivery = opened.next().await;
+    let mut delivery = source.next().await;
     let state = RetryState::default().failed(Timestamp::now());
     delivery.settle.retry_later(Duration::from_secs(1), &state).await.unwrap();
     delivery.settle.ack().await.unwrap();
-    let mut again = opened.next().await;
+    let mut again = source.next().await;
     assert_eq!(again.retry, state);
     again.settle.ack().await.unwrap();
-    opened.close(LONG).await.1.unwrap();
+    source.close().await;
     assert!(!raw.exists(&queue).await, "deleted with its consumer");
     raw.clean(&[&format!("{queue}.dead"), &format!("{queue}.retry.1s")], &[&name]).await;
 }
@@ -134,7 +118,7 @@ async fn several_topics_are_several_queues_of_one_source() {
     let (_proxy, broker) = through_proxy(&name).await;
     let topics = ["a", "b"].map(|topic| format!("{name}.{topic}"));
     let names = topics.each_ref().map(String::as_str);
-    let mut opened = Opened::open(&broker, &names, "g", |request| {
+    let mut source = open(&broker, &names, "g", |request| {
         request.retry = Retry::none();
         request.max_unsettled = Some(4);
     })
@@ -144,18 +128,18 @@ async fn several_topics_are_several_queues_of_one_source() {
             raw.publish(&name, topic, topic.as_bytes(), BasicProperties::default()).await;
         }
     }
-    let out = opened.take(4).await;
-    opened.nothing_within(Duration::from_millis(200)).await;
+    let out = source.take(4).await;
+    source.nothing_within(Duration::from_millis(200)).await;
     for delivery in &out {
-        assert_eq!(delivery.message.queue.as_deref(), Some(&*format!("{}.g", body(delivery))));
-        assert_eq!(&*delivery.message.topic, body(delivery));
+        assert_eq!(delivery.message.queue.as_deref(), Some(&*format!("{}.g", text(delivery))));
+        assert_eq!(&*delivery.message.topic, text(delivery));
     }
-    assert!(names.iter().all(|name| out.iter().any(|delivery| body(delivery) == *name)));
+    assert!(names.iter().all(|name| out.iter().any(|delivery| text(delivery) == *name)));
     for mut delivery in out {
         delivery.settle.ack().await.unwrap();
     }
-    assert_eq!(opened.acked(4).await.len(), 4);
-    opened.close(LONG).await.1.unwrap();
+    assert_eq!(source.ack(4).await.len(), 4);
+    source.close().await;
     let queues = ["a.g", "b.g", "a.g.dead", "b.g.dead"].map(|end| format!("{name}.{end}"));
     raw.clean(&queues.each_ref().map(String::as_str), &[&name]).await;
 }

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use cqrs_amqp::AmqpMessageBroker;
-use cqrs_core::consume::{SourceStatus, SubscribeRequest};
-use cqrs_testkit::FaultProxy;
+use cqrs_core::consume::SubscribeRequest;
 use integration_tests::amqp::{self, Raw, fresh};
-use integration_tests::consuming::Opened;
-use integration_tests::consuming::stand::until_within;
+use cqrs_testkit::TestSource;
+use integration_tests::consuming::fixture::until_within;
+use integration_tests::consuming::{interrupt, request};
 use lapin::BasicProperties;
 
 const PREFETCH: usize = 16;
@@ -27,39 +26,29 @@ fn memory() -> usize {
 async fn lost_channels_leave_no_messages_in_memory() {
     let (name, raw) = (fresh("memory"), Raw::connect().await);
     let queue = format!("{name}.g");
-    let proxy = FaultProxy::start("127.0.0.1:0", amqp::address()).await.unwrap();
-    let config = amqp::config_at(format!("amqp://guest:guest@{}", proxy.address()), &name);
-    let broker = AmqpMessageBroker::connect(config).await.unwrap();
+    let (proxy, broker) = amqp::through_proxy(&name).await;
     let bounded = |request: &mut SubscribeRequest| request.max_unsettled = Some(PREFETCH);
-    let mut opened = Opened::open(&broker, &[&name], "g", bounded).await;
+    let (request, _status) = request(&[&name], "g", bounded);
+    let mut source = TestSource::open(&broker, request, LIMIT).await.unwrap();
     for _ in 0..PREFETCH {
         raw.put(&queue, &vec![7; BODY], BasicProperties::default()).await;
     }
     // Slow handlers: as many messages are in flight as may be, and the source is not polled.
-    let running = opened.take(PREFETCH).await;
+    let running = source.take(PREFETCH).await;
     let before = memory();
     for _ in 0..LOSSES {
-        proxy.refuse(true);
-        proxy.cut();
-        opened
-            .status_within(LIMIT, |status| matches!(status, SourceStatus::Disconnected { .. }))
-            .await;
-        proxy.refuse(false);
-        opened.status_within(LIMIT, |status| *status == SourceStatus::Consuming).await;
-        until_within(LIMIT, "a full prefetch", async || {
-            amqp::unacknowledged(&queue).await >= Some(PREFETCH)
-        })
-        .await;
+        interrupt(&proxy, &mut source).await;
+        amqp::until_unacknowledged(&queue, PREFETCH).await;
     }
     let bound = before + 5 * PREFETCH * BODY;
     until_within(LIMIT, "the memory of lost channels is freed", async || memory() < bound).await;
     // The bound holds over all channels: the deliveries of lost ones are still running.
-    opened.nothing_within(Duration::from_millis(300)).await;
+    source.nothing_within(Duration::from_millis(300)).await;
     drop(running);
     for _ in 0..PREFETCH {
-        let mut delivery = opened.next().await;
+        let mut delivery = source.next().await;
         delivery.settle.ack().await.unwrap();
     }
-    opened.close(Duration::from_secs(50)).await.1.unwrap();
+    source.close().await;
     raw.clean(&[&queue, &format!("{queue}.dead")], &[&name]).await;
 }

@@ -8,13 +8,12 @@ use cqrs_core::consume::{
 };
 use cqrs_core::message::Headers;
 use cqrs_core::{DeadLetter, DeadLetterReason, DeadLetterTarget, Retry, RetryState, Timestamp};
+use cqrs_testkit::source::text;
 use integration_tests::amqp::{self, Raw, fresh, header};
-use integration_tests::consuming::{Opened, body};
+use integration_tests::consuming::open;
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldArray, FieldTable};
-
-const LONG: Duration = Duration::from_secs(20);
 
 async fn broker(exchange: &str) -> AmqpMessageBroker {
     AmqpMessageBroker::connect(amqp::config(exchange)).await.unwrap()
@@ -24,7 +23,7 @@ fn seconds(delays: &[u64]) -> Retry {
     Retry::none().delayed(delays.iter().map(|delay| Duration::from_secs(*delay)))
 }
 
-fn text(value: &str) -> AMQPValue {
+fn long_string(value: &str) -> AMQPValue {
     AMQPValue::LongString(value.into())
 }
 
@@ -35,7 +34,7 @@ fn typed_headers() -> FieldTable {
     let mut table = FieldTable::default();
     for (name, value) in [
         ("message_key", AMQPValue::ByteArray(vec![0xff, 0].into())),
-        ("text", text("ä")),
+        ("text", long_string("ä")),
         ("bytes", AMQPValue::LongString(vec![0xfe, 0xff].into())),
         ("count", AMQPValue::LongInt(-7)),
         ("big", AMQPValue::LongLongInt(1 << 40)),
@@ -44,7 +43,10 @@ fn typed_headers() -> FieldTable {
         ("none", AMQPValue::Void),
         (
             "list",
-            AMQPValue::FieldArray(FieldArray::from(vec![text("a"), AMQPValue::Boolean(false)])),
+            AMQPValue::FieldArray(FieldArray::from(vec![
+                long_string("a"),
+                AMQPValue::Boolean(false),
+            ])),
         ),
         ("table", AMQPValue::FieldTable(inner)),
     ] {
@@ -55,7 +57,7 @@ fn typed_headers() -> FieldTable {
 
 fn all_properties() -> BasicProperties {
     let mut headers = typed_headers();
-    let other = AMQPValue::FieldArray(FieldArray::from(vec![text("elsewhere")]));
+    let other = AMQPValue::FieldArray(FieldArray::from(vec![long_string("elsewhere")]));
     headers.insert("CC".into(), other);
     BasicProperties::default()
         .with_headers(headers)
@@ -125,7 +127,7 @@ async fn a_retry_is_never_early_and_a_long_one_holds_no_short_one() {
     let (name, raw) = (fresh("retry"), Raw::connect().await);
     let queue = format!("{name}.g");
     let broker = broker(&name).await;
-    let mut opened = Opened::open(&broker, &[&name], "g", |request| {
+    let mut source = open(&broker, &[&name], "g", |request| {
         // So far apart that the short one is dead before the long one is due.
         request.retry = seconds(&[1, 15]);
     })
@@ -135,20 +137,20 @@ async fn a_retry_is_never_early_and_a_long_one_holds_no_short_one() {
         raw.publish(&name, &name, text.as_bytes(), properties()).await;
     }
     let mut due = Vec::new();
-    for mut delivery in opened.take(2).await {
-        let delay = Duration::from_secs(if body(&delivery) == "long" { 15 } else { 1 });
+    for mut delivery in source.take(2).await {
+        let delay = Duration::from_secs(if text(&delivery) == "long" { 15 } else { 1 });
         let state = delivery.retry.failed(Timestamp::now());
-        due.push((body(&delivery), Instant::now() + delay, state));
+        due.push((text(&delivery), Instant::now() + delay, state));
         assert_eq!(delivery.settle.retry_later(delay, &state).await.unwrap(), Delayed::Scheduled);
         delivery.settle.ack().await.unwrap();
     }
     for (expected, at, state) in due.into_iter().rev() {
-        let mut again = opened.next().await;
+        let mut again = source.next().await;
         let late = Instant::now().checked_duration_since(at).expect("not early");
         // The short one comes before the long one is due.
         let bound = Duration::from_secs(if expected == "short" { 14 } else { 60 });
         assert!(late < bound, "{late:?} late");
-        assert_eq!((body(&again), again.retry), (expected.clone(), state));
+        assert_eq!((text(&again), again.retry), (expected.clone(), state));
         let message = &again.message;
         assert_eq!((&*message.topic, message.queue.as_deref()), (&*name, Some(&*queue)));
         assert_eq!(message.key.as_deref(), Some(&[0xff, 0][..]));
@@ -158,13 +160,13 @@ async fn a_retry_is_never_early_and_a_long_one_holds_no_short_one() {
         let later = again.settle.retry_later(Duration::from_secs(1), &state).await.unwrap();
         assert_eq!((later, state.attempts), (Delayed::Scheduled, 2));
         again.settle.ack().await.unwrap();
-        let mut third = opened.next().await;
-        assert_eq!((body(&third), third.retry), (expected, state));
+        let mut third = source.next().await;
+        assert_eq!((text(&third), third.retry), (expected, state));
         assert_eq!(&*third.message.topic, name);
         third.settle.dead_letter(&letter(&third)).await.unwrap();
         third.settle.ack().await.unwrap();
     }
-    opened.close(LONG).await.1.unwrap();
+    source.close().await;
     let dead = raw.drain(&format!("{queue}.dead")).await;
     assert_eq!(dead.len(), 2);
     for copy in &dead {
@@ -186,7 +188,7 @@ async fn copies_are_the_message_byte_for_byte() {
     let (name, raw) = (fresh("copies"), Raw::connect().await);
     let queue = format!("{name}.g");
     let broker = broker(&name).await;
-    let mut opened = Opened::open(&broker, &[&name], "g", |request| {
+    let mut source = open(&broker, &[&name], "g", |request| {
         request.retry = seconds(&[3600]);
     })
     .await;
@@ -195,7 +197,7 @@ async fn copies_are_the_message_byte_for_byte() {
     let bytes: Vec<u8> = (0..=255).cycle().take(300_000).collect();
     raw.publish(&name, &name, &bytes, all_properties()).await;
     assert_eq!(raw.drain(&elsewhere).await.len(), 1, "routed by CC once");
-    let mut delivery = opened.next().await;
+    let mut delivery = source.next().await;
     let state = RetryState::default().failed(Timestamp::now());
     delivery.settle.retry_later(Duration::from_secs(3600), &state).await.unwrap();
     let letter = letter(&delivery);
@@ -227,7 +229,7 @@ async fn copies_are_the_message_byte_for_byte() {
         assert_eq!(header(&dead, name).as_deref(), Some(value), "{name}");
     }
     assert_eq!(raw.drain(&elsewhere).await.len(), 0, "not routed by CC again");
-    opened.close(LONG).await.1.unwrap();
+    source.close().await;
     let queues = ["", ".dead", ".retry.3600s"].map(|end| format!("{queue}{end}"));
     let [a, b, c] = queues.each_ref().map(String::as_str);
     raw.clean(&[a, b, c, &elsewhere], &[&name]).await;
@@ -238,7 +240,7 @@ async fn deleted_targets_are_made_again() {
     let (name, raw) = (fresh("healed"), Raw::connect().await);
     let queue = format!("{name}.g");
     let broker = broker(&name).await;
-    let mut opened = Opened::open(&broker, &[&name], "g", |request| {
+    let mut source = open(&broker, &[&name], "g", |request| {
         request.retry = seconds(&[1]);
     })
     .await;
@@ -247,19 +249,19 @@ async fn deleted_targets_are_made_again() {
         raw.channel.queue_delete(queue.as_str().into(), Default::default()).await.unwrap();
     }
     raw.put(&queue, b"x", BasicProperties::default()).await;
-    let mut delivery = opened.next().await;
+    let mut delivery = source.next().await;
     let state = RetryState::default().failed(Timestamp::now());
     delivery.settle.retry_later(Duration::from_secs(1), &state).await.unwrap();
     delivery.settle.retry_later(Duration::from_secs(1), &state).await.unwrap();
     delivery.settle.ack().await.unwrap();
     for _ in 0..2 {
-        let mut again = opened.next().await;
+        let mut again = source.next().await;
         assert_eq!(again.retry.attempts, 1);
         again.settle.dead_letter(&letter(&again)).await.unwrap();
         again.settle.ack().await.unwrap();
     }
     assert_eq!(raw.drain(&format!("{queue}.dead")).await.len(), 2);
-    opened.close(LONG).await.1.unwrap();
+    source.close().await;
     let queues = ["", ".dead", ".retry.1s"].map(|end| format!("{queue}{end}"));
     raw.clean(&queues.each_ref().map(String::as_str), &[&name]).await;
 }
@@ -278,9 +280,9 @@ async fn nothing_is_settled_while_a_target_is_missing() {
         request.dead_letter = DeadLetterTarget::Named(dead.as_str().into());
         request.options.insert(options.clone());
     };
-    let mut opened = Opened::open(&broker, &[&name], "g", change).await;
+    let mut source = open(&broker, &[&name], "g", change).await;
     raw.put(&queue, b"x", BasicProperties::default()).await;
-    let mut delivery = opened.next().await;
+    let mut delivery = source.next().await;
     let letter = letter(&delivery);
     for _ in 0..3 {
         let error = delivery.settle.dead_letter(&letter).await.unwrap_err().to_string();
@@ -293,7 +295,7 @@ async fn nothing_is_settled_while_a_target_is_missing() {
     delivery.settle.dead_letter(&letter).await.unwrap();
     delivery.settle.ack().await.unwrap();
     assert_eq!(read(&raw.drain(&dead).await[0]), letter);
-    opened.close(LONG).await.1.unwrap();
+    source.close().await;
     assert_eq!(raw.count(&queue).await, 0);
     raw.clean(&[&queue, &dead], &[&name]).await;
 }
@@ -305,13 +307,13 @@ async fn copy_that_a_full_queue_refuses_is_not_stored() {
     let broker = broker(&name).await;
     // Declared by somebody else, with a limit.
     raw.queue_of_one(&dead).await;
-    let mut opened = Opened::open(&broker, &[&name], "g", |request| {
+    let mut source = open(&broker, &[&name], "g", |request| {
         request.retry = Retry::none();
     })
     .await;
     raw.put(&dead, b"another", BasicProperties::default()).await;
     raw.put(&queue, b"x", BasicProperties::default()).await;
-    let mut delivery = opened.next().await;
+    let mut delivery = source.next().await;
     let letter = letter(&delivery);
     for _ in 0..2 {
         let error = delivery.settle.dead_letter(&letter).await.unwrap_err().to_string();
@@ -322,7 +324,7 @@ async fn copy_that_a_full_queue_refuses_is_not_stored() {
     delivery.settle.dead_letter(&letter).await.unwrap();
     delivery.settle.ack().await.unwrap();
     assert_eq!(raw.drain(&dead).await[0].data, b"x");
-    opened.close(LONG).await.1.unwrap();
+    source.close().await;
     raw.clean(&[&queue, &dead], &[&name]).await;
 }
 
@@ -331,7 +333,7 @@ async fn headers_that_leave_no_room_stop_nothing() {
     let (name, raw) = (fresh("room"), Raw::connect().await);
     let queue = format!("{name}.g");
     let broker = broker(&name).await;
-    let mut opened = Opened::open(&broker, &[&name], "g", |request| {
+    let mut source = open(&broker, &[&name], "g", |request| {
         request.retry = seconds(&[1]);
     })
     .await;
@@ -339,7 +341,7 @@ async fn headers_that_leave_no_room_stop_nothing() {
     // A frame has 128 KiB.
     headers.insert("large".into(), AMQPValue::LongString(vec![b'x'; 130_700].into()));
     raw.publish(&name, &name, b"x", BasicProperties::default().with_headers(headers)).await;
-    let mut delivery = opened.next().await;
+    let mut delivery = source.next().await;
     let state = RetryState::default().failed(Timestamp::now());
     let later = delivery.settle.retry_later(Duration::from_secs(1), &state).await.unwrap();
     assert_eq!(later, Delayed::Hold);
@@ -347,7 +349,7 @@ async fn headers_that_leave_no_room_stop_nothing() {
     letter.topic.clone_from(&name);
     delivery.settle.dead_letter(&letter).await.unwrap();
     delivery.settle.ack().await.unwrap();
-    opened.close(LONG).await.1.unwrap();
+    source.close().await;
     let dead = raw.drain(&format!("{queue}.dead")).await.remove(0);
     assert_eq!((read(&dead), &dead.data[..]), (letter, &b"x"[..]));
     let headers = dead.properties.headers().as_ref().unwrap().inner();
@@ -361,15 +363,15 @@ async fn dead_letter_leaves_out_a_key_that_does_not_fit() {
     let (name, raw) = (fresh("long-key"), Raw::connect().await);
     let queue = format!("{name}.g");
     let broker = broker(&name).await;
-    let mut opened = Opened::open(&broker, &[&name], "g", |_| {}).await;
+    let mut source = open(&broker, &[&name], "g", |_| {}).await;
     let mut headers = FieldTable::default();
     headers.insert("message_key".into(), AMQPValue::LongString(vec![b'k'; 130_900].into()));
     raw.publish(&name, &name, b"x", BasicProperties::default().with_headers(headers)).await;
-    let mut delivery = opened.next().await;
+    let mut delivery = source.next().await;
     let letter = letter(&delivery).with_error("E", "x".repeat(1_024));
     delivery.settle.dead_letter(&letter).await.unwrap();
     delivery.settle.ack().await.unwrap();
-    opened.close(LONG).await.1.unwrap();
+    source.close().await;
     let dead = raw.drain(&format!("{queue}.dead")).await.remove(0);
     assert_eq!((read(&dead).error, &dead.data[..]), (letter.error, &b"x"[..]));
     let headers = dead.properties.headers().as_ref().unwrap().inner();
@@ -384,9 +386,9 @@ async fn delay_outside_the_schedule_makes_no_queue() {
     let queue = format!("{name}.g");
     let broker = broker(&name).await;
     let schedule = |request: &mut SubscribeRequest| request.retry = seconds(&[2, 60]);
-    let mut opened = Opened::open(&broker, &[&name], "g", schedule).await;
+    let mut source = open(&broker, &[&name], "g", schedule).await;
     raw.put(&queue, b"x", BasicProperties::default()).await;
-    let mut delivery = opened.next().await;
+    let mut delivery = source.next().await;
     let state = RetryState::default().failed(Timestamp::now());
     let longer = delivery.settle.retry_later(Duration::from_secs(61), &state).await.unwrap_err();
     assert!(longer.to_string().contains("61s") && longer.to_string().contains("60s"), "{longer}");
@@ -394,13 +396,13 @@ async fn delay_outside_the_schedule_makes_no_queue() {
     let later = delivery.settle.retry_later(Duration::from_millis(700), &state).await.unwrap();
     assert_eq!(later, Delayed::Scheduled);
     delivery.settle.ack().await.unwrap();
-    let mut again = opened.next().await;
+    let mut again = source.next().await;
     assert!(failed.elapsed() >= Duration::from_secs(2), "it waited with those of 2 s");
     again.settle.ack().await.unwrap();
     for end in ["700ms", "61s"] {
         assert!(!raw.exists(&format!("{queue}.retry.{end}")).await, "{end}");
     }
-    opened.close(LONG).await.1.unwrap();
+    source.close().await;
     let queues = ["", ".dead", ".retry.2s", ".retry.60s"].map(|end| format!("{queue}{end}"));
     raw.clean(&queues.each_ref().map(String::as_str), &[&name]).await;
 }

@@ -12,7 +12,7 @@ use integration_tests::amqp::{self, Raw, fresh, header};
 use integration_tests::amqp_frames::{
     CORRELATION_ID, HEADERS, RawPublisher, TYPE, nested_header, short, text_header,
 };
-use integration_tests::consuming::stand::until;
+use integration_tests::consuming::fixture::until;
 use integration_tests::consuming::work::Work;
 use integration_tests::control::ctl;
 use integration_tests::interop::Ear;

@@ -10,11 +10,10 @@ use cqrs_core::{
 };
 use cqrs_kafka::{KafkaConfig, KafkaMessageBroker};
 use cqrs_macros::Notification;
+use integration_tests::consuming::TIMEOUT;
 use integration_tests::kafka::{Raw, create_topic, fresh_topic, write};
 use integration_tests::{log, servers};
 use serde::{Deserialize, Serialize};
-
-use crate::consuming::PATIENCE;
 
 #[derive(Debug, Clone, Serialize, Deserialize, Notification)]
 #[cqrs(crate = "cqrs_core", topic = "orders")]
@@ -69,7 +68,7 @@ async fn stuck_key_leaves_room_for_other_partitions() {
     let health = service.health();
     let counts = Arc::clone(&handled);
     let done = async move {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         let count = |prefix: &str| -> usize {
             let all = counts.lock().unwrap();
             all.iter().filter(|(key, _)| key.starts_with(prefix)).map(|(_, seen)| seen.len()).sum()
@@ -87,14 +86,14 @@ async fn stuck_key_leaves_room_for_other_partitions() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         write(&topic, late).await;
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         while count("key") < 1_000 {
             assert!(Instant::now() < end, "{} of the other partition handled", count("key"));
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         assert_eq!(count("stuck"), 0);
         *stuck.lock().unwrap() = false;
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         while count("stuck") <= BEHIND as usize {
             assert!(Instant::now() < end, "{} of the stuck key handled", count("stuck"));
             tokio::time::sleep(Duration::from_millis(50)).await;

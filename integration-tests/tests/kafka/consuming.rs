@@ -2,13 +2,12 @@
 //! what is committed, and what a rebalance does.
 
 use std::collections::HashMap;
-use std::future::poll_fn;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cqrs_core::consume::{
-    Delayed, Source, SourceDelivery, SourceStatus, StatusReporter, SubscribeErrorKind,
-    SubscribeRequest, TopicSet,
+    Delayed, Source, SourceDelivery, SourceStatus, SubscribeErrorKind, SubscribeRequest, TopicSet,
 };
 use cqrs_core::{
     DeadLetter, DeadLetterReason, MessageBroker, Retry, RetryState, StartAt, Subscribe, Timestamp,
@@ -17,6 +16,9 @@ use cqrs_kafka::{
     Assignor, ErrorKind, KafkaConfig, KafkaError, KafkaMessageBroker, KafkaSubscription, RetryMode,
     Sasl, TlsConfig,
 };
+use cqrs_testkit::TestSource;
+use cqrs_testkit::source::{is_consuming, text};
+use integration_tests::consuming::{self, TIMEOUT};
 use integration_tests::kafka::{
     Raw, commit, committed, create_topic, ends, fresh_topic, proxy, read_raw, write,
     write_transaction,
@@ -24,74 +26,42 @@ use integration_tests::kafka::{
 use integration_tests::{log, servers};
 use tokio::sync::watch;
 
-/// Longer than a rebalance takes on a busy machine.
-pub(super) const PATIENCE: Duration = Duration::from_secs(40);
-
-/// A subscription that is open.
+/// A member of a group: an open source with a broker value of its own.
 pub(super) struct Member {
-    pub(super) source: Box<dyn Source>,
-    pub(super) status: watch::Receiver<SourceStatus>,
+    source: TestSource,
     broker: KafkaMessageBroker,
 }
 
-impl Member {
-    pub(super) async fn open(
-        request: SubscribeRequest,
-        status: watch::Receiver<SourceStatus>,
-    ) -> Self {
-        log::show_warnings();
-        let broker = KafkaMessageBroker::new(KafkaConfig::new([servers::kafka()])).unwrap();
-        let opened = tokio::time::timeout(PATIENCE, broker.subscribe(request));
-        let source = opened.await.expect("it opens in time").unwrap();
-        Self { source, status, broker }
-    }
+impl Deref for Member {
+    type Target = TestSource;
 
-    /// The next delivery.
-    pub(super) async fn next(&mut self) -> SourceDelivery {
-        self.next_within(PATIENCE).await.expect("a delivery in time")
-    }
-
-    pub(super) async fn next_within(&mut self, patience: Duration) -> Option<SourceDelivery> {
-        let next = poll_fn(|cx| self.source.poll_next(cx));
-        tokio::time::timeout(patience, next).await.ok().map(|next| next.unwrap().unwrap())
-    }
-
-    /// The next ones, by offset, all begun.
-    pub(super) async fn take(&mut self, count: usize) -> Vec<SourceDelivery> {
-        let mut all = Vec::new();
-        while all.len() < count {
-            let mut delivery = self.next().await;
-            assert!(delivery.settle.begin());
-            all.push(delivery);
-        }
-        all
-    }
-
-    /// Acks the next ones, one after the other, and tells their bodies.
-    pub(super) async fn handle(&mut self, count: usize) -> Vec<String> {
-        let mut bodies = Vec::new();
-        while bodies.len() < count {
-            let mut delivery = self.next().await;
-            assert!(delivery.settle.begin());
-            bodies.push(body(&delivery));
-            delivery.settle.ack().await.unwrap();
-        }
-        bodies
-    }
-
-    pub(super) async fn consuming(&mut self) {
-        let consuming = self.status.wait_for(|status| *status == SourceStatus::Consuming);
-        tokio::time::timeout(PATIENCE, consuming).await.expect("it consumes in time").unwrap();
-    }
-
-    pub(super) async fn close(self) {
-        self.source.close(Duration::from_secs(20)).await.unwrap();
-        let _ = self.broker.shutdown(Duration::from_secs(5)).await;
+    fn deref(&self) -> &TestSource {
+        &self.source
     }
 }
 
-fn body(delivery: &SourceDelivery) -> String {
-    String::from_utf8(delivery.message.bytes().to_vec()).unwrap()
+impl DerefMut for Member {
+    fn deref_mut(&mut self) -> &mut TestSource {
+        &mut self.source
+    }
+}
+
+impl Member {
+    pub(super) async fn open(request: SubscribeRequest) -> Self {
+        let config = KafkaConfig::new([servers::kafka()]);
+        Self::at(KafkaMessageBroker::new(config).unwrap(), request).await
+    }
+
+    async fn at(broker: KafkaMessageBroker, request: SubscribeRequest) -> Self {
+        log::show_warnings();
+        let source = TestSource::open(&broker, request, TIMEOUT).await.unwrap();
+        Self { source, broker }
+    }
+
+    pub(super) async fn close(self) {
+        self.source.close().await;
+        let _ = self.broker.shutdown(Duration::from_secs(5)).await;
+    }
 }
 
 fn offset(delivery: &SourceDelivery) -> i64 {
@@ -105,28 +75,12 @@ pub(super) fn options() -> KafkaSubscription {
         .with_raw("topic.metadata.refresh.interval.ms", "1000")
 }
 
-pub(super) fn request(
-    topic: &str,
-    group: &str,
-    options: KafkaSubscription,
-) -> (SubscribeRequest, watch::Receiver<SourceStatus>) {
-    request_of(TopicSet::Named(vec![topic.into()]), group, options)
-}
-
-fn request_of(
-    topics: TopicSet,
-    group: &str,
-    options: KafkaSubscription,
-) -> (SubscribeRequest, watch::Receiver<SourceStatus>) {
-    let (reporter, status) = StatusReporter::new();
-    let mut request = SubscribeRequest::new(topics, group, reporter);
-    request.options.insert(options);
-    (request, status)
+pub(super) fn request(topic: &str, group: &str, options: KafkaSubscription) -> SubscribeRequest {
+    consuming::request(&[topic], group, |request| request.options.insert(options)).0
 }
 
 async fn join(topic: &str, group: &str) -> Member {
-    let (request, status) = request(topic, group, options());
-    Member::open(request, status).await
+    Member::open(request(topic, group, options())).await
 }
 
 /// A topic with records `0`, `1`, … of one key, and a group for it.
@@ -140,7 +94,7 @@ async fn prepared(test: &str, partitions: i32, records: usize) -> (String, Strin
 
 /// Waits until the group committed this offset of partition 0; tells the metadata.
 async fn wait_for_commit(group: &str, topic: &str, offset: i64) -> String {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     loop {
         let (found, metadata) = committed(group, topic, 0).await;
         if found == Some(offset) {
@@ -154,7 +108,7 @@ async fn wait_for_commit(group: &str, topic: &str, offset: i64) -> String {
 /// The same for one that still consumes: what comes again meanwhile, after a rebalance that a busy
 /// machine caused, is settled again.
 async fn settle_until_committed(member: &mut Member, group: &str, topic: &str, offset: i64) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     let mut again = Vec::new();
     loop {
         let (found, metadata) = committed(group, topic, 0).await;
@@ -167,7 +121,7 @@ async fn settle_until_committed(member: &mut Member, group: &str, topic: &str, o
             *member.status.borrow(),
         );
         if let Some(mut delivery) = member.next_within(Duration::from_millis(100)).await {
-            again.push(body(&delivery));
+            again.push(text(&delivery));
             if delivery.settle.begin() {
                 let _ = delivery.settle.ack().await;
             }
@@ -179,8 +133,8 @@ async fn settle_until_committed(member: &mut Member, group: &str, topic: &str, o
 async fn what_was_acked_does_not_come_again_and_the_rest_does() {
     let (topic, group) = prepared("ack", 1, 5).await;
     let mut member = join(&topic, &group).await;
-    let mut deliveries = member.take(5).await;
-    assert_eq!(deliveries.iter().map(body).collect::<Vec<_>>(), ["0", "1", "2", "3", "4"]);
+    let mut deliveries = member.begin(5).await;
+    assert_eq!(deliveries.iter().map(text).collect::<Vec<_>>(), ["0", "1", "2", "3", "4"]);
     let first = &deliveries[0].message;
     assert_eq!((&*first.topic, first.partition, first.offset), (&*topic, Some(0), Some(0)));
     assert_eq!(first.key.as_deref(), Some(&b"key"[..]));
@@ -195,10 +149,10 @@ async fn what_was_acked_does_not_come_again_and_the_rest_does() {
     assert_eq!(committed(&group, &topic, 0).await, (Some(2), "cqrs1;d=3.2".into()), "a good end");
 
     let mut member = join(&topic, &group).await;
-    assert_eq!(member.handle(1).await, ["2"]);
+    assert_eq!(member.ack(1).await, ["2"]);
     wait_for_commit(&group, &topic, 5).await;
     write(&topic, vec![Raw::new("key", "5")]).await;
-    assert_eq!(member.handle(1).await, ["5"], "3 and 4 were done");
+    assert_eq!(member.ack(1).await, ["5"], "3 and 4 were done");
     member.close().await;
     assert_eq!(committed(&group, &topic, 0).await.0, Some(6), "the close commits");
 }
@@ -210,9 +164,9 @@ async fn a_dropped_delivery_comes_again_before_what_follows_it() {
     let first = member.next().await;
     drop(first);
     let again = member.next().await;
-    assert_eq!((body(&again), again.message.redelivered), ("0".into(), true));
+    assert_eq!((text(&again), again.message.redelivered), ("0".into(), true));
     drop(again);
-    assert_eq!(member.handle(3).await, ["0", "1", "2"]);
+    assert_eq!(member.ack(3).await, ["0", "1", "2"]);
     member.close().await;
     assert_eq!(committed(&group, &topic, 0).await.0, Some(3));
 }
@@ -221,7 +175,7 @@ async fn a_dropped_delivery_comes_again_before_what_follows_it() {
 async fn a_source_that_was_dropped_leaves_and_commits() {
     let (topic, group) = prepared("gone", 1, 2).await;
     let mut member = join(&topic, &group).await;
-    let mut deliveries = member.take(2).await;
+    let mut deliveries = member.begin(2).await;
     deliveries[0].settle.ack().await.unwrap();
     let started = Instant::now();
     drop(member);
@@ -230,26 +184,26 @@ async fn a_source_that_was_dropped_leaves_and_commits() {
     wait_for_commit(&group, &topic, 1).await;
     assert!(deliveries[1].settle.ack().await.is_err(), "too late");
     let mut member = join(&topic, &group).await;
-    assert_eq!(member.handle(1).await, ["1"]);
+    assert_eq!(member.ack(1).await, ["1"]);
     member.close().await;
 }
 
 #[tokio::test]
 async fn no_more_than_the_cap_is_out() {
     let (topic, group) = prepared("cap", 1, 100).await;
-    let (mut request, status) = request(&topic, &group, options());
+    let mut request = request(&topic, &group, options());
     request.max_unsettled = Some(10);
-    let mut member = Member::open(request, status).await;
-    let mut out = member.take(10).await;
+    let mut member = Member::open(request).await;
+    let mut out = member.begin(10).await;
     assert!(member.next_within(Duration::from_secs(1)).await.is_none(), "the cap holds");
     drop(out.pop());
     let again = member.next().await;
-    assert_eq!(body(&again), "9", "a dropped one makes no room for others: it comes again");
+    assert_eq!(text(&again), "9", "a dropped one makes no room for others: it comes again");
     out.push(again);
     for delivery in &mut out {
         delivery.settle.ack().await.unwrap();
     }
-    assert_eq!(member.handle(90).await, (10..100).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert_eq!(member.ack(90).await, (10..100).map(|n| n.to_string()).collect::<Vec<_>>());
     member.close().await;
 }
 
@@ -260,14 +214,13 @@ async fn no_more_bytes_than_the_cap_are_out() {
     let large = "x".repeat(10_000);
     write(&topic, (0..20).map(|_| Raw::new("key", &large)).collect()).await;
     let few = options().with_max_unsettled_bytes(35_000);
-    let (request, status) = request(&topic, &format!("g-{topic}"), few);
-    let mut member = Member::open(request, status).await;
-    let mut out = member.take(4).await;
+    let mut member = Member::open(request(&topic, &format!("g-{topic}"), few)).await;
+    let mut out = member.begin(4).await;
     assert!(member.next_within(Duration::from_secs(1)).await.is_none(), "the cap holds");
     for delivery in &mut out {
         delivery.settle.ack().await.unwrap();
     }
-    member.handle(16).await;
+    member.ack(16).await;
     member.close().await;
 }
 
@@ -280,10 +233,10 @@ fn impatient() -> KafkaSubscription {
 #[tokio::test]
 async fn a_handler_slower_than_the_poll_interval_keeps_its_partition() {
     let (topic, group) = prepared("slow", 1, 30).await;
-    let (mut request, status) = request(&topic, &group, impatient());
+    let mut request = request(&topic, &group, impatient());
     request.max_unsettled = Some(10);
-    let mut member = Member::open(request, status).await;
-    let mut out = member.take(10).await;
+    let mut member = Member::open(request).await;
+    let mut out = member.begin(10).await;
     // The handler: three poll intervals long, and no room for anything else.
     tokio::time::sleep(Duration::from_secs(20)).await;
     let full = matches!(*member.status.borrow(), SourceStatus::Full { .. });
@@ -292,15 +245,15 @@ async fn a_handler_slower_than_the_poll_interval_keeps_its_partition() {
         assert!(!delivery.settle.is_revoked());
         delivery.settle.ack().await.unwrap();
     }
-    assert_eq!(member.handle(20).await, (10..30).map(|n| n.to_string()).collect::<Vec<_>>());
-    member.consuming().await;
+    assert_eq!(member.ack(20).await, (10..30).map(|n| n.to_string()).collect::<Vec<_>>());
+    member.wait_for(is_consuming).await;
     member.close().await;
     assert_eq!(committed(&group, &topic, 0).await.0, Some(30));
 }
 
 /// Waits until the delivery's partition is taken away.
 async fn revoked(delivery: &SourceDelivery) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while !delivery.settle.is_revoked() {
         assert!(Instant::now() < end, "the partition is not revoked");
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -317,9 +270,8 @@ async fn two_running(
     let record = |partition| Raw { partition, ..Raw::new("key", &partition.to_string()) };
     write(&topic, vec![record(0), record(1)]).await;
     let group = format!("g-{topic}");
-    let (request, status) = request(&topic, &group, options.clone());
-    let mut member = Member::open(request, status).await;
-    let mut out = member.take(2).await;
+    let mut member = Member::open(request(&topic, &group, options.clone())).await;
+    let mut out = member.begin(2).await;
     out.sort_by_key(|delivery| delivery.message.partition);
     (topic, group, member, out)
 }
@@ -328,8 +280,7 @@ async fn two_running(
 async fn a_revoke_waits_for_handlers_and_commits_what_they_did() {
     let options = options();
     let (topic, group, mut member, mut out) = two_running("drain", &options).await;
-    let (second, status) = request(&topic, &group, options);
-    let mut second = Member::open(second, status).await;
+    let mut second = Member::open(request(&topic, &group, options)).await;
     revoked(&out[0]).await;
     assert!(out[0].settle.begin(), "it runs already");
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -337,8 +288,8 @@ async fn a_revoke_waits_for_handlers_and_commits_what_they_did() {
         delivery.settle.ack().await.expect("settled within the drain");
     }
     let started = Instant::now();
-    second.consuming().await;
-    member.consuming().await;
+    second.wait_for(is_consuming).await;
+    member.wait_for(is_consuming).await;
     println!("LEDGER kafka revoke released after={:.1?}", started.elapsed());
     for partition in [0, 1] {
         assert_eq!(committed(&group, &topic, partition).await.0, Some(1));
@@ -353,8 +304,7 @@ async fn a_revoke_waits_for_handlers_and_commits_what_they_did() {
 async fn a_handler_longer_than_the_drain_loses_its_message_to_the_new_owner() {
     let options = options().with_revoke_drain(Duration::from_secs(2));
     let (topic, group, mut member, mut out) = two_running("overrun", &options).await;
-    let (second, status) = request(&topic, &group, options);
-    let mut second = Member::open(second, status).await;
+    let mut second = Member::open(request(&topic, &group, options)).await;
     revoked(&out[0]).await;
     let revoked_at = Instant::now();
     let next = second.next().await;
@@ -372,7 +322,7 @@ async fn a_handler_longer_than_the_drain_loses_its_message_to_the_new_owner() {
     assert!(mine.settle.begin());
     mine.settle.ack().await.unwrap();
     drop(next);
-    second.handle(1).await;
+    second.ack(1).await;
     second.close().await;
     member.close().await;
 }
@@ -383,16 +333,15 @@ async fn late_ack_fails_after_the_last_commit_of_a_revoke() {
     let (topic, group, mut member, mut first) = two_running("late-ack", &options).await;
     let record = |partition| Raw { partition, ..Raw::new("other", "late") };
     write(&topic, vec![record(0), record(1)]).await;
-    let mut late = member.take(2).await;
-    let (second, status) = request(&topic, &group, options);
-    let mut second = Member::open(second, status).await;
+    let mut late = member.begin(2).await;
+    let mut second = Member::open(request(&topic, &group, options)).await;
     revoked(&late[0]).await;
     // There is something new to commit when the drain is over.
     for delivery in &mut first {
         delivery.settle.ack().await.expect("settled within the drain");
     }
     let next = second.next().await;
-    assert_eq!(body(&next), "late");
+    assert_eq!(text(&next), "late");
     for delivery in &mut late {
         delivery.settle.ack().await.expect_err("its epoch is over");
     }
@@ -410,8 +359,7 @@ async fn held_and_waiting_deliveries_do_not_delay_a_revoke() {
         let delay = Duration::from_secs(60);
         assert_eq!(delivery.settle.retry_later(delay, &state).await.unwrap(), Delayed::Hold);
     }
-    let (second, status) = request(&topic, &group, options);
-    let mut second = Member::open(second, status).await;
+    let mut second = Member::open(request(&topic, &group, options)).await;
     revoked(&out[0]).await;
     let started = Instant::now();
     let next = second.next().await;
@@ -431,17 +379,15 @@ async fn a_lost_partition_commits_nothing_and_its_late_acks_do_not_count() {
     let (proxy, _alone) = proxy().await;
     let broker = KafkaMessageBroker::new(KafkaConfig::new([servers::kafka_proxied()])).unwrap();
     let options = impatient().with_commit_interval(Duration::from_secs(1));
-    let (request, status) = request(&topic, &group, options);
-    let source = tokio::time::timeout(PATIENCE, broker.subscribe(request)).await.unwrap().unwrap();
-    let mut member = Member { source, status, broker };
-    let mut out = member.take(3).await;
+    let mut member = Member::at(broker, request(&topic, &group, options)).await;
+    let mut out = member.begin(3).await;
     // Nothing passes, and the connections stay: the group gives the member up.
     proxy.blackhole(true);
     let mut first = out.remove(0);
     first.settle.ack().await.unwrap();
     // Another one takes the partition over while the member knows nothing of it.
     let mut other = join(&topic, &group).await;
-    let mut taken = other.take(3).await;
+    let mut taken = other.begin(3).await;
     taken[0].settle.ack().await.unwrap();
     taken[1].settle.ack().await.unwrap();
     wait_for_commit(&group, &topic, 2).await;
@@ -455,8 +401,8 @@ async fn a_lost_partition_commits_nothing_and_its_late_acks_do_not_count() {
     assert!(committed(&group, &topic, 0).await.0 >= Some(2), "the lost one commits nothing");
     drop(taken);
     other.close().await;
-    assert_eq!(member.handle(1).await, ["2"], "it joined again");
-    member.consuming().await;
+    assert_eq!(member.ack(1).await, ["2"], "it joined again");
+    member.wait_for(is_consuming).await;
     member.close().await;
     assert_eq!(committed(&group, &topic, 0).await.0, Some(3));
 }
@@ -465,7 +411,7 @@ async fn a_lost_partition_commits_nothing_and_its_late_acks_do_not_count() {
 async fn attempts_survive_a_restart() {
     let (topic, group) = prepared("attempts", 1, 3).await;
     let mut member = join(&topic, &group).await;
-    let mut out = member.take(3).await;
+    let mut out = member.begin(3).await;
     let failed_at: Timestamp = "2026-01-02T03:04:05.678901Z".parse().unwrap();
     let state = RetryState::default().failed(failed_at).failed(Timestamp::now());
     let delay = Duration::from_secs(300);
@@ -497,7 +443,7 @@ async fn foreign_metadata_is_ignored() {
     let first = member.next().await;
     assert_eq!((offset(&first), first.retry), (1, RetryState::default()));
     drop(first);
-    assert_eq!(member.handle(2).await, ["1", "2"]);
+    assert_eq!(member.ack(2).await, ["1", "2"]);
     member.close().await;
 }
 
@@ -520,11 +466,11 @@ async fn retry_topics_are_never_early_and_short_delays_do_not_wait_for_long_ones
     write(&topic, vec![long, short]).await;
     let group = format!("g-{topic}");
     let topics = options().with_retry_mode(RetryMode::Topics);
-    let (mut request, status) = request(&topic, &group, topics);
+    let mut request = request(&topic, &group, topics);
     // So far apart that the short one is handled before the long one is due.
     request.retry = delayed(&[2, 15]);
-    let mut member = Member::open(request, status).await;
-    let mut out = member.take(2).await;
+    let mut member = Member::open(request).await;
+    let mut out = member.begin(2).await;
     let started = Instant::now();
     let state = RetryState::default().failed(Timestamp::now());
     for (delivery, delay) in out.iter_mut().zip([15, 2]) {
@@ -535,7 +481,7 @@ async fn retry_topics_are_never_early_and_short_delays_do_not_wait_for_long_ones
     }
     let mut second = member.next().await;
     let early = started.elapsed();
-    assert_eq!(body(&second), "short");
+    assert_eq!(text(&second), "short");
     assert!(early >= Duration::from_secs(2) && early < Duration::from_secs(15), "{early:?}");
     assert_eq!(
         second.message.timestamp,
@@ -548,7 +494,7 @@ async fn retry_topics_are_never_early_and_short_delays_do_not_wait_for_long_ones
     assert!(late >= Duration::from_secs(15) && late < Duration::from_secs(60), "{late:?}");
     println!("LEDGER kafka retry topics delays=2s,15s came_after={early:.2?},{late:.2?}");
     let message = &first.message;
-    assert_eq!((body(&first).as_str(), &*message.topic), ("long", &*topic));
+    assert_eq!((text(&first).as_str(), &*message.topic), ("long", &*topic));
     assert_eq!((message.partition, message.offset), (Some(0), Some(0)));
     assert_eq!(message.key.as_deref(), Some(&b"key"[..]));
     assert_eq!(message.headers.iter().collect::<Vec<_>>(), [("text", "value")]);
@@ -577,10 +523,10 @@ async fn a_retry_copy_waits_through_a_restart() {
     let (topic, group) = prepared("restart", 1, 1).await;
     let open = async || {
         let topics = options().with_retry_mode(RetryMode::Topics);
-        let (mut request, status) = request(&topic, &group, topics);
+        let mut request = request(&topic, &group, topics);
         request.start = StartAt::Latest;
         request.retry = delayed(&[5]);
-        Member::open(request, status).await
+        Member::open(request).await
     };
     commit(&group, &topic, 0, 0, "").await;
     let mut member = open().await;
@@ -595,7 +541,7 @@ async fn a_retry_copy_waits_through_a_restart() {
     assert!(started.elapsed() >= Duration::from_secs(5), "{:?}", started.elapsed());
     assert_eq!(again.retry.attempts, 1, "though the group starts with the latest");
     drop(again);
-    assert_eq!(member.handle(1).await, ["0"]);
+    assert_eq!(member.ack(1).await, ["0"]);
     member.close().await;
 }
 
@@ -624,7 +570,7 @@ async fn a_dead_letter_is_the_record_byte_for_byte() {
     let mut member = join(&topic, &group).await;
     let dead = format!("{topic}.{group}.dead");
     let mut letters = HashMap::new();
-    for mut delivery in member.take(3).await {
+    for mut delivery in member.begin(3).await {
         let message = &delivery.message;
         assert_eq!(message.is_tombstone(), message.partition == Some(0));
         assert_eq!(message.is_empty(), message.partition == Some(1));
@@ -666,13 +612,12 @@ async fn a_dead_letter_that_cannot_be_written_settles_nothing() {
     let mut config = KafkaConfig::new([servers::kafka()]);
     config.publish_timeout = Duration::from_secs(3);
     let broker = KafkaMessageBroker::new(config).unwrap();
-    let (mut request, status) = request(&topic, &group, options().with_create_topics(None));
+    let mut request = request(&topic, &group, options().with_create_topics(None));
     // Takes no record of this size, whoever writes it.
     let dead = fresh_topic("tiny");
     create_topic(&dead, 1, &[("max.message.bytes", "10")]).await;
     request.dead_letter = cqrs_core::DeadLetterTarget::Named(dead.into());
-    let source = broker.subscribe(request).await.unwrap();
-    let mut member = Member { source, status, broker };
+    let mut member = Member::at(broker, request).await;
     let mut delivery = member.next().await;
     let letter = DeadLetter::new(DeadLetterReason::Permanent, &*topic, &*group);
     let error = delivery.settle.dead_letter(&letter).await.unwrap_err();
@@ -680,7 +625,7 @@ async fn a_dead_letter_that_cannot_be_written_settles_nothing() {
     assert!(error.to_string().contains("no confirmed copy"), "{error}");
     assert!(std::error::Error::source(&error).is_some());
     drop(delivery);
-    assert_eq!(body(&member.next().await), "0");
+    assert_eq!(text(&member.next().await), "0");
     member.close().await;
     assert_eq!(committed(&group, &topic, 0).await.0, Some(0), "nothing is done");
 }
@@ -697,12 +642,13 @@ async fn a_pattern_takes_new_topics_and_no_dead_letters() {
     write(&format!("x{}", name("one")), vec![Raw::new("key", "anchored")]).await;
     let pattern = format!("{}\\.(one.*|two)", base.replace('.', "\\."));
     let group = format!("g-{base}");
-    let (request, status) = request_of(TopicSet::Pattern(pattern.into()), &group, options());
-    let mut member = Member::open(request, status).await;
-    assert_eq!(member.handle(1).await, ["one"]);
+    let mut request = request("", &group, options());
+    request.topics = TopicSet::Pattern(pattern.into());
+    let mut member = Member::open(request).await;
+    assert_eq!(member.ack(1).await, ["one"]);
     create_topic(&name("two"), 1, &[]).await;
     write(&name("two"), vec![Raw::new("key", "two")]).await;
-    assert_eq!(member.handle(1).await, ["two"]);
+    assert_eq!(member.ack(1).await, ["two"]);
     assert!(member.next_within(Duration::from_secs(1)).await.is_none());
     member.close().await;
 }
@@ -715,25 +661,25 @@ async fn a_new_group_starts_where_it_is_told() {
     let record = |n: i64| Raw { timestamp: Some(at(n)), ..Raw::new("key", &n.to_string()) };
     write(&topic, (0..10).map(record).collect()).await;
     let open = async |start: StartAt, group: &str| {
-        let (mut request, status) = request(&topic, group, options());
+        let mut request = request(&topic, group, options());
         request.start = start;
-        let mut member = Member::open(request, status).await;
-        member.consuming().await;
+        let member = Member::open(request).await;
+        member.wait_for(is_consuming).await;
         member
     };
     let since = UNIX_EPOCH + Duration::from_millis(at(7) as u64 - 500);
     let group = format!("time-{topic}");
     let mut member = open(StartAt::Time(since), &group).await;
-    assert_eq!(member.handle(1).await, ["7"]);
+    assert_eq!(member.ack(1).await, ["7"]);
     member.close().await;
     let mut member = open(StartAt::Time(since), &group).await;
-    assert_eq!(member.handle(2).await, ["8", "9"], "what is committed wins");
+    assert_eq!(member.ack(2).await, ["8", "9"], "what is committed wins");
     member.close().await;
 
     let mut late = open(StartAt::Latest, &format!("latest-{topic}")).await;
     let mut never = open(StartAt::Time(SystemTime::now()), &format!("now-{topic}")).await;
     assert!(late.next_within(Duration::from_secs(2)).await.is_none());
-    let (end, mut records) = (Instant::now() + PATIENCE, 10);
+    let (end, mut records) = (Instant::now() + TIMEOUT, 10);
     for member in [&mut late, &mut never] {
         // Only a fetch that is under way knows where the end was: it may miss the first ones.
         let mut new = loop {
@@ -744,14 +690,14 @@ async fn a_new_group_starts_where_it_is_told() {
                 break new;
             }
         };
-        assert_eq!(body(&new), "new");
+        assert_eq!(text(&new), "new");
         assert!(new.settle.begin());
         new.settle.ack().await.unwrap();
     }
     late.close().await;
     never.close().await;
     let mut all = open(StartAt::Earliest, &format!("oldest-{topic}")).await;
-    assert_eq!(all.handle(records).await.len(), records);
+    assert_eq!(all.ack(records).await.len(), records);
     all.close().await;
 }
 
@@ -763,11 +709,10 @@ async fn a_static_member_comes_back_without_a_rebalance() {
     write(&topic, vec![record(0), record(1)]).await;
     let group = format!("g-{topic}");
     let open = async |id: &str| {
-        let (request, status) = request(&topic, &group, options().with_group_instance_id(id));
-        Member::open(request, status).await
+        Member::open(request(&topic, &group, options().with_group_instance_id(id))).await
     };
     let (mut one, mut two) = (open("one").await, open("two").await);
-    let mine = tokio::time::timeout(PATIENCE, async {
+    let mine = tokio::time::timeout(TIMEOUT, async {
         // Until both have one partition each, what came before is dropped.
         loop {
             let first = one.next().await;
@@ -802,7 +747,7 @@ async fn commits_pass_markers_and_aborted_transactions() {
     write_transaction(&topic, records(6), true).await;
     let group = format!("g-{topic}");
     let mut member = join(&topic, &group).await;
-    assert_eq!(member.handle(6).await, ["0", "1", "2", "6", "7", "8"]);
+    assert_eq!(member.ack(6).await, ["0", "1", "2", "6", "7", "8"]);
     // Three records and a marker each: the last record is at 10, its marker at 11.
     settle_until_committed(&mut member, &group, &topic, 12).await;
     assert_eq!(ends(&topic, 0).await.1, 12, "no lag is left");
@@ -816,9 +761,8 @@ async fn commits_pass_markers_and_aborted_transactions() {
 async fn a_cooperative_rebalance_leaves_alone_what_stays() {
     let options = options().with_assignors([Assignor::CooperativeSticky]);
     let (topic, group, mut member, mut out) = two_running("cooperative", &options).await;
-    let (second, status) = request(&topic, &group, options);
-    let mut second = Member::open(second, status).await;
-    let end = Instant::now() + PATIENCE;
+    let mut second = Member::open(request(&topic, &group, options)).await;
+    let end = Instant::now() + TIMEOUT;
     let goes = loop {
         if let Some(goes) = out.iter().position(|delivery| delivery.settle.is_revoked()) {
             break goes;
@@ -828,12 +772,12 @@ async fn a_cooperative_rebalance_leaves_alone_what_stays() {
     };
     let mut goes = out.remove(goes);
     goes.settle.ack().await.unwrap();
-    second.consuming().await;
+    second.wait_for(is_consuming).await;
     let partition = goes.message.partition.unwrap();
     let more = |partition| Raw { partition, ..Raw::new("key", "more") };
     write(&topic, vec![more(0), more(1)]).await;
     let moved = second.next().await;
-    assert_eq!((moved.message.partition, body(&moved)), (Some(partition), "more".into()));
+    assert_eq!((moved.message.partition, text(&moved)), (Some(partition), "more".into()));
     assert!(!out[0].settle.is_revoked(), "the other one stayed");
     let stayed = member.next().await;
     assert_eq!(stayed.message.partition, out[0].message.partition);
@@ -849,8 +793,8 @@ async fn a_wrong_password_is_told() {
         .with_tls(TlsConfig::new().with_ca(servers::certs("ca.pem")))
         .with_sasl(Sasl::plain(servers::KAFKA_USER.0, "not-the-password"));
     let broker = KafkaMessageBroker::new(config).unwrap();
-    let (request, status) = request("any", "any", options());
-    let opened = tokio::time::timeout(PATIENCE, broker.subscribe(request)).await;
+    let (request, status) = consuming::request(&["any"], "any", |_| {});
+    let opened = tokio::time::timeout(TIMEOUT, broker.subscribe(request)).await;
     let error = opened.expect("in time").expect_err("refused");
     assert_eq!(error.kind(), SubscribeErrorKind::Forbidden, "{error}");
     let cause: &KafkaError = std::error::Error::source(&error).unwrap().downcast_ref().unwrap();
@@ -865,11 +809,11 @@ async fn a_wrong_password_is_told() {
 #[tokio::test]
 async fn a_subscription_waits_for_its_server() {
     let broker = KafkaMessageBroker::new(KafkaConfig::new(["localhost:1"])).unwrap();
-    let (request, mut status) = request("any", "any", options());
+    let (request, mut status) = consuming::request(&["any"], "any", |_| {});
     let opening = tokio::spawn(async move { broker.subscribe(request).await.map(drop) });
     let told = status
         .wait_for(|status| matches!(status, SourceStatus::Connecting { last_error: Some(_) }));
-    tokio::time::timeout(PATIENCE, told).await.expect("it says why").unwrap();
+    tokio::time::timeout(TIMEOUT, told).await.expect("it says why").unwrap();
     assert!(!opening.is_finished());
     opening.abort();
     assert!(opening.await.unwrap_err().is_cancelled());
@@ -879,14 +823,14 @@ async fn a_subscription_waits_for_its_server() {
 async fn a_missing_topic_is_told_and_waited_for() {
     let topic = fresh_topic("missing");
     let mut member = join(&topic, &format!("g-{topic}")).await;
-    let told = member.status.wait_for(|status| match status {
+    let names_topic = |status: &SourceStatus| match status {
         SourceStatus::Connecting { last_error: Some(error) } => error.contains(&topic),
         _ => false,
-    });
-    tokio::time::timeout(PATIENCE, told).await.expect("it says what is missing").unwrap();
+    };
+    member.wait_for(names_topic).await;
     create_topic(&topic, 1, &[]).await;
     write(&topic, vec![Raw::new("key", "at last")]).await;
-    assert_eq!(member.handle(1).await, ["at last"]);
+    assert_eq!(member.ack(1).await, ["at last"]);
     assert_eq!(*member.status.borrow(), SourceStatus::Consuming);
     member.close().await;
 }
@@ -895,9 +839,9 @@ async fn a_missing_topic_is_told_and_waited_for() {
 async fn a_stopped_source_ends_and_settles_what_is_out() {
     let (topic, group) = prepared("stop", 1, 20).await;
     let mut member = join(&topic, &group).await;
-    let mut out = member.take(3).await;
-    member.source.stop().await;
-    assert!(poll_fn(|cx| member.source.poll_next(cx)).await.is_none());
+    let mut out = member.begin(3).await;
+    member.stop().await;
+    assert!(member.poll().await.is_none());
     for delivery in &mut out {
         delivery.settle.ack().await.unwrap();
     }
@@ -906,7 +850,7 @@ async fn a_stopped_source_ends_and_settles_what_is_out() {
     member.close().await;
     assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
     let mut member = join(&topic, &group).await;
-    assert_eq!(member.handle(17).await[0], "3");
+    assert_eq!(member.ack(17).await[0], "3");
     member.close().await;
 }
 
@@ -924,14 +868,14 @@ async fn members_come_and_go_and_nothing_is_lost() {
         let task = tokio::spawn(async move {
             loop {
                 let next = tokio::select! {
-                    next = poll_fn(|cx| member.source.poll_next(cx)) => next,
+                    next = member.poll() => next,
                     _ = stopped.wait_for(|stop| *stop) => break,
                 };
                 let mut delivery = next.unwrap().unwrap();
                 if !delivery.settle.begin() {
                     continue;
                 }
-                let key = body(&delivery);
+                let key = text(&delivery);
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 *handled.lock().unwrap().entry(key).or_default() += 1;
                 delivery.settle.ack().await.expect("it was begun, and is quick");

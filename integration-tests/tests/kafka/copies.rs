@@ -11,11 +11,12 @@ use cqrs_core::{
 };
 use cqrs_kafka::{KafkaConfig, KafkaMessageBroker, KafkaSubscription, RetryMode};
 use cqrs_macros::Notification;
+use integration_tests::consuming::TIMEOUT;
 use integration_tests::kafka::{Raw, create_topic, fresh_topic, read_raw, write, write_with};
 use integration_tests::{kafka_wire, log, servers};
 use serde::{Deserialize, Serialize};
 
-use crate::consuming::{Member, PATIENCE, options, request};
+use crate::consuming::{Member, options, request};
 
 #[derive(Debug, Clone, Serialize, Deserialize, Notification)]
 #[cqrs(crate = "cqrs_core", topic = "orders")]
@@ -49,9 +50,9 @@ fn letter(topic: &str, group: &str) -> DeadLetter {
 
 async fn open(topic: &str, change: impl FnOnce(&mut SubscribeRequest)) -> (Member, String) {
     let group = format!("g-{topic}");
-    let (mut request, status) = request(topic, &group, options());
+    let mut request = request(topic, &group, options());
     change(&mut request);
-    (Member::open(request, status).await, group)
+    (Member::open(request).await, group)
 }
 
 /// The dead letter of the first record in `topic`.
@@ -169,7 +170,7 @@ async fn refused_dead_letter_holds_only_its_record() {
     let service = Service::builder(broker).subscribe(subscription, handler).build().unwrap();
     let health = service.health();
     let done = async move {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         loop {
             let state = health.subscriptions().remove(0).state;
             let count = handled.lock().unwrap().len();

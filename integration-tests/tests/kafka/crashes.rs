@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use cqrs_core::consume::{Delayed, SourceDelivery, SubscribeRequest};
 use cqrs_core::{Retry, RetryState, Timestamp};
 use cqrs_kafka::{Assignor, KafkaConfig, KafkaMessageBroker, KafkaSubscription, RetryMode};
-use integration_tests::consuming::{Opened, PATIENCE, body};
+use cqrs_testkit::TestSource;
+use cqrs_testkit::source::text;
+use integration_tests::consuming::{self, TIMEOUT};
 use integration_tests::kafka::{Raw, commit, committed, create_topic, fresh_topic, proxy, write};
 use integration_tests::servers;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
@@ -40,7 +42,7 @@ async fn open_with(
     group: &str,
     options: KafkaSubscription,
     change: impl FnOnce(&mut SubscribeRequest),
-) -> Opened {
+) -> TestSource {
     let change = |request: &mut SubscribeRequest| {
         request.retry = Retry::none().delayed([Duration::from_secs(300)]);
         request.options.insert(options);
@@ -48,10 +50,10 @@ async fn open_with(
         request.max_crashes = 2;
         change(request);
     };
-    Opened::open(&broker(), &[topic], group, change).await
+    consuming::open(&broker(), &[topic], group, change).await
 }
 
-async fn open(topic: &str, group: &str) -> Opened {
+async fn open(topic: &str, group: &str) -> TestSource {
     open_with(topic, group, options(), |_| {}).await
 }
 
@@ -70,7 +72,7 @@ async fn says_soon(group: &str, topic: &str, partition: i32, expected: &str) {
 }
 
 async fn until_it_says(group: &str, topic: &str, partition: i32, is_right: impl Fn(&str) -> bool) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     loop {
         let found = says(group, topic, partition).await;
         if is_right(&found) {
@@ -87,16 +89,16 @@ fn announces(metadata: &str, unclean_ends: u32) -> bool {
 }
 
 fn seen(delivery: &SourceDelivery) -> (String, u32) {
-    (body(delivery), delivery.retry.crashes)
+    (text(delivery), delivery.retry.crashes)
 }
 
 /// The next `N`, begun, and nothing behind them.
-async fn begun<const N: usize>(opened: &mut Opened) -> [SourceDelivery; N] {
-    let mut taken = opened.take(N).await;
+async fn begun<const N: usize>(source: &mut TestSource) -> [SourceDelivery; N] {
+    let mut taken = source.take(N).await;
     for delivery in &mut taken {
         assert!(delivery.settle.begin());
     }
-    opened.nothing_within(LULL).await;
+    source.nothing_within(LULL).await;
     taken.try_into().unwrap()
 }
 
@@ -105,24 +107,24 @@ async fn suspects(assignor: Assignor) {
     // 1 was started alone, for the second time.
     commit(&group, &topic, 0, 0, "cqrs1;u=2.1;until=3;n=1;c=1.1").await;
     let options = options().with_assignors([assignor]);
-    let mut opened = open_with(&topic, &group, options, |_| {}).await;
+    let mut source = open_with(&topic, &group, options, |_| {}).await;
     for (suspect, crashes) in [("0", 0), ("1", 2), ("2", 0)] {
-        let [mut alone] = begun(&mut opened).await;
+        let [mut alone] = begun(&mut source).await;
         assert_eq!(seen(&alone), (suspect.to_owned(), crashes));
         let counted = if suspect == "2" { "" } else { ";c=1.2" };
         let expected = format!("cqrs1;u=3;until=3;n={suspect}{counted}");
         says_soon(&group, &topic, 0, &expected).await;
         alone.settle.ack().await.unwrap();
     }
-    let rest: [_; 2] = opened.take(2).await.try_into().unwrap();
-    assert_eq!(rest.each_ref().map(body), ["3", "4"]);
+    let rest: [_; 2] = source.take(2).await.try_into().unwrap();
+    assert_eq!(rest.each_ref().map(text), ["3", "4"]);
     until_it_says(&group, &topic, 0, |found| announces(found, 3)).await;
     for mut delivery in rest {
         delivery.settle.ack().await.unwrap();
     }
-    assert_eq!(opened.acked(1).await, ["5"]);
+    assert_eq!(source.ack(1).await, ["5"]);
     says_soon(&group, &topic, 0, "cqrs1;u=1").await;
-    opened.close(LONG).await.1.unwrap();
+    source.close().await;
     assert_eq!(committed(&group, &topic, 0).await, (Some(6), "cqrs1".into()));
 }
 
@@ -140,22 +142,22 @@ async fn suspect_whose_run_ended_lets_the_next_one_run() {
     commit(&group, &topic, 0, 3, "cqrs1;u=2.1;until=6").await;
     // In strict order they would wait behind the one that is held.
     let change = |request: &mut SubscribeRequest| request.concurrency = 3;
-    let mut opened = open_with(&topic, &group, options(), change).await;
-    let [mut held] = begun(&mut opened).await;
+    let mut source = open_with(&topic, &group, options(), change).await;
+    let [mut held] = begun(&mut source).await;
     let failed = RetryState::default().failed(Timestamp::now());
     assert_eq!(held.settle.retry_later(LONG, &failed).await.unwrap(), Delayed::Hold);
-    let [mut postponed] = begun(&mut opened).await;
-    assert_eq!((body(&held), body(&postponed)), ("3".into(), "4".into()));
+    let [mut postponed] = begun(&mut source).await;
+    assert_eq!((text(&held), text(&postponed)), ("3".into(), "4".into()));
     // Its handler ended and did not settle it: a registry is away.
     postponed.settle.postpone();
-    let [dropped] = begun(&mut opened).await;
-    assert_eq!(body(&dropped), "5");
+    let [dropped] = begun(&mut source).await;
+    assert_eq!(text(&dropped), "5");
     drop(dropped);
     // All suspects are through: the last one runs again.
-    let mut again = opened.next().await;
-    assert_eq!(body(&again), "5");
+    let mut again = source.next().await;
+    assert_eq!(text(&again), "5");
     again.settle.ack().await.unwrap();
-    opened.close(LONG).await.1.unwrap();
+    source.close().await;
     let (position, left) = committed(&group, &topic, 0).await;
     assert_eq!(position, Some(3));
     assert!(left.starts_with("cqrs1;a=3.1."), "nothing is left of the quarantine: {left}");
@@ -167,14 +169,14 @@ async fn one_unclean_end_holds_nothing_back() {
     for partition in 0..8 {
         commit(&group, &topic, partition, 0, "cqrs1;u=1.1").await;
     }
-    let mut opened = open(&topic, &group).await;
-    let out = opened.take(8).await;
+    let mut source = open(&topic, &group).await;
+    let out = source.take(8).await;
     for partition in 0..8 {
         until_it_says(&group, &topic, partition, |found| announces(found, 2)).await;
     }
     drop(out);
-    assert_eq!(opened.acked(8).await.len(), 8);
-    opened.close(LONG).await.1.unwrap();
+    assert_eq!(source.ack(8).await.len(), 8);
+    source.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,7 +195,7 @@ async fn collected_deliveries_hold_back_no_other_subscription() {
         assert!(delivery.settle.begin());
         out.push(delivery);
     }
-    assert_eq!(handles.acked(100).await.len(), 100);
+    assert_eq!(handles.ack(100).await.len(), 100);
     while out.len() < 3_000 {
         let mut delivery = collects.next().await;
         assert!(delivery.settle.begin());
@@ -201,8 +203,8 @@ async fn collected_deliveries_hold_back_no_other_subscription() {
     }
     assert!(start.elapsed() < LONG, "{:?}", start.elapsed());
     drop(out);
-    for opened in [collects, handles] {
-        opened.close(LONG).await.1.unwrap();
+    for source in [collects, handles] {
+        source.close().await;
     }
 }
 
@@ -210,18 +212,18 @@ async fn collected_deliveries_hold_back_no_other_subscription() {
 async fn late_records_are_not_suspect() {
     let (topic, group) = prepared("late", 1, 3).await;
     commit(&group, &topic, 0, 0, "cqrs1;u=2.1;until=400").await;
-    let mut opened = open(&topic, &group).await;
+    let mut source = open(&topic, &group).await;
     write(&topic, vec![Raw::new("key", "3"), Raw::new("key", "4")]).await;
     for suspect in ["0", "1", "2"] {
-        let [mut alone] = begun(&mut opened).await;
-        assert_eq!(body(&alone), suspect);
+        let [mut alone] = begun(&mut source).await;
+        assert_eq!(text(&alone), suspect);
         alone.settle.ack().await.unwrap();
     }
-    let [third, fourth] = begun(&mut opened).await;
-    assert_eq!((body(&third), body(&fourth)), ("3".into(), "4".into()));
+    let [third, fourth] = begun(&mut source).await;
+    assert_eq!((text(&third), text(&fourth)), ("3".into(), "4".into()));
     says_soon(&group, &topic, 0, "cqrs1;u=1").await;
     drop((third, fourth));
-    opened.close(LONG).await.1.unwrap();
+    source.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -230,17 +232,17 @@ async fn one_partition_at_a_time_runs_suspects() {
     for partition in 0..3 {
         commit(&group, &topic, partition, 0, "cqrs1;u=2.1;until=2").await;
     }
-    let mut opened = open(&topic, &group).await;
+    let mut source = open(&topic, &group).await;
     let mut order = Vec::new();
     for _ in 0..6 {
-        let [mut alone] = begun(&mut opened).await;
+        let [mut alone] = begun(&mut source).await;
         order.push((alone.message.partition.unwrap(), alone.message.offset.unwrap()));
         alone.settle.ack().await.unwrap();
     }
     for pair in order.chunks(2) {
         assert_eq!((pair[0].0, pair[0].1 + 1), pair[1], "{order:?}");
     }
-    opened.close(LONG).await.1.unwrap();
+    source.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -254,20 +256,20 @@ async fn crash_of_a_retry_copy_is_counted() {
         };
         open_with(&topic, &group, options, change).await
     };
-    let mut opened = opening().await;
-    let mut first = opened.next().await;
+    let mut source = opening().await;
+    let mut first = source.next().await;
     let failed = RetryState::default().failed(Timestamp::now());
     assert_eq!(first.settle.retry_later(delay, &failed).await.unwrap(), Delayed::Scheduled);
     first.settle.ack().await.unwrap();
-    opened.close(LONG).await.1.unwrap();
+    source.close().await;
     let retries = format!("{topic}.{group}.retry.1s");
     commit(&group, &retries, 0, 0, "cqrs1;u=3.1;until=1;n=0;c=0.1").await;
-    let mut opened = opening().await;
-    let copy = opened.next().await;
+    let mut source = opening().await;
+    let copy = source.next().await;
     assert_eq!((copy.retry.attempts, copy.retry.crashes), (1, 2));
     drop(copy);
-    opened.acked(1).await;
-    opened.close(LONG).await.1.unwrap();
+    source.ack(1).await;
+    source.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -275,13 +277,13 @@ async fn nothing_is_counted_with_max_crashes_of_zero() {
     let (topic, group) = prepared("off", 1, 6).await;
     commit(&group, &topic, 0, 0, "cqrs1;u=2.1;until=6;n=0;c=0.2").await;
     let off = |request: &mut SubscribeRequest| request.max_crashes = 0;
-    let mut opened = open_with(&topic, &group, options(), off).await;
-    let mut out: [_; 6] = begun(&mut opened).await;
+    let mut source = open_with(&topic, &group, options(), off).await;
+    let mut out: [_; 6] = begun(&mut source).await;
     assert!(out.iter().all(|delivery| delivery.retry.crashes == 0));
     out[5].settle.ack().await.unwrap();
     says_soon(&group, &topic, 0, "cqrs1;d=5.1").await;
     drop(out);
-    opened.close(LONG).await.1.unwrap();
+    source.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -293,12 +295,12 @@ async fn lost_membership_is_no_unclean_end() {
     let change = |request: &mut SubscribeRequest| {
         request.options.insert(options);
     };
-    let mut opened = Opened::open(&broker, &[&topic], &group, change).await;
-    let out = opened.take(3).await;
+    let mut source = consuming::open(&broker, &[&topic], &group, change).await;
+    let out = source.take(3).await;
     says_soon(&group, &topic, 0, "cqrs1;u=1").await;
     // Nothing passes, and the connections stay: the group gives the member up.
     proxy.blackhole(true);
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while !out[0].settle.is_revoked() {
         assert!(Instant::now() < end, "the membership is lost");
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -306,15 +308,15 @@ async fn lost_membership_is_no_unclean_end() {
     proxy.blackhole(false);
     proxy.cut();
     drop(out);
-    let mut again = opened.take(3).await;
+    let mut again = source.take(3).await;
     again[0].settle.ack().await.unwrap();
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while committed(&group, &topic, 0).await.0 != Some(1) {
         assert!(Instant::now() < end, "the first one is committed");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(says(&group, &topic, 0).await, "cqrs1;u=1");
-    opened.close(LONG).await.1.unwrap();
+    source.close().await;
 }
 
 /// Joins the group until it has one partition, commits for that one, and leaves. Which one it was.
@@ -328,7 +330,7 @@ async fn join_and_commit(topic: &str, group: &str, metadata: &'static str) -> i3
         .unwrap();
     consumer.subscribe(&[topic]).unwrap();
     let joined = move || {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         loop {
             assert!(Instant::now() < end, "no partition");
             let _ = consumer.poll(Duration::from_millis(100));
@@ -350,8 +352,8 @@ async fn join_and_commit(topic: &str, group: &str, metadata: &'static str) -> i3
 async fn death_after_a_good_hand_over_is_counted() {
     let (topic, group) = prepared("handed", 2, 3).await;
     let options = options().with_assignors([Assignor::Range]);
-    let mut opened = open_with(&topic, &group, options, |_| {}).await;
-    let out = opened.take(6).await;
+    let mut source = open_with(&topic, &group, options, |_| {}).await;
+    let out = source.take(6).await;
     for partition in 0..2 {
         says_soon(&group, &topic, partition, "cqrs1;u=1").await;
     }
@@ -359,6 +361,6 @@ async fn death_after_a_good_hand_over_is_counted() {
     let partition = join_and_commit(&topic, &group, "cqrs1;u=1.1").await;
     drop(out);
     until_it_says(&group, &topic, partition, |found| announces(found, 2)).await;
-    assert_eq!(opened.acked(6).await.len(), 6);
-    opened.close(LONG).await.1.unwrap();
+    assert_eq!(source.ack(6).await.len(), 6);
+    source.close().await;
 }

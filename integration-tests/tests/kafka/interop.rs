@@ -11,11 +11,11 @@ use cqrs_core::{
 use cqrs_kafka::{KafkaConfig, KafkaMessageBroker, KafkaSubscription};
 use cqrs_protobuf::prost::Message as _;
 use cqrs_protobuf::{ProtobufDeserializer, ProtobufEvent, json_or_protobuf};
-use integration_tests::consuming::PATIENCE;
+use integration_tests::consuming::TIMEOUT;
+use integration_tests::consuming::fixture::{Fixture, until, until_within};
 use integration_tests::consuming::journal::Mark;
 use integration_tests::consuming::ledger::Ledger;
 use integration_tests::consuming::process::Worker;
-use integration_tests::consuming::stand::{Stand, until, until_within};
 use integration_tests::consuming::work::{Act, Id, Kind, Work, WorkerOptions};
 use integration_tests::interop::meetings::{self, UserJoined, meetings};
 use integration_tests::interop::{
@@ -553,7 +553,7 @@ async fn a_key_goes_to_aiokafkas_partition() {
 
 /// A worker of ours and a member of aiokafka in one group.
 struct Shared {
-    stand: Stand,
+    fixture: Fixture,
     ours: Ledger,
     theirs: HashSet<Id>,
     /// Partitions of the Python member, once it has been given some.
@@ -563,9 +563,9 @@ struct Shared {
 
 impl Shared {
     async fn new(test: &str) -> Self {
-        let stand = Stand::new(Kind::Kafka, env!("CARGO_BIN_EXE_worker"), test, 4).await;
-        let ours = stand.ledger();
-        Self { stand, ours, theirs: HashSet::new(), assigned: None, published: 0 }
+        let fixture = Fixture::new(Kind::Kafka, env!("CARGO_BIN_EXE_worker"), test, 4).await;
+        let ours = fixture.ledger();
+        Self { fixture, ours, theirs: HashSet::new(), assigned: None, published: 0 }
     }
 
     /// Ours, which is the first member.
@@ -573,15 +573,15 @@ impl Shared {
         let options = WorkerOptions {
             session_timeout_ms: SESSION.as_millis() as u64,
             handler_ms: (0, 20),
-            ..self.stand.options()
+            ..self.fixture.options()
         };
-        self.stand.start(&options, &mut self.ours).await
+        self.fixture.start(&options, &mut self.ours).await
     }
 
     /// Theirs, whose handler takes so long; returns when each has half of the partitions.
     async fn joined<'p>(&mut self, peer: &'p Peer, take_ms: u64) -> Inbox<'p> {
         let arguments = json!({
-            "address": servers::kafka(), "topic": self.stand.topic, "group": self.stand.group,
+            "address": servers::kafka(), "topic": self.fixture.topic, "group": self.fixture.group,
             "session_ms": SESSION.as_millis() as u64, "take_ms": take_ms,
         });
         let mut inbox = peer.subscribe("join_group", arguments).await;
@@ -594,7 +594,7 @@ impl Shared {
     }
 
     async fn publish(&mut self, works: impl IntoIterator<Item = Work>) {
-        self.published += self.stand.publish(works).await.confirmed.len();
+        self.published += self.fixture.publish(works).await.confirmed.len();
     }
 
     fn hear(&mut self, inbox: &mut Inbox<'_>) {
@@ -616,7 +616,7 @@ impl Shared {
 
     /// Waits until everything that was published is handled, here or there.
     async fn all_handled(&mut self, inbox: &mut Inbox<'_>) {
-        until_within(2 * PATIENCE, "all to be handled", async || {
+        until_within(2 * TIMEOUT, "all to be handled", async || {
             self.hear(inbox);
             self.ended().union(&self.theirs).count() == self.published
         })
@@ -628,7 +628,7 @@ impl Shared {
         until(part, async || {
             for partition in 0..4 {
                 let (_, metadata) =
-                    kafka::committed(&self.stand.group, &self.stand.topic, partition).await;
+                    kafka::committed(&self.fixture.group, &self.fixture.topic, partition).await;
                 if metadata.contains(part) {
                     return true;
                 }
@@ -659,9 +659,9 @@ async fn a_python_member_takes_over_when_ours_is_killed() {
     worker.kill().await;
     shared.all_handled(&mut inbox).await;
     assert_eq!(shared.assigned, Some(4));
-    shared.stand.until_settled(shared.published).await;
+    shared.fixture.until_settled(shared.published).await;
     inbox.stop().await;
-    shared.stand.clean().await;
+    shared.fixture.clean().await;
 }
 
 #[tokio::test]
@@ -681,11 +681,11 @@ async fn ours_takes_over_when_a_python_member_is_killed() {
     // About 200 of the first ones, and of its 1,000 some.
     assert!(shared.theirs.len() < 900, "{} handled: it was killed too late", shared.theirs.len());
     shared.all_handled(&mut inbox).await;
-    shared.stand.until_settled(shared.published).await;
+    shared.fixture.until_settled(shared.published).await;
     let partitions = shared.ours.lines().iter().filter_map(|line| Some(line.place?.0));
     assert_eq!(partitions.collect::<HashSet<_>>().len(), 4);
     worker.stop().await;
-    shared.stand.clean().await;
+    shared.fixture.clean().await;
 }
 
 #[tokio::test]

@@ -6,11 +6,13 @@ use cqrs_core::consume::SourceStatus;
 use cqrs_core::{HandlerError, NotificationEvent, Received, Service, Subscription, each};
 use cqrs_kafka::{Assignor, KafkaConfig, KafkaMessageBroker, KafkaSubscription};
 use cqrs_macros::Notification;
+use cqrs_testkit::source::is_consuming;
+use integration_tests::consuming::TIMEOUT;
 use integration_tests::kafka::{create_topic, fresh_topic};
 use integration_tests::{log, servers};
 use serde::{Deserialize, Serialize};
 
-use crate::consuming::{Member, PATIENCE, options, request};
+use crate::consuming::{Member, options, request};
 
 #[derive(Debug, Clone, Serialize, Deserialize, Notification)]
 #[cqrs(crate = "cqrs_core", topic = "orders")]
@@ -29,7 +31,7 @@ async fn join_refused_for_good_ends_run_with_the_reason() {
     let handler =
         each(|_: NotificationEvent<Ordered>, _: Received| async { Ok::<(), HandlerError>(()) });
     let service = Service::builder(broker).subscribe(subscription, handler).build().unwrap();
-    let error = service.run_until(tokio::time::sleep(PATIENCE)).await.unwrap_err();
+    let error = service.run_until(tokio::time::sleep(TIMEOUT)).await.unwrap_err();
     let text = format!("{error:?} {error}");
     assert!(text.contains("session_timeout 2s"), "{text}");
     assert!(text.contains("group.min.session.timeout.ms"), "{text}");
@@ -39,13 +41,11 @@ async fn join_refused_for_good_ends_run_with_the_reason() {
 async fn member_with_other_assignors_says_what_it_waits_for() {
     let topic = fresh_topic("assignors");
     create_topic(&topic, 1, &[]).await;
-    let (first, status) = request(&topic, "g", options());
-    let mut first = Member::open(first, status).await;
-    first.consuming().await;
+    let first = Member::open(request(&topic, "g", options())).await;
+    first.wait_for(is_consuming).await;
     let sticky = options().with_assignors([Assignor::CooperativeSticky]);
-    let (second, status) = request(&topic, "g", sticky);
-    let second = Member::open(second, status).await;
-    let end = Instant::now() + PATIENCE;
+    let second = Member::open(request(&topic, "g", sticky)).await;
+    let end = Instant::now() + TIMEOUT;
     loop {
         let status = second.status.borrow().clone();
         if let SourceStatus::Connecting { last_error: Some(why) } = &status {

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use cqrs_core::consume::{SourceStatus, StartAt, SubscribeRequest};
 use cqrs_kafka::{Assignor, KafkaConfig, KafkaMessageBroker, KafkaSubscription};
-use integration_tests::consuming::{Opened, body};
+use cqrs_testkit::TestSource;
+use cqrs_testkit::source::{is_consuming, text};
+use integration_tests::consuming;
 use integration_tests::kafka::{
     Raw, add_partitions, commit, committed, create_topic, fresh_topic, trim, write,
 };
 use integration_tests::servers;
-
-const LONG: Duration = Duration::from_secs(20);
 
 fn records(partitions: i32, bodies: std::ops::Range<usize>) -> Vec<Raw> {
     let of = |n: usize| Raw { partition: n as i32 % partitions, ..Raw::new("key", &n.to_string()) };
@@ -22,7 +22,7 @@ fn numbers(bodies: std::ops::Range<usize>) -> Vec<String> {
     bodies.map(|n| n.to_string()).collect()
 }
 
-async fn open(topic: &str, group: &str, start: StartAt, assignor: Assignor) -> Opened {
+async fn open(topic: &str, group: &str, start: StartAt, assignor: Assignor) -> TestSource {
     let broker = KafkaMessageBroker::new(KafkaConfig::new([servers::kafka()])).unwrap();
     let options = KafkaSubscription::new()
         .with_commit_interval(Duration::from_millis(200))
@@ -32,19 +32,19 @@ async fn open(topic: &str, group: &str, start: StartAt, assignor: Assignor) -> O
         request.start = start;
         request.options.insert(options);
     };
-    let mut opened = Opened::open(&broker, &[topic], group, change).await;
-    opened.status(|status| matches!(status, SourceStatus::Consuming)).await;
-    opened
+    let source = consuming::open(&broker, &[topic], group, change).await;
+    source.wait_for(is_consuming).await;
+    source
 }
 
 /// The bodies of the next `count` records, sorted. A rebalance may revoke a record before its ack: then it is
 /// redelivered.
-async fn sorted(opened: &mut Opened, count: usize) -> Vec<String> {
+async fn sorted(source: &mut TestSource, count: usize) -> Vec<String> {
     let mut bodies = BTreeSet::new();
     while bodies.len() < count {
-        let mut delivery = opened.next().await;
+        let mut delivery = source.next().await;
         if delivery.settle.ack().await.is_ok() {
-            bodies.insert(body(&delivery).parse::<usize>().unwrap());
+            bodies.insert(text(&delivery).parse::<usize>().unwrap());
         }
     }
     bodies.into_iter().map(|body| body.to_string()).collect()
@@ -55,17 +55,17 @@ async fn added(assignor: Assignor) {
     create_topic(&topic, 1, &[]).await;
     write(&topic, records(1, 0..3)).await;
     let group = format!("g-{topic}");
-    let mut opened = open(&topic, &group, StartAt::Latest, assignor).await;
+    let mut source = open(&topic, &group, StartAt::Latest, assignor).await;
     add_partitions(&topic, 3).await;
     write(&topic, records(3, 3..9)).await;
-    assert_eq!(sorted(&mut opened, 6).await, numbers(3..9));
-    opened.close(LONG).await.1.unwrap();
+    assert_eq!(sorted(&mut source, 6).await, numbers(3..9));
+    source.close().await;
     // The same for those that are added while nobody consumes.
     add_partitions(&topic, 5).await;
     write(&topic, records(5, 9..19)).await;
-    let mut opened = open(&topic, &group, StartAt::Latest, assignor).await;
-    assert_eq!(sorted(&mut opened, 10).await, numbers(9..19));
-    opened.close(LONG).await.1.unwrap();
+    let mut source = open(&topic, &group, StartAt::Latest, assignor).await;
+    assert_eq!(sorted(&mut source, 10).await, numbers(9..19));
+    source.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,12 +82,12 @@ async fn place_before_retention_goes_on_with_oldest_left() {
         let group = format!("g-{topic}");
         commit(&group, &topic, 0, 5, "").await;
         trim(&topic, 0, 20).await;
-        let mut opened = open(&topic, &group, start, Assignor::Range).await;
-        let first = opened.next().await;
+        let mut source = open(&topic, &group, start, Assignor::Range).await;
+        let first = source.next().await;
         assert_eq!(committed(&group, &topic, 0).await.0, Some(20), "the takeover commit");
         drop(first);
-        assert_eq!(sorted(&mut opened, 10).await, numbers(20..30));
-        opened.close(LONG).await.1.unwrap();
+        assert_eq!(sorted(&mut source, 10).await, numbers(20..30));
+        source.close().await;
         assert_eq!(committed(&group, &topic, 0).await.0, Some(30));
     }
 }
@@ -98,13 +98,13 @@ async fn group_has_a_place_before_its_first_record() {
     create_topic(&topic, 1, &[]).await;
     write(&topic, records(1, 0..3)).await;
     let group = format!("g-{topic}");
-    let opened = open(&topic, &group, StartAt::Latest, Assignor::Range).await;
-    opened.close(LONG).await.1.unwrap();
+    let source = open(&topic, &group, StartAt::Latest, Assignor::Range).await;
+    source.close().await;
     assert_eq!(committed(&group, &topic, 0).await, (Some(3), "cqrs1;p=1".into()));
     write(&topic, records(1, 3..8)).await;
-    let mut opened = open(&topic, &group, StartAt::Latest, Assignor::Range).await;
-    assert_eq!(opened.acked(5).await, numbers(3..8));
-    opened.close(LONG).await.1.unwrap();
+    let mut source = open(&topic, &group, StartAt::Latest, Assignor::Range).await;
+    assert_eq!(source.ack(5).await, numbers(3..8));
+    source.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,13 +124,13 @@ async fn members_of_a_new_group_share_its_start_option() {
     while bodies.len() < 4 {
         let mut next = tokio::select! { next = one.next() => next, next = two.next() => next };
         if next.settle.begin() && next.settle.ack().await.is_ok() {
-            bodies.push(integration_tests::consuming::body(&next));
+            bodies.push(text(&next));
         }
     }
     bodies.sort();
     assert_eq!(bodies, numbers(100..104), "nothing of the history");
-    one.close(LONG).await.1.unwrap();
-    two.close(LONG).await.1.unwrap();
+    one.close().await;
+    two.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,14 +143,14 @@ async fn topic_that_is_made_later_is_read_from_its_beginning() {
         request.start = StartAt::Latest;
         request.options.insert(options);
     };
-    let mut opened = Opened::open(&broker, &[&topic], &group, change).await;
+    let mut source = consuming::open(&broker, &[&topic], &group, change).await;
     let missing = |status: &SourceStatus| match status {
         SourceStatus::Connecting { last_error } => last_error.is_some(),
         _ => false,
     };
-    opened.status(missing).await;
+    source.wait_for(missing).await;
     create_topic(&topic, 2, &[]).await;
     write(&topic, records(2, 0..6)).await;
-    assert_eq!(sorted(&mut opened, 6).await, numbers(0..6));
-    opened.close(LONG).await.1.unwrap();
+    assert_eq!(sorted(&mut source, 6).await, numbers(0..6));
+    source.close().await;
 }

@@ -28,7 +28,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use uuid::Uuid;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 const PROTO: &str = "syntax = \"proto3\";\npackage shop;\n\nmessage Other {\n  string x = 1;\n}\n\n\
                      message UserJoined {\n  string user_id = 1;\n  string meeting_id = 2;\n}\n";
@@ -208,11 +208,11 @@ impl<P: Notification + Clone> Reader<P> {
     }
 
     async fn event(&mut self) -> P {
-        tokio::time::timeout(PATIENCE, self.events.recv()).await.unwrap().unwrap()
+        tokio::time::timeout(TIMEOUT, self.events.recv()).await.unwrap().unwrap()
     }
 
     async fn undecodable(&mut self) -> String {
-        tokio::time::timeout(PATIENCE, self.undecodable.recv()).await.unwrap().unwrap()
+        tokio::time::timeout(TIMEOUT, self.undecodable.recv()).await.unwrap().unwrap()
     }
 
     async fn end(self) {

@@ -22,7 +22,7 @@ use uuid::Uuid;
 use super::harness::{Capabilities, Fault, Harness, Setup};
 use crate::error_chain::error_chain;
 use crate::probe::{Probe, Received};
-use crate::source::TestSource;
+use crate::source::{TestSource, is_consuming};
 
 /// The silence after which nothing more is expected.
 pub(super) const QUIET: Duration = Duration::from_millis(300);
@@ -172,7 +172,7 @@ impl<'h, H: Harness> Fixture<'h, H> {
         let opened = TestSource::open(&self.broker, self.request(change), self.can.timeout).await;
         let mut source =
             opened.unwrap_or_else(|error| panic!("subscribe: {}", error_chain(&error)));
-        source.wait_until_consuming().await;
+        source.poll_until(is_consuming).await;
         source
     }
 

@@ -6,16 +6,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use cqrs_core::{DeadLetterReason, Message};
 
+use crate::consuming::fixture::{Fixture, count, ids, until};
 use crate::consuming::ledger::Summary;
-use crate::consuming::stand::{Stand, count, ids, until};
 use crate::consuming::work::{Act, Kind, Work};
 
 /// 14: one message whose handler always fails.
 pub async fn poison(kind: Kind, program: &'static str) -> Summary {
-    let stand = Stand::new(kind, program, "poison", 4).await;
-    let mut options = stand.options();
+    let fixture = Fixture::new(kind, program, "poison", 4).await;
+    let mut options = fixture.options();
     (options.immediate_ms, options.delayed_ms) = (vec![10, 20], vec![500, 1_000]);
-    stand.declare(&options).await;
+    fixture.declare(&options).await;
     let total = count(2_000, 10_000);
     let poisoned = total / 2;
     let works: Vec<_> = Work::over(100, total)
@@ -23,9 +23,9 @@ pub async fn poison(kind: Kind, program: &'static str) -> Summary {
         .map(|(n, work)| if n == poisoned { work.act(Act::Fail(u32::MAX)) } else { work })
         .collect();
     let poisoned = works[poisoned].id();
-    let published = stand.publish(works).await;
-    let mut ledger = stand.ledger();
-    let worker = stand.start(&options, &mut ledger).await;
+    let published = fixture.publish(works).await;
+    let mut ledger = fixture.ledger();
+    let worker = fixture.start(&options, &mut ledger).await;
     until("all others to be handled, and the attempts", async || {
         ledger.refresh().handled() == total - 1 && ledger.entry(&poisoned).fails >= 5
     })
@@ -34,8 +34,8 @@ pub async fn poison(kind: Kind, program: &'static str) -> Summary {
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
-    stand.settled(total).await;
-    let dead = stand.dead().await;
+    fixture.settled(total).await;
+    let dead = fixture.dead().await;
     let test = format!("{kind:?} 1 poison in {total}");
     let summary = ledger.check(&test, &published, &ids(&dead));
     let letter = &dead[0].letter;
@@ -43,29 +43,29 @@ pub async fn poison(kind: Kind, program: &'static str) -> Summary {
     let summary = summary.sound(note);
     assert_eq!((summary.dead, summary.dead_copies, dead[0].id()), (1, 0, poisoned.clone()));
     assert_eq!((letter.attempts, letter.reason), (5, DeadLetterReason::Exhausted));
-    assert_eq!((&*letter.topic, &*letter.group), (&*stand.topic, &*stand.group));
+    assert_eq!((&*letter.topic, &*letter.group), (&*fixture.topic, &*fixture.group));
     assert_eq!(ledger.entry(&poisoned).starts, 5);
     assert_eq!((summary.duplicates, summary.interrupted), (0, 0), "{summary}");
-    stand.clean().await;
+    fixture.clean().await;
     summary
 }
 
 /// 15: one in a hundred panics.
 pub async fn panics(kind: Kind, program: &'static str) -> Summary {
-    let stand = Stand::new(kind, program, "panics", 4).await;
-    let mut options = stand.options();
+    let fixture = Fixture::new(kind, program, "panics", 4).await;
+    let mut options = fixture.options();
     options.immediate_ms = vec![10];
-    stand.declare(&options).await;
+    fixture.declare(&options).await;
     let total = count(2_000, 10_000);
     let works = Work::over(100, total).enumerate().map(|(n, work)| match n % 100 {
         7 => Work::new(format!("panic{n}"), 0).act(Act::Panic),
         // The other keys must have no gap.
         _ => Work::new(format!("n{}", n % 50), (n / 50) as u32).act(work.act),
     });
-    let published = stand.publish(works).await;
+    let published = fixture.publish(works).await;
     let panicking = total / 100;
-    let mut ledger = stand.ledger();
-    let worker = stand.start(&options, &mut ledger).await;
+    let mut ledger = fixture.ledger();
+    let worker = fixture.start(&options, &mut ledger).await;
     until("all others to be handled", async || {
         ledger.refresh().handled() == total - panicking
             && ledger.lines().iter().filter(|line| line.attempt == 2).count() == 2 * panicking
@@ -73,8 +73,8 @@ pub async fn panics(kind: Kind, program: &'static str) -> Summary {
     .await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
-    stand.settled(total).await;
-    let dead = stand.dead().await;
+    fixture.settled(total).await;
+    let dead = fixture.dead().await;
     let test = format!("{kind:?} {panicking} panics in {total}");
     let summary = ledger.check(&test, &published, &ids(&dead));
     let processes = ledger.ready().len();
@@ -86,22 +86,22 @@ pub async fn panics(kind: Kind, program: &'static str) -> Summary {
         assert_eq!((letter.reason, letter.attempts), (DeadLetterReason::Panic, 2), "{letter:?}");
         assert!(letter.error.starts_with("panicked: Panic of panic"), "{letter:?}");
     }
-    stand.clean().await;
+    fixture.clean().await;
     summary
 }
 
 /// 17: garbage, unknown events, empty bodies and tombstones among good ones.
 pub async fn undecodable(kind: Kind, program: &'static str) -> Summary {
-    let stand = Stand::new(kind, program, "garbage", 4).await;
-    let mut options = stand.options();
+    let fixture = Fixture::new(kind, program, "garbage", 4).await;
+    let mut options = fixture.options();
     options.immediate_ms = vec![10, 10];
-    stand.declare(&options).await;
+    fixture.declare(&options).await;
     let each = count(100, 250);
     let mut messages = Vec::new();
     let mut expected: HashMap<Bytes, (Bytes, DeadLetterReason)> = HashMap::new();
     let works: Vec<_> = Work::over(10, each).collect();
     for (n, work) in works.iter().enumerate() {
-        messages.push(work.message(&stand.topic));
+        messages.push(work.message(&fixture.topic));
         let mut garbage = vec![0xff, 0, b'{', 0x80];
         garbage.extend_from_slice(&(n as u64).to_be_bytes());
         let unknown = format!(
@@ -117,30 +117,30 @@ pub async fn undecodable(kind: Kind, program: &'static str) -> Summary {
         ];
         for (place, (body, reason)) in bad.into_iter().enumerate() {
             let key = Bytes::from(format!("bad{place}-{n}"));
-            let mut message = Message::new(&*stand.topic, body.clone()).with_key(key.clone());
+            let mut message = Message::new(&*fixture.topic, body.clone()).with_key(key.clone());
             message.headers.insert("trace", format!("t{n}")).unwrap();
             messages.push(message);
             expected.insert(key, (body.into(), reason));
         }
-        messages.push(Message::new(&*stand.topic, "").with_key(format!("empty{n}")));
+        messages.push(Message::new(&*fixture.topic, "").with_key(format!("empty{n}")));
     }
     let mut sent = messages.len();
-    stand.publish_raw(messages).await;
+    fixture.publish_raw(messages).await;
     if kind == Kind::Kafka {
         sent += each;
-        stand.publish_tombstones(each).await;
+        fixture.publish_tombstones(each).await;
     }
     let mut published = crate::consuming::ledger::Published::default();
     published.attempted = works.iter().map(Work::id).collect();
     published.confirmed = published.attempted.clone();
-    let mut ledger = stand.ledger();
-    let worker = stand.start(&options, &mut ledger).await;
+    let mut ledger = fixture.ledger();
+    let worker = fixture.start(&options, &mut ledger).await;
     until("all to be handled", async || ledger.refresh().handled() == each).await;
-    stand.until_settled(sent).await;
+    fixture.until_settled(sent).await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
-    stand.settled(sent).await;
-    let dead = stand.dead().await;
+    fixture.settled(sent).await;
+    let dead = fixture.dead().await;
     let (dead_count, skipped) = (dead.len(), sent - each - dead.len());
     let test = format!("{kind:?} undecodable");
     let summary = ledger.check(&test, &published, &[]);
@@ -155,6 +155,6 @@ pub async fn undecodable(kind: Kind, program: &'static str) -> Summary {
     }
     assert!(expected.is_empty(), "not dead: {expected:?}");
     assert_eq!((summary.duplicates, summary.interrupted), (0, 0), "{summary}");
-    stand.clean().await;
+    fixture.clean().await;
     summary
 }

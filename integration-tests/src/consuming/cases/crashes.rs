@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::kills::handled;
-use crate::consuming::PATIENCE;
+use crate::consuming::TIMEOUT;
+use crate::consuming::fixture::{Fixture, ids, until, until_within};
 use crate::consuming::ledger::{Ledger, Summary};
-use crate::consuming::stand::{Stand, ids, until, until_within};
 use crate::consuming::work::{Act, Id, Kind, Work, WorkerOptions};
 use crate::{amqp, kafka};
 
@@ -22,21 +22,21 @@ async fn most_starts(kind: Kind, max_crashes: u32) -> u32 {
 /// Starts the process again whenever it died, at most `most` times in all, until it has handled `goal`
 /// and has `dead` dead letters. Returns how often it was started.
 async fn supervise(
-    stand: &Stand,
+    fixture: &Fixture,
     options: &WorkerOptions,
     ledger: &mut Ledger,
     (goal, dead): (usize, usize),
     most: u32,
 ) -> u32 {
     for starts in 1..=most {
-        let mut worker = stand.spawn(options);
+        let mut worker = fixture.spawn(options);
         let mut alive = true;
         // The last one to be handled may be a deadly one. One that has crashed waits for half a minute.
-        until_within(2 * PATIENCE, "its end, or all to be settled", async || {
+        until_within(2 * TIMEOUT, "its end, or all to be settled", async || {
             alive = !worker.has_exited();
             !alive
                 || ledger.refresh().handled() == goal
-                    && stand.is_settled_but(goal + dead, dead).await
+                    && fixture.is_settled_but(goal + dead, dead).await
         })
         .await;
         if alive {
@@ -51,12 +51,12 @@ async fn supervise(
 /// 16: a supervisor restarts the process until it lives; the message becomes a dead letter within the
 /// starts it may have, and no other one does.
 pub async fn aborts(kind: Kind, program: &'static str) -> Summary {
-    let stand = Stand::new(kind, program, "abort", 4).await;
-    let mut options = stand.options();
+    let fixture = Fixture::new(kind, program, "abort", 4).await;
+    let mut options = fixture.options();
     // With more, it waits for half a minute before each further start.
     (options.handler_ms, options.max_crashes) = ((5, 20), 2);
     options.instance = Some("one".into());
-    stand.declare(&options).await;
+    fixture.declare(&options).await;
     let total = 1_000;
     let works = Work::over(100, total).enumerate().map(|(n, work)| match n {
         500 => Work::new("abort", 0).act(Act::Abort),
@@ -64,59 +64,59 @@ pub async fn aborts(kind: Kind, program: &'static str) -> Summary {
     });
     let works: Vec<_> = works.collect();
     let deadly = works[500].id();
-    let published = stand.publish(works).await;
-    let mut ledger = stand.ledger();
+    let published = fixture.publish(works).await;
+    let mut ledger = fixture.ledger();
     let most = most_starts(kind, options.max_crashes).await;
-    let starts = supervise(&stand, &options, &mut ledger, (total - 1, 1), most + 1).await;
+    let starts = supervise(&fixture, &options, &mut ledger, (total - 1, 1), most + 1).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
-    let dead = stand.dead().await;
+    let dead = fixture.dead().await;
     let test = format!("{kind:?} one aborts the process");
     let summary = ledger.check(&test, &published, &ids(&dead));
     let tries = ledger.entry(&deadly).starts;
     let summary = summary.sound(format!("starts of the process {starts}, of its handler {tries}"));
     assert_eq!((summary.dead, summary.dead_copies, dead[0].id()), (1, 0, deadly), "{summary}");
     assert!(tries <= most, "{summary}");
-    stand.clean().await;
+    fixture.clean().await;
     summary
 }
 
 /// A process that is killed five times for a reason of its own, with a slow message among those that are
 /// prefetched or running: no message becomes a dead letter.
 pub async fn killed_five_times(kind: Kind, program: &'static str) -> Summary {
-    let stand = Stand::new(kind, program, "killed", 1).await;
-    let mut options = stand.options();
+    let fixture = Fixture::new(kind, program, "killed", 1).await;
+    let mut options = fixture.options();
     (options.handler_ms, options.concurrency, options.max_crashes) = ((5, 20), 4, 3);
     options.instance = Some("one".into());
-    stand.declare(&options).await;
+    fixture.declare(&options).await;
     let (total, kills) = (200, 5);
     let works = Work::over(40, total).enumerate().map(|(n, work)| match n {
         5 => work.act(Act::Take(1_500)),
         _ => work,
     });
-    let published = stand.publish(works).await;
-    let mut ledger = stand.ledger();
+    let published = fixture.publish(works).await;
+    let mut ledger = fixture.ledger();
     for kill in 1..=kills {
-        let worker = stand.spawn(&options);
+        let worker = fixture.spawn(&options);
         handled(&mut ledger, kill * total / 10).await;
         worker.kill().await;
     }
-    let worker = stand.spawn(&options);
+    let worker = fixture.spawn(&options);
     handled(&mut ledger, total).await;
-    stand.until_settled(total).await;
+    fixture.until_settled(total).await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
-    stand.settled(total).await;
-    let dead = stand.dead().await;
+    fixture.settled(total).await;
+    let dead = fixture.dead().await;
     let summary = ledger.check(&format!("{kind:?} kill -9 x{kills}"), &published, &ids(&dead));
     assert_eq!(summary.dead, 0, "{summary}");
-    stand.clean().await;
+    fixture.clean().await;
     summary
 }
 
 /// 16 on Kafka, harder: several deadly messages at once, among others that fail and are tried again later.
 pub async fn several_abort(program: &'static str) -> Summary {
-    let stand = Stand::new(Kind::Kafka, program, "aborts", 3).await;
-    let mut options = stand.options();
+    let fixture = Fixture::new(Kind::Kafka, program, "aborts", 3).await;
+    let mut options = fixture.options();
     (options.handler_ms, options.concurrency, options.max_crashes) = ((1, 10), 16, 2);
     options.delayed_ms = vec![1_000];
     options.instance = Some("one".into());
@@ -130,34 +130,34 @@ pub async fn several_abort(program: &'static str) -> Summary {
     let works: Vec<_> = works.collect();
     let deadly = works.iter().filter(|work| work.act == Act::Abort);
     let deadly: HashSet<Id> = deadly.map(Work::id).collect();
-    let published = stand.publish(works).await;
-    let mut ledger = stand.ledger();
+    let published = fixture.publish(works).await;
+    let mut ledger = fixture.ledger();
     let each = most_starts(Kind::Kafka, options.max_crashes).await;
     let most = each * 4 + 1;
-    let starts = supervise(&stand, &options, &mut ledger, (total - 4, 4), most).await;
-    let dead = stand.dead().await;
+    let starts = supervise(&fixture, &options, &mut ledger, (total - 4, 4), most).await;
+    let dead = fixture.dead().await;
     let summary = ledger.check("Kafka several abort the process", &published, &ids(&dead));
     let tries: Vec<u32> = deadly.iter().map(|id| ledger.entry(id).starts).collect();
     let summary =
         summary.sound(format!("starts of the process {starts}, of the deadly ones {tries:?}"));
     assert_eq!(ids(&dead).into_iter().collect::<HashSet<_>>(), deadly, "{summary}");
-    stand.clean().await;
+    fixture.clean().await;
     summary
 }
 
 /// Kafka: processes that are killed or asked to end again and again, in the middle of handlers: nothing is
 /// dead-lettered, and a good end leaves nothing to be careful about.
 pub async fn ends_condemn_nothing(program: &'static str) -> Summary {
-    let stand = Stand::new(Kind::Kafka, program, "ends", 3).await;
-    let mut options = stand.options();
+    let fixture = Fixture::new(Kind::Kafka, program, "ends", 3).await;
+    let mut options = fixture.options();
     (options.handler_ms, options.concurrency, options.max_crashes) = ((20, 60), 16, 2);
     options.instance = Some("one".into());
     let (total, ends) = (1_500, 8);
-    let published = stand.publish(Work::over(100, total)).await;
-    let mut ledger = stand.ledger();
+    let published = fixture.publish(Work::over(100, total)).await;
+    let mut ledger = fixture.ledger();
     let mut counted = 0;
     for end in 1..=ends {
-        let worker = stand.start(&options, &mut ledger).await;
+        let worker = fixture.start(&options, &mut ledger).await;
         handled(&mut ledger, total * end / (ends + 4)).await;
         // Three kills in a row, then a good end.
         match end % 4 {
@@ -165,22 +165,22 @@ pub async fn ends_condemn_nothing(program: &'static str) -> Summary {
             _ => worker.kill().await,
         }
         for partition in 0..3 {
-            let (_, metadata) = kafka::committed(&stand.group, &stand.topic, partition).await;
+            let (_, metadata) = kafka::committed(&fixture.group, &fixture.topic, partition).await;
             counted += metadata.matches(";c=").count();
         }
     }
-    let worker = stand.start(&options, &mut ledger).await;
+    let worker = fixture.start(&options, &mut ledger).await;
     handled(&mut ledger, total).await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
-    stand.settled(total).await;
+    fixture.settled(total).await;
     for partition in 0..3 {
-        let (_, metadata) = kafka::committed(&stand.group, &stand.topic, partition).await;
+        let (_, metadata) = kafka::committed(&fixture.group, &fixture.topic, partition).await;
         assert_eq!(metadata, "cqrs1", "of partition {partition}");
     }
     let summary = ledger.check("Kafka kill -9 and SIGTERM condemn nothing", &published, &[]);
     let summary = summary.sound(format!("ends {ends}, crashes counted {counted}"));
-    stand.clean().await;
+    fixture.clean().await;
     summary
 }
 
@@ -196,15 +196,15 @@ fn one_each(partitions: i32, takes: u64) -> Vec<Work> {
 
 /// Kafka: after one kill, slow messages of several partitions run beside each other as before.
 pub async fn one_kill_slows_nothing(program: &'static str) -> Summary {
-    let stand = Stand::new(Kind::Kafka, program, "once", 8).await;
-    let mut options = stand.options();
+    let fixture = Fixture::new(Kind::Kafka, program, "once", 8).await;
+    let mut options = fixture.options();
     (options.concurrency, options.instance) = (16, Some("one".into()));
-    let published = stand.publish(one_each(8, 5_000)).await;
-    let mut ledger = stand.ledger();
-    let worker = stand.start(&options, &mut ledger).await;
+    let published = fixture.publish(one_each(8, 5_000)).await;
+    let mut ledger = fixture.ledger();
+    let worker = fixture.start(&options, &mut ledger).await;
     until("all to run", async || ledger.refresh().interrupted().len() == 8).await;
     worker.kill().await;
-    let worker = stand.start(&options, &mut ledger).await;
+    let worker = fixture.start(&options, &mut ledger).await;
     let start = Instant::now();
     handled(&mut ledger, 8).await;
     let took = start.elapsed();
@@ -212,33 +212,33 @@ pub async fn one_kill_slows_nothing(program: &'static str) -> Summary {
     assert!(took < Duration::from_secs(20), "{took:?}");
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
-    stand.settled(8).await;
+    fixture.settled(8).await;
     let summary = ledger.check("Kafka one kill slows nothing", &published, &[]);
     let summary = summary.sound(format!("{took:.1?} for 8 of 5 s"));
-    stand.clean().await;
+    fixture.clean().await;
     summary
 }
 
 /// Kafka: a process that dies of something else five times, soon after its start, beside a slow message.
 pub async fn short_lives_condemn_nothing(program: &'static str) -> Summary {
-    let stand = Stand::new(Kind::Kafka, program, "lives", 1).await;
-    let mut options = stand.options();
+    let fixture = Fixture::new(Kind::Kafka, program, "lives", 1).await;
+    let mut options = fixture.options();
     (options.max_crashes, options.instance) = (3, Some("one".into()));
-    let published = stand.publish(one_each(1, 6_000)).await;
-    let mut ledger = stand.ledger();
+    let published = fixture.publish(one_each(1, 6_000)).await;
+    let mut ledger = fixture.ledger();
     for _ in 0..5 {
-        let worker = stand.start(&options, &mut ledger).await;
+        let worker = fixture.start(&options, &mut ledger).await;
         tokio::time::sleep(Duration::from_secs(2)).await;
         worker.kill().await;
     }
-    let (_, metadata) = kafka::committed(&stand.group, &stand.topic, 0).await;
-    let worker = stand.start(&options, &mut ledger).await;
+    let (_, metadata) = kafka::committed(&fixture.group, &fixture.topic, 0).await;
+    let worker = fixture.start(&options, &mut ledger).await;
     handled(&mut ledger, 1).await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
-    stand.settled(1).await;
+    fixture.settled(1).await;
     let summary = ledger.check("Kafka five short lives condemn nothing", &published, &[]);
     let summary = summary.sound(format!("left behind: {metadata}"));
-    stand.clean().await;
+    fixture.clean().await;
     summary
 }

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::amqp;
+use crate::consuming::fixture::{Fixture, count, ids, outage, until, until_within};
 use crate::consuming::journal::{Mark, now};
 use crate::consuming::ledger::{Ledger, Summary};
-use crate::consuming::stand::{Stand, count, ids, outage, until, until_within};
 use crate::consuming::work::{Act, Id, Kind, Work};
 use crate::control::{ctl, full};
 
@@ -65,12 +65,12 @@ pub async fn server_restarts(kind: Kind, program: &'static str) -> Summary {
     /// How much later than asked half of them may be, and the latest.
     const LATE: Duration = Duration::from_secs(2);
     const LATEST: Duration = Duration::from_secs(30);
-    let stand = Stand::new(kind, program, "delays", 4).await;
-    let mut options = stand.options();
+    let fixture = Fixture::new(kind, program, "delays", 4).await;
+    let mut options = fixture.options();
     options.delayed_ms =
         if full() { vec![1_000, 5_000, 30_000] } else { vec![1_000, 3_000, 6_000] };
     options.handler_ms = (0, 5);
-    stand.declare(&options).await;
+    fixture.declare(&options).await;
     let each = count(50, 500);
     // Each key: one that fails some times, and one behind it.
     let wave = |name: &str, fails: u32| {
@@ -80,15 +80,15 @@ pub async fn server_restarts(kind: Kind, program: &'static str) -> Summary {
             [Work::new(&*key, 0).act(Act::Fail(fails)), Work::new(&*key, 1)]
         })
     };
-    let mut ledger = stand.ledger();
-    let worker = stand.start(&options, &mut ledger).await;
+    let mut ledger = fixture.ledger();
+    let worker = fixture.start(&options, &mut ledger).await;
     // Short waits behind long ones, without a fault.
-    let mut published = stand.publish((1..=3).flat_map(|fails| wave("a", fails))).await;
+    let mut published = fixture.publish((1..=3).flat_map(|fails| wave("a", fails))).await;
     until_done(&mut ledger, 4 * each).await;
-    published.add(stand.publish((1..=2).flat_map(|fails| wave("b", fails))).await);
+    published.add(fixture.publish((1..=2).flat_map(|fails| wave("b", fails))).await);
     until_done(&mut ledger, 10 * each).await;
     // The same, and the server restarts when all wait.
-    published.add(stand.publish((1..=3).flat_map(|fails| wave("c", fails))).await);
+    published.add(fixture.publish((1..=3).flat_map(|fails| wave("c", fails))).await);
     until_done(&mut ledger, 13 * each).await;
     let down = now();
     outage(kind, "stop", async {}).await;
@@ -98,10 +98,10 @@ pub async fn server_restarts(kind: Kind, program: &'static str) -> Summary {
     }
     until_done(&mut ledger, 16 * each).await;
     // What was handled while the server was away is settled once it is back.
-    stand.until_settled(16 * each).await;
+    fixture.until_settled(16 * each).await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
-    stand.settled(16 * each).await;
+    fixture.settled(16 * each).await;
     let waits = waits(ledger.refresh());
     let (mut early, mut late) = (0, Vec::new());
     for Wait { number, from, to } in &waits {
@@ -128,20 +128,21 @@ pub async fn server_restarts(kind: Kind, program: &'static str) -> Summary {
     assert_eq!(early, 0, "{summary}");
     assert!(median <= LATE && latest <= LATEST, "{summary}");
     assert!(summary.duplicates <= 192, "{summary}");
-    stand.clean().await;
+    fixture.clean().await;
     summary
 }
 
 /// Waits until the server knows of so many attempts of `total` messages, which wait for the next one:
 /// before that the last ones come again when the consumer is killed.
-async fn until_noted(stand: &Stand, attempts: u32, total: usize) {
-    match stand.kind {
+async fn until_noted(fixture: &Fixture, attempts: u32, total: usize) {
+    match fixture.kind {
         Kind::Kafka => {
-            until("the attempts to be noted", async || stand.noted(attempts).await == total).await;
+            until("the attempts to be noted", async || fixture.noted(attempts).await == total)
+                .await;
         }
         Kind::Amqp => {
             let (raw, queue) =
-                (amqp::Raw::connect().await, format!("{}.{}", stand.topic, stand.group));
+                (amqp::Raw::connect().await, format!("{}.{}", fixture.topic, fixture.group));
             let copies = format!("{queue}.retry.10s");
             until("the copies", async || raw.count(&copies).await as usize == total).await;
             raw.clean(&[], &[]).await;
@@ -153,16 +154,16 @@ async fn until_noted(stand: &Stand, attempts: u32, total: usize) {
 
 /// Attempts are counted on when the consumer is stopped or killed between them.
 pub async fn attempts_travel(kind: Kind, program: &'static str) -> Summary {
-    let stand = Stand::new(kind, program, "attempts", 4).await;
-    let mut options = stand.options();
+    let fixture = Fixture::new(kind, program, "attempts", 4).await;
+    let mut options = fixture.options();
     // Time for a worker to go before the second attempts, and for another to be killed before the third.
     options.delayed_ms = vec![4_000, 10_000, 1_500];
     options.instance = Some("one".into());
-    stand.declare(&options).await;
+    fixture.declare(&options).await;
     let total = 40;
     let works = (0..total).map(|n| Work::new(format!("k{n}"), 0).act(Act::Fail(u32::MAX)));
-    let published = stand.publish(works).await;
-    let mut ledger = stand.ledger();
+    let published = fixture.publish(works).await;
+    let mut ledger = fixture.ledger();
     let failed = async |ledger: &mut Ledger, goal: usize| {
         until("attempts to fail", async || {
             let fails = ledger.refresh().lines().iter().filter(|line| line.mark == Mark::Fail);
@@ -170,26 +171,26 @@ pub async fn attempts_travel(kind: Kind, program: &'static str) -> Summary {
         })
         .await;
     };
-    let worker = stand.start(&options, &mut ledger).await;
+    let worker = fixture.start(&options, &mut ledger).await;
     failed(&mut ledger, total).await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
-    let worker = stand.start(&options, &mut ledger).await;
+    let worker = fixture.start(&options, &mut ledger).await;
     failed(&mut ledger, 2 * total).await;
-    until_noted(&stand, 2, total).await;
+    until_noted(&fixture, 2, total).await;
     worker.kill().await;
-    let worker = stand.start(&options, &mut ledger).await;
+    let worker = fixture.start(&options, &mut ledger).await;
     failed(&mut ledger, 4 * total).await;
-    stand.until_settled_but(total, total).await;
+    fixture.until_settled_but(total, total).await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
-    let dead = stand.dead().await;
+    let dead = fixture.dead().await;
     let test = format!("{kind:?} attempts over SIGTERM and kill -9");
     let summary = ledger.check(&test, &published, &ids(&dead));
     let attempts = ledger.lines().iter().filter(|line| line.mark == Mark::Fail).count();
     let summary = summary.sound(format!("attempts {attempts} of {} asked", 4 * total));
     assert!(dead.iter().all(|dead| dead.letter.attempts == 4), "{dead:?}");
     assert_eq!((summary.dead, summary.dead_copies, attempts), (total, 0, 4 * total), "{summary}");
-    stand.clean().await;
+    fixture.clean().await;
     summary
 }

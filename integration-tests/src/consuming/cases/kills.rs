@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use crate::amqp;
 use crate::consuming::audit::{Audit, may_come_again};
+use crate::consuming::fixture::{Fixture, count, until};
 use crate::consuming::journal::Mark;
 use crate::consuming::ledger::{Ledger, Summary};
-use crate::consuming::stand::{Stand, count, until};
 use crate::consuming::work::{Act, Id, Kind, Work};
 
 /// RabbitMQ's prefetch at a concurrency of 64.
@@ -19,27 +19,27 @@ pub(super) async fn handled(ledger: &mut Ledger, goal: usize) {
 
 /// 7: `kill -9`, again and again.
 pub async fn killed(kind: Kind, program: &'static str) -> Summary {
-    let stand = Stand::new(kind, program, "killed", 4).await;
-    let mut options = stand.options();
+    let fixture = Fixture::new(kind, program, "killed", 4).await;
+    let mut options = fixture.options();
     options.handler_ms = (10, 50);
     // A static member takes over at once; for another one the group waits 45 s.
     options.instance = Some("one".into());
-    stand.declare(&options).await;
+    fixture.declare(&options).await;
     let (kills, total) = (count(4, 10), count(10_000, 100_000));
-    let published = stand.publish(Work::over(1_000, total)).await;
-    let (mut ledger, mut audit) = (stand.ledger(), Audit::default());
+    let published = fixture.publish(Work::over(1_000, total)).await;
+    let (mut ledger, mut audit) = (fixture.ledger(), Audit::default());
     let mut bound = 0;
     for kill in 1..=kills {
-        let worker = stand.start(&options, &mut ledger).await;
+        let worker = fixture.start(&options, &mut ledger).await;
         handled(&mut ledger, total * kill / (kills + 1)).await;
         worker.kill().await;
-        bound += may_come_again(&stand, &mut ledger, &mut audit, PREFETCH).await;
+        bound += may_come_again(&fixture, &mut ledger, &mut audit, PREFETCH).await;
     }
-    let worker = stand.start(&options, &mut ledger).await;
+    let worker = fixture.start(&options, &mut ledger).await;
     handled(&mut ledger, total).await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
-    stand.settled(total).await;
+    fixture.settled(total).await;
     let of = match kind {
         Kind::Kafka => "handled since the last commits",
         Kind::Amqp => "prefetch x kills",
@@ -48,23 +48,23 @@ pub async fn killed(kind: Kind, program: &'static str) -> Summary {
     let summary = summary.sound(format!("bound of duplicates {bound} ({of})"));
     assert!(summary.duplicates <= bound, "{summary}");
     assert!(summary.interrupted <= kills * options.concurrency, "{summary}");
-    stand.clean().await;
+    fixture.clean().await;
     summary
 }
 
 /// 8: SIGTERM under load, again and again: what ran is finished and settled, nothing comes twice.
 pub async fn terminated(kind: Kind, program: &'static str, keys: usize) -> Summary {
-    let stand = Stand::new(kind, program, "terminated", 4).await;
-    let mut options = stand.options();
+    let fixture = Fixture::new(kind, program, "terminated", 4).await;
+    let mut options = fixture.options();
     options.handler_ms = (10, 50);
-    stand.declare(&options).await;
+    fixture.declare(&options).await;
     let (stops, total) = (count(4, 10), count(10_000, 100_000));
-    let published = stand.publish(Work::over(keys, total)).await;
-    let mut ledger = stand.ledger();
+    let published = fixture.publish(Work::over(keys, total)).await;
+    let mut ledger = fixture.ledger();
     let mut slowest = Duration::ZERO;
     let mut ended = Vec::new();
     for stop in 1..=stops {
-        let worker = stand.start(&options, &mut ledger).await;
+        let worker = fixture.start(&options, &mut ledger).await;
         handled(&mut ledger, total * stop / (stops + 1)).await;
         let pid = worker.pid;
         let (status, took) = worker.stop().await;
@@ -77,11 +77,11 @@ pub async fn terminated(kind: Kind, program: &'static str, keys: usize) -> Summa
         assert!(text.contains("unacked: 0"), "{text}");
         ended.push(ledger.handled());
     }
-    let worker = stand.start(&options, &mut ledger).await;
+    let worker = fixture.start(&options, &mut ledger).await;
     handled(&mut ledger, total).await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
-    stand.settled(total).await;
+    fixture.settled(total).await;
     let test = format!("{kind:?} SIGTERM x{stops}, {keys} keys");
     let summary = ledger.check(&test, &published, &[]);
     let note = format!("slowest exit {slowest:.2?} handled at exits {ended:?}");
@@ -92,17 +92,17 @@ pub async fn terminated(kind: Kind, program: &'static str, keys: usize) -> Summa
     };
     assert!(slowest <= Duration::from_secs(30), "{slowest:?}");
     assert_eq!((summary.duplicates, summary.interrupted), (0, 0), "{summary}");
-    stand.clean().await;
+    fixture.clean().await;
     summary
 }
 
 /// 9: handlers of 60 s, a drain of 5 s, SIGTERM: an exit long before they are done, and exactly the
 /// unfinished come back.
 pub async fn overdue(kind: Kind, program: &'static str) -> Summary {
-    let stand = Stand::new(kind, program, "overdue", 1).await;
-    let mut options = stand.options();
+    let fixture = Fixture::new(kind, program, "overdue", 1).await;
+    let mut options = fixture.options();
     (options.concurrency, options.drain_ms) = (8, 5_000);
-    stand.declare(&options).await;
+    fixture.declare(&options).await;
     // Three that take long with one waiting behind each of them, and quick ones behind those.
     let mut works = Vec::new();
     for slow in 0..3 {
@@ -111,9 +111,9 @@ pub async fn overdue(kind: Kind, program: &'static str) -> Summary {
         works.push(Work::new(&*key, 1));
     }
     works.extend(Work::over(10, 200));
-    let published = stand.publish(works).await;
-    let mut ledger = stand.ledger();
-    let worker = stand.start(&options, &mut ledger).await;
+    let published = fixture.publish(works).await;
+    let mut ledger = fixture.ledger();
+    let worker = fixture.start(&options, &mut ledger).await;
     let running = |ledger: &Ledger| {
         let open = ledger.interrupted();
         open.iter().filter(|(key, _)| key.starts_with("slow")).count() == 3
@@ -126,10 +126,10 @@ pub async fn overdue(kind: Kind, program: &'static str) -> Summary {
     assert!(status.success(), "{status}");
     let first = ledger.refresh().lines().len();
     options.hurry = true;
-    let worker = stand.start(&options, &mut ledger).await;
+    let worker = fixture.start(&options, &mut ledger).await;
     handled(&mut ledger, 206).await;
     worker.stop().await;
-    stand.settled(206).await;
+    fixture.settled(206).await;
     let came: Vec<&Id> = ledger.lines()[first..]
         .iter()
         .filter(|line| line.mark == Mark::Start)
@@ -144,6 +144,6 @@ pub async fn overdue(kind: Kind, program: &'static str) -> Summary {
     assert_eq!(sorted, ["slow0:0", "slow0:1", "slow1:0", "slow1:1", "slow2:0", "slow2:1"]);
     assert!(took <= Duration::from_secs(40), "{took:?}");
     assert_eq!((summary.duplicates, summary.interrupted), (0, 3), "{summary}");
-    stand.clean().await;
+    fixture.clean().await;
     summary
 }

@@ -9,10 +9,10 @@ use cqrs_core::{MessageBroker, ServiceReport, StopHandle};
 use tokio::task::JoinHandle;
 
 use super::kills::handled;
+use crate::consuming::fixture::{Fixture, count, until, until_within};
 use crate::consuming::journal::{Journal, Mark, now};
 use crate::consuming::ledger::{Ledger, Published, Summary};
 use crate::consuming::run;
-use crate::consuming::stand::{Stand, count, until, until_within};
 use crate::consuming::work::{Act, Kind, Work, WorkerOptions};
 use crate::kafka::java_partition;
 
@@ -26,9 +26,9 @@ struct Member {
 }
 
 impl Member {
-    async fn join(stand: &Stand, options: &WorkerOptions) -> Self {
+    async fn join(fixture: &Fixture, options: &WorkerOptions) -> Self {
         let journal = Arc::new(Journal::open(&options.journal).unwrap());
-        let service = run::service(options, stand.broker(), journal);
+        let service = run::service(options, fixture.broker(), journal);
         let (stop, health) = (service.stop_handle(), service.health());
         let task = tokio::spawn(async move {
             service.run_until(std::future::pending::<()>()).await.expect("no error")
@@ -51,20 +51,20 @@ impl Member {
 
 /// 10: from 1 to 5 to 2 members under a steady load.
 pub async fn change(program: &'static str) -> Summary {
-    let stand = Stand::new(Kind::Kafka, program, "members", PARTITIONS).await;
-    let mut options = stand.options();
+    let fixture = Fixture::new(Kind::Kafka, program, "members", PARTITIONS).await;
+    let mut options = fixture.options();
     (options.handler_ms, options.concurrency) = ((5, 60), 64);
     options.session_timeout_ms = 6_000;
-    let mut ledger = stand.ledger();
-    let mut members = vec![Member::join(&stand, &options).await];
+    let mut ledger = fixture.ledger();
+    let mut members = vec![Member::join(&fixture, &options).await];
     let stop = Arc::new(AtomicBool::new(false));
-    let load = tokio::spawn(load(stand.topic.clone(), Arc::clone(&stop)));
+    let load = tokio::spawn(load(fixture.topic.clone(), Arc::clone(&stop)));
     handled(&mut ledger, 1_000).await;
     let from = now();
     let mut changes = 0;
     for round in 0..count(1, 3) {
         while members.len() < 5 {
-            members.push(Member::join(&stand, &options).await);
+            members.push(Member::join(&fixture, &options).await);
             changes += 1;
             tokio::time::sleep(Duration::from_secs(2)).await;
         }
@@ -85,7 +85,7 @@ pub async fn change(program: &'static str) -> Summary {
     for member in members {
         member.leave().await;
     }
-    stand.settled(published.confirmed.len()).await;
+    fixture.settled(published.confirmed.len()).await;
     let idle = longest_idle(&ledger, from, to);
     let summary = ledger.check("Kafka 1 -> 5 -> 2 members, 8 partitions", &published, &[]);
     let out = changes * 5 * options.concurrency;
@@ -94,7 +94,7 @@ pub async fn change(program: &'static str) -> Summary {
     ));
     assert!(idle <= Duration::from_secs(45), "{summary}");
     assert!(summary.duplicates <= out, "{summary}");
-    stand.clean().await;
+    fixture.clean().await;
     summary
 }
 
@@ -144,25 +144,25 @@ fn longest_idle(ledger: &Ledger, from: Duration, to: Duration) -> Duration {
 /// another member joins meanwhile, the message goes to the new owner after the revoke drain, and is
 /// handled there again.
 pub async fn slow_handler(program: &'static str, joined: bool) -> Summary {
-    let stand = Stand::new(Kind::Kafka, program, "slow", 2).await;
-    let mut options = stand.options();
+    let fixture = Fixture::new(Kind::Kafka, program, "slow", 2).await;
+    let mut options = fixture.options();
     (options.concurrency, options.handler_ms) = (4, (0, 0));
     (options.session_timeout_ms, options.max_poll_interval_ms) = (6_000, 6_000);
     let slow: Vec<_> = (0..4).map(|n| Work::new(format!("slow{n}"), 0)).collect();
     let works = slow.iter().map(|work| work.clone().act(Act::Take(count(13_000, 20_000) as u64)));
-    let mut published = stand.publish(works).await;
-    let mut ledger = stand.ledger();
-    let worker = stand.start(&options, &mut ledger).await;
+    let mut published = fixture.publish(works).await;
+    let mut ledger = fixture.ledger();
+    let worker = fixture.start(&options, &mut ledger).await;
     until("the slow ones run", async || ledger.refresh().lines().len() == 4).await;
     let second = if joined {
         options.hurry = true;
-        Some(stand.start(&options, &mut ledger).await)
+        Some(fixture.start(&options, &mut ledger).await)
     } else {
         None
     };
     handled(&mut ledger, 4).await;
     // What is published afterwards still comes: nobody was thrown out.
-    published.add(stand.publish(Work::over(100, 500)).await);
+    published.add(fixture.publish(Work::over(100, 500)).await);
     until_within(Duration::from_secs(30), "the others", async || ledger.refresh().handled() == 504)
         .await;
     // The slow handlers of a member that lost their partition end as well.
@@ -172,7 +172,7 @@ pub async fn slow_handler(program: &'static str, joined: bool) -> Summary {
     if let Some(second) = second {
         assert!(second.stop().await.0.success());
     }
-    stand.settled(504).await;
+    fixture.settled(504).await;
     let repeated = slow.iter().filter(|work| ledger.entry(&work.id()).starts == 2).count();
     let test = match joined {
         false => "Kafka slow handlers, max.poll.interval 6 s, alone",
@@ -186,6 +186,6 @@ pub async fn slow_handler(program: &'static str, joined: bool) -> Summary {
             assert!(summary.duplicates <= 4 && summary.most <= 2, "{summary}");
         }
     }
-    stand.clean().await;
+    fixture.clean().await;
     summary
 }

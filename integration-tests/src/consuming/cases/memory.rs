@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::consuming::stand::{Stand, count, until_within};
+use crate::consuming::fixture::{Fixture, count, until_within};
 use crate::consuming::work::{Kind, Work};
 
 /// How much a worker may grow after its first 10,000 messages, in KiB.
@@ -10,16 +10,16 @@ const GROWTH: u64 = 16 << 10;
 
 /// A million messages, handled more slowly than they are sent.
 pub async fn backlog(kind: Kind, program: &'static str) {
-    let stand = Stand::new(kind, program, "memory", 4).await;
-    let mut options = stand.options();
+    let fixture = Fixture::new(kind, program, "memory", 4).await;
+    let mut options = fixture.options();
     (options.handler_ms, options.concurrency) = ((1, 1), 16);
-    stand.declare(&options).await;
+    fixture.declare(&options).await;
     let total = count(100_000, 1_000_000);
     let started = std::time::Instant::now();
-    let published = stand.publish(Work::over(10_000, total)).await;
+    let published = fixture.publish(Work::over(10_000, total)).await;
     let publishing = started.elapsed();
-    let mut ledger = stand.ledger();
-    let worker = stand.start(&options, &mut ledger).await;
+    let mut ledger = fixture.ledger();
+    let worker = fixture.start(&options, &mut ledger).await;
     let patience = Duration::from_secs(60 + total as u64 / 1_000);
     let mut wait = async |goal: usize| {
         until_within(patience, "messages to be handled", async || {
@@ -34,7 +34,7 @@ pub async fn backlog(kind: Kind, program: &'static str) {
     let (peak, took) = (worker.peak_memory(), started.elapsed());
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
-    stand.settled(total).await;
+    fixture.settled(total).await;
     let summary = ledger.check(&format!("{kind:?} backlog of {total}"), &published, &[]);
     let grown = peak.saturating_sub(first);
     let rate = (total - 10_000) as f64 / took.as_secs_f64();
@@ -44,5 +44,5 @@ pub async fn backlog(kind: Kind, program: &'static str) {
     ));
     assert_eq!((summary.duplicates, summary.interrupted), (0, 0), "{summary}");
     assert!(grown < GROWTH, "{summary}");
-    stand.clean().await;
+    fixture.clean().await;
 }

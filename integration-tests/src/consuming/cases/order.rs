@@ -4,31 +4,31 @@ use std::time::{Duration, Instant};
 
 use super::kills::PREFETCH;
 use crate::consuming::audit::Audit;
+use crate::consuming::fixture::{Fixture, count, until};
 use crate::consuming::journal::{Line, Mark};
 use crate::consuming::ledger::Summary;
-use crate::consuming::stand::{Stand, count, until};
 use crate::consuming::work::{Kind, Work};
 use crate::control::full;
 
 /// 12: handlers of 0 to 50 ms, 64 at once, while a stranger reads what is settled.
 pub async fn audited(kind: Kind, program: &'static str) -> Summary {
-    let stand = Stand::new(kind, program, "audited", 4).await;
-    let mut options = stand.options();
+    let fixture = Fixture::new(kind, program, "audited", 4).await;
+    let mut options = fixture.options();
     options.handler_ms = (0, 50);
-    stand.declare(&options).await;
+    fixture.declare(&options).await;
     let total = count(10_000, 100_000);
-    let published = stand.publish(Work::over(200, total)).await;
-    let (mut ledger, mut audit) = (stand.ledger(), Audit::default());
-    let worker = stand.start(&options, &mut ledger).await;
+    let published = fixture.publish(Work::over(200, total)).await;
+    let (mut ledger, mut audit) = (fixture.ledger(), Audit::default());
+    let worker = fixture.start(&options, &mut ledger).await;
     let mut looks = 0;
     let end = Instant::now() + Duration::from_secs(60 + total as u64 / 200);
     while ledger.refresh().handled() < total {
         assert!(Instant::now() < end, "{} of {total} handled", ledger.handled());
         match kind {
-            Kind::Kafka => drop(audit.check(&stand, &mut ledger).await),
+            Kind::Kafka => drop(audit.check(&fixture, &mut ledger).await),
             Kind::Amqp => {
                 // What is out is not told; it is at most the prefetch.
-                let settled = total - stand.waiting().await;
+                let settled = total - fixture.waiting().await;
                 let handled = ledger.refresh().handled();
                 assert!(settled <= handled + PREFETCH, "{settled} gone, {handled} handled");
             }
@@ -37,14 +37,14 @@ pub async fn audited(kind: Kind, program: &'static str) -> Summary {
     }
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
-    stand.settled(total).await;
+    fixture.settled(total).await;
     let test = format!("{kind:?} handlers of 0-50 ms, 64 at once, audited");
     let summary = ledger.check(&test, &published, &[]);
     let moves = audit.moves;
     let summary = summary.sound(format!("{looks} looks at what is settled, {moves} new commits"));
     assert_eq!((summary.duplicates, summary.interrupted), (0, 0), "{summary}");
     assert!(looks > 2 && (kind != Kind::Kafka || moves >= 4), "nothing was seen: {summary}");
-    stand.clean().await;
+    fixture.clean().await;
     summary
 }
 
@@ -83,17 +83,17 @@ async fn handle(
     handler_ms: u64,
     total: usize,
 ) -> Vec<Line> {
-    let stand = Stand::new(kind, program, "speed", 1).await;
-    let mut options = stand.options();
+    let fixture = Fixture::new(kind, program, "speed", 1).await;
+    let mut options = fixture.options();
     (options.concurrency, options.handler_ms) = (concurrency, (handler_ms, handler_ms));
-    stand.declare(&options).await;
-    stand.publish(Work::over(1_000, total)).await;
-    let mut ledger = stand.ledger();
-    let worker = stand.start(&options, &mut ledger).await;
+    fixture.declare(&options).await;
+    fixture.publish(Work::over(1_000, total)).await;
+    let mut ledger = fixture.ledger();
+    let worker = fixture.start(&options, &mut ledger).await;
     until("all to be handled", async || ledger.refresh().handled() == total).await;
     worker.stop().await;
     let lines = ledger.lines().to_vec();
-    stand.clean().await;
+    fixture.clean().await;
     lines
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::kills::{PREFETCH, handled};
 use crate::amqp::Raw;
 use crate::consuming::audit::Audit;
+use crate::consuming::fixture::{Fixture, count, ids, outage, until, until_within};
 use crate::consuming::ledger::Summary;
-use crate::consuming::stand::{Stand, count, ids, outage, until, until_within};
 use crate::consuming::work::{Act, Kind, Work};
 use crate::control::{Restore, ctl, full};
 use crate::kafka;
@@ -21,20 +21,20 @@ async fn queues_are_known(kind: Kind) {
 
 /// 2, 18: the server is killed while messages are handled and dead letters are written.
 pub async fn server_killed(kind: Kind, program: &'static str) -> Summary {
-    let stand = Stand::new(kind, program, "server", 4).await;
-    let mut options = stand.options();
+    let fixture = Fixture::new(kind, program, "server", 4).await;
+    let mut options = fixture.options();
     options.handler_ms = (10, 50);
-    stand.declare(&options).await;
+    fixture.declare(&options).await;
     let (kills, total) = (count(1, 3), count(8_000, 100_000));
     let works = Work::over(1_000, total).enumerate().map(|(n, work)| match n % 200 {
         199 => work.act(Act::Permanent),
         _ => work,
     });
-    let published = stand.publish(works).await;
+    let published = fixture.publish(works).await;
     let deadly = total / 200;
     queues_are_known(kind).await;
-    let mut ledger = stand.ledger();
-    let worker = stand.start(&options, &mut ledger).await;
+    let mut ledger = fixture.ledger();
+    let worker = fixture.start(&options, &mut ledger).await;
     let mut bound = 0;
     for kill in 1..=kills {
         handled(&mut ledger, total * kill / (kills + 2)).await;
@@ -53,11 +53,11 @@ pub async fn server_killed(kind: Kind, program: &'static str) -> Summary {
         ledger.refresh().handled() == total - deadly
     })
     .await;
-    stand.until_settled_but(total, deadly).await;
+    fixture.until_settled_but(total, deadly).await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
-    stand.settled(total).await;
-    let dead = stand.dead().await;
+    fixture.settled(total).await;
+    let dead = fixture.dead().await;
     let test = format!("{kind:?} server kill -9 x{kills} while consuming");
     let summary = ledger.check(&test, &published, &ids(&dead));
     let of = match kind {
@@ -68,20 +68,20 @@ pub async fn server_killed(kind: Kind, program: &'static str) -> Summary {
     assert_eq!(summary.dead, deadly, "{summary}");
     assert!(summary.dead_copies <= kills * 16, "{summary}");
     assert!(summary.duplicates <= bound, "{summary}");
-    stand.clean().await;
+    fixture.clean().await;
     summary
 }
 
 /// 18: there is no place for dead letters: nothing is settled, until there is one. The consumer is
 /// killed in between.
 pub async fn no_place_for_dead_letters(kind: Kind, program: &'static str) -> Summary {
-    let stand = Stand::new(kind, program, "target", 4).await;
-    let mut options = stand.options();
+    let fixture = Fixture::new(kind, program, "target", 4).await;
+    let mut options = fixture.options();
     (options.handler_ms, options.concurrency) = ((1, 5), 8);
     options.instance = Some("one".into());
-    stand.declare(&options).await;
+    fixture.declare(&options).await;
     options.makes_dead_letter_target = false;
-    let dead_name = stand.dead_name();
+    let dead_name = fixture.dead_name();
     if kind == Kind::Amqp {
         Raw::connect().await.clean(&[&dead_name], &[]).await;
     }
@@ -90,9 +90,9 @@ pub async fn no_place_for_dead_letters(kind: Kind, program: &'static str) -> Sum
         10 => work.act(Act::Permanent),
         _ => work,
     });
-    let published = stand.publish(works).await;
-    let (mut ledger, mut audit) = (stand.ledger(), Audit::default());
-    let worker = stand.start(&options, &mut ledger).await;
+    let published = fixture.publish(works).await;
+    let (mut ledger, mut audit) = (fixture.ledger(), Audit::default());
+    let worker = fixture.start(&options, &mut ledger).await;
     let failed = |ledger: &crate::consuming::ledger::Ledger| {
         ledger.lines().iter().any(|line| line.mark == crate::consuming::journal::Mark::Fail)
     };
@@ -101,13 +101,13 @@ pub async fn no_place_for_dead_letters(kind: Kind, program: &'static str) -> Sum
     while tokio::time::Instant::now() < end {
         // No commit is beyond a message that has no dead letter yet.
         if kind == Kind::Kafka {
-            audit.check(&stand, &mut ledger).await;
+            audit.check(&fixture, &mut ledger).await;
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     let handled_meanwhile = ledger.refresh().handled();
     worker.kill().await;
-    let worker = stand.start(&options, &mut ledger).await;
+    let worker = fixture.start(&options, &mut ledger).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     match kind {
         Kind::Kafka => kafka::create_topic(&dead_name, 1, &[]).await,
@@ -118,33 +118,33 @@ pub async fn no_place_for_dead_letters(kind: Kind, program: &'static str) -> Sum
         }
     }
     handled(&mut ledger, total - deadly).await;
-    stand.until_settled_but(total, deadly).await;
+    fixture.until_settled_but(total, deadly).await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
-    stand.settled(total).await;
-    let dead = stand.dead().await;
+    fixture.settled(total).await;
+    let dead = fixture.dead().await;
     let test = format!("{kind:?} no place for dead letters");
     let summary = ledger.check(&test, &published, &ids(&dead));
     let summary = summary.sound(format!("handled while there was none: {handled_meanwhile}"));
     assert_eq!(summary.dead, deadly, "{summary}");
     assert!(summary.dead_copies <= 1, "{summary}");
-    stand.clean().await;
+    fixture.clean().await;
     summary
 }
 
 /// 20: RabbitMQ's memory alarm stops publishers, not consumers.
 pub async fn memory_alarm(program: &'static str) -> Summary {
-    let stand = Stand::new(Kind::Amqp, program, "alarm", 1).await;
-    let mut options = stand.options();
+    let fixture = Fixture::new(Kind::Amqp, program, "alarm", 1).await;
+    let mut options = fixture.options();
     // So slow that enough is left when the alarm is on.
     options.handler_ms = if full() { (10, 50) } else { (50, 100) };
-    stand.declare(&options).await;
+    fixture.declare(&options).await;
     let (total, more) = (count(8_000, 100_000), 500);
-    let mut published = stand.publish(Work::over(1_000, total)).await;
-    let mut ledger = stand.ledger();
-    let worker = stand.start(&options, &mut ledger).await;
+    let mut published = fixture.publish(Work::over(1_000, total)).await;
+    let mut ledger = fixture.ledger();
+    let worker = fixture.start(&options, &mut ledger).await;
     handled(&mut ledger, 100).await;
-    crate::consuming::stand::announce("memory alarm on rabbitmq, some seconds");
+    crate::consuming::fixture::announce("memory alarm on rabbitmq, some seconds");
     let restore = Restore::by(["ctl", "rabbitmq", "set_vm_memory_high_watermark", "0.6"]);
     ctl(&["set_vm_memory_high_watermark", "0.00001"]).await;
     let before = ledger.refresh().handled();
@@ -152,7 +152,7 @@ pub async fn memory_alarm(program: &'static str) -> Summary {
     let goal = total.min(before + 1_000);
     let late = (0..more).map(|n| Work::new(format!("late{n}"), 0));
     let (during, late) = {
-        let mut publishing = std::pin::pin!(stand.try_publish(late));
+        let mut publishing = std::pin::pin!(fixture.try_publish(late));
         let consuming = handled(&mut ledger, goal);
         tokio::select! {
             () = consuming => {}
@@ -168,11 +168,11 @@ pub async fn memory_alarm(program: &'static str) -> Summary {
     handled(&mut ledger, total + more).await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
-    stand.settled(total + more).await;
+    fixture.settled(total + more).await;
     let summary = ledger.check("Amqp memory alarm", &published, &[]);
     let summary =
         summary.sound(format!("handled during the alarm {during}, then published {more}"));
     assert_eq!((summary.duplicates, summary.interrupted), (0, 0), "{summary}");
-    stand.clean().await;
+    fixture.clean().await;
     summary
 }

@@ -26,7 +26,7 @@ use super::secret;
 
 /// Says that a way is tried, and gives its secret.
 fn way(name: &str) -> String {
-    println!("\nWAY {name}"); // the test's own name may stand in the line
+    println!("\nWAY {name}"); // the test's own name may fixture in the line
     secret(name)
 }
 

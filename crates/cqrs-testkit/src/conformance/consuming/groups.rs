@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::conformance::fixture::{Fixture, QUIET, fresh_group};
 use crate::conformance::harness::Harness;
-use crate::source::{TestSource, ack, text};
+use crate::source::{TestSource, ack, is_consuming, text};
 
 pub(crate) async fn every_group_gets_every_message<H: Harness>(harness: &H) {
     let fixture = Fixture::new(harness).await;
@@ -51,7 +51,7 @@ pub(crate) async fn members_of_a_group_share_the_messages<H: Harness>(harness: &
     let mut one = fixture.open().await;
     let mut other = fixture.open().await;
     // What is published before each has its share may move from one to the other.
-    tokio::join!(one.wait_until_consuming(), other.wait_until_consuming());
+    tokio::join!(one.poll_until(is_consuming), other.poll_until(is_consuming));
     let message = |number: usize| fixture.message_of(&format!("key-{}", number % 20), number);
     fixture.publish_all((0..SHARED).map(message)).await;
     // Both must get something while neither has settled anything.

@@ -1,11 +1,11 @@
 //! Lost connections and lost processes.
 
-use cqrs_core::consume::SourceStatus;
 use tokio::sync::watch;
 
 use super::service::Log;
 use crate::conformance::fixture::{Fixture, QUIET};
 use crate::conformance::harness::{Fault, Harness};
+use crate::source::{is_consuming, is_disconnected};
 
 pub(crate) async fn unfinished_starts_count_as_crashes<H: Harness>(harness: &H) {
     let fixture = Fixture::new(harness).await;
@@ -28,10 +28,6 @@ pub(crate) async fn unfinished_starts_count_as_crashes<H: Harness>(harness: &H) 
     fixture.assert_all_settled().await;
 }
 
-fn is_disconnected(status: &SourceStatus) -> bool {
-    matches!(status, SourceStatus::Disconnected { .. })
-}
-
 pub(crate) async fn outage_is_reported_and_recovered_from<H: Harness>(harness: &H) {
     if !harness.capabilities().cut {
         return;
@@ -41,9 +37,9 @@ pub(crate) async fn outage_is_reported_and_recovered_from<H: Harness>(harness: &
     fixture.publish(fixture.message("1")).await;
     let held = source.next().await;
     fixture.inject(Fault::Disconnect).await;
-    source.wait_for("Disconnected", is_disconnected).await;
+    source.poll_until(is_disconnected).await;
     fixture.inject(Fault::Reconnect).await;
-    source.wait_until_consuming().await;
+    source.poll_until(is_consuming).await;
     drop(held);
     fixture.publish(fixture.message("2")).await;
     let mut came = Vec::new();

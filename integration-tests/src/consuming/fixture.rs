@@ -19,7 +19,7 @@ use super::journal::Reader;
 use super::ledger::{Ledger, Published};
 use super::process::Worker;
 use super::work::{Id, Kind, Work, WorkerOptions};
-use super::{Opened, PATIENCE, run};
+use super::{TIMEOUT, open, run};
 use crate::control::{Restore, brokers, ctl, full, try_brokers};
 use crate::{amqp, kafka, servers};
 
@@ -30,7 +30,7 @@ pub fn count(scaled: usize, all: usize) -> usize {
 
 /// Waits until `condition` holds; a minute at most.
 pub async fn until(what: &str, condition: impl AsyncFnMut() -> bool) {
-    until_within(PATIENCE, what, condition).await;
+    until_within(TIMEOUT, what, condition).await;
 }
 
 /// Waits until `condition` holds.
@@ -48,7 +48,7 @@ pub async fn until_within(
 
 /// One fault test's place.
 #[derive(Debug)]
-pub struct Stand {
+pub struct Fixture {
     /// The broker.
     pub kind: Kind,
     /// The topic, and RabbitMQ's exchange.
@@ -87,7 +87,7 @@ pub fn ids(dead: &[Dead]) -> Vec<Id> {
     dead.iter().map(Dead::id).collect()
 }
 
-impl Stand {
+impl Fixture {
     /// A topic of its own; on Kafka with `partitions`. `program` is `env!("CARGO_BIN_EXE_worker")`.
     pub async fn new(kind: Kind, program: &'static str, test: &str, partitions: i32) -> Self {
         let unique = Uuid::now_v7();
@@ -147,9 +147,8 @@ impl Stand {
         let delays = options.delayed_ms.iter().copied().map(Duration::from_millis);
         let retry = Retry::none().delayed(delays);
         let topics = [&*self.topic];
-        let opening = Opened::open(&broker, &topics, &options.group, |asked| asked.retry = retry);
-        let (_, closed) = opening.await.close(Duration::from_secs(20)).await;
-        closed.unwrap();
+        let opening = open(&broker, &topics, &options.group, |request| request.retry = retry);
+        opening.await.close().await;
         let _ = broker.shutdown(Duration::from_secs(5)).await;
     }
 
@@ -239,7 +238,7 @@ impl Stand {
     /// Waits until `total` messages are settled.
     pub async fn until_settled(&self, total: usize) {
         // A Kafka member that was away for long waits until the group forgets its former self: 45 s.
-        let patience = 2 * PATIENCE;
+        let patience = 2 * TIMEOUT;
         until_within(patience, "all to be settled", async || self.is_settled(total).await).await;
     }
 
@@ -311,7 +310,7 @@ impl Stand {
 
     /// Kafka: the committed offsets, as the cluster tells a stranger.
     pub async fn committed(&self) -> Vec<(i32, i64)> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         loop {
             let (topic, group) = (self.topic.clone(), self.group.clone());
             let asking = tokio::task::spawn_blocking(move || committed(&topic, &group));
@@ -387,16 +386,16 @@ impl Stand {
 }
 
 fn committed(topic: &str, group: &str) -> KafkaResult<Vec<(i32, i64)>> {
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const TIMEOUT: Duration = Duration::from_secs(30);
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", servers::kafka()).set("group.id", group);
     let consumer: BaseConsumer = config.create()?;
-    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE)?;
+    let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT)?;
     let mut list = TopicPartitionList::new();
     for partition in metadata.topics()[0].partitions() {
         list.add_partition(topic, partition.id());
     }
-    let committed = consumer.committed_offsets(list, PATIENCE)?;
+    let committed = consumer.committed_offsets(list, TIMEOUT)?;
     let offset = |offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
     let elements = committed.elements();
     Ok(elements.iter().map(|one| (one.partition(), offset(one.offset()))).collect())
