@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cqrs_core::consume::{
-    Delayed, Source, SourceDelivery, SourceStatus, SubscribeErrorKind, SubscribeRequest, TopicSet,
+    Delayed, SourceDelivery, SourceStatus, SubscribeErrorKind, SubscribeRequest, TopicSet,
 };
 use cqrs_core::{
     DeadLetter, DeadLetterReason, MessageBroker, Retry, RetryState, StartAt, Subscribe, Timestamp,
