@@ -31,7 +31,7 @@ fn tells(text: &str, lines: &[&str]) {
 }
 
 #[test]
-fn quickstart_goes_from_a_command_to_a_handled_notification() {
+fn quickstart_handles_its_own_notification() {
     let text = story("quickstart");
     // Two services run: each line of one comes in its order, but not those of both.
     let signing_up = [
@@ -73,7 +73,7 @@ fn domain_events_run_in_rounds_and_fail_by_the_policy() {
 }
 
 #[test]
-fn middlewares_look_stop_and_answer() {
+fn middlewares_observe_stop_and_answer() {
     let text = story("middleware");
     assert!(text.contains("a middleware stopped the call: log in first"), "{text}");
     assert!(text.contains("handler: ada asks for account 4"), "{text}");
@@ -89,7 +89,7 @@ fn a_unit_of_work_commits_all_or_nothing() {
 }
 
 #[test]
-fn consume_kafka_reads_several_topics_from_the_oldest_on() {
+fn consume_kafka_reads_several_topics_from_earliest() {
     let lines = ["ada@example.org has signed up", "ordered for 799 cents", "stopped: 3 handled"];
     tells(&story("consume_kafka"), &lines);
 }
@@ -138,7 +138,7 @@ fn decode_errors_are_skipped_handed_or_dead_lettered() {
 }
 
 #[test]
-fn retries_end_well_or_as_dead_letters_that_say_why() {
+fn retries_succeed_or_become_dead_letters() {
     let text = story("retries_and_dead_letters");
     for line in [
         "attempt 4 for busy@example.org",
@@ -152,7 +152,7 @@ fn retries_end_well_or_as_dead_letters_that_say_why() {
 }
 
 #[test]
-fn a_batch_isolates_what_cannot_be_handled() {
+fn batch_isolates_its_poison_message() {
     let text = story("batch");
     tells(&text, &["insert [13]: the database refuses 13", r#"dead: {"payload":{"visitor":13"#]);
     assert!(text.contains("stopped: 16 handled, 1 dead-lettered"), "{text}");
@@ -165,7 +165,7 @@ fn parallel_handlers_keep_the_order_of_each_key() {
 }
 
 #[test]
-fn testing_a_service_takes_no_time_and_says_what_is_missing() {
+fn testing_a_service_explains_a_missing_event() {
     let lines = [
         "handled: a user in, a mail out",
         "retried after [10s, 60s, 300s], in no time: 370 s on the clock",

@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_black_hole_swallows_and_its_end_resets() {
+    async fn black_hole_discards_and_its_end_resets() {
         let (proxy, mut peer) = connected().await;
         proxy.blackhole(true);
         peer.write_all(b"lost").await.unwrap();

@@ -91,7 +91,7 @@ fn impatient() -> ServiceTester {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_published_is_handled_and_what_is_emitted_is_seen() {
+async fn published_is_handled_and_emitted_is_recorded() {
     let tester = ServiceTester::new();
     let running = start(&tester, 0).await;
     assert!(running.health().is_ready(), "its subscription is open");
@@ -109,7 +109,7 @@ async fn what_is_published_is_handled_and_what_is_emitted_is_seen() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retries_of_minutes_take_no_time_and_are_seen() {
+async fn retries_of_minutes_take_no_time() {
     let tester = ServiceTester::new();
     let running = start(&tester, 6).await;
     let (wall, clock) = (std::time::Instant::now(), Instant::now());
@@ -137,7 +137,7 @@ async fn time_is_advanced_step_by_step() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dead_letters_of_any_kind_are_seen_with_their_reason() {
+async fn dead_letters_are_recorded_with_their_reason() {
     let tester = ServiceTester::new();
     let running = start(&tester, 0).await;
     tester.publish(user("nobody")).await.unwrap();
@@ -158,7 +158,7 @@ async fn dead_letters_of_any_kind_are_seen_with_their_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_stop_gives_back_the_next_start_handles_with_its_attempts() {
+async fn requeued_message_keeps_attempts_over_a_restart() {
     let tester = ServiceTester::new();
     let running = start(&tester, 5).await;
     tester.publish(user("ada")).await.unwrap();
@@ -172,7 +172,7 @@ async fn what_a_stop_gives_back_the_next_start_handles_with_its_attempts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_with_an_id_and_a_topic_of_its_own_goes_there() {
+async fn event_with_its_own_id_and_topic_keeps_them() {
     let tester = ServiceTester::new();
     let to_vips = Subscription::to("vips").group("mailer").json::<UserCreated>();
     let running = tester.start(wire(tester.broker(), to_vips, 0).unwrap()).await;
@@ -187,7 +187,7 @@ async fn an_event_with_an_id_and_a_topic_of_its_own_goes_there() {
 // ---- faults
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_sees_a_message_again_whose_ack_was_lost() {
+async fn message_with_a_lost_ack_is_handled_again() {
     let tester = ServiceTester::new();
     let running = start(&tester, 0).await;
     tester.faults().fail_acks(1);
@@ -199,7 +199,7 @@ async fn a_handler_sees_a_message_again_whose_ack_was_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_revoke_while_a_handler_runs_makes_it_run_again() {
+async fn revoked_running_message_is_handled_again() {
     let tester = ServiceTester::new();
     let runs = Arc::new(AtomicU32::new(0));
     let slow = each({
@@ -226,7 +226,7 @@ async fn a_revoke_while_a_handler_runs_makes_it_run_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn settlements_that_are_not_confirmed_are_tried_again() {
+async fn unconfirmed_settlement_is_retried() {
     let tester = ServiceTester::new();
     let running = start(&tester, 4).await;
     tester.faults().fail_retries(2);
@@ -240,7 +240,7 @@ async fn settlements_that_are_not_confirmed_are_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_confirm_makes_the_service_publish_its_event_again() {
+async fn event_with_a_lost_confirm_is_republished() {
     let tester = ServiceTester::new();
     let _running = start(&tester, 1).await;
     tester.publish(user("ada")).await.unwrap();
@@ -265,7 +265,7 @@ async fn duplicates_and_redeliveries_are_handled_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_scheduled_retry_lets_its_key_go_on() {
+async fn scheduled_retry_does_not_block_its_key() {
     let tester = ServiceTester::new();
     let like_rabbitmq = MemorySubscription::default().with_retry(MemoryRetry::Scheduled);
     let subscription = users().option(like_rabbitmq);
@@ -305,7 +305,7 @@ async fn a_batch_holds_several_events_of_one_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn members_of_a_group_share_the_keys_and_keep_the_order_of_each() {
+async fn members_share_keys_and_keep_their_order() {
     const EVENTS: u32 = 2_000;
     let tester = ServiceTester::new().timeout(Duration::from_secs(60));
     let seen = Arc::<Mutex<HashMap<String, Vec<u32>>>>::default();
@@ -338,7 +338,7 @@ async fn members_of_a_group_share_the_keys_and_keep_the_order_of_each() {
 // ---- each assertion can fail
 
 #[tokio::test(start_paused = true)]
-async fn what_does_not_happen_is_an_error_that_lists_what_did() {
+async fn missing_outcome_error_lists_the_history() {
     let tester = impatient();
     let _running = start(&tester, 0).await;
     tester.publish(user("ada")).await.unwrap();
@@ -365,7 +365,7 @@ async fn what_does_not_happen_is_an_error_that_lists_what_did() {
 }
 
 #[tokio::test]
-async fn a_retry_that_is_waited_for_without_paused_time_is_explained() {
+async fn pending_retry_without_paused_time_is_explained() {
     let tester = impatient();
     let subscription = users().retry(cqrs_core::Retry::none().delayed([Duration::from_secs(60)]));
     let _running = tester.start(wire(tester.broker(), subscription, 9).unwrap()).await;
@@ -379,7 +379,7 @@ async fn a_retry_that_is_waited_for_without_paused_time_is_explained() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_cannot_go_on_ends_the_wait_at_once() {
+async fn failed_service_ends_the_wait_at_once() {
     let tester = ServiceTester::new().timeout(Duration::from_secs(60));
     let subscription = users().on_decode_error(OnDecodeError::Stop);
     let running = tester.start(wire(tester.broker(), subscription, 0).unwrap()).await;

@@ -30,7 +30,7 @@ async fn clean(raw: Raw, queues_of: &[&str], exchange: &str) {
 const LONG: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_published_arrives_whole_and_once() {
+async fn published_message_arrives_whole_and_once() {
     let (name, raw) = (fresh("whole"), Raw::connect().await);
     let broker = broker(&name).await;
     let mut source = open(&broker, &[&name], "g", |_| {}).await;
@@ -95,7 +95,7 @@ async fn groups_get_all_and_members_share() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_dropped_or_left_comes_again() {
+async fn dropped_or_unsettled_is_redelivered() {
     for kind in [QueueKind::Quorum, QueueKind::Classic] {
         let (name, raw) = (fresh("again"), Raw::connect().await);
         let queue = format!("{name}.g");
@@ -133,7 +133,7 @@ async fn what_is_dropped_or_left_comes_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_more_are_out_than_asked_for() {
+async fn in_flight_stays_within_max_unsettled() {
     let (name, raw) = (fresh("bound"), Raw::connect().await);
     let queue = format!("{name}.g");
     let broker = broker(&name).await;
@@ -159,7 +159,7 @@ async fn no_more_are_out_than_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn acknowledgements_just_before_the_end_last() {
+async fn acks_just_before_the_close_are_kept() {
     let (name, raw) = (fresh("last-acks"), Raw::connect().await);
     let queue = format!("{name}.g");
     let broker = broker(&name).await;

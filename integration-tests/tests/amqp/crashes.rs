@@ -343,7 +343,7 @@ async fn graceful_end_and_losses_count_no_crash() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_single_active_consumer_declared_elsewhere_works_without() {
+async fn passive_queue_may_be_single_active_consumer() {
     let _alone = crate::QUARANTINE.lock().await;
     let (name, raw) = (fresh("single"), Raw::connect().await);
     let (_proxy, broker) = through_proxy(&name).await;

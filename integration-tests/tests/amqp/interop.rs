@@ -186,7 +186,7 @@ async fn faststream_reads(
 }
 
 #[tokio::test]
-async fn faststream_reads_our_events_into_a_body_of_pydantic() {
+async fn faststream_reads_our_events_as_pydantic_models() {
     for (event, received) in faststream_reads(Some("pydantic"), None).await {
         assert_eq!(received["is"], "PydanticNotificationEvent[UserCreated]");
         assert_same(&received, &event);
@@ -310,7 +310,7 @@ async fn we_read_what_faststream_publishes() {
 const BAD: [&[u8]; 4] = [b"", b"null", b"[]", br#"{"payload":{"user_id":"1","email":"a"#];
 
 #[tokio::test]
-async fn what_python_sends_that_is_no_event_is_skipped_or_dead_lettered() {
+async fn undecodable_python_message_follows_the_policy() {
     for (strict, expected) in [(false, &BAD[1..]), (true, &BAD[..])] {
         let place = Place::python("bad");
         let subscription = match strict {
@@ -369,7 +369,7 @@ fn deserialize_errors(received: &[Value]) {
 }
 
 #[tokio::test]
-async fn what_is_no_event_is_a_value_for_python_cqrs_and_it_goes_on() {
+async fn python_cqrs_gets_undecodable_body_as_a_value() {
     for python in [Python::Cqrs4, Python::Cqrs5] {
         for model in ["pydantic", "dataclass"] {
             let place = Place::python("bad-for");
@@ -380,7 +380,7 @@ async fn what_is_no_event_is_a_value_for_python_cqrs_and_it_goes_on() {
 }
 
 #[tokio::test]
-async fn what_is_no_event_is_a_value_or_no_body_for_faststream_and_it_goes_on() {
+async fn faststream_gets_undecodable_body_and_goes_on() {
     let reads = async |read| {
         let arguments = json!({ "model": "pydantic", "read": read });
         let place = Place::faststream("bad-for");
@@ -475,7 +475,7 @@ async fn we_read_python_cqrs_5_protobuf() {
 // ---- who declares
 
 #[tokio::test]
-async fn what_python_cqrs_declared_we_publish_to_and_consume() {
+async fn our_side_uses_topology_of_python_cqrs() {
     for python in [Python::Cqrs4, Python::Cqrs5] {
         let place = Place::python("python-first");
         let events = events(&place.topic);
@@ -492,7 +492,7 @@ async fn what_python_cqrs_declared_we_publish_to_and_consume() {
 }
 
 #[tokio::test]
-async fn what_our_producer_declared_python_cqrs_publishes_to_and_consumes() {
+async fn python_cqrs_uses_topology_of_our_producer() {
     for python in [Python::Cqrs4, Python::Cqrs5] {
         let place = Place::python("producer-first");
         let events = events(&place.topic);
@@ -509,7 +509,7 @@ async fn what_our_producer_declared_python_cqrs_publishes_to_and_consumes() {
 }
 
 #[tokio::test]
-async fn what_our_consumer_declared_python_cqrs_publishes_to_and_shares() {
+async fn python_cqrs_uses_topology_of_our_consumer() {
     for python in [Python::Cqrs4, Python::Cqrs5] {
         let place = Place::python("consumer-first");
         let mut ear = place.ear().await;
@@ -576,7 +576,7 @@ async fn a_queue_is_shared_with_a_consumer_of_faststream() {
 }
 
 #[tokio::test]
-async fn what_faststream_declared_we_take_without_declaring() {
+async fn our_side_uses_topology_of_faststream_passively() {
     let place = Place::faststream("passive");
     let peer = Peer::shared(Python::FastStream);
     let model = json!({ "model": "pydantic" });
@@ -595,7 +595,7 @@ async fn what_faststream_declared_we_take_without_declaring() {
 }
 
 #[tokio::test]
-async fn what_we_declared_faststream_takes_without_declaring() {
+async fn faststream_uses_our_topology_passively() {
     let place = Place { topic: fresh("passive"), mode: DeclareMode::Declare };
     // Ours, which is not what FastStream would declare.
     let own = place.subscription().option(AmqpSubscription::new().with_queue(&*place.topic));
@@ -613,7 +613,7 @@ async fn what_we_declared_faststream_takes_without_declaring() {
 }
 
 #[tokio::test]
-async fn what_nobody_declared_is_not_found() {
+async fn undeclared_queue_is_not_found() {
     let place = Place::faststream("nobody");
     let exchange = AmqpMessageBroker::connect(place.config()).await.unwrap();
     let error = try_open(&exchange, &[&*place.topic], "ours", |request| {
@@ -634,7 +634,7 @@ fn advises(words: &str, what: &str, name: &str) {
 }
 
 #[tokio::test]
-async fn a_queue_that_python_cqrs_declared_otherwise_is_named() {
+async fn conflict_with_queue_of_python_cqrs_is_named() {
     let place = Place::python("conflict");
     place.publish(Python::Cqrs5, "pydantic", vec![json!({ "payload": users()[0] })]).await;
     // A consumer that wants it as FastStream has it, with the exchange as python-cqrs has it.
@@ -656,7 +656,7 @@ async fn a_queue_that_python_cqrs_declared_otherwise_is_named() {
 }
 
 #[tokio::test]
-async fn an_exchange_that_python_cqrs_declared_otherwise_is_named() {
+async fn conflict_with_exchange_of_python_cqrs_is_named() {
     let place = Place::python("conflict");
     place.publish(Python::Cqrs5, "pydantic", vec![json!({ "payload": users()[0] })]).await;
     let mut config = place.config();
@@ -672,7 +672,7 @@ async fn an_exchange_that_python_cqrs_declared_otherwise_is_named() {
 }
 
 #[tokio::test]
-async fn a_queue_that_faststream_declared_otherwise_is_named() {
+async fn conflict_with_queue_of_faststream_is_named() {
     // The queue alone: the exchange is FastStream's default one.
     let place = Place::python("conflict");
     let arguments = json!({ "address": amqp::dsn(), "queue": place.topic, "model": "pydantic" });

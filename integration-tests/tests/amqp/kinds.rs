@@ -18,7 +18,7 @@ fn with(options: AmqpSubscription) -> impl FnOnce(&mut SubscribeRequest) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_is_read_on_from_what_is_not_settled() {
+async fn stream_is_reread_from_its_first_unsettled_message() {
     let (name, raw) = (fresh("stream"), Raw::connect().await);
     let queue = format!("{name}.g");
     let (proxy, broker) = through_proxy(&name).await;
@@ -65,7 +65,7 @@ async fn a_stream_is_read_on_from_what_is_not_settled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_exclusive_queue_has_retries_that_go_with_it() {
+async fn retry_queue_of_an_exclusive_queue_is_exclusive() {
     let (name, raw) = (fresh("exclusive"), Raw::connect().await);
     let queue = format!("{name}.g");
     let (proxy, broker) = through_proxy(&name).await;
@@ -93,7 +93,7 @@ async fn an_exclusive_queue_has_retries_that_go_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fleeting_queues_have_retries() {
+async fn auto_delete_queue_has_retries() {
     let (name, raw) = (fresh("fleeting"), Raw::connect().await);
     let queue = format!("{name}.g");
     let (_proxy, broker) = through_proxy(&name).await;

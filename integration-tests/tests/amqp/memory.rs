@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use cqrs_core::consume::SubscribeRequest;
-use integration_tests::amqp::{self, Raw, fresh};
 use cqrs_testkit::TestSource;
+use integration_tests::amqp::{self, Raw, fresh};
 use integration_tests::consuming::fixture::until_within;
 use integration_tests::consuming::{interrupt, request};
 use lapin::BasicProperties;

@@ -159,7 +159,7 @@ async fn keys_keep_the_order_of_enqueue_over_64_tasks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_message_that_closes_the_channel_is_found_among_its_neighbours() {
+async fn message_that_closes_the_channel_is_isolated() {
     let (exchange, queue) = (fresh("culprit"), fresh("culprit"));
     let raw = Raw::connect().await;
     raw.exchange(&exchange).await;
@@ -199,7 +199,7 @@ async fn the_message_that_closes_the_channel_is_found_among_its_neighbours() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_exchange_is_unroutable_or_a_named_failure() {
+async fn missing_exchange_is_unroutable_or_named() {
     let exchange = fresh("missing");
     let mut config = config(&exchange);
     config.declare = DeclareMode::None;
@@ -235,7 +235,7 @@ async fn message_that_a_full_queue_refuses_is_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_exchange_comes_back_by_itself() {
+async fn deleted_exchange_is_declared_again() {
     let exchange = fresh("deleted");
     let raw = Raw::connect().await;
     let broker = AmqpMessageBroker::connect(config(&exchange)).await.unwrap();
@@ -250,7 +250,7 @@ async fn a_deleted_exchange_comes_back_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_default_exchange_routes_to_the_queue_of_the_topics_name() {
+async fn default_exchange_routes_by_queue_name() {
     let queue = fresh("default");
     let mut config = config("");
     config.queues.push(QueueConfig::new(&*queue));
@@ -348,7 +348,7 @@ fn kind_of_cause(error: &PublishError) -> ErrorKind {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn failures_to_connect_name_their_cause_and_no_credentials() {
+async fn connect_failure_names_cause_without_credentials() {
     log::capture();
     let address = amqp::address();
     let at = |dsn: String| amqp::config_at(dsn, "");
@@ -425,7 +425,7 @@ async fn tls_with_and_without_a_client_certificate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_value_made_while_the_server_is_down_works_when_it_comes_up() {
+async fn broker_value_works_once_the_server_is_up() {
     let (exchange, queue) = (fresh("late"), fresh("late"));
     let proxy = FaultProxy::start("127.0.0.1:0", amqp::address()).await.unwrap();
     proxy.refuse(true);
@@ -446,7 +446,7 @@ async fn a_value_made_while_the_server_is_down_works_when_it_comes_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_amqp_cannot_carry_is_refused_here() {
+async fn message_that_amqp_cannot_carry_is_refused() {
     let exchange = fresh("limits");
     let broker = AmqpMessageBroker::connect(config(&exchange)).await.unwrap();
     let kind = async |message: Message| broker.publish(message).await.unwrap_err().kind();
@@ -517,7 +517,7 @@ async fn a_dropped_broker_value_leaves_no_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_window_makes_wait_or_says_full() {
+async fn full_window_waits_or_returns_full() {
     let exchange = fresh("window");
     let proxy = FaultProxy::start("127.0.0.1:0", amqp::address()).await.unwrap();
     let mut config = config(&exchange);

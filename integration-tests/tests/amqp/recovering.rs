@@ -48,7 +48,7 @@ async fn clean(raw: Raw, queue: &str, exchange: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_connection_is_noticed_and_nothing_is_lost() {
+async fn lost_connection_is_reported_and_loses_nothing() {
     let (name, raw) = (fresh("cut"), Raw::connect().await);
     let queue = format!("{name}.g");
     let (proxy, broker) = through_proxy(&name).await;
@@ -88,7 +88,7 @@ async fn a_lost_connection_is_noticed_and_nothing_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_closed_by_an_operator_comes_back() {
+async fn connection_closed_by_an_operator_is_reopened() {
     let (name, raw) = (fresh("closed"), Raw::connect().await);
     let queue = format!("{name}.g");
     let broker = AmqpMessageBroker::connect(config(&name)).await.unwrap();
@@ -145,7 +145,7 @@ async fn a_deleted_queue_is_declared_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_cancelled_by_the_server_comes_back() {
+async fn consumer_cancelled_by_the_server_is_restarted() {
     let version = amqp::version().await;
     if version < (3, 12) {
         println!("RabbitMQ {version:?} has no consumer timeout per queue: nothing to look at");
@@ -167,7 +167,7 @@ async fn a_consumer_cancelled_by_the_server_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_down_is_waited_for() {
+async fn subscribe_waits_for_a_server_that_is_down() {
     let (name, raw) = (fresh("down"), Raw::connect().await);
     let queue = format!("{name}.g");
     let (proxy, broker) = through_proxy(&name).await;
@@ -199,7 +199,7 @@ async fn a_server_that_is_down_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_hangs_is_left_in_time() {
+async fn close_ends_in_time_while_the_server_hangs() {
     let (name, raw) = (fresh("hangs"), Raw::connect().await);
     let queue = format!("{name}.g");
     let (proxy, broker) = through_proxy(&name).await;
@@ -258,7 +258,7 @@ async fn stopping_and_dropping_leave_the_broker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_queue_that_goes_after_the_stop_takes_only_its_own_along() {
+async fn queue_deleted_after_stop_revokes_only_its_messages() {
     let (stays, goes, raw) = (fresh("stays"), fresh("goes"), Raw::connect().await);
     let queue_of = |topic: &str| format!("{topic}.g");
     let broker = AmqpMessageBroker::connect(config(&stays)).await.unwrap();
@@ -286,7 +286,7 @@ async fn a_queue_that_goes_after_the_stop_takes_only_its_own_along() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_next_active_consumer_waits_for_what_a_stopped_one_still_runs() {
+async fn next_active_consumer_waits_for_running_messages() {
     let (name, raw) = (fresh("handover"), Raw::connect().await);
     let queue = format!("{name}.g");
     let broker = AmqpMessageBroker::connect(config(&name)).await.unwrap();
@@ -319,7 +319,7 @@ async fn the_next_active_consumer_waits_for_what_a_stopped_one_still_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_stands_differently_is_named() {
+async fn conflict_with_an_existing_queue_is_named() {
     let (name, raw) = (fresh("conflict"), Raw::connect().await);
     let queue = format!("{name}.g");
     raw.exchange(&name).await;
@@ -333,7 +333,8 @@ async fn what_stands_differently_is_named() {
     }
     assert_eq!(raw.consumers(&queue).await, 0);
     // As it stands.
-    let mut source = open(&broker, &[&name], "g", with(AmqpSubscription::new().with_passive(true))).await;
+    let mut source =
+        open(&broker, &[&name], "g", with(AmqpSubscription::new().with_passive(true))).await;
     broker.publish(Message::new(&*name, "x")).await.unwrap();
     assert_eq!(source.ack(1).await, ["x"]);
     source.close().await;
@@ -341,7 +342,7 @@ async fn what_stands_differently_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refused_credentials_are_an_error_in_the_end() {
+async fn refused_credentials_are_an_error() {
     let dsn = format!("amqp://guest:s3cret@{}", amqp::address());
     let config = amqp::config_at(dsn, &fresh("refused"));
     let broker = AmqpMessageBroker::new(config).unwrap();
@@ -352,7 +353,7 @@ async fn refused_credentials_are_an_error_in_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_passive_queue_is_an_error_first_and_waited_for_later() {
+async fn missing_passive_queue_is_an_error_only_at_start() {
     let (name, raw) = (fresh("passive"), Raw::connect().await);
     let broker = AmqpMessageBroker::connect(config(&name)).await.unwrap();
     let options = AmqpSubscription::new().with_queue(&*name).with_passive(true);
@@ -373,7 +374,7 @@ async fn a_passive_queue_is_an_error_first_and_waited_for_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_shares_a_queue_with_python_cqrs_and_with_faststream() {
+async fn queue_is_shared_with_python_cqrs_and_faststream() {
     let (name, raw) = (fresh("python"), Raw::connect().await);
     // As python-cqrs does on each publish.
     let (table, fleeting) =

@@ -221,7 +221,7 @@ async fn manage(method: &str, path: &str, body: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_role_works_with_its_rights_and_no_fewer() {
+async fn every_role_needs_exactly_its_documented_rights() {
     const ROLES: [Role; 4] =
         [Role::Producer, Role::ProducerThatDeclares, Role::Consumer, Role::ConsumerThatDeclares];
     let _alone = crate::QUARANTINE.lock().await;

@@ -123,7 +123,7 @@ fn read(copy: &Delivery) -> DeadLetter {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_is_never_early_and_a_long_one_holds_no_short_one() {
+async fn retry_is_never_early_nor_behind_a_longer_one() {
     let (name, raw) = (fresh("retry"), Raw::connect().await);
     let queue = format!("{name}.g");
     let broker = broker(&name).await;
@@ -236,7 +236,7 @@ async fn copies_are_the_message_byte_for_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deleted_targets_are_made_again() {
+async fn deleted_targets_are_declared_again() {
     let (name, raw) = (fresh("healed"), Raw::connect().await);
     let queue = format!("{name}.g");
     let broker = broker(&name).await;
@@ -329,7 +329,7 @@ async fn copy_that_a_full_queue_refuses_is_not_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn headers_that_leave_no_room_stop_nothing() {
+async fn oversized_headers_stop_nothing() {
     let (name, raw) = (fresh("room"), Raw::connect().await);
     let queue = format!("{name}.g");
     let broker = broker(&name).await;

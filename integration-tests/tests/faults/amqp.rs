@@ -114,7 +114,7 @@ impl Load {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cut_connection_loses_nothing_and_keeps_the_order() {
+async fn cut_connection_loses_nothing_and_keeps_order() {
     let _alone = SERVERS.write().await;
     let name = fresh("cut");
     let (raw, mut config) = set_up(&name, "quorum").await;
@@ -134,7 +134,7 @@ async fn a_cut_connection_loses_nothing_and_keeps_the_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cuts_between_publish_and_confirm_are_sent_again() {
+async fn unconfirmed_is_republished_after_a_cut() {
     let _alone = SERVERS.write().await;
     let name = fresh("cuts");
     let (raw, mut config) = set_up(&name, "classic").await;
@@ -196,14 +196,14 @@ async fn kill_and_start(kind: &str, down: Duration, timeout: Duration, test: &st
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_server_that_comes_back_in_time_costs_no_message() {
+async fn server_killed_within_deadline_loses_nothing() {
     let _alone = SERVERS.write().await;
     let (down, timeout) = (Duration::from_secs(10), Duration::from_secs(90));
     kill_and_start("quorum", down, timeout, "amqp kill -9, back in time").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_down_past_the_deadline_fails_publishes_in_time() {
+async fn server_down_past_deadline_fails_in_time() {
     let _alone = SERVERS.write().await;
     let (down, timeout) = match full() {
         true => (Duration::from_secs(40), Duration::from_secs(30)),
@@ -213,7 +213,7 @@ async fn a_server_that_is_down_past_the_deadline_fails_publishes_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_memory_alarm_is_visible_holds_deadlines_and_passes() {
+async fn memory_alarm_is_reported_and_keeps_deadlines() {
     let _alone = SERVERS.write().await;
     let name = fresh("alarm");
     let (raw, mut config) = set_up(&name, "classic").await;
@@ -267,7 +267,7 @@ async fn a_memory_alarm_is_visible_holds_deadlines_and_passes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_stops_reading_hangs_nothing() {
+async fn server_that_stops_reading_hangs_nothing() {
     let _alone = SERVERS.write().await;
     let name = fresh("pause");
     let (raw, mut config) = set_up(&name, "quorum").await;
@@ -306,7 +306,7 @@ async fn a_server_that_stops_reading_hangs_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_network_that_swallows_everything_is_found_by_the_heartbeat() {
+async fn heartbeat_detects_a_silent_network() {
     let _alone = SERVERS.write().await;
     let name = fresh("blackhole");
     let (raw, mut config) = set_up(&name, "quorum").await;

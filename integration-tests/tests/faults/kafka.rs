@@ -184,14 +184,14 @@ async fn outage(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_broker_that_is_back_before_the_deadline_costs_nothing() {
+async fn broker_killed_within_deadline_loses_nothing() {
     let length = Duration::from_secs(if full() { 10 } else { 3 });
     // Room for a slow start of the server.
     outage("killed-short", "kill", ["start", "kafka"], length, Duration::from_secs(90)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_killed_for_longer_than_the_deadline_is_told_and_recovered_from() {
+async fn broker_killed_past_deadline_is_reported() {
     let (length, timeout) = if full() { (40, 30) } else { (10, 6) };
     outage(
         "killed-long",
@@ -204,13 +204,13 @@ async fn a_broker_killed_for_longer_than_the_deadline_is_told_and_recovered_from
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_hangs_and_goes_on_costs_nothing() {
+async fn broker_hanging_within_deadline_loses_nothing() {
     let length = Duration::from_secs(if full() { 12 } else { 3 });
     outage("paused-short", "pause", ["resume", "kafka"], length, Duration::from_secs(30)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_hangs_for_longer_than_the_deadline_is_told_and_recovered_from() {
+async fn broker_hanging_past_deadline_is_reported() {
     let (length, timeout) = if full() { (40, 30) } else { (10, 6) };
     outage(
         "paused-long",
@@ -223,7 +223,7 @@ async fn a_broker_that_hangs_for_longer_than_the_deadline_is_told_and_recovered_
 }
 
 #[tokio::test]
-async fn a_shutdown_while_the_broker_hangs_ends_in_time_and_counts() {
+async fn shutdown_of_a_hanging_broker_ends_and_counts() {
     let _alone = SERVERS.write().await;
     let mut config = KafkaConfig::new([servers::kafka()]);
     // The shutdown does not wait for it.

@@ -130,7 +130,7 @@ async fn settle_until_committed(member: &mut Member, group: &str, topic: &str, o
 }
 
 #[tokio::test]
-async fn what_was_acked_does_not_come_again_and_the_rest_does() {
+async fn only_unacked_records_are_redelivered() {
     let (topic, group) = prepared("ack", 1, 5).await;
     let mut member = join(&topic, &group).await;
     let mut deliveries = member.begin(5).await;
@@ -158,7 +158,7 @@ async fn what_was_acked_does_not_come_again_and_the_rest_does() {
 }
 
 #[tokio::test]
-async fn a_dropped_delivery_comes_again_before_what_follows_it() {
+async fn dropped_delivery_is_redelivered_before_later_ones() {
     let (topic, group) = prepared("drop", 1, 3).await;
     let mut member = join(&topic, &group).await;
     let first = member.next().await;
@@ -172,7 +172,7 @@ async fn a_dropped_delivery_comes_again_before_what_follows_it() {
 }
 
 #[tokio::test]
-async fn a_source_that_was_dropped_leaves_and_commits() {
+async fn dropped_source_leaves_the_group_and_commits() {
     let (topic, group) = prepared("gone", 1, 2).await;
     let mut member = join(&topic, &group).await;
     let mut deliveries = member.begin(2).await;
@@ -189,7 +189,7 @@ async fn a_source_that_was_dropped_leaves_and_commits() {
 }
 
 #[tokio::test]
-async fn no_more_than_the_cap_is_out() {
+async fn in_flight_stays_within_the_cap() {
     let (topic, group) = prepared("cap", 1, 100).await;
     let mut request = request(&topic, &group, options());
     request.max_unsettled = Some(10);
@@ -208,7 +208,7 @@ async fn no_more_than_the_cap_is_out() {
 }
 
 #[tokio::test]
-async fn no_more_bytes_than_the_cap_are_out() {
+async fn bytes_in_flight_stay_within_the_cap() {
     let topic = fresh_topic("bytes");
     create_topic(&topic, 1, &[]).await;
     let large = "x".repeat(10_000);
@@ -231,7 +231,7 @@ fn impatient() -> KafkaSubscription {
 }
 
 #[tokio::test]
-async fn a_handler_slower_than_the_poll_interval_keeps_its_partition() {
+async fn slow_handler_keeps_its_partition() {
     let (topic, group) = prepared("slow", 1, 30).await;
     let mut request = request(&topic, &group, impatient());
     request.max_unsettled = Some(10);
@@ -277,7 +277,7 @@ async fn two_running(
 }
 
 #[tokio::test]
-async fn a_revoke_waits_for_handlers_and_commits_what_they_did() {
+async fn revoke_waits_for_handlers_and_commits() {
     let options = options();
     let (topic, group, mut member, mut out) = two_running("drain", &options).await;
     let mut second = Member::open(request(&topic, &group, options)).await;
@@ -301,7 +301,7 @@ async fn a_revoke_waits_for_handlers_and_commits_what_they_did() {
 }
 
 #[tokio::test]
-async fn a_handler_longer_than_the_drain_loses_its_message_to_the_new_owner() {
+async fn handler_past_the_drain_loses_its_record() {
     let options = options().with_revoke_drain(Duration::from_secs(2));
     let (topic, group, mut member, mut out) = two_running("overrun", &options).await;
     let mut second = Member::open(request(&topic, &group, options)).await;
@@ -374,7 +374,7 @@ async fn held_and_waiting_deliveries_do_not_delay_a_revoke() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_partition_commits_nothing_and_its_late_acks_do_not_count() {
+async fn lost_partition_commits_nothing() {
     let (topic, group) = prepared("lost", 1, 3).await;
     let (proxy, _alone) = proxy().await;
     let broker = KafkaMessageBroker::new(KafkaConfig::new([servers::kafka_proxied()])).unwrap();
@@ -452,7 +452,7 @@ fn delayed(seconds: &[u64]) -> Retry {
 }
 
 #[tokio::test]
-async fn retry_topics_are_never_early_and_short_delays_do_not_wait_for_long_ones() {
+async fn retry_topic_is_never_early_nor_behind_a_longer_one() {
     let topic = fresh_topic("retry");
     create_topic(&topic, 1, &[]).await;
     let headers = vec![
@@ -519,7 +519,7 @@ async fn retry_topics_are_never_early_and_short_delays_do_not_wait_for_long_ones
 }
 
 #[tokio::test]
-async fn a_retry_copy_waits_through_a_restart() {
+async fn retry_copy_waits_through_a_restart() {
     let (topic, group) = prepared("restart", 1, 1).await;
     let open = async || {
         let topics = options().with_retry_mode(RetryMode::Topics);
@@ -607,7 +607,7 @@ async fn a_dead_letter_is_the_record_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_that_cannot_be_written_settles_nothing() {
+async fn unwritable_dead_letter_settles_nothing() {
     let (topic, group) = prepared("undead", 1, 1).await;
     let mut config = KafkaConfig::new([servers::kafka()]);
     config.publish_timeout = Duration::from_secs(3);
@@ -654,7 +654,7 @@ async fn a_pattern_takes_new_topics_and_no_dead_letters() {
 }
 
 #[tokio::test]
-async fn a_new_group_starts_where_it_is_told() {
+async fn new_group_starts_as_configured() {
     let topic = fresh_topic("start");
     create_topic(&topic, 1, &[]).await;
     let at = |n: i64| 1_700_000_000_000 + n * 1_000;
@@ -702,7 +702,7 @@ async fn a_new_group_starts_where_it_is_told() {
 }
 
 #[tokio::test]
-async fn a_static_member_comes_back_without_a_rebalance() {
+async fn static_member_returns_without_a_rebalance() {
     let topic = fresh_topic("static");
     create_topic(&topic, 2, &[]).await;
     let record = |partition| Raw { partition, ..Raw::new("key", &partition.to_string()) };
@@ -758,7 +758,7 @@ async fn commits_pass_markers_and_aborted_transactions() {
 }
 
 #[tokio::test]
-async fn a_cooperative_rebalance_leaves_alone_what_stays() {
+async fn cooperative_rebalance_keeps_kept_partitions() {
     let options = options().with_assignors([Assignor::CooperativeSticky]);
     let (topic, group, mut member, mut out) = two_running("cooperative", &options).await;
     let mut second = Member::open(request(&topic, &group, options)).await;
@@ -788,7 +788,7 @@ async fn a_cooperative_rebalance_leaves_alone_what_stays() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_told() {
+async fn wrong_password_is_reported() {
     let config = KafkaConfig::new([servers::kafka_sasl_ssl()])
         .with_tls(TlsConfig::new().with_ca(servers::certs("ca.pem")))
         .with_sasl(Sasl::plain(servers::KAFKA_USER.0, "not-the-password"));
@@ -820,7 +820,7 @@ async fn a_subscription_waits_for_its_server() {
 }
 
 #[tokio::test]
-async fn a_missing_topic_is_told_and_waited_for() {
+async fn missing_topic_is_reported_and_waited_for() {
     let topic = fresh_topic("missing");
     let mut member = join(&topic, &format!("g-{topic}")).await;
     let names_topic = |status: &SourceStatus| match status {
@@ -836,7 +836,7 @@ async fn a_missing_topic_is_told_and_waited_for() {
 }
 
 #[tokio::test]
-async fn a_stopped_source_ends_and_settles_what_is_out() {
+async fn stopped_source_ends_and_settles_in_flight() {
     let (topic, group) = prepared("stop", 1, 20).await;
     let mut member = join(&topic, &group).await;
     let mut out = member.begin(3).await;
@@ -856,7 +856,7 @@ async fn a_stopped_source_ends_and_settles_what_is_out() {
 
 /// Members come and go while records are handled: none is lost, and only what was running comes twice.
 #[tokio::test(flavor = "multi_thread")]
-async fn members_come_and_go_and_nothing_is_lost() {
+async fn joining_and_leaving_members_lose_nothing() {
     let topic = fresh_topic("churn");
     create_topic(&topic, 4, &[]).await;
     let group = format!("g-{topic}");

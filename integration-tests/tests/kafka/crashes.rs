@@ -129,12 +129,12 @@ async fn suspects(assignor: Assignor) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn suspects_run_alone_and_their_crashes_are_known() {
+async fn suspects_run_alone_with_their_crash_count() {
     tokio::join!(suspects(Assignor::CooperativeSticky), suspects(Assignor::Range));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn suspect_whose_run_ended_lets_the_next_one_run() {
+async fn finished_suspect_lets_the_next_one_run() {
     let (topic, group) = prepared("ended", 1, 3).await;
     // Their keys differ: those of one key would wait behind each other.
     let key = |n: i32| Raw { partition: 0, ..Raw::new(&format!("key{n}"), &n.to_string()) };
@@ -164,7 +164,7 @@ async fn suspect_whose_run_ended_lets_the_next_one_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_unclean_end_holds_nothing_back() {
+async fn one_unclean_end_delays_nothing() {
     let (topic, group) = prepared("once", 8, 1).await;
     for partition in 0..8 {
         commit(&group, &topic, partition, 0, "cqrs1;u=1.1").await;
@@ -180,7 +180,7 @@ async fn one_unclean_end_holds_nothing_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn collected_deliveries_hold_back_no_other_subscription() {
+async fn collected_batch_delays_no_other_subscription() {
     let (collected, handled) = (prepared("collected", 1, 3_000), prepared("handled", 1, 100));
     let (collected, handled) = tokio::join!(collected, handled);
     for (topic, group) in [&collected, &handled] {
@@ -349,7 +349,7 @@ async fn join_and_commit(topic: &str, group: &str, metadata: &'static str) -> i3
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn death_after_a_good_hand_over_is_counted() {
+async fn crash_after_a_clean_handover_is_counted() {
     let (topic, group) = prepared("handed", 2, 3).await;
     let options = options().with_assignors([Assignor::Range]);
     let mut source = open_with(&topic, &group, options, |_| {}).await;

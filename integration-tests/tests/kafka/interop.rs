@@ -135,7 +135,7 @@ async fn faststream_reads(
 }
 
 #[tokio::test]
-async fn faststream_reads_our_events_into_a_body_of_pydantic() {
+async fn faststream_reads_our_events_as_pydantic_models() {
     for (event, received) in faststream_reads(Some("pydantic"), None).await {
         assert_eq!(received["is"], "PydanticNotificationEvent[UserCreated]");
         assert_same(&received, &event);
@@ -150,7 +150,7 @@ async fn faststream_reads_our_events_without_a_model() {
 }
 
 #[tokio::test]
-async fn faststream_reads_our_events_through_a_value_deserializer() {
+async fn faststream_reads_our_events_by_value_deserializer() {
     for (model, is) in [
         ("pydantic", "PydanticNotificationEvent[UserCreated]"),
         ("dataclass", "UserCreatedEvent"),
@@ -322,7 +322,7 @@ async fn dead_letters(topic: &str, group: &str, count: usize) -> Vec<(Option<Vec
 }
 
 #[tokio::test]
-async fn what_python_sends_that_is_no_event_is_skipped_or_dead_lettered() {
+async fn undecodable_python_message_follows_the_policy() {
     let (topic, group) = (topic("bad").await, fresh_topic("g"));
     let all = fresh_topic("g-all");
     let default = subscription(&topic, &group);
@@ -384,7 +384,7 @@ fn deserialize_errors(received: &[Value], bodies: &[&[u8]]) {
 }
 
 #[tokio::test]
-async fn what_is_no_event_is_a_value_for_python_cqrs_and_it_goes_on() {
+async fn python_cqrs_gets_undecodable_body_as_a_value() {
     for python in [Python::Cqrs4, Python::Cqrs5] {
         for model in ["pydantic", "dataclass"] {
             let peer = Peer::shared(python);
@@ -401,7 +401,7 @@ async fn bad_for_faststream(read: Option<&str>) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn what_is_no_event_is_a_value_for_faststream_and_it_goes_on() {
+async fn faststream_gets_undecodable_body_as_a_value() {
     let received = bad_for_faststream(Some("value_deserializer")).await;
     // Of a tombstone FastStream makes b"" behind the deserializer's back, which is no body of the
     // handler: an error in its log.
@@ -413,7 +413,7 @@ async fn what_is_no_event_is_a_value_for_faststream_and_it_goes_on() {
 }
 
 #[tokio::test]
-async fn what_is_no_event_is_no_body_for_faststream_and_it_goes_on() {
+async fn faststream_skips_undecodable_body_and_goes_on() {
     let received = bad_for_faststream(None).await;
     assert!(received.is_empty(), "no handler is called: {received:?}");
 }
@@ -643,7 +643,7 @@ impl Shared {
 const SESSION: Duration = Duration::from_secs(6);
 
 #[tokio::test]
-async fn a_python_member_takes_over_when_ours_is_killed() {
+async fn python_member_takes_over_when_ours_is_killed() {
     let mut shared = Shared::new("shared-python").await;
     let worker = shared.worker().await;
     let peer = Peer::start(Python::Cqrs5);
@@ -689,7 +689,7 @@ async fn ours_takes_over_when_a_python_member_is_killed() {
 }
 
 #[tokio::test]
-async fn a_group_is_shared_with_faststream_as_it_comes() {
+async fn group_is_shared_with_faststream_by_default() {
     let (topic, group) = (fresh_topic("shared-stream"), fresh_topic("g"));
     create_topic(&topic, 4, &[]).await;
     let mut ear = Ear::<UserCreated>::open(broker(), subscription(&topic, &group)).await;

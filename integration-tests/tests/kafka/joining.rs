@@ -21,7 +21,7 @@ struct Ordered {
 }
 
 #[tokio::test]
-async fn join_refused_for_good_ends_run_with_the_reason() {
+async fn permanently_refused_join_ends_run_with_reason() {
     log::show_warnings();
     let topic = fresh_topic("session");
     create_topic(&topic, 1, &[]).await;
@@ -38,7 +38,7 @@ async fn join_refused_for_good_ends_run_with_the_reason() {
 }
 
 #[tokio::test]
-async fn member_with_other_assignors_says_what_it_waits_for() {
+async fn member_with_other_assignors_reports_the_conflict() {
     let topic = fresh_topic("assignors");
     create_topic(&topic, 1, &[]).await;
     let first = Member::open(request(&topic, "g", options())).await;

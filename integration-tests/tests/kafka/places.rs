@@ -69,12 +69,12 @@ async fn added(assignor: Assignor) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn added_partition_begins_with_its_oldest_record() {
+async fn added_partition_starts_at_its_earliest_record() {
     tokio::join!(added(Assignor::CooperativeSticky), added(Assignor::Range));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn place_before_retention_goes_on_with_oldest_left() {
+async fn position_before_retention_moves_to_earliest() {
     for start in [StartAt::Latest, StartAt::Earliest] {
         let topic = fresh_topic("trimmed");
         create_topic(&topic, 1, &[]).await;
@@ -93,7 +93,7 @@ async fn place_before_retention_goes_on_with_oldest_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn group_has_a_place_before_its_first_record() {
+async fn group_has_a_position_before_its_first_record() {
     let topic = fresh_topic("placed");
     create_topic(&topic, 1, &[]).await;
     write(&topic, records(1, 0..3)).await;
@@ -134,7 +134,7 @@ async fn members_of_a_new_group_share_its_start_option() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn topic_that_is_made_later_is_read_from_its_beginning() {
+async fn topic_created_later_is_read_from_its_start() {
     let topic = fresh_topic("later");
     let group = format!("g-{topic}");
     let broker = KafkaMessageBroker::new(KafkaConfig::new([servers::kafka()])).unwrap();

@@ -102,7 +102,7 @@ async fn every_compression_reads_back_as_it_was_published() {
 }
 
 #[tokio::test]
-async fn an_empty_body_is_no_tombstone_and_protobuf_says_what_it_is() {
+async fn empty_body_is_no_tombstone() {
     let topic = fresh_topic("frames");
     let broker = connect(config()).await;
     broker.publish(Message::new(&*topic, "").with_key("")).await.unwrap();
@@ -163,7 +163,7 @@ fn trusted() -> TlsConfig {
 }
 
 #[tokio::test]
-async fn tls_by_path_and_by_text_with_and_without_a_client_certificate() {
+async fn tls_takes_paths_text_and_client_certificates() {
     let config = |tls| KafkaConfig::new([servers::kafka_ssl()]).with_tls(tls);
     let text = |file| std::fs::read_to_string(servers::certs(file)).unwrap();
     publishes(config(trusted())).await;
@@ -194,7 +194,7 @@ async fn a_server_of_another_authority_is_not_trusted() {
 }
 
 #[tokio::test]
-async fn tls_spoken_to_a_plaintext_port_and_the_reverse_say_so() {
+async fn tls_mismatch_of_client_and_port_is_named() {
     let to_plain = KafkaConfig::new([servers::kafka()]).with_tls(trusted());
     let to_tls = KafkaConfig::new([servers::kafka_ssl()]);
     for (config, words) in [(to_plain, "PLAINTEXT"), (to_tls, "security_protocol")] {
@@ -223,7 +223,7 @@ async fn every_password_mechanism_logs_in() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_told_and_never_shown() {
+async fn wrong_password_is_reported_and_never_shown() {
     log::capture();
     let wrong = "wr0ng-passw0rd";
     for login in [
@@ -253,7 +253,7 @@ async fn a_wrong_password_is_told_and_never_shown() {
 }
 
 #[tokio::test]
-async fn a_mechanism_that_the_broker_does_not_take_is_told() {
+async fn unsupported_mechanism_is_reported() {
     let provider = TokenProvider::new(|| Ok::<_, KafkaError>(token(Duration::from_secs(60))));
     let error = failure(sasl(Sasl::oauth_bearer(provider)), Duration::from_secs(3)).await;
     assert_eq!(error.kind(), PublishErrorKind::NotSent);
@@ -357,7 +357,7 @@ async fn until_confirmed(broker: &KafkaMessageBroker, message: Message) {
 }
 
 #[tokio::test]
-async fn a_broker_value_made_while_the_server_is_down_works_when_it_comes_up() {
+async fn broker_value_works_once_the_server_is_up() {
     let alone = proxy_port().await;
     let broker = KafkaMessageBroker::new(proxied()).unwrap();
     let topic = fresh_topic("late");
@@ -384,7 +384,7 @@ async fn the_state_follows_the_connection_without_traffic() {
 }
 
 #[tokio::test]
-async fn a_record_that_may_have_been_sent_is_unknown_at_its_deadline() {
+async fn possibly_sent_record_is_unknown_at_its_deadline() {
     let (proxy, _alone) = proxy().await;
     let mut config = proxied();
     config.publish_timeout = Duration::from_secs(4);
@@ -417,7 +417,7 @@ async fn a_record_that_may_have_been_sent_is_unknown_at_its_deadline() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sixty_four_tasks_share_keys_while_connections_are_cut() {
+async fn cuts_keep_the_order_of_keys_over_64_tasks() {
     const TASKS: usize = 64;
     const EACH: usize = 100;
     const KEYS: usize = 8;

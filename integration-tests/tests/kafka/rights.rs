@@ -99,7 +99,7 @@ fn subscription(role: Role, topic: &str, group: &str) -> Subscription {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_role_works_with_its_rights_and_no_fewer() {
+async fn every_role_needs_exactly_its_documented_rights() {
     let kafka = AclKafka::start().await;
     let admin = KafkaMessageBroker::connect(kafka.config(ADMIN)).await.unwrap();
     let server = Server { kafka, admin, users: 0.into() };

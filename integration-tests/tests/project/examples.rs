@@ -67,7 +67,7 @@ fn the_consuming_examples_run_on_rabbitmq() {
 }
 
 #[test]
-fn kafka_producing_tells_where_records_stand_and_what_is_wrong() {
+fn kafka_producing_names_places_and_errors() {
     servers::kafka();
     let text = story("kafka_producing", &[]);
     assert!(text.contains("1000 more confirmed in order"), "{text}");
@@ -75,7 +75,7 @@ fn kafka_producing_tells_where_records_stand_and_what_is_wrong() {
 }
 
 #[test]
-fn rabbitmq_producing_tells_what_is_unroutable() {
+fn rabbitmq_producing_names_unroutable_messages() {
     integration_tests::amqp::dsn();
     let text = story("rabbitmq_producing", &[]);
     assert!(text.contains("nobody is bound to invoice.sent:"), "{text}");

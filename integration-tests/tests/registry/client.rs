@@ -60,7 +60,7 @@ async fn set_compatibility(subject: &str, level: &str) {
 }
 
 #[tokio::test]
-async fn schemas_are_registered_looked_up_and_told_apart() {
+async fn schemas_are_registered_and_looked_up() {
     let (registry, topic) = (registry(), fresh_topic("registry"));
     // A comment of its own: the registry has had no such schema.
     for schema in [
@@ -106,7 +106,7 @@ async fn a_schema_may_refer_to_another_one() {
 }
 
 #[tokio::test]
-async fn what_does_not_fit_is_refused() {
+async fn incompatible_schema_is_refused() {
     let (registry, topic) = (registry(), fresh_topic("refused"));
     for (schema, breaking) in [
         (Schema::protobuf(PROTO), Schema::protobuf(PROTO.replace("string", "int64"))),
@@ -137,7 +137,7 @@ async fn what_does_not_fit_is_refused() {
 }
 
 #[tokio::test]
-async fn what_the_registry_cannot_do_is_no_missing_schema() {
+async fn unsupported_request_is_no_missing_schema() {
     let (registry, topic) = (registry(), fresh_topic("guid"));
     // Apicurio 2 has no GUIDs.
     let error = registry.schema(Uuid::from_u128(7)).await.unwrap_err();
@@ -284,7 +284,7 @@ async fn protobuf_reads_back(
 }
 
 #[tokio::test]
-async fn protobuf_goes_through_kafka_with_the_path_of_its_message() {
+async fn protobuf_goes_through_kafka_with_message_path() {
     let (registry, topic) = (registry(), fresh_topic("framed-protobuf"));
     create_topic(&topic, 1, &[]).await;
     let second = MessagePath::new([1]).unwrap();

@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn those_who_ask_at_once_share_one_load() {
+    async fn concurrent_lookups_share_one_load() {
         let (cache, loads) = (cache(10), Loads::default());
         let all = join_all((0..50).map(|_| cache.get(1, loads.slowly(Ok(7))))).await;
         assert!(all.into_iter().all(|loaded| loaded.unwrap() == 7));
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn unknown_takes_no_place_from_what_is_known() {
+    async fn unknown_id_evicts_no_known_schema() {
         let (cache, loads) = (cache(10), Loads::default());
         for key in 0..9 {
             cache.get(key, loads.slowly(Ok(key))).await.unwrap();
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_load_outlives_the_first_who_waits_but_not_the_last() {
+    async fn load_outlives_its_first_waiter_but_not_its_last() {
         let (cache, loads) = (cache(10), Loads::default());
         let half = Duration::from_millis(500);
         let first = timeout(half, cache.get(1, loads.slowly(Ok(7))));
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_one_unused_for_longest_makes_room() {
+    async fn least_recently_used_is_evicted() {
         let (cache, loads) = (cache(2), Loads::default());
         for key in [1, 2, 1, 3] {
             cache.get(key, loads.slowly(Ok(key))).await.unwrap();

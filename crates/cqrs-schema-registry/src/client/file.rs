@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn value_that_is_no_text_is_refused_unseen() {
+    fn non_text_value_is_refused_unseen() {
         for line in [
             "urls = [8675309]",
             "urls = { a = 'http://u:8675309@a' }",

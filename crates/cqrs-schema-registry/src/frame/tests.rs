@@ -22,7 +22,7 @@ fn a_json_frame_is_a_zero_and_the_id() {
 }
 
 #[test]
-fn the_first_message_is_one_byte_and_both_spellings_are_read() {
+fn both_forms_of_the_first_message_path_are_read() {
     let frame = Frame::new(7).with_path(MessagePath::FIRST);
     assert_eq!(frame.to_bytes(), [0, 0, 0, 0, 7, 0]);
     assert_eq!(Frame::new(7).with_path(path(&[0])).to_bytes(), [0, 0, 0, 0, 7, 0]);
@@ -49,7 +49,7 @@ fn a_guid_stands_behind_magic_one() {
 }
 
 #[test]
-fn what_is_no_frame_is_an_error_with_its_kind() {
+fn invalid_frame_is_an_error_with_its_kind() {
     assert_eq!(json(b""), Err(FrameErrorKind::Empty));
     assert_eq!(json(b"{}"), Err(FrameErrorKind::Unframed));
     assert_eq!(json(&[0, 0, 0, 7]), Err(FrameErrorKind::Truncated));
@@ -85,7 +85,7 @@ fn frames() -> impl Strategy<Value = Frame> {
 
 proptest! {
     #[test]
-    fn what_is_written_is_read_back(
+    fn written_is_read_back(
         frame in frames(),
         body in prop::collection::vec(any::<u8>(), 0..50),
     ) {
@@ -111,7 +111,7 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_never_panic_nor_allocate_beyond_the_path(
+    fn arbitrary_bytes_never_panic_nor_overallocate(
         start in 0_u8..3,
         rest in prop::collection::vec(any::<u8>(), 0..400),
     ) {

@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_an_error() {
+    fn invalid_number_is_an_error() {
         assert_eq!(read(&[]), Err(FrameErrorKind::Truncated));
         assert_eq!(read(&[0x80]), Err(FrameErrorKind::Truncated));
         assert_eq!(read(&[1]), Err(FrameErrorKind::Negative));

@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_of_the_inner_deserializer_keep_the_bytes_as_they_came() {
+    fn inner_error_keeps_the_framed_bytes() {
         let message = framed(&[0, 0, 0, 0, 7], "garbage");
         let error = read(&Framed::json(JsonDeserializer), &message).unwrap_err();
         assert_eq!(error.kind(), DeserializeErrorKind::Syntax);
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn no_bytes_are_empty_only_where_they_are_no_message() {
+    fn empty_bytes_may_be_a_message() {
         let void = framed(&[], "");
         let error = read(&Framed::protobuf(JsonDeserializer), &void).unwrap_err();
         assert_eq!(error.kind(), DeserializeErrorKind::Syntax, "a message of defaults, unframed");

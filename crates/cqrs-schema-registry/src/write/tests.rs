@@ -53,7 +53,7 @@ fn a_guid_goes_into_the_header_and_the_body_stays() {
 }
 
 #[test]
-fn an_unknown_event_is_refused_in_words_that_say_what_to_do() {
+fn unknown_event_error_says_what_to_do() {
     for (message, expected) in [
         (message("users", "Gone"), r#"no schema of "Gone" is known: add it to the framing"#),
         (message("audit", "Moved"), r#"known for this topic, only for ["users"]"#),
@@ -70,7 +70,7 @@ fn an_unknown_event_is_refused_in_words_that_say_what_to_do() {
 }
 
 #[test]
-fn a_frame_is_not_put_on_twice() {
+fn framed_message_is_not_framed_again() {
     let once = framing().apply(message("users", "Created")).unwrap();
     assert_eq!(framing().apply(once.clone()).unwrap(), once);
     let other = framing().event("Created", Frame::new(100));
@@ -115,7 +115,7 @@ fn a_frame_before_the_body_is_one_allocation() {
 }
 
 #[tokio::test]
-async fn the_broker_frames_what_it_publishes_and_passes_on_the_rest() {
+async fn broker_frames_published_messages_only() {
     let broker = FramedBroker::new(MemoryBroker::new(), framing());
     assert_eq!(broker.state(), broker.inner().state());
     broker.publish(message("users", "Created")).await.unwrap();

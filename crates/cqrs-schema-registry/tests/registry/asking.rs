@@ -33,7 +33,7 @@ async fn every_endpoint_is_asked_and_understood() {
 }
 
 #[tokio::test]
-async fn a_schema_that_somebody_else_put_there_meanwhile_is_found() {
+async fn schema_registered_meanwhile_is_found() {
     let server = Server::start().await;
     let registry = server.client();
     let first = registry.register("a-value", &schema()).await.unwrap();
@@ -48,7 +48,7 @@ async fn a_schema_that_somebody_else_put_there_meanwhile_is_found() {
 }
 
 #[tokio::test]
-async fn answers_may_leave_things_out() {
+async fn answers_may_omit_fields() {
     let server = Server::start().await;
     server.state().plain = true;
     let registry = server.client();
@@ -122,7 +122,7 @@ async fn credentials_are_sent_and_never_shown() {
 }
 
 #[tokio::test]
-async fn those_who_ask_for_one_schema_share_one_request() {
+async fn concurrent_lookups_share_one_request() {
     let server = Server::start().await;
     let registry = server.client();
     registry.register("a-value", &schema()).await.unwrap();
@@ -135,7 +135,7 @@ async fn those_who_ask_for_one_schema_share_one_request() {
 }
 
 #[tokio::test]
-async fn what_is_not_found_is_asked_for_again() {
+async fn missing_schema_is_looked_up_again() {
     let server = Server::start().await;
     let registry = server.client();
     let error = registry.schema(1).await.unwrap_err();

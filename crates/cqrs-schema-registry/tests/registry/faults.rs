@@ -42,7 +42,7 @@ async fn a_refusal_says_what_where_and_what_to_do() {
 }
 
 #[tokio::test]
-async fn an_answer_of_something_else_is_not_taken_for_a_missing_schema() {
+async fn foreign_answer_is_no_missing_schema() {
     let server = Server::start().await;
     let registry = server.client();
     for (status, text) in [
@@ -101,7 +101,7 @@ async fn an_echo_of_the_credentials_is_redacted() {
 }
 
 #[tokio::test]
-async fn what_may_pass_is_tried_again() {
+async fn transient_failure_is_retried() {
     let server = Server::start().await;
     let (registry, hurried) = (server.client(), server.hurried_client());
     registry.register("a-value", &Schema::json("{}")).await.unwrap();
@@ -120,7 +120,7 @@ async fn what_may_pass_is_tried_again() {
 }
 
 #[tokio::test]
-async fn a_registry_that_stays_away_is_unreachable_in_bounded_time() {
+async fn absent_registry_is_unreachable_in_bounded_time() {
     let server = Server::start().await;
     let registry = server.client();
     server.fail(vec![Fault::Answer(503, r#"{"error_code":50003,"message":"no leader"}"#); 3]);
@@ -146,7 +146,7 @@ async fn a_registry_that_stays_away_is_unreachable_in_bounded_time() {
 }
 
 #[tokio::test]
-async fn another_url_stands_in_and_is_kept() {
+async fn next_url_takes_over_and_is_kept() {
     let (first, second) = (Server::start().await, Server::start().await);
     let mut config = first.config();
     config.urls.push(second.url.clone());

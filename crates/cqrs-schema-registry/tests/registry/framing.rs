@@ -23,7 +23,7 @@ fn protobuf() -> Schema {
 }
 
 #[tokio::test]
-async fn ids_are_looked_up_and_nothing_is_registered_by_default() {
+async fn ids_are_looked_up_and_not_registered() {
     let server = Server::start().await;
     let registry = server.client();
     let builder = Framing::builder(&registry).event(EventSchema::of::<UserCreated>(json()));
@@ -125,7 +125,7 @@ async fn the_header_form_takes_the_guid() {
 }
 
 #[tokio::test]
-async fn an_event_of_two_topics_has_the_schema_of_each_also_under_subjects_of_its_own() {
+async fn event_of_two_topics_has_the_schema_of_each() {
     let server = Server::start().await;
     let registry = server.client();
     let event = |topic: &'static str, schema: &str, subject: &str| {

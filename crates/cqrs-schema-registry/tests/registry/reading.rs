@@ -45,7 +45,7 @@ async fn malformed(decoder: &RegistryDecoder, message: Incoming) -> String {
 }
 
 #[tokio::test]
-async fn a_known_schema_of_the_type_passes_and_is_asked_for_once() {
+async fn known_schema_passes_and_is_looked_up_once() {
     let server = server().await;
     let registry = server.client();
     let json = RegistryDecoder::json(&registry);
@@ -59,7 +59,7 @@ async fn a_known_schema_of_the_type_passes_and_is_asked_for_once() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_the_message_is_malformed() {
+async fn faulty_message_is_malformed() {
     let server = server().await;
     let registry = server.client();
     let json = RegistryDecoder::json(&registry);
@@ -99,7 +99,7 @@ async fn the_subject_is_checked_when_it_is_asked_for() {
 }
 
 #[tokio::test]
-async fn an_id_that_no_registry_gives_out_is_not_asked_for() {
+async fn impossible_id_is_not_looked_up() {
     let server = server().await;
     // What a registry says to a number that it cannot read: as if the base URL were wrong.
     server.fail(vec![Fault::Answer(404, ""); 10]);
@@ -112,7 +112,7 @@ async fn an_id_that_no_registry_gives_out_is_not_asked_for() {
 }
 
 #[tokio::test]
-async fn a_subject_that_cannot_be_one_is_not_tried_again() {
+async fn invalid_subject_is_not_retried() {
     let server = server().await;
     for subject in ["", ".", ".."] {
         let json = RegistryDecoder::json(&server.client()).subjects([subject]);
@@ -122,7 +122,7 @@ async fn a_subject_that_cannot_be_one_is_not_tried_again() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_the_registry_is_for_later() {
+async fn registry_failure_is_retryable() {
     let server = server().await;
     let registry = server.client();
     let json = RegistryDecoder::json(&registry);
@@ -202,7 +202,7 @@ async fn guid_is_malformed_where_the_registry_has_none() {
 }
 
 #[tokio::test]
-async fn what_has_no_body_passes_for_the_policies_to_see() {
+async fn message_without_body_passes_to_the_policies() {
     let server = server().await;
     let json = RegistryDecoder::json(&server.client());
     let mut tombstone = Incoming::new("t", "");
@@ -228,7 +228,7 @@ struct UserCreated {
 }
 
 #[tokio::test]
-async fn a_service_reads_what_a_framed_broker_wrote_in_either_form() {
+async fn service_reads_both_forms_of_frames() {
     let server = server().await;
     let registry = server.client();
     let broker = MemoryBroker::new();
@@ -296,7 +296,7 @@ async fn asked(server: &Server, times: usize) {
 }
 
 #[tokio::test]
-async fn an_outage_longer_than_the_retry_schedule_costs_no_message() {
+async fn outage_past_the_retry_schedule_loses_nothing() {
     // What an outage looks like, and how many requests one round of it takes.
     for (fault, requests) in [
         (Fault::Answer(503, ""), 3),
@@ -319,7 +319,7 @@ async fn an_outage_longer_than_the_retry_schedule_costs_no_message() {
 }
 
 #[tokio::test]
-async fn a_stop_while_the_subject_cannot_be_looked_up_ends_in_time_and_loses_nothing() {
+async fn stop_during_an_outage_ends_and_loses_nothing() {
     for fault in [Fault::Answer(401, ""), Fault::Hang] {
         let (server, broker) = (server().await, MemoryBroker::new());
         let first = Fault::Answer(200, r#"{"schema":"{}","schemaType":"JSON"}"#);

@@ -103,7 +103,7 @@ struct Measured {
 }
 
 #[test]
-fn a_serializer_of_ones_own_needs_no_serde() {
+fn custom_serializer_needs_no_serde() {
     let serializer = <Measured as Notification>::Serializer::default();
     let event = NotificationEvent::new(Measured { value: 9 });
     assert_eq!(serializer.serialize(&event).unwrap().body, "9");
@@ -117,7 +117,7 @@ struct Changed<T, I: fmt::Display> {
 }
 
 #[test]
-fn a_generic_notification_is_one_when_its_payload_can_be_written() {
+fn generic_notification_needs_a_serializable_payload() {
     let event = NotificationEvent::new(Changed { id: Some(3), to: vec![1] });
     assert_eq!(event.payload.key(), some("3"));
     let body = JsonSerializer.serialize(&event).unwrap().body;

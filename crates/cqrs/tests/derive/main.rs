@@ -66,7 +66,7 @@ impl EventHandler<UserCreated> for Seen {
 }
 
 #[tokio::test]
-async fn derived_types_go_through_a_mediator_on_their_routes() {
+async fn derived_types_are_routed_by_a_mediator() {
     let seen = Seen::default();
     let mediator = Mediator::builder()
         .handle::<SignUp, _>(SignUpHandler)
