@@ -1,4 +1,4 @@
-//! A TCP proxy that breaks connections on demand, to put between a client and a real broker.
+//! [`FaultProxy`]: a TCP proxy that breaks connections on demand, between a client and a real broker.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-/// Forwards TCP connections to one server and breaks them when told to.
+/// Forwards TCP connections to one server and breaks them on demand.
 ///
 /// Faults take effect at once, on the connections that are open and on those to come. Dropping the
 /// proxy closes its port and resets what it carried.

@@ -46,7 +46,7 @@ fn user(name: &str) -> UserCreated {
     UserCreated { name: name.to_owned() }
 }
 
-/// Fails as often as it is told to.
+/// Fails a given number of times.
 struct Welcome {
     failures: AtomicU32,
 }

@@ -1,3 +1,5 @@
+//! [`Adjusted`]: a broker that changes the requests of its subscriptions; used by harnesses.
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;

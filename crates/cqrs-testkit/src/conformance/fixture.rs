@@ -1,5 +1,5 @@
-//! [`Fixture`]: a broker with a topic and a group for one case, and waits that end; used by both halves of
-//! the conformance suite.
+//! [`Fixture`]: a broker with a topic and a group for one case, and waits with a limit; used by both
+//! halves of the conformance suite.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;

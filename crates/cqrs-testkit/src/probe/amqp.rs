@@ -1,3 +1,5 @@
+//! The probe of RabbitMQ.
+
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -52,7 +54,7 @@ impl AmqpProbe {
             if let Some(link) = &mut self.link
                 && let Some(Ok(delivery)) = link.consumer.next().await
             {
-                // When the ack is lost with the connection, the message comes again.
+                // When the ack is lost with the connection, the message is redelivered.
                 let acker = delivery.acker.clone();
                 self.unacked = Some(received(delivery));
                 // `Ok(false)` is what lapin says of a delivery whose channel is gone.

@@ -1,3 +1,5 @@
+//! The probe of Kafka.
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
@@ -15,7 +17,7 @@ use uuid::Uuid;
 use super::{ProbeError, ProbeSource, Received};
 
 const CONTACT: Duration = Duration::from_secs(10);
-/// How long the thread may take to notice that its probe is gone.
+/// The longest time until the thread ends after its probe was dropped.
 const BEAT: Duration = Duration::from_millis(100);
 
 /// A consumer on a thread of its own: rdkafka's calls block.

@@ -1,3 +1,5 @@
+//! The probe of the in-memory broker.
+
 use std::time::Duration;
 
 use cqrs_core::MemoryBroker;

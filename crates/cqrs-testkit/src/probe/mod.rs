@@ -1,4 +1,4 @@
-//! Reads back what a broker holds, with the plainest client there is: to check what was published.
+//! [`Probe`]: reads the messages of a broker with a plain client, to check what was published.
 
 #[cfg(feature = "amqp")]
 mod amqp;
@@ -38,7 +38,7 @@ use uuid::Uuid;
 #[derive(Debug)]
 pub struct Probe(Box<dyn ProbeSource>);
 
-/// Where a [`Probe`] reads; for brokers of third parties.
+/// The client of a [`Probe`]; for brokers of third parties.
 pub trait ProbeSource: fmt::Debug + Send + Sync + 'static {
     /// The next message, or `None` when none came within `deadline`.
     ///
@@ -46,10 +46,10 @@ pub trait ProbeSource: fmt::Debug + Send + Sync + 'static {
     fn next(&mut self, deadline: Duration) -> BoxFuture<'_, Option<Received>>;
 }
 
-/// A message as it stood in the broker.
+/// A message as the broker holds it.
 ///
-/// What the frame carries in a header of its own (id, name, key, content type) stands in its field and
-/// not among the `headers`.
+/// The parts that the frame carries in a header of its own (id, name, key, content type) are in their fields
+/// and not among the `headers`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Received {
@@ -92,19 +92,19 @@ impl Received {
         }
     }
 
-    /// Takes a header of the frame: into the field it stands for, or among the headers.
+    /// Adds a header of the frame: to its field, or to the headers.
     pub fn add_header(&mut self, name: &str, value: &str) {
         match name {
             header::MESSAGE_ID => self.id = value.parse().ok(),
             header::EVENT_NAME => self.name = Some(value.to_owned()),
             header::KEY => self.key = Some(Bytes::copy_from_slice(value.as_bytes())),
             "content-type" => self.content_type = Some(value.to_owned()),
-            // A name that our own headers refuse was not written by this framework.
+            // This framework writes no name that `Headers` refuses.
             _ => drop(self.headers.insert(name, value)),
         }
     }
 
-    /// Notes a header whose value is no text.
+    /// Adds a header whose value is no text.
     pub fn add_bytes_header(&mut self, name: &str, value: &[u8]) {
         drop(self.headers.insert_bytes(name, Bytes::copy_from_slice(value)));
     }
@@ -116,14 +116,14 @@ impl Received {
 }
 
 impl Probe {
-    /// Reads from a source of one's own.
+    /// Reads from a custom source.
     pub fn new(source: impl ProbeSource) -> Self {
         Self(Box::new(source))
     }
 
-    /// Reads `topic` of the in-memory broker, in a group of its own, which it deletes in the end.
+    /// Reads `topic` of the in-memory broker, in a group of its own, which is deleted with the probe.
     ///
-    /// While the probe lives, the topic keeps what the probe did not read.
+    /// Until then the topic keeps the messages that the probe did not read.
     pub fn memory(broker: &MemoryBroker, topic: &str) -> Self {
         Self::new(memory::MemoryProbe::new(broker, topic))
     }
@@ -159,8 +159,7 @@ impl Probe {
     /// Cancel safe: a cancelled call loses nothing.
     ///
     /// # Panics
-    /// When the deadline passed without a connection to the broker: a test that is told "nothing came"
-    /// then would look for its fault in the wrong place.
+    /// When the deadline passed without a connection to the broker: `None` would be misleading then.
     pub async fn next(&mut self, deadline: Duration) -> Option<Received> {
         self.0.next(deadline).await
     }

@@ -128,13 +128,13 @@ impl ServiceTester {
         self.broker.clone()
     }
 
-    /// The in-memory broker below. What is published to it directly does not count as published by the
+    /// The in-memory broker below. Messages published to it directly do not count as published by the
     /// service.
     pub fn memory(&self) -> &MemoryBroker {
         &self.broker.memory
     }
 
-    /// Lets things go wrong: lost confirms, duplicates, redeliveries, revokes, failed settlements.
+    /// Injects faults: lost confirms, duplicates, redeliveries, revokes, failed settlements.
     pub fn faults(&self) -> MemoryFaults {
         self.broker.memory.faults()
     }
@@ -149,13 +149,13 @@ impl ServiceTester {
             state.subscriptions + service.health().subscriptions().len()
         };
         let running = RunningService::start(service, journal);
-        // One that does not open is told by whatever is waited for next.
+        // The next wait reports a subscription that does not open.
         let open = |state: &JournalState| (state.subscriptions >= expected).then_some(());
         let _open = journal.wait(self.timeout, open).await;
         running
     }
 
-    // ---- what comes in
+    // ---- incoming messages
 
     /// Publishes a notification to its own topic, as another service would: its payload, or a
     /// [`NotificationEvent`](cqrs_core::NotificationEvent) with an id or topic of its own.
@@ -173,7 +173,7 @@ impl ServiceTester {
         other.emitter().emit(event).await.map_err(|error| TesterError::of(&error))
     }
 
-    /// Publishes any message: bytes that are no event, say.
+    /// Publishes any message, for example bytes that are no event.
     ///
     /// # Errors
     /// When the broker does not confirm it.
@@ -272,7 +272,7 @@ impl ServiceTester {
 
     /// The events of type `P` that the service published, in that order; dead letters are not among them.
     ///
-    /// What a handler of the mediator emits is published before its own event is acked: wait for
+    /// The events that a handler emits are published before its own event is acked: wait for
     /// [`handled`](Self::handled) first.
     ///
     /// # Panics

@@ -1,4 +1,4 @@
-//! Several events at once.
+//! Cases of handlers that take several events at once.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,7 +14,7 @@ const SIZE: usize = 5;
 
 type Batches = Arc<Mutex<Vec<Vec<u32>>>>;
 
-/// Fails for good when `poison` is among the events.
+/// Fails permanently when `poison` is among the events.
 fn batching(batches: &Batches, poison: u32) -> impl Target + use<> {
     let batches = Arc::clone(batches);
     batch(SIZE, Duration::from_millis(500), {
@@ -32,7 +32,7 @@ fn batching(batches: &Batches, poison: u32) -> impl Target + use<> {
     })
 }
 
-/// Of a key each: a broker may hand out one of a key at a time.
+/// One event per key: a broker may deliver one message of a key at a time.
 async fn publish<H: Harness>(fixture: &Fixture<'_, H>, count: u32) {
     let event = |number: u32| fixture.event(&format!("key-{number}"), number);
     fixture.publish_all((1..=count).map(event)).await;
@@ -61,7 +61,7 @@ pub(crate) async fn poison_message_of_a_batch_is_dead_lettered_alone<H: Harness>
     let subscription = fixture.subscription().retry(Retry::none());
     let running = fixture.run(subscription, batching(&batches, 4)).await;
     fixture.until("the others are handled", || running.counts().handled == 7).await;
-    fixture.until("it is dead", || running.counts().dead_lettered == 1).await;
+    fixture.until("it is dead-lettered", || running.counts().dead_lettered == 1).await;
     running.end().await;
     let (dead, letter) = fixture.dead_letter(&mut fixture.dead_letters().await).await;
     let event: NotificationEvent<Counted> = serde_json::from_slice(&dead.body).expect("an event");

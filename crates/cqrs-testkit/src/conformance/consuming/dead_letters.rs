@@ -1,4 +1,4 @@
-//! What nobody can handle is kept as it came, with its history, before the original is settled.
+//! Cases of dead letters: the unchanged message with its history, stored before the original is settled.
 
 use cqrs_core::{
     DeadLetterReason, DeadLetterTarget, HandlerError, HandlerResultExt, Message, Retry,
@@ -55,7 +55,7 @@ pub(crate) async fn dead_letter_keeps_the_message_unchanged<H: Harness>(harness:
     message.headers.set_correlation_id("c-1");
     message.headers.insert("tenant", "Zürich").expect("a header");
     fixture.publish(message.clone()).await;
-    fixture.until("it is dead", || running.counts().dead_lettered == 1).await;
+    fixture.until("it is dead-lettered", || running.counts().dead_lettered == 1).await;
     running.end().await;
     assert_eq!(log.len(), 0, "it is no event");
 
@@ -86,11 +86,11 @@ pub(crate) async fn dead_letter_goes_to_the_named_target<H: Harness>(harness: &H
     let running = fixture.run(subscription, log.each(|_| Err("gone").permanent())).await;
     let event = fixture.event(KEY, 1);
     fixture.publish(event.clone()).await;
-    fixture.until("it is dead", || running.counts().dead_lettered == 1).await;
+    fixture.until("it is dead-lettered", || running.counts().dead_lettered == 1).await;
     running.end().await;
     let (dead, letter) = fixture.dead_letter(&mut harness.dead_letters(&name).await).await;
     assert_eq!((dead.body, dead.key), (event.body, event.key));
-    assert_eq!(letter.topic, fixture.topic, "where it came from");
+    assert_eq!(letter.topic, fixture.topic, "the original topic");
 }
 
 pub(crate) async fn discarded_dead_letters_are_not_stored<H: Harness>(harness: &H) {

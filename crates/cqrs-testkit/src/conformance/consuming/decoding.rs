@@ -1,4 +1,4 @@
-//! What is no event goes by its policy, and is never retried.
+//! Cases of undecodable messages, which follow their policy and are never retried.
 
 use std::sync::{Arc, Mutex};
 
@@ -41,8 +41,8 @@ pub(crate) async fn undecodable_messages_can_be_skipped<H: Harness>(harness: &H)
 
 type Cases = Arc<Mutex<Vec<Undecodable>>>;
 
-/// All that is no event is handed over, into `cases`.
-fn handing_over(subscription: Subscription, cases: &Cases) -> Subscription {
+/// A subscription that collects all undecodable messages in `cases`.
+fn collecting(subscription: Subscription, cases: &Cases) -> Subscription {
     let (handle, cases) = (OnDecodeError::Handle, Arc::clone(cases));
     subscription
         .on_decode_error(handle)
@@ -57,7 +57,7 @@ fn handing_over(subscription: Subscription, cases: &Cases) -> Subscription {
 
 pub(crate) async fn undecodable_messages_can_be_handled<H: Harness>(harness: &H) {
     let (fixture, log, cases) = (Fixture::new(harness).await, Log::default(), Cases::default());
-    let subscription = handing_over(fixture.subscription(), &cases);
+    let subscription = collecting(fixture.subscription(), &cases);
     let running = fixture.run(subscription, log.each(|_| Ok(()))).await;
     fixture.publish_all([GARBAGE, UNKNOWN].map(|body| fixture.message(body))).await;
     fixture.publish_events(1).await;
@@ -81,7 +81,7 @@ pub(crate) async fn undecodable_message_stops_service_and_is_kept<H: Harness>(ha
     let running = fixture.run(subscription, log.each(|_| Ok(()))).await;
     let error = running.failure().await;
     assert!(error.detail.contains(&fixture.topic), "{error}");
-    // RabbitMQ may put what was on its way to the cancelled consumer before what is given back.
+    // RabbitMQ may requeue prefetched messages before returned ones.
     let mut unsettled = fixture.unsettled().await;
     unsettled.sort();
     assert_eq!(unsettled, ["behind it", GARBAGE]);
@@ -103,7 +103,7 @@ pub(crate) async fn empty_messages_are_skipped<H: Harness>(harness: &H) {
 
 pub(crate) async fn tombstone_differs_from_an_empty_message<H: Harness>(harness: &H) {
     let (fixture, log, cases) = (Fixture::new(harness).await, Log::default(), Cases::default());
-    let subscription = handing_over(fixture.subscription(), &cases);
+    let subscription = collecting(fixture.subscription(), &cases);
     let running = fixture.run(subscription, log.each(|_| Ok(()))).await;
     let mut expected = vec![Undecodable::Empty];
     fixture.publish(fixture.message("")).await;

@@ -1,4 +1,4 @@
-//! A stop finishes what runs, and gives the rest back.
+//! Cases of a service's stop: running handlers finish, the rest is requeued.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ pub(crate) async fn stop_finishes_running_and_returns_the_rest<H: Harness>(harne
         })
     };
     let running = fixture.run(fixture.subscription(), handler).await;
-    // Of a key each: a broker may hand out one of a key at a time.
+    // One event per key: a broker may deliver one message of a key at a time.
     fixture
         .publish_all((1..=4).map(|number| fixture.event(&format!("key-{number}"), number)))
         .await;
@@ -34,7 +34,7 @@ pub(crate) async fn stop_finishes_running_and_returns_the_rest<H: Harness>(harne
     gate.add_permits(4);
     let report = running.end().await;
     assert_eq!((report.counts.handled, report.cancelled), (1, 0));
-    assert_eq!(log.len(), 1, "nothing was begun after the stop");
+    assert_eq!(log.len(), 1, "no handler started after the stop");
 
     let running = fixture.run(fixture.subscription(), log.each(|_| Ok(()))).await;
     fixture.until("the rest is handled", || running.counts().handled == 3).await;
@@ -47,7 +47,7 @@ pub(crate) async fn stop_finishes_running_and_returns_the_rest<H: Harness>(harne
 
 pub(crate) async fn stop_waits_no_longer_than_its_drain<H: Harness>(harness: &H) {
     const DRAIN: Duration = Duration::from_millis(300);
-    /// What stopping and closing the source may take beside it.
+    /// The time that stopping and closing the source may take in addition.
     const CLOSING: Duration = Duration::from_secs(12);
     let (fixture, log) = (Fixture::new(harness).await, Log::default());
     let never = log.each_async(|_| std::future::pending());
@@ -59,5 +59,5 @@ pub(crate) async fn stop_waits_no_longer_than_its_drain<H: Harness>(harness: &H)
     let took = started.elapsed();
     assert!((DRAIN..=DRAIN + CLOSING).contains(&took), "took {took:?}");
     assert_eq!((report.cancelled, report.counts.handled), (1, 0));
-    assert_eq!(fixture.unsettled().await.len(), 1, "it was given back");
+    assert_eq!(fixture.unsettled().await.len(), 1, "it was requeued");
 }

@@ -1,4 +1,4 @@
-//! Members of a group share the messages; every group gets all of them.
+//! Cases of groups: members share the messages, every group receives all of them.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -22,8 +22,8 @@ pub(crate) async fn every_group_gets_every_message<H: Harness>(harness: &H) {
 
 const SHARED: usize = 200;
 
-/// Acks what comes until all are `acked` by whomever and nothing comes for a while: a member that leaves
-/// earlier gives back what it has.
+/// Acks deliveries until both members have `acked` all and nothing is received for a while: a member that
+/// leaves earlier returns its deliveries.
 async fn share(
     mut member: TestSource,
     first: String,
@@ -50,14 +50,14 @@ pub(crate) async fn members_of_a_group_share_the_messages<H: Harness>(harness: &
     let fixture = Fixture::new(harness).await;
     let mut one = fixture.open().await;
     let mut other = fixture.open().await;
-    // What is published before each has its share may move from one to the other.
+    // Messages published before each member has its share may move from one to the other.
     tokio::join!(one.poll_until(is_consuming), other.poll_until(is_consuming));
     let message = |number: usize| fixture.message_of(&format!("key-{}", number % 20), number);
     fixture.publish_all((0..SHARED).map(message)).await;
-    // Both must get something while neither has settled anything.
+    // Both must receive a message while neither has settled one.
     let (first, second) = tokio::join!(one.next(), other.next());
     let (mine, others) = (text(&first), text(&second));
-    assert!(ack(first).await & ack(second).await, "neither was taken away");
+    assert!(ack(first).await & ack(second).await, "neither was revoked");
     let (acked, timeout) = (AtomicUsize::new(0), fixture.can.timeout);
     let (mine, others) =
         tokio::join!(share(one, mine, &acked, timeout), share(other, others, &acked, timeout));

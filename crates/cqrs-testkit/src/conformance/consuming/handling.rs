@@ -1,4 +1,4 @@
-//! A message is acked after its handler; keys run in parallel, and each in order.
+//! Cases of handling: acks after the handler, keys in parallel, each in order.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -64,7 +64,7 @@ pub(crate) async fn keys_run_in_parallel_and_each_in_order<H: Harness>(harness: 
         })
     };
     fixture.make_group().await;
-    // Two of a key come one behind the other.
+    // Two messages of a key are consecutive.
     let key = |number: u32| format!("key-{}", number / 2 % KEYS);
     fixture.publish_all((0..KEYS * EACH).map(|number| fixture.event(&key(number), number))).await;
     let running = fixture.run(fixture.subscription().concurrency(AT_ONCE), handler).await;

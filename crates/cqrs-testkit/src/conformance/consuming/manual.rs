@@ -1,4 +1,4 @@
-//! Handlers that settle by themselves.
+//! Cases of handlers that settle by themselves.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ pub(crate) async fn manual_handlers_settle_by_themselves<H: Harness>(harness: &H
             }
         }
     });
-    // RabbitMQ knows the delays of the schedule only.
+    // RabbitMQ supports only the delays of the schedule.
     let retry = Retry::none().delayed([DELAY]);
     let running = fixture.run(fixture.subscription().retry(retry), target).await;
     fixture.publish_events(4).await;

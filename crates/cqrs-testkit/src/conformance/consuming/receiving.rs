@@ -1,4 +1,4 @@
-//! What is published comes, whole, in order, and once it was acked no more.
+//! Cases of a source's deliveries: whole, in order, and not redelivered after an ack.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -23,23 +23,27 @@ pub(crate) async fn a_published_message_is_received_whole<H: Harness>(harness: &
     fixture.publish(message.clone()).await;
 
     let delivery = source.next().await;
-    let (came, can) = (&delivery.message, fixture.can);
-    assert_eq!(came.body.as_ref(), Some(&message.body), "body");
-    assert_eq!(*came.topic, *message.topic, "topic");
-    assert_eq!(came.key, message.key, "key");
-    assert_eq!(came.id.as_deref(), Some(&*message.id.to_string()), "id");
-    assert_eq!(came.name.as_deref(), Some("UserCreated"), "name");
-    assert_eq!(came.headers.correlation_id(), Some("c-1"));
-    assert_eq!(came.headers.get("tenant"), Some("Zürich"));
+    let (received, can) = (&delivery.message, fixture.can);
+    assert_eq!(received.body.as_ref(), Some(&message.body), "body");
+    assert_eq!(*received.topic, *message.topic, "topic");
+    assert_eq!(received.key, message.key, "key");
+    assert_eq!(received.id.as_deref(), Some(&*message.id.to_string()), "id");
+    assert_eq!(received.name.as_deref(), Some("UserCreated"), "name");
+    assert_eq!(received.headers.correlation_id(), Some("c-1"));
+    assert_eq!(received.headers.get("tenant"), Some("Zürich"));
     let content_type = can.content_type.then_some("application/x-protobuf");
-    assert_eq!(came.content_type.as_deref(), content_type, "content type");
-    assert_eq!(came.offset.is_some(), can.offsets, "offset: {:?}", came.offset);
-    assert_eq!(came.partition.is_some(), can.partitions, "partition: {:?}", came.partition);
-    assert_eq!(came.queue.is_some(), can.queues, "queue: {:?}", came.queue);
-    assert!(!came.redelivered, "it comes for the first time");
+    assert_eq!(received.content_type.as_deref(), content_type, "content type");
+    assert_eq!(received.offset.is_some(), can.offsets, "offset: {:?}", received.offset);
+    assert_eq!(received.partition.is_some(), can.partitions, "partition: {:?}", received.partition);
+    assert_eq!(received.queue.is_some(), can.queues, "queue: {:?}", received.queue);
+    assert!(!received.redelivered, "it is delivered for the first time");
     assert_eq!(delivery.retry, RetryState::default(), "it was never tried");
     let published = cut(message.timestamp, can.timestamp_unit);
-    assert_eq!(came.timestamp.map(|at| cut(at, can.timestamp_unit)), Some(published), "timestamp");
+    assert_eq!(
+        received.timestamp.map(|at| cut(at, can.timestamp_unit)),
+        Some(published),
+        "timestamp"
+    );
     assert!(ack(delivery).await);
     source.close().await;
 }

@@ -1,4 +1,4 @@
-//! Lost connections and lost processes.
+//! Cases of lost connections and lost processes.
 
 use tokio::sync::watch;
 
@@ -17,7 +17,7 @@ pub(crate) async fn unfinished_starts_count_as_crashes<H: Harness>(harness: &H) 
         assert_eq!(delivery.retry.crashes, expected, "after {crashes} crashes");
         assert_eq!(delivery.retry.attempts, 0, "a crash is no failed attempt");
         assert!(delivery.settle.begin());
-        // A broker may write it down a moment later.
+        // A broker may record the start a moment later.
         tokio::time::sleep(QUIET).await;
         // As a process that dies.
         drop((source, delivery));
@@ -46,7 +46,7 @@ pub(crate) async fn outage_is_reported_and_recovered_from<H: Harness>(harness: &
     while !came.contains(&"2".to_owned()) {
         came.push(source.ack_next().await);
     }
-    assert_eq!(came, ["1", "2"], "what was out came again");
+    assert_eq!(came, ["1", "2"], "the delivery in flight is redelivered");
     source.close().await;
     fixture.assert_all_settled().await;
 }
@@ -71,7 +71,7 @@ pub(crate) async fn cuts_lose_nothing_and_keep_order<H: Harness>(harness: &H) {
         })
     };
     let running = fixture.run(fixture.subscription().concurrency(4), handler).await;
-    // Two of a key come one behind the other.
+    // Two messages of a key are consecutive.
     let event = |number: u32| fixture.event(&format!("key-{}", number / 2 % KEYS), number);
     let part = |part: u32| part * COUNT / (CUTS + 1)..(part + 1) * COUNT / (CUTS + 1);
     let handled = || {
@@ -81,7 +81,7 @@ pub(crate) async fn cuts_lose_nothing_and_keep_order<H: Harness>(harness: &H) {
         numbers.len()
     };
     for cut in 0..CUTS {
-        // Some handlers run while it happens, and their messages are out.
+        // Some handlers run during the cut, with their messages in flight.
         gate.send_replace(false);
         let before = log.len();
         fixture.publish_all(part(cut).map(event)).await;

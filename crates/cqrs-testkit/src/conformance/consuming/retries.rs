@@ -1,4 +1,4 @@
-//! The retry schedule: when, how often, in what order.
+//! Cases of the retry schedule: delays, attempts, order.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ const DELAYS: [Duration; 4] = [
     Duration::from_millis(700),
 ];
 
-/// What clocks of two computers may differ by within one delay.
+/// The difference of two computers' clocks within one delay.
 const EARLY: Duration = Duration::from_millis(5);
 
 fn schedule() -> Retry {
@@ -56,7 +56,7 @@ pub(crate) async fn exhausted_message_becomes_a_dead_letter<H: Harness>(harness:
     let running =
         fixture.run(fixture.subscription().retry(schedule()), log.each(|_| Err(no()))).await;
     fixture.publish_events(1).await;
-    fixture.until("it is dead", || running.counts().dead_lettered == 1).await;
+    fixture.until("it is dead-lettered", || running.counts().dead_lettered == 1).await;
     running.end().await;
     assert_eq!(log.attempts(), ["1#1", "1#2", "1#3", "1#4", "1#5"]);
     assert_waits(&log.runs());
@@ -79,13 +79,13 @@ pub(crate) async fn attempts_are_counted_over_restarts<H: Harness>(harness: &H) 
     fixture.until("the first attempt failed", || running.counts().failed_attempts == 1).await;
     running.end().await;
     let running = fixture.run(subscription(), log.each(|_| Err(no()))).await;
-    fixture.until("it is dead", || running.counts().dead_lettered == 1).await;
+    fixture.until("it is dead-lettered", || running.counts().dead_lettered == 1).await;
     running.end().await;
     assert_eq!(log.attempts(), ["1#1", "1#2", "1#3"]);
     let (_, letter) = fixture.dead_letter(&mut fixture.dead_letters().await).await;
     assert_eq!((letter.reason, letter.attempts), (DeadLetterReason::Exhausted, 3));
     let micros = letter.last_failure.unix_micros() - letter.first_failure.unix_micros();
-    assert!(micros >= 900_000, "the first failure is told from the last: {micros} µs");
+    assert!(micros >= 900_000, "first and last failure differ: {micros} µs");
     fixture.assert_all_settled().await;
 }
 
@@ -98,7 +98,7 @@ pub(crate) async fn retry_delay_holds_over_restarts<H: Harness>(harness: &H) {
     fixture.publish_events(1).await;
     fixture.until("the first attempt failed", || running.counts().failed_attempts == 1).await;
     running.end().await;
-    // One service does not see the delay to its end either.
+    // The next service stops before the delay is over, too.
     fixture.run(subscription(), handler()).await.end().await;
     let running = fixture.run(subscription(), handler()).await;
     fixture.until("the second attempt ran", || log.len() == 2).await;
@@ -106,7 +106,7 @@ pub(crate) async fn retry_delay_holds_over_restarts<H: Harness>(harness: &H) {
     assert_eq!(log.attempts(), ["1#1", "1#2"]);
     let entries = log.runs();
     let waited = entries[1].at - entries[0].at;
-    assert!(waited + EARLY >= delay, "again after {waited:?}");
+    assert!(waited + EARLY >= delay, "retried after {waited:?}");
     fixture.assert_all_settled().await;
 }
 
@@ -134,7 +134,7 @@ pub(crate) async fn a_delayed_retry_holds_its_key_or_lets_it_pass<H: Harness>(ha
         (KEY, 1, 1) => Err(no()),
         _ => Ok(()),
     });
-    // Long after all have come.
+    // Longer than all messages take to be received.
     let delay = Duration::from_secs(4);
     let retry = Retry::none().delayed([delay]);
     let subscription = fixture.subscription().retry(retry).concurrency(2);
@@ -153,7 +153,7 @@ pub(crate) async fn a_delayed_retry_holds_its_key_or_lets_it_pass<H: Harness>(ha
     let entries = log.runs();
     let mut first = entries.iter().filter(|run| run.number == 1).map(|run| run.at);
     let waited = first.next().zip(first.next()).map(|(failed, again)| again - failed);
-    assert!(waited.is_some_and(|waited| waited + EARLY >= delay), "again after {waited:?}");
+    assert!(waited.is_some_and(|waited| waited + EARLY >= delay), "retried after {waited:?}");
     let place = |run: &str| runs.iter().position(|known| known == run);
     assert!(place("3#1") < place("1#2"), "no other key waits: {runs:?}");
     fixture.assert_all_settled().await;
@@ -175,7 +175,7 @@ pub(crate) async fn a_retried_message_is_the_same_to_its_handler<H: Harness>(har
     let mut message = fixture.event(KEY, 1);
     message.headers.insert("tenant", "Zürich").expect("a header");
     fixture.publish(message.clone()).await;
-    fixture.until("it is dead", || running.counts().dead_lettered == 1).await;
+    fixture.until("it is dead-lettered", || running.counts().dead_lettered == 1).await;
     running.end().await;
     let seen = seen.lock().expect("no panic").clone();
     let same = |one: &Incoming| {

@@ -1,4 +1,4 @@
-//! What is not settled comes again.
+//! Cases of unsettled deliveries, which are redelivered.
 
 use cqrs_core::consume::SourceDelivery;
 
@@ -8,23 +8,23 @@ use crate::source::{ack, text};
 
 const KEYS: [&str; 3] = ["a", "b", "c"];
 
-/// One message of each key, and nothing else that could keep it waiting.
+/// Publishes one message of each key, so that none waits for another.
 async fn publish_one_of_each<H: Harness>(fixture: &Fixture<'_, H>) {
     fixture.publish_all(KEYS.map(|key| fixture.message_of(key, key))).await;
 }
 
-async fn assert_all_come_again<H: Harness>(fixture: &Fixture<'_, H>, held: Vec<SourceDelivery>) {
+async fn assert_all_redelivered<H: Harness>(fixture: &Fixture<'_, H>, held: Vec<SourceDelivery>) {
     let mut source = fixture.open().await;
     let mut held = Some(held);
     let mut texts = Vec::new();
-    // One after the other: a source may hand out alone what came back.
+    // One after the other: a source may deliver a redelivered message alone.
     for _ in KEYS {
         let delivery = source.next().await;
-        // They are in other hands now.
+        // The former deliveries are revoked now.
         drop(held.take());
         texts.push(text(&delivery));
         let redelivered = delivery.message.redelivered;
-        assert!(redelivered || !fixture.can.redelivered, "it says that it came before");
+        assert!(redelivered || !fixture.can.redelivered, "it is marked as redelivered");
         assert!(ack(delivery).await);
     }
     texts.sort();
@@ -46,7 +46,7 @@ pub(crate) async fn dropped_delivery_is_redelivered<H: Harness>(harness: &H) {
     }
     let again = source.next().await;
     assert_eq!(Some(text(&again)), dropped);
-    assert!(again.message.redelivered || !fixture.can.redelivered, "it says that it came before");
+    assert!(again.message.redelivered || !fixture.can.redelivered, "it is marked as redelivered");
     assert!(ack(again).await);
     source.close().await;
     fixture.assert_all_settled().await;
@@ -59,7 +59,7 @@ pub(crate) async fn unsettled_is_redelivered_after_a_crash<H: Harness>(harness: 
     let held = source.begin(KEYS.len()).await;
     // As a process that dies.
     drop(source);
-    assert_all_come_again(&fixture, held).await;
+    assert_all_redelivered(&fixture, held).await;
 }
 
 pub(crate) async fn unsettled_is_redelivered_after_a_close<H: Harness>(harness: &H) {
@@ -70,7 +70,7 @@ pub(crate) async fn unsettled_is_redelivered_after_a_close<H: Harness>(harness: 
     publish_one_of_each(&fixture).await;
     let held = source.begin(KEYS.len()).await;
     source.close().await;
-    assert_all_come_again(&fixture, held).await;
+    assert_all_redelivered(&fixture, held).await;
 }
 
 pub(crate) async fn returned_delivery_is_revoked<H: Harness>(harness: &H) {
@@ -79,13 +79,13 @@ pub(crate) async fn returned_delivery_is_revoked<H: Harness>(harness: &H) {
     publish_one_of_each(&fixture).await;
     let mut held = source.take(KEYS.len()).await;
     let (running, waiting) = held.split_at_mut(1);
-    assert!(waiting.iter().all(|delivery| !delivery.settle.is_revoked()), "they are this one's");
-    assert!(running[0].settle.begin(), "it is this one's");
+    assert!(waiting.iter().all(|delivery| !delivery.settle.is_revoked()), "they are not revoked");
+    assert!(running[0].settle.begin(), "it is not revoked");
     source.close().await;
     for delivery in waiting {
-        assert!(delivery.settle.is_revoked() && !delivery.settle.begin(), "it was given back");
+        assert!(delivery.settle.is_revoked() && !delivery.settle.begin(), "it was requeued");
     }
-    // Whether the broker knows better than to say Ok, it must not count.
+    // The ack may return Ok, but must have no effect.
     let _refused = running[0].settle.ack().await;
     drop(held);
     let mut unsettled = fixture.unsettled().await;

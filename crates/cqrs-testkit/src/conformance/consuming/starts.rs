@@ -1,4 +1,4 @@
-//! Where a group begins, and what a subscription is to.
+//! Cases of a group's first position and of the topics of a subscription.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,7 +8,7 @@ use cqrs_core::consume::TopicSet;
 use crate::conformance::fixture::{Fixture, QUIET, assert_unsupported, fresh_group};
 use crate::conformance::harness::Harness;
 
-/// With a message published while there was another group only.
+/// A fixture with a message published while only another group existed.
 async fn with_history<H: Harness>(harness: &H) -> Fixture<'_, H> {
     let mut fixture = Fixture::new(harness).await;
     fixture.make_group().await;
@@ -36,7 +36,7 @@ pub(crate) async fn latest_group_receives_only_new_messages<H: Harness>(harness:
     fixture.publish(fixture.message("new")).await;
     assert_eq!(source.ack_next().await, "new");
     source.close().await;
-    // Only a new group begins there: from now on it has a place.
+    // Only a new group starts there: from now on it has a position.
     fixture.publish(fixture.message("newer")).await;
     let mut source = fixture.open_with(|request| request.start = StartAt::Latest).await;
     assert_eq!(source.ack_next().await, "newer");

@@ -1,4 +1,4 @@
-//! The bounds of a source: how much is out, what comes after a stop, how long a close takes.
+//! Cases of a source's bounds: deliveries in flight, a stop, the time of a close.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use crate::conformance::fixture::{Fixture, QUIET};
 use crate::conformance::harness::{Fault, Harness};
 use crate::source::{ack, text};
 
-/// What a close may take beyond its deadline on a busy machine; less than it takes to find out that a
-/// server is mute.
+/// The time that a close may take beyond its deadline on a busy machine; less than the detection of a
+/// hanging server takes.
 const SLACK: Duration = Duration::from_secs(15);
 
 pub(crate) async fn in_flight_stays_within_the_cap<H: Harness>(harness: &H) {
@@ -27,7 +27,7 @@ pub(crate) async fn in_flight_stays_within_the_cap<H: Harness>(harness: &H) {
         let delivery = out.remove(0);
         done.push(text(&delivery));
         assert!(ack(delivery).await);
-        // Not always: each partition may have a share of the cap only.
+        // Each partition may have only a share of the cap.
         out.extend(source.next_within(QUIET).await);
         if out.len() == CAP {
             source.nothing_within(QUIET / 6).await;
@@ -50,7 +50,7 @@ pub(crate) async fn stopped_source_delivers_nothing<H: Harness>(harness: &H) {
     fixture.publish(fixture.message_of("d", "d")).await;
     others.push("d");
     source.nothing_within(QUIET).await;
-    assert!(ack(held).await, "what is out can be settled until the close");
+    assert!(ack(held).await, "a delivery in flight can be settled until the close");
     source.close().await;
     let mut unsettled = fixture.unsettled().await;
     unsettled.sort();

@@ -1,4 +1,4 @@
-//! What was confirmed stands in the broker as it was published.
+//! Cases of confirmed messages, which the broker holds unchanged.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

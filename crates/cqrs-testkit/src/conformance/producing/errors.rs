@@ -1,4 +1,4 @@
-//! Every other outcome is an error that says what is known and gives the message back.
+//! Cases of failed publishes: the error says what is known and returns the message.
 
 use std::time::Duration;
 
@@ -13,19 +13,19 @@ use crate::error_chain::error_chain;
 
 pub(crate) async fn unroutable_message_is_an_error_unless_opted_out<H: Harness>(harness: &H) {
     let mut fixture = ProducingFixture::new(harness).await;
-    let nobody = harness.fresh_topic().await;
-    let mandatory = Message::new(nobody.as_str(), "mandatory");
+    let unbound = harness.fresh_topic().await;
+    let mandatory = Message::new(unbound.as_str(), "mandatory");
     if fixture.can.unroutable {
-        // Among others: no verdict may reach the neighbour's receipt.
+        // Among routable ones: no verdict may reach another message's receipt.
         let mut lost = Vec::new();
         let mut kept = Vec::new();
         for number in 0..50 {
-            lost.push(fixture.enqueue(Message::new(nobody.as_str(), "mandatory")).await);
+            lost.push(fixture.enqueue(Message::new(unbound.as_str(), "mandatory")).await);
             kept.push(fixture.enqueue(fixture.numbered(number)).await);
         }
         fixture.all_confirmed(kept).await;
         for receipt in lost {
-            let error = fixture.within("verdict", receipt).await.expect_err("nobody receives it");
+            let error = fixture.within("verdict", receipt).await.expect_err("it is unroutable");
             assert_kind(&error, &[PublishErrorKind::Unroutable]);
         }
         fixture.receive_all(50).await;
@@ -44,7 +44,7 @@ pub(crate) async fn an_invalid_topic_is_refused<H: Harness>(harness: &H) {
     fixture.publish(fixture.numbered(0)).await;
 }
 
-/// No broker's wire takes this.
+/// A message that no protocol can carry.
 fn invalid() -> Message {
     Message::new("t".repeat(300), "body").with_key("k")
 }
@@ -56,7 +56,7 @@ fn assert_given_back(error: PublishError, sent: &Message) {
     assert!(error.into_message() == *sent, "lost the message: {words}");
 }
 
-/// Which errors there are is for the other cases to check; here, that whatever comes has the message.
+/// The other cases check the kinds of errors; this one checks that each error holds the message.
 pub(crate) async fn every_error_gives_the_message_back<H: Harness>(harness: &H) {
     let can = harness.capabilities();
     let mut sent = Message::new("", "body").with_key("k").with_name("N");
@@ -109,7 +109,7 @@ pub(crate) async fn every_error_gives_the_message_back<H: Harness>(harness: &H) 
             Err(_outlives_its_deadline) => {}
         }
         for receipt in receipts {
-            // One that outlives its deadline is another case's.
+            // Another case checks the deadline.
             if let Ok(Err(error)) = timeout(2 * deadline, receipt).await {
                 assert_given_back(error, &message);
             }

@@ -1,4 +1,4 @@
-//! Many messages, many publishers.
+//! Cases of many messages and many publishers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub(crate) async fn ten_thousand_messages_arrive_exactly_once<H: Harness>(harnes
             }
         });
     }
-    // Read while they publish: no broker must be made to hold it all.
+    // Read while they publish: the broker need not hold all messages.
     let mut seen = BTreeMap::new();
     for _ in 0..TASKS * EACH {
         let Some(message) = fixture.probe.next(fixture.can.timeout).await else { break };

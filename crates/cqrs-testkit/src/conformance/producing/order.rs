@@ -1,4 +1,4 @@
-//! The order of a key is the order in which `enqueue` resolved.
+//! Cases of order: the order of a key is that in which `enqueue` resolved.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! A lost connection costs nothing that was confirmed, and no order.
+//! Cases of lost connections: no confirmed message is lost, and order holds.
 
 use std::collections::{BTreeMap, BTreeSet};
 

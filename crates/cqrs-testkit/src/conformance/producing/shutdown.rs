@@ -1,4 +1,4 @@
-//! Refuse new work, flush to a deadline, report what was not delivered.
+//! Cases of a shutdown: refuse new messages, flush until a deadline, report undelivered ones.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ pub(crate) async fn shutdown_flushes_then_refuses<H: Harness>(harness: &H) {
     assert_kind(&enqueued.expect_err("it is shut down"), &closed);
     assert_kind(&fixture.refused(fixture.numbered(102)).await, &closed);
     let again = fixture.within("a second shutdown", fixture.broker.shutdown(timeout)).await;
-    assert_eq!(again, report, "a second shutdown tells of the same end");
+    assert_eq!(again, report, "a second shutdown reports the same");
     fixture.receive_all(0).await;
 }
 

@@ -1,4 +1,4 @@
-//! Bounds: the window, and the one deadline of a publish.
+//! Cases of the window and of the deadline of a publish.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::error_chain::error_chain;
 
 const WINDOW: usize = 8;
 
-/// Enqueues until one waits; that one is cancelled.
+/// Enqueues until an `enqueue` waits, and cancels that one.
 async fn fill(
     broker: &dyn MessageBroker,
     limit: usize,
@@ -99,7 +99,7 @@ pub(crate) async fn a_cancelled_enqueue_sends_nothing<H: Harness>(harness: &H) {
     let mut fixture = ProducingFixture::stalled(harness, setup).await;
     let topic = fixture.topic.clone();
     let limit = WINDOW + SLACK;
-    // The one that waits has the number of those taken; it is cancelled, as are all of these.
+    // The cancelled messages begin with the number of those taken.
     let message = |number: usize| Message::new(topic.as_str(), number.to_string()).with_key("k");
     let receipts = fill(&*fixture.broker, limit, message).await;
     let taken = receipts.len();
@@ -154,10 +154,10 @@ pub(crate) async fn no_publish_outlives_its_deadline<H: Harness>(harness: &H) {
             }
         }
     }
-    assert!(not_sent.len() >= COUNT - WINDOW - SLACK, "most never found a place");
+    assert!(not_sent.len() >= COUNT - WINDOW - SLACK, "most never had room in the window");
     println!("{COUNT} publishes: {} not sent, {unknown} unknown", not_sent.len());
 
-    // It works again, and what was "not sent" was not.
+    // Publishing works again, and messages reported as not sent did not arrive.
     fixture.resume().await;
     let end = Instant::now() + fixture.can.timeout;
     let (broker, after) = (Arc::clone(&fixture.broker), fixture.numbered(1_000));
