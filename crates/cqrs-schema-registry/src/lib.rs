@@ -1,18 +1,18 @@
 //! Schema ids in messages, as Confluent's serializers write and read them, for JSON Schema and Protobuf;
 //! and a client of the schema registry that gives the ids out.
 //!
-//! A message says with which schema it was written in a **frame**: a few bytes before its body, or a
+//! A message names the schema it was written with in a **frame**: a few bytes before its body, or a
 //! header. The parts:
 //!
-//! | part | what it does | asks a registry |
+//! | part | purpose | asks a registry |
 //! |---|---|---|
 //! | [`Frame`] | the bytes: reads and writes them | no |
-//! | [`FramedBroker`], [`Framing`] | put the frame on what a broker publishes | once, at the start |
-//! | [`Framed`] | takes the frame off, for a deserializer | no |
-//! | [`RegistryDecoder`] | takes the frame off after a look at the schema, as a hook of a subscription | once per schema |
+//! | [`FramedBroker`], [`Framing`] | add the frame to published messages | once, at the start |
+//! | [`Framed`] | removes the frame for a deserializer | no |
+//! | [`RegistryDecoder`] | removes the frame after a check of the schema, as a hook of a subscription | once per schema |
 //! | [`SchemaRegistry`] | the client | |
 //!
-//! The last two and what asks for ids need the feature `client` (on by default).
+//! The last two, and looking up ids, need the feature `client` (on by default).
 //!
 //! ```no_run
 //! # #[cfg(feature = "client")]
@@ -58,17 +58,17 @@
 //! # }
 //! ```
 //!
-//! # What it does not do
-//! * **No validation.** A schema is looked up, not applied: nothing checks that a body is what its
-//!   schema says, and nothing migrates an old body to a newer schema.
+//! # Limits
+//! * **No validation.** A schema is looked up, not applied: nothing checks a body against its
+//!   schema, and nothing migrates an old body to a newer schema.
 //! * **No Avro.** Its schemas may be looked up; its bodies are neither written nor read.
-//! * **No schema is made** from a Rust type, and no message path from a `.proto` file: both are told.
-//! * **References** are sent and received by name, subject and version. What they refer to is neither
+//! * **No schema is generated** from a Rust type, and no message path from a `.proto` file: both are given.
+//! * **References** are sent and received by name, subject and version. The schemas they refer to are neither
 //!   registered nor fetched.
 //! * **Keys** of messages are never framed. Metadata and rules of a schema, contexts, the registry's
 //!   settings and deletions are not in the client; a bearer token is not refreshed.
 //! * confluent-kafka-python's old `use.deprecated.format` of message paths is an error.
-//! * A proxy named by `HTTP_PROXY` or `HTTPS_PROXY` is used, `NO_PROXY` is minded.
+//! * A proxy named by `HTTP_PROXY` or `HTTPS_PROXY` is used, `NO_PROXY` is respected.
 //!
 //! # Tested against
 //! Apicurio Registry 2.6 (its `/apis/ccompat/v7`): all of the client but GUIDs, which it does not have,

@@ -1,4 +1,4 @@
-//! The credentials in a request, and the forms in which they may come back; used by the HTTP client.
+//! The credentials in a request, and the forms in which an answer may repeat them; used by the HTTP client.
 
 use reqwest::header::AUTHORIZATION;
 use reqwest::{Client, RequestBuilder, Url};
@@ -19,8 +19,8 @@ pub(super) fn authorized(
     }
 }
 
-/// The password or token, in the forms in which it may come back; the longest first, so that no rest of
-/// one stays.
+/// The password or token in the forms in which an answer may repeat it; the longest first, so that no part
+/// of one stays.
 pub(super) fn secrets(client: &Client, credentials: Option<&Credentials>) -> Vec<String> {
     let Some(credentials) = credentials else { return Vec::new() };
     let plain = match credentials {

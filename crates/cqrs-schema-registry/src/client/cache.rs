@@ -1,3 +1,5 @@
+//! [`Cache`]: schemas by id, with one request per id at a time; used by the registry's client.
+
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,11 +15,11 @@ use super::RegistryError;
 type Loaded<V> = Result<V, RegistryError>;
 type Load<V> = BoxFuture<'static, Loaded<V>>;
 
-/// Answers that never change, at most `capacity` of them; the one unused for longest makes room.
+/// Answers that never change, at most `capacity` of them; the least recently used is evicted.
 ///
-/// Those who ask for one key at the same time share one load and its end, be it an error. A load goes
-/// on while one of them waits. Errors are not kept, but for the answer that there is no such thing,
-/// which is kept for `unknown_ttl` and makes room first.
+/// Concurrent requests for a key share one load and its result, also an error. A load goes on while one of
+/// them waits. Errors are not kept, except the answer that there is no such schema, which is kept for
+/// `unknown_ttl` and evicted first.
 pub(super) struct Cache<K, V> {
     slots: Arc<Mutex<Slots<K, V>>>,
     capacity: usize,
@@ -39,7 +41,7 @@ enum Slot<V> {
         error: RegistryError,
         since: Instant,
     },
-    /// Weak, so that a load ends when nobody waits for it any more.
+    /// Weak, so that a load ends with its last waiter.
     Loading(WeakShared<Load<V>>),
 }
 
@@ -53,7 +55,7 @@ where
         Self { slots: Arc::new(Mutex::new(slots)), capacity: capacity.max(1) }
     }
 
-    /// The value of `key`, as `load` makes it when it is not known.
+    /// The value of `key`, loaded by `load` when it is not known.
     pub(super) async fn get(&self, key: K, load: impl FnOnce() -> Load<V>) -> Loaded<V> {
         let loading = match self.find(key, load) {
             Found::Known(value) => return Ok(value),
@@ -102,7 +104,7 @@ where
         Found::Loading(loading)
     }
 
-    /// Forgets what was unknown: something new is known to be there.
+    /// Forgets the unknown keys: a new schema is registered.
     pub(super) fn forget_unknown(&self) {
         lock(&self.slots).of.retain(|_, slot| !matches!(slot, Slot::Unknown { .. }));
     }
@@ -122,7 +124,7 @@ enum Found<V> {
 impl<K: Clone + Eq + Hash, V: Clone> Slots<K, V> {
     fn end(&mut self, key: K, loaded: &Loaded<V>) {
         match loaded {
-            // Not put back when it had to make room in between.
+            // Not restored when it was evicted in between.
             Ok(value) => {
                 let used = self.clock;
                 if let Some(slot) = self.of.get_mut(&key) {

@@ -1,32 +1,34 @@
+//! [`RegistryError`]: the error of the registry's client.
+
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-/// What went wrong between this crate and the schema registry.
+/// The kind of an error of the schema registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RegistryErrorKind {
-    /// A setting or an argument is missing, malformed or contradicts another one. Nothing was asked.
+    /// A setting or an argument is missing, malformed or contradicts another one. Nothing was sent.
     Config,
     /// The registry does not know the subject, the version or the schema (404 with an error code 404xx).
     NotFound,
     /// The schema is not compatible with the earlier versions of its subject (409).
     Incompatible,
-    /// The registry cannot parse the schema, or refuses what it says (422).
+    /// The registry cannot parse the schema, or refuses its content (422).
     InvalidSchema,
-    /// The registry refused the credentials (401), or what they may do (403).
+    /// The registry refused the credentials (401), or their rights are too few (403).
     Unauthorized,
     /// No registry answered: no connection, no answer in time, or a failure of its own (5xx, 429), at
     /// every address and every attempt.
     Unreachable,
-    /// The registry is there, but has no endpoint for what was asked: a schema's GUID, of a registry that
-    /// has no GUIDs.
+    /// The registry answers, but has no endpoint for the request: for a schema's GUID in a registry without
+    /// GUIDs.
     Unsupported,
     /// The registry answered something else: see [`status`](RegistryError::status).
     Other,
 }
 
-/// An error of the schema registry: its kind, what was asked, where, what to do, and the cause in
+/// An error of the schema registry: its kind, the request, the URL, the remedy, and the cause in
 /// `source()`.
 ///
 /// Cheap to clone. Neither `Display` nor `Debug` shows credentials.
@@ -40,7 +42,7 @@ struct Inner {
     source: Option<Box<dyn Error + Send + Sync>>,
 }
 
-/// What the registry said, when it said anything.
+/// The registry's answer, when there was one.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Answer {
     pub(super) status: Option<u16>,
@@ -52,7 +54,7 @@ impl RegistryError {
         Self::answered(kind, detail, Answer::default())
     }
 
-    /// Whether what was asked for does not exist, as far as this registry can say.
+    /// Set if the requested item does not exist in this registry.
     pub(super) fn is_no_such_thing(&self) -> bool {
         matches!(self.kind(), RegistryErrorKind::NotFound | RegistryErrorKind::Unsupported)
     }
@@ -78,7 +80,7 @@ impl RegistryError {
         Self(Arc::new(Inner { kind, detail, answer: Answer::default(), source }))
     }
 
-    /// What went wrong.
+    /// The kind of error.
     pub fn kind(&self) -> RegistryErrorKind {
         self.0.kind
     }
@@ -94,7 +96,7 @@ impl RegistryError {
         self.0.answer.code
     }
 
-    /// Whether asking again can help without a change on anybody's side.
+    /// Set if a retry can succeed without a change of settings or schemas.
     pub fn is_retryable(&self) -> bool {
         self.0.kind == RegistryErrorKind::Unreachable
     }

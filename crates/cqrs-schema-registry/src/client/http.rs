@@ -1,3 +1,5 @@
+//! [`Http`]: requests to the registry's URLs with retries; used by the registry's client.
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cqrs_config::Reconnect;
@@ -15,25 +17,25 @@ const JSON: &str = "application/vnd.schemaregistry.v1+json";
 const ACCEPTED: &str = "application/vnd.schemaregistry.v1+json, application/json;q=0.9";
 /// No schema is as large; a proxy's endless answer is.
 const MAX_ANSWER: usize = 32 * 1024 * 1024;
-/// How much of the registry's own words stands in an error.
+/// The part of the registry's message that an error quotes, in bytes.
 const MAX_WORDS: usize = 500;
 
-/// Asks one of the registry's URLs after the other, as often as the settings say.
+/// Sends requests to the registry's URLs in turn, with retries by the settings.
 pub(super) struct Http {
     client: Client,
     urls: Vec<Url>,
     credentials: Option<Credentials>,
-    /// What may stand in no text: the credentials, as they are and as they are sent.
+    /// Texts that are redacted: the credentials, as they are and as they are sent.
     secrets: Vec<String>,
     attempts: u32,
     reconnect: Reconnect,
-    /// Which of the URLs answered last.
+    /// The URL that answered last.
     preferred: AtomicUsize,
 }
 
-/// What is asked.
+/// A request.
 pub(super) struct Request<'r> {
-    /// In words, as `looking up schema 7`.
+    /// The description for errors, as `looking up schema 7`.
     pub(super) doing: String,
     pub(super) method: Method,
     pub(super) path: &'r [&'r str],
@@ -41,9 +43,9 @@ pub(super) struct Request<'r> {
     pub(super) body: Option<Vec<u8>>,
 }
 
-/// One URL's end of a request.
+/// The result of a request at one URL.
 enum Failure {
-    /// Another URL or a later time may do better.
+    /// Retryable at another URL or later.
     Passing {
         what: String,
         answer: Answer,
@@ -129,7 +131,7 @@ impl Http {
         let body = read(response).await?;
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(|error| {
-                // Not serde's own words as text: they may quote what came.
+                // Without serde's own text, which may quote the answer.
                 let what = match error.classify() {
                     serde_json::error::Category::Data => "JSON of another shape",
                     _ => "no JSON",
@@ -163,7 +165,7 @@ impl Http {
         sent.send().await.map_err(unanswered)
     }
 
-    /// Without the credentials: a registry, or a proxy before it, may repeat what it was sent.
+    /// Redacts the credentials: a registry, or a proxy before it, may repeat its request.
     pub(super) fn redact(&self, text: &str) -> String {
         self.secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "***"))
     }
@@ -201,7 +203,7 @@ async fn read(mut response: Response) -> Result<Vec<u8>, Failure> {
 }
 
 fn unanswered(error: reqwest::Error) -> Failure {
-    // The URL stands in our own words, with what was asked.
+    // The URL is in our own text, with the request.
     let error = error.without_url();
     let what = match (error.is_timeout(), error.is_connect()) {
         (_, true) => "no connection",
@@ -216,7 +218,7 @@ fn other(detail: String, status: StatusCode, code: Option<u32>) -> RegistryError
     RegistryError::answered(RegistryErrorKind::Other, detail, answer)
 }
 
-/// What a status that is no success means, and what to do about it.
+/// The error kind and the remedy of a status that is no success.
 fn refused(doing: &str, base: &Url, status: StatusCode, refusal: &Refusal) -> Failure {
     let code = refusal.error_code.filter(|&code| code > 0);
     let answer = Answer { status: Some(status.as_u16()), code };
@@ -228,7 +230,7 @@ fn refused(doing: &str, base: &Url, status: StatusCode, refusal: &Refusal) -> Fa
         let words: String = refusal.message.chars().take(MAX_WORDS).collect();
         said.push_str(&format!(", {words:?}"));
     }
-    // "Not implemented" will be the answer next time, too.
+    // "Not implemented" is permanent.
     let is_final = status == StatusCode::NOT_IMPLEMENTED;
     if status.is_server_error() && !is_final || status == StatusCode::TOO_MANY_REQUESTS {
         return Failure::Passing { what: format!("it answered {said}"), answer, source: None };

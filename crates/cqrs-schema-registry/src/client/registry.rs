@@ -1,3 +1,5 @@
+//! [`SchemaRegistry`]: the client of a schema registry.
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -31,7 +33,7 @@ use crate::SchemaId;
 ///
 /// # Errors
 /// Every method fails as [`RegistryErrorKind`](super::RegistryErrorKind) says. 5xx, 429, broken
-/// connections and timeouts are tried again at every URL, as often as the settings say; then it is
+/// connections and timeouts are retried at every URL, as often as the settings say; then the error is
 /// [`Unreachable`](super::RegistryErrorKind::Unreachable).
 ///
 /// # Cancel safety
@@ -42,14 +44,14 @@ pub struct SchemaRegistry(Arc<Inner>);
 struct Inner {
     http: Arc<Http>,
     schemas: Cache<SchemaId, Arc<Schema>>,
-    /// Which schemas stand under which subjects.
+    /// The subjects of schemas.
     places: Cache<(SchemaId, Arc<str>), ()>,
     normalize: bool,
     config: RegistryConfig,
 }
 
 impl SchemaRegistry {
-    /// A client with these settings. Nothing is asked yet.
+    /// A client with these settings. Sends nothing yet.
     ///
     /// # Errors
     /// [`Config`](super::RegistryErrorKind::Config): a malformed URL, or TLS files that cannot be read.
@@ -63,8 +65,8 @@ impl SchemaRegistry {
         })))
     }
 
-    /// The schema with this id. Asked once: it is kept, and those who ask at the same time share one
-    /// request and its end.
+    /// The schema with this id. It is requested once and kept; concurrent calls share one request and its
+    /// result.
     ///
     /// # Errors
     /// [`NotFound`](super::RegistryErrorKind::NotFound) when the registry does not know it, and
@@ -77,7 +79,7 @@ impl SchemaRegistry {
         self.0.schemas.get(id, load).await
     }
 
-    /// Where `schema` stands under `subject`.
+    /// The registration of `schema` under `subject`.
     ///
     /// # Errors
     /// [`NotFound`](super::RegistryErrorKind::NotFound) when the subject does not exist or does not
@@ -91,9 +93,9 @@ impl SchemaRegistry {
         self.place(doing, &["subjects", subject], subject, schema).await
     }
 
-    /// Puts `schema` under `subject`, as its next version; one that stands there already keeps its
-    /// version and id. So it does when two put it there at once, or when a request was answered too late
-    /// and is made again: Apicurio refuses the second, which is looked up then.
+    /// Registers `schema` under `subject`, as its next version; a registered one keeps its version and id.
+    /// This holds for concurrent registrations and for a retry after a late answer too: Apicurio refuses
+    /// the second one, which is looked up then.
     ///
     /// # Errors
     /// [`Incompatible`](super::RegistryErrorKind::Incompatible),
@@ -109,7 +111,7 @@ impl SchemaRegistry {
                 self.lookup(subject, schema).await.map_err(|_| refused)
             }
             placed => {
-                // What was unknown a moment ago may be what was registered.
+                // An unknown id may be that of the registered schema.
                 self.0.schemas.forget_unknown();
                 self.0.places.forget_unknown();
                 placed
@@ -153,7 +155,7 @@ impl SchemaRegistry {
         came.version(subject).ok_or_else(|| without(&doing, "an id and a schema"))
     }
 
-    /// Whether `schema` may become the next version of `subject`.
+    /// Checks if `schema` may become the next version of `subject`.
     ///
     /// # Errors
     /// [`NotFound`](super::RegistryErrorKind::NotFound) when the subject has no version yet,
@@ -186,7 +188,7 @@ impl SchemaRegistry {
         self.0.http.call(get("listing the subjects".into(), &["subjects"])).await
     }
 
-    /// Whether the schema `id` stands under `subject`. It is asked once for each that does.
+    /// Set if the schema `id` is registered under `subject`. A positive answer is kept.
     pub(crate) async fn is_under(
         &self,
         id: SchemaId,
@@ -228,14 +230,14 @@ async fn fetch(http: &Http, id: SchemaId) -> Result<Schema, RegistryError> {
     came.schema().ok_or_else(|| without(&doing, "a schema"))
 }
 
-/// Whether the registry answered as to a path that it does not have.
+/// Set if the registry answered that it does not have the path.
 fn is_no_endpoint(error: &RegistryError) -> bool {
     error.kind() == RegistryErrorKind::Other
         && matches!(error.status(), Some(400 | 404 | 405 | 501))
 }
 
-/// A registry of before GUIDs answers as a wrong base URL does. One that answers another look-up is a
-/// registry: then a message with a GUID is wrong, not the settings.
+/// A registry without GUIDs answers as a wrong base URL does. If it answers another look-up, the settings
+/// are right and the message with a GUID is wrong.
 async fn without_guids(http: &Http, doing: &str, error: RegistryError) -> RegistryError {
     let types = get("listing the types of schemas".into(), &["schemas", "types"]);
     match http.call::<Vec<String>>(types).await {
@@ -261,7 +263,7 @@ fn body(schema: &Schema) -> Result<Vec<u8>, RegistryError> {
     })
 }
 
-/// A URL would swallow these.
+/// Characters that a URL would drop.
 fn check(subject: &str) -> Result<(), RegistryError> {
     match subject {
         "" | "." | ".." => {

@@ -1,3 +1,5 @@
+//! [`Schema`] and the answers about it; used by the registry's client and by framing.
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -16,7 +18,7 @@ pub struct Schema {
     pub schema_type: SchemaType,
     /// The schema itself: JSON, or a `.proto` file.
     pub text: Arc<str>,
-    /// What it imports (Protobuf) or refers to (JSON Schema's `$ref`). They are named here, not resolved.
+    /// The schemas it imports (Protobuf) or refers to (JSON Schema's `$ref`), by name, not resolved.
     pub references: Vec<SchemaReference>,
 }
 
@@ -24,7 +26,7 @@ pub struct Schema {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct SchemaReference {
-    /// How the schema that refers names it: the path of a Protobuf import, the `$ref` of a JSON Schema.
+    /// Its name in the schema that refers to it: the path of a Protobuf import, the `$ref` of a JSON Schema.
     pub name: String,
     /// The subject under which it is registered.
     pub subject: String,
@@ -72,7 +74,7 @@ impl fmt::Debug for Schema {
     }
 }
 
-/// A schema as it stands under a subject.
+/// A schema registered under a subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RegisteredSchema {
@@ -80,15 +82,15 @@ pub struct RegisteredSchema {
     pub subject: String,
     /// The number of the schema in this registry.
     pub id: u32,
-    /// Its GUID, where the registry has them and said it.
+    /// Its GUID, if the registry has them and returned it.
     pub guid: Option<Uuid>,
-    /// Its version under the subject, where the registry said it.
+    /// Its version under the subject, if the registry returned it.
     pub version: Option<u32>,
     /// The schema.
     pub schema: Schema,
 }
 
-/// Which version of a subject.
+/// A version of a subject.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum SchemaVersion {
     /// The newest one.
@@ -113,12 +115,12 @@ impl fmt::Display for SchemaVersion {
     }
 }
 
-/// Whether a schema may become the next version of a subject.
+/// The compatibility of a schema with a subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Compatibility {
-    /// Whether it may.
+    /// Set if the schema may become the next version.
     pub is_compatible: bool,
-    /// Why not, in the registry's words; it may have none.
+    /// The registry's reasons, if it gave any.
     pub reasons: Vec<String>,
 }

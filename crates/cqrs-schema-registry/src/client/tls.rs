@@ -8,7 +8,7 @@ use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 
 use super::{RegistryError, RegistryErrorKind};
 
-/// Reads the files and builds what every connection uses.
+/// Reads the files and builds the TLS settings of all connections.
 pub(super) fn client(tls: &TlsConfig) -> Result<ClientConfig, RegistryError> {
     let builder = with_roots(roots(tls)?)?;
     match tls.identity().map_err(refused)? {
@@ -38,8 +38,8 @@ fn roots(tls: &TlsConfig) -> Result<RootCertStore, RegistryError> {
     Ok(roots)
 }
 
-/// For URLs without TLS: it trusts nobody. So that reqwest need not find a provider of its own, which
-/// it would miss with a panic.
+/// For URLs without TLS: it trusts no certificate. Without it reqwest looks for a provider of its own, and
+/// panics when there is none.
 pub(super) fn unused() -> Result<ClientConfig, RegistryError> {
     with_roots(RootCertStore::empty()).map(|builder| builder.with_no_client_auth())
 }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::{Compatibility, RegisteredSchema, Schema, SchemaReference};
 use crate::SchemaType;
 
-/// A schema that is sent.
+/// A schema in a request.
 #[derive(Serialize)]
 pub(super) struct Sent<'s> {
     #[serde(rename = "schemaType")]
@@ -26,7 +26,7 @@ impl<'s> From<&'s Schema> for Sent<'s> {
     }
 }
 
-/// A schema that came, with what an answer says beside it. Registries differ in what they leave out.
+/// A schema in an answer with its other fields. Registries omit different ones.
 #[derive(Deserialize)]
 pub(super) struct Came {
     id: Option<u32>,
@@ -47,7 +47,7 @@ impl Came {
         Some(schema)
     }
 
-    /// What a version is.
+    /// The registered schema of an answer about a version.
     pub(super) fn version(self, subject: &str) -> Option<RegisteredSchema> {
         let (id, guid, version) = (self.id?, self.guid, self.version);
         Some(RegisteredSchema {
@@ -59,7 +59,7 @@ impl Came {
         })
     }
 
-    /// Where `schema`, which was sent, stands. An answer to it may say no more than the number.
+    /// The registration of the sent `schema`. The answer may hold only the number.
     pub(super) fn place(self, subject: &str, schema: &Schema) -> Option<RegisteredSchema> {
         Some(RegisteredSchema {
             subject: subject.into(),
@@ -92,7 +92,7 @@ impl From<Compatible> for Compatibility {
     }
 }
 
-/// Why not.
+/// The reasons.
 #[derive(Default, Deserialize)]
 pub(super) struct Refusal {
     pub(super) error_code: Option<u32>,

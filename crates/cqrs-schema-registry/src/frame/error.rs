@@ -1,18 +1,20 @@
+//! [`FrameError`]: the error of reading a frame; used by the frame and the hooks that read it.
+
 use std::fmt;
 
-/// What is wrong with a frame.
+/// The kind of an error in a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FrameErrorKind {
     /// There are no bytes at all.
     Empty,
-    /// The first byte is no magic byte of a frame: what was sent is not framed.
+    /// The first byte is no magic byte of a frame: the message is not framed.
     Unframed,
     /// The bytes end inside the frame.
     Truncated,
     /// A number of the message path is longer than 5 bytes or larger than 32 bits.
     Varint,
-    /// A number of the message path is negative. So reads a path of confluent-kafka-python's old
+    /// A number of the message path is negative, as in a path of confluent-kafka-python's old
     /// `use.deprecated.format`, which is not supported.
     Negative,
     /// A message path with no index, with more than
@@ -20,7 +22,7 @@ pub enum FrameErrorKind {
     Path,
 }
 
-/// Bytes that are no frame: what is wrong, and where. It holds none of the bytes.
+/// The kind and the place of an error in a frame. It holds none of the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameError {
     kind: FrameErrorKind,
@@ -32,12 +34,12 @@ impl FrameError {
         Self { kind, at }
     }
 
-    /// What is wrong.
+    /// The kind of error.
     pub fn kind(&self) -> FrameErrorKind {
         self.kind
     }
 
-    /// How many bytes of the frame were read before.
+    /// The number of bytes of the frame read before the error.
     pub fn at(&self) -> usize {
         self.at
     }

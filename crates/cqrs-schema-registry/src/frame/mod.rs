@@ -16,7 +16,7 @@ pub use schema::{SchemaId, SchemaType};
 
 use varint::Reader;
 
-/// What a message says of its schema: the id and, for Protobuf, which message of the schema it is.
+/// The schema of a message: its id and, for Protobuf, the path of the message in the schema.
 ///
 /// On the wire it is a magic byte, the id, and the path:
 ///
@@ -50,7 +50,7 @@ const MAGIC_NUMBER: u8 = 0;
 const MAGIC_GUID: u8 = 1;
 
 impl Frame {
-    /// The header that says the schema of a message's value.
+    /// The header with the schema of a message's value.
     pub const HEADER: &str = "__value_schema_id";
 
     /// The frame of a schema without a path: JSON Schema's.
@@ -70,16 +70,16 @@ impl Frame {
         self.id
     }
 
-    /// Which message of the schema; `None` where the schema's language has no such thing.
+    /// The message of the schema; `None` where the schema's language has no such thing.
     pub fn path(&self) -> Option<&MessagePath> {
         self.path.as_ref()
     }
 
-    /// The frame at the start of `bytes`, and how many bytes it has. The bytes do not tell whether
-    /// there is a path: the type does.
+    /// The frame at the start of `bytes`, and its length. The type decides if there is a path, for the
+    /// bytes do not show it.
     ///
     /// # Errors
-    /// An error as a value: its kind and where. Nothing is allocated but the path, of at most
+    /// The kind and the place of the error. Nothing is allocated but the path, of at most
     /// [`MessagePath::MAX_DEPTH`] indexes, and no more than there are bytes.
     pub fn read(schema_type: SchemaType, bytes: &[u8]) -> Result<(Self, usize), FrameError> {
         let mut reader = Reader::new(bytes);
@@ -98,7 +98,7 @@ impl Frame {
         Ok((Self { id, path }, reader.at()))
     }
 
-    /// The frame at the start of `body`, and what stands behind it. Copies nothing.
+    /// The frame at the start of `body`, and the rest. Copies nothing.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -107,7 +107,7 @@ impl Frame {
         Ok((frame, body.slice(length..)))
     }
 
-    /// The frame as it stands on the wire.
+    /// The bytes of the frame on the wire.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(18);
         match self.id {

@@ -1,10 +1,12 @@
+//! [`MessagePath`]: the message of a `.proto` file that a body holds; part of the frame.
+
 use std::borrow::Cow;
 use std::fmt;
 
 use super::varint::{self, Reader};
 use super::{FrameError, FrameErrorKind};
 
-/// Which message of a `.proto` file a body holds: the index of the top-level message, then of the
+/// The message of a `.proto` file that a body holds: the index of the top-level message, then of the
 /// message nested in it, and so on, counted from 0 in the order of the file.
 ///
 /// ```
@@ -22,7 +24,7 @@ impl MessagePath {
     /// The first message of the file.
     pub const FIRST: Self = Self(Cow::Borrowed(&[0]));
 
-    /// How deep a path may be. What arrives is not trusted to say how much memory to take.
+    /// The largest depth of a path: a received count must not decide how much memory is allocated.
     pub const MAX_DEPTH: usize = 64;
 
     /// The path of these indexes.

@@ -1,8 +1,10 @@
+//! [`SchemaId`] and [`SchemaType`]: the schema that a frame names; used by the whole crate.
+
 use std::fmt;
 
 use uuid::Uuid;
 
-/// What tells a schema from all others of a registry.
+/// The id of a schema in a registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SchemaId {
     /// The number that the registry gave it. Another registry may give it another one.

@@ -1,3 +1,5 @@
+//! Tests of the frame's bytes.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! [`RegistryDecoder`]: a decoder hook that checks the schema of each message with the registry.
+
 use std::sync::Arc;
 
 use cqrs_core::broker::BoxFuture;
@@ -7,23 +9,23 @@ use super::unframe::is_void;
 use super::{OnUnframed, Unframe};
 use crate::{MessagePath, RegistryError, RegistryErrorKind, SchemaId, SchemaRegistry, SchemaType};
 
-/// What is done with a message whose schema the registry does not know.
+/// The policy for a message whose schema the registry does not know.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnUnknownSchema {
     /// It cannot be decoded: the subscription's policy for decode errors holds.
     #[default]
     Malformed,
-    /// It is tried again on the subscription's retry schedule: where a registry is a copy of another
-    /// one and may be behind.
+    /// It is retried on the subscription's schedule: for a registry that is a copy of another one and may
+    /// lag behind.
     Retry,
 }
 
 /// Ids are signed numbers of 32 bits in Confluent's API. JAX-RS answers a path with a larger one with a bare
-/// 404, as it answers a wrong base URL: one garbled message would wait for ever.
+/// 404, as it answers a wrong base URL: one garbled message would wait forever.
 const MAX_NUMBER: u32 = i32::MAX as u32;
 
-/// Takes the frame off each message after it asked the registry about its schema. A hook for
+/// Removes the frame of each message after a check of its schema with the registry. A hook for
 /// [`Subscription::decoder`](cqrs_core::Subscription::decoder); the subscription then decodes with a
 /// plain deserializer.
 ///
@@ -47,21 +49,21 @@ const MAX_NUMBER: u32 = i32::MAX as u32;
 /// |---|---|
 /// | no frame, a broken one, another message path | malformed |
 /// | a schema of another language, id or subject than expected, an id above 2,147,483,647 | malformed |
-/// | a subject to look under that cannot be one | malformed: the settings are wrong, and asking again is of no use |
-/// | a schema that the registry does not know | malformed, or tried again: [`OnUnknownSchema`] |
-/// | a registry that cannot be reached, refuses us, or answers nonsense | [not now](DecodeError::NotNow): the message waits until it does |
+/// | a subject to look under that cannot be one | malformed: the settings are wrong, and a retry is of no use |
+/// | a schema that the registry does not know | malformed, or retried: [`OnUnknownSchema`] |
+/// | a registry that cannot be reached, refuses the credentials, or answers nonsense | [not now](DecodeError::NotNow): the message waits |
 /// | a GUID, of a registry that answers but has none | malformed |
 /// | a registry that cannot parse its own schema (422) | a failure: the retry schedule holds |
 /// | a tombstone; for JSON, a message without frame and body | passed on: the policies for them hold |
 ///
-/// So an outage, however long, makes no dead letters and counts as no attempt: warnings are logged, and
-/// the messages wait in their lanes, asking again after pauses of up to 10 s. That holds for what is set
-/// up wrongly too (credentials, the base URL): it waits until that is mended. Only a [`timeout`](cqrs_core::Subscription::timeout) of the subscription that
-/// strikes while the registry is asked is a failed attempt.
+/// So an outage of any length makes no dead letters and counts as no attempt. Warnings are logged, and the
+/// messages wait in their lanes, with a new request after pauses of up to 10 s. The same holds for wrong
+/// settings (credentials, the base URL). Only a [`timeout`](cqrs_core::Subscription::timeout) of the
+/// subscription during a request is a failed attempt.
 ///
-/// Each schema is asked for once, and so is its place under a subject; what the registry does not know is
-/// asked for again after [`unknown_schema_ttl`](crate::RegistryConfig::unknown_schema_ttl). While the registry is asked the
-/// message's lane waits. One request takes at most `attempts` times the number of URLs times `timeout` of
+/// Each schema is looked up once, and so is its place under a subject. A schema that the registry does not
+/// know is looked up again after [`unknown_schema_ttl`](crate::RegistryConfig::unknown_schema_ttl). The
+/// message's lane waits for the request. One request takes at most `attempts` times the number of URLs times `timeout` of
 /// the [`RegistryConfig`](crate::RegistryConfig), and the waits between the attempts, of up to 2 s each;
 /// one message takes one request, and one more for each subject. With one URL, one subject and the
 /// defaults that is some 31 s at most.
@@ -103,21 +105,21 @@ impl RegistryDecoder {
         self
     }
 
-    /// What is done with messages that have no frame; an error by default.
+    /// The policy for messages without a frame; an error by default.
     #[must_use]
     pub fn on_unframed(mut self, policy: OnUnframed) -> Self {
         self.unframe.on_unframed = policy;
         self
     }
 
-    /// Takes these schemas only. A number and a GUID are told apart: name both where writers use both.
+    /// Takes these schemas only. A number and a GUID are different ids: name both where writers use both.
     #[must_use]
     pub fn ids<I: Into<SchemaId>>(mut self, ids: impl IntoIterator<Item = I>) -> Self {
         self.ids.extend(ids.into_iter().map(Into::into));
         self
     }
 
-    /// Takes schemas only that stand under one of these subjects, in any version that is not deleted.
+    /// Takes only schemas registered under one of these subjects, in any version that is not deleted.
     /// A name that no subject can have (`""`, `"."`, `".."`) makes each message malformed for which it is
     /// looked up.
     #[must_use]
@@ -126,7 +128,7 @@ impl RegistryDecoder {
         self
     }
 
-    /// What is done with schemas that the registry does not know.
+    /// The policy for schemas that the registry does not know.
     #[must_use]
     pub fn on_unknown_schema(mut self, policy: OnUnknownSchema) -> Self {
         self.on_missing_schema = policy;
@@ -142,12 +144,12 @@ impl RegistryDecoder {
         }
     }
 
-    /// What the hook makes of one message.
+    /// Checks and unframes one message, as the hook does.
     ///
     /// # Errors
     /// See the table above.
     pub async fn decode(&self, mut message: Incoming) -> Decoded {
-        // The deserializer behind says that it is empty. Protobuf's would take it for an event.
+        // The JSON deserializer reports an empty message. Protobuf's would decode it as an event.
         let is_json = self.unframe.schema_type == SchemaType::Json;
         if message.is_tombstone() || is_json && is_void(&message) {
             return Ok(Some(message));

@@ -1,3 +1,5 @@
+//! [`Framed`]: a deserializer of framed messages that asks no registry.
+
 use std::borrow::Cow;
 
 use bytes::Bytes;
@@ -8,8 +10,8 @@ use super::unframe::{UnframeError, is_void};
 use super::{OnUnframed, Unframe};
 use crate::{MessagePath, SchemaType};
 
-/// Reads framed messages: takes the frame off and lets another deserializer read the rest. It asks no
-/// registry, so any schema id is taken.
+/// Reads framed messages: removes the frame and lets another deserializer read the rest. It asks no
+/// registry, so any schema id is accepted.
 ///
 /// ```
 /// use cqrs_core::{JsonDeserializer, Subscription};
@@ -26,9 +28,9 @@ use crate::{MessagePath, SchemaType};
 /// [`Empty`](cqrs_core::codec::DeserializeErrorKind::Empty) where it is to be JSON; in Protobuf no bytes
 /// are a message of defaults, of which only the frame is missing. A frame that is broken or missing is a
 /// [`Syntax`](cqrs_core::codec::DeserializeErrorKind::Syntax) error, another message path than the
-/// expected one a [`Shape`](cqrs_core::codec::DeserializeErrorKind::Shape) error (its name is read all
-/// the same, so that an event of another name counts as unknown). The errors of the
-/// inner deserializer come through, with the bytes as they came, frame included.
+/// expected one a [`Shape`](cqrs_core::codec::DeserializeErrorKind::Shape) error (its name is still
+/// read, so that an event of another name counts as unknown). The errors of the inner deserializer are
+/// returned with the received bytes, frame included.
 #[derive(Debug, Clone)]
 pub struct Framed<D> {
     inner: D,
@@ -54,7 +56,7 @@ impl<D> Framed<D> {
         self
     }
 
-    /// What is done with messages that have no frame; an error by default.
+    /// The policy for messages without a frame; an error by default.
     #[must_use]
     pub fn on_unframed(mut self, policy: OnUnframed) -> Self {
         self.unframe.on_unframed = policy;
@@ -87,7 +89,7 @@ impl<P: Notification, D: Deserializer<P>> Deserializer<P> for Framed<D> {
     }
 
     fn event_name<'m>(&self, message: &'m Incoming) -> Option<Cow<'m, str>> {
-        // An event of another message path has a name as well: it may be one that is not known here.
+        // An event of another message path has a name as well, which may be unknown here.
         let (_, body) = self.unframe.split_any(message).ok()?;
         let unframed = with_body(message, body);
         let name = self.inner.event_name(&unframed)?;

@@ -1,4 +1,4 @@
-//! What takes the frame off a message that came.
+//! Removal of frames from received messages.
 
 #[cfg(feature = "client")]
 mod checked;

@@ -1,3 +1,5 @@
+//! [`Unframe`]: the removal of a frame; used by both readers of framed messages.
+
 use std::error::Error;
 use std::fmt;
 
@@ -6,7 +8,7 @@ use cqrs_core::Incoming;
 
 use crate::{Frame, FrameError, FrameErrorKind, MessagePath, SchemaType};
 
-/// What is done with a message that has no frame.
+/// The policy for a message without a frame.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnUnframed {
@@ -19,7 +21,7 @@ pub enum OnUnframed {
     Pass,
 }
 
-/// Takes the frame off, from the header or from before the body, and checks its message path.
+/// Removes the frame, from the header or from before the body, and checks its message path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unframe {
     pub(crate) schema_type: SchemaType,
@@ -27,7 +29,7 @@ pub(crate) struct Unframe {
     pub(crate) on_unframed: OnUnframed,
 }
 
-/// Why the frame of a message cannot be taken off. It holds none of the message's bytes.
+/// The reason why a frame cannot be removed. It holds none of the message's bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum UnframeError {
     Frame(FrameError),
@@ -40,7 +42,7 @@ impl Unframe {
         Self { schema_type, path: None, on_unframed: OnUnframed::Refuse }
     }
 
-    /// The frame and the body behind it; no frame where there is none and that may be.
+    /// The frame and the body behind it; no frame where the policy allows a message without one.
     pub(crate) fn split(&self, message: &Incoming) -> Result<(Option<Frame>, Bytes), UnframeError> {
         let (frame, body) = self.split_any(message).map_err(UnframeError::Frame)?;
         match (&self.path, frame.as_ref().and_then(Frame::path)) {
@@ -51,7 +53,7 @@ impl Unframe {
         }
     }
 
-    /// The same of whatever message of the schema.
+    /// As [`split`](Self::split), for any message of the schema.
     pub(crate) fn split_any(
         &self,
         message: &Incoming,
@@ -71,14 +73,14 @@ impl Unframe {
 
     fn find(&self, message: &Incoming) -> Result<(Frame, Bytes), FrameError> {
         match header(message) {
-            // What stands behind the frame in a header is ignored, as Confluent's clients do.
+            // Bytes behind the frame in a header are ignored, as by Confluent's clients.
             Some(value) => Ok((Frame::read(self.schema_type, value)?.0, message.bytes())),
             None => Frame::split(self.schema_type, &message.bytes()),
         }
     }
 }
 
-/// Whether there is nothing at all: no header, no byte of a frame or a body.
+/// Set if the message is empty: no header, no byte of a frame or a body.
 pub(crate) fn is_void(message: &Incoming) -> bool {
     message.bytes().is_empty() && header(message).is_none()
 }

@@ -1,3 +1,5 @@
+//! [`FramedBroker`]: a message broker that frames what it publishes.
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! [`FramingBuilder`]: looks up the frame of each event before the first message.
+
 use std::sync::Arc;
 
 use super::{EventSchema, Framing, OnMissingSchema, SchemaSource, SubjectNaming};
@@ -5,27 +7,27 @@ use crate::{
     Frame, RegisteredSchema, RegistryError, RegistryErrorKind, SchemaRegistry, SchemaVersion,
 };
 
-/// Whether schemas are put into the registry.
+/// The way a schema gets its id.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Registration {
-    /// They must stand there already: a deployment put them there, and a typo is an error at start.
+    /// It must be registered already, by a deployment. A typo is an error at start.
     #[default]
     LookUp,
-    /// What does not stand there is registered, if the registry finds it compatible. For development.
+    /// A missing schema is registered if the registry finds it compatible. For development.
     Auto,
 }
 
-/// Where the frame goes.
+/// The place of the frame.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FrameForm {
-    /// Before the body, with the schema's number. What every reader knows.
+    /// Before the body, with the schema's number. Every reader knows this form.
     #[default]
     Prefix,
     /// Into the header [`Frame::HEADER`], with the schema's GUID, and the body stays as it is. Needs a
-    /// registry that has GUIDs and readers that know this form. The value is no text, at which some
-    /// readers fail (FastStream does).
+    /// registry that has GUIDs and readers that know this form. The value is no text, which some readers
+    /// cannot handle (FastStream).
     Header,
 }
 
@@ -82,25 +84,25 @@ impl FramingBuilder {
         self
     }
 
-    /// How subjects are named; `{topic}-value` by default.
+    /// The naming of subjects; `{topic}-value` by default.
     pub fn naming(mut self, naming: SubjectNaming) -> Self {
         self.naming = naming;
         self
     }
 
-    /// Whether schemas are put into the registry; they are only looked up by default.
+    /// The registration of schemas; they are only looked up by default.
     pub fn registration(mut self, registration: Registration) -> Self {
         self.registration = registration;
         self
     }
 
-    /// Where the frame goes; before the body by default.
+    /// The place of the frame; before the body by default.
     pub fn form(mut self, form: FrameForm) -> Self {
         self.form = form;
         self
     }
 
-    /// What is done with messages of other events; an error by default.
+    /// The policy for messages of other events; an error by default.
     pub fn on_missing_schema(mut self, policy: OnMissingSchema) -> Self {
         self.on_missing_schema = policy;
         self
@@ -109,10 +111,10 @@ impl FramingBuilder {
     /// Asks the registry.
     ///
     /// # Errors
-    /// What the registry says of the first schema that it does not give:
-    /// [`NotFound`](RegistryErrorKind::NotFound) when it is to be looked up and does not stand under
-    /// its subject, [`Config`](RegistryErrorKind::Config) when the event lacks something, or was added
-    /// twice for one topic and has two frames there.
+    /// The registry's error for the first schema without an id:
+    /// [`NotFound`](RegistryErrorKind::NotFound) when it is looked up and not registered under its
+    /// subject, [`Config`](RegistryErrorKind::Config) when the event lacks something, or was added
+    /// twice for one topic with two frames.
     pub async fn build(self) -> Result<Framing, RegistryError> {
         let mut framing = Framing::new().on_missing_schema(self.on_missing_schema);
         for event in &self.events {

@@ -1,3 +1,5 @@
+//! [`EventSchema`]: the schema of one event's messages; given to the framing's builder.
+
 use std::sync::Arc;
 
 use cqrs_core::Notification;
@@ -27,14 +29,14 @@ pub struct EventSchema {
     subject: Option<String>,
 }
 
-/// Which schema.
+/// The schema, or its place in the registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SchemaSource {
     /// This one.
     Schema(Schema),
     /// The newest of the subject at the time of the look-up, which must be of this type. Nothing checks
-    /// that the events are what it says.
+    /// the events against it.
     Latest(SchemaType),
 }
 
@@ -66,7 +68,7 @@ impl EventSchema {
         Self::new(P::NAME, &*P::topic(), source)
     }
 
-    /// Which message of a Protobuf schema the event is; the first one by default.
+    /// The message of a Protobuf schema that the event is; the first one by default.
     #[must_use]
     pub fn path(mut self, path: MessagePath) -> Self {
         self.path = Some(path);
@@ -81,9 +83,8 @@ impl EventSchema {
         self
     }
 
-    /// The subject, instead of what the naming says. For which topics the schema holds, the naming says
-    /// all the same: for this event's alone, unless it is
-    /// [`RecordName`](SubjectNaming::RecordName).
+    /// The subject, instead of the one by the naming. The naming still decides for which topics the schema
+    /// holds: for this event's only, unless it is [`RecordName`](SubjectNaming::RecordName).
     #[must_use]
     pub fn subject(mut self, subject: impl Into<String>) -> Self {
         self.subject = Some(subject.into());
@@ -135,7 +136,7 @@ impl EventSchema {
         }
     }
 
-    /// Whether it holds for its topic only.
+    /// Set if it holds for its topic only.
     pub(super) fn is_of_topic(&self, naming: SubjectNaming) -> bool {
         naming.asks_topic()
     }

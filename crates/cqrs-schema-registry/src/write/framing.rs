@@ -1,3 +1,5 @@
+//! [`Framing`]: the frames of events; used by the framed broker.
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -7,21 +9,21 @@ use cqrs_core::{Message, PublishError, PublishErrorKind};
 
 use crate::{Frame, SchemaId};
 
-/// What is done with a message for whose event no schema is known.
+/// The policy for a message whose event has no known schema.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnMissingSchema {
-    /// It is not published: the error is [`Invalid`](PublishErrorKind::Invalid) and says which event.
+    /// It is not published: the error is [`Invalid`](PublishErrorKind::Invalid) and names the event.
     #[default]
     Refuse,
     /// It is published as it is, without a frame.
     Pass,
 }
 
-/// Which frame a message gets, by its event's name and, where that matters, its topic.
+/// The frames of messages, by the event's name and, where that matters, the topic.
 ///
 /// It is resolved before the first message: no publish asks a registry. With the feature `client`,
-/// `Framing::builder` asks for the ids; without it, or where they are known, they are told here:
+/// `Framing::builder` looks up the ids. Without it, or where they are known, they are given here:
 ///
 /// ```
 /// use cqrs_schema_registry::{Frame, Framing, MessagePath};
@@ -75,7 +77,7 @@ impl Framing {
         self
     }
 
-    /// What is done with messages of other events; an error by default.
+    /// The policy for messages of other events; an error by default.
     #[must_use]
     pub fn on_missing_schema(mut self, policy: OnMissingSchema) -> Self {
         self.on_missing_schema = policy;
@@ -87,7 +89,7 @@ impl Framing {
         self.entry(name, topic).map(|entry| &entry.frame)
     }
 
-    /// The frame that it had.
+    /// Sets a frame and returns the former one.
     pub(crate) fn set(
         &mut self,
         name: Arc<str>,
@@ -108,8 +110,8 @@ impl Framing {
         exact.or_else(|| entries.iter().find(|entry| entry.topic.is_none()))
     }
 
-    /// Puts the frame on. A message that has it already is left alone: a publish error gives the message
-    /// back as it was sent, to be published again.
+    /// Adds the frame. A message that has it already is not changed: a publish error returns the message as
+    /// it was sent, to be published again.
     pub(crate) fn apply(&self, mut message: Message) -> Result<Message, PublishError> {
         let Some(entry) = self.entry(&message.name, &message.topic) else {
             return match self.on_missing_schema {
@@ -127,12 +129,12 @@ impl Framing {
                     }
                     message.body = [&*entry.bytes, &*message.body].concat().into();
                 }
-                // Readers believe it before the body's frame.
+                // Readers prefer the header to the body's frame.
                 message.headers.remove(Frame::HEADER);
                 Ok(message)
             }
             SchemaId::Guid(_) if is_framed => Err(framed_already(message)),
-            // Sets it anew: the same value for a message that has it already.
+            // The value stays the same for a message that has it already.
             SchemaId::Guid(_) => {
                 match message.headers.insert_bytes(Frame::HEADER, entry.bytes.clone()) {
                     Ok(()) => Ok(message),

@@ -1,4 +1,4 @@
-//! What puts the frame on a message that goes.
+//! Framing of published messages.
 
 mod broker;
 #[cfg(feature = "client")]

@@ -1,4 +1,6 @@
-/// Under which subject the schema of an event stands: Confluent's strategies, for a message's value.
+//! [`SubjectNaming`]: the subject of an event's schema; used by the framing's builder.
+
+/// The subject of an event's schema: Confluent's strategies for a message's value.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SubjectNaming {
@@ -12,7 +14,7 @@ pub enum SubjectNaming {
 }
 
 impl SubjectNaming {
-    /// The subject of what `record` names, sent to `topic`. The record is the `title` of a JSON Schema
+    /// The subject of the record `record` sent to `topic`. The record is the `title` of a JSON Schema
     /// and the full name of a Protobuf message, as `shop.UserCreated`.
     pub fn subject(self, topic: &str, record: &str) -> String {
         match self {
@@ -22,12 +24,12 @@ impl SubjectNaming {
         }
     }
 
-    /// Whether the subject depends on the record.
+    /// Set if the subject depends on the record.
     pub(super) fn asks_record(self) -> bool {
         self != Self::TopicName
     }
 
-    /// Whether the subject depends on the topic.
+    /// Set if the subject depends on the topic.
     pub(super) fn asks_topic(self) -> bool {
         self != Self::RecordName
     }

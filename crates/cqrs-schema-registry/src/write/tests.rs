@@ -1,3 +1,5 @@
+//! Tests of framing without a registry.
+
 use std::time::Duration;
 
 use cqrs_core::{MemoryBroker, Message, MessageBroker, MessageBrokerExt, PublishErrorKind};
@@ -87,7 +89,7 @@ fn a_message_never_has_frames_of_both_forms() {
     assert_eq!(moved.body, &b"\0\0\0\0\x07{}"[..]);
     assert_eq!(moved.headers.get_bytes(Frame::HEADER), None, "readers would believe it first");
     assert_eq!(moved.headers.get("kept"), Some("too"));
-    // One that has the frame already, as a publish error gives it back, keeps no header either.
+    // A message returned by a publish error has the frame already, and keeps no header either.
     let mut both = moved.clone();
     both.headers.insert_bytes(Frame::HEADER, vec![1; 17]).unwrap();
     assert_eq!(numbers.apply(both).unwrap(), moved);

@@ -1,3 +1,5 @@
+//! The requests of the registry's client and its understanding of the answers.
+
 use cqrs_schema_registry::{
     Credentials, RegistryErrorKind, Schema, SchemaRegistry, SchemaType, SchemaVersion,
 };

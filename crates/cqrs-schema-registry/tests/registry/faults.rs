@@ -1,3 +1,5 @@
+//! The registry's client while the registry fails, refuses or answers nonsense.
+
 use std::error::Error;
 use std::time::{Duration, Instant};
 

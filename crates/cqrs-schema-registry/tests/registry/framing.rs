@@ -1,3 +1,5 @@
+//! Framing events with ids of a registry in memory.
+
 use cqrs_core::{MemoryBroker, Message, MessageBrokerExt, Notification};
 use cqrs_macros::Notification;
 use cqrs_schema_registry::{

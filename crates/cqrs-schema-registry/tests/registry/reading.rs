@@ -1,3 +1,5 @@
+//! Reading framed messages with a registry in memory: checks, outages, caching.
+
 use std::time::Duration;
 
 use cqrs_core::{
@@ -28,7 +30,7 @@ async fn server() -> Server {
     server
 }
 
-/// What is left of the message.
+/// The message after its frame is removed.
 async fn body(decoder: &RegistryDecoder, message: Incoming) -> Result<String, DecodeError> {
     let decoded = decoder.decode(message).await?.unwrap();
     Ok(String::from_utf8(decoded.bytes().to_vec()).unwrap())
@@ -101,7 +103,7 @@ async fn the_subject_is_checked_when_it_is_asked_for() {
 #[tokio::test]
 async fn impossible_id_is_not_looked_up() {
     let server = server().await;
-    // What a registry says to a number that it cannot read: as if the base URL were wrong.
+    // The registry's answer to a number that it cannot parse is that of a wrong base URL.
     server.fail(vec![Fault::Answer(404, ""); 10]);
     let json = RegistryDecoder::json(&server.client());
     for id in [0x8000_0000, u32::MAX] {
@@ -297,7 +299,7 @@ async fn asked(server: &Server, times: usize) {
 
 #[tokio::test]
 async fn outage_past_the_retry_schedule_loses_nothing() {
-    // What an outage looks like, and how many requests one round of it takes.
+    // An outage, and the number of requests in one round of it.
     for (fault, requests) in [
         (Fault::Answer(503, ""), 3),
         (Fault::Close, 3),

@@ -1,4 +1,4 @@
-//! A registry in memory behind a small HTTP/1.1 server, which fails as it is told to.
+//! A registry in memory behind a small HTTP/1.1 server with injected faults; used by these tests.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use uuid::Uuid;
 
-/// What becomes of a request instead of its answer.
+/// The fault that a request meets instead of an answer.
 #[derive(Debug, Clone)]
 pub(crate) enum Fault {
     /// This status and body.
