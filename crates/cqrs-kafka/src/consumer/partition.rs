@@ -9,6 +9,7 @@ use cqrs_core::RetryState;
 use super::in_flight::InFlight;
 use super::offset_tracker::{Draft, OffsetTracker};
 use super::poller::Poller;
+use super::quarantine::Activity;
 use super::record::Record;
 
 /// A partition from its assignment to its revocation. The next assignment makes another value, so a late ack reaches
@@ -153,6 +154,15 @@ impl Partition {
         let running = self.running();
         self.tracker().close(running)
     }
+}
+
+/// The activity of the handlers of all these partitions.
+pub(super) fn total_activity<'p>(partitions: impl Iterator<Item = &'p Partition>) -> Activity {
+    partitions.fold(Activity::default(), |all, partition| {
+        let running = partition.running();
+        let Activity { started, .. } = partition.tracker().activity(running);
+        Activity { running: all.running + running, started: all.started + started }
+    })
 }
 
 /// The locked tracker of a partition.

@@ -18,7 +18,7 @@ use super::commit_schedule::CommitSchedule;
 use super::committer::{Committer, Drafts, JobOutcome, renew};
 use super::context::Context;
 use super::membership::{Membership, is_forbidden};
-use super::partition::Partition;
+use super::partition::{Partition, total_activity};
 use super::partition_queue::PartitionQueue;
 use super::quarantine::Activity;
 use super::rebalance_state::RebalanceState;
@@ -150,12 +150,7 @@ impl Session {
     fn deliver(&mut self, now: Instant) -> bool {
         let mut all = Activity::default();
         if self.queues.iter().any(|queue| queue.partition.is_limited()) {
-            for PartitionQueue { partition, .. } in &self.queues {
-                let Activity { running, started } =
-                    partition.tracker().activity(partition.running());
-                all.running += running;
-                all.started += started;
-            }
+            all = total_activity(self.queues.iter().map(|queue| &*queue.partition));
         }
         if self.state.is_stopped() {
             self.queues.iter_mut().for_each(|queue| queue.advance(false, all, now));

@@ -9,9 +9,9 @@ use cqrs_core::consume::Retry;
 
 use crate::consumer::commit_metadata::{CommitMetadata, UncleanEnds};
 use crate::consumer::offset_tracker::{Draft, OffsetTracker, Takeover};
-use crate::consumer::partition::Partition;
+use crate::consumer::partition::{Partition, total_activity};
 use crate::consumer::process::Process;
-use crate::consumer::quarantine::{Activity, NextRecord, Options};
+use crate::consumer::quarantine::{NextRecord, Options};
 use crate::consumer::record::Record;
 
 pub(super) const MAX_CRASHES: u32 = 3;
@@ -119,19 +119,9 @@ impl Simulation {
         }
     }
 
-    /// The activity of all partitions, as the session counts it.
-    pub(super) fn activity(&self) -> Activity {
-        let mut all = Activity::default();
-        for Member { partition, .. } in &self.members {
-            let Activity { running, started } = partition.tracker().activity(partition.running());
-            all.running += running;
-            all.started += started;
-        }
-        all
-    }
-
     pub(super) fn advance(&self, at: usize, next: Option<&NextRecord>) {
-        let (all, partition) = (self.activity(), &self.members[at].partition);
+        let all = total_activity(self.members.iter().map(|member| &member.partition));
+        let partition = &self.members[at].partition;
         partition.tracker().advance(next, partition.running(), all, self.now);
     }
 
