@@ -301,7 +301,7 @@ impl Session {
             return Some(Exit::Failed(kind, error));
         }
         if events.health.has_lost_all_brokers() {
-            let text = "the cluster said that it has no brokers, and the consumer forgot them all";
+            let text = "the cluster reported no brokers, and the consumer dropped them all";
             return Some(Exit::Replace(KafkaError::new(ErrorKind::Connection, text)));
         }
         let waiting = matches!(*self.state.opening.borrow(), OpenState::Waiting);

@@ -23,7 +23,7 @@ const TICK: Duration = Duration::from_millis(50);
 pub(super) const SHORT_TICK: Duration = Duration::from_millis(10);
 /// The longest pause between two replacements of the client.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// The pause after the broker refused the principal, whose rights somebody has to grant first.
+/// The pause after the broker refused the principal, since its rights must be granted first.
 const REFUSED_PAUSE: Duration = Duration::from_secs(15);
 /// A client that lived this long resets the pause.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
@@ -128,7 +128,7 @@ impl Supervisor {
             });
         }
         self.handle.health.has_lost_all_brokers().then(|| {
-            let text = "the cluster said that it has no brokers, and the producer forgot them all";
+            let text = "the cluster reported no brokers, and the producer dropped them all";
             KafkaError::new(ErrorKind::Connection, text)
         })
     }
