@@ -228,14 +228,14 @@ mod tests {
     use super::*;
     use crate::config::KafkaConfig;
     use crate::consumer::offset_tracker::{OffsetTracker, Takeover};
-    use crate::consumer::quarantine::Options;
+    use crate::consumer::quarantine::QuarantineOptions;
     use crate::events::Events;
     use crate::health::Health;
 
     /// A commit of each of three partitions.
     fn drafts() -> Drafts {
         let of = |id| {
-            let mut tracker = OffsetTracker::new(Takeover::default(), Options::off());
+            let mut tracker = OffsetTracker::new(Takeover::default(), QuarantineOptions::off());
             assert!(tracker.add(0) && tracker.finish(0));
             let draft = tracker.draft().unwrap();
             (Arc::new(Partition::new(Arc::default(), "t".into(), id, false, tracker)), draft)

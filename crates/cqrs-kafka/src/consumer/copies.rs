@@ -115,7 +115,7 @@ pub(super) enum Written {
 
 /// A copy to be written.
 #[derive(Debug, Clone)]
-pub(super) struct Copy {
+pub(super) struct RecordCopy {
     pub(super) to: String,
     /// The topic of the record. A new topic gets its number of partitions.
     pub(super) from: Arc<str>,
@@ -146,7 +146,7 @@ impl Copies {
     ///
     /// An error that retrying cannot fix is [permanent](SettleError::permanent). The lack of a right is
     /// remembered for a while, in which further copies fail without an attempt.
-    pub(super) async fn write(&self, copy: &Copy) -> Result<Written, SettleError> {
+    pub(super) async fn write(&self, copy: &RecordCopy) -> Result<Written, SettleError> {
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
             SettleError::new(format!("no confirmed copy in {}", copy.to)).with_source(error)
         };
@@ -180,7 +180,7 @@ impl Copies {
 
     /// Returns whether a failed copy is permanent: retrying cannot fix it. Remembers errors that concern all copies
     /// to its topic.
-    fn is_permanent(&self, copy: &Copy, error: &PublishError) -> bool {
+    fn is_permanent(&self, copy: &RecordCopy, error: &PublishError) -> bool {
         let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
         let cause: Option<&KafkaError> = cause;
         let uncreated = self.not_created.get(&copy.to);
@@ -244,7 +244,7 @@ impl Copies {
     }
 }
 
-async fn publish(producer: &ProducerHandle, copy: &Copy) -> Result<(), PublishError> {
+async fn publish(producer: &ProducerHandle, copy: &RecordCopy) -> Result<(), PublishError> {
     let mut message = Message::new(&*copy.to, copy.body.clone().unwrap_or_default());
     message.key.clone_from(&copy.key);
     let raw =

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use cqrs_core::RetryState;
 
 use super::commit_metadata::CommitMetadata;
-use super::quarantine::{Activity, NextRecord, Options, Progress, Quarantine, Step};
+use super::quarantine::{Activity, NextRecord, Progress, Quarantine, QuarantineOptions, Step};
 
 /// The unfinished records of a partition, and the attempts at them.
 ///
@@ -79,7 +79,7 @@ pub(super) struct Takeover {
 
 impl OffsetTracker {
     /// The tracker of an assignment. Nothing is delivered before its takeover commit, if it needs one.
-    pub(super) fn new(takeover: Takeover, options: Options) -> Self {
+    pub(super) fn new(takeover: Takeover, options: QuarantineOptions) -> Self {
         let Takeover { position, end, is_new, mut metadata } = takeover;
         if end < position {
             // The log was truncated: these offsets belong to other records now.

@@ -42,7 +42,7 @@ const MAX_WINDOW: i64 = 1_024;
 
 /// The subscription's part in the rules.
 #[derive(Debug, Clone)]
-pub(super) struct Options {
+pub(super) struct QuarantineOptions {
     /// The number of crashes after which a record is dead-lettered. 0: no crashes are counted.
     pub(super) max_crashes: u32,
     pub(super) concurrency: usize,
@@ -51,7 +51,7 @@ pub(super) struct Options {
 }
 
 #[cfg(test)]
-impl Options {
+impl QuarantineOptions {
     /// No crashes are counted.
     pub(super) fn off() -> Self {
         Self { max_crashes: 0, concurrency: 1, retry: Retry::default(), process: Process::this() }
@@ -119,7 +119,7 @@ pub(super) enum Step {
 /// is over.
 #[derive(Debug)]
 pub(super) struct Quarantine {
-    options: Options,
+    options: QuarantineOptions,
     /// The unclean ends in the next commit.
     unclean: UncleanEnds,
     /// The number of unclean ends found at takeover.
@@ -167,7 +167,7 @@ impl Quarantine {
     /// The quarantine of an assignment that starts at `position` of a log that ends at `log_end`, with the unclean
     /// ends found in the commit metadata.
     pub(super) fn new(
-        options: Options,
+        options: QuarantineOptions,
         position: i64,
         log_end: i64,
         found: UncleanEnds,

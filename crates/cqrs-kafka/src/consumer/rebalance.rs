@@ -15,7 +15,7 @@ use super::offset_tracker::OffsetTracker;
 use super::partition::Partition;
 use super::partition_queue::PartitionQueue;
 use super::process::Process;
-use super::quarantine::Options;
+use super::quarantine::QuarantineOptions;
 use super::rebalance_state::RebalanceState;
 use super::session::Session;
 use super::start_offsets::{NewPartition, PartitionStart};
@@ -126,7 +126,7 @@ impl Session {
     fn assign(&mut self, starts: Vec<PartitionStart>) {
         let mut list = TopicPartitionList::with_capacity(starts.len());
         let mut queues = Vec::with_capacity(starts.len());
-        let options = Options {
+        let options = QuarantineOptions {
             max_crashes: self.state.plan.request.max_crashes,
             concurrency: self.state.plan.request.concurrency,
             retry: self.state.plan.request.retry.clone(),

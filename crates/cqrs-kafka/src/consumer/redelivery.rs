@@ -131,11 +131,11 @@ impl Redelivery {
 #[cfg(test)]
 mod tests {
     use super::super::offset_tracker::{OffsetTracker, Takeover};
-    use super::super::quarantine::Options;
+    use super::super::quarantine::QuarantineOptions;
     use super::*;
 
     fn partition() -> Arc<Partition> {
-        let tracker = OffsetTracker::new(Takeover::default(), Options::off());
+        let tracker = OffsetTracker::new(Takeover::default(), QuarantineOptions::off());
         Arc::new(Partition::new(Arc::default(), "t".into(), 0, false, tracker))
     }
 

@@ -15,7 +15,7 @@ use cqrs_core::consume::{DeadLetter, Delayed, Settle, SettleError};
 
 use rdkafka::message::{Header, OwnedHeaders};
 
-use super::copies::{Copy, Written};
+use super::copies::{RecordCopy, Written};
 use super::partition::Partition;
 use super::record::Record;
 use super::retry_headers::{
@@ -178,7 +178,7 @@ impl Settle for KafkaSettle {
             if let Some(at) = record.original_timestamp() {
                 added.push((ORIGINAL_TIMESTAMP, millis(at)));
             }
-            let copy = Copy {
+            let copy = RecordCopy {
                 to: topics::retry_topic(&topic, &self.state.plan.request.group, waits_for),
                 from: topic,
                 key: record.key(),
@@ -210,7 +210,7 @@ impl Settle for KafkaSettle {
                 return Ok(());
             };
             let copies = &self.state.copies;
-            let mut copy = Copy {
+            let mut copy = RecordCopy {
                 to,
                 from: topic,
                 key: record.key(),

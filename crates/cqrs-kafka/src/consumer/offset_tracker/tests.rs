@@ -14,7 +14,7 @@ fn tracker() -> OffsetTracker {
 fn at(position: i64, metadata: CommitMetadata) -> OffsetTracker {
     OffsetTracker::new(
         Takeover { position, end: i64::MAX, metadata, ..Takeover::default() },
-        Options::off(),
+        QuarantineOptions::off(),
     )
 }
 
@@ -142,7 +142,7 @@ fn log_that_ends_before_the_offset_is_another_log() {
     let state = RetryState::default().failed(Timestamp::from_unix_micros(1_000));
     metadata.attempts.insert(11, state);
     let of = |end| {
-        let options = Options { max_crashes: 3, ..Options::off() };
+        let options = QuarantineOptions { max_crashes: 3, ..QuarantineOptions::off() };
         let takeover = Takeover { position: 10, end, metadata: metadata.clone(), is_new: false };
         let tracker = OffsetTracker::new(takeover, options);
         (tracker.attempts(11).attempts, tracker.attempts(11).crashes, tracker.was_done(12))
@@ -174,7 +174,7 @@ fn position_passes_offsets_without_a_record() {
 #[test]
 fn new_group_commits_before_delivery() {
     let takeover = Takeover { position: 7, end: 9, is_new: true, ..Takeover::default() };
-    let mut tracker = OffsetTracker::new(takeover, Options::off());
+    let mut tracker = OffsetTracker::new(takeover, QuarantineOptions::off());
     assert_eq!(tracker.delivery_limit(), i64::MIN);
     let draft = tracker.draft().unwrap();
     assert_eq!((draft.position, metadata(&draft).to_text().as_str()), (7, "cqrs1"));

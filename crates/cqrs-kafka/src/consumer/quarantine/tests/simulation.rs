@@ -11,7 +11,7 @@ use crate::consumer::commit_metadata::{CommitMetadata, UncleanEnds};
 use crate::consumer::offset_tracker::{Draft, OffsetTracker, Takeover};
 use crate::consumer::partition::{Partition, total_activity};
 use crate::consumer::process::Process;
-use crate::consumer::quarantine::{NextRecord, Options};
+use crate::consumer::quarantine::{NextRecord, QuarantineOptions};
 use crate::consumer::record::Record;
 
 pub(super) const MAX_CRASHES: u32 = 3;
@@ -104,7 +104,7 @@ impl Simulation {
                 is_new: log.metadata.is_empty(),
                 metadata: CommitMetadata::parse(&log.metadata),
             };
-            let options = Options {
+            let options = QuarantineOptions {
                 max_crashes: self.max_crashes,
                 concurrency: self.concurrency,
                 retry: Retry::default(),
