@@ -1,4 +1,4 @@
-//! Every example that needs no server is run, and its story checked.
+//! Tests that run every example without a server and check its output.
 
 use std::process::Command;
 
@@ -14,14 +14,14 @@ fn run(example: &str, arguments: &[&str]) -> (bool, String) {
     (output.status.success(), String::from_utf8_lossy(&text).into_owned())
 }
 
-fn story(example: &str) -> String {
+fn output(example: &str) -> String {
     let (succeeded, text) = run(example, &[]);
     assert!(succeeded, "{example} failed:\n{text}");
     text
 }
 
-/// Whether the lines are in the text, in this order.
-fn tells(text: &str, lines: &[&str]) {
+/// Checks that the lines are in the text in this order.
+fn assert_lines(text: &str, lines: &[&str]) {
     let mut rest = text;
     for line in lines {
         let at =
@@ -32,7 +32,7 @@ fn tells(text: &str, lines: &[&str]) {
 
 #[test]
 fn quickstart_handles_its_own_notification() {
-    let text = story("quickstart");
+    let text = output("quickstart");
     // Two services run: each line of one comes in its order, but not those of both.
     let signing_up = [
         "handler    creates Ada",
@@ -48,8 +48,8 @@ fn quickstart_handles_its_own_notification() {
         "writes to eve@example.org",
         "Done: 2 users, 2 mails, 0 messages undelivered.",
     ];
-    tells(&text, &signing_up);
-    tells(&text, &mailing);
+    assert_lines(&text, &signing_up);
+    assert_lines(&text, &mailing);
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn quickstart_says_how_it_is_used() {
 
 #[test]
 fn domain_events_run_in_rounds_and_fail_by_the_policy() {
-    let text = story("domain_events");
+    let text = output("domain_events");
     assert!(text.contains("invoice: written for order 1\n  packing: order 1"), "{text}");
     assert!(text.contains("not enough in stock"), "{text}");
     assert!(!text.contains("invoice: written for order 2"), "{text}");
@@ -74,7 +74,7 @@ fn domain_events_run_in_rounds_and_fail_by_the_policy() {
 
 #[test]
 fn middlewares_observe_stop_and_answer() {
-    let text = story("middleware");
+    let text = output("middleware");
     assert!(text.contains("a middleware stopped the call: log in first"), "{text}");
     assert!(text.contains("handler: ada asks for account 4"), "{text}");
     assert!(text.contains("70 EUR (cached)") && !text.contains("asks for account 7"), "{text}");
@@ -82,7 +82,7 @@ fn middlewares_observe_stop_and_answer() {
 
 #[test]
 fn a_unit_of_work_commits_all_or_nothing() {
-    let text = story("unit_of_work");
+    let text = output("unit_of_work");
     assert!(text.contains(r#"commit ["account: -500", "audit: 500"]"#), "{text}");
     assert!(text.contains(r#"roll back ["account: -5000", "audit: 5000"]"#), "{text}");
     assert!(text.contains("2 rows are visible, 1 notification is out"), "{text}");
@@ -91,32 +91,32 @@ fn a_unit_of_work_commits_all_or_nothing() {
 #[test]
 fn consume_kafka_reads_several_topics_from_earliest() {
     let lines = ["ada@example.org has signed up", "ordered for 799 cents", "stopped: 3 handled"];
-    tells(&story("consume_kafka"), &lines);
+    assert_lines(&output("consume_kafka"), &lines);
 }
 
 #[test]
 fn consume_rabbitmq_reads_two_routing_keys() {
     let lines =
         ["beside the queue user.created.mailer", "welcome, ada", "farewell", "stopped: 2 handled"];
-    tells(&story("consume_rabbitmq"), &lines);
+    assert_lines(&output("consume_rabbitmq"), &lines);
 }
 
 #[test]
 fn manual_ack_settles_in_every_way() {
-    let text = story("manual_ack");
+    let text = output("manual_ack");
     for lines in [
         ["bob, 200 cents, attempt 1", "-> again in 1s", "bob, 200 cents, attempt 2"],
         ["eve, 300 cents, attempt 1", "-> dropped", "eve, 300 cents, attempt 2"],
         ["-> dead letter", "dead: no such account", "stopped: 3 handled, 1 dead-lettered"],
     ] {
-        tells(&text, &lines);
+        assert_lines(&text, &lines);
     }
 }
 
 #[test]
 fn protobuf_and_json_share_a_topic() {
-    let text = story("protobuf");
-    tells(
+    let text = output("protobuf");
+    assert_lines(
         &text,
         &[
             "ada joined standup (",
@@ -129,9 +129,9 @@ fn protobuf_and_json_share_a_topic() {
 
 #[test]
 fn decode_errors_are_skipped_handed_or_dead_lettered() {
-    let text = story("decode_errors");
-    tells(&text, &["not ours: UserMoved", "welcome, eve"]);
-    tells(
+    let text = output("decode_errors");
+    assert_lines(&text, &["not ours: UserMoved", "welcome, eve"]);
+    assert_lines(
         &text,
         &[r#"dead: "garbage""#, "3 handled, 2 skipped, 1 dead-lettered, 0 attempts failed"],
     );
@@ -139,7 +139,7 @@ fn decode_errors_are_skipped_handed_or_dead_lettered() {
 
 #[test]
 fn retries_succeed_or_become_dead_letters() {
-    let text = story("retries_and_dead_letters");
+    let text = output("retries_and_dead_letters");
     for line in [
         "attempt 4 for busy@example.org",
         "permanent after 1 attempts",
@@ -153,15 +153,18 @@ fn retries_succeed_or_become_dead_letters() {
 
 #[test]
 fn batch_isolates_its_poison_message() {
-    let text = story("batch");
-    tells(&text, &["insert [13]: the database refuses 13", r#"dead: {"payload":{"visitor":13"#]);
+    let text = output("batch");
+    assert_lines(
+        &text,
+        &["insert [13]: the database refuses 13", r#"dead: {"payload":{"visitor":13"#],
+    );
     assert!(text.contains("stopped: 16 handled, 1 dead-lettered"), "{text}");
 }
 
 #[test]
 fn parallel_handlers_keep_the_order_of_each_key() {
     let lines = ["at once", "came in their order", "stopped: 100 handled"];
-    tells(&story("parallel_with_order"), &lines);
+    assert_lines(&output("parallel_with_order"), &lines);
 }
 
 #[test]
@@ -173,5 +176,5 @@ fn testing_a_service_explains_a_missing_event() {
         "no WelcomeSent was handled within 100ms; recorded so far:",
         "stopped: 3 handled",
     ];
-    tells(&story("testing_a_service"), &lines);
+    assert_lines(&output("testing_a_service"), &lines);
 }

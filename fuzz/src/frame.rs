@@ -1,3 +1,5 @@
+//! Fuzzing of the schema frame.
+
 use cqrs_schema_registry::{Frame, SchemaType};
 
 /// Any bytes as a framed body, of both kinds.

@@ -1,3 +1,5 @@
+//! Fuzzing of the JSON codec.
+
 use bytes::Bytes;
 use cqrs_core::codec::DeserializeErrorKind as Kind;
 use cqrs_core::{

@@ -1,4 +1,4 @@
-//! What must hold for any bytes that a broker hands in: no panic, no more memory than the bytes account
+//! The properties of any received bytes: no panic, no more memory than the bytes account
 //! for, and what is read is written and read again as the same.
 //!
 //! `scripts/fuzz` searches for bytes that break it; the tests run what earlier searches kept.

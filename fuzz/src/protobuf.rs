@@ -1,3 +1,5 @@
+//! Fuzzing of the Protobuf codec.
+
 use std::borrow::Cow;
 
 use bytes::Bytes;

@@ -1,11 +1,11 @@
-//! What the searches kept, and some random bytes, without a fuzzer.
+//! Runs the kept inputs and some random bytes without a fuzzer.
 
 use std::fs;
 use std::path::Path;
 
 use proptest::prelude::*;
 
-/// How many inputs there are of a target.
+/// The number of inputs of a target.
 fn replay(target: &str, check: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
     let mut count = 0;

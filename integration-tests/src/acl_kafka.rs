@@ -1,4 +1,4 @@
-//! A second Kafka, with ACLs on and a login for every user, started by a test and killed with it.
+//! [`AclKafka`]: a second Kafka with ACLs and a login per user, started and killed by a test.
 //!
 //! It runs from the jars that `scripts/brokers` has installed, on free ports of loopback.
 
@@ -15,14 +15,14 @@ use uuid::Uuid;
 
 use crate::servers;
 
-/// The user who may do everything.
+/// The superuser.
 pub const ADMIN: &str = "admin";
-/// How many other users there are: `u0`, `u1`, ...
+/// The number of other users: `u0`, `u1`, ...
 pub const USERS: usize = 40;
-/// Everybody's password.
+/// The password of all users.
 const PASSWORD: &str = "rights-secret";
 
-/// What a right is about.
+/// The resource of a right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum On {
@@ -32,7 +32,7 @@ pub enum On {
     Group = 3,
 }
 
-/// What may be done.
+/// The operation of a right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum May {
@@ -48,7 +48,7 @@ pub enum May {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Right(pub May, pub On, pub String);
 
-/// The server. It ends with the value.
+/// The server. Dropping the value ends it.
 #[derive(Debug)]
 pub struct AclKafka {
     child: Child,
@@ -57,7 +57,7 @@ pub struct AclKafka {
 }
 
 impl AclKafka {
-    /// Starts it, and waits until it takes logins.
+    /// Starts it, and waits until it accepts logins.
     pub async fn start() -> Self {
         let directory = std::env::temp_dir().join(format!("cqrs-acl-{}", Uuid::now_v7()));
         std::fs::create_dir_all(&directory).unwrap();
@@ -163,7 +163,7 @@ fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Java with Kafka's jars. They are there where `scripts/brokers` runs local servers.
+/// Java with Kafka's jars, which exist where `scripts/brokers` runs local servers.
 fn java(class: &str) -> Command {
     let kafka = servers::certs("ca.pem").parent().unwrap().parent().unwrap().join("kafka");
     let entries = std::fs::read_dir(&kafka).into_iter().flatten().flatten();

@@ -1,4 +1,4 @@
-//! A look at RabbitMQ that does not go through the code under test, and the ledger of a fault test.
+//! Access to RabbitMQ by lapin alone, and the publish results of a fault test.
 
 #![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
 
@@ -89,8 +89,8 @@ pub async fn version() -> (u32, u32) {
     (numbers.next().expect("major"), numbers.next().expect("minor"))
 }
 
-/// Whether the server counts no message that a consumer gives back in good order: since 4.3. Before, every
-/// return counts, and ten are forgiven a message that runs alone.
+/// Set if the server does not count messages that a consumer returns gracefully: since 4.3. Before, every
+/// return counts, and a message that runs alone is forgiven ten.
 pub async fn counts_deaths() -> bool {
     version().await >= (4, 3)
 }
@@ -118,7 +118,7 @@ pub async fn until_unacknowledged(queue: &str, count: usize) {
 #[derive(Debug)]
 pub struct Raw {
     connection: Connection,
-    /// For whatever a test does by hand.
+    /// For further requests of a test.
     pub channel: Channel,
 }
 
@@ -197,7 +197,7 @@ impl Raw {
         channel.close(200, "OK".into()).await.unwrap();
     }
 
-    /// Whether `queue` exists.
+    /// Set if `queue` exists.
     pub async fn exists(&self, queue: &str) -> bool {
         let channel = self.connection.create_channel().await.unwrap();
         let options = QueueDeclareOptions { passive: true, ..Default::default() };
@@ -222,7 +222,7 @@ impl Raw {
         self.channel.queue_declare(queue.into(), options, table).await.unwrap().consumer_count()
     }
 
-    /// Takes all messages out of `queue`, in order. Nobody may be publishing to it.
+    /// Takes all messages out of `queue`, in order. No publisher may be running.
     pub async fn drain(&self, queue: &str) -> Vec<Delivery> {
         let expected = self.count(queue).await as usize;
         let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
@@ -234,13 +234,13 @@ impl Raw {
             .await
             .unwrap();
         let mut taken = Vec::new();
-        // What was published without a confirm may come in late: a second of silence ends it.
+        // Messages published without a confirm may arrive late: a second of silence ends it.
         loop {
-            let patience = match taken.len() < expected {
+            let limit = match taken.len() < expected {
                 true => Duration::from_secs(60),
                 false => Duration::from_secs(1),
             };
-            match tokio::time::timeout(patience, consumer.next()).await {
+            match tokio::time::timeout(limit, consumer.next()).await {
                 Ok(Some(delivery)) => taken.push(delivery.unwrap()),
                 Ok(None) => panic!("the consumer of {queue} ended"),
                 Err(_silence) => break,
@@ -269,9 +269,9 @@ impl Raw {
     }
 }
 
-/// What became of the messages of a test; fed by its publishers, checked against what arrived.
+/// The publish results of a test's messages, compared with the arrived ones.
 #[derive(Debug, Default)]
-pub struct Ledger(Mutex<Entries>);
+pub struct Outcomes(Mutex<Entries>);
 
 #[derive(Debug, Default)]
 struct Entries {
@@ -279,12 +279,12 @@ struct Entries {
     attempted: HashMap<String, Vec<Uuid>>,
     confirmed: HashSet<Uuid>,
     errors: BTreeMap<String, usize>,
-    /// Of those that may or may not have arrived.
+    /// Those that may or may not have arrived.
     unknown: HashSet<Uuid>,
     slowest: Duration,
 }
 
-impl Ledger {
+impl Outcomes {
     /// `enqueue` resolved.
     pub fn attempt(&self, key: &str, id: Uuid) {
         self.0.lock().unwrap().attempted.entry(key.to_owned()).or_default().push(id);
@@ -312,26 +312,26 @@ impl Ledger {
         self.0.lock().unwrap().slowest
     }
 
-    /// How many publishes ended with this kind of error.
+    /// The number of publishes that ended with this kind of error.
     pub fn errors(&self, kind: &str) -> usize {
         self.0.lock().unwrap().errors.get(kind).copied().unwrap_or_default()
     }
 
-    /// How many were confirmed.
+    /// The number of confirmed messages.
     pub fn confirmed(&self) -> usize {
         self.0.lock().unwrap().confirmed.len()
     }
 
-    /// Compares with what arrived, in order of arrival: nothing confirmed is missing, nothing arrived
-    /// that was refused or never attempted, and first deliveries of a key are in order. Prints and
-    /// returns the summary.
+    /// Compares with the arrived messages, in order of arrival: no confirmed one is missing, no refused or
+    /// never attempted one arrived, and first deliveries of a key are in order. Prints and returns the
+    /// summary.
     pub fn check(&self, test: &str, arrived: &[Delivery]) -> Summary {
         let entries = self.0.lock().unwrap();
         let mut first = HashSet::new();
         let mut order: HashMap<String, Vec<Uuid>> = HashMap::new();
         for delivery in arrived {
             let id = id(delivery);
-            // One of unknown fate can sit in a connection that was given up, and come late.
+            // A message of unknown fate can arrive late from an abandoned connection.
             if first.insert(id) && !entries.unknown.contains(&id) {
                 order.entry(key(delivery).unwrap_or_default()).or_default().push(id);
             }
@@ -358,7 +358,7 @@ impl Ledger {
     }
 }
 
-/// How often an id comes before one that was attempted earlier.
+/// The number of ids before one that was attempted earlier.
 fn breaks(attempted: &[Uuid], arrived: &[Uuid]) -> usize {
     let place: HashMap<_, _> = attempted.iter().enumerate().map(|(at, id)| (*id, at)).collect();
     arrived.windows(2).filter(|pair| place.get(&pair[0]) > place.get(&pair[1])).count()
@@ -386,7 +386,7 @@ pub fn key_of(message: &Message) -> String {
     message.key.as_ref().map(|key| String::from_utf8_lossy(key).into_owned()).unwrap_or_default()
 }
 
-/// The one line of a fault test.
+/// The summary line of a fault test.
 #[derive(Debug)]
 pub struct Summary {
     /// The test.
@@ -414,7 +414,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// What must hold whatever the fault was.
+    /// Checks what must hold after every fault.
     pub fn assert_sound(&self) {
         assert_eq!((self.lost, self.unexpected, self.refused_arrived), (0, 0, 0), "{self}");
         assert_eq!(self.out_of_order, 0, "{self}");
@@ -427,7 +427,7 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "LEDGER {}: attempted {} confirmed {} arrived {} duplicates {} lost {} unexpected {} \
+            "SUMMARY {}: attempted {} confirmed {} arrived {} duplicates {} lost {} unexpected {} \
              refused-but-arrived {} out-of-order {} errors {:?} slowest {:.2?}",
             self.test,
             self.attempted,

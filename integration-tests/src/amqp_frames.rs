@@ -66,7 +66,7 @@ impl RawPublisher {
         self.until(60, 80).await;
     }
 
-    /// Takes a message of `queue` and hangs up without a word, as a client that is killed.
+    /// Receives a message of `queue` and closes the socket without a close frame, as a killed client.
     pub async fn take_and_die(mut self, queue: &str) {
         let arguments = [&[0, 0][..], &short(queue.as_bytes()), &[0]].concat();
         self.method(1, 60, 70, &arguments).await;

@@ -6,7 +6,7 @@ pub mod audit;
 pub mod cases;
 pub mod fixture;
 pub mod journal;
-pub mod ledger;
+pub mod outcomes;
 pub mod process;
 pub mod run;
 pub mod work;

@@ -1,4 +1,4 @@
-//! `scripts/brokers` in the hands of a test: servers are killed, started, and told things.
+//! Calls of `scripts/brokers` that kill, start and control the servers; used by fault tests.
 
 #![allow(clippy::unwrap_used)] // A helper of tests fails the test.
 
@@ -10,18 +10,18 @@ fn script() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/brokers"))
 }
 
-/// Whether the fault tests run with their full counts: `CQRS_FULL=1`.
+/// Set if the fault tests run with their full counts: `CQRS_FULL=1`.
 pub fn full() -> bool {
     servers::variable("CQRS_FULL", "") == "1"
 }
 
-/// What `scripts/brokers` said. It must succeed.
+/// Runs `scripts/brokers`, which must succeed, and returns its output.
 pub async fn brokers(arguments: &[&str]) -> String {
     let ran = try_brokers(arguments).await;
     ran.unwrap_or_else(|said| panic!("scripts/brokers {}: {said}", arguments.join(" ")))
 }
 
-/// What `scripts/brokers` said; as an error when it failed.
+/// Runs `scripts/brokers` and returns its output; as an error when it fails.
 pub async fn try_brokers(arguments: &[&str]) -> Result<String, String> {
     let ran = tokio::process::Command::new(script()).args(arguments).output().await.unwrap();
     match ran.status.success() {
@@ -30,18 +30,17 @@ pub async fn try_brokers(arguments: &[&str]) -> Result<String, String> {
     }
 }
 
-/// What `rabbitmqctl` said to these arguments.
+/// Runs `rabbitmqctl` and returns its output.
 pub async fn ctl(arguments: &[&str]) -> String {
     brokers(&[&["ctl", "rabbitmq"][..], arguments].concat()).await
 }
 
-/// Undoes what a test does to a server, however it ends: dropped, it runs `scripts/brokers` with these
-/// arguments.
+/// Restores a server at the end of a test: dropping it runs `scripts/brokers` with these arguments.
 #[derive(Debug)]
 pub struct Restore(Vec<&'static str>);
 
 impl Restore {
-    /// By this command and its arguments.
+    /// Restores by this command and its arguments.
     pub fn by<const N: usize>(arguments: [&'static str; N]) -> Self {
         Self(arguments.into())
     }

@@ -1,8 +1,8 @@
-//! The event that both sides of the interop tests know, and a service of ours that hears it.
+//! The event that both sides of the interop tests share, and [`TestService`], which consumes it.
 
 #![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
 
-pub mod meetings;
+pub mod user_joined;
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use uuid::Uuid;
 use crate::consuming::TIMEOUT;
 use crate::consuming::fixture::until;
 
-/// The twin of `UserCreated` in `peers/events.py`.
+/// `UserCreated` of `peers/events.py`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Notification)]
 #[cqrs(crate = "cqrs_core", name = "UserCreated", topic = "user_events", key = "user_id")]
 pub struct UserCreated {
@@ -41,7 +41,7 @@ pub struct UserCreated {
     pub referred_by: Option<String>,
 }
 
-/// Payloads that differ in what is hard to write: characters, numbers, nothing.
+/// Payloads with difficult characters, numbers and empty values.
 pub fn users() -> Vec<UserCreated> {
     let user = |user_id: &str, email: &str, visits, balance| UserCreated {
         user_id: user_id.into(),
@@ -78,12 +78,12 @@ pub fn events(topic: &str) -> Vec<NotificationEvent<UserCreated>> {
 
 #[derive(Command)]
 #[cqrs(crate = "cqrs_core", error = HandlerError)]
-struct Announce(Vec<NotificationEvent<UserCreated>>);
+struct PublishEvents(Vec<NotificationEvent<UserCreated>>);
 
-struct Announcer;
+struct PublishEventsHandler;
 
-impl RequestHandler<Announce> for Announcer {
-    async fn handle(&self, command: Announce, scope: &mut Scope) -> Result<(), HandlerError> {
+impl RequestHandler<PublishEvents> for PublishEventsHandler {
+    async fn handle(&self, command: PublishEvents, scope: &mut Scope) -> Result<(), HandlerError> {
         for event in command.0 {
             scope.emit(event);
         }
@@ -91,19 +91,20 @@ impl RequestHandler<Announce> for Announcer {
     }
 }
 
-/// The correlation id of what [`announce`] publishes.
+/// The correlation id of the messages of [`publish_events`].
 pub const CORRELATION: &str = "c-\u{1f980}-1";
 
 /// Publishes events as a service does: a command, and its handler's events.
-pub async fn announce(broker: impl MessageBroker, events: &[NotificationEvent<UserCreated>]) {
-    let mediator = Mediator::builder().handle::<Announce, _>(Announcer).broker(broker);
+pub async fn publish_events(broker: impl MessageBroker, events: &[NotificationEvent<UserCreated>]) {
+    let mediator =
+        Mediator::builder().handle::<PublishEvents, _>(PublishEventsHandler).broker(broker);
     let mediator = mediator.build().unwrap();
     let scope = Scope::new().with(CorrelationId::new(CORRELATION));
-    mediator.send_in(scope, Announce(events.to_vec())).await.unwrap();
+    mediator.send_in(scope, PublishEvents(events.to_vec())).await.unwrap();
     assert_eq!(mediator.shutdown(TIMEOUT).await.undelivered, 0);
 }
 
-/// `event` as a request of a peer has it.
+/// `event` in the form of a request to a peer.
 pub fn spec(event: &NotificationEvent<UserCreated>) -> Value {
     json!({
         "payload": event.payload,
@@ -112,8 +113,8 @@ pub fn spec(event: &NotificationEvent<UserCreated>) -> Value {
     })
 }
 
-/// `events`, and some of python-cqrs's own: with a naive time, with a fraction and without; and with what
-/// it makes up by itself.
+/// `events`, and some of python-cqrs's own: with a naive time, with and without a fraction, and with its
+/// own id and time.
 pub fn specs(events: &[NotificationEvent<UserCreated>]) -> Vec<Value> {
     let mut specs: Vec<_> = events.iter().map(spec).collect();
     for time in ["2024-01-02T03:04:05.678901", "2024-01-02T03:04:05"] {
@@ -123,7 +124,7 @@ pub fn specs(events: &[NotificationEvent<UserCreated>]) -> Vec<Value> {
     specs
 }
 
-/// Whether what a peer describes is `event`: the same id, name, topic, instant and payload.
+/// Checks that a peer describes `event`: the same id, name, topic, instant and payload.
 #[track_caller]
 pub fn assert_same(described: &Value, event: &NotificationEvent<UserCreated>) {
     let expected = json!({
@@ -148,27 +149,27 @@ pub fn described(event: &Value) -> NotificationEvent<UserCreated> {
         .with_topic(topic)
 }
 
-/// Bytes as a peer takes and tells them.
+/// Bytes in the form that peers use.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A service of ours that consumes, and tells the test what it handles.
+/// A service of ours that sends each handled event to the test.
 #[derive(Debug)]
-pub struct Ear<P> {
-    heard: mpsc::UnboundedReceiver<(NotificationEvent<P>, Received)>,
+pub struct TestService<P> {
+    events: mpsc::UnboundedReceiver<(NotificationEvent<P>, Received)>,
     stop: StopHandle,
     running: JoinHandle<Result<(), String>>,
 }
 
-impl<P: Notification> Ear<P> {
-    /// Starts it and waits until it consumes. What it handles, succeeds.
+impl<P: Notification> TestService<P> {
+    /// Starts it and waits until it consumes. Its handler always succeeds.
     pub async fn open(broker: impl Subscribe, subscription: Subscription) -> Self {
-        let (tell, heard) = mpsc::unbounded_channel();
+        let (handled, events) = mpsc::unbounded_channel();
         let handler = each(move |event: NotificationEvent<P>, received: Received| {
-            let tell = tell.clone();
+            let handled = handled.clone();
             async move {
-                let _not_listening = tell.send((event, received));
+                let _test_has_ended = handled.send((event, received));
                 Ok::<(), HandlerError>(())
             }
         });
@@ -179,16 +180,16 @@ impl<P: Notification> Ear<P> {
             ended.map(drop).map_err(|error| error.to_string())
         });
         until("the service to consume", async || {
-            assert!(!running.is_finished(), "it ended: {health:?}");
+            assert!(!running.is_finished(), "the service ended: {health:?}");
             health.is_ready()
         })
         .await;
-        Self { heard, stop, running }
+        Self { events, stop, running }
     }
 
-    /// The next event, and the message it came in.
+    /// The next event and its message.
     pub async fn next(&mut self) -> (NotificationEvent<P>, Received) {
-        timeout(TIMEOUT, self.heard.recv()).await.expect("an event in time").unwrap()
+        timeout(TIMEOUT, self.events.recv()).await.expect("an event in time").unwrap()
     }
 
     /// The next events.
@@ -200,12 +201,12 @@ impl<P: Notification> Ear<P> {
         events
     }
 
-    /// What has come by now.
+    /// The events received so far.
     pub fn drain(&mut self) -> Vec<NotificationEvent<P>> {
-        std::iter::from_fn(|| self.heard.try_recv().ok()).map(|(event, _)| event).collect()
+        std::iter::from_fn(|| self.events.try_recv().ok()).map(|(event, _)| event).collect()
     }
 
-    /// Stops it in good order.
+    /// Stops it gracefully.
     pub async fn stop(self) {
         self.stop.stop();
         let ended = timeout(Duration::from_secs(60), self.running).await;

@@ -1,4 +1,4 @@
-//! A look at Kafka that does not go through the code under test.
+//! Access to Kafka by rdkafka alone.
 
 #![allow(clippy::unwrap_used)] // A helper of tests fails the test.
 
@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::servers;
 
-/// A record as it stands in the log.
+/// A record in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// The partition.
@@ -33,7 +33,7 @@ pub struct Record {
     pub timestamp: Option<i64>,
 }
 
-/// A record to be written as it stands: what the code under test would never write, too.
+/// A record to write unchanged, also one that the code under test would never write.
 #[derive(Debug, Clone, Default)]
 pub struct Raw {
     /// The partition.
@@ -116,7 +116,7 @@ fn send(producer: &BaseProducer, topic: &str, records: &[Raw]) {
     }
 }
 
-/// What a group committed for a partition: the offset and the metadata.
+/// The committed offset and metadata of a group for a partition.
 pub async fn committed(group: &str, topic: &str, partition: i32) -> (Option<i64>, String) {
     let (group, topic) = (group.to_owned(), topic.to_owned());
     tokio::task::spawn_blocking(move || {
@@ -151,23 +151,23 @@ pub async fn commit(group: &str, topic: &str, partition: i32, offset: i64, metad
     .unwrap();
 }
 
-/// The proxy in front of Kafka's listener that advertises the proxy's address. There is one port for it:
-/// whoever has it keeps the guard, too.
+/// The proxy in front of Kafka's listener that advertises the proxy's address. There is one port for it,
+/// which belongs to the holder of the guard.
 pub async fn proxy() -> (FaultProxy, MutexGuard<'static, ()>) {
     let alone = proxy_port().await;
     (proxy_at(&alone).await, alone)
 }
 
-/// The port of the [`proxy`], with nobody behind it.
+/// The port of the [`proxy`], without a proxy.
 pub async fn proxy_port() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::const_new(());
     ALONE.lock().await
 }
 
-/// The [`proxy`] of who has the port already.
+/// The [`proxy`] on the port of the guard.
 pub async fn proxy_at(_alone: &MutexGuard<'static, ()>) -> FaultProxy {
     let upstream = tokio::task::spawn_blocking(servers::kafka_behind_proxy).await.unwrap();
-    // The port may still be another process's.
+    // Another process may still use the port.
     let end = Instant::now() + Duration::from_secs(120);
     loop {
         match FaultProxy::start(servers::kafka_proxied(), upstream.as_str()).await {
@@ -178,12 +178,12 @@ pub async fn proxy_at(_alone: &MutexGuard<'static, ()>) -> FaultProxy {
     }
 }
 
-/// A topic name nobody else uses. The broker makes the topic on first use, with 4 partitions.
+/// A unique topic name. The broker creates the topic on first use, with 4 partitions.
 pub fn fresh_topic(test: &str) -> String {
     format!("it-{test}-{}", Uuid::now_v7())
 }
 
-/// Makes a topic with these settings, and waits until the leaders of its partitions answer for them.
+/// Creates a topic with these settings, and waits until the leaders of its partitions answer.
 pub async fn create_topic(topic: &str, partitions: i32, settings: &[(&str, &str)]) {
     let admin: AdminClient<_> = client().create().unwrap();
     let replication = TopicReplication::Fixed(1);
@@ -202,7 +202,7 @@ pub async fn create_topic(topic: &str, partitions: i32, settings: &[(&str, &str)
     asking.await.unwrap();
 }
 
-/// Where a partition begins and ends. The leader of one that was just made may not know of it yet.
+/// The first offset and the end of a partition. The leader of a new one may not know of it yet.
 fn watermarks<C: ClientContext>(client: &Client<C>, topic: &str, id: i32) -> (i64, i64) {
     let end = Instant::now() + Duration::from_secs(30);
     loop {
@@ -214,7 +214,7 @@ fn watermarks<C: ClientContext>(client: &Client<C>, topic: &str, id: i32) -> (i6
     }
 }
 
-/// Where a partition begins and ends.
+/// The first offset and the end of a partition.
 pub async fn ends(topic: &str, partition: i32) -> (i64, i64) {
     let topic = topic.to_owned();
     let asking = tokio::task::spawn_blocking(move || {
@@ -224,7 +224,7 @@ pub async fn ends(topic: &str, partition: i32) -> (i64, i64) {
     asking.await.unwrap()
 }
 
-/// Adds partitions to a topic until it has `partitions`, and waits until their leaders answer for them.
+/// Adds partitions to a topic until it has `partitions`, and waits until their leaders answer.
 pub async fn add_partitions(topic: &str, partitions: i32) {
     let admin: AdminClient<_> = client().create().unwrap();
     let more = NewPartitions::new(topic, usize::try_from(partitions).unwrap());

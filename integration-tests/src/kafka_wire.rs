@@ -1,4 +1,4 @@
-//! Kafka's protocol by hand, for what no client library writes or reads: header names that are not UTF-8.
+//! Kafka's protocol for header names that are not UTF-8, which no client library writes or reads.
 
 #![allow(clippy::unwrap_used)] // A helper of tests fails the test.
 

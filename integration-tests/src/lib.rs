@@ -1,4 +1,4 @@
-//! What the integration tests share. They need the servers of `./scripts/brokers up`.
+//! Shared parts of the integration tests, which need the servers of `./scripts/brokers up`.
 
 pub mod acl_kafka;
 pub mod amqp;

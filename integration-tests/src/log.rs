@@ -1,5 +1,5 @@
-//! What is logged in a test process: warnings are shown with a test that fails, and tests that look for
-//! secrets read all of it.
+//! The log of a test process: warnings are shown with a failing test, and tests that search for secrets read
+//! all of it.
 
 use std::io;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -13,7 +13,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 static KEPT: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
-/// Keeps what is logged; prints it, too, if it is a warning.
+/// Keeps the log, and prints warnings.
 struct Writer {
     shown: Option<TestWriter>,
 }
@@ -47,7 +47,7 @@ impl MakeWriter<'_> for Writers {
     }
 }
 
-/// A process has one subscriber, whoever asks for it first.
+/// The one subscriber of the process, set by the first caller.
 fn level() -> &'static Handle<LevelFilter, Registry> {
     static LEVEL: OnceLock<Handle<LevelFilter, Registry>> = OnceLock::new();
     LEVEL.get_or_init(|| {
@@ -68,7 +68,7 @@ pub fn capture() {
     level().reload(LevelFilter::TRACE).expect("the subscriber lives as long as the process");
 }
 
-/// What was logged since [`capture`], and perhaps warnings of before.
+/// The log since [`capture`], and possibly earlier warnings.
 pub fn captured() -> String {
     String::from_utf8_lossy(&KEPT.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
 }

@@ -1,5 +1,5 @@
-//! Python services in processes of their own: `peers/peer.py`, in one of the environments that
-//! `scripts/peers` makes. A test asks them to publish or to consume with the real packages.
+//! [`Peer`]: a Python service in its own process (`peers/peer.py`), in one of the environments of
+//! `scripts/peers`; interop tests let it publish or consume with the real packages.
 
 #![allow(clippy::unwrap_used)] // A helper of tests fails the test.
 
@@ -16,13 +16,13 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-/// How long a peer may take for anything on a busy machine.
+/// The limit of a peer's answer on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Lines of a peer's stderr that a failure shows.
 const SHOWN: usize = 60;
 
-/// An environment.
+/// A Python environment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Python {
     /// python-cqrs 4.
@@ -65,7 +65,7 @@ pub struct Peer {
     last: AtomicU64,
 }
 
-/// What comes from a peer, and who waits for it.
+/// The answers of a peer and their waiters.
 #[derive(Debug, Default)]
 struct Line {
     answers: Mutex<HashMap<u64, oneshot::Sender<Result<Value, String>>>>,
@@ -91,7 +91,7 @@ impl Line {
         }
     }
 
-    /// Nothing comes any more.
+    /// The peer has ended.
     fn ended(&self) {
         self.answers.lock().unwrap().clear();
         self.subscriptions.lock().unwrap().clear();
@@ -112,10 +112,10 @@ impl Line {
 }
 
 impl Peer {
-    /// A process of the test's own.
+    /// A process for this test only.
     ///
     /// # Panics
-    /// When the environment is not there.
+    /// When the environment is missing.
     pub fn start(python: Python) -> Self {
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/peer.py");
         let mut child = Command::new(python.interpreter())
@@ -150,13 +150,13 @@ impl Peer {
         Self { child, stdin, line, last: AtomicU64::new(0) }
     }
 
-    /// The process that the tests of this file have in common, started when it is first needed.
+    /// The process shared by the tests, started on first use.
     pub fn shared(python: Python) -> &'static Self {
         static PEERS: [OnceLock<Peer>; 4] = [const { OnceLock::new() }; 4];
         PEERS[python as usize].get_or_init(|| Self::start(python))
     }
 
-    /// What the peer answers to a request; it must not be an error.
+    /// The peer's answer to a request, which must succeed.
     pub async fn call(&self, what: &str, arguments: Value) -> Value {
         match self.try_call(what, arguments).await {
             Ok(answer) => answer,
@@ -164,7 +164,7 @@ impl Peer {
         }
     }
 
-    /// What the peer answers to a request.
+    /// The peer's answer to a request.
     ///
     /// # Errors
     /// The text of Python's exception.
@@ -182,7 +182,7 @@ impl Peer {
         }
     }
 
-    /// Lets the peer consume; what it receives comes to the inbox.
+    /// Lets the peer consume into the returned inbox.
     pub async fn subscribe(&self, what: &str, mut arguments: Value) -> Inbox<'_> {
         let name = format!("s-{}", self.last.fetch_add(1, Ordering::Relaxed));
         let (sender, received) = mpsc::unbounded_channel();
@@ -206,7 +206,7 @@ impl Drop for Peer {
     }
 }
 
-/// What a subscription of a peer receives.
+/// The messages that a peer's subscription receives.
 #[derive(Debug)]
 pub struct Inbox<'p> {
     peer: &'p Peer,
@@ -233,12 +233,12 @@ impl Inbox<'_> {
         all
     }
 
-    /// What has come by now.
+    /// The messages received so far.
     pub fn drain(&mut self) -> Vec<Value> {
         std::iter::from_fn(|| self.received.try_recv().ok()).collect()
     }
 
-    /// Ends the subscription in good order.
+    /// Ends the subscription gracefully.
     pub async fn stop(self) {
         self.peer.call("unsubscribe", json!({ "subscription": self.name })).await;
         self.peer.line.subscriptions.lock().unwrap().remove(&self.name);

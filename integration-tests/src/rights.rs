@@ -1,4 +1,4 @@
-//! Producers and consumers with few rights: whether they work, or what says why not, and when.
+//! Producers and consumers with few rights: success, or the refusal and its time; used by tests of rights.
 
 #![allow(clippy::unwrap_used)] // A helper of tests fails the test.
 
@@ -12,10 +12,11 @@ use cqrs_core::{
     Subscribe, Subscription, each,
 };
 use cqrs_macros::Notification;
+use cqrs_testkit::error_chain;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-/// What is consumed.
+/// The consumed event.
 #[derive(Debug, Clone, Serialize, Deserialize, Notification)]
 #[cqrs(crate = "cqrs_core", topic = "rights")]
 pub struct Checked {
@@ -34,20 +35,22 @@ impl fmt::Display for Failed {
     }
 }
 
-/// A refusal: its words, and how long it took to see them.
+/// A refusal: its text, and the time until it was reported.
 #[derive(Debug)]
-pub struct Told {
-    /// The words of an error and its causes, or of a subscription's state.
+pub struct Refusal {
+    /// The text of an error and its causes, or of a subscription's state.
     pub text: String,
-    /// Since the start.
+    /// The time since the start.
     pub after: Duration,
 }
 
 /// Publishes one message.
-pub async fn publish(broker: &dyn Subscribe, message: Message) -> Result<(), Told> {
+pub async fn publish(broker: &dyn Subscribe, message: Message) -> Result<(), Refusal> {
     let started = Instant::now();
     let published = broker.publish(message).await;
-    published.map(drop).map_err(|error| Told { text: causes(&error), after: started.elapsed() })
+    published
+        .map(drop)
+        .map_err(|error| Refusal { text: error_chain(&error), after: started.elapsed() })
 }
 
 /// Two messages: one that becomes a dead letter, and one that is handled.
@@ -67,17 +70,17 @@ pub fn subscription(topic: &str, group: &str) -> Subscription {
         .retry(Retry::none())
 }
 
-/// Runs a service until both messages of [`fill`] have their end, or a refusal is seen. The second
-/// message is handled in the last of so many attempts; `fill` publishes them, once it consumes.
+/// Runs a service until both messages of [`fill`] are settled, or a refusal is reported. The second
+/// message succeeds in the last of `attempts`; `fill` publishes them once the service consumes.
 ///
 /// # Panics
-/// When neither is seen within 40 s.
+/// When neither happens within 40 s.
 pub async fn consume(
     broker: Arc<dyn Subscribe>,
     subscription: Subscription,
     attempts: u32,
     fill: impl Future<Output = ()>,
-) -> Result<(), Told> {
+) -> Result<(), Refusal> {
     let started = Instant::now();
     let (handled, mut handles) = mpsc::unbounded_channel();
     let handler = each(move |event: NotificationEvent<Checked>, received: Received| {
@@ -99,7 +102,7 @@ pub async fn consume(
             Some(_) = handles.recv() => is_handled = true,
             ended = &mut running => {
                 let error = ended.unwrap().expect_err("nobody stopped it");
-                return Err(Told { text: causes(&error), after: started.elapsed() });
+                return Err(Refusal { text: error_chain(&error), after: started.elapsed() });
             }
             () = tokio::time::sleep(Duration::from_millis(20)) => {}
         }
@@ -113,9 +116,9 @@ pub async fn consume(
             break None;
         }
         let state = format!("{:?}", health.state);
-        // A lost channel is no end: it is opened again, or `run` ends with an error.
+        // A lost channel is opened again, or `run` ends with an error.
         if is_refusal(&state) && !state.starts_with("Disconnected") {
-            break Some(Told { text: state, after: started.elapsed() });
+            break Some(Refusal { text: state, after: started.elapsed() });
         }
         assert!(
             started.elapsed() < Duration::from_secs(40),
@@ -127,21 +130,10 @@ pub async fn consume(
     refusal.map_or(Ok(()), Err)
 }
 
-/// Whether a text says that a right is missing.
+/// Set if a text reports a missing right.
 pub fn is_refusal(text: &str) -> bool {
     let text = text.to_lowercase();
     ["authoriz", "access_refused", "access refused", "acls", "no right"]
         .iter()
         .any(|word| text.contains(word))
-}
-
-/// An error and all that is under it, in words.
-fn causes(error: &dyn Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        words += &format!(" <- {error}");
-        cause = error.source();
-    }
-    words
 }

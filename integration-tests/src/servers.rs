@@ -1,5 +1,5 @@
-//! Where the servers of `scripts/brokers up` are: an environment variable, the default port, or a
-//! container that is started where a Docker engine answers.
+//! The addresses of the servers of `scripts/brokers up`: an environment variable, the default port, or a
+//! container started by a Docker engine.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ pub fn kafka_proxied() -> String {
     variable("CQRS_TEST_KAFKA_PROXIED", "localhost:29092")
 }
 
-/// Where the proxy of [`kafka_proxied`] forwards to.
+/// The upstream of the proxy of [`kafka_proxied`].
 pub fn kafka_behind_proxy() -> String {
     reachable("CQRS_TEST_KAFKA_BEHIND_PROXY", "localhost:19092")
 }
@@ -74,8 +74,8 @@ pub fn reachable(name: &str, default: &str) -> String {
     address
 }
 
-/// Connects, again if need be: a broker value with a short publish deadline gives a busy server little
-/// time to answer.
+/// Connects, with retries: a broker value with a short publish deadline gives a busy server little time to
+/// answer.
 pub async fn connected<T, E, F>(mut connect: impl FnMut() -> F) -> T
 where
     E: fmt::Display,

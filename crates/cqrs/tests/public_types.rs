@@ -1,4 +1,4 @@
-//! Every public type of `cqrs-core` and `cqrs-schema-registry` can be logged and moved between threads.
+//! Checks that every public type of `cqrs-core` and `cqrs-schema-registry` can be logged and moved between threads.
 //!
 //! That it compiles is the test: nothing here runs.
 
@@ -214,7 +214,7 @@ const _: () = {
     error::<FrameError>();
 };
 
-/// What awaits can stand in a spawned task.
+/// The futures can be awaited in a spawned task.
 fn _futures<R: Request, E: Event>(
     (mediator, request): (&Mediator, R),
     (events, event): (&EventMediator, E),

@@ -1,5 +1,5 @@
-//! Consumes in a process of its own, so that a fault test can kill it. Its one argument are its options,
-//! as JSON; it ends on SIGTERM.
+//! A consumer in its own process, which fault tests kill. Its argument are its options as JSON; it ends on
+//! SIGTERM.
 
 use std::process::ExitCode;
 use std::sync::Arc;

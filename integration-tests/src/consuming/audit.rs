@@ -1,36 +1,35 @@
-//! What was settled, as the broker tells it, against what was handled.
+//! [`Audit`]: the broker's commits, compared with the handled messages; used by fault tests.
 
 use std::collections::{HashMap, HashSet};
 
 use super::fixture::Fixture;
 use super::journal::Mark;
-use super::ledger::Ledger;
+use super::outcomes::Outcomes;
 use super::work::Kind;
 
-/// Compares Kafka's committed offsets with what handlers came to an end with.
+/// Compares Kafka's committed offsets with the handled messages.
 #[derive(Debug, Default)]
 pub struct Audit {
-    /// Lines of the journal that were looked at.
+    /// Lines of the journal that were read.
     read: usize,
     /// By partition: the offsets that were handled.
     ended: HashMap<i32, HashSet<i64>>,
-    /// By partition: up to where the commits were found right.
+    /// By partition: the end of the verified commits.
     right: HashMap<i32, i64>,
-    /// How often a partition's commit had moved.
+    /// The number of moved commits.
     pub moves: usize,
 }
 
 impl Audit {
     /// Reads the committed offsets, then the journal: everything before a committed offset must have been
-    /// handled. Returns
-    /// how many records at and behind the committed offsets were handled: those come again when the
-    /// consumer dies now.
+    /// handled. Returns the number of handled records at and behind the committed offsets, which are
+    /// redelivered when the consumer dies now.
     ///
     /// # Panics
     /// When a commit is beyond the lowest unfinished offset.
-    pub async fn check(&mut self, fixture: &Fixture, ledger: &mut Ledger) -> usize {
+    pub async fn check(&mut self, fixture: &Fixture, outcomes: &mut Outcomes) -> usize {
         let committed = fixture.committed().await;
-        let lines = ledger.refresh().lines();
+        let lines = outcomes.refresh().lines();
         for line in &lines[self.read..] {
             if let (Some((partition, offset)), Mark::End) = (line.place, line.mark) {
                 self.ended.entry(partition).or_default().insert(offset);
@@ -51,16 +50,16 @@ impl Audit {
     }
 }
 
-/// How many messages may come again when the consumer dies now: on Kafka those handled since the last
-/// commit (they are counted), on RabbitMQ those whose acks were on their way, at most all that were out.
-pub async fn may_come_again(
+/// The most messages that may be redelivered when the consumer dies now: on Kafka those handled since the
+/// last commit, on RabbitMQ those with an ack on its way, at most all in flight.
+pub async fn may_be_redelivered(
     fixture: &Fixture,
-    ledger: &mut Ledger,
+    outcomes: &mut Outcomes,
     audit: &mut Audit,
     out: usize,
 ) -> usize {
     match fixture.kind {
-        Kind::Kafka => audit.check(fixture, ledger).await,
+        Kind::Kafka => audit.check(fixture, outcomes).await,
         Kind::Amqp => out,
     }
 }

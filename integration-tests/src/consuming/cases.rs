@@ -1,4 +1,4 @@
-//! The fault tests, for whichever broker.
+//! The fault tests of consuming, for both brokers.
 
 pub mod bad;
 pub mod crashes;

@@ -1,4 +1,4 @@
-//! What one fault test has: its topic, its journal, and what it does with the servers.
+//! [`Fixture`]: the topic, journal and server access of one fault test.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use uuid::Uuid;
 
 use super::journal::Reader;
-use super::ledger::{Ledger, Published};
+use super::outcomes::{Outcomes, Published};
 use super::process::Worker;
 use super::work::{Id, Kind, Work, WorkerOptions};
 use super::{TIMEOUT, open, run};
@@ -46,7 +46,7 @@ pub async fn until_within(
     }
 }
 
-/// One fault test's place.
+/// The topic, journal and server access of one fault test.
 #[derive(Debug)]
 pub struct Fixture {
     /// The broker.
@@ -69,12 +69,12 @@ pub struct Dead {
     pub key: Option<Vec<u8>>,
     /// All headers of text.
     pub headers: Headers,
-    /// What they tell.
+    /// The parsed dead-letter headers.
     pub letter: DeadLetter,
 }
 
 impl Dead {
-    /// Which message it is.
+    /// The message's key and number.
     pub fn id(&self) -> Id {
         let body = self.body.as_deref().unwrap_or_default();
         let event: serde_json::Value = serde_json::from_slice(body).unwrap();
@@ -138,7 +138,7 @@ impl Fixture {
         run::broker(self.kind, &self.topic, true)
     }
 
-    /// Makes what `options` would make on RabbitMQ, so that it can be published to.
+    /// Declares the queues of `options` on RabbitMQ, so that published messages are routed.
     pub async fn declare(&self, options: &WorkerOptions) {
         if self.kind == Kind::Kafka {
             return;
@@ -217,7 +217,7 @@ impl Fixture {
         until("the dead letters", async || self.dead_count().await >= dead).await;
     }
 
-    /// Whether `total` messages are settled, and `dead` of them at least are dead letters.
+    /// Set if `total` messages are settled and at least `dead` of them are dead letters.
     pub async fn is_settled_but(&self, total: usize, dead: usize) -> bool {
         self.is_settled(total).await && self.dead_count().await >= dead
     }
@@ -237,7 +237,7 @@ impl Fixture {
 
     /// Waits until `total` messages are settled.
     pub async fn until_settled(&self, total: usize) {
-        // A Kafka member that was away for long waits until the group forgets its former self: 45 s.
+        // A Kafka member waits until the session of its killed predecessor expires: 45 s.
         let patience = 2 * TIMEOUT;
         until_within(patience, "all to be settled", async || self.is_settled(total).await).await;
     }
@@ -258,24 +258,24 @@ impl Fixture {
     }
 
     /// Starts a worker and waits until it says that it consumes.
-    pub async fn start(&self, options: &WorkerOptions, ledger: &mut Ledger) -> Worker {
+    pub async fn start(&self, options: &WorkerOptions, outcomes: &mut Outcomes) -> Worker {
         let worker = self.spawn(options);
-        until("a worker to be ready", async || ledger.refresh().ready().contains(&worker.pid))
+        until("a worker to be ready", async || outcomes.refresh().ready().contains(&worker.pid))
             .await;
         worker
     }
 
-    /// What the handlers did.
-    pub fn ledger(&self) -> Ledger {
-        Ledger::new(Reader::open(&self.directory.join("journal")).unwrap())
+    /// The results of the handlers.
+    pub fn outcomes(&self) -> Outcomes {
+        Outcomes::new(Reader::open(&self.directory.join("journal")).unwrap())
     }
 
-    /// Where dead letters go.
+    /// The name of the dead letters' queue or topic.
     pub fn dead_name(&self) -> String {
         format!("{}.{}.dead", self.topic, self.group)
     }
 
-    /// Takes all dead letters. There must be a place for them.
+    /// Takes all dead letters. Their queue or topic must exist.
     pub async fn dead(&self) -> Vec<Dead> {
         let name = self.dead_name();
         let dead = |body, key, texts: Vec<(String, String)>| {
@@ -308,7 +308,7 @@ impl Fixture {
         }
     }
 
-    /// Kafka: the committed offsets, as the cluster tells a stranger.
+    /// Kafka: the committed offsets, read by another client.
     pub async fn committed(&self) -> Vec<(i32, i64)> {
         let end = Instant::now() + TIMEOUT;
         loop {
@@ -316,14 +316,14 @@ impl Fixture {
             let asking = tokio::task::spawn_blocking(move || committed(&topic, &group));
             match asking.await.unwrap() {
                 Ok(committed) => return committed,
-                // A server that has just started still reads what was committed.
+                // A server that has just started still loads the commits.
                 Err(error) => assert!(Instant::now() < end, "no committed offsets: {error}"),
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
     }
 
-    /// Kafka: of how many messages it stands in the commits that they had so many attempts.
+    /// Kafka: the number of messages with `attempts` failed attempts in the commit metadata.
     pub async fn noted(&self, attempts: u32) -> usize {
         let attempts = format!("{attempts:x}");
         let mut noted = 0;
@@ -351,7 +351,7 @@ impl Fixture {
         waiting
     }
 
-    /// What is settled when all `total` messages are done and nobody consumes any more: all of them.
+    /// Checks that all `total` messages are settled. No consumer may run.
     pub async fn settled(&self, total: usize) {
         match self.kind {
             Kind::Kafka => {
@@ -369,7 +369,7 @@ impl Fixture {
         }
     }
 
-    /// Deletes what it made on the server, and its files.
+    /// Deletes its queues and topics on the server, and its files.
     pub async fn clean(self) {
         if self.kind == Kind::Amqp {
             let raw = amqp::Raw::connect().await;
@@ -411,15 +411,15 @@ fn texts(headers: Option<&FieldTable>) -> Vec<(String, String)> {
     headers.filter_map(|(name, value)| Some((name.to_string(), text(value)?))).collect()
 }
 
-/// Takes the server of `kind` down (`kill` or `stop`), does `meanwhile`, and brings it back, however the
-/// test ends.
+/// Takes the server of `kind` down (`kill` or `stop`), runs `meanwhile`, and starts the server again, also
+/// when the test fails.
 pub async fn outage<T>(kind: Kind, how: &str, meanwhile: impl Future<Output = T>) -> T {
     let server = kind.server();
     announce(&format!("{how} {server}"));
     let restore = Restore::by(["start", server]);
     brokers(&[how, server]).await;
     let done = meanwhile.await;
-    // After a kill Kafka looks through all of its topics, which may take longer than the script waits.
+    // After a kill Kafka recovers all of its logs, which may take longer than the script waits.
     let end = Instant::now() + Duration::from_secs(300);
     while let Err(said) = try_brokers(&["start", server]).await {
         let said = said.lines().last().unwrap_or_default();
@@ -430,7 +430,7 @@ pub async fn outage<T>(kind: Kind, how: &str, meanwhile: impl Future<Output = T>
     done
 }
 
-/// Tells others who use the servers: the file `CQRS_TEST_OUTAGES`, if there is one.
+/// Records an outage for other users of the servers in the file `CQRS_TEST_OUTAGES`, if it is set.
 pub(super) fn announce(what: &str) {
     use std::io::Write as _;
     let Some(path) = std::env::var_os("CQRS_TEST_OUTAGES") else { return };

@@ -1,4 +1,4 @@
-//! The file in which handlers write what they do, from several processes at once.
+//! [`Journal`]: the file in which the handlers of several processes record their runs.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -14,7 +14,7 @@ use super::work::{Id, Work};
 #[derive(Debug)]
 pub struct Journal(File);
 
-/// What a line tells.
+/// The event of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
     /// A handler started.
@@ -28,17 +28,17 @@ pub enum Mark {
 /// A line of a handler.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// What happened.
+    /// The event.
     pub mark: Mark,
-    /// To which message.
+    /// The message.
     pub id: Id,
-    /// On which attempt.
+    /// The attempt.
     pub attempt: u32,
     /// Kafka's partition and offset.
     pub place: Option<(i32, i64)>,
-    /// In which process.
+    /// The process.
     pub pid: u32,
-    /// When, since 1970.
+    /// The time since 1970.
     pub at: Duration,
 }
 
@@ -56,10 +56,10 @@ impl Journal {
         OpenOptions::new().create(true).append(true).open(path).map(Self)
     }
 
-    /// Writes what a handler did.
+    /// Records a handler's event.
     ///
     /// # Panics
-    /// When the file cannot be written: then the test is of no use.
+    /// When the file cannot be written.
     pub fn write(&self, mark: Mark, work: &Work, received: &Received) {
         let mark = match mark {
             Mark::Start => 'S',
@@ -70,20 +70,20 @@ impl Journal {
         let (partition, offset) = (partition.unwrap_or(-1), offset.unwrap_or(-1));
         let (key, seq, attempt) = (&work.key, work.seq, received.attempt());
         let (pid, at) = (std::process::id(), now().as_micros());
-        self.say(&format!("{mark} {key} {seq} {attempt} {partition} {offset} {pid} {at}\n"));
+        self.append(&format!("{mark} {key} {seq} {attempt} {partition} {offset} {pid} {at}\n"));
     }
 
-    /// Writes that this process now consumes.
+    /// Records that this process consumes.
     pub fn ready(&self) {
-        self.say(&format!("R {}\n", std::process::id()));
+        self.append(&format!("R {}\n", std::process::id()));
     }
 
-    /// Writes how this process ended.
+    /// Records the end of this process.
     pub fn report(&self, text: &str) {
-        self.say(&format!("X {} {text}\n", std::process::id()));
+        self.append(&format!("X {} {text}\n", std::process::id()));
     }
 
-    fn say(&self, line: &str) {
+    fn append(&self, line: &str) {
         let written = (&self.0).write(line.as_bytes()).expect("the journal can be written");
         assert_eq!(written, line.len(), "a line is written at once");
     }
@@ -93,13 +93,13 @@ impl Journal {
 #[derive(Debug)]
 pub struct Reader {
     file: File,
-    /// The beginning of a line whose end was not there yet.
+    /// The beginning of an incomplete line.
     rest: String,
-    /// What handlers wrote so far.
+    /// The handlers' lines so far.
     pub lines: Vec<Line>,
-    /// The processes that said that they consume, in order.
+    /// The processes that consume, in order.
     pub ready: Vec<u32>,
-    /// How processes ended.
+    /// The ends of processes.
     pub reports: Vec<(u32, String)>,
 }
 

@@ -1,4 +1,4 @@
-//! Workers as processes.
+//! [`Worker`]: a worker's process, started and killed by fault tests.
 
 use std::fs::OpenOptions;
 use std::process::{ExitStatus, Stdio};
@@ -17,7 +17,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts `program`, which is `env!("CARGO_BIN_EXE_worker")`. What it logs is in a file beside its
+    /// Starts `program`, which is `env!("CARGO_BIN_EXE_worker")`. Its log is in a file beside its
     /// journal.
     pub fn spawn(program: &str, options: &WorkerOptions) -> Self {
         let log = options.journal.with_extension("log");
@@ -42,14 +42,14 @@ impl Worker {
         assert!(sent.success(), "kill -TERM {pid}");
     }
 
-    /// Waits for the end of the process: how it ended, and how long that took.
+    /// Waits for the end of the process and returns its status and the time it took.
     pub async fn exited(mut self, patience: Duration) -> (ExitStatus, Duration) {
         let since = Instant::now();
         let status = tokio::time::timeout(patience, self.child.wait()).await;
         (status.expect("an exit in time").unwrap(), since.elapsed())
     }
 
-    /// Whether it has ended.
+    /// Set if the process has ended.
     pub fn has_exited(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }

@@ -1,4 +1,4 @@
-//! The service that a worker runs, in a process of its own or in the test's.
+//! The service that a worker runs, in its own process or in the test's.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub fn broker(kind: Kind, exchange: &str, makes_topics: bool) -> Arc<dyn Subscri
     }
 }
 
-/// The subscription that `options` describe.
+/// The subscription of `options`.
 pub fn subscription(options: &WorkerOptions) -> Subscription {
     let ms = |all: &[u64]| all.iter().copied().map(Duration::from_millis).collect::<Vec<_>>();
     let retry = Retry::none().immediate(ms(&options.immediate_ms)).delayed(ms(&options.delayed_ms));
@@ -65,7 +65,7 @@ pub fn subscription(options: &WorkerOptions) -> Subscription {
     }
 }
 
-/// The service that `options` describe; its handlers write to `journal`.
+/// The service of `options`; its handlers write to `journal`.
 ///
 /// # Panics
 /// When it is wired wrongly.

@@ -1,4 +1,4 @@
-//! What the fault tests publish, and what a worker is told to do with it.
+//! [`Work`]: the messages of the fault tests, and [`WorkerOptions`]: the settings of a worker.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use cqrs_core::{Message, NotificationEvent};
 use cqrs_macros::Notification;
 use serde::{Deserialize, Serialize};
 
-/// One message of a fault test. Its key and its number in the key tell it from all others.
+/// One message of a fault test, identified by its key and its number in the key.
 #[derive(Debug, Clone, Serialize, Deserialize, Notification)]
 #[cqrs(crate = "cqrs_core", name = "Work", topic = "work", key = "key")]
 pub struct Work {
@@ -14,24 +14,24 @@ pub struct Work {
     pub key: String,
     /// Its number in the key, from 0, in the order of publishing.
     pub seq: u32,
-    /// What its handler does.
+    /// The behaviour of its handler.
     pub act: Act,
 }
 
-/// What a handler does after it took its time.
+/// The behaviour of a handler after its handling time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Act {
     /// Succeeds.
     Succeed,
-    /// Fails so often, then succeeds.
+    /// Fails this many times, then succeeds.
     Fail(u32),
-    /// Fails for good, each time.
+    /// Fails permanently, each time.
     Permanent,
     /// Panics, each time.
     Panic,
-    /// Takes the process down with it, each time.
+    /// Aborts the process, each time.
     Abort,
-    /// Takes so many milliseconds instead, then succeeds.
+    /// Takes this many milliseconds, then succeeds.
     Take(u64),
 }
 
@@ -44,7 +44,7 @@ impl Work {
         Self { key: key.into(), seq, act: Act::Succeed }
     }
 
-    /// The same, doing something else.
+    /// The same message with another behaviour.
     #[must_use]
     pub fn act(mut self, act: Act) -> Self {
         self.act = act;
@@ -56,12 +56,12 @@ impl Work {
         (0..count).map(move |n| Self::new(format!("k{}", n % keys), (n / keys) as u32))
     }
 
-    /// What tells it from all others.
+    /// Its key and number.
     pub fn id(&self) -> Id {
         (self.key.as_str().into(), self.seq)
     }
 
-    /// The message that carries it.
+    /// The message that holds it.
     ///
     /// # Panics
     /// Never: it is JSON.
@@ -73,7 +73,7 @@ impl Work {
     }
 }
 
-/// Which broker.
+/// The broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// Kafka.
@@ -92,7 +92,7 @@ impl Kind {
     }
 }
 
-/// What a worker consumes and how. Where the servers are is in the environment.
+/// The settings of a worker. The addresses of the servers are in the environment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkerOptions {
     /// The broker.
@@ -107,19 +107,19 @@ pub struct WorkerOptions {
     pub journal: PathBuf,
     /// Handlers at once.
     pub concurrency: usize,
-    /// Deliveries out at once.
+    /// Deliveries in flight.
     pub max_unsettled: Option<usize>,
-    /// How long a handler takes, at least and at most, in milliseconds.
+    /// The shortest and longest handling time, in milliseconds.
     pub handler_ms: (u64, u64),
-    /// Whether [`Act::Take`] is taken for [`Act::Succeed`].
+    /// Set if [`Act::Take`] is treated as [`Act::Succeed`].
     pub hurry: bool,
-    /// How long handlers may finish after a SIGTERM, in milliseconds.
+    /// The drain after a SIGTERM, in milliseconds.
     pub drain_ms: u64,
     /// The immediate retries, in milliseconds.
     pub immediate_ms: Vec<u64>,
     /// The delayed retries, in milliseconds.
     pub delayed_ms: Vec<u64>,
-    /// Starts that may take the process down.
+    /// Crashes before a dead letter.
     pub max_crashes: u32,
     /// Kafka: a static member's name.
     pub instance: Option<String>,
@@ -127,8 +127,8 @@ pub struct WorkerOptions {
     pub session_timeout_ms: u64,
     /// Kafka: `max.poll.interval.ms`.
     pub max_poll_interval_ms: u64,
-    /// Kafka: how long a revoke waits for handlers.
+    /// Kafka: the drain of a revoke.
     pub revoke_drain_ms: u64,
-    /// Whether queues and topics for dead letters are made.
+    /// Set if queues and topics for dead letters are created.
     pub makes_dead_letter_target: bool,
 }

@@ -1,4 +1,4 @@
-//! The RabbitMQ source against a real server: receiving, giving back, recovering, leaving.
+//! Tests of the RabbitMQ source: receiving, redelivery, bounds.
 
 use std::time::Duration;
 
@@ -182,7 +182,7 @@ async fn acks_just_before_the_close_are_kept() {
         let acks = out.iter_mut().map(|delivery| delivery.settle.ack());
         futures_util::future::try_join_all(acks).await.unwrap();
         source.close_within(LONG).await.1.unwrap();
-        // Whatever the server forgot would come again.
+        // A lost ack would cause a redelivery.
         let mut again = open(&broker, &[&name], "g", |_| {}).await;
         again.nothing_within(Duration::from_millis(300)).await;
         again.close().await;

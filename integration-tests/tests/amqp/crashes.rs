@@ -1,4 +1,4 @@
-//! The quarantine of the RabbitMQ source against a real server.
+//! Tests of the RabbitMQ source's quarantine.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -15,8 +15,8 @@ use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 
-/// Whatever comes has come.
-const LULL: Duration = Duration::from_millis(500);
+/// The silence after which nothing more is expected.
+const QUIET: Duration = Duration::from_millis(500);
 
 fn plain(request: &mut SubscribeRequest) {
     request.retry = Retry::none();
@@ -29,7 +29,7 @@ async fn put(raw: &Raw, queue: &str, bodies: impl IntoIterator<Item = u32>) {
     }
 }
 
-/// Another process consumes `count` messages and dies of it.
+/// Simulates another process that dies with `count` messages.
 async fn die_with(raw: &Raw, queue: &str, count: u16) {
     let before = raw.count(queue).await;
     let proxy = consume_raw(queue, count).await;
@@ -38,7 +38,7 @@ async fn die_with(raw: &Raw, queue: &str, count: u16) {
     until_ready(raw, queue, before).await;
 }
 
-/// Another process has `count` messages; until the proxy cuts it off.
+/// Simulates another process with `count` messages, until the proxy cuts its connection.
 async fn consume_raw(queue: &str, count: u16) -> FaultProxy {
     let proxy = FaultProxy::start("127.0.0.1:0", amqp::address()).await.unwrap();
     let dsn = format!("amqp://guest:guest@{}/%2f", proxy.address());
@@ -68,7 +68,7 @@ async fn until_ready(raw: &Raw, queue: &str, count: u32) {
     }
 }
 
-/// The process of `source` dies with the deliveries it has, as far as the server sees it.
+/// Ends the connection of `source` with its deliveries, which the server sees as a dead process.
 async fn die<T>(
     raw: &Raw,
     queue: &str,
@@ -81,7 +81,7 @@ async fn die<T>(
     until_ready(raw, queue, left).await;
 }
 
-fn told(delivery: &SourceDelivery) -> (String, u32) {
+fn body_and_crashes(delivery: &SourceDelivery) -> (String, u32) {
     (text(delivery), delivery.retry.crashes)
 }
 
@@ -104,14 +104,17 @@ async fn twice_returned_messages_run_alone() {
     let mut source = open(&broker, &[&name], "g", plain).await;
     for n in 0..3_u32 {
         let mut suspect = source.next().await;
-        assert_eq!(told(&suspect), (n.to_string(), 0), "its handler never started");
+        assert_eq!(body_and_crashes(&suspect), (n.to_string(), 0), "its handler never started");
         assert!(suspect.message.redelivered && suspect.message.headers.is_empty());
         source.nothing_within(Duration::from_millis(200)).await;
         suspect.settle.ack().await.unwrap();
     }
     // These were not returned: they run together.
     let rest = source.take(3).await;
-    assert_eq!(rest.iter().map(told).collect::<Vec<_>>(), ["3", "4", "5"].map(|n| (n.into(), 0)));
+    assert_eq!(
+        rest.iter().map(body_and_crashes).collect::<Vec<_>>(),
+        ["3", "4", "5"].map(|n| (n.into(), 0))
+    );
     for mut delivery in rest {
         delivery.settle.ack().await.unwrap();
     }
@@ -139,7 +142,7 @@ async fn only_the_killer_counts_crashes() {
         let mut out = Vec::new();
         while handled.len() < 30 {
             let mut delivery = source.next().await;
-            let (body, crashes) = told(&delivery);
+            let (body, crashes) = body_and_crashes(&delivery);
             if body == "7" && crashes < 3 {
                 starts += 1;
                 let left = 30 - u32::try_from(handled.len()).unwrap();
@@ -171,7 +174,7 @@ async fn prefetched_messages_count_no_crash() {
         open(&broker, &[&name], "g", plain).await.close().await;
     }
     put(&raw, &queue, 0..10).await;
-    // Five kills while the first message runs, for a reason of their own.
+    // Five kills from outside while the first message runs.
     for _ in 0..5 {
         let (proxy, broker) = through_proxy(&name).await;
         let mut source = open(&broker, &[&name], "g", plain).await;
@@ -184,7 +187,7 @@ async fn prefetched_messages_count_no_crash() {
     let alone = if amqp::counts_deaths().await { 3 } else { 0 };
     for n in 0..10 {
         let mut delivery = source.next().await;
-        assert_eq!(told(&delivery), (n.to_string(), if n == 0 { alone } else { 0 }));
+        assert_eq!(body_and_crashes(&delivery), (n.to_string(), if n == 0 { alone } else { 0 }));
         delivery.settle.ack().await.unwrap();
     }
     source.close().await;
@@ -205,17 +208,17 @@ async fn losses_while_it_runs_alone_count_no_crash() {
         let mut source = open(&broker, &[&name], "g", plain).await;
         for _ in 0..3 {
             let alone = source.next().await;
-            assert_eq!(told(&alone), ("0".into(), 0));
+            assert_eq!(body_and_crashes(&alone), ("0".into(), 0));
             interrupt(&proxy, &mut source).await;
         }
         let alone = source.next().await;
-        assert_eq!(told(&alone), ("0".into(), 0));
-        // A restart in good order, while it runs.
+        assert_eq!(body_and_crashes(&alone), ("0".into(), 0));
+        // A graceful restart while it runs.
         source.close().await;
     }
     let mut source = open(&broker, &[&name], "g", plain).await;
     let mut alone = source.next().await;
-    assert_eq!(told(&alone), ("0".into(), 0));
+    assert_eq!(body_and_crashes(&alone), ("0".into(), 0));
     alone.settle.ack().await.unwrap();
     source.close().await;
     clean(raw, &name, &queue).await;
@@ -236,9 +239,9 @@ async fn live_source_takes_over_a_left_quarantine() {
     living.nothing_within(Duration::from_secs(15)).await;
     running.settle.ack().await.unwrap();
     let mut taken = living.next().await;
-    assert_eq!(told(&taken), ("1".into(), 0));
+    assert_eq!(body_and_crashes(&taken), ("1".into(), 0));
     put(&raw, &queue, 2..3).await;
-    living.nothing_within(LULL).await;
+    living.nothing_within(QUIET).await;
     taken.settle.ack().await.unwrap();
     assert_eq!(living.ack(1).await, ["2"]);
     living.close().await;
@@ -264,7 +267,7 @@ async fn suspects_run_where_quarantine_refuses_them() {
     let mut source = open(&broker, &[&name], "g", plain).await;
     let together = source.take(3).await;
     assert_eq!(
-        together.iter().map(told).collect::<Vec<_>>(),
+        together.iter().map(body_and_crashes).collect::<Vec<_>>(),
         ["0", "1", "2"].map(|n| (n.into(), 0))
     );
     for mut delivery in together {
@@ -312,9 +315,9 @@ async fn graceful_end_and_losses_count_no_crash() {
     let (name, raw) = (fresh("innocent"), Raw::connect().await);
     let queue = format!("{name}.g");
     let (proxy, broker) = through_proxy(&name).await;
-    // What came back is handed out alone by a server that counts everything that does.
+    // A server that counts all returns makes returned messages run alone.
     let together = if amqp::counts_deaths().await { 2 } else { 1 };
-    // Left in good order, with messages out and sent ahead.
+    // Graceful closes, with messages in flight and prefetched.
     for round in 0..4 {
         let mut source = open(&broker, &[&name], "g", plain).await;
         if round == 0 {
@@ -324,7 +327,7 @@ async fn graceful_end_and_losses_count_no_crash() {
         assert!(out.iter().all(|delivery| delivery.retry.crashes == 0), "round {round}");
         source.close().await;
     }
-    // Given back by the runtime, and lost with the connection.
+    // Returned by the runtime, and lost with the connection.
     let mut source = open(&broker, &[&name], "g", plain).await;
     for round in 0..4 {
         drop(source.next().await);
@@ -400,7 +403,7 @@ async fn losses_and_a_restart_count_no_crash() {
 #[tokio::test(flavor = "multi_thread")]
 async fn suspect_waits_for_running_messages_only() {
     let _alone = crate::QUARANTINE.lock().await;
-    /// It takes longer than a look at the quarantine and its patience.
+    /// Longer than the interval and the limit of the source's checks of the quarantine.
     const BACKLOG: u32 = 100;
     const HANDLING: Duration = Duration::from_millis(800);
     let (name, raw) = (fresh("backlog"), Raw::connect().await);
@@ -448,7 +451,7 @@ async fn source_goes_on_while_another_runs_a_message_alone() {
     assert_eq!(text(&alone), "0");
     let mut other = open(&broker, &[&name], "b", plain).await;
     assert_eq!(other.ack(1).await, ["2"]);
-    other.nothing_within(LULL).await;
+    other.nothing_within(QUIET).await;
     alone.settle.ack().await.unwrap();
     assert_eq!(other.ack(1).await, ["1"]);
     running.close().await;
@@ -473,10 +476,10 @@ async fn standby_runs_no_message_in_quarantine() {
     let mut running = active.next().await;
     put(&raw, &format!("{queue}.quarantine"), [1]).await;
     let mut standby = open(&broker, &[&name], "g", single).await;
-    standby.nothing_within(LULL).await;
+    standby.nothing_within(QUIET).await;
     running.settle.ack().await.unwrap();
     assert_eq!(active.ack(1).await, ["1"]);
-    standby.nothing_within(LULL).await;
+    standby.nothing_within(QUIET).await;
     active.close().await;
     standby.close().await;
     clean(raw, &name, &queue).await;

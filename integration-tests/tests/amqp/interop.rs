@@ -1,4 +1,4 @@
-//! The real python-cqrs and FastStream on the other side of RabbitMQ.
+//! Interop tests with the real python-cqrs and FastStream over RabbitMQ.
 
 use std::collections::HashMap;
 
@@ -14,23 +14,23 @@ use cqrs_protobuf::{ProtobufDeserializer, ProtobufEvent};
 use integration_tests::amqp::{self, Raw, fresh, header};
 use integration_tests::consuming::fixture::until;
 use integration_tests::consuming::try_open;
-use integration_tests::interop::meetings::{self, UserJoined, meetings};
+use integration_tests::interop::user_joined::{self, UserJoined, joined_events};
 use integration_tests::interop::{
-    CORRELATION, Ear, UserCreated, announce, assert_same, described, events, hex, spec, specs,
-    users,
+    CORRELATION, TestService, UserCreated, assert_same, described, events, hex, publish_events,
+    spec, specs, users,
 };
 use integration_tests::peers::{Inbox, Peer, Python};
 use serde_json::{Value, json};
 
-use crate::causes;
+use cqrs_testkit::error_chain;
 
-/// A test's place: a topic, which is the name of its queue and of its exchange.
-struct Place {
+/// The topology of a test: a topic, which is the name of its queue and of its exchange.
+struct Topology {
     topic: String,
     mode: DeclareMode,
 }
 
-impl Place {
+impl Topology {
     /// Declared as python-cqrs does.
     fn python(test: &str) -> Self {
         Self { topic: fresh(test), mode: DeclareMode::PythonCompatible }
@@ -65,8 +65,8 @@ impl Place {
         subscription.retry(Retry::none()).option(self.options())
     }
 
-    async fn ear(&self) -> Ear<UserCreated> {
-        Ear::open(self.broker(), self.subscription()).await
+    async fn service(&self) -> TestService<UserCreated> {
+        TestService::open(self.broker(), self.subscription()).await
     }
 
     /// Lets a peer consume.
@@ -79,7 +79,7 @@ impl Place {
         peer.subscribe(what, arguments).await
     }
 
-    /// Lets python-cqrs publish; what it says of the events.
+    /// Lets python-cqrs publish, and returns its description of the events.
     async fn publish(&self, python: Python, style: &str, events: Vec<Value>) -> Value {
         let arguments = json!({
             "broker": "amqp", "address": amqp::dsn(), "exchange": self.topic, "topic": self.topic,
@@ -117,17 +117,17 @@ impl Place {
 
 /// Publishes events to a peer: the events, and what the peer was given.
 async fn told(
-    place: Place,
+    topology: Topology,
     python: Python,
     what: &str,
     arguments: Value,
 ) -> Vec<(NotificationEvent<UserCreated>, Value)> {
-    let mut inbox = place.inbox(Peer::shared(python), what, arguments).await;
-    let events = events(&place.topic);
-    announce(place.broker(), &events).await;
+    let mut inbox = topology.inbox(Peer::shared(python), what, arguments).await;
+    let events = events(&topology.topic);
+    publish_events(topology.broker(), &events).await;
     let received = inbox.take(events.len()).await;
     inbox.stop().await;
-    place.clean().await;
+    topology.clean().await;
     for (event, received) in events.iter().zip(&received) {
         assert_eq!(received["correlation_id"], CORRELATION);
         assert_eq!(received["content_type"], "application/json");
@@ -142,7 +142,7 @@ async fn python_cqrs_reads(python: Python, models: &[(&str, &str, &str)]) {
     for (model, event_type, payload_type) in models {
         let arguments = json!({ "model": model });
         for (event, received) in
-            told(Place::python("reads"), python, "consume_amqp", arguments).await
+            told(Topology::python("reads"), python, "consume_amqp", arguments).await
         {
             assert_same(&received, &event);
             let types = (&received["is"], &received["payload_is"]);
@@ -182,7 +182,7 @@ async fn faststream_reads(
     read: Option<&str>,
 ) -> Vec<(NotificationEvent<UserCreated>, Value)> {
     let arguments = json!({ "model": model, "read": read });
-    told(Place::faststream("stream"), Python::FastStream, "faststream_amqp", arguments).await
+    told(Topology::faststream("stream"), Python::FastStream, "faststream_amqp", arguments).await
 }
 
 #[tokio::test]
@@ -200,7 +200,7 @@ async fn faststream_reads_our_events_without_a_model() {
     }
 }
 
-/// The place for a deserializer with RabbitMQ. With the one that the manual of python-cqrs names,
+/// The topology for a deserializer with RabbitMQ. With the one that the manual of python-cqrs names,
 /// `parser`, FastStream 0.7 cannot work.
 #[tokio::test]
 async fn faststream_reads_our_events_through_a_decoder() {
@@ -216,35 +216,35 @@ async fn faststream_reads_our_events_through_a_decoder() {
 
 #[tokio::test]
 async fn our_bytes_are_those_of_python_cqrs() {
-    let place = Place::python("bytes");
+    let topology = Topology::python("bytes");
     let raw = Raw::connect().await;
-    let events = events(&place.topic);
-    announce(place.broker(), &events).await;
-    let ours = raw.drain(&place.topic).await;
+    let events = events(&topology.topic);
+    publish_events(topology.broker(), &events).await;
+    let ours = raw.drain(&topology.topic).await;
     for python in [Python::Cqrs4, Python::Cqrs5] {
-        place.publish(python, "pydantic", events.iter().map(spec).collect()).await;
-        let theirs = raw.drain(&place.topic).await;
+        topology.publish(python, "pydantic", events.iter().map(spec).collect()).await;
+        let theirs = raw.drain(&topology.topic).await;
         for (ours, theirs) in ours.iter().zip(theirs) {
             let text = |body: &[u8]| String::from_utf8(body.to_vec()).unwrap();
             assert_eq!(text(&ours.data), text(&theirs.data), "{python:?}");
         }
     }
-    raw.clean(&[&place.topic], &[]).await;
+    raw.clean(&[&topology.topic], &[]).await;
 }
 
 // ---- from Python to us
 
 /// Lets python-cqrs publish events of ours and some of its own, and reads them.
 async fn we_read(python: Python, style: &str) {
-    let place = Place::python("read");
-    let mut ear = place.ear().await;
-    let given = events(&place.topic);
-    let sent = place.publish(python, style, specs(&given)).await;
+    let topology = Topology::python("read");
+    let mut service = topology.service().await;
+    let given = events(&topology.topic);
+    let sent = topology.publish(python, style, specs(&given)).await;
     let sent: Vec<_> = sent.as_array().unwrap().iter().map(described).collect();
     assert_eq!(sent[..given.len()], given, "the peer published what it was asked to");
     let is_camel = style.starts_with("dataclass");
     for expected in sent {
-        let (event, received) = ear.next().await;
+        let (event, received) = service.next().await;
         assert_eq!(event, expected);
         let body = String::from_utf8(received.bytes().to_vec()).unwrap();
         let id = if is_camel { r#""eventId":"# } else { r#""event_id":"# };
@@ -257,8 +257,8 @@ async fn we_read(python: Python, style: &str) {
         assert_eq!((received.name.as_deref(), received.content_type.as_deref()), (None, None));
         assert_ne!(received.id.as_deref(), Some(&*shown));
     }
-    ear.stop().await;
-    place.clean().await;
+    service.stop().await;
+    topology.clean().await;
 }
 
 #[tokio::test]
@@ -288,20 +288,20 @@ async fn we_read_python_cqrs_5_models_in_snake_form() {
 
 #[tokio::test]
 async fn we_read_what_faststream_publishes() {
-    let place = Place::faststream("faststream");
-    let mut ear = place.ear().await;
-    let events = events(&place.topic);
+    let topology = Topology::faststream("faststream");
+    let mut service = topology.service().await;
+    let events = events(&topology.topic);
     for as_model in [false, true] {
-        place.stream(&events, as_model).await;
+        topology.stream(&events, as_model).await;
         for expected in &events {
-            let (event, received) = ear.next().await;
+            let (event, received) = service.next().await;
             assert_eq!(event, *expected);
             assert_eq!(received.headers.correlation_id(), Some(CORRELATION));
             assert_eq!(received.content_type.as_deref(), Some("application/json"));
         }
     }
-    ear.stop().await;
-    place.clean().await;
+    service.stop().await;
+    topology.clean().await;
 }
 
 // ---- what is no event
@@ -312,48 +312,48 @@ const BAD: [&[u8]; 4] = [b"", b"null", b"[]", br#"{"payload":{"user_id":"1","ema
 #[tokio::test]
 async fn undecodable_python_message_follows_the_policy() {
     for (strict, expected) in [(false, &BAD[1..]), (true, &BAD[..])] {
-        let place = Place::python("bad");
+        let topology = Topology::python("bad");
         let subscription = match strict {
-            true => place.subscription().on_empty(OnDecodeError::DeadLetter),
-            false => place.subscription(),
+            true => topology.subscription().on_empty(OnDecodeError::DeadLetter),
+            false => topology.subscription(),
         };
-        let mut ear = Ear::<UserCreated>::open(place.broker(), subscription).await;
-        let good = events(&place.topic);
-        place.publish(Python::Cqrs5, "pydantic", vec![spec(&good[0])]).await;
-        place.send(&BAD).await;
-        place.publish(Python::Cqrs5, "pydantic", vec![spec(&good[1])]).await;
-        assert_eq!(ear.take(2).await, good[..2], "it goes on");
-        ear.stop().await;
+        let mut service = TestService::<UserCreated>::open(topology.broker(), subscription).await;
+        let good = events(&topology.topic);
+        topology.publish(Python::Cqrs5, "pydantic", vec![spec(&good[0])]).await;
+        topology.send(&BAD).await;
+        topology.publish(Python::Cqrs5, "pydantic", vec![spec(&good[1])]).await;
+        assert_eq!(service.take(2).await, good[..2], "it goes on");
+        service.stop().await;
         let raw = Raw::connect().await;
-        let dead = raw.drain(&format!("{}.dead", place.topic)).await;
+        let dead = raw.drain(&format!("{}.dead", topology.topic)).await;
         let bodies: Vec<_> = dead.iter().map(|letter| &letter.data[..]).collect();
         assert_eq!(bodies, expected, "as they came");
         for letter in &dead {
             let reason = header(letter, "cqrs-dead-letter-reason");
             assert_eq!(reason.as_deref(), Some(DeadLetterReason::Decode.as_str()));
         }
-        assert_eq!(raw.count(&place.topic).await, 0);
+        assert_eq!(raw.count(&topology.topic).await, 0);
         raw.clean(&[], &[]).await;
-        place.clean().await;
+        topology.clean().await;
     }
 }
 
 /// Publishes bad bodies between two events to a peer: what it was given for them.
-async fn bad_for(place: Place, python: Python, what: &str, arguments: Value) -> Vec<Value> {
-    let mut inbox = place.inbox(Peer::shared(python), what, arguments).await;
-    let good = events(&place.topic);
-    let broker = place.broker();
-    announce(place.broker(), &good[..1]).await;
+async fn bad_for(topology: Topology, python: Python, what: &str, arguments: Value) -> Vec<Value> {
+    let mut inbox = topology.inbox(Peer::shared(python), what, arguments).await;
+    let good = events(&topology.topic);
+    let broker = topology.broker();
+    publish_events(topology.broker(), &good[..1]).await;
     for body in BAD {
-        broker.publish(Message::new(&*place.topic, body)).await.unwrap();
+        broker.publish(Message::new(&*topology.topic, body)).await.unwrap();
     }
-    announce(place.broker(), &good[1..2]).await;
+    publish_events(topology.broker(), &good[1..2]).await;
     let mut received = Vec::new();
     while received.last().is_none_or(|last: &Value| last["event_id"] != json!(good[1].event_id)) {
         received.push(inbox.next().await);
     }
     inbox.stop().await;
-    place.clean().await;
+    topology.clean().await;
     assert_same(&received[0], &good[0]);
     assert_same(&received.pop().unwrap(), &good[1]);
     received.remove(0);
@@ -372,9 +372,9 @@ fn deserialize_errors(received: &[Value]) {
 async fn python_cqrs_gets_undecodable_body_as_a_value() {
     for python in [Python::Cqrs4, Python::Cqrs5] {
         for model in ["pydantic", "dataclass"] {
-            let place = Place::python("bad-for");
+            let topology = Topology::python("bad-for");
             let arguments = json!({ "model": model });
-            deserialize_errors(&bad_for(place, python, "consume_amqp", arguments).await);
+            deserialize_errors(&bad_for(topology, python, "consume_amqp", arguments).await);
         }
     }
 }
@@ -383,8 +383,8 @@ async fn python_cqrs_gets_undecodable_body_as_a_value() {
 async fn faststream_gets_undecodable_body_and_goes_on() {
     let reads = async |read| {
         let arguments = json!({ "model": "pydantic", "read": read });
-        let place = Place::faststream("bad-for");
-        bad_for(place, Python::FastStream, "faststream_amqp", arguments).await
+        let topology = Topology::faststream("bad-for");
+        bad_for(topology, Python::FastStream, "faststream_amqp", arguments).await
     };
     deserialize_errors(&reads(Some("decoder")).await);
     let received = reads(None).await;
@@ -405,23 +405,24 @@ fn protobuf_headers(event: &NotificationEvent<UserJoined>) -> HashMap<String, St
 
 #[tokio::test]
 async fn python_reads_our_protobuf() {
-    for (python, place, what, read) in [
-        (Python::Cqrs5, Place::python("protobuf"), "consume_amqp", None),
-        (Python::FastStream, Place::faststream("protobuf"), "faststream_amqp", Some("decoder")),
+    for (python, topology, what, read) in [
+        (Python::Cqrs5, Topology::python("protobuf"), "consume_amqp", None),
+        (Python::FastStream, Topology::faststream("protobuf"), "faststream_amqp", Some("decoder")),
     ] {
         let mut arguments = json!({ "model": "protobuf" });
         if let Some(read) = read {
             arguments["read"] = read.into();
         }
-        let mut inbox = place.inbox(Peer::shared(python), what, arguments).await;
-        let events = meetings(&place.topic);
-        meetings::announce(place.broker(), &events).await;
-        let cut = Message::new(&*place.topic, &CUT[..]).with_content_type(content_type::PROTOBUF);
-        place.broker().publish(cut).await.unwrap();
-        meetings::announce(place.broker(), &events[..1]).await;
+        let mut inbox = topology.inbox(Peer::shared(python), what, arguments).await;
+        let events = joined_events(&topology.topic);
+        user_joined::publish_events(topology.broker(), &events).await;
+        let cut =
+            Message::new(&*topology.topic, &CUT[..]).with_content_type(content_type::PROTOBUF);
+        topology.broker().publish(cut).await.unwrap();
+        user_joined::publish_events(topology.broker(), &events[..1]).await;
         for event in &events {
             let received = inbox.next().await;
-            meetings::assert_same(&received, event);
+            user_joined::assert_same(&received, event);
             assert_eq!(received["content_type"], "application/x-protobuf");
             let headers: Vec<(String, String)> =
                 serde_json::from_value(received["headers"].clone()).unwrap();
@@ -434,24 +435,24 @@ async fn python_reads_our_protobuf() {
             (&error["is"], &error["data"]),
             (&json!("DeserializeProtobufError"), &json!(hex(&CUT)))
         );
-        meetings::assert_same(&inbox.next().await, &events[0]);
+        user_joined::assert_same(&inbox.next().await, &events[0]);
         inbox.stop().await;
-        place.clean().await;
+        topology.clean().await;
     }
 }
 
 #[tokio::test]
 async fn we_read_python_cqrs_5_protobuf() {
-    let place = Place::python("protobuf");
-    let subscription = Subscription::to(&*place.topic).group("ours").retry(Retry::none());
+    let topology = Topology::python("protobuf");
+    let subscription = Subscription::to(&*topology.topic).group("ours").retry(Retry::none());
     let subscription =
-        subscription.decode::<UserJoined>(ProtobufDeserializer::new()).option(place.options());
-    let mut ear = Ear::open(place.broker(), subscription).await;
-    let events = meetings(&place.topic);
-    let specs: Vec<_> = events.iter().map(meetings::spec).collect();
-    place.publish(Python::Cqrs5, "protobuf", specs.clone()).await;
+        subscription.decode::<UserJoined>(ProtobufDeserializer::new()).option(topology.options());
+    let mut service = TestService::open(topology.broker(), subscription).await;
+    let events = joined_events(&topology.topic);
+    let specs: Vec<_> = events.iter().map(user_joined::spec).collect();
+    topology.publish(Python::Cqrs5, "protobuf", specs.clone()).await;
     for event in &events {
-        let (received, message) = ear.next().await;
+        let (received, message) = service.next().await;
         assert_eq!(received, *event);
         let headers =
             message.headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
@@ -460,84 +461,84 @@ async fn we_read_python_cqrs_5_protobuf() {
         let ours = UserJoined::to_message(event).unwrap().encode_to_vec();
         assert_eq!(message.bytes(), ours, "byte for byte");
     }
-    place.send(&[&CUT]).await;
-    place.publish(Python::Cqrs5, "protobuf", specs[..1].to_vec()).await;
-    assert_eq!(ear.next().await.0, events[0]);
-    ear.stop().await;
+    topology.send(&[&CUT]).await;
+    topology.publish(Python::Cqrs5, "protobuf", specs[..1].to_vec()).await;
+    assert_eq!(service.next().await.0, events[0]);
+    service.stop().await;
     let raw = Raw::connect().await;
-    let dead = raw.drain(&format!("{}.dead", place.topic)).await;
+    let dead = raw.drain(&format!("{}.dead", topology.topic)).await;
     assert_eq!(dead.len(), 1);
     assert_eq!(dead[0].data, CUT);
     raw.clean(&[], &[]).await;
-    place.clean().await;
+    topology.clean().await;
 }
 
-// ---- who declares
+// ---- declarations
 
 #[tokio::test]
 async fn our_side_uses_topology_of_python_cqrs() {
     for python in [Python::Cqrs4, Python::Cqrs5] {
-        let place = Place::python("python-first");
-        let events = events(&place.topic);
-        place.publish(python, "pydantic", vec![spec(&events[0])]).await;
-        announce(place.broker(), &events[1..2]).await;
-        let mut ear = place.ear().await;
-        assert_eq!(ear.take(2).await, events[..2]);
-        place.publish(python, "pydantic", vec![spec(&events[2])]).await;
-        announce(place.broker(), &events[3..]).await;
-        assert_eq!(ear.take(2).await, events[2..]);
-        ear.stop().await;
-        place.clean().await;
+        let topology = Topology::python("python-first");
+        let events = events(&topology.topic);
+        topology.publish(python, "pydantic", vec![spec(&events[0])]).await;
+        publish_events(topology.broker(), &events[1..2]).await;
+        let mut service = topology.service().await;
+        assert_eq!(service.take(2).await, events[..2]);
+        topology.publish(python, "pydantic", vec![spec(&events[2])]).await;
+        publish_events(topology.broker(), &events[3..]).await;
+        assert_eq!(service.take(2).await, events[2..]);
+        service.stop().await;
+        topology.clean().await;
     }
 }
 
 #[tokio::test]
 async fn python_cqrs_uses_topology_of_our_producer() {
     for python in [Python::Cqrs4, Python::Cqrs5] {
-        let place = Place::python("producer-first");
-        let events = events(&place.topic);
-        announce(place.broker(), &events[..1]).await;
-        place.publish(python, "pydantic", vec![spec(&events[1])]).await;
+        let topology = Topology::python("producer-first");
+        let events = events(&topology.topic);
+        publish_events(topology.broker(), &events[..1]).await;
+        topology.publish(python, "pydantic", vec![spec(&events[1])]).await;
         let arguments = json!({ "model": "pydantic" });
-        let mut inbox = place.inbox(Peer::shared(python), "consume_amqp", arguments).await;
+        let mut inbox = topology.inbox(Peer::shared(python), "consume_amqp", arguments).await;
         for event in &events[..2] {
             assert_same(&inbox.next().await, event);
         }
         inbox.stop().await;
-        place.clean().await;
+        topology.clean().await;
     }
 }
 
 #[tokio::test]
 async fn python_cqrs_uses_topology_of_our_consumer() {
     for python in [Python::Cqrs4, Python::Cqrs5] {
-        let place = Place::python("consumer-first");
-        let mut ear = place.ear().await;
+        let topology = Topology::python("consumer-first");
+        let mut service = topology.service().await;
         let arguments = json!({ "model": "pydantic" });
-        let mut inbox = place.inbox(Peer::shared(python), "consume_amqp", arguments).await;
-        // That one has been told to consume, no more; ours could take all.
+        let mut inbox = topology.inbox(Peer::shared(python), "consume_amqp", arguments).await;
+        // The peer may not consume yet, and ours could take all.
         let raw = Raw::connect().await;
-        until("both to consume", async || raw.consumers(&place.topic).await == 2).await;
+        until("both to consume", async || raw.consumers(&topology.topic).await == 2).await;
         raw.clean(&[], &[]).await;
         let specs: Vec<_> = (0..40).map(|_| json!({ "payload": users()[0] })).collect();
-        let sent = place.publish(python, "pydantic", specs).await;
+        let sent = topology.publish(python, "pydantic", specs).await;
         let sent: Vec<_> = sent.as_array().unwrap().iter().map(described).collect();
-        once_in_total(&mut ear, &mut inbox, &sent).await;
+        once_in_total(&mut service, &mut inbox, &sent).await;
         inbox.stop().await;
-        ear.stop().await;
-        place.clean().await;
+        service.stop().await;
+        topology.clean().await;
     }
 }
 
 /// Waits until all of `sent` are handled, by both sides, and fails when one is handled twice.
 async fn once_in_total(
-    ear: &mut Ear<UserCreated>,
+    service: &mut TestService<UserCreated>,
     inbox: &mut Inbox<'_>,
     sent: &[NotificationEvent<UserCreated>],
 ) {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     until("all to be handled", async || {
-        ours.extend(ear.drain().iter().map(|event| event.event_id.to_string()));
+        ours.extend(service.drain().iter().map(|event| event.event_id.to_string()));
         let heard = inbox.drain().into_iter();
         theirs.extend(heard.map(|heard| heard["event_id"].as_str().unwrap().to_owned()));
         ours.len() + theirs.len() >= sent.len()
@@ -555,75 +556,75 @@ async fn once_in_total(
 async fn a_queue_is_shared_with_a_consumer_of_faststream() {
     let peer = Peer::shared(Python::FastStream);
     for we_declare in [true, false] {
-        let place = Place::faststream("shared");
+        let topology = Topology::faststream("shared");
         let arguments = json!({ "model": "pydantic" });
-        let (mut ear, mut inbox);
+        let (mut service, mut inbox);
         if we_declare {
-            ear = place.ear().await;
-            inbox = place.inbox(peer, "faststream_amqp", arguments).await;
+            service = topology.service().await;
+            inbox = topology.inbox(peer, "faststream_amqp", arguments).await;
         } else {
-            inbox = place.inbox(peer, "faststream_amqp", arguments).await;
-            ear = place.ear().await;
+            inbox = topology.inbox(peer, "faststream_amqp", arguments).await;
+            service = topology.service().await;
         }
-        let sent: Vec<_> = (0..25).flat_map(|_| events(&place.topic)).collect();
-        announce(place.broker(), &sent[..50]).await;
-        place.stream(&sent[50..], false).await;
-        once_in_total(&mut ear, &mut inbox, &sent).await;
+        let sent: Vec<_> = (0..25).flat_map(|_| events(&topology.topic)).collect();
+        publish_events(topology.broker(), &sent[..50]).await;
+        topology.stream(&sent[50..], false).await;
+        once_in_total(&mut service, &mut inbox, &sent).await;
         inbox.stop().await;
-        ear.stop().await;
-        place.clean().await;
+        service.stop().await;
+        topology.clean().await;
     }
 }
 
 #[tokio::test]
 async fn our_side_uses_topology_of_faststream_passively() {
-    let place = Place::faststream("passive");
+    let topology = Topology::faststream("passive");
     let peer = Peer::shared(Python::FastStream);
     let model = json!({ "model": "pydantic" });
-    let inbox = place.inbox(peer, "faststream_amqp", model).await;
+    let inbox = topology.inbox(peer, "faststream_amqp", model).await;
     inbox.stop().await;
-    let mut config = place.config();
+    let mut config = topology.config();
     config.declare = DeclareMode::Passive;
     let broker = AmqpMessageBroker::connect(config).await.unwrap();
-    let passive = place.subscription().option(place.options().with_passive(true));
-    let mut ear = Ear::open(place.broker(), passive).await;
-    let events = events(&place.topic);
-    announce(broker, &events).await;
-    assert_eq!(ear.take(events.len()).await, events);
-    ear.stop().await;
-    place.clean().await;
+    let passive = topology.subscription().option(topology.options().with_passive(true));
+    let mut service = TestService::open(topology.broker(), passive).await;
+    let events = events(&topology.topic);
+    publish_events(broker, &events).await;
+    assert_eq!(service.take(events.len()).await, events);
+    service.stop().await;
+    topology.clean().await;
 }
 
 #[tokio::test]
 async fn faststream_uses_our_topology_passively() {
-    let place = Place { topic: fresh("passive"), mode: DeclareMode::Declare };
+    let topology = Topology { topic: fresh("passive"), mode: DeclareMode::Declare };
     // Ours, which is not what FastStream would declare.
-    let own = place.subscription().option(AmqpSubscription::new().with_queue(&*place.topic));
-    Ear::<UserCreated>::open(place.broker(), own).await.stop().await;
+    let own = topology.subscription().option(AmqpSubscription::new().with_queue(&*topology.topic));
+    TestService::<UserCreated>::open(topology.broker(), own).await.stop().await;
     let arguments = json!({ "model": "pydantic", "declare": false });
     let mut inbox =
-        place.inbox(Peer::shared(Python::FastStream), "faststream_amqp", arguments).await;
-    let events = events(&place.topic);
-    announce(place.broker(), &events).await;
+        topology.inbox(Peer::shared(Python::FastStream), "faststream_amqp", arguments).await;
+    let events = events(&topology.topic);
+    publish_events(topology.broker(), &events).await;
     for event in &events {
         assert_same(&inbox.next().await, event);
     }
     inbox.stop().await;
-    place.clean().await;
+    topology.clean().await;
 }
 
 #[tokio::test]
 async fn undeclared_queue_is_not_found() {
-    let place = Place::faststream("nobody");
-    let exchange = AmqpMessageBroker::connect(place.config()).await.unwrap();
-    let error = try_open(&exchange, &[&*place.topic], "ours", |request| {
-        request.options.insert(place.options().with_passive(true));
+    let topology = Topology::faststream("nobody");
+    let exchange = AmqpMessageBroker::connect(topology.config()).await.unwrap();
+    let error = try_open(&exchange, &[&*topology.topic], "ours", |request| {
+        request.options.insert(topology.options().with_passive(true));
     })
     .await
     .unwrap_err();
     assert_eq!(error.kind(), SubscribeErrorKind::NotFound);
-    assert!(causes(&error).contains(&place.topic), "{}", causes(&error));
-    place.clean().await;
+    assert!(error_chain(&error).contains(&topology.topic), "{}", error_chain(&error));
+    topology.clean().await;
 }
 
 /// Says what `what` is called, that it stands differently, and what to do about it.
@@ -635,63 +636,63 @@ fn advises(words: &str, what: &str, name: &str) {
 
 #[tokio::test]
 async fn conflict_with_queue_of_python_cqrs_is_named() {
-    let place = Place::python("conflict");
-    place.publish(Python::Cqrs5, "pydantic", vec![json!({ "payload": users()[0] })]).await;
+    let topology = Topology::python("conflict");
+    topology.publish(Python::Cqrs5, "pydantic", vec![json!({ "payload": users()[0] })]).await;
     // A consumer that wants it as FastStream has it, with the exchange as python-cqrs has it.
-    let broker = place.broker();
-    let error = try_open(&broker, &[&*place.topic], "ours", |request| {
+    let broker = topology.broker();
+    let error = try_open(&broker, &[&*topology.topic], "ours", |request| {
         request.options.insert(AmqpSubscription::python_compatible().with_durable(true));
     })
     .await
     .unwrap_err();
     assert_eq!(error.kind(), SubscribeErrorKind::Conflict);
-    advises(&causes(&error), "queue", &place.topic);
+    advises(&error_chain(&error), "queue", &topology.topic);
     // The producer that declares it as ours.
-    let mut config = place.config();
-    config.queues.push(cqrs_amqp::QueueConfig::new(&*place.topic));
+    let mut config = topology.config();
+    config.queues.push(cqrs_amqp::QueueConfig::new(&*topology.topic));
     let error = AmqpMessageBroker::connect(config).await.unwrap_err();
     assert_eq!((error.kind(), error.reply_code()), (ErrorKind::Topology, Some(406)));
-    advises(&causes(&error), "queue", &place.topic);
-    place.clean().await;
+    advises(&error_chain(&error), "queue", &topology.topic);
+    topology.clean().await;
 }
 
 #[tokio::test]
 async fn conflict_with_exchange_of_python_cqrs_is_named() {
-    let place = Place::python("conflict");
-    place.publish(Python::Cqrs5, "pydantic", vec![json!({ "payload": users()[0] })]).await;
-    let mut config = place.config();
+    let topology = Topology::python("conflict");
+    topology.publish(Python::Cqrs5, "pydantic", vec![json!({ "payload": users()[0] })]).await;
+    let mut config = topology.config();
     config.declare = DeclareMode::Declare;
     let error = AmqpMessageBroker::connect(config.clone()).await.unwrap_err();
     assert_eq!((error.kind(), error.reply_code()), (ErrorKind::Topology, Some(406)));
-    advises(&causes(&error), "exchange", &place.topic);
+    advises(&error_chain(&error), "exchange", &topology.topic);
     let broker = AmqpMessageBroker::new(config).unwrap();
-    let error = try_open(&broker, &[&*place.topic], "ours", |_defaults| {}).await.unwrap_err();
+    let error = try_open(&broker, &[&*topology.topic], "ours", |_defaults| {}).await.unwrap_err();
     assert_eq!(error.kind(), SubscribeErrorKind::Conflict);
-    advises(&causes(&error), "exchange", &place.topic);
-    place.clean().await;
+    advises(&error_chain(&error), "exchange", &topology.topic);
+    topology.clean().await;
 }
 
 #[tokio::test]
 async fn conflict_with_queue_of_faststream_is_named() {
     // The queue alone: the exchange is FastStream's default one.
-    let place = Place::python("conflict");
-    let arguments = json!({ "address": amqp::dsn(), "queue": place.topic, "model": "pydantic" });
+    let topology = Topology::python("conflict");
+    let arguments = json!({ "address": amqp::dsn(), "queue": topology.topic, "model": "pydantic" });
     let inbox = Peer::shared(Python::FastStream).subscribe("faststream_amqp", arguments).await;
     inbox.stop().await;
-    let broker = place.broker();
-    let error = broker.publish(Message::new(&*place.topic, "{}")).await.unwrap_err();
+    let broker = topology.broker();
+    let error = broker.publish(Message::new(&*topology.topic, "{}")).await.unwrap_err();
     assert_eq!(error.kind(), PublishErrorKind::Refused);
-    advises(&causes(&error), "queue", &place.topic);
-    let error = try_open(&broker, &[&*place.topic], "ours", |request| {
-        request.options.insert(place.options());
+    advises(&error_chain(&error), "queue", &topology.topic);
+    let error = try_open(&broker, &[&*topology.topic], "ours", |request| {
+        request.options.insert(topology.options());
     })
     .await
     .unwrap_err();
     assert_eq!(error.kind(), SubscribeErrorKind::Conflict);
-    advises(&causes(&error), "queue", &place.topic);
-    // What has other names still works.
-    let other = Place { topic: fresh("conflict"), mode: DeclareMode::PythonCompatible };
+    advises(&error_chain(&error), "queue", &topology.topic);
+    // A topology with other names still works.
+    let other = Topology { topic: fresh("conflict"), mode: DeclareMode::PythonCompatible };
     broker.publish(Message::new(&*other.topic, "{}")).await.unwrap();
     other.clean().await;
-    place.clean().await;
+    topology.clean().await;
 }

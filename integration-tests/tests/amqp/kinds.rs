@@ -1,4 +1,4 @@
-//! The RabbitMQ source against a real server: queues other than quorum queues.
+//! Tests of the RabbitMQ source on queues other than quorum queues.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ async fn stream_is_reread_from_its_first_unsettled_message() {
     let later = out[0].settle.retry_later(Duration::from_secs(1), &state).await.unwrap();
     assert_eq!(later, Delayed::Hold);
     assert!(!raw.exists(&format!("{queue}.retry.1s")).await);
-    // Dropped, it comes again, while the others stay valid.
+    // A dropped delivery is redelivered, while the others stay valid.
     drop(out.remove(0));
     assert_eq!(source.ack(2).await, ["4", "5"]);
     let mut again = source.next().await;

@@ -1,4 +1,4 @@
-//! RabbitMQ, a real server: producing, consuming, and the Python packages on the other side.
+//! Tests on a real RabbitMQ: producing, consuming, and interop with the Python packages.
 
 #![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
 
@@ -13,16 +13,5 @@ mod rights;
 mod settling;
 mod unreadable;
 
-/// Held by tests with messages in quarantine: one of them runs alone in a process.
+/// Held by tests with messages in quarantine: a process runs one such message at a time.
 static QUARANTINE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
-/// An error and all that is under it, in words.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        words += &format!(" <- {error}");
-        cause = error.source();
-    }
-    words
-}

@@ -1,4 +1,4 @@
-//! The RabbitMQ producer against a real server: what it writes, and what it says when something is wrong.
+//! Tests of the RabbitMQ producer: its messages, and its errors.
 
 use std::error::Error as _;
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use cqrs_amqp::{
 use cqrs_core::broker::BrokerState;
 use cqrs_core::{Message, MessageBroker, MessageBrokerExt, PublishError, PublishErrorKind};
 use cqrs_testkit::FaultProxy;
-use integration_tests::amqp::{self, Ledger, Raw, config, fresh, header};
+use integration_tests::amqp::{self, Outcomes, Raw, config, fresh, header};
 use integration_tests::servers::connected;
 use integration_tests::{log, servers};
 use lapin::types::AMQPValue;
 
-use crate::causes;
+use cqrs_testkit::error_chain;
 
 async fn until(what: &str, condition: impl AsyncFn() -> bool) {
     let end = Instant::now() + Duration::from_secs(60);
@@ -130,9 +130,9 @@ async fn keys_keep_the_order_of_enqueue_over_64_tasks() {
     let mut config = config(&exchange);
     (config.pool_size, config.channels_per_connection) = (2, 2);
     let broker = Arc::new(AmqpMessageBroker::connect(config).await.unwrap());
-    let ledger = Arc::new(Ledger::default());
+    let outcomes = Arc::new(Outcomes::default());
     let tasks = (0..64).map(|task| {
-        let (broker, ledger) = (Arc::clone(&broker), Arc::clone(&ledger));
+        let (broker, outcomes) = (Arc::clone(&broker), Arc::clone(&outcomes));
         tokio::spawn(async move {
             let mut receipts = Vec::new();
             for n in 0..150 {
@@ -140,18 +140,18 @@ async fn keys_keep_the_order_of_enqueue_over_64_tasks() {
                 let message = Message::new("t", "{}").with_key(key.clone());
                 let id = message.id;
                 let receipt = broker.enqueue(message).await.unwrap();
-                ledger.attempt(&key, id);
+                outcomes.attempt(&key, id);
                 receipts.push((id, receipt));
             }
             for (id, receipt) in receipts {
-                ledger.outcome(id, Duration::ZERO, receipt.await);
+                outcomes.outcome(id, Duration::ZERO, receipt.await);
             }
         })
     });
     for task in tasks.collect::<Vec<_>>() {
         task.await.unwrap();
     }
-    let summary = ledger.check("amqp order, 64 tasks", &raw.drain(&queue).await);
+    let summary = outcomes.check("amqp order, 64 tasks", &raw.drain(&queue).await);
     summary.assert_sound();
     assert_eq!((summary.confirmed, summary.duplicates), (64 * 150, 0));
     let _ = broker.shutdown(Duration::from_secs(5)).await;
@@ -190,7 +190,7 @@ async fn message_that_closes_the_channel_is_isolated() {
     let arrived = raw.drain(&queue).await;
     let different = arrived.iter().filter(|delivery| seen.insert(amqp::id(delivery))).count();
     println!(
-        "LEDGER amqp culprit: attempted 61 confirmed 60 arrived {different} duplicates {}",
+        "SUMMARY amqp culprit: attempted 61 confirmed 60 arrived {different} duplicates {}",
         arrived.len() - different
     );
     assert_eq!(different, 60);
@@ -213,7 +213,7 @@ async fn missing_exchange_is_unroutable_or_named() {
     config.declare = DeclareMode::Passive;
     let error = AmqpMessageBroker::connect(config).await.unwrap_err();
     assert_eq!((error.kind(), error.reply_code()), (ErrorKind::Topology, Some(404)));
-    assert!(causes(&error).contains(&exchange), "{}", causes(&error));
+    assert!(error_chain(&error).contains(&exchange), "{}", error_chain(&error));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -307,7 +307,7 @@ async fn a_redeclare_conflict_is_named() {
     config.exchange.kind = ExchangeKind::Fanout;
     let error = AmqpMessageBroker::connect(config.clone()).await.unwrap_err();
     assert_eq!((error.kind(), error.reply_code()), (ErrorKind::Topology, Some(406)));
-    let words = causes(&error);
+    let words = error_chain(&error);
     assert!(words.contains(&exchange) && words.contains("other properties"), "{words}");
     // Publishing meanwhile names the cause; once the conflict is gone it works by itself.
     config.publish_timeout = Duration::from_secs(10);
@@ -319,7 +319,7 @@ async fn a_redeclare_conflict_is_named() {
     .await;
     let error = broker.publish(Message::new("t", "1")).await.unwrap_err();
     assert_eq!(error.kind(), PublishErrorKind::NotSent);
-    assert!(causes(&error).contains("406"), "{}", causes(&error));
+    assert!(error_chain(&error).contains("406"), "{}", error_chain(&error));
     raw.channel.exchange_delete((&*exchange).into(), Default::default()).await.unwrap();
     until("the broker to be ready", async || broker.state().is_ready()).await;
     raw.clean(&[], &[&exchange]).await;
@@ -338,7 +338,7 @@ async fn failure(mut config: AmqpConfig) -> PublishError {
     let took = started.elapsed();
     assert!(took < deadline + Duration::from_secs(30), "{took:?}");
     assert!(has_failed(), "{:?}", broker.state());
-    println!("LEDGER amqp failure: {:?} in {took:.1?}: {}", error.kind(), causes(&error));
+    println!("SUMMARY amqp failure: {:?} in {took:.1?}: {}", error.kind(), error_chain(&error));
     error
 }
 
@@ -354,7 +354,7 @@ async fn connect_failure_names_cause_without_credentials() {
     let at = |dsn: String| amqp::config_at(dsn, "");
     let wrong = at(format!("amqp://guest:s3cret-pass@{address}/%2f"));
     let no_vhost = at(format!("amqp://guest:guest@{address}/no-such-vhost"));
-    // It takes the connection and says nothing.
+    // It accepts the connection and sends nothing.
     let proxy = FaultProxy::start("127.0.0.1:0", &*address).await.unwrap();
     proxy.blackhole(true);
     let silent = at(format!("amqp://guest:s3cret-pass@{}", proxy.address()));
@@ -376,25 +376,25 @@ async fn connect_failure_names_cause_without_credentials() {
         failure(other_ca)
     );
     assert_eq!(kind_of_cause(&of_wrong), ErrorKind::Authentication);
-    shown += &format!("{of_wrong} {of_wrong:?} {}", causes(&of_wrong));
+    shown += &format!("{of_wrong} {of_wrong:?} {}", error_chain(&of_wrong));
     let error = AmqpMessageBroker::connect(wrong.clone()).await.unwrap_err();
     assert_eq!((error.kind(), error.reply_code()), (ErrorKind::Authentication, Some(403)));
     shown += &format!("{error} {error:?} {wrong:?}");
 
     assert_eq!(kind_of_cause(&no_vhost), ErrorKind::VirtualHost);
-    assert!(causes(&no_vhost).contains("no-such-vhost"), "{}", causes(&no_vhost));
+    assert!(error_chain(&no_vhost).contains("no-such-vhost"), "{}", error_chain(&no_vhost));
 
     assert_eq!(kind_of_cause(&refused), ErrorKind::Connection);
-    assert!(causes(&refused).contains("refused"), "{}", causes(&refused));
+    assert!(error_chain(&refused).contains("refused"), "{}", error_chain(&refused));
     shown += &format!("{refused:?}");
 
     assert_eq!(kind_of_cause(&nowhere), ErrorKind::Connection);
 
     assert_eq!(kind_of_cause(&silent), ErrorKind::Connection);
-    assert!(causes(&silent).contains("no answer"), "{}", causes(&silent));
+    assert!(error_chain(&silent).contains("no answer"), "{}", error_chain(&silent));
 
     assert_eq!(kind_of_cause(&other_ca), ErrorKind::Tls);
-    assert!(causes(&other_ca).contains("UnknownIssuer"), "{}", causes(&other_ca));
+    assert!(error_chain(&other_ca).contains("UnknownIssuer"), "{}", error_chain(&other_ca));
 
     let logged: String = log::captured()
         .lines()
@@ -478,14 +478,14 @@ async fn a_shutdown_waits_refuses_and_reports() {
     assert_eq!(broker.state(), BrokerState::Closed);
     let refused = broker.try_enqueue(Message::new("t", "2")).unwrap_err();
     assert_eq!(refused.kind(), PublishErrorKind::Closed);
-    // The shutdown goes on though nobody waits for it.
+    // The shutdown goes on without a waiter.
     drop(ending);
     for receipt in receipts {
         receipt.await.unwrap();
     }
     assert_eq!(broker.shutdown(Duration::ZERO).await.undelivered, 0);
     assert_eq!(raw.count(&queue).await, 500);
-    // What cannot be delivered is counted, in time.
+    // Undelivered messages are counted in time.
     let mut silent = config(&exchange);
     let proxy = FaultProxy::start("127.0.0.1:0", amqp::address()).await.unwrap();
     proxy.refuse(true);

@@ -1,4 +1,4 @@
-//! The RabbitMQ source against a real server: what it survives, what it refuses, how it leaves.
+//! Tests of the RabbitMQ source: lost connections, conflicts, stops and closes.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -18,8 +18,8 @@ use lapin::types::FieldTable;
 use tokio::task::JoinHandle;
 
 const LONG: Duration = Duration::from_secs(20);
-/// What anything may take beyond its deadline on a busy machine; less than a heartbeat takes to find out
-/// that a connection is dead.
+/// The allowed time beyond a deadline on a busy machine; less than a heartbeat takes to detect a dead
+/// connection.
 const SLACK: Duration = Duration::from_secs(15);
 
 /// Without delays, so that fewer queues are made.
@@ -34,7 +34,7 @@ fn with(options: AmqpSubscription) -> impl FnOnce(&mut SubscribeRequest) {
     }
 }
 
-/// Waits for a status from now on, in a task that nothing holds up: it may last for milliseconds.
+/// Waits for a status in a task of its own: the status may last for milliseconds.
 fn passing(source: &TestSource, is: fn(&SourceStatus) -> bool) -> JoinHandle<SourceStatus> {
     let mut status = source.status.clone();
     tokio::spawn(async move {
@@ -58,7 +58,7 @@ async fn lost_connection_is_reported_and_loses_nothing() {
     }
     let mut out = source.take(3).await;
     out[0].settle.ack().await.unwrap();
-    // An acknowledgement that left is not one that arrived.
+    // A sent ack may not have arrived.
     until("all are out", async || raw.count(&queue).await == 0).await;
     until("the ack arrives", async || unacknowledged(&queue).await == Some(3)).await;
     proxy.refuse(true);
@@ -66,7 +66,7 @@ async fn lost_connection_is_reported_and_loses_nothing() {
     let cut = Instant::now();
     source.wait_for(is_disconnected).await;
     assert!(cut.elapsed() < SLACK, "noticed after {:?}", cut.elapsed());
-    // The one that was sent ahead is not handed out any more, and these are not ours.
+    // The prefetched one is not delivered any more, and these are revoked.
     source.nothing_within(Duration::from_millis(300)).await;
     for delivery in &mut out[1..] {
         assert!(!delivery.settle.begin() && delivery.settle.is_revoked());
@@ -96,7 +96,7 @@ async fn connection_closed_by_an_operator_is_reopened() {
     let connections = ctl(&["list_connections", "pid", "client_properties"]).await;
     let ours = connections.lines().find(|line| line.contains(&name)).expect("named in the list");
     let pid = ours.split_whitespace().next().unwrap();
-    // It may be back before the command has ended.
+    // It may be reconnected before the command has ended.
     let lost = passing(&source, is_disconnected);
     brokers(&["ctl", "rabbitmq", "close_connection", pid, "tested"]).await;
     let SourceStatus::Disconnected { last_error } = lost.await.unwrap() else { unreachable!() };
@@ -127,7 +127,7 @@ async fn a_deleted_queue_is_declared_again() {
             lost.await.unwrap();
             assert!(!out.settle.begin());
             source.wait_for(is_consuming).await;
-            // Bound again as well.
+            // The binding is restored too.
             let body = format!("{round}");
             let message = Message::new(&*name, body.clone());
             until("the exchange routes again", async || {
@@ -187,7 +187,7 @@ async fn subscribe_waits_for_a_server_that_is_down() {
     let mut source = TestSource::new(source, status, TIMEOUT);
     raw.put(&queue, b"x", BasicProperties::default()).await;
     assert_eq!(source.ack(1).await, ["x"]);
-    // Dropped, an opening leaves nothing: here at any point of it.
+    // A dropped subscribe leaves no consumer, at any point of it.
     for wait in [0, 5, 10, 20, 40, 80, 160] {
         let (subscribing, _status) = request(&[&name], "g", plain);
         let opening = broker.subscribe(subscribing);
@@ -208,7 +208,7 @@ async fn close_ends_in_time_while_the_server_hangs() {
     raw.put(&queue, b"y", BasicProperties::default()).await;
     let mut out = source.next().await;
     proxy.stall(true);
-    // It leaves this process, and nobody can say whether it arrives.
+    // The ack is sent and may not arrive.
     out.settle.ack().await.unwrap();
     let start = Instant::now();
     source.stop().await;
@@ -241,7 +241,7 @@ async fn stopping_and_dropping_leave_the_broker() {
     assert!(source.poll().await.is_none());
     raw.put(&queue, b"3", BasicProperties::default()).await;
     assert!(source.poll().await.is_none());
-    // What is out can still be settled, until the close.
+    // Deliveries in flight can be settled until the close.
     assert!(out[1].settle.begin());
     out[1].settle.ack().await.unwrap();
     let (took, ended) = source.close_within(LONG).await;
@@ -273,7 +273,7 @@ async fn queue_deleted_after_stop_revokes_only_its_messages() {
     let deleting = other.channel.queue_delete(queue.as_str().into(), Default::default());
     let _may_crash = tokio::time::timeout(Duration::from_secs(10), deleting).await;
     until("the queue is gone", async || !raw.exists(&queue).await).await;
-    // Time for the server to say so.
+    // Time for the server's notification.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let ours = out.iter_mut().find(|delivery| text(delivery) == stays).unwrap();
     assert!(!ours.settle.is_revoked());
@@ -298,7 +298,7 @@ async fn next_active_consumer_waits_for_running_messages() {
     for n in 0..40 {
         raw.put(&queue, n.to_string().as_bytes(), BasicProperties::default()).await;
     }
-    // One handler runs, the others wait for it here and on the way here.
+    // One handler runs, the others wait for it here and in the prefetch.
     let mut out = active.take(10).await.into_iter();
     let mut runs = out.next().unwrap();
     assert!(runs.settle.begin());
@@ -308,7 +308,7 @@ async fn next_active_consumer_waits_for_running_messages() {
     assert!(!runs.settle.is_revoked());
     runs.settle.ack().await.unwrap();
     active.close().await;
-    // The server hands it what was not fetched before what goes back (4.3.6).
+    // The server delivers new messages before returned ones (4.3.6).
     let mut came = BTreeSet::new();
     while came.len() < 39 {
         let [body] = next.ack(1).await.try_into().unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, AmqpSubscription, DeclareMode};
 use cqrs_core::{Retry, Subscribe};
 use futures_util::future::join_all;
-use integration_tests::rights::{self, Told};
+use integration_tests::rights::{self, Refusal};
 use integration_tests::{amqp, servers};
 use lapin::options::QueueDeclareOptions;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 
 const PASSWORD: &str = "rights-secret";
 
-/// What a user may do with a queue or an exchange. RabbitMQ has a pattern of names for each.
+/// A permission on a queue or an exchange. RabbitMQ has a pattern of names for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum May {
     Configure,
@@ -22,7 +22,7 @@ enum May {
     Read,
 }
 
-/// What a user does.
+/// The action of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     Producer,
@@ -65,7 +65,7 @@ impl Role {
     }
 }
 
-/// How a role that works ended.
+/// The end of a role with all of its rights.
 #[derive(Debug)]
 struct Played {
     /// Messages left in the quarantine.
@@ -121,7 +121,7 @@ impl Place {
     }
 
     /// Plays a role with these rights only, on names of its own.
-    async fn play(&self, role: Role, without: Option<usize>) -> Result<Played, Told> {
+    async fn play(&self, role: Role, without: Option<usize>) -> Result<Played, Refusal> {
         let (exchange, topic, group) = (amqp::fresh("x"), amqp::fresh("t"), "group");
         let queue = format!("{topic}.{group}");
         let guest = self.config("guest:guest", &exchange, DeclareMode::Declare);
@@ -134,13 +134,13 @@ impl Place {
         let mut permissions = role.rights(&exchange, &queue);
         let removed = without.map(|right| permissions.remove(right));
         let user = self.user(&permissions).await;
-        // To look at what is there (`Passive`) takes a permission of any kind on it.
+        // A passive declare takes a permission of any kind.
         let declare = match role {
             Role::Producer => DeclareMode::Passive,
             Role::Consumer => DeclareMode::None,
             Role::ProducerThatDeclares | Role::ConsumerThatDeclares => DeclareMode::Declare,
         };
-        // Somebody who may has declared everything, for a role that does not declare.
+        // Another user has declared everything for a role that does not declare.
         if !role.declares() {
             let declared = subscription(DeclareMode::Declare);
             let everything =

@@ -1,4 +1,4 @@
-//! The RabbitMQ source against a real server: retry copies and dead letters.
+//! Tests of the RabbitMQ source's retry copies and dead letters.
 
 use std::time::{Duration, Instant};
 
@@ -111,7 +111,7 @@ fn letter(delivery: &SourceDelivery) -> DeadLetter {
     letter
 }
 
-/// What a dead letter says of its history.
+/// The parsed headers of a dead letter.
 fn read(copy: &Delivery) -> DeadLetter {
     let mut headers = Headers::new();
     for name in DEAD_LETTER_HEADERS {
@@ -305,7 +305,7 @@ async fn copy_that_a_full_queue_refuses_is_not_stored() {
     let (name, raw) = (fresh("full"), Raw::connect().await);
     let (queue, dead) = (format!("{name}.g"), format!("{name}.g.dead"));
     let broker = broker(&name).await;
-    // Declared by somebody else, with a limit.
+    // Declared by another client, with a limit.
     raw.queue_of_one(&dead).await;
     let mut source = open(&broker, &[&name], "g", |request| {
         request.retry = Retry::none();

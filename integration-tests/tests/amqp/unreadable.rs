@@ -1,4 +1,4 @@
-//! Messages whose frames lapin cannot read: one of them becomes a dead letter, and stops nobody.
+//! Tests of messages whose frames lapin cannot read: each becomes a dead letter and stops no other.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use integration_tests::amqp_frames::{
 use integration_tests::consuming::fixture::until;
 use integration_tests::consuming::work::Work;
 use integration_tests::control::ctl;
-use integration_tests::interop::Ear;
+use integration_tests::interop::TestService;
 use lapin::message::Delivery;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -46,21 +46,21 @@ async fn one_of_four(
     let queue = format!("{topic}.g");
     let broker = AmqpMessageBroker::connect(config).await.unwrap();
     // Made by a first subscription, so that all four are there when the second one comes.
-    Ear::<Work>::open(broker.clone(), subscription(&topic)).await.stop().await;
+    TestService::<Work>::open(broker.clone(), subscription(&topic)).await.stop().await;
     let mut publisher = RawPublisher::connect().await;
     publisher.publish("", queue.as_bytes(), (0, b""), &json(&topic, 0)).await;
     publish(&mut publisher, &queue).await;
     for seq in [2, 3] {
         publisher.publish("", queue.as_bytes(), (0, b""), &json(&topic, seq)).await;
     }
-    let mut ear = Ear::<Work>::open(broker, subscription(&topic)).await;
-    let handled: Vec<u32> = ear.take(3).await.iter().map(|event| event.payload.seq).collect();
+    let mut service = TestService::<Work>::open(broker, subscription(&topic)).await;
+    let handled: Vec<u32> = service.take(3).await.iter().map(|event| event.payload.seq).collect();
     assert_eq!(handled, [0, 2, 3]);
     let dead = format!("{queue}.dead");
     until("the dead letter", async || raw.count(&dead).await == 1).await;
     until("an empty queue", async || raw.count(&queue).await == 0).await;
-    assert!(ear.drain().is_empty(), "handled again");
-    ear.stop().await;
+    assert!(service.drain().is_empty(), "handled again");
+    service.stop().await;
     assert_eq!(raw.count(&queue).await, 0, "all were settled");
     let letter = raw.drain(&dead).await.remove(0);
     raw.clean(&[&queue, &dead], &[&topic]).await;
@@ -68,7 +68,7 @@ async fn one_of_four(
     letter
 }
 
-/// One of four has these property flags and properties; its dead letter says why it is one, and has them.
+/// Publishes four messages, one with these property flags and properties, which its dead letter keeps.
 async fn unreadable(flags: u16, properties: &[u8], why: &str) {
     let name = fresh("unreadable");
     let body = json(&name, 1);
@@ -155,7 +155,7 @@ async fn frame_outgrown_on_the_way_is_a_dead_letter() {
     assert_eq!(letter.data, body);
     let why = header(&letter, "cqrs-unreadable").unwrap();
     assert!(why.contains("this connection takes 131072"), "{why}");
-    // What the server added comes first, then the header.
+    // The header is behind the server's additions.
     let kept = bytes(&letter, "cqrs-unreadable-properties");
     assert!(kept.len() > 120_000 && kept.ends_with(b"xxxx"), "{}", kept.len());
 }
@@ -242,14 +242,14 @@ async fn largest_header_we_publish_survives_a_retry() {
     raw.clean(&queues, &[&name]).await;
 }
 
-/// What the documentation of `with_delivery_limit` promises of a policy.
+/// The promise of `with_delivery_limit` about a policy.
 #[tokio::test(flavor = "multi_thread")]
 async fn policy_limits_deliveries_and_keeps_the_message() {
     let (name, raw) = (fresh("policy-limit"), Raw::connect().await);
     let queue = format!("{name}.g");
     let dead = format!("{queue}.dead");
     let broker = AmqpMessageBroker::connect(amqp::config(&name)).await.unwrap();
-    Ear::<Work>::open(broker.clone(), subscription(&name)).await.stop().await;
+    TestService::<Work>::open(broker.clone(), subscription(&name)).await.stop().await;
     let definition = format!(
         r#"{{"delivery-limit":2,"dead-letter-exchange":"","dead-letter-routing-key":"{dead}"}}"#
     );
@@ -266,7 +266,7 @@ async fn policy_limits_deliveries_and_keeps_the_message() {
     }
     until("the dead letter", async || raw.count(&dead).await == 1).await;
     // The queue is declared as before: a policy is no other argument.
-    Ear::<Work>::open(broker, subscription(&name)).await.stop().await;
+    TestService::<Work>::open(broker, subscription(&name)).await.stop().await;
     assert_eq!(raw.drain(&dead).await[0].data, b"kills");
     ctl(&["clear_policy", &name]).await;
     raw.clean(&[&queue, &dead], &[&name]).await;

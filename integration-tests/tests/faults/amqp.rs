@@ -1,4 +1,4 @@
-//! The RabbitMQ producer while its server or network fails.
+//! Tests of the RabbitMQ producer while its server or network fails.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,14 +8,14 @@ use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, ErrorKind};
 use cqrs_core::broker::BrokerState;
 use cqrs_core::{Message, MessageBroker, MessageBrokerExt, PublishErrorKind};
 use cqrs_testkit::FaultProxy;
-use integration_tests::amqp::{self, Ledger, Raw, fresh};
+use integration_tests::amqp::{self, Outcomes, Raw, fresh};
 use integration_tests::control::{Restore, brokers, full};
 use integration_tests::servers::connected;
 use tokio::task::JoinHandle;
 
 use crate::SERVERS;
 
-/// What a deadline may be missed by on a busy machine.
+/// The allowed time beyond a deadline on a busy machine.
 const LATE: Duration = Duration::from_secs(30);
 
 /// An exchange `name` with a queue `name` of `kind` bound by "t", and the settings to publish to it.
@@ -40,21 +40,21 @@ async fn until(what: &str, condition: impl AsyncFn() -> bool) {
     }
 }
 
-/// Publishers that go on until told to stop, or until each has published its share. Every tenth message
+/// Publishers that go on until they are stopped, or until each has published its share. Every tenth message
 /// waits for its confirm, the others are awaited in the background.
 struct Load {
     tasks: Vec<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
-    ledger: Arc<Ledger>,
+    outcomes: Arc<Outcomes>,
 }
 
 impl Load {
     fn start(broker: &Arc<AmqpMessageBroker>, tasks: usize, each: usize, pause: Duration) -> Self {
-        let (stop, ledger) = (Arc::new(AtomicBool::new(false)), Arc::new(Ledger::default()));
+        let (stop, outcomes) = (Arc::new(AtomicBool::new(false)), Arc::new(Outcomes::default()));
         let tasks = (0..tasks)
             .map(|task| {
-                let (broker, ledger, stop) =
-                    (Arc::clone(broker), Arc::clone(&ledger), Arc::clone(&stop));
+                let (broker, outcomes, stop) =
+                    (Arc::clone(broker), Arc::clone(&outcomes), Arc::clone(&stop));
                 tokio::spawn(async move {
                     let mut background = Vec::new();
                     for n in 0..each {
@@ -66,11 +66,11 @@ impl Load {
                         let (id, started) = (message.id, Instant::now());
                         match broker.enqueue(message).await {
                             Ok(receipt) => {
-                                ledger.attempt(&key, id);
-                                let ledger = Arc::clone(&ledger);
+                                outcomes.attempt(&key, id);
+                                let outcomes = Arc::clone(&outcomes);
                                 let confirm = async move {
                                     let outcome = receipt.await;
-                                    ledger.outcome(id, started.elapsed(), outcome);
+                                    outcomes.outcome(id, started.elapsed(), outcome);
                                 };
                                 match n % 10 {
                                     0 => confirm.await,
@@ -78,7 +78,7 @@ impl Load {
                                 }
                             }
                             Err(error) => {
-                                ledger.outcome::<()>(id, started.elapsed(), Err(error));
+                                outcomes.outcome::<()>(id, started.elapsed(), Err(error));
                             }
                         }
                         if !pause.is_zero() {
@@ -91,25 +91,25 @@ impl Load {
                 })
             })
             .collect();
-        Self { tasks, stop, ledger }
+        Self { tasks, stop, outcomes }
     }
 
     /// Waits until `more` were confirmed on top of those so far.
     async fn confirms(&self, more: usize) {
-        let goal = self.ledger.confirmed() + more;
-        until("more confirms", async || self.ledger.confirmed() >= goal).await;
+        let goal = self.outcomes.confirmed() + more;
+        until("more confirms", async || self.outcomes.confirmed() >= goal).await;
     }
 
-    async fn stop(self) -> Arc<Ledger> {
+    async fn stop(self) -> Arc<Outcomes> {
         self.stop.store(true, Ordering::Release);
         self.join().await
     }
 
-    async fn join(self) -> Arc<Ledger> {
+    async fn join(self) -> Arc<Outcomes> {
         for task in self.tasks {
             task.await.unwrap();
         }
-        self.ledger
+        self.outcomes
     }
 }
 
@@ -124,8 +124,8 @@ async fn cut_connection_loses_nothing_and_keeps_order() {
     let load = Load::start(&broker, 64, each, Duration::ZERO);
     load.confirms(64 * each / 3).await;
     proxy.cut();
-    let ledger = load.join().await;
-    let summary = ledger.check("amqp cut in the middle", &raw.drain(&name).await);
+    let outcomes = load.join().await;
+    let summary = outcomes.check("amqp cut in the middle", &raw.drain(&name).await);
     summary.assert_sound();
     assert_eq!(summary.confirmed, 64 * each, "{summary}");
     assert!(summary.duplicates <= 1_000, "more than the window: {summary}");
@@ -150,8 +150,8 @@ async fn unconfirmed_is_republished_after_a_cut() {
         proxy.cut();
     }
     load.confirms(500).await;
-    let ledger = load.stop().await;
-    let summary = ledger.check(&format!("amqp {cuts} cuts"), &raw.drain(&name).await);
+    let outcomes = load.stop().await;
+    let summary = outcomes.check(&format!("amqp {cuts} cuts"), &raw.drain(&name).await);
     summary.assert_sound();
     assert_eq!(summary.confirmed, summary.attempted, "{summary}");
     let _ = broker.shutdown(Duration::from_secs(5)).await;
@@ -182,14 +182,14 @@ async fn kill_and_start(kind: &str, down: Duration, timeout: Duration, test: &st
     std::mem::forget(restore);
     until("the broker to be ready by itself", async || broker.state().is_ready()).await;
     load.confirms(500).await;
-    let ledger = load.stop().await;
+    let outcomes = load.stop().await;
     let raw = Raw::connect().await;
-    let summary = ledger.check(test, &raw.drain(&name).await);
+    let summary = outcomes.check(test, &raw.drain(&name).await);
     summary.assert_sound();
     assert!(summary.slowest < timeout + LATE, "{summary}");
     assert!(summary.duplicates <= 200, "more than the window: {summary}");
     if down > timeout {
-        assert!(ledger.errors("Unknown") + ledger.errors("NotSent") > 0, "{summary}");
+        assert!(outcomes.errors("Unknown") + outcomes.errors("NotSent") > 0, "{summary}");
     }
     let _ = broker.shutdown(Duration::from_secs(5)).await;
     raw.clean(&[&name], &[&name]).await;
@@ -240,7 +240,7 @@ async fn memory_alarm_is_reported_and_keeps_deadlines() {
     assert!(started.elapsed() < LATE, "{:?}", started.elapsed());
     assert_eq!(report.undelivered, 1);
     assert_eq!(receipt.await.unwrap_err().kind(), PublishErrorKind::Unknown);
-    // What is published now is kept here, and said to be not sent.
+    // A message published now stays here, and is reported as not sent.
     let started = Instant::now();
     let error = broker.publish(Message::new("t", "{}").with_mandatory(false)).await.unwrap_err();
     assert!(started.elapsed() < timeout + LATE, "{:?}", started.elapsed());
@@ -251,7 +251,7 @@ async fn memory_alarm_is_reported_and_keeps_deadlines() {
     drop(restore);
     until("ready", async || broker.state().is_ready()).await;
     load.confirms(300).await;
-    let ledger = load.stop().await;
+    let outcomes = load.stop().await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let arrived: Vec<_> = raw
         .drain(&name)
@@ -259,7 +259,7 @@ async fn memory_alarm_is_reported_and_keeps_deadlines() {
         .into_iter()
         .filter(|delivery| delivery.properties.headers().is_some())
         .collect();
-    let summary = ledger.check("amqp memory alarm", &arrived);
+    let summary = outcomes.check("amqp memory alarm", &arrived);
     summary.assert_sound();
     assert!(summary.slowest < timeout + LATE, "{summary}");
     let _ = broker.shutdown(Duration::from_secs(5)).await;
@@ -280,7 +280,7 @@ async fn server_that_stops_reading_hangs_nothing() {
     load.confirms(300).await;
     let restore = Restore::by(["resume", "rabbitmq"]);
     brokers(&["pause", "rabbitmq"]).await;
-    // The heartbeat finds out; reconnecting finds nobody who answers.
+    // The heartbeat detects it; reconnecting gets no answer.
     until("the loss to be seen", async || {
         matches!(broker.state(), BrokerState::Disconnected { .. })
     })
@@ -293,12 +293,12 @@ async fn server_that_stops_reading_hangs_nothing() {
     drop(restore);
     until("ready", async || broker.state().is_ready()).await;
     load.confirms(300).await;
-    let ledger = load.stop().await;
-    // What the given-up connections still held may come late.
+    let outcomes = load.stop().await;
+    // Messages of the abandoned connections may arrive late.
     let raw_now = Raw::connect().await;
     drop(raw);
     let arrived = raw_now.drain(&name).await;
-    let summary = ledger.check("amqp SIGSTOP", &arrived);
+    let summary = outcomes.check("amqp SIGSTOP", &arrived);
     summary.assert_sound();
     assert!(summary.slowest < timeout + LATE, "{summary}");
     let _ = broker.shutdown(Duration::from_secs(5)).await;
@@ -327,11 +327,11 @@ async fn heartbeat_detects_a_silent_network() {
     proxy.blackhole(false);
     until("ready", async || broker.state().is_ready()).await;
     load.confirms(300).await;
-    let ledger = load.stop().await;
-    let summary = ledger.check("amqp blackhole", &raw.drain(&name).await);
+    let outcomes = load.stop().await;
+    let summary = outcomes.check("amqp blackhole", &raw.drain(&name).await);
     summary.assert_sound();
     assert!(summary.slowest < timeout + LATE, "{summary}");
-    assert!(ledger.errors("Unknown") > 0, "{summary}");
+    assert!(outcomes.errors("Unknown") > 0, "{summary}");
     let _ = broker.shutdown(Duration::from_secs(5)).await;
     raw.clean(&[&name], &[&name]).await;
 }

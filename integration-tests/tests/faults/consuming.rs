@@ -1,4 +1,4 @@
-//! Consuming while consumers, handlers and servers fail.
+//! Tests of consuming while consumers, handlers and servers fail.
 
 use integration_tests::consuming::cases::{
     bad, crashes, delays, kills, members, memory, order, outages,
@@ -18,7 +18,7 @@ macro_rules! tests {
     )*};
 }
 
-/// What holds for both brokers.
+/// The tests of both brokers.
 macro_rules! tests_of_both {
     ($kind:expr) => {
         tests! {

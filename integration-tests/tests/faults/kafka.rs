@@ -1,4 +1,4 @@
-//! The Kafka producer while the broker's process dies or hangs.
+//! Tests of the Kafka producer while the broker's process dies or hangs.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::error::Error;
@@ -19,15 +19,15 @@ const KEYS: usize = 16;
 /// From the server's return to the last confirm of what waited for it: the longest pause between
 /// reconnects, and some for the requests.
 const RECOVERY: Duration = Duration::from_secs(10);
-/// What a deadline may be missed by on a busy machine.
+/// The allowed time beyond a deadline on a busy machine.
 const LATE: Duration = Duration::from_secs(30);
 
-/// What a task saw of its messages.
+/// The publish results of a task.
 #[derive(Default)]
 struct Seen {
     confirmed: HashSet<String>,
     errors: BTreeMap<String, usize>,
-    /// Messages whose error says that they are certainly not in the log.
+    /// Messages with an error that excludes them from the log.
     certainly_absent: HashSet<String>,
     slowest: Duration,
     without_cause: usize,
@@ -100,7 +100,8 @@ async fn publish_all(
     tokio::join!(everything, midway).0
 }
 
-/// Nothing confirmed is missing, nothing is there twice or said to be absent, and order per key holds.
+/// Checks that no confirmed message is missing, none is duplicated or reported as absent, and order per key
+/// holds.
 fn check(records: &[Record], seen: &Seen) {
     let mut last: HashMap<Vec<u8>, usize> = HashMap::new();
     let mut stored = HashSet::new();
@@ -146,7 +147,7 @@ async fn outage(
     create_topic(&topic, 4, &[]).await;
     let restore = Restore::by(up);
     let started = Instant::now();
-    // How long nothing answered: the outage and the time the server needed to start.
+    // The time without an answer: the outage and the start of the server.
     let mut down_for = Duration::ZERO;
     let seen = publish_all(&broker, &topic, events, async {
         let since = Instant::now();
@@ -165,7 +166,7 @@ async fn outage(
     check(&records, &seen);
     assert_eq!(seen.without_cause, 0, "errors without a cause");
     println!(
-        "LEDGER kafka {name} outage={outage:?} down_for={down_for:.1?} deadline={timeout:?} \
+        "SUMMARY kafka {name} outage={outage:?} down_for={down_for:.1?} deadline={timeout:?} \
          events={events} confirmed={} errors={:?} lost=0 duplicates=0 reordered=0 stored={} \
          slowest_publish={:.1?} took={took:.1?}",
         seen.confirmed.len(),
@@ -247,5 +248,5 @@ async fn shutdown_of_a_hanging_broker_ends_and_counts() {
     for receipt in receipts {
         assert_eq!(receipt.await.unwrap_err().kind(), PublishErrorKind::Unknown);
     }
-    println!("LEDGER kafka shutdown-hung deadline=2s took={took:.1?} undelivered=100");
+    println!("SUMMARY kafka shutdown-hung deadline=2s took={took:.1?} undelivered=100");
 }

@@ -1,4 +1,4 @@
-//! Producing and consuming while processes, servers and networks fail. Each test prints its ledger.
+//! Tests of producing and consuming while processes, servers and networks fail. Each prints a summary.
 //!
 //! Counts are scaled down; `CQRS_FULL=1` runs them in full.
 

@@ -1,4 +1,4 @@
-//! The bound on unsettled records: a partition whose records wait does not take the room of the others.
+//! Test of the bound on unsettled records: a partition with waiting records leaves room for the others.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

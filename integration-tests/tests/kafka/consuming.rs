@@ -1,5 +1,4 @@
-//! The Kafka consumer against a real broker, at the level of the source: what comes, what comes again,
-//! what is committed, and what a rebalance does.
+//! Tests of the Kafka source: deliveries, redelivery, commits and rebalances.
 
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
@@ -92,7 +91,7 @@ async fn prepared(test: &str, partitions: i32, records: usize) -> (String, Strin
     (topic, group)
 }
 
-/// Waits until the group committed this offset of partition 0; tells the metadata.
+/// Waits until the group committed this offset of partition 0, and returns the metadata.
 async fn wait_for_commit(group: &str, topic: &str, offset: i64) -> String {
     let end = Instant::now() + TIMEOUT;
     loop {
@@ -105,8 +104,8 @@ async fn wait_for_commit(group: &str, topic: &str, offset: i64) -> String {
     }
 }
 
-/// The same for one that still consumes: what comes again meanwhile, after a rebalance that a busy
-/// machine caused, is settled again.
+/// As [`wait_for_commit`], for a member that still consumes: records redelivered by a rebalance on a busy
+/// machine are settled again.
 async fn settle_until_committed(member: &mut Member, group: &str, topic: &str, offset: i64) {
     let end = Instant::now() + TIMEOUT;
     let mut again = Vec::new();
@@ -290,7 +289,7 @@ async fn revoke_waits_for_handlers_and_commits() {
     let started = Instant::now();
     second.wait_for(is_consuming).await;
     member.wait_for(is_consuming).await;
-    println!("LEDGER kafka revoke released after={:.1?}", started.elapsed());
+    println!("SUMMARY kafka revoke released after={:.1?}", started.elapsed());
     for partition in [0, 1] {
         assert_eq!(committed(&group, &topic, partition).await.0, Some(1));
     }
@@ -310,7 +309,7 @@ async fn handler_past_the_drain_loses_its_record() {
     let next = second.next().await;
     let after = revoked_at.elapsed();
     assert!(after < Duration::from_secs(30), "{after:?}");
-    println!("LEDGER kafka overrun drain=2s moved_after={after:.1?}");
+    println!("SUMMARY kafka overrun drain=2s moved_after={after:.1?}");
     for delivery in &mut out {
         let error = delivery.settle.ack().await.expect_err("its epoch is over");
         assert!(error.to_string().contains("is redelivered"), "{error}");
@@ -492,7 +491,7 @@ async fn retry_topic_is_never_early_nor_behind_a_longer_one() {
     let mut first = member.next().await;
     let late = started.elapsed();
     assert!(late >= Duration::from_secs(15) && late < Duration::from_secs(60), "{late:?}");
-    println!("LEDGER kafka retry topics delays=2s,15s came_after={early:.2?},{late:.2?}");
+    println!("SUMMARY kafka retry topics delays=2s,15s came_after={early:.2?},{late:.2?}");
     let message = &first.message;
     assert_eq!((text(&first).as_str(), &*message.topic), ("long", &*topic));
     assert_eq!((message.partition, message.offset), (Some(0), Some(0)));
@@ -613,7 +612,7 @@ async fn unwritable_dead_letter_settles_nothing() {
     config.publish_timeout = Duration::from_secs(3);
     let broker = KafkaMessageBroker::new(config).unwrap();
     let mut request = request(&topic, &group, options().with_create_topics(None));
-    // Takes no record of this size, whoever writes it.
+    // It accepts no record of this size.
     let dead = fresh_topic("tiny");
     create_topic(&dead, 1, &[("max.message.bytes", "10")]).await;
     request.dead_letter = cqrs_core::DeadLetterTarget::Named(dead.into());
@@ -914,7 +913,7 @@ async fn joining_and_leaving_members_lose_nothing() {
     let handled = handled.lock().unwrap();
     let twice: usize = handled.values().map(|times| times - 1).sum();
     println!(
-        "LEDGER kafka churn attempted={attempted} handled={} duplicates={twice}",
+        "SUMMARY kafka churn attempted={attempted} handled={} duplicates={twice}",
         handled.len()
     );
     assert_eq!(twice, 0, "handlers shorter than the drain end before their partition goes");

@@ -1,4 +1,4 @@
-//! Dead letters and retry copies that Kafka does not take: too large, compressed, refused.
+//! Tests of dead letters and retry copies that Kafka refuses: too large, compressed, without rights.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};

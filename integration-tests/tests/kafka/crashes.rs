@@ -1,5 +1,4 @@
-//! The Kafka source against a real server: what it hands out after its process died. What a process leaves
-//! behind when it dies is written as it would have.
+//! Tests of the Kafka source's quarantine. The commits of a dead process are written by the tests.
 
 use std::time::{Duration, Instant};
 
@@ -15,8 +14,8 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{ClientConfig, Offset};
 
 const LONG: Duration = Duration::from_secs(20);
-/// Whatever comes has come.
-const LULL: Duration = Duration::from_millis(500);
+/// The silence after which nothing more is expected.
+const QUIET: Duration = Duration::from_millis(500);
 
 fn broker() -> KafkaMessageBroker {
     KafkaMessageBroker::new(KafkaConfig::new([servers::kafka()])).unwrap()
@@ -92,13 +91,13 @@ fn seen(delivery: &SourceDelivery) -> (String, u32) {
     (text(delivery), delivery.retry.crashes)
 }
 
-/// The next `N`, begun, and nothing behind them.
+/// The next `N` deliveries, begun, without another one behind them.
 async fn begun<const N: usize>(source: &mut TestSource) -> [SourceDelivery; N] {
     let mut taken = source.take(N).await;
     for delivery in &mut taken {
         assert!(delivery.settle.begin());
     }
-    source.nothing_within(LULL).await;
+    source.nothing_within(QUIET).await;
     taken.try_into().unwrap()
 }
 
@@ -319,7 +318,7 @@ async fn lost_membership_is_no_unclean_end() {
     source.close().await;
 }
 
-/// Joins the group until it has one partition, commits for that one, and leaves. Which one it was.
+/// Joins the group until it has one partition, commits for it, leaves, and returns it.
 async fn join_and_commit(topic: &str, group: &str, metadata: &'static str) -> i32 {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", servers::kafka())

@@ -1,4 +1,4 @@
-//! The real python-cqrs and FastStream on the other side of Kafka.
+//! Interop tests with the real python-cqrs and FastStream over Kafka.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -14,13 +14,13 @@ use cqrs_protobuf::{ProtobufDeserializer, ProtobufEvent, json_or_protobuf};
 use integration_tests::consuming::TIMEOUT;
 use integration_tests::consuming::fixture::{Fixture, until, until_within};
 use integration_tests::consuming::journal::Mark;
-use integration_tests::consuming::ledger::Ledger;
+use integration_tests::consuming::outcomes::Outcomes;
 use integration_tests::consuming::process::Worker;
 use integration_tests::consuming::work::{Act, Id, Kind, Work, WorkerOptions};
-use integration_tests::interop::meetings::{self, UserJoined, meetings};
+use integration_tests::interop::user_joined::{self, UserJoined, joined_events};
 use integration_tests::interop::{
-    CORRELATION, Ear, UserCreated, announce, assert_same, described, events, hex, spec, specs,
-    users,
+    CORRELATION, TestService, UserCreated, assert_same, described, events, hex, publish_events,
+    spec, specs, users,
 };
 use integration_tests::kafka::{
     self, create_topic, fresh_topic, java_partition, read_all, read_raw,
@@ -59,7 +59,7 @@ async fn told(
 ) -> Vec<(NotificationEvent<UserCreated>, Value)> {
     let topic = topic(test).await;
     let events = events(&topic);
-    announce(broker(), &events).await;
+    publish_events(broker(), &events).await;
     arguments["address"] = servers::kafka().into();
     arguments["topic"] = topic.as_str().into();
     let mut inbox = peer.subscribe(what, arguments).await;
@@ -108,7 +108,7 @@ async fn python_cqrs_5_reads_our_events() {
         Python::Cqrs5,
         &[
             ("pydantic", "PydanticNotificationEvent[UserCreated]", "UserCreated"),
-            // What the brackets say of the payload, the dataclass forgets.
+            // The dataclass does not keep the payload's type.
             ("alias", "DCNotificationEvent", "dict"),
             ("pydantic-dict", "PydanticNotificationEvent[dict]", "dict"),
             ("dataclass", "UserCreatedEvent", "UserCreatedData"),
@@ -175,7 +175,7 @@ async fn faststream_reads_our_events_through_a_decoder() {
 async fn our_bytes_are_those_of_python_cqrs() {
     let topic = topic("bytes").await;
     let events = events(&topic);
-    announce(broker(), &events).await;
+    publish_events(broker(), &events).await;
     let written = read_all(&topic).await;
     for python in [Python::Cqrs4, Python::Cqrs5] {
         publish(python, &topic, "pydantic", events.iter().map(spec).collect()).await;
@@ -192,7 +192,7 @@ async fn our_bytes_are_those_of_python_cqrs() {
 
 // ---- from Python to us
 
-/// Lets python-cqrs publish; what it says of the events.
+/// Lets python-cqrs publish, and returns its description of the events.
 async fn publish(python: Python, topic: &str, style: &str, events: Vec<Value>) -> Value {
     let arguments = json!({
         "broker": "kafka", "address": servers::kafka(), "topic": topic, "style": style,
@@ -205,13 +205,13 @@ async fn publish(python: Python, topic: &str, style: &str, events: Vec<Value>) -
 /// the topic.
 async fn we_read(python: Python, style: &str) -> Vec<String> {
     let (topic, group) = (topic("read").await, fresh_topic("g"));
-    let mut ear = Ear::open(broker(), subscription(&topic, &group)).await;
+    let mut service = TestService::open(broker(), subscription(&topic, &group)).await;
     let given = events(&topic);
     let sent = publish(python, &topic, style, specs(&given)).await;
     let sent: Vec<_> = sent.as_array().unwrap().iter().map(described).collect();
     assert_eq!(sent[..given.len()], given, "the peer published what it was asked to");
-    assert_eq!(ear.take(sent.len()).await, sent);
-    ear.stop().await;
+    assert_eq!(service.take(sent.len()).await, sent);
+    service.stop().await;
     let written = read_all(&topic).await;
     kafka::delete_topics(&topic).await;
     written.into_iter().map(|record| String::from_utf8(record.body.unwrap()).unwrap()).collect()
@@ -270,7 +270,8 @@ async fn we_read_python_cqrs_5_models_in_snake_form() {
 #[tokio::test]
 async fn we_read_what_faststream_publishes() {
     let (topic, group) = (topic("faststream").await, fresh_topic("g"));
-    let mut ear = Ear::<UserCreated>::open(broker(), subscription(&topic, &group)).await;
+    let mut service =
+        TestService::<UserCreated>::open(broker(), subscription(&topic, &group)).await;
     let events = events(&topic);
     for as_model in [false, true] {
         let arguments = json!({
@@ -279,14 +280,14 @@ async fn we_read_what_faststream_publishes() {
         });
         Peer::shared(Python::FastStream).call("faststream_publish", arguments).await;
         for expected in &events {
-            let (event, received) = ear.next().await;
+            let (event, received) = service.next().await;
             assert_eq!(event, *expected);
             assert_eq!(received.headers.correlation_id(), Some(CORRELATION));
             assert_eq!(received.content_type.as_deref(), Some("application/json"));
             assert_eq!(received.key.as_deref(), Some(&b"the key"[..]));
         }
     }
-    ear.stop().await;
+    service.stop().await;
     kafka::delete_topics(&topic).await;
 }
 
@@ -309,7 +310,7 @@ async fn aiokafka_sends(python: Python, topic: &str, bodies: &[Option<&[u8]>]) {
     Peer::shared(python).call("send_kafka", arguments).await;
 }
 
-/// Waits for the dead letters of a group, and tells their bodies and reasons.
+/// Waits for the dead letters of a group, and returns their bodies and reasons.
 async fn dead_letters(topic: &str, group: &str, count: usize) -> Vec<(Option<Vec<u8>>, String)> {
     let dead = format!("{topic}.{group}.dead");
     until("the dead letters", async || read_raw(&dead).await.len() >= count).await;
@@ -329,13 +330,14 @@ async fn undecodable_python_message_follows_the_policy() {
     let strict = subscription(&topic, &all)
         .on_empty(OnDecodeError::DeadLetter)
         .on_tombstone(OnDecodeError::DeadLetter);
-    let mut ears = [Ear::open(broker(), default).await, Ear::open(broker(), strict).await];
+    let mut ears =
+        [TestService::open(broker(), default).await, TestService::open(broker(), strict).await];
     let good = events(&topic);
     publish(Python::Cqrs5, &topic, "pydantic", vec![spec(&good[0])]).await;
     aiokafka_sends(Python::Cqrs5, &topic, &bad()).await;
     publish(Python::Cqrs5, &topic, "pydantic", vec![spec(&good[1])]).await;
-    for ear in &mut ears {
-        assert_eq!(ear.take(2).await, good[..2], "it goes on");
+    for service in &mut ears {
+        assert_eq!(service.take(2).await, good[..2], "it goes on");
     }
     let expected = |bodies: &[Option<&[u8]>]| -> Vec<_> {
         let decode = || DeadLetterReason::Decode.to_string();
@@ -343,8 +345,8 @@ async fn undecodable_python_message_follows_the_policy() {
     };
     assert_eq!(dead_letters(&topic, &group, 3).await, expected(&bad()[2..]), "as they came");
     assert_eq!(dead_letters(&topic, &all, 5).await, expected(&bad()));
-    for ear in ears {
-        ear.stop().await;
+    for service in ears {
+        service.stop().await;
     }
     kafka::delete_topics(&topic).await;
 }
@@ -353,12 +355,12 @@ async fn undecodable_python_message_follows_the_policy() {
 async fn bad_for(peer: &Peer, what: &str, mut arguments: Value) -> Vec<Value> {
     let topic = topic("bad-for").await;
     let good = events(&topic);
-    announce(broker(), &good[..1]).await;
+    publish_events(broker(), &good[..1]).await;
     let bodies = bad()
         .into_iter()
         .map(|body| kafka::Raw { body: body.map(Vec::from), ..Default::default() });
     kafka::write(&topic, bodies.collect()).await;
-    announce(broker(), &good[1..2]).await;
+    publish_events(broker(), &good[1..2]).await;
     arguments["address"] = servers::kafka().into();
     arguments["topic"] = topic.as_str().into();
     let mut inbox = peer.subscribe(what, arguments).await;
@@ -420,7 +422,7 @@ async fn faststream_skips_undecodable_body_and_goes_on() {
 
 // ---- Protobuf
 
-/// The frame of a Protobuf event. Python hands a header's value to a test as text.
+/// The frame of a Protobuf event. Python passes a header's value to a test as text.
 fn protobuf_headers(event: &NotificationEvent<UserJoined>) -> HashMap<String, String> {
     let id = event.event_id.hyphenated().to_string();
     [("event_name", "UserJoined"), ("message_id", &id)]
@@ -437,12 +439,12 @@ fn meetings_of(topic: &str) -> Subscription {
 #[tokio::test]
 async fn python_reads_our_protobuf() {
     let topic = topic("protobuf").await;
-    let events = meetings(&topic);
-    meetings::announce(broker(), &events).await;
+    let events = joined_events(&topic);
+    user_joined::publish_events(broker(), &events).await;
     let truncated = Message::new(&*topic, &[0x0a, 0x24, b'3'][..]).with_name("UserJoined");
     let truncated = truncated.with_content_type(content_type::PROTOBUF);
     broker().publish(truncated).await.unwrap();
-    meetings::announce(broker(), &events[..1]).await;
+    user_joined::publish_events(broker(), &events[..1]).await;
     let read = json!({ "model": "protobuf", "address": servers::kafka(), "topic": topic });
     let stream = json!({
         "model": "protobuf", "address": servers::kafka(), "topic": topic,
@@ -454,7 +456,7 @@ async fn python_reads_our_protobuf() {
         let mut inbox = Peer::shared(python).subscribe(what, arguments).await;
         for event in &events {
             let received = inbox.next().await;
-            meetings::assert_same(&received, event);
+            user_joined::assert_same(&received, event);
             let headers: Vec<(String, String)> =
                 serde_json::from_value(received["headers"].clone()).unwrap();
             let mut expected = protobuf_headers(event);
@@ -464,7 +466,7 @@ async fn python_reads_our_protobuf() {
         let error = inbox.next().await;
         assert_eq!(error["is"], "DeserializeProtobufError");
         assert_eq!(error["data"], "0a2433");
-        meetings::assert_same(&inbox.next().await, &events[0]);
+        user_joined::assert_same(&inbox.next().await, &events[0]);
         inbox.stop().await;
     }
     kafka::delete_topics(&topic).await;
@@ -473,12 +475,12 @@ async fn python_reads_our_protobuf() {
 #[tokio::test]
 async fn we_read_python_cqrs_5_protobuf() {
     let topic = topic("protobuf").await;
-    let mut ear = Ear::open(broker(), meetings_of(&topic)).await;
-    let events = meetings(&topic);
-    let specs: Vec<_> = events.iter().map(meetings::spec).collect();
+    let mut service = TestService::open(broker(), meetings_of(&topic)).await;
+    let events = joined_events(&topic);
+    let specs: Vec<_> = events.iter().map(user_joined::spec).collect();
     publish(Python::Cqrs5, &topic, "protobuf", specs.clone()).await;
     for event in &events {
-        let (received, message) = ear.next().await;
+        let (received, message) = service.next().await;
         assert_eq!(received, *event);
         let headers =
             message.headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
@@ -489,10 +491,10 @@ async fn we_read_python_cqrs_5_protobuf() {
     }
     aiokafka_sends(Python::Cqrs5, &topic, &[Some(&[0x0a, 0x24, b'3'])]).await;
     publish(Python::Cqrs5, &topic, "protobuf", specs[..1].to_vec()).await;
-    assert_eq!(ear.next().await.0, events[0]);
+    assert_eq!(service.next().await.0, events[0]);
     let dead = dead_letters(&topic, &format!("g-{topic}"), 1).await;
     assert_eq!(dead, [(Some(vec![0x0a, 0x24, b'3']), "decode".to_owned())]);
-    ear.stop().await;
+    service.stop().await;
     kafka::delete_topics(&topic).await;
 }
 
@@ -500,13 +502,14 @@ async fn we_read_python_cqrs_5_protobuf() {
 async fn we_read_json_and_protobuf_from_one_topic() {
     let topic = topic("either").await;
     let either = Subscription::to(&*topic).group(format!("g-{topic}"));
-    let mut ear = Ear::open(broker(), either.decode(json_or_protobuf::<UserJoined>())).await;
-    let events = meetings(&topic);
-    publish(Python::Cqrs5, &topic, "protobuf", vec![meetings::spec(&events[0])]).await;
+    let mut service =
+        TestService::open(broker(), either.decode(json_or_protobuf::<UserJoined>())).await;
+    let events = joined_events(&topic);
+    publish(Python::Cqrs5, &topic, "protobuf", vec![user_joined::spec(&events[0])]).await;
     aiokafka_sends(Python::Cqrs5, &topic, &[Some(&serde_json::to_vec(&events[1]).unwrap())]).await;
-    publish(Python::Cqrs5, &topic, "protobuf", vec![meetings::spec(&events[2])]).await;
-    assert_eq!(ear.take(3).await, events);
-    ear.stop().await;
+    publish(Python::Cqrs5, &topic, "protobuf", vec![user_joined::spec(&events[2])]).await;
+    assert_eq!(service.take(3).await, events);
+    service.stop().await;
     kafka::delete_topics(&topic).await;
 }
 
@@ -554,7 +557,7 @@ async fn a_key_goes_to_aiokafkas_partition() {
 /// A worker of ours and a member of aiokafka in one group.
 struct Shared {
     fixture: Fixture,
-    ours: Ledger,
+    ours: Outcomes,
     theirs: HashSet<Id>,
     /// Partitions of the Python member, once it has been given some.
     assigned: Option<usize>,
@@ -564,7 +567,7 @@ struct Shared {
 impl Shared {
     async fn new(test: &str) -> Self {
         let fixture = Fixture::new(Kind::Kafka, env!("CARGO_BIN_EXE_worker"), test, 4).await;
-        let ours = fixture.ledger();
+        let ours = fixture.outcomes();
         Self { fixture, ours, theirs: HashSet::new(), assigned: None, published: 0 }
     }
 
@@ -608,7 +611,7 @@ impl Shared {
         }
     }
 
-    /// What our handlers did to the end.
+    /// The messages that our handlers finished.
     fn ended(&mut self) -> HashSet<Id> {
         let ended = self.ours.refresh().lines().iter().filter(|line| line.mark == Mark::End);
         ended.map(|line| line.id.clone()).collect()
@@ -651,7 +654,7 @@ async fn python_member_takes_over_when_ours_is_killed() {
     shared.publish(Work::over(40, 400)).await;
     shared.all_handled(&mut inbox).await;
     assert!(!shared.ended().is_empty() && !shared.theirs.is_empty(), "both have some");
-    // Ours keeps running some and finishes what is behind them, which it tells its metadata.
+    // Ours keeps running some and finishes later ones, which its metadata records.
     let slow = (0..20).map(|n| Work::new(format!("slow{n}"), 0).act(Act::Take(120_000)));
     shared.publish(slow).await;
     shared.publish((0..400).map(|n| Work::new(format!("quick{n}"), 0))).await;
@@ -692,7 +695,8 @@ async fn ours_takes_over_when_a_python_member_is_killed() {
 async fn group_is_shared_with_faststream_by_default() {
     let (topic, group) = (fresh_topic("shared-stream"), fresh_topic("g"));
     create_topic(&topic, 4, &[]).await;
-    let mut ear = Ear::<UserCreated>::open(broker(), subscription(&topic, &group)).await;
+    let mut service =
+        TestService::<UserCreated>::open(broker(), subscription(&topic, &group)).await;
     let arguments = json!({
         "address": servers::kafka(), "topic": topic, "group": group, "model": "pydantic",
     });
@@ -719,13 +723,13 @@ async fn group_is_shared_with_faststream_by_default() {
         if ours.is_empty() || theirs.is_empty() {
             sent.extend(publish().await);
         }
-        ours.extend(ear.drain().into_iter().map(|event| event.event_id.to_string()));
+        ours.extend(service.drain().into_iter().map(|event| event.event_id.to_string()));
         hear(&mut theirs, &mut inbox);
         !ours.is_empty() && !theirs.is_empty() && ours.union(&theirs).count() == sent.len()
     })
     .await;
-    // Ours leaves, and what it has noted disturbs nobody.
-    ear.stop().await;
+    // Ours leaves, and its metadata does not disturb the peer.
+    service.stop().await;
     let more = publish().await;
     until("the rest to be theirs", async || {
         hear(&mut theirs, &mut inbox);

@@ -1,4 +1,4 @@
-//! Groups that refuse a member, for good or for now.
+//! Tests of groups that refuse a member, permanently or for now.
 
 use std::time::{Duration, Instant};
 

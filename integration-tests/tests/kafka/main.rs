@@ -1,4 +1,4 @@
-//! Kafka, a real server: producing, consuming, and the Python packages on the other side.
+//! Tests on a real Kafka: producing, consuming, and interop with the Python packages.
 
 #![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
 

@@ -1,4 +1,4 @@
-//! The Kafka source against a real server: where a group's partitions begin.
+//! Tests of the first position of a group's partitions.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -60,7 +60,7 @@ async fn added(assignor: Assignor) {
     write(&topic, records(3, 3..9)).await;
     assert_eq!(sorted(&mut source, 6).await, numbers(3..9));
     source.close().await;
-    // The same for those that are added while nobody consumes.
+    // The same for partitions added without a consumer.
     add_partitions(&topic, 5).await;
     write(&topic, records(5, 9..19)).await;
     let mut source = open(&topic, &group, StartAt::Latest, assignor).await;

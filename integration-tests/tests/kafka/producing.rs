@@ -1,4 +1,4 @@
-//! The Kafka producer against a real broker: what it writes, what it says when something is wrong, and
+//! Tests of the Kafka producer: its records, its errors, and
 //! what is left after connections were cut.
 
 use std::collections::{HashMap, HashSet};
@@ -50,7 +50,7 @@ async fn failure(mut config: KafkaConfig, deadline: Duration) -> PublishError {
     let took = started.elapsed();
     assert!(took < deadline + Duration::from_secs(30), "{took:?}");
     println!(
-        "LEDGER kafka failure kind={:?} took={took:.1?} causes={:?}",
+        "SUMMARY kafka failure kind={:?} took={took:.1?} causes={:?}",
         error.kind(),
         causes(&error)
     );
@@ -407,7 +407,7 @@ async fn possibly_sent_record_is_unknown_at_its_deadline() {
         assert_eq!(error.kind(), PublishErrorKind::Unknown, "{error:?}");
         assert_eq!(cause(&error).kind(), ErrorKind::Connection, "{error:?}");
         println!(
-            "LEDGER kafka unknown silent={silent} took={took:.1?} causes={:?}",
+            "SUMMARY kafka unknown silent={silent} took={took:.1?} causes={:?}",
             causes(&error)
         );
         proxy.refuse(false);
@@ -470,7 +470,7 @@ async fn cuts_keep_the_order_of_keys_over_64_tasks() {
     assert_eq!(records.len(), TASKS * EACH);
     assert!(proxy.accepted() > cuts, "it reconnected");
     println!(
-        "LEDGER kafka cuts={cuts} tasks={TASKS} events={} lost=0 duplicates=0 reordered=0 took={:.1?}",
+        "SUMMARY kafka cuts={cuts} tasks={TASKS} events={} lost=0 duplicates=0 reordered=0 took={:.1?}",
         records.len(),
         started.elapsed()
     );

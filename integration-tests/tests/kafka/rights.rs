@@ -8,9 +8,9 @@ use cqrs_kafka::{KafkaMessageBroker, KafkaSubscription, NewTopics, RetryMode};
 use futures_util::future::join_all;
 use integration_tests::acl_kafka::{ADMIN, AclKafka, May, On, Right};
 use integration_tests::kafka::fresh_topic;
-use integration_tests::rights::{self, Told};
+use integration_tests::rights::{self, Refusal};
 
-/// What a principal does.
+/// The action of a principal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     Producer,
@@ -55,7 +55,7 @@ struct Server {
 
 impl Server {
     /// Plays a role with these rights only, on topics of its own.
-    async fn play(&self, role: Role, without: Option<usize>) -> Result<(), Told> {
+    async fn play(&self, role: Role, without: Option<usize>) -> Result<(), Refusal> {
         let user = format!("u{}", self.users.replace(self.users.get() + 1));
         let (topic, group) = (fresh_topic("rights"), format!("group-{user}"));
         let mut rights = role.rights(&topic, &group);

@@ -1,4 +1,4 @@
-//! The examples that talk to real brokers are run, and their stories checked.
+//! Tests that run the examples on real brokers and check their output.
 
 use std::process::Command;
 

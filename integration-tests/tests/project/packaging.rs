@@ -17,7 +17,7 @@ fn tree(features: &str) -> String {
     String::from_utf8(output.stdout).expect("package names")
 }
 
-/// Whether a package of this name is among them.
+/// Set if a package of this name is among them.
 fn has(tree: &str, package: &str) -> bool {
     tree.lines().any(|line| line.split(' ').next() == Some(package))
 }
@@ -80,7 +80,7 @@ fn every_crate_names_the_oldest_compiler() {
     }
 }
 
-/// Whether a line of a manifest or of a shell would fetch one of our names from the registry.
+/// Set if a line of a manifest or of a shell would fetch one of our names from the registry.
 fn fetches_a_namesake(line: &str) -> bool {
     let line = line.trim().trim_start_matches("//!").trim_start_matches("///").trim();
     let by_command = line.contains("cargo add cqrs") || line.contains("cargo install cqrs");

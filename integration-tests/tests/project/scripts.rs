@@ -1,4 +1,4 @@
-//! The scripts on a hostile day: they delete nothing that they did not make, check every signature, and
+//! Tests of the scripts' safety: they delete nothing that they did not make, check every signature, and
 //! pin what they download. None of these tests needs a server.
 
 use std::fs;

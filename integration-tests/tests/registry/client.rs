@@ -1,4 +1,4 @@
-//! The schema registry's client against a real registry, and framed messages through a real Kafka.
+//! Tests of the schema registry's client, and of framed messages through a real Kafka.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -175,7 +175,7 @@ async fn kafka() -> KafkaMessageBroker {
     KafkaMessageBroker::connect(KafkaConfig::new([servers::kafka()])).await.unwrap()
 }
 
-/// A service that tells what it reads of a topic, and what it cannot read.
+/// A service that sends the events and the errors of a topic to the test.
 struct Reader<P> {
     events: UnboundedReceiver<P>,
     undecodable: UnboundedReceiver<String>,

@@ -1,5 +1,5 @@
-//! Confluent's own serializers, those of confluent-kafka-python, on the other side of our frames. No
-//! Kafka is between: the peer is handed, and tells, bodies and headers.
+//! Interop tests with the serializers of confluent-kafka-python, without a Kafka between: bodies and headers
+//! are passed to the peer and back.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +13,8 @@ use cqrs_schema_registry::{
     EventSchema, Frame, Framed, FramedBroker, Framing, MessagePath, Registration, RegistryConfig,
     RegistryDecoder, Schema, SchemaId, SchemaRegistry, SchemaSource, SchemaType,
 };
-use integration_tests::interop::meetings::{self, UserJoined, meetings};
-use integration_tests::interop::{UserCreated, announce, events, hex};
+use integration_tests::interop::user_joined::{self, UserJoined, joined_events};
+use integration_tests::interop::{UserCreated, events, hex, publish_events};
 use integration_tests::kafka::fresh_topic;
 use integration_tests::peers::{Peer, Python};
 use integration_tests::servers;
@@ -58,7 +58,7 @@ fn bytes(hex: &Value) -> Vec<u8> {
     digits.map(byte).collect()
 }
 
-/// What the peer wrote, as it would come from `topic`.
+/// The peer's message, as received from `topic`.
 fn incoming(topic: &str, written: &Value) -> Incoming {
     let mut message = Incoming::new(topic, bytes(&written["body"]));
     for header in written["headers"].as_array().unwrap() {
@@ -68,7 +68,7 @@ fn incoming(topic: &str, written: &Value) -> Incoming {
     message
 }
 
-/// What we published, as the peer takes it.
+/// Our message in the form of a request to the peer.
 fn handed(message: &Message) -> Value {
     let header = message.headers.get_bytes(Frame::HEADER);
     let headers: Vec<_> = header.map(|value| (Frame::HEADER, hex(value))).into_iter().collect();
@@ -91,21 +91,21 @@ fn read<P: Notification>(by: &impl Deserializer<P>, message: &Incoming) -> Notif
     by.deserialize(message).unwrap()
 }
 
-/// What is published of JSON events under `framing`.
+/// The messages of JSON events under `framing`.
 async fn published(framing: Framing, events: &[NotificationEvent<UserCreated>]) -> Vec<Message> {
     let broker = Arc::new(FramedBroker::new(MemoryBroker::new(), framing));
-    announce(Arc::clone(&broker), events).await;
+    publish_events(Arc::clone(&broker), events).await;
     broker.inner().messages(&events[0].topic)
 }
 
-/// What is published of Protobuf events under `framing`.
+/// The messages of Protobuf events under `framing`.
 async fn joined(framing: Framing, events: &[NotificationEvent<UserJoined>]) -> Vec<Message> {
     let broker = Arc::new(FramedBroker::new(MemoryBroker::new(), framing));
-    meetings::announce(Arc::clone(&broker), events).await;
+    user_joined::publish_events(Arc::clone(&broker), events).await;
     broker.inner().messages(&events[0].topic)
 }
 
-/// The message of `event`, as the peer takes and tells it: fields that are empty are not there.
+/// The message of `event` in the peer's form, without empty fields.
 fn message(event: &NotificationEvent<UserJoined>) -> Value {
     let message = UserJoined::to_message(event).unwrap().into_owned();
     let filled = |fields: [(&str, String); 2]| {
@@ -189,7 +189,7 @@ async fn we_read_protobuf_of_confluent() {
         let framed = Framed::protobuf(ProtobufDeserializer::new()).path(path(indexes));
         let decoder = RegistryDecoder::protobuf(&registry).path(path(indexes));
         let decoder = decoder.subjects([format!("{topic}-value")]);
-        for event in meetings(&topic) {
+        for event in joined_events(&topic) {
             let arguments = json!({
                 "registry": servers::registry(), "topic": topic, "value": message(&event),
                 "layout": layout,
@@ -208,7 +208,7 @@ async fn confluent_reads_our_protobuf_under_its_own_schema() {
     let registry = registry();
     for (layout, indexes) in LAYOUTS {
         let topic = fresh_topic("confluent-reads-protobuf");
-        let events = meetings(&topic);
+        let events = joined_events(&topic);
         // Confluent's serializer registers the file as Base64; so its deserializer wants it.
         let arguments = json!({
             "registry": servers::registry(), "topic": topic, "value": message(&events[0]),
@@ -232,7 +232,7 @@ async fn confluent_reads_our_protobuf_under_its_own_schema() {
 #[tokio::test]
 async fn confluent_reads_our_protobuf_under_our_schema() {
     let (registry, topic) = (registry(), fresh_topic("confluent-reads-proto-file"));
-    let events = meetings(&topic);
+    let events = joined_events(&topic);
     for registration in [Registration::Auto, Registration::LookUp] {
         let schema = EventSchema::new("UserJoined", &*topic, Schema::protobuf(PROTO));
         let framing =
@@ -285,7 +285,7 @@ async fn the_header_form_goes_both_ways_for_json() {
 async fn the_header_form_goes_both_ways_for_protobuf() {
     for (layout, indexes) in LAYOUTS {
         let topic = fresh_topic("confluent-header-protobuf");
-        for event in meetings(&topic) {
+        for event in joined_events(&topic) {
             let arguments = json!({
                 "registry": MOCK, "topic": topic, "value": message(&event), "layout": layout,
                 "header": true,
@@ -343,7 +343,7 @@ async fn the_frames_are_the_same_bytes() {
             assert_eq!(theirs, frame.to_bytes(), "{frame:?}");
             assert_eq!(Frame::read(kind, &theirs), Ok((frame.clone(), theirs.len())));
 
-            // Either kind of id is read in either place.
+            // Either kind of id is read in either topology.
             let ours = hex(&frame.to_bytes());
             said["body"] = "7b7d".into();
             let prefix = json!({ "kind": name, "body": format!("{ours}7b7d") });

@@ -1,4 +1,4 @@
-//! The schema registry, a real server: our client, and Confluent's own serializers on the other side.
+//! Tests on a real schema registry: our client, and interop with Confluent's serializers.
 
 #![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
 

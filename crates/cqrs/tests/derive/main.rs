@@ -1,4 +1,4 @@
-//! What the derives write, seen through the traits and through a mediator.
+//! Tests of the derives through the traits and a mediator.
 
 mod events;
 mod requests;

@@ -1,4 +1,4 @@
-//! Messages that cannot be handled, among others that can.
+//! Fault tests of messages that cannot be handled, among others.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use bytes::Bytes;
 use cqrs_core::{DeadLetterReason, Message};
 
 use crate::consuming::fixture::{Fixture, count, ids, until};
-use crate::consuming::ledger::Summary;
+use crate::consuming::outcomes::Summary;
 use crate::consuming::work::{Act, Kind, Work};
 
 /// 14: one message whose handler always fails.
@@ -24,27 +24,27 @@ pub async fn poison(kind: Kind, program: &'static str) -> Summary {
         .collect();
     let poisoned = works[poisoned].id();
     let published = fixture.publish(works).await;
-    let mut ledger = fixture.ledger();
-    let worker = fixture.start(&options, &mut ledger).await;
+    let mut outcomes = fixture.outcomes();
+    let worker = fixture.start(&options, &mut outcomes).await;
     until("all others to be handled, and the attempts", async || {
-        ledger.refresh().handled() == total - 1 && ledger.entry(&poisoned).fails >= 5
+        outcomes.refresh().handled() == total - 1 && outcomes.entry(&poisoned).fails >= 5
     })
     .await;
-    // Time for what would be too much.
+    // Time for further attempts, which must not happen.
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
     fixture.settled(total).await;
     let dead = fixture.dead().await;
     let test = format!("{kind:?} 1 poison in {total}");
-    let summary = ledger.check(&test, &published, &ids(&dead));
+    let summary = outcomes.check(&test, &published, &ids(&dead));
     let letter = &dead[0].letter;
     let note = format!("attempts {} reason {} of 5 attempts", letter.attempts, letter.reason);
     let summary = summary.sound(note);
     assert_eq!((summary.dead, summary.dead_copies, dead[0].id()), (1, 0, poisoned.clone()));
     assert_eq!((letter.attempts, letter.reason), (5, DeadLetterReason::Exhausted));
     assert_eq!((&*letter.topic, &*letter.group), (&*fixture.topic, &*fixture.group));
-    assert_eq!(ledger.entry(&poisoned).starts, 5);
+    assert_eq!(outcomes.entry(&poisoned).starts, 5);
     assert_eq!((summary.duplicates, summary.interrupted), (0, 0), "{summary}");
     fixture.clean().await;
     summary
@@ -64,11 +64,11 @@ pub async fn panics(kind: Kind, program: &'static str) -> Summary {
     });
     let published = fixture.publish(works).await;
     let panicking = total / 100;
-    let mut ledger = fixture.ledger();
-    let worker = fixture.start(&options, &mut ledger).await;
+    let mut outcomes = fixture.outcomes();
+    let worker = fixture.start(&options, &mut outcomes).await;
     until("all others to be handled", async || {
-        ledger.refresh().handled() == total - panicking
-            && ledger.lines().iter().filter(|line| line.attempt == 2).count() == 2 * panicking
+        outcomes.refresh().handled() == total - panicking
+            && outcomes.lines().iter().filter(|line| line.attempt == 2).count() == 2 * panicking
     })
     .await;
     let (status, _) = worker.stop().await;
@@ -76,8 +76,8 @@ pub async fn panics(kind: Kind, program: &'static str) -> Summary {
     fixture.settled(total).await;
     let dead = fixture.dead().await;
     let test = format!("{kind:?} {panicking} panics in {total}");
-    let summary = ledger.check(&test, &published, &ids(&dead));
-    let processes = ledger.ready().len();
+    let summary = outcomes.check(&test, &published, &ids(&dead));
+    let processes = outcomes.ready().len();
     let summary = summary.sound(format!("all in {processes} process"));
     assert_eq!((summary.dead, summary.dead_copies), (panicking, 0), "{summary}");
     assert_eq!((summary.duplicates, summary.interrupted, processes), (0, 0, 1), "{summary}");
@@ -130,12 +130,12 @@ pub async fn undecodable(kind: Kind, program: &'static str) -> Summary {
         sent += each;
         fixture.publish_tombstones(each).await;
     }
-    let mut published = crate::consuming::ledger::Published::default();
+    let mut published = crate::consuming::outcomes::Published::default();
     published.attempted = works.iter().map(Work::id).collect();
     published.confirmed = published.attempted.clone();
-    let mut ledger = fixture.ledger();
-    let worker = fixture.start(&options, &mut ledger).await;
-    until("all to be handled", async || ledger.refresh().handled() == each).await;
+    let mut outcomes = fixture.outcomes();
+    let worker = fixture.start(&options, &mut outcomes).await;
+    until("all to be handled", async || outcomes.refresh().handled() == each).await;
     fixture.until_settled(sent).await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
@@ -143,7 +143,7 @@ pub async fn undecodable(kind: Kind, program: &'static str) -> Summary {
     let dead = fixture.dead().await;
     let (dead_count, skipped) = (dead.len(), sent - each - dead.len());
     let test = format!("{kind:?} undecodable");
-    let summary = ledger.check(&test, &published, &[]);
+    let summary = outcomes.check(&test, &published, &[]);
     let summary =
         summary.sound(format!("sent {sent}, dead letters {dead_count}, skipped {skipped}"));
     for dead in dead {

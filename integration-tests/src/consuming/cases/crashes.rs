@@ -1,4 +1,4 @@
-//! A message whose handling takes the process down.
+//! Fault tests of messages whose handling kills the process.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use super::kills::handled;
 use crate::consuming::TIMEOUT;
 use crate::consuming::fixture::{Fixture, ids, until, until_within};
-use crate::consuming::ledger::{Ledger, Summary};
+use crate::consuming::outcomes::{Outcomes, Summary};
 use crate::consuming::work::{Act, Id, Kind, Work, WorkerOptions};
 use crate::{amqp, kafka};
 
 /// Most starts of a deadly message before it is a dead letter: two until it runs alone, then `max_crashes`.
-/// RabbitMQ before 4.3 counts more than deaths, of which ten are forgiven.
+/// RabbitMQ before 4.3 counts other returns too, of which ten are forgiven.
 async fn most_starts(kind: Kind, max_crashes: u32) -> u32 {
     match kind {
         Kind::Amqp if !amqp::counts_deaths().await => 2 + 10 + max_crashes,
@@ -19,12 +19,12 @@ async fn most_starts(kind: Kind, max_crashes: u32) -> u32 {
     }
 }
 
-/// Starts the process again whenever it died, at most `most` times in all, until it has handled `goal`
-/// and has `dead` dead letters. Returns how often it was started.
+/// Restarts the process after each crash, at most `most` times in all, until it has handled `goal` and has
+/// `dead` dead letters. Returns the number of starts.
 async fn supervise(
     fixture: &Fixture,
     options: &WorkerOptions,
-    ledger: &mut Ledger,
+    outcomes: &mut Outcomes,
     (goal, dead): (usize, usize),
     most: u32,
 ) -> u32 {
@@ -35,7 +35,7 @@ async fn supervise(
         until_within(2 * TIMEOUT, "its end, or all to be settled", async || {
             alive = !worker.has_exited();
             !alive
-                || ledger.refresh().handled() == goal
+                || outcomes.refresh().handled() == goal
                     && fixture.is_settled_but(goal + dead, dead).await
         })
         .await;
@@ -45,11 +45,11 @@ async fn supervise(
             return starts;
         }
     }
-    panic!("it is killed after {most} starts: {:?}", ledger.refresh().interrupted());
+    panic!("it is killed after {most} starts: {:?}", outcomes.refresh().interrupted());
 }
 
-/// 16: a supervisor restarts the process until it lives; the message becomes a dead letter within the
-/// starts it may have, and no other one does.
+/// 16: a supervisor restarts the process until it stays up; the message becomes a dead letter within its
+/// allowed starts, and no other message does.
 pub async fn aborts(kind: Kind, program: &'static str) -> Summary {
     let fixture = Fixture::new(kind, program, "abort", 4).await;
     let mut options = fixture.options();
@@ -65,14 +65,14 @@ pub async fn aborts(kind: Kind, program: &'static str) -> Summary {
     let works: Vec<_> = works.collect();
     let deadly = works[500].id();
     let published = fixture.publish(works).await;
-    let mut ledger = fixture.ledger();
+    let mut outcomes = fixture.outcomes();
     let most = most_starts(kind, options.max_crashes).await;
-    let starts = supervise(&fixture, &options, &mut ledger, (total - 1, 1), most + 1).await;
+    let starts = supervise(&fixture, &options, &mut outcomes, (total - 1, 1), most + 1).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     let dead = fixture.dead().await;
     let test = format!("{kind:?} one aborts the process");
-    let summary = ledger.check(&test, &published, &ids(&dead));
-    let tries = ledger.entry(&deadly).starts;
+    let summary = outcomes.check(&test, &published, &ids(&dead));
+    let tries = outcomes.entry(&deadly).starts;
     let summary = summary.sound(format!("starts of the process {starts}, of its handler {tries}"));
     assert_eq!((summary.dead, summary.dead_copies, dead[0].id()), (1, 0, deadly), "{summary}");
     assert!(tries <= most, "{summary}");
@@ -80,8 +80,8 @@ pub async fn aborts(kind: Kind, program: &'static str) -> Summary {
     summary
 }
 
-/// A process that is killed five times for a reason of its own, with a slow message among those that are
-/// prefetched or running: no message becomes a dead letter.
+/// A process that is killed five times from outside, with a slow message among those prefetched or running:
+/// no message becomes a dead letter.
 pub async fn killed_five_times(kind: Kind, program: &'static str) -> Summary {
     let fixture = Fixture::new(kind, program, "killed", 1).await;
     let mut options = fixture.options();
@@ -94,26 +94,26 @@ pub async fn killed_five_times(kind: Kind, program: &'static str) -> Summary {
         _ => work,
     });
     let published = fixture.publish(works).await;
-    let mut ledger = fixture.ledger();
+    let mut outcomes = fixture.outcomes();
     for kill in 1..=kills {
         let worker = fixture.spawn(&options);
-        handled(&mut ledger, kill * total / 10).await;
+        handled(&mut outcomes, kill * total / 10).await;
         worker.kill().await;
     }
     let worker = fixture.spawn(&options);
-    handled(&mut ledger, total).await;
+    handled(&mut outcomes, total).await;
     fixture.until_settled(total).await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
     fixture.settled(total).await;
     let dead = fixture.dead().await;
-    let summary = ledger.check(&format!("{kind:?} kill -9 x{kills}"), &published, &ids(&dead));
+    let summary = outcomes.check(&format!("{kind:?} kill -9 x{kills}"), &published, &ids(&dead));
     assert_eq!(summary.dead, 0, "{summary}");
     fixture.clean().await;
     summary
 }
 
-/// 16 on Kafka, harder: several deadly messages at once, among others that fail and are tried again later.
+/// 16 on Kafka, harder: several deadly messages at once, among others that fail and are retried.
 pub async fn several_abort(program: &'static str) -> Summary {
     let fixture = Fixture::new(Kind::Kafka, program, "aborts", 3).await;
     let mut options = fixture.options();
@@ -131,13 +131,13 @@ pub async fn several_abort(program: &'static str) -> Summary {
     let deadly = works.iter().filter(|work| work.act == Act::Abort);
     let deadly: HashSet<Id> = deadly.map(Work::id).collect();
     let published = fixture.publish(works).await;
-    let mut ledger = fixture.ledger();
+    let mut outcomes = fixture.outcomes();
     let each = most_starts(Kind::Kafka, options.max_crashes).await;
     let most = each * 4 + 1;
-    let starts = supervise(&fixture, &options, &mut ledger, (total - 4, 4), most).await;
+    let starts = supervise(&fixture, &options, &mut outcomes, (total - 4, 4), most).await;
     let dead = fixture.dead().await;
-    let summary = ledger.check("Kafka several abort the process", &published, &ids(&dead));
-    let tries: Vec<u32> = deadly.iter().map(|id| ledger.entry(id).starts).collect();
+    let summary = outcomes.check("Kafka several abort the process", &published, &ids(&dead));
+    let tries: Vec<u32> = deadly.iter().map(|id| outcomes.entry(id).starts).collect();
     let summary =
         summary.sound(format!("starts of the process {starts}, of the deadly ones {tries:?}"));
     assert_eq!(ids(&dead).into_iter().collect::<HashSet<_>>(), deadly, "{summary}");
@@ -146,7 +146,7 @@ pub async fn several_abort(program: &'static str) -> Summary {
 }
 
 /// Kafka: processes that are killed or asked to end again and again, in the middle of handlers: nothing is
-/// dead-lettered, and a good end leaves nothing to be careful about.
+/// dead-lettered, and a graceful end leaves no quarantine.
 pub async fn ends_condemn_nothing(program: &'static str) -> Summary {
     let fixture = Fixture::new(Kind::Kafka, program, "ends", 3).await;
     let mut options = fixture.options();
@@ -154,12 +154,12 @@ pub async fn ends_condemn_nothing(program: &'static str) -> Summary {
     options.instance = Some("one".into());
     let (total, ends) = (1_500, 8);
     let published = fixture.publish(Work::over(100, total)).await;
-    let mut ledger = fixture.ledger();
+    let mut outcomes = fixture.outcomes();
     let mut counted = 0;
     for end in 1..=ends {
-        let worker = fixture.start(&options, &mut ledger).await;
-        handled(&mut ledger, total * end / (ends + 4)).await;
-        // Three kills in a row, then a good end.
+        let worker = fixture.start(&options, &mut outcomes).await;
+        handled(&mut outcomes, total * end / (ends + 4)).await;
+        // Three kills in a row, then a graceful end.
         match end % 4 {
             0 => drop(worker.stop().await),
             _ => worker.kill().await,
@@ -169,8 +169,8 @@ pub async fn ends_condemn_nothing(program: &'static str) -> Summary {
             counted += metadata.matches(";c=").count();
         }
     }
-    let worker = fixture.start(&options, &mut ledger).await;
-    handled(&mut ledger, total).await;
+    let worker = fixture.start(&options, &mut outcomes).await;
+    handled(&mut outcomes, total).await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
     fixture.settled(total).await;
@@ -178,13 +178,13 @@ pub async fn ends_condemn_nothing(program: &'static str) -> Summary {
         let (_, metadata) = kafka::committed(&fixture.group, &fixture.topic, partition).await;
         assert_eq!(metadata, "cqrs1", "of partition {partition}");
     }
-    let summary = ledger.check("Kafka kill -9 and SIGTERM condemn nothing", &published, &[]);
+    let summary = outcomes.check("Kafka kill -9 and SIGTERM condemn nothing", &published, &[]);
     let summary = summary.sound(format!("ends {ends}, crashes counted {counted}"));
     fixture.clean().await;
     summary
 }
 
-/// A record for each of `partitions` partitions whose handler takes so many milliseconds.
+/// A record for each of `partitions` partitions whose handler takes this many milliseconds.
 fn one_each(partitions: i32, takes: u64) -> Vec<Work> {
     let key = |partition| {
         let mut keys = (0..).map(|n| format!("slow{n}"));
@@ -200,44 +200,44 @@ pub async fn one_kill_slows_nothing(program: &'static str) -> Summary {
     let mut options = fixture.options();
     (options.concurrency, options.instance) = (16, Some("one".into()));
     let published = fixture.publish(one_each(8, 5_000)).await;
-    let mut ledger = fixture.ledger();
-    let worker = fixture.start(&options, &mut ledger).await;
-    until("all to run", async || ledger.refresh().interrupted().len() == 8).await;
+    let mut outcomes = fixture.outcomes();
+    let worker = fixture.start(&options, &mut outcomes).await;
+    until("all to run", async || outcomes.refresh().interrupted().len() == 8).await;
     worker.kill().await;
-    let worker = fixture.start(&options, &mut ledger).await;
+    let worker = fixture.start(&options, &mut outcomes).await;
     let start = Instant::now();
-    handled(&mut ledger, 8).await;
+    handled(&mut outcomes, 8).await;
     let took = start.elapsed();
     // One after the other they take 40 s.
     assert!(took < Duration::from_secs(20), "{took:?}");
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
     fixture.settled(8).await;
-    let summary = ledger.check("Kafka one kill slows nothing", &published, &[]);
+    let summary = outcomes.check("Kafka one kill slows nothing", &published, &[]);
     let summary = summary.sound(format!("{took:.1?} for 8 of 5 s"));
     fixture.clean().await;
     summary
 }
 
-/// Kafka: a process that dies of something else five times, soon after its start, beside a slow message.
+/// Kafka: a process that is killed five times soon after its start, beside a slow message.
 pub async fn short_lives_condemn_nothing(program: &'static str) -> Summary {
     let fixture = Fixture::new(Kind::Kafka, program, "lives", 1).await;
     let mut options = fixture.options();
     (options.max_crashes, options.instance) = (3, Some("one".into()));
     let published = fixture.publish(one_each(1, 6_000)).await;
-    let mut ledger = fixture.ledger();
+    let mut outcomes = fixture.outcomes();
     for _ in 0..5 {
-        let worker = fixture.start(&options, &mut ledger).await;
+        let worker = fixture.start(&options, &mut outcomes).await;
         tokio::time::sleep(Duration::from_secs(2)).await;
         worker.kill().await;
     }
     let (_, metadata) = kafka::committed(&fixture.group, &fixture.topic, 0).await;
-    let worker = fixture.start(&options, &mut ledger).await;
-    handled(&mut ledger, 1).await;
+    let worker = fixture.start(&options, &mut outcomes).await;
+    handled(&mut outcomes, 1).await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
     fixture.settled(1).await;
-    let summary = ledger.check("Kafka five short lives condemn nothing", &published, &[]);
+    let summary = outcomes.check("Kafka five short lives condemn nothing", &published, &[]);
     let summary = summary.sound(format!("left behind: {metadata}"));
     fixture.clean().await;
     summary

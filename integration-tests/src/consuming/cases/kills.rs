@@ -1,20 +1,20 @@
-//! The consumer's process ends: at once, or as it is asked to.
+//! Fault tests of the end of the consumer's process, by SIGKILL and SIGTERM.
 
 use std::time::Duration;
 
 use crate::amqp;
-use crate::consuming::audit::{Audit, may_come_again};
+use crate::consuming::audit::{Audit, may_be_redelivered};
 use crate::consuming::fixture::{Fixture, count, until};
 use crate::consuming::journal::Mark;
-use crate::consuming::ledger::{Ledger, Summary};
+use crate::consuming::outcomes::{Outcomes, Summary};
 use crate::consuming::work::{Act, Id, Kind, Work};
 
 /// RabbitMQ's prefetch at a concurrency of 64.
 pub(super) const PREFETCH: usize = 192;
 
-pub(super) async fn handled(ledger: &mut Ledger, goal: usize) {
+pub(super) async fn handled(outcomes: &mut Outcomes, goal: usize) {
     let what = format!("{goal} to be handled");
-    until(&what, async || ledger.refresh().handled() >= goal).await;
+    until(&what, async || outcomes.refresh().handled() >= goal).await;
 }
 
 /// 7: `kill -9`, again and again.
@@ -27,16 +27,16 @@ pub async fn killed(kind: Kind, program: &'static str) -> Summary {
     fixture.declare(&options).await;
     let (kills, total) = (count(4, 10), count(10_000, 100_000));
     let published = fixture.publish(Work::over(1_000, total)).await;
-    let (mut ledger, mut audit) = (fixture.ledger(), Audit::default());
+    let (mut outcomes, mut audit) = (fixture.outcomes(), Audit::default());
     let mut bound = 0;
     for kill in 1..=kills {
-        let worker = fixture.start(&options, &mut ledger).await;
-        handled(&mut ledger, total * kill / (kills + 1)).await;
+        let worker = fixture.start(&options, &mut outcomes).await;
+        handled(&mut outcomes, total * kill / (kills + 1)).await;
         worker.kill().await;
-        bound += may_come_again(&fixture, &mut ledger, &mut audit, PREFETCH).await;
+        bound += may_be_redelivered(&fixture, &mut outcomes, &mut audit, PREFETCH).await;
     }
-    let worker = fixture.start(&options, &mut ledger).await;
-    handled(&mut ledger, total).await;
+    let worker = fixture.start(&options, &mut outcomes).await;
+    handled(&mut outcomes, total).await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
     fixture.settled(total).await;
@@ -44,7 +44,7 @@ pub async fn killed(kind: Kind, program: &'static str) -> Summary {
         Kind::Kafka => "handled since the last commits",
         Kind::Amqp => "prefetch x kills",
     };
-    let summary = ledger.check(&format!("{kind:?} consumer kill -9 x{kills}"), &published, &[]);
+    let summary = outcomes.check(&format!("{kind:?} consumer kill -9 x{kills}"), &published, &[]);
     let summary = summary.sound(format!("bound of duplicates {bound} ({of})"));
     assert!(summary.duplicates <= bound, "{summary}");
     assert!(summary.interrupted <= kills * options.concurrency, "{summary}");
@@ -52,7 +52,7 @@ pub async fn killed(kind: Kind, program: &'static str) -> Summary {
     summary
 }
 
-/// 8: SIGTERM under load, again and again: what ran is finished and settled, nothing comes twice.
+/// 8: SIGTERM under load, again and again: running handlers finish and settle, nothing is redelivered.
 pub async fn terminated(kind: Kind, program: &'static str, keys: usize) -> Summary {
     let fixture = Fixture::new(kind, program, "terminated", 4).await;
     let mut options = fixture.options();
@@ -60,32 +60,32 @@ pub async fn terminated(kind: Kind, program: &'static str, keys: usize) -> Summa
     fixture.declare(&options).await;
     let (stops, total) = (count(4, 10), count(10_000, 100_000));
     let published = fixture.publish(Work::over(keys, total)).await;
-    let mut ledger = fixture.ledger();
+    let mut outcomes = fixture.outcomes();
     let mut slowest = Duration::ZERO;
     let mut ended = Vec::new();
     for stop in 1..=stops {
-        let worker = fixture.start(&options, &mut ledger).await;
-        handled(&mut ledger, total * stop / (stops + 1)).await;
+        let worker = fixture.start(&options, &mut outcomes).await;
+        handled(&mut outcomes, total * stop / (stops + 1)).await;
         let pid = worker.pid;
         let (status, took) = worker.stop().await;
         assert!(status.success(), "{status}");
         slowest = slowest.max(took);
-        ledger.refresh();
-        let report = ledger.reports().iter().find(|(of, _)| *of == pid).expect("a report");
+        outcomes.refresh();
+        let report = outcomes.reports().iter().find(|(of, _)| *of == pid).expect("a report");
         let text = &report.1;
         assert!(text.contains("cancelled: 0") && text.contains("error: None"), "{text}");
         assert!(text.contains("unacked: 0"), "{text}");
-        ended.push(ledger.handled());
+        ended.push(outcomes.handled());
     }
-    let worker = fixture.start(&options, &mut ledger).await;
-    handled(&mut ledger, total).await;
+    let worker = fixture.start(&options, &mut outcomes).await;
+    handled(&mut outcomes, total).await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
     fixture.settled(total).await;
     let test = format!("{kind:?} SIGTERM x{stops}, {keys} keys");
-    let summary = ledger.check(&test, &published, &[]);
+    let summary = outcomes.check(&test, &published, &[]);
     let note = format!("slowest exit {slowest:.2?} handled at exits {ended:?}");
-    // Where every return counts as a delivery (3.10), what came back is looked at alone, and its key may flip.
+    // Where every return counts as a delivery (3.10), returned messages run alone, and a key's order may change.
     let summary = match kind == Kind::Amqp && !amqp::counts_deaths().await {
         true => summary.complete(note),
         false => summary.sound(note),
@@ -97,7 +97,7 @@ pub async fn terminated(kind: Kind, program: &'static str, keys: usize) -> Summa
 }
 
 /// 9: handlers of 60 s, a drain of 5 s, SIGTERM: an exit long before they are done, and exactly the
-/// unfinished come back.
+/// unfinished messages are redelivered.
 pub async fn overdue(kind: Kind, program: &'static str) -> Summary {
     let fixture = Fixture::new(kind, program, "overdue", 1).await;
     let mut options = fixture.options();
@@ -112,32 +112,32 @@ pub async fn overdue(kind: Kind, program: &'static str) -> Summary {
     }
     works.extend(Work::over(10, 200));
     let published = fixture.publish(works).await;
-    let mut ledger = fixture.ledger();
-    let worker = fixture.start(&options, &mut ledger).await;
-    let running = |ledger: &Ledger| {
-        let open = ledger.interrupted();
+    let mut outcomes = fixture.outcomes();
+    let worker = fixture.start(&options, &mut outcomes).await;
+    let running = |outcomes: &Outcomes| {
+        let open = outcomes.interrupted();
         open.iter().filter(|(key, _)| key.starts_with("slow")).count() == 3
     };
     until("the slow ones run, the others are done", async || {
-        running(ledger.refresh()) && ledger.handled() == 200
+        running(outcomes.refresh()) && outcomes.handled() == 200
     })
     .await;
     let (status, took) = worker.stop().await;
     assert!(status.success(), "{status}");
-    let first = ledger.refresh().lines().len();
+    let first = outcomes.refresh().lines().len();
     options.hurry = true;
-    let worker = fixture.start(&options, &mut ledger).await;
-    handled(&mut ledger, 206).await;
+    let worker = fixture.start(&options, &mut outcomes).await;
+    handled(&mut outcomes, 206).await;
     worker.stop().await;
     fixture.settled(206).await;
-    let came: Vec<&Id> = ledger.lines()[first..]
+    let came: Vec<&Id> = outcomes.lines()[first..]
         .iter()
         .filter(|line| line.mark == Mark::Start)
         .map(|line| &line.id)
         .collect();
     let test = format!("{kind:?} handlers of 60 s, drain 5 s, SIGTERM");
     let came = came.iter().map(|(key, seq)| format!("{key}:{seq}")).collect::<Vec<_>>();
-    let summary = ledger.check(&test, &published, &[]);
+    let summary = outcomes.check(&test, &published, &[]);
     let summary = summary.sound(format!("exit after {took:.2?}, came again {}", came.len()));
     let mut sorted = came.clone();
     sorted.sort();

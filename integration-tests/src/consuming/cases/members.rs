@@ -1,4 +1,4 @@
-//! Kafka: members come and go, and handlers that take longer than a member may be silent.
+//! Fault tests of Kafka groups: joining and leaving members, and handlers slower than the poll interval.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use super::kills::handled;
 use crate::consuming::fixture::{Fixture, count, until, until_within};
 use crate::consuming::journal::{Journal, Mark, now};
-use crate::consuming::ledger::{Ledger, Published, Summary};
+use crate::consuming::outcomes::{Outcomes, Published, Summary};
 use crate::consuming::run;
 use crate::consuming::work::{Act, Kind, Work, WorkerOptions};
 use crate::kafka::java_partition;
@@ -55,11 +55,11 @@ pub async fn change(program: &'static str) -> Summary {
     let mut options = fixture.options();
     (options.handler_ms, options.concurrency) = ((5, 60), 64);
     options.session_timeout_ms = 6_000;
-    let mut ledger = fixture.ledger();
+    let mut outcomes = fixture.outcomes();
     let mut members = vec![Member::join(&fixture, &options).await];
     let stop = Arc::new(AtomicBool::new(false));
     let load = tokio::spawn(load(fixture.topic.clone(), Arc::clone(&stop)));
-    handled(&mut ledger, 1_000).await;
+    handled(&mut outcomes, 1_000).await;
     let from = now();
     let mut changes = 0;
     for round in 0..count(1, 3) {
@@ -81,13 +81,13 @@ pub async fn change(program: &'static str) -> Summary {
     let to = now();
     stop.store(true, Ordering::Release);
     let published = load.await.unwrap();
-    handled(&mut ledger, published.confirmed.len()).await;
+    handled(&mut outcomes, published.confirmed.len()).await;
     for member in members {
         member.leave().await;
     }
     fixture.settled(published.confirmed.len()).await;
-    let idle = longest_idle(&ledger, from, to);
-    let summary = ledger.check("Kafka 1 -> 5 -> 2 members, 8 partitions", &published, &[]);
+    let idle = longest_idle(&outcomes, from, to);
+    let summary = outcomes.check("Kafka 1 -> 5 -> 2 members, 8 partitions", &published, &[]);
     let out = changes * 5 * options.concurrency;
     let summary = summary.sound(format!(
         "{changes} changes, a partition idle for {idle:.1?} at most, in flight per change {out}"
@@ -98,7 +98,7 @@ pub async fn change(program: &'static str) -> Summary {
     summary
 }
 
-/// About 1,000 messages a second, until told to stop.
+/// Publishes about 1,000 messages a second until it is stopped.
 async fn load(topic: String, stop: Arc<AtomicBool>) -> Published {
     let broker = run::broker(Kind::Kafka, "", true);
     let mut published = Published::default();
@@ -124,13 +124,13 @@ async fn load(topic: String, stop: Arc<AtomicBool>) -> Published {
 }
 
 /// The longest time in which no handler started for some partition.
-fn longest_idle(ledger: &Ledger, from: Duration, to: Duration) -> Duration {
+fn longest_idle(outcomes: &Outcomes, from: Duration, to: Duration) -> Duration {
     let of = |key: String| java_partition(key.as_bytes(), PARTITIONS);
     let mut last: HashMap<i32, Duration> =
         (0..KEYS).map(|key| (of(format!("k{key}")), from)).collect();
     assert_eq!(last.len(), PARTITIONS as usize, "a partition without a key");
     let mut longest = Duration::ZERO;
-    for line in ledger.lines() {
+    for line in outcomes.lines() {
         let Some((partition, _)) = line.place else { continue };
         if line.mark == Mark::Start && line.at > from && line.at < to {
             let before = last.insert(partition, line.at).unwrap_or(from);
@@ -151,34 +151,36 @@ pub async fn slow_handler(program: &'static str, joined: bool) -> Summary {
     let slow: Vec<_> = (0..4).map(|n| Work::new(format!("slow{n}"), 0)).collect();
     let works = slow.iter().map(|work| work.clone().act(Act::Take(count(13_000, 20_000) as u64)));
     let mut published = fixture.publish(works).await;
-    let mut ledger = fixture.ledger();
-    let worker = fixture.start(&options, &mut ledger).await;
-    until("the slow ones run", async || ledger.refresh().lines().len() == 4).await;
+    let mut outcomes = fixture.outcomes();
+    let worker = fixture.start(&options, &mut outcomes).await;
+    until("the slow ones run", async || outcomes.refresh().lines().len() == 4).await;
     let second = if joined {
         options.hurry = true;
-        Some(fixture.start(&options, &mut ledger).await)
+        Some(fixture.start(&options, &mut outcomes).await)
     } else {
         None
     };
-    handled(&mut ledger, 4).await;
-    // What is published afterwards still comes: nobody was thrown out.
+    handled(&mut outcomes, 4).await;
+    // Later messages are received: no member was removed.
     published.add(fixture.publish(Work::over(100, 500)).await);
-    until_within(Duration::from_secs(30), "the others", async || ledger.refresh().handled() == 504)
-        .await;
+    until_within(Duration::from_secs(30), "the others", async || {
+        outcomes.refresh().handled() == 504
+    })
+    .await;
     // The slow handlers of a member that lost their partition end as well.
-    until("the slow ones to end", async || ledger.refresh().interrupted().is_empty()).await;
+    until("the slow ones to end", async || outcomes.refresh().interrupted().is_empty()).await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
     if let Some(second) = second {
         assert!(second.stop().await.0.success());
     }
     fixture.settled(504).await;
-    let repeated = slow.iter().filter(|work| ledger.entry(&work.id()).starts == 2).count();
+    let repeated = slow.iter().filter(|work| outcomes.entry(&work.id()).starts == 2).count();
     let test = match joined {
         false => "Kafka slow handlers, max.poll.interval 6 s, alone",
         true => "Kafka slow handlers, max.poll.interval 6 s, a member joins",
     };
-    let summary = ledger.check(test, &published, &[]);
+    let summary = outcomes.check(test, &published, &[]);
     let summary = summary.sound(format!("slow ones that were handled again {repeated} of 4"));
     match joined {
         false => assert_eq!(summary.duplicates, 0, "{summary}"),

@@ -1,11 +1,11 @@
-//! A backlog that is longer than memory should be.
+//! Fault test of memory with a long backlog.
 
 use std::time::Duration;
 
 use crate::consuming::fixture::{Fixture, count, until_within};
 use crate::consuming::work::{Kind, Work};
 
-/// How much a worker may grow after its first 10,000 messages, in KiB.
+/// The allowed growth of a worker after its first 10,000 messages, in KiB.
 const GROWTH: u64 = 16 << 10;
 
 /// A million messages, handled more slowly than they are sent.
@@ -18,13 +18,13 @@ pub async fn backlog(kind: Kind, program: &'static str) {
     let started = std::time::Instant::now();
     let published = fixture.publish(Work::over(10_000, total)).await;
     let publishing = started.elapsed();
-    let mut ledger = fixture.ledger();
-    let worker = fixture.start(&options, &mut ledger).await;
+    let mut outcomes = fixture.outcomes();
+    let worker = fixture.start(&options, &mut outcomes).await;
     let patience = Duration::from_secs(60 + total as u64 / 1_000);
     let mut wait = async |goal: usize| {
         until_within(patience, "messages to be handled", async || {
             tokio::time::sleep(Duration::from_millis(200)).await;
-            ledger.refresh().handled() >= goal
+            outcomes.refresh().handled() >= goal
         })
         .await;
     };
@@ -35,7 +35,7 @@ pub async fn backlog(kind: Kind, program: &'static str) {
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
     fixture.settled(total).await;
-    let summary = ledger.check(&format!("{kind:?} backlog of {total}"), &published, &[]);
+    let summary = outcomes.check(&format!("{kind:?} backlog of {total}"), &published, &[]);
     let grown = peak.saturating_sub(first);
     let rate = (total - 10_000) as f64 / took.as_secs_f64();
     let summary = summary.sound(format!(

@@ -1,4 +1,4 @@
-//! The server goes away, or does not take what it is given.
+//! Fault tests of a server that is down or refuses messages.
 
 use std::time::Duration;
 
@@ -6,13 +6,13 @@ use super::kills::{PREFETCH, handled};
 use crate::amqp::Raw;
 use crate::consuming::audit::Audit;
 use crate::consuming::fixture::{Fixture, count, ids, outage, until, until_within};
-use crate::consuming::ledger::Summary;
+use crate::consuming::outcomes::Summary;
 use crate::consuming::work::{Act, Kind, Work};
 use crate::control::{Restore, ctl, full};
 use crate::kafka;
 
 /// RabbitMQ 4.3 forgets a quorum queue that was declared just before the server is killed. There is
-/// nothing to wait for but time.
+/// no condition to wait for.
 async fn queues_are_known(kind: Kind) {
     if kind == Kind::Amqp {
         tokio::time::sleep(Duration::from_secs(10)).await;
@@ -33,24 +33,24 @@ pub async fn server_killed(kind: Kind, program: &'static str) -> Summary {
     let published = fixture.publish(works).await;
     let deadly = total / 200;
     queues_are_known(kind).await;
-    let mut ledger = fixture.ledger();
-    let worker = fixture.start(&options, &mut ledger).await;
+    let mut outcomes = fixture.outcomes();
+    let worker = fixture.start(&options, &mut outcomes).await;
     let mut bound = 0;
     for kill in 1..=kills {
-        handled(&mut ledger, total * kill / (kills + 2)).await;
+        handled(&mut outcomes, total * kill / (kills + 2)).await;
         bound += match kind {
-            Kind::Kafka => ledger.handled(),
+            Kind::Kafka => outcomes.handled(),
             Kind::Amqp => PREFETCH,
         };
         outage(kind, "kill", tokio::time::sleep(Duration::from_secs(count(2, 10) as u64))).await;
-        // What was handled while the server was away could not be committed.
+        // Messages handled while the server was down could not be committed.
         if kind == Kind::Kafka {
-            bound = ledger.refresh().handled();
+            bound = outcomes.refresh().handled();
         }
     }
     let patience = Duration::from_secs(120 + total as u64 / 500);
     until_within(patience, "all others to be handled", async || {
-        ledger.refresh().handled() == total - deadly
+        outcomes.refresh().handled() == total - deadly
     })
     .await;
     fixture.until_settled_but(total, deadly).await;
@@ -59,7 +59,7 @@ pub async fn server_killed(kind: Kind, program: &'static str) -> Summary {
     fixture.settled(total).await;
     let dead = fixture.dead().await;
     let test = format!("{kind:?} server kill -9 x{kills} while consuming");
-    let summary = ledger.check(&test, &published, &ids(&dead));
+    let summary = outcomes.check(&test, &published, &ids(&dead));
     let of = match kind {
         Kind::Kafka => "handled before the server was back: at most what was not committed",
         Kind::Amqp => "prefetch x kills",
@@ -72,7 +72,7 @@ pub async fn server_killed(kind: Kind, program: &'static str) -> Summary {
     summary
 }
 
-/// 18: there is no place for dead letters: nothing is settled, until there is one. The consumer is
+/// 18: the target of dead letters is missing: nothing is settled until it exists. The consumer is
 /// killed in between.
 pub async fn no_place_for_dead_letters(kind: Kind, program: &'static str) -> Summary {
     let fixture = Fixture::new(kind, program, "target", 4).await;
@@ -91,23 +91,23 @@ pub async fn no_place_for_dead_letters(kind: Kind, program: &'static str) -> Sum
         _ => work,
     });
     let published = fixture.publish(works).await;
-    let (mut ledger, mut audit) = (fixture.ledger(), Audit::default());
-    let worker = fixture.start(&options, &mut ledger).await;
-    let failed = |ledger: &crate::consuming::ledger::Ledger| {
-        ledger.lines().iter().any(|line| line.mark == crate::consuming::journal::Mark::Fail)
+    let (mut outcomes, mut audit) = (fixture.outcomes(), Audit::default());
+    let worker = fixture.start(&options, &mut outcomes).await;
+    let failed = |outcomes: &crate::consuming::outcomes::Outcomes| {
+        outcomes.lines().iter().any(|line| line.mark == crate::consuming::journal::Mark::Fail)
     };
-    until("a message that cannot be handled", async || failed(ledger.refresh())).await;
+    until("a message that cannot be handled", async || failed(outcomes.refresh())).await;
     let end = tokio::time::Instant::now() + Duration::from_secs(count(3, 30) as u64);
     while tokio::time::Instant::now() < end {
         // No commit is beyond a message that has no dead letter yet.
         if kind == Kind::Kafka {
-            audit.check(&fixture, &mut ledger).await;
+            audit.check(&fixture, &mut outcomes).await;
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
-    let handled_meanwhile = ledger.refresh().handled();
+    let handled_meanwhile = outcomes.refresh().handled();
     worker.kill().await;
-    let worker = fixture.start(&options, &mut ledger).await;
+    let worker = fixture.start(&options, &mut outcomes).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     match kind {
         Kind::Kafka => kafka::create_topic(&dead_name, 1, &[]).await,
@@ -117,14 +117,14 @@ pub async fn no_place_for_dead_letters(kind: Kind, program: &'static str) -> Sum
             raw.clean(&[], &[]).await;
         }
     }
-    handled(&mut ledger, total - deadly).await;
+    handled(&mut outcomes, total - deadly).await;
     fixture.until_settled_but(total, deadly).await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
     fixture.settled(total).await;
     let dead = fixture.dead().await;
     let test = format!("{kind:?} no place for dead letters");
-    let summary = ledger.check(&test, &published, &ids(&dead));
+    let summary = outcomes.check(&test, &published, &ids(&dead));
     let summary = summary.sound(format!("handled while there was none: {handled_meanwhile}"));
     assert_eq!(summary.dead, deadly, "{summary}");
     assert!(summary.dead_copies <= 1, "{summary}");
@@ -141,19 +141,19 @@ pub async fn memory_alarm(program: &'static str) -> Summary {
     fixture.declare(&options).await;
     let (total, more) = (count(8_000, 100_000), 500);
     let mut published = fixture.publish(Work::over(1_000, total)).await;
-    let mut ledger = fixture.ledger();
-    let worker = fixture.start(&options, &mut ledger).await;
-    handled(&mut ledger, 100).await;
+    let mut outcomes = fixture.outcomes();
+    let worker = fixture.start(&options, &mut outcomes).await;
+    handled(&mut outcomes, 100).await;
     crate::consuming::fixture::announce("memory alarm on rabbitmq, some seconds");
     let restore = Restore::by(["ctl", "rabbitmq", "set_vm_memory_high_watermark", "0.6"]);
     ctl(&["set_vm_memory_high_watermark", "0.00001"]).await;
-    let before = ledger.refresh().handled();
-    // More than are out at once, so that acks arrive; not all, for which publishers would wait too long.
+    let before = outcomes.refresh().handled();
+    // More than are in flight, so that acks arrive; not all, for publishers would wait too long.
     let goal = total.min(before + 1_000);
     let late = (0..more).map(|n| Work::new(format!("late{n}"), 0));
     let (during, late) = {
         let mut publishing = std::pin::pin!(fixture.try_publish(late));
-        let consuming = handled(&mut ledger, goal);
+        let consuming = handled(&mut outcomes, goal);
         tokio::select! {
             () = consuming => {}
             _ = &mut publishing => panic!("published during the alarm"),
@@ -165,11 +165,11 @@ pub async fn memory_alarm(program: &'static str) -> Summary {
     assert!(during > PREFETCH, "only {during} were left to be handled during the alarm");
     assert_eq!(late.confirmed.len(), more, "published after the alarm");
     published.add(late);
-    handled(&mut ledger, total + more).await;
+    handled(&mut outcomes, total + more).await;
     let (status, _) = worker.stop().await;
     assert!(status.success(), "{status}");
     fixture.settled(total + more).await;
-    let summary = ledger.check("Amqp memory alarm", &published, &[]);
+    let summary = outcomes.check("Amqp memory alarm", &published, &[]);
     let summary =
         summary.sound(format!("handled during the alarm {during}, then published {more}"));
     assert_eq!((summary.duplicates, summary.interrupted), (0, 0), "{summary}");

@@ -1,4 +1,5 @@
-//! python-cqrs's example event with its Protobuf schema: the twin of `peers/protobuf.py`.
+//! python-cqrs's example event `UserJoined` with its Protobuf schema, as in `peers/protobuf.py`; used by
+//! the interop tests.
 
 use std::borrow::Cow;
 
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{CORRELATION, TIMEOUT, TIMES};
 
-/// The whole event, as it stands on the wire.
+/// The whole event on the wire.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct UserJoinedNotification {
     /// With hyphens.
@@ -24,18 +25,18 @@ pub struct UserJoinedNotification {
     /// `UserJoined`.
     #[prost(string, tag = "3")]
     pub event_name: String,
-    /// What happened.
+    /// The payload.
     #[prost(message, optional, tag = "6")]
     pub payload: Option<UserJoinedPayload>,
 }
 
-/// Who joined what.
+/// The payload of the event.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct UserJoinedPayload {
-    /// Who.
+    /// The user's id.
     #[prost(string, tag = "1")]
     pub user_id: String,
-    /// What.
+    /// The meeting's id.
     #[prost(string, tag = "2")]
     pub meeting_id: String,
 }
@@ -44,9 +45,9 @@ pub struct UserJoinedPayload {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Notification)]
 #[cqrs(crate = "cqrs_core", topic = "meetings", serializer = ProtobufSerializer)]
 pub struct UserJoined {
-    /// Who.
+    /// The user's id.
     pub user_id: String,
-    /// What.
+    /// The meeting's id.
     pub meeting_id: String,
 }
 
@@ -78,7 +79,7 @@ impl ProtobufEvent for UserJoined {
 }
 
 /// Events for `topic`: with text beyond ASCII, and with nothing in their payload.
-pub fn meetings(topic: &str) -> Vec<NotificationEvent<UserJoined>> {
+pub fn joined_events(topic: &str) -> Vec<NotificationEvent<UserJoined>> {
     let users = [("1", "m-1"), ("\u{43a}\u{43b}\u{44e}\u{447}", "\u{1f980}"), ("", "")];
     let events = users.into_iter().zip(TIMES).map(|((user_id, meeting_id), micros)| {
         let payload = UserJoined { user_id: user_id.into(), meeting_id: meeting_id.into() };
@@ -90,7 +91,7 @@ pub fn meetings(topic: &str) -> Vec<NotificationEvent<UserJoined>> {
 }
 
 /// Publishes them, one after the other.
-pub async fn announce(broker: impl MessageBroker, events: &[NotificationEvent<UserJoined>]) {
+pub async fn publish_events(broker: impl MessageBroker, events: &[NotificationEvent<UserJoined>]) {
     let mediator = Mediator::builder().broker(broker).build().unwrap();
     for event in events {
         let scope = Scope::new().with(CorrelationId::new(CORRELATION));
@@ -99,7 +100,7 @@ pub async fn announce(broker: impl MessageBroker, events: &[NotificationEvent<Us
     assert_eq!(mediator.shutdown(TIMEOUT).await.undelivered, 0);
 }
 
-/// `event` as a request of a peer has it.
+/// `event` in the form of a request to a peer.
 pub fn spec(event: &NotificationEvent<UserJoined>) -> Value {
     json!({
         "payload": event.payload,
@@ -108,7 +109,7 @@ pub fn spec(event: &NotificationEvent<UserJoined>) -> Value {
     })
 }
 
-/// Whether what a peer describes is `event`, whose topic is not in the message.
+/// Checks that a peer describes `event`, whose topic is not in the message.
 #[track_caller]
 pub fn assert_same(described: &Value, event: &NotificationEvent<UserJoined>) {
     assert_eq!(described["is"], "UserJoined");

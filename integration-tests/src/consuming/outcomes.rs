@@ -1,4 +1,4 @@
-//! What became of the messages of a fault test.
+//! [`Outcomes`]: the results of a fault test's messages, from the journal of its handlers.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -6,7 +6,7 @@ use std::fmt;
 use super::journal::{Line, Mark, Reader};
 use super::work::Id;
 
-/// What was published.
+/// The published messages.
 #[derive(Debug, Clone, Default)]
 pub struct Published {
     /// Those whose publish was begun.
@@ -23,7 +23,7 @@ impl Published {
     }
 }
 
-/// What was done with one message.
+/// The runs of one message.
 #[derive(Debug, Clone, Default)]
 pub struct Entry {
     /// Handlers that started.
@@ -34,9 +34,9 @@ pub struct Entry {
     pub fails: u32,
 }
 
-/// What handlers did, kept up to date from a journal.
+/// The results of handlers, read from a journal.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct Outcomes {
     reader: Reader,
     entries: HashMap<Id, Entry>,
     handled: usize,
@@ -45,8 +45,8 @@ pub struct Ledger {
     out_of_order: usize,
 }
 
-impl Ledger {
-    /// Of `reader`.
+impl Outcomes {
+    /// The results in the journal of `reader`.
     pub fn new(reader: Reader) -> Self {
         let (entries, last) = (HashMap::new(), HashMap::new());
         Self { reader, entries, handled: 0, last, out_of_order: 0 }
@@ -88,19 +88,18 @@ impl Ledger {
         self.handled
     }
 
-    /// What was done with a message.
+    /// The runs of a message.
     pub fn entry(&self, id: &Id) -> Entry {
         self.entries.get(id).cloned().unwrap_or_default()
     }
 
-    /// Messages with a handler that started and came to no end.
+    /// Messages with an unfinished handler.
     pub fn interrupted(&self) -> HashSet<Id> {
         let open = self.entries.iter().filter(|(_, entry)| entry.starts > entry.ends + entry.fails);
         open.map(|(id, _)| id.clone()).collect()
     }
 
-    /// Messages that handlers were started for more often than needed: beside failed attempts and those
-    /// that were cut off.
+    /// Successful runs beyond the first of each message.
     pub fn duplicates(&self) -> usize {
         self.entries.values().map(|entry| entry.ends.saturating_sub(1) as usize).sum()
     }
@@ -115,12 +114,12 @@ impl Ledger {
         &self.reader.ready
     }
 
-    /// How processes ended.
+    /// The ends of processes.
     pub fn reports(&self) -> &[(u32, String)] {
         &self.reader.reports
     }
 
-    /// Compares with what was published and what is dead. Prints and returns the summary.
+    /// Compares the results with the published messages and the dead letters. Prints and returns the summary.
     pub fn check(&mut self, test: &str, published: &Published, dead: &[Id]) -> Summary {
         self.refresh();
         let died: HashSet<&Id> = dead.iter().collect();
@@ -160,7 +159,7 @@ impl Ledger {
     }
 }
 
-/// The one line of a fault test.
+/// The summary line of a fault test.
 #[derive(Debug)]
 pub struct Summary {
     /// The test.
@@ -185,16 +184,16 @@ pub struct Summary {
     pub out_of_order: usize,
     /// Successes beside the first of a message.
     pub duplicates: usize,
-    /// Handlers that started and came to no end.
+    /// Handlers that started and did not finish.
     pub interrupted: usize,
     /// The most successes of one message.
     pub most: u32,
-    /// What else is to be told.
+    /// Further results.
     pub note: String,
 }
 
 impl Summary {
-    /// Adds what else is to be told, prints the line, and checks what must hold whatever the fault was.
+    /// Adds further results, prints the line, and checks what must hold after every fault.
     ///
     /// # Panics
     /// When it does not hold.
@@ -204,7 +203,7 @@ impl Summary {
         summary
     }
 
-    /// As [`sound`](Self::sound), where the broker itself may break the order.
+    /// As [`sound`](Self::sound), for a broker that may break the order itself.
     ///
     /// # Panics
     /// When it does not hold.
@@ -220,7 +219,7 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "LEDGER {}: attempted {} confirmed {} handled {} dead {} (+{}) lost {} unexpected {} \
+            "SUMMARY {}: attempted {} confirmed {} handled {} dead {} (+{}) lost {} unexpected {} \
              out-of-order {} duplicates {} (most {}) interrupted {} | {}",
             self.test,
             self.attempted,
