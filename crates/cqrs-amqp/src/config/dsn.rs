@@ -6,12 +6,12 @@ use cqrs_config::{Variable, not_text, secret_text};
 use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
 use serde::{Deserialize, Deserializer};
 
-use crate::AmqpError;
+use crate::error::AmqpError;
 
 /// The server's address and the login: `amqp://user:password@host:port/vhost`, or `amqps://` for TLS
 /// ([RabbitMQ URI specification](https://www.rabbitmq.com/docs/uri-spec)).
 ///
-/// Percent-encode what has a meaning in a URI (`%2F` for the vhost `/`). An empty vhost
+/// Percent-encode characters with a meaning in a URI (`%2F` for the vhost `/`). An empty vhost
 /// (`amqp://host/`) is read as the vhost `/`, as the Python clients do and unlike the specification.
 /// Left out, user and password are `guest`, the port is 5672 (5671 with TLS). The query parameters
 /// `heartbeat` (seconds), `channel_max`, `frame_max` (bytes; 0, or at least 4,096) and `auth_mechanism`
@@ -78,8 +78,7 @@ impl Dsn {
         Some(authority.rsplit_once('@').map_or(authority, |(_, host)| host))
     }
 
-    /// Whether an `@` stands behind the host: then what was read as host and vhost may be a part of the
-    /// password, and is shown nowhere.
+    /// True if an `@` follows the host: then host and vhost may be a part of the password and are not shown.
     fn has_late_at(&self) -> bool {
         self.0.split_once("://").is_some_and(|(_, rest)| {
             rest.split_once(['/', '?', '#']).is_some_and(|(_, behind)| behind.contains('@'))
@@ -91,7 +90,7 @@ impl Dsn {
         host.split_once(']').map(|(address, _port)| address)
     }
 
-    /// Names the parameter that is wrong, never its value: what lapin does not know, it ignores.
+    /// Refuses wrong parameters, which lapin would ignore; the error names the parameter, never its value.
     fn check_parameters(&self) -> Result<(), AmqpError> {
         let Some((before, behind)) = self.0.split_once('?') else { return Ok(()) };
         // A question mark in the fragment begins no query.
@@ -113,7 +112,7 @@ impl Dsn {
                         "the dsn's `{name}` is not understood: set AmqpConfig::connect_timeout"
                     ));
                 }
-                // Perhaps a password with a question mark in it, whatever follows that.
+                // Possibly a password with a question mark in it.
                 _ if behind.contains('@') => {
                     return refuse(format!("a parameter of the dsn is not understood; {KNOWN}"));
                 }

@@ -22,12 +22,13 @@ pub use topology::{
     Argument, BindingConfig, DeclareMode, ExchangeConfig, ExchangeKind, QueueConfig,
 };
 
-use crate::AmqpError;
+use crate::error::AmqpError;
 
 /// Settings of an [`AmqpMessageBroker`](crate::AmqpMessageBroker).
 ///
 /// Start from [`AmqpConfig::new`], [`from_env`](Self::from_env) or a file read with serde, where
-/// durations are texts such as `"30s"` or `"250ms"` and what is left out has its default. `Debug` shows no credentials.
+/// durations are texts such as `"30s"` or `"250ms"` and a missing setting has its default. `Debug` shows
+/// no credentials.
 ///
 /// ```
 /// use cqrs_amqp::{AmqpConfig, BindingConfig, ExchangeKind, QueueConfig};
@@ -44,7 +45,7 @@ use crate::AmqpError;
 pub struct AmqpConfig {
     /// The server's address and the login; `amqp://localhost:5672/%2f` by default.
     pub dsn: Dsn,
-    /// Where messages are published to. A message's topic is its routing key.
+    /// The exchange that messages are published to. A message's topic is its routing key.
     pub exchange: ExchangeConfig,
     /// The declarations on a new connection.
     pub declare: DeclareMode,
@@ -77,7 +78,7 @@ pub struct AmqpConfig {
     pub reconnect: Reconnect,
     /// TLS; used with `amqps://` only.
     pub tls: TlsConfig,
-    /// If messages survive a restart of the server in durable queues; true by default.
+    /// True, the default: messages survive a restart of the server in durable queues.
     /// [`DeclareMode::PythonCompatible`] does not change it.
     pub persistent: bool,
     /// The largest message that is published, in bytes of body, key and headers; 16 MiB by default.
@@ -164,7 +165,7 @@ impl AmqpConfig {
         Ok(())
     }
 
-    /// How long one attempt to connect takes at most.
+    /// The time limit of one attempt to connect.
     pub(crate) fn attempt_timeout(&self) -> Duration {
         self.connect_timeout.min(self.publish_timeout / 2)
     }

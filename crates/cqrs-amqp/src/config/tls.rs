@@ -1,11 +1,11 @@
-//! TLS for `amqps://`: rustls with the ring provider.
+//! TLS for `amqps://`, by rustls with the ring provider; used by the connector.
 
 use cqrs_config::{TlsConfig, TlsError};
 use lapin::tcp::{RustlsConnector, RustlsConnectorConfig};
 
-use crate::{AmqpError, ErrorKind};
+use crate::error::{AmqpError, ErrorKind};
 
-/// Reads the files and builds what every connection uses.
+/// Reads the files and makes the TLS client of all connections.
 pub(crate) fn connector(tls: &TlsConfig) -> Result<RustlsConnector, AmqpError> {
     let mut config = RustlsConnectorConfig::default();
     match tls.authorities().map_err(refused)? {

@@ -1,4 +1,4 @@
-//! Exchanges, queues and bindings in the settings: what is declared on a new connection.
+//! Exchanges, queues and bindings in the settings, which are declared on a new connection.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use serde::Deserialize;
 
 text_enum! {
-    /// How an exchange routes ([RabbitMQ: exchanges](https://www.rabbitmq.com/docs/exchanges)).
+    /// The routing of an exchange ([RabbitMQ: exchanges](https://www.rabbitmq.com/docs/exchanges)).
     #[derive(Default)]
     pub enum ExchangeKind {
-        /// To the queues whose binding key equals the routing key. What FastStream and python-cqrs use.
+        /// To the queues whose binding key equals the routing key; used by FastStream and python-cqrs.
         #[default]
         Direct = "direct",
         /// To the queues whose binding pattern (`*`, `#`) matches the routing key.
@@ -41,11 +41,11 @@ pub struct ExchangeConfig {
     /// Its name; `events` by default. The empty name is the default exchange, which routes to the queue
     /// named like the routing key (the message's topic) and is never declared.
     pub name: String,
-    /// How it routes; direct by default.
+    /// Its routing; direct by default.
     pub kind: ExchangeKind,
-    /// Whether it survives a restart of the server; true by default.
+    /// True, the default: it survives a restart of the server.
     pub durable: bool,
-    /// Whether it is deleted with its last binding; false by default.
+    /// True: it is deleted with its last binding. False by default.
     pub auto_delete: bool,
 }
 
@@ -61,18 +61,18 @@ impl Default for ExchangeConfig {
 }
 
 text_enum! {
-    /// What is declared when a connection is made (never per publish). A declaration that stands
-    /// differently on the server is an error ([`ErrorKind::Topology`](crate::ErrorKind::Topology), reply
+    /// The declarations on a new connection (never per publish). A declaration that differs from the
+    /// server's is an error ([`ErrorKind::Topology`](crate::ErrorKind::Topology), reply
     /// code 406), tried again with the connection's backoff.
     #[derive(Default)]
     pub enum DeclareMode {
         /// Declares the exchange, the queues and the bindings as configured.
         #[default]
         Declare = "declare",
-        /// Only checks that the exchange and the queues are there. Binds nothing.
+        /// Only checks that the exchange and the queues exist. Binds nothing.
         Passive = "passive",
-        /// Declares and checks nothing. Publishing to an exchange that is not there ends as `Unroutable`,
-        /// and each such message costs a channel.
+        /// Declares and checks nothing. Publishing to a missing exchange ends as `Unroutable`, and
+        /// each such message costs a channel.
         None = "none",
         /// Declares what python-cqrs declares: the exchange direct, not durable, auto-delete (whatever
         /// [`ExchangeConfig`] says beside the name); and for every topic, when it is first published to on
@@ -89,13 +89,13 @@ text_enum! {
 pub struct QueueConfig {
     /// Its name.
     pub name: String,
-    /// Whether it survives a restart of the server; true by default.
+    /// True, the default: it survives a restart of the server.
     #[serde(default = "yes")]
     pub durable: bool,
-    /// Whether it is deleted with its last consumer; false by default.
+    /// True: it is deleted with its last consumer. False by default.
     #[serde(default)]
     pub auto_delete: bool,
-    /// Whether only the declaring connection may use it; false by default.
+    /// True: only the declaring connection may use it. False by default.
     #[serde(default)]
     pub exclusive: bool,
     /// Further arguments, such as `x-queue-type`.

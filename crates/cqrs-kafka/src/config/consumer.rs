@@ -5,11 +5,11 @@ use std::time::Duration;
 use cqrs_core::consume::SubscribeRequest;
 use rdkafka::ClientConfig;
 
-use super::client::canonical;
+use super::native::canonical;
 use super::{KafkaConfig, KafkaSubscription};
-use crate::KafkaError;
+use crate::error::KafkaError;
 
-/// How many records may be fetched and not settled.
+/// The default bound on records that are fetched and not settled.
 pub(crate) const DEFAULT_UNSETTLED: usize = 10_000;
 
 /// Options of the producer alone. A consumer would warn of each.
@@ -32,12 +32,12 @@ const OF_PRODUCER: [&str; 16] = [
     "compression.level",
 ];
 
-/// Options whose change would break a promise that a typed field cannot.
+/// Options that would break a guarantee.
 const REFUSED: [(&str, &str); 10] = [
     ("group.id", "it is the subscription's group"),
     ("group.protocol", "only the classic protocol is supported"),
-    ("enable.auto.commit", "offsets are committed by what was settled"),
-    ("enable.auto.offset.store", "offsets are committed by what was settled"),
+    ("enable.auto.commit", "settled records decide what is committed"),
+    ("enable.auto.offset.store", "settled records decide what is committed"),
     ("auto.offset.reset", "set where the subscription starts instead"),
     ("auto.commit.interval.ms", "set commit_interval instead"),
     ("enable.partition.eof", "it is of no use here"),
@@ -78,12 +78,12 @@ impl KafkaConfig {
         set("queued.min.messages", &cap.clamp(100, 10_000).to_string());
         let kilobytes = (subscription.prefetch_bytes / 1_024).max(1);
         set("queued.max.messages.kbytes", &kilobytes.min(2_097_151).to_string());
-        // How long a partition whose queue was full is not fetched: with the default of a second, a
-        // consumer that empties the queue faster than that waits for the rest of it, every time.
+        // The pause of fetching a partition whose queue was full: with the default of a second, a consumer
+        // that empties the queue faster waits for the rest of it each time.
         set("fetch.queue.backoff.ms", "10");
         let fetch = subscription.prefetch_bytes.clamp(64 << 10, 1 << 20);
         set("max.partition.fetch.bytes", &fetch.to_string());
-        // A topic that is made later is seen after that time.
+        // A topic that is created later is found after that time.
         set("topic.metadata.refresh.interval.ms", "10000");
         set("allow.auto.create.topics", "false");
         let raw = self.raw.iter().filter(|(name, _)| !OF_PRODUCER.contains(&canonical(name)));
@@ -97,7 +97,7 @@ impl KafkaConfig {
         self.to_native(options)
     }
 
-    /// The options of a client that makes topics.
+    /// The options of a client that creates topics.
     pub(crate) fn to_admin_config(&self) -> Result<ClientConfig, KafkaError> {
         let mut options = self.common_options()?;
         let raw = self.raw.iter().filter(|(name, _)| !OF_PRODUCER.contains(&canonical(name)));
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_the_guarantees() {
+    fn defaults_are_the_guarantees() {
         let options = options(&KafkaSubscription::new()).unwrap();
         for (name, value) in [
             ("group.id", "mailer"),
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_break_a_promise_is_refused() {
+    fn options_that_break_a_guarantee_are_refused() {
         for (name, _) in REFUSED {
             let error = options(&KafkaSubscription::new().with_raw(name, "1")).unwrap_err();
             assert!(error.to_string().contains(name), "{error}");

@@ -3,7 +3,7 @@
 use cqrs_config::{Env, MIN_TIMEOUT};
 
 use super::KafkaConfig;
-use super::client::MIN_REQUEST_TIMEOUT;
+use super::check::MIN_REQUEST_TIMEOUT;
 use crate::KafkaError;
 
 const PREFIX: &str = "KAFKA_";

@@ -1,11 +1,17 @@
-//! What a [`KafkaConfig`] holds, where it is read from, and how it becomes librdkafka's.
+//! The settings of a [`KafkaMessageBroker`](crate::KafkaMessageBroker) and of its subscriptions, and their
+//! form in librdkafka.
 
-mod client;
+mod check;
 mod consumer;
 mod env;
+mod native;
 mod options;
+mod producer;
 mod sasl;
+mod security;
 mod subscription;
+#[cfg(test)]
+mod testing;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,15 +19,16 @@ use std::time::Duration;
 use cqrs_core::broker::{Intake, Window};
 use serde::Deserialize;
 
-pub(crate) use client::is_idempotent;
-pub(crate) use consumer::DEFAULT_UNSETTLED;
 use cqrs_config::TextList;
+
+pub(crate) use consumer::DEFAULT_UNSETTLED;
 pub use cqrs_config::{Pem, Reconnect, Secret, TlsConfig};
 pub use options::{Acks, Compression, IdentityHeaders, LogLevel, SaslMechanism, SecurityProtocol};
+pub(crate) use producer::is_idempotent;
 pub use sasl::Sasl;
 pub use subscription::{Assignor, IsolationLevel, KafkaSubscription, NewTopics, RetryMode};
 
-/// Where and how to reach a Kafka cluster.
+/// Settings of a [`KafkaMessageBroker`](crate::KafkaMessageBroker).
 ///
 /// Made with [`new`](Self::new), [`from_env`](Self::from_env), or by deserializing (unknown fields are
 /// errors; durations are texts such as `"30s"` or `"250ms"`). Contradictions are errors of
@@ -36,15 +43,15 @@ pub struct KafkaConfig {
     /// or one text with commas between them.
     #[serde(deserialize_with = "cqrs_config::deserialize_text_list")]
     pub bootstrap_servers: Vec<String>,
-    /// How this client names itself in the brokers' logs and quotas. Default `cqrs`.
+    /// The name of this client in the brokers' logs and quotas. Default `cqrs`.
     pub client_id: String,
-    /// Who must have a record before it is confirmed. Default [`Acks::All`].
+    /// The replicas that must have a record before it is confirmed. Default [`Acks::All`].
     pub acks: Acks,
-    /// Whether resends by librdkafka neither duplicate nor reorder. Default on. Off gives up both.
+    /// On, the default: resends by librdkafka neither duplicate nor reorder. Off gives up both.
     pub enable_idempotence: bool,
     /// Requests in flight per connection, 1 to 5 with idempotence. Default 5.
     pub max_in_flight_requests_per_connection: u32,
-    /// How often a failed send of a record is repeated. `None`, the default: until its deadline.
+    /// The number of repetitions of a failed send. `None`, the default: until its deadline.
     pub retries: Option<u32>,
     /// The wait before the first repetition (`retry.backoff.ms`), doubled up to
     /// [`retry_delay_max`](Self::retry_delay_max). Default 100 ms; 1 ms to 300 s.
@@ -65,35 +72,34 @@ pub struct KafkaConfig {
     /// Accepts a trusted certificate for any host name. Gives up: the owner of any certificate of the
     /// authority can pose as the server. Default off.
     pub danger_accept_any_hostname: bool,
-    /// How batches are compressed. Default [`Compression::None`].
+    /// The compression of batches. Default [`Compression::None`].
     pub compression: Compression,
-    /// How long a record may wait for others to share its batch (`linger.ms`). Default 5 ms.
+    /// The time a record may wait for others to share its batch (`linger.ms`). Default 5 ms.
     #[serde(deserialize_with = "cqrs_config::deserialize_duration")]
     pub linger: Duration,
-    /// Bytes of a batch, at most (`batch.size`). Default 1,000,000. Keep it below the smallest
+    /// The largest batch in bytes (`batch.size`). Default 1,000,000. Keep it below the smallest
     /// `max.message.bytes` of the topics: the broker applies that to whole batches.
     pub batch_size: usize,
     /// The largest message that is published, in bytes of body, key and headers. Default 1,000,000. Larger
     /// ones are refused here, as `TooLarge`; `message.max.bytes` is set 1 KiB higher, for the framing.
     /// Brokers accept 1,048,588 by default.
     pub max_message_size: usize,
-    /// Whether the broker may create a topic that does not exist, if it is set up for that. Default on.
-    /// Off: publishing to such a topic is an `Unroutable` error (after 10 s).
+    /// On, the default: the broker may create a missing topic, if it is set up for that. Off: publishing to such a topic is an `Unroutable` error (after 10 s).
     pub allow_auto_create_topics: bool,
-    /// Which headers are added to a record.
+    /// The headers that are added to a record.
     pub record_headers: RecordHeaders,
-    /// What of librdkafka's own messages is logged. Default [`LogLevel::Warning`].
+    /// The least severe of librdkafka's own messages that are logged. Default [`LogLevel::Warning`].
     pub log_level: LogLevel,
     /// The one deadline of a publish: window, queue and delivery. Default 30 s; at least 100 ms.
     #[serde(deserialize_with = "cqrs_config::deserialize_duration")]
     pub publish_timeout: Duration,
-    /// How long a broker may take to answer one request, connecting included, before the connection is
-    /// given up and another is tried. Default 10 s; at least 1 s.
+    /// The time limit of one request, connecting included, after which the connection is closed and
+    /// another is tried. Default 10 s; at least 1 s.
     #[serde(deserialize_with = "cqrs_config::deserialize_duration")]
     pub request_timeout: Duration,
-    /// Records in flight, at most. Default 1,000.
+    /// The largest number of records in flight. Default 1,000.
     pub window_messages: usize,
-    /// Bytes in flight, at most. Default 16 MiB.
+    /// The largest number of bytes in flight. Default 16 MiB.
     pub window_bytes: usize,
     /// The wait between attempts to reconnect; 100 ms to 2 s by default.
     pub reconnect: Reconnect,
@@ -107,10 +113,10 @@ pub struct KafkaConfig {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct RecordHeaders {
-    /// Whether `content-type` is added. Default off: FastStream with a `value_deserializer` decodes a
+    /// On: `content-type` is added. Default off: FastStream with a `value_deserializer` decodes a
     /// record that has it twice, and fails.
     pub content_type: bool,
-    /// Which records get `event_name` and `message_id`.
+    /// The records that get `event_name` and `message_id`.
     pub identity: IdentityHeaders,
 }
 
@@ -120,7 +126,7 @@ impl KafkaConfig {
         Self { bootstrap_servers: bootstrap_servers.into().into(), ..Self::default() }
     }
 
-    /// Sets how this client names itself.
+    /// Sets [`client_id`](Self::client_id).
     #[must_use]
     pub fn with_client_id(mut self, client_id: impl Into<String>) -> Self {
         self.client_id = client_id.into();

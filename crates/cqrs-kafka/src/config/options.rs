@@ -3,24 +3,24 @@
 use cqrs_config::text_enum;
 
 text_enum! {
-    /// Who must have a record before the broker confirms it (Kafka's `acks`).
+    /// The replicas that must have a record before the broker confirms it (Kafka's `acks`).
     #[derive(Default)]
     pub enum Acks {
         /// All in-sync replicas. The default, and the only one the idempotent producer takes.
         #[default]
         All = "all" | "-1",
-        /// The partition's leader. Gives up: a record confirmed right before the leader dies is lost.
+        /// The partition's leader. Gives up: a record confirmed right before the leader crashes is lost.
         Leader = "1" | "leader",
-        /// Nobody. Gives up every promise: `Ok` means only that the record was written to a socket.
+        /// None. Gives up every guarantee: `Ok` means only that the record was written to a socket.
         None = "0" | "none",
     }
 }
 
 text_enum! {
-    /// How batches of records are compressed (`compression.type`).
+    /// The compression of batches of records (`compression.type`).
     #[derive(Default)]
     pub enum Compression {
-        /// Not at all. The default.
+        /// No compression. The default.
         #[default]
         None = "none",
         /// LZ4: little work, good ratio for JSON.
@@ -35,7 +35,7 @@ text_enum! {
 }
 
 text_enum! {
-    /// How to talk to the brokers (`security.protocol`).
+    /// Encryption and login of connections (`security.protocol`).
     #[derive(Default)]
     pub enum SecurityProtocol {
         /// No encryption and no login. The default.
@@ -51,19 +51,19 @@ text_enum! {
 }
 
 impl SecurityProtocol {
-    /// Whether a SASL login is made.
+    /// True if a SASL login is made.
     pub fn uses_sasl(self) -> bool {
         matches!(self, Self::SaslPlaintext | Self::SaslSsl)
     }
 
-    /// Whether the connection is encrypted.
+    /// True if the connection is encrypted.
     pub fn uses_tls(self) -> bool {
         matches!(self, Self::Ssl | Self::SaslSsl)
     }
 }
 
 text_enum! {
-    /// How to log in (`sasl.mechanism`).
+    /// The mechanism of the login (`sasl.mechanism`).
     pub enum SaslMechanism {
         /// User name and password, as they are ([RFC 4616](https://www.rfc-editor.org/rfc/rfc4616)).
         Plain = "PLAIN",
@@ -85,22 +85,22 @@ text_enum! {
     /// `librdkafka`.
     #[derive(Default)]
     pub enum LogLevel {
-        /// The client cannot go on.
+        /// The client cannot continue.
         Critical = "critical",
         /// Failed connections and logins.
         Error = "error",
-        /// And what may become a problem. The default.
+        /// Possible problems, too. The default.
         #[default]
         Warning = "warning" | "warn",
-        /// And what happens.
+        /// Normal events, too.
         Info = "info",
-        /// And the contexts chosen with the raw option `debug`.
+        /// The contexts, too, that are chosen with the raw option `debug`.
         Debug = "debug" | "trace",
     }
 }
 
 text_enum! {
-    /// Which records carry the headers `event_name` and `message_id`.
+    /// The records that carry the headers `event_name` and `message_id`.
     #[derive(Default)]
     pub enum IdentityHeaders {
         /// Those whose content type is not JSON, as python-cqrs has it. The default. A record without a
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_text_is_an_error_that_lists_the_known() {
+    fn unknown_text_is_an_error_that_lists_the_known() {
         let error = "brotli".parse::<Compression>().unwrap_err();
         assert_eq!(error.to_string(), "expected one of none, lz4, zstd, snappy, gzip");
         assert!(serde_json::from_str::<Compression>("\"brotli\"").is_err());

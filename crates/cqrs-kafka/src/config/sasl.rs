@@ -1,3 +1,5 @@
+//! [`Sasl`]: the login in a [`KafkaConfig`](crate::KafkaConfig), and its options of librdkafka.
+
 use cqrs_config::Secret;
 use serde::Deserialize;
 
@@ -10,13 +12,13 @@ use crate::oauth::TokenProvider;
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Sasl {
-    /// How to log in. Must be set when SASL is used.
+    /// The mechanism. Must be set when SASL is used.
     pub mechanism: Option<SaslMechanism>,
     /// The user, for `PLAIN` and `SCRAM-*`.
     pub username: Option<String>,
     /// The password, for `PLAIN` and `SCRAM-*`.
     pub password: Option<Secret>,
-    /// Where tokens come from, for `OAUTHBEARER`. Not part of config files.
+    /// The source of tokens, for `OAUTHBEARER`. Not part of config files.
     #[serde(skip)]
     pub token_provider: Option<TokenProvider>,
 }
@@ -59,7 +61,7 @@ impl Sasl {
         }
     }
 
-    /// Whether anything is set.
+    /// True if any field is set.
     pub(super) fn is_set(&self) -> bool {
         self.mechanism.is_some()
             || self.username.is_some()

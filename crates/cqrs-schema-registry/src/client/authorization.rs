@@ -5,7 +5,7 @@ use reqwest::{Client, RequestBuilder, Url};
 
 use super::config::Credentials;
 
-/// With the `authorization` header.
+/// Adds the `authorization` header.
 pub(super) fn authorized(
     sent: RequestBuilder,
     credentials: Option<&Credentials>,
@@ -41,7 +41,7 @@ pub(super) fn secrets(client: &Client, credentials: Option<&Credentials>) -> Vec
     secrets
 }
 
-/// As in the user information of a URL.
+/// The form in the user information of a URL.
 fn percent_encoded(text: &str) -> String {
     let mut url = match Url::parse("http://localhost") {
         Ok(url) => url,

@@ -12,7 +12,8 @@ use super::error::RegistryError;
 /// Settings of a [`SchemaRegistry`](super::SchemaRegistry).
 ///
 /// Start from [`RegistryConfig::new`], [`from_env`](Self::from_env) or a file read with serde, where
-/// durations are texts such as `"30s"` or `"250ms"` and what is left out has its default. `Debug` shows no credentials.
+/// durations are texts such as `"30s"` or `"250ms"` and a missing setting has its default. `Debug` shows
+/// no credentials.
 ///
 /// ```
 /// use cqrs_schema_registry::{Credentials, RegistryConfig};
@@ -42,19 +43,19 @@ pub struct RegistryConfig {
     /// The time limit of one request to one URL, answer included; 5 s by default, at least 100 ms.
     #[serde(deserialize_with = "cqrs_config::deserialize_duration")]
     pub timeout: Duration,
-    /// How often all URLs are tried before it is an error; 3 times by default.
+    /// The number of times that all URLs are tried before it is an error; 3 by default.
     pub attempts: u32,
     /// The wait between these attempts; 100 ms to 2 s by default.
     pub reconnect: Reconnect,
-    /// Whether the registry compares schemas after bringing them into its normal form, when they are
-    /// looked up and registered; false by default.
+    /// True: the registry compares normalized schemas when they are looked up and registered. False by
+    /// default.
     pub normalize: bool,
-    /// How many schemas are kept; 1,000 by default. An id always means the same schema, so they are
-    /// kept forever, until the place is needed.
+    /// The number of cached schemas; 1,000 by default. An id always means the same schema, so they do not
+    /// expire.
     pub cache_capacity: usize,
-    /// How long the answer that there is no such schema is kept, so that many messages with one unknown
-    /// id are one request; 10 s by default. Zero: it is not kept. Such answers take no place from
-    /// schemas that are known.
+    /// The time for which the answer that there is no such schema is cached, so that many messages with
+    /// one unknown id are one request; 10 s by default. Zero: it is not cached. Such answers evict no
+    /// known schema.
     #[serde(deserialize_with = "cqrs_config::deserialize_duration")]
     pub unknown_schema_ttl: Duration,
 }

@@ -1,4 +1,4 @@
-//! TLS for `https://`: rustls with the ring provider.
+//! TLS for `https://`, by rustls with the ring provider; used by the HTTP client.
 
 use std::sync::Arc;
 
