@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use crate::message::{ByteString, Headers};
+use crate::message::{ByteString, Headers, Name};
 
 /// A message as the broker delivered it, before it is decoded.
 ///
@@ -48,10 +48,10 @@ pub struct Incoming {
 
 impl Incoming {
     /// A message of `topic` with `body` and nothing else.
-    pub fn new(topic: impl Into<Arc<str>>, body: impl Into<Bytes>) -> Self {
+    pub fn new(topic: impl Into<Name>, body: impl Into<Bytes>) -> Self {
         // Not from the default, which allocates a topic.
         Self {
-            topic: topic.into(),
+            topic: topic.into().0,
             key: None,
             body: Some(body.into()),
             id: None,

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use super::retry::Retry;
 use super::status::StatusReporter;
 use super::support::topic_group_name;
+use crate::message::Name;
 
 /// The number of crashes after which a message becomes a dead letter.
 pub(crate) const DEFAULT_MAX_CRASHES: u32 = 3;
@@ -46,8 +47,8 @@ pub struct SubscribeRequest {
 
 impl SubscribeRequest {
     /// A request with the defaults, to be changed field by field.
-    pub fn new(topics: TopicSet, group: impl Into<Arc<str>>, status: StatusReporter) -> Self {
-        let group = group.into();
+    pub fn new(topics: TopicSet, group: impl Into<Name>, status: StatusReporter) -> Self {
+        let group = group.into().0;
         Self {
             name: format!("{group}@{topics}").into(),
             topics,

@@ -2,6 +2,7 @@
 
 mod correlation;
 mod headers;
+mod name;
 mod trace_context;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use uuid::Uuid;
 pub use bytestring::ByteString;
 pub use correlation::CorrelationId;
 pub use headers::{Headers, InvalidHeader, header};
+pub use name::Name;
 pub use trace_context::{InvalidTraceContext, TraceContext};
 
 /// Media types of message bodies.
@@ -72,9 +74,9 @@ pub struct Message {
 
 impl Message {
     /// A message for `topic` with a new id (UUID version 7), the present time, and nothing else.
-    pub fn new(topic: impl Into<Arc<str>>, body: impl Into<Bytes>) -> Self {
+    pub fn new(topic: impl Into<Name>, body: impl Into<Bytes>) -> Self {
         Self {
-            topic: topic.into(),
+            topic: topic.into().0,
             key: None,
             id: Uuid::now_v7(),
             name: ByteString::new(),

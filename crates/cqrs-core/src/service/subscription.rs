@@ -15,6 +15,7 @@ use crate::consume::{
     TopicSet,
 };
 use crate::event::{HandlerError, Notification};
+use crate::message::Name;
 use crate::middleware::{DynMiddleware, Middleware};
 
 /// A subscription: its topics, how messages are decoded, and what follows a failure. A
@@ -53,19 +54,19 @@ pub struct Subscription {
 impl Subscription {
     /// A subscription to one topic. On RabbitMQ that is a queue `{topic}.{group}`, bound to the broker's
     /// exchange with the topic as routing key, unless the broker's own options say otherwise.
-    pub fn to(topic: impl Into<Arc<str>>) -> Self {
+    pub fn to(topic: impl Into<Name>) -> Self {
         Self::to_all([topic])
     }
 
     /// A subscription to several topics, with the same handler and settings.
-    pub fn to_all<T: Into<Arc<str>>>(topics: impl IntoIterator<Item = T>) -> Self {
-        Self::over(TopicSet::Named(topics.into_iter().map(Into::into).collect()))
+    pub fn to_all<T: Into<Name>>(topics: impl IntoIterator<Item = T>) -> Self {
+        Self::over(TopicSet::Named(topics.into_iter().map(|topic| topic.into().0).collect()))
     }
 
     /// A subscription to every topic whose whole name matches the regular expression, including new ones.
     /// Kafka only; an error of `build` on other brokers.
-    pub fn pattern(pattern: impl Into<Arc<str>>) -> Self {
-        Self::over(TopicSet::Pattern(pattern.into()))
+    pub fn pattern(pattern: impl Into<Name>) -> Self {
+        Self::over(TopicSet::Pattern(pattern.into().0))
     }
 
     fn over(topics: TopicSet) -> Self {
@@ -88,14 +89,14 @@ impl Subscription {
     }
 
     /// Sets the consumer group: its members share the messages, every group gets all of them. Required.
-    pub fn group(mut self, group: impl Into<Arc<str>>) -> Self {
-        self.group = Some(group.into());
+    pub fn group(mut self, group: impl Into<Name>) -> Self {
+        self.group = Some(group.into().0);
         self
     }
 
     /// Sets the name in logs and health reports; `{group}@{topic}` by default.
-    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
-        self.name = Some(name.into());
+    pub fn name(mut self, name: impl Into<Name>) -> Self {
+        self.name = Some(name.into().0);
         self
     }
 

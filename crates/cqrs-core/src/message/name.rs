@@ -1,0 +1,61 @@
+//! [`Name`]: a topic, group or pattern in any form of text, accepted by messages and subscriptions.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// The name of a topic, a group or a subscription, made from any form of text. An `Arc<str>` is not
+/// copied.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Name(pub(crate) Arc<str>);
+
+impl From<Name> for Arc<str> {
+    fn from(name: Name) -> Self {
+        name.0
+    }
+}
+
+impl From<&Arc<str>> for Name {
+    fn from(name: &Arc<str>) -> Self {
+        Self(Arc::clone(name))
+    }
+}
+
+impl From<&String> for Name {
+    fn from(name: &String) -> Self {
+        Self(name.as_str().into())
+    }
+}
+
+macro_rules! from_text {
+    ($($text:ty),+) => {$(
+        impl From<$text> for Name {
+            fn from(name: $text) -> Self {
+                Self(name.into())
+            }
+        }
+    )+};
+}
+
+from_text!(Arc<str>, Box<str>, Cow<'_, str>, String, &str);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_of_text_is_accepted() {
+        let (owned, shared) = (String::from("orders"), Arc::<str>::from("orders"));
+        let same = Arc::<str>::from(Name::from(&shared));
+        assert!(Arc::ptr_eq(&same, &shared));
+        for name in [
+            Name::from("orders"),
+            Name::from(&owned),
+            Name::from(Cow::from("orders")),
+            Name::from(Box::<str>::from("orders")),
+            Name::from(shared),
+            Name::from(owned),
+        ] {
+            assert_eq!(&*Arc::<str>::from(name), "orders");
+        }
+    }
+}
