@@ -36,7 +36,7 @@ pub(super) struct Target {
 }
 
 /// The outcome of a copy.
-pub(super) enum Published {
+pub(super) enum Written {
     /// The server confirmed it.
     Stored,
     /// Its headers, with those of the copy, do not fit into a frame. Nothing was sent; retrying cannot fix it.
@@ -63,7 +63,7 @@ impl Copies {
         })
     }
 
-    /// Publishes to the queue of `target` and waits for the confirm, 30 s at most.
+    /// Publishes a copy to the queue of `target` and waits for the confirm, 30 s at most.
     ///
     /// # Errors
     /// When the server did not confirm: it may or may not have the copy.
@@ -71,12 +71,12 @@ impl Copies {
     /// # Cancel safety
     /// Dropped, the copy may have been stored. The channel is closed, so that no other confirm is taken for
     /// its own.
-    pub(super) async fn publish(
+    pub(super) async fn write(
         &self,
         target: &Target,
         properties: &BasicProperties,
         body: &[u8],
-    ) -> Result<Published, AmqpError> {
+    ) -> Result<Written, AmqpError> {
         let publishing = async {
             let closed = |_closed| AmqpError::new(ErrorKind::ConnectionLost, "closed");
             let _permit = self.permits.acquire().await.map_err(closed)?;
@@ -86,7 +86,7 @@ impl Copies {
                 attempt = self.attempt(target, properties, body).await?;
             }
             match attempt {
-                Attempt::Done(published) => Ok(published),
+                Attempt::Done(written) => Ok(written),
                 Attempt::Unroutable(error) => Err(error),
             }
         };
@@ -108,8 +108,8 @@ impl Copies {
     ) -> Result<Attempt, AmqpError> {
         let mut pooled = self.channel().await?;
         let result = match check(target, properties, &pooled) {
-            Ok(()) => confirmed(&pooled, target, properties, body).await,
-            Err(error) => Ok(Attempt::Done(Published::TooLarge(error))),
+            Ok(()) => publish(&pooled, target, properties, body).await,
+            Err(error) => Ok(Attempt::Done(Written::TooLarge(error))),
         };
         match result {
             Ok(attempt) => {
@@ -182,12 +182,13 @@ fn check(
 }
 
 enum Attempt {
-    Done(Published),
+    Done(Written),
     /// The queue does not exist.
     Unroutable(AmqpError),
 }
 
-async fn confirmed(
+/// Publishes a copy and waits for its confirm.
+async fn publish(
     pooled: &PooledChannel,
     target: &Target,
     properties: &BasicProperties,
@@ -212,7 +213,7 @@ async fn confirmed(
     // After our limit the copy is abandoned, not the connection: it may be blocked, and its other messages are
     // sent after the unblock.
     match pooled.connection.answered(2 * LIMIT, publishing).await? {
-        Confirmation::Ack(None) => Ok(Attempt::Done(Published::Stored)),
+        Confirmation::Ack(None) => Ok(Attempt::Done(Written::Stored)),
         Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)) => {
             let (code, text) = (returned.reply_code, &returned.reply_text);
             let detail = format!("queue {name:?} does not exist: the server says {code}: {text}");

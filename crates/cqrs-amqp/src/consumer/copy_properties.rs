@@ -67,8 +67,8 @@ pub(super) fn dead_letter(original: &Original, letter: &DeadLetter) -> BasicProp
     properties_of(properties, table)
 }
 
-/// A dead letter without the sender's headers, if these leave no room for its own. Without `with_key` the header
-/// with the key is left out as well, and the dead letter says so.
+/// A dead letter without the sender's headers, if these leave no room for its own. Without `with_key` the key is
+/// left out as well, and `key_omitted` is set.
 pub(super) fn minimal_dead_letter(
     original: &Original,
     letter: &DeadLetter,

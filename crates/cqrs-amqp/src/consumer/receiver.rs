@@ -164,9 +164,9 @@ impl DeliveryReceiver {
 
     /// Waits until no delivery seems to be on its way, at most `limit`.
     ///
-    /// A quorum queue requeues deliveries on their way to a consumer that is cancelled at once, and delivers
-    /// those before the ones that the consumer requeues afterwards (seen with RabbitMQ 4.3.6): messages of
-    /// one key would change places.
+    /// If a consumer is cancelled, a quorum queue requeues the deliveries that the consumer did not receive yet at
+    /// once, and delivers them before those that the consumer requeues afterwards (seen with RabbitMQ 4.3.6):
+    /// messages of one key would be delivered out of order.
     pub(super) async fn wait_until_idle(&mut self, limit: Duration) {
         /// More than the time from an acknowledgement to the delivery for which it makes room.
         const QUIET: Duration = Duration::from_millis(100);

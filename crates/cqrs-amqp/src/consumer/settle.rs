@@ -9,7 +9,7 @@ use lapin::options::BasicAckOptions;
 
 use super::channel_epoch::{DroppedDelivery, StreamMessage};
 use super::context::SourceContext;
-use super::copies::{IfMissing, Published, Target};
+use super::copies::{IfMissing, Target, Written};
 use super::copy_properties;
 use super::in_flight::Permit;
 use super::inbound_delivery::InboundDelivery;
@@ -96,10 +96,9 @@ impl AmqpSettle {
         };
         let target = Target { queue: queue.retry_queue(delay), if_missing };
         let properties = copy_properties::retry(&self.delivery.original, state);
-        match self.context.copies.publish(&target, &properties, &self.delivery.original.body).await
-        {
-            Ok(Published::Stored) => Ok(Delayed::Scheduled),
-            Ok(Published::TooLarge(error)) => {
+        match self.context.copies.write(&target, &properties, &self.delivery.original.body).await {
+            Ok(Written::Stored) => Ok(Delayed::Scheduled),
+            Ok(Written::TooLarge(error)) => {
                 let name = &self.context.plan.name;
                 if let Some(left_out) = self.context.logs.held.line() {
                     tracing::warn!(subscription = %name, %error, left_out, "no retry copy: the message is held here");
@@ -206,24 +205,24 @@ impl Settle for AmqpSettle {
             };
             let target = Target { queue: dead, if_missing };
             let (copies, body) = (&self.context.copies, &self.delivery.original.body);
-            let mut published = copies.publish(&target, &properties, body).await;
-            if let Ok(Published::TooLarge(error)) = &published {
+            let mut written = copies.write(&target, &properties, body).await;
+            if let Ok(Written::TooLarge(error)) = &written {
                 let (name, logs) = (&self.context.plan.name, &self.context.logs);
                 if let Some(left_out) = logs.minimal.line() {
                     let text = "its dead letter goes without its headers";
                     tracing::warn!(subscription = %name, %error, left_out, "{text}");
                 }
                 for minimal in minimal {
-                    published = copies.publish(&target, &minimal, body).await;
-                    if !matches!(published, Ok(Published::TooLarge(_))) {
+                    written = copies.write(&target, &minimal, body).await;
+                    if !matches!(written, Ok(Written::TooLarge(_))) {
                         break;
                     }
                 }
             }
             let what = "its dead letter was not stored";
-            match published {
-                Ok(Published::Stored) => Ok(()),
-                Ok(Published::TooLarge(error)) => Err(self.failed(what, error).permanent()),
+            match written {
+                Ok(Written::Stored) => Ok(()),
+                Ok(Written::TooLarge(error)) => Err(self.failed(what, error).permanent()),
                 Err(error) => Err(self.failed(what, error)),
             }
         })

@@ -14,7 +14,7 @@ use super::state::{UNAVAILABLE, WaitTimer};
 use crate::connect::topology::short;
 use crate::consumer::channel_epoch::ChannelEpoch;
 use crate::consumer::context::SourceContext;
-use crate::consumer::copies::{IfMissing, Published, Target};
+use crate::consumer::copies::{IfMissing, Target, Written};
 use crate::consumer::copy_properties;
 use crate::consumer::delivery_count::DeliveryCount;
 use crate::consumer::in_flight::InFlight;
@@ -106,11 +106,10 @@ impl QuarantineRun {
         let (name, target) =
             (&plan.name, Target { queue: quarantine, if_missing: IfMissing::Ensure });
         let properties = copy_properties::quarantine(&delivery.original, crashes);
-        let stored =
-            self.context.copies.publish(&target, &properties, &delivery.original.body).await;
+        let stored = self.context.copies.write(&target, &properties, &delivery.original.body).await;
         match stored {
-            Ok(Published::Stored) => {}
-            Ok(Published::TooLarge(error)) => {
+            Ok(Written::Stored) => {}
+            Ok(Written::TooLarge(error)) => {
                 if let Some(left_out) = state.too_large.line() {
                     tracing::warn!(
                         subscription = %name, error = %error.chain(), left_out,
