@@ -16,7 +16,7 @@ use integration_tests::kafka::{Raw, create_topic, fresh_topic, read_raw, write, 
 use integration_tests::{kafka_wire, log, servers};
 use serde::{Deserialize, Serialize};
 
-use crate::consuming::{Member, options, request};
+use crate::member::{Member, options, request};
 
 #[derive(Debug, Clone, Serialize, Deserialize, Notification)]
 #[cqrs(crate = "cqrs_core", topic = "orders")]

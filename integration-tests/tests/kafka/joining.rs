@@ -12,7 +12,7 @@ use integration_tests::kafka::{create_topic, fresh_topic};
 use integration_tests::{log, servers};
 use serde::{Deserialize, Serialize};
 
-use crate::consuming::{Member, options, request};
+use crate::member::{Member, options, request};
 
 #[derive(Debug, Clone, Serialize, Deserialize, Notification)]
 #[cqrs(crate = "cqrs_core", topic = "orders")]
