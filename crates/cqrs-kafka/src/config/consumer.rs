@@ -115,7 +115,7 @@ mod tests {
     use cqrs_core::consume::{StatusReporter, TopicSet};
 
     use super::*;
-    use crate::Assignor;
+    use crate::config::Assignor;
 
     fn request() -> SubscribeRequest {
         let topics = TopicSet::Named(vec![Arc::from("orders")]);

@@ -4,7 +4,7 @@ use cqrs_config::{Env, MIN_TIMEOUT};
 
 use super::KafkaConfig;
 use super::check::MIN_REQUEST_TIMEOUT;
-use crate::KafkaError;
+use crate::error::KafkaError;
 
 const PREFIX: &str = "KAFKA_";
 
