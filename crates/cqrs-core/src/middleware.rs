@@ -129,17 +129,17 @@ impl<'a> Invocation<'a> {
 
     /// The handler's response, if it is a `T`.
     pub fn response<T: 'static>(&self) -> Option<&T> {
-        self.answer.response()?.downcast_ref()
+        self.answer.result().response()?.downcast_ref()
     }
 
     /// As [`response`](Self::response), to change it.
     pub fn response_mut<T: 'static>(&mut self) -> Option<&mut T> {
-        self.answer.response_mut()?.downcast_mut()
+        self.answer.result_mut().response_mut()?.downcast_mut()
     }
 
     /// The handler's error as text, if it failed.
     pub fn error(&self) -> Option<&dyn fmt::Display> {
-        self.answer.error()
+        self.answer.result().error()
     }
 
     /// Responds instead of the handler, or replaces its response. `false` if `T` is not the request's
@@ -147,7 +147,7 @@ impl<'a> Invocation<'a> {
     #[must_use = "`false` means that nothing was answered"]
     pub fn respond<T: Send + 'static>(&mut self, response: T) -> bool {
         let mut response = Some(response);
-        self.answer.respond(&mut response)
+        self.answer.result_mut().respond(&mut response)
     }
 
     async fn run_handler(&mut self) -> Outcome {
@@ -165,12 +165,18 @@ impl fmt::Debug for Invocation<'_> {
     }
 }
 
-/// The end of the chain: holds the input, runs the handler once, keeps its response.
+/// The end of the chain: holds the input, runs the handler once, keeps its result.
 pub(crate) trait Answer: Send {
     fn input(&self, input: TypeId) -> Option<&dyn Any>;
     fn run<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, Outcome>;
-    /// Rolls back the handler's work and drops its response.
+    /// Rolls back the handler's work and drops its result.
     fn undo<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, ()>;
+    fn result(&self) -> &dyn AnyResult;
+    fn result_mut(&mut self) -> &mut dyn AnyResult;
+}
+
+/// The result of a call of any type, as middlewares see it.
+pub(crate) trait AnyResult {
     fn response(&self) -> Option<&dyn Any>;
     fn response_mut(&mut self) -> Option<&mut dyn Any>;
     fn error(&self) -> Option<&dyn fmt::Display>;
@@ -178,53 +184,41 @@ pub(crate) trait Answer: Send {
     fn respond(&mut self, response: &mut dyn Any) -> bool;
 }
 
-/// The answer of a call that returns `()`, for implementations of [`Answer`].
-pub(crate) struct Done<E>(Option<Result<(), E>>);
+/// The result of a call: the handler's, or a middleware's response. `None` before that.
+pub(crate) struct CallResult<T, E>(pub(crate) Option<Result<T, E>>);
 
-impl<E: fmt::Display> Done<E> {
-    pub(crate) fn new() -> Self {
-        Self(None)
-    }
-
+impl<T, E> CallResult<T, E> {
     /// Stores the handler's result, and returns the outcome that middlewares see.
-    pub(crate) fn set(&mut self, answered: Result<(), E>) -> Outcome {
-        let failed = answered.is_err();
-        self.0 = Some(answered);
+    pub(crate) fn set(&mut self, result: Result<T, E>) -> Outcome {
+        let failed = result.is_err();
+        self.0 = Some(result);
         match failed {
             true => Err(Failure(FailureKind::Handler)),
             false => Ok(()),
         }
     }
+}
 
-    pub(crate) fn clear(&mut self) {
-        self.0 = None;
+impl<T: 'static, E: fmt::Display> AnyResult for CallResult<T, E> {
+    fn response(&self) -> Option<&dyn Any> {
+        Some(self.0.as_ref()?.as_ref().ok()?)
     }
 
-    pub(crate) fn into_inner(self) -> Option<Result<(), E>> {
-        self.0
+    fn response_mut(&mut self) -> Option<&mut dyn Any> {
+        Some(self.0.as_mut()?.as_mut().ok()?)
     }
 
-    pub(crate) fn response(&self) -> Option<&dyn Any> {
-        match &self.0 {
-            Some(Ok(done)) => Some(done),
-            _ => None,
+    fn error(&self) -> Option<&dyn fmt::Display> {
+        Some(self.0.as_ref()?.as_ref().err()?)
+    }
+
+    fn respond(&mut self, response: &mut dyn Any) -> bool {
+        let response = response.downcast_mut::<Option<T>>().and_then(Option::take);
+        let matches = response.is_some();
+        if let Some(response) = response {
+            self.0 = Some(Ok(response));
         }
-    }
-
-    pub(crate) fn error(&self) -> Option<&dyn fmt::Display> {
-        match &self.0 {
-            Some(Err(error)) => Some(error),
-            _ => None,
-        }
-    }
-
-    /// `response` is an `Option<()>`; its value is taken if the type matches.
-    pub(crate) fn respond(&mut self, response: &mut dyn Any) -> bool {
-        let fits = response.downcast_mut::<Option<()>>().and_then(Option::take).is_some();
-        if fits {
-            self.0 = Some(Ok(()));
-        }
-        fits
+        matches
     }
 }
 

@@ -12,7 +12,7 @@ use super::nesting::nested;
 use crate::broker::{BoxFuture, MessageBroker};
 use crate::dispatch::EventsError;
 use crate::event::{AnyEvent, Event};
-use crate::middleware::{Answer, Done, InvocationKind, Outcome};
+use crate::middleware::{Answer, AnyResult, CallResult, InvocationKind, Outcome};
 use crate::scope::Scope;
 
 /// Sends consumed events to their handlers. Cloning is cheap; clones share everything.
@@ -107,10 +107,10 @@ async fn run_chain(
     event: Box<dyn AnyEvent>,
     scope: &mut Scope,
 ) -> Result<(), EventSendError> {
-    let mut answer = EventAnswer { inner, event, answered: Done::new() };
+    let mut answer = EventAnswer { inner, event, result: CallResult(None) };
     let name = answer.event.name().to_owned();
     inner.run_chain(InvocationKind::Event, &name, scope, &mut answer).await?;
-    match answer.answered.into_inner() {
+    match answer.result.0 {
         Some(handled) => handled.map_err(SendError::Handler),
         None => Err(SendError::NoResponse),
     }
@@ -135,7 +135,7 @@ async fn run_handlers(
 struct EventAnswer<'r> {
     inner: &'r Inner,
     event: Box<dyn AnyEvent>,
-    answered: Done<EventsError>,
+    result: CallResult<(), EventsError>,
 }
 
 impl Answer for EventAnswer<'_> {
@@ -148,28 +148,20 @@ impl Answer for EventAnswer<'_> {
     fn run<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, Outcome> {
         Box::pin(async {
             let handled = run_handlers(self.inner, &*self.event, scope).await;
-            self.answered.set(handled)
+            self.result.set(handled)
         })
     }
 
     fn undo<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, ()> {
-        self.answered.clear();
+        self.result.0 = None;
         Box::pin(self.inner.finisher.fail(scope))
     }
 
-    fn response(&self) -> Option<&dyn Any> {
-        self.answered.response()
+    fn result(&self) -> &dyn AnyResult {
+        &self.result
     }
 
-    fn response_mut(&mut self) -> Option<&mut dyn Any> {
-        None // `()` has nothing to change
-    }
-
-    fn error(&self) -> Option<&dyn fmt::Display> {
-        self.answered.error()
-    }
-
-    fn respond(&mut self, response: &mut dyn Any) -> bool {
-        self.answered.respond(response)
+    fn result_mut(&mut self) -> &mut dyn AnyResult {
+        &mut self.result
     }
 }

@@ -12,9 +12,7 @@ use super::nesting::{MAX_NESTING, nesting};
 use crate::consume::support::far_deadline;
 use crate::dispatch::{Entered, EventRounds, Finisher, Gate, Undelivered, caught, panic_message};
 use crate::event::{Emission, Event};
-use crate::middleware::{
-    Answer, DynMiddleware, Failure, FailureKind, Invocation, InvocationKind, Next, Outcome,
-};
+use crate::middleware::{Answer, DynMiddleware, FailureKind, Invocation, InvocationKind, Next};
 use crate::scope::{Scope, UnitSource};
 
 /// The parts that both mediators share: middlewares, rounds of events, the end of a scope.
@@ -78,16 +76,6 @@ impl Inner {
             },
             Err(panic) => Err(SendError::Panicked(panic)),
         }
-    }
-
-    /// The outcome that middlewares see. After a failure the unit of work is rolled back and emitted events
-    /// are dropped at once, so that a middleware that recovers commits none of it.
-    pub(super) async fn outcome(&self, succeeded: bool, scope: &mut Scope) -> Outcome {
-        if succeeded {
-            return Ok(());
-        }
-        self.finisher.fail(scope).await;
-        Err(Failure(FailureKind::Handler))
     }
 
     /// Ends the scope of a handler that returned `answered`.

@@ -11,7 +11,7 @@ use super::inner::{Inner, MediatorShutdown};
 use super::nesting::nested;
 use crate::broker::BoxFuture;
 use crate::dispatch::caught;
-use crate::middleware::{Answer, Failure, InvocationKind, Outcome};
+use crate::middleware::{Answer, AnyResult, CallResult, Failure, InvocationKind, Outcome};
 use crate::request::{DynRequestHandler, Request, RequestMap};
 use crate::scope::Scope;
 
@@ -82,11 +82,15 @@ impl Mediator {
         request: R,
         scope: &mut Scope,
     ) -> Sent<R> {
-        let mut answer =
-            RequestAnswer { inner: &self.0.inner, handler, request: Some(request), answered: None };
+        let mut answer = RequestAnswer {
+            inner: &self.0.inner,
+            handler,
+            request: Some(request),
+            result: CallResult(None),
+        };
         let kind = InvocationKind::Request(R::KIND);
         self.0.inner.run_chain(kind, R::NAME, scope, &mut answer).await?;
-        answer.answered.unwrap_or(Err(SendError::NoResponse))
+        answer.result.0.unwrap_or(Err(SendError::NoResponse))
     }
 
     /// Refuses new requests, waits for running commits and publishes, and shuts the broker down, all within
@@ -111,7 +115,7 @@ struct RequestAnswer<'h, R: Request> {
     inner: &'h Inner,
     handler: &'h dyn DynRequestHandler<R>,
     request: Option<R>,
-    answered: Option<Sent<R>>,
+    result: CallResult<R::Response, SendErrorOf<R>>,
 }
 
 impl<R: Request> Answer for RequestAnswer<'_, R> {
@@ -131,44 +135,24 @@ impl<R: Request> Answer for RequestAnswer<'_, R> {
                 Err(panic) => Err(SendError::Panicked(panic)),
             };
             let scope = guard.disarm();
-            let outcome = self.inner.outcome(answered.is_ok(), scope).await;
-            self.answered = Some(answered);
-            outcome
+            if answered.is_err() {
+                // A middleware that recovers must commit nothing of the handler's work.
+                self.inner.finisher.fail(scope).await;
+            }
+            self.result.set(answered)
         })
     }
 
     fn undo<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, ()> {
-        self.answered = None;
+        self.result.0 = None;
         Box::pin(self.inner.finisher.fail(scope))
     }
 
-    fn response(&self) -> Option<&dyn Any> {
-        match &self.answered {
-            Some(Ok(response)) => Some(response),
-            _ => None,
-        }
+    fn result(&self) -> &dyn AnyResult {
+        &self.result
     }
 
-    fn response_mut(&mut self) -> Option<&mut dyn Any> {
-        match &mut self.answered {
-            Some(Ok(response)) => Some(response),
-            _ => None,
-        }
-    }
-
-    fn error(&self) -> Option<&dyn fmt::Display> {
-        match &self.answered {
-            Some(Err(error)) => Some(error),
-            _ => None,
-        }
-    }
-
-    fn respond(&mut self, response: &mut dyn Any) -> bool {
-        let fitting = response.downcast_mut::<Option<R::Response>>().and_then(Option::take);
-        let fits = fitting.is_some();
-        if let Some(response) = fitting {
-            self.answered = Some(Ok(response));
-        }
-        fits
+    fn result_mut(&mut self) -> &mut dyn AnyResult {
+        &mut self.result
     }
 }

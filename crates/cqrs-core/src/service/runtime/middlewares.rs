@@ -1,7 +1,6 @@
 //! Runs a subscription's middlewares around one event.
 
 use std::any::{Any, TypeId};
-use std::fmt;
 use std::sync::Arc;
 
 use super::failure::AttemptFailure;
@@ -12,7 +11,8 @@ use crate::consume::support::error_chain;
 use crate::dispatch::caught;
 use crate::event::AnyEvent;
 use crate::middleware::{
-    Answer, Done, DynMiddleware, Failure, FailureKind, Invocation, InvocationKind, Next, Outcome,
+    Answer, AnyResult, CallResult, DynMiddleware, Failure, FailureKind, Invocation, InvocationKind,
+    Next, Outcome,
 };
 use crate::scope::Scope;
 use crate::service::received::Received;
@@ -26,7 +26,7 @@ pub(super) async fn run_chain(
     let name = handling.name().to_owned();
     let mut call = Invocation::new(InvocationKind::Event, &name, &mut scope, &mut handling);
     let outcome = caught(|| Box::pin(Next::new(middlewares).run(&mut call))).await?;
-    let answered = handling.answered.into_inner();
+    let answered = handling.result.0;
     Ok(match (outcome, answered) {
         (Ok(()), Some(answered)) => answered,
         (Ok(()), None) => {
@@ -51,7 +51,7 @@ pub(super) struct Handling<'h> {
     monitor: &'h Monitor,
     /// `None` once the handler runs.
     event: Option<Box<dyn AnyEvent>>,
-    answered: Done<AttemptFailure>,
+    result: CallResult<(), AttemptFailure>,
 }
 
 impl<'h> Handling<'h> {
@@ -61,7 +61,7 @@ impl<'h> Handling<'h> {
         received: Received,
         monitor: &'h Monitor,
     ) -> Self {
-        Self { handler, received, monitor, event: Some(event), answered: Done::new() }
+        Self { handler, received, monitor, event: Some(event), result: CallResult(None) }
     }
 
     fn name(&self) -> &str {
@@ -88,29 +88,21 @@ impl Answer for Handling<'_> {
                 Ok(handled) => handled,
                 Err(panic) => Err(AttemptFailure::panicked(&panic)),
             };
-            self.answered.set(answered)
+            self.result.set(answered)
         })
     }
 
     /// The handler's work is committed or rolled back already.
     fn undo<'a>(&'a mut self, _scope: &'a mut Scope) -> BoxFuture<'a, ()> {
-        self.answered.clear();
+        self.result.0 = None;
         Box::pin(async {})
     }
 
-    fn response(&self) -> Option<&dyn Any> {
-        self.answered.response()
+    fn result(&self) -> &dyn AnyResult {
+        &self.result
     }
 
-    fn response_mut(&mut self) -> Option<&mut dyn Any> {
-        None // `()` has nothing to change
-    }
-
-    fn error(&self) -> Option<&dyn fmt::Display> {
-        self.answered.error()
-    }
-
-    fn respond(&mut self, response: &mut dyn Any) -> bool {
-        self.answered.respond(response)
+    fn result_mut(&mut self) -> &mut dyn AnyResult {
+        &mut self.result
     }
 }
