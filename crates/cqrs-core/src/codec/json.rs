@@ -103,7 +103,13 @@ impl JsonDeserializer {
         let text = unicode::to_utf8(body).map_err(|error| {
             DeserializeError::new(DeserializeErrorKind::Syntax, error, body.clone())
         })?;
-        serde_json::from_slice(&text).map_err(|error| {
+        // One check of all the text is faster than one of each string in it. Bytes that are not UTF-8 may stand
+        // in what the event ignores.
+        let read = match std::str::from_utf8(&text) {
+            Ok(text) => serde_json::from_str(text),
+            Err(_) => serde_json::from_slice(&text),
+        };
+        read.map_err(|error| {
             let kind = match error.classify() {
                 Category::Data => DeserializeErrorKind::Shape,
                 Category::Io | Category::Syntax | Category::Eof => DeserializeErrorKind::Syntax,

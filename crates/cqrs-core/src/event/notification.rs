@@ -177,29 +177,40 @@ impl<'de, P: Notification + Deserialize<'de>> Deserialize<'de> for NotificationE
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         /// The field names of both forms; id, time and topic may be absent or null.
         #[derive(Deserialize)]
-        struct Frame<P> {
+        struct Frame<'f, P> {
             payload: P,
             #[serde(alias = "eventId", default)]
             event_id: Option<Uuid>,
             #[serde(alias = "eventTimestamp", default)]
             event_timestamp: Option<Timestamp>,
-            #[serde(alias = "eventName")]
-            event_name: String,
-            #[serde(default)]
-            topic: Option<String>,
+            #[serde(alias = "eventName", borrow)]
+            event_name: Text<'f>,
+            #[serde(default, borrow)]
+            topic: Option<Text<'f>>,
+        }
+
+        /// Borrowed if the format allows that, also in an `Option`.
+        #[derive(Deserialize)]
+        #[serde(transparent)]
+        struct Text<'f>(#[serde(borrow)] Cow<'f, str>);
+
+        impl Text<'_> {
+            /// Spares the allocation if the text is the `usual` one.
+            fn or(self, usual: Cow<'static, str>) -> Cow<'static, str> {
+                if self.0 == usual { usual } else { Cow::Owned(self.0.into_owned()) }
+            }
         }
 
         let frame = Frame::<P>::deserialize(deserializer)?;
-        let event_name = match frame.event_name == P::NAME {
-            true => Cow::Borrowed(P::NAME),
-            false => Cow::Owned(frame.event_name),
-        };
         Ok(Self {
             payload: frame.payload,
             event_id: frame.event_id.unwrap_or_else(Uuid::now_v7),
             event_timestamp: frame.event_timestamp.unwrap_or_else(Timestamp::now),
-            event_name,
-            topic: frame.topic.map_or_else(P::topic, Cow::Owned),
+            event_name: frame.event_name.or(Cow::Borrowed(P::NAME)),
+            topic: match frame.topic {
+                Some(topic) => topic.or(P::topic()),
+                None => P::topic(),
+            },
         })
     }
 }

@@ -87,8 +87,8 @@ impl FromStr for Timestamp {
             },
             Some(_) => OffsetDateTime::parse(text, &Rfc3339),
         };
-        let nanos = parsed.map_err(|_| InvalidTimestamp)?.unix_timestamp_nanos();
-        let micros = i64::try_from(nanos.div_euclid(1_000)).map_err(|_| InvalidTimestamp)?;
+        let parsed = parsed.map_err(|_| InvalidTimestamp)?;
+        let micros = parsed.unix_timestamp() * 1_000_000 + i64::from(parsed.microsecond());
         match (Self::MIN_MICROS..=Self::MAX_MICROS).contains(&micros) {
             true => Ok(Self(micros)),
             false => Err(InvalidTimestamp),

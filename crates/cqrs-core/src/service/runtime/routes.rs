@@ -1,6 +1,7 @@
 //! The event types of a subscription, and the deserializer of each.
 
 use std::any::{TypeId, type_name};
+use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ pub(crate) trait Route: Send + Sync {
     fn types(&self) -> [TypeId; 2];
     fn read(&self, message: &Incoming) -> Result<Box<dyn AnyEvent>, DeserializeError>;
     /// The name of the event in the message, of this type or another.
-    fn peek(&self, message: &Incoming) -> Option<String>;
+    fn peek<'m>(&self, message: &'m Incoming) -> Option<Cow<'m, str>>;
 }
 
 struct Typed<P, D> {
@@ -51,8 +52,8 @@ impl<P: Notification, D: Deserializer<P>> Route for Typed<P, D> {
         Ok(Box::new(self.deserializer.deserialize(message)?))
     }
 
-    fn peek(&self, message: &Incoming) -> Option<String> {
-        self.deserializer.event_name(message).map(Into::into)
+    fn peek<'m>(&self, message: &'m Incoming) -> Option<Cow<'m, str>> {
+        self.deserializer.event_name(message)
     }
 }
 
@@ -77,7 +78,7 @@ impl Routes {
             Some(route) => route,
             None => {
                 let name = self.peek(message).ok_or_else(|| self.nameless(message))?;
-                self.named(&name).ok_or_else(|| unknown(name))?
+                self.named(&name).ok_or_else(|| unknown(name.into_owned()))?
             }
         };
         let event = route.read(message).map_err(undecodable)?;
@@ -95,7 +96,7 @@ impl Routes {
             Ok(event) => of_route(route, event),
             Err(error) if self.any_name => Err(undecodable(error)),
             Err(error) => match route.peek(message).filter(|name| name != route.name()) {
-                Some(name) => Err(unknown(name)),
+                Some(name) => Err(unknown(name.into_owned())),
                 None => Err(undecodable(error)),
             },
         }
@@ -103,7 +104,7 @@ impl Routes {
 
     /// Prefers a known name: a deserializer that reads the frame may find a name there with another
     /// meaning.
-    fn peek(&self, message: &Incoming) -> Option<String> {
+    fn peek<'m>(&self, message: &'m Incoming) -> Option<Cow<'m, str>> {
         let mut names = self.iter().filter_map(|route| route.peek(message));
         let first = names.next()?;
         if self.named(&first).is_some() {
