@@ -1,15 +1,17 @@
 //! The bound on records in flight (fetched and not settled): of one subscription, or of one of its partitions.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The records in flight.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
-    records: AtomicUsize,
-    bytes: AtomicUsize,
+    /// Bytes in the lower [`BYTES`] bits, records above: one atomic operation changes both.
+    counts: AtomicU64,
     /// Set if the poll thread waits for room.
     starving: AtomicBool,
 }
+
+const BYTES: u32 = 40;
 
 /// The largest number of records and bytes in flight. One record may exceed the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +21,20 @@ pub(super) struct Bound {
 }
 
 impl Bound {
+    /// A bound of at most 2^23 records and 2^39 bytes: more cannot be counted.
+    pub(super) fn new(records: usize, bytes: usize) -> Self {
+        let most = |bits: u32| usize::try_from(1_u64 << bits).unwrap_or(usize::MAX);
+        Self { records: records.min(most(63 - BYTES)), bytes: bytes.min(most(BYTES - 1)) }
+    }
+
+    pub(super) fn is_zero(self) -> bool {
+        self.records == 0 || self.bytes == 0
+    }
+
+    pub(super) fn min(self, other: Self) -> Self {
+        Self { records: self.records.min(other.records), bytes: self.bytes.min(other.bytes) }
+    }
+
     /// The share of each of `partitions`, so that all together do not exceed the bound. A share has room for at least
     /// the records handled at once, each as large as `largest`, within an eighth of the bytes.
     pub(super) fn share(self, partitions: usize, at_once: usize, largest: usize) -> Self {
@@ -32,41 +48,47 @@ impl Bound {
 }
 
 impl InFlight {
-    /// The number of records that may be fetched now. After a 0, [`forget`](Self::forget) returns when there is room.
-    pub(super) fn room(&self, bound: Bound) -> usize {
-        let room = || match self.bytes.load(Ordering::SeqCst) < bound.bytes {
-            true => bound.records.saturating_sub(self.records.load(Ordering::SeqCst)),
-            false => 0,
-        };
-        match room() {
-            0 => {
-                self.starving.store(true, Ordering::SeqCst);
-                // A settlement just before the store did not see it.
-                room()
+    /// The room for records that may be fetched now. If it is zero, [`forget`](Self::forget) returns `true` once there
+    /// is room.
+    pub(super) fn room(&self, bound: Bound) -> Bound {
+        let room = || {
+            let counts = unpack(self.counts.load(Ordering::SeqCst));
+            Bound {
+                records: bound.records.saturating_sub(counts.records),
+                bytes: bound.bytes.saturating_sub(counts.bytes),
             }
-            some => some,
+        };
+        let some = room();
+        if !some.is_zero() {
+            return some;
         }
-    }
-
-    /// Returns whether `more` bytes fill the bound.
-    pub(super) fn is_heavy(&self, bound: Bound, more: usize) -> bool {
-        self.bytes.load(Ordering::Relaxed) + more >= bound.bytes
+        self.starving.store(true, Ordering::SeqCst);
+        // A settlement just before the store did not see it.
+        room()
     }
 
     pub(super) fn add(&self, records: usize, bytes: usize) {
-        self.records.fetch_add(records, Ordering::SeqCst);
-        self.bytes.fetch_add(bytes, Ordering::SeqCst);
+        self.counts.fetch_add(pack(records, bytes), Ordering::SeqCst);
     }
 
     /// Records are settled, or revoked. `true`: the poll thread is to be woken.
     pub(super) fn forget(&self, bound: Bound, records: usize, bytes: usize) -> bool {
-        let left = self.records.fetch_sub(records, Ordering::SeqCst) - records;
-        self.bytes.fetch_sub(bytes, Ordering::SeqCst);
+        let gone = pack(records, bytes);
+        let left = unpack(self.counts.fetch_sub(gone, Ordering::SeqCst) - gone).records;
         // Only once a quarter is free: else the poll thread would wake for each settled record.
         self.starving.load(Ordering::SeqCst)
             && left <= bound.records.saturating_sub((bound.records / 4).max(1))
             && self.starving.swap(false, Ordering::SeqCst)
     }
+}
+
+fn pack(records: usize, bytes: usize) -> u64 {
+    ((records as u64) << BYTES) + bytes as u64
+}
+
+fn unpack(counts: u64) -> Bound {
+    let part = |part: u64| usize::try_from(part).unwrap_or(usize::MAX);
+    Bound { records: part(counts >> BYTES), bytes: part(counts & ((1 << BYTES) - 1)) }
 }
 
 #[cfg(test)]
@@ -91,13 +113,16 @@ mod tests {
     #[test]
     fn full_bound_wakes_once_a_quarter_is_free() {
         let (bound, in_flight) = (Bound { records: 8, bytes: 100 }, InFlight::default());
-        assert_eq!(in_flight.room(bound), 8);
+        assert_eq!(in_flight.room(bound), bound);
         in_flight.add(8, 8);
-        assert_eq!(in_flight.room(bound), 0);
+        assert_eq!(in_flight.room(bound), Bound { records: 0, bytes: 92 });
         assert!(!in_flight.forget(bound, 1, 1));
         assert!(in_flight.forget(bound, 1, 1) && !in_flight.forget(bound, 1, 1), "once");
-        in_flight.add(1, 99);
-        assert_eq!(in_flight.room(bound), 0, "its bytes are full");
-        assert!(in_flight.is_heavy(bound, 0) && !InFlight::default().is_heavy(bound, 99));
+        in_flight.add(1, 93);
+        assert_eq!(in_flight.room(bound), Bound { records: 2, bytes: 2 });
+        in_flight.add(1, 3 << 30);
+        assert!(in_flight.room(bound).is_zero(), "its bytes are full");
+        in_flight.forget(bound, 7, (3 << 30) + 98);
+        assert_eq!(in_flight.room(bound), bound);
     }
 }

@@ -10,6 +10,7 @@ use rdkafka::message::BorrowedMessage;
 
 use super::context::Context;
 use super::copier::Copier;
+use super::in_flight::Bound;
 use super::partition::Partition;
 use super::poller::Poller;
 use super::quarantine::{Activity, NextRecord};
@@ -98,13 +99,13 @@ impl PartitionQueue {
         }
     }
 
-    /// Delivers up to `room` records to the source. `true`: there may be more.
-    pub(super) fn deliver(&mut self, state: &SubscriptionState, room: usize) -> bool {
-        let room = room.min(BATCH);
+    /// Delivers records to the source, as far as there is `room`. `true`: there may be more.
+    pub(super) fn deliver(&mut self, state: &SubscriptionState, room: Bound) -> bool {
+        let most = room.records.min(BATCH);
         let limit = self.partition.delivery_limit();
         let mut records = Vec::new();
         let (mut bytes, mut more) = (0, true);
-        while records.len() < room && !state.is_heavy(&self.partition, bytes) {
+        while records.len() < most && bytes < room.bytes {
             let Some(record) = self.next() else {
                 more = false;
                 break;
@@ -116,7 +117,7 @@ impl PartitionQueue {
             }
             bytes += record.size();
             if records.capacity() == 0 {
-                records.reserve(room);
+                records.reserve(most);
             }
             records.push(record);
         }

@@ -163,8 +163,8 @@ impl Session {
             let index = self.first_queue.wrapping_add(position) % self.queues.len();
             let queue = &mut self.queues[index];
             let room = self.state.room(&queue.partition);
-            queue.advance(room > 0, all, now);
-            if room == 0 {
+            queue.advance(!room.is_zero(), all, now);
+            if room.is_zero() {
                 queue.full_since.get_or_insert(now);
                 continue;
             }

@@ -50,10 +50,8 @@ pub(super) struct SubscriptionState {
     /// The bound on records in flight, over all partitions.
     bound: Bound,
     in_flight: InFlight,
-    /// The number of partitions that share the bound.
-    partitions: AtomicUsize,
-    /// The number of records handled at once.
-    at_once: AtomicUsize,
+    /// Records and bytes of the share of each partition.
+    share: (AtomicUsize, AtomicUsize),
     /// The size of the largest record fetched so far.
     largest: AtomicUsize,
     /// Set if deliveries were returned since the source took them out.
@@ -82,13 +80,13 @@ struct Inbox {
 impl SubscriptionState {
     pub(super) fn new(plan: Arc<Plan>, copies: Copies) -> Self {
         let bytes = plan.subscription.max_unsettled_bytes;
+        let bound = Bound::new(plan.max_unsettled(), bytes);
         Self {
-            bound: Bound { records: plan.max_unsettled(), bytes },
+            bound,
             plan,
             poller: Arc::default(),
             in_flight: InFlight::default(),
-            partitions: AtomicUsize::new(1),
-            at_once: AtomicUsize::new(1),
+            share: (AtomicUsize::new(bound.records), AtomicUsize::new(bound.bytes)),
             largest: AtomicUsize::new(0),
             returned: AtomicBool::new(false),
             inbox: Mutex::default(),
@@ -108,31 +106,26 @@ impl SubscriptionState {
 
     /// Sets the number of partitions that share the bound, and of records handled at once.
     pub(super) fn share_among(&self, partitions: usize, at_once: usize) {
-        self.at_once.store(at_once, Ordering::Relaxed);
-        self.partitions.store(partitions, Ordering::Relaxed);
+        let largest = self.largest.load(Ordering::Relaxed);
+        let Bound { records, bytes } = self.bound.share(partitions, at_once, largest);
+        self.share.0.store(records, Ordering::Relaxed);
+        self.share.1.store(bytes, Ordering::Relaxed);
     }
 
     /// The bound on records in flight of one partition.
     pub(super) fn share(&self) -> Bound {
-        let at_once = self.at_once.load(Ordering::Relaxed);
-        let largest = self.largest.load(Ordering::Relaxed);
-        self.bound.share(self.partitions.load(Ordering::Relaxed), at_once, largest)
+        let (records, bytes) = &self.share;
+        Bound { records: records.load(Ordering::Relaxed), bytes: bytes.load(Ordering::Relaxed) }
     }
 
-    /// The number of records of a partition that may be fetched now. If it is 0, a settlement that makes room wakes
+    /// The room for records of a partition that may be fetched now. If it is zero, a settlement that makes room wakes
     /// the poll thread.
     ///
     /// The bound of the subscription holds for a partition without records in flight too: a partition that is assigned
     /// while the others fill the bound gets the room that they free beyond their new shares.
-    pub(super) fn room(&self, partition: &Partition) -> usize {
+    pub(super) fn room(&self, partition: &Partition) -> Bound {
         let share = partition.in_flight.room(self.share());
-        if share == 0 { 0 } else { share.min(self.in_flight.room(self.bound)) }
-    }
-
-    /// Returns whether `more` bytes of a partition fill a bound.
-    pub(super) fn is_heavy(&self, partition: &Partition, more: usize) -> bool {
-        self.in_flight.is_heavy(self.bound, more)
-            || partition.in_flight.is_heavy(self.share(), more)
+        if share.is_zero() { share } else { share.min(self.in_flight.room(self.bound)) }
     }
 
     /// Adds fetched records, and wakes the source.
