@@ -1,7 +1,7 @@
 //! Injected faults of a memory broker, for tests of handlers and publishers.
 
 use super::broker::MemoryBroker;
-use super::fault_plan::FaultPlan;
+use super::fault_plan::{Fault, FaultPlan};
 
 /// Injects faults into a [`MemoryBroker`], to test handlers and publishers. Made by
 /// [`MemoryBroker::faults`].
@@ -35,39 +35,39 @@ impl MemoryFaults {
     /// The next `n` messages are stored, but their confirms are lost with the connection: the publishes
     /// end as `Unknown` at once.
     pub fn lose_confirms(&self, n: usize) {
-        self.plan().lost_confirms.set(n);
+        self.plan().set(Fault::LostConfirm, n);
     }
 
     /// The next `n` messages are stored, but never confirmed: the publishes end as `Unknown` at their
     /// deadlines, and keep their slots in the window until then.
     pub fn withhold_confirms(&self, n: usize) {
-        self.plan().withheld_confirms.set(n);
+        self.plan().set(Fault::WithheldConfirm, n);
     }
 
     /// The next `n` messages are refused and not stored.
     pub fn refuse_messages(&self, n: usize) {
-        self.plan().refused_messages.set(n);
+        self.plan().set(Fault::RefusedMessage, n);
     }
 
     /// The next `n` messages are stored twice, in a row, with the same id: as after a publisher that missed
     /// the confirm and sent them again. A topic with room for one message stores only one.
     pub fn duplicate_messages(&self, n: usize) {
-        self.plan().duplicates.set(n);
+        self.plan().set(Fault::Duplicate, n);
     }
 
     /// The next `n` acks of subscriptions fail: the messages are redelivered, although they were handled.
     pub fn fail_acks(&self, n: usize) {
-        self.plan().failed_acks.set(n);
+        self.plan().set(Fault::FailedAck, n);
     }
 
     /// The next `n` dead letters are not confirmed, and not stored.
     pub fn fail_dead_letters(&self, n: usize) {
-        self.plan().failed_dead_letters.set(n);
+        self.plan().set(Fault::FailedDeadLetter, n);
     }
 
     /// The next `n` delayed retries are not confirmed.
     pub fn fail_retries(&self, n: usize) {
-        self.plan().failed_retries.set(n);
+        self.plan().set(Fault::FailedRetry, n);
     }
 
     /// Revokes the deliveries of `group` that are in flight, as a Kafka rebalance or a lost RabbitMQ

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::fault_plan::Fault;
 use super::options::{MemoryRetry, MemorySubscription};
 use super::source_state::SourceState;
 use super::subscriber::MemoryDelivery;
@@ -51,7 +52,7 @@ impl Settle for MemorySettle {
         if self.delivery.is_none() {
             return ready(Ok(()));
         }
-        if self.state.broker.fault_plan().failed_acks.occurs() {
+        if self.state.broker.fault_plan().occurs(Fault::FailedAck) {
             return ready(Err(SettleError::new("an injected fault lost the ack")));
         }
         let settled = self.delivery.take().is_some_and(MemoryDelivery::settle);
@@ -66,7 +67,7 @@ impl Settle for MemorySettle {
         delay: Duration,
         state: &RetryState,
     ) -> BoxFuture<'_, Result<Delayed, SettleError>> {
-        if self.state.broker.fault_plan().failed_retries.occurs() {
+        if self.state.broker.fault_plan().occurs(Fault::FailedRetry) {
             return ready(Err(SettleError::new("an injected fault did not confirm the retry")));
         }
         let Some(delivery) = &mut self.delivery else { return ready(Ok(Delayed::Scheduled)) };
@@ -85,7 +86,7 @@ impl Settle for MemorySettle {
 
     fn dead_letter(&mut self, letter: &DeadLetter) -> BoxFuture<'_, Result<(), SettleError>> {
         let Some(delivery) = &self.delivery else { return ready(Ok(())) };
-        if self.state.broker.fault_plan().failed_dead_letters.occurs() {
+        if self.state.broker.fault_plan().occurs(Fault::FailedDeadLetter) {
             return ready(Err(SettleError::new(
                 "an injected fault did not confirm the dead letter",
             )));

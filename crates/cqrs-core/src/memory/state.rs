@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use super::fault_plan::FaultPlan;
+use super::fault_plan::{Fault, FaultPlan};
 use super::group::{Group, ReadyFor};
 use crate::broker::{Confirmation, PendingConfirm, PublishErrorKind};
 use crate::consume::StartAt;
@@ -155,18 +155,18 @@ impl TopicState {
             deferred.outcomes.push((pending, PublishOutcome::Expired));
             return;
         }
-        if self.faults.refused_messages.occurs() {
+        if self.faults.occurs(Fault::RefusedMessage) {
             deferred.outcomes.push((pending, PublishOutcome::Refused));
             return;
         }
         let message = Arc::new(pending.message().clone());
         let offset = self.append(Arc::clone(&message), deferred);
-        if self.has_room() && self.faults.duplicates.occurs() {
+        if self.has_room() && self.faults.occurs(Fault::Duplicate) {
             self.append(message, deferred);
         }
         let outcome = match () {
-            () if self.faults.lost_confirms.occurs() => PublishOutcome::Lost,
-            () if self.faults.withheld_confirms.occurs() => PublishOutcome::Withheld,
+            () if self.faults.occurs(Fault::LostConfirm) => PublishOutcome::Lost,
+            () if self.faults.occurs(Fault::WithheldConfirm) => PublishOutcome::Withheld,
             () => PublishOutcome::Stored { offset },
         };
         deferred.outcomes.push((pending, outcome));

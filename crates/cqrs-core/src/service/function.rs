@@ -11,7 +11,7 @@ use super::received::Received;
 use super::runtime::{
     AttemptFailure, BatchHandler, BatchLimits, EachHandler, HandlerKind, ManualHandler, Monitor,
 };
-use super::target::{Handler, Target, sealed};
+use super::target::{Handler, sealed};
 use crate::broker::BoxFuture;
 use crate::event::{AnyEvent, HandlerError, Notification, NotificationEvent};
 use crate::scope::Scope;
@@ -118,14 +118,6 @@ fn wrong_type<P>() -> AttemptFailure {
     AttemptFailure::permanent("NoHandler", format!("the handler takes {} only", type_name::<P>()))
 }
 
-impl<P, F, Fut> Target for Each<P, F>
-where
-    P: Notification,
-    F: Fn(NotificationEvent<P>, Received) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
-{
-}
-
 impl<P, F, Fut> sealed::Sealed for Each<P, F>
 where
     P: Notification,
@@ -162,14 +154,6 @@ where
     }
 }
 
-impl<P, F, Fut> Target for Manual<P, F>
-where
-    P: Notification,
-    F: Fn(NotificationEvent<P>, Delivery) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = ()> + Send + 'static,
-{
-}
-
 impl<P, F, Fut> sealed::Sealed for Manual<P, F>
 where
     P: Notification,
@@ -200,14 +184,6 @@ where
             }),
         }
     }
-}
-
-impl<P, F, Fut> Target for Batch<P, F>
-where
-    P: Notification,
-    F: Fn(Vec<(NotificationEvent<P>, Received)>) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
-{
 }
 
 impl<P, F, Fut> sealed::Sealed for Batch<P, F>

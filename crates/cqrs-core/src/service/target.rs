@@ -14,13 +14,15 @@ use crate::scope::Scope;
 /// [`manual`](super::manual) or [`batch`](super::batch).
 ///
 /// Sealed: the runtime must know how the messages of each kind are settled.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot handle the events of a subscription",
-    note = "give an `EventMediator`, or a function in `each(..)`, `manual(..)` or `batch(..)`"
-)]
 pub trait Target: sealed::Sealed {}
 
+impl<T: sealed::Sealed> Target for T {}
+
 pub(super) mod sealed {
+    #[diagnostic::on_unimplemented(
+        message = "`{Self}` cannot handle the events of a subscription",
+        note = "give an `EventMediator`, or a function in `each(..)`, `manual(..)` or `batch(..)`"
+    )]
     pub trait Sealed {
         #[doc(hidden)]
         fn into_handler(self) -> super::Handler;
@@ -42,8 +44,6 @@ impl fmt::Debug for Handler {
 }
 
 // ---- mediators
-
-impl Target for EventMediator {}
 
 impl sealed::Sealed for EventMediator {
     fn into_handler(self) -> Handler {
@@ -87,8 +87,6 @@ impl<F> fmt::Debug for PerDelivery<F> {
         f.write_str("PerDelivery")
     }
 }
-
-impl<F: Fn(&Received) -> EventMediator + Send + Sync + 'static> Target for PerDelivery<F> {}
 
 impl<F: Fn(&Received) -> EventMediator + Send + Sync + 'static> sealed::Sealed for PerDelivery<F> {
     fn into_handler(self) -> Handler {
