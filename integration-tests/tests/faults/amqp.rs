@@ -252,7 +252,6 @@ async fn memory_alarm_is_reported_and_keeps_deadlines() {
     until("ready", async || broker.state().is_ready()).await;
     load.confirms(300).await;
     let outcomes = load.stop().await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
     let arrived: Vec<_> = raw
         .drain(&name)
         .await

@@ -8,7 +8,7 @@ mod writing;
 
 use std::time::Duration;
 
-use cqrs_core::{Notification, Subscription};
+use cqrs_core::Subscription;
 use cqrs_kafka::{KafkaConfig, KafkaMessageBroker, KafkaSubscription};
 use integration_tests::consuming::fixture::until;
 use integration_tests::interop::{UserCreated, hex};

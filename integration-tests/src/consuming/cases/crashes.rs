@@ -68,7 +68,6 @@ pub async fn aborts(kind: Kind, program: &'static str) -> Summary {
     let mut outcomes = fixture.outcomes();
     let most = most_starts(kind, options.max_crashes).await;
     let starts = supervise(&fixture, &options, &mut outcomes, (total - 1, 1), most + 1).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
     let dead = fixture.dead().await;
     let test = format!("{kind:?} one aborts the process");
     let summary = outcomes.check(&test, &published, &ids(&dead));

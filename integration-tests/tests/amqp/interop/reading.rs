@@ -1,6 +1,5 @@
 //! Interop tests of the Python packages' events, read by us.
 
-use cqrs_core::MessageBrokerExt;
 use integration_tests::interop::{CORRELATION, described, events, specs};
 use integration_tests::peers::Python;
 

@@ -1,6 +1,6 @@
 //! Interop tests of our events, read by the Python packages.
 
-use cqrs_core::{MessageBrokerExt, NotificationEvent};
+use cqrs_core::NotificationEvent;
 use integration_tests::amqp::Raw;
 use integration_tests::interop::{
     CORRELATION, UserCreated, assert_same, events, publish_events, spec,

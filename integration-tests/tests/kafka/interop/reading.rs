@@ -1,6 +1,5 @@
 //! Interop tests of the Python packages' events, read by us.
 
-use cqrs_core::Notification;
 use integration_tests::interop::{CORRELATION, TestService, UserCreated, described, events, specs};
 use integration_tests::kafka::{self, fresh_topic, read_all};
 use integration_tests::peers::{Peer, Python};

@@ -1,6 +1,6 @@
 //! Interop tests of our events, read by the Python packages.
 
-use cqrs_core::{Notification, NotificationEvent};
+use cqrs_core::NotificationEvent;
 use integration_tests::interop::{
     CORRELATION, UserCreated, assert_same, events, publish_events, spec,
 };
@@ -34,9 +34,9 @@ async fn received_by_peer(
 async fn python_cqrs_reads(python: Python, models: &[(&str, &str, &str)]) {
     for (model, event_type, payload_type) in models {
         let peer = Peer::shared(python);
-        let received_by_peer =
-            received_by_peer(peer, "reads", "consume_kafka", json!({ "model": model })).await;
-        for (event, received) in received_by_peer {
+        for (event, received) in
+            received_by_peer(peer, "reads", "consume_kafka", json!({ "model": model })).await
+        {
             assert_same(&received, &event);
             assert_eq!(
                 (&received["is"], &received["payload_is"]),
@@ -86,15 +86,15 @@ async fn faststream_reads(
 ) -> Vec<(NotificationEvent<UserCreated>, Value)> {
     let group = fresh_topic("g");
     let arguments = json!({ "model": model, "read": read, "group": group });
-    let received_by_peer =
+    let pairs =
         received_by_peer(Peer::shared(Python::FastStream), "stream", "faststream_kafka", arguments)
             .await;
-    for (_, received) in &received_by_peer {
+    for (_, received) in &pairs {
         assert_eq!(received["correlation_id"], CORRELATION);
         // With one, FastStream would decode a second time what the deserializer made of the body.
         assert_eq!(received["content_type"], Value::Null);
     }
-    received_by_peer
+    pairs
 }
 
 #[tokio::test]
