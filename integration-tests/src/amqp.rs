@@ -83,8 +83,8 @@ pub fn fresh(test: &str) -> String {
 
 /// Major and minor version of the server.
 pub async fn version() -> (u32, u32) {
-    let told = ctl(&["version"]).await;
-    let last = told.split_whitespace().last().expect("a version");
+    let output = ctl(&["version"]).await;
+    let last = output.split_whitespace().last().expect("a version");
     let mut numbers = last.split('.').map(|number| number.parse().expect("a number"));
     (numbers.next().expect("major"), numbers.next().expect("minor"))
 }

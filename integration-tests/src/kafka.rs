@@ -81,16 +81,16 @@ pub async fn write_with(topic: &str, records: Vec<Raw>, settings: &[(&str, &str)
 pub async fn write_transaction(topic: &str, records: Vec<Raw>, commit: bool) {
     let topic = topic.to_owned();
     tokio::task::spawn_blocking(move || {
-        let patience = Duration::from_secs(30);
+        let limit = Duration::from_secs(30);
         let id = format!("it-{}", Uuid::now_v7());
         let producer: BaseProducer = client().set("transactional.id", id).create().unwrap();
-        producer.init_transactions(patience).unwrap();
+        producer.init_transactions(limit).unwrap();
         producer.begin_transaction().unwrap();
         send(&producer, &topic, &records);
-        producer.flush(patience).unwrap();
+        producer.flush(limit).unwrap();
         match commit {
-            true => producer.commit_transaction(patience).unwrap(),
-            false => producer.abort_transaction(patience).unwrap(),
+            true => producer.commit_transaction(limit).unwrap(),
+            false => producer.abort_transaction(limit).unwrap(),
         }
     })
     .await
@@ -280,13 +280,13 @@ pub async fn read_raw(topic: &str) -> Vec<(i64, Raw)> {
 }
 
 fn read_blocking(topic: &str) -> Vec<(i64, Raw)> {
-    let patience = Duration::from_secs(30);
+    let limit = Duration::from_secs(30);
     let consumer: BaseConsumer = client()
         .set("group.id", format!("reader-{}", Uuid::now_v7()))
         .set("enable.auto.commit", "false")
         .create()
         .unwrap();
-    let metadata = consumer.fetch_metadata(Some(topic), patience).unwrap();
+    let metadata = consumer.fetch_metadata(Some(topic), limit).unwrap();
     let mut assignment = TopicPartitionList::new();
     let mut left = 0;
     for partition in metadata.topics()[0].partitions() {
@@ -295,7 +295,7 @@ fn read_blocking(topic: &str) -> Vec<(i64, Raw)> {
         assignment.add_partition_offset(topic, partition.id(), Offset::Beginning).unwrap();
     }
     consumer.assign(&assignment).unwrap();
-    let end = Instant::now() + patience + Duration::from_millis(left.unsigned_abs());
+    let end = Instant::now() + limit + Duration::from_millis(left.unsigned_abs());
     let mut records = Vec::new();
     while (records.len() as i64) < left {
         assert!(Instant::now() < end, "read {} of {left} records of {topic}", records.len());

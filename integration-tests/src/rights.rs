@@ -101,7 +101,7 @@ pub async fn consume(
         tokio::select! {
             Some(_) = handles.recv() => is_handled = true,
             ended = &mut running => {
-                let error = ended.unwrap().expect_err("nobody stopped it");
+                let error = ended.unwrap().expect_err("it was not stopped");
                 return Err(Refusal { text: error_chain(&error), after: started.elapsed() });
             }
             () = tokio::time::sleep(Duration::from_millis(20)) => {}

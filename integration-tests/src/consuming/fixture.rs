@@ -34,14 +34,10 @@ pub async fn until(what: &str, condition: impl AsyncFnMut() -> bool) {
 }
 
 /// Waits until `condition` holds.
-pub async fn until_within(
-    patience: Duration,
-    what: &str,
-    mut condition: impl AsyncFnMut() -> bool,
-) {
-    let end = Instant::now() + patience;
+pub async fn until_within(limit: Duration, what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + limit;
     while !condition().await {
-        assert!(Instant::now() < end, "waited {patience:?} for: {what}");
+        assert!(Instant::now() < end, "waited {limit:?} for: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -238,8 +234,8 @@ impl Fixture {
     /// Waits until `total` messages are settled.
     pub async fn until_settled(&self, total: usize) {
         // A Kafka member waits until the session of its killed predecessor expires: 45 s.
-        let patience = 2 * TIMEOUT;
-        until_within(patience, "all to be settled", async || self.is_settled(total).await).await;
+        let limit = 2 * TIMEOUT;
+        until_within(limit, "all to be settled", async || self.is_settled(total).await).await;
     }
 
     async fn is_settled(&self, total: usize) -> bool {
@@ -423,7 +419,7 @@ pub async fn outage<T>(kind: Kind, how: &str, meanwhile: impl Future<Output = T>
     let end = Instant::now() + Duration::from_secs(300);
     while let Err(said) = try_brokers(&["start", server]).await {
         let said = said.lines().last().unwrap_or_default();
-        assert!(Instant::now() < end, "{server} does not come back: {said}");
+        assert!(Instant::now() < end, "{server} does not start again: {said}");
     }
     std::mem::forget(restore);
     announce(&format!("{server} is back"));

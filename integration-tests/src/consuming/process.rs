@@ -43,9 +43,9 @@ impl Worker {
     }
 
     /// Waits for the end of the process and returns its status and the time it took.
-    pub async fn exited(mut self, patience: Duration) -> (ExitStatus, Duration) {
+    pub async fn exited(mut self, limit: Duration) -> (ExitStatus, Duration) {
         let since = Instant::now();
-        let status = tokio::time::timeout(patience, self.child.wait()).await;
+        let status = tokio::time::timeout(limit, self.child.wait()).await;
         (status.expect("an exit in time").unwrap(), since.elapsed())
     }
 

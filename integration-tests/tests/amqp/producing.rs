@@ -12,19 +12,12 @@ use cqrs_core::broker::BrokerState;
 use cqrs_core::{Message, MessageBroker, MessageBrokerExt, PublishError, PublishErrorKind};
 use cqrs_testkit::FaultProxy;
 use integration_tests::amqp::{self, Outcomes, Raw, config, fresh, header};
+use integration_tests::consuming::fixture::until;
 use integration_tests::servers::connected;
 use integration_tests::{log, servers};
 use lapin::types::AMQPValue;
 
 use cqrs_testkit::error_chain;
-
-async fn until(what: &str, condition: impl AsyncFn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !condition().await {
-        assert!(Instant::now() < end, "waited 60 s for: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_raw_consumer_reads_back_every_part() {

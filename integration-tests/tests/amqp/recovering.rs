@@ -253,7 +253,7 @@ async fn stopping_and_dropping_leave_the_broker() {
     let source = open(&broker, &[&name], "g", plain).await;
     assert_eq!(raw.consumers(&queue).await, 1);
     drop(source);
-    until("nobody consumes", async || raw.consumers(&queue).await == 0).await;
+    until("no consumer is left", async || raw.consumers(&queue).await == 0).await;
     clean(raw, &queue, &name).await;
 }
 

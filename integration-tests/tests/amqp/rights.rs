@@ -235,20 +235,21 @@ async fn every_role_needs_exactly_its_documented_rights() {
     }
     place.delete().await;
     for (role, rights, whole, less) in all {
-        let whole = whole.as_ref().unwrap_or_else(|told| panic!("{role:?}: {told:?}"));
+        let whole = whole.as_ref().unwrap_or_else(|refusal| panic!("{role:?}: {refusal:?}"));
         assert_eq!(whole.quarantined, 0, "{role:?}");
-        for (right, told) in rights.iter().zip(less) {
+        for (right, refusal) in rights.iter().zip(less) {
             // Without this one it runs without the quarantine.
             if *right == (May::Read, "QUEUE.quarantine".to_owned()) {
-                let played = told.as_ref().unwrap_or_else(|told| panic!("{right:?}: {told:?}"));
+                let played =
+                    refusal.as_ref().unwrap_or_else(|refusal| panic!("{right:?}: {refusal:?}"));
                 assert_eq!(played.quarantined, 1, "the server refuses to read it");
                 continue;
             }
-            let told = told.as_ref().expect_err(&format!("{role:?} works without {right:?}"));
-            println!("RIGHTS {role:?} without {right:?}: {:.1?}: {}", told.after, told.text);
-            assert!(rights::is_refusal(&told.text), "{role:?} without {right:?}: {told:?}");
+            let refusal = refusal.as_ref().expect_err(&format!("{role:?} works without {right:?}"));
+            println!("RIGHTS {role:?} without {right:?}: {:.1?}: {}", refusal.after, refusal.text);
+            assert!(rights::is_refusal(&refusal.text), "{role:?} without {right:?}: {refusal:?}");
             if role == Role::Consumer && right.1 == "amq.default" {
-                assert!(told.text.contains("Stuck"), "the other messages go on: {told:?}");
+                assert!(refusal.text.contains("Stuck"), "the other messages go on: {refusal:?}");
             }
         }
     }

@@ -181,10 +181,10 @@ async fn largest_header_we_publish_survives_a_retry() {
     let (name, raw) = (fresh("largest-header"), Raw::connect().await);
     let broker = AmqpMessageBroker::connect(amqp::config(&name)).await.unwrap();
     let failures = AtomicU32::new(0);
-    let (tell, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, mut handled) = tokio::sync::mpsc::unbounded_channel();
     let handler = each(move |event: NotificationEvent<Work>, received: Received| {
         let first = failures.fetch_add(1, Ordering::Relaxed) == 0;
-        tell.send((event.payload.seq, received.attempt())).unwrap();
+        sender.send((event.payload.seq, received.attempt())).unwrap();
         async move {
             match first {
                 true => Err(HandlerError::retryable("the first one fails")),
@@ -226,14 +226,14 @@ async fn largest_header_we_publish_survives_a_retry() {
     broker.publish(message(2, 1)).await.unwrap();
     let mut came = Vec::new();
     while came.len() < 3 {
-        let next = tokio::time::timeout(Duration::from_secs(60), heard.recv()).await;
+        let next = tokio::time::timeout(Duration::from_secs(60), handled.recv()).await;
         came.push(next.expect("an event in time").unwrap());
     }
     came.sort_unstable();
     assert_eq!(came, [(1, 1), (1, 2), (2, 1)]);
     stop.stop();
     running.await.unwrap().unwrap();
-    assert!(heard.try_recv().is_err());
+    assert!(handled.try_recv().is_err());
     let queue = format!("{name}.g");
     let queues = [queue.as_str(), &format!("{queue}.dead"), &format!("{queue}.retry.1s")];
     for queue in queues {
@@ -262,7 +262,7 @@ async fn policy_limits_deliveries_and_keeps_the_message() {
     for _ in 0..3 {
         RawPublisher::connect().await.take_and_die(&queue).await;
         let moved = async || raw.count(&queue).await + raw.count(&dead).await == 1;
-        until("the message to come back", moved).await;
+        until("the message to be requeued", moved).await;
     }
     until("the dead letter", async || raw.count(&dead).await == 1).await;
     // The queue is declared as before: a policy is no other argument.

@@ -9,6 +9,7 @@ use cqrs_core::broker::BrokerState;
 use cqrs_core::{Message, MessageBroker, MessageBrokerExt, PublishErrorKind};
 use cqrs_testkit::FaultProxy;
 use integration_tests::amqp::{self, Outcomes, Raw, fresh};
+use integration_tests::consuming::fixture::until;
 use integration_tests::control::{Restore, brokers, full};
 use integration_tests::servers::connected;
 use tokio::task::JoinHandle;
@@ -30,14 +31,6 @@ async fn through_proxy(config: &mut AmqpConfig) -> FaultProxy {
     let proxy = FaultProxy::start("127.0.0.1:0", amqp::address()).await.unwrap();
     config.dsn = format!("amqp://guest:guest@{}", proxy.address()).into();
     proxy
-}
-
-async fn until(what: &str, condition: impl AsyncFn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !condition().await {
-        assert!(Instant::now() < end, "waited 60 s for: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }
 
 /// Publishers that go on until they are stopped, or until each has published its share. Every tenth message

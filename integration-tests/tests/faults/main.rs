@@ -13,5 +13,5 @@ use tokio::sync::RwLock;
 /// The program that the tests kill.
 const WORKER: &str = env!("CARGO_BIN_EXE_worker");
 
-/// Written to by those that break a server for everybody, or measure; read by the others.
+/// A write lock for tests that break a shared server or measure; a read lock for the others.
 static SERVERS: RwLock<()> = RwLock::const_new(());

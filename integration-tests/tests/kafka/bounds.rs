@@ -11,6 +11,7 @@ use cqrs_core::{
 use cqrs_kafka::{KafkaConfig, KafkaMessageBroker};
 use cqrs_macros::Notification;
 use integration_tests::consuming::TIMEOUT;
+use integration_tests::consuming::fixture::until;
 use integration_tests::kafka::{Raw, create_topic, fresh_topic, write};
 use integration_tests::{log, servers};
 use serde::{Deserialize, Serialize};
@@ -86,18 +87,10 @@ async fn stuck_key_leaves_room_for_other_partitions() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         write(&topic, late).await;
-        let end = Instant::now() + TIMEOUT;
-        while count("key") < 1_000 {
-            assert!(Instant::now() < end, "{} of the other partition handled", count("key"));
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        until("the other partition to be handled", async || count("key") >= 1_000).await;
         assert_eq!(count("stuck"), 0);
         *stuck.lock().unwrap() = false;
-        let end = Instant::now() + TIMEOUT;
-        while count("stuck") <= BEHIND as usize {
-            assert!(Instant::now() < end, "{} of the stuck key handled", count("stuck"));
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        until("the stuck key to be handled", async || count("stuck") > BEHIND as usize).await;
     };
     service.run_until(done).await.unwrap();
     for (key, seen) in handled.lock().unwrap().iter() {

@@ -81,7 +81,7 @@ async fn in_flight_stays_within_the_cap() {
     assert!(member.next_within(Duration::from_secs(1)).await.is_none(), "the cap holds");
     drop(out.pop());
     let again = member.next().await;
-    assert_eq!(text(&again), "9", "a dropped one makes no room for others: it comes again");
+    assert_eq!(text(&again), "9", "a dropped one frees no room for others: it is redelivered");
     out.push(again);
     for delivery in &mut out {
         delivery.settle.ack().await.unwrap();

@@ -7,6 +7,7 @@ use cqrs_core::{Retry, RetryState, Timestamp};
 use cqrs_kafka::{Assignor, KafkaConfig, KafkaMessageBroker, KafkaSubscription, RetryMode};
 use cqrs_testkit::TestSource;
 use cqrs_testkit::source::text;
+use integration_tests::consuming::fixture::until;
 use integration_tests::consuming::{self, TIMEOUT};
 use integration_tests::kafka::{Raw, commit, committed, create_topic, fresh_topic, proxy, write};
 use integration_tests::servers;
@@ -57,7 +58,7 @@ async fn open(topic: &str, group: &str) -> TestSource {
 }
 
 /// The metadata without the number of the process.
-async fn says(group: &str, topic: &str, partition: i32) -> String {
+async fn metadata_of(group: &str, topic: &str, partition: i32) -> String {
     let (_, metadata) = committed(group, topic, partition).await;
     let plain = |section: &str| match section.split_once('.') {
         Some((count, _)) if count.starts_with("u=") => count.to_owned(),
@@ -66,28 +67,28 @@ async fn says(group: &str, topic: &str, partition: i32) -> String {
     metadata.split(';').map(plain).collect::<Vec<_>>().join(";")
 }
 
-async fn says_soon(group: &str, topic: &str, partition: i32, expected: &str) {
-    until_it_says(group, topic, partition, |found| found == expected).await;
+async fn until_metadata_is(group: &str, topic: &str, partition: i32, expected: &str) {
+    until_metadata(group, topic, partition, |found| found == expected).await;
 }
 
-async fn until_it_says(group: &str, topic: &str, partition: i32, is_right: impl Fn(&str) -> bool) {
+async fn until_metadata(group: &str, topic: &str, partition: i32, is_right: impl Fn(&str) -> bool) {
     let end = Instant::now() + TIMEOUT;
     loop {
-        let found = says(group, topic, partition).await;
+        let found = metadata_of(group, topic, partition).await;
         if is_right(&found) {
             return;
         }
-        assert!(Instant::now() < end, "it says {found}");
+        assert!(Instant::now() < end, "the metadata is {found}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// Records are announced, and none is named: how far depends on the pace.
+/// Set if records are announced and none is named. The end of the announced ones depends on the pace.
 fn announces(metadata: &str, unclean_ends: u32) -> bool {
     metadata.starts_with(&format!("cqrs1;u={unclean_ends};until=")) && !metadata.contains(";n=")
 }
 
-fn seen(delivery: &SourceDelivery) -> (String, u32) {
+fn body_and_crashes(delivery: &SourceDelivery) -> (String, u32) {
     (text(delivery), delivery.retry.crashes)
 }
 
@@ -109,20 +110,20 @@ async fn suspects(assignor: Assignor) {
     let mut source = open_with(&topic, &group, options, |_| {}).await;
     for (suspect, crashes) in [("0", 0), ("1", 2), ("2", 0)] {
         let [mut alone] = begun(&mut source).await;
-        assert_eq!(seen(&alone), (suspect.to_owned(), crashes));
+        assert_eq!(body_and_crashes(&alone), (suspect.to_owned(), crashes));
         let counted = if suspect == "2" { "" } else { ";c=1.2" };
         let expected = format!("cqrs1;u=3;until=3;n={suspect}{counted}");
-        says_soon(&group, &topic, 0, &expected).await;
+        until_metadata_is(&group, &topic, 0, &expected).await;
         alone.settle.ack().await.unwrap();
     }
     let rest: [_; 2] = source.take(2).await.try_into().unwrap();
     assert_eq!(rest.each_ref().map(text), ["3", "4"]);
-    until_it_says(&group, &topic, 0, |found| announces(found, 3)).await;
+    until_metadata(&group, &topic, 0, |found| announces(found, 3)).await;
     for mut delivery in rest {
         delivery.settle.ack().await.unwrap();
     }
     assert_eq!(source.ack(1).await, ["5"]);
-    says_soon(&group, &topic, 0, "cqrs1;u=1").await;
+    until_metadata_is(&group, &topic, 0, "cqrs1;u=1").await;
     source.close().await;
     assert_eq!(committed(&group, &topic, 0).await, (Some(6), "cqrs1".into()));
 }
@@ -171,7 +172,7 @@ async fn one_unclean_end_delays_nothing() {
     let mut source = open(&topic, &group).await;
     let out = source.take(8).await;
     for partition in 0..8 {
-        until_it_says(&group, &topic, partition, |found| announces(found, 2)).await;
+        until_metadata(&group, &topic, partition, |found| announces(found, 2)).await;
     }
     drop(out);
     assert_eq!(source.ack(8).await.len(), 8);
@@ -220,7 +221,7 @@ async fn late_records_are_not_suspect() {
     }
     let [third, fourth] = begun(&mut source).await;
     assert_eq!((text(&third), text(&fourth)), ("3".into(), "4".into()));
-    says_soon(&group, &topic, 0, "cqrs1;u=1").await;
+    until_metadata_is(&group, &topic, 0, "cqrs1;u=1").await;
     drop((third, fourth));
     source.close().await;
 }
@@ -280,7 +281,7 @@ async fn nothing_is_counted_with_max_crashes_of_zero() {
     let mut out: [_; 6] = begun(&mut source).await;
     assert!(out.iter().all(|delivery| delivery.retry.crashes == 0));
     out[5].settle.ack().await.unwrap();
-    says_soon(&group, &topic, 0, "cqrs1;d=5.1").await;
+    until_metadata_is(&group, &topic, 0, "cqrs1;d=5.1").await;
     drop(out);
     source.close().await;
 }
@@ -296,25 +297,17 @@ async fn lost_membership_is_no_unclean_end() {
     };
     let mut source = consuming::open(&broker, &[&topic], &group, change).await;
     let out = source.take(3).await;
-    says_soon(&group, &topic, 0, "cqrs1;u=1").await;
+    until_metadata_is(&group, &topic, 0, "cqrs1;u=1").await;
     // Nothing passes, and the connections stay: the group gives the member up.
     proxy.blackhole(true);
-    let end = Instant::now() + TIMEOUT;
-    while !out[0].settle.is_revoked() {
-        assert!(Instant::now() < end, "the membership is lost");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until("the membership to be lost", async || out[0].settle.is_revoked()).await;
     proxy.blackhole(false);
     proxy.cut();
     drop(out);
     let mut again = source.take(3).await;
     again[0].settle.ack().await.unwrap();
-    let end = Instant::now() + TIMEOUT;
-    while committed(&group, &topic, 0).await.0 != Some(1) {
-        assert!(Instant::now() < end, "the first one is committed");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    assert_eq!(says(&group, &topic, 0).await, "cqrs1;u=1");
+    until("the first commit", async || committed(&group, &topic, 0).await.0 == Some(1)).await;
+    assert_eq!(metadata_of(&group, &topic, 0).await, "cqrs1;u=1");
     source.close().await;
 }
 
@@ -354,12 +347,12 @@ async fn crash_after_a_clean_handover_is_counted() {
     let mut source = open_with(&topic, &group, options, |_| {}).await;
     let out = source.take(6).await;
     for partition in 0..2 {
-        says_soon(&group, &topic, partition, "cqrs1;u=1").await;
+        until_metadata_is(&group, &topic, partition, "cqrs1;u=1").await;
     }
     // Another process gets one of them, takes it over, and dies.
     let partition = join_and_commit(&topic, &group, "cqrs1;u=1.1").await;
     drop(out);
-    until_it_says(&group, &topic, partition, |found| announces(found, 2)).await;
+    until_metadata(&group, &topic, partition, |found| announces(found, 2)).await;
     assert_eq!(source.ack(6).await.len(), 6);
     source.close().await;
 }

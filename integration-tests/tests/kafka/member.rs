@@ -8,6 +8,7 @@ use cqrs_core::consume::{SourceDelivery, SubscribeRequest};
 use cqrs_kafka::{KafkaConfig, KafkaMessageBroker, KafkaSubscription};
 use cqrs_testkit::TestSource;
 use cqrs_testkit::source::text;
+use integration_tests::consuming::fixture::until;
 use integration_tests::consuming::{self, TIMEOUT};
 use integration_tests::kafka::{Raw, committed, create_topic, fresh_topic, write};
 use integration_tests::{log, servers};
@@ -108,7 +109,7 @@ pub(super) async fn settle_until_committed(
         }
         assert!(
             Instant::now() < end,
-            "committed {found:?} ({metadata}), not {offset}; the source is {:?}; {again:?} came again",
+            "committed {found:?} ({metadata}), not {offset}; the source is {:?}; {again:?} were redelivered",
             *member.status.borrow(),
         );
         if let Some(mut delivery) = member.next_within(Duration::from_millis(100)).await {
@@ -126,13 +127,9 @@ pub(super) fn impatient() -> KafkaSubscription {
         .with_max_poll_interval(Duration::from_secs(6))
 }
 
-/// Waits until the delivery's partition is taken away.
+/// Waits until the delivery's partition is revoked.
 pub(super) async fn revoked(delivery: &SourceDelivery) {
-    let end = Instant::now() + TIMEOUT;
-    while !delivery.settle.is_revoked() {
-        assert!(Instant::now() < end, "the partition is not revoked");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("the partition to be revoked", async || delivery.settle.is_revoked()).await;
 }
 
 /// A topic with two partitions, one record in each, and a member that runs both.

@@ -332,7 +332,7 @@ async fn too_large_here_and_too_large_for_the_topic() {
     let error = broker.publish(Message::new(&*topic, vec![b'x'; 5_000])).await.unwrap_err();
     assert_eq!(error.kind(), PublishErrorKind::TooLarge);
     assert!(error.to_string().contains("max.message.bytes of the topic"), "{error}");
-    assert_eq!(error.into_message().body.len(), 5_000, "given back");
+    assert_eq!(error.into_message().body.len(), 5_000, "the error returns the message");
     broker.publish(Message::new(&*topic, "small")).await.expect("the next one is not harmed");
 }
 

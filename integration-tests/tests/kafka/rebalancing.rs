@@ -9,6 +9,7 @@ use cqrs_core::{RetryState, Timestamp};
 use cqrs_kafka::{Assignor, KafkaConfig, KafkaMessageBroker};
 use cqrs_testkit::source::{is_consuming, text};
 use integration_tests::consuming::TIMEOUT;
+use integration_tests::consuming::fixture::{until, until_within};
 use integration_tests::kafka::{Raw, committed, create_topic, fresh_topic, proxy, write};
 use integration_tests::servers;
 use tokio::sync::watch;
@@ -35,7 +36,7 @@ async fn revoke_waits_for_handlers_and_commits() {
     for partition in [0, 1] {
         assert_eq!(committed(&group, &topic, partition).await.0, Some(1));
     }
-    assert!(second.next_within(Duration::from_secs(2)).await.is_none(), "nothing comes again");
+    assert!(second.next_within(Duration::from_secs(2)).await.is_none(), "nothing is redelivered");
     assert!(member.next_within(Duration::from_millis(100)).await.is_none());
     second.close().await;
     member.close().await;
@@ -107,7 +108,7 @@ async fn held_and_waiting_deliveries_do_not_delay_a_revoke() {
     assert!(started.elapsed() < Duration::from_secs(35), "{:?}", started.elapsed());
     assert_eq!(next.retry.attempts, 1, "its attempts came along");
     for delivery in &mut out {
-        assert!(!delivery.settle.begin(), "taken away");
+        assert!(!delivery.settle.begin(), "revoked");
     }
     drop((next, out));
     second.close().await;
@@ -177,7 +178,7 @@ async fn static_member_returns_without_a_rebalance() {
     let mut one = open("one").await;
     let first = one.next().await;
     assert_eq!(first.message.partition, partition);
-    assert!(!second.settle.is_revoked(), "nobody rebalanced");
+    assert!(!second.settle.is_revoked(), "there was no rebalance");
     second.settle.ack().await.unwrap();
     drop(first);
     one.close().await;
@@ -189,15 +190,10 @@ async fn cooperative_rebalance_keeps_kept_partitions() {
     let options = options().with_assignors([Assignor::CooperativeSticky]);
     let (topic, group, mut member, mut out) = two_running("cooperative", &options).await;
     let mut second = Member::open(request(&topic, &group, options)).await;
-    let end = Instant::now() + TIMEOUT;
-    let goes = loop {
-        if let Some(goes) = out.iter().position(|delivery| delivery.settle.is_revoked()) {
-            break goes;
-        }
-        assert!(Instant::now() < end, "a partition moves");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
-    let mut goes = out.remove(goes);
+    let moved = || out.iter().position(|delivery| delivery.settle.is_revoked());
+    until("a partition to move", async || moved().is_some()).await;
+    let moved = moved().unwrap();
+    let mut goes = out.remove(moved);
     goes.settle.ack().await.unwrap();
     second.wait_for(is_consuming).await;
     let partition = goes.message.partition.unwrap();
@@ -262,11 +258,8 @@ async fn joining_and_leaving_members_lose_nothing() {
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    let end = Instant::now() + Duration::from_secs(90);
-    while handled.lock().unwrap().len() < attempted {
-        assert!(Instant::now() < end, "handled {}", handled.lock().unwrap().len());
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    let all = async || handled.lock().unwrap().len() >= attempted;
+    until_within(Duration::from_secs(90), "all to be handled", all).await;
     for (stop, task) in members {
         stop.send_replace(true);
         task.await.unwrap();

@@ -115,10 +115,10 @@ async fn every_role_needs_exactly_its_documented_rights() {
         let ends = join_all(plays.map(|without| server.play(role, without))).await;
         let (whole, less) = ends.split_first().expect("at least one");
         assert!(whole.is_ok(), "{role:?}: {whole:?}");
-        for (right, told) in rights.iter().zip(less) {
-            let told = told.as_ref().expect_err(&format!("{role:?} works without {right:?}"));
-            println!("RIGHTS {role:?} without {right:?}: {:.1?}: {}", told.after, told.text);
-            assert!(rights::is_refusal(&told.text), "{role:?} without {right:?}: {told:?}");
+        for (right, refusal) in rights.iter().zip(less) {
+            let refusal = refusal.as_ref().expect_err(&format!("{role:?} works without {right:?}"));
+            println!("RIGHTS {role:?} without {right:?}: {:.1?}: {}", refusal.after, refusal.text);
+            assert!(rights::is_refusal(&refusal.text), "{role:?} without {right:?}: {refusal:?}");
         }
     }
 }

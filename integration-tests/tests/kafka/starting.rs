@@ -95,11 +95,11 @@ async fn wrong_password_is_reported() {
     assert_eq!(error.kind(), SubscribeErrorKind::Forbidden, "{error}");
     let cause: &KafkaError = std::error::Error::source(&error).unwrap().downcast_ref().unwrap();
     assert_eq!(cause.kind(), ErrorKind::Authentication);
-    let SourceStatus::Connecting { last_error: Some(told) } = status.borrow().clone() else {
+    let SourceStatus::Connecting { last_error: Some(last_error) } = status.borrow().clone() else {
         panic!("{:?}", *status.borrow());
     };
-    assert!(told.to_lowercase().contains("authentication"), "{told}");
-    assert!(!told.contains("not-the-password") && !format!("{error:?}").contains("not-the"));
+    assert!(last_error.to_lowercase().contains("authentication"), "{last_error}");
+    assert!(!last_error.contains("not-the-password") && !format!("{error:?}").contains("not-the"));
 }
 
 #[tokio::test]
@@ -107,9 +107,9 @@ async fn a_subscription_waits_for_its_server() {
     let broker = KafkaMessageBroker::new(KafkaConfig::new(["localhost:1"])).unwrap();
     let (request, mut status) = consuming::request(&["any"], "any", |_| {});
     let opening = tokio::spawn(async move { broker.subscribe(request).await.map(drop) });
-    let told = status
+    let reported = status
         .wait_for(|status| matches!(status, SourceStatus::Connecting { last_error: Some(_) }));
-    tokio::time::timeout(TIMEOUT, told).await.expect("it says why").unwrap();
+    tokio::time::timeout(TIMEOUT, reported).await.expect("it says why").unwrap();
     assert!(!opening.is_finished());
     opening.abort();
     assert!(opening.await.unwrap_err().is_cancelled());

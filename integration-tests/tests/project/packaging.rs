@@ -1,4 +1,4 @@
-//! What a user's build gets: no broker client and no C unless a feature asks for it, and never the
+//! Tests of a user's build: no broker client and no C unless a feature asks for it, and never the
 //! packages of others that have our names on the public registry.
 
 use std::fs;

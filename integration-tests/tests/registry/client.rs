@@ -197,7 +197,7 @@ impl<P: Notification + Clone> Reader<P> {
         let handler = each(move |event: NotificationEvent<P>, _: Received| {
             let seen = seen.clone();
             async move {
-                seen.send(event.payload).map_err(|_| HandlerError::permanent("nobody listens"))
+                seen.send(event.payload).map_err(|_| HandlerError::permanent("the test has ended"))
             }
         });
         let service = Service::builder(kafka().await).subscribe(subscription, handler);
@@ -374,8 +374,8 @@ async fn tls_trusts_the_given_authority_and_no_other() {
     assert!(trusted.subjects().await.unwrap().is_empty());
     for ca in [Some(Pem::Path(servers::certs("other-ca.pem"))), None] {
         config.tls.ca = ca;
-        let stranger = SchemaRegistry::new(config.clone()).unwrap();
-        let error = stranger.subjects().await.unwrap_err();
+        let untrusting = SchemaRegistry::new(config.clone()).unwrap();
+        let error = untrusting.subjects().await.unwrap_err();
         assert_eq!(error.kind(), RegistryErrorKind::Unreachable);
     }
 }

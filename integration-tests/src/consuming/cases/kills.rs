@@ -138,7 +138,7 @@ pub async fn overdue(kind: Kind, program: &'static str) -> Summary {
     let test = format!("{kind:?} handlers of 60 s, drain 5 s, SIGTERM");
     let came = came.iter().map(|(key, seq)| format!("{key}:{seq}")).collect::<Vec<_>>();
     let summary = outcomes.check(&test, &published, &[]);
-    let summary = summary.sound(format!("exit after {took:.2?}, came again {}", came.len()));
+    let summary = summary.sound(format!("exit after {took:.2?}, redelivered {}", came.len()));
     let mut sorted = came.clone();
     sorted.sort();
     assert_eq!(sorted, ["slow0:0", "slow0:1", "slow1:0", "slow1:1", "slow2:0", "slow2:1"]);

@@ -20,9 +20,9 @@ pub async fn backlog(kind: Kind, program: &'static str) {
     let publishing = started.elapsed();
     let mut outcomes = fixture.outcomes();
     let worker = fixture.start(&options, &mut outcomes).await;
-    let patience = Duration::from_secs(60 + total as u64 / 1_000);
+    let limit = Duration::from_secs(60 + total as u64 / 1_000);
     let mut wait = async |goal: usize| {
-        until_within(patience, "messages to be handled", async || {
+        until_within(limit, "messages to be handled", async || {
             tokio::time::sleep(Duration::from_millis(200)).await;
             outcomes.refresh().handled() >= goal
         })

@@ -48,8 +48,8 @@ pub async fn server_killed(kind: Kind, program: &'static str) -> Summary {
             bound = outcomes.refresh().handled();
         }
     }
-    let patience = Duration::from_secs(120 + total as u64 / 500);
-    until_within(patience, "all others to be handled", async || {
+    let limit = Duration::from_secs(120 + total as u64 / 500);
+    until_within(limit, "all others to be handled", async || {
         outcomes.refresh().handled() == total - deadly
     })
     .await;
