@@ -8,7 +8,7 @@ pub(super) struct InFlight {
     /// Bytes in the lower [`BYTES`] bits, records above: one atomic operation changes both.
     counts: AtomicU64,
     /// Set if the poll thread waits for room.
-    starving: AtomicBool,
+    poller_waits: AtomicBool,
 }
 
 const BYTES: u32 = 40;
@@ -62,7 +62,7 @@ impl InFlight {
         if !some.is_zero() {
             return some;
         }
-        self.starving.store(true, Ordering::SeqCst);
+        self.poller_waits.store(true, Ordering::SeqCst);
         // A settlement just before the store did not see it.
         room()
     }
@@ -76,9 +76,9 @@ impl InFlight {
         let gone = pack(records, bytes);
         let left = unpack(self.counts.fetch_sub(gone, Ordering::SeqCst) - gone).records;
         // Only once a quarter is free: else the poll thread would wake for each settled record.
-        self.starving.load(Ordering::SeqCst)
+        self.poller_waits.load(Ordering::SeqCst)
             && left <= bound.records.saturating_sub((bound.records / 4).max(1))
-            && self.starving.swap(false, Ordering::SeqCst)
+            && self.poller_waits.swap(false, Ordering::SeqCst)
     }
 }
 
@@ -105,7 +105,11 @@ mod tests {
         }
         assert_eq!(all.share(0, 1, 0), all);
         assert_eq!(all.share(999, 64, 0).records, 64, "handled at once");
-        assert_eq!(all.share(1 << 40, 1, 0), Bound { records: 1, bytes: 1 }, "each goes on");
+        assert_eq!(
+            all.share(1 << 40, 1, 0),
+            Bound { records: 1, bytes: 1 },
+            "each partition continues"
+        );
         assert_eq!(all.share(999, 2, 1 << 20).bytes, 2 << 20, "two large records at once");
         assert_eq!(all.share(999, 64, 1 << 20).bytes, 8 << 20, "an eighth at most");
     }
