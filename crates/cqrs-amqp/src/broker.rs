@@ -60,7 +60,7 @@ impl AmqpMessageBroker {
     /// As [`new`](Self::new); and the first failure to connect, within the connect timeout.
     pub async fn connect(config: AmqpConfig) -> Result<Self, AmqpError> {
         let broker = Self::new(config)?;
-        broker.0.producer.connected().await?;
+        broker.0.producer.status.connected().await?;
         Ok(broker)
     }
 
@@ -111,7 +111,6 @@ impl fmt::Debug for AmqpMessageBroker {
         f.debug_struct("AmqpMessageBroker")
             .field("state", &self.state())
             .field("in_flight", &self.in_flight())
-            .field("channels", &self.0.producer.publisher_count())
             .finish_non_exhaustive()
     }
 }

@@ -107,6 +107,8 @@ impl Reconnector {
     ) -> Option<(SubscribeErrorKind, Duration)> {
         use SubscribeErrorKind::{Conflict, Forbidden, Invalid, NotFound, Unsupported};
         let at_once = if recovering { PERMANENT_AFTER } else { Duration::ZERO };
+        let mode = self.context.plan.mode;
+        let declared_elsewhere = matches!(mode, DeclareMode::Passive | DeclareMode::None);
         match (error.kind(), error.reply_code()) {
             (ErrorKind::Authentication | ErrorKind::VirtualHost, _) => {
                 Some((Forbidden, PERMANENT_AFTER))
@@ -114,13 +116,7 @@ impl Reconnector {
             (ErrorKind::Topology, Some(403)) => Some((Forbidden, at_once)),
             (ErrorKind::Topology, Some(406)) => Some((Conflict, at_once)),
             // A queue or exchange that we do not declare is missing. A later loss of it is retried.
-            (ErrorKind::Topology, Some(404))
-                if !recovering
-                    && matches!(
-                        self.context.plan.mode,
-                        DeclareMode::Passive | DeclareMode::None
-                    ) =>
-            {
+            (ErrorKind::Topology, Some(404)) if !recovering && declared_elsewhere => {
                 Some((NotFound, at_once))
             }
             (ErrorKind::Topology, Some(503 | 530)) => Some((Invalid, at_once)),

@@ -28,7 +28,7 @@ pub(crate) struct ProducerHandle {
     publishers: Box<[mpsc::UnboundedSender<PendingConfirm>]>,
     next_keyless: AtomicUsize,
     format: FrameFormat,
-    status: Status,
+    pub(crate) status: Status,
     runtime: Handle,
     /// Taken by the first shutdown.
     tasks: Mutex<Option<Tasks>>,
@@ -84,20 +84,8 @@ impl ProducerHandle {
         })
     }
 
-    /// Waits until all publishers had a channel once.
-    ///
-    /// # Errors
-    /// The first failure to get one.
-    pub(crate) async fn connected(&self) -> Result<(), AmqpError> {
-        self.status.connected().await
-    }
-
     pub(crate) fn in_flight(&self) -> usize {
         self.intake.in_flight()
-    }
-
-    pub(crate) fn publisher_count(&self) -> usize {
-        self.publishers.len()
     }
 
     pub(crate) fn is_closed(&self) -> bool {

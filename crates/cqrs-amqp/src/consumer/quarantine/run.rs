@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicGetOptions};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
@@ -141,7 +140,10 @@ impl QuarantineRun {
         let Some(name) = plan.quarantine_name(index).filter(|_| !state.is_off()) else {
             return Ok(Drained::Empty { ran: false });
         };
-        let waiting = self.waiting(name).await?;
+        let queue = declare_passive(&self.channel, name).await;
+        let waiting = queue
+            .map_err(|error| self.failed("reading the state of", name, &error))?
+            .message_count();
         if waiting > 0
             && !may_run
             && let Some(left_out) = state.standing_by.line()
@@ -163,10 +165,11 @@ impl QuarantineRun {
             }
             // From here on the server may have delivered a message, even if it is not received here.
             state.running.store(true, Ordering::Relaxed);
-            let got = self.get(name).await?;
-            let got =
-                got.and_then(|got| InboundDelivery::new(index, got, &self.epoch, &self.context));
-            let Some(mut delivery) = got else {
+            let got = self.channel.basic_get(short(name)?, BasicGetOptions::default()).await;
+            let got = got.map_err(|error| self.failed("taking a message from", name, &error))?;
+            let Some(mut delivery) = got.and_then(|message| {
+                InboundDelivery::new(index, message.delivery, &self.epoch, &self.context)
+            }) else {
                 state.running.store(false, Ordering::Relaxed);
                 return Ok(Drained::Empty { ran: true });
             };
@@ -191,19 +194,6 @@ impl QuarantineRun {
             }
             state.running.store(false, Ordering::Relaxed);
         }
-    }
-
-    async fn waiting(&self, queue: &str) -> Result<u32, AmqpError> {
-        let state = declare_passive(&self.channel, queue).await;
-        state
-            .map(|state| state.message_count())
-            .map_err(|error| self.failed("reading the state of", queue, &error))
-    }
-
-    async fn get(&self, queue: &str) -> Result<Option<Delivery>, AmqpError> {
-        let got = self.channel.basic_get(short(queue)?, BasicGetOptions::default()).await;
-        got.map(|message| message.map(|message| message.delivery))
-            .map_err(|error| self.failed("taking a message from", queue, &error))
     }
 
     fn failed(&self, doing: &str, queue: &str, error: &lapin::Error) -> AmqpError {
