@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::containers;
@@ -47,6 +48,18 @@ pub fn registry() -> String {
     let address = url.trim_start_matches("http://").split('/').next().unwrap_or_default();
     must_connect("CQRS_TEST_REGISTRY", address);
     url
+}
+
+/// The test client's key as PKCS#8 text, encrypted with this password.
+pub fn encrypted_client_key(password: &str) -> String {
+    let made = Command::new("openssl")
+        .args(["pkcs8", "-topk8", "-passout", "env:PASSWORD", "-in"])
+        .arg(certs("client.key"))
+        .env("PASSWORD", password)
+        .output()
+        .expect("openssl");
+    assert!(made.status.success(), "openssl pkcs8");
+    String::from_utf8(made.stdout).expect("PEM")
 }
 
 /// A file of the test certificates: `ca.pem`, `client.pem`, `client.key`, `other-ca.pem`.

@@ -410,6 +410,10 @@ async fn tls_with_and_without_a_client_certificate() {
     config.tls.ca = Some(text("ca.pem"));
     config.tls.client_certificate = Some(text("client.pem"));
     config.tls.client_key = Some(Pem::Path(servers::certs("client.key")));
+    let broker = AmqpMessageBroker::connect(config.clone()).await.unwrap();
+    broker.publish(Message::new("t", "2").with_mandatory(false)).await.unwrap();
+    config.tls.client_key = Some(Pem::Text(servers::encrypted_client_key("hush")));
+    config.tls.client_key_password = Some("hush".into());
     let broker = AmqpMessageBroker::connect(config).await.unwrap();
     let big = vec![7; 1 << 20];
     broker.publish(Message::new("t", big).with_mandatory(false)).await.unwrap();

@@ -5,7 +5,6 @@ use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, Pem};
@@ -160,21 +159,11 @@ fn kafka_keys() -> Vec<KafkaConfig> {
     all
 }
 
-/// The test client's key, encrypted.
+/// A file with the test client's key, encrypted.
 fn encrypted_key(password: &str) -> PathBuf {
-    let file = std::env::temp_dir().join(format!(
-        "cqrs-canary-{}-{}.key",
-        std::process::id(),
-        password.len()
-    ));
-    let made = Command::new("openssl")
-        .args(["pkcs8", "-topk8", "-passout", "env:PASSWORD", "-in"])
-        .arg(servers::certs("client.key"))
-        .arg("-out")
-        .arg(&file)
-        .env("PASSWORD", password)
-        .status();
-    assert!(made.expect("openssl").success());
+    let name = format!("cqrs-canary-{}-{}.key", std::process::id(), password.len());
+    let file = std::env::temp_dir().join(name);
+    std::fs::write(&file, servers::encrypted_client_key(password)).expect("a file");
     file
 }
 
