@@ -64,10 +64,12 @@ impl<P: Notification> ByContentType<P> {
     }
 
     fn choose(&self, message: &Incoming) -> &dyn Deserializer<P> {
-        let said = message.content_type.as_deref().map(content_type::essence);
-        let by_type = said.and_then(|said| {
+        let media_type = message.content_type.as_deref().map(content_type::essence);
+        let by_type = media_type.and_then(|media_type| {
             self.choices.iter().find(|(rule, _)| match rule {
-                Rule::MediaType(known) => content_type::essence(known).eq_ignore_ascii_case(said),
+                Rule::MediaType(known) => {
+                    content_type::essence(known).eq_ignore_ascii_case(media_type)
+                }
                 Rule::When(_) => false,
             })
         });

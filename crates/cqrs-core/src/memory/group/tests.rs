@@ -125,7 +125,7 @@ fn order_keeping_member_takes_next_of_its_key() {
     assert_eq!(group.push(4, Arc::new(message)), ReadyFor::Holder);
     let [a0, a1, b] = taken;
     assert_eq!(group.settle(b.tag), Some(2));
-    assert_eq!(take(&mut group).0, 4, "nobody has one of this key now");
+    assert_eq!(take(&mut group).0, 4, "no member has one of this key now");
     group.give_back(a1.tag, 5);
     assert!(group.take(ANY).is_none());
     group.give_back(a0.tag, 5);

@@ -19,7 +19,7 @@
 //!    [`Delivery`](super::Delivery). A dropped job is given back to the broker; only
 //!    [`Settle::ack`](crate::consume::Settle::ack) settles it.
 //! 2. A worker acks only after the handler returned `Ok`, a retry copy or dead letter was confirmed, or a
-//!    policy said so. A panic is caught inside the attempt. An aborted worker drops its jobs.
+//!    policy requires it. A panic is caught inside the attempt. An aborted worker drops its jobs.
 //! 3. At most `concurrency` workers exist. Each runs at most one job at a time (a batch worker one batch).
 //!    The jobs it took beyond that one go back to the lanes as soon as that one has to wait.
 //! 4. After `stop` no job is started. After the workers are aborted, none runs.
