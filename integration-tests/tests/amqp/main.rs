@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
 
+mod connecting;
 mod consuming;
 mod crashes;
 mod interop;

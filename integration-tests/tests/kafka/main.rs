@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
 
 mod bounds;
+mod connecting;
 mod consuming;
 mod copies;
 mod crashes;

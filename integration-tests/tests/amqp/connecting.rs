@@ -1,0 +1,183 @@
+//! Tests of the RabbitMQ producer's connection: TLS, conflicts, failures and its end.
+
+use std::error::Error as _;
+use std::time::{Duration, Instant};
+
+use cqrs_amqp::{
+    AmqpConfig, AmqpMessageBroker, BindingConfig, ErrorKind, ExchangeKind, Pem, QueueConfig,
+};
+use cqrs_core::broker::BrokerState;
+use cqrs_core::{Message, MessageBroker, MessageBrokerExt, PublishError, PublishErrorKind};
+use cqrs_testkit::FaultProxy;
+use integration_tests::amqp::{self, Raw, config, fresh};
+use integration_tests::consuming::fixture::until;
+use integration_tests::{log, servers};
+
+use cqrs_testkit::error_chain;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redeclare_conflict_is_named() {
+    let exchange = fresh("conflict");
+    let raw = Raw::connect().await;
+    raw.exchange(&exchange).await;
+    let mut config = config(&exchange);
+    config.exchange.kind = ExchangeKind::Fanout;
+    let error = AmqpMessageBroker::connect(config.clone()).await.unwrap_err();
+    assert_eq!((error.kind(), error.reply_code()), (ErrorKind::Topology, Some(406)));
+    let words = error_chain(&error);
+    assert!(words.contains(&exchange) && words.contains("other properties"), "{words}");
+    // Publishing meanwhile names the cause; once the conflict is gone it works by itself.
+    config.publish_timeout = Duration::from_secs(10);
+    let broker = AmqpMessageBroker::new(config).unwrap();
+    until("the conflict to be seen", async || match broker.state() {
+        BrokerState::Connecting { last_error: Some(error) } => error.contains("406"),
+        _ => false,
+    })
+    .await;
+    let error = broker.publish(Message::new("t", "1")).await.unwrap_err();
+    assert_eq!(error.kind(), PublishErrorKind::NotSent);
+    assert!(error_chain(&error).contains("406"), "{}", error_chain(&error));
+    raw.channel.exchange_delete((&*exchange).into(), Default::default()).await.unwrap();
+    until("the broker to be ready", async || broker.state().is_ready()).await;
+    raw.clean(&[], &[&exchange]).await;
+}
+
+/// Publishes where it cannot work, once it is known why: the error must come with the deadline.
+async fn failure(mut config: AmqpConfig) -> PublishError {
+    // Half of it is what an attempt to connect may take.
+    config.publish_timeout = Duration::from_secs(10);
+    let deadline = config.publish_timeout;
+    let broker = AmqpMessageBroker::new(config).unwrap();
+    let has_failed = || matches!(broker.state(), BrokerState::Connecting { last_error: Some(_) });
+    until("a failure", async || has_failed()).await;
+    let started = Instant::now();
+    let error = broker.publish(Message::new("t", "{}")).await.unwrap_err();
+    let took = started.elapsed();
+    assert!(took < deadline + Duration::from_secs(30), "{took:?}");
+    assert!(has_failed(), "{:?}", broker.state());
+    println!("SUMMARY amqp failure: {:?} in {took:.1?}: {}", error.kind(), error_chain(&error));
+    error
+}
+
+fn kind_of_cause(error: &PublishError) -> ErrorKind {
+    let source = error.source().and_then(|source| source.downcast_ref::<cqrs_amqp::AmqpError>());
+    source.expect("an AmqpError as source").kind()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connect_failure_names_cause_without_credentials() {
+    log::capture();
+    let address = amqp::address();
+    let at = |dsn: String| amqp::config_at(dsn, "");
+    let wrong = at(format!("amqp://guest:s3cret-pass@{address}/%2f"));
+    let no_vhost = at(format!("amqp://guest:guest@{address}/no-such-vhost"));
+    // It accepts the connection and sends nothing.
+    let proxy = FaultProxy::start("127.0.0.1:0", &*address).await.unwrap();
+    proxy.blackhole(true);
+    let silent = at(format!("amqp://guest:s3cret-pass@{}", proxy.address()));
+    let gone = FaultProxy::start("127.0.0.1:0", &*address).await.unwrap();
+    let refused = at(format!("amqp://guest:s3cret-pass@{}", gone.address()));
+    drop(gone);
+    let nowhere = at("amqp://guest:s3cret-pass@no-such-host.invalid".into());
+    let mut other_ca = at(amqp::tls_dsn());
+    other_ca.tls.ca = Some(Pem::Path(servers::certs("other-ca.pem")));
+    let mut shown = String::new();
+
+    // All wait for their deadlines.
+    let (of_wrong, no_vhost, refused, nowhere, silent, other_ca) = tokio::join!(
+        failure(wrong.clone()),
+        failure(no_vhost),
+        failure(refused),
+        failure(nowhere),
+        failure(silent),
+        failure(other_ca)
+    );
+    assert_eq!(kind_of_cause(&of_wrong), ErrorKind::Authentication);
+    shown += &format!("{of_wrong} {of_wrong:?} {}", error_chain(&of_wrong));
+    let error = AmqpMessageBroker::connect(wrong.clone()).await.unwrap_err();
+    assert_eq!((error.kind(), error.reply_code()), (ErrorKind::Authentication, Some(403)));
+    shown += &format!("{error} {error:?} {wrong:?}");
+
+    assert_eq!(kind_of_cause(&no_vhost), ErrorKind::VirtualHost);
+    assert!(error_chain(&no_vhost).contains("no-such-vhost"), "{}", error_chain(&no_vhost));
+
+    assert_eq!(kind_of_cause(&refused), ErrorKind::Connection);
+    assert!(error_chain(&refused).contains("refused"), "{}", error_chain(&refused));
+    shown += &format!("{refused:?}");
+
+    assert_eq!(kind_of_cause(&nowhere), ErrorKind::Connection);
+
+    assert_eq!(kind_of_cause(&silent), ErrorKind::Connection);
+    assert!(error_chain(&silent).contains("no answer"), "{}", error_chain(&silent));
+
+    assert_eq!(kind_of_cause(&other_ca), ErrorKind::Tls);
+    assert!(error_chain(&other_ca).contains("UnknownIssuer"), "{}", error_chain(&other_ca));
+
+    let logged: String = log::captured()
+        .lines()
+        // lapin at trace shows the frames of the login, as the docs of the crate say.
+        .filter(|line| !line.contains("TRACE"))
+        .collect();
+    assert!(logged.contains("cqrs_amqp"), "nothing was captured");
+    assert!(!shown.contains("s3cret") && !logged.contains("s3cret"), "a password is shown");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_with_and_without_a_client_certificate() {
+    let exchange = fresh("tls");
+    let mut config = config(&exchange);
+    config.dsn = amqp::tls_dsn().into();
+    config.tls.ca = Some(Pem::Path(servers::certs("ca.pem")));
+    let broker = AmqpMessageBroker::connect(config.clone()).await.unwrap();
+    broker.publish(Message::new("t", "1").with_mandatory(false)).await.unwrap();
+    let text = |file: &str| Pem::Text(std::fs::read_to_string(servers::certs(file)).unwrap());
+    config.tls.ca = Some(text("ca.pem"));
+    config.tls.client_certificate = Some(text("client.pem"));
+    config.tls.client_key = Some(Pem::Path(servers::certs("client.key")));
+    let broker = AmqpMessageBroker::connect(config.clone()).await.unwrap();
+    broker.publish(Message::new("t", "2").with_mandatory(false)).await.unwrap();
+    config.tls.client_key = Some(Pem::Text(servers::encrypted_client_key("hush")));
+    config.tls.client_key_password = Some("hush".into());
+    let broker = AmqpMessageBroker::connect(config).await.unwrap();
+    let big = vec![7; 1 << 20];
+    broker.publish(Message::new("t", big).with_mandatory(false)).await.unwrap();
+    assert_eq!(broker.shutdown(Duration::from_secs(5)).await.undelivered, 0);
+    Raw::connect().await.clean(&[], &[&exchange]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn broker_value_works_once_the_server_is_up() {
+    let (exchange, queue) = (fresh("late"), fresh("late"));
+    let proxy = FaultProxy::start("127.0.0.1:0", amqp::address()).await.unwrap();
+    proxy.refuse(true);
+    let mut config = config(&exchange);
+    config.dsn = format!("amqp://guest:guest@{}", proxy.address()).into();
+    config.queues.push(QueueConfig::new(&*queue));
+    config.bindings.push(BindingConfig::new(&*queue, "t"));
+    let broker = AmqpMessageBroker::new(config).unwrap();
+    let receipt = broker.enqueue(Message::new("t", "1")).await.unwrap();
+    until("a failure", async || {
+        matches!(broker.state(), BrokerState::Connecting { last_error: Some(_) })
+    })
+    .await;
+    proxy.refuse(false);
+    receipt.await.unwrap();
+    assert_eq!(broker.state(), BrokerState::Ready);
+    Raw::connect().await.clean(&[&queue], &[&exchange]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_broker_value_leaves_no_connection() {
+    let exchange = fresh("dropped");
+    let proxy = FaultProxy::start("127.0.0.1:0", amqp::address()).await.unwrap();
+    let mut config = config(&exchange);
+    config.dsn = format!("amqp://guest:guest@{}", proxy.address()).into();
+    config.pool_size = 2;
+    let broker = AmqpMessageBroker::connect(config).await.unwrap();
+    assert_eq!(proxy.open(), 2);
+    let receipt = broker.enqueue(Message::new("t", "1").with_mandatory(false)).await.unwrap();
+    drop(broker);
+    let _either = receipt.await;
+    until("the connections to close", async || proxy.open() == 0).await;
+    Raw::connect().await.clean(&[], &[&exchange]).await;
+}
