@@ -1,7 +1,8 @@
 // users.rs: what the programs of the guide share.
 use std::convert::Infallible;
 
-use cqrs::{BuildError, prelude::*};
+use cqrs::mediator::BuildError;
+use cqrs::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// A payload is an event: its type says what it is called, where it goes, and what keeps its order.

@@ -8,8 +8,9 @@
 mod common;
 
 use common::{Fallible, Wire};
+use cqrs::consume::Incoming;
 use cqrs::prelude::*;
-use cqrs::{DecodeError, Incoming, Undecodable};
+use cqrs::service::{DecodeError, Undecodable};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize, Notification)]

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::time::Instant;
 
-use cqrs::Failure;
+use cqrs::middleware::Failure;
 use cqrs::prelude::*;
 
 #[derive(Query)]

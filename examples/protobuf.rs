@@ -10,11 +10,12 @@ mod common;
 use std::borrow::Cow;
 
 use common::{Fallible, Wire};
+use cqrs::codec::{JsonSerializer, Serializer as _};
+use cqrs::consume::Incoming;
 use cqrs::prelude::*;
 use cqrs::protobuf::{
     FrameExt as _, MappingError, ProtobufEvent, ProtobufSerializer, json_or_protobuf,
 };
-use cqrs::{Incoming, JsonSerializer, Serializer as _};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize, Notification)]

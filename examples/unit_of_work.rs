@@ -7,7 +7,8 @@ use std::error::Error;
 use std::sync::{Arc, Mutex};
 
 use cqrs::prelude::*;
-use cqrs::{CommitError, MemoryBroker, UnitOfWork, UnitOfWorkFactory};
+use cqrs::scope::{CommitError, UnitOfWorkFactory};
+use cqrs::{MemoryBroker, UnitOfWork};
 use serde::Serialize;
 
 type BoxError = Box<dyn Error + Send + Sync>;

@@ -19,8 +19,9 @@ use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use cqrs::consume::DeadLetter;
 use cqrs::prelude::*;
-use cqrs::{DeadLetter, MemoryBroker, Message};
+use cqrs::{MemoryBroker, Message};
 use cqrs_testkit::Probe;
 pub(crate) use running::{start, until};
 

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use cqrs::prelude::*;
-use cqrs::{ServiceHealth, StopHandle, SubscriptionCounts};
+use cqrs::service::{ServiceHealth, StopHandle, SubscriptionCounts};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 

@@ -1,10 +1,11 @@
 //! Fuzzing of the JSON codec.
 
 use bytes::Bytes;
-use cqrs_core::codec::DeserializeErrorKind as Kind;
-use cqrs_core::{
-    Deserializer, Incoming, JsonDeserializer, JsonSerializer, NotificationEvent, Serializer,
+use cqrs_core::NotificationEvent;
+use cqrs_core::codec::{
+    DeserializeErrorKind as Kind, Deserializer, JsonDeserializer, JsonSerializer, Serializer,
 };
+use cqrs_core::consume::Incoming;
 use cqrs_macros::Notification;
 use serde::{Deserialize, Serialize};
 

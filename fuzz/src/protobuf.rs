@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use cqrs_core::codec::DeserializeErrorKind as Kind;
-use cqrs_core::{Deserializer, Incoming, NotificationEvent, Serializer};
+use cqrs_core::NotificationEvent;
+use cqrs_core::codec::{DeserializeErrorKind as Kind, Deserializer, Serializer};
+use cqrs_core::consume::Incoming;
 use cqrs_macros::Notification;
 use cqrs_protobuf::{
     FrameExt as _, MappingError, ProtobufDeserializer, ProtobufEvent, ProtobufSerializer,

@@ -6,9 +6,12 @@ pub mod user_joined;
 
 use std::time::Duration;
 
+use cqrs_core::event::Timestamp;
+use cqrs_core::message::CorrelationId;
+use cqrs_core::service::StopHandle;
 use cqrs_core::{
-    CorrelationId, HandlerError, Mediator, MessageBroker, Notification, NotificationEvent,
-    Received, RequestHandler, Scope, Service, StopHandle, Subscribe, Subscription, Timestamp, each,
+    HandlerError, Mediator, MessageBroker, Notification, NotificationEvent, Received,
+    RequestHandler, Scope, Service, Subscribe, Subscription, each,
 };
 use cqrs_macros::{Command, Notification};
 use serde::{Deserialize, Serialize};

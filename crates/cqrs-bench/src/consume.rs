@@ -4,10 +4,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use cqrs_core::codec::JsonSerializer;
+use cqrs_core::event::EventRoute;
 use cqrs_core::message::content_type;
 use cqrs_core::{
-    Event, EventHandler, EventMediator, EventRoute, HandlerError, JsonSerializer, Message,
-    Notification, NotificationEvent, Scope, Service, Subscribe, Subscription,
+    Event, EventHandler, EventMediator, HandlerError, Message, Notification, NotificationEvent,
+    Scope, Service, Subscribe, Subscription,
 };
 use cqrs_protobuf::ProtobufDeserializer;
 use prost::Message as _;
@@ -38,8 +40,8 @@ impl Event for Benched {
     const NAME: &'static str = "Benched";
     const ROUTE: EventRoute = EventRoute::Notification;
 
-    fn into_emission(self) -> cqrs_core::Emission {
-        cqrs_core::Emission::notification(self)
+    fn into_emission(self) -> cqrs_core::event::Emission {
+        cqrs_core::event::Emission::notification(self)
     }
 }
 

@@ -5,9 +5,8 @@ use std::hint::black_box;
 use std::pin::Pin;
 use std::time::Instant;
 
-use cqrs_core::{
-    Invocation, Mediator, Middleware, Next, Outcome, Request, RequestHandler, RequestKind, Scope,
-};
+use cqrs_core::request::RequestKind;
+use cqrs_core::{Invocation, Mediator, Middleware, Next, Outcome, Request, RequestHandler, Scope};
 
 use crate::measure::{Comparison, Unit};
 

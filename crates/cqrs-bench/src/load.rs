@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use cqrs_core::codec::Serializer as _;
+use cqrs_core::event::{Emission, EventRoute};
 use cqrs_core::message::content_type;
-use cqrs_core::{
-    Emission, Event, EventRoute, Message, MessageBroker, Notification, NotificationEvent,
-    Serializer as _,
-};
+use cqrs_core::{Event, Message, MessageBroker, Notification, NotificationEvent};
 use cqrs_protobuf::ProtobufSerializer;
 use prost::Message as _;
 

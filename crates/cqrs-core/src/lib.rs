@@ -5,45 +5,31 @@ pub mod broker;
 pub mod codec;
 pub mod consume;
 mod dispatch;
-mod event;
-mod mediator;
+pub mod event;
+pub mod mediator;
 pub mod memory;
 pub mod message;
-mod middleware;
-mod request;
-mod scope;
-mod service;
+pub mod middleware;
+pub mod request;
+pub mod scope;
+pub mod service;
 mod type_map;
 
 pub use broker::{
     DevnullMessageBroker, MessageBroker, MessageBrokerExt, PublishError, PublishErrorKind,
 };
-pub use codec::{ByContentType, Deserializer, JsonDeserializer, JsonSerializer, Serializer};
-pub use consume::{
-    DeadLetter, DeadLetterReason, DeadLetterTarget, Incoming, Retry, RetryState, StartAt, Subscribe,
-};
-pub use dispatch::{EventFailure, EventsError, OnEventFailure, Undelivered};
+pub use consume::{Retry, StartAt, Subscribe};
 pub use event::{
-    DEFAULT_OUTPUT_TOPIC, DomainEvent, Emission, Event, EventHandler, EventMap, EventRoute,
-    HandlerError, HandlerResultExt, InvalidTimestamp, Notification, NotificationEvent, Timestamp,
-    default_topic,
+    DomainEvent, Event, EventHandler, EventMap, HandlerError, HandlerResultExt, Notification,
+    NotificationEvent,
 };
-pub use mediator::{
-    Bootstrap, BuildError, BuildProblem, EventEmitter, EventMediator, EventSendError, Mediator,
-    MediatorShutdown, SendError,
-};
+pub use mediator::{EventMediator, Mediator, OnEventFailure, SendError};
 pub use memory::MemoryBroker;
-pub use message::{CorrelationId, Headers, Message, TraceContext};
-pub use middleware::{Failure, Invocation, InvocationKind, Middleware, Next, Outcome};
-pub use request::{Command, Query, Request, RequestHandler, RequestKind, RequestMap};
-pub use scope::{CommitError, Scope, UnitOfWork, UnitOfWorkError, UnitOfWorkFactory};
-pub use service::{
-    Batch, DecodeError, Decoded, Delivery, Each, Manual, NotSettled, OnDecodeError, PerDelivery,
-    Received, Service, ServiceBuildError, ServiceBuilder, ServiceError, ServiceHealth,
-    ServiceProblem, ServiceReport, StopHandle, Subscription, SubscriptionCounts,
-    SubscriptionHealth, SubscriptionReport, SubscriptionState, Target, Undecodable, batch, each,
-    manual, per_delivery, shutdown_signal,
-};
+pub use message::Message;
+pub use middleware::{Invocation, Middleware, Next, Outcome};
+pub use request::{Command, Query, Request, RequestHandler, RequestMap};
+pub use scope::{Scope, UnitOfWork};
+pub use service::{Delivery, OnDecodeError, Received, Service, Subscription, batch, each, manual};
 
 /// Items that the derives refer to. Not part of the public interface: they may change in any release.
 #[doc(hidden)]

@@ -7,11 +7,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use cqrs_core::broker::{BoxFuture, BrokerState, Receipt, ShutdownReport};
-use cqrs_core::consume::SubscribeRequest;
-use cqrs_core::consume::{Source, SourceDelivery, SourceError, SourceStatus, SubscribeError};
+use cqrs_core::consume::{
+    Source, SourceDelivery, SourceError, SourceStatus, SubscribeError, SubscribeRequest,
+};
+use cqrs_core::service::{ServiceBuilder, SubscriptionState, Target};
 use cqrs_core::{
     HandlerError, MemoryBroker, Message, MessageBroker, NotificationEvent, PublishError, Received,
-    Service, ServiceBuilder, Subscribe, Subscription, SubscriptionState, Target, each,
+    Service, Subscribe, Subscription, each,
 };
 use cqrs_macros::Notification;
 use serde::{Deserialize, Serialize};

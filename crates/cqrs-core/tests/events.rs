@@ -7,10 +7,11 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use cqrs_core::mediator::EventsError;
+use cqrs_core::middleware::InvocationKind;
 use cqrs_core::{
-    EventHandler, EventMap, EventMediator, EventsError, HandlerError, HandlerResultExt, Invocation,
-    InvocationKind, Mediator, Middleware, Next, NotificationEvent, OnEventFailure, Outcome,
-    RequestHandler, Scope, SendError,
+    EventHandler, EventMap, EventMediator, HandlerError, HandlerResultExt, Invocation, Mediator,
+    Middleware, Next, NotificationEvent, OnEventFailure, Outcome, RequestHandler, Scope, SendError,
 };
 use cqrs_macros::{Command, DomainEvent, Notification};
 use serde::Serialize;

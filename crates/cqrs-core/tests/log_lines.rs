@@ -6,9 +6,10 @@ mod support;
 
 use std::time::Duration;
 
+use cqrs_core::service::per_delivery;
 use cqrs_core::{
     EventHandler, EventMediator, HandlerError, MemoryBroker, Message, MessageBrokerExt,
-    NotificationEvent, Received, Retry, Scope, Service, Subscription, each, per_delivery,
+    NotificationEvent, Received, Retry, Scope, Service, Subscription, each,
 };
 use cqrs_macros::Notification;
 use serde::{Deserialize, Serialize};

@@ -8,10 +8,13 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use cqrs_core::mediator::BuildProblem;
+use cqrs_core::message::{CorrelationId, TraceContext};
+use cqrs_core::middleware::{Failure, InvocationKind};
+use cqrs_core::request::RequestKind;
 use cqrs_core::{
-    BuildProblem, CorrelationId, DevnullMessageBroker, EventHandler, Failure, HandlerError,
-    Invocation, InvocationKind, Mediator, Middleware, Next, Outcome, RequestHandler, RequestKind,
-    RequestMap, Scope, SendError, TraceContext,
+    DevnullMessageBroker, EventHandler, HandlerError, Invocation, Mediator, Middleware, Next,
+    Outcome, RequestHandler, RequestMap, Scope, SendError,
 };
 use cqrs_macros::{Command, Notification, Query};
 use serde::Serialize;

@@ -8,7 +8,8 @@ use std::time::Duration;
 use cqrs_core::consume::{
     RetryState, Source, SourceDelivery, StatusReporter, SubscribeRequest, TopicSet,
 };
-use cqrs_core::{MemoryBroker, Message, MessageBrokerExt, Subscribe, Timestamp};
+use cqrs_core::event::Timestamp;
+use cqrs_core::{MemoryBroker, Message, MessageBrokerExt, Subscribe};
 
 async fn open(broker: &MemoryBroker) -> Box<dyn Source> {
     let topics = TopicSet::Named(vec!["t".into()]);

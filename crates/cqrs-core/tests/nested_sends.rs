@@ -8,11 +8,13 @@ use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use cqrs_core::consume::{DeadLetter, DeadLetterReason};
+use cqrs_core::middleware::Failure;
+use cqrs_core::service::Target;
 use cqrs_core::{
-    DeadLetter, DeadLetterReason, Delivery, EventHandler, EventMediator, Failure, HandlerError,
-    HandlerResultExt, Invocation, Mediator, MemoryBroker, Message, MessageBrokerExt, Middleware,
-    Next, NotificationEvent, Outcome, Received, RequestHandler, Retry, Scope, SendError, Service,
-    Subscription, Target, batch, each, manual,
+    Delivery, EventHandler, EventMediator, HandlerError, HandlerResultExt, Invocation, Mediator,
+    MemoryBroker, Message, MessageBrokerExt, Middleware, Next, NotificationEvent, Outcome,
+    Received, RequestHandler, Retry, Scope, SendError, Service, Subscription, batch, each, manual,
 };
 use cqrs_macros::{Command, DomainEvent, Notification};
 use serde::{Deserialize, Serialize};

@@ -276,13 +276,13 @@ async fn an_event_whose_own_code_panics_is_an_error_value() {
     struct Rude;
     impl cqrs_core::Event for Rude {
         const NAME: &'static str = "Rude";
-        const ROUTE: cqrs_core::EventRoute = cqrs_core::EventRoute::Notification;
-        fn into_emission(self) -> cqrs_core::Emission {
-            cqrs_core::Emission::notification(self)
+        const ROUTE: cqrs_core::event::EventRoute = cqrs_core::event::EventRoute::Notification;
+        fn into_emission(self) -> cqrs_core::event::Emission {
+            cqrs_core::event::Emission::notification(self)
         }
     }
     impl Notification for Rude {
-        type Serializer = cqrs_core::JsonSerializer;
+        type Serializer = cqrs_core::codec::JsonSerializer;
         fn topic() -> std::borrow::Cow<'static, str> {
             panic!("no topic")
         }

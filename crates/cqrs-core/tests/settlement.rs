@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use cqrs_core::broker::{BoxFuture, BrokerState, Receipt, ShutdownReport};
 use cqrs_core::consume::{
-    Delayed, Settle, SettleError, Source, SourceDelivery, SourceError, SourceStatus,
-    SubscribeError, SubscribeRequest,
+    DeadLetter, Delayed, Incoming, RetryState, Settle, SettleError, Source, SourceDelivery,
+    SourceError, SourceStatus, SubscribeError, SubscribeRequest,
 };
+use cqrs_core::service::{ServiceError, ServiceReport, SubscriptionState, Target};
 use cqrs_core::{
-    DeadLetter, Delivery, EventHandler, EventMediator, HandlerError, HandlerResultExt, Incoming,
-    Message, MessageBroker, NotificationEvent, PublishError, Received, Retry, RetryState, Scope,
-    Service, ServiceError, ServiceReport, Subscribe, Subscription, SubscriptionState, Target,
+    Delivery, EventHandler, EventMediator, HandlerError, HandlerResultExt, Message, MessageBroker,
+    NotificationEvent, PublishError, Received, Retry, Scope, Service, Subscribe, Subscription,
     batch, each, manual,
 };
 use cqrs_macros::Notification;

@@ -6,9 +6,11 @@ mod support;
 
 use std::time::Duration;
 
+use cqrs_core::middleware::Failure;
+use cqrs_core::scope::{CommitError, UnitOfWorkError};
 use cqrs_core::{
-    CommitError, EventHandler, Failure, HandlerError, Invocation, Mediator, Middleware, Next,
-    Outcome, RequestHandler, Scope, SendError, UnitOfWork, UnitOfWorkError,
+    EventHandler, HandlerError, Invocation, Mediator, Middleware, Next, Outcome, RequestHandler,
+    Scope, SendError, UnitOfWork,
 };
 use cqrs_macros::{Command, DomainEvent, Notification};
 use serde::Serialize;
@@ -417,7 +419,7 @@ impl UnitOfWork for Exploding {
     }
 }
 
-impl cqrs_core::UnitOfWorkFactory for Exploding {
+impl cqrs_core::scope::UnitOfWorkFactory for Exploding {
     type Unit = Exploding;
 
     async fn begin(&self) -> Result<Exploding, Box<dyn std::error::Error + Send + Sync>> {

@@ -42,7 +42,7 @@
 //!   one at a time, each named in a commit before it starts, and its other records wait. One partition of the process
 //!   at a time does so, for 60 s at most. Other partitions in this state wait for it; all others continue.
 //! * A record that is found named and unfinished has crashed once more
-//!   ([`RetryState::crashes`](cqrs_core::RetryState::crashes)); at `max_crashes` it is dead-lettered. It starts again
+//!   ([`RetryState::crashes`](cqrs_core::consume::RetryState::crashes)); at `max_crashes` it is dead-lettered. It starts again
 //!   only after its process has run for 30 s.
 //! * Earlier unclean ends are forgotten once all records that were in the log at takeover are finished.
 //!

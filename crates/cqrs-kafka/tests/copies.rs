@@ -5,10 +5,11 @@
 use std::future::poll_fn;
 use std::time::Duration;
 
-use cqrs_core::consume::{Source, SourceDelivery, StatusReporter, SubscribeRequest, TopicSet};
-use cqrs_core::{
-    DeadLetter, DeadLetterReason, DeadLetterTarget, Message, MessageBrokerExt, Subscribe,
+use cqrs_core::consume::{
+    DeadLetter, DeadLetterReason, DeadLetterTarget, Source, SourceDelivery, StatusReporter,
+    SubscribeRequest, TopicSet,
 };
+use cqrs_core::{Message, MessageBrokerExt, Subscribe};
 use cqrs_kafka::{KafkaConfig, KafkaMessageBroker, KafkaSubscription};
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};

@@ -63,7 +63,8 @@ pub(crate) fn expand(derive: Derive, input: DeriveInput) -> Result<TokenStream> 
     let mandatory = attributes
         .mandatory
         .map(|mandatory| quote!(const MANDATORY: ::core::primitive::bool = #mandatory;));
-    let serializer = attributes.serializer.unwrap_or_else(|| parse_quote!(#krate::JsonSerializer));
+    let serializer =
+        attributes.serializer.unwrap_or_else(|| parse_quote!(#krate::codec::JsonSerializer));
     let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
     Ok(quote! {
         #event
@@ -92,10 +93,10 @@ fn event(
         #[automatically_derived]
         impl #impl_generics #krate::Event for #ident #type_generics #where_clause {
             const NAME: &'static ::core::primitive::str = #name;
-            const ROUTE: #krate::EventRoute = #krate::EventRoute::#route;
+            const ROUTE: #krate::event::EventRoute = #krate::event::EventRoute::#route;
 
-            fn into_emission(self) -> #krate::Emission {
-                #krate::Emission::#constructor(self)
+            fn into_emission(self) -> #krate::event::Emission {
+                #krate::event::Emission::#constructor(self)
             }
         }
     }

@@ -8,9 +8,9 @@
 //! | `name` | all | `"UserCreated"` | the type's name |
 //! | `response` | `Command`, `Query` | a type | `()` |
 //! | `error` | `Command`, `Query` | a type | `std::convert::Infallible` |
-//! | `topic` | `Notification` | `"user_events"` | `cqrs::default_topic()` |
+//! | `topic` | `Notification` | `"user_events"` | `cqrs::event::default_topic()` |
 //! | `key` | `Notification` | a field, `"user_id"`, or a path of fields, `"user.id"` | no key |
-//! | `serializer` | `Notification` | a type | `cqrs::JsonSerializer` |
+//! | `serializer` | `Notification` | a type | `cqrs::codec::JsonSerializer` |
 //! | `mandatory` | `Notification` | `true` or `false` | `true` |
 //! | `crate` | all | the path of `cqrs` or `cqrs-core`, `"::cqrs_core"` | `"::cqrs"` |
 //!

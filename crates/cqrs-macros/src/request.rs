@@ -31,7 +31,7 @@ pub(crate) fn expand(derive: Derive, input: DeriveInput) -> Result<TokenStream> 
             type Response = #response;
             type Error = #error;
             const NAME: &'static ::core::primitive::str = #name;
-            const KIND: #krate::RequestKind = #krate::RequestKind::#kind;
+            const KIND: #krate::request::RequestKind = #krate::request::RequestKind::#kind;
         }
 
         #[automatically_derived]

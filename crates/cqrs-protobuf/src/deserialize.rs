@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use cqrs_core::codec::{DeserializeError, DeserializeErrorKind as Kind};
-use cqrs_core::{Deserializer, Incoming, NotificationEvent};
+use cqrs_core::NotificationEvent;
+use cqrs_core::codec::{DeserializeError, DeserializeErrorKind as Kind, Deserializer};
+use cqrs_core::consume::Incoming;
 use prost::Message as _;
 
 use crate::event::{ProtobufEvent, event_name};

@@ -1,7 +1,8 @@
 //! A deserializer for topics with JSON and Protobuf.
 
+use cqrs_core::codec::{ByContentType, JsonDeserializer};
+use cqrs_core::consume::Incoming;
 use cqrs_core::message::content_type;
-use cqrs_core::{ByContentType, Incoming, JsonDeserializer};
 use serde::de::DeserializeOwned;
 
 use crate::deserialize::ProtobufDeserializer;

@@ -3,8 +3,10 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use cqrs_core::consume::Incoming;
+use cqrs_core::event::Timestamp;
 use cqrs_core::message::header;
-use cqrs_core::{Incoming, Notification, NotificationEvent, Timestamp};
+use cqrs_core::{Notification, NotificationEvent};
 use uuid::Uuid;
 
 /// The conversion between a notification event and its Protobuf message.
@@ -14,7 +16,8 @@ use uuid::Uuid;
 ///
 /// ```
 /// # use std::borrow::Cow;
-/// # use cqrs_core::{Incoming, NotificationEvent};
+/// # use cqrs_core::consume::Incoming;
+/// # use cqrs_core::NotificationEvent;
 /// # use cqrs_macros::Notification;
 /// # use cqrs_protobuf::{FrameExt as _, MappingError, ProtobufEvent, ProtobufSerializer};
 /// # mod pb {
@@ -115,7 +118,7 @@ impl MappingError {
         Self(format!("missing field `{field}`").into())
     }
 
-    /// Parses a text field: a UUID, hyphenated or not, a [`Timestamp`](cqrs_core::Timestamp), or a number.
+    /// Parses a text field: a UUID, hyphenated or not, a [`Timestamp`](cqrs_core::event::Timestamp), or a number.
     ///
     /// # Errors
     /// If the text cannot be parsed; the error names the field.

@@ -10,7 +10,9 @@
 //!   [`ProtobufEvent`].
 //!
 //! ```
-//! use cqrs_core::{Incoming, NotificationEvent, Serializer as _, Subscription};
+//! use cqrs_core::codec::Serializer as _;
+//! use cqrs_core::consume::Incoming;
+//! use cqrs_core::{NotificationEvent, Subscription};
 //! use cqrs_macros::Notification;
 //! use cqrs_protobuf::{ProtobufDeserializer, ProtobufSerializer};
 //!

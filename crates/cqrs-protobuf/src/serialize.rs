@@ -1,9 +1,9 @@
 //! The Protobuf serializer.
 
 use bytes::Bytes;
-use cqrs_core::codec::{Encoded, SerializeError};
-use cqrs_core::message::content_type;
-use cqrs_core::{Headers, NotificationEvent, Serializer};
+use cqrs_core::NotificationEvent;
+use cqrs_core::codec::{Encoded, SerializeError, Serializer};
+use cqrs_core::message::{Headers, content_type};
 use prost::Message as _;
 
 use crate::event::ProtobufEvent;

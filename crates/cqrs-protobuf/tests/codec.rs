@@ -8,8 +8,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use common::{Plain, UserJoined};
-use cqrs_core::codec::DeserializeErrorKind as Kind;
-use cqrs_core::{Deserializer, Incoming, NotificationEvent, Serializer};
+use cqrs_core::NotificationEvent;
+use cqrs_core::codec::{DeserializeErrorKind as Kind, Deserializer, Serializer};
+use cqrs_core::consume::Incoming;
 use cqrs_protobuf::{ProtobufDeserializer, ProtobufEvent, ProtobufSerializer, json_or_protobuf};
 use proptest::prelude::*;
 use prost::Message as _;

@@ -7,9 +7,11 @@ mod common;
 use std::time::Duration;
 
 use common::{Plain, UserJoined};
+use cqrs_core::mediator::EventEmitter;
+use cqrs_core::service::Undecodable;
 use cqrs_core::{
-    EventEmitter, Mediator, MemoryBroker, Message, MessageBrokerExt as _, NotificationEvent,
-    OnDecodeError, Received, Service, Subscription, Undecodable, each,
+    Mediator, MemoryBroker, Message, MessageBrokerExt as _, NotificationEvent, OnDecodeError,
+    Received, Service, Subscription, each,
 };
 use cqrs_protobuf::{ProtobufDeserializer, json_or_protobuf};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};

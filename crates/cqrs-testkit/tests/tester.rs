@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use cqrs_core::consume::DeadLetterReason;
 use cqrs_core::memory::{MemoryRetry, MemorySubscription};
 use cqrs_core::{
-    DeadLetterReason, EventHandler, EventMediator, HandlerError, HandlerResultExt, Message,
-    NotificationEvent, OnDecodeError, Received, Scope, Service, Subscribe, Subscription, batch,
-    each,
+    EventHandler, EventMediator, HandlerError, HandlerResultExt, Message, NotificationEvent,
+    OnDecodeError, Received, Scope, Service, Subscribe, Subscription, batch, each,
 };
 use cqrs_macros::{DomainEvent, Notification};
 use cqrs_testkit::{RunningService, ServiceTester};

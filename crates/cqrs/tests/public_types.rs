@@ -7,32 +7,39 @@ use std::time::Duration;
 use cqrs::broker::{
     BrokerState, Confirmation, Intake, PendingConfirm, Receipt, ShutdownReport, Slot, Window,
 };
-use cqrs::codec::{DeserializeError, DeserializeErrorKind, Encoded, SerializeError};
+use cqrs::codec::{
+    ByContentType, DeserializeError, DeserializeErrorKind, Encoded, JsonDeserializer,
+    JsonSerializer, SerializeError,
+};
 use cqrs::consume::{
     BrokerOptions, DeadLetter, DeadLetterReason, DeadLetterTarget, Delayed, Incoming,
     InvalidDeadLetter, Retry, RetryState, SettleError, Source, SourceDelivery, SourceError,
     SourceStatus, StartAt, StatusReporter, Subscribe, SubscribeError, SubscribeErrorKind,
     SubscribeRequest, TopicSet,
 };
+use cqrs::event::{Emission, EventRoute, InvalidTimestamp, Timestamp};
+use cqrs::mediator::{
+    Bootstrap, BuildError, BuildProblem, EventEmitter, EventFailure, EventSendError, EventsError,
+    MediatorShutdown, Undelivered,
+};
 use cqrs::memory::{
     MemoryBroker, MemoryBrokerBuilder, MemoryDelivery, MemoryFaults, MemoryRetry, MemorySubscriber,
     MemorySubscription,
 };
-use cqrs::message::{InvalidHeader, InvalidTraceContext};
-use cqrs::{
-    Batch, DecodeError, Delivery, Each, Manual, NotSettled, OnDecodeError, PerDelivery, Received,
-    Service, ServiceBuildError, ServiceBuilder, ServiceError, ServiceHealth, ServiceProblem,
-    ServiceReport, StopHandle, Subscription, SubscriptionCounts, SubscriptionHealth,
-    SubscriptionReport, SubscriptionState, Undecodable,
+use cqrs::message::{CorrelationId, Headers, InvalidHeader, InvalidTraceContext, TraceContext};
+use cqrs::middleware::{Failure, InvocationKind};
+use cqrs::request::RequestKind;
+use cqrs::scope::{CommitError, UnitOfWorkError};
+use cqrs::service::{
+    Batch, DecodeError, Each, Manual, NotSettled, PerDelivery, ServiceBuildError, ServiceBuilder,
+    ServiceError, ServiceHealth, ServiceProblem, ServiceReport, StopHandle, SubscriptionCounts,
+    SubscriptionHealth, SubscriptionReport, SubscriptionState, Undecodable,
 };
 use cqrs::{
-    Bootstrap, BuildError, BuildProblem, ByContentType, CommitError, CorrelationId,
-    DevnullMessageBroker, Emission, Event, EventEmitter, EventFailure, EventMap, EventMediator,
-    EventRoute, EventSendError, EventsError, Failure, HandlerError, Headers, InvalidTimestamp,
-    Invocation, InvocationKind, JsonDeserializer, JsonSerializer, Mediator, MediatorShutdown,
-    Message, MessageBroker, MessageBrokerExt, Next, NotificationEvent, OnEventFailure, Outcome,
-    PublishError, PublishErrorKind, Request, RequestKind, RequestMap, Scope, SendError, Timestamp,
-    TraceContext, Undelivered, UnitOfWorkError,
+    Delivery, DevnullMessageBroker, Event, EventMap, EventMediator, HandlerError, Invocation,
+    Mediator, Message, MessageBroker, MessageBrokerExt, Next, NotificationEvent, OnDecodeError,
+    OnEventFailure, Outcome, PublishError, PublishErrorKind, Received, Request, RequestMap, Scope,
+    SendError, Service, Subscription,
 };
 
 const fn shared<T: Send + Sync + std::fmt::Debug>() {}

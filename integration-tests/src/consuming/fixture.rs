@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cqrs_core::consume::{DeadLetter, Subscribe};
-use cqrs_core::message::header;
-use cqrs_core::{Headers, Message, MessageBroker, Retry};
+use cqrs_core::message::{Headers, header};
+use cqrs_core::{Message, MessageBroker, Retry};
 use lapin::types::{AMQPValue, FieldTable};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaResult;

@@ -3,9 +3,10 @@
 
 use std::borrow::Cow;
 
-use cqrs_core::{
-    CorrelationId, Incoming, Mediator, MessageBroker, NotificationEvent, Scope, Timestamp,
-};
+use cqrs_core::consume::Incoming;
+use cqrs_core::event::Timestamp;
+use cqrs_core::message::CorrelationId;
+use cqrs_core::{Mediator, MessageBroker, NotificationEvent, Scope};
 use cqrs_macros::Notification;
 use cqrs_protobuf::{FrameExt, MappingError, ProtobufEvent, ProtobufSerializer};
 use serde::{Deserialize, Serialize};

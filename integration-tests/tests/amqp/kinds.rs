@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use cqrs_amqp::{AmqpSubscription, QueueKind, StreamOffset};
-use cqrs_core::consume::{Delayed, SubscribeRequest};
-use cqrs_core::{DeadLetter, DeadLetterReason, Retry, RetryState, Timestamp};
+use cqrs_core::Retry;
+use cqrs_core::consume::{DeadLetter, DeadLetterReason, Delayed, RetryState, SubscribeRequest};
+use cqrs_core::event::Timestamp;
 use cqrs_testkit::source::text;
 use integration_tests::amqp::{Raw, fresh, through_proxy};
 use integration_tests::consuming::{interrupt, open};

@@ -3,11 +3,13 @@
 use std::time::{Duration, Instant};
 
 use cqrs_amqp::{AmqpMessageBroker, AmqpSubscription, DeclareMode};
+use cqrs_core::Retry;
 use cqrs_core::consume::{
-    DEAD_LETTER_HEADERS, Delayed, RETRY_HEADERS, SourceDelivery, SubscribeRequest,
+    DEAD_LETTER_HEADERS, DeadLetter, DeadLetterReason, DeadLetterTarget, Delayed, RETRY_HEADERS,
+    RetryState, SourceDelivery, SubscribeRequest,
 };
+use cqrs_core::event::Timestamp;
 use cqrs_core::message::Headers;
-use cqrs_core::{DeadLetter, DeadLetterReason, DeadLetterTarget, Retry, RetryState, Timestamp};
 use cqrs_testkit::source::text;
 use integration_tests::amqp::{self, Raw, fresh, header};
 use integration_tests::consuming::open;

@@ -4,10 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use cqrs_core::{
-    HandlerError, NotificationEvent, Received, Retry, Service, Subscription, SubscriptionState,
-    each,
-};
+use cqrs_core::service::SubscriptionState;
+use cqrs_core::{HandlerError, NotificationEvent, Received, Retry, Service, Subscription, each};
 use cqrs_kafka::{KafkaConfig, KafkaMessageBroker};
 use cqrs_macros::Notification;
 use integration_tests::consuming::TIMEOUT;

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use cqrs_core::consume::{Delayed, SubscribeRequest};
-use cqrs_core::{
-    DeadLetter, DeadLetterReason, DeadLetterTarget, Headers, NotificationEvent, Received, Retry,
-    RetryState, Service, Subscription, SubscriptionState, each,
+use cqrs_core::consume::{
+    DeadLetter, DeadLetterReason, DeadLetterTarget, Delayed, RetryState, SubscribeRequest,
 };
+use cqrs_core::message::Headers;
+use cqrs_core::service::SubscriptionState;
+use cqrs_core::{NotificationEvent, Received, Retry, Service, Subscription, each};
 use cqrs_kafka::{KafkaConfig, KafkaMessageBroker, KafkaSubscription, RetryMode};
 use cqrs_macros::Notification;
 use integration_tests::consuming::TIMEOUT;
@@ -128,7 +129,7 @@ async fn too_large_retry_copy_waits_with_the_consumer() {
     .await;
     let mut delivery = member.next().await;
     assert!(delivery.settle.begin());
-    let state = RetryState::default().failed(cqrs_core::Timestamp::now());
+    let state = RetryState::default().failed(cqrs_core::event::Timestamp::now());
     let delayed = delivery.settle.retry_later(Duration::from_secs(1), &state).await.unwrap();
     assert_eq!(delayed, Delayed::Hold);
     delivery.settle.ack().await.unwrap();

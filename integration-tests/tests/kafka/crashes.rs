@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use cqrs_core::consume::{Delayed, SourceDelivery, SubscribeRequest};
-use cqrs_core::{Retry, RetryState, Timestamp};
+use cqrs_core::Retry;
+use cqrs_core::consume::{Delayed, RetryState, SourceDelivery, SubscribeRequest};
+use cqrs_core::event::Timestamp;
 use cqrs_kafka::{Assignor, KafkaConfig, KafkaMessageBroker, KafkaSubscription, RetryMode};
 use cqrs_testkit::TestSource;
 use cqrs_testkit::source::text;

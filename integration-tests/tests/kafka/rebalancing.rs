@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cqrs_core::consume::Delayed;
-use cqrs_core::{RetryState, Timestamp};
+use cqrs_core::consume::{Delayed, RetryState};
+use cqrs_core::event::Timestamp;
 use cqrs_kafka::{Assignor, KafkaConfig, KafkaMessageBroker};
 use cqrs_testkit::source::{is_consuming, text};
 use integration_tests::consuming::TIMEOUT;

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use cqrs_core::consume::Delayed;
-use cqrs_core::{DeadLetter, DeadLetterReason, Retry, RetryState, StartAt, Timestamp};
+use cqrs_core::consume::{DeadLetter, DeadLetterReason, Delayed, RetryState};
+use cqrs_core::event::Timestamp;
+use cqrs_core::{Retry, StartAt};
 use cqrs_kafka::{KafkaConfig, KafkaMessageBroker, RetryMode};
 use cqrs_testkit::source::text;
 use integration_tests::kafka::{
@@ -223,7 +224,7 @@ async fn unwritable_dead_letter_settles_nothing() {
     // It accepts no record of this size.
     let dead = fresh_topic("tiny");
     create_topic(&dead, 1, &[("max.message.bytes", "10")]).await;
-    request.dead_letter = cqrs_core::DeadLetterTarget::Named(dead.into());
+    request.dead_letter = cqrs_core::consume::DeadLetterTarget::Named(dead.into());
     let mut member = Member::at(broker, request).await;
     let mut delivery = member.next().await;
     let letter = DeadLetter::new(DeadLetterReason::Permanent, &*topic, &*group);

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cqrs_core::service::{StopHandle, Undecodable};
 use cqrs_core::{
     HandlerError, Mediator, Notification, NotificationEvent, OnDecodeError, Received, Service,
-    StopHandle, Subscription, Undecodable, each,
+    Subscription, each,
 };
 use cqrs_kafka::{KafkaConfig, KafkaMessageBroker};
 use cqrs_macros::Notification;

@@ -4,10 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cqrs_core::codec::Deserializer;
-use cqrs_core::{
-    Incoming, JsonDeserializer, MemoryBroker, Message, Notification, NotificationEvent,
-};
+use cqrs_core::codec::{Deserializer, JsonDeserializer};
+use cqrs_core::consume::Incoming;
+use cqrs_core::{MemoryBroker, Message, Notification, NotificationEvent};
 use cqrs_protobuf::{ProtobufDeserializer, ProtobufEvent};
 use cqrs_schema_registry::{
     EventSchema, Frame, Framed, FramedBroker, Framing, MessagePath, Registration, RegistryConfig,

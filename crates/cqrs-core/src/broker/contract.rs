@@ -89,7 +89,8 @@ pub trait MessageBrokerExt: MessageBroker {
     ///
     /// ```
     /// # use cqrs_core as cqrs;
-    /// use cqrs::{Event, EventRoute, Emission, MemoryBroker, MessageBrokerExt, Notification};
+    /// use cqrs::event::{EventRoute, Emission};
+    /// use cqrs::{Event, MemoryBroker, MessageBrokerExt, Notification};
     ///
     /// #[derive(serde::Serialize)]
     /// struct UserCreated {
@@ -105,7 +106,7 @@ pub trait MessageBrokerExt: MessageBroker {
     ///     }
     /// }
     /// impl Notification for UserCreated {
-    ///     type Serializer = cqrs::JsonSerializer;
+    ///     type Serializer = cqrs::codec::JsonSerializer;
     /// }
     ///
     /// # #[tokio::main(flavor = "current_thread")]

@@ -17,7 +17,9 @@ use crate::message::content_type;
 /// without a type: python-cqrs sends JSON without one.
 ///
 /// ```
-/// # use cqrs_core::{ByContentType, Incoming, JsonDeserializer, Notification};
+/// # use cqrs_core::codec::{ByContentType, JsonDeserializer};
+/// # use cqrs_core::consume::Incoming;
+/// # use cqrs_core::Notification;
 /// # fn of<P: Notification + serde::de::DeserializeOwned>() -> ByContentType<P> {
 /// ByContentType::new(JsonDeserializer)
 ///     .media_type("application/vnd.old+json", JsonDeserializer)

@@ -19,7 +19,7 @@ use crate::message::{ByteString, Message};
 /// `#[derive(Notification)]` writes this impl:
 /// `#[cqrs(name = "UserCreated", topic = "user_events", key = "user_id")]`.
 pub trait Notification: Event {
-    /// The serializer of the event; [`JsonSerializer`](crate::JsonSerializer) by default.
+    /// The serializer of the event; [`JsonSerializer`](crate::codec::JsonSerializer) by default.
     type Serializer: Serializer<Self> + Default;
 
     /// Set if a publish without a receiver is an error.

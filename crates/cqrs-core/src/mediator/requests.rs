@@ -45,7 +45,7 @@ impl Mediator {
     }
 
     /// As [`send`](Self::send), in a scope that already holds values, such as a
-    /// [`CorrelationId`](crate::CorrelationId).
+    /// [`CorrelationId`](crate::message::CorrelationId).
     ///
     /// # Errors
     /// As [`send`](Self::send).

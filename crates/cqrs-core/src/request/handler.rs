@@ -7,7 +7,8 @@ use crate::scope::Scope;
 /// Handles one type of request. A plain struct that holds its dependencies.
 ///
 /// ```
-/// # use cqrs_core::{Request, RequestHandler, RequestKind, Scope};
+/// # use cqrs_core::request::RequestKind;
+/// # use cqrs_core::{Request, RequestHandler, Scope};
 /// # struct Add(i32, i32);
 /// # impl Request for Add {
 /// #     type Response = i32; type Error = std::convert::Infallible;

@@ -23,7 +23,7 @@ const MOST_BY_DEFAULT: usize = 300;
 /// ```
 /// use cqrs_core::{HandlerError, MemoryBroker, NotificationEvent, Received, Service, Subscription, each};
 /// # use cqrs_core::Notification;
-/// # fn f<UserCreated: Notification + serde::de::DeserializeOwned>() -> Result<(), cqrs_core::ServiceBuildError> {
+/// # fn f<UserCreated: Notification + serde::de::DeserializeOwned>() -> Result<(), cqrs_core::service::ServiceBuildError> {
 /// let service = Service::builder(MemoryBroker::new())
 ///     .subscribe(
 ///         Subscription::to("user_events").group("mailer").json::<UserCreated>(),

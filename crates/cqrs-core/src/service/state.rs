@@ -60,7 +60,7 @@ pub struct SubscriptionCounts {
     pub skipped: u64,
     /// Acked after their dead letter was confirmed.
     pub dead_lettered: u64,
-    /// Acked instead of becoming dead letters: [`Discard`](crate::DeadLetterTarget::Discard).
+    /// Acked instead of becoming dead letters: [`Discard`](crate::consume::DeadLetterTarget::Discard).
     pub discarded: u64,
     /// Acked after a copy for a later attempt was confirmed.
     pub rescheduled: u64,

@@ -132,7 +132,9 @@ impl Subscription {
     /// the [`timeout`](Self::timeout) is a failed attempt: the timeout must be longer than a hook may take.
     ///
     /// ```
-    /// # use cqrs_core::{DecodeError, Incoming, Subscription};
+    /// # use cqrs_core::consume::Incoming;
+    /// # use cqrs_core::service::DecodeError;
+    /// # use cqrs_core::Subscription;
     /// # let subscription = Subscription::to("t");
     /// let subscription = subscription.decoder(|mut message: Incoming| async move {
     ///     let body = message.bytes();

@@ -1,7 +1,8 @@
 //! Tests that every received message is counted exactly once.
 
+use cqrs_core::consume::DeadLetterTarget;
 use cqrs_core::memory::{MemoryRetry, MemorySubscription};
-use cqrs_core::{DeadLetterTarget, SubscriptionCounts};
+use cqrs_core::service::SubscriptionCounts;
 
 use super::*;
 

@@ -93,14 +93,14 @@ async fn batch_keeps_order_around_undecodable_message() {
             publish(&broker, &format!("u{step}"), step).await;
         }
         let away = Arc::new(Mutex::new(2));
-        let subscription = users().decoder(move |message: cqrs_core::Incoming| {
+        let subscription = users().decoder(move |message: cqrs_core::consume::Incoming| {
             let away = Arc::clone(&away);
             async move {
                 let mut away = away.lock().unwrap();
                 if message.offset == Some(1) && *away > 0 {
                     *away -= 1;
                     let error = HandlerError::retryable("the key server is away");
-                    return Err(cqrs_core::DecodeError::failed(error));
+                    return Err(cqrs_core::service::DecodeError::failed(error));
                 }
                 Ok(Some(message))
             }

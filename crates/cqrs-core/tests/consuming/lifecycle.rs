@@ -157,11 +157,11 @@ async fn options_that_would_do_nothing_are_named() {
         .subscribe(
             users()
                 .name("a")
-                .undecodable(|_: cqrs_core::Undecodable, _: Received| async { Ok(()) }),
+                .undecodable(|_: cqrs_core::service::Undecodable, _: Received| async { Ok(()) }),
             fine(),
         )
         .subscribe(
-            users().name("b").dead_letter(cqrs_core::DeadLetterTarget::Named("".into())),
+            users().name("b").dead_letter(cqrs_core::consume::DeadLetterTarget::Named("".into())),
             fine(),
         )
         .subscribe(users().name("c").max_unsettled(10), many(20))

@@ -15,11 +15,12 @@ mod retries;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use cqrs_core::consume::{DeadLetter, DeadLetterReason};
+use cqrs_core::service::{ServiceHealth, ServiceReport, StopHandle, SubscriptionState, Target};
 use cqrs_core::{
-    DeadLetter, DeadLetterReason, Delivery, EventHandler, EventMediator, HandlerError,
-    HandlerResultExt, MemoryBroker, Message, MessageBrokerExt, NotificationEvent, OnDecodeError,
-    Received, Retry, Scope, Service, ServiceHealth, ServiceReport, StopHandle, Subscription,
-    SubscriptionState, Target, batch, each, manual,
+    Delivery, EventHandler, EventMediator, HandlerError, HandlerResultExt, MemoryBroker, Message,
+    MessageBrokerExt, NotificationEvent, OnDecodeError, Received, Retry, Scope, Service,
+    Subscription, batch, each, manual,
 };
 use cqrs_macros::Notification;
 use serde::{Deserialize, Serialize};

@@ -1,9 +1,10 @@
 //! Tests of the options of a subscription.
 
-use cqrs_core::{
-    CorrelationId, DeadLetterTarget, Failure, Incoming, Invocation, Middleware, Next, Outcome,
-    StartAt, per_delivery,
-};
+use cqrs_core::consume::{DeadLetterTarget, Incoming};
+use cqrs_core::message::CorrelationId;
+use cqrs_core::middleware::Failure;
+use cqrs_core::service::per_delivery;
+use cqrs_core::{Invocation, Middleware, Next, Outcome, StartAt};
 
 use super::*;
 

@@ -3,9 +3,10 @@
 use std::error::Error;
 use std::fmt;
 
-use cqrs_core::{
-    DecodeError, Failure, Incoming, Invocation, Middleware, Next, Outcome, Undecodable,
-};
+use cqrs_core::consume::Incoming;
+use cqrs_core::middleware::Failure;
+use cqrs_core::service::{DecodeError, Undecodable};
+use cqrs_core::{Invocation, Middleware, Next, Outcome};
 
 use super::*;
 

@@ -43,9 +43,9 @@ async fn undecodable_messages_can_be_handed_over_as_values() {
         .on_empty(OnDecodeError::Handle)
         .undecodable({
             let seen = seen.clone();
-            move |case: cqrs_core::Undecodable, received: Received| {
+            move |case: cqrs_core::service::Undecodable, received: Received| {
                 record(&seen, format!("{case} at {:?}", received.offset));
-                if let cqrs_core::Undecodable::Malformed(error) = &case {
+                if let cqrs_core::service::Undecodable::Malformed(error) = &case {
                     assert_eq!(error.bytes(), "garbage", "the raw bytes");
                 }
                 async { Ok(()) }
@@ -91,13 +91,13 @@ async fn decoders_can_skip_change_and_refuse() {
     publish_raw(&broker, "xxx").await;
     publish_raw(&broker, r#"v1:{"event_name":"UserCreated","payload":{"user_id":"ada","step":1}}"#)
         .await;
-    let subscription = users().decoder(|mut message: cqrs_core::Incoming| async move {
+    let subscription = users().decoder(|mut message: cqrs_core::consume::Incoming| async move {
         let body = message.bytes();
         if &*body == b"skip me" {
             return Ok(None);
         }
         match body.strip_prefix(b"v1:") {
-            None => Err(cqrs_core::DecodeError::malformed("no version")),
+            None => Err(cqrs_core::service::DecodeError::malformed("no version")),
             Some(body) => {
                 message.body = Some(body.to_vec().into());
                 Ok(Some(message))
@@ -153,13 +153,13 @@ async fn several_types_of_one_topic_are_routed_by_name() {
 /// Returns `not_now` for messages of `user` until `away` has passed; counts the calls.
 fn away_for(user: &'static str, away: Duration, rounds: &Arc<Mutex<u32>>) -> Subscription {
     let (rounds, back) = (Arc::clone(rounds), Instant::now() + away);
-    users().concurrency(2).decoder(move |message: cqrs_core::Incoming| {
+    users().concurrency(2).decoder(move |message: cqrs_core::consume::Incoming| {
         let rounds = Arc::clone(&rounds);
         async move {
             if message.key.as_deref() == Some(user.as_bytes()) && Instant::now() < back {
                 *rounds.lock().unwrap() += 1;
                 let error = HandlerError::permanent("the key server is away");
-                return Err(cqrs_core::DecodeError::not_now(error));
+                return Err(cqrs_core::service::DecodeError::not_now(error));
             }
             Ok(Some(message))
         }

@@ -238,14 +238,14 @@ async fn timeout_applies_to_decoders_and_undecodable_fn() {
         let subscription = users()
             .timeout(Duration::from_secs(1))
             .retry(Retry::none())
-            .decoder(|message: cqrs_core::Incoming| async move {
+            .decoder(|message: cqrs_core::consume::Incoming| async move {
                 if message.offset == Some(1) {
                     std::future::pending::<()>().await;
                 }
                 Ok(Some(message))
             })
             .on_decode_error(OnDecodeError::Handle)
-            .undecodable(|_: cqrs_core::Undecodable, _: Received| std::future::pending());
+            .undecodable(|_: cqrs_core::service::Undecodable, _: Received| std::future::pending());
         let running = match in_batches {
             false => run(&broker, subscription, noting(&seen, |_, _| Ok(()))),
             true => {

@@ -10,10 +10,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use cqrs_core::broker::{BoxFuture, BrokerState, Confirmation, Intake, Receipt, ShutdownReport};
-use cqrs_core::{
-    CommitError, Message, MessageBroker, PublishError, PublishErrorKind, UnitOfWork,
-    UnitOfWorkFactory,
-};
+use cqrs_core::scope::{CommitError, UnitOfWorkFactory};
+use cqrs_core::{Message, MessageBroker, PublishError, PublishErrorKind, UnitOfWork};
 
 use tracing::span;
 

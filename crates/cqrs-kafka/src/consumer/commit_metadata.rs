@@ -21,7 +21,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::ops::Range;
 
-use cqrs_core::{RetryState, Timestamp};
+use cqrs_core::consume::RetryState;
+use cqrs_core::event::Timestamp;
 
 /// The brokers' limit in bytes (`offset.metadata.max.bytes`).
 pub(super) const MAX_BYTES: usize = 4_096;

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use bytes::Bytes;
-use cqrs_core::RetryState;
+use cqrs_core::consume::RetryState;
 
 use super::commit_metadata::CommitMetadata;
 use super::quarantine::{Activity, NextRecord, Progress, Quarantine, QuarantineOptions, Step};

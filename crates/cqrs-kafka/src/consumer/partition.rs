@@ -4,7 +4,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cqrs_core::RetryState;
+use cqrs_core::consume::RetryState;
 
 use super::in_flight::InFlight;
 use super::offset_tracker::{Draft, OffsetTracker};

@@ -24,8 +24,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use cqrs_core::consume::Retry;
-use cqrs_core::{RetryState, Timestamp};
+use cqrs_core::consume::{Retry, RetryState};
+use cqrs_core::event::Timestamp;
 
 use super::commit_metadata::UncleanEnds;
 use super::process::{Process, QuarantineLock};

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use cqrs_core::RetryState;
-use cqrs_core::consume::{Incoming, RETRY_HEADERS};
+use cqrs_core::consume::{Incoming, RETRY_HEADERS, RetryState};
 use cqrs_core::message::{ByteString, Headers, header};
 use rdkafka::message::{Header, Headers as _, OwnedHeaders};
 

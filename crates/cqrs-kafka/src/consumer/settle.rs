@@ -9,9 +9,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use cqrs_core::RetryState;
 use cqrs_core::broker::BoxFuture;
-use cqrs_core::consume::{DeadLetter, Delayed, Settle, SettleError};
+use cqrs_core::consume::{DeadLetter, Delayed, RetryState, Settle, SettleError};
 
 use rdkafka::message::{Header, OwnedHeaders};
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use cqrs_core::broker::BoxFuture;
-use cqrs_core::{DecodeError, Decoded, Incoming};
+use cqrs_core::consume::Incoming;
+use cqrs_core::service::{DecodeError, Decoded};
 
 use super::unframe::is_void;
 use super::{OnUnframed, Unframe};

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use cqrs_core::codec::{DeserializeError, DeserializeErrorKind, Deserializer};
-use cqrs_core::{Incoming, Notification, NotificationEvent};
+use cqrs_core::consume::Incoming;
+use cqrs_core::{Notification, NotificationEvent};
 
 use super::unframe::{UnframeError, is_void};
 use super::{OnUnframed, Unframe};
@@ -14,7 +15,8 @@ use crate::{MessagePath, SchemaType};
 /// registry, so any schema id is accepted.
 ///
 /// ```
-/// use cqrs_core::{JsonDeserializer, Subscription};
+/// use cqrs_core::codec::JsonDeserializer;
+/// use cqrs_core::Subscription;
 /// use cqrs_schema_registry::{Framed, OnUnframed};
 /// # use cqrs_core::Notification;
 /// # fn f<UserCreated: Notification + serde::de::DeserializeOwned>() {
@@ -99,7 +101,7 @@ impl<P: Notification, D: Deserializer<P>> Deserializer<P> for Framed<D> {
 
 #[cfg(test)]
 mod tests {
-    use cqrs_core::JsonDeserializer;
+    use cqrs_core::codec::JsonDeserializer;
     use cqrs_macros::Notification;
     use serde::{Deserialize, Serialize};
 

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use bytes::Bytes;
-use cqrs_core::Incoming;
+use cqrs_core::consume::Incoming;
 
 use crate::{Frame, FrameError, FrameErrorKind, MessagePath, SchemaType};
 

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use cqrs_core::consume::Incoming;
+use cqrs_core::service::{DecodeError, ServiceReport, StopHandle};
 use cqrs_core::{
-    DecodeError, HandlerError, Incoming, MemoryBroker, Message, MessageBrokerExt,
-    NotificationEvent, Received, Retry, Service, ServiceReport, StopHandle, Subscription, each,
+    HandlerError, MemoryBroker, Message, MessageBrokerExt, NotificationEvent, Received, Retry,
+    Service, Subscription, each,
 };
 use cqrs_macros::Notification;
 use cqrs_schema_registry::{

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cqrs_core::broker::{Confirmation, Receipt};
+use cqrs_core::codec::JsonSerializer;
 use cqrs_core::consume::{
     DeadLetter, StatusReporter, SubscribeError, SubscribeErrorKind, SubscribeRequest, TopicSet,
 };
+use cqrs_core::event::{Emission, EventRoute};
 use cqrs_core::message::content_type;
 use cqrs_core::{
-    Emission, Event, EventRoute, JsonSerializer, Message, MessageBroker, Notification,
-    NotificationEvent, Subscribe, Subscription,
+    Event, Message, MessageBroker, Notification, NotificationEvent, Subscribe, Subscription,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;

@@ -11,9 +11,9 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use cqrs_core::MemoryBroker;
 use cqrs_core::broker::BoxFuture;
-use cqrs_core::message::header;
-use cqrs_core::{Headers, MemoryBroker};
+use cqrs_core::message::{Headers, header};
 use tokio::time::Instant;
 use uuid::Uuid;
 

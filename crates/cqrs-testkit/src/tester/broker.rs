@@ -7,12 +7,10 @@ use std::time::Duration;
 
 use cqrs_core::broker::{BoxFuture, BrokerState, Receipt, ShutdownReport};
 use cqrs_core::consume::{
-    Delayed, Settle, SettleError, Source, SourceDelivery, SourceError, SubscribeError,
-    SubscribeRequest, TopicSet,
+    DeadLetter, Delayed, RetryState, Settle, SettleError, Source, SourceDelivery, SourceError,
+    SubscribeError, SubscribeRequest, TopicSet,
 };
-use cqrs_core::{
-    DeadLetter, MemoryBroker, Message, MessageBroker, PublishError, RetryState, Subscribe,
-};
+use cqrs_core::{MemoryBroker, Message, MessageBroker, PublishError, Subscribe};
 
 use super::journal::{Journal, Outcome, Subject};
 

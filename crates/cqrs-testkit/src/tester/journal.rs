@@ -4,7 +4,8 @@ use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cqrs_core::{DeadLetter, Incoming, Message};
+use cqrs_core::Message;
+use cqrs_core::consume::{DeadLetter, Incoming};
 use serde::Deserialize;
 use tokio::sync::Notify;
 use tokio::time::Instant;

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 pub use broker::TesterBroker;
 use cqrs_core::broker::MessageBrokerExt;
+use cqrs_core::event::EventRoute;
 use cqrs_core::memory::MemoryFaults;
-use cqrs_core::{Event, EventRoute, Mediator, MemoryBroker, Message, Notification, Service};
+use cqrs_core::{Event, Mediator, MemoryBroker, Message, Notification, Service};
 use journal::{Entry, Journal, JournalState, Outcome};
 pub use outcome::{DeadLettered, Retried, TesterError};
 use outcome::{decode, is_named, type_name};
@@ -26,7 +27,8 @@ use serde::de::DeserializeOwned;
 /// use std::sync::Arc;
 ///
 /// use cqrs_core::{EventHandler, EventMediator, HandlerError, Scope, Service, Subscribe, Subscription};
-/// # use cqrs_core::{DeadLetterReason, HandlerResultExt};
+/// # use cqrs_core::consume::DeadLetterReason;
+/// # use cqrs_core::HandlerResultExt;
 /// # use cqrs_macros::Notification;
 /// use cqrs_testkit::ServiceTester;
 /// # use serde::{Deserialize, Serialize};

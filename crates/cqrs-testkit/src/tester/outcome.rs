@@ -5,8 +5,9 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cqrs_core::codec::DeserializeError;
-use cqrs_core::{DeadLetter, JsonDeserializer, Notification};
+use cqrs_core::Notification;
+use cqrs_core::codec::{DeserializeError, JsonDeserializer};
+use cqrs_core::consume::DeadLetter;
 use serde::de::DeserializeOwned;
 
 use super::journal::Subject;

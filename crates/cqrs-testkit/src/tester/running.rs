@@ -3,7 +3,8 @@
 use std::panic::resume_unwind;
 use std::sync::Arc;
 
-use cqrs_core::{Service, ServiceError, ServiceHealth, ServiceReport, StopHandle};
+use cqrs_core::Service;
+use cqrs_core::service::{ServiceError, ServiceHealth, ServiceReport, StopHandle};
 use tokio::task::JoinHandle;
 
 use super::journal::Journal;

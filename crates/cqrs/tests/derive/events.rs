@@ -4,8 +4,10 @@ use std::fmt;
 
 use bytes::Bytes;
 use cqrs::codec::{Encoded, SerializeError};
+use cqrs::codec::{JsonSerializer, Serializer};
+use cqrs::event::default_topic;
+use cqrs::message::Headers;
 use cqrs::prelude::*;
-use cqrs::{Headers, JsonSerializer, Serializer, default_topic};
 use serde::Serialize;
 
 fn some(key: &'static str) -> Option<Bytes> {

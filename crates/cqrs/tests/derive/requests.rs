@@ -3,8 +3,8 @@
 use std::convert::Infallible;
 use std::fmt;
 
-use cqrs::RequestKind;
 use cqrs::prelude::*;
+use cqrs::request::RequestKind;
 
 use super::Refused;
 

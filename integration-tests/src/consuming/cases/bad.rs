@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cqrs_core::{DeadLetterReason, Message};
+use cqrs_core::Message;
+use cqrs_core::consume::DeadLetterReason;
 
 use crate::consuming::fixture::{Fixture, count, ids, until};
 use crate::consuming::outcomes::Summary;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cqrs_core::{MessageBroker, ServiceReport, StopHandle};
+use cqrs_core::MessageBroker;
+use cqrs_core::service::{ServiceReport, StopHandle};
 use tokio::task::JoinHandle;
 
 use super::kills::handled;

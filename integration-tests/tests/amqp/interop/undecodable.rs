@@ -1,6 +1,7 @@
 //! Interop tests of messages that are no event.
 
-use cqrs_core::{DeadLetterReason, Message, MessageBrokerExt, OnDecodeError};
+use cqrs_core::consume::DeadLetterReason;
+use cqrs_core::{Message, MessageBrokerExt, OnDecodeError};
 use integration_tests::amqp::{Raw, header};
 use integration_tests::interop::{
     TestService, UserCreated, assert_same, events, hex, publish_events, spec,

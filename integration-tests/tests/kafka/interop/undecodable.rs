@@ -1,6 +1,7 @@
 //! Interop tests of messages that are no event.
 
-use cqrs_core::{DeadLetterReason, OnDecodeError};
+use cqrs_core::OnDecodeError;
+use cqrs_core::consume::DeadLetterReason;
 use integration_tests::interop::{TestService, assert_same, events, hex, publish_events, spec};
 use integration_tests::kafka::{self, fresh_topic};
 use integration_tests::peers::{Peer, Python};

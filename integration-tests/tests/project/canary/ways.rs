@@ -337,7 +337,7 @@ async fn registry(mut config: RegistryConfig) {
     let framed = [Frame::new(1).to_bytes(), b"{}".to_vec()].concat();
     let decoder = RegistryDecoder::json(&registry);
     show(&decoder);
-    if let Err(error) = decoder.decode(cqrs_core::Incoming::new("t", framed)).await {
+    if let Err(error) = decoder.decode(cqrs_core::consume::Incoming::new("t", framed)).await {
         show(&error);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cqrs_core::Timestamp;
+use cqrs_core::event::Timestamp;
 use proptest::prelude::*;
 
 use super::*;

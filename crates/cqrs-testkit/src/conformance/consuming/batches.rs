@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cqrs_core::{
-    DeadLetterReason, HandlerError, NotificationEvent, Received, Retry, Target, batch,
-};
+use cqrs_core::consume::DeadLetterReason;
+use cqrs_core::service::Target;
+use cqrs_core::{HandlerError, NotificationEvent, Received, Retry, batch};
 
 use crate::conformance::fixture::{Counted, Fixture};
 use crate::conformance::harness::Harness;

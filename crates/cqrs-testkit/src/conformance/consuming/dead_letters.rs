@@ -1,8 +1,7 @@
 //! Cases of dead letters: the unchanged message with its history, stored before the original is settled.
 
-use cqrs_core::{
-    DeadLetterReason, DeadLetterTarget, HandlerError, HandlerResultExt, Message, Retry,
-};
+use cqrs_core::consume::{DeadLetterReason, DeadLetterTarget};
+use cqrs_core::{HandlerError, HandlerResultExt, Message, Retry};
 
 use super::service::Log;
 use crate::conformance::fixture::{Fixture, KEY, QUIET, fresh_group};

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use cqrs_core::{DeadLetterReason, OnDecodeError, Received, Subscription, Undecodable};
+use cqrs_core::consume::DeadLetterReason;
+use cqrs_core::service::Undecodable;
+use cqrs_core::{OnDecodeError, Received, Subscription};
 
 use super::service::Log;
 use crate::conformance::fixture::{Fixture, KEY};

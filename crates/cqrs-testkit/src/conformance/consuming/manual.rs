@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use cqrs_core::{DeadLetterReason, Delivery, HandlerError, NotificationEvent, Retry, manual};
+use cqrs_core::consume::DeadLetterReason;
+use cqrs_core::{Delivery, HandlerError, NotificationEvent, Retry, manual};
 
 use super::service::Log;
 use crate::conformance::fixture::{Counted, Fixture};

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use cqrs_core::consume::{SourceStatus, TopicSet};
-use cqrs_core::{Message, RetryState};
+use cqrs_core::Message;
+use cqrs_core::consume::{RetryState, SourceStatus, TopicSet};
 
 use crate::conformance::fixture::{Fixture, KEY};
 use crate::conformance::harness::Harness;

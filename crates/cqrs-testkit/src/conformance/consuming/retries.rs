@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cqrs_core::consume::{Delayed, RETRY_HEADERS};
-use cqrs_core::{
-    DeadLetterReason, HandlerError, Incoming, NotificationEvent, Received, Retry, each,
-};
+use cqrs_core::consume::{DeadLetterReason, Delayed, Incoming, RETRY_HEADERS};
+use cqrs_core::{HandlerError, NotificationEvent, Received, Retry, each};
 
 use super::service::{HandlerRun, Log};
 use crate::conformance::fixture::{Counted, Fixture, KEY};

@@ -3,9 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use cqrs_core::service::{
+    ServiceError, ServiceHealth, ServiceReport, StopHandle, SubscriptionCounts, SubscriptionReport,
+    Target,
+};
 use cqrs_core::{
-    HandlerError, NotificationEvent, Received, Service, ServiceError, ServiceHealth, ServiceReport,
-    StopHandle, Subscribe, Subscription, SubscriptionCounts, SubscriptionReport, Target, each,
+    HandlerError, NotificationEvent, Received, Service, Subscribe, Subscription, each,
 };
 use tokio::task::JoinHandle;
 

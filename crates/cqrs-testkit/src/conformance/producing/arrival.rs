@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cqrs_core::message::content_type;
-use cqrs_core::{Headers, Message, PublishErrorKind};
+use cqrs_core::message::{Headers, content_type};
+use cqrs_core::{Message, PublishErrorKind};
 
 use super::fixture::{ProducingFixture, assert_kind};
 use crate::conformance::harness::{Capabilities, Harness};

@@ -5,8 +5,11 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use cqrs_core::broker::{BoxFuture, MessageBrokerExt};
-use cqrs_core::consume::{DeadLetter, Delayed, Incoming, Settle, SettleError, SubscribeRequest};
-use cqrs_core::{Headers, MemoryBroker, Message, RetryState};
+use cqrs_core::consume::{
+    DeadLetter, Delayed, Incoming, RetryState, Settle, SettleError, SubscribeRequest,
+};
+use cqrs_core::message::Headers;
+use cqrs_core::{MemoryBroker, Message};
 
 use super::Flaw;
 use super::flawed::SourceState;

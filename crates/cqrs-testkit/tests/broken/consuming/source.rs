@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use cqrs_core::MemoryBroker;
 use cqrs_core::broker::BoxFuture;
 use cqrs_core::consume::{
     RETRY_HEADERS, Source, SourceDelivery, SourceError, SourceStatus, StatusReporter, Subscribe,
     SubscribeRequest,
 };
-use cqrs_core::{Headers, MemoryBroker};
+use cqrs_core::message::Headers;
 use tokio::sync::watch;
 
 use super::Flaw;
