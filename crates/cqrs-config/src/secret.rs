@@ -70,6 +70,15 @@ pub fn marked_as_not_text(what: &str) -> String {
 
 struct AnyText;
 
+/// Methods of a visitor that mark a value of another type.
+macro_rules! marks {
+    ($($visit:ident($($value:ty)?) = $what:literal,)+) => {
+        $(fn $visit<E>(self $(, _: $value)?) -> Result<String, E> {
+            Ok(marked_as_not_text($what))
+        })+
+    };
+}
+
 impl<'de> Visitor<'de> for AnyText {
     type Value = String;
 
@@ -85,36 +94,16 @@ impl<'de> Visitor<'de> for AnyText {
         Ok(text)
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<String, E> {
-        Ok(marked_as_not_text("true or false"))
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<String, E> {
-        Ok(marked_as_not_text("a number"))
-    }
-
-    fn visit_i128<E>(self, _: i128) -> Result<String, E> {
-        Ok(marked_as_not_text("a number"))
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<String, E> {
-        Ok(marked_as_not_text("a number"))
-    }
-
-    fn visit_u128<E>(self, _: u128) -> Result<String, E> {
-        Ok(marked_as_not_text("a number"))
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<String, E> {
-        Ok(marked_as_not_text("a number"))
-    }
-
-    fn visit_unit<E>(self) -> Result<String, E> {
-        Ok(marked_as_not_text("nothing"))
-    }
-
-    fn visit_none<E>(self) -> Result<String, E> {
-        Ok(marked_as_not_text("nothing"))
+    marks! {
+        visit_bool(bool) = "true or false",
+        visit_i64(i64) = "a number",
+        visit_i128(i128) = "a number",
+        visit_u64(u64) = "a number",
+        visit_u128(u128) = "a number",
+        visit_f64(f64) = "a number",
+        visit_bytes(&[u8]) = "bytes",
+        visit_unit() = "nothing",
+        visit_none() = "nothing",
     }
 
     fn visit_some<D: Deserializer<'de>>(self, from: D) -> Result<String, D::Error> {
@@ -123,10 +112,6 @@ impl<'de> Visitor<'de> for AnyText {
 
     fn visit_newtype_struct<D: Deserializer<'de>>(self, from: D) -> Result<String, D::Error> {
         secret_text(from)
-    }
-
-    fn visit_bytes<E>(self, _: &[u8]) -> Result<String, E> {
-        Ok(marked_as_not_text("bytes"))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<String, A::Error> {

@@ -33,23 +33,17 @@ impl From<TextList> for Vec<String> {
     }
 }
 
-impl From<&str> for TextList {
-    fn from(text: &str) -> Self {
-        Self::split(text)
-    }
+macro_rules! from_text {
+    ($($text:ty),+) => {$(
+        impl From<$text> for TextList {
+            fn from(text: $text) -> Self {
+                Self::split(&text)
+            }
+        }
+    )+};
 }
 
-impl From<String> for TextList {
-    fn from(text: String) -> Self {
-        Self::split(&text)
-    }
-}
-
-impl From<&String> for TextList {
-    fn from(text: &String) -> Self {
-        Self::split(text)
-    }
-}
+from_text!(&str, &String, String);
 
 impl<T: Into<String>> From<Vec<T>> for TextList {
     fn from(texts: Vec<T>) -> Self {
