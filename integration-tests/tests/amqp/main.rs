@@ -7,7 +7,6 @@ mod consuming;
 mod crashes;
 mod interop;
 mod kinds;
-mod memory;
 mod producing;
 mod recovering;
 mod rights;

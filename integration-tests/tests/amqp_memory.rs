@@ -1,4 +1,6 @@
-//! The memory of a RabbitMQ source over lost connections.
+//! Test of a RabbitMQ source's memory over lost connections, in a process without the memory of other tests.
+
+#![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
 
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ const LOSSES: usize = 12;
 /// For each wait: the server may be busy with other tests.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// The resident memory of this process in bytes. Other tests run in it, with small messages.
+/// The resident memory of this process in bytes.
 fn memory() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
