@@ -105,8 +105,16 @@ impl TestSource {
         acked
     }
 
-    /// Acks the next delivery and returns its body.
+    /// Acks the next delivery, which must not be revoked, and returns its body.
     pub async fn ack_next(&mut self) -> String {
+        let delivery = self.next().await;
+        let text = text(&delivery);
+        assert!(ack(delivery).await, "{text} was revoked");
+        text
+    }
+
+    /// Acks the next delivery that is not revoked, and returns its body.
+    pub async fn ack_next_unrevoked(&mut self) -> String {
         let timeout = self.timeout;
         let acked = self.ack_within(timeout).await;
         acked.unwrap_or_else(|| panic!("no delivery within {timeout:?}"))
@@ -124,8 +132,15 @@ impl TestSource {
         }
     }
 
-    /// Checks that nothing is received within `time`. The source may end.
+    /// Checks that nothing is received within `time`, and that the source does not end.
     pub async fn nothing_within(&mut self, time: Duration) {
+        if let Some(next) = self.next_within(time).await {
+            panic!("received {:?}", text(&next));
+        }
+    }
+
+    /// Checks that a stopped source delivers nothing within `time`. It may end.
+    pub async fn nothing_after_stop(&mut self, time: Duration) {
         if let Ok(Some(next)) = tokio::time::timeout(time, self.poll()).await {
             panic!("received {:?}", text(&sound(next)));
         }

@@ -213,8 +213,8 @@ async fn losses_while_it_runs_alone_count_no_crash() {
         }
         let alone = source.next().await;
         assert_eq!(body_and_crashes(&alone), ("0".into(), 0));
-        // A graceful restart while it runs.
-        source.close().await;
+        // A graceful restart while it runs: a close without a stop before it.
+        source.close_within(Duration::from_secs(30)).await.1.unwrap();
     }
     let mut source = open(&broker, &[&name], "g", plain).await;
     let mut alone = source.next().await;

@@ -46,7 +46,8 @@ impl Member {
     }
 
     pub(super) async fn close(self) {
-        self.source.close().await;
+        // Without a stop before it: the runtime stops a source first, others may not.
+        self.source.close_within(Duration::from_secs(20)).await.1.unwrap();
         let _ = self.broker.shutdown(Duration::from_secs(5)).await;
     }
 }

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::harness::{Capabilities, Fault, Harness, Setup};
 use crate::error_chain::error_chain;
-use crate::probe::{Probe, Received};
+use crate::probe::{Probe, StoredMessage};
 use crate::source::{TestSource, is_consuming};
 
 /// The silence after which nothing more is expected.
@@ -192,7 +192,7 @@ impl<'h, H: Harness> Fixture<'h, H> {
         self.publish_all(keys.into_iter().map(last)).await;
         let mut unsettled = Vec::new();
         while expected > 0 {
-            match source.ack_next().await {
+            match source.ack_next_unrevoked().await {
                 last if last == LAST => expected -= 1,
                 text => unsettled.push(text),
             }
@@ -220,7 +220,7 @@ impl<'h, H: Harness> Fixture<'h, H> {
     }
 
     /// The next of `letters` with its parsed headers.
-    pub(super) async fn dead_letter(&self, letters: &mut Probe) -> (Received, DeadLetter) {
+    pub(super) async fn dead_letter(&self, letters: &mut Probe) -> (StoredMessage, DeadLetter) {
         let timeout = self.can.timeout;
         let Some(message) = letters.next(timeout).await else {
             panic!("no dead letter within {timeout:?}");

@@ -46,10 +46,10 @@ pub(crate) async fn stopped_source_delivers_nothing<H: Harness>(harness: &H) {
     let mut others = vec!["a", "b", "c"];
     others.retain(|other| *other != text(&held));
     source.stop().await;
-    source.nothing_within(QUIET).await;
+    source.nothing_after_stop(QUIET).await;
     fixture.publish(fixture.message_of("d", "d")).await;
     others.push("d");
-    source.nothing_within(QUIET).await;
+    source.nothing_after_stop(QUIET).await;
     assert!(ack(held).await, "a delivery in flight can be settled until the close");
     source.close().await;
     let mut unsettled = fixture.unsettled().await;
