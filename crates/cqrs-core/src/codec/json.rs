@@ -252,6 +252,23 @@ mod tests {
     }
 
     #[test]
+    fn bytes_that_are_not_utf8_may_be_in_ignored_fields() {
+        let body = |email: &[u8], ignored: &[u8]| {
+            let parts: [&[u8]; 5] = [
+                br#"{"event_name":"User\u0043reated","payload":{"user_id":"1","email":""#,
+                email,
+                br#""},"comment":""#,
+                ignored,
+                br#""}"#,
+            ];
+            JsonDeserializer.from_bytes::<UserCreated>(&parts.concat().into())
+        };
+        let event = body(b"a@b", b"\xff").unwrap();
+        assert_eq!((&*event.event_name, &*event.payload.email), ("UserCreated", "a@b"));
+        assert_eq!(body(b"\xff", b"").unwrap_err().kind(), DeserializeErrorKind::Syntax);
+    }
+
+    #[test]
     fn reads_every_unicode_encoding_with_and_without_mark() {
         fn utf16(text: &str, to_bytes: fn(u16) -> [u8; 2]) -> Vec<u8> {
             text.encode_utf16().flat_map(to_bytes).collect()

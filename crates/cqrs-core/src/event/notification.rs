@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
@@ -185,20 +186,8 @@ impl<'de, P: Notification + Deserialize<'de>> Deserialize<'de> for NotificationE
             event_timestamp: Option<Timestamp>,
             #[serde(alias = "eventName", borrow)]
             event_name: Text<'f>,
-            #[serde(default, borrow)]
-            topic: Option<Text<'f>>,
-        }
-
-        /// Borrowed if the format allows that, also in an `Option`.
-        #[derive(Deserialize)]
-        #[serde(transparent)]
-        struct Text<'f>(#[serde(borrow)] Cow<'f, str>);
-
-        impl Text<'_> {
-            /// Spares the allocation if the text is the `usual` one.
-            fn or(self, usual: Cow<'static, str>) -> Cow<'static, str> {
-                if self.0 == usual { usual } else { Cow::Owned(self.0.into_owned()) }
-            }
+            #[serde(default)]
+            topic: Option<String>,
         }
 
         let frame = Frame::<P>::deserialize(deserializer)?;
@@ -206,11 +195,45 @@ impl<'de, P: Notification + Deserialize<'de>> Deserialize<'de> for NotificationE
             payload: frame.payload,
             event_id: frame.event_id.unwrap_or_else(Uuid::now_v7),
             event_timestamp: frame.event_timestamp.unwrap_or_else(Timestamp::now),
-            event_name: frame.event_name.or(Cow::Borrowed(P::NAME)),
-            topic: match frame.topic {
-                Some(topic) => topic.or(P::topic()),
-                None => P::topic(),
+            event_name: match frame.event_name.0 == P::NAME {
+                true => Cow::Borrowed(P::NAME),
+                false => Cow::Owned(frame.event_name.0.into_owned()),
             },
+            topic: frame.topic.map_or_else(P::topic, Cow::Owned),
         })
+    }
+}
+
+/// A text that is borrowed where the format allows it.
+///
+/// It asks the format for `deserialize_string`, as `String` does: some formats answer `deserialize_str` for
+/// fewer of their texts.
+struct Text<'t>(Cow<'t, str>);
+
+impl<'de: 't, 't> Deserialize<'de> for Text<'t> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextVisitor;
+
+        impl<'de> Visitor<'de> for TextVisitor {
+            type Value = Text<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+
+            fn visit_string<E>(self, text: String) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Owned(text)))
+            }
+        }
+
+        deserializer.deserialize_string(TextVisitor)
     }
 }
