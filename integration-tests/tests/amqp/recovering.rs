@@ -328,7 +328,7 @@ async fn conflict_with_an_existing_queue_is_named() {
     let error = try_open(&broker, &[&name], "g", plain).await.unwrap_err();
     assert_eq!(error.kind(), SubscribeErrorKind::Conflict);
     let text = error.to_string();
-    for part in [&*queue, "x-queue-type", "quorum", "classic", "passive()", "406"] {
+    for part in [&*queue, "x-queue-type", "quorum", "classic", "with_passive(true)", "406"] {
         assert!(text.contains(part), "{part} in {text}");
     }
     assert_eq!(raw.consumers(&queue).await, 0);

@@ -224,6 +224,11 @@ mod tests {
             let found = problems(&[wrong]);
             assert!(found.contains(says) && found.contains("mailer"), "{says}: {found}");
         }
+        // A topic is a routing key, not a queue.
+        let like_a_topic = request(|request| {
+            request.dead_letter = DeadLetterTarget::Named("user_events".into());
+        });
+        assert_eq!(problems(&[like_a_topic]), "");
         let none = request(|request| {
             request.retry = Retry::none();
             request.options.insert(options().with_delivery_limit(1));

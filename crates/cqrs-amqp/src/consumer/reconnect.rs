@@ -136,12 +136,12 @@ impl Reconnector {
         let (what, to_do) = match kind {
             SubscribeErrorKind::Conflict => (
                 "a queue or exchange exists on the server with other properties",
-                "ask for the same ones, take passive() or another name, or delete it once it is empty",
+                "ask for the same ones, take with_passive(true) or another name, or delete it once it is empty",
             ),
             SubscribeErrorKind::Forbidden => (
                 "the server does not allow it",
                 "check user, password and virtual host, and that the user may configure, read and \
-                 write these queues and their exchange; with passive() less is needed",
+                 write these queues and their exchange; with_passive(true) needs less",
             ),
             SubscribeErrorKind::NotFound => (
                 "it does not exist, and is not declared by this subscription",

@@ -66,7 +66,7 @@ impl AmqpSettle {
             Ok(true) => {
                 epoch.count_ack();
                 self.settled = true;
-                (self.in_flight, self.running, *handed_out) = (None, None, None);
+                (self.in_flight, *handed_out, self.running) = (None, None, None);
                 Ok(())
             }
             // The channel is closed; lapin does not report that as an error.

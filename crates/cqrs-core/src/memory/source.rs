@@ -14,7 +14,7 @@ use super::settle::MemorySettle;
 use super::source_state::SourceState;
 use super::subscriber::{Membership, MemoryDelivery, MemorySubscriber};
 use crate::broker::BoxFuture;
-use crate::consume::support::request_problems;
+use crate::consume::support::{own_dead_letters, request_problems};
 use crate::consume::{
     Incoming, Source, SourceDelivery, SourceError, SourceStatus, Subscribe, SubscribeError,
     SubscribeErrorKind, SubscribeRequest, TopicSet,
@@ -47,7 +47,9 @@ fn topics(request: &SubscribeRequest) -> Result<Vec<Arc<str>>, SubscribeError> {
         let problem = "the memory broker has no patterns: name the topics".to_owned();
         return Err(invalid(SubscribeErrorKind::Unsupported, problem));
     };
-    if let Some(problem) = request_problems(request).into_iter().next() {
+    if let Some(problem) =
+        request_problems(request).into_iter().chain(own_dead_letters(request)).next()
+    {
         return Err(invalid(SubscribeErrorKind::Invalid, problem));
     }
     Ok(topics.clone())

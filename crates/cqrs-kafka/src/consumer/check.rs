@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cqrs_core::consume::support::request_problems;
+use cqrs_core::consume::support::{own_dead_letters, request_problems};
 use cqrs_core::consume::{SubscribeError, SubscribeErrorKind, SubscribeRequest, TopicSet};
 
+use super::in_flight::Bound;
 use crate::config::{KafkaSubscription, RetryMode};
 use crate::topics;
 
@@ -17,8 +18,10 @@ pub(super) fn check(requests: &[SubscribeRequest]) -> Vec<SubscribeError> {
             let text = format!("subscription {}: {text}", request.name);
             faults.push(SubscribeError::new(SubscribeErrorKind::Invalid, text));
         };
-        request_problems(request).into_iter().for_each(&mut wrong);
+        let problems = request_problems(request).into_iter().chain(own_dead_letters(request));
+        problems.for_each(&mut wrong);
         check_topics(request, &mut wrong);
+        check_bounds(request, &options(request), &mut wrong);
         check_options(&options(request), &mut wrong);
     }
     for (index, one) in requests.iter().enumerate() {
@@ -98,6 +101,22 @@ fn pattern_fault(pattern: &str) -> Option<&'static str> {
         (_, _, true) => Some("ends with a backslash"),
         (_, true, _) => Some("does not close a bracket"),
         _ => Some("does not close a parenthesis"),
+    }
+}
+
+fn check_bounds(
+    request: &SubscribeRequest,
+    options: &KafkaSubscription,
+    wrong: &mut impl FnMut(String),
+) {
+    if request.max_unsettled.is_some_and(|records| records > Bound::MAX.records) {
+        wrong(format!("max_unsettled is above {}, the most that is counted", Bound::MAX.records));
+    }
+    if options.max_unsettled_bytes > Bound::MAX.bytes {
+        wrong(format!(
+            "max_unsettled_bytes is above {}, the most that is counted",
+            Bound::MAX.bytes
+        ));
     }
 }
 
@@ -200,6 +219,13 @@ mod tests {
         let mut zero = named(&["orders"]);
         zero.max_unsettled = Some(0);
         fails(&[zero], "max_unsettled is 0");
+        let mut many = named(&["orders"]);
+        many.max_unsettled = Some(Bound::MAX.records);
+        assert!(check(std::slice::from_ref(&many)).is_empty());
+        many.max_unsettled = Some(Bound::MAX.records + 1);
+        fails(&[many], "max_unsettled is above 8388608");
+        let large = KafkaSubscription::new().with_max_unsettled_bytes(Bound::MAX.bytes + 1);
+        fails(&[with(large)], "max_unsettled_bytes is above");
         fails(&[named(&[])], "names no topic");
         fails(&[named(&["a b"])], "the topic name \"a b\"");
         fails(&[named(&[&"t".repeat(240)])], "its dead-letter topic");

@@ -2,16 +2,16 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// The records in flight.
+/// The number of records in flight and of their bytes.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
-    /// Bytes in the lower [`BYTES`] bits, records above: one atomic operation changes both.
+    /// Bytes in the lower [`BYTE_BITS`] bits, records above: one atomic operation changes both.
     counts: AtomicU64,
     /// Set if the poll thread waits for room.
     poller_waits: AtomicBool,
 }
 
-const BYTES: u32 = 40;
+const BYTE_BITS: u32 = 40;
 
 /// The largest number of records and bytes in flight. One record may exceed the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,10 +21,12 @@ pub(super) struct Bound {
 }
 
 impl Bound {
-    /// A bound of at most 2^23 records and 2^39 bytes: more cannot be counted.
+    /// The most that can be counted.
+    pub(super) const MAX: Self = Self { records: 1 << 23, bytes: 1 << 39 };
+
+    /// A bound of at most [`MAX`](Self::MAX).
     pub(super) fn new(records: usize, bytes: usize) -> Self {
-        let most = |bits: u32| usize::try_from(1_u64 << bits).unwrap_or(usize::MAX);
-        Self { records: records.min(most(63 - BYTES)), bytes: bytes.min(most(BYTES - 1)) }
+        Self { records, bytes }.min(Self::MAX)
     }
 
     pub(super) fn is_zero(self) -> bool {
@@ -35,8 +37,9 @@ impl Bound {
         Self { records: self.records.min(other.records), bytes: self.bytes.min(other.bytes) }
     }
 
-    /// The share of each of `partitions`, so that all together do not exceed the bound. A share has room for at least
-    /// the records handled at once, each as large as `largest`, within an eighth of the bytes.
+    /// An equal share for each of `partitions`, raised to `at_once` records of size `largest` (up to an eighth of the
+    /// bytes). With many partitions the shares add up to more than the bound: the bound of the subscription holds
+    /// beside them.
     pub(super) fn share(self, partitions: usize, at_once: usize, largest: usize) -> Self {
         let partitions = partitions.max(1);
         let floor = at_once.saturating_mul(largest).min(self.bytes / 8);
@@ -48,8 +51,8 @@ impl Bound {
 }
 
 impl InFlight {
-    /// The room for records that may be fetched now. If it is zero, [`forget`](Self::forget) returns `true` once there
-    /// is room.
+    /// The room for records that may be fetched now. If it is zero, [`release`](Self::release) returns `true` once a
+    /// quarter of the records is free.
     pub(super) fn room(&self, bound: Bound) -> Bound {
         let room = || {
             let counts = unpack(self.counts.load(Ordering::SeqCst));
@@ -58,12 +61,12 @@ impl InFlight {
                 bytes: bound.bytes.saturating_sub(counts.bytes),
             }
         };
-        let some = room();
-        if !some.is_zero() {
-            return some;
+        let free = room();
+        if !free.is_zero() {
+            return free;
         }
         self.poller_waits.store(true, Ordering::SeqCst);
-        // A settlement just before the store did not see it.
+        // Check again: a record that was settled before the store above woke nobody.
         room()
     }
 
@@ -71,10 +74,10 @@ impl InFlight {
         self.counts.fetch_add(pack(records, bytes), Ordering::SeqCst);
     }
 
-    /// Records are settled, or revoked. `true`: the poll thread is to be woken.
-    pub(super) fn forget(&self, bound: Bound, records: usize, bytes: usize) -> bool {
-        let gone = pack(records, bytes);
-        let left = unpack(self.counts.fetch_sub(gone, Ordering::SeqCst) - gone).records;
+    /// Subtracts settled or revoked records. Returns `true` if the caller must wake the poll thread.
+    pub(super) fn release(&self, bound: Bound, records: usize, bytes: usize) -> bool {
+        let released = pack(records, bytes);
+        let left = unpack(self.counts.fetch_sub(released, Ordering::SeqCst) - released).records;
         // Only once a quarter is free: else the poll thread would wake for each settled record.
         self.poller_waits.load(Ordering::SeqCst)
             && left <= bound.records.saturating_sub((bound.records / 4).max(1))
@@ -83,12 +86,12 @@ impl InFlight {
 }
 
 fn pack(records: usize, bytes: usize) -> u64 {
-    ((records as u64) << BYTES) + bytes as u64
+    ((records as u64) << BYTE_BITS) + bytes as u64
 }
 
 fn unpack(counts: u64) -> Bound {
     let part = |part: u64| usize::try_from(part).unwrap_or(usize::MAX);
-    Bound { records: part(counts >> BYTES), bytes: part(counts & ((1 << BYTES) - 1)) }
+    Bound { records: part(counts >> BYTE_BITS), bytes: part(counts & ((1 << BYTE_BITS) - 1)) }
 }
 
 #[cfg(test)]
@@ -120,13 +123,13 @@ mod tests {
         assert_eq!(in_flight.room(bound), bound);
         in_flight.add(8, 8);
         assert_eq!(in_flight.room(bound), Bound { records: 0, bytes: 92 });
-        assert!(!in_flight.forget(bound, 1, 1));
-        assert!(in_flight.forget(bound, 1, 1) && !in_flight.forget(bound, 1, 1), "once");
+        assert!(!in_flight.release(bound, 1, 1));
+        assert!(in_flight.release(bound, 1, 1) && !in_flight.release(bound, 1, 1), "once");
         in_flight.add(1, 93);
         assert_eq!(in_flight.room(bound), Bound { records: 2, bytes: 2 });
         in_flight.add(1, 3 << 30);
         assert!(in_flight.room(bound).is_zero(), "its bytes are full");
-        in_flight.forget(bound, 7, (3 << 30) + 98);
+        in_flight.release(bound, 7, (3 << 30) + 98);
         assert_eq!(in_flight.room(bound), bound);
     }
 }

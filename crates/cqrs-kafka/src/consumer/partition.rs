@@ -151,16 +151,19 @@ impl Partition {
     /// Ends the assignment. Returns its last commit, if one is needed.
     pub(super) fn close(&self) -> Option<Draft> {
         self.revoke();
+        // The count is read under the lock: a handler that ends meanwhile is not counted as running.
+        let mut tracker = self.tracker();
         let running = self.running();
-        self.tracker().close(running)
+        tracker.close(running)
     }
 }
 
 /// The activity of the handlers of all these partitions.
 pub(super) fn total_activity<'p>(partitions: impl Iterator<Item = &'p Partition>) -> Activity {
     partitions.fold(Activity::default(), |all, partition| {
+        let tracker = partition.tracker();
         let running = partition.running();
-        let Activity { started, .. } = partition.tracker().activity(running);
+        let Activity { started, .. } = tracker.activity(running);
         Activity { running: all.running + running, started: all.started + started }
     })
 }

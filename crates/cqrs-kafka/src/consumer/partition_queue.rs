@@ -88,8 +88,9 @@ impl PartitionQueue {
             offset: record.offset,
             key: record.key(),
         });
+        let mut tracker = self.partition.tracker();
         let running = self.partition.running();
-        self.is_urgent |= self.partition.tracker().advance(next.as_ref(), running, all, now);
+        self.is_urgent |= tracker.advance(next.as_ref(), running, all, now);
     }
 
     /// All records before `position` were taken out of the queue, by librdkafka's account.

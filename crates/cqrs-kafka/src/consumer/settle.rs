@@ -146,7 +146,7 @@ impl Settle for KafkaSettle {
             );
             return Box::pin(std::future::ready(Err(SettleError::new(text))));
         }
-        self.state.forget(partition, 1, record.size());
+        self.state.release(partition, 1, record.size());
         self.lease = None;
         Box::pin(Acked)
     }

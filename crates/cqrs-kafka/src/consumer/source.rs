@@ -63,7 +63,7 @@ impl KafkaSource {
             if !partition.is_revoked() {
                 return Some((partition, record));
             }
-            self.state.forget(&partition, 1, record.size());
+            self.state.release(&partition, 1, record.size());
         }
         let due = self.redelivery.next_due()?;
         if self.sleep.as_ref().is_none_or(|(until, _)| *until != due) {
@@ -84,7 +84,7 @@ impl KafkaSource {
             let batch = self.batches.front_mut()?;
             if batch.partition.is_revoked() {
                 let bytes = batch.records.iter().map(Record::size).sum();
-                self.state.forget(&batch.partition, batch.records.len(), bytes);
+                self.state.release(&batch.partition, batch.records.len(), bytes);
                 self.batches.pop_front();
                 continue;
             }
@@ -101,12 +101,12 @@ impl KafkaSource {
     fn discard(&mut self) {
         for Batch { partition, records } in self.batches.drain(..) {
             let bytes = records.iter().map(Record::size).sum();
-            self.state.forget(&partition, records.len(), bytes);
+            self.state.release(&partition, records.len(), bytes);
         }
         for (partition, record) in
             self.redelivery.clear().into_iter().chain(self.state.take_returned())
         {
-            self.state.forget(&partition, 1, record.size());
+            self.state.release(&partition, 1, record.size());
         }
         self.sleep = None;
     }

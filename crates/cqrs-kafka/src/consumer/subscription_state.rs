@@ -144,9 +144,9 @@ impl SubscriptionState {
     }
 
     /// Records of a partition are no longer in flight: settled, or revoked.
-    pub(super) fn forget(&self, partition: &Partition, records: usize, bytes: usize) {
-        let wakes = self.in_flight.forget(self.bound, records, bytes);
-        if partition.in_flight.forget(self.share(), records, bytes) || wakes {
+    pub(super) fn release(&self, partition: &Partition, records: usize, bytes: usize) {
+        let wakes = self.in_flight.release(self.bound, records, bytes);
+        if partition.in_flight.release(self.share(), records, bytes) || wakes {
             self.poller.wake();
         }
     }
@@ -154,7 +154,7 @@ impl SubscriptionState {
     /// Takes a dropped delivery for redelivery.
     pub(super) fn put_back(&self, partition: Arc<Partition>, record: Record) {
         if partition.is_revoked() || self.is_stopped() {
-            return self.forget(&partition, 1, record.size());
+            return self.release(&partition, 1, record.size());
         }
         let mut inbox = self.inbox();
         inbox.returned.push((partition, record));
@@ -207,7 +207,7 @@ impl SubscriptionState {
         }
         drop(inbox);
         for Batch { partition, records } in gone {
-            self.forget(&partition, records.len(), records.iter().map(Record::size).sum());
+            self.release(&partition, records.len(), records.iter().map(Record::size).sum());
         }
     }
 

@@ -2,9 +2,8 @@
 
 use crate::consume::request::{DeadLetterTarget, SubscribeRequest, TopicSet};
 
-/// Reports everything that is wrong with `request` whatever the broker: no topic or group, a bound of zero,
-/// a subscription to its own dead letters. A source adds the checks of its own broker and puts the name of
-/// the subscription in front.
+/// Reports everything that is wrong with `request` whatever the broker: no topic or group, a bound of zero. A source
+/// adds the checks of its own broker and puts the name of the subscription in front.
 pub fn request_problems(request: &SubscribeRequest) -> Vec<String> {
     let mut problems = Vec::new();
     if request.group.is_empty() {
@@ -18,18 +17,22 @@ pub fn request_problems(request: &SubscribeRequest) -> Vec<String> {
         if topics.iter().any(|topic| topic.is_empty()) {
             problems.push("the name of a topic is empty".to_owned());
         }
-        if let DeadLetterTarget::Named(dead) = &request.dead_letter
-            && topics.contains(dead)
-        {
-            problems
-                .push(format!("it consumes its own dead letters from {dead}; name another topic"));
-        }
     }
     if request.max_unsettled == Some(0) {
         problems
             .push("max_unsettled is 0; nothing would ever be fetched, take at least 1".to_owned());
     }
     problems
+}
+
+/// Reports a request that consumes the topic of its own dead letters, for brokers that store them in topics.
+pub fn own_dead_letters(request: &SubscribeRequest) -> Option<String> {
+    match (&request.topics, &request.dead_letter) {
+        (TopicSet::Named(topics), DeadLetterTarget::Named(dead)) if topics.contains(dead) => {
+            Some(format!("it consumes its own dead letters from {dead}; name another topic"))
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -60,9 +63,14 @@ mod tests {
         assert!(problems(&["users", ""], "mailer", |_| {}).contains("empty"));
         let zero = problems(&["users"], "mailer", |request| request.max_unsettled = Some(0));
         assert!(zero.contains("max_unsettled is 0"));
-        let own = problems(&["users", "dead"], "mailer", |request| {
-            request.dead_letter = DeadLetterTarget::Named("dead".into());
-        });
-        assert!(own.contains("its own dead letters"));
+    }
+
+    #[test]
+    fn topic_of_own_dead_letters_is_a_problem() {
+        let topics = TopicSet::Named(vec!["users".into(), "dead".into()]);
+        let mut request = SubscribeRequest::new(topics, "mailer", StatusReporter::new().0);
+        assert_eq!(own_dead_letters(&request), None);
+        request.dead_letter = DeadLetterTarget::Named("dead".into());
+        assert!(own_dead_letters(&request).is_some_and(|text| text.contains("from dead")));
     }
 }
