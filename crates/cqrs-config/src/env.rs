@@ -23,6 +23,8 @@ pub trait Variable: Sized {
 pub struct Env {
     prefix: &'static str,
     vars: BTreeMap<String, Secret>,
+    /// Names of variables whose values are not UTF-8. They are errors once they are read.
+    not_utf8: BTreeSet<String>,
     known: BTreeSet<String>,
     open: Vec<&'static str>,
     wrong: Vec<String>,
@@ -42,6 +44,7 @@ impl Env {
         let mut env = Self {
             prefix,
             vars: BTreeMap::new(),
+            not_utf8: BTreeSet::new(),
             known: BTreeSet::new(),
             open: Vec::new(),
             wrong: Vec::new(),
@@ -52,7 +55,7 @@ impl Env {
             };
             match value.into_string() {
                 Ok(value) => drop(env.vars.insert(name.to_owned(), value.into())),
-                Err(_not_shown) => env.refuse(name, "it is not UTF-8"),
+                Err(_not_shown) => drop(env.not_utf8.insert(name.to_owned())),
             }
         }
         env
@@ -60,6 +63,9 @@ impl Env {
 
     /// The text of a variable, also if that is empty.
     pub fn text_or_empty(&mut self, name: &str) -> Option<String> {
+        if self.not_utf8.remove(name) {
+            self.refuse(name, "it is not UTF-8");
+        }
         self.known.insert(name.to_owned());
         self.vars.get(name).map(|text| text.expose().to_owned())
     }
@@ -116,7 +122,8 @@ impl Env {
 
     /// True if the variable is set and not empty.
     pub fn is_set(&self, name: &str) -> bool {
-        self.vars.get(name).is_some_and(|text| !text.expose().trim().is_empty())
+        self.not_utf8.contains(name)
+            || self.vars.get(name).is_some_and(|text| !text.expose().trim().is_empty())
     }
 
     /// Adds an error; `wrong` must not show the value.
@@ -134,11 +141,13 @@ impl Env {
         static WARNED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
         for (name, nearest) in self.unknown() {
             let prefix = self.prefix;
-            let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
-            if warned.insert(format!("{prefix}{name}")) {
+            let full = format!("{prefix}{name}");
+            let is_new = WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(full);
+            if is_new {
+                let hint = nearest.map(|nearest| format!("; did you mean {prefix}{nearest}?"));
+                let hint = hint.unwrap_or_default();
                 tracing::warn!(
-                    "the environment variable {prefix}{name} is not known and ignored; the nearest \
-                     known one is {prefix}{nearest}"
+                    "the environment variable {prefix}{name} is not known and ignored{hint}"
                 );
             }
         }
@@ -148,21 +157,23 @@ impl Env {
         }
     }
 
-    /// The names that nobody read, each with the nearest known one. Those that container platforms set
+    /// The names that nobody read, each with the known one that it may be a misspelling of. Those that container platforms set
     /// for a service of this name (`KAFKA_PORT`, `KAFKA_SERVICE_HOST`) are left out.
-    fn unknown(&self) -> Vec<(&str, &str)> {
+    fn unknown(&self) -> Vec<(&str, Option<&str>)> {
         let is_link = |name: &str| name.split('_').any(|word| matches!(word, "PORT" | "SERVICE"));
         let unknown = |name: &&String| {
             !self.known.contains(*name)
                 && !self.open.iter().any(|start| name.starts_with(start))
                 && !is_link(name)
         };
+        // Names that share less than this are different names, not misspelt ones.
         let nearest = |name: &str| {
-            let distance = |known: &&String| strsim::damerau_levenshtein(name, known);
-            self.known.iter().min_by_key(distance)
+            let likeness = |known: &str| strsim::normalized_damerau_levenshtein(name, known);
+            let known = self.known.iter().map(|known| (likeness(known), &**known));
+            let (likeness, nearest) = known.max_by(|(one, _), (other, _)| one.total_cmp(other))?;
+            (likeness > 0.6).then_some(nearest)
         };
-        let names = self.vars.keys().filter(unknown);
-        names.filter_map(|name| Some((&**name, &**nearest(name)?))).collect()
+        self.vars.keys().filter(unknown).map(|name| (&**name, nearest(name))).collect()
     }
 }
 
@@ -294,9 +305,10 @@ mod tests {
     }
 
     #[test]
-    fn unknown_variable_has_the_nearest_known_name() {
+    fn unknown_variable_has_a_known_name_like_it() {
         let mut env = env(&[
             ("X_LOGLEVEL", "x"),
+            ("X_HEAP_OPTS", "x"),
             ("X_PUBLISH_TIMEOUT_MS", "x"),
             ("X_LOG_LEVEL", "x"),
             ("X_RAW_ANY", "x"),
@@ -308,8 +320,12 @@ mod tests {
             env.get::<String>(name);
         }
         env.all_of("RAW_");
-        let known = [("LOGLEVEL", "LOG_LEVEL"), ("PUBLISH_TIMEOUT_MS", "PUBLISH_TIMEOUT")];
-        assert_eq!(env.unknown(), known);
+        let unknown = [
+            ("HEAP_OPTS", None),
+            ("LOGLEVEL", Some("LOG_LEVEL")),
+            ("PUBLISH_TIMEOUT_MS", Some("PUBLISH_TIMEOUT")),
+        ];
+        assert_eq!(env.unknown(), unknown);
         assert_eq!(env.finish(), Ok(()));
     }
 
@@ -318,7 +334,10 @@ mod tests {
     fn secret_that_is_not_utf_8_is_refused_unseen() {
         use std::os::unix::ffi::OsStringExt;
         let password = OsString::from_vec(b"hush\xff".to_vec());
-        let env = Env::from_vars("X_", [("X_PASSWORD".into(), password)]);
+        let vars = [("X_PASSWORD".into(), password.clone()), ("X_OTHERS".into(), password)];
+        let mut env = Env::from_vars("X_", vars);
+        assert_eq!(env.get::<Secret>("PASSWORD"), None);
+        // The variable of another program does not matter.
         assert_eq!(env.finish().unwrap_err(), "X_PASSWORD: it is not UTF-8");
     }
 }

@@ -62,6 +62,7 @@ impl AmqpConfig {
         env.read("CONNECTION_NAME", &mut config.connection_name);
         env.read_tls(&mut config.tls);
         env.finish().map_err(AmqpError::config)?;
+        config.validate()?;
         Ok(config)
     }
 }

@@ -60,8 +60,8 @@ pub struct RegistryConfig {
     pub unknown_schema_ttl: Duration,
 }
 
-/// The login at the registry. `Debug` shows no password and no token.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The login at the registry. `Debug` shows no user, password or token: some registries take a token as the user.
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Credentials {
     /// HTTP's basic authentication; Confluent Cloud's API key and secret.
@@ -91,6 +91,15 @@ impl Credentials {
             Self::Bearer(token) => Some(token.expose()),
             Self::Basic { .. } => None,
         }
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Basic { .. } => "Basic(***)",
+            Self::Bearer(_) => "Bearer(***)",
+        })
     }
 }
 

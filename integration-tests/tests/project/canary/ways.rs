@@ -25,7 +25,7 @@ use super::secret;
 
 /// Says that a way is tried, and gives its secret.
 fn way(name: &str) -> String {
-    println!("\nWAY {name}"); // the test's own name may fixture in the line
+    println!("\nWAY {name}"); // the test's own name may stand in the line
     secret(name)
 }
 
@@ -295,6 +295,7 @@ async fn registry_ways() {
         config
     };
     registry(at(Credentials::basic("user", way("registry-basic")))).await;
+    registry(at(Credentials::basic(way("registry-user"), ""))).await;
     registry(at(Credentials::bearer(way("registry-bearer")))).await;
     registry(RegistryConfig::new([format!("http://user:{}@{address}", way("registry-url"))])).await;
     for tls in rustls_keys("registry") {
