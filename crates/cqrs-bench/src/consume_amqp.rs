@@ -87,7 +87,7 @@ async fn raw(connection: &Connection, queue: &str, count: usize, codec: Codec) -
         .expect("a consumer");
     let meter = Meter::new(count);
     let counting = meter.clone();
-    // In a task, as ours is: the main task of a runtime is woken in another way.
+    // In a spawned task, as the framework's consumer is: tokio schedules the main task differently.
     let task = tokio::spawn(async move {
         let tag = consumer.tag();
         while let Some(delivery) = consumer.next().await {
@@ -101,7 +101,7 @@ async fn raw(connection: &Connection, queue: &str, count: usize, codec: Codec) -
         tag
     });
     let tag = task.await.expect("the loop");
-    // Without it the server forgets acks that it holds back when the channel is closed.
+    // Before the close: otherwise the server drops acks that it has not processed.
     channel.basic_cancel(tag, BasicCancelOptions::default()).await.expect("cancelled");
     channel.close(200, "done".into()).await.expect("closed");
     meter.rate()

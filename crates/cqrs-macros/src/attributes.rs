@@ -49,8 +49,8 @@ impl Attributes {
 
     fn read_one(&mut self, derive: Derive, meta: &ParseNestedMeta<'_>) -> Result<()> {
         let key = meta.path.to_token_stream().to_string();
-        if !derive.reads(&key) {
-            return Err(Error::new_spanned(&meta.path, derive.refusal(&key)));
+        if !derive.accepts(&key) {
+            return Err(Error::new_spanned(&meta.path, derive.unsupported_key(&key)));
         }
         match key.as_str() {
             "name" => set(&mut self.name, meta, |value| non_empty(value, "name", "UserCreated")),

@@ -1,4 +1,4 @@
-//! The derives of this crate, and the attribute keys that each reads.
+//! The four derives, the `#[cqrs(..)]` keys that each accepts, and the error for another key.
 
 /// A derive of this crate.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -21,8 +21,8 @@ impl Derive {
         }
     }
 
-    /// The keys of `#[cqrs(..)]` that the derive reads.
-    fn keys(self) -> &'static [&'static str] {
+    /// The keys of `#[cqrs(..)]` that the derive accepts.
+    fn accepted_keys(self) -> &'static [&'static str] {
         match self {
             Self::Command | Self::Query => &["response", "error", "name", "crate"],
             Self::DomainEvent => &["name", "crate"],
@@ -30,22 +30,23 @@ impl Derive {
         }
     }
 
-    pub(crate) fn reads(self, key: &str) -> bool {
-        self.keys().contains(&key)
+    pub(crate) fn accepts(self, key: &str) -> bool {
+        self.accepted_keys().contains(&key)
     }
 
-    /// The error text for a `key` that this derive does not read.
-    pub(crate) fn refusal(self, key: &str) -> String {
-        let quoted = self.keys().iter().map(|key| format!("`{key}`")).collect::<Vec<_>>();
-        let readers: Vec<_> = Self::ALL
+    /// The error text for a `key` that this derive does not accept.
+    pub(crate) fn unsupported_key(self, key: &str) -> String {
+        let accepted =
+            self.accepted_keys().iter().map(|key| format!("`{key}`")).collect::<Vec<_>>();
+        let accepted_by: Vec<_> = Self::ALL
             .iter()
-            .filter(|derive| derive.reads(key))
+            .filter(|derive| derive.accepts(key))
             .map(|derive| format!("`#[derive({})]`", derive.name()))
             .collect();
-        let refused = match readers.is_empty() {
+        let reason = match accepted_by.is_empty() {
             true => format!("unknown key `{key}`"),
-            false => format!("`{key}` is a key of {}", readers.join(" and ")),
+            false => format!("`{key}` is a key of {}", accepted_by.join(" and ")),
         };
-        format!("{refused}; `#[derive({})]` reads {}", self.name(), quoted.join(", "))
+        format!("{reason}; `#[derive({})]` accepts {}", self.name(), accepted.join(", "))
     }
 }

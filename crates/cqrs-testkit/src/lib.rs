@@ -16,7 +16,7 @@ pub mod source;
 mod tester;
 
 pub use error_chain::error_chain;
-pub use probe::{Probe, ProbeError, Received};
+pub use probe::{Probe, ProbeError, StoredMessage};
 pub use proxy::FaultProxy;
 pub use source::TestSource;
 pub use tester::{DeadLettered, Retried, RunningService, ServiceTester, TesterBroker, TesterError};

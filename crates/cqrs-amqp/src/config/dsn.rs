@@ -55,7 +55,7 @@ impl Dsn {
             ));
         }
         self.check_parameters()?;
-        if self.has_late_at() {
+        if self.has_at_sign_after_host() {
             return Err(invalid());
         }
         let mut uri: AMQPUri = self.0.parse().map_err(|_names_the_dsn: String| invalid())?;
@@ -79,7 +79,7 @@ impl Dsn {
     }
 
     /// True if an `@` follows the host: then host and vhost may be a part of the password and are not shown.
-    fn has_late_at(&self) -> bool {
+    fn has_at_sign_after_host(&self) -> bool {
         self.0.split_once("://").is_some_and(|(_, rest)| {
             rest.split_once(['/', '?', '#']).is_some_and(|(_, behind)| behind.contains('@'))
         })

@@ -1,4 +1,4 @@
-//! The redelivery of dropped deliveries, with a growing delay; part of the consumer, used by the supervisor.
+//! The requeue of deliveries that were dropped without a settlement, with a growing delay; used by the supervisor.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use tokio::time::Instant;
 
 use super::channel_epoch::{ChannelEpoch, DroppedDelivery, StreamMessage};
 
-/// The shortest delay of a requeue, and the longest.
-const DELAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+const MIN_DELAY: Duration = Duration::from_millis(100);
+const MAX_DELAY: Duration = Duration::from_secs(5);
 
-/// Dropped deliveries of one channel that wait for their requeue.
+/// Deliveries of one channel that were dropped without a settlement and wait for their requeue.
 ///
-/// The server redelivers them at once, so they are delayed: twice as long each time, until a delivery is
-/// acknowledged.
+/// RabbitMQ redelivers a requeued message at once, so the requeue is delayed: by [`MIN_DELAY`], then twice as
+/// long each time up to [`MAX_DELAY`], until a delivery is acknowledged.
 pub(super) struct Redelivery {
     epoch: Arc<ChannelEpoch>,
     waiting: Vec<DroppedDelivery>,
@@ -28,7 +28,7 @@ pub(super) struct Redelivery {
 
 impl Redelivery {
     pub(super) fn new(epoch: Arc<ChannelEpoch>) -> Self {
-        Self { epoch, waiting: Vec::new(), due: None, delay: DELAY.0, acked: 0 }
+        Self { epoch, waiting: Vec::new(), due: None, delay: MIN_DELAY, acked: 0 }
     }
 
     pub(super) fn push(&mut self, delivery: DroppedDelivery) {
@@ -48,8 +48,8 @@ impl Redelivery {
     pub(super) fn requeue(&mut self, mut redeliver: impl FnMut(u64, Acker, StreamMessage)) {
         let acked = self.epoch.acked();
         self.delay = match acked > self.acked {
-            true => DELAY.0,
-            false => (self.delay * 2).min(DELAY.1),
+            true => MIN_DELAY,
+            false => (self.delay * 2).min(MAX_DELAY),
         };
         (self.acked, self.due) = (acked, None);
         self.waiting.sort_by_key(|delivery| delivery.tag);
@@ -59,8 +59,8 @@ impl Redelivery {
                 continue;
             }
             let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
-            // The first poll hands it to lapin.
-            let _written_or_void = acker.nack(options).now_or_never();
+            // One poll gives the frame to lapin. The result does not matter: a lost channel requeues it, too.
+            let _ = acker.nack(options).now_or_never();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The producer of a broker value: admits messages and sends each to its publisher; used by the broker.
+//! The producer of one `AmqpMessageBroker`: admits messages and sends each to its publisher; used by the broker.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,7 +22,8 @@ use crate::config::AmqpConfig;
 use crate::connect::Connector;
 use crate::error::AmqpError;
 
-/// The publishers of a broker value and the window before them. Dropped, it ends the publishers.
+/// The publisher tasks of a broker value and the window of unconfirmed messages before them. Dropping it stops the
+/// tasks.
 pub(crate) struct ProducerHandle {
     intake: Intake,
     publishers: Box<[mpsc::UnboundedSender<PendingConfirm>]>,
@@ -46,7 +47,7 @@ impl ProducerHandle {
     /// Starts the publishers, which connect in the background.
     pub(crate) fn new(config: &AmqpConfig) -> Result<Self, AmqpError> {
         let runtime = Handle::try_current().map_err(|_| {
-            AmqpError::config("an AmqpMessageBroker is made inside a tokio runtime")
+            AmqpError::config("an AmqpMessageBroker must be created inside a tokio runtime")
         })?;
         let connector = Arc::new(Connector::new(config)?);
         let count = usize::from(config.pool_size) * usize::from(config.channels_per_connection);

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 
 use super::panics::caught;
-use crate::event::{AnyEvent, Emission, EventMap, HandlerError, OutgoingEvent, Route};
+use crate::event::{AnyEvent, Emission, EmissionKind, EventMap, HandlerError, OutgoingEvent};
 use crate::scope::Scope;
 
 /// The effect of a failing event handler on the `send` that caused the event.
@@ -126,7 +126,7 @@ type Round = Vec<Box<dyn AnyEvent>>;
 /// The call of one handler with one event of a round.
 struct Call<'a> {
     event: &'a dyn AnyEvent,
-    view: crate::event::View<'a>,
+    view: crate::event::HandlerArgument<'a>,
     bound: &'a crate::event::BoundHandler,
 }
 
@@ -207,7 +207,7 @@ impl EventRounds {
     }
 
     fn calls<'a>(&'a self, event: &'a dyn AnyEvent) -> impl Iterator<Item = Call<'a>> {
-        let (first, second) = event.views();
+        let (first, second) = event.handler_arguments();
         [Some(first), second].into_iter().flatten().flat_map(move |view| {
             self.map.handlers(view.0).iter().map(move |bound| Call { event, view, bound })
         })
@@ -268,8 +268,8 @@ fn sort(emitted: Vec<Emission>, outgoing: &mut Vec<Box<dyn OutgoingEvent>>) -> R
     let mut round = Round::new();
     for emission in emitted {
         match emission.0 {
-            Route::Domain(event) => round.push(event),
-            Route::Notification(event) => outgoing.push(event),
+            EmissionKind::Domain(event) => round.push(event),
+            EmissionKind::Notification(event) => outgoing.push(event),
         }
     }
     round

@@ -102,7 +102,7 @@ impl Finisher {
         let trace = scope.get::<TraceContext>();
         let encode = |mut event: Box<dyn OutgoingEvent>| {
             if let Some(topic) = self.topics.get(&event.payload_type()) {
-                event.override_topic(topic);
+                event.set_topic_if_default(topic);
             }
             let mut message = event.encode().map_err(FinishError::Serialize)?;
             message.headers.set_correlation_id(correlation.clone());

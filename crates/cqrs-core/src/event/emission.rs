@@ -9,38 +9,40 @@ use crate::codec::SerializeError;
 use crate::message::Message;
 
 /// An emitted event, with its type erased and its route chosen.
-pub struct Emission(pub(crate) Route);
+pub struct Emission(pub(crate) EmissionKind);
 
-pub(crate) enum Route {
-    /// To the handlers of this process.
+/// The two kinds of emitted events.
+pub(crate) enum EmissionKind {
+    /// A domain event, for the handlers of this process.
     Domain(Box<dyn AnyEvent>),
-    /// To the broker.
+    /// A notification, for the broker.
     Notification(Box<dyn OutgoingEvent>),
 }
 
 impl Emission {
-    /// To the handlers of this process.
+    /// A domain event, for the handlers of this process.
     pub fn domain<E: DomainEvent>(event: E) -> Self {
-        Self(Route::Domain(Box::new(event)))
+        Self(EmissionKind::Domain(Box::new(event)))
     }
 
-    /// To the broker. Takes the payload, or a [`NotificationEvent`] with an id, time or topic of its own.
+    /// A notification, for the broker. Takes the payload, or a [`NotificationEvent`] with an id, time or topic of
+    /// its own.
     pub fn notification<P: Notification>(event: impl Into<NotificationEvent<P>>) -> Self {
-        Self(Route::Notification(Box::new(event.into())))
+        Self(EmissionKind::Notification(Box::new(event.into())))
     }
 
     /// The event's name.
     pub fn name(&self) -> &str {
         match &self.0 {
-            Route::Domain(event) => event.name(),
-            Route::Notification(event) => event.name(),
+            EmissionKind::Domain(event) => event.name(),
+            EmissionKind::Notification(event) => event.name(),
         }
     }
 
     pub(crate) fn into_event(self) -> Box<dyn AnyEvent> {
         match self.0 {
-            Route::Domain(event) => event,
-            Route::Notification(event) => event,
+            EmissionKind::Domain(event) => event,
+            EmissionKind::Notification(event) => event,
         }
     }
 }
@@ -48,21 +50,21 @@ impl Emission {
 impl fmt::Debug for Emission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let route = match self.0 {
-            Route::Domain(_) => "Domain",
-            Route::Notification(_) => "Notification",
+            EmissionKind::Domain(_) => "Domain",
+            EmissionKind::Notification(_) => "Notification",
         };
         f.debug_tuple(route).field(&self.name()).finish()
     }
 }
 
-/// A view of an event: the type its handlers are bound to, and the value they get.
-pub(crate) type View<'a> = (TypeId, &'a (dyn Any + Send + Sync));
+/// The argument of a handler: the type that it is bound to, and the value that it gets.
+pub(crate) type HandlerArgument<'a> = (TypeId, &'a (dyn Any + Send + Sync));
 
 /// An event of any type, as the dispatch sees it.
 pub(crate) trait AnyEvent: Send + Sync {
     fn name(&self) -> &str;
-    /// A notification has two: its payload and the whole event.
-    fn views(&self) -> (View<'_>, Option<View<'_>>);
+    /// A notification offers two: its payload, and the whole event around it.
+    fn handler_arguments(&self) -> (HandlerArgument<'_>, Option<HandlerArgument<'_>>);
     /// The event itself, to be downcast.
     fn into_any(self: Box<Self>) -> Box<dyn Any + Send + Sync>;
 }
@@ -70,8 +72,8 @@ pub(crate) trait AnyEvent: Send + Sync {
 /// A notification event of any payload, as the publishing side sees it.
 pub(crate) trait OutgoingEvent: AnyEvent {
     fn payload_type(&self) -> TypeId;
-    /// Sends it to `topic`, unless the emitter chose another topic than the type's own.
-    fn override_topic(&mut self, topic: &str);
+    /// Replaces the topic with `topic` if it is still that of the type.
+    fn set_topic_if_default(&mut self, topic: &str);
     fn encode(&self) -> Result<Message, SerializeError>;
 }
 
@@ -80,7 +82,7 @@ impl<E: DomainEvent> AnyEvent for E {
         E::NAME
     }
 
-    fn views(&self) -> (View<'_>, Option<View<'_>>) {
+    fn handler_arguments(&self) -> (HandlerArgument<'_>, Option<HandlerArgument<'_>>) {
         ((TypeId::of::<E>(), self), None)
     }
 
@@ -95,7 +97,7 @@ impl<P: Notification> AnyEvent for NotificationEvent<P> {
         &self.event_name
     }
 
-    fn views(&self) -> (View<'_>, Option<View<'_>>) {
+    fn handler_arguments(&self) -> (HandlerArgument<'_>, Option<HandlerArgument<'_>>) {
         ((TypeId::of::<P>(), &self.payload), Some((TypeId::of::<Self>(), self)))
     }
 
@@ -109,7 +111,7 @@ impl<P: Notification> OutgoingEvent for NotificationEvent<P> {
         TypeId::of::<P>()
     }
 
-    fn override_topic(&mut self, topic: &str) {
+    fn set_topic_if_default(&mut self, topic: &str) {
         if self.topic == P::topic() {
             self.topic = topic.to_owned().into();
         }

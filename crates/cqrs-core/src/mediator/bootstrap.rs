@@ -80,8 +80,9 @@ impl<M> Bootstrap<M> {
         self
     }
 
-    /// Sets the number of handlers of emitted events that may run at once, in one task. 1, the default: one
-    /// after the other, in order of emission, sharing the unit of work. More: in parallel, without it.
+    /// Sets the number of handlers of emitted events that may run at once. With 1, the default, they run one
+    /// after the other, in order of emission, and share the unit of work. With more they run concurrently in the
+    /// caller's task, each without the unit of work.
     pub fn concurrency(mut self, handlers: usize) -> Self {
         self.inner.rounds.options.concurrency = handlers;
         self

@@ -77,7 +77,7 @@ impl EventMediator {
     }
 
     fn handles_event(&self, event: &dyn AnyEvent) -> bool {
-        let (first, second) = event.views();
+        let (first, second) = event.handler_arguments();
         self.handles([Some(first), second].into_iter().flatten().map(|view| view.0))
     }
 
@@ -140,7 +140,7 @@ struct EventAnswer<'r> {
 
 impl Answer for EventAnswer<'_> {
     fn input(&self, input: TypeId) -> Option<&dyn Any> {
-        let (first, second) = self.event.views();
+        let (first, second) = self.event.handler_arguments();
         let view = [Some(first), second].into_iter().flatten().find(|view| view.0 == input)?;
         Some(view.1)
     }

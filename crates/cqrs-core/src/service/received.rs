@@ -8,14 +8,14 @@ use crate::consume::{Incoming, RetryState};
 
 /// The message of a handler's event, and its attempt. Cloning is cheap.
 ///
-/// Functions get it beside the event; handlers of a mediator find it in their scope
+/// Handler functions get it as their second argument; handlers of a mediator find it in their scope
 /// (`scope.get::<Received>()`).
 #[derive(Clone)]
 pub struct Received {
     pub(super) message: Arc<Incoming>,
     pub(super) group: Arc<str>,
     pub(super) retry: RetryState,
-    /// The number of times it was given back in this process, which is no failure.
+    /// The number of times this process gave the message back without a failed attempt. Lost on a restart.
     pub(super) returned: u32,
 }
 
@@ -30,13 +30,14 @@ impl Received {
         &self.group
     }
 
-    /// The number of this attempt, from 1. It is kept with the message: restarts and other members of the
-    /// group continue the count, as far as the broker can tell.
+    /// The number of this attempt, from 1: the failed attempts, the times this process gave the message back, and
+    /// this one. The failed attempts are kept with the message, so that restarts and other members of the group
+    /// continue their count as far as the broker can tell.
     pub fn attempt(&self) -> u32 {
         self.retry.attempts.saturating_add(self.returned).saturating_add(1)
     }
 
-    /// The earlier attempts.
+    /// The failed attempts: their number, the first and the last one, and the crashes.
     pub fn retry(&self) -> &RetryState {
         &self.retry
     }

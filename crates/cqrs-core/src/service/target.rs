@@ -109,7 +109,7 @@ impl<F: Fn(&Received) -> EventMediator + Send + Sync + 'static> EachHandler for 
     ) -> BoxFuture<'a, Result<(), AttemptFailure>> {
         Box::pin(async move {
             let mediator = (self.0)(&received);
-            let (first, second) = event.views();
+            let (first, second) = event.handler_arguments();
             let types = [first.0, second.map_or(first.0, |view| view.0)];
             if !EventMediator::handles(&mediator, types) {
                 let text = format!("the mediator has no handler of {}", event.name());

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use cqrs_core::consume::LogLimit;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 
-use super::raw_headers::{bytes_of, put_header};
+use super::raw_headers::{header_len, put_header};
 use super::record::{Record, Unread};
 use super::retry_headers::{MAX_RETRY_HEADERS, is_retry_header};
 
@@ -89,7 +89,7 @@ fn read_headers(
             while next < count {
                 next += 1;
                 let header = headers.get(next - 1);
-                bytes += bytes_of(header.key, header.value);
+                bytes += header_len(header.key, header.value);
                 if is_retry_header(header.key) {
                     put_header(&mut added, header.key, header.value);
                     continue;

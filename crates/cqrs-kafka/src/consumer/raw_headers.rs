@@ -1,15 +1,16 @@
-//! The copied headers of a record: written by the [`copier`](super::copier), read from the [`record`](super::record).
+//! The copied headers of a record in one buffer: written by the [`copier`](super::copier), read from the
+//! [`record`](super::record).
 //!
 //! A header is the lengths of its name and value (`u32`, little endian; [`NULL`] for a null value), then name and
 //! value.
 
 use bytes::BufMut as _;
 
-/// The length of a null value.
+/// In place of the length of a null value.
 const NULL: u32 = u32::MAX;
 
-/// Bytes of a header's name and value.
-pub(super) fn bytes_of(name: &str, value: Option<&[u8]>) -> usize {
+/// The length of a header's name and value together.
+pub(super) fn header_len(name: &str, value: Option<&[u8]>) -> usize {
     name.len() + value.map_or(0, <[u8]>::len)
 }
 
@@ -22,7 +23,7 @@ pub(super) fn put_header(buffer: &mut Vec<u8>, name: &str, value: Option<&[u8]>)
     buffer.extend_from_slice(value.unwrap_or_default());
 }
 
-/// A header as it is in the log.
+/// A header as it is in the Kafka record.
 #[derive(Debug)]
 pub(super) struct RawHeader<'r> {
     pub(super) name: &'r str,

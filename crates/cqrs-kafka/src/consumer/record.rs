@@ -9,7 +9,7 @@ use cqrs_core::consume::{Incoming, RETRY_HEADERS, RetryState};
 use cqrs_core::message::{ByteString, Headers, header};
 use rdkafka::message::{Header, Headers as _, OwnedHeaders};
 
-use super::raw_headers::{RawHeader, RawHeaders, bytes_of};
+use super::raw_headers::{RawHeader, RawHeaders, header_len};
 use super::retry_headers::{
     DUE, ORIGINAL_OFFSET, ORIGINAL_PARTITION, ORIGINAL_TIMESTAMP, ORIGINAL_TOPIC, is_retry_header,
 };
@@ -127,7 +127,7 @@ impl Record {
         let headers = match &self.unread {
             // `content` has some of them too.
             Some(unread) => unread.known,
-            None => self.headers().map(|RawHeader { name, value }| bytes_of(name, value)).sum(),
+            None => self.headers().map(|RawHeader { name, value }| header_len(name, value)).sum(),
         };
         self.key_length.unwrap_or_default() + self.body_length.unwrap_or_default() + headers
     }

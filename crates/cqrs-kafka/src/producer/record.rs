@@ -10,7 +10,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use crate::config::{IdentityHeaders, RecordHeaders};
 use crate::topics;
 
-/// FastStream's name of the header. RabbitMQ has a property for it.
+/// The header in which FastStream has the content type: a Kafka record has no field for it.
 const CONTENT_TYPE: &str = "content-type";
 
 /// Refuses a message that the broker would refuse, or that librdkafka would change.
@@ -30,7 +30,7 @@ pub(super) fn check(message: &Message, max_bytes: usize) -> Result<(), (Kind, St
     Ok(())
 }
 
-/// Milliseconds since 1970.
+/// Milliseconds since 1970; 0 for an earlier time.
 pub(super) fn timestamp(message: &Message) -> i64 {
     let since = message.timestamp.duration_since(UNIX_EPOCH);
     since.ok().and_then(|since| i64::try_from(since.as_millis()).ok()).unwrap_or(0)

@@ -1,4 +1,4 @@
-//! The JSON of the registry's API.
+//! Requests and responses of the registry's HTTP API as JSON, for the client.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -8,7 +8,7 @@ use crate::SchemaType;
 
 /// A schema in a request.
 #[derive(Serialize)]
-pub(super) struct Sent<'s> {
+pub(super) struct SchemaRequest<'s> {
     #[serde(rename = "schemaType")]
     schema_type: &'static str,
     schema: &'s str,
@@ -16,7 +16,7 @@ pub(super) struct Sent<'s> {
     references: &'s [SchemaReference],
 }
 
-impl<'s> From<&'s Schema> for Sent<'s> {
+impl<'s> From<&'s Schema> for SchemaRequest<'s> {
     fn from(schema: &'s Schema) -> Self {
         Self {
             schema_type: schema.schema_type.as_str(),
@@ -26,9 +26,9 @@ impl<'s> From<&'s Schema> for Sent<'s> {
     }
 }
 
-/// A schema in an answer with its other fields. Registries omit different ones.
+/// A response that describes a schema. Every field is optional: registries leave out different ones.
 #[derive(Deserialize)]
-pub(super) struct Came {
+pub(super) struct SchemaResponse {
     id: Option<u32>,
     guid: Option<Uuid>,
     version: Option<u32>,
@@ -38,7 +38,7 @@ pub(super) struct Came {
     references: Option<Vec<SchemaReference>>,
 }
 
-impl Came {
+impl SchemaResponse {
     /// The schema. The API leaves out the type of Avro schemas.
     pub(super) fn schema(self) -> Option<Schema> {
         let schema_type = self.schema_type.as_deref().map_or(SchemaType::Avro, schema_type);
@@ -47,8 +47,8 @@ impl Came {
         Some(schema)
     }
 
-    /// The registered schema of an answer about a version.
-    pub(super) fn version(self, subject: &str) -> Option<RegisteredSchema> {
+    /// The registered schema that a response about a version describes.
+    pub(super) fn into_registered(self, subject: &str) -> Option<RegisteredSchema> {
         let (id, guid, version) = (self.id?, self.guid, self.version);
         Some(RegisteredSchema {
             subject: subject.into(),
@@ -59,8 +59,12 @@ impl Came {
         })
     }
 
-    /// The registration of the sent `schema`. The answer may hold only the number.
-    pub(super) fn place(self, subject: &str, schema: &Schema) -> Option<RegisteredSchema> {
+    /// The registration of `schema`, which the request held: some registries return only its id.
+    pub(super) fn into_registration_of(
+        self,
+        subject: &str,
+        schema: &Schema,
+    ) -> Option<RegisteredSchema> {
         Some(RegisteredSchema {
             subject: subject.into(),
             id: self.id?,
@@ -77,24 +81,24 @@ fn schema_type(name: &str) -> SchemaType {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Compatible {
+pub(super) struct CompatibilityResponse {
     is_compatible: bool,
     messages: Option<Vec<String>>,
-    /// Apicurio's.
+    /// SchemaRequest by Apicurio instead of `messages`.
     reason: Option<String>,
 }
 
-impl From<Compatible> for Compatibility {
-    fn from(answer: Compatible) -> Self {
+impl From<CompatibilityResponse> for Compatibility {
+    fn from(answer: CompatibilityResponse) -> Self {
         let mut reasons = answer.messages.unwrap_or_default();
         reasons.extend(answer.reason);
         Self { is_compatible: answer.is_compatible, reasons }
     }
 }
 
-/// The reasons.
+/// The body of an error response.
 #[derive(Default, Deserialize)]
-pub(super) struct Refusal {
+pub(super) struct ErrorResponse {
     pub(super) error_code: Option<u32>,
     #[serde(default)]
     pub(super) message: String,

@@ -8,9 +8,9 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, Method, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 
+use super::api::ErrorResponse;
 use super::authorization::{authorized, secrets};
 use super::error::Answer;
-use super::wire::Refusal;
 use super::{Credentials, RegistryConfig, RegistryError, RegistryErrorKind};
 
 const JSON: &str = "application/vnd.schemaregistry.v1+json";
@@ -144,7 +144,7 @@ impl Http {
                 Failure::Final(other(detail, status, None))
             });
         }
-        let mut refusal: Refusal = serde_json::from_slice(&body).unwrap_or_default();
+        let mut refusal: ErrorResponse = serde_json::from_slice(&body).unwrap_or_default();
         refusal.message = self.redact(&refusal.message);
         Err(refused(&request.doing, base, status, &refusal))
     }
@@ -219,7 +219,7 @@ fn other(detail: String, status: StatusCode, code: Option<u32>) -> RegistryError
 }
 
 /// The error kind and the remedy of a status that is no success.
-fn refused(doing: &str, base: &Url, status: StatusCode, refusal: &Refusal) -> Failure {
+fn refused(doing: &str, base: &Url, status: StatusCode, refusal: &ErrorResponse) -> Failure {
     let code = refusal.error_code.filter(|&code| code > 0);
     let answer = Answer { status: Some(status.as_u16()), code };
     let mut said = format!("{}", status.as_u16());

@@ -1,5 +1,6 @@
 //! The registry's client.
 
+mod api;
 mod authorization;
 mod cache;
 mod config;
@@ -10,7 +11,6 @@ mod http;
 mod registry;
 mod schema;
 mod tls;
-mod wire;
 
 pub use config::{Credentials, RegistryConfig};
 pub use cqrs_config::{Pem, Reconnect, Secret, TlsConfig};

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use reqwest::Method;
 
+use super::api::{CompatibilityResponse, SchemaRequest, SchemaResponse};
 use super::cache::Cache;
 use super::http::{Http, Request};
-use super::wire::{Came, Compatible, Sent};
 use super::{
     Compatibility, RegisteredSchema, RegistryConfig, RegistryError, RegistryErrorKind, Schema,
     SchemaVersion,
@@ -90,7 +90,7 @@ impl SchemaRegistry {
         schema: &Schema,
     ) -> Result<RegisteredSchema, RegistryError> {
         let doing = format!("looking up a schema under the subject {subject:?}");
-        self.place(doing, &["subjects", subject], subject, schema).await
+        self.post_schema(doing, &["subjects", subject], subject, schema).await
     }
 
     /// Registers `schema` under `subject`, as its next version; a registered one keeps its version and id.
@@ -106,20 +106,21 @@ impl SchemaRegistry {
         schema: &Schema,
     ) -> Result<RegisteredSchema, RegistryError> {
         let doing = format!("registering a schema under the subject {subject:?}");
-        match self.place(doing, &["subjects", subject, "versions"], subject, schema).await {
+        match self.post_schema(doing, &["subjects", subject, "versions"], subject, schema).await {
             Err(refused) if refused.kind() == RegistryErrorKind::Incompatible => {
                 self.lookup(subject, schema).await.map_err(|_| refused)
             }
-            placed => {
+            registered => {
                 // An unknown id may be that of the registered schema.
                 self.0.schemas.forget_unknown();
                 self.0.places.forget_unknown();
-                placed
+                registered
             }
         }
     }
 
-    async fn place(
+    /// Sends `schema` to `path`, and returns its registration.
+    async fn post_schema(
         &self,
         doing: String,
         path: &[&str],
@@ -133,8 +134,8 @@ impl SchemaRegistry {
         };
         let body = Some(body(schema)?);
         let request = Request { doing: doing.clone(), method: Method::POST, path, query, body };
-        let came: Came = self.0.http.call(request).await?;
-        came.place(subject, schema).ok_or_else(|| without(&doing, "an id"))
+        let response: SchemaResponse = self.0.http.call(request).await?;
+        response.into_registration_of(subject, schema).ok_or_else(|| without(&doing, "an id"))
     }
 
     /// A version of `subject`; [`SchemaVersion::Latest`] is its newest.
@@ -151,8 +152,8 @@ impl SchemaRegistry {
         let version = version.into().to_string();
         let doing = format!("looking up the version {version} of the subject {subject:?}");
         let path = ["subjects", subject, "versions", &version];
-        let came: Came = self.0.http.call(get(doing.clone(), &path)).await?;
-        came.version(subject).ok_or_else(|| without(&doing, "an id and a schema"))
+        let response: SchemaResponse = self.0.http.call(get(doing.clone(), &path)).await?;
+        response.into_registered(subject).ok_or_else(|| without(&doing, "an id and a schema"))
     }
 
     /// Checks if `schema` may become the next version of `subject`.
@@ -173,7 +174,8 @@ impl SchemaRegistry {
             query: &[("verbose", "true")],
             body: Some(body(schema)?),
         };
-        let mut answer: Compatibility = self.0.http.call::<Compatible>(request).await?.into();
+        let mut answer: Compatibility =
+            self.0.http.call::<CompatibilityResponse>(request).await?.into();
         for reason in &mut answer.reasons {
             *reason = self.0.http.redact(reason);
         }
@@ -220,7 +222,7 @@ async fn fetch(http: &Http, id: SchemaId) -> Result<Schema, RegistryError> {
         SchemaId::Guid(guid) => ("guids", guid.to_string()),
     };
     let doing = format!("looking up the schema {text}");
-    let came = http.call::<Came>(get(doing.clone(), &["schemas", kind, &text])).await;
+    let came = http.call::<SchemaResponse>(get(doing.clone(), &["schemas", kind, &text])).await;
     let came = match came {
         Err(error) if matches!(id, SchemaId::Guid(_)) && is_no_endpoint(&error) => {
             return Err(without_guids(http, &doing, error).await);
@@ -257,7 +259,7 @@ fn get<'r>(doing: String, path: &'r [&'r str]) -> Request<'r> {
 }
 
 fn body(schema: &Schema) -> Result<Vec<u8>, RegistryError> {
-    serde_json::to_vec(&Sent::from(schema)).map_err(|error| {
+    serde_json::to_vec(&SchemaRequest::from(schema)).map_err(|error| {
         let detail = "the schema cannot be written as JSON";
         RegistryError::caused(RegistryErrorKind::Config, detail, error)
     })

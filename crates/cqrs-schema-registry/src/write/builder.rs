@@ -119,7 +119,7 @@ impl FramingBuilder {
         let mut framing = Framing::new().on_missing_schema(self.on_missing_schema);
         for event in &self.events {
             let frame = self.frame(event).await?;
-            let topic = event.is_of_topic(self.naming).then(|| Arc::clone(&event.topic));
+            let topic = self.naming.uses_topic().then(|| Arc::clone(&event.topic));
             let before = framing.set(Arc::clone(&event.event), topic, frame.clone());
             if before.is_some_and(|before| before != frame) {
                 return Err(self.ambiguous(event));
@@ -129,7 +129,7 @@ impl FramingBuilder {
     }
 
     fn ambiguous(&self, event: &EventSchema) -> RegistryError {
-        let topic = match event.is_of_topic(self.naming) {
+        let topic = match self.naming.uses_topic() {
             true => format!("the topic {:?}", event.topic),
             false => String::from("any topic (subjects are named by the record alone)"),
         };

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::SubjectNaming;
 use crate::{MessagePath, RegistryError, Schema, SchemaType};
 
-/// The schema of one event's messages, to be found in the registry.
+/// The schema of one event's messages, which the framing's builder looks up or registers.
 ///
 /// ```
 /// use cqrs_schema_registry::{EventSchema, MessagePath, Schema};
@@ -29,14 +29,14 @@ pub struct EventSchema {
     subject: Option<String>,
 }
 
-/// The schema, or its place in the registry.
+/// The schema itself, or the subject's latest version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SchemaSource {
-    /// This one.
+    /// Exactly this schema.
     Schema(Schema),
-    /// The newest of the subject at the time of the look-up, which must be of this type. Nothing checks
-    /// the events against it.
+    /// The subject's latest version at the time of the look-up, which must be of this type. Events are not
+    /// validated against it.
     Latest(SchemaType),
 }
 
@@ -47,7 +47,7 @@ impl From<Schema> for SchemaSource {
 }
 
 impl EventSchema {
-    /// Of events named `event` that go to `topic`.
+    /// The schema of the events named `event` that are published to `topic`.
     pub fn new(
         event: impl Into<Arc<str>>,
         topic: impl Into<Arc<str>>,
@@ -63,28 +63,28 @@ impl EventSchema {
         }
     }
 
-    /// Of the notification `P`, at its own topic.
+    /// The schema of the notification `P` at the topic of its type.
     pub fn of<P: Notification>(source: impl Into<SchemaSource>) -> Self {
         Self::new(P::NAME, &*P::topic(), source)
     }
 
-    /// The message of a Protobuf schema that the event is; the first one by default.
+    /// Sets the message of the Protobuf file that the event is encoded as; the first one by default.
     #[must_use]
     pub fn path(mut self, path: MessagePath) -> Self {
         self.path = Some(path);
         self
     }
 
-    /// The record's name, for the namings that ask for it: the full name of the Protobuf message. For
-    /// a JSON Schema it is its `title` by default.
+    /// Sets the record's name, for naming strategies that use it: the full name of the Protobuf message. The
+    /// `title` of a JSON Schema by default.
     #[must_use]
     pub fn record(mut self, record: impl Into<String>) -> Self {
         self.record = Some(record.into());
         self
     }
 
-    /// The subject, instead of the one by the naming. The naming still decides for which topics the schema
-    /// holds: for this event's only, unless it is [`RecordName`](SubjectNaming::RecordName).
+    /// Sets the subject, in place of the one by the naming strategy. That still decides for which topics the schema
+    /// applies: for this event's only, unless it is [`RecordName`](SubjectNaming::RecordName).
     #[must_use]
     pub fn subject(mut self, subject: impl Into<String>) -> Self {
         self.subject = Some(subject.into());
@@ -99,17 +99,17 @@ impl EventSchema {
         let title;
         let record = match (&self.record, &self.source) {
             (Some(record), _) => record,
-            (None, _) if !naming.asks_record() => "",
+            (None, _) if !naming.uses_record() => "",
             (None, SchemaSource::Schema(schema)) if schema.schema_type == SchemaType::Json => {
-                title = json_title(&schema.text).ok_or_else(|| self.no_record())?;
+                title = json_title(&schema.text).ok_or_else(|| self.missing_record_name())?;
                 &title
             }
-            (None, _) => return Err(self.no_record()),
+            (None, _) => return Err(self.missing_record_name()),
         };
         Ok(naming.subject(&self.topic, record))
     }
 
-    fn no_record(&self) -> RegistryError {
+    fn missing_record_name(&self) -> RegistryError {
         RegistryError::config(format!(
             "the schema of {:?} has no record name, by which its subject is named: give it with \
              `EventSchema::record`, or as the `title` of the JSON Schema",
@@ -134,11 +134,6 @@ impl EventSchema {
                 self.event
             ))),
         }
-    }
-
-    /// Set if it holds for its topic only.
-    pub(super) fn is_of_topic(&self, naming: SubjectNaming) -> bool {
-        naming.asks_topic()
     }
 }
 

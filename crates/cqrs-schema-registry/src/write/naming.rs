@@ -25,12 +25,12 @@ impl SubjectNaming {
     }
 
     /// Set if the subject depends on the record.
-    pub(super) fn asks_record(self) -> bool {
+    pub(super) fn uses_record(self) -> bool {
         self != Self::TopicName
     }
 
     /// Set if the subject depends on the topic.
-    pub(super) fn asks_topic(self) -> bool {
+    pub(super) fn uses_topic(self) -> bool {
         self != Self::RecordName
     }
 }

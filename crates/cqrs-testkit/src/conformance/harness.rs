@@ -9,17 +9,17 @@ use cqrs_core::consume::Delayed;
 
 use crate::probe::Probe;
 
-/// Connects the suite with one broker. One value serves one case.
+/// Connects the suite with one broker. Each case gets a value of its own.
 ///
 /// A case calls [`connect`](Self::connect) first, then [`fresh_topic`](Self::fresh_topic), then
-/// [`probe`](Self::probe) if it is of the producing list. The methods may panic: that fails the case.
+/// [`probe`](Self::probe) if it is a producing case. The methods may panic: that fails the case.
 ///
-/// A broker that only publishes runs the producing list, and refuses in its [`Subscribe`].
+/// A broker that only publishes runs the producing cases; its [`Subscribe`] returns an unsupported error.
 pub trait Harness: Send + Sync {
     /// The broker's abilities beyond those that all must have.
     fn capabilities(&self) -> Capabilities;
 
-    /// A new broker value, set up as asked. It need not be ready.
+    /// Opens a new broker value, configured with `setup`. It need not be ready.
     ///
     /// Options that a subscription needs beyond the defaults are added by
     /// [`Adjusted`](super::Adjusted).
@@ -29,7 +29,7 @@ pub trait Harness: Send + Sync {
     /// characters with a meaning in regular expressions, except dots.
     fn fresh_topic(&self) -> impl Future<Output = String> + Send;
 
-    /// Reads all that is published to `topic` from now on. Messages published before may be missing.
+    /// Reads every message published to `topic` after this call. It may return earlier ones, too.
     fn probe(&self, topic: &str) -> impl Future<Output = Probe> + Send;
 
     /// Reads the dead letters that are stored under `name`, from the earliest.
@@ -77,7 +77,7 @@ pub enum Fault<'a> {
         /// The topic.
         topic: &'a str,
     },
-    /// The stall ends; the connection may be lost over it.
+    /// The stall ends; the connection may be lost as a result.
     Resume {
         /// The topic.
         topic: &'a str,
@@ -90,15 +90,16 @@ pub enum Fault<'a> {
     Reconnect,
     /// The server does not answer, but the connections stay.
     Hang,
-    /// The server answers again; the connections may be lost over it.
+    /// The server answers again; the connections may be lost as a result.
     Respond,
     /// The server is stopped and started again. Returns when it is up.
     Restart,
 }
 
-/// The differences that brokers may have. By default everything is off.
+/// The differences that brokers may have. By default no ability is declared.
 ///
-/// An ability that is not declared must be missing as documented here, which the suite tests too.
+/// The suite tests also that an ability that is not declared is missing, except for
+/// [`redelivered`](Self::redelivered).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Capabilities {
@@ -128,7 +129,7 @@ pub struct Capabilities {
     /// A message can have no body at all. Off: there is only the empty one.
     pub tombstones: bool,
     /// Where a message waits for a delayed retry. With [`Delayed::Hold`], the default, its key waits;
-    /// with [`Delayed::Scheduled`] its key goes on.
+    /// with [`Delayed::Scheduled`] later messages of its key run.
     pub delayed: Delayed,
     /// Failed attempts are kept even without a retry copy
     /// ([`Settle::note_attempt`](cqrs_core::consume::Settle::note_attempt)). Off: they are not.

@@ -14,7 +14,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Connection, ConnectionProperties, Consumer};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{ProbeError, ProbeSource, Received};
+use super::{ProbeError, ProbeSource, StoredMessage};
 
 const CONTACT: Duration = Duration::from_secs(10);
 const BEAT: Duration = Duration::from_millis(100);
@@ -26,7 +26,7 @@ pub(super) struct AmqpProbe {
     topic: String,
     link: Option<Link>,
     /// Received, its ack not yet written: kept for the next call when this one is cancelled.
-    unacked: Option<Received>,
+    unacked: Option<StoredMessage>,
 }
 
 /// Closed when it is dropped.
@@ -46,7 +46,7 @@ impl AmqpProbe {
         Ok(Self { dsn, exchange, topic, link: Some(link), unacked: None })
     }
 
-    async fn receive(&mut self) -> Received {
+    async fn receive(&mut self) -> StoredMessage {
         loop {
             if let Some(received) = self.unacked.take() {
                 return received;
@@ -72,7 +72,7 @@ impl AmqpProbe {
 }
 
 impl ProbeSource for AmqpProbe {
-    fn next(&mut self, deadline: Duration) -> BoxFuture<'_, Option<Received>> {
+    fn next(&mut self, deadline: Duration) -> BoxFuture<'_, Option<StoredMessage>> {
         Box::pin(async move {
             let received = timeout_at(Instant::now() + deadline, self.receive()).await.ok();
             assert!(
@@ -112,8 +112,8 @@ impl Link {
     }
 }
 
-fn received(delivery: Delivery) -> Received {
-    let mut received = Received::new(delivery.routing_key.to_string(), delivery.data);
+fn received(delivery: Delivery) -> StoredMessage {
+    let mut received = StoredMessage::new(delivery.routing_key.to_string(), delivery.data);
     let properties = delivery.properties;
     for (name, value) in properties.headers().iter().flatten() {
         match (name.as_str(), value) {

@@ -14,7 +14,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use super::{ProbeError, ProbeSource, Received};
+use super::{ProbeError, ProbeSource, StoredMessage};
 
 const CONTACT: Duration = Duration::from_secs(10);
 /// The longest time until the thread ends after its probe was dropped.
@@ -23,7 +23,7 @@ const BEAT: Duration = Duration::from_millis(100);
 /// A consumer on a thread of its own: rdkafka's calls block.
 #[derive(Debug)]
 pub(super) struct KafkaProbe {
-    records: mpsc::Receiver<Received>,
+    records: mpsc::Receiver<StoredMessage>,
     dropped: Arc<AtomicBool>,
 }
 
@@ -57,7 +57,7 @@ impl KafkaProbe {
 }
 
 impl ProbeSource for KafkaProbe {
-    fn next(&mut self, deadline: Duration) -> BoxFuture<'_, Option<Received>> {
+    fn next(&mut self, deadline: Duration) -> BoxFuture<'_, Option<StoredMessage>> {
         Box::pin(async move {
             match tokio::time::timeout(deadline, self.records.recv()).await {
                 Ok(Some(record)) => Some(record),
@@ -77,7 +77,7 @@ impl Drop for KafkaProbe {
 struct Reader {
     consumer: BaseConsumer,
     topic: String,
-    to_probe: mpsc::Sender<Received>,
+    to_probe: mpsc::Sender<StoredMessage>,
     dropped: Arc<AtomicBool>,
 }
 
@@ -119,9 +119,9 @@ impl Reader {
     }
 }
 
-fn received(record: &BorrowedMessage<'_>) -> Received {
+fn received(record: &BorrowedMessage<'_>) -> StoredMessage {
     let body = Bytes::copy_from_slice(record.payload().unwrap_or_default());
-    let mut received = Received::new(record.topic(), body);
+    let mut received = StoredMessage::new(record.topic(), body);
     for header in record.headers().iter().flat_map(|headers| headers.iter()) {
         let value = header.value.unwrap_or_default();
         match std::str::from_utf8(value) {

@@ -7,7 +7,7 @@ use cqrs_core::broker::BoxFuture;
 use cqrs_core::memory::{MemoryDelivery, MemorySubscriber};
 use uuid::Uuid;
 
-use super::{ProbeSource, Received};
+use super::{ProbeSource, StoredMessage};
 
 #[derive(Debug)]
 pub(super) struct MemoryProbe {
@@ -26,7 +26,7 @@ impl MemoryProbe {
 }
 
 impl ProbeSource for MemoryProbe {
-    fn next(&mut self, deadline: Duration) -> BoxFuture<'_, Option<Received>> {
+    fn next(&mut self, deadline: Duration) -> BoxFuture<'_, Option<StoredMessage>> {
         Box::pin(async move {
             let next = tokio::time::timeout(deadline, self.subscriber.recv());
             next.await.ok().flatten().map(received)
@@ -40,9 +40,9 @@ impl Drop for MemoryProbe {
     }
 }
 
-fn received(delivery: MemoryDelivery) -> Received {
+fn received(delivery: MemoryDelivery) -> StoredMessage {
     let message = delivery.message();
-    let mut received = Received::new(&*message.topic, message.body.clone());
+    let mut received = StoredMessage::new(&*message.topic, message.body.clone());
     received.key = message.key.clone();
     received.id = Some(message.id);
     received.name = Some(message.name.to_string()).filter(|name| !name.is_empty());

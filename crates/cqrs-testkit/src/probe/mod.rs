@@ -17,7 +17,7 @@ use cqrs_core::message::{Headers, header};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-/// Receives the messages of one topic, from the oldest that the broker holds.
+/// Receives the messages of one topic, from the oldest that it can read: on RabbitMQ, from when its queue is bound.
 ///
 /// ```
 /// use std::time::Duration;
@@ -38,32 +38,32 @@ use uuid::Uuid;
 #[derive(Debug)]
 pub struct Probe(Box<dyn ProbeSource>);
 
-/// The client of a [`Probe`]; for brokers of third parties.
+/// The client of a [`Probe`]. Implement it to read from another broker.
 pub trait ProbeSource: fmt::Debug + Send + Sync + 'static {
     /// The next message, or `None` when none came within `deadline`.
     ///
     /// Cancel safe: a cancelled call loses nothing.
-    fn next(&mut self, deadline: Duration) -> BoxFuture<'_, Option<Received>>;
+    fn next(&mut self, deadline: Duration) -> BoxFuture<'_, Option<StoredMessage>>;
 }
 
 /// A message as the broker holds it.
 ///
-/// The parts that the frame carries in a header of its own (id, name, key, content type) are in their fields
+/// The parts that the broker's message carries in a header of its own (id, name, key, content type) are in their fields
 /// and not among the `headers`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Received {
+pub struct StoredMessage {
     /// The topic; on RabbitMQ the routing key.
     pub topic: String,
     /// The key.
     pub key: Option<Bytes>,
-    /// The event's id, if the frame carries it.
+    /// The event's id, if the message carries it.
     pub id: Option<Uuid>,
-    /// The event's name, if the frame carries it.
+    /// The event's name, if the message carries it.
     pub name: Option<String>,
     /// All other headers. Values that are not text are shown as text.
     pub headers: Headers,
-    /// Media type of the body, if the frame carries it.
+    /// Media type of the body, if the message carries it.
     pub content_type: Option<String>,
     /// The bytes.
     pub body: Bytes,
@@ -71,11 +71,11 @@ pub struct Received {
     pub partition: Option<i32>,
     /// The offset in the partition, on brokers that have them.
     pub offset: Option<i64>,
-    /// When the event happened, as far as the frame carries it.
+    /// When the event happened, as far as the message carries it.
     pub timestamp: Option<SystemTime>,
 }
 
-impl Received {
+impl StoredMessage {
     /// A message with nothing but a topic and a body, to be filled in by a [`ProbeSource`].
     pub fn new(topic: impl Into<String>, body: impl Into<Bytes>) -> Self {
         Self {
@@ -92,14 +92,14 @@ impl Received {
         }
     }
 
-    /// Adds a header of the frame: to its field, or to the headers.
+    /// Adds a header of the message: to its field, or to the headers.
     pub fn add_header(&mut self, name: &str, value: &str) {
         match name {
             header::MESSAGE_ID => self.id = value.parse().ok(),
             header::EVENT_NAME => self.name = Some(value.to_owned()),
             header::KEY => self.key = Some(Bytes::copy_from_slice(value.as_bytes())),
             "content-type" => self.content_type = Some(value.to_owned()),
-            // This framework writes no name that `Headers` refuses.
+            // An invalid name is dropped; this framework writes none.
             _ => drop(self.headers.insert(name, value)),
         }
     }
@@ -160,12 +160,12 @@ impl Probe {
     ///
     /// # Panics
     /// When the deadline passed without a connection to the broker: `None` would be misleading then.
-    pub async fn next(&mut self, deadline: Duration) -> Option<Received> {
+    pub async fn next(&mut self, deadline: Duration) -> Option<StoredMessage> {
         self.0.next(deadline).await
     }
 
     /// The next `count` messages; fewer when `deadline` passed before.
-    pub async fn take(&mut self, count: usize, deadline: Duration) -> Vec<Received> {
+    pub async fn take(&mut self, count: usize, deadline: Duration) -> Vec<StoredMessage> {
         let end = Instant::now() + deadline;
         let mut received = Vec::with_capacity(count);
         while received.len() < count {

@@ -71,7 +71,7 @@ impl<'h> Handling<'h> {
 
 impl Answer for Handling<'_> {
     fn input(&self, input: TypeId) -> Option<&dyn Any> {
-        let (first, second) = self.event.as_ref()?.views();
+        let (first, second) = self.event.as_ref()?.handler_arguments();
         let view = [Some(first), second].into_iter().flatten().find(|view| view.0 == input)?;
         Some(view.1)
     }

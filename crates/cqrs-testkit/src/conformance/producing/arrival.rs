@@ -7,13 +7,13 @@ use cqrs_core::{Message, PublishErrorKind};
 
 use super::fixture::{ProducingFixture, assert_kind};
 use crate::conformance::harness::{Capabilities, Harness};
-use crate::probe::Received;
+use crate::probe::StoredMessage;
 
 const MIB: usize = 1024 * 1024;
 
 /// Compares all but id, name and content type.
 #[track_caller]
-fn assert_same(received: &Received, sent: &Message, can: &Capabilities) {
+fn assert_same(received: &StoredMessage, sent: &Message, can: &Capabilities) {
     assert_eq!(received.topic, *sent.topic, "topic");
     assert_eq!(received.key, sent.key, "key");
     assert!(received.body == sent.body, "the body differs");

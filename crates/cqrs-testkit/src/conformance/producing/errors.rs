@@ -16,16 +16,16 @@ pub(crate) async fn unroutable_message_is_an_error_unless_opted_out<H: Harness>(
     let unbound = harness.fresh_topic().await;
     let mandatory = Message::new(unbound.as_str(), "mandatory");
     if fixture.can.unroutable {
-        // Among routable ones: no verdict may reach another message's receipt.
-        let mut lost = Vec::new();
-        let mut kept = Vec::new();
+        // Interleaved with routable messages: each receipt must get the result of its own message.
+        let mut unroutable = Vec::new();
+        let mut routable = Vec::new();
         for number in 0..50 {
-            lost.push(fixture.enqueue(Message::new(unbound.as_str(), "mandatory")).await);
-            kept.push(fixture.enqueue(fixture.numbered(number)).await);
+            unroutable.push(fixture.enqueue(Message::new(unbound.as_str(), "mandatory")).await);
+            routable.push(fixture.enqueue(fixture.numbered(number)).await);
         }
-        fixture.all_confirmed(kept).await;
-        for receipt in lost {
-            let error = fixture.within("verdict", receipt).await.expect_err("it is unroutable");
+        fixture.all_confirmed(routable).await;
+        for receipt in unroutable {
+            let error = fixture.within("result", receipt).await.expect_err("it is unroutable");
             assert_kind(&error, &[PublishErrorKind::Unroutable]);
         }
         fixture.receive_all(50).await;
@@ -44,7 +44,7 @@ pub(crate) async fn an_invalid_topic_is_refused<H: Harness>(harness: &H) {
     fixture.publish(fixture.numbered(0)).await;
 }
 
-/// A message that no protocol can carry.
+/// A message for a topic of 300 bytes: Kafka allows 249, AMQP 255.
 fn invalid() -> Message {
     Message::new("t".repeat(300), "body").with_key("k")
 }

@@ -9,7 +9,7 @@ use cqrs_core::{Message, MessageBrokerExt, PublishError, PublishErrorKind};
 use crate::conformance::fixture::{Fixture, QUIET};
 use crate::conformance::harness::{Fault, Harness, Setup};
 use crate::error_chain::error_chain;
-use crate::probe::{Probe, Received};
+use crate::probe::{Probe, StoredMessage};
 
 /// The time after which an unresolved `enqueue` counts as waiting.
 pub(super) const WAITS: Duration = Duration::from_millis(300);
@@ -85,7 +85,7 @@ impl<'h, H: Harness> ProducingFixture<'h, H> {
     }
 
     /// The next `count` messages.
-    pub(super) async fn receive(&mut self, count: usize) -> Vec<Received> {
+    pub(super) async fn receive(&mut self, count: usize) -> Vec<StoredMessage> {
         let mut received = Vec::with_capacity(count);
         while received.len() < count {
             match self.probe.next(self.can.timeout).await {
@@ -97,7 +97,7 @@ impl<'h, H: Harness> ProducingFixture<'h, H> {
     }
 
     /// The next `count` messages, and there are no more.
-    pub(super) async fn receive_all(&mut self, count: usize) -> Vec<Received> {
+    pub(super) async fn receive_all(&mut self, count: usize) -> Vec<StoredMessage> {
         let received = self.receive(count).await;
         if let Some(more) = self.probe.next(QUIET).await {
             panic!("too many: {count} were published, {:?} arrived too", more.text());
@@ -106,7 +106,7 @@ impl<'h, H: Harness> ProducingFixture<'h, H> {
     }
 
     /// Publishes one message and checks that it and nothing else arrives.
-    pub(super) async fn round_trip(&mut self, message: Message) -> Received {
+    pub(super) async fn round_trip(&mut self, message: Message) -> StoredMessage {
         self.publish(message).await;
         self.receive_all(1).await.remove(0)
     }
@@ -118,8 +118,8 @@ pub(super) fn assert_kind(error: &PublishError, kinds: &[PublishErrorKind]) {
 }
 
 /// The number in the body of each message.
-pub(super) fn numbers(received: &[Received]) -> Vec<usize> {
-    let number = |message: &Received| {
+pub(super) fn numbers(received: &[StoredMessage]) -> Vec<usize> {
+    let number = |message: &StoredMessage| {
         let text = message.text();
         text.parse().unwrap_or_else(|_| panic!("{text:?} was never published"))
     };
@@ -127,7 +127,7 @@ pub(super) fn numbers(received: &[Received]) -> Vec<usize> {
 }
 
 /// Checks that the messages of each key arrived once and in the order sent.
-pub(super) fn assert_order(received: &[Received], sent: &BTreeMap<Vec<u8>, Vec<usize>>) {
+pub(super) fn assert_order(received: &[StoredMessage], sent: &BTreeMap<Vec<u8>, Vec<usize>>) {
     let mut arrived: BTreeMap<Vec<u8>, Vec<usize>> = BTreeMap::new();
     for (message, number) in received.iter().zip(numbers(received)) {
         let key = message.key.as_ref().map(|key| key.to_vec()).unwrap_or_default();

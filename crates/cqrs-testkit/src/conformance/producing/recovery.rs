@@ -7,7 +7,7 @@ use cqrs_core::message::content_type;
 
 use super::fixture::{ProducingFixture, numbers};
 use crate::conformance::harness::{Fault, Harness, Setup};
-use crate::probe::Received;
+use crate::probe::StoredMessage;
 
 pub(crate) async fn cuts_lose_nothing_confirmed_and_keep_order<H: Harness>(harness: &H) {
     if harness.capabilities().cut {
@@ -49,7 +49,7 @@ async fn publish_through<H: Harness>(harness: &H, fault: Fault<'_>, times: usize
     let mut arrived = BTreeSet::new();
     let mut last: BTreeMap<_, usize> = BTreeMap::new();
     let mut duplicates = 0;
-    let mut take = |message: Received| {
+    let mut take = |message: StoredMessage| {
         let number = numbers(std::slice::from_ref(&message))[0];
         assert_eq!(message.id, Some(ids[number]), "a message keeps its id");
         if !arrived.insert(number) {
