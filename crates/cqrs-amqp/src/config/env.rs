@@ -27,7 +27,7 @@ impl AmqpConfig {
     /// | `AMQP_TLS_CLIENT_KEY_PASSWORD` | text |
     ///
     /// A variable that is empty counts as not set, but for `AMQP_EXCHANGE`, where empty is the default
-    /// exchange; one that is not listed is ignored, with a warning that names the nearest listed one.
+    /// exchange; one that is not listed is ignored, with a warning that names a listed one like it.
     /// Queues and bindings are set in code.
     ///
     /// # Errors

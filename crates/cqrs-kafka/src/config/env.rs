@@ -37,7 +37,7 @@ impl KafkaConfig {
     /// | `KAFKA_RAW_<OPTION>` | [`raw`](Self::raw) | text; `KAFKA_RAW_SOCKET_KEEPALIVE_ENABLE` is `socket.keepalive.enable` |
     ///
     /// A duration has a unit: `250ms`, `30s`, `1m 30s`. A variable that is empty counts as not set; one
-    /// that is not listed is ignored, with a warning that names the nearest listed one.
+    /// that is not listed is ignored, with a warning that names a listed one like it.
     ///
     /// # Errors
     /// [`ErrorKind::Config`](crate::ErrorKind::Config) when variables are missing or malformed. The error
