@@ -23,25 +23,25 @@ macro_rules! tests_of_both {
     ($kind:expr) => {
         tests! {
             a_killed_consumer_loses_nothing: read, kills::killed($kind, WORKER);
-            a_consumer_that_is_asked_to_end_repeats_nothing:
+            stopped_consumer_repeats_nothing:
                 read, kills::terminated($kind, WORKER, 1_000);
-            a_consumer_with_busy_keys_that_is_asked_to_end_repeats_nothing:
+            stopped_consumer_with_busy_keys_repeats_nothing:
                 read, kills::terminated($kind, WORKER, 50);
-            handlers_over_the_drain_are_cut_off_and_come_back: read, kills::overdue($kind, WORKER);
-            nothing_unfinished_is_settled_and_keys_keep_their_order:
+            handlers_past_the_drain_are_cut_and_redelivered: read, kills::overdue($kind, WORKER);
+            only_finished_messages_are_settled_in_key_order:
                 read, order::audited($kind, WORKER);
             one_poison_message_becomes_one_dead_letter: read, bad::poison($kind, WORKER);
             panics_become_dead_letters_and_end_nothing: read, bad::panics($kind, WORKER);
-            what_is_no_event_goes_by_its_policy: read, bad::undecodable($kind, WORKER);
+            undecodable_message_follows_its_policy: read, bad::undecodable($kind, WORKER);
             a_killed_server_loses_nothing: write, outages::server_killed($kind, WORKER);
-            nothing_is_settled_before_its_dead_letter_is_stored:
+            ack_waits_until_its_dead_letter_is_stored:
                 read, outages::no_place_for_dead_letters($kind, WORKER);
-            delayed_retries_are_never_early_and_survive_a_restart_of_the_server:
+            delayed_retries_hold_over_a_server_restart:
                 write, delays::server_restarts($kind, WORKER);
             attempts_are_counted_over_restarts_of_the_consumer:
                 read, delays::attempts_travel($kind, WORKER);
             a_backlog_does_not_fill_the_memory: write, memory::backlog($kind, WORKER);
-            a_message_that_ends_the_process_becomes_a_dead_letter:
+            message_that_kills_the_process_is_dead_lettered:
                 read, crashes::aborts($kind, WORKER);
         }
     };
@@ -54,7 +54,7 @@ mod kafka {
 
     tests! {
         keys_are_handled_at_the_same_time: write, order::speed_up(Kind::Kafka, WORKER);
-        messages_that_end_the_process_are_told_apart_from_the_others:
+        only_messages_that_kill_are_dead_lettered:
             read, crashes::several_abort(WORKER);
         killed_or_stopped_consumer_condemns_nothing: read, crashes::ends_condemn_nothing(WORKER);
         one_kill_slows_nothing: read, crashes::one_kill_slows_nothing(WORKER);
@@ -63,7 +63,7 @@ mod kafka {
         short_lives_condemn_nothing: read, crashes::short_lives_condemn_nothing(WORKER);
         members_come_and_go: read, members::change(WORKER);
         a_slow_handler_keeps_its_partition: read, members::slow_handler(WORKER, false);
-        a_slow_handler_whose_partition_moves_is_run_again_there:
+        slow_handler_of_a_moved_partition_runs_again:
             read, members::slow_handler(WORKER, true);
     }
 }
