@@ -24,7 +24,7 @@ async fn repeats_are_counted_not_written() {
     const FAILING: usize = 200;
     const GARBAGE: usize = 300;
     let lines = Lines::default();
-    let _guard = tracing::subscriber::set_default(lines.clone());
+    let _guard = lines.record();
     let broker = MemoryBroker::new();
     let event = serde_json::to_vec(&NotificationEvent::new(Ordered)).unwrap();
     for n in 0..FAILING {
@@ -87,7 +87,7 @@ async fn retried_publish_after_commit_is_counted() {
     }
     for is_per_delivery in [false, true] {
         let lines = Lines::default();
-        let _guard = tracing::subscriber::set_default(lines.clone());
+        let _guard = lines.record();
         let broker = MemoryBroker::new();
         for n in 0..10 {
             let event = serde_json::to_vec(&NotificationEvent::new(Ordered)).unwrap();

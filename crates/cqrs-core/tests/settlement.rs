@@ -370,7 +370,7 @@ async fn refused_dead_letter_holds_only_its_message() {
 #[tokio::test(start_paused = true)]
 async fn error_lines_name_the_first_ten_held_messages() {
     let lines = Lines::default();
-    let _guard = tracing::subscriber::set_default(lines.clone());
+    let _guard = lines.record();
     let broker = Scribe::new(Script { refusals: usize::MAX, ..Script::default() });
     let body = broker.messages.lock().unwrap()[0].body.clone().unwrap();
     let message = |offset| {

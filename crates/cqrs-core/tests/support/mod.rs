@@ -13,7 +13,8 @@ use cqrs_core::broker::{BoxFuture, BrokerState, Confirmation, Intake, Receipt, S
 use cqrs_core::scope::{CommitError, UnitOfWorkFactory};
 use cqrs_core::{Message, MessageBroker, PublishError, PublishErrorKind, UnitOfWork};
 
-use tracing::span;
+use tracing::subscriber::DefaultGuard;
+use tracing::{Dispatch, span};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -218,6 +219,15 @@ impl<F: Future> Future for PollOnce<'_, F> {
 pub struct Lines(Arc<Mutex<Vec<String>>>);
 
 impl Lines {
+    /// Records the log lines of this thread until the guard is dropped.
+    ///
+    /// With a single dispatcher, tracing asks only the thread that reaches a callsite first whether it is of
+    /// interest: another test's thread would switch it off for this one. It asks all of two.
+    pub fn record(&self) -> (DefaultGuard, Dispatch) {
+        let second = Dispatch::new(self.clone());
+        (tracing::subscriber::set_default(self.clone()), second)
+    }
+
     pub fn with(&self, part: &str) -> Vec<String> {
         let lines = self.0.lock().unwrap();
         lines.iter().filter(|line| line.contains(part)).cloned().collect()
