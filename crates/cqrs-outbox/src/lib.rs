@@ -1,0 +1,1 @@
+//! Transactional outbox and inbox of the cqrs framework, on sqlx.
