@@ -1,4 +1,4 @@
-//! The end of a scope: encode, commit and publish, or roll back; used by both mediators.
+//! The end of a scope: encode, store, commit and publish, or roll back; used by both mediators.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,10 +18,11 @@ use crate::broker::{MessageBroker, PublishError};
 use crate::codec::SerializeError;
 use crate::event::OutgoingEvent;
 use crate::message::{CorrelationId, Message, TraceContext};
-use crate::scope::{ErasedUnit, Scope, UnitOfWorkError, roll_back};
+use crate::scope::{ErasedUnit, Scope, UnitOfWorkError, UnitSource, roll_back};
 use crate::type_map::TypeIdMap;
 
-/// Ends a scope: encodes its notifications, commits or rolls back, and publishes.
+/// Ends a scope: encodes its notifications, commits or rolls back, and publishes. With an outbox it stores
+/// them before the commit instead of publishing them.
 ///
 /// Invariant: once a unit of work is taken out of its scope, a tracked task owns it and finishes it;
 /// dropping the future that waits for the task changes nothing. Errors of a task whose waiter was dropped
@@ -84,15 +85,16 @@ impl<T> fmt::Debug for Undelivered<T> {
 }
 
 impl Finisher {
-    /// Encodes `outgoing` before the commit: an event that cannot be encoded or has no broker rolls the
+    /// Encodes `outgoing` before the commit: an event that cannot be encoded or has no destination rolls the
     /// work back. Serializers are user code, so a panic is an error here.
     fn encode(
         &self,
         outgoing: Vec<Box<dyn OutgoingEvent>>,
         scope: &Scope,
+        has_outbox: bool,
     ) -> Result<Vec<Message>, FinishError> {
         let Some(first) = outgoing.first() else { return Ok(Vec::new()) };
-        if self.broker.is_none() {
+        if self.broker.is_none() && !has_outbox {
             return Err(FinishError::NoBroker { event: first.name().to_owned() });
         }
         let correlation: Box<str> = match scope.get::<CorrelationId>() {
@@ -121,7 +123,8 @@ impl Finisher {
         scope: &mut Scope,
         outgoing: Vec<Box<dyn OutgoingEvent>>,
     ) -> Finished {
-        let messages = match self.encode(outgoing, scope) {
+        let outbox = scope.outbox();
+        let messages = match self.encode(outgoing, scope, outbox.is_some()) {
             Ok(messages) => messages,
             Err(error) => {
                 self.fail(scope).await;
@@ -137,7 +140,10 @@ impl Finisher {
         let (sender, outcome) = oneshot::channel();
         let mut listener = Listener { outcome, abandoned: Arc::clone(&self.abandoned) };
         let finish = async move {
-            let finished = commit_and_publish(unit, broker, messages).await;
+            let finished = match outbox {
+                Some(outbox) => store_and_commit(unit, &outbox, &messages).await,
+                None => commit_and_publish(unit, broker, messages).await,
+            };
             if let Err(unread) = sender.send(finished) {
                 log_unread(unread, &abandoned);
             }
@@ -160,19 +166,32 @@ impl Finisher {
     }
 }
 
+async fn store_and_commit(
+    unit: Option<Box<dyn ErasedUnit>>,
+    outbox: &UnitSource,
+    messages: &[Message],
+) -> Finished {
+    let unit = outbox.store(unit, messages).await.map_err(FinishError::UnitOfWork)?;
+    commit(unit).await?;
+    Ok(Vec::new())
+}
+
+async fn commit(unit: Option<Box<dyn ErasedUnit>>) -> Result<(), FinishError> {
+    let Some(unit) = unit else { return Ok(()) };
+    let committed = AssertUnwindSafe(async { unit.commit().await }).catch_unwind().await;
+    let committed = committed.unwrap_or_else(|panic| {
+        let text = format!("commit panicked: {}", panic_message(panic));
+        Err(UnitOfWorkError::CommitUnknown(text.into()))
+    });
+    committed.map_err(FinishError::UnitOfWork)
+}
+
 async fn commit_and_publish(
     unit: Option<Box<dyn ErasedUnit>>,
     broker: Option<Arc<dyn MessageBroker>>,
     messages: Vec<Message>,
 ) -> Finished {
-    if let Some(unit) = unit {
-        let committed = AssertUnwindSafe(async { unit.commit().await }).catch_unwind().await;
-        let committed = committed.unwrap_or_else(|panic| {
-            let text = format!("commit panicked: {}", panic_message(panic));
-            Err(UnitOfWorkError::CommitUnknown(text.into()))
-        });
-        committed.map_err(FinishError::UnitOfWork)?;
-    }
+    commit(unit).await?;
     Ok(match broker {
         Some(broker) => publish_all(&*broker, messages).await,
         None => Vec::new(),

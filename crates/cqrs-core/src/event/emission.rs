@@ -3,6 +3,8 @@
 use std::any::{Any, TypeId};
 use std::fmt;
 
+use uuid::Uuid;
+
 use super::notification::{Notification, NotificationEvent};
 use super::{DomainEvent, Event, EventRoute};
 use crate::codec::SerializeError;
@@ -63,6 +65,8 @@ pub(crate) type HandlerArgument<'a> = (TypeId, &'a (dyn Any + Send + Sync));
 /// An event of any type, as the dispatch sees it.
 pub(crate) trait AnyEvent: Send + Sync {
     fn name(&self) -> &str;
+    /// The id of a notification.
+    fn id(&self) -> Option<Uuid>;
     /// A notification offers two: its payload, and the whole event around it.
     fn handler_arguments(&self) -> (HandlerArgument<'_>, Option<HandlerArgument<'_>>);
     /// The event itself, to be downcast.
@@ -82,6 +86,10 @@ impl<E: DomainEvent> AnyEvent for E {
         E::NAME
     }
 
+    fn id(&self) -> Option<Uuid> {
+        None
+    }
+
     fn handler_arguments(&self) -> (HandlerArgument<'_>, Option<HandlerArgument<'_>>) {
         ((TypeId::of::<E>(), self), None)
     }
@@ -95,6 +103,10 @@ impl<E: DomainEvent> AnyEvent for E {
 impl<P: Notification> AnyEvent for NotificationEvent<P> {
     fn name(&self) -> &str {
         &self.event_name
+    }
+
+    fn id(&self) -> Option<Uuid> {
+        Some(self.event_id)
     }
 
     fn handler_arguments(&self) -> (HandlerArgument<'_>, Option<HandlerArgument<'_>>) {

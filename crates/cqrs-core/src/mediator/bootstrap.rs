@@ -13,7 +13,7 @@ use crate::dispatch::OnEventFailure;
 use crate::event::{Event, EventHandler, EventMap, Notification};
 use crate::middleware::Middleware;
 use crate::request::{Request, RequestHandler, RequestMap};
-use crate::scope::{Scope, UnitOfWorkFactory, UnitSource};
+use crate::scope::{OutboxUnit, Scope, UnitOfWorkFactory, UnitSource};
 
 /// Wires maps, middlewares, unit of work and broker into a mediator `M`: a [`Mediator`] or an
 /// [`EventMediator`].
@@ -74,6 +74,18 @@ impl<M> Bootstrap<M> {
         self
     }
 
+    /// As [`unit_of_work`](Self::unit_of_work), for units that store notifications in their transaction (the
+    /// transactional outbox). Notifications are stored as the last write before the commit, by a unit of work
+    /// of their own if no handler began one, and a relay publishes them: no [`broker`](Self::broker) is needed.
+    pub fn outbox<F>(mut self, factory: F) -> Self
+    where
+        F: UnitOfWorkFactory<Unit: OutboxUnit>,
+    {
+        let tasks = self.inner.finisher.tasks.clone();
+        self.inner.units = Some(Arc::new(UnitSource::with_outbox(factory, tasks)));
+        self
+    }
+
     /// Sends notifications with payload `P` to `topic` instead of their type's topic.
     pub fn topic<P: Notification>(mut self, topic: impl Into<Box<str>>) -> Self {
         self.inner.finisher.topics.insert(TypeId::of::<P>(), topic.into());
@@ -116,7 +128,10 @@ impl<M> Bootstrap<M> {
             .iter()
             .filter(|(required, _)| !has(self, *required))
             .map(|&(_, required)| BuildProblem::NoHandler { required });
-        let problems: Vec<_> = conflicts.chain(missing).chain(never_run).collect();
+        let has_outbox = self.inner.units.as_ref().is_some_and(|source| source.has_outbox());
+        let unused = (has_outbox && self.inner.finisher.broker.is_some())
+            .then_some(BuildProblem::BrokerBesideOutbox);
+        let problems: Vec<_> = conflicts.chain(missing).chain(never_run).chain(unused).collect();
         match problems.is_empty() {
             true => Ok(()),
             false => Err(BuildError { problems }),
@@ -244,6 +259,12 @@ pub enum BuildProblem {
         /// The type.
         required: &'static str,
     },
+    /// The mediator has a broker and an outbox. Notifications go to the outbox, the broker is never used.
+    #[error(
+        "the broker would never be used: notifications go to the outbox, and its relay publishes them; \
+         remove `broker(..)` or `outbox(..)`"
+    )]
+    BrokerBesideOutbox,
 }
 
 impl BuildError {

@@ -37,7 +37,7 @@ pub enum SendError<T, E> {
     Panicked(String),
     /// Handlers of the domain events failed.
     Events(EventsError),
-    /// A notification was emitted, but the mediator has no broker.
+    /// A notification was emitted, but the mediator has neither a broker nor an outbox.
     NoBroker {
         /// The notification's name.
         event: String,
@@ -141,7 +141,7 @@ impl<T, E: fmt::Display> fmt::Display for SendError<T, E> {
             Self::NoBroker { event } => write!(
                 f,
                 "{event} was emitted, but the mediator has no broker: give its builder one with \
-                 `broker(..)`, or a DevnullMessageBroker"
+                 `broker(..)`, or a DevnullMessageBroker, or an outbox with `outbox(..)`"
             ),
             Self::Serialize(error) => error.fmt(f),
             Self::UnitOfWork(error) => error.fmt(f),

@@ -13,7 +13,16 @@ use crate::broker::{BoxFuture, MessageBroker};
 use crate::dispatch::EventsError;
 use crate::event::{AnyEvent, Event};
 use crate::middleware::{Answer, AnyResult, CallResult, InvocationKind, Outcome};
-use crate::scope::Scope;
+use crate::scope::{Scope, SubscriptionInbox};
+
+/// The successful end of a consumed event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Consumed {
+    /// Its handlers ran.
+    Handled,
+    /// The inbox had marked it before: no handler ran.
+    Duplicate,
+}
 
 /// Sends consumed events to their handlers. Cloning is cheap; clones share everything.
 ///
@@ -45,7 +54,7 @@ impl EventMediator {
         if !self.handles_event(&*event) {
             return Err(SendError::NoHandler { request: type_name::<E>() });
         }
-        self.send_any(scope, event).await
+        self.send_any(scope, event).await.map(drop)
     }
 
     /// As [`send_in`](Self::send_in), for an event of any type that has a handler.
@@ -53,10 +62,16 @@ impl EventMediator {
         &self,
         mut scope: Scope,
         event: Box<dyn AnyEvent>,
-    ) -> Result<(), EventSendError> {
+    ) -> Result<Consumed, EventSendError> {
         let inner = &*self.0;
         let _entered = inner.open(&mut scope)?;
         let mut scope = scope;
+        if let Some(inbox) = scope.get::<SubscriptionInbox>().cloned() {
+            // Boxed, so that the future of a subscription without an inbox is small.
+            if !Box::pin(mark(inner, inbox, &*event, &mut scope)).await? {
+                return Ok(Consumed::Duplicate);
+            }
+        }
         let send = pin!(async {
             let answered = match inner.middlewares.is_empty() {
                 true => run_handlers(inner, &*event, &mut scope).await.map_err(SendError::Handler),
@@ -68,7 +83,7 @@ impl EventMediator {
             answered
         });
         // The errors of its handlers decide themselves whether a retry may help.
-        nested(send).await.0
+        nested(send).await.0.map(|()| Consumed::Handled)
     }
 
     /// `true` if a handler is bound to one of these types.
@@ -79,6 +94,11 @@ impl EventMediator {
     fn handles_event(&self, event: &dyn AnyEvent) -> bool {
         let (first, second) = event.handler_arguments();
         self.handles([Some(first), second].into_iter().flatten().map(|view| view.0))
+    }
+
+    /// `true` if its units of work are of this type.
+    pub(crate) fn has_unit(&self, unit: TypeId) -> bool {
+        self.0.units.as_ref().is_some_and(|source| source.unit_type() == unit)
     }
 
     /// The broker, if there is one.
@@ -100,6 +120,21 @@ impl fmt::Debug for EventMediator {
             .field("broker", &self.0.finisher.broker)
             .finish_non_exhaustive()
     }
+}
+
+/// Marks `event` in the inbox. `false` if it was marked before; nothing is left in the scope then.
+async fn mark(
+    inner: &Inner,
+    SubscriptionInbox { inbox, consumer }: SubscriptionInbox,
+    event: &dyn AnyEvent,
+    scope: &mut Scope,
+) -> Result<bool, EventSendError> {
+    let Some(id) = event.id() else { return Ok(true) };
+    let marked = inbox.mark(scope, &consumer, id).await.map_err(SendError::UnitOfWork);
+    if !matches!(marked, Ok(true)) {
+        inner.finisher.fail(scope).await;
+    }
+    marked
 }
 
 async fn run_chain(

@@ -14,6 +14,7 @@ pub use bootstrap::{Bootstrap, BuildError, BuildProblem};
 pub use emitter::EventEmitter;
 pub(crate) use error::CommittedBelow;
 pub use error::{EventSendError, SendError};
+pub(crate) use events::Consumed;
 pub use events::EventMediator;
 pub use inner::MediatorShutdown;
 pub(crate) use nesting::{committed_below, track_commits};

@@ -1,6 +1,7 @@
 //! The scope of one `send`: values, emitted events and the unit of work, shared by handlers and
 //! middlewares.
 
+mod outbox;
 mod unit_of_work;
 mod values;
 
@@ -10,6 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::event::{Emission, Event};
 
+pub(crate) use outbox::{ErasedInbox, SubscriptionInbox};
+pub use outbox::{Inbox, OutboxUnit};
 use unit_of_work::OpenUnit;
 pub use unit_of_work::{CommitError, UnitOfWork, UnitOfWorkError, UnitOfWorkFactory};
 pub(crate) use unit_of_work::{ErasedUnit, UnitSource, roll_back};
@@ -111,6 +114,11 @@ impl Scope {
         if let Some(source) = source {
             self.units = Some(Arc::clone(source));
         }
+    }
+
+    /// The source of its units, if they store the notifications.
+    pub(crate) fn outbox(&self) -> Option<Arc<UnitSource>> {
+        self.units.clone().filter(|source| source.has_outbox())
     }
 
     /// A scope for an event handler that runs in parallel to others: the same values, no transaction.

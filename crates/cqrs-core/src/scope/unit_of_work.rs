@@ -1,15 +1,17 @@
 //! The unit of work of a scope: begun on first use, committed or rolled back once.
 
-use std::any::{Any, type_name};
+use std::any::{Any, TypeId, type_name};
 use std::error::Error;
 use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
+use super::outbox::{OutboxUnit, Put, put};
 use crate::broker::BoxFuture;
 use crate::dispatch::caught;
+use crate::message::Message;
 
-type BoxError = Box<dyn Error + Send + Sync>;
+pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 
 /// A transaction of any kind: the writes of one `send` become visible together or not at all.
 ///
@@ -74,6 +76,12 @@ pub enum UnitOfWorkError {
     /// Committing it failed, and its writes may be visible. Nothing was published.
     #[error("the unit of work may or may not be committed; look before sending the request again")]
     CommitUnknown(#[source] BoxError),
+    /// The notifications could not be stored in it: it is rolled back.
+    #[error("the events could not be stored in the outbox; the unit of work is rolled back")]
+    Outbox(#[source] BoxError),
+    /// The consumed message could not be marked in it: it is rolled back, and no handler ran.
+    #[error("the inbox could not mark the message; no handler ran")]
+    Inbox(#[source] BoxError),
 }
 
 /// The error of a commit, with a certain or an unknown outcome.
@@ -153,11 +161,57 @@ impl<F: UnitOfWorkFactory> ErasedFactory for F {
 pub(crate) struct UnitSource {
     factory: Box<dyn ErasedFactory>,
     tasks: TaskTracker,
+    unit: TypeId,
+    /// `Some` if its units store the notifications.
+    put: Option<Put>,
 }
 
 impl UnitSource {
-    pub(crate) fn new(factory: impl UnitOfWorkFactory, tasks: TaskTracker) -> Self {
-        Self { factory: Box::new(factory), tasks }
+    pub(crate) fn new<F: UnitOfWorkFactory>(factory: F, tasks: TaskTracker) -> Self {
+        Self { factory: Box::new(factory), tasks, unit: TypeId::of::<F::Unit>(), put: None }
+    }
+
+    pub(crate) fn with_outbox<F>(factory: F, tasks: TaskTracker) -> Self
+    where
+        F: UnitOfWorkFactory<Unit: OutboxUnit>,
+    {
+        Self { put: Some(put::<F::Unit>), ..Self::new(factory, tasks) }
+    }
+
+    pub(crate) fn unit_type(&self) -> TypeId {
+        self.unit
+    }
+
+    pub(crate) fn has_outbox(&self) -> bool {
+        self.put.is_some()
+    }
+
+    /// Stores `messages` in `unit`, or in a new one, and returns it. A unit that cannot store them is rolled
+    /// back.
+    pub(crate) async fn store(
+        &self,
+        unit: Option<Box<dyn ErasedUnit>>,
+        messages: &[Message],
+    ) -> Result<Option<Box<dyn ErasedUnit>>, UnitOfWorkError> {
+        let put = match self.put {
+            Some(put) if !messages.is_empty() => put,
+            _ => return Ok(unit),
+        };
+        let panicked = |panic| format!("panicked: {panic}").into();
+        let mut unit = match unit {
+            Some(unit) => unit,
+            None => match caught(|| self.factory.begin()).await {
+                Ok(begun) => begun.map_err(UnitOfWorkError::Begin)?,
+                Err(panic) => return Err(UnitOfWorkError::Begin(panicked(panic))),
+            },
+        };
+        let error = match caught(|| put(&mut *unit, messages)).await {
+            Ok(Ok(())) => return Ok(Some(unit)),
+            Ok(Err(error)) => error,
+            Err(panic) => panicked(panic),
+        };
+        roll_back(unit).await;
+        Err(UnitOfWorkError::Outbox(error))
     }
 }
 

@@ -121,6 +121,7 @@ impl ServiceBuilder {
                 undecodable: subscription.undecodable,
                 decoders: subscription.decoders,
                 middlewares: subscription.middlewares,
+                inbox: subscription.inbox,
                 handler,
                 limits: subscription.limits,
                 retry: subscription.retry,
@@ -217,6 +218,11 @@ fn problems_of(subscription: &Subscription, handler: &HandlerKind) -> Vec<Servic
     option(
         matches!(handler, HandlerKind::Batch(_, limits) if limits.size == 0),
         "a batch of 0 events handles nothing: use at least 1",
+    );
+    option(
+        subscription.inbox.as_ref().is_some_and(|inbox| !handler.has_unit(inbox.unit_type())),
+        "the inbox marks in the unit of work of a mediator: give the subscription an EventMediator that was \
+         built with the inbox's `outbox(..)` or `unit_of_work(..)`",
     );
     option(
         !is_each && !subscription.middlewares.is_empty(),

@@ -139,6 +139,10 @@ where
         is_of::<P>(types)
     }
 
+    fn has_unit(&self, _unit: TypeId) -> bool {
+        false
+    }
+
     fn handle<'a>(
         &'a self,
         event: Box<dyn AnyEvent>,

@@ -56,6 +56,8 @@ pub struct SubscriptionCounts {
     pub received: u64,
     /// Acked after their handler succeeded.
     pub handled: u64,
+    /// Those among `handled` that the inbox had marked before: their handler did not run again.
+    pub duplicates: u64,
     /// Acked unhandled, by policy.
     pub skipped: u64,
     /// Acked after their dead letter was confirmed.

@@ -17,6 +17,7 @@ use crate::consume::{
 use crate::event::{HandlerError, Notification};
 use crate::message::Name;
 use crate::middleware::{DynMiddleware, Middleware};
+use crate::scope::{ErasedInbox, Inbox};
 
 /// A subscription: its topics, how messages are decoded, and what follows a failure. A
 /// [`Service`](super::Service) joins it with a target that handles its events.
@@ -43,6 +44,7 @@ pub struct Subscription {
     pub(super) undecodable: Option<UndecodableFn>,
     pub(super) decoders: Vec<DecoderFn>,
     pub(super) middlewares: Vec<Arc<dyn DynMiddleware>>,
+    pub(super) inbox: Option<Arc<dyn ErasedInbox>>,
     pub(super) limits: Limits,
     pub(super) retry: Retry,
     pub(super) dead_letter: DeadLetterTarget,
@@ -79,6 +81,7 @@ impl Subscription {
             undecodable: None,
             decoders: Vec::new(),
             middlewares: Vec::new(),
+            inbox: None,
             limits: Limits::default(),
             retry: Retry::default(),
             dead_letter: DeadLetterTarget::default(),
@@ -267,6 +270,20 @@ impl Subscription {
     /// handler again. Not for [`manual`](super::manual) and [`batch`](super::batch).
     pub fn middleware(mut self, middleware: impl Middleware) -> Self {
         self.middlewares.push(Arc::new(middleware));
+        self
+    }
+
+    /// Handles each event once: its id is marked in the mediator's unit of work before the handlers run, so
+    /// that a duplicate of an event whose handling is committed is acked without running them again.
+    ///
+    /// The marks of a group are apart from those of the others. The id is that of the event
+    /// ([`NotificationEvent::event_id`](crate::NotificationEvent)): a sender that writes none, or a new one
+    /// for each copy, has no duplicates. While the mark cannot be stored (its database is away), no attempt is
+    /// counted: the message waits and is tried again, for as long as needed.
+    ///
+    /// For mediators only, whose unit of work must be that of the inbox.
+    pub fn inbox(mut self, inbox: impl Inbox) -> Self {
+        self.inbox = Some(Arc::new(inbox));
         self
     }
 

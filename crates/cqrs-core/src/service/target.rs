@@ -56,6 +56,10 @@ impl EachHandler for EventMediator {
         EventMediator::handles(self, types)
     }
 
+    fn has_unit(&self, unit: TypeId) -> bool {
+        EventMediator::has_unit(self, unit)
+    }
+
     fn mediator(&self) -> Option<&EventMediator> {
         Some(self)
     }
@@ -97,6 +101,10 @@ impl<F: Fn(&Received) -> EventMediator + Send + Sync + 'static> sealed::Sealed f
 impl<F: Fn(&Received) -> EventMediator + Send + Sync + 'static> EachHandler for PerDelivery<F> {
     /// Its types are known only when it is built; an event without a handler becomes a dead letter.
     fn handles(&self, _types: [TypeId; 2]) -> bool {
+        true
+    }
+
+    fn has_unit(&self, _unit: TypeId) -> bool {
         true
     }
 

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use cqrs_core::broker::{BoxFuture, BrokerState, Confirmation, Intake, Receipt, ShutdownReport};
-use cqrs_core::scope::{CommitError, UnitOfWorkFactory};
+use cqrs_core::scope::{CommitError, OutboxUnit, UnitOfWorkFactory};
 use cqrs_core::{Message, MessageBroker, PublishError, PublishErrorKind, UnitOfWork};
 
 use tracing::subscriber::DefaultGuard;
@@ -90,6 +90,8 @@ pub enum Fault {
     #[default]
     None,
     Begin,
+    Put,
+    PanicInPut,
     Commit,
     /// The connection is lost in the commit, so that its outcome is unknown.
     LostInCommit,
@@ -172,6 +174,23 @@ impl UnitOfWork for Transaction {
             Fault::Rollback => Err("connection lost".into()),
             _ => Ok(()),
         }
+    }
+}
+
+impl OutboxUnit for Transaction {
+    /// Stored messages are writes, too.
+    async fn put(&mut self, messages: &[Message]) -> Result<(), BoxError> {
+        steps(2).await;
+        match self.store.fault {
+            Fault::Put => return Err("no such table: outbox".into()),
+            Fault::PanicInPut => panic!("put blew up"),
+            _ => {}
+        }
+        for message in messages {
+            self.store.log.add(format!("put {}", message.name));
+            self.write(format!("{} to {}", message.name, message.topic));
+        }
+        Ok(())
     }
 }
 

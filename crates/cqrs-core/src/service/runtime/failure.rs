@@ -28,7 +28,8 @@ pub(crate) enum FailureClass {
     Retryable,
     Permanent,
     Panicked,
-    /// Not tried, so not a failed attempt: the mediator is shut down, or a decoder's service is away.
+    /// Not tried, so not a failed attempt: the mediator is shut down, or a decoder's service or the inbox's
+    /// database is away.
     NotTried,
 }
 
@@ -60,9 +61,9 @@ impl AttemptFailure {
         }
     }
 
-    /// The service that a decoder needs is away.
-    pub(crate) fn not_tried(error: &HandlerError) -> Self {
-        Self::new(FailureClass::NotTried, error.type_name(), error_chain(error.source()))
+    /// The service that a decoder or an inbox needs is away.
+    pub(crate) fn not_tried(error_type: &str, error: impl Into<String>) -> Self {
+        Self::new(FailureClass::NotTried, error_type, error)
     }
 
     pub(crate) fn timeout(limit: Duration) -> Self {

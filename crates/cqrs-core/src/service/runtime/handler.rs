@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use super::failure::AttemptFailure;
 use super::monitor::Monitor;
+use super::repeats::{Logged, log_first};
 use super::undelivered::publish_again;
 use crate::broker::BoxFuture;
+use crate::consume::support::error_chain;
 use crate::event::AnyEvent;
-use crate::mediator::{EventMediator, SendError};
-use crate::scope::Scope;
+use crate::mediator::{Consumed, EventMediator, SendError};
+use crate::scope::{Scope, UnitOfWorkError};
 use crate::service::delivery::Delivery;
 use crate::service::received::Received;
 
@@ -28,6 +30,11 @@ impl HandlerKind {
             Self::Batch(handler, _) => handler.handles(types),
         }
     }
+
+    /// `true` if it handles events in a unit of work of this type, as far as that is known before it runs.
+    pub(crate) fn has_unit(&self, unit: TypeId) -> bool {
+        matches!(self, Self::Each(handler) if handler.has_unit(unit))
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +45,8 @@ pub(crate) struct BatchLimits {
 
 pub(crate) trait EachHandler: Send + Sync {
     fn handles(&self, types: [TypeId; 2]) -> bool;
+    /// See [`HandlerKind::has_unit`].
+    fn has_unit(&self, unit: TypeId) -> bool;
     /// The mediator, if it is one.
     fn mediator(&self) -> Option<&EventMediator> {
         None
@@ -72,6 +81,10 @@ impl EachHandler for BatchOfOne<'_> {
         self.0.handles(types)
     }
 
+    fn has_unit(&self, _unit: TypeId) -> bool {
+        false
+    }
+
     fn handle<'a>(
         &'a self,
         event: Box<dyn AnyEvent>,
@@ -91,7 +104,22 @@ pub(crate) async fn send(
     monitor: &Monitor,
 ) -> Result<(), AttemptFailure> {
     match mediator.send_any(scope, event).await {
-        Ok(()) => Ok(()),
+        Ok(Consumed::Handled) => Ok(()),
+        Ok(Consumed::Duplicate) => {
+            monitor.counters.duplicates.one();
+            Ok(())
+        }
+        Err(SendError::UnitOfWork(UnitOfWorkError::Inbox(source))) => {
+            let error = error_chain(&*source);
+            log_first!(
+                monitor.repeats.is_first(Logged::NotMarkedNow, "inbox"),
+                warn,
+                subscription = %monitor.name,
+                error,
+                "the inbox cannot mark a message now: it waits"
+            );
+            Err(AttemptFailure::not_tried("UnitOfWorkError", error))
+        }
         Err(SendError::Undelivered(undelivered)) => {
             Box::pin(publish_again(mediator.broker(), undelivered.events, monitor)).await
         }

@@ -14,6 +14,7 @@ use crate::service::state::{SubscriptionCounts, SubscriptionState};
 pub(crate) struct Counters {
     pub(crate) received: Counter,
     pub(crate) handled: Counter,
+    pub(crate) duplicates: Counter,
     pub(crate) skipped: Counter,
     pub(crate) dead_lettered: Counter,
     pub(crate) discarded: Counter,
@@ -43,6 +44,7 @@ impl Counters {
         SubscriptionCounts {
             received: self.received.get(),
             handled: self.handled.get(),
+            duplicates: self.duplicates.get(),
             skipped: self.skipped.get(),
             dead_lettered: self.dead_lettered.get(),
             discarded: self.discarded.get(),

@@ -1,6 +1,7 @@
 //! Handles one message: decodes it, runs its handler, and decides what follows a failure.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::context::{SubscriptionContext, WaitEnd};
@@ -19,7 +20,7 @@ use crate::dispatch::caught;
 use crate::event::Timestamp;
 use crate::mediator::track_commits;
 use crate::message::CorrelationId;
-use crate::scope::{Committing, Scope};
+use crate::scope::{Committing, Scope, SubscriptionInbox};
 use crate::service::delivery::Delivery;
 use crate::service::received::Received;
 
@@ -192,7 +193,7 @@ async fn attempt(
     received: Received,
     handler: &dyn EachHandler,
 ) -> Verdict {
-    let scope = scope_of(&received);
+    let scope = scope_of(ctx, &received);
     let attempted = match ctx.spec.limits.timeout {
         None => guarded(pin!(read_and_handle(ctx, received, scope, handler))).await,
         Some(limit) => {
@@ -248,9 +249,14 @@ async fn read_and_handle(
     }
 }
 
-/// A scope with the correlation and trace of the message, for its handlers and the events they emit.
-fn scope_of(received: &Received) -> Scope {
+/// A scope with the correlation and trace of the message, for its handlers and the events they emit, and with
+/// the inbox, for its mediator.
+fn scope_of(ctx: &SubscriptionContext, received: &Received) -> Scope {
     let mut scope = Scope::new();
+    if let Some(inbox) = &ctx.spec.inbox {
+        let (inbox, consumer) = (Arc::clone(inbox), Arc::clone(&ctx.spec.group));
+        scope.insert(SubscriptionInbox { inbox, consumer });
+    }
     let headers = &received.headers;
     if headers.is_empty() {
         return scope;

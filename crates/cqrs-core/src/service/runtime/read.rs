@@ -10,6 +10,7 @@ use super::outcome::Verdict;
 use super::repeats::{Logged, log_first};
 use crate::codec::{DeserializeError, DeserializeErrorKind};
 use crate::consume::Incoming;
+use crate::consume::support::error_chain;
 use crate::dispatch::{caught, panic_message};
 use crate::event::AnyEvent;
 use crate::service::policy::{DecodeError, OnDecodeError, Undecodable};
@@ -131,7 +132,9 @@ async fn decode(
             Ok(Ok(None)) => return Err(Verdict::Skipped),
             Ok(Err(DecodeError::Failed(error))) => return Err(Verdict::Failed(error.into())),
             Ok(Err(DecodeError::NotNow(error))) => {
-                return Err(Verdict::Failed(AttemptFailure::not_tried(&error)));
+                let text = error_chain(error.source());
+                let failure = AttemptFailure::not_tried(error.type_name(), text);
+                return Err(Verdict::Failed(failure));
             }
             Ok(Err(DecodeError::Malformed(text))) => return Err(malformed(message, &text)),
             Err(panic) => {

@@ -7,6 +7,7 @@ use super::handler::HandlerKind;
 use super::routes::Routes;
 use crate::consume::{DEFAULT_MAX_CRASHES, DeadLetterTarget, Retry};
 use crate::middleware::DynMiddleware;
+use crate::scope::ErasedInbox;
 use crate::service::policy::{DecoderFn, Policies, UndecodableFn};
 
 /// The configuration of a subscription.
@@ -18,6 +19,7 @@ pub(crate) struct Spec {
     pub(crate) decoders: Vec<DecoderFn>,
     pub(crate) middlewares: Vec<Arc<dyn DynMiddleware>>,
     pub(crate) handler: HandlerKind,
+    pub(crate) inbox: Option<Arc<dyn ErasedInbox>>,
     pub(crate) limits: Limits,
     pub(crate) retry: Retry,
     pub(crate) dead_letter: DeadLetterTarget,
