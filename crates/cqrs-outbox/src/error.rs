@@ -1,0 +1,147 @@
+//! The error of the outbox and the inbox: what failed, its kind, and the cause.
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
+
+/// The kind of an [`OutboxError`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum OutboxErrorKind {
+    /// The database is away: no connection, or it was lost.
+    Unavailable,
+    /// Another transaction was in the way: a deadlock, a serialization failure, a lock timeout, a busy
+    /// SQLite file. The transaction is rolled back, or must be.
+    Conflict,
+    /// A table is missing: [`Outbox::migrate`](crate::Outbox::migrate) was not called, or other
+    /// [`Tables`](crate::Tables) are set.
+    NotMigrated,
+    /// Any other error of the database.
+    Database,
+    /// An event could not be serialized.
+    Serialize,
+    /// A setting is wrong.
+    Config,
+}
+
+/// An operation of the outbox or the inbox that failed.
+///
+/// `Display` names the operation and the remedy; the database's own error is the `source()`. Payloads are
+/// never shown.
+#[derive(Debug)]
+pub struct OutboxError {
+    kind: OutboxErrorKind,
+    doing: Cow<'static, str>,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl OutboxError {
+    /// An error of the database during `doing`.
+    pub(crate) fn database(doing: &'static str, error: sqlx::Error) -> Self {
+        let kind = kind_of(&error);
+        Self { kind, doing: doing.into(), source: Some(error.into()) }
+    }
+
+    pub(crate) fn config(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind: OutboxErrorKind::Config, doing: detail.into(), source: None }
+    }
+
+    pub(crate) fn serialize(error: cqrs_core::codec::SerializeError) -> Self {
+        let doing = "writing an event to the outbox".into();
+        Self { kind: OutboxErrorKind::Serialize, doing, source: Some(error.into()) }
+    }
+
+    /// The kind of error.
+    pub fn kind(&self) -> OutboxErrorKind {
+        self.kind
+    }
+
+    /// `true` if the same operation may succeed later, in a new transaction.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self.kind, OutboxErrorKind::Unavailable | OutboxErrorKind::Conflict)
+    }
+}
+
+impl fmt::Display for OutboxError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let doing = &self.doing;
+        match self.kind {
+            OutboxErrorKind::Unavailable => write!(f, "{doing}: the database is away"),
+            OutboxErrorKind::Conflict => {
+                write!(f, "{doing}: another transaction was in the way; run it again")
+            }
+            OutboxErrorKind::NotMigrated => {
+                write!(
+                    f,
+                    "{doing}: a table is missing; call `migrate()`, or set the right `Tables`"
+                )
+            }
+            OutboxErrorKind::Database => write!(f, "{doing}: the database refused it"),
+            OutboxErrorKind::Serialize | OutboxErrorKind::Config => f.write_str(doing),
+        }
+    }
+}
+
+impl Error for OutboxError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+fn kind_of(error: &sqlx::Error) -> OutboxErrorKind {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::BeginFailed => OutboxErrorKind::Unavailable,
+        sqlx::Error::Database(error) => error.code().map_or(OutboxErrorKind::Database, |code| {
+            if code.len() == 5 { kind_of_state(&code) } else { kind_of_sqlite(&code) }
+        }),
+        _ => OutboxErrorKind::Database,
+    }
+}
+
+/// By the SQLSTATE code ([PostgreSQL, Appendix A](https://www.postgresql.org/docs/current/errcodes-appendix.html)).
+fn kind_of_state(code: &str) -> OutboxErrorKind {
+    match code {
+        // serialization_failure, deadlock_detected, lock_not_available
+        "40001" | "40P01" | "55P03" => OutboxErrorKind::Conflict,
+        // undefined_table, invalid_schema_name
+        "42P01" | "3F000" => OutboxErrorKind::NotMigrated,
+        // admin_shutdown, crash_shutdown, cannot_connect_now; a server in recovery is read-only
+        "57P01" | "57P02" | "57P03" | "25006" => OutboxErrorKind::Unavailable,
+        // connection exception, insufficient resources (too many connections)
+        _ if code.starts_with("08") || code.starts_with("53") => OutboxErrorKind::Unavailable,
+        _ => OutboxErrorKind::Database,
+    }
+}
+
+/// By the lowest byte of the [extended result code](https://www.sqlite.org/rescode.html).
+fn kind_of_sqlite(code: &str) -> OutboxErrorKind {
+    const BUSY: i32 = 5;
+    const LOCKED: i32 = 6;
+    match code.parse::<i32>().map(|code| code & 0xff) {
+        Ok(BUSY | LOCKED) => OutboxErrorKind::Conflict,
+        _ => OutboxErrorKind::Database,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_tell_outage_conflict_and_missing_table() {
+        assert_eq!(kind_of_state("57P01"), OutboxErrorKind::Unavailable);
+        assert_eq!(kind_of_state("08006"), OutboxErrorKind::Unavailable);
+        assert_eq!(kind_of_state("40P01"), OutboxErrorKind::Conflict);
+        assert_eq!(kind_of_state("42P01"), OutboxErrorKind::NotMigrated);
+        assert_eq!(kind_of_state("23505"), OutboxErrorKind::Database);
+        // SQLITE_BUSY_SNAPSHOT
+        assert_eq!(kind_of_sqlite("517"), OutboxErrorKind::Conflict);
+        assert_eq!(kind_of_sqlite("1"), OutboxErrorKind::Database);
+    }
+}

@@ -1,0 +1,183 @@
+//! The rows of the `outbox` table, as writers insert them and the relay reads them.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use cqrs_core::Message;
+use cqrs_core::event::Timestamp;
+use sqlx::{ColumnIndex, Decode, Type};
+use uuid::Uuid;
+
+use crate::headers;
+use crate::lane::lane_of;
+use crate::tables::Dialect;
+
+/// A row to insert; the fields in the order in which [`Tables::insert`](crate::Tables::insert) binds them.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NewRow<'m> {
+    /// The lane, by the message's key; see [`lane_of`](crate::lane_of).
+    pub lane: i16,
+    /// The event's id.
+    pub event_id: Uuid,
+    /// The event's name.
+    pub name: &'m str,
+    /// The topic.
+    pub topic: &'m str,
+    /// The key.
+    pub key: Option<&'m [u8]>,
+    /// The media type of the body.
+    pub content_type: Option<&'m str>,
+    /// The headers as a JSON object of texts; a value of bytes is `{"hex": "00ff"}`.
+    pub headers: Option<String>,
+    /// The body.
+    pub body: &'m [u8],
+    /// The event's time, in microseconds since 1970-01-01 UTC.
+    pub occurred_at: i64,
+    /// `false` if the broker may drop the message when it has no receiver.
+    pub mandatory: bool,
+}
+
+impl<'m> NewRow<'m> {
+    /// The row of `message`.
+    pub fn new(message: &'m Message, dialect: Dialect) -> Self {
+        Self {
+            lane: lane_of(message.key.as_deref(), message.id, dialect.lanes()),
+            event_id: message.id,
+            name: &message.name,
+            topic: &message.topic,
+            key: message.key.as_deref(),
+            content_type: message.content_type.as_deref(),
+            headers: headers::to_json(&message.headers),
+            body: &message.body,
+            occurred_at: Timestamp::from(message.timestamp).unix_micros(),
+            mandatory: message.mandatory,
+        }
+    }
+}
+
+impl std::fmt::Debug for NewRow<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewRow")
+            .field("lane", &self.lane)
+            .field("event_id", &self.event_id)
+            .field("name", &self.name)
+            .field("topic", &self.topic)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A row that waits for its publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Row {
+    /// The lane.
+    pub lane: i16,
+    /// The id, unique in the table. Within a key, in order of writing.
+    pub id: i64,
+    /// The message, as it is published.
+    pub message: Message,
+    /// The time of writing, by the database's clock.
+    pub created_at: SystemTime,
+}
+
+impl Row {
+    /// Reads the columns of [`row_columns`], by name.
+    #[allow(dead_code)] // until the relay
+    pub(crate) fn read<'r, R: sqlx::Row>(row: &'r R) -> Result<Self, sqlx::Error>
+    where
+        &'static str: ColumnIndex<R>,
+        i16: Decode<'r, R::Database> + Type<R::Database>,
+        i64: Decode<'r, R::Database> + Type<R::Database>,
+        bool: Decode<'r, R::Database> + Type<R::Database>,
+        Uuid: Decode<'r, R::Database> + Type<R::Database>,
+        &'r str: Decode<'r, R::Database> + Type<R::Database>,
+        Vec<u8>: Decode<'r, R::Database> + Type<R::Database>,
+    {
+        let mut message =
+            Message::new(row.try_get::<&str, _>("topic")?, row.try_get::<Vec<u8>, _>("body")?)
+                .with_id(row.try_get("event_id")?)
+                .with_name(row.try_get::<&str, _>("name")?)
+                .with_timestamp(Timestamp::from_unix_micros(row.try_get("occurred_at")?).into())
+                .with_mandatory(row.try_get("mandatory")?);
+        message.key = row.try_get::<Option<Vec<u8>>, _>("key")?.map(Bytes::from);
+        message.content_type = row.try_get::<Option<&str>, _>("content_type")?.map(Into::into);
+        if let Some(json) = row.try_get::<Option<&str>, _>("headers")? {
+            message.headers = headers::from_json(json).map_err(|error| {
+                sqlx::Error::ColumnDecode { index: "headers".into(), source: error.into() }
+            })?;
+        }
+        let created_at = Timestamp::from_unix_micros(row.try_get("created_at")?).into();
+        Ok(Self { lane: row.try_get("lane")?, id: row.try_get("id")?, message, created_at })
+    }
+}
+
+#[allow(dead_code)] // until the relay
+/// The select list that [`Row::read`] reads, from a table with the alias `r`.
+pub(crate) const fn row_columns(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Postgres => {
+            "r.lane, r.id, r.event_id, r.name, r.topic, r.key, r.content_type, \
+             r.headers::text AS headers, r.body, r.mandatory, \
+             (extract(epoch FROM r.occurred_at) * 1000000)::int8 AS occurred_at, \
+             (extract(epoch FROM r.created_at) * 1000000)::int8 AS created_at"
+        }
+        Dialect::Sqlite => {
+            "r.lane, r.id, r.event_id, r.name, r.topic, r.key, r.content_type, r.headers, r.body, \
+             r.mandatory, r.occurred_at, r.created_at"
+        }
+    }
+}
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use cqrs_core::message::Headers;
+    use sqlx::{AssertSqlSafe, Sqlite};
+
+    use super::*;
+    use crate::SqliteOutbox;
+
+    /// A message with every field set, and one with none.
+    fn messages() -> [Message; 2] {
+        let mut headers = Headers::new();
+        headers.insert("zone", "é").unwrap();
+        headers.insert_bytes("raw", vec![0, 0xff]).unwrap();
+        // The table keeps microseconds.
+        let time = SystemTime::UNIX_EPOCH + Duration::from_micros(1_700_000_000_123_456);
+        let full = Message::new("users", vec![0, 0xff])
+            .with_key(vec![0xff, 0])
+            .with_name("UserAdded")
+            .with_content_type("application/json")
+            .with_headers(headers)
+            .with_timestamp(time)
+            .with_mandatory(false)
+            .with_id(Uuid::from_u128(1));
+        let empty = Message::new("empty", "")
+            .with_timestamp(SystemTime::UNIX_EPOCH)
+            .with_id(Uuid::from_u128(2));
+        [full, empty]
+    }
+
+    #[tokio::test]
+    async fn row_reads_back_as_it_was_written() {
+        let pool = sqlx::SqlitePool::connect_with(
+            sqlx::sqlite::SqliteConnectOptions::new().in_memory(true),
+        );
+        let pool = pool.await.unwrap();
+        let outbox = SqliteOutbox::new(pool.clone());
+        outbox.migrate().await.unwrap();
+        let mut connection = pool.acquire().await.unwrap();
+        outbox.put(&mut connection, &messages()).await.unwrap();
+        let sql =
+            format!("SELECT {} FROM cqrs_outbox r ORDER BY r.id", row_columns(Dialect::Sqlite));
+        let query = sqlx::query::<Sqlite>(AssertSqlSafe(sql));
+        let rows = query.fetch_all(&mut *connection).await.unwrap();
+        let rows: Vec<_> = rows.iter().map(|row| Row::read(row).unwrap()).collect();
+        assert_eq!([rows[0].message.clone(), rows[1].message.clone()], messages());
+        let age = rows[0].created_at.elapsed().unwrap();
+        assert!(age < Duration::from_secs(60), "{age:?}");
+        assert_eq!((rows[0].lane, rows[0].id, rows[1].id), (0, 1, 2));
+    }
+}

@@ -1,0 +1,146 @@
+//! The names of the tables, and the SQL dialects.
+
+use std::borrow::Cow;
+
+use crate::error::OutboxError;
+
+/// The SQL dialect of a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Dialect {
+    /// PostgreSQL 15 and later.
+    Postgres,
+    /// SQLite 3.42 and later.
+    Sqlite,
+}
+
+impl Dialect {
+    /// The number of lanes: 64, and 1 on SQLite, which has one writer.
+    pub fn lanes(self) -> u16 {
+        match self {
+            Self::Postgres => 64,
+            Self::Sqlite => 1,
+        }
+    }
+}
+
+/// The names of the outbox's and inbox's tables: a schema, by default that of the connection, and a prefix,
+/// `cqrs_` by default.
+///
+/// ```
+/// let tables = cqrs_outbox::Tables::default().with_schema("orders")?.with_prefix("events_")?;
+/// assert_eq!(tables.name("outbox"), r#""orders".events_outbox"#);
+/// # Ok::<(), cqrs_outbox::OutboxError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tables {
+    schema: Option<String>,
+    prefix: Cow<'static, str>,
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        Self { schema: None, prefix: Cow::Borrowed("cqrs_") }
+    }
+}
+
+impl Tables {
+    /// Sets the schema. Not on SQLite, which has none.
+    ///
+    /// # Errors
+    /// If it is not made of `a` to `z`, digits and `_`, or is longer than 40 characters.
+    pub fn with_schema(mut self, schema: impl Into<String>) -> Result<Self, OutboxError> {
+        let schema = schema.into();
+        check(&schema)?;
+        self.schema = Some(schema);
+        Ok(self)
+    }
+
+    /// Sets the prefix of the tables' names. It may be empty.
+    ///
+    /// # Errors
+    /// As [`with_schema`](Self::with_schema).
+    pub fn with_prefix(mut self, prefix: impl Into<String>) -> Result<Self, OutboxError> {
+        let prefix = prefix.into();
+        if !prefix.is_empty() {
+            check(&prefix)?;
+        }
+        self.prefix = Cow::Owned(prefix);
+        Ok(self)
+    }
+
+    /// The schema, if one is set.
+    pub fn schema(&self) -> Option<&str> {
+        self.schema.as_deref()
+    }
+
+    /// The name of a table in SQL, with schema and prefix: `outbox`, `outbox_parked`, `outbox_dead`,
+    /// `outbox_relay`, `outbox_lane`, `inbox` or `migrations`.
+    pub fn name(&self, table: &str) -> String {
+        match &self.schema {
+            Some(schema) => format!("\"{schema}\".{}{table}", self.prefix),
+            None => format!("{}{table}", self.prefix),
+        }
+    }
+
+    /// The statement that inserts `rows` rows, for any driver.
+    ///
+    /// On PostgreSQL it has ten parameters, whatever the number of rows: the fields of
+    /// [`NewRow`](crate::NewRow) in their order, each an array over the rows. On SQLite it has ten for each
+    /// row: the fields of the first row, then those of the second, and so on. Run it last in the
+    /// transaction: then the ids of a key are in order of commit, if its writers wait for each other.
+    pub fn insert(&self, dialect: Dialect, rows: usize) -> String {
+        match dialect {
+            Dialect::Postgres => self.render(
+                "INSERT INTO {t}outbox (lane, event_id, name, topic, key, content_type, headers, body, \
+                 occurred_at, mandatory) \
+                 SELECT lane, event_id, name, topic, key, content_type, headers::json, body, \
+                 timestamptz 'epoch' + occurred_at * interval '1 microsecond', mandatory \
+                 FROM unnest($1::int2[], $2::uuid[], $3::text[], $4::text[], $5::bytea[], $6::text[], \
+                 $7::text[], $8::bytea[], $9::int8[], $10::bool[]) WITH ORDINALITY AS r (lane, event_id, \
+                 name, topic, key, content_type, headers, body, occurred_at, mandatory, number) \
+                 ORDER BY number",
+            ),
+            Dialect::Sqlite => {
+                let values = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; rows].join(", ");
+                self.render(
+                    "INSERT INTO {t}outbox (lane, event_id, name, topic, key, content_type, headers, \
+                     body, occurred_at, mandatory) VALUES ",
+                ) + &values
+            }
+        }
+    }
+
+    /// Replaces `{t}` in `template` with schema and prefix.
+    pub(crate) fn render(&self, template: &str) -> String {
+        template.replace("{t}", &self.name(""))
+    }
+}
+
+/// So that names need no quotes, except a schema that is a reserved word.
+fn check(name: &str) -> Result<(), OutboxError> {
+    let is_valid = name.len() <= 40
+        && name.starts_with(|first: char| first.is_ascii_lowercase() || first == '_')
+        && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+    match is_valid {
+        true => Ok(()),
+        false => Err(OutboxError::config(format!(
+            "{name:?} is no name of a schema or prefix here: use at most 40 of a-z, 0-9 and _, not \
+             beginning with a digit"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_would_need_quotes_are_refused() {
+        for bad in ["", "a-b", "A", "1a", "a\"; DROP TABLE users; --", &"a".repeat(41)] {
+            assert!(Tables::default().with_schema(bad).is_err(), "{bad}");
+        }
+        let tables = Tables::default().with_schema("user").unwrap().with_prefix("").unwrap();
+        assert_eq!(tables.render("DELETE FROM {t}inbox"), "DELETE FROM \"user\".inbox");
+    }
+}
