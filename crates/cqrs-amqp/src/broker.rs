@@ -1,6 +1,5 @@
 //! The broker value for RabbitMQ: the producer and the subscriptions behind core's contracts.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,11 +105,4 @@ impl Subscribe for AmqpMessageBroker {
     }
 }
 
-impl fmt::Debug for AmqpMessageBroker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AmqpMessageBroker")
-            .field("state", &self.state())
-            .field("in_flight", &self.in_flight())
-            .finish_non_exhaustive()
-    }
-}
+cqrs_core::debug_fields!(AmqpMessageBroker {}, |it| state: it.state(), in_flight: it.in_flight());

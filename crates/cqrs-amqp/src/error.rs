@@ -5,8 +5,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use cqrs_core::PublishErrorKind;
-use cqrs_core::consume::support::error_chain;
+use cqrs_core::{ClientError, ClientErrorKind, PublishErrorKind};
 use lapin::protocol::AMQPError;
 
 /// The kinds of [`AmqpError`]. The first four are the same for every broker.
@@ -34,118 +33,49 @@ pub enum ErrorKind {
     Blocked,
 }
 
-/// An error of this crate: its kind, a description, and the cause in `source()`.
-///
-/// Cheap to clone. Neither `Display` nor `Debug` shows credentials: an error never holds the dsn, and the
-/// server's replies name no password.
-#[derive(Clone)]
-pub struct AmqpError(Arc<Inner>);
+impl ClientErrorKind for ErrorKind {
+    const CONFIG: Self = Self::Config;
 
-struct Inner {
-    kind: ErrorKind,
-    detail: Cow<'static, str>,
-    reply_code: Option<u16>,
-    source: Option<Box<dyn Error + Send + Sync>>,
-}
-
-impl AmqpError {
-    pub(crate) fn new(kind: ErrorKind, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self(Arc::new(Inner { kind, detail: detail.into(), reply_code: None, source: None }))
-    }
-
-    pub(crate) fn config(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(ErrorKind::Config, detail)
-    }
-
-    pub(crate) fn caused(
-        kind: ErrorKind,
-        detail: impl Into<Cow<'static, str>>,
-        source: impl Into<Box<dyn Error + Send + Sync>>,
-    ) -> Self {
-        let source = Some(source.into());
-        Self(Arc::new(Inner { kind, detail: detail.into(), reply_code: None, source }))
-    }
-
-    /// An error of lapin, of `kind` unless the server's reply code stands for a more specific one.
-    pub(crate) fn from_lapin(
-        kind: ErrorKind,
-        doing: impl Into<Cow<'static, str>>,
-        error: &lapin::Error,
-    ) -> Self {
-        let (reply_code, source): (_, Box<dyn Error + Send + Sync>) = match error.kind() {
-            lapin::ErrorKind::ProtocolError(reply) => {
-                (Some(reply.get_id()), Box::new(ServerReply(reply.clone())))
-            }
-            lapin::ErrorKind::IOError(io) => (None, Box::new(Arc::clone(io))),
-            _ => (None, Box::new(error.clone())),
-        };
-        let kind = match (kind, reply_code) {
-            (ErrorKind::Connection, Some(403)) => ErrorKind::Authentication,
-            (ErrorKind::Connection, Some(530)) => ErrorKind::VirtualHost,
-            _ => kind,
-        };
-        let source = Some(source);
-        Self(Arc::new(Inner { kind, detail: doing.into(), reply_code, source }))
-    }
-
-    /// The kind of the error.
-    pub fn kind(&self) -> ErrorKind {
-        self.0.kind
-    }
-
-    /// The server's reply code, if the server refused
-    /// ([AMQP 0-9-1, 1.2](https://www.rabbitmq.com/amqp-0-9-1-reference#constants)).
-    pub fn reply_code(&self) -> Option<u16> {
-        self.0.reply_code
-    }
-
-    /// True if a retry can succeed without a change of the settings.
-    pub fn is_retryable(&self) -> bool {
+    fn is_retryable(self) -> bool {
         matches!(
-            self.0.kind,
-            ErrorKind::Connection
-                | ErrorKind::ConnectionLost
-                | ErrorKind::ChannelClosed
-                | ErrorKind::Blocked
+            self,
+            Self::Connection | Self::ConnectionLost | Self::ChannelClosed | Self::Blocked
         )
     }
+}
 
-    /// This error and all its causes on one line.
-    pub(crate) fn chain(&self) -> String {
-        error_chain(self)
-    }
+/// The error of this crate. Never shows credentials: it never holds the dsn, and the server's replies name
+/// no password.
+pub type AmqpError = ClientError<ErrorKind>;
 
-    /// The kind of publish error for the only message on a channel that the server closed.
-    pub(crate) fn publish_error_kind(&self) -> PublishErrorKind {
-        match self.0.reply_code {
-            Some(311) => PublishErrorKind::TooLarge,
-            Some(312 | 313 | 404) => PublishErrorKind::Unroutable,
-            Some(406) => PublishErrorKind::Invalid,
-            _ => PublishErrorKind::Refused,
+/// An error of lapin, of `kind` unless the server's reply code stands for a more specific one.
+pub(crate) fn from_lapin(
+    kind: ErrorKind,
+    doing: impl Into<Cow<'static, str>>,
+    error: &lapin::Error,
+) -> AmqpError {
+    let (code, source): (_, Box<dyn Error + Send + Sync>) = match error.kind() {
+        lapin::ErrorKind::ProtocolError(reply) => {
+            (Some(reply.get_id()), Box::new(ServerReply(reply.clone())))
         }
-    }
+        lapin::ErrorKind::IOError(io) => (None, Box::new(Arc::clone(io))),
+        _ => (None, Box::new(error.clone())),
+    };
+    let kind = match (kind, code) {
+        (ErrorKind::Connection, Some(403)) => ErrorKind::Authentication,
+        (ErrorKind::Connection, Some(530)) => ErrorKind::VirtualHost,
+        _ => kind,
+    };
+    AmqpError::new(kind, doing).with_source(source).with_code(code.map(u32::from))
 }
 
-impl fmt::Display for AmqpError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.detail)
-    }
-}
-
-impl fmt::Debug for AmqpError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AmqpError")
-            .field("kind", &self.0.kind)
-            .field("detail", &self.0.detail)
-            .field("reply_code", &self.0.reply_code)
-            .field("source", &self.0.source)
-            .finish()
-    }
-}
-
-impl Error for AmqpError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.0.source.as_deref().map(|source| source as _)
+/// The kind of publish error for the only message on a channel that the server closed with `error`.
+pub(crate) fn publish_error_kind(error: &AmqpError) -> PublishErrorKind {
+    match error.code() {
+        Some(311) => PublishErrorKind::TooLarge,
+        Some(312 | 313 | 404) => PublishErrorKind::Unroutable,
+        Some(406) => PublishErrorKind::Invalid,
+        _ => PublishErrorKind::Refused,
     }
 }
 
@@ -163,6 +93,7 @@ impl Error for ServerReply {}
 
 #[cfg(test)]
 mod tests {
+    use cqrs_core::consume::support::error_chain;
     use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 
     use super::*;
@@ -174,19 +105,20 @@ mod tests {
     #[test]
     fn reply_code_decides_the_kind_while_connecting() {
         let refused = reply(AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED), "Login was refused");
-        let error = AmqpError::from_lapin(ErrorKind::Connection, "connecting to h:1", &refused);
+        let error = from_lapin(ErrorKind::Connection, "connecting to h:1", &refused);
         assert_eq!(error.kind(), ErrorKind::Authentication);
-        assert_eq!(error.chain(), "connecting to h:1: the server says 403: Login was refused");
+        let shown = "connecting to h:1\ncaused by: the server says 403: Login was refused";
+        assert_eq!(format!("{error:?}"), shown);
         let vhost = reply(AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED), "vhost x not found");
-        let error = AmqpError::from_lapin(ErrorKind::Connection, "connecting", &vhost);
-        assert_eq!((error.kind(), error.reply_code()), (ErrorKind::VirtualHost, Some(530)));
+        let error = from_lapin(ErrorKind::Connection, "connecting", &vhost);
+        assert_eq!((error.kind(), error.code()), (ErrorKind::VirtualHost, Some(530)));
     }
 
     #[test]
     fn io_error_is_in_the_source_chain() {
         let io = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-        let error = AmqpError::from_lapin(ErrorKind::Connection, "connecting", &io.into());
-        assert_eq!(error.chain(), "connecting: connection refused");
+        let error = from_lapin(ErrorKind::Connection, "connecting", &io.into());
+        assert_eq!(error_chain(&error), "connecting: connection refused");
         assert!(error.is_retryable());
     }
 
@@ -194,8 +126,7 @@ mod tests {
     fn channel_error_names_the_publish_error() {
         let kind = |soft, text| {
             let error = reply(AMQPErrorKind::Soft(soft), text);
-            AmqpError::from_lapin(ErrorKind::ChannelClosed, "publishing", &error)
-                .publish_error_kind()
+            publish_error_kind(&from_lapin(ErrorKind::ChannelClosed, "publishing", &error))
         };
         assert_eq!(kind(AMQPSoftError::NOTFOUND, "no exchange"), PublishErrorKind::Unroutable);
         assert_eq!(kind(AMQPSoftError::PRECONDITIONFAILED, "size"), PublishErrorKind::Invalid);

@@ -2,9 +2,9 @@
 //! clients on rustls.
 
 use std::fmt;
-use std::io;
 use std::path::Path;
 
+use cqrs_core::{ClientError, ClientErrorKind};
 use pkcs5::EncryptionScheme;
 use pkcs5::der::asn1::OctetStringRef;
 use pkcs5::der::{Decode, Reader, SliceReader};
@@ -12,25 +12,6 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::{Pem, Secret, TlsConfig, is_encrypted_key, not_text};
-
-/// A setting that cannot be used. Names it; never shows its value.
-#[derive(Debug, thiserror::Error)]
-#[error("{detail}")]
-pub struct TlsError {
-    detail: String,
-    source: Option<io::Error>,
-}
-
-impl TlsError {
-    fn new(detail: impl Into<String>) -> Self {
-        Self { detail: detail.into(), source: None }
-    }
-
-    /// The text, and the reason why a file could not be read.
-    pub fn into_parts(self) -> (String, Option<io::Error>) {
-        (self.detail, self.source)
-    }
-}
 
 /// The client's certificate and its key.
 pub struct Identity {
@@ -52,7 +33,9 @@ impl TlsConfig {
     ///
     /// # Errors
     /// When `ca` cannot be read or holds no certificate.
-    pub fn authorities(&self) -> Result<Option<Vec<CertificateDer<'static>>>, TlsError> {
+    pub fn authorities<K: ClientErrorKind>(
+        &self,
+    ) -> Result<Option<Vec<CertificateDer<'static>>>, ClientError<K>> {
         self.ca.as_ref().map(|ca| certificates("tls.ca", ca)).transpose()
     }
 
@@ -60,34 +43,34 @@ impl TlsConfig {
     ///
     /// # Errors
     /// When certificate or key is missing, cannot be read or is none, or cannot be decrypted.
-    pub fn identity(&self) -> Result<Option<Identity>, TlsError> {
+    pub fn identity<K: ClientErrorKind>(&self) -> Result<Option<Identity>, ClientError<K>> {
         match (&self.client_certificate, &self.client_key) {
-            (None, None) if self.client_key_password.is_some() => {
-                Err(TlsError::new("tls.client_key_password is set, but tls.client_key is not"))
-            }
+            (None, None) if self.client_key_password.is_some() => Err(ClientError::config(
+                "tls.client_key_password is set, but tls.client_key is not",
+            )),
             (None, None) => Ok(None),
             (Some(certificate), Some(key)) => Ok(Some(Identity {
                 certificates: certificates("tls.client_certificate", certificate)?,
                 key: private_key(key, self.client_key_password.as_ref())?,
             })),
-            _ => Err(TlsError::new(
+            _ => Err(ClientError::config(
                 "tls.client_certificate and tls.client_key go together: one is missing",
             )),
         }
     }
 }
 
-fn read(setting: &str, pem: &Pem) -> Result<Vec<u8>, TlsError> {
+fn read<K: ClientErrorKind>(setting: &str, pem: &Pem) -> Result<Vec<u8>, ClientError<K>> {
     match pem {
         Pem::Text(text) => match not_text(text) {
-            Some(what) => Err(TlsError::new(format!(
+            Some(what) => Err(ClientError::config(format!(
                 "{setting}: it is {what}; write a path or the PEM as a text, in quotes"
             ))),
             None => Ok(text.as_bytes().to_vec()),
         },
-        Pem::Path(path) => std::fs::read(path).map_err(|error| TlsError {
-            detail: format!("{setting}: cannot read {}", shown(setting, path)),
-            source: Some(error),
+        Pem::Path(path) => std::fs::read(path).map_err(|error| {
+            let text = format!("{setting}: cannot read {}", shown(setting, path));
+            ClientError::config(text).with_source(error)
         }),
     }
 }
@@ -100,40 +83,46 @@ fn shown<'p>(setting: &str, path: &'p Path) -> std::path::Display<'p> {
     }
 }
 
-fn certificates(setting: &str, pem: &Pem) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+fn certificates<K: ClientErrorKind>(
+    setting: &str,
+    pem: &Pem,
+) -> Result<Vec<CertificateDer<'static>>, ClientError<K>> {
     let text = read(setting, pem)?;
     let found: Vec<_> = CertificateDer::pem_slice_iter(&text)
         .collect::<Result<_, _>>()
         // The parser's error quotes the input, and a key may stand beside a certificate.
-        .map_err(|_| TlsError::new(format!("{setting}: not PEM{LINES}")))?;
+        .map_err(|_| ClientError::config(format!("{setting}: not PEM{LINES}")))?;
     match found.is_empty() {
-        true => Err(TlsError::new(format!("{setting}: it holds no certificate"))),
+        true => Err(ClientError::config(format!("{setting}: it holds no certificate"))),
         false => Ok(found),
     }
 }
 
-fn private_key(pem: &Pem, password: Option<&Secret>) -> Result<PrivateKeyDer<'static>, TlsError> {
+fn private_key<K: ClientErrorKind>(
+    pem: &Pem,
+    password: Option<&Secret>,
+) -> Result<PrivateKeyDer<'static>, ClientError<K>> {
     let bytes = read("tls.client_key", pem)?;
     let text = String::from_utf8_lossy(&bytes);
     if !is_encrypted_key(&text) {
         // The parser's error quotes the input, which may be the key.
         return PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| {
-            TlsError::new(format!("tls.client_key: no PEM private key in it{LINES}"))
+            ClientError::config(format!("tls.client_key: no PEM private key in it{LINES}"))
         });
     }
     let password = password.map(Secret::expose).filter(|password| !password.is_empty());
     let Some(password) = password else {
-        return Err(TlsError::new(format!(
+        return Err(ClientError::config(format!(
             "tls.client_key is encrypted; set tls.client_key_password, or {DECRYPT}"
         )));
     };
     if let Some(what) = not_text(password) {
-        return Err(TlsError::new(format!(
+        return Err(ClientError::config(format!(
             "tls.client_key_password: it is {what}; write it as a text, in quotes"
         )));
     }
     decrypted(&text, password).map(Into::into).ok_or_else(|| {
-        TlsError::new(format!(
+        ClientError::config(format!(
             "tls.client_key cannot be decrypted: tls.client_key_password is wrong, or the key is not \
              PKCS#8 with AES (BEGIN ENCRYPTED PRIVATE KEY); {DECRYPT}"
         ))
@@ -161,6 +150,8 @@ const LINES: &str = "; every line of PEM needs its own line, not \\n";
 
 #[cfg(test)]
 mod tests {
+    use cqrs_core::consume::SubscribeErrorKind;
+
     use super::*;
 
     /// A key in a variable whose line breaks are `\\n`.
@@ -175,12 +166,11 @@ mod tests {
         }
     }
 
+    type Error = ClientError<SubscribeErrorKind>;
+
     /// Every text of an error that a log could show.
-    fn shown_texts(error: TlsError) -> String {
-        let shown = format!("{error} {error:?}");
-        let (detail, source) = error.into_parts();
-        assert!(shown.starts_with(&detail));
-        format!("{shown} {source:?}")
+    fn shown_texts(error: Error) -> String {
+        format!("{error} {error:?} {error:#?}")
     }
 
     #[test]
@@ -188,9 +178,10 @@ mod tests {
         let ca =
             |ca: &str| shown_texts(config(Some(ca.into()), None, None).authorities().unwrap_err());
         assert!(ca("/does/not/exist.pem").starts_with("tls.ca: cannot read /does/not/exist.pem "));
-        let empty = config(Some(Pem::Text("x".into())), None, None).authorities().unwrap_err();
+        let empty: Error =
+            config(Some(Pem::Text("x".into())), None, None).authorities().unwrap_err();
         assert_eq!(empty.to_string(), "tls.ca: it holds no certificate");
-        let half = config(None, None, Some("x".into())).identity().unwrap_err();
+        let half: Error = config(None, None, Some("x".into())).identity().unwrap_err();
         assert!(half.to_string().contains("one is missing"), "{half}");
     }
 
@@ -241,7 +232,7 @@ t6xWHgq0jlSJ91V46VM=\n\
     #[test]
     fn password_decrypts_the_key() {
         let encrypted = Pem::from(ENCRYPTED);
-        let key = private_key(&encrypted, Some(&"hush".into())).unwrap();
+        let key = private_key::<SubscribeErrorKind>(&encrypted, Some(&"hush".into())).unwrap();
         // RFC 8410: version, algorithm Ed25519, and a key of 32 bytes.
         assert_eq!(
             key.secret_der()[..16],
@@ -267,7 +258,7 @@ t6xWHgq0jlSJ91V46VM=\n\
             assert!(!text.contains("867"), "{text}");
         }
         let json = serde_json::from_str::<TlsConfig>(r#"{"ca": 8675309}"#).unwrap();
-        assert!(json.authorities().unwrap_err().to_string().contains("a number"));
+        assert!(shown_texts(json.authorities().unwrap_err()).contains("a number"));
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod tls;
 
 pub use duration::{MIN_TIMEOUT, check_minimum, deserialize_duration, parse_duration};
 pub use env::{Env, Variable};
-pub use identity::{Identity, TlsError};
+pub use identity::Identity;
 pub use pem::{Pem, is_encrypted_key};
 pub use reconnect::Reconnect;
 pub use secret::{Secret, marked_as_not_text, not_text, secret_text};

@@ -61,11 +61,13 @@ macro_rules! text_enum {
 }
 
 /// A text that names no variant; shows the known ones, not the text.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected one of {}", known.join(", "))]
 pub struct UnknownText {
     known: &'static [&'static str],
 }
+
+cqrs_core::error_debug!(UnknownText);
 
 impl UnknownText {
     #[doc(hidden)]

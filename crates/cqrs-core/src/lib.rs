@@ -5,7 +5,9 @@ pub mod broker;
 pub mod codec;
 pub mod consume;
 mod dispatch;
+mod error;
 pub mod event;
+mod macros;
 pub mod mediator;
 pub mod memory;
 pub mod message;
@@ -19,6 +21,7 @@ pub use broker::{
     DevnullMessageBroker, MessageBroker, MessageBrokerExt, PublishError, PublishErrorKind,
 };
 pub use consume::{Retry, StartAt, Subscribe};
+pub use error::{ClientError, ClientErrorKind};
 pub use event::{
     DomainEvent, Event, EventHandler, EventMap, HandlerError, HandlerResultExt, Notification,
     NotificationEvent,
@@ -37,5 +40,6 @@ pub mod __private {
     pub use bytes::Bytes;
     pub use serde::Serialize;
 
+    pub use crate::error::debug_error;
     pub use crate::event::message_key;
 }

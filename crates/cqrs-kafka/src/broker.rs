@@ -1,6 +1,5 @@
 //! The Kafka broker value: publishes messages and opens subscriptions. Used by applications.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,7 +75,7 @@ impl KafkaMessageBroker {
         let servers = self.0.config.bootstrap_servers.join(",");
         let text = format!("no contact with kafka at {servers}");
         match self.0.producer.health.cause() {
-            Some(cause) => KafkaError::with_source(cause.kind(), text, cause),
+            Some(cause) => KafkaError::new(cause.kind(), text).with_source(cause),
             None => KafkaError::new(ErrorKind::Connection, text),
         }
     }
@@ -133,16 +132,11 @@ impl Subscribe for KafkaMessageBroker {
     }
 }
 
-impl fmt::Debug for KafkaMessageBroker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KafkaMessageBroker")
-            .field("bootstrap_servers", &self.0.config.bootstrap_servers)
-            .field("client_id", &self.0.config.client_id)
-            .field("state", &self.state())
-            .field("in_flight", &self.0.producer.intake.in_flight())
-            .finish_non_exhaustive()
-    }
-}
+cqrs_core::debug_fields!(KafkaMessageBroker {}, |it|
+    bootstrap_servers: it.0.config.bootstrap_servers,
+    client_id: it.0.config.client_id,
+    state: it.state(),
+    in_flight: it.0.producer.intake.in_flight());
 
 impl Drop for Inner {
     fn drop(&mut self) {

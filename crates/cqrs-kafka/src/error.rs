@@ -1,10 +1,8 @@
 //! The error of this crate and its kinds. Used by all modules.
 
 use std::borrow::Cow;
-use std::error::Error;
-use std::fmt;
-use std::sync::Arc;
 
+use cqrs_core::{ClientError, ClientErrorKind};
 use rdkafka::types::RDKafkaErrorCode as Code;
 
 /// The kind of a [`KafkaError`]. The first four are the same for every broker.
@@ -31,52 +29,21 @@ pub enum ErrorKind {
     Broker,
 }
 
-/// An error of this crate. Never shows credentials.
-///
-/// Cheap to clone. `Display` shows this level; causes are in `source()`.
-#[derive(Clone)]
-pub struct KafkaError(Arc<Inner>);
+impl ClientErrorKind for ErrorKind {
+    const CONFIG: Self = Self::Config;
 
-struct Inner {
-    kind: ErrorKind,
-    text: Cow<'static, str>,
-    source: Option<Box<dyn Error + Send + Sync>>,
+    fn is_retryable(self) -> bool {
+        matches!(self, Self::Connection | Self::Resolve | Self::Fatal | Self::Unavailable)
+    }
 }
 
-impl KafkaError {
-    pub(crate) fn new(kind: ErrorKind, text: impl Into<Cow<'static, str>>) -> Self {
-        Self(Arc::new(Inner { kind, text: text.into(), source: None }))
-    }
+/// The error of this crate. Never shows credentials.
+pub type KafkaError = ClientError<ErrorKind>;
 
-    pub(crate) fn config(text: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(ErrorKind::Config, text)
-    }
-
-    pub(crate) fn with_source(
-        kind: ErrorKind,
-        text: impl Into<Cow<'static, str>>,
-        source: impl Into<Box<dyn Error + Send + Sync>>,
-    ) -> Self {
-        Self(Arc::new(Inner { kind, text: text.into(), source: Some(source.into()) }))
-    }
-
-    /// An error that the broker or librdkafka gave a code for; `text` is free of secrets.
-    pub(crate) fn of_code(code: Code, text: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(kind_of(code), text)
-    }
-
-    /// The kind of the error.
-    pub fn kind(&self) -> ErrorKind {
-        self.0.kind
-    }
-
-    /// Returns whether a retry may succeed without any change.
-    pub fn is_retryable(&self) -> bool {
-        matches!(
-            self.0.kind,
-            ErrorKind::Connection | ErrorKind::Resolve | ErrorKind::Fatal | ErrorKind::Unavailable
-        )
-    }
+/// An error that the broker or librdkafka gave a code for; `text` is free of secrets.
+pub(crate) fn of_code(code: Code, text: impl Into<Cow<'static, str>>) -> KafkaError {
+    // librdkafka's own codes are negative.
+    KafkaError::new(kind_of(code), text).with_code(u32::try_from(code as i32).ok())
 }
 
 /// The kind of a librdkafka error code.
@@ -116,28 +83,6 @@ fn kind_of(code: Code) -> ErrorKind {
     }
 }
 
-impl fmt::Display for KafkaError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.text)
-    }
-}
-
-impl fmt::Debug for KafkaError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KafkaError")
-            .field("kind", &self.0.kind)
-            .field("text", &self.0.text)
-            .field("source", &self.0.source)
-            .finish()
-    }
-}
-
-impl Error for KafkaError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.0.source.as_deref().map(|source| source as _)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,15 +100,15 @@ mod tests {
             (Code::NotEnoughReplicas, ErrorKind::Unavailable),
             (Code::PolicyViolation, ErrorKind::Broker),
         ] {
-            assert_eq!(KafkaError::of_code(code, "").kind(), kind, "{code:?}");
+            assert_eq!(of_code(code, "").kind(), kind, "{code:?}");
         }
     }
 
     #[test]
-    fn display_shows_its_own_level() {
-        let error = KafkaError::with_source(ErrorKind::Connection, "no contact", "refused");
-        assert_eq!(error.to_string(), "no contact");
-        assert_eq!(error.source().unwrap().to_string(), "refused");
-        assert!(error.is_retryable());
+    fn debug_shows_text_and_code() {
+        let error = of_code(Code::TopicAuthorizationFailed, "no right to the topic");
+        assert_eq!(format!("{error:?}"), "no right to the topic");
+        assert!(format!("{error:#?}").contains("29"), "{error:#?}");
+        assert_eq!((error.code(), of_code(Code::Resolve, "").code()), (Some(29), None));
     }
 }

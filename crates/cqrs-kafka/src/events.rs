@@ -13,7 +13,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 use serde::Deserialize;
 
 use crate::config::{KafkaConfig, LogLevel};
-use crate::error::KafkaError;
+use crate::error::of_code;
 use crate::health::Health;
 use crate::oauth::TokenProvider;
 use crate::redactor::Redactor;
@@ -73,7 +73,7 @@ impl ClientContext for Events {
 
     fn error(&self, error: RdError, reason: &str) {
         let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
-        self.health.report_error(code, KafkaError::of_code(code, self.redactor.redact(reason)));
+        self.health.report_error(code, of_code(code, self.redactor.redact(reason)));
     }
 
     fn stats_raw(&self, statistics: &[u8]) {

@@ -120,7 +120,8 @@ impl Health {
                 let text = error.to_string();
                 let error = match hint(status.phase, &text) {
                     "" => error,
-                    hint => KafkaError::new(error.kind(), format!("{text}{hint}")),
+                    hint => KafkaError::new(error.kind(), format!("{text}{hint}"))
+                        .with_code(error.code()),
                 };
                 status.last = Some((Instant::now(), error));
             }
@@ -237,7 +238,7 @@ mod tests {
     use super::*;
 
     fn report(health: &Health, code: Code, text: &'static str) {
-        health.report_error(code, KafkaError::of_code(code, text));
+        health.report_error(code, crate::error::of_code(code, text));
     }
 
     #[test]

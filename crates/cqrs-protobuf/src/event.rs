@@ -104,7 +104,7 @@ impl<P: Notification + prost::Message + Default + Clone> ProtobufEvent for P {
 }
 
 /// The error of a message and an event that cannot be converted. It names fields, never values.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct MappingError(Cow<'static, str>);
 
 impl MappingError {
@@ -138,6 +138,8 @@ impl fmt::Display for MappingError {
 }
 
 impl std::error::Error for MappingError {}
+
+cqrs_core::error_debug!(MappingError);
 
 /// The conversion of a message's frame to an event.
 pub trait FrameExt {

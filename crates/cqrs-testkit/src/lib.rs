@@ -9,13 +9,12 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod conformance;
-mod error_chain;
 pub mod probe;
 mod proxy;
 pub mod source;
 mod tester;
 
-pub use error_chain::error_chain;
+pub use cqrs_core::consume::support::error_chain;
 pub use probe::{Probe, ProbeError, StoredMessage};
 pub use proxy::FaultProxy;
 pub use source::TestSource;

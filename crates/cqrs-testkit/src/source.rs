@@ -13,7 +13,7 @@ use cqrs_core::consume::{
 };
 use tokio::sync::watch;
 
-use crate::error_chain::error_chain;
+use crate::error_chain;
 
 /// A source that a test polls, with a limit for every wait.
 ///

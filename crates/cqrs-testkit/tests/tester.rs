@@ -251,6 +251,7 @@ async fn event_with_a_lost_confirm_is_republished() {
     tester.faults().refuse_messages(1);
     let error = tester.publish(user("eve")).await.unwrap_err();
     assert!(error.to_string().contains("refused"), "{error}");
+    assert_eq!(format!("{error:?}"), error.to_string());
 }
 
 #[tokio::test(start_paused = true)]

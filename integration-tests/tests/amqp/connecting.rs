@@ -23,7 +23,7 @@ async fn a_redeclare_conflict_is_named() {
     let mut config = config(&exchange);
     config.exchange.kind = ExchangeKind::Fanout;
     let error = AmqpMessageBroker::connect(config.clone()).await.unwrap_err();
-    assert_eq!((error.kind(), error.reply_code()), (ErrorKind::Topology, Some(406)));
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Topology, Some(406)));
     let words = error_chain(&error);
     assert!(words.contains(&exchange) && words.contains("other properties"), "{words}");
     // Publishing meanwhile names the cause; once the conflict is gone it works by itself.
@@ -95,7 +95,7 @@ async fn connect_failure_names_cause_without_credentials() {
     assert_eq!(kind_of_cause(&of_wrong), ErrorKind::Authentication);
     shown += &format!("{of_wrong} {of_wrong:?} {}", error_chain(&of_wrong));
     let error = AmqpMessageBroker::connect(wrong.clone()).await.unwrap_err();
-    assert_eq!((error.kind(), error.reply_code()), (ErrorKind::Authentication, Some(403)));
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Authentication, Some(403)));
     shown += &format!("{error} {error:?} {wrong:?}");
 
     assert_eq!(kind_of_cause(&no_vhost), ErrorKind::VirtualHost);

@@ -202,7 +202,7 @@ async fn missing_exchange_is_unroutable_or_named() {
     }
     config.declare = DeclareMode::Passive;
     let error = AmqpMessageBroker::connect(config).await.unwrap_err();
-    assert_eq!((error.kind(), error.reply_code()), (ErrorKind::Topology, Some(404)));
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Topology, Some(404)));
     assert!(error_chain(&error).contains(&exchange), "{}", error_chain(&error));
 }
 

@@ -127,12 +127,12 @@ async fn incompatible_schema_is_refused() {
         assert!(!breaks.is_compatible);
         assert!(!breaks.reasons.is_empty());
         let error = registry.register(&subject, &breaking).await.unwrap_err();
-        assert_eq!((error.kind(), error.status()), (RegistryErrorKind::Incompatible, Some(409)));
+        assert_eq!((error.kind(), error.code()), (RegistryErrorKind::Incompatible, Some(409)));
         println!("{error}");
 
         let garbage = Schema::new(schema.schema_type, "garbage");
         let error = registry.register(&format!("{subject}-new"), &garbage).await.unwrap_err();
-        assert_eq!((error.kind(), error.status()), (RegistryErrorKind::InvalidSchema, Some(422)));
+        assert_eq!((error.kind(), error.code()), (RegistryErrorKind::InvalidSchema, Some(422)));
         println!("{error}");
     }
 }
@@ -377,6 +377,6 @@ async fn tls_trusts_the_given_authority_and_no_other() {
         config.tls.ca = ca;
         let untrusting = SchemaRegistry::new(config.clone()).unwrap();
         let error = untrusting.subjects().await.unwrap_err();
-        assert_eq!(error.kind(), RegistryErrorKind::Unreachable);
+        assert_eq!(error.kind(), RegistryErrorKind::Connection);
     }
 }

@@ -1,17 +1,17 @@
 //! One connection to the server, its health and its end; part of the pool, shared by its channels.
 
 use std::collections::HashSet;
-use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use cqrs_core::consume::support::error_chain;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::socket::SocketHandle;
-use crate::error::{AmqpError, ErrorKind};
+use crate::error::{AmqpError, ErrorKind, from_lapin};
 
 /// The state of a connection, as its watcher task saw it last.
 #[derive(Debug, Clone)]
@@ -155,11 +155,7 @@ impl Drop for Connection {
     }
 }
 
-impl fmt::Debug for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("address", &self.address).finish_non_exhaustive()
-    }
-}
+cqrs_core::debug_fields!(Connection { address });
 
 /// Waits for the loss of the connection.
 pub(crate) async fn lost(health: &mut watch::Receiver<Health>) -> AmqpError {
@@ -181,7 +177,7 @@ async fn watch(
     let lost = |error: Option<&lapin::Error>| {
         let detail = format!("the connection to {address} was lost");
         Health::Lost(match error {
-            Some(error) => AmqpError::from_lapin(ErrorKind::ConnectionLost, detail, error),
+            Some(error) => from_lapin(ErrorKind::ConnectionLost, detail, error),
             None => AmqpError::new(ErrorKind::ConnectionLost, detail),
         })
     };
@@ -197,7 +193,7 @@ async fn watch(
             Err(_interval) => continue,
         };
         match &now {
-            Health::Lost(error) => tracing::warn!(error = %error.chain(), "connection lost"),
+            Health::Lost(error) => tracing::warn!(error = %error_chain(error), "connection lost"),
             Health::Blocked(reason) => {
                 tracing::warn!(%address, %reason, "the server blocks this connection");
             }

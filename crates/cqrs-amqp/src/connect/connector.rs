@@ -14,7 +14,7 @@ use super::dial::Dialer;
 use super::pool::{Manager, Sink};
 use super::topology::Topology;
 use crate::config::{AmqpConfig, DeclareMode};
-use crate::error::{AmqpError, ErrorKind};
+use crate::error::{AmqpError, ErrorKind, from_lapin};
 
 /// Opens channels on pooled connections, one at a time, with one backoff for all.
 ///
@@ -146,7 +146,7 @@ impl Connector {
             }
             let failed = |error: lapin::Error| {
                 let detail = format!("opening a channel on {}", self.address);
-                AmqpError::from_lapin(ErrorKind::ConnectionLost, detail, &error)
+                from_lapin(ErrorKind::ConnectionLost, detail, &error)
             };
             let channel = connection.lapin().create_channel().await.map_err(failed)?;
             if self.confirms {

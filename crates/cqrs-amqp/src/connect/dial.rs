@@ -15,7 +15,7 @@ use super::frame_filter::{Filtered, Sockets};
 use super::socket::SocketHandle;
 use crate::config::AmqpConfig;
 use crate::config::{address, connector};
-use crate::error::{AmqpError, ErrorKind};
+use crate::error::{AmqpError, ErrorKind, from_lapin};
 
 /// Opens connections, each within one time limit.
 pub(super) struct Dialer {
@@ -100,9 +100,10 @@ impl Dialer {
         let connection = match tokio::time::timeout(limit, connecting).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => {
-                return Err(failure.get().cloned().unwrap_or_else(|| {
-                    AmqpError::from_lapin(ErrorKind::Connection, doing(), &error)
-                }));
+                return Err(failure
+                    .get()
+                    .cloned()
+                    .unwrap_or_else(|| from_lapin(ErrorKind::Connection, doing(), &error)));
             }
             Err(_elapsed) => {
                 let detail = format!("{}: no answer within {limit:?}", doing());
@@ -128,7 +129,8 @@ impl Transport {
     fn tls_failed(&self, error: &io::Error) {
         let detail = format!("TLS handshake with {}", self.address);
         let cause = io::Error::new(error.kind(), error.to_string());
-        let _first_wins = self.failure.set(AmqpError::caused(ErrorKind::Tls, detail, cause));
+        let _first_wins =
+            self.failure.set(AmqpError::new(ErrorKind::Tls, detail).with_source(cause));
     }
 }
 

@@ -8,7 +8,7 @@ use lapin::types::{FieldTable, ShortString};
 use super::connection::Connection;
 use crate::config::AmqpConfig;
 use crate::config::{BindingConfig, DeclareMode, ExchangeConfig, QueueConfig};
-use crate::error::{AmqpError, ErrorKind};
+use crate::error::{AmqpError, ErrorKind, from_lapin};
 
 /// The topology that publishing needs, declared once per connection.
 ///
@@ -151,7 +151,7 @@ pub(crate) async fn bind(
 pub(crate) async fn open(connection: &Connection) -> Result<lapin::Channel, AmqpError> {
     connection.lapin().create_channel().await.map_err(|error| {
         let detail = format!("opening a channel on {}", connection.address());
-        AmqpError::from_lapin(ErrorKind::ConnectionLost, detail, &error)
+        from_lapin(ErrorKind::ConnectionLost, detail, &error)
     })
 }
 
@@ -180,5 +180,5 @@ fn refused(passive: bool, what: String, error: &lapin::Error) -> AmqpError {
         }
         _ => "",
     };
-    AmqpError::from_lapin(kind, format!("{doing}{hint}"), error)
+    from_lapin(kind, format!("{doing}{hint}"), error)
 }

@@ -12,7 +12,7 @@ use lapin::options::{BasicCancelOptions, BasicConsumeOptions};
 use super::context::SourceContext;
 use super::inbound_delivery::InboundDelivery;
 use crate::connect::topology::short;
-use crate::error::{AmqpError, ErrorKind};
+use crate::error::{AmqpError, ErrorKind, from_lapin};
 
 /// The consumers of a channel, one for each queue.
 #[derive(Default)]
@@ -54,7 +54,7 @@ impl Consumers {
                         false => ErrorKind::ConnectionLost,
                     };
                     let doing = format!("consuming from queue {:?}", queue.name);
-                    AmqpError::from_lapin(kind, doing, &error)
+                    from_lapin(kind, doing, &error)
                 })?;
             each.push(consumer);
         }
@@ -107,7 +107,7 @@ impl Consumers {
                         false => ErrorKind::ConnectionLost,
                     };
                     let detail = "the channel of the consumer was closed";
-                    return Poll::Ready(Err(AmqpError::from_lapin(kind, detail, &error)));
+                    return Poll::Ready(Err(from_lapin(kind, detail, &error)));
                 }
                 Poll::Ready(None) => {
                     let detail = format!(

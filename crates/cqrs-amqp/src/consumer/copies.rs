@@ -11,7 +11,7 @@ use super::declare::{declare_strictly, ensure};
 use crate::config::{AmqpConfig, QueueConfig};
 use crate::connect::topology::short;
 use crate::connect::{Connector, Health, PooledChannel};
-use crate::error::{AmqpError, ErrorKind};
+use crate::error::{AmqpError, ErrorKind, from_lapin};
 
 /// Channels, each with one message in flight: a confirm, a return and a channel error concern that message
 /// only.
@@ -202,7 +202,7 @@ async fn publish(
             false => ErrorKind::ConnectionLost,
         };
         let doing = format!("publishing to queue {name:?}");
-        AmqpError::from_lapin(kind, doing, &error)
+        from_lapin(kind, doing, &error)
     };
     let publishing = async {
         let channel = &pooled.channel;

@@ -76,7 +76,7 @@ pub(super) async fn declare_strictly(
 pub(super) async fn ensure(queue: &QueueConfig, connection: &Connection) -> Result<(), AmqpError> {
     let channel = open(connection).await?;
     match declare_queue(&channel, queue, true).await {
-        Err(error) if error.reply_code() == Some(404) => declare_strictly(queue, connection).await,
+        Err(error) if error.code() == Some(404) => declare_strictly(queue, connection).await,
         Err(error) => Err(error),
         Ok(()) => {
             close(channel).await;

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use cqrs_core::consume::support::error_chain;
 use cqrs_core::consume::{
     SourceError, SourceStatus, StatusReporter, SubscribeError, SubscribeErrorKind,
 };
@@ -77,7 +78,7 @@ impl Reconnector {
 
     /// Reports and logs that there is no session.
     pub(super) fn report(&self, recovering: bool, error: &AmqpError) {
-        let why = error.chain();
+        let why = error_chain(error);
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         if *logged != why {
             tracing::warn!(subscription = %self.context.plan.name, error = %why, "not consuming");
@@ -109,7 +110,7 @@ impl Reconnector {
         let at_once = if recovering { PERMANENT_AFTER } else { Duration::ZERO };
         let mode = self.context.plan.mode;
         let declared_elsewhere = matches!(mode, DeclareMode::Passive | DeclareMode::None);
-        match (error.kind(), error.reply_code()) {
+        match (error.kind(), error.code()) {
             (ErrorKind::Authentication | ErrorKind::VirtualHost, _) => {
                 Some((Forbidden, PERMANENT_AFTER))
             }
@@ -152,7 +153,7 @@ impl Reconnector {
         let detail = format!(
             "subscription {name:?} to {queues}, exchange {:?}, on {address}: {what}: {}; {to_do}",
             plan.exchange.name,
-            cause.chain()
+            error_chain(&cause)
         );
         Refusal { kind, detail, cause }
     }

@@ -11,7 +11,7 @@ use super::context::SourceContext;
 use super::declare::declare;
 use super::receiver::DeliveryReceiver;
 use crate::connect::{Connector, PooledChannel};
-use crate::error::{AmqpError, ErrorKind};
+use crate::error::{AmqpError, ErrorKind, from_lapin};
 
 /// For one answer of the server.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -38,7 +38,7 @@ impl Session {
             let starting = async {
                 let (channel, prefetch) = (&pooled.channel, context.plan.prefetch);
                 channel.basic_qos(prefetch, BasicQosOptions::default()).await.map_err(|error| {
-                    AmqpError::from_lapin(ErrorKind::Topology, "setting the prefetch", &error)
+                    from_lapin(ErrorKind::Topology, "setting the prefetch", &error)
                 })?;
                 let (epoch, dropped) = ChannelEpoch::new();
                 let receiver = DeliveryReceiver::start(&pooled, &epoch, context).await?;
@@ -84,7 +84,7 @@ impl Session {
                 let _or_requeued_with_the_channel = channel.basic_nack(0, options).await;
             }
             channel.close(200, "OK".into()).await.map_err(|error| {
-                AmqpError::from_lapin(ErrorKind::ConnectionLost, "closing the channel", &error)
+                from_lapin(ErrorKind::ConnectionLost, "closing the channel", &error)
             })
         };
         self.pooled.connection.answered(limit, closing).await

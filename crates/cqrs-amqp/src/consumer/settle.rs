@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::broker::BoxFuture;
+use cqrs_core::consume::support::error_chain;
 use cqrs_core::consume::{DeadLetter, Delayed, RetryState, Settle, SettleError};
 use lapin::options::BasicAckOptions;
 
@@ -110,7 +111,7 @@ impl AmqpSettle {
     }
 
     fn failed(&self, what: &str, error: AmqpError) -> SettleError {
-        let detail = format!("queue {:?}: {what}: {}", &*self.queue_name(), error.chain());
+        let detail = format!("queue {:?}: {what}: {}", &*self.queue_name(), error_chain(&error));
         let is_permanent = is_permanent(&error);
         let error = SettleError::new(detail).with_source(error);
         if is_permanent { error.permanent() } else { error }
@@ -122,8 +123,8 @@ impl AmqpSettle {
 fn is_permanent(error: &AmqpError) -> bool {
     match error.kind() {
         // Other replies about a queue can be transient.
-        ErrorKind::Topology => matches!(error.reply_code(), None | Some(403 | 405 | 406)),
-        ErrorKind::ChannelClosed => error.reply_code() == Some(403),
+        ErrorKind::Topology => matches!(error.code(), None | Some(403 | 405 | 406)),
+        ErrorKind::ChannelClosed => error.code() == Some(403),
         _ => false,
     }
 }
@@ -265,7 +266,7 @@ mod tests {
         use lapin::protocol::{AMQPError, AMQPErrorKind, AMQPHardError, AMQPSoftError};
         let said = |kind, reply| {
             let error = lapin::ErrorKind::ProtocolError(AMQPError::new(reply, "no".into()));
-            AmqpError::from_lapin(kind, "publishing", &error.into())
+            crate::error::from_lapin(kind, "publishing", &error.into())
         };
         let (soft, hard) = (AMQPErrorKind::Soft, AMQPErrorKind::Hard);
         let (settle, _generation) = delivery();

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use cqrs_core::PublishErrorKind;
 use cqrs_core::broker::{BoxFuture, PendingConfirm};
+use cqrs_core::consume::support::error_chain;
 use lapin::Confirmation;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
@@ -18,7 +19,7 @@ use super::publish::{Unwritten, publish, read_return};
 use super::status::{PublisherState, Status};
 use super::unconfirmed::Unconfirmed;
 use crate::connect::{Connector, Health, PooledChannel};
-use crate::error::{AmqpError, ErrorKind};
+use crate::error::{AmqpError, ErrorKind, from_lapin};
 
 /// Messages handed to lapin that it has not written to the socket. Further ones stay queued here and can be
 /// reported as "not sent" if the server does not read.
@@ -279,12 +280,12 @@ impl Publisher {
             None => self.unconfirmed.settle(),
             Some(error) if error.is_amqp_soft_error() => {
                 let detail = "the server closed the channel";
-                let error = AmqpError::from_lapin(ErrorKind::ChannelClosed, detail, &error);
+                let error = from_lapin(ErrorKind::ChannelClosed, detail, &error);
                 self.channel_closed(error);
             }
             Some(error) => {
                 let detail = "the channel was lost with its connection";
-                self.lose(AmqpError::from_lapin(ErrorKind::ConnectionLost, detail, &error));
+                self.lose(from_lapin(ErrorKind::ConnectionLost, detail, &error));
             }
         }
         if self.unconfirmed.expired() > MAX_UNANSWERED {
@@ -295,10 +296,10 @@ impl Publisher {
     }
 
     fn channel_closed(&mut self, error: AmqpError) {
-        tracing::warn!(error = %error.chain(), "channel closed by the server");
+        tracing::warn!(error = %error_chain(&error), "channel closed by the server");
         let PublisherChannel::Open(pooled) = &self.channel else { return };
         self.confirms.clear();
-        let missing = error.reply_code() == Some(404);
+        let missing = error.code() == Some(404);
         if missing && self.context.connector.topology().declares() && !self.declared_again {
             // The exchange was deleted. No message is rejected before it is declared again.
             pooled.connection.forget_topology();
@@ -367,7 +368,7 @@ impl Publisher {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Topology => {
                 if self.unconfirmed.next().is_some_and(|message| *message.topic == *topic) {
-                    let detail = format!("its queue cannot be declared: {}", error.chain());
+                    let detail = format!("its queue cannot be declared: {}", error_chain(&error));
                     let refused = PublishErrorKind::Refused;
                     self.unconfirmed.reject_next(refused, detail, Some(error));
                 }

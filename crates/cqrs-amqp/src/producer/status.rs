@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cqrs_core::broker::BrokerState;
+use cqrs_core::consume::support::error_chain;
 use tokio::sync::Notify;
 
 use crate::error::{AmqpError, ErrorKind};
@@ -60,7 +61,9 @@ impl Status {
         let states = &publishers.states;
         if states.iter().any(|state| matches!(state, PublisherState::Down(_))) {
             let last_error = states.iter().find_map(|state| match state {
-                PublisherState::Down(error) => error.as_ref().map(|error| error.chain().into()),
+                PublisherState::Down(error) => {
+                    error.as_ref().map(|error| error_chain(error).into())
+                }
                 _ => None,
             });
             return match publishers.ever_ready {

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use cqrs_core::broker::{Confirmation, PendingConfirm};
+use cqrs_core::consume::support::error_chain;
 use cqrs_core::{Message, PublishErrorKind};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::error::AmqpError;
+use crate::error::{AmqpError, publish_error_kind};
 
 /// All messages of one publisher and the answers of the server to them. No I/O, no clock: the publisher
 /// reports what happened.
@@ -284,8 +285,8 @@ impl Unconfirmed {
             _ => None,
         };
         if let Some(pending) = only.and_then(|number| self.remove(number)?.pending) {
-            let detail = format!("the server closed the channel over it: {}", error.chain());
-            pending.fail(error.publish_error_kind(), detail, Some(error.clone().into()));
+            let detail = format!("the server closed the channel over it: {}", error_chain(error));
+            pending.fail(publish_error_kind(error), detail, Some(error.clone().into()));
         }
         self.channel_lost(only.is_none());
     }

@@ -135,16 +135,7 @@ impl fmt::Display for PublishError {
     }
 }
 
-impl fmt::Debug for PublishError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PublishError")
-            .field("kind", &self.0.kind)
-            .field("detail", &self.0.detail)
-            .field("message", &self.0.message)
-            .field("source", &self.0.source)
-            .finish()
-    }
-}
+crate::error_debug!(PublishError, kind(), message());
 
 impl Error for PublishError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {

@@ -4,7 +4,7 @@ use super::error::PublishError;
 use crate::codec::SerializeError;
 
 /// An event that was not published: either it has no bytes, or the broker did not confirm its message.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishEventError {
     /// The event could not be serialized. Nothing was sent, and trying again gives the same result.
@@ -14,6 +14,8 @@ pub enum PublishEventError {
     #[error(transparent)]
     Publish(#[from] PublishError),
 }
+
+crate::error_debug!(PublishEventError);
 
 impl PublishEventError {
     /// `true` if the same event may be published later without a change.

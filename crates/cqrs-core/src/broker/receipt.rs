@@ -140,11 +140,7 @@ impl Future for Receipt {
     }
 }
 
-impl fmt::Debug for Receipt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Receipt").field("message", &self.state.message).finish_non_exhaustive()
-    }
-}
+crate::debug_fields!(Receipt {}, |it| message: it.state.message);
 
 /// The broker's half of a [`Receipt`]: holds the message and its slot in the window until the outcome.
 ///
@@ -238,8 +234,4 @@ impl PendingConfirm {
     }
 }
 
-impl fmt::Debug for PendingConfirm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PendingConfirm").field("state", &self.state).finish_non_exhaustive()
-    }
-}
+crate::debug_fields!(PendingConfirm { state });

@@ -15,12 +15,4 @@ pub struct Encoded {
     pub headers: Headers,
 }
 
-impl std::fmt::Debug for Encoded {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Encoded")
-            .field("body_bytes", &self.body.len())
-            .field("content_type", &self.content_type)
-            .field("headers", &self.headers)
-            .finish()
-    }
-}
+crate::debug_fields!(Encoded { content_type, headers }, |it| body_bytes: it.body.len());

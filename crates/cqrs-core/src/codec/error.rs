@@ -5,13 +5,17 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use crate::error_debug;
+
 /// An event that could not be turned into bytes.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error("{event} could not be serialized")]
 pub struct SerializeError {
     event: String,
     source: Box<dyn Error + Send + Sync>,
 }
+
+error_debug!(SerializeError, event);
 
 impl SerializeError {
     /// An error about the event named `event`.
@@ -82,14 +86,6 @@ impl fmt::Display for DeserializeError {
     }
 }
 
-impl fmt::Debug for DeserializeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DeserializeError")
-            .field("kind", &self.kind)
-            .field("message", &self.message)
-            .field("bytes", &self.bytes.len())
-            .finish()
-    }
-}
-
 impl Error for DeserializeError {}
+
+error_debug!(DeserializeError, kind);

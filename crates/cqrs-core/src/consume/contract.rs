@@ -106,14 +106,7 @@ impl SourceDelivery {
     }
 }
 
-impl fmt::Debug for SourceDelivery {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SourceDelivery")
-            .field("message", &self.message)
-            .field("retry", &self.retry)
-            .finish_non_exhaustive()
-    }
-}
+crate::debug_fields!(SourceDelivery { message, retry });
 
 /// Settles one delivery. Dropping it gives the message back.
 ///

@@ -122,7 +122,7 @@ pub struct DeadLetter {
 }
 
 /// Headers that are not those of a dead letter.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidDeadLetter {
     /// A header that every dead letter has is missing.
@@ -138,6 +138,8 @@ pub enum InvalidDeadLetter {
         name: &'static str,
     },
 }
+
+crate::error_debug!(InvalidDeadLetter);
 
 impl DeadLetter {
     /// A dead letter of `topic` and `group`, failed once, now.

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 use std::error::Error;
-use std::fmt;
+
+use crate::error_debug;
+use crate::{ClientError, ClientErrorKind};
 
 /// The kind of error that prevented a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,52 +26,26 @@ pub enum SubscribeErrorKind {
     Other,
 }
 
+impl ClientErrorKind for SubscribeErrorKind {
+    const CONFIG: Self = Self::Invalid;
+
+    fn is_retryable(self) -> bool {
+        false
+    }
+}
+
 /// The error of a subscription that could not be opened: what happened, where, and the remedy.
-#[derive(Debug)]
-pub struct SubscribeError {
-    kind: SubscribeErrorKind,
-    detail: Cow<'static, str>,
-    source: Option<Box<dyn Error + Send + Sync>>,
-}
-
-impl SubscribeError {
-    /// An error; `detail` names the topic or queue and the remedy.
-    pub fn new(kind: SubscribeErrorKind, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, detail: detail.into(), source: None }
-    }
-
-    /// Adds the cause.
-    #[must_use]
-    pub fn with_source(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        self.source = Some(source.into());
-        self
-    }
-
-    /// The kind of error.
-    pub fn kind(&self) -> SubscribeErrorKind {
-        self.kind
-    }
-}
-
-impl fmt::Display for SubscribeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.detail)
-    }
-}
-
-impl Error for SubscribeError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source.as_deref().map(|source| source as _)
-    }
-}
+pub type SubscribeError = ClientError<SubscribeErrorKind>;
 
 /// The error of a source that cannot go on, or did not close properly.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error("{detail}")]
 pub struct SourceError {
     detail: Cow<'static, str>,
     source: Option<Box<dyn Error + Send + Sync>>,
 }
+
+error_debug!(SourceError);
 
 impl SourceError {
     /// An error; `detail` says what happened, where, and the remedy.
@@ -86,13 +62,15 @@ impl SourceError {
 }
 
 /// The error of a settlement that did not reach the broker, or was not confirmed by it.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error("{detail}")]
 pub struct SettleError {
     detail: Cow<'static, str>,
     source: Option<Box<dyn Error + Send + Sync>>,
     permanent: bool,
 }
+
+error_debug!(SettleError, permanent);
 
 impl SettleError {
     /// An error; `detail` says what happened and where.

@@ -1,6 +1,5 @@
 //! A consumed message before it is decoded, built by broker crates.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -83,19 +82,5 @@ impl Incoming {
     }
 }
 
-impl fmt::Debug for Incoming {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Incoming")
-            .field("topic", &self.topic)
-            .field("partition", &self.partition)
-            .field("offset", &self.offset)
-            .field("id", &self.id)
-            .field("name", &self.name)
-            .field("key_bytes", &self.key.as_ref().map(Bytes::len))
-            .field("body_bytes", &self.body.as_ref().map(Bytes::len))
-            .field("headers", &self.headers)
-            .field("redelivered", &self.redelivered)
-            .field("unreadable", &self.unreadable)
-            .finish_non_exhaustive()
-    }
-}
+crate::debug_fields!(Incoming { topic, partition, offset, id, name, headers, redelivered, unreadable }, |it|
+    key_bytes: it.key.as_ref().map(Bytes::len), body_bytes: it.body.as_ref().map(Bytes::len));

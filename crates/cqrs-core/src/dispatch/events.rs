@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 
 use super::panics::caught;
+use crate::error::listed;
 use crate::event::{AnyEvent, Emission, EmissionKind, EventMap, HandlerError, OutgoingEvent};
 use crate::scope::Scope;
 
@@ -62,7 +63,6 @@ impl fmt::Display for EventFailure {
 }
 
 /// The error of a `send` whose events were not all handled.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum EventsError {
     /// Handlers failed. `source()` is the cause of the first permanent failure, if there is one, else of
@@ -90,13 +90,15 @@ impl EventsError {
 impl fmt::Display for EventsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Failed(failures) => write!(f, "event handlers failed: {}", join(failures)),
+            Self::Failed(failures) => write!(f, "event handlers failed: {}", listed(failures)),
             Self::TooDeep { event, depth } => {
                 write!(f, "events of {event} went round {depth} times, the limit: is there a loop?")
             }
         }
     }
 }
+
+crate::error_debug!(EventsError);
 
 impl Error for EventsError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
@@ -105,10 +107,6 @@ impl Error for EventsError {
         // `Display` prints the failures themselves.
         permanent.or(failures.first())?.error.source().source()
     }
-}
-
-fn join(failures: &[EventFailure]) -> String {
-    failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// Runs handlers in rounds: all handlers of this round's events, then those of the events they emitted.

@@ -78,11 +78,7 @@ impl<T> fmt::Display for Undelivered<T> {
     }
 }
 
-impl<T> fmt::Debug for Undelivered<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Undelivered").field("events", &self.events).finish_non_exhaustive()
-    }
-}
+crate::debug_fields!(Undelivered<T> { events });
 
 impl Finisher {
     /// Encodes `outgoing` before the commit: an event that cannot be encoded or has no destination rolls the

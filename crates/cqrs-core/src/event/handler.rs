@@ -7,6 +7,7 @@ use std::marker::PhantomData;
 
 use super::Event;
 use crate::broker::BoxFuture;
+use crate::error::debug_error;
 use crate::scope::Scope;
 
 /// Reacts to one type of event. A plain struct that holds its dependencies.
@@ -118,7 +119,7 @@ impl fmt::Display for HandlerError {
 
 impl fmt::Debug for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple(&format!("{:?}", self.0.class)).field(&self.0.source).finish()
+        debug_error(&*self.0.source, f, &format!("{:?}", self.0.class), &[])
     }
 }
 

@@ -107,32 +107,20 @@ impl<P: Notification> NotificationEvent<P> {
         Self { payload, event_id, event_timestamp, event_name, topic }
     }
 
-    /// Sends this event to `topic` instead of its type's.
-    #[must_use]
-    pub fn with_topic(mut self, topic: impl Into<Cow<'static, str>>) -> Self {
-        self.topic = topic.into();
-        self
-    }
+    crate::setters! {
+        /// Sends this event to `topic` instead of its type's.
+        pub fn with_topic(topic: impl Into<Cow<'static, str>>) { self.topic = topic.into() }
 
-    /// Gives this event the id `event_id`.
-    #[must_use]
-    pub fn with_id(mut self, event_id: Uuid) -> Self {
-        self.event_id = event_id;
-        self
-    }
+        /// Gives this event the id `event_id`.
+        pub fn with_id(event_id: Uuid) { self.event_id = event_id }
 
-    /// Gives this event another name than its type's.
-    #[must_use]
-    pub fn with_name(mut self, event_name: impl Into<Cow<'static, str>>) -> Self {
-        self.event_name = event_name.into();
-        self
-    }
+        /// Gives this event another name than its type's.
+        pub fn with_name(event_name: impl Into<Cow<'static, str>>) {
+            self.event_name = event_name.into()
+        }
 
-    /// Sets the time at which this event happened.
-    #[must_use]
-    pub fn with_timestamp(mut self, event_timestamp: Timestamp) -> Self {
-        self.event_timestamp = event_timestamp;
-        self
+        /// Sets the time at which this event happened.
+        pub fn with_timestamp(event_timestamp: Timestamp) { self.event_timestamp = event_timestamp }
     }
 
     /// The message that a broker publishes for this event: its topic, key, id, name and time, and the body
@@ -163,16 +151,7 @@ impl<P: Notification> From<P> for NotificationEvent<P> {
     }
 }
 
-impl<P> fmt::Debug for NotificationEvent<P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NotificationEvent")
-            .field("event_id", &self.event_id)
-            .field("event_timestamp", &self.event_timestamp)
-            .field("event_name", &self.event_name)
-            .field("topic", &self.topic)
-            .finish_non_exhaustive()
-    }
-}
+crate::debug_fields!(NotificationEvent<P> { event_id, event_timestamp, event_name, topic });
 
 impl<'de, P: Notification + Deserialize<'de>> Deserialize<'de> for NotificationEvent<P> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

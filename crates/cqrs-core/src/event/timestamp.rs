@@ -18,9 +18,11 @@ use time::{OffsetDateTime, UtcOffset};
 pub struct Timestamp(i64);
 
 /// A text that is not an RFC 3339 date and time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a date and time such as 2024-01-02T03:04:05.678901+00:00")]
 pub struct InvalidTimestamp;
+
+crate::error_debug!(InvalidTimestamp);
 
 impl Timestamp {
     const MIN_MICROS: i64 = -62_167_219_200_000_000;

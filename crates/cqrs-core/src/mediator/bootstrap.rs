@@ -1,7 +1,6 @@
 //! The builder of both mediators, and the errors of wrong wiring.
 
 use std::any::{TypeId, type_name};
-use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -10,6 +9,7 @@ use super::inner::Inner;
 use super::requests::{Mediator, MediatorInner};
 use crate::broker::MessageBroker;
 use crate::dispatch::OnEventFailure;
+use crate::error::listed;
 use crate::event::{Event, EventHandler, EventMap, Notification};
 use crate::middleware::Middleware;
 use crate::request::{Request, RequestHandler, RequestMap};
@@ -55,16 +55,16 @@ impl<M> Bootstrap<M> {
         self
     }
 
-    /// Adds `middleware` inside those added before: the first one added is the outermost.
-    pub fn middleware(mut self, middleware: impl Middleware) -> Self {
-        self.inner.middlewares.push(Arc::new(middleware));
-        self
-    }
+    crate::setters! {
+        /// Adds `middleware` inside those added before: the first one added is the outermost.
+        pub fn middleware(middleware: impl Middleware) {
+            self.inner.middlewares.push(Arc::new(middleware))
+        }
 
-    /// Sets the broker to which notifications are published.
-    pub fn broker(mut self, broker: impl MessageBroker) -> Self {
-        self.inner.finisher.broker = Some(Arc::new(broker));
-        self
+        /// Sets the broker to which notifications are published.
+        pub fn broker(broker: impl MessageBroker) {
+            self.inner.finisher.broker = Some(Arc::new(broker))
+        }
     }
 
     /// Sets the factory of each scope's unit of work.
@@ -92,24 +92,19 @@ impl<M> Bootstrap<M> {
         self
     }
 
-    /// Sets the number of handlers of emitted events that may run at once. With 1, the default, they run one
-    /// after the other, in order of emission, and share the unit of work. With more they run concurrently in the
-    /// caller's task, each without the unit of work.
-    pub fn concurrency(mut self, handlers: usize) -> Self {
-        self.inner.rounds.options.concurrency = handlers;
-        self
-    }
+    crate::setters! {
+        /// Sets the number of handlers of emitted events that may run at once. With 1, the default, they run one
+        /// after the other, in order of emission, and share the unit of work. With more they run concurrently in the
+        /// caller's task, each without the unit of work.
+        pub fn concurrency(handlers: usize) { self.inner.rounds.options.concurrency = handlers }
 
-    /// Sets the number of rounds of follow-up events that one `send` may cause; 16 by default.
-    pub fn max_event_depth(mut self, rounds: usize) -> Self {
-        self.inner.rounds.options.max_depth = rounds;
-        self
-    }
+        /// Sets the number of rounds of follow-up events that one `send` may cause; 16 by default.
+        pub fn max_event_depth(rounds: usize) { self.inner.rounds.options.max_depth = rounds }
 
-    /// Sets the effect of a failing event handler; [`OnEventFailure::Fail`] by default.
-    pub fn on_event_failure(mut self, policy: OnEventFailure) -> Self {
-        self.inner.rounds.options.on_failure = policy;
-        self
+        /// Sets the effect of a failing event handler; [`OnEventFailure::Fail`] by default.
+        pub fn on_event_failure(policy: OnEventFailure) {
+            self.inner.rounds.options.on_failure = policy
+        }
     }
 
     fn check(
@@ -211,25 +206,20 @@ impl Bootstrap<EventMediator> {
     }
 }
 
-impl<M> fmt::Debug for Bootstrap<M> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bootstrap")
-            .field("requests", &self.requests)
-            .field("events", &self.inner.rounds.map)
-            .field("middlewares", &self.inner.middlewares.len())
-            .field("broker", &self.inner.finisher.broker)
-            .finish_non_exhaustive()
-    }
-}
+crate::debug_fields!(Bootstrap<M> { requests }, |it|
+    events: it.inner.rounds.map,
+    middlewares: it.inner.middlewares.len(),
+    broker: it.inner.finisher.broker);
 
 /// A mediator that was wired wrongly; names every problem at once.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the mediator is wired wrongly: {}", listed(problems))]
 pub struct BuildError {
     problems: Vec<BuildProblem>,
 }
 
 /// One mistake in a mediator's wiring.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildProblem {
     /// A request type has more than one handler.
@@ -274,15 +264,5 @@ impl BuildError {
     }
 }
 
-impl fmt::Display for BuildError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the mediator is wired wrongly: ")?;
-        for (index, problem) in self.problems.iter().enumerate() {
-            let separator = if index == 0 { "" } else { "; " };
-            write!(f, "{separator}{problem}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for BuildError {}
+crate::error_debug!(BuildError);
+crate::error_debug!(BuildProblem);

@@ -12,7 +12,6 @@ use crate::scope::UnitOfWorkError;
 ///
 /// The unit of work was rolled back and nothing was published, unless
 /// [`is_rolled_back`](Self::is_rolled_back) is `false`.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum SendError<T, E> {
     /// The handler returned its own error.
@@ -166,10 +165,9 @@ impl<T, E: fmt::Display> fmt::Display for SendError<T, E> {
     }
 }
 
-impl<T, E: fmt::Debug + fmt::Display> Error for SendError<T, E>
-where
-    Self: fmt::Debug,
-{
+crate::error_debug!(SendError<T, E>);
+
+impl<T, E: fmt::Debug + fmt::Display> Error for SendError<T, E> {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Rejected(error) => Some(&**error),
@@ -187,16 +185,9 @@ where
 }
 
 /// The cause of [`SendError::HandlerAfterCommit`] and [`SendError::FailedAfterCommit`].
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "a request that the handler sent is committed, but its events are not published: do not send the \
+     request again"
+)]
 pub(crate) struct CommittedBelow;
-
-impl fmt::Display for CommittedBelow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "a request that the handler sent is committed, but its events are not published: do not send \
-             the request again",
-        )
-    }
-}
-
-impl Error for CommittedBelow {}

@@ -1,7 +1,6 @@
 //! The mediator of commands and queries.
 
 use std::any::{Any, TypeId, type_name};
-use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,15 +99,8 @@ impl Mediator {
     }
 }
 
-impl fmt::Debug for Mediator {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mediator")
-            .field("requests", &self.0.requests)
-            .field("events", &self.0.inner.rounds.map)
-            .field("broker", &self.0.inner.finisher.broker)
-            .finish_non_exhaustive()
-    }
-}
+crate::debug_fields!(Mediator {}, |it|
+    requests: it.0.requests, events: it.0.inner.rounds.map, broker: it.0.inner.finisher.broker);
 
 /// The end of a request's middleware chain: runs the handler.
 struct RequestAnswer<'h, R: Request> {

@@ -1,7 +1,6 @@
 //! The memory broker: its topics, and the publishing contract.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -116,15 +115,8 @@ impl MemoryBroker {
     }
 }
 
-impl fmt::Debug for MemoryBroker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryBroker")
-            .field("topics", &self.0.topics().len())
-            .field("waiting", &self.waiting())
-            .field("state", &self.state())
-            .finish_non_exhaustive()
-    }
-}
+crate::debug_fields!(MemoryBroker {}, |it|
+    topics: it.0.topics().len(), waiting: it.waiting(), state: it.state());
 
 impl BrokerInner {
     fn known_topic(&self, name: &str) -> Option<Arc<Topic>> {

@@ -57,31 +57,21 @@ impl MemoryBrokerBuilder {
         self
     }
 
-    /// Sets the deadline of a publish, including all waits. By default 30 s.
-    pub fn publish_timeout(mut self, timeout: Duration) -> Self {
-        self.publish_timeout = timeout;
-        self
-    }
+    crate::setters! {
+        /// Sets the deadline of a publish, including all waits. By default 30 s.
+        pub fn publish_timeout(timeout: Duration) { self.publish_timeout = timeout }
 
-    /// Sets the number of messages that each topic keeps. By default 100,000; zero is read as one.
-    pub fn capacity(mut self, messages: usize) -> Self {
-        self.limits.capacity = messages.max(1);
-        self
-    }
+        /// Sets the number of messages that each topic keeps. By default 100,000; zero is read as one.
+        pub fn capacity(messages: usize) { self.limits.capacity = messages.max(1) }
 
-    /// The largest message that is published, in bytes of body, key and headers
-    /// ([`Message::content_size`](crate::Message::content_size)). Larger ones are `TooLarge`. By default
-    /// there is no limit.
-    pub fn max_message_size(mut self, bytes: usize) -> Self {
-        self.limits.max_message_size = bytes;
-        self
-    }
+        /// The largest message that is published, in bytes of body, key and headers
+        /// ([`Message::content_size`](crate::Message::content_size)). Larger ones are `TooLarge`. By default
+        /// there is no limit.
+        pub fn max_message_size(bytes: usize) { self.limits.max_message_size = bytes }
 
-    /// Handles a topic without a group as RabbitMQ does: a mandatory message is `Unroutable`, another is
-    /// confirmed and dropped. By default such a topic keeps its messages, as on Kafka.
-    pub fn require_subscriber(mut self, on: bool) -> Self {
-        self.limits.require_subscriber = on;
-        self
+        /// Handles a topic without a group as RabbitMQ does: a mandatory message is `Unroutable`, another is
+        /// confirmed and dropped. By default such a topic keeps its messages, as on Kafka.
+        pub fn require_subscriber(on: bool) { self.limits.require_subscriber = on }
     }
 
     /// The broker, without any topic.

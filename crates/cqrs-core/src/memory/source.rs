@@ -1,6 +1,5 @@
 //! The consuming contract of the memory broker, for the service runtime.
 
-use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -144,14 +143,8 @@ impl Drop for MemorySource {
     }
 }
 
-impl fmt::Debug for MemorySource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemorySource")
-            .field("subscription", &self.state.request.name)
-            .field("unsettled", &self.state.unsettled())
-            .finish_non_exhaustive()
-    }
-}
+crate::debug_fields!(MemorySource {}, |it|
+    subscription: it.state.request.name, unsettled: it.state.unsettled());
 
 fn incoming(delivery: &MemoryDelivery) -> Incoming {
     let message = delivery.message();

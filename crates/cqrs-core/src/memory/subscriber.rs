@@ -1,6 +1,5 @@
 //! A subscriber of one group of a topic, and its deliveries.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -89,11 +88,7 @@ impl MemorySubscriber {
     }
 }
 
-impl fmt::Debug for MemorySubscriber {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemorySubscriber").field("group", &self.group).finish_non_exhaustive()
-    }
-}
+crate::debug_fields!(MemorySubscriber { group });
 
 /// A message delivered to one subscriber. Dropped, it is given back, never acked.
 #[must_use = "dropping it gives the message back"]
@@ -176,11 +171,4 @@ impl Drop for MemoryDelivery {
     }
 }
 
-impl fmt::Debug for MemoryDelivery {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryDelivery")
-            .field("message", &self.entry.message)
-            .field("attempt", &self.entry.attempt)
-            .finish_non_exhaustive()
-    }
-}
+crate::debug_fields!(MemoryDelivery {}, |it| message: it.entry.message, attempt: it.entry.attempt);

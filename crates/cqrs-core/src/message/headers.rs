@@ -46,7 +46,7 @@ const FEW: usize = 32;
 type Named<T> = Vec<(ByteString, T)>;
 
 /// A header that some broker cannot carry.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidHeader {
     /// The name is empty.
@@ -59,6 +59,8 @@ pub enum InvalidHeader {
         length: usize,
     },
 }
+
+crate::error_debug!(InvalidHeader);
 
 impl Headers {
     /// No headers. Does not allocate.

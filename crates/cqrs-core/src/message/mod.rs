@@ -5,7 +5,6 @@ mod headers;
 mod name;
 mod trace_context;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -88,53 +87,29 @@ impl Message {
         }
     }
 
-    /// Sets the key. Messages of one topic with one key keep their order.
-    #[must_use]
-    pub fn with_key(mut self, key: impl Into<Bytes>) -> Self {
-        self.key = Some(key.into());
-        self
-    }
+    crate::setters! {
+        /// Sets the key. Messages of one topic with one key keep their order.
+        pub fn with_key(key: impl Into<Bytes>) { self.key = Some(key.into()) }
 
-    /// Sets the id.
-    #[must_use]
-    pub fn with_id(mut self, id: Uuid) -> Self {
-        self.id = id;
-        self
-    }
+        /// Sets the id.
+        pub fn with_id(id: Uuid) { self.id = id }
 
-    /// Sets the event name.
-    #[must_use]
-    pub fn with_name(mut self, name: impl Into<ByteString>) -> Self {
-        self.name = name.into();
-        self
-    }
+        /// Sets the event name.
+        pub fn with_name(name: impl Into<ByteString>) { self.name = name.into() }
 
-    /// Sets the media type of the body.
-    #[must_use]
-    pub fn with_content_type(mut self, content_type: impl Into<ByteString>) -> Self {
-        self.content_type = Some(content_type.into());
-        self
-    }
+        /// Sets the media type of the body.
+        pub fn with_content_type(content_type: impl Into<ByteString>) {
+            self.content_type = Some(content_type.into())
+        }
 
-    /// Replaces the headers.
-    #[must_use]
-    pub fn with_headers(mut self, headers: Headers) -> Self {
-        self.headers = headers;
-        self
-    }
+        /// Replaces the headers.
+        pub fn with_headers(headers: Headers) { self.headers = headers }
 
-    /// Sets the time of the event.
-    #[must_use]
-    pub fn with_timestamp(mut self, timestamp: SystemTime) -> Self {
-        self.timestamp = timestamp;
-        self
-    }
+        /// Sets the time of the event.
+        pub fn with_timestamp(timestamp: SystemTime) { self.timestamp = timestamp }
 
-    /// Sets if an unroutable message is an error (the default) or silently dropped by the broker.
-    #[must_use]
-    pub fn with_mandatory(mut self, mandatory: bool) -> Self {
-        self.mandatory = mandatory;
-        self
+        /// Sets if an unroutable message is an error (the default) or silently dropped by the broker.
+        pub fn with_mandatory(mandatory: bool) { self.mandatory = mandatory }
     }
 
     /// The bytes that this message takes in a [`Window`](crate::broker::Window): body, key, topic and
@@ -149,19 +124,8 @@ impl Message {
     }
 }
 
-impl fmt::Debug for Message {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Message")
-            .field("topic", &self.topic)
-            .field("id", &self.id)
-            .field("name", &self.name)
-            .field("key_bytes", &self.key.as_ref().map(Bytes::len))
-            .field("content_type", &self.content_type)
-            .field("headers", &self.headers)
-            .field("body_bytes", &self.body.len())
-            .finish_non_exhaustive()
-    }
-}
+crate::debug_fields!(Message { topic, id, name, content_type, headers }, |it|
+    key_bytes: it.key.as_ref().map(Bytes::len), body_bytes: it.body.len());
 
 #[cfg(test)]
 mod tests {

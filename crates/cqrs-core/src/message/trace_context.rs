@@ -11,9 +11,11 @@ pub struct TraceContext {
 
 /// A `traceparent` that is not of the form `00-<32 hex>-<16 hex>-<2 hex>` in lower case, or whose
 /// ids are all zero (W3C Trace Context, 3.2.2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("traceparent is not of the W3C form 00-<trace id>-<parent id>-<flags>")]
 pub struct InvalidTraceContext;
+
+crate::error_debug!(InvalidTraceContext);
 
 impl TraceContext {
     /// Reads a `traceparent` header and the `tracestate` that came with it.

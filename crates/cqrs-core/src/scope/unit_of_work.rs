@@ -50,7 +50,7 @@ pub trait UnitOfWorkFactory: Send + Sync + 'static {
 }
 
 /// The error of a scope that has no unit of work, or could not finish it.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum UnitOfWorkError {
     /// The mediator was built without one.
@@ -83,6 +83,8 @@ pub enum UnitOfWorkError {
     #[error("the inbox could not mark the message; no handler ran")]
     Inbox(#[source] BoxError),
 }
+
+crate::error_debug!(UnitOfWorkError);
 
 /// The error of a commit, with a certain or an unknown outcome.
 ///

@@ -39,14 +39,17 @@ struct Inner {
 /// The error of an unconfirmed settlement, with the delivery.
 ///
 /// Try again if the cause may pass. A message whose channel is lost is redelivered: drop the delivery then.
-#[derive(Debug, thiserror::Error)]
-#[error("not settled: {error}")]
+#[derive(thiserror::Error)]
+#[error("the delivery is not settled")]
 pub struct NotSettled {
     /// The cause.
+    #[source]
     pub error: SettleError,
     /// The delivery, not settled.
     pub delivery: Delivery,
 }
+
+crate::error_debug!(NotSettled, delivery);
 
 impl Delivery {
     pub(super) fn new(

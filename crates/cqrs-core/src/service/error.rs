@@ -1,18 +1,19 @@
 //! The errors of wiring and of running a service.
 
-use std::fmt;
-
 use super::report::ServiceReport;
 use crate::consume::SubscribeError;
+use crate::error::listed;
+use crate::error_debug;
 
 /// The error of a wrongly wired service; it names all problems.
-#[derive(Debug)]
+#[derive(thiserror::Error)]
+#[error("the service is wired wrongly: {}", listed(problems))]
 pub struct ServiceBuildError {
     pub(super) problems: Vec<ServiceProblem>,
 }
 
 /// One mistake in a service's wiring.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ServiceProblem {
     /// The service has no subscription.
@@ -99,21 +100,12 @@ impl ServiceBuildError {
     }
 }
 
-impl fmt::Display for ServiceBuildError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the service is wired wrongly: ")?;
-        for (index, problem) in self.problems.iter().enumerate() {
-            let separator = if index == 0 { "" } else { "; " };
-            write!(f, "{separator}{problem}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for ServiceBuildError {}
+error_debug!(ServiceBuildError);
+error_debug!(ServiceProblem);
+error_debug!(ServiceError, report);
 
 /// The error of a service that ended without being stopped.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error("subscription {subscription} cannot go on: {detail}")]
 #[non_exhaustive]
 pub struct ServiceError {

@@ -1,6 +1,5 @@
 //! The received message that a handler gets beside its event.
 
-use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -51,12 +50,4 @@ impl Deref for Received {
     }
 }
 
-impl fmt::Debug for Received {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Received")
-            .field("message", &self.message)
-            .field("group", &self.group)
-            .field("attempt", &self.attempt())
-            .finish()
-    }
-}
+crate::debug_fields!(Received { message, group }, |it| attempt: it.attempt());

@@ -1,6 +1,5 @@
 //! The builder of a subscription: topics, event types, policies, limits and retries.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,16 +90,12 @@ impl Subscription {
         }
     }
 
-    /// Sets the consumer group: its members share the messages, every group gets all of them. Required.
-    pub fn group(mut self, group: impl Into<Name>) -> Self {
-        self.group = Some(group.into().0);
-        self
-    }
+    crate::setters! {
+        /// Sets the consumer group: its members share the messages, every group gets all of them. Required.
+        pub fn group(group: impl Into<Name>) { self.group = Some(group.into().0) }
 
-    /// Sets the name in logs and health reports; `{group}@{topic}` by default.
-    pub fn name(mut self, name: impl Into<Name>) -> Self {
-        self.name = Some(name.into().0);
-        self
+        /// Sets the name in logs and health reports; `{group}@{topic}` by default.
+        pub fn name(name: impl Into<Name>) { self.name = Some(name.into().0) }
     }
 
     // ---- events
@@ -157,50 +152,34 @@ impl Subscription {
         self
     }
 
-    /// Bodies of more than `bytes` are not decoded: the policy for decode errors applies, with
-    /// [`DeserializeErrorKind::TooLarge`](crate::codec::DeserializeErrorKind::TooLarge). 8 MiB by default.
-    /// It is checked before the first [`decoder`](Self::decoder) and after the last.
-    ///
-    /// A hostile body can take far more memory decoded than it has bytes: about 40 times as much in JSON,
-    /// about 160 times in Protobuf (arrays of the smallest elements). The
-    /// [`concurrency`](Self::concurrency) times `bytes` times that factor bounds the memory of decoding.
-    pub fn max_body_size(mut self, bytes: usize) -> Self {
-        self.limits.max_body_size = bytes;
-        self
-    }
+    crate::setters! {
+        /// Bodies of more than `bytes` are not decoded: the policy for decode errors applies, with
+        /// [`DeserializeErrorKind::TooLarge`](crate::codec::DeserializeErrorKind::TooLarge). 8 MiB by default.
+        /// It is checked before the first [`decoder`](Self::decoder) and after the last.
+        ///
+        /// A hostile body can take far more memory decoded than it has bytes: about 40 times as much in JSON,
+        /// about 160 times in Protobuf (arrays of the smallest elements). The
+        /// [`concurrency`](Self::concurrency) times `bytes` times that factor bounds the memory of decoding.
+        pub fn max_body_size(bytes: usize) { self.limits.max_body_size = bytes }
 
-    /// Sets the start of a new group; the oldest message by default.
-    pub fn start_at(mut self, start: StartAt) -> Self {
-        self.start = start;
-        self
-    }
+        /// Sets the start of a new group; the oldest message by default.
+        pub fn start_at(start: StartAt) { self.start = start }
 
-    // ---- policies for messages that cannot be decoded
+        // ---- policies for messages that cannot be decoded
 
-    /// Sets the policy for bytes that cannot be decoded; [`OnDecodeError::DeadLetter`] by default.
-    pub fn on_decode_error(mut self, policy: OnDecodeError) -> Self {
-        self.policies.decode_error = policy;
-        self
-    }
+        /// Sets the policy for bytes that cannot be decoded; [`OnDecodeError::DeadLetter`] by default.
+        pub fn on_decode_error(policy: OnDecodeError) { self.policies.decode_error = policy }
 
-    /// Sets the policy for an event of another name than those of this subscription's types;
-    /// [`OnDecodeError::DeadLetter`] by default.
-    pub fn on_unknown_event(mut self, policy: OnDecodeError) -> Self {
-        self.policies.unknown_event = policy;
-        self
-    }
+        /// Sets the policy for an event of another name than those of this subscription's types;
+        /// [`OnDecodeError::DeadLetter`] by default.
+        pub fn on_unknown_event(policy: OnDecodeError) { self.policies.unknown_event = policy }
 
-    /// Sets the policy for an empty message, unless it is an event in its format (in Protobuf it is a
-    /// message of defaults); [`OnDecodeError::Skip`] by default.
-    pub fn on_empty(mut self, policy: OnDecodeError) -> Self {
-        self.policies.empty = policy;
-        self
-    }
+        /// Sets the policy for an empty message, unless it is an event in its format (in Protobuf it is a
+        /// message of defaults); [`OnDecodeError::Skip`] by default.
+        pub fn on_empty(policy: OnDecodeError) { self.policies.empty = policy }
 
-    /// Sets the policy for a Kafka tombstone; [`OnDecodeError::Skip`] by default.
-    pub fn on_tombstone(mut self, policy: OnDecodeError) -> Self {
-        self.policies.tombstone = policy;
-        self
+        /// Sets the policy for a Kafka tombstone; [`OnDecodeError::Skip`] by default.
+        pub fn on_tombstone(policy: OnDecodeError) { self.policies.tombstone = policy }
     }
 
     /// Sets the function that [`OnDecodeError::Handle`] runs. Its result settles the message as a handler's
@@ -217,60 +196,43 @@ impl Subscription {
 
     // ---- handling
 
-    /// Sets the number of handlers that may run at once; 1 by default, which is strict order. With more,
-    /// messages of one topic and key still run one after the other, in order; those without a key are
-    /// unordered.
-    pub fn concurrency(mut self, handlers: usize) -> Self {
-        self.limits.concurrency = handlers;
-        self
-    }
+    crate::setters! {
+        /// Sets the number of handlers that may run at once; 1 by default, which is strict order. With more,
+        /// messages of one topic and key still run one after the other, in order; those without a key are
+        /// unordered.
+        pub fn concurrency(handlers: usize) { self.limits.concurrency = handlers }
 
-    /// Sets the number of messages that may be fetched and not settled. By default three times the
-    /// concurrency (or the size of a [`batch`](super::batch)), at least 16 and at most 300 (RabbitMQ's
-    /// prefetch, and the memory broker), or 10,000 (Kafka); twice the size of a batch of more than 300.
-    pub fn max_unsettled(mut self, messages: usize) -> Self {
-        self.max_unsettled = Some(messages);
-        self
-    }
+        /// Sets the number of messages that may be fetched and not settled. By default three times the
+        /// concurrency (or the size of a [`batch`](super::batch)), at least 16 and at most 300 (RabbitMQ's
+        /// prefetch, and the memory broker), or 10,000 (Kafka); twice the size of a batch of more than 300.
+        pub fn max_unsettled(messages: usize) { self.max_unsettled = Some(messages) }
 
-    /// Sets the time that one run of the handler may take, decoding included. A longer run is cancelled and
-    /// counts as a retryable failure. No limit by default. A handler that blocks its thread cannot be
-    /// cancelled. A mediator's work whose commit began is not cancelled: it is committed, its events are
-    /// published, and it does not run again.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.limits.timeout = Some(timeout);
-        self
-    }
+        /// Sets the time that one run of the handler may take, decoding included. A longer run is cancelled and
+        /// counts as a retryable failure. No limit by default. A handler that blocks its thread cannot be
+        /// cancelled. A mediator's work whose commit began is not cancelled: it is committed, its events are
+        /// published, and it does not run again.
+        pub fn timeout(timeout: Duration) { self.limits.timeout = Some(timeout) }
 
-    /// Sets the retry schedule of failed messages.
-    pub fn retry(mut self, retry: Retry) -> Self {
-        self.retry = retry;
-        self
-    }
+        /// Sets the retry schedule of failed messages.
+        pub fn retry(retry: Retry) { self.retry = retry }
 
-    /// Sets the target of dead letters.
-    pub fn dead_letter(mut self, to: DeadLetterTarget) -> Self {
-        self.dead_letter = to;
-        self
-    }
+        /// Sets the target of dead letters.
+        pub fn dead_letter(to: DeadLetterTarget) { self.dead_letter = to }
 
-    /// Sets the number of crashes, while it ran alone, after which a message becomes a dead letter; 3 by
-    /// default. 0 switches it off: no crash is counted, and a message that crashes its process is tried
-    /// again forever.
-    ///
-    /// Supported by Kafka and RabbitMQ's quorum queues. The page of the broker's crate describes how the
-    /// message is found.
-    pub fn max_crashes(mut self, crashes: u32) -> Self {
-        self.limits.max_crashes = crashes;
-        self
-    }
+        /// Sets the number of crashes, while it ran alone, after which a message becomes a dead letter; 3 by
+        /// default. 0 switches it off: no crash is counted, and a message that crashes its process is tried
+        /// again forever.
+        ///
+        /// Supported by Kafka and RabbitMQ's quorum queues. The page of the broker's crate describes how the
+        /// message is found.
+        pub fn max_crashes(crashes: u32) { self.limits.max_crashes = crashes }
 
-    /// Adds `middleware` inside those added before, around the handling of each event. It runs outside a
-    /// mediator's own middlewares and its commit: a failure that it returns after a success runs the
-    /// handler again. Not for [`manual`](super::manual) and [`batch`](super::batch).
-    pub fn middleware(mut self, middleware: impl Middleware) -> Self {
-        self.middlewares.push(Arc::new(middleware));
-        self
+        /// Adds `middleware` inside those added before, around the handling of each event. It runs outside a
+        /// mediator's own middlewares and its commit: a failure that it returns after a success runs the
+        /// handler again. Not for [`manual`](super::manual) and [`batch`](super::batch).
+        pub fn middleware(middleware: impl Middleware) {
+            self.middlewares.push(Arc::new(middleware))
+        }
     }
 
     /// Handles each event once: its id is marked in the mediator's unit of work before the handlers run, so
@@ -310,17 +272,5 @@ impl Subscription {
     }
 }
 
-impl fmt::Debug for Subscription {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subscription")
-            .field("topics", &self.topics)
-            .field("group", &self.group)
-            .field("events", &self.routes)
-            .field("policies", &self.policies)
-            .field("limits", &self.limits)
-            .field("retry", &self.retry)
-            .field("dead_letter", &self.dead_letter)
-            .field("middlewares", &self.middlewares.len())
-            .finish_non_exhaustive()
-    }
-}
+crate::debug_fields!(Subscription { topics, group, policies, limits, retry, dead_letter }, |it|
+    events: it.routes, middlewares: it.middlewares.len());

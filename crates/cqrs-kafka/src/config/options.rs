@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn unknown_text_is_an_error_that_lists_the_known() {
         let error = "brotli".parse::<Compression>().unwrap_err();
-        assert_eq!(error.to_string(), "expected one of none, lz4, zstd, snappy, gzip");
+        assert_eq!(format!("{error:?}"), "expected one of none, lz4, zstd, snappy, gzip");
         assert!(serde_json::from_str::<Compression>("\"brotli\"").is_err());
     }
 }

@@ -101,18 +101,12 @@ impl NewTopics {
         Self::default()
     }
 
-    /// The number of partitions; by default that of the topic that the copies come from.
-    #[must_use]
-    pub fn with_partitions(mut self, partitions: i32) -> Self {
-        self.partitions = Some(partitions);
-        self
-    }
+    cqrs_core::setters! {
+        /// The number of partitions; by default that of the topic that the copies come from.
+        pub fn with_partitions(partitions: i32) { self.partitions = Some(partitions) }
 
-    /// The number of replicas; the broker's own default by default.
-    #[must_use]
-    pub fn with_replication(mut self, replication: i32) -> Self {
-        self.replication = Some(replication);
-        self
+        /// The number of replicas; the broker's own default by default.
+        pub fn with_replication(replication: i32) { self.replication = Some(replication) }
     }
 }
 
@@ -147,90 +141,64 @@ impl KafkaSubscription {
         Self::default().with_assignors([Assignor::Range, Assignor::RoundRobin])
     }
 
-    /// The way in which partitions are assigned, the preferred one first
-    /// (`partition.assignment.strategy`). All members of a group must have one in common. Default range,
-    /// then round-robin, which fits the defaults of Java and aiokafka.
-    pub fn with_assignors(mut self, assignors: impl IntoIterator<Item = Assignor>) -> Self {
-        self.assignors = assignors.into_iter().collect();
-        self
-    }
+    cqrs_core::setters! {
+        /// The way in which partitions are assigned, the preferred one first
+        /// (`partition.assignment.strategy`). All members of a group must have one in common. Default range,
+        /// then round-robin, which fits the defaults of Java and aiokafka.
+        pub fn with_assignors(assignors: impl IntoIterator<Item = Assignor>) {
+            self.assignors = assignors.into_iter().collect()
+        }
 
-    /// Makes this a static member (`group.instance.id`, KIP-345): when it restarts within
-    /// [`session_timeout`](Self::with_session_timeout), it gets its partitions back without a rebalance.
-    /// Must be unique in the group. Default none.
-    pub fn with_group_instance_id(mut self, id: impl Into<String>) -> Self {
-        self.group_instance_id = Some(id.into());
-        self
-    }
+        /// Makes this a static member (`group.instance.id`, KIP-345): when it restarts within
+        /// [`session_timeout`](Self::with_session_timeout), it gets its partitions back without a rebalance.
+        /// Must be unique in the group. Default none.
+        pub fn with_group_instance_id(id: impl Into<String>) {
+            self.group_instance_id = Some(id.into())
+        }
 
-    /// The time after which the group removes a silent member (`session.timeout.ms`). Default 45 s.
-    pub fn with_session_timeout(mut self, timeout: Duration) -> Self {
-        self.session_timeout = timeout;
-        self
-    }
+        /// The time after which the group removes a silent member (`session.timeout.ms`). Default 45 s.
+        pub fn with_session_timeout(timeout: Duration) { self.session_timeout = timeout }
 
-    /// The time in which a member must give up its partitions when the group rebalances
-    /// (`max.poll.interval.ms`). Handlers may take longer: polling goes on while they run. Default
-    /// 5 min.
-    pub fn with_max_poll_interval(mut self, interval: Duration) -> Self {
-        self.max_poll_interval = interval;
-        self
-    }
+        /// The time in which a member must give up its partitions when the group rebalances
+        /// (`max.poll.interval.ms`). Handlers may take longer: polling goes on while they run. Default
+        /// 5 min.
+        pub fn with_max_poll_interval(interval: Duration) { self.max_poll_interval = interval }
 
-    /// The time between two commits. Default 1 s.
-    pub fn with_commit_interval(mut self, interval: Duration) -> Self {
-        self.commit_interval = interval;
-        self
-    }
+        /// The time between two commits. Default 1 s.
+        pub fn with_commit_interval(interval: Duration) { self.commit_interval = interval }
 
-    /// The time that a revoked partition waits for running handlers. Default 10 s; at most half
-    /// of [`max_poll_interval`](Self::with_max_poll_interval) is used.
-    pub fn with_revoke_drain(mut self, drain: Duration) -> Self {
-        self.revoke_drain = drain;
-        self
-    }
+        /// The time that a revoked partition waits for running handlers. Default 10 s; at most half
+        /// of [`max_poll_interval`](Self::with_max_poll_interval) is used.
+        pub fn with_revoke_drain(drain: Duration) { self.revoke_drain = drain }
 
-    /// The records of transactions that are read. Default [`IsolationLevel::ReadCommitted`].
-    pub fn with_isolation_level(mut self, level: IsolationLevel) -> Self {
-        self.isolation_level = level;
-        self
-    }
+        /// The records of transactions that are read. Default [`IsolationLevel::ReadCommitted`].
+        pub fn with_isolation_level(level: IsolationLevel) { self.isolation_level = level }
 
-    /// The place where a failed message waits for its next attempt. Default [`RetryMode::Ordered`].
-    pub fn with_retry_mode(mut self, mode: RetryMode) -> Self {
-        self.retry_mode = mode;
-        self
-    }
+        /// The place where a failed message waits for its next attempt. Default [`RetryMode::Ordered`].
+        pub fn with_retry_mode(mode: RetryMode) { self.retry_mode = mode }
 
-    /// The largest number of bytes that are fetched and not settled (one more record may exceed it). Like
-    /// `max_unsettled` it is divided among the assigned partitions; one whose share is full is not
-    /// fetched, the others go on.
-    /// Records below 1 KiB share buffers of 4 KiB: a record whose key waits for a retry keeps its buffer
-    /// as well. Default 64 MiB. Above 512 GiB, or with a `max_unsettled` above 8,388,608, the subscription is refused.
-    pub fn with_max_unsettled_bytes(mut self, bytes: usize) -> Self {
-        self.max_unsettled_bytes = bytes;
-        self
-    }
+        /// The largest number of bytes that are fetched and not settled (one more record may exceed it). Like
+        /// `max_unsettled` it is divided among the assigned partitions; one whose share is full is not
+        /// fetched, the others go on.
+        /// Records below 1 KiB share buffers of 4 KiB: a record whose key waits for a retry keeps its buffer
+        /// as well. Default 64 MiB. Above 512 GiB, or with a `max_unsettled` above 8,388,608, the subscription is refused.
+        pub fn with_max_unsettled_bytes(bytes: usize) { self.max_unsettled_bytes = bytes }
 
-    /// The largest number of bytes that wait in the client for each partition, beside
-    /// [`max_unsettled_bytes`](Self::with_max_unsettled_bytes) (`queued.max.messages.kbytes`). Default 4 MiB.
-    pub fn with_prefetch_bytes(mut self, bytes: usize) -> Self {
-        self.prefetch_bytes = bytes;
-        self
-    }
+        /// The largest number of bytes that wait in the client for each partition, beside
+        /// [`max_unsettled_bytes`](Self::with_max_unsettled_bytes) (`queued.max.messages.kbytes`). Default 4 MiB.
+        pub fn with_prefetch_bytes(bytes: usize) { self.prefetch_bytes = bytes }
 
-    /// The properties of new dead-letter and retry topics. Default: as many partitions as the topic and
-    /// the broker's default replication. `None`: missing topics are not created, and copies wait until
-    /// they exist.
-    pub fn with_create_topics(mut self, topics: impl Into<Option<NewTopics>>) -> Self {
-        self.create_topics = topics.into();
-        self
-    }
+        /// The properties of new dead-letter and retry topics. Default: as many partitions as the topic and
+        /// the broker's default replication. `None`: missing topics are not created, and copies wait until
+        /// they exist.
+        pub fn with_create_topics(topics: impl Into<Option<NewTopics>>) {
+            self.create_topics = topics.into()
+        }
 
-    /// Sets any other of [librdkafka's options](https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md),
-    /// applied last. `Debug` shows the names only.
-    pub fn with_raw(mut self, option: impl Into<String>, value: impl Into<Secret>) -> Self {
-        self.raw.insert(option.into(), value.into());
-        self
+        /// Sets any other of [librdkafka's options](https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md),
+        /// applied last. `Debug` shows the names only.
+        pub fn with_raw(option: impl Into<String>, value: impl Into<Secret>) {
+            self.raw.insert(option.into(), value.into())
+        }
     }
 }

@@ -12,7 +12,7 @@ use rdkafka::admin::{
 use rdkafka::types::RDKafkaErrorCode as Code;
 
 use crate::config::{KafkaConfig, NewTopics};
-use crate::error::{ErrorKind, KafkaError};
+use crate::error::{ErrorKind, KafkaError, of_code};
 use crate::events::Events;
 use crate::health::Health;
 
@@ -83,7 +83,7 @@ pub(super) async fn create_topics(
         match result {
             Ok(_) | Err((_, Code::TopicAlreadyExists)) => {}
             Err((topic, code)) => {
-                return Err(KafkaError::of_code(code, format!("topic {topic}: {code}")));
+                return Err(of_code(code, format!("topic {topic}: {code}")));
             }
         }
     }

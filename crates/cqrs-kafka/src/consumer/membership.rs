@@ -9,7 +9,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::context::ClientError;
 use super::plan::Plan;
-use crate::error::KafkaError;
+use crate::error::{KafkaError, of_code};
 
 #[derive(Debug, Default)]
 pub(super) struct Membership {
@@ -44,7 +44,7 @@ impl Membership {
         let invalid = |text| Err((SubscribeErrorKind::Invalid, KafkaError::config(text)));
         match code {
             code if is_forbidden(code) => {
-                return Err((SubscribeErrorKind::Forbidden, KafkaError::of_code(code, text)));
+                return Err((SubscribeErrorKind::Forbidden, of_code(code, text)));
             }
             Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => {
                 tracing::warn!(subscription, "{text}");

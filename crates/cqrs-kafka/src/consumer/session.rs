@@ -76,7 +76,7 @@ impl Session {
         let committer = Committer::start(Arc::clone(&consumer), poller, topics, lists_topics);
         let committer = committer.map_err(|error| {
             let text = "the system gives no thread to the consumer";
-            KafkaError::with_source(ErrorKind::Config, text, error)
+            KafkaError::config(text).with_source(error)
         })?;
         let now = Instant::now();
         Ok(Self {

@@ -2,7 +2,6 @@
 //! by the runtime.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -189,10 +188,4 @@ impl Drop for KafkaSource {
     }
 }
 
-impl fmt::Debug for KafkaSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KafkaSource")
-            .field("subscription", &self.state.plan.request.name)
-            .finish_non_exhaustive()
-    }
-}
+cqrs_core::debug_fields!(KafkaSource {}, |it| subscription: it.state.plan.request.name);

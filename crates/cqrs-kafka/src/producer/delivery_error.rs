@@ -3,7 +3,7 @@
 use cqrs_core::broker::{PendingConfirm, PublishErrorKind as Kind};
 use rdkafka::types::RDKafkaErrorCode as Code;
 
-use crate::error::{ErrorKind, KafkaError};
+use crate::error::{ErrorKind, KafkaError, of_code};
 
 const NO_RIGHT: &str = "the principal may not write to the topic, or not create it; check its ACLs";
 
@@ -83,7 +83,7 @@ pub(super) fn not_accepted(code: Code) -> (Kind, &'static str) {
 
 /// The code as an error, with librdkafka's text.
 pub(super) fn to_error(code: Code) -> KafkaError {
-    KafkaError::of_code(code, code.to_string())
+    of_code(code, code.to_string())
 }
 
 #[cfg(test)]

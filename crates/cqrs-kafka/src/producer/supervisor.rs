@@ -14,7 +14,7 @@ use super::context::Context;
 use super::handle::ProducerHandle;
 use crate::config::KafkaConfig;
 use crate::config::is_idempotent;
-use crate::error::{ErrorKind, KafkaError};
+use crate::error::{ErrorKind, KafkaError, of_code};
 use crate::events::Events;
 
 /// The poll timeout: the overflow queue and a request to close are checked this often.
@@ -47,11 +47,9 @@ pub(crate) fn start(config: &KafkaConfig) -> Result<Arc<ProducerHandle>, KafkaEr
         .spawn(move || supervisor.run(client));
     match spawned {
         Ok(_runs_until_closed) => Ok(handle),
-        Err(error) => Err(KafkaError::with_source(
-            ErrorKind::Config,
-            "the system gives no thread to the producer",
-            error,
-        )),
+        Err(error) => {
+            Err(KafkaError::config("the system gives no thread to the producer").with_source(error))
+        }
     }
 }
 
@@ -120,7 +118,7 @@ impl Supervisor {
         if let Some((code, reason)) = client.client().fatal_error() {
             let reason = self.context.events.redactor.redact(&reason);
             let text = format!("the idempotent producer failed: {reason}");
-            let error = KafkaError::of_code(code, text.clone());
+            let error = of_code(code, text.clone());
             return Some(match error.kind() {
                 // The principal may write to no topic. A new client may not either.
                 ErrorKind::Authorization => error,

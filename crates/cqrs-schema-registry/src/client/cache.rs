@@ -11,6 +11,7 @@ use futures_util::future::{Shared, WeakShared};
 use tokio::time::Instant;
 
 use super::RegistryError;
+use super::RegistryErrorKind::{NotFound, Unsupported};
 
 type Loaded<V> = Result<V, RegistryError>;
 type Load<V> = BoxFuture<'static, Loaded<V>>;
@@ -131,7 +132,10 @@ impl<K: Clone + Eq + Hash, V: Clone> Slots<K, V> {
                     *slot = Slot::Known { value: value.clone(), used };
                 }
             }
-            Err(error) if error.is_no_such_thing() && !self.unknown_ttl.is_zero() => {
+            Err(error)
+                if matches!(error.kind(), NotFound | Unsupported)
+                    && !self.unknown_ttl.is_zero() =>
+            {
                 if let Some(slot) = self.of.get_mut(&key) {
                     *slot = Slot::Unknown { error: error.clone(), since: Instant::now() };
                 }

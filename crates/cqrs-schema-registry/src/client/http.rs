@@ -10,7 +10,6 @@ use serde::de::DeserializeOwned;
 
 use super::api::ErrorResponse;
 use super::authorization::{authorized, secrets};
-use super::error::Answer;
 use super::{Credentials, RegistryConfig, RegistryError, RegistryErrorKind};
 
 const JSON: &str = "application/vnd.schemaregistry.v1+json";
@@ -48,7 +47,7 @@ enum Failure {
     /// Retryable at another URL or later.
     Passing {
         what: String,
-        answer: Answer,
+        code: Option<u32>,
         source: Option<reqwest::Error>,
     },
     Final(RegistryError),
@@ -68,8 +67,7 @@ impl Http {
             builder = builder.tls_backend_preconfigured(super::tls::unused()?);
         }
         let client = builder.build().map_err(|error| {
-            let detail = "the settings do not make an HTTP client";
-            RegistryError::caused(RegistryErrorKind::Config, detail, error)
+            RegistryError::config("the settings do not make an HTTP client").with_source(error)
         })?;
         if credentials.is_some() && urls.iter().any(|url| url.scheme() == "http") {
             tracing::warn!("the credentials of the schema registry are sent unencrypted (http://)");
@@ -141,7 +139,7 @@ impl Http {
                      schema registry",
                     request.doing
                 );
-                Failure::Final(other(detail, status, None))
+                Failure::Final(other(detail, status))
             });
         }
         let mut refusal: ErrorResponse = serde_json::from_slice(&body).unwrap_or_default();
@@ -173,19 +171,20 @@ impl Http {
     fn unreachable(&self, doing: &str, failed: Option<Failure>) -> RegistryError {
         let urls: Vec<_> = self.urls.iter().map(Url::as_str).collect();
         let urls = urls.join(", ");
-        let (what, answer, source) = match failed {
-            Some(Failure::Passing { what, answer, source }) => (what, answer, source),
+        let (what, code, source) = match failed {
+            Some(Failure::Passing { what, code, source }) => (what, code, source),
             Some(Failure::Final(error)) => return error,
-            None => (String::from("not tried"), Answer::default(), None),
+            None => (String::from("not tried"), None, None),
         };
         let detail = format!(
             "{doing}: no registry answered at {urls} in {} attempts, the last time: {what}; check \
              that it runs and that this is its address",
             self.attempts
         );
+        let error = RegistryError::new(RegistryErrorKind::Connection, detail).with_code(code);
         match source {
-            Some(error) => RegistryError::caused(RegistryErrorKind::Unreachable, detail, error),
-            None => RegistryError::answered(RegistryErrorKind::Unreachable, detail, answer),
+            Some(source) => error.with_source(source),
+            None => error,
         }
     }
 }
@@ -195,7 +194,7 @@ async fn read(mut response: Response) -> Result<Vec<u8>, Failure> {
     while let Some(chunk) = response.chunk().await.map_err(unanswered)? {
         if body.len() + chunk.len() > MAX_ANSWER {
             let detail = format!("the registry's answer is larger than {MAX_ANSWER} bytes");
-            return Err(Failure::Final(other(detail, response.status(), None)));
+            return Err(Failure::Final(other(detail, response.status())));
         }
         body.extend_from_slice(&chunk);
     }
@@ -210,20 +209,20 @@ fn unanswered(error: reqwest::Error) -> Failure {
         (true, false) => "no answer in time",
         (false, false) => "the connection broke",
     };
-    Failure::Passing { what: what.into(), answer: Answer::default(), source: Some(error) }
+    Failure::Passing { what: what.into(), code: None, source: Some(error) }
 }
 
-fn other(detail: String, status: StatusCode, code: Option<u32>) -> RegistryError {
-    let answer = Answer { status: Some(status.as_u16()), code };
-    RegistryError::answered(RegistryErrorKind::Other, detail, answer)
+fn other(detail: String, status: StatusCode) -> RegistryError {
+    let code = Some(u32::from(status.as_u16()));
+    RegistryError::new(RegistryErrorKind::Other, detail).with_code(code)
 }
 
 /// The error kind and the remedy of a status that is no success.
 fn refused(doing: &str, base: &Url, status: StatusCode, refusal: &ErrorResponse) -> Failure {
-    let code = refusal.error_code.filter(|&code| code > 0);
-    let answer = Answer { status: Some(status.as_u16()), code };
-    let mut said = format!("{}", status.as_u16());
-    if let Some(code) = code.filter(|&code| code != u32::from(status.as_u16())) {
+    let number = u32::from(status.as_u16());
+    let code = refusal.error_code.filter(|&code| code > 0).unwrap_or(number);
+    let mut said = number.to_string();
+    if code != number {
         said.push_str(&format!(", error code {code}"));
     }
     if !refusal.message.is_empty() {
@@ -233,10 +232,11 @@ fn refused(doing: &str, base: &Url, status: StatusCode, refusal: &ErrorResponse)
     // "Not implemented" is permanent.
     let is_final = status == StatusCode::NOT_IMPLEMENTED;
     if status.is_server_error() && !is_final || status == StatusCode::TOO_MANY_REQUESTS {
-        return Failure::Passing { what: format!("it answered {said}"), answer, source: None };
+        let what = format!("it answered {said}");
+        return Failure::Passing { what, code: Some(code), source: None };
     }
-    let (kind, what) = match (status.as_u16(), code) {
-        (404, Some(40401..=40499)) => (
+    let (kind, what) = match (number, code) {
+        (404, 40401..=40499) => (
             RegistryErrorKind::NotFound,
             "the registry does not know it; check that this is the registry the writer uses",
         ),
@@ -255,11 +255,11 @@ fn refused(doing: &str, base: &Url, status: StatusCode, refusal: &ErrorResponse)
             "the registry cannot take this schema; check it and its references",
         ),
         (401, _) => (
-            RegistryErrorKind::Unauthorized,
+            RegistryErrorKind::Authentication,
             "the registry refused the credentials; check user and password, or the token",
         ),
         (403, _) => (
-            RegistryErrorKind::Unauthorized,
+            RegistryErrorKind::Authorization,
             "these credentials may not do this; check what the registry lets them do",
         ),
         (300..=399, _) => {
@@ -268,5 +268,5 @@ fn refused(doing: &str, base: &Url, status: StatusCode, refusal: &ErrorResponse)
         _ => (RegistryErrorKind::Other, "the registry refused it"),
     };
     let detail = format!("{doing} at {base}: {what} (it answered {said})");
-    Failure::Final(RegistryError::answered(kind, detail, answer))
+    Failure::Final(RegistryError::new(kind, detail).with_code(Some(code)))
 }

@@ -34,7 +34,7 @@ use crate::SchemaId;
 /// # Errors
 /// Every method fails as [`RegistryErrorKind`](super::RegistryErrorKind) says. 5xx, 429, broken
 /// connections and timeouts are retried at every URL, as often as the settings say; then the error is
-/// [`Unreachable`](super::RegistryErrorKind::Unreachable).
+/// [`Connection`](super::RegistryErrorKind::Connection).
 ///
 /// # Cancel safety
 /// A dropped look-up changes nothing. A dropped [`register`](Self::register) may have registered.
@@ -234,8 +234,9 @@ async fn fetch(http: &Http, id: SchemaId) -> Result<Schema, RegistryError> {
 
 /// Set if the registry answered that it does not have the path.
 fn is_no_endpoint(error: &RegistryError) -> bool {
-    error.kind() == RegistryErrorKind::Other
-        && matches!(error.status(), Some(400 | 404 | 405 | 501))
+    // A registry's own code, such as 40401, begins with the HTTP status.
+    let status = error.code().map(|code| if code > 999 { code / 100 } else { code });
+    error.kind() == RegistryErrorKind::Other && matches!(status, Some(400 | 404 | 405 | 501))
 }
 
 /// A registry without GUIDs answers as a wrong base URL does. If it answers another look-up, the settings
@@ -248,7 +249,7 @@ async fn without_guids(http: &Http, doing: &str, error: RegistryError) -> Regist
                 "{doing}: this registry has no GUIDs; let the writer frame with numbers, or ask a \
                  registry that has them"
             );
-            RegistryError::caused(RegistryErrorKind::Unsupported, detail, error)
+            RegistryError::new(RegistryErrorKind::Unsupported, detail).with_source(error)
         }
         Err(_) => error,
     }
@@ -260,8 +261,7 @@ fn get<'r>(doing: String, path: &'r [&'r str]) -> Request<'r> {
 
 fn body(schema: &Schema) -> Result<Vec<u8>, RegistryError> {
     serde_json::to_vec(&SchemaRequest::from(schema)).map_err(|error| {
-        let detail = "the schema cannot be written as JSON";
-        RegistryError::caused(RegistryErrorKind::Config, detail, error)
+        RegistryError::config("the schema cannot be written as JSON").with_source(error)
     })
 }
 

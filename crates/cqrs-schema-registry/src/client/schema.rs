@@ -64,15 +64,7 @@ impl Schema {
     }
 }
 
-impl fmt::Debug for Schema {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Schema")
-            .field("schema_type", &self.schema_type)
-            .field("text_bytes", &self.text.len())
-            .field("references", &self.references)
-            .finish()
-    }
-}
+cqrs_core::debug_fields!(Schema { schema_type, references }, |it| text_bytes: it.text.len());
 
 /// A schema registered under a subject.
 #[derive(Debug, Clone, PartialEq, Eq)]

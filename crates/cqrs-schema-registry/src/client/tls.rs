@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use cqrs_config::{TlsConfig, TlsError};
+use cqrs_config::TlsConfig;
 use rustls::client::WantsClientCert;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 
-use super::{RegistryError, RegistryErrorKind};
+use super::RegistryError;
 
 /// Reads the files and builds the TLS settings of all connections.
 pub(super) fn client(tls: &TlsConfig) -> Result<ClientConfig, RegistryError> {
     let builder = with_roots(roots(tls)?)?;
-    match tls.identity().map_err(refused)? {
+    match tls.identity()? {
         None => Ok(builder.with_no_client_auth()),
         Some(identity) => {
             builder.with_client_auth_cert(identity.certificates, identity.key).map_err(|error| {
@@ -23,7 +23,7 @@ pub(super) fn client(tls: &TlsConfig) -> Result<ClientConfig, RegistryError> {
 
 fn roots(tls: &TlsConfig) -> Result<RootCertStore, RegistryError> {
     let mut roots = RootCertStore::empty();
-    let Some(authorities) = tls.authorities().map_err(refused)? else {
+    let Some(authorities) = tls.authorities()? else {
         let system = rustls_native_certs::load_native_certs();
         roots.add_parsable_certificates(system.certs);
         return match (roots.is_empty(), system.errors.into_iter().next()) {
@@ -58,15 +58,8 @@ const NO_SYSTEM_ROOTS: &str =
     "the operating system's certificate authorities cannot be read; set tls.ca";
 
 fn caused(
-    detail: impl Into<String>,
+    detail: &'static str,
     error: impl std::error::Error + Send + Sync + 'static,
 ) -> RegistryError {
-    RegistryError::caused(RegistryErrorKind::Config, detail, error)
-}
-
-fn refused(error: TlsError) -> RegistryError {
-    match error.into_parts() {
-        (detail, Some(source)) => caused(detail, source),
-        (detail, None) => RegistryError::config(detail),
-    }
+    RegistryError::config(detail).with_source(error)
 }

@@ -23,7 +23,7 @@ pub enum FrameErrorKind {
 }
 
 /// The kind and the place of an error in a frame. It holds none of the bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct FrameError {
     kind: FrameErrorKind,
     at: usize,
@@ -72,3 +72,5 @@ impl fmt::Display for FrameError {
 }
 
 impl std::error::Error for FrameError {}
+
+cqrs_core::error_debug!(FrameError, kind, at);

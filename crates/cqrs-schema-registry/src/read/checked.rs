@@ -99,18 +99,12 @@ impl RegistryDecoder {
         }
     }
 
-    /// Takes frames of this message path only. JSON's frames have none.
-    #[must_use]
-    pub fn path(mut self, path: MessagePath) -> Self {
-        self.unframe.path = Some(path);
-        self
-    }
+    cqrs_core::setters! {
+        /// Takes frames of this message path only. JSON's frames have none.
+        pub fn path(path: MessagePath) { self.unframe.path = Some(path) }
 
-    /// The policy for messages without a frame; an error by default.
-    #[must_use]
-    pub fn on_unframed(mut self, policy: OnUnframed) -> Self {
-        self.unframe.on_unframed = policy;
-        self
+        /// The policy for messages without a frame; an error by default.
+        pub fn on_unframed(policy: OnUnframed) { self.unframe.on_unframed = policy }
     }
 
     /// Takes these schemas only. A number and a GUID are different ids: name both where writers use both.
@@ -203,8 +197,9 @@ impl RegistryDecoder {
             (RegistryErrorKind::NotFound, OnUnknownSchema::Malformed)
             | (RegistryErrorKind::Unsupported, _) => DecodeError::malformed(error.to_string()),
             (
-                RegistryErrorKind::Unreachable
-                | RegistryErrorKind::Unauthorized
+                RegistryErrorKind::Connection
+                | RegistryErrorKind::Authentication
+                | RegistryErrorKind::Authorization
                 | RegistryErrorKind::Other,
                 _,
             ) => DecodeError::not_now(error),

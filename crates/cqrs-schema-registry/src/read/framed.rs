@@ -51,18 +51,12 @@ impl<D> Framed<D> {
         Self { inner, unframe: Unframe::new(SchemaType::Protobuf) }
     }
 
-    /// Takes frames of this message path only. JSON's frames have none.
-    #[must_use]
-    pub fn path(mut self, path: MessagePath) -> Self {
-        self.unframe.path = Some(path);
-        self
-    }
+    cqrs_core::setters! {
+        /// Takes frames of this message path only. JSON's frames have none.
+        pub fn path(path: MessagePath) { self.unframe.path = Some(path) }
 
-    /// The policy for messages without a frame; an error by default.
-    #[must_use]
-    pub fn on_unframed(mut self, policy: OnUnframed) -> Self {
-        self.unframe.on_unframed = policy;
-        self
+        /// The policy for messages without a frame; an error by default.
+        pub fn on_unframed(policy: OnUnframed) { self.unframe.on_unframed = policy }
     }
 }
 

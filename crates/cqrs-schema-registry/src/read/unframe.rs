@@ -1,8 +1,5 @@
 //! [`Unframe`]: the removal of a frame; used by both readers of framed messages.
 
-use std::error::Error;
-use std::fmt;
-
 use bytes::Bytes;
 use cqrs_core::consume::Incoming;
 
@@ -30,9 +27,11 @@ pub(crate) struct Unframe {
 }
 
 /// The reason why a frame cannot be removed. It holds none of the message's bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum UnframeError {
+    #[error("{0}")]
     Frame(FrameError),
+    #[error("the schema's message {found}, expected {expected}")]
     Path { found: MessagePath, expected: MessagePath },
 }
 
@@ -88,16 +87,3 @@ pub(crate) fn is_void(message: &Incoming) -> bool {
 fn header(message: &Incoming) -> Option<&[u8]> {
     message.headers.get_bytes(Frame::HEADER)
 }
-
-impl fmt::Display for UnframeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Frame(error) => error.fmt(f),
-            Self::Path { found, expected } => {
-                write!(f, "the schema's message {found}, expected {expected}")
-            }
-        }
-    }
-}
-
-impl Error for UnframeError {}

@@ -77,35 +77,22 @@ impl Framing {
 }
 
 impl FramingBuilder {
-    /// Adds an event. One that goes to several topics is added for each; under
-    /// [`RecordName`](SubjectNaming::RecordName) once, for all of them.
-    pub fn event(mut self, schema: EventSchema) -> Self {
-        self.events.push(schema);
-        self
-    }
+    cqrs_core::setters! {
+        /// Adds an event. One that goes to several topics is added for each; under
+        /// [`RecordName`](SubjectNaming::RecordName) once, for all of them.
+        pub fn event(schema: EventSchema) { self.events.push(schema) }
 
-    /// The naming of subjects; `{topic}-value` by default.
-    pub fn naming(mut self, naming: SubjectNaming) -> Self {
-        self.naming = naming;
-        self
-    }
+        /// The naming of subjects; `{topic}-value` by default.
+        pub fn naming(naming: SubjectNaming) { self.naming = naming }
 
-    /// The registration of schemas; they are only looked up by default.
-    pub fn registration(mut self, registration: Registration) -> Self {
-        self.registration = registration;
-        self
-    }
+        /// The registration of schemas; they are only looked up by default.
+        pub fn registration(registration: Registration) { self.registration = registration }
 
-    /// The place of the frame; before the body by default.
-    pub fn form(mut self, form: FrameForm) -> Self {
-        self.form = form;
-        self
-    }
+        /// The place of the frame; before the body by default.
+        pub fn form(form: FrameForm) { self.form = form }
 
-    /// The policy for messages of other events; an error by default.
-    pub fn on_missing_schema(mut self, policy: OnMissingSchema) -> Self {
-        self.on_missing_schema = policy;
-        self
+        /// The policy for messages of other events; an error by default.
+        pub fn on_missing_schema(policy: OnMissingSchema) { self.on_missing_schema = policy }
     }
 
     /// Asks the registry.

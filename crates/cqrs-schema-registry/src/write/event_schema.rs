@@ -68,27 +68,17 @@ impl EventSchema {
         Self::new(P::NAME, &*P::topic(), source)
     }
 
-    /// Sets the message of the Protobuf file that the event is encoded as; the first one by default.
-    #[must_use]
-    pub fn path(mut self, path: MessagePath) -> Self {
-        self.path = Some(path);
-        self
-    }
+    cqrs_core::setters! {
+        /// Sets the message of the Protobuf file that the event is encoded as; the first one by default.
+        pub fn path(path: MessagePath) { self.path = Some(path) }
 
-    /// Sets the record's name, for naming strategies that use it: the full name of the Protobuf message. The
-    /// `title` of a JSON Schema by default.
-    #[must_use]
-    pub fn record(mut self, record: impl Into<String>) -> Self {
-        self.record = Some(record.into());
-        self
-    }
+        /// Sets the record's name, for naming strategies that use it: the full name of the Protobuf message. The
+        /// `title` of a JSON Schema by default.
+        pub fn record(record: impl Into<String>) { self.record = Some(record.into()) }
 
-    /// Sets the subject, in place of the one by the naming strategy. That still decides for which topics the schema
-    /// applies: for this event's only, unless it is [`RecordName`](SubjectNaming::RecordName).
-    #[must_use]
-    pub fn subject(mut self, subject: impl Into<String>) -> Self {
-        self.subject = Some(subject.into());
-        self
+        /// Sets the subject, in place of the one by the naming strategy. That still decides for which topics the schema
+        /// applies: for this event's only, unless it is [`RecordName`](SubjectNaming::RecordName).
+        pub fn subject(subject: impl Into<String>) { self.subject = Some(subject.into()) }
     }
 
     /// The subject under `naming`.

@@ -57,31 +57,18 @@ impl Framing {
         Self::default()
     }
 
-    /// Events named `name` get `frame`, whatever their topic. The last call for a name holds.
-    #[must_use]
-    pub fn event(mut self, name: impl Into<Arc<str>>, frame: Frame) -> Self {
-        self.set(name.into(), None, frame);
-        self
-    }
+    cqrs_core::setters! {
+        /// Events named `name` get `frame`, whatever their topic. The last call for a name holds.
+        pub fn event(name: impl Into<Arc<str>>, frame: Frame) { self.set(name.into(), None, frame) }
 
-    /// Events named `name` get `frame` when they go to `topic`; this goes before
-    /// [`event`](Self::event).
-    #[must_use]
-    pub fn event_to(
-        mut self,
-        name: impl Into<Arc<str>>,
-        topic: impl Into<Arc<str>>,
-        frame: Frame,
-    ) -> Self {
-        self.set(name.into(), Some(topic.into()), frame);
-        self
-    }
+        /// Events named `name` get `frame` when they go to `topic`; this goes before
+        /// [`event`](Self::event).
+        pub fn event_to(name: impl Into<Arc<str>>, topic: impl Into<Arc<str>>, frame: Frame) {
+            self.set(name.into(), Some(topic.into()), frame)
+        }
 
-    /// The policy for messages of other events; an error by default.
-    #[must_use]
-    pub fn on_missing_schema(mut self, policy: OnMissingSchema) -> Self {
-        self.on_missing_schema = policy;
-        self
+        /// The policy for messages of other events; an error by default.
+        pub fn on_missing_schema(policy: OnMissingSchema) { self.on_missing_schema = policy }
     }
 
     /// The frame of events named `name` that go to `topic`.

@@ -110,7 +110,7 @@ async fn credentials_are_sent_and_never_shown() {
         server.fail([crate::server::Fault::Answer(401, r#"{"error_code":40101}"#)]);
         let error = registry.subjects().await.unwrap_err();
         assert_eq!(server.state().authorization.last().unwrap().as_deref(), Some(expected));
-        assert_eq!(error.kind(), RegistryErrorKind::Unauthorized);
+        assert_eq!(error.kind(), RegistryErrorKind::Authentication);
         let shown = format!("{error} {error:?} {registry:?}");
         assert!(!shown.contains("hush"), "{shown}");
     }

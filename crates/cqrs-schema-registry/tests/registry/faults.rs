@@ -21,7 +21,8 @@ async fn a_refusal_says_what_where_and_what_to_do() {
     let a = Schema::json("{}");
     registry.register("a-value", &a).await.unwrap();
     let refused = registry.register("a-value", &Schema::json("incompatible")).await.unwrap_err();
-    assert_eq!((refused.kind(), refused.status()), (RegistryErrorKind::Incompatible, Some(409)));
+    assert_eq!((refused.kind(), refused.code()), (RegistryErrorKind::Incompatible, Some(409)));
+    assert_eq!(format!("{refused:?}"), refused.to_string());
     assert_eq!(
         refused.to_string(),
         format!(
@@ -62,10 +63,12 @@ async fn foreign_answer_is_no_missing_schema() {
         assert!(!error.is_retryable());
         assert_eq!(server.state().asked.len(), asked + 1, "it is not asked again: {error}");
     }
-    for status in [401, 403] {
+    for (status, kind) in
+        [(401, RegistryErrorKind::Authentication), (403, RegistryErrorKind::Authorization)]
+    {
         server.fail([Fault::Answer(status, "")]);
         let error = registry.schema(1).await.unwrap_err();
-        assert_eq!(error.kind(), RegistryErrorKind::Unauthorized);
+        assert_eq!(error.kind(), kind);
     }
 }
 
@@ -127,14 +130,14 @@ async fn absent_registry_is_unreachable_in_bounded_time() {
     let registry = server.client();
     server.fail(vec![Fault::Answer(503, r#"{"error_code":50003,"message":"no leader"}"#); 3]);
     let error = registry.subjects().await.unwrap_err();
-    assert_eq!((error.kind(), error.status()), (RegistryErrorKind::Unreachable, Some(503)));
+    assert_eq!((error.kind(), error.code()), (RegistryErrorKind::Connection, Some(503)));
     assert!(error.is_retryable());
     assert!(error.to_string().contains("503, error code 50003, \"no leader\""), "{error}");
 
     server.fail(vec![Fault::Hang; 3]);
     let started = Instant::now();
     let error = server.hurried_client().subjects().await.unwrap_err();
-    assert_eq!(error.kind(), RegistryErrorKind::Unreachable);
+    assert_eq!(error.kind(), RegistryErrorKind::Connection);
     assert!(error.to_string().contains("no answer in time"), "{error}");
     assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
 
@@ -142,7 +145,7 @@ async fn absent_registry_is_unreachable_in_bounded_time() {
     let mut config = server.config();
     config.urls = vec![format!("http://{closed}")];
     let error = SchemaRegistry::new(config).unwrap().subjects().await.unwrap_err();
-    assert_eq!(error.kind(), RegistryErrorKind::Unreachable);
+    assert_eq!(error.kind(), RegistryErrorKind::Connection);
     assert!(words(&error).contains(&closed.to_string()), "{}", words(&error));
     assert!(words(&error).contains("no connection"), "{}", words(&error));
 }
@@ -172,7 +175,7 @@ async fn a_tls_client_needs_no_provider_of_the_process() {
     match SchemaRegistry::new(config) {
         Ok(registry) => {
             let error = registry.subjects().await.unwrap_err();
-            assert_eq!(error.kind(), RegistryErrorKind::Unreachable, "{error}");
+            assert_eq!(error.kind(), RegistryErrorKind::Connection, "{error}");
         }
         // A machine without certificate authorities.
         Err(error) => assert!(error.to_string().contains("tls.ca"), "{error}"),

@@ -1,6 +1,5 @@
 //! [`Adjusted`]: a broker that changes the requests of its subscriptions; used by harnesses.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,11 +30,7 @@ impl Adjusted {
     }
 }
 
-impl fmt::Debug for Adjusted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Adjusted").field("broker", &self.broker).finish_non_exhaustive()
-    }
-}
+cqrs_core::debug_fields!(Adjusted { broker });
 
 impl MessageBroker for Adjusted {
     fn enqueue(&self, message: Message) -> BoxFuture<'_, Result<Receipt, PublishError>> {

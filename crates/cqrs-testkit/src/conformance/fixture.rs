@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::harness::{Capabilities, Fault, Harness, Setup};
-use crate::error_chain::error_chain;
+use crate::error_chain;
 use crate::probe::{Probe, StoredMessage};
 use crate::source::{TestSource, is_consuming};
 

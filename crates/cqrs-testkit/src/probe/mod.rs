@@ -179,12 +179,14 @@ impl Probe {
 }
 
 /// A probe could not be opened.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error("no probe of {what}")]
 pub struct ProbeError {
     what: String,
     source: Box<dyn Error + Send + Sync>,
 }
+
+cqrs_core::error_debug!(ProbeError);
 
 #[cfg(any(feature = "kafka", feature = "amqp"))]
 impl ProbeError {

@@ -1,7 +1,6 @@
 //! [`Retried`], [`DeadLettered`] and [`TesterError`]: the results of a tester's waits.
 
 use std::error::Error;
-use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +10,7 @@ use cqrs_core::consume::DeadLetter;
 use serde::de::DeserializeOwned;
 
 use super::journal::Subject;
-use crate::error_chain::error_chain;
+use crate::error_chain;
 
 /// An event that failed and is retried after a delay.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,9 +51,9 @@ impl DeadLettered {
     }
 }
 
-/// The expected event that did not happen, and all that did. `Debug` shows the same text as `Display`, for
-/// the sake of `unwrap`.
-#[derive(Clone, PartialEq, Eq)]
+/// The expected event that did not happen, and all that did.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
 pub struct TesterError(pub(super) String);
 
 impl TesterError {
@@ -63,19 +62,7 @@ impl TesterError {
     }
 }
 
-impl fmt::Display for TesterError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for TesterError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl Error for TesterError {}
+cqrs_core::error_debug!(TesterError);
 
 /// The type's name without its modules.
 pub(super) fn type_name<P>() -> &'static str {

@@ -192,7 +192,7 @@ async fn conflict_with_queue_of_python_cqrs_is_named() {
     let mut config = topology.config();
     config.queues.push(cqrs_amqp::QueueConfig::new(&*topology.topic));
     let error = AmqpMessageBroker::connect(config).await.unwrap_err();
-    assert_eq!((error.kind(), error.reply_code()), (ErrorKind::Topology, Some(406)));
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Topology, Some(406)));
     advises(&error_chain(&error), "queue", &topology.topic);
     topology.clean().await;
 }
@@ -204,7 +204,7 @@ async fn conflict_with_exchange_of_python_cqrs_is_named() {
     let mut config = topology.config();
     config.declare = DeclareMode::Declare;
     let error = AmqpMessageBroker::connect(config.clone()).await.unwrap_err();
-    assert_eq!((error.kind(), error.reply_code()), (ErrorKind::Topology, Some(406)));
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Topology, Some(406)));
     advises(&error_chain(&error), "exchange", &topology.topic);
     let broker = AmqpMessageBroker::new(config).unwrap();
     let error = try_open(&broker, &[&*topology.topic], "ours", |_defaults| {}).await.unwrap_err();

@@ -7,7 +7,7 @@ use crate::connect::Connection;
 use crate::connect::topology::{close, open};
 use crate::consumer::context::SourceContext;
 use crate::consumer::plan::QUARANTINE;
-use crate::error::{AmqpError, ErrorKind};
+use crate::error::{AmqpError, ErrorKind, from_lapin};
 
 /// For each queue, true if its quarantined messages may run on a channel that does not consume yet. Where
 /// another consumer may be the active one, only if the queue has no consumer.
@@ -96,5 +96,5 @@ pub(super) async fn declare_passive(
 
 fn failed(queue: &str, error: &lapin::Error) -> AmqpError {
     let doing = format!("reading the state of queue {queue:?}");
-    AmqpError::from_lapin(ErrorKind::ConnectionLost, doing, error)
+    from_lapin(ErrorKind::ConnectionLost, doing, error)
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use cqrs_core::consume::support::error_chain;
 use lapin::options::{BasicAckOptions, BasicGetOptions};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
@@ -19,7 +20,7 @@ use crate::consumer::delivery_count::DeliveryCount;
 use crate::consumer::in_flight::InFlight;
 use crate::consumer::inbound::Inbound;
 use crate::consumer::inbound_delivery::InboundDelivery;
-use crate::error::{AmqpError, ErrorKind};
+use crate::error::{AmqpError, ErrorKind, from_lapin};
 
 /// The longest time that the quarantine waits for the other messages of its source if none of them runs.
 const STALLED: Duration = Duration::from_secs(10);
@@ -111,7 +112,7 @@ impl QuarantineRun {
             Ok(Written::TooLarge(error)) => {
                 if let Some(left_out) = state.too_large.line() {
                     tracing::warn!(
-                        subscription = %name, error = %error.chain(), left_out,
+                        subscription = %name, error = %error_chain(&error), left_out,
                         "a redelivered message is too large for its quarantine queue: it runs like \
                          others, its crashes are not counted"
                     );
@@ -121,7 +122,7 @@ impl QuarantineRun {
             Err(error) => {
                 state.set_unavailable();
                 tracing::warn!(
-                    subscription = %name, error = %error.chain(),
+                    subscription = %name, error = %error_chain(&error),
                     "the quarantine queue takes no message: for {UNAVAILABLE:?} messages that were returned by \
                      lost consumers run like others, their crashes are not counted"
                 );
@@ -202,7 +203,7 @@ impl QuarantineRun {
             true => ErrorKind::Topology,
             false => ErrorKind::ConnectionLost,
         };
-        AmqpError::from_lapin(kind, format!("{doing} queue {queue:?}"), error)
+        from_lapin(kind, format!("{doing} queue {queue:?}"), error)
     }
 }
 

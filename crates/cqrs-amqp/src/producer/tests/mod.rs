@@ -11,7 +11,7 @@ use lapin::protocol::{AMQPError, AMQPErrorKind, AMQPSoftError};
 use tokio::time::Instant;
 
 use super::unconfirmed::{Returned, Unconfirmed};
-use crate::error::{AmqpError, ErrorKind};
+use crate::error::{AmqpError, ErrorKind, from_lapin};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -70,7 +70,7 @@ fn returned(message: &Message) -> Returned {
 fn too_large() -> AmqpError {
     let kind = AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED);
     let error = lapin::ErrorKind::ProtocolError(AMQPError::new(kind, "too large".into()));
-    AmqpError::from_lapin(ErrorKind::ChannelClosed, "the server closed the channel", &error.into())
+    from_lapin(ErrorKind::ChannelClosed, "the server closed the channel", &error.into())
 }
 
 #[tokio::test]

@@ -2,10 +2,10 @@
 
 mod check;
 mod deadline;
-mod error_chain;
 mod names;
 
 pub use check::{own_dead_letters, request_problems};
 pub use deadline::far_deadline;
-pub use error_chain::error_chain;
 pub use names::{delay_text, group_problem, retry_name, topic_group_name};
+
+pub use crate::error::error_chain;

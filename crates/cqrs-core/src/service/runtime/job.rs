@@ -1,6 +1,5 @@
 //! A job: one delivery in the runtime, from the source to its settlement.
 
-use std::fmt;
 use std::sync::Arc;
 
 use super::held::HeldSettlement;
@@ -108,14 +107,7 @@ impl Drop for Job {
     }
 }
 
-impl fmt::Debug for Job {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Job")
-            .field("message", &self.message)
-            .field("retry", &self.retry)
-            .finish_non_exhaustive()
-    }
-}
+crate::debug_fields!(Job { message, retry });
 
 /// Logs that a message becomes a dead letter.
 pub(crate) fn log_dead_letter(job: &Job, letter: &DeadLetter) {

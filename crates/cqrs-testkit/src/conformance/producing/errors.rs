@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::fixture::{ProducingFixture, SLACK, assert_kind};
 use crate::conformance::harness::{Harness, Setup};
-use crate::error_chain::error_chain;
+use crate::error_chain;
 
 pub(crate) async fn unroutable_message_is_an_error_unless_opted_out<H: Harness>(harness: &H) {
     let mut fixture = ProducingFixture::new(harness).await;

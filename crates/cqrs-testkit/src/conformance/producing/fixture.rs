@@ -8,7 +8,7 @@ use cqrs_core::{Message, MessageBrokerExt, PublishError, PublishErrorKind};
 
 use crate::conformance::fixture::{Fixture, QUIET};
 use crate::conformance::harness::{Fault, Harness, Setup};
-use crate::error_chain::error_chain;
+use crate::error_chain;
 use crate::probe::{Probe, StoredMessage};
 
 /// The time after which an unresolved `enqueue` counts as waiting.

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use super::fixture::{ProducingFixture, numbers};
 use crate::conformance::harness::Harness;
-use crate::error_chain::error_chain;
+use crate::error_chain;
 
 pub(crate) async fn dropped_receipts_still_arrive<H: Harness>(harness: &H) {
     let mut fixture = ProducingFixture::new(harness).await;

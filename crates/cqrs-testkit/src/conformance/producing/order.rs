@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::fixture::{ProducingFixture, assert_order};
 use crate::conformance::harness::{Harness, Setup};
-use crate::error_chain::error_chain;
+use crate::error_chain;
 
 fn key(number: usize, keys: usize) -> Vec<u8> {
     format!("key-{}", number % keys).into_bytes()

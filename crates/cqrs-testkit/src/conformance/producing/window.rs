@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::fixture::{ProducingFixture, SLACK, WAITS, assert_kind, numbers};
 use crate::conformance::harness::{Harness, Setup};
-use crate::error_chain::error_chain;
+use crate::error_chain;
 
 const WINDOW: usize = 8;
 
