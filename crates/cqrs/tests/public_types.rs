@@ -31,8 +31,8 @@ use cqrs::middleware::{Failure, InvocationKind};
 use cqrs::request::RequestKind;
 use cqrs::scope::{CommitError, UnitOfWorkError};
 use cqrs::service::{
-    Batch, DecodeError, Each, Manual, NotSettled, PerDelivery, ServiceBuildError, ServiceBuilder,
-    ServiceError, ServiceHealth, ServiceProblem, ServiceReport, StopHandle, SubscriptionCounts,
+    DecodeError, Handler, NotSettled, ServiceBuildError, ServiceBuilder, ServiceError,
+    ServiceHealth, ServiceProblem, ServiceReport, StopHandle, SubscriptionCounts,
     SubscriptionHealth, SubscriptionReport, SubscriptionState, Undecodable,
 };
 use cqrs::{
@@ -150,10 +150,7 @@ const _: () = {
     shared::<OnDecodeError>();
     shared::<Undecodable>();
     shared::<DecodeError>();
-    shared::<Each<(), ()>>();
-    shared::<Manual<(), ()>>();
-    shared::<Batch<(), ()>>();
-    shared::<PerDelivery<()>>();
+    shared::<Handler>();
 };
 
 /// One task has them at a time: a transaction inside of them need not be `Sync`.

@@ -1,7 +1,6 @@
 //! The mediator of consumed events.
 
 use std::any::{Any, TypeId, type_name};
-use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,7 +90,7 @@ impl EventMediator {
         types.into_iter().any(|event| self.0.rounds.map.contains(event))
     }
 
-    fn handles_event(&self, event: &dyn AnyEvent) -> bool {
+    pub(crate) fn handles_event(&self, event: &dyn AnyEvent) -> bool {
         let (first, second) = event.handler_arguments();
         self.handles([Some(first), second].into_iter().flatten().map(|view| view.0))
     }
@@ -113,14 +112,7 @@ impl EventMediator {
     }
 }
 
-impl fmt::Debug for EventMediator {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EventMediator")
-            .field("events", &self.0.rounds.map)
-            .field("broker", &self.0.finisher.broker)
-            .finish_non_exhaustive()
-    }
-}
+crate::debug_fields!(EventMediator {}, |it| events: it.0.rounds.map, broker: it.0.finisher.broker);
 
 /// Marks `event` in the inbox. `false` if it was marked before; nothing is left in the scope then.
 async fn mark(

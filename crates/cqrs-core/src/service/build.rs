@@ -106,7 +106,7 @@ impl ServiceBuilder {
             let group = subscription.group.clone().unwrap_or_default();
             let (status, source) = StatusReporter::new();
             let mut request = subscription.request(&group, status);
-            if let HandlerKind::Batch(_, BatchLimits { size, .. }) = handler {
+            if let HandlerKind::Batch { limits: BatchLimits { size, .. }, .. } = handler {
                 request.concurrency = size;
                 if size > MOST_BY_DEFAULT {
                     request.max_unsettled.get_or_insert(size.saturating_mul(2));
@@ -188,7 +188,7 @@ fn problems_of(subscription: &Subscription, handler: &HandlerKind) -> Vec<Servic
     };
     let limits = &subscription.limits;
     let is_each = matches!(handler, HandlerKind::Each(_));
-    let is_batch = matches!(handler, HandlerKind::Batch(..));
+    let is_batch = matches!(handler, HandlerKind::Batch { .. });
     option(limits.concurrency == 0, "a concurrency of 0 handles nothing: use at least 1");
     option(
         subscription.max_unsettled == Some(0),
@@ -197,7 +197,7 @@ fn problems_of(subscription: &Subscription, handler: &HandlerKind) -> Vec<Servic
     option(
         matches!(
             (handler, subscription.max_unsettled),
-            (HandlerKind::Batch(_, limits), Some(most)) if most > 0 && most < limits.size
+            (HandlerKind::Batch { limits, .. }, Some(most)) if most > 0 && most < limits.size
         ),
         "a batch can never be full: raise max_unsettled to its size at least",
     );
@@ -216,7 +216,7 @@ fn problems_of(subscription: &Subscription, handler: &HandlerKind) -> Vec<Servic
         "batches run one at a time, so that order is kept: leave the concurrency at 1",
     );
     option(
-        matches!(handler, HandlerKind::Batch(_, limits) if limits.size == 0),
+        matches!(handler, HandlerKind::Batch { limits, .. } if limits.size == 0),
         "a batch of 0 events handles nothing: use at least 1",
     );
     option(
@@ -229,7 +229,7 @@ fn problems_of(subscription: &Subscription, handler: &HandlerKind) -> Vec<Servic
         "middlewares run around the handling of one event: not for `manual` and `batch`",
     );
     option(
-        matches!(handler, HandlerKind::Manual(_)) && limits.timeout.is_some(),
+        matches!(handler, HandlerKind::Manual(..)) && limits.timeout.is_some(),
         "a timeout would give back a message that its `manual` handler settles: not together",
     );
     option(
@@ -244,15 +244,7 @@ fn problems_of(subscription: &Subscription, handler: &HandlerKind) -> Vec<Servic
     problems
 }
 
-impl fmt::Debug for Service {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Service")
-            .field("broker", &self.broker)
-            .field("subscriptions", &self.health.0)
-            .field("drain", &self.drain)
-            .finish_non_exhaustive()
-    }
-}
+crate::debug_fields!(Service { broker, drain }, |it| subscriptions: it.health.0);
 
 impl fmt::Debug for ServiceBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,20 +1,15 @@
 //! The functions that handle events: `each`, `manual` and `batch`.
 
 use std::any::{Any, TypeId, type_name};
-use std::fmt;
-use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::delivery::Delivery;
 use super::received::Received;
-use super::runtime::{
-    AttemptFailure, BatchHandler, BatchLimits, EachHandler, HandlerKind, ManualHandler, Monitor,
-};
-use super::target::{Handler, sealed};
+use super::runtime::{AttemptFailure, Attempted, BatchLimits, EachHandler, Events, HandlerKind};
+use super::target::Handler;
 use crate::broker::BoxFuture;
 use crate::event::{AnyEvent, HandlerError, Notification, NotificationEvent};
-use crate::scope::Scope;
 
 /// Runs the function once for each event of type `P`; its result settles the message.
 ///
@@ -27,17 +22,16 @@ use crate::scope::Scope;
 /// });
 /// # }
 /// ```
-pub fn each<P, F, Fut>(function: F) -> Each<P, F>
+pub fn each<P, F, Fut>(function: F) -> Handler
 where
     P: Notification,
     F: Fn(NotificationEvent<P>, Received) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
 {
-    Each(Arc::new(function), PhantomData)
+    let run =
+        move |(event, received)| attempted(typed(event).map(|event| function(event, received)));
+    Handler(HandlerKind::Each(EachHandler::Function(TypeId::of::<P>(), Box::new(run))))
 }
-
-/// See [`each`].
-pub struct Each<P, F>(Arc<F>, PhantomData<fn() -> P>);
 
 /// Runs the function once for each event of type `P`; it settles the message itself.
 ///
@@ -55,17 +49,21 @@ pub struct Each<P, F>(Arc<F>, PhantomData<fn() -> P>);
 /// });
 /// # }
 /// ```
-pub fn manual<P, F, Fut>(function: F) -> Manual<P, F>
+pub fn manual<P, F, Fut>(function: F) -> Handler
 where
     P: Notification,
     F: Fn(NotificationEvent<P>, Delivery) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    Manual(Arc::new(function), PhantomData)
+    let run = move |(event, delivery): (_, Delivery)| match typed(event) {
+        Ok(event) => Box::pin(function(event, delivery)) as BoxFuture<'static, ()>,
+        Err(failure) => Box::pin(async move {
+            let wrong = HandlerError::permanent(failure.error.clone());
+            drop(delivery.dead_letter(wrong).await);
+        }),
+    };
+    Handler(HandlerKind::Manual(TypeId::of::<P>(), Box::new(run)))
 }
-
-/// See [`manual`].
-pub struct Manual<P, F>(Arc<F>, PhantomData<fn() -> P>);
 
 /// Runs the function once for up to `size` events of type `P`, at the latest `wait` after the first one
 /// arrived. `Ok` acks them all.
@@ -74,154 +72,41 @@ pub struct Manual<P, F>(Arc<F>, PhantomData<fn() -> P>);
 /// retries. If it still fails, each of its events is handled alone, as a batch of one, with its own
 /// retries, so that one bad event does not fail the others. So the function must tolerate an event that it
 /// has seen before.
-pub fn batch<P, F, Fut>(size: usize, wait: Duration, function: F) -> Batch<P, F>
+pub fn batch<P, F, Fut>(size: usize, wait: Duration, function: F) -> Handler
 where
     P: Notification,
     F: Fn(Vec<(NotificationEvent<P>, Received)>) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
 {
-    Batch { function: Arc::new(function), limits: BatchLimits { size, wait }, payload: PhantomData }
+    let run = Arc::new(move |events: Events| {
+        let typed = |(event, received)| Ok((typed(event)?, received));
+        attempted(events.into_iter().map(typed).collect::<Result<_, _>>().map(&function))
+    });
+    let one = Arc::clone(&run);
+    let alone = Box::new(move |one_event| one(vec![one_event]));
+    Handler(HandlerKind::Batch {
+        alone: EachHandler::Function(TypeId::of::<P>(), alone),
+        together: Box::new(move |events| run(events)),
+        limits: BatchLimits { size, wait },
+    })
 }
 
-/// See [`batch`].
-pub struct Batch<P, F> {
-    function: Arc<F>,
-    limits: BatchLimits,
-    payload: PhantomData<fn() -> P>,
-}
-
-/// The `Debug` of a target: its name and the payload type.
-macro_rules! debug_as_type {
-    ($name:ident) => {
-        impl<P, F> fmt::Debug for $name<P, F> {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!(stringify!($name), "<{}>"), type_name::<P>())
-            }
-        }
-    };
-}
-debug_as_type!(Each);
-debug_as_type!(Manual);
-debug_as_type!(Batch);
-
-fn is_of<P: Notification>(types: [TypeId; 2]) -> bool {
-    types.contains(&TypeId::of::<P>())
-}
-
-fn typed<P: Notification>(event: Box<dyn AnyEvent>) -> Option<NotificationEvent<P>> {
+/// The payload's event. `Err` is never returned: `build` checks that every type of a subscription has a handler.
+fn typed<P: Notification>(
+    event: Box<dyn AnyEvent>,
+) -> Result<NotificationEvent<P>, AttemptFailure> {
     let event: Box<dyn Any + Send + Sync> = event.into_any();
-    event.downcast::<NotificationEvent<P>>().ok().map(|event| *event)
+    let event = event.downcast::<NotificationEvent<P>>().map_err(|_| {
+        let text = format!("the handler takes {} only", type_name::<P>());
+        AttemptFailure::permanent("NoHandler", text)
+    })?;
+    Ok(*event)
 }
 
-/// Never returned: `build` checks that every type of a subscription has a handler.
-fn wrong_type<P>() -> AttemptFailure {
-    AttemptFailure::permanent("NoHandler", format!("the handler takes {} only", type_name::<P>()))
-}
-
-impl<P, F, Fut> sealed::Sealed for Each<P, F>
+/// The future of a run that may not have begun.
+fn attempted<Fut>(run: Result<Fut, AttemptFailure>) -> BoxFuture<'static, Attempted>
 where
-    P: Notification,
-    F: Fn(NotificationEvent<P>, Received) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
 {
-    fn into_handler(self) -> Handler {
-        Handler(HandlerKind::Each(Box::new(self)))
-    }
-}
-
-impl<P, F, Fut> EachHandler for Each<P, F>
-where
-    P: Notification,
-    F: Fn(NotificationEvent<P>, Received) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
-{
-    fn handles(&self, types: [TypeId; 2]) -> bool {
-        is_of::<P>(types)
-    }
-
-    fn has_unit(&self, _unit: TypeId) -> bool {
-        false
-    }
-
-    fn handle<'a>(
-        &'a self,
-        event: Box<dyn AnyEvent>,
-        received: Received,
-        _scope: Scope,
-        _monitor: &'a Monitor,
-    ) -> BoxFuture<'a, Result<(), AttemptFailure>> {
-        let Some(event) = typed::<P>(event) else {
-            return Box::pin(async { Err(wrong_type::<P>()) });
-        };
-        let run = (self.0)(event, received);
-        Box::pin(async move { run.await.map_err(AttemptFailure::from) })
-    }
-}
-
-impl<P, F, Fut> sealed::Sealed for Manual<P, F>
-where
-    P: Notification,
-    F: Fn(NotificationEvent<P>, Delivery) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = ()> + Send + 'static,
-{
-    fn into_handler(self) -> Handler {
-        Handler(HandlerKind::Manual(Box::new(self)))
-    }
-}
-
-impl<P, F, Fut> ManualHandler for Manual<P, F>
-where
-    P: Notification,
-    F: Fn(NotificationEvent<P>, Delivery) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = ()> + Send + 'static,
-{
-    fn handles(&self, types: [TypeId; 2]) -> bool {
-        is_of::<P>(types)
-    }
-
-    fn handle(&self, event: Box<dyn AnyEvent>, delivery: Delivery) -> BoxFuture<'_, ()> {
-        match typed::<P>(event) {
-            Some(event) => Box::pin((self.0)(event, delivery)),
-            None => Box::pin(async move {
-                let wrong = HandlerError::permanent(wrong_type::<P>().error.clone());
-                drop(delivery.dead_letter(wrong).await);
-            }),
-        }
-    }
-}
-
-impl<P, F, Fut> sealed::Sealed for Batch<P, F>
-where
-    P: Notification,
-    F: Fn(Vec<(NotificationEvent<P>, Received)>) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
-{
-    fn into_handler(self) -> Handler {
-        let limits = self.limits;
-        Handler(HandlerKind::Batch(Box::new(self), limits))
-    }
-}
-
-impl<P, F, Fut> BatchHandler for Batch<P, F>
-where
-    P: Notification,
-    F: Fn(Vec<(NotificationEvent<P>, Received)>) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
-{
-    fn handles(&self, types: [TypeId; 2]) -> bool {
-        is_of::<P>(types)
-    }
-
-    fn handle(
-        &self,
-        events: Vec<(Box<dyn AnyEvent>, Received)>,
-    ) -> BoxFuture<'_, Result<(), AttemptFailure>> {
-        let events: Option<Vec<_>> = events
-            .into_iter()
-            .map(|(event, received)| Some((typed::<P>(event)?, received)))
-            .collect();
-        let Some(events) = events else { return Box::pin(async { Err(wrong_type::<P>()) }) };
-        let run = (self.function)(events);
-        Box::pin(async move { run.await.map_err(AttemptFailure::from) })
-    }
+    Box::pin(async move { run?.await.map_err(AttemptFailure::from) })
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::context::{SubscriptionContext, WaitEnd};
 use super::failure::{AttemptFailure, FailureClass};
 use super::guard::{guarded, limited};
-use super::handler::{BatchHandler, BatchLimits, HandlerKind};
+use super::handler::{Attempted, BatchLimits, Erased, Events, HandlerKind};
 use super::job::Job;
 use super::lanes::Run;
 use super::outcome::{JobOutcome, Verdict};
@@ -17,21 +17,17 @@ use super::repeats::{Logged, log_first};
 use super::settle::settle;
 use crate::consume::NextAttempt;
 use crate::consume::support::far_deadline;
-use crate::event::AnyEvent;
-use crate::service::received::Received;
-
-type Events = Vec<(Box<dyn AnyEvent>, Received)>;
 
 /// Collects and handles batches until the subscription stops.
 pub(super) async fn work(ctx: Arc<SubscriptionContext>, limits: BatchLimits) {
-    let HandlerKind::Batch(handler, _) = &ctx.spec.handler else { return };
+    let HandlerKind::Batch { together, .. } = &ctx.spec.handler else { return };
     let (size, mut run) = (limits.size.max(1), Run::new());
     while ctx.scheduler.take(&mut run, size).await.is_some() {
         let until = far_deadline(limits.wait);
         while run.len() < size && ctx.scheduler.take_before(until, &mut run, size).await {}
         let jobs = run.drain(..).map(|placed| placed.job).collect();
         if !ctx.scheduler.is_stopped() {
-            process_batch(&ctx, jobs, &**handler).await;
+            process_batch(&ctx, jobs, together).await;
         }
         // The jobs of a batch are in no lane.
         ctx.scheduler.finish(&mut Vec::new());
@@ -41,7 +37,11 @@ pub(super) async fn work(ctx: Arc<SubscriptionContext>, limits: BatchLimits) {
 }
 
 /// Handles the jobs together and settles each. Jobs that fail together are handled alone, in order.
-async fn process_batch(ctx: &SubscriptionContext, jobs: Vec<Job>, handler: &dyn BatchHandler) {
+async fn process_batch(
+    ctx: &SubscriptionContext,
+    jobs: Vec<Job>,
+    handler: &Erased<Events, Attempted>,
+) {
     let (held, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.held.is_some());
     for job in held {
         let end = process(ctx, job).await;
@@ -168,10 +168,10 @@ async fn wait_after_batch(
 
 async fn run_batch(
     ctx: &SubscriptionContext,
-    handler: &dyn BatchHandler,
+    handler: &Erased<Events, Attempted>,
     events: Events,
 ) -> Result<(), AttemptFailure> {
-    let run = async { handler.handle(events).await };
+    let run = async { handler(events).await };
     limited(ctx.spec.limits.timeout, run).await.flatten()
 }
 

@@ -15,19 +15,37 @@ use crate::scope::{Scope, UnitOfWorkError};
 use crate::service::delivery::Delivery;
 use crate::service::received::Received;
 
+/// A handler's function without its types: called with a message's event and what else it takes.
+pub(crate) type Erased<Input, Output> =
+    Box<dyn Fn(Input) -> BoxFuture<'static, Output> + Send + Sync>;
+pub(crate) type Attempted = Result<(), AttemptFailure>;
+pub(crate) type Events = Vec<(Box<dyn AnyEvent>, Received)>;
+
 pub(crate) enum HandlerKind {
-    Each(Box<dyn EachHandler>),
-    Manual(Box<dyn ManualHandler>),
-    Batch(Box<dyn BatchHandler>, BatchLimits),
+    Each(EachHandler),
+    /// With the type of its payload.
+    Manual(TypeId, Erased<(Box<dyn AnyEvent>, Delivery), ()>),
+    Batch {
+        /// Handles a batch of one.
+        alone: EachHandler,
+        together: Erased<Events, Attempted>,
+        limits: BatchLimits,
+    },
+}
+
+pub(crate) enum EachHandler {
+    Mediator(EventMediator),
+    PerDelivery(Box<dyn Fn(&Received) -> EventMediator + Send + Sync>),
+    /// With the type of its payload.
+    Function(TypeId, Erased<(Box<dyn AnyEvent>, Received), Attempted>),
 }
 
 impl HandlerKind {
     /// `true` if it handles events of one of these types.
     pub(crate) fn handles(&self, types: [TypeId; 2]) -> bool {
         match self {
-            Self::Each(handler) => handler.handles(types),
-            Self::Manual(handler) => handler.handles(types),
-            Self::Batch(handler, _) => handler.handles(types),
+            Self::Each(handler) | Self::Batch { alone: handler, .. } => handler.handles(types),
+            Self::Manual(payload, _) => types.contains(payload),
         }
     }
 
@@ -43,66 +61,54 @@ pub(crate) struct BatchLimits {
     pub(crate) wait: Duration,
 }
 
-pub(crate) trait EachHandler: Send + Sync {
-    fn handles(&self, types: [TypeId; 2]) -> bool;
-    /// See [`HandlerKind::has_unit`].
-    fn has_unit(&self, unit: TypeId) -> bool;
-    /// The mediator, if it is one.
-    fn mediator(&self) -> Option<&EventMediator> {
-        None
+impl EachHandler {
+    fn handles(&self, types: [TypeId; 2]) -> bool {
+        match self {
+            Self::Mediator(mediator) => mediator.handles(types),
+            // Its types are known only when it is built; an event without a handler becomes a dead letter.
+            Self::PerDelivery(_) => true,
+            Self::Function(payload, _) => types.contains(payload),
+        }
     }
-    fn handle<'a>(
-        &'a self,
+
+    /// See [`HandlerKind::has_unit`].
+    fn has_unit(&self, unit: TypeId) -> bool {
+        match self {
+            Self::Mediator(mediator) => mediator.has_unit(unit),
+            Self::PerDelivery(_) => true,
+            Self::Function(..) => false,
+        }
+    }
+
+    pub(super) async fn handle(
+        &self,
         event: Box<dyn AnyEvent>,
         received: Received,
         scope: Scope,
-        monitor: &'a Monitor,
-    ) -> BoxFuture<'a, Result<(), AttemptFailure>>;
-}
-
-pub(crate) trait ManualHandler: Send + Sync {
-    fn handles(&self, types: [TypeId; 2]) -> bool;
-    fn handle(&self, event: Box<dyn AnyEvent>, delivery: Delivery) -> BoxFuture<'_, ()>;
-}
-
-pub(crate) trait BatchHandler: Send + Sync {
-    fn handles(&self, types: [TypeId; 2]) -> bool;
-    fn handle(
-        &self,
-        events: Vec<(Box<dyn AnyEvent>, Received)>,
-    ) -> BoxFuture<'_, Result<(), AttemptFailure>>;
-}
-
-/// A batch of one.
-pub(super) struct BatchOfOne<'h>(pub(super) &'h dyn BatchHandler);
-
-impl EachHandler for BatchOfOne<'_> {
-    fn handles(&self, types: [TypeId; 2]) -> bool {
-        self.0.handles(types)
-    }
-
-    fn has_unit(&self, _unit: TypeId) -> bool {
-        false
-    }
-
-    fn handle<'a>(
-        &'a self,
-        event: Box<dyn AnyEvent>,
-        received: Received,
-        _scope: Scope,
-        _monitor: &'a Monitor,
-    ) -> BoxFuture<'a, Result<(), AttemptFailure>> {
-        self.0.handle(vec![(event, received)])
+        monitor: &Monitor,
+    ) -> Attempted {
+        match self {
+            Self::Mediator(mediator) => send(mediator, event, scope.with(received), monitor).await,
+            Self::PerDelivery(build) => {
+                let mediator = build(&received);
+                if !mediator.handles_event(&*event) {
+                    let text = format!("the mediator has no handler of {}", event.name());
+                    return Err(AttemptFailure::permanent("NoHandler", text));
+                }
+                Box::pin(send(&mediator, event, scope.with(received), monitor)).await
+            }
+            Self::Function(_, run) => run((event, received)).await,
+        }
     }
 }
 
 /// Sends `event` to its handlers.
-pub(crate) async fn send(
+async fn send(
     mediator: &EventMediator,
     event: Box<dyn AnyEvent>,
     scope: Scope,
     monitor: &Monitor,
-) -> Result<(), AttemptFailure> {
+) -> Attempted {
     match mediator.send_any(scope, event).await {
         Ok(Consumed::Handled) => Ok(()),
         Ok(Consumed::Duplicate) => {

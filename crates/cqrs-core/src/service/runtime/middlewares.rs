@@ -46,7 +46,7 @@ pub(super) async fn run_chain(
 
 /// The end of the middleware chain: runs the handler with one event.
 pub(super) struct Handling<'h> {
-    handler: &'h dyn EachHandler,
+    handler: &'h EachHandler,
     received: Received,
     monitor: &'h Monitor,
     /// `None` once the handler runs.
@@ -56,7 +56,7 @@ pub(super) struct Handling<'h> {
 
 impl<'h> Handling<'h> {
     pub(super) fn new(
-        handler: &'h dyn EachHandler,
+        handler: &'h EachHandler,
         event: Box<dyn AnyEvent>,
         received: Received,
         monitor: &'h Monitor,
@@ -83,7 +83,8 @@ impl Answer for Handling<'_> {
             };
             let scope = std::mem::take(scope);
             let received = self.received.clone();
-            let run = caught(|| self.handler.handle(event, received, scope, self.monitor));
+            let run =
+                caught(|| Box::pin(self.handler.handle(event, received, scope, self.monitor)));
             let answered = match run.await {
                 Ok(handled) => handled,
                 Err(panic) => Err(AttemptFailure::panicked(&panic)),

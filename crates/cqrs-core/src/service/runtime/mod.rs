@@ -52,9 +52,7 @@ mod undelivered;
 mod worker;
 
 pub(super) use failure::AttemptFailure;
-pub(super) use handler::{
-    BatchHandler, BatchLimits, EachHandler, HandlerKind, ManualHandler, send,
-};
+pub(super) use handler::{Attempted, BatchLimits, EachHandler, Events, HandlerKind};
 pub(super) use job::{Job, log_dead_letter, log_unacked};
 pub(super) use monitor::{Counter, Counters, Monitor};
 pub(super) use outcome::ManualOutcome;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::context::{SubscriptionContext, WaitEnd};
 use super::failure::{AttemptFailure, FailureClass};
 use super::guard::guarded;
-use super::handler::{BatchOfOne, EachHandler, HandlerKind, ManualHandler, send};
+use super::handler::{EachHandler, Erased, HandlerKind};
 use super::job::Job;
 use super::middlewares::{Handling, run_chain};
 use super::outcome::{JobOutcome, ManualOutcome, Verdict};
@@ -17,7 +17,7 @@ use super::settle::{ack, after_manual, postpone, retry_later, settle, settle_hel
 use crate::consume::NextAttempt;
 use crate::consume::support::far_deadline;
 use crate::dispatch::caught;
-use crate::event::Timestamp;
+use crate::event::{AnyEvent, Timestamp};
 use crate::mediator::track_commits;
 use crate::message::CorrelationId;
 use crate::scope::{Committing, Scope, SubscriptionInbox};
@@ -40,12 +40,9 @@ pub(super) async fn process(ctx: &SubscriptionContext, mut job: Job) -> JobOutco
     }
     // Rare or expensive branches are boxed: this future is built and moved for each message.
     match &ctx.spec.handler {
-        HandlerKind::Each(handler) => process_each(ctx, job, &**handler).await,
-        HandlerKind::Manual(handler) => Box::pin(process_manual(ctx, job, &**handler)).await,
-        HandlerKind::Batch(handler, _) => {
-            let alone = BatchOfOne(&**handler);
-            Box::pin(process_each(ctx, job, &alone)).await
-        }
+        HandlerKind::Each(handler) => process_each(ctx, job, handler).await,
+        HandlerKind::Manual(_, handler) => Box::pin(process_manual(ctx, job, handler)).await,
+        HandlerKind::Batch { alone, .. } => Box::pin(process_each(ctx, job, alone)).await,
     }
 }
 
@@ -62,7 +59,7 @@ pub(super) fn not_before(ctx: &SubscriptionContext, job: &Job) -> Option<tokio::
 async fn process_each(
     ctx: &SubscriptionContext,
     mut job: Job,
-    handler: &dyn EachHandler,
+    handler: &EachHandler,
 ) -> JobOutcome {
     loop {
         match attempt(ctx, job.received(&ctx.spec.group), handler).await {
@@ -79,7 +76,7 @@ async fn process_each(
 async fn process_manual(
     ctx: &SubscriptionContext,
     mut job: Job,
-    handler: &dyn ManualHandler,
+    handler: &Erased<(Box<dyn AnyEvent>, Delivery), ()>,
 ) -> JobOutcome {
     loop {
         let received = job.received(&ctx.spec.group);
@@ -95,7 +92,7 @@ async fn process_manual(
             Err(verdict) => return settle(ctx, job, verdict).await,
         };
         let (delivery, ended) = Delivery::new(job, received, ctx.discards());
-        let handled = pin!(caught(|| handler.handle(event, delivery)));
+        let handled = pin!(caught(|| handler((event, delivery))));
         let (handled, committed) = track_commits(handled).await;
         let panicked = handled.err();
         // `Err` if another task has the delivery and drops it unsettled with the subscription.
@@ -188,11 +185,7 @@ fn log_failure(ctx: &SubscriptionContext, job: &Job, failure: &AttemptFailure, n
 
 /// Decodes and handles a message once. The timeout does not cancel a handler that began to commit: its work
 /// would be done twice.
-async fn attempt(
-    ctx: &SubscriptionContext,
-    received: Received,
-    handler: &dyn EachHandler,
-) -> Verdict {
+async fn attempt(ctx: &SubscriptionContext, received: Received, handler: &EachHandler) -> Verdict {
     let scope = scope_of(ctx, &received);
     let attempted = match ctx.spec.limits.timeout {
         None => guarded(pin!(read_and_handle(ctx, received, scope, handler))).await,
@@ -210,7 +203,7 @@ async fn attempt_within(
     limit: Duration,
     received: Received,
     mut scope: Scope,
-    handler: &dyn EachHandler,
+    handler: &EachHandler,
 ) -> Verdict {
     let committing = Committing::default();
     scope.insert(committing.clone());
@@ -227,21 +220,18 @@ async fn read_and_handle(
     ctx: &SubscriptionContext,
     received: Received,
     scope: Scope,
-    handler: &dyn EachHandler,
+    handler: &EachHandler,
 ) -> Verdict {
     let event = match read_by_policy(ctx, &received).await {
         Ok(event) => event,
         Err(verdict) => return verdict,
     };
-    let handled = match handler.mediator() {
-        _ if !ctx.spec.middlewares.is_empty() => {
-            let handling = Handling::new(handler, event, received, &ctx.monitor);
-            let chained = Box::pin(run_chain(&ctx.spec.middlewares, handling, scope)).await;
-            chained.unwrap_or_else(|panic| Err(AttemptFailure::panicked(&panic)))
-        }
-        // Not `handle`, which boxes the future.
-        Some(mediator) => send(mediator, event, scope.with(received), &ctx.monitor).await,
-        None => handler.handle(event, received, scope, &ctx.monitor).await,
+    let handled = if ctx.spec.middlewares.is_empty() {
+        handler.handle(event, received, scope, &ctx.monitor).await
+    } else {
+        let handling = Handling::new(handler, event, received, &ctx.monitor);
+        let chained = Box::pin(run_chain(&ctx.spec.middlewares, handling, scope)).await;
+        chained.unwrap_or_else(|panic| Err(AttemptFailure::panicked(&panic)))
     };
     match handled {
         Ok(()) => Verdict::Handled,

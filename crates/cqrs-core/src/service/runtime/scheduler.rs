@@ -120,7 +120,7 @@ impl Scheduler {
             state: Mutex::new(state),
             monitor,
             concurrency: spec.limits.concurrency,
-            is_batch: matches!(spec.handler, HandlerKind::Batch(..)),
+            is_batch: matches!(spec.handler, HandlerKind::Batch { .. }),
             hashes: RandomState::new(),
             threads: Handle::current().metrics().num_workers(),
             wake_ups: Semaphore::new(0),

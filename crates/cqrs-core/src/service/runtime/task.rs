@@ -127,7 +127,7 @@ impl SubscriptionTask {
         if needs_worker {
             let ctx = Arc::clone(&self.ctx);
             match ctx.spec.handler {
-                HandlerKind::Batch(_, limits) => self.workers.spawn(batch::work(ctx, limits)),
+                HandlerKind::Batch { limits, .. } => self.workers.spawn(batch::work(ctx, limits)),
                 _ => self.workers.spawn(worker::work(ctx)),
             };
         }
