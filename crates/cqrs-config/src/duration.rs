@@ -1,10 +1,9 @@
 //! Durations in files and variables: numbers with a unit, for the settings of all clients.
 
-use std::fmt;
 use std::time::Duration;
 
-use serde::Deserializer;
-use serde::de::{Error, Visitor};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
 
 /// The smallest timeout of a publish, a connect or a request that a client accepts.
 pub const MIN_TIMEOUT: Duration = Duration::from_millis(100);
@@ -29,7 +28,11 @@ pub fn parse_duration(text: &str) -> Result<Duration, &'static str> {
 /// # Errors
 /// When it is none, or a number.
 pub fn deserialize_duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    from.deserialize_any(DurationText)
+    match Written::deserialize(from)? {
+        Written::Text(text) => parse_duration(&text),
+        Written::Number(_) => Err(NO_UNIT),
+    }
+    .map_err(D::Error::custom)
 }
 
 /// Refuses a timeout below a minimum.
@@ -43,36 +46,16 @@ pub fn check_minimum(setting: &str, value: Duration, minimum: Duration) -> Resul
     }
 }
 
-struct DurationText;
-
-impl Visitor<'_> for DurationText {
-    type Value = Duration;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a duration such as \"30s\" or \"250ms\"")
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Duration, E> {
-        parse_duration(text).map_err(E::custom)
-    }
-
-    fn visit_u64<E: Error>(self, _: u64) -> Result<Duration, E> {
-        Err(E::custom(NO_UNIT))
-    }
-
-    fn visit_i64<E: Error>(self, _: i64) -> Result<Duration, E> {
-        Err(E::custom(NO_UNIT))
-    }
-
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Duration, E> {
-        Err(E::custom(NO_UNIT))
-    }
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a duration such as \"30s\" or \"250ms\"")]
+#[expect(dead_code, reason = "a number is refused unseen")]
+enum Written {
+    Text(String),
+    Number(f64),
 }
 
 #[cfg(test)]
 mod tests {
-    use serde::Deserialize;
-
     use super::*;
 
     #[derive(Debug, Deserialize)]

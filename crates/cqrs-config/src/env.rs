@@ -177,6 +177,15 @@ impl Env {
     }
 }
 
+/// Reads the variables that are named like fields of a configuration: `tls.ca` is `TLS_CA`.
+#[macro_export]
+macro_rules! read_fields {
+    ($env:ident, $config:ident: $($field:ident$(.$inner:ident)?),+ $(,)?) => {$(
+        let name = concat!(stringify!($field), $("_", stringify!($inner))?).to_uppercase();
+        $env.read(&name, &mut $config.$field$(.$inner)?);
+    )+};
+}
+
 impl Variable for String {
     fn from_variable(text: &str) -> Result<Self, String> {
         Ok(text.to_owned())

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny};
 
 /// A password, key or token. Shown as `***`; never serialized.
 ///
@@ -54,8 +54,25 @@ const MARK: &str = "\0not a text: ";
 /// # Errors
 /// Those of the format itself, such as a text that never ends.
 pub fn secret_text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
-    // Not `deserialize_string`: then `serde_json` shows a number before the visitor is asked.
-    from.deserialize_any(AnyText)
+    // Not `deserialize_string`: then `serde_json` shows a number in its error.
+    Ok(match AnyValue::deserialize(from)? {
+        AnyValue::Text(text) => text,
+        AnyValue::Bool(_) => marked_as_not_text("true or false"),
+        AnyValue::Number(_) => marked_as_not_text("a number"),
+        AnyValue::List(_) => marked_as_not_text("a list"),
+        AnyValue::Other(_) => marked_as_not_text("a table, a date or nothing"),
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only the type of another value counts")]
+enum AnyValue {
+    Text(String),
+    Bool(bool),
+    Number(f64),
+    List(Vec<IgnoredAny>),
+    Other(IgnoredAny),
 }
 
 /// The type of the value, such as `a number`, if [`secret_text`] found no text.
@@ -66,61 +83,4 @@ pub fn not_text(text: &str) -> Option<&str> {
 /// A text that [`not_text`] recognizes; `what` names the type.
 pub fn marked_as_not_text(what: &str) -> String {
     format!("{MARK}{what}")
-}
-
-struct AnyText;
-
-/// Methods of a visitor that mark a value of another type.
-macro_rules! marks {
-    ($($visit:ident($($value:ty)?) = $what:literal,)+) => {
-        $(fn $visit<E>(self $(, _: $value)?) -> Result<String, E> {
-            Ok(marked_as_not_text($what))
-        })+
-    };
-}
-
-impl<'de> Visitor<'de> for AnyText {
-    type Value = String;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a text")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<String, E> {
-        Ok(text.to_owned())
-    }
-
-    fn visit_string<E>(self, text: String) -> Result<String, E> {
-        Ok(text)
-    }
-
-    marks! {
-        visit_bool(bool) = "true or false",
-        visit_i64(i64) = "a number",
-        visit_i128(i128) = "a number",
-        visit_u64(u64) = "a number",
-        visit_u128(u128) = "a number",
-        visit_f64(f64) = "a number",
-        visit_bytes(&[u8]) = "bytes",
-        visit_unit() = "nothing",
-        visit_none() = "nothing",
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, from: D) -> Result<String, D::Error> {
-        secret_text(from)
-    }
-
-    fn visit_newtype_struct<D: Deserializer<'de>>(self, from: D) -> Result<String, D::Error> {
-        secret_text(from)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<String, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(marked_as_not_text("a list"))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<String, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(marked_as_not_text("a table, or a date"))
-    }
 }

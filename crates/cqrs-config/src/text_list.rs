@@ -2,10 +2,9 @@
 
 use std::fmt;
 
-use serde::Deserializer;
-use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
-use crate::{Secret, marked_as_not_text};
+use crate::{Secret, not_text};
 
 /// Several texts, such as the addresses of servers: made from one text with commas, or from a list.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -18,7 +17,20 @@ pub struct TextList(Vec<String>);
 /// # Errors
 /// Those of the format itself.
 pub fn deserialize_text_list<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
-    from.deserialize_any(ListVisitor)
+    Ok(match ListOrText::deserialize(from)? {
+        ListOrText::List(texts) => texts.iter().map(|text| text.expose().to_owned()).collect(),
+        ListOrText::Text(text) if not_text(text.expose()).is_some() => {
+            vec![text.expose().to_owned()]
+        }
+        ListOrText::Text(text) => TextList::split(text.expose()).0,
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum ListOrText {
+    List(Vec<Secret>),
+    Text(Secret),
 }
 
 impl TextList {
@@ -72,32 +84,5 @@ impl<T: Clone + Into<String>> From<&Vec<T>> for TextList {
 impl fmt::Debug for TextList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
-    }
-}
-
-struct ListVisitor;
-
-impl<'de> Visitor<'de> for ListVisitor {
-    type Value = Vec<String>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of texts")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Vec<String>, E> {
-        Ok(TextList::split(text).0)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<String>, A::Error> {
-        let mut texts = Vec::new();
-        while let Some(text) = seq.next_element::<Secret>()? {
-            texts.push(text.expose().to_owned());
-        }
-        Ok(texts)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<String>, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(vec![marked_as_not_text("a table")])
     }
 }

@@ -1,6 +1,6 @@
 //! The environment variables of an [`AmqpConfig`].
 
-use cqrs_config::{Env, MIN_TIMEOUT};
+use cqrs_config::{Env, MIN_TIMEOUT, read_fields};
 
 use super::AmqpConfig;
 use crate::error::AmqpError;
@@ -43,23 +43,13 @@ impl AmqpConfig {
         if let Some(name) = env.text_or_empty("EXCHANGE") {
             config.exchange.name = name;
         }
-        env.read("EXCHANGE_KIND", &mut config.exchange.kind);
-        env.read("EXCHANGE_DURABLE", &mut config.exchange.durable);
-        env.read("EXCHANGE_AUTO_DELETE", &mut config.exchange.auto_delete);
-        env.read("DECLARE", &mut config.declare);
-        env.read("POOL_SIZE", &mut config.pool_size);
-        env.read("CHANNELS_PER_CONNECTION", &mut config.channels_per_connection);
+        read_fields!(
+            env, config: exchange.kind, exchange.durable, exchange.auto_delete, declare, pool_size,
+            channels_per_connection, heartbeat, window_messages, window_bytes, max_message_size,
+            reconnect.initial, reconnect.max, persistent, app_id, connection_name,
+        );
         env.read_timeout("PUBLISH_TIMEOUT", &mut config.publish_timeout, MIN_TIMEOUT);
         env.read_timeout("CONNECT_TIMEOUT", &mut config.connect_timeout, MIN_TIMEOUT);
-        env.read("HEARTBEAT", &mut config.heartbeat);
-        env.read("WINDOW_MESSAGES", &mut config.window_messages);
-        env.read("WINDOW_BYTES", &mut config.window_bytes);
-        env.read("MAX_MESSAGE_SIZE", &mut config.max_message_size);
-        env.read("RECONNECT_INITIAL", &mut config.reconnect.initial);
-        env.read("RECONNECT_MAX", &mut config.reconnect.max);
-        env.read("PERSISTENT", &mut config.persistent);
-        env.read("APP_ID", &mut config.app_id);
-        env.read("CONNECTION_NAME", &mut config.connection_name);
         env.read_tls(&mut config.tls);
         env.finish().map_err(AmqpError::config)?;
         config.validate()?;
@@ -69,10 +59,7 @@ impl AmqpConfig {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::config::{DeclareMode, ExchangeKind, Pem};
 
     fn read(vars: &[(&str, &str)]) -> Result<AmqpConfig, AmqpError> {
         let vars = vars.iter().map(|&(name, value)| (name.into(), value.into()));
@@ -93,50 +80,37 @@ mod tests {
 
     #[test]
     fn every_variable_reaches_its_field() {
-        let config = read(&[
-            ("AMQP_DSN", "amqps://u:p@h/v"),
-            ("AMQP_EXCHANGE", ""),
-            ("AMQP_EXCHANGE_KIND", "topic"),
-            ("AMQP_EXCHANGE_DURABLE", "false"),
-            ("AMQP_EXCHANGE_AUTO_DELETE", "1"),
-            ("AMQP_DECLARE", "passive"),
-            ("AMQP_POOL_SIZE", "3"),
-            ("AMQP_CHANNELS_PER_CONNECTION", "4"),
-            ("AMQP_PUBLISH_TIMEOUT", "500ms"),
-            ("AMQP_CONNECT_TIMEOUT", "2s"),
-            ("AMQP_HEARTBEAT", "1m"),
-            ("AMQP_WINDOW_MESSAGES", "5"),
-            ("AMQP_WINDOW_BYTES", "6"),
-            ("AMQP_MAX_MESSAGE_SIZE", "7"),
-            ("AMQP_RECONNECT_INITIAL", "8ms"),
-            ("AMQP_RECONNECT_MAX", "9s"),
-            ("AMQP_PERSISTENT", "false"),
-            ("AMQP_APP_ID", "shop"),
-            ("AMQP_CONNECTION_NAME", "orders"),
-            ("AMQP_TLS_CA", "/etc/ca.pem"),
-            ("AMQP_TLS_CLIENT_CERTIFICATE", "-----BEGIN CERTIFICATE-----"),
-            ("AMQP_TLS_CLIENT_KEY", "/key.pem"),
-            ("AMQP_TLS_CLIENT_KEY_PASSWORD", "hush"),
-        ])
-        .unwrap();
-        assert_eq!(config.exchange.name, "");
-        assert_eq!(config.exchange.kind, ExchangeKind::Topic);
-        assert!(!config.exchange.durable && config.exchange.auto_delete && !config.persistent);
-        assert_eq!(config.declare, DeclareMode::Passive);
-        assert_eq!((config.pool_size, config.channels_per_connection), (3, 4));
-        assert_eq!(config.publish_timeout, Duration::from_millis(500));
-        assert_eq!((config.connect_timeout.as_secs(), config.heartbeat.as_secs()), (2, 60));
-        assert_eq!(
-            (config.window_messages, config.window_bytes, config.max_message_size),
-            (5, 6, 7)
-        );
-        assert_eq!(config.reconnect.initial, Duration::from_millis(8));
-        assert_eq!(config.reconnect.max, Duration::from_secs(9));
-        assert_eq!((config.app_id.as_deref(), &*config.connection_name), (Some("shop"), "orders"));
-        assert_eq!(config.tls.ca, Some(Pem::Path("/etc/ca.pem".into())));
-        assert!(matches!(config.tls.client_certificate, Some(Pem::Text(_))));
-        assert_eq!(config.tls.client_key, Some(Pem::Path("/key.pem".into())));
-        assert_eq!(config.tls.client_key_password, Some("hush".into()));
+        let variables = [
+            ("DSN", "amqps://u:p@h/v", "Dsn(amqps://***@h:5671/v)"),
+            ("EXCHANGE", "", r#"name: """#),
+            ("EXCHANGE_KIND", "topic", "kind: Topic"),
+            ("EXCHANGE_DURABLE", "false", "durable: false"),
+            ("EXCHANGE_AUTO_DELETE", "1", "auto_delete: true"),
+            ("DECLARE", "passive", "declare: Passive"),
+            ("POOL_SIZE", "3", "pool_size: 3"),
+            ("CHANNELS_PER_CONNECTION", "4", "channels_per_connection: 4"),
+            ("PUBLISH_TIMEOUT", "500ms", "publish_timeout: 500ms"),
+            ("CONNECT_TIMEOUT", "2s", "connect_timeout: 2s"),
+            ("HEARTBEAT", "1m", "heartbeat: 60s"),
+            ("WINDOW_MESSAGES", "5", "window_messages: 5"),
+            ("WINDOW_BYTES", "6", "window_bytes: 6"),
+            ("MAX_MESSAGE_SIZE", "7", "max_message_size: 7"),
+            ("RECONNECT_INITIAL", "8ms", "initial: 8ms"),
+            ("RECONNECT_MAX", "9s", "max: 9s"),
+            ("PERSISTENT", "false", "persistent: false"),
+            ("APP_ID", "shop", r#"app_id: Some("shop")"#),
+            ("CONNECTION_NAME", "orders", r#"connection_name: "orders""#),
+            ("TLS_CA", "/etc/ca.pem", r#"ca: Some(Path("/etc/ca.pem"))"#),
+            ("TLS_CLIENT_CERTIFICATE", "-----BEGIN C", "client_certificate: Some(Text(***))"),
+            ("TLS_CLIENT_KEY", "/key.pem", r#"client_key: Some("***")"#),
+            ("TLS_CLIENT_KEY_PASSWORD", "hush", "client_key_password: Some(***)"),
+        ];
+        let full = variables.map(|(name, value, _)| (format!("{PREFIX}{name}"), value));
+        let full = full.each_ref().map(|(name, value)| (&**name, *value));
+        let shown = format!("{:?}", read(&full).unwrap());
+        for (name, _, field) in variables {
+            assert!(shown.contains(field), "{name}: {shown}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The environment variables of a [`KafkaConfig`].
 
-use cqrs_config::{Env, MIN_TIMEOUT};
+use cqrs_config::{Env, MIN_TIMEOUT, read_fields};
 
 use super::KafkaConfig;
 use super::check::MIN_REQUEST_TIMEOUT;
@@ -49,35 +49,18 @@ impl KafkaConfig {
     fn read_env(mut env: Env) -> Result<Self, KafkaError> {
         let mut config = Self::default();
         env.require("BOOTSTRAP_SERVERS", &mut config.bootstrap_servers, "host:port,host:port");
-        env.read("CLIENT_ID", &mut config.client_id);
-        env.read("ACKS", &mut config.acks);
-        env.read("ENABLE_IDEMPOTENCE", &mut config.enable_idempotence);
-        let in_flight = &mut config.max_in_flight_requests_per_connection;
-        env.read("MAX_IN_FLIGHT_REQUESTS_PER_CONNECTION", in_flight);
-        env.read("RETRIES", &mut config.retries);
-        env.read("RETRY_DELAY", &mut config.retry_delay);
-        env.read("RETRY_DELAY_MAX", &mut config.retry_delay_max);
-        env.read("SECURITY_PROTOCOL", &mut config.security_protocol);
-        env.read("SASL_MECHANISM", &mut config.sasl.mechanism);
-        env.read("SASL_USERNAME", &mut config.sasl.username);
-        env.read("SASL_PASSWORD", &mut config.sasl.password);
-        env.read_tls(&mut config.tls);
-        env.read("DANGER_ACCEPT_ANY_CERTIFICATE", &mut config.danger_accept_any_certificate);
-        env.read("DANGER_ACCEPT_ANY_HOSTNAME", &mut config.danger_accept_any_hostname);
-        env.read("COMPRESSION", &mut config.compression);
-        env.read("LINGER", &mut config.linger);
-        env.read("BATCH_SIZE", &mut config.batch_size);
-        env.read("MAX_MESSAGE_SIZE", &mut config.max_message_size);
-        env.read("ALLOW_AUTO_CREATE_TOPICS", &mut config.allow_auto_create_topics);
+        read_fields!(
+            env, config: client_id, acks, enable_idempotence, max_in_flight_requests_per_connection,
+            retries, retry_delay, retry_delay_max, security_protocol, sasl.mechanism, sasl.username,
+            sasl.password, danger_accept_any_certificate, danger_accept_any_hostname, compression,
+            linger, batch_size, max_message_size, allow_auto_create_topics, log_level,
+            window_messages, window_bytes, reconnect.initial, reconnect.max,
+        );
         env.read("CONTENT_TYPE_HEADER", &mut config.record_headers.content_type);
         env.read("IDENTITY_HEADERS", &mut config.record_headers.identity);
-        env.read("LOG_LEVEL", &mut config.log_level);
+        env.read_tls(&mut config.tls);
         env.read_timeout("PUBLISH_TIMEOUT", &mut config.publish_timeout, MIN_TIMEOUT);
         env.read_timeout("REQUEST_TIMEOUT", &mut config.request_timeout, MIN_REQUEST_TIMEOUT);
-        env.read("WINDOW_MESSAGES", &mut config.window_messages);
-        env.read("WINDOW_BYTES", &mut config.window_bytes);
-        env.read("RECONNECT_INITIAL", &mut config.reconnect.initial);
-        env.read("RECONNECT_MAX", &mut config.reconnect.max);
         let raw = env.all_of("RAW_").into_iter();
         config.raw =
             raw.map(|(name, value)| (name.to_lowercase().replace('_', "."), value)).collect();
@@ -89,9 +72,7 @@ impl KafkaConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        Acks, Compression, ErrorKind, IdentityHeaders, Pem, SaslMechanism, SecurityProtocol,
-    };
+    use crate::ErrorKind;
 
     fn read(vars: &[(&str, &str)]) -> Result<KafkaConfig, KafkaError> {
         let vars = vars.iter().map(|&(name, value)| (name.into(), value.into()));
@@ -100,69 +81,47 @@ mod tests {
 
     #[test]
     fn every_variable_reaches_its_field() {
-        let config = read(&[
-            ("KAFKA_BOOTSTRAP_SERVERS", "a:9092, b:9093"),
-            ("KAFKA_CLIENT_ID", "orders"),
-            ("KAFKA_ACKS", "1"),
-            ("KAFKA_ENABLE_IDEMPOTENCE", "false"),
-            ("KAFKA_MAX_IN_FLIGHT_REQUESTS_PER_CONNECTION", "3"),
-            ("KAFKA_RETRIES", "7"),
-            ("KAFKA_RETRY_DELAY", "200ms"),
-            ("KAFKA_RETRY_DELAY_MAX", "3s"),
-            ("KAFKA_SECURITY_PROTOCOL", "SASL_SSL"),
-            ("KAFKA_SASL_MECHANISM", "PLAIN"),
-            ("KAFKA_SASL_USERNAME", "me"),
-            ("KAFKA_SASL_PASSWORD", "hush"),
-            ("KAFKA_TLS_CA", "/ca.pem"),
-            ("KAFKA_TLS_CLIENT_CERTIFICATE", "-----BEGIN CERTIFICATE-----"),
-            ("KAFKA_TLS_CLIENT_KEY", "/key.pem"),
-            ("KAFKA_TLS_CLIENT_KEY_PASSWORD", "quiet"),
-            ("KAFKA_DANGER_ACCEPT_ANY_CERTIFICATE", "true"),
-            ("KAFKA_DANGER_ACCEPT_ANY_HOSTNAME", "true"),
-            ("KAFKA_COMPRESSION", "zstd"),
-            ("KAFKA_LINGER", "1ms"),
-            ("KAFKA_BATCH_SIZE", "1000"),
-            ("KAFKA_MAX_MESSAGE_SIZE", "2000"),
-            ("KAFKA_ALLOW_AUTO_CREATE_TOPICS", "false"),
-            ("KAFKA_CONTENT_TYPE_HEADER", "true"),
-            ("KAFKA_IDENTITY_HEADERS", "always"),
-            ("KAFKA_LOG_LEVEL", "debug"),
-            ("KAFKA_PUBLISH_TIMEOUT", "1m"),
-            ("KAFKA_REQUEST_TIMEOUT", "2s"),
-            ("KAFKA_WINDOW_MESSAGES", "5"),
-            ("KAFKA_WINDOW_BYTES", "6"),
-            ("KAFKA_RECONNECT_INITIAL", "7ms"),
-            ("KAFKA_RECONNECT_MAX", "8ms"),
-            ("KAFKA_RAW_SOCKET_KEEPALIVE_ENABLE", "true"),
-            ("KAFKA_PORT", "tcp://10.0.0.1:9092"),
-            ("OTHER", "x"),
-        ])
-        .unwrap();
-        assert_eq!(config.bootstrap_servers, ["a:9092", "b:9093"]);
-        assert_eq!(config.client_id, "orders");
-        assert_eq!((config.acks, config.enable_idempotence), (Acks::Leader, false));
-        assert_eq!((config.max_in_flight_requests_per_connection, config.retries), (3, Some(7)));
-        assert_eq!((config.retry_delay.as_millis(), config.retry_delay_max.as_secs()), (200, 3));
-        assert_eq!(config.security_protocol, SecurityProtocol::SaslSsl);
-        assert_eq!(config.sasl.mechanism, Some(SaslMechanism::Plain));
-        assert_eq!(config.sasl.username.as_deref(), Some("me"));
-        assert_eq!(config.sasl.password, Some("hush".into()));
-        assert_eq!(config.tls.ca, Some(Pem::Path("/ca.pem".into())));
-        assert!(matches!(config.tls.client_certificate, Some(Pem::Text(_))));
-        assert_eq!(config.tls.client_key, Some(Pem::Path("/key.pem".into())));
-        assert_eq!(config.tls.client_key_password, Some("quiet".into()));
-        assert!(config.danger_accept_any_certificate && config.danger_accept_any_hostname);
-        assert_eq!((config.compression, config.linger.as_millis()), (Compression::Zstd, 1));
-        assert_eq!((config.batch_size, config.max_message_size), (1000, 2000));
-        assert!(!config.allow_auto_create_topics && config.record_headers.content_type);
-        assert_eq!(config.record_headers.identity, IdentityHeaders::Always);
-        assert_eq!(config.log_level, crate::LogLevel::Debug);
-        assert_eq!((config.publish_timeout.as_secs(), config.request_timeout.as_secs()), (60, 2));
-        assert_eq!((config.window_messages, config.window_bytes), (5, 6));
-        assert_eq!(config.reconnect.initial.as_millis(), 7);
-        assert_eq!(config.reconnect.max.as_millis(), 8);
-        assert_eq!(config.raw.len(), 1);
-        assert_eq!(config.raw["socket.keepalive.enable"].expose(), "true");
+        let variables = [
+            ("BOOTSTRAP_SERVERS", "a:9092, b:9093", r#"bootstrap_servers: ["a:9092", "b:9093"]"#),
+            ("CLIENT_ID", "orders", r#"client_id: "orders""#),
+            ("ACKS", "1", "acks: Leader"),
+            ("ENABLE_IDEMPOTENCE", "false", "enable_idempotence: false"),
+            ("MAX_IN_FLIGHT_REQUESTS_PER_CONNECTION", "3", "requests_per_connection: 3"),
+            ("RETRIES", "7", "retries: Some(7)"),
+            ("RETRY_DELAY", "200ms", "retry_delay: 200ms"),
+            ("RETRY_DELAY_MAX", "3s", "retry_delay_max: 3s"),
+            ("SECURITY_PROTOCOL", "SASL_SSL", "security_protocol: SaslSsl"),
+            ("SASL_MECHANISM", "PLAIN", "mechanism: Some(Plain)"),
+            ("SASL_USERNAME", "me", r#"username: Some("me")"#),
+            ("SASL_PASSWORD", "hush", "password: Some(***)"),
+            ("TLS_CA", "/ca.pem", r#"ca: Some(Path("/ca.pem"))"#),
+            ("TLS_CLIENT_CERTIFICATE", "-----BEGIN C", "client_certificate: Some(Text(***))"),
+            ("TLS_CLIENT_KEY", "/key.pem", r#"client_key: Some("***")"#),
+            ("TLS_CLIENT_KEY_PASSWORD", "quiet", "client_key_password: Some(***)"),
+            ("DANGER_ACCEPT_ANY_CERTIFICATE", "true", "accept_any_certificate: true"),
+            ("DANGER_ACCEPT_ANY_HOSTNAME", "true", "accept_any_hostname: true"),
+            ("COMPRESSION", "zstd", "compression: Zstd"),
+            ("LINGER", "1ms", "linger: 1ms"),
+            ("BATCH_SIZE", "1000", "batch_size: 1000"),
+            ("MAX_MESSAGE_SIZE", "2000", "max_message_size: 2000"),
+            ("ALLOW_AUTO_CREATE_TOPICS", "false", "allow_auto_create_topics: false"),
+            ("CONTENT_TYPE_HEADER", "true", "content_type: true"),
+            ("IDENTITY_HEADERS", "always", "identity: Always"),
+            ("LOG_LEVEL", "debug", "log_level: Debug"),
+            ("PUBLISH_TIMEOUT", "1m", "publish_timeout: 60s"),
+            ("REQUEST_TIMEOUT", "2s", "request_timeout: 2s"),
+            ("WINDOW_MESSAGES", "5", "window_messages: 5"),
+            ("WINDOW_BYTES", "6", "window_bytes: 6"),
+            ("RECONNECT_INITIAL", "7ms", "initial: 7ms"),
+            ("RECONNECT_MAX", "8ms", "max: 8ms"),
+            ("RAW_SOCKET_KEEPALIVE_ENABLE", "true", r#"raw: {"socket.keepalive.enable": ***}"#),
+        ];
+        let full = variables.map(|(name, value, _)| (format!("{PREFIX}{name}"), value));
+        let full = full.each_ref().map(|(name, value)| (&**name, *value));
+        let shown = format!("{:?}", read(&full).unwrap());
+        for (name, _, field) in variables {
+            assert!(shown.contains(field), "{name}: {shown}");
+        }
     }
 
     #[test]
