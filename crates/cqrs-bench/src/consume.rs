@@ -4,11 +4,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use cqrs_core::codec::JsonSerializer;
-use cqrs_core::event::EventRoute;
 use cqrs_core::message::content_type;
 use cqrs_core::{
-    Event, EventHandler, EventMediator, HandlerError, Message, Notification, NotificationEvent,
+    Event, EventHandler, EventMediator, HandlerError, Message, MessageBroker, NotificationEvent,
     Scope, Service, Subscribe, Subscription,
 };
 use cqrs_protobuf::ProtobufDeserializer;
@@ -28,25 +26,13 @@ pub(crate) enum Codec {
 }
 
 /// An event that is JSON or Protobuf.
-#[derive(Clone, PartialEq, Serialize, Deserialize, prost::Message)]
+#[derive(Clone, PartialEq, Serialize, Deserialize, prost::Message, cqrs_macros::Notification)]
+#[cqrs(crate = "cqrs_core")]
 pub(crate) struct Benched {
     #[prost(string, tag = "1")]
     pub(crate) user_id: String,
     #[prost(string, tag = "2")]
     filling: String,
-}
-
-impl Event for Benched {
-    const NAME: &'static str = "Benched";
-    const ROUTE: EventRoute = EventRoute::Notification;
-
-    fn into_emission(self) -> cqrs_core::event::Emission {
-        cqrs_core::event::Emission::notification(self)
-    }
-}
-
-impl Notification for Benched {
-    type Serializer = JsonSerializer;
 }
 
 impl Codec {
@@ -98,6 +84,17 @@ impl Codec {
             Self::Json => subscription.json::<Benched>(),
             Self::Protobuf => subscription.decode::<Benched>(ProtobufDeserializer::new()),
         }
+    }
+}
+
+/// Publishes `count` messages.
+pub(crate) async fn fill(broker: &impl MessageBroker, topic: &str, count: usize, codec: Codec) {
+    let mut receipts = Vec::with_capacity(count);
+    for index in 0..count {
+        receipts.push(broker.enqueue(codec.message(topic, index)).await.expect("a place"));
+    }
+    for receipt in receipts {
+        receipt.await.expect("confirmed");
     }
 }
 

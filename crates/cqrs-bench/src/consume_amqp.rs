@@ -1,7 +1,7 @@
 //! Consuming from RabbitMQ, against raw lapin with the same prefetch, decoding and one ack for each.
 
 use cqrs_amqp::{AmqpConfig, AmqpMessageBroker};
-use cqrs_core::{MessageBroker, Service, Subscription};
+use cqrs_core::{Service, Subscription};
 use futures_util::StreamExt;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeleteOptions,
@@ -9,8 +9,8 @@ use lapin::options::{
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
 
-use crate::consume::{Benched, Codec, Meter, ours};
-use crate::measure::{Comparison, Unit};
+use crate::consume::{Benched, Codec, Meter, fill, ours};
+use crate::measure::{Unit, compare};
 
 const PREFETCH: u16 = 256;
 
@@ -29,18 +29,16 @@ pub(crate) async fn run(dsn: &str, count: usize, rounds: usize, codec: Codec) {
     for concurrency in [1, 16] {
         let scenario =
             format!("consume-amqp: {codec:?}, concurrency {concurrency}, against one ack each");
-        let mut comparison = Comparison::new(scenario, Unit::MessagesPerSecond);
-        for round in 0..=rounds {
+        let baseline = async || {
             fill(&broker, &topic, count, codec).await;
-            let baseline = raw(&connection, &queue, count, codec).await;
+            raw(&connection, &queue, count, codec).await
+        };
+        let ours = async || {
             fill(&broker, &topic, count, codec).await;
             let subscription = subscription().concurrency(concurrency);
-            let mine = ours(broker.clone(), codec.subscribe(subscription), count).await;
-            if round > 0 {
-                comparison.add(mine, baseline);
-            }
-        }
-        comparison.print();
+            ours(broker.clone(), codec.subscribe(subscription), count).await
+        };
+        compare(scenario, Unit::MessagesPerSecond, rounds, ours, baseline).await;
     }
     let channel = connection.create_channel().await.expect("a channel");
     for name in [queue.clone(), format!("{queue}.dead")] {
@@ -65,16 +63,6 @@ async fn declare(broker: &AmqpMessageBroker, subscription: Subscription) {
         }
     };
     let _report = service.run_until(ready).await.expect("it ends well");
-}
-
-async fn fill(broker: &AmqpMessageBroker, topic: &str, count: usize, codec: Codec) {
-    let mut receipts = Vec::with_capacity(count);
-    for index in 0..count {
-        receipts.push(broker.enqueue(codec.message(topic, index)).await.expect("a place"));
-    }
-    for receipt in receipts {
-        receipt.await.expect("confirmed");
-    }
 }
 
 async fn raw(connection: &Connection, queue: &str, count: usize, codec: Codec) -> f64 {

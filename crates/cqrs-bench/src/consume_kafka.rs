@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cqrs_core::{Event as _, MessageBroker, Subscription};
+use cqrs_core::{Event as _, Subscription};
 use cqrs_kafka::{KafkaConfig, KafkaMessageBroker};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -12,8 +12,8 @@ use rdkafka::message::{BorrowedHeaders, Headers as _};
 use rdkafka::{ClientConfig, Message};
 use uuid::Uuid;
 
-use crate::consume::{Benched, Codec, Meter, ours};
-use crate::measure::{Comparison, Unit};
+use crate::consume::{Benched, Codec, Meter, fill, ours};
+use crate::measure::{Unit, compare};
 
 pub(crate) async fn run(servers: &str, count: usize, rounds: usize, codec: Codec) {
     let topic = format!("bench-consume-{}", std::process::id());
@@ -26,17 +26,13 @@ pub(crate) async fn run(servers: &str, count: usize, rounds: usize, codec: Codec
     for concurrency in [1, 16] {
         let scenario =
             format!("consume-kafka: {codec:?}, concurrency {concurrency}, against a stream");
-        let mut comparison = Comparison::new(scenario, Unit::MessagesPerSecond);
-        for round in 0..=rounds {
-            let baseline = raw(servers, &topic, count, codec).await;
+        let baseline = async || raw(servers, &topic, count, codec).await;
+        let ours = async || {
             let subscription =
                 Subscription::to(topic.as_str()).group(group()).concurrency(concurrency);
-            let mine = ours(broker.clone(), codec.subscribe(subscription), count).await;
-            if round > 0 {
-                comparison.add(mine, baseline);
-            }
-        }
-        comparison.print();
+            ours(broker.clone(), codec.subscribe(subscription), count).await
+        };
+        compare(scenario, Unit::MessagesPerSecond, rounds, ours, baseline).await;
     }
     admin.delete_topics(&[&topic], &AdminOptions::new()).await.expect("deleted");
 }
@@ -45,16 +41,6 @@ pub(crate) async fn run(servers: &str, count: usize, rounds: usize, codec: Codec
 fn group() -> String {
     static GROUPS: AtomicUsize = AtomicUsize::new(0);
     format!("bench-{}-{}", std::process::id(), GROUPS.fetch_add(1, Ordering::Relaxed))
-}
-
-async fn fill(broker: &KafkaMessageBroker, topic: &str, count: usize, codec: Codec) {
-    let mut receipts = Vec::with_capacity(count);
-    for index in 0..count {
-        receipts.push(broker.enqueue(codec.message(topic, index)).await.expect("a place"));
-    }
-    for receipt in receipts {
-        receipt.await.expect("confirmed");
-    }
 }
 
 /// Reads what names an event that is no JSON: its id and its name, which ours hands to the handler.

@@ -3,29 +3,21 @@
 use cqrs_core::{MemoryBroker, MessageBrokerExt, Subscription};
 
 use crate::consume::{Codec, Meter, ours};
-use crate::measure::{Comparison, Unit};
+use crate::measure::{Unit, compare};
 
 pub(crate) async fn run(count: usize, rounds: usize, codec: Codec) {
     for concurrency in [1, 16] {
         let scenario =
             format!("consume-memory: {codec:?}, concurrency {concurrency}, against a bare loop");
-        let mut comparison = Comparison::new(scenario, Unit::MessagesPerSecond);
-        for round in 0..=rounds {
-            let baseline = {
-                let broker = filled(count, codec).await;
-                raw(&broker, count, codec).await
-            };
-            let broker = filled(count, codec).await;
+        let baseline = async || raw(&filled(count, codec).await, count, codec).await;
+        let ours = async || {
             let subscription = Subscription::to("bench")
                 .group("bench")
                 .concurrency(concurrency)
                 .max_unsettled(1_000);
-            let mine = ours(broker, codec.subscribe(subscription), count).await;
-            if round > 0 {
-                comparison.add(mine, baseline);
-            }
-        }
-        comparison.print();
+            ours(filled(count, codec).await, codec.subscribe(subscription), count).await
+        };
+        compare(scenario, Unit::MessagesPerSecond, rounds, ours, baseline).await;
     }
 }
 

@@ -5,37 +5,24 @@ use std::hint::black_box;
 use std::pin::Pin;
 use std::time::Instant;
 
-use cqrs_core::request::RequestKind;
-use cqrs_core::{Invocation, Mediator, Middleware, Next, Outcome, Request, RequestHandler, Scope};
+use cqrs_core::{Invocation, Mediator, Middleware, Next, Outcome, RequestHandler, Scope};
 
-use crate::measure::{Comparison, Unit};
+use crate::measure::{Unit, compare};
 
 const CALLS: usize = 200_000;
 
+#[derive(cqrs_macros::Command)]
+#[cqrs(crate = "cqrs_core", response = String, error = Refused)]
 struct Greet {
     name: String,
     fail: bool,
 }
 
-#[derive(Debug)]
-struct Refused;
-
-impl std::fmt::Display for Refused {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("refused")
-    }
-}
-
-impl Request for Greet {
-    type Response = String;
-    type Error = Refused;
-    const NAME: &'static str = "Greet";
-    const KIND: RequestKind = RequestKind::Command;
-}
+type Refused = std::fmt::Error;
 
 /// Both sides run this, so that they differ in dispatch alone.
 fn greet(command: Greet) -> Result<String, Refused> {
-    if command.fail { Err(Refused) } else { Ok(command.name) }
+    if command.fail { Err(std::fmt::Error) } else { Ok(command.name) }
 }
 
 struct Greeter;
@@ -106,13 +93,8 @@ pub(crate) async fn run(rounds: usize) {
         ("dispatch: send Ok with 3 middlewares / bare dyn call", 3, false),
     ] {
         let mediator = mediator(middlewares);
-        ours(&mediator, fail).await;
-        bare(&*handler, fail).await;
-        let mut comparison = Comparison::new(scenario, Unit::NanosPerCall);
-        for _ in 0..rounds {
-            let baseline = bare(&*handler, fail).await;
-            comparison.add(ours(&mediator, fail).await, baseline);
-        }
-        comparison.print();
+        let ours = async || ours(&mediator, fail).await;
+        let baseline = async || bare(&*handler, fail).await;
+        compare(scenario.into(), Unit::NanosPerCall, rounds, ours, baseline).await;
     }
 }

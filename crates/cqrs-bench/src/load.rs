@@ -7,13 +7,12 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use cqrs_core::codec::Serializer as _;
-use cqrs_core::event::{Emission, EventRoute};
 use cqrs_core::message::content_type;
-use cqrs_core::{Event, Message, MessageBroker, Notification, NotificationEvent};
+use cqrs_core::{Event, Message, MessageBroker, NotificationEvent};
 use cqrs_protobuf::ProtobufSerializer;
 use prost::Message as _;
 
-use crate::measure::{Comparison, Unit};
+use crate::measure::{Unit, compare};
 
 /// Messages in flight, over all tasks.
 pub(crate) const WINDOW: usize = cqrs_core::broker::Window::DEFAULT_MESSAGES;
@@ -29,7 +28,8 @@ pub(crate) enum Format {
 }
 
 /// An event whose message has 256 bytes.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, prost::Message, cqrs_macros::Notification)]
+#[cqrs(crate = "cqrs_core", serializer = ProtobufSerializer)]
 pub(crate) struct Encoded {
     #[prost(string, tag = "1")]
     user_id: String,
@@ -37,19 +37,6 @@ pub(crate) struct Encoded {
     amount: i64,
     #[prost(string, tag = "3")]
     filling: String,
-}
-
-impl Event for Encoded {
-    const NAME: &'static str = "Encoded";
-    const ROUTE: EventRoute = EventRoute::Notification;
-
-    fn into_emission(self) -> Emission {
-        Emission::notification(self)
-    }
-}
-
-impl Notification for Encoded {
-    type Serializer = ProtobufSerializer;
 }
 
 impl Encoded {
@@ -166,22 +153,14 @@ impl Load {
     }
 
     /// Interleaved rounds of both sides after one warm-up each.
-    pub(crate) async fn compare<F>(
+    pub(crate) async fn compare(
         &self,
         scenario: String,
         rounds: usize,
         broker: &Arc<dyn MessageBroker>,
-        raw: impl Fn() -> F,
-    ) where
-        F: Future<Output = f64>,
-    {
-        raw().await;
-        self.run_ours(broker).await;
-        let mut comparison = Comparison::new(scenario, Unit::MessagesPerSecond);
-        for _ in 0..rounds {
-            let baseline = raw().await;
-            comparison.add(self.run_ours(broker).await, baseline);
-        }
-        comparison.print();
+        raw: impl AsyncFn() -> f64,
+    ) {
+        let ours = async || self.run_ours(broker).await;
+        compare(scenario, Unit::MessagesPerSecond, rounds, ours, raw).await;
     }
 }

@@ -30,6 +30,17 @@ struct Args {
     /// Rounds of each side, interleaved; medians are printed.
     #[arg(long, default_value_t = 9, global = true)]
     rounds: usize,
+    /// Kafka's brokers.
+    #[arg(long, env = "CQRS_TEST_KAFKA", default_value = "localhost:9092", global = true)]
+    servers: String,
+    /// The RabbitMQ server.
+    #[arg(
+        long,
+        env = "CQRS_TEST_AMQP",
+        default_value = "amqp://guest:guest@localhost:5672/%2f",
+        global = true
+    )]
+    dsn: String,
 }
 
 #[derive(Subcommand)]
@@ -38,9 +49,6 @@ enum Scenario {
     Dispatch,
     /// Publishing to Kafka against a raw `FutureProducer`, from one task and from 64.
     PublishKafka {
-        /// The brokers.
-        #[arg(long, env = "CQRS_TEST_KAFKA", default_value = "localhost:9092")]
-        servers: String,
         /// Messages of one round and side.
         #[arg(long, default_value_t = 100_000)]
         messages: usize,
@@ -50,13 +58,6 @@ enum Scenario {
     },
     /// Publishing to RabbitMQ against raw lapin with streamed confirms, from one task and from 64.
     PublishAmqp {
-        /// The server.
-        #[arg(
-            long,
-            env = "CQRS_TEST_AMQP",
-            default_value = "amqp://guest:guest@localhost:5672/%2f"
-        )]
-        dsn: String,
         /// Messages of one round and side.
         #[arg(long, default_value_t = 20_000)]
         messages: usize,
@@ -75,9 +76,6 @@ enum Scenario {
     },
     /// Consuming from Kafka against a raw `StreamConsumer`: decode, dispatch, offsets.
     ConsumeKafka {
-        /// The brokers.
-        #[arg(long, env = "CQRS_TEST_KAFKA", default_value = "localhost:9092")]
-        servers: String,
         /// Messages of the topic; each round and side reads it.
         #[arg(long, default_value_t = 200_000)]
         messages: usize,
@@ -87,13 +85,6 @@ enum Scenario {
     },
     /// Consuming from RabbitMQ against raw lapin: decode, dispatch, one ack each.
     ConsumeAmqp {
-        /// The server.
-        #[arg(
-            long,
-            env = "CQRS_TEST_AMQP",
-            default_value = "amqp://guest:guest@localhost:5672/%2f"
-        )]
-        dsn: String,
         /// Messages of one round and side.
         #[arg(long, default_value_t = 20_000)]
         messages: usize,
@@ -108,17 +99,17 @@ async fn main() {
     let args = Args::parse();
     match args.scenario {
         Scenario::Dispatch => dispatch::run(args.rounds).await,
-        Scenario::PublishKafka { servers, messages, format } => {
-            kafka::publish(&servers, messages, args.rounds, format).await;
+        Scenario::PublishKafka { messages, format } => {
+            kafka::publish(&args.servers, messages, args.rounds, format).await;
         }
-        Scenario::PublishAmqp { dsn, messages, format } => {
-            amqp::publish(&dsn, messages, args.rounds, format).await;
+        Scenario::PublishAmqp { messages, format } => {
+            amqp::publish(&args.dsn, messages, args.rounds, format).await;
         }
-        Scenario::ConsumeKafka { servers, messages, codec } => {
-            consume_kafka::run(&servers, messages, args.rounds, codec).await;
+        Scenario::ConsumeKafka { messages, codec } => {
+            consume_kafka::run(&args.servers, messages, args.rounds, codec).await;
         }
-        Scenario::ConsumeAmqp { dsn, messages, codec } => {
-            consume_amqp::run(&dsn, messages, args.rounds, codec).await;
+        Scenario::ConsumeAmqp { messages, codec } => {
+            consume_amqp::run(&args.dsn, messages, args.rounds, codec).await;
         }
         Scenario::ConsumeMemory { messages, codec } => {
             consume_memory::run(messages, args.rounds, codec).await;

@@ -25,43 +25,37 @@ impl Unit {
     }
 }
 
-/// Figures of both sides, one of each per round.
-pub(crate) struct Comparison {
+/// Runs interleaved rounds of both sides after one warm-up each. Prints the medians, the spread of each side, and
+/// the ratio. A difference inside the spread is called a tie.
+pub(crate) async fn compare(
     scenario: String,
     unit: Unit,
-    ours: Vec<f64>,
-    baseline: Vec<f64>,
-}
-
-impl Comparison {
-    pub(crate) fn new(scenario: impl Into<String>, unit: Unit) -> Self {
-        Self { scenario: scenario.into(), unit, ours: Vec::new(), baseline: Vec::new() }
+    rounds: usize,
+    ours: impl AsyncFn() -> f64,
+    baseline: impl AsyncFn() -> f64,
+) {
+    let (mut of_ours, mut of_baseline) = (Vec::new(), Vec::new());
+    for round in 0..=rounds {
+        let figures = (baseline().await, ours().await);
+        if round > 0 {
+            of_baseline.push(figures.0);
+            of_ours.push(figures.1);
+        }
     }
-
-    pub(crate) fn add(&mut self, ours: f64, baseline: f64) {
-        self.ours.push(ours);
-        self.baseline.push(baseline);
-    }
-
-    /// Prints the medians, the spread of each side, and the ratio. A difference inside the spread is
-    /// called a tie.
-    pub(crate) fn print(mut self) {
-        let (ours, ours_spread) = median_and_spread(&mut self.ours);
-        let (baseline, baseline_spread) = median_and_spread(&mut self.baseline);
-        let ratio = ours / baseline;
-        let line = serde_json::json!({
-            "scenario": self.scenario,
-            "unit": self.unit.name(),
-            "ours": round(ours),
-            "baseline": round(baseline),
-            "ratio": (ratio * 1_000.0).round() / 1_000.0,
-            "ours_spread": ours_spread,
-            "baseline_spread": baseline_spread,
-            "tie": ours >= baseline_spread[0] && ours <= baseline_spread[1],
-            "rounds": self.ours.len(),
-        });
-        println!("{line}");
-    }
+    let (ours, ours_spread) = median_and_spread(&mut of_ours);
+    let (baseline, baseline_spread) = median_and_spread(&mut of_baseline);
+    let line = serde_json::json!({
+        "scenario": scenario,
+        "unit": unit.name(),
+        "ours": round(ours),
+        "baseline": round(baseline),
+        "ratio": (ours / baseline * 1_000.0).round() / 1_000.0,
+        "ours_spread": ours_spread,
+        "baseline_spread": baseline_spread,
+        "tie": ours >= baseline_spread[0] && ours <= baseline_spread[1],
+        "rounds": rounds,
+    });
+    println!("{line}");
 }
 
 fn median_and_spread(figures: &mut [f64]) -> (f64, [f64; 2]) {

@@ -141,28 +141,14 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::event::{Emission, Event, EventRoute, Timestamp};
+    use crate::event::Timestamp;
 
-    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, cqrs_macros::Notification)]
+    #[cqrs(crate = "crate", topic = "user_events")]
     struct UserCreated {
         #[serde(alias = "userId")]
         user_id: String,
         email: String,
-    }
-
-    impl Event for UserCreated {
-        const NAME: &'static str = "UserCreated";
-        const ROUTE: EventRoute = EventRoute::Notification;
-        fn into_emission(self) -> Emission {
-            Emission::notification(self)
-        }
-    }
-
-    impl Notification for UserCreated {
-        type Serializer = JsonSerializer;
-        fn topic() -> Cow<'static, str> {
-            "user_events".into()
-        }
     }
 
     fn event() -> NotificationEvent<UserCreated> {
@@ -313,7 +299,8 @@ mod tests {
 
     #[test]
     fn non_finite_number_is_an_error_that_names_its_field() {
-        #[derive(Clone, Serialize)]
+        #[derive(Clone, Serialize, cqrs_macros::Notification)]
+        #[cqrs(crate = "crate")]
         struct Reading {
             label: Option<String>,
             values: Vec<Value>,
@@ -330,16 +317,6 @@ mod tests {
             Scaled(f64),
             Between { low: f64 },
             Pair(f64, f64),
-        }
-        impl Event for Reading {
-            const NAME: &'static str = "Reading";
-            const ROUTE: EventRoute = EventRoute::Notification;
-            fn into_emission(self) -> Emission {
-                Emission::notification(self)
-            }
-        }
-        impl Notification for Reading {
-            type Serializer = JsonSerializer;
         }
         let fine = Reading {
             label: None,

@@ -42,27 +42,17 @@ impl<P: Notification> ByContentType<P> {
         Self { choices: Vec::new(), default: Box::new(default) }
     }
 
-    /// Reads messages of `media_type` with `deserializer`. Case and parameters such as `; charset=utf-8`
-    /// are ignored ([RFC 9110, 8.3.1](https://www.rfc-editor.org/rfc/rfc9110#section-8.3.1)).
-    #[must_use]
-    pub fn media_type(
-        mut self,
-        media_type: impl Into<Cow<'static, str>>,
-        deserializer: impl Deserializer<P>,
-    ) -> Self {
-        self.choices.push((Rule::MediaType(media_type.into()), Box::new(deserializer)));
-        self
-    }
+    crate::setters! {
+        /// Reads messages of `media_type` with `deserializer`. Case and parameters such as `; charset=utf-8`
+        /// are ignored ([RFC 9110, 8.3.1](https://www.rfc-editor.org/rfc/rfc9110#section-8.3.1)).
+        pub fn media_type(media_type: impl Into<Cow<'static, str>>, deserializer: impl Deserializer<P>) {
+            self.choices.push((Rule::MediaType(media_type.into()), Box::new(deserializer)))
+        }
 
-    /// Reads messages for which `is` is true with `deserializer`: by a header, say.
-    #[must_use]
-    pub fn when(
-        mut self,
-        is: impl Fn(&Incoming) -> bool + Send + Sync + 'static,
-        deserializer: impl Deserializer<P>,
-    ) -> Self {
-        self.choices.push((Rule::When(Box::new(is)), Box::new(deserializer)));
-        self
+        /// Reads messages for which `is` is true with `deserializer`: by a header, say.
+        pub fn when(is: impl Fn(&Incoming) -> bool + Send + Sync + 'static, deserializer: impl Deserializer<P>) {
+            self.choices.push((Rule::When(Box::new(is)), Box::new(deserializer)))
+        }
     }
 
     fn choose(&self, message: &Incoming) -> &dyn Deserializer<P> {
@@ -113,23 +103,11 @@ impl fmt::Debug for Rule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::{DeserializeErrorKind, JsonSerializer};
-    use crate::event::{Emission, Event, EventRoute};
+    use crate::codec::DeserializeErrorKind;
 
-    #[derive(Debug, serde::Serialize)]
+    #[derive(Debug, serde::Serialize, cqrs_macros::Notification)]
+    #[cqrs(crate = "crate")]
     struct Told;
-
-    impl Event for Told {
-        const NAME: &'static str = "Told";
-        const ROUTE: EventRoute = EventRoute::Notification;
-        fn into_emission(self) -> Emission {
-            Emission::notification(self)
-        }
-    }
-
-    impl Notification for Told {
-        type Serializer = JsonSerializer;
-    }
 
     /// Returns its own name, in an error and as the event's name.
     struct Named(&'static str);

@@ -26,21 +26,6 @@ async fn drain(subscriber: &MemorySubscriber) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn every_group_gets_everything_and_members_share() {
-    let broker = MemoryBroker::new();
-    let members = [broker.subscriber("t", "shared"), broker.subscriber("t", "shared")];
-    let alone = broker.subscriber("t", "alone");
-    publish(&broker, &["a", "b", "c", "d"]).await;
-    let held = [members[0].recv().await.unwrap(), members[1].recv().await.unwrap()];
-    assert_eq!(held[0].message().body, "a0");
-    assert_eq!(held[1].message().body, "b1");
-    held.into_iter().for_each(|delivery| delivery.ack());
-    assert_eq!(drain(&members[1]).await, ["c2", "d3"]);
-    assert_eq!(drain(&members[0]).await.len(), 0);
-    assert_eq!(drain(&alone).await, ["a0", "b1", "c2", "d3"]);
-}
-
-#[tokio::test]
 async fn new_group_starts_at_earliest_or_latest() {
     let broker = MemoryBroker::builder().capacity(2).build();
     publish(&broker, &["a", "b", "c"]).await;
