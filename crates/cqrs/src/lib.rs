@@ -1,3 +1,5 @@
+// Of two definitions of a link the first counts: in rustdoc those of the README lead to the built manual.
+#![doc = include_str!("../links.md")]
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -19,13 +21,5 @@ pub use cqrs_protobuf as protobuf;
 #[cfg(feature = "schema-registry")]
 pub use cqrs_schema_registry as schema_registry;
 
-/// The programs of the guide, and that what it shows of `users.rs` is that file.
-///
-/// ```
-/// let guide = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/from-python-cqrs.md"));
-/// assert!(guide.contains(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/users.rs"))));
-/// ```
-///
-#[cfg(all(doctest, feature = "derive", feature = "kafka", feature = "amqp", feature = "protobuf"))]
-#[doc = include_str!("../../../docs/from-python-cqrs.md")]
-struct Guide;
+#[cfg(all(doctest, feature = "full"))]
+mod manual;
