@@ -38,7 +38,7 @@ fn documented(page: &str) -> (BTreeMap<String, Vec<String>>, String) {
     (options, defaults)
 }
 
-/// The variables that a crate reads: its names in capitals, and those of TLS.
+/// The variables that a crate reads: the names in capitals, the fields of `read_fields!`, and those of TLS.
 fn variables(of: &str, prefix: &str) -> BTreeSet<String> {
     let file = files(&format!("crates/{of}/src"), "env.rs").pop().expect("a file of variables");
     let text = read(file);
@@ -47,7 +47,12 @@ fn variables(of: &str, prefix: &str) -> BTreeSet<String> {
         name.len() > 2 && name.chars().all(|c| c.is_ascii_uppercase() || "_".contains(c))
     };
     let names = text.split('"').skip(1).step_by(2).filter(is_name).filter(|name| *name != prefix);
-    let names = names.map(|name| format!("{prefix}{name}"));
+    let fields = text.split("read_fields!(").skip(1).filter_map(|rest| rest.split(')').next());
+    let fields =
+        fields.filter_map(|list| list.split_once(':')).flat_map(|(_, list)| list.split(','));
+    let fields = fields.map(|field| field.trim().to_uppercase().replace('.', "_"));
+    let fields = fields.filter(|field| !field.is_empty());
+    let names = names.map(str::to_owned).chain(fields).map(|name| format!("{prefix}{name}"));
     let tls = ["CA", "CLIENT_CERTIFICATE", "CLIENT_KEY", "CLIENT_KEY_PASSWORD"];
     names.chain(tls.map(|name| format!("{prefix}TLS_{name}"))).collect()
 }
@@ -81,12 +86,14 @@ fn registry_page_has_every_option_and_default() {
     check("docs/reference/registry.md", "cqrs-schema-registry", "SCHEMA_REGISTRY_", &default);
 }
 
-/// The methods in the impls of `file` that take and return the builder.
+/// The methods in the impls of `file` that take and return the builder. Those in `setters!` say neither.
 fn setters(file: &str) -> BTreeSet<String> {
     let text = read(file);
     let methods = text.split("    pub fn ").skip(1).filter_map(|rest| {
         let signature: String = rest.split('{').next()?.split_whitespace().collect();
-        let is_setter = signature.contains("(mutself") || signature.contains("(self");
+        let is_setter = signature.contains("(mutself")
+            || signature.contains("(self")
+            || !signature.contains("->");
         let name = signature.split(['<', '(']).next()?;
         (is_setter && name != "build").then(|| name.to_owned())
     });
