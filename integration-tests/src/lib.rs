@@ -11,5 +11,6 @@ pub mod kafka;
 pub mod kafka_wire;
 pub mod log;
 pub mod peers;
+pub mod postgres;
 pub mod rights;
 pub mod servers;

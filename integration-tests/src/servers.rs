@@ -50,6 +50,14 @@ pub fn registry() -> String {
     url
 }
 
+/// The URL of PostgreSQL: user `cqrs`, database `cqrs`.
+pub fn postgres() -> String {
+    let url = variable("CQRS_TEST_POSTGRES", "postgres://cqrs:cqrs@localhost:5432/cqrs");
+    let address = url.rsplit('@').next().and_then(|rest| rest.split('/').next());
+    must_connect("CQRS_TEST_POSTGRES", address.unwrap_or_default());
+    url
+}
+
 /// The test client's key as PKCS#8 text, encrypted with this password.
 pub fn encrypted_client_key(password: &str) -> String {
     let made = Command::new("openssl")

@@ -129,7 +129,8 @@ pub(crate) const fn row_columns(dialect: Dialect) -> &'static str {
     }
 }
 
-#[cfg(all(test, feature = "sqlite"))]
+#[cfg(feature = "sqlite")]
+#[cfg(test)]
 mod tests {
     use std::time::{Duration, SystemTime};
 

@@ -1,0 +1,164 @@
+//! Tests of the migrations, and of writes, events and their commit.
+
+use cqrs_core::message::{Headers, header};
+use cqrs_core::scope::UnitOfWorkError;
+use cqrs_core::{Mediator, Message, RequestHandler, SendError};
+use cqrs_macros::Command;
+use cqrs_outbox::{OutboxErrorKind, PostgresOutbox, Tables};
+
+use super::*;
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Act {
+    Succeed,
+    Fail,
+    /// Ignores a failed statement, and emits nothing.
+    IgnoreError,
+    /// As that, but emits.
+    IgnoreErrorAndEmit,
+}
+
+#[derive(Command)]
+#[cqrs(crate = "cqrs_core", error = String)]
+struct AddUser(Act);
+
+struct AddUsers;
+
+impl RequestHandler<AddUser> for AddUsers {
+    async fn handle(&self, AddUser(act): AddUser, scope: &mut Scope) -> Result<(), String> {
+        insert_user(scope, "ada").await.map_err(|error| error.to_string())?;
+        if matches!(act, Act::IgnoreError | Act::IgnoreErrorAndEmit) {
+            let unit = scope.unit_of_work::<PostgresUnitOfWork>().await.unwrap();
+            let failed = sqlx::query("SELECT 1 / 0").execute(unit.connection()).await;
+            assert!(failed.is_err());
+        }
+        if act != Act::IgnoreError {
+            scope.emit(UserAdded { name: "ada".to_owned() });
+        }
+        if act == Act::Fail { Err("not today".to_owned()) } else { Ok(()) }
+    }
+}
+
+fn mediator(outbox: &PostgresOutbox) -> Mediator {
+    let builder = Mediator::builder().handle::<AddUser, _>(AddUsers).outbox(outbox.clone());
+    builder.build().unwrap()
+}
+
+#[tokio::test]
+async fn writes_and_events_are_one_transaction() {
+    let schema = schema_with_users().await;
+    let mediator = mediator(&schema.outbox);
+    assert!(matches!(mediator.send(AddUser(Act::Fail)).await, Err(SendError::Handler(_))));
+    let counts = "SELECT count(*) FROM users UNION ALL SELECT count(*) FROM cqrs_outbox";
+    assert_eq!(schema.column::<i64>(counts).await, [0, 0]);
+    mediator.send(AddUser(Act::Succeed)).await.unwrap();
+    assert_eq!(schema.column::<i64>(counts).await, [1, 1]);
+    schema.drop().await;
+}
+
+/// PostgreSQL answers the commit of a failed transaction with a rollback and no error.
+#[tokio::test]
+async fn failed_transaction_is_not_taken_for_committed() {
+    let schema = schema_with_users().await;
+    let mediator = mediator(&schema.outbox);
+    let error = mediator.send(AddUser(Act::IgnoreError)).await.unwrap_err();
+    assert!(matches!(error, SendError::UnitOfWork(UnitOfWorkError::Commit(_))), "{error:?}");
+    let error = mediator.send(AddUser(Act::IgnoreErrorAndEmit)).await.unwrap_err();
+    assert!(matches!(error, SendError::UnitOfWork(UnitOfWorkError::Outbox(_))), "{error:?}");
+    assert!(error.is_rolled_back());
+    assert_eq!(schema.column::<i64>("SELECT count(*) FROM users").await, [0]);
+    schema.drop().await;
+}
+
+#[tokio::test]
+async fn thousand_rows_are_readable_in_order() {
+    let schema = Schema::new().await;
+    let mut headers = Headers::new();
+    headers.insert("zone", "first, with é").unwrap();
+    headers.insert_bytes("raw", vec![0, 0xff]).unwrap();
+    headers.set_correlation_id("request-1");
+    let messages: Vec<_> = (0..1_000)
+        .map(|number: i32| {
+            Message::new("users", number.to_string())
+                .with_key(vec![0, 0xff])
+                .with_name("UserAdded")
+                .with_headers(headers.clone())
+                .with_mandatory(number % 2 == 0)
+        })
+        .collect();
+    let mut tx = schema.pool.begin().await.unwrap();
+    schema.outbox.put(&mut tx, &messages).await.unwrap();
+    tx.commit().await.unwrap();
+    let bodies = "SELECT convert_from(body, 'UTF8')::int FROM cqrs_outbox ORDER BY id";
+    assert_eq!(schema.column::<i32>(bodies).await, (0..1_000).collect::<Vec<_>>());
+    let lanes = "SELECT DISTINCT lane::int FROM cqrs_outbox";
+    assert_eq!(schema.column::<i32>(lanes).await.len(), 1, "rows of one key are in one lane");
+    let id = format!("SELECT headers->>'{}' FROM cqrs_outbox LIMIT 1", header::CORRELATION_ID);
+    let id: String =
+        sqlx::query_scalar(sqlx::AssertSqlSafe(id)).fetch_one(&schema.pool).await.unwrap();
+    assert_eq!(id, "request-1");
+    schema.drop().await;
+}
+
+#[tokio::test]
+async fn added_event_follows_the_callers_transaction() {
+    let schema = Schema::new().await;
+    for commits in [false, true] {
+        let mut tx = schema.pool.begin().await.unwrap();
+        schema.outbox.add(&mut tx, UserAdded { name: "ada".to_owned() }).await.unwrap();
+        if commits {
+            tx.commit().await.unwrap();
+        } else {
+            tx.rollback().await.unwrap();
+        }
+    }
+    assert_eq!(schema.column::<i64>("SELECT count(*) FROM cqrs_outbox").await, [1]);
+    schema.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn concurrent_migrations_run_once_in_their_schema() {
+    let schema = Schema::new().await;
+    // A reserved word, in a database of many schemas; removed before and after.
+    let tables = Tables::default().with_schema("order").unwrap().with_prefix("events_").unwrap();
+    execute(&schema.pool, "DROP SCHEMA IF EXISTS \"order\" CASCADE".to_owned()).await;
+    let outbox = PostgresOutbox::with_tables(schema.pool.clone(), tables).unwrap();
+    let runs = (0..8).map(|_| {
+        let outbox = outbox.clone();
+        tokio::spawn(async move { outbox.migrate().await.unwrap() })
+    });
+    for run in runs.collect::<Vec<_>>() {
+        run.await.unwrap();
+    }
+    mediator_writes_to(&outbox, &schema).await;
+    execute(&schema.pool, "DROP SCHEMA \"order\" CASCADE".to_owned()).await;
+    schema.drop().await;
+}
+
+async fn mediator_writes_to(outbox: &PostgresOutbox, schema: &Schema) {
+    execute(&schema.pool, "CREATE TABLE users (name text NOT NULL)".to_owned()).await;
+    mediator(outbox).send(AddUser(Act::Succeed)).await.unwrap();
+    let versions = "SELECT version FROM \"order\".events_migrations";
+    assert_eq!(schema.column::<i32>(versions).await, [1]);
+    assert_eq!(schema.column::<i64>("SELECT count(*) FROM \"order\".events_outbox").await, [1]);
+    assert_eq!(schema.column::<i64>("SELECT count(*) FROM cqrs_outbox").await, [0]);
+}
+
+#[tokio::test]
+async fn missing_table_and_lost_server_have_their_kinds() {
+    let schema = Schema::new().await;
+    let other = Tables::default().with_prefix("absent_").unwrap();
+    let outbox = PostgresOutbox::with_tables(schema.pool.clone(), other).unwrap();
+    let mut tx = schema.pool.begin().await.unwrap();
+    let message = [Message::new("users", "{}")];
+    let error = outbox.put(&mut tx, &message).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (OutboxErrorKind::NotMigrated, false));
+    drop(tx);
+    let mut tx = schema.pool.begin().await.unwrap();
+    let own: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *tx).await.unwrap();
+    execute(&schema.pool, format!("SELECT pg_terminate_backend({own})")).await;
+    let error = schema.outbox.put(&mut tx, &message).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (OutboxErrorKind::Unavailable, true));
+    drop(tx);
+    schema.drop().await;
+}
