@@ -14,7 +14,7 @@ pub use cqrs_macros::{Command, DomainEvent, Notification, Query};
 pub use cqrs_amqp as amqp;
 #[cfg(feature = "kafka")]
 pub use cqrs_kafka as kafka;
-#[cfg(any(feature = "outbox-postgres", feature = "outbox-mysql", feature = "outbox-sqlite"))]
+#[cfg(any(feature = "outbox-postgres", feature = "outbox-sqlite"))]
 pub use cqrs_outbox as outbox;
 #[cfg(feature = "protobuf")]
 pub use cqrs_protobuf as protobuf;
