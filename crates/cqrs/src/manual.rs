@@ -17,6 +17,7 @@ pages! {
     Shutdown = "../../../docs/how-to/shutdown.md",
     Probes = "../../../docs/how-to/probes.md",
     Transactions = "../../../docs/how-to/transactions.md",
+    Outbox = "../../../docs/how-to/outbox.md",
     Idempotency = "../../../docs/how-to/idempotency.md",
     DeadLetters = "../../../docs/how-to/dead-letters.md",
     Logging = "../../../docs/how-to/logging.md",
