@@ -1,11 +1,10 @@
-//! Tests on a real RabbitMQ: producing, consuming, and interop with the Python packages.
+//! Tests on a real RabbitMQ: producing and consuming.
 
 #![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
 
 mod connecting;
 mod consuming;
 mod crashes;
-mod interop;
 mod kinds;
 mod producing;
 mod recovering;

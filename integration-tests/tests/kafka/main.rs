@@ -1,4 +1,4 @@
-//! Tests on a real Kafka: producing, consuming, and interop with the Python packages.
+//! Tests on a real Kafka: producing and consuming.
 
 #![allow(clippy::unwrap_used)] // Helpers of tests fail the test.
 
@@ -7,7 +7,6 @@ mod connecting;
 mod consuming;
 mod copies;
 mod crashes;
-mod interop;
 mod joining;
 mod member;
 mod places;

@@ -3,7 +3,8 @@
 use cqrs_amqp::{AmqpMessageBroker, AmqpSubscription, DeclareMode, ErrorKind};
 use cqrs_core::consume::SubscribeErrorKind;
 use cqrs_core::{Message, MessageBrokerExt, NotificationEvent, PublishErrorKind};
-use integration_tests::amqp::{self, Raw, fresh};
+use cqrs_testkit::error_chain;
+use integration_tests::amqp::{self, Raw};
 use integration_tests::consuming::fixture::until;
 use integration_tests::consuming::try_open;
 use integration_tests::interop::{
@@ -12,14 +13,15 @@ use integration_tests::interop::{
 use integration_tests::peers::{Inbox, Peer, Python};
 use serde_json::json;
 
-use cqrs_testkit::error_chain;
+use super::TestTopic;
+use super::amqp::Topology;
 
-use super::Topology;
+const PYDANTIC: Option<&str> = Some("pydantic");
 
 #[tokio::test]
 async fn our_side_uses_topology_of_python_cqrs() {
     for python in [Python::Cqrs4, Python::Cqrs5] {
-        let topology = Topology::python("python-first");
+        let topology = Topology::python();
         let events = events(&topology.topic);
         topology.publish(python, "pydantic", vec![spec(&events[0])]).await;
         publish_events(topology.broker(), &events[1..2]).await;
@@ -36,12 +38,11 @@ async fn our_side_uses_topology_of_python_cqrs() {
 #[tokio::test]
 async fn python_cqrs_uses_topology_of_our_producer() {
     for python in [Python::Cqrs4, Python::Cqrs5] {
-        let topology = Topology::python("producer-first");
+        let topology = Topology::python();
         let events = events(&topology.topic);
         publish_events(topology.broker(), &events[..1]).await;
         topology.publish(python, "pydantic", vec![spec(&events[1])]).await;
-        let arguments = json!({ "model": "pydantic" });
-        let mut inbox = topology.inbox(Peer::shared(python), "consume_amqp", arguments).await;
+        let mut inbox = topology.inbox(python, PYDANTIC, None).await;
         for event in &events[..2] {
             assert_same(&inbox.next().await, event);
         }
@@ -53,10 +54,9 @@ async fn python_cqrs_uses_topology_of_our_producer() {
 #[tokio::test]
 async fn python_cqrs_uses_topology_of_our_consumer() {
     for python in [Python::Cqrs4, Python::Cqrs5] {
-        let topology = Topology::python("consumer-first");
+        let topology = Topology::python();
         let mut service = topology.service().await;
-        let arguments = json!({ "model": "pydantic" });
-        let mut inbox = topology.inbox(Peer::shared(python), "consume_amqp", arguments).await;
+        let mut inbox = topology.inbox(python, PYDANTIC, None).await;
         // The peer may not consume yet, and ours could take all.
         let raw = Raw::connect().await;
         until("both to consume", async || raw.consumers(&topology.topic).await == 2).await;
@@ -95,16 +95,14 @@ async fn once_in_total(
 
 #[tokio::test]
 async fn a_queue_is_shared_with_a_consumer_of_faststream() {
-    let peer = Peer::shared(Python::FastStream);
     for we_declare in [true, false] {
-        let topology = Topology::faststream("shared");
-        let arguments = json!({ "model": "pydantic" });
+        let topology = Topology::faststream();
         let (mut service, mut inbox);
         if we_declare {
             service = topology.service().await;
-            inbox = topology.inbox(peer, "faststream_amqp", arguments).await;
+            inbox = topology.inbox(Python::FastStream, PYDANTIC, None).await;
         } else {
-            inbox = topology.inbox(peer, "faststream_amqp", arguments).await;
+            inbox = topology.inbox(Python::FastStream, PYDANTIC, None).await;
             service = topology.service().await;
         }
         let sent: Vec<_> = (0..25).flat_map(|_| events(&topology.topic)).collect();
@@ -119,15 +117,13 @@ async fn a_queue_is_shared_with_a_consumer_of_faststream() {
 
 #[tokio::test]
 async fn our_side_uses_topology_of_faststream_passively() {
-    let topology = Topology::faststream("passive");
-    let peer = Peer::shared(Python::FastStream);
-    let model = json!({ "model": "pydantic" });
-    let inbox = topology.inbox(peer, "faststream_amqp", model).await;
-    inbox.stop().await;
+    let topology = Topology::faststream();
+    topology.inbox(Python::FastStream, PYDANTIC, None).await.stop().await;
     let mut config = topology.config();
     config.declare = DeclareMode::Passive;
     let broker = AmqpMessageBroker::connect(config).await.unwrap();
-    let passive = topology.subscription().option(topology.options().with_passive(true));
+    let passive =
+        topology.subscription().json::<UserCreated>().option(topology.options().with_passive(true));
     let mut service = TestService::open(topology.broker(), passive).await;
     let events = events(&topology.topic);
     publish_events(broker, &events).await;
@@ -138,13 +134,17 @@ async fn our_side_uses_topology_of_faststream_passively() {
 
 #[tokio::test]
 async fn faststream_uses_our_topology_passively() {
-    let topology = Topology { topic: fresh("passive"), mode: DeclareMode::Declare };
+    let topology = Topology::faststream();
     // Ours, which is not what FastStream would declare.
-    let own = topology.subscription().option(AmqpSubscription::new().with_queue(&*topology.topic));
+    let own = topology
+        .subscription()
+        .json::<UserCreated>()
+        .option(AmqpSubscription::new().with_queue(&*topology.topic));
     TestService::<UserCreated>::open(topology.broker(), own).await.stop().await;
-    let arguments = json!({ "model": "pydantic", "declare": false });
-    let mut inbox =
-        topology.inbox(Peer::shared(Python::FastStream), "faststream_amqp", arguments).await;
+    let mut request = topology.source(Python::FastStream);
+    request["model"] = PYDANTIC.into();
+    request["declare"] = false.into();
+    let mut inbox = Peer::shared(Python::FastStream).subscribe("faststream_amqp", request).await;
     let events = events(&topology.topic);
     publish_events(topology.broker(), &events).await;
     for event in &events {
@@ -156,7 +156,7 @@ async fn faststream_uses_our_topology_passively() {
 
 #[tokio::test]
 async fn undeclared_queue_is_not_found() {
-    let topology = Topology::faststream("nobody");
+    let topology = Topology::faststream();
     let exchange = AmqpMessageBroker::connect(topology.config()).await.unwrap();
     let error = try_open(&exchange, &[&*topology.topic], "ours", |request| {
         request.options.insert(topology.options().with_passive(true));
@@ -177,7 +177,7 @@ fn advises(words: &str, what: &str, name: &str) {
 
 #[tokio::test]
 async fn conflict_with_queue_of_python_cqrs_is_named() {
-    let topology = Topology::python("conflict");
+    let topology = Topology::python();
     topology.publish(Python::Cqrs5, "pydantic", vec![json!({ "payload": users()[0] })]).await;
     // A consumer that wants it as FastStream has it, with the exchange as python-cqrs has it.
     let broker = topology.broker();
@@ -199,7 +199,7 @@ async fn conflict_with_queue_of_python_cqrs_is_named() {
 
 #[tokio::test]
 async fn conflict_with_exchange_of_python_cqrs_is_named() {
-    let topology = Topology::python("conflict");
+    let topology = Topology::python();
     topology.publish(Python::Cqrs5, "pydantic", vec![json!({ "payload": users()[0] })]).await;
     let mut config = topology.config();
     config.declare = DeclareMode::Declare;
@@ -216,7 +216,7 @@ async fn conflict_with_exchange_of_python_cqrs_is_named() {
 #[tokio::test]
 async fn conflict_with_queue_of_faststream_is_named() {
     // The queue alone: the exchange is FastStream's default one.
-    let topology = Topology::python("conflict");
+    let topology = Topology::python();
     let arguments = json!({ "address": amqp::dsn(), "queue": topology.topic, "model": "pydantic" });
     let inbox = Peer::shared(Python::FastStream).subscribe("faststream_amqp", arguments).await;
     inbox.stop().await;
@@ -232,7 +232,7 @@ async fn conflict_with_queue_of_faststream_is_named() {
     assert_eq!(error.kind(), SubscribeErrorKind::Conflict);
     advises(&error_chain(&error), "queue", &topology.topic);
     // A topology with other names still works.
-    let other = Topology { topic: fresh("conflict"), mode: DeclareMode::PythonCompatible };
+    let other = Topology::python();
     broker.publish(Message::new(&*other.topic, "{}")).await.unwrap();
     other.clean().await;
     topology.clean().await;

@@ -16,7 +16,7 @@ use integration_tests::peers::{Inbox, Peer, Python};
 use integration_tests::servers;
 use serde_json::json;
 
-use super::{broker, subscription};
+use super::kafka::{broker, subscription};
 
 #[tokio::test]
 async fn a_key_goes_to_aiokafkas_partition() {
@@ -198,8 +198,8 @@ async fn ours_takes_over_when_a_python_member_is_killed() {
 async fn group_is_shared_with_faststream_by_default() {
     let (topic, group) = (fresh_topic("shared-stream"), fresh_topic("g"));
     create_topic(&topic, 4, &[]).await;
-    let mut service =
-        TestService::<UserCreated>::open(broker(), subscription(&topic, &group)).await;
+    let json = subscription(&topic, &group).json::<UserCreated>();
+    let mut service = TestService::<UserCreated>::open(broker(), json).await;
     let arguments = json!({
         "address": servers::kafka(), "topic": topic, "group": group, "model": "pydantic",
     });
