@@ -6,7 +6,8 @@ use super::kills::{PREFETCH, handled};
 use crate::amqp::Raw;
 use crate::consuming::audit::Audit;
 use crate::consuming::fixture::{Fixture, count, ids, outage, until, until_within};
-use crate::consuming::outcomes::Summary;
+use crate::consuming::journal::Mark;
+use crate::consuming::outcomes::{Outcomes, Summary};
 use crate::consuming::work::{Act, Kind, Work};
 use crate::control::{Restore, ctl, full};
 use crate::kafka;
@@ -93,10 +94,10 @@ pub async fn no_place_for_dead_letters(kind: Kind, program: &'static str) -> Sum
     let published = fixture.publish(works).await;
     let (mut outcomes, mut audit) = (fixture.outcomes(), Audit::default());
     let worker = fixture.start(&options, &mut outcomes).await;
-    let failed = |outcomes: &crate::consuming::outcomes::Outcomes| {
-        outcomes.lines().iter().any(|line| line.mark == crate::consuming::journal::Mark::Fail)
+    let failures = |outcomes: &Outcomes| {
+        outcomes.lines().iter().filter(|line| line.mark == Mark::Fail).count()
     };
-    until("a message that cannot be handled", async || failed(outcomes.refresh())).await;
+    until("a message that cannot be handled", async || failures(outcomes.refresh()) > 0).await;
     let end = tokio::time::Instant::now() + Duration::from_secs(count(3, 30) as u64);
     while tokio::time::Instant::now() < end {
         // No commit is beyond a message that has no dead letter yet.
@@ -107,8 +108,10 @@ pub async fn no_place_for_dead_letters(kind: Kind, program: &'static str) -> Sum
     }
     let handled_meanwhile = outcomes.refresh().handled();
     worker.kill().await;
+    let before = failures(outcomes.refresh());
     let worker = fixture.start(&options, &mut outcomes).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    until("the failure of a redelivered message", async || failures(outcomes.refresh()) > before)
+        .await;
     match kind {
         Kind::Kafka => kafka::create_topic(&dead_name, 1, &[]).await,
         Kind::Amqp => {
