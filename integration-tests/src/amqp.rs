@@ -20,6 +20,10 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
 use uuid::Uuid;
 
+mod queue_test;
+
+pub use queue_test::QueueTest;
+
 use crate::control::ctl;
 use crate::servers;
 
@@ -67,6 +71,16 @@ pub fn config_at(dsn: impl Into<Dsn>, exchange: &str) -> AmqpConfig {
     config.exchange.name = exchange.into();
     config.connect_timeout = Duration::from_secs(30);
     config
+}
+
+/// A durable exchange with a queue of the same name and of `kind`, bound with `key`, and the settings to
+/// publish to it.
+pub async fn with_queue(test: &str, kind: &str, key: &str) -> (String, Raw, AmqpConfig) {
+    let (name, raw) = (fresh(test), Raw::connect().await);
+    raw.exchange(&name).await;
+    raw.queue(&name, kind, &name, &[key]).await;
+    let config = config(&name);
+    (name, raw, config)
 }
 
 /// A broker value whose connections go through a proxy, with [`config`].
@@ -252,14 +266,18 @@ impl Raw {
         taken
     }
 
-    /// Deletes queues with their quarantine queues, and exchanges, and closes the connection.
+    /// Deletes queues with those that belong to them, and exchanges, and closes the connection.
     pub async fn clean(self, queues: &[&str], exchanges: &[&str]) {
-        for queue in queues {
+        let retries = ["1s", "2s", "10s", "15s", "60s", "300s", "3600s"];
+        let retries = retries.map(|delay| format!(".retry.{delay}"));
+        let parts =
+            ["", ".dead", ".quarantine"].into_iter().chain(retries.iter().map(|end| &**end));
+        for name in
+            queues.iter().flat_map(|queue| parts.clone().map(move |end| format!("{queue}{end}")))
+        {
             // Deleting a queue that is not there is no error.
-            for name in [(*queue).to_owned(), format!("{queue}.quarantine")] {
-                let options = QueueDeleteOptions::default();
-                self.channel.queue_delete(name.into(), options).await.unwrap();
-            }
+            let options = QueueDeleteOptions::default();
+            self.channel.queue_delete(name.into(), options).await.unwrap();
         }
         for exchange in exchanges {
             let options = ExchangeDeleteOptions::default();

@@ -2,73 +2,53 @@
 
 use std::time::Duration;
 
-use cqrs_amqp::{AmqpMessageBroker, AmqpSubscription, QueueKind};
+use cqrs_amqp::{AmqpSubscription, QueueKind};
 use cqrs_core::consume::{SourceStatus, SubscribeRequest};
 use cqrs_core::{Message, MessageBroker, MessageBrokerExt};
 use cqrs_testkit::source::text;
-use integration_tests::amqp::{self, Raw, fresh};
+use integration_tests::amqp::QueueTest;
 use integration_tests::consuming::open;
-use lapin::BasicProperties;
-
-async fn broker(exchange: &str) -> AmqpMessageBroker {
-    AmqpMessageBroker::connect(amqp::config(exchange)).await.unwrap()
-}
-
-/// The queues of a subscription with the default schedule.
-fn queues(queue: &str) -> Vec<String> {
-    ["", ".dead", ".retry.10s", ".retry.60s", ".retry.300s"]
-        .map(|end| format!("{queue}{end}"))
-        .into()
-}
-
-async fn clean(raw: Raw, queues_of: &[&str], exchange: &str) {
-    let names: Vec<String> = queues_of.iter().flat_map(|queue| queues(queue)).collect();
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    raw.clean(&names, &[exchange]).await;
-}
 
 const LONG: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn published_message_arrives_whole_and_once() {
-    let (name, raw) = (fresh("whole"), Raw::connect().await);
-    let broker = broker(&name).await;
-    let mut source = open(&broker, &[&name], "g", |_| {}).await;
+    let test = QueueTest::new("whole").await;
+    let mut source = test.open(|_| {}).await;
     assert_eq!(*source.status.borrow(), SourceStatus::Consuming);
-    let mut message = Message::new(&*name, vec![0, 159, 146, 150])
+    let mut message = Message::new(&*test.name, vec![0, 159, 146, 150])
         .with_name("UserCreated")
         .with_key(vec![0xff, 1])
         .with_content_type("application/json");
     message.headers.set_correlation_id("c-1");
-    broker.publish(message.clone()).await.unwrap();
+    test.broker.publish(message.clone()).await.unwrap();
     let mut delivery = source.next().await;
     let incoming = &delivery.message;
     assert_eq!(incoming.body.as_ref(), Some(&message.body));
-    assert_eq!((&*incoming.topic, incoming.key.as_ref()), (&*name, message.key.as_ref()));
+    assert_eq!((&*incoming.topic, incoming.key.as_ref()), (&*test.name, message.key.as_ref()));
     assert_eq!(incoming.id.as_deref(), Some(&*message.id.to_string()));
     assert_eq!(incoming.name.as_deref(), Some("UserCreated"));
     assert_eq!(incoming.content_type.as_deref(), Some("application/json"));
     assert_eq!(incoming.headers.correlation_id(), Some("c-1"));
-    assert_eq!(incoming.queue.as_deref(), Some(&*format!("{name}.g")));
+    assert_eq!(incoming.queue.as_deref(), Some(&*test.queue));
     assert!(incoming.timestamp.is_some() && !incoming.redelivered);
     assert_eq!((delivery.retry.attempts, delivery.retry.crashes), (0, 0));
     assert!(delivery.settle.begin());
     delivery.settle.ack().await.unwrap();
     drop(delivery);
     source.close().await;
-    assert_eq!(raw.count(&format!("{name}.g")).await, 0);
-    clean(raw, &[&format!("{name}.g")], &name).await;
+    assert_eq!(test.count().await, 0);
+    test.clean().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn groups_get_all_and_members_share() {
-    let (name, raw) = (fresh("groups"), Raw::connect().await);
-    let broker = broker(&name).await;
-    let mut a1 = open(&broker, &[&name], "a", |_| {}).await;
-    let mut a2 = open(&broker, &[&name], "a", |_| {}).await;
-    let mut b = open(&broker, &[&name], "b", |_| {}).await;
+    let test = QueueTest::new("groups").await;
+    let mut a1 = open(&test.broker, &[&test.name], "a", |_| {}).await;
+    let mut a2 = open(&test.broker, &[&test.name], "a", |_| {}).await;
+    let mut b = open(&test.broker, &[&test.name], "b", |_| {}).await;
     for n in 0..20 {
-        broker.publish(Message::new(&*name, n.to_string())).await.unwrap();
+        test.broker.publish(Message::new(&*test.name, n.to_string())).await.unwrap();
     }
     let mut shared: Vec<u32> = Vec::new();
     let mut came = [0, 0];
@@ -91,24 +71,21 @@ async fn groups_get_all_and_members_share() {
     for source in [a1, a2, b] {
         source.close().await;
     }
-    clean(raw, &[&format!("{name}.a"), &format!("{name}.b")], &name).await;
+    let queues = ["a", "b"].map(|group| format!("{}.{group}", test.name));
+    test.raw.clean(&queues.each_ref().map(String::as_str), &[&test.name]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dropped_or_unsettled_is_redelivered() {
     for kind in [QueueKind::Quorum, QueueKind::Classic] {
-        let (name, raw) = (fresh("again"), Raw::connect().await);
-        let queue = format!("{name}.g");
-        let broker = broker(&name).await;
+        let test = QueueTest::new("again").await;
         let options = AmqpSubscription::new().with_kind(kind);
         let open = async || {
             let change = |request: &mut SubscribeRequest| request.options.insert(options.clone());
-            open(&broker, &[&name], "g", change).await
+            test.open(change).await
         };
         let mut source = open().await;
-        for n in 0..3 {
-            raw.put(&queue, n.to_string().as_bytes(), BasicProperties::default()).await;
-        }
+        test.put(0..3).await;
         drop(source.next().await);
         let mut came = source.take(3).await;
         came.sort_by_key(text);
@@ -127,26 +104,19 @@ async fn dropped_or_unsettled_is_redelivered() {
         came.sort();
         assert_eq!(came, ["0", "1", "2"]);
         source.close().await;
-        assert_eq!(raw.count(&queue).await, 0);
-        clean(raw, &[&queue], &name).await;
+        assert_eq!(test.count().await, 0);
+        test.clean().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_flight_stays_within_max_unsettled() {
-    let (name, raw) = (fresh("bound"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    let broker = broker(&name).await;
-    let mut source = open(&broker, &[&name], "g", |request| {
-        request.max_unsettled = Some(3);
-    })
-    .await;
-    for n in 0..6 {
-        raw.put(&queue, n.to_string().as_bytes(), BasicProperties::default()).await;
-    }
+    let test = QueueTest::new("bound").await;
+    let mut source = test.open(|request| request.max_unsettled = Some(3)).await;
+    test.put(0..6).await;
     let mut out = source.take(3).await;
     source.nothing_within(Duration::from_millis(500)).await;
-    assert_eq!(raw.count(&queue).await, 3, "the others wait with the server");
+    assert_eq!(test.count().await, 3, "the others wait with the server");
     out[1].settle.ack().await.unwrap();
     out.push(source.next().await);
     source.nothing_within(Duration::from_millis(200)).await;
@@ -155,22 +125,18 @@ async fn in_flight_stays_within_max_unsettled() {
     }
     assert_eq!(source.ack(2).await, ["4", "5"]);
     source.close().await;
-    clean(raw, &[&queue], &name).await;
+    test.clean().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn acks_just_before_the_close_are_kept() {
-    let (name, raw) = (fresh("last-acks"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    let broker = broker(&name).await;
+    let test = QueueTest::new("last-acks").await;
     for stopped in [true, false, true] {
-        let mut source = open(&broker, &[&name], "g", |request| {
-            request.max_unsettled = Some(300);
-        })
-        .await;
+        let mut source = test.open(|request| request.max_unsettled = Some(300)).await;
         let mut receipts = Vec::new();
         for n in 0..300 {
-            receipts.push(broker.enqueue(Message::new(&*name, n.to_string())).await.unwrap());
+            receipts
+                .push(test.broker.enqueue(Message::new(&*test.name, n.to_string())).await.unwrap());
         }
         for receipt in receipts {
             receipt.await.unwrap();
@@ -183,24 +149,23 @@ async fn acks_just_before_the_close_are_kept() {
         futures_util::future::try_join_all(acks).await.unwrap();
         source.close_within(LONG).await.1.unwrap();
         // A lost ack would cause a redelivery.
-        let mut again = open(&broker, &[&name], "g", |_| {}).await;
+        let mut again = test.open(|_| {}).await;
         again.nothing_within(Duration::from_millis(300)).await;
         again.close().await;
     }
-    clean(raw, &[&queue], &name).await;
+    test.clean().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn groups_with_dots_share_no_queue() {
-    let (name, raw) = (fresh("dots"), Raw::connect().await);
-    let broker = broker(&name).await;
-    let (topic, below) = (name.to_string(), format!("{name}.eu"));
+    let test = QueueTest::new("dots").await;
+    let (topic, below) = (test.name.clone(), format!("{}.eu", test.name));
     // Both pairs joined by a dot are `{name}.eu.mailer`.
-    let mut of_topic = open(&broker, &[&topic], "eu.mailer", |_| {}).await;
-    let mut of_below = open(&broker, &[&below], "mailer", |_| {}).await;
+    let mut of_topic = open(&test.broker, &[&topic], "eu.mailer", |_| {}).await;
+    let mut of_below = open(&test.broker, &[&below], "mailer", |_| {}).await;
     for (topic, of) in [(&topic, "topic"), (&below, "below")] {
         for n in 0..10 {
-            broker.publish(Message::new(topic.as_str(), format!("{of} {n}"))).await.unwrap();
+            test.broker.publish(Message::new(topic.as_str(), format!("{of} {n}"))).await.unwrap();
         }
     }
     let expected = |of: &str| (0..10).map(|n| format!("{of} {n}")).collect::<Vec<_>>();
@@ -208,5 +173,6 @@ async fn groups_with_dots_share_no_queue() {
     assert_eq!(of_below.ack(10).await, expected("below"));
     of_topic.close().await;
     of_below.close().await;
-    clean(raw, &[&format!("{topic}.eu..mailer"), &format!("{below}.mailer")], &name).await;
+    let queues = [&*format!("{topic}.eu..mailer"), &format!("{below}.mailer")];
+    test.raw.clean(&queues, &[&topic]).await;
 }

@@ -1,7 +1,7 @@
 //! Tests of the RabbitMQ source's quarantine.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cqrs_amqp::{AmqpMessageBroker, AmqpSubscription};
 use cqrs_core::Retry;
@@ -9,11 +9,13 @@ use cqrs_core::consume::{SourceDelivery, SubscribeRequest};
 use cqrs_testkit::FaultProxy;
 use cqrs_testkit::source::text;
 use futures_util::StreamExt;
-use integration_tests::amqp::{self, Raw, fresh, through_proxy};
+use integration_tests::amqp::{self, QueueTest, through_proxy};
+use integration_tests::consuming::fixture::until;
 use integration_tests::consuming::{TIMEOUT, interrupt, open};
 use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Connection, ConnectionProperties};
+use lapin::{Connection, ConnectionProperties};
+use tokio::sync::MutexGuard;
 
 /// The silence after which nothing more is expected.
 const QUIET: Duration = Duration::from_millis(500);
@@ -23,19 +25,20 @@ fn plain(request: &mut SubscribeRequest) {
     request.max_unsettled = Some(10);
 }
 
-async fn put(raw: &Raw, queue: &str, bodies: impl IntoIterator<Item = u32>) {
-    for body in bodies {
-        raw.put(queue, body.to_string().as_bytes(), BasicProperties::default()).await;
-    }
+fn single(request: &mut SubscribeRequest) {
+    plain(request);
+    request.options.insert(AmqpSubscription::new().with_single_active_consumer(true));
+}
+
+async fn start(test: &str) -> (MutexGuard<'static, ()>, QueueTest) {
+    (crate::QUARANTINE.lock().await, QueueTest::new(test).await)
 }
 
 /// Simulates another process that dies with `count` messages.
-async fn die_with(raw: &Raw, queue: &str, count: u16) {
-    let before = raw.count(queue).await;
-    let proxy = consume_raw(queue, count).await;
-    proxy.cut();
-    drop(proxy);
-    until_ready(raw, queue, before).await;
+async fn die_with(test: &QueueTest, count: u16) {
+    let before = test.count().await;
+    consume_raw(&test.queue, count).await.cut();
+    until_ready(test, before).await;
 }
 
 /// Simulates another process with `count` messages, until the proxy cuts its connection.
@@ -58,50 +61,43 @@ async fn consume_raw(queue: &str, count: u16) -> FaultProxy {
     proxy
 }
 
-/// Waits until `count` messages are ready in `queue` and its quarantine queue.
-async fn until_ready(raw: &Raw, queue: &str, count: u32) {
-    let end = Instant::now() + TIMEOUT;
-    let quarantine = format!("{queue}.quarantine");
-    while raw.count(queue).await + raw.count(&quarantine).await < count {
-        assert!(Instant::now() < end, "the messages are redelivered");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+/// Messages ready in the quarantine queue.
+async fn quarantined(test: &QueueTest) -> u32 {
+    test.raw.count(&test.queue_of("quarantine")).await
+}
+
+/// Waits until `count` messages are ready in the queue and its quarantine queue.
+async fn until_ready(test: &QueueTest, count: u32) {
+    until("the messages to be redelivered", async || {
+        test.count().await + quarantined(test).await >= count
+    })
+    .await;
 }
 
 /// Ends the connection of `source` with its deliveries, which the server sees as a dead process.
-async fn die<T>(
-    raw: &Raw,
-    queue: &str,
-    left: u32,
-    process: (FaultProxy, AmqpMessageBroker),
-    with: T,
-) {
+async fn die<T>(test: &QueueTest, left: u32, process: (FaultProxy, AmqpMessageBroker), with: T) {
     process.0.cut();
     drop((process, with));
-    until_ready(raw, queue, left).await;
+    until_ready(test, left).await;
 }
 
 fn body_and_crashes(delivery: &SourceDelivery) -> (String, u32) {
     (text(delivery), delivery.retry.crashes)
 }
 
-async fn clean(raw: Raw, name: &str, queue: &str) {
-    let quarantine = format!("{queue}.quarantine");
-    assert_eq!((raw.count(queue).await, raw.count(&quarantine).await), (0, 0));
-    raw.clean(&[queue, &format!("{queue}.dead"), &quarantine], &[name]).await;
+async fn clean(test: QueueTest) {
+    assert_eq!((test.count().await, quarantined(&test).await), (0, 0));
+    test.clean().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn twice_returned_messages_run_alone() {
-    let _alone = crate::QUARANTINE.lock().await;
-    let (name, raw) = (fresh("alone"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    let (_proxy, broker) = through_proxy(&name).await;
-    open(&broker, &[&name], "g", plain).await.close().await;
-    put(&raw, &queue, 0..6).await;
-    die_with(&raw, &queue, 3).await;
-    die_with(&raw, &queue, 3).await;
-    let mut source = open(&broker, &[&name], "g", plain).await;
+    let (_alone, test) = start("alone").await;
+    test.open(plain).await.close().await;
+    test.put(0..6).await;
+    die_with(&test, 3).await;
+    die_with(&test, 3).await;
+    let mut source = test.open(plain).await;
     for n in 0..3_u32 {
         let mut suspect = source.next().await;
         assert_eq!(body_and_crashes(&suspect), (n.to_string(), 0), "its handler never started");
@@ -119,26 +115,21 @@ async fn twice_returned_messages_run_alone() {
         delivery.settle.ack().await.unwrap();
     }
     source.close().await;
-    clean(raw, &name, &queue).await;
+    clean(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_killer_counts_crashes() {
-    let _alone = crate::QUARANTINE.lock().await;
-    let (name, raw) = (fresh("killer"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    {
-        let (_proxy, broker) = through_proxy(&name).await;
-        open(&broker, &[&name], "g", plain).await.close().await;
-    }
-    put(&raw, &queue, 0..30).await;
+    let (_alone, test) = start("killer").await;
+    test.open(plain).await.close().await;
+    test.put(0..30).await;
     // Two deaths make a suspect, then it runs alone; before 4.3 ten of these are forgiven.
     let allowed = if amqp::counts_deaths().await { 2 + 3 } else { 2 + 10 + 3 };
     let (mut starts, mut handled) = (0, BTreeMap::new());
     // Each round is a process, killed by the message 7.
     'processes: while handled.len() < 30 {
-        let (proxy, broker) = through_proxy(&name).await;
-        let mut source = open(&broker, &[&name], "g", plain).await;
+        let (proxy, broker) = through_proxy(&test.name).await;
+        let mut source = open(&broker, &[&test.name], "g", plain).await;
         let mut out = Vec::new();
         while handled.len() < 30 {
             let mut delivery = source.next().await;
@@ -146,7 +137,7 @@ async fn only_the_killer_counts_crashes() {
             if body == "7" && crashes < 3 {
                 starts += 1;
                 let left = 30 - u32::try_from(handled.len()).unwrap();
-                die(&raw, &queue, left, (proxy, broker), (out, delivery, source)).await;
+                die(&test, left, (proxy, broker), (out, delivery, source)).await;
                 continue 'processes;
             }
             assert_eq!(crashes, if body == "7" { 3 } else { 0 }, "of {body}");
@@ -161,29 +152,23 @@ async fn only_the_killer_counts_crashes() {
         source.close().await;
     }
     assert_eq!((starts, handled["7"]), (allowed, 3));
-    clean(raw, &name, &queue).await;
+    clean(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn prefetched_messages_count_no_crash() {
-    let _alone = crate::QUARANTINE.lock().await;
-    let (name, raw) = (fresh("killed"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    {
-        let (_proxy, broker) = through_proxy(&name).await;
-        open(&broker, &[&name], "g", plain).await.close().await;
-    }
-    put(&raw, &queue, 0..10).await;
+    let (_alone, test) = start("killed").await;
+    test.open(plain).await.close().await;
+    test.put(0..10).await;
     // Five kills from outside while the first message runs.
     for _ in 0..5 {
-        let (proxy, broker) = through_proxy(&name).await;
-        let mut source = open(&broker, &[&name], "g", plain).await;
+        let (proxy, broker) = through_proxy(&test.name).await;
+        let mut source = open(&broker, &[&test.name], "g", plain).await;
         let first = source.next().await;
         assert_eq!(text(&first), "0");
-        die(&raw, &queue, 10, (proxy, broker), (first, source)).await;
+        die(&test, 10, (proxy, broker), (first, source)).await;
     }
-    let (_proxy, broker) = through_proxy(&name).await;
-    let mut source = open(&broker, &[&name], "g", plain).await;
+    let mut source = test.open(plain).await;
     let alone = if amqp::counts_deaths().await { 3 } else { 0 };
     for n in 0..10 {
         let mut delivery = source.next().await;
@@ -191,80 +176,74 @@ async fn prefetched_messages_count_no_crash() {
         delivery.settle.ack().await.unwrap();
     }
     source.close().await;
-    clean(raw, &name, &queue).await;
+    clean(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn losses_while_it_runs_alone_count_no_crash() {
-    let _alone = crate::QUARANTINE.lock().await;
-    let (name, raw) = (fresh("lone"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    let (proxy, broker) = through_proxy(&name).await;
-    open(&broker, &[&name], "g", plain).await.close().await;
-    put(&raw, &queue, 0..1).await;
-    die_with(&raw, &queue, 1).await;
-    die_with(&raw, &queue, 1).await;
+    let (_alone, test) = start("lone").await;
+    test.open(plain).await.close().await;
+    test.put(0..1).await;
+    die_with(&test, 1).await;
+    die_with(&test, 1).await;
     for _ in 0..2 {
-        let mut source = open(&broker, &[&name], "g", plain).await;
+        let mut source = test.open(plain).await;
         for _ in 0..3 {
             let alone = source.next().await;
             assert_eq!(body_and_crashes(&alone), ("0".into(), 0));
-            interrupt(&proxy, &mut source).await;
+            interrupt(&test.proxy, &mut source).await;
         }
         let alone = source.next().await;
         assert_eq!(body_and_crashes(&alone), ("0".into(), 0));
         // A graceful restart while it runs: a close without a stop before it.
         source.close_within(Duration::from_secs(30)).await.1.unwrap();
     }
-    let mut source = open(&broker, &[&name], "g", plain).await;
+    let mut source = test.open(plain).await;
     let mut alone = source.next().await;
     assert_eq!(body_and_crashes(&alone), ("0".into(), 0));
     alone.settle.ack().await.unwrap();
     source.close().await;
-    clean(raw, &name, &queue).await;
+    clean(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn live_source_takes_over_a_left_quarantine() {
-    let _alone = crate::QUARANTINE.lock().await;
-    let (name, raw) = (fresh("left"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    let (_proxy, broker) = through_proxy(&name).await;
-    let mut living = open(&broker, &[&name], "g", plain).await;
-    put(&raw, &queue, 0..1).await;
+    let (_alone, test) = start("left").await;
+    let mut living = test.open(plain).await;
+    test.put(0..1).await;
     let mut running = living.next().await;
     // Another process dies after it has quarantined a message.
-    put(&raw, &format!("{queue}.quarantine"), 1..2).await;
+    test.put_to(&test.queue_of("quarantine"), 1..2).await;
     // The source looks for such messages every 10 s, and runs none beside another message.
     living.nothing_within(Duration::from_secs(15)).await;
     running.settle.ack().await.unwrap();
     let mut taken = living.next().await;
     assert_eq!(body_and_crashes(&taken), ("1".into(), 0));
-    put(&raw, &queue, 2..3).await;
+    test.put(2..3).await;
     living.nothing_within(QUIET).await;
     taken.settle.ack().await.unwrap();
     assert_eq!(living.ack(1).await, ["2"]);
     living.close().await;
-    clean(raw, &name, &queue).await;
+    clean(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn suspects_run_where_quarantine_refuses_them() {
-    let _alone = crate::QUARANTINE.lock().await;
-    let (name, raw) = (fresh("full"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    let quarantine = format!("{queue}.quarantine");
+    let (_alone, test) = start("full").await;
     let mut full = FieldTable::default();
     full.insert("x-max-length".into(), AMQPValue::LongInt(0));
     full.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
     let durable = QueueDeclareOptions { durable: true, ..Default::default() };
-    raw.channel.queue_declare(quarantine.into(), durable, full).await.unwrap();
-    let (_proxy, broker) = through_proxy(&name).await;
-    open(&broker, &[&name], "g", plain).await.close().await;
-    put(&raw, &queue, 0..3).await;
-    die_with(&raw, &queue, 3).await;
-    die_with(&raw, &queue, 3).await;
-    let mut source = open(&broker, &[&name], "g", plain).await;
+    test.raw
+        .channel
+        .queue_declare(test.queue_of("quarantine").into(), durable, full)
+        .await
+        .unwrap();
+    test.open(plain).await.close().await;
+    test.put(0..3).await;
+    die_with(&test, 3).await;
+    die_with(&test, 3).await;
+    let mut source = test.open(plain).await;
     let together = source.take(3).await;
     assert_eq!(
         together.iter().map(body_and_crashes).collect::<Vec<_>>(),
@@ -274,66 +253,56 @@ async fn suspects_run_where_quarantine_refuses_them() {
         delivery.settle.ack().await.unwrap();
     }
     source.close().await;
-    clean(raw, &name, &queue).await;
+    clean(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn max_crashes_zero_runs_no_message_alone() {
-    let _alone = crate::QUARANTINE.lock().await;
-    let (name, raw) = (fresh("off"), Raw::connect().await);
-    let queue = format!("{name}.g");
+    let (_alone, test) = start("off").await;
     let off = |request: &mut SubscribeRequest| {
         plain(request);
         request.max_crashes = 0;
     };
-    let (_proxy, broker) = through_proxy(&name).await;
-    open(&broker, &[&name], "g", off).await.close().await;
-    assert!(!raw.exists(&format!("{queue}.quarantine")).await);
-    put(&raw, &queue, 0..3).await;
+    test.open(off).await.close().await;
+    assert!(!test.raw.exists(&test.queue_of("quarantine")).await);
+    test.put(0..3).await;
     for _ in 0..4 {
-        let before = raw.count(&queue).await;
-        let proxy = consume_raw(&queue, 3).await;
-        proxy.cut();
-        drop(proxy);
-        while raw.count(&queue).await < before {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let before = test.count().await;
+        consume_raw(&test.queue, 3).await.cut();
+        until("the messages to be requeued", async || test.count().await >= before).await;
     }
-    let mut source = open(&broker, &[&name], "g", off).await;
+    let mut source = test.open(off).await;
     let together = source.take(3).await;
     assert!(together.iter().all(|delivery| delivery.retry.crashes == 0));
     for mut delivery in together {
         delivery.settle.ack().await.unwrap();
     }
     source.close().await;
-    raw.clean(&[&queue, &format!("{queue}.dead")], &[&name]).await;
+    test.clean().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn graceful_end_and_losses_count_no_crash() {
-    let _alone = crate::QUARANTINE.lock().await;
-    let (name, raw) = (fresh("innocent"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    let (proxy, broker) = through_proxy(&name).await;
+    let (_alone, test) = start("innocent").await;
     // A server that counts all returns makes returned messages run alone.
     let together = if amqp::counts_deaths().await { 2 } else { 1 };
     // Graceful closes, with messages in flight and prefetched.
     for round in 0..4 {
-        let mut source = open(&broker, &[&name], "g", plain).await;
+        let mut source = test.open(plain).await;
         if round == 0 {
-            put(&raw, &queue, 0..5).await;
+            test.put(0..5).await;
         }
         let out = source.take(together).await;
         assert!(out.iter().all(|delivery| delivery.retry.crashes == 0), "round {round}");
         source.close().await;
     }
     // Returned by the runtime, and lost with the connection.
-    let mut source = open(&broker, &[&name], "g", plain).await;
+    let mut source = test.open(plain).await;
     for round in 0..4 {
         drop(source.next().await);
         let again = source.take(1).await;
         assert_eq!(again[0].retry.crashes, 0, "round {round}");
-        interrupt(&proxy, &mut source).await;
+        interrupt(&test.proxy, &mut source).await;
     }
     let mut seen = source.ack(1).await;
     while seen.len() < 5 {
@@ -342,52 +311,48 @@ async fn graceful_end_and_losses_count_no_crash() {
     seen.sort();
     assert_eq!(seen, ["0", "1", "2", "3", "4"]);
     source.close().await;
-    raw.clean(&[&queue, &format!("{queue}.dead")], &[&name]).await;
+    clean(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn passive_queue_may_be_single_active_consumer() {
-    let _alone = crate::QUARANTINE.lock().await;
-    let (name, raw) = (fresh("single"), Raw::connect().await);
-    let (_proxy, broker) = through_proxy(&name).await;
-    let declared = AmqpSubscription::new().with_queue(&*name).with_single_active_consumer(true);
+    let (_alone, test) = start("single").await;
+    let declared =
+        AmqpSubscription::new().with_queue(&*test.name).with_single_active_consumer(true);
     let change = |options: AmqpSubscription| {
         move |request: &mut SubscribeRequest| {
             plain(request);
             request.options.insert(options);
         }
     };
-    let mut active = open(&broker, &[&name], "g", change(declared)).await;
-    let passive = AmqpSubscription::new().with_queue(&*name).with_passive(true);
-    let mut waiting = open(&broker, &[&name], "g", change(passive)).await;
-    put(&raw, &name, 0..2).await;
+    let mut active = test.open(change(declared)).await;
+    let passive = AmqpSubscription::new().with_queue(&*test.name).with_passive(true);
+    let mut waiting = test.open(change(passive)).await;
+    test.put_to(&test.name, 0..2).await;
     let out = active.take(2).await;
     waiting.nothing_within(Duration::from_millis(200)).await;
     active.close().await;
     drop(out);
     assert_eq!(waiting.ack(2).await, ["0", "1"]);
     waiting.close().await;
-    raw.clean(&[&name, &format!("{name}.dead")], &[&name]).await;
+    test.raw.clean(&[&test.name], &[&test.name]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn losses_and_a_restart_count_no_crash() {
-    let _alone = crate::QUARANTINE.lock().await;
-    let (name, raw) = (fresh("blips"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    let (proxy, broker) = through_proxy(&name).await;
-    let mut source = open(&broker, &[&name], "g", plain).await;
-    put(&raw, &queue, 0..10).await;
+    let (_alone, test) = start("blips").await;
+    let mut source = test.open(plain).await;
+    test.put(0..10).await;
     // One slow handler runs; nine messages are prefetched and never start.
     let slow = source.next().await;
     for _ in 0..3 {
-        amqp::until_unacknowledged(&queue, 10).await;
-        interrupt(&proxy, &mut source).await;
+        amqp::until_unacknowledged(&test.queue, 10).await;
+        interrupt(&test.proxy, &mut source).await;
     }
-    amqp::until_unacknowledged(&queue, 10).await;
+    amqp::until_unacknowledged(&test.queue, 10).await;
     drop(slow);
     source.close().await;
-    let mut source = open(&broker, &[&name], "g", plain).await;
+    let mut source = test.open(plain).await;
     let mut seen = Vec::new();
     for _ in 0..10 {
         let mut delivery = source.next().await;
@@ -397,7 +362,7 @@ async fn losses_and_a_restart_count_no_crash() {
     }
     assert_eq!(seen, (0..10).map(|n: u32| n.to_string()).collect::<Vec<_>>());
     source.close().await;
-    clean(raw, &name, &queue).await;
+    clean(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -406,16 +371,14 @@ async fn suspect_waits_for_running_messages_only() {
     /// Longer than the interval and the limit of the source's checks of the quarantine.
     const BACKLOG: u32 = 100;
     const HANDLING: Duration = Duration::from_millis(800);
-    let (name, raw) = (fresh("backlog"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    let (_proxy, broker) = through_proxy(&name).await;
+    let test = QueueTest::new("backlog").await;
     let prefetched = |request: &mut SubscribeRequest| {
         plain(request);
         request.max_unsettled = Some(usize::try_from(BACKLOG).unwrap());
     };
-    let mut source = open(&broker, &[&name], "g", prefetched).await;
-    put(&raw, &queue, 0..BACKLOG).await;
-    put(&raw, &format!("{queue}.quarantine"), [BACKLOG]).await;
+    let mut source = test.open(prefetched).await;
+    test.put(0..BACKLOG).await;
+    test.put_to(&test.queue_of("quarantine"), [BACKLOG]).await;
     let (mut before, mut suspect) = (0, false);
     for _ in 0..=BACKLOG {
         let mut delivery = source.next().await;
@@ -431,75 +394,57 @@ async fn suspect_waits_for_running_messages_only() {
     }
     assert!(suspect && before < BACKLOG, "it ran after {before} of {BACKLOG}");
     source.close().await;
-    clean(raw, &name, &queue).await;
+    clean(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn source_goes_on_while_another_runs_a_message_alone() {
-    let _alone = crate::QUARANTINE.lock().await;
-    let (name, raw) = (fresh("turn"), Raw::connect().await);
-    let [first, second] = ["a", "b"].map(|group| format!("{name}.{group}"));
-    let (_proxy, broker) = through_proxy(&name).await;
+    let (_alone, test) = start("turn").await;
+    let [first, second] = ["a", "b"].map(|group| format!("{}.{group}", test.name));
     for group in ["a", "b"] {
-        open(&broker, &[&name], group, plain).await.close().await;
+        open(&test.broker, &[&test.name], group, plain).await.close().await;
     }
-    put(&raw, &format!("{first}.quarantine"), [0]).await;
-    put(&raw, &format!("{second}.quarantine"), [1]).await;
-    put(&raw, &second, [2]).await;
-    let mut running = open(&broker, &[&name], "a", plain).await;
+    test.put_to(&format!("{first}.quarantine"), [0]).await;
+    test.put_to(&format!("{second}.quarantine"), [1]).await;
+    test.put_to(&second, [2]).await;
+    let mut running = open(&test.broker, &[&test.name], "a", plain).await;
     let mut alone = running.next().await;
     assert_eq!(text(&alone), "0");
-    let mut other = open(&broker, &[&name], "b", plain).await;
+    let mut other = open(&test.broker, &[&test.name], "b", plain).await;
     assert_eq!(other.ack(1).await, ["2"]);
     other.nothing_within(QUIET).await;
     alone.settle.ack().await.unwrap();
     assert_eq!(other.ack(1).await, ["1"]);
     running.close().await;
     other.close().await;
-    clean(raw, &name, &first).await;
-    let raw = Raw::connect().await;
-    clean(raw, &name, &second).await;
+    test.raw.clean(&[&first, &second], &[&test.name]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn standby_runs_no_message_in_quarantine() {
-    let _alone = crate::QUARANTINE.lock().await;
-    let (name, raw) = (fresh("standby"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    let single = |request: &mut SubscribeRequest| {
-        plain(request);
-        request.options.insert(AmqpSubscription::new().with_single_active_consumer(true));
-    };
-    let (_proxy, broker) = through_proxy(&name).await;
-    let mut active = open(&broker, &[&name], "g", single).await;
-    put(&raw, &queue, [0]).await;
+    let (_alone, test) = start("standby").await;
+    let mut active = test.open(single).await;
+    test.put([0]).await;
     let mut running = active.next().await;
-    put(&raw, &format!("{queue}.quarantine"), [1]).await;
-    let mut standby = open(&broker, &[&name], "g", single).await;
+    test.put_to(&test.queue_of("quarantine"), [1]).await;
+    let mut standby = test.open(single).await;
     standby.nothing_within(QUIET).await;
     running.settle.ack().await.unwrap();
     assert_eq!(active.ack(1).await, ["1"]);
     standby.nothing_within(QUIET).await;
     active.close().await;
     standby.close().await;
-    clean(raw, &name, &queue).await;
+    clean(test).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sole_consumer_runs_the_quarantine_first() {
-    let _alone = crate::QUARANTINE.lock().await;
-    let (name, raw) = (fresh("sole"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    let single = |request: &mut SubscribeRequest| {
-        plain(request);
-        request.options.insert(AmqpSubscription::new().with_single_active_consumer(true));
-    };
-    let (_proxy, broker) = through_proxy(&name).await;
-    open(&broker, &[&name], "g", single).await.close().await;
+    let (_alone, test) = start("sole").await;
+    test.open(single).await.close().await;
     // The queue itself stays empty, so it delivers nothing.
-    put(&raw, &format!("{queue}.quarantine"), [1]).await;
-    let mut sole = open(&broker, &[&name], "g", single).await;
+    test.put_to(&test.queue_of("quarantine"), [1]).await;
+    let mut sole = test.open(single).await;
     assert_eq!(sole.ack(1).await, ["1"]);
     sole.close().await;
-    clean(raw, &name, &queue).await;
+    clean(test).await;
 }

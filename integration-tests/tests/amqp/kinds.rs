@@ -7,7 +7,7 @@ use cqrs_core::Retry;
 use cqrs_core::consume::{DeadLetter, DeadLetterReason, Delayed, RetryState, SubscribeRequest};
 use cqrs_core::event::Timestamp;
 use cqrs_testkit::source::text;
-use integration_tests::amqp::{Raw, fresh, through_proxy};
+use integration_tests::amqp::QueueTest;
 use integration_tests::consuming::{interrupt, open};
 use lapin::BasicProperties;
 
@@ -20,21 +20,17 @@ fn with(options: AmqpSubscription) -> impl FnOnce(&mut SubscribeRequest) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stream_is_reread_from_its_first_unsettled_message() {
-    let (name, raw) = (fresh("stream"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    let (proxy, broker) = through_proxy(&name).await;
+    let test = QueueTest::new("stream").await;
     let stream = || AmqpSubscription::new().with_kind(QueueKind::Stream);
-    let mut source = open(&broker, &[&name], "g", with(stream())).await;
-    for n in 0..6 {
-        raw.put(&queue, n.to_string().as_bytes(), BasicProperties::default()).await;
-    }
+    let mut source = test.open(with(stream())).await;
+    test.put(0..6).await;
     let mut out = source.take(4).await;
     assert_eq!(out[3].message.offset, Some(3));
     // There is no retry queue: its copies would be read by every group.
     let state = RetryState::default().failed(Timestamp::now());
     let later = out[0].settle.retry_later(Duration::from_secs(1), &state).await.unwrap();
     assert_eq!(later, Delayed::Hold);
-    assert!(!raw.exists(&format!("{queue}.retry.1s")).await);
+    assert!(!test.raw.exists(&test.queue_of("retry.1s")).await);
     // A dropped delivery is redelivered, while the others stay valid.
     drop(out.remove(0));
     assert_eq!(source.ack(2).await, ["4", "5"]);
@@ -45,35 +41,33 @@ async fn stream_is_reread_from_its_first_unsettled_message() {
         delivery.settle.ack().await.unwrap();
     }
     // 3 is left: reading goes on there, and what was settled behind it is skipped.
-    interrupt(&proxy, &mut source).await;
+    interrupt(&test.proxy, &mut source).await;
     assert!(out[2].settle.is_revoked());
-    raw.put(&queue, b"6", BasicProperties::default()).await;
+    test.put(["6"]).await;
     let mut third = source.next().await;
     assert_eq!((text(&third), third.message.offset), ("3".into(), Some(3)));
-    let letter = DeadLetter::new(DeadLetterReason::Decode, &*name, "g");
+    let letter = DeadLetter::new(DeadLetterReason::Decode, &*test.name, "g");
     third.settle.dead_letter(&letter).await.unwrap();
     third.settle.ack().await.unwrap();
     assert_eq!(source.ack(1).await, ["6"]);
     source.nothing_within(Duration::from_millis(300)).await;
     source.close().await;
-    assert_eq!(raw.drain(&format!("{queue}.dead")).await.len(), 1);
+    assert_eq!(test.raw.drain(&test.queue_of("dead")).await.len(), 1);
     // A stream keeps no place for a group.
     let options = stream().with_offset(StreamOffset::Offset(5));
-    let mut source = open(&broker, &[&name], "g", with(options)).await;
+    let mut source = test.open(with(options)).await;
     assert_eq!(source.ack(2).await, ["5", "6"]);
     source.close().await;
-    raw.clean(&[&queue, &format!("{queue}.dead")], &[&name]).await;
+    test.clean().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn retry_queue_of_an_exclusive_queue_is_exclusive() {
-    let (name, raw) = (fresh("exclusive"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    let (proxy, broker) = through_proxy(&name).await;
+    let test = QueueTest::new("exclusive").await;
     let options = AmqpSubscription::new().with_exclusive(true);
-    let mut source = open(&broker, &[&name], "g", with(options)).await;
+    let mut source = test.open(with(options)).await;
     for round in 0..2 {
-        raw.publish(&name, &name, b"x", BasicProperties::default()).await;
+        test.publish(b"x", BasicProperties::default()).await;
         let mut delivery = source.next().await;
         let state = RetryState::default().failed(Timestamp::now());
         let start = Instant::now();
@@ -81,26 +75,26 @@ async fn retry_queue_of_an_exclusive_queue_is_exclusive() {
         delivery.settle.ack().await.unwrap();
         let mut again = source.next().await;
         assert!(start.elapsed() >= Duration::from_secs(1));
-        assert_eq!((again.retry, &*again.message.topic), (state, &*name));
+        assert_eq!((again.retry, &*again.message.topic), (state, &*test.name));
         again.settle.ack().await.unwrap();
         if round == 0 {
-            interrupt(&proxy, &mut source).await;
+            interrupt(&test.proxy, &mut source).await;
         }
     }
     source.close().await;
     // Gone with the connection.
-    assert!(!raw.exists(&queue).await && !raw.exists(&format!("{queue}.retry.1s")).await);
-    raw.clean(&[&format!("{queue}.dead")], &[&name]).await;
+    assert!(
+        !test.raw.exists(&test.queue).await && !test.raw.exists(&test.queue_of("retry.1s")).await
+    );
+    test.clean().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn auto_delete_queue_has_retries() {
-    let (name, raw) = (fresh("fleeting"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    let (_proxy, broker) = through_proxy(&name).await;
+    let test = QueueTest::new("fleeting").await;
     let options = AmqpSubscription::new().with_durable(false).with_auto_delete(true);
-    let mut source = open(&broker, &[&name], "g", with(options)).await;
-    raw.publish(&name, &name, b"x", BasicProperties::default()).await;
+    let mut source = test.open(with(options)).await;
+    test.publish(b"x", BasicProperties::default()).await;
     let mut delivery = source.next().await;
     let state = RetryState::default().failed(Timestamp::now());
     delivery.settle.retry_later(Duration::from_secs(1), &state).await.unwrap();
@@ -109,24 +103,23 @@ async fn auto_delete_queue_has_retries() {
     assert_eq!(again.retry, state);
     again.settle.ack().await.unwrap();
     source.close().await;
-    assert!(!raw.exists(&queue).await, "deleted with its consumer");
-    raw.clean(&[&format!("{queue}.dead"), &format!("{queue}.retry.1s")], &[&name]).await;
+    assert!(!test.raw.exists(&test.queue).await, "deleted with its consumer");
+    test.clean().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_topics_are_several_queues_of_one_source() {
-    let (name, raw) = (fresh("topics"), Raw::connect().await);
-    let (_proxy, broker) = through_proxy(&name).await;
-    let topics = ["a", "b"].map(|topic| format!("{name}.{topic}"));
+    let test = QueueTest::new("topics").await;
+    let topics = ["a", "b"].map(|topic| format!("{}.{topic}", test.name));
     let names = topics.each_ref().map(String::as_str);
-    let mut source = open(&broker, &names, "g", |request| {
+    let mut source = open(&test.broker, &names, "g", |request| {
         request.retry = Retry::none();
         request.max_unsettled = Some(4);
     })
     .await;
     for topic in names {
         for _ in 0..4 {
-            raw.publish(&name, topic, topic.as_bytes(), BasicProperties::default()).await;
+            test.raw.publish(&test.name, topic, topic.as_bytes(), BasicProperties::default()).await;
         }
     }
     let out = source.take(4).await;
@@ -141,6 +134,6 @@ async fn several_topics_are_several_queues_of_one_source() {
     }
     assert_eq!(source.ack(4).await.len(), 4);
     source.close().await;
-    let queues = ["a.g", "b.g", "a.g.dead", "b.g.dead"].map(|end| format!("{name}.{end}"));
-    raw.clean(&queues.each_ref().map(String::as_str), &[&name]).await;
+    let queues = topics.map(|topic| format!("{topic}.g"));
+    test.raw.clean(&queues.each_ref().map(String::as_str), &[&test.name]).await;
 }

@@ -64,11 +64,8 @@ async fn a_raw_consumer_reads_back_every_part() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exactly_the_unroutable_get_the_error() {
-    let (exchange, queue) = (fresh("mandatory"), fresh("mandatory"));
-    let raw = Raw::connect().await;
-    raw.exchange(&exchange).await;
-    raw.queue(&queue, "quorum", &exchange, &["good"]).await;
-    let broker = Arc::new(AmqpMessageBroker::connect(config(&exchange)).await.unwrap());
+    let (name, raw, config) = amqp::with_queue("mandatory", "quorum", "good").await;
+    let broker = Arc::new(AmqpMessageBroker::connect(config).await.unwrap());
     let tasks = (0..64).map(|task| {
         let broker = Arc::clone(&broker);
         tokio::spawn(async move {
@@ -106,18 +103,14 @@ async fn exactly_the_unroutable_get_the_error() {
     // Nobody minds: no error.
     broker.publish(Message::new("bad", "{}").with_mandatory(false)).await.unwrap();
     drop(receipts);
-    assert_eq!(raw.drain(&queue).await.len(), 64 * 25 + 5_000 - 1_667);
+    assert_eq!(raw.drain(&name).await.len(), 64 * 25 + 5_000 - 1_667);
     let _ = broker.shutdown(Duration::from_secs(5)).await;
-    raw.clean(&[&queue], &[&exchange]).await;
+    raw.clean(&[&name], &[&name]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_keep_the_order_of_enqueue_over_64_tasks() {
-    let (exchange, queue) = (fresh("order"), fresh("order"));
-    let raw = Raw::connect().await;
-    raw.exchange(&exchange).await;
-    raw.queue(&queue, "classic", &exchange, &["t"]).await;
-    let mut config = config(&exchange);
+    let (name, raw, mut config) = amqp::with_queue("order", "classic", "t").await;
     (config.pool_size, config.channels_per_connection) = (2, 2);
     let broker = Arc::new(AmqpMessageBroker::connect(config).await.unwrap());
     let outcomes = Arc::new(Outcomes::default());
@@ -141,20 +134,16 @@ async fn keys_keep_the_order_of_enqueue_over_64_tasks() {
     for task in tasks.collect::<Vec<_>>() {
         task.await.unwrap();
     }
-    let summary = outcomes.check("amqp order, 64 tasks", &raw.drain(&queue).await);
+    let summary = outcomes.check("amqp order, 64 tasks", &raw.drain(&name).await);
     summary.assert_sound();
     assert_eq!((summary.confirmed, summary.duplicates), (64 * 150, 0));
     let _ = broker.shutdown(Duration::from_secs(5)).await;
-    raw.clean(&[&queue], &[&exchange]).await;
+    raw.clean(&[&name], &[&name]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn message_that_closes_the_channel_is_isolated() {
-    let (exchange, queue) = (fresh("culprit"), fresh("culprit"));
-    let raw = Raw::connect().await;
-    raw.exchange(&exchange).await;
-    raw.queue(&queue, "classic", &exchange, &["t"]).await;
-    let mut config = config(&exchange);
+    let (name, raw, mut config) = amqp::with_queue("culprit", "classic", "t").await;
     config.channels_per_connection = 1;
     // The server's own limit is 16 MiB, 128 MiB before 4.0: it says 406 and closes the channel.
     let too_large = if amqp::version().await >= (4, 0) { 17 << 20 } else { 129 << 20 };
@@ -177,7 +166,7 @@ async fn message_that_closes_the_channel_is_isolated() {
     }
     broker.publish(Message::new("t", "after")).await.unwrap();
     let mut seen = std::collections::HashSet::new();
-    let arrived = raw.drain(&queue).await;
+    let arrived = raw.drain(&name).await;
     let different = arrived.iter().filter(|delivery| seen.insert(amqp::id(delivery))).count();
     println!(
         "SUMMARY amqp culprit: attempted 61 confirmed 60 arrived {different} duplicates {}",
@@ -185,7 +174,7 @@ async fn message_that_closes_the_channel_is_isolated() {
     );
     assert_eq!(different, 60);
     let _ = broker.shutdown(Duration::from_secs(5)).await;
-    raw.clean(&[&queue], &[&exchange]).await;
+    raw.clean(&[&name], &[&name]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -308,11 +297,8 @@ async fn message_that_amqp_cannot_carry_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shutdown_waits_refuses_and_reports() {
-    let (exchange, queue) = (fresh("shutdown"), fresh("shutdown"));
-    let raw = Raw::connect().await;
-    raw.exchange(&exchange).await;
-    raw.queue(&queue, "quorum", &exchange, &["t"]).await;
-    let broker = AmqpMessageBroker::connect(config(&exchange)).await.unwrap();
+    let (name, raw, config) = amqp::with_queue("shutdown", "quorum", "t").await;
+    let broker = AmqpMessageBroker::connect(config.clone()).await.unwrap();
     let mut receipts = Vec::new();
     for _ in 0..500 {
         receipts.push(broker.enqueue(Message::new("t", "1")).await.unwrap());
@@ -327,9 +313,9 @@ async fn a_shutdown_waits_refuses_and_reports() {
         receipt.await.unwrap();
     }
     assert_eq!(broker.shutdown(Duration::ZERO).await.undelivered, 0);
-    assert_eq!(raw.count(&queue).await, 500);
+    assert_eq!(raw.count(&name).await, 500);
     // Undelivered messages are counted in time.
-    let mut silent = config(&exchange);
+    let mut silent = config;
     let proxy = FaultProxy::start("127.0.0.1:0", amqp::address()).await.unwrap();
     proxy.refuse(true);
     silent.dsn = format!("amqp://guest:guest@{}", proxy.address()).into();
@@ -340,7 +326,7 @@ async fn a_shutdown_waits_refuses_and_reports() {
     // Long before the deadline of the publish.
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
     assert_eq!(receipt.await.unwrap_err().kind(), PublishErrorKind::Closed);
-    raw.clean(&[&queue], &[&exchange]).await;
+    raw.clean(&[&name], &[&name]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use cqrs_core::consume::{SourceStatus, Subscribe, SubscribeErrorKind, SubscribeR
 use cqrs_core::{Message, MessageBrokerExt, Retry};
 use cqrs_testkit::TestSource;
 use cqrs_testkit::source::{is_consuming, is_disconnected, text};
-use integration_tests::amqp::{self, Raw, config, fresh, through_proxy, unacknowledged};
+use integration_tests::amqp::{self, QueueTest, Raw, config, fresh, unacknowledged};
 use integration_tests::consuming::fixture::until;
 use integration_tests::consuming::{TIMEOUT, open, request, try_open};
 use integration_tests::control::{brokers, ctl};
@@ -43,26 +43,18 @@ fn passing(source: &TestSource, is: fn(&SourceStatus) -> bool) -> JoinHandle<Sou
     })
 }
 
-async fn clean(raw: Raw, queue: &str, exchange: &str) {
-    raw.clean(&[queue, &format!("{queue}.dead")], &[exchange]).await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_connection_is_reported_and_loses_nothing() {
-    let (name, raw) = (fresh("cut"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    let (proxy, broker) = through_proxy(&name).await;
-    let mut source = open(&broker, &[&name], "g", plain).await;
-    for n in 0..4 {
-        raw.put(&queue, n.to_string().as_bytes(), BasicProperties::default()).await;
-    }
+    let test = QueueTest::new("cut").await;
+    let mut source = test.open(plain).await;
+    test.put(0..4).await;
     let mut out = source.take(3).await;
     out[0].settle.ack().await.unwrap();
     // A sent ack may not have arrived.
-    until("all are out", async || raw.count(&queue).await == 0).await;
-    until("the ack arrives", async || unacknowledged(&queue).await == Some(3)).await;
-    proxy.refuse(true);
-    proxy.cut();
+    until("all are out", async || test.count().await == 0).await;
+    until("the ack arrives", async || unacknowledged(&test.queue).await == Some(3)).await;
+    test.proxy.refuse(true);
+    test.proxy.cut();
     let cut = Instant::now();
     source.wait_for(is_disconnected).await;
     assert!(cut.elapsed() < SLACK, "noticed after {:?}", cut.elapsed());
@@ -71,9 +63,9 @@ async fn lost_connection_is_reported_and_loses_nothing() {
     for delivery in &mut out[1..] {
         assert!(!delivery.settle.begin() && delivery.settle.is_revoked());
         let error = delivery.settle.ack().await.unwrap_err().to_string();
-        assert!(error.contains(&queue), "{error}");
+        assert!(error.contains(&test.queue), "{error}");
     }
-    proxy.refuse(false);
+    test.proxy.refuse(false);
     drop(out);
     source.wait_for(is_consuming).await;
     let again = source.take(3).await;
@@ -83,18 +75,17 @@ async fn lost_connection_is_reported_and_loses_nothing() {
         delivery.settle.ack().await.unwrap();
     }
     source.close().await;
-    assert_eq!(raw.count(&queue).await, 0);
-    clean(raw, &queue, &name).await;
+    assert_eq!(test.count().await, 0);
+    test.clean().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connection_closed_by_an_operator_is_reopened() {
-    let (name, raw) = (fresh("closed"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    let broker = AmqpMessageBroker::connect(config(&name)).await.unwrap();
-    let mut source = open(&broker, &[&name], "g", plain).await;
+    let test = QueueTest::new("closed").await;
+    let mut source = test.open(plain).await;
     let connections = ctl(&["list_connections", "pid", "client_properties"]).await;
-    let ours = connections.lines().find(|line| line.contains(&name)).expect("named in the list");
+    let ours =
+        connections.lines().find(|line| line.contains(&test.name)).expect("named in the list");
     let pid = ours.split_whitespace().next().unwrap();
     // It may be reconnected before the command has ended.
     let lost = passing(&source, is_disconnected);
@@ -102,36 +93,35 @@ async fn connection_closed_by_an_operator_is_reopened() {
     let SourceStatus::Disconnected { last_error } = lost.await.unwrap() else { unreachable!() };
     assert!(last_error.contains("320"), "{last_error}");
     source.wait_for(is_consuming).await;
-    raw.put(&queue, b"x", BasicProperties::default()).await;
+    test.put(["x"]).await;
     assert_eq!(source.ack(1).await, ["x"]);
     source.close().await;
-    clean(raw, &queue, &name).await;
+    test.clean().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_queue_is_declared_again() {
     for kind in [QueueKind::Classic, QueueKind::Quorum] {
-        let (name, raw) = (fresh("deleted"), Raw::connect().await);
-        let queue = format!("{name}.g");
-        let broker = AmqpMessageBroker::connect(config(&name)).await.unwrap();
+        let test = QueueTest::new("deleted").await;
         let options = AmqpSubscription::new().with_kind(kind);
-        let mut source = open(&broker, &[&name], "g", with(options)).await;
+        let mut source = test.open(with(options)).await;
         for round in 0..2 {
-            raw.put(&queue, b"lost", BasicProperties::default()).await;
+            test.put(["lost"]).await;
             let mut out = source.next().await;
             let lost = passing(&source, is_disconnected);
             // On a channel that may die of it.
             let other = Raw::connect().await;
-            let deleting = other.channel.queue_delete(queue.as_str().into(), Default::default());
+            let deleting =
+                other.channel.queue_delete(test.queue.as_str().into(), Default::default());
             let _may_crash = tokio::time::timeout(Duration::from_secs(10), deleting).await;
             lost.await.unwrap();
             assert!(!out.settle.begin());
             source.wait_for(is_consuming).await;
             // The binding is restored too.
             let body = format!("{round}");
-            let message = Message::new(&*name, body.clone());
+            let message = Message::new(&*test.name, body.clone());
             until("the exchange routes again", async || {
-                broker.publish(message.clone()).await.is_ok()
+                test.broker.publish(message.clone()).await.is_ok()
             })
             .await;
             let mut next = source.next().await;
@@ -140,7 +130,7 @@ async fn a_deleted_queue_is_declared_again() {
             next.settle.ack().await.unwrap();
         }
         source.close().await;
-        clean(raw, &queue, &name).await;
+        test.clean().await;
     }
 }
 
@@ -151,63 +141,55 @@ async fn consumer_cancelled_by_the_server_is_restarted() {
         println!("RabbitMQ {version:?} has no consumer timeout per queue: nothing to look at");
         return;
     }
-    let (name, raw) = (fresh("cancelled"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    let broker = AmqpMessageBroker::connect(config(&name)).await.unwrap();
+    let test = QueueTest::new("cancelled").await;
     let options = AmqpSubscription::new().with_consumer_timeout(Duration::from_secs(1));
-    let mut source = open(&broker, &[&name], "g", with(options)).await;
+    let mut source = test.open(with(options)).await;
     let lost = passing(&source, is_disconnected);
-    raw.put(&queue, b"slow", BasicProperties::default()).await;
+    test.put(["slow"]).await;
     let mut slow = source.next().await;
     lost.await.unwrap();
     assert!(slow.settle.is_revoked() && slow.settle.ack().await.is_err());
     assert_eq!(source.ack(1).await, ["slow"]);
     source.close().await;
-    clean(raw, &queue, &name).await;
+    test.clean().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn subscribe_waits_for_a_server_that_is_down() {
-    let (name, raw) = (fresh("down"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    let (proxy, broker) = through_proxy(&name).await;
-    proxy.refuse(true);
-    proxy.cut();
-    let (subscribing, mut status) = request(&[&name], "g", plain);
-    let opening = broker.subscribe(subscribing);
-    tokio::pin!(opening);
+    let test = QueueTest::new("down").await;
+    test.proxy.refuse(true);
+    test.proxy.cut();
+    let (subscribing, mut status) = request(&[&test.name], "g", plain);
+    let mut opening = test.broker.subscribe(subscribing);
     let failed =
         |status: &SourceStatus| matches!(status, SourceStatus::Connecting { last_error: Some(_) });
     tokio::select! {
         _ = &mut opening => panic!("there is no server"),
         seen = tokio::time::timeout(TIMEOUT, status.wait_for(failed)) => drop(seen.unwrap().unwrap()),
     }
-    proxy.refuse(false);
+    test.proxy.refuse(false);
     let source = tokio::time::timeout(TIMEOUT, opening).await.unwrap().unwrap();
     let mut source = TestSource::new(source, status, TIMEOUT);
-    raw.put(&queue, b"x", BasicProperties::default()).await;
+    test.put(["x"]).await;
     assert_eq!(source.ack(1).await, ["x"]);
     // A dropped subscribe leaves no consumer, at any point of it.
     for wait in [0, 5, 10, 20, 40, 80, 160] {
-        let (subscribing, _status) = request(&[&name], "g", plain);
-        let opening = broker.subscribe(subscribing);
+        let (subscribing, _status) = request(&[&test.name], "g", plain);
+        let opening = test.broker.subscribe(subscribing);
         let _ = tokio::time::timeout(Duration::from_millis(wait), opening).await;
     }
-    until("one consumer is left", async || raw.consumers(&queue).await == 1).await;
+    until("one consumer is left", async || test.raw.consumers(&test.queue).await == 1).await;
     source.close().await;
-    clean(raw, &queue, &name).await;
+    test.clean().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn close_ends_in_time_while_the_server_hangs() {
-    let (name, raw) = (fresh("hangs"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    let (proxy, broker) = through_proxy(&name).await;
-    let mut source = open(&broker, &[&name], "g", plain).await;
-    raw.put(&queue, b"x", BasicProperties::default()).await;
-    raw.put(&queue, b"y", BasicProperties::default()).await;
+    let test = QueueTest::new("hangs").await;
+    let mut source = test.open(plain).await;
+    test.put(["x", "y"]).await;
     let mut out = source.next().await;
-    proxy.stall(true);
+    test.proxy.stall(true);
     // The ack is sent and may not arrive.
     out.settle.ack().await.unwrap();
     let start = Instant::now();
@@ -219,27 +201,24 @@ async fn close_ends_in_time_while_the_server_hangs() {
     assert!(took < deadline + SLACK, "close took {took:?}");
     let error = ended.unwrap_err().to_string();
     assert!(error.contains("may be redelivered"), "{error}");
-    proxy.stall(false);
-    drop(proxy);
-    until("the server notices", async || raw.consumers(&queue).await == 0).await;
-    assert!((1..=2).contains(&raw.count(&queue).await));
-    clean(raw, &queue, &name).await;
+    test.proxy.stall(false);
+    test.proxy.refuse(true);
+    test.proxy.cut();
+    until("the server notices", async || test.raw.consumers(&test.queue).await == 0).await;
+    assert!((1..=2).contains(&test.count().await));
+    test.clean().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stopping_and_dropping_leave_the_broker() {
-    let (name, raw) = (fresh("leave"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    let broker = AmqpMessageBroker::connect(config(&name)).await.unwrap();
-    let mut source = open(&broker, &[&name], "g", plain).await;
-    for n in 0..3 {
-        raw.put(&queue, n.to_string().as_bytes(), BasicProperties::default()).await;
-    }
+    let test = QueueTest::new("leave").await;
+    let mut source = test.open(plain).await;
+    test.put(0..3).await;
     let mut out = source.take(2).await;
     source.stop().await;
     source.stop().await;
     assert!(source.poll().await.is_none());
-    raw.put(&queue, b"3", BasicProperties::default()).await;
+    test.put(["3"]).await;
     assert!(source.poll().await.is_none());
     // Deliveries in flight can be settled until the close.
     assert!(out[1].settle.begin());
@@ -248,13 +227,13 @@ async fn stopping_and_dropping_leave_the_broker() {
     ended.unwrap();
     assert!(took < SLACK, "{took:?}");
     assert!(out[0].settle.is_revoked() && out[0].settle.ack().await.is_err());
-    let left: Vec<_> = raw.drain(&queue).await.iter().map(|left| left.data[0]).collect();
+    let left: Vec<_> = test.raw.drain(&test.queue).await.iter().map(|left| left.data[0]).collect();
     assert_eq!(left, b"023", "in the order they had");
-    let source = open(&broker, &[&name], "g", plain).await;
-    assert_eq!(raw.consumers(&queue).await, 1);
+    let source = test.open(plain).await;
+    assert_eq!(test.raw.consumers(&test.queue).await, 1);
     drop(source);
-    until("no consumer is left", async || raw.consumers(&queue).await == 0).await;
-    clean(raw, &queue, &name).await;
+    until("no consumer is left", async || test.raw.consumers(&test.queue).await == 0).await;
+    test.clean().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -281,23 +260,18 @@ async fn queue_deleted_after_stop_revokes_only_its_messages() {
     source.close().await;
     assert_eq!(raw.count(&queue_of(&stays)).await, 0);
     let queue_that_stays = queue_of(&stays);
-    let dead = [&queue, &queue_that_stays].map(|queue| format!("{queue}.dead"));
-    raw.clean(&[&queue_that_stays, &dead[0], &dead[1]], &[&stays]).await;
+    raw.clean(&[&queue_that_stays, &queue], &[&stays]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn next_active_consumer_waits_for_running_messages() {
-    let (name, raw) = (fresh("handover"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    let broker = AmqpMessageBroker::connect(config(&name)).await.unwrap();
+    let test = QueueTest::new("handover").await;
     let alone = || with(AmqpSubscription::new().with_single_active_consumer(true));
-    let mut active = open(&broker, &[&name], "g", alone()).await;
+    let mut active = test.open(alone()).await;
     active.wait_for(is_consuming).await;
-    let mut next = open(&broker, &[&name], "g", alone()).await;
+    let mut next = test.open(alone()).await;
     next.wait_for(is_consuming).await;
-    for n in 0..40 {
-        raw.put(&queue, n.to_string().as_bytes(), BasicProperties::default()).await;
-    }
+    test.put(0..40).await;
     // One handler runs, the others wait for it here and in the prefetch.
     let mut out = active.take(10).await.into_iter();
     let mut runs = out.next().unwrap();
@@ -315,30 +289,26 @@ async fn next_active_consumer_waits_for_running_messages() {
         assert!(body != "0" && came.insert(body), "once");
     }
     next.close().await;
-    clean(raw, &queue, &name).await;
+    test.clean().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn conflict_with_an_existing_queue_is_named() {
-    let (name, raw) = (fresh("conflict"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    raw.exchange(&name).await;
-    raw.queue(&queue, "classic", &name, &[&name]).await;
-    let broker = AmqpMessageBroker::connect(config(&name)).await.unwrap();
-    let error = try_open(&broker, &[&name], "g", plain).await.unwrap_err();
+    let test = QueueTest::new("conflict").await;
+    test.raw.queue(&test.queue, "classic", &test.name, &[&test.name]).await;
+    let error = try_open(&test.broker, &[&test.name], "g", plain).await.unwrap_err();
     assert_eq!(error.kind(), SubscribeErrorKind::Conflict);
     let text = error.to_string();
-    for part in [&*queue, "x-queue-type", "quorum", "classic", "with_passive(true)", "406"] {
+    for part in [&*test.queue, "x-queue-type", "quorum", "classic", "with_passive(true)", "406"] {
         assert!(text.contains(part), "{part} in {text}");
     }
-    assert_eq!(raw.consumers(&queue).await, 0);
+    assert_eq!(test.raw.consumers(&test.queue).await, 0);
     // As it stands.
-    let mut source =
-        open(&broker, &[&name], "g", with(AmqpSubscription::new().with_passive(true))).await;
-    broker.publish(Message::new(&*name, "x")).await.unwrap();
+    let mut source = test.open(with(AmqpSubscription::new().with_passive(true))).await;
+    test.broker.publish(Message::new(&*test.name, "x")).await.unwrap();
     assert_eq!(source.ack(1).await, ["x"]);
     source.close().await;
-    clean(raw, &queue, &name).await;
+    test.clean().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -354,23 +324,23 @@ async fn refused_credentials_are_an_error() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn missing_passive_queue_is_an_error_only_at_start() {
-    let (name, raw) = (fresh("passive"), Raw::connect().await);
-    let broker = AmqpMessageBroker::connect(config(&name)).await.unwrap();
-    let options = AmqpSubscription::new().with_queue(&*name).with_passive(true);
-    let error = try_open(&broker, &[&name], "g", with(options.clone())).await.unwrap_err();
+    let test = QueueTest::new("passive").await;
+    let options = AmqpSubscription::new().with_queue(&*test.name).with_passive(true);
+    let error =
+        try_open(&test.broker, &[&test.name], "g", with(options.clone())).await.unwrap_err();
     assert_eq!(error.kind(), SubscribeErrorKind::NotFound, "{error}");
-    assert!(error.to_string().contains(&name), "{error}");
-    raw.queue(&name, "classic", &name, &[]).await;
-    let mut source = open(&broker, &[&name], "g", with(options)).await;
-    raw.channel.queue_delete(name.as_str().into(), Default::default()).await.unwrap();
+    assert!(error.to_string().contains(&test.name), "{error}");
+    test.raw.queue(&test.name, "classic", &test.name, &[]).await;
+    let mut source = test.open(with(options)).await;
+    test.raw.channel.queue_delete(test.name.as_str().into(), Default::default()).await.unwrap();
     let gone = |status: &SourceStatus| matches!(status, SourceStatus::Disconnected { last_error } if last_error.contains("404"));
     source.wait_for(gone).await;
-    raw.queue(&name, "classic", &name, &[]).await;
+    test.raw.queue(&test.name, "classic", &test.name, &[]).await;
     source.wait_for(is_consuming).await;
-    raw.put(&name, b"x", BasicProperties::default()).await;
+    test.put_to(&test.name, ["x"]).await;
     assert_eq!(source.ack(1).await, ["x"]);
     source.close().await;
-    clean(raw, &name, &name).await;
+    test.raw.clean(&[&test.name], &[&test.name]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -416,5 +386,5 @@ async fn queue_is_shared_with_python_cqrs_and_faststream() {
     raw.publish(&name, &name, b"x", BasicProperties::default()).await;
     assert_eq!(source.ack(1).await, ["x"]);
     source.close().await;
-    clean(raw, &name, &name).await;
+    raw.clean(&[&name], &[&name]).await;
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use cqrs_amqp::{AmqpMessageBroker, AmqpSubscription, DeclareMode};
+use cqrs_amqp::{AmqpSubscription, DeclareMode};
 use cqrs_core::Retry;
 use cqrs_core::consume::{
     DEAD_LETTER_HEADERS, DeadLetter, DeadLetterReason, DeadLetterTarget, Delayed, RETRY_HEADERS,
@@ -11,15 +11,10 @@ use cqrs_core::consume::{
 use cqrs_core::event::Timestamp;
 use cqrs_core::message::Headers;
 use cqrs_testkit::source::text;
-use integration_tests::amqp::{self, Raw, fresh, header};
-use integration_tests::consuming::open;
+use integration_tests::amqp::{QueueTest, header};
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldArray, FieldTable};
-
-async fn broker(exchange: &str) -> AmqpMessageBroker {
-    AmqpMessageBroker::connect(amqp::config(exchange)).await.unwrap()
-}
 
 fn seconds(delays: &[u64]) -> Retry {
     Retry::none().delayed(delays.iter().map(|delay| Duration::from_secs(*delay)))
@@ -126,17 +121,16 @@ fn read(copy: &Delivery) -> DeadLetter {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn retry_is_never_early_nor_behind_a_longer_one() {
-    let (name, raw) = (fresh("retry"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    let broker = broker(&name).await;
-    let mut source = open(&broker, &[&name], "g", |request| {
-        // So far apart that the short one is dead before the long one is due.
-        request.retry = seconds(&[1, 15]);
-    })
-    .await;
+    let test = QueueTest::new("retry").await;
+    let mut source = test
+        .open(|request| {
+            // So far apart that the short one is dead before the long one is due.
+            request.retry = seconds(&[1, 15]);
+        })
+        .await;
     let properties = || BasicProperties::default().with_headers(typed_headers());
     for text in ["long", "short"] {
-        raw.publish(&name, &name, text.as_bytes(), properties()).await;
+        test.publish(text.as_bytes(), properties()).await;
     }
     let mut due = Vec::new();
     for mut delivery in source.take(2).await {
@@ -154,7 +148,7 @@ async fn retry_is_never_early_nor_behind_a_longer_one() {
         assert!(late < bound, "{late:?} late");
         assert_eq!((text(&again), again.retry), (expected.clone(), state));
         let message = &again.message;
-        assert_eq!((&*message.topic, message.queue.as_deref()), (&*name, Some(&*queue)));
+        assert_eq!((&*message.topic, message.queue.as_deref()), (&*test.name, Some(&*test.queue)));
         assert_eq!(message.key.as_deref(), Some(&[0xff, 0][..]));
         assert_eq!(message.headers.get("count"), Some("-7"));
         // And once more: the attempts add up, the place it came from stays.
@@ -164,12 +158,12 @@ async fn retry_is_never_early_nor_behind_a_longer_one() {
         again.settle.ack().await.unwrap();
         let mut third = source.next().await;
         assert_eq!((text(&third), third.retry), (expected, state));
-        assert_eq!(&*third.message.topic, name);
+        assert_eq!(&*third.message.topic, test.name);
         third.settle.dead_letter(&letter(&third)).await.unwrap();
         third.settle.ack().await.unwrap();
     }
     source.close().await;
-    let dead = raw.drain(&format!("{queue}.dead")).await;
+    let dead = test.raw.drain(&test.queue_of("dead")).await;
     assert_eq!(dead.len(), 2);
     for copy in &dead {
         let headers = copy.properties.headers().as_ref().unwrap().inner();
@@ -178,27 +172,21 @@ async fn retry_is_never_early_nor_behind_a_longer_one() {
         }
         assert!(RETRY_HEADERS.iter().all(|name| !headers.contains_key(*name)));
         assert!(headers.keys().all(|name| !name.as_str().contains("death")), "{headers:?}");
-        assert_eq!(header(copy, "original-exchange").unwrap(), name);
-        assert_eq!(header(copy, "original-routing-key").unwrap(), name);
+        assert_eq!(header(copy, "original-exchange").unwrap(), test.name);
+        assert_eq!(header(copy, "original-routing-key").unwrap(), test.name);
     }
-    let queues = ["", ".dead", ".retry.1s", ".retry.15s"].map(|end| format!("{queue}{end}"));
-    raw.clean(&queues.each_ref().map(String::as_str), &[&name]).await;
+    test.clean().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn copies_are_the_message_byte_for_byte() {
-    let (name, raw) = (fresh("copies"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    let broker = broker(&name).await;
-    let mut source = open(&broker, &[&name], "g", |request| {
-        request.retry = seconds(&[3600]);
-    })
-    .await;
-    let elsewhere = format!("{name}.elsewhere");
-    raw.queue(&elsewhere, "classic", &name, &["elsewhere"]).await;
+    let test = QueueTest::new("copies").await;
+    let mut source = test.open(|request| request.retry = seconds(&[3600])).await;
+    let elsewhere = format!("{}.elsewhere", test.name);
+    test.raw.queue(&elsewhere, "classic", &test.name, &["elsewhere"]).await;
     let bytes: Vec<u8> = (0..=255).cycle().take(300_000).collect();
-    raw.publish(&name, &name, &bytes, all_properties()).await;
-    assert_eq!(raw.drain(&elsewhere).await.len(), 1, "routed by CC once");
+    test.publish(&bytes, all_properties()).await;
+    assert_eq!(test.raw.drain(&elsewhere).await.len(), 1, "routed by CC once");
     let mut delivery = source.next().await;
     let state = RetryState::default().failed(Timestamp::now());
     delivery.settle.retry_later(Duration::from_secs(3600), &state).await.unwrap();
@@ -207,13 +195,13 @@ async fn copies_are_the_message_byte_for_byte() {
     // Nothing was settled by that.
     assert!(delivery.settle.begin());
     delivery.settle.ack().await.unwrap();
-    let retry = raw.drain(&format!("{queue}.retry.3600s")).await.remove(0);
-    let dead = raw.drain(&format!("{queue}.dead")).await.remove(0);
+    let retry = test.raw.drain(&test.queue_of("retry.3600s")).await.remove(0);
+    let dead = test.raw.drain(&test.queue_of("dead")).await.remove(0);
     for copy in [&retry, &dead] {
         assert!(copy.data == bytes, "the same bytes");
         assert_application_headers(copy);
-        assert_eq!(header(copy, "original-exchange").unwrap(), name);
-        assert_eq!(header(copy, "original-routing-key").unwrap(), name);
+        assert_eq!(header(copy, "original-exchange").unwrap(), test.name);
+        assert_eq!(header(copy, "original-routing-key").unwrap(), test.name);
     }
     assert_eq!(header(&retry, RETRY_HEADERS[0]).unwrap(), "1");
     assert_eq!(retry.properties.priority(), &Some(3));
@@ -230,27 +218,20 @@ async fn copies_are_the_message_byte_for_byte() {
     ] {
         assert_eq!(header(&dead, name).as_deref(), Some(value), "{name}");
     }
-    assert_eq!(raw.drain(&elsewhere).await.len(), 0, "not routed by CC again");
+    assert_eq!(test.raw.drain(&elsewhere).await.len(), 0, "not routed by CC again");
     source.close().await;
-    let queues = ["", ".dead", ".retry.3600s"].map(|end| format!("{queue}{end}"));
-    let [a, b, c] = queues.each_ref().map(String::as_str);
-    raw.clean(&[a, b, c, &elsewhere], &[&name]).await;
+    test.raw.clean(&[&test.queue, &elsewhere], &[&test.name]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deleted_targets_are_declared_again() {
-    let (name, raw) = (fresh("healed"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    let broker = broker(&name).await;
-    let mut source = open(&broker, &[&name], "g", |request| {
-        request.retry = seconds(&[1]);
-    })
-    .await;
+    let test = QueueTest::new("healed").await;
+    let mut source = test.open(|request| request.retry = seconds(&[1])).await;
     for end in ["dead", "retry.1s"] {
-        let queue = format!("{queue}.{end}");
-        raw.channel.queue_delete(queue.as_str().into(), Default::default()).await.unwrap();
+        let queue = test.queue_of(end);
+        test.raw.channel.queue_delete(queue.into(), Default::default()).await.unwrap();
     }
-    raw.put(&queue, b"x", BasicProperties::default()).await;
+    test.put(["x"]).await;
     let mut delivery = source.next().await;
     let state = RetryState::default().failed(Timestamp::now());
     delivery.settle.retry_later(Duration::from_secs(1), &state).await.unwrap();
@@ -262,28 +243,26 @@ async fn deleted_targets_are_declared_again() {
         again.settle.dead_letter(&letter(&again)).await.unwrap();
         again.settle.ack().await.unwrap();
     }
-    assert_eq!(raw.drain(&format!("{queue}.dead")).await.len(), 2);
+    assert_eq!(test.raw.drain(&test.queue_of("dead")).await.len(), 2);
     source.close().await;
-    let queues = ["", ".dead", ".retry.1s"].map(|end| format!("{queue}{end}"));
-    raw.clean(&queues.each_ref().map(String::as_str), &[&name]).await;
+    test.clean().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_settled_while_a_target_is_missing() {
-    let (name, raw) = (fresh("missing"), Raw::connect().await);
-    let (queue, dead) = (format!("{name}.q"), format!("{name}.letters"));
-    raw.exchange(&name).await;
-    raw.queue(&queue, "quorum", &name, &[&name]).await;
-    let broker = broker(&name).await;
+    let test = QueueTest::new("missing").await;
+    let dead = test.queue_of("letters");
+    test.raw.queue(&test.queue, "quorum", &test.name, &[&test.name]).await;
     // Nothing is declared, so nothing heals itself.
-    let options = AmqpSubscription::new().with_queue(&queue).with_declare(DeclareMode::Passive);
+    let options =
+        AmqpSubscription::new().with_queue(&test.queue).with_declare(DeclareMode::Passive);
     let change = |request: &mut SubscribeRequest| {
         request.retry = seconds(&[1]);
         request.dead_letter = DeadLetterTarget::Named(dead.as_str().into());
         request.options.insert(options.clone());
     };
-    let mut source = open(&broker, &[&name], "g", change).await;
-    raw.put(&queue, b"x", BasicProperties::default()).await;
+    let mut source = test.open(change).await;
+    test.put(["x"]).await;
     let mut delivery = source.next().await;
     let letter = letter(&delivery);
     for _ in 0..3 {
@@ -293,28 +272,24 @@ async fn nothing_is_settled_while_a_target_is_missing() {
         assert!(later.unwrap_err().to_string().contains(".retry.1s"));
     }
     assert!(delivery.settle.begin());
-    raw.queue(&dead, "quorum", &name, &[]).await;
+    test.raw.queue(&dead, "quorum", &test.name, &[]).await;
     delivery.settle.dead_letter(&letter).await.unwrap();
     delivery.settle.ack().await.unwrap();
-    assert_eq!(read(&raw.drain(&dead).await[0]), letter);
+    assert_eq!(read(&test.raw.drain(&dead).await[0]), letter);
     source.close().await;
-    assert_eq!(raw.count(&queue).await, 0);
-    raw.clean(&[&queue, &dead], &[&name]).await;
+    assert_eq!(test.count().await, 0);
+    test.raw.clean(&[&test.queue, &dead], &[&test.name]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn copy_that_a_full_queue_refuses_is_not_stored() {
-    let (name, raw) = (fresh("full"), Raw::connect().await);
-    let (queue, dead) = (format!("{name}.g"), format!("{name}.g.dead"));
-    let broker = broker(&name).await;
+    let test = QueueTest::new("full").await;
+    let dead = test.queue_of("dead");
     // Declared by another client, with a limit.
-    raw.queue_of_one(&dead).await;
-    let mut source = open(&broker, &[&name], "g", |request| {
-        request.retry = Retry::none();
-    })
-    .await;
-    raw.put(&dead, b"another", BasicProperties::default()).await;
-    raw.put(&queue, b"x", BasicProperties::default()).await;
+    test.raw.queue_of_one(&dead).await;
+    let mut source = test.open(|request| request.retry = Retry::none()).await;
+    test.put_to(&dead, ["another"]).await;
+    test.put(["x"]).await;
     let mut delivery = source.next().await;
     let letter = letter(&delivery);
     for _ in 0..2 {
@@ -322,74 +297,64 @@ async fn copy_that_a_full_queue_refuses_is_not_stored() {
         assert!(error.contains("basic.nack"), "{error}");
     }
     assert!(delivery.settle.begin());
-    assert_eq!(raw.drain(&dead).await[0].data, b"another");
+    assert_eq!(test.raw.drain(&dead).await[0].data, b"another");
     delivery.settle.dead_letter(&letter).await.unwrap();
     delivery.settle.ack().await.unwrap();
-    assert_eq!(raw.drain(&dead).await[0].data, b"x");
+    assert_eq!(test.raw.drain(&dead).await[0].data, b"x");
     source.close().await;
-    raw.clean(&[&queue, &dead], &[&name]).await;
+    test.clean().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn oversized_headers_stop_nothing() {
-    let (name, raw) = (fresh("room"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    let broker = broker(&name).await;
-    let mut source = open(&broker, &[&name], "g", |request| {
-        request.retry = seconds(&[1]);
-    })
-    .await;
+    let test = QueueTest::new("room").await;
+    let mut source = test.open(|request| request.retry = seconds(&[1])).await;
     let mut headers = typed_headers();
     // A frame has 128 KiB.
     headers.insert("large".into(), AMQPValue::LongString(vec![b'x'; 130_700].into()));
-    raw.publish(&name, &name, b"x", BasicProperties::default().with_headers(headers)).await;
+    test.publish(b"x", BasicProperties::default().with_headers(headers)).await;
     let mut delivery = source.next().await;
     let state = RetryState::default().failed(Timestamp::now());
     let later = delivery.settle.retry_later(Duration::from_secs(1), &state).await.unwrap();
     assert_eq!(later, Delayed::Hold);
     let mut letter = letter(&delivery).with_error("E", "x".repeat(1_024));
-    letter.topic.clone_from(&name);
+    letter.topic.clone_from(&test.name);
     delivery.settle.dead_letter(&letter).await.unwrap();
     delivery.settle.ack().await.unwrap();
     source.close().await;
-    let dead = raw.drain(&format!("{queue}.dead")).await.remove(0);
+    let dead = test.raw.drain(&test.queue_of("dead")).await.remove(0);
     assert_eq!((read(&dead), &dead.data[..]), (letter, &b"x"[..]));
     let headers = dead.properties.headers().as_ref().unwrap().inner();
     assert_eq!(headers["message_key"], AMQPValue::ByteArray(vec![0xff, 0].into()));
-    let queues = ["", ".dead", ".retry.1s"].map(|end| format!("{queue}{end}"));
-    raw.clean(&queues.each_ref().map(String::as_str), &[&name]).await;
+    test.clean().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letter_leaves_out_a_key_that_does_not_fit() {
-    let (name, raw) = (fresh("long-key"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    let broker = broker(&name).await;
-    let mut source = open(&broker, &[&name], "g", |_| {}).await;
+    let test = QueueTest::new("long-key").await;
+    let mut source = test.open(|_| {}).await;
     let mut headers = FieldTable::default();
     headers.insert("message_key".into(), AMQPValue::LongString(vec![b'k'; 130_900].into()));
-    raw.publish(&name, &name, b"x", BasicProperties::default().with_headers(headers)).await;
+    test.publish(b"x", BasicProperties::default().with_headers(headers)).await;
     let mut delivery = source.next().await;
     let letter = letter(&delivery).with_error("E", "x".repeat(1_024));
     delivery.settle.dead_letter(&letter).await.unwrap();
     delivery.settle.ack().await.unwrap();
     source.close().await;
-    let dead = raw.drain(&format!("{queue}.dead")).await.remove(0);
+    let dead = test.raw.drain(&test.queue_of("dead")).await.remove(0);
     assert_eq!((read(&dead).error, &dead.data[..]), (letter.error, &b"x"[..]));
     let headers = dead.properties.headers().as_ref().unwrap().inner();
     assert_eq!(headers["cqrs-dead-letter-key-omitted"], AMQPValue::LongString("true".into()));
     assert!(!headers.contains_key("message_key"));
-    raw.clean(&[&queue, &format!("{queue}.dead")], &[&name]).await;
+    test.clean().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn delay_outside_the_schedule_makes_no_queue() {
-    let (name, raw) = (fresh("delays"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    let broker = broker(&name).await;
+    let test = QueueTest::new("delays").await;
     let schedule = |request: &mut SubscribeRequest| request.retry = seconds(&[2, 60]);
-    let mut source = open(&broker, &[&name], "g", schedule).await;
-    raw.put(&queue, b"x", BasicProperties::default()).await;
+    let mut source = test.open(schedule).await;
+    test.put(["x"]).await;
     let mut delivery = source.next().await;
     let state = RetryState::default().failed(Timestamp::now());
     let longer = delivery.settle.retry_later(Duration::from_secs(61), &state).await.unwrap_err();
@@ -402,9 +367,8 @@ async fn delay_outside_the_schedule_makes_no_queue() {
     assert!(failed.elapsed() >= Duration::from_secs(2), "it waited with those of 2 s");
     again.settle.ack().await.unwrap();
     for end in ["700ms", "61s"] {
-        assert!(!raw.exists(&format!("{queue}.retry.{end}")).await, "{end}");
+        assert!(!test.raw.exists(&test.queue_of(&format!("retry.{end}"))).await, "{end}");
     }
     source.close().await;
-    let queues = ["", ".dead", ".retry.2s", ".retry.60s"].map(|end| format!("{queue}{end}"));
-    raw.clean(&queues.each_ref().map(String::as_str), &[&name]).await;
+    test.clean().await;
 }

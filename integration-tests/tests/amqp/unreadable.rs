@@ -8,7 +8,7 @@ use cqrs_core::{
     HandlerError, MessageBrokerExt, NotificationEvent, PublishErrorKind, Received, Retry, Service,
     Subscription, each,
 };
-use integration_tests::amqp::{self, Raw, fresh, header};
+use integration_tests::amqp::{self, QueueTest, Raw, fresh, header};
 use integration_tests::amqp_frames::{
     CORRELATION_ID, HEADERS, RawPublisher, TYPE, nested_header, short, text_header,
 };
@@ -16,10 +16,10 @@ use integration_tests::consuming::fixture::until;
 use integration_tests::consuming::work::Work;
 use integration_tests::control::ctl;
 use integration_tests::interop::TestService;
+use lapin::ExchangeKind;
 use lapin::message::Delivery;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, ExchangeKind};
 
 fn subscription(topic: &str) -> Subscription {
     Subscription::to(topic.to_owned()).group("g").json::<Work>().retry(Retry::none())
@@ -178,8 +178,7 @@ async fn small_frame_max_does_not_stop_the_queue() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn largest_header_we_publish_survives_a_retry() {
-    let (name, raw) = (fresh("largest-header"), Raw::connect().await);
-    let broker = AmqpMessageBroker::connect(amqp::config(&name)).await.unwrap();
+    let test = QueueTest::new("largest-header").await;
     let failures = AtomicU32::new(0);
     let (sender, mut handled) = tokio::sync::mpsc::unbounded_channel();
     let handler = each(move |event: NotificationEvent<Work>, received: Received| {
@@ -193,28 +192,28 @@ async fn largest_header_we_publish_survives_a_retry() {
         }
     });
     let retry = Retry::none().delayed([Duration::from_secs(1)]);
-    let service = Service::builder(broker.clone())
-        .subscribe(subscription(&name).retry(retry), handler)
+    let service = Service::builder(test.broker.clone())
+        .subscribe(subscription(&test.name).retry(retry), handler)
         .build()
         .unwrap();
     let (stop, health) = (service.stop_handle(), service.health());
     let running = tokio::spawn(service.run_until(std::future::pending::<()>()));
     until("the service to consume", async || health.is_ready()).await;
     let message = |seq, size| {
-        let mut message = Work::new("k", seq).message(&name);
+        let mut message = Work::new("k", seq).message(&test.name);
         message.headers.insert("large", "x".repeat(size)).unwrap();
         message
     };
     // The largest that is taken, to 8 bytes.
-    let refused = broker.publish(message(0, 130_600)).await.unwrap_err();
+    let refused = test.broker.publish(message(0, 130_600)).await.unwrap_err();
     assert_eq!(refused.kind(), PublishErrorKind::TooLarge, "{refused}");
     let (mut fits, mut not) = (100_000, 130_600);
     while not - fits > 8 {
         let size = usize::midpoint(fits, not);
         let mut probe = message(0, size);
-        probe.topic = format!("{name}-elsewhere").into();
+        probe.topic = format!("{}-elsewhere", test.name).into();
         // Comes back whole, with the server's reason, and the connection goes on.
-        match broker.publish(probe).await.unwrap_err() {
+        match test.broker.publish(probe).await.unwrap_err() {
             error if error.kind() == PublishErrorKind::Unroutable => fits = size,
             error => {
                 assert_eq!(error.kind(), PublishErrorKind::TooLarge, "{error}");
@@ -222,8 +221,8 @@ async fn largest_header_we_publish_survives_a_retry() {
             }
         }
     }
-    broker.publish(message(1, fits)).await.unwrap();
-    broker.publish(message(2, 1)).await.unwrap();
+    test.broker.publish(message(1, fits)).await.unwrap();
+    test.broker.publish(message(2, 1)).await.unwrap();
     let mut came = Vec::new();
     while came.len() < 3 {
         let next = tokio::time::timeout(Duration::from_secs(60), handled.recv()).await;
@@ -234,40 +233,39 @@ async fn largest_header_we_publish_survives_a_retry() {
     stop.stop();
     running.await.unwrap().unwrap();
     assert!(handled.try_recv().is_err());
-    let queue = format!("{name}.g");
-    let queues = [queue.as_str(), &format!("{queue}.dead"), &format!("{queue}.retry.1s")];
-    for queue in queues {
-        assert_eq!(raw.count(queue).await, 0, "{queue}");
+    for queue in [&test.queue, &test.queue_of("dead"), &test.queue_of("retry.1s")] {
+        assert_eq!(test.raw.count(queue).await, 0, "{queue}");
     }
-    raw.clean(&queues, &[&name]).await;
+    test.clean().await;
 }
 
 /// The promise of `with_delivery_limit` about a policy.
 #[tokio::test(flavor = "multi_thread")]
 async fn policy_limits_deliveries_and_keeps_the_message() {
-    let (name, raw) = (fresh("policy-limit"), Raw::connect().await);
-    let queue = format!("{name}.g");
-    let dead = format!("{queue}.dead");
-    let broker = AmqpMessageBroker::connect(amqp::config(&name)).await.unwrap();
-    TestService::<Work>::open(broker.clone(), subscription(&name)).await.stop().await;
+    let test = QueueTest::new("policy-limit").await;
+    let (name, dead) = (&test.name, test.queue_of("dead"));
+    let declare = async || {
+        TestService::<Work>::open(test.broker.clone(), subscription(name)).await.stop().await;
+    };
+    declare().await;
     let definition = format!(
         r#"{{"delivery-limit":2,"dead-letter-exchange":"","dead-letter-routing-key":"{dead}"}}"#
     );
-    let pattern = format!("^{queue}$");
-    ctl(&["set_policy", "--apply-to", "queues", &name, &pattern, &definition]).await;
+    let pattern = format!("^{}$", test.queue);
+    ctl(&["set_policy", "--apply-to", "queues", name, &pattern, &definition]).await;
     let shown = async || ctl(&["-q", "list_queues", "name", "policy"]).await;
-    until("the policy", async || shown().await.matches(&name).count() > 2).await;
-    raw.put(&queue, b"kills", BasicProperties::default()).await;
+    until("the policy", async || shown().await.matches(name).count() > 2).await;
+    test.put(["kills"]).await;
     // The limit, and the one over it.
     for _ in 0..3 {
-        RawPublisher::connect().await.take_and_die(&queue).await;
-        let moved = async || raw.count(&queue).await + raw.count(&dead).await == 1;
+        RawPublisher::connect().await.take_and_die(&test.queue).await;
+        let moved = async || test.count().await + test.raw.count(&dead).await == 1;
         until("the message to be requeued", moved).await;
     }
-    until("the dead letter", async || raw.count(&dead).await == 1).await;
+    until("the dead letter", async || test.raw.count(&dead).await == 1).await;
     // The queue is declared as before: a policy is no other argument.
-    TestService::<Work>::open(broker, subscription(&name)).await.stop().await;
-    assert_eq!(raw.drain(&dead).await[0].data, b"kills");
-    ctl(&["clear_policy", &name]).await;
-    raw.clean(&[&queue, &dead], &[&name]).await;
+    declare().await;
+    assert_eq!(test.raw.drain(&dead).await[0].data, b"kills");
+    ctl(&["clear_policy", name]).await;
+    test.clean().await;
 }

@@ -8,7 +8,7 @@ use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, ErrorKind};
 use cqrs_core::broker::BrokerState;
 use cqrs_core::{Message, MessageBroker, MessageBrokerExt, PublishErrorKind};
 use cqrs_testkit::FaultProxy;
-use integration_tests::amqp::{self, Outcomes, Raw, fresh};
+use integration_tests::amqp::{self, Outcomes, Raw};
 use integration_tests::consuming::fixture::until;
 use integration_tests::control::{Restore, brokers, full};
 use integration_tests::servers::connected;
@@ -19,18 +19,18 @@ use crate::SERVERS;
 /// The allowed time beyond a deadline on a busy machine.
 const LATE: Duration = Duration::from_secs(30);
 
-/// An exchange `name` with a queue `name` of `kind` bound by "t", and the settings to publish to it.
-async fn set_up(name: &str, kind: &str) -> (Raw, AmqpConfig) {
-    let raw = Raw::connect().await;
-    raw.exchange(name).await;
-    raw.queue(name, kind, name, &["t"]).await;
-    (raw, amqp::config(name))
-}
-
 async fn through_proxy(config: &mut AmqpConfig) -> FaultProxy {
     let proxy = FaultProxy::start("127.0.0.1:0", amqp::address()).await.unwrap();
     config.dsn = format!("amqp://guest:guest@{}", proxy.address()).into();
     proxy
+}
+
+/// Waits until the broker value knows that its connection is lost.
+async fn lost(broker: &AmqpMessageBroker) {
+    until("the loss to be seen", async || {
+        matches!(broker.state(), BrokerState::Disconnected { .. })
+    })
+    .await;
 }
 
 /// Publishers that go on until they are stopped, or until each has published its share. Every tenth message
@@ -109,8 +109,7 @@ impl Load {
 #[tokio::test(flavor = "multi_thread")]
 async fn cut_connection_loses_nothing_and_keeps_order() {
     let _alone = SERVERS.write().await;
-    let name = fresh("cut");
-    let (raw, mut config) = set_up(&name, "quorum").await;
+    let (name, raw, mut config) = amqp::with_queue("cut", "quorum", "t").await;
     let proxy = through_proxy(&mut config).await;
     let broker = Arc::new(AmqpMessageBroker::connect(config).await.unwrap());
     let each = if full() { 100_000 / 64 } else { 20_000 / 64 };
@@ -129,8 +128,7 @@ async fn cut_connection_loses_nothing_and_keeps_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn unconfirmed_is_republished_after_a_cut() {
     let _alone = SERVERS.write().await;
-    let name = fresh("cuts");
-    let (raw, mut config) = set_up(&name, "classic").await;
+    let (name, raw, mut config) = amqp::with_queue("cuts", "classic", "t").await;
     (config.pool_size, config.channels_per_connection) = (2, 2);
     let proxy = through_proxy(&mut config).await;
     let broker = Arc::new(AmqpMessageBroker::connect(config).await.unwrap());
@@ -152,8 +150,7 @@ async fn unconfirmed_is_republished_after_a_cut() {
 }
 
 async fn kill_and_start(kind: &str, down: Duration, timeout: Duration, test: &str) {
-    let name = fresh("kill");
-    let (raw, mut config) = set_up(&name, kind).await;
+    let (name, raw, mut config) = amqp::with_queue("kill", kind, "t").await;
     config.publish_timeout = timeout;
     config.window_messages = 200;
     let broker = Arc::new(connected(|| AmqpMessageBroker::connect(config.clone())).await);
@@ -166,10 +163,7 @@ async fn kill_and_start(kind: &str, down: Duration, timeout: Duration, test: &st
     brokers(&["kill", "rabbitmq"]).await;
     drop(raw);
     let back = Instant::now() + down;
-    until("the loss to be seen", async || {
-        matches!(broker.state(), BrokerState::Disconnected { .. })
-    })
-    .await;
+    lost(&broker).await;
     tokio::time::sleep_until(back.into()).await;
     brokers(&["start", "rabbitmq"]).await;
     std::mem::forget(restore);
@@ -208,8 +202,7 @@ async fn server_down_past_deadline_fails_in_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_alarm_is_reported_and_keeps_deadlines() {
     let _alone = SERVERS.write().await;
-    let name = fresh("alarm");
-    let (raw, mut config) = set_up(&name, "classic").await;
+    let (name, raw, mut config) = amqp::with_queue("alarm", "classic", "t").await;
     let timeout = Duration::from_secs(2);
     config.publish_timeout = timeout;
     config.window_messages = 300;
@@ -261,8 +254,7 @@ async fn memory_alarm_is_reported_and_keeps_deadlines() {
 #[tokio::test(flavor = "multi_thread")]
 async fn server_that_stops_reading_hangs_nothing() {
     let _alone = SERVERS.write().await;
-    let name = fresh("pause");
-    let (raw, mut config) = set_up(&name, "quorum").await;
+    let (name, raw, mut config) = amqp::with_queue("pause", "quorum", "t").await;
     let timeout = Duration::from_secs(3);
     config.publish_timeout = timeout;
     config.heartbeat = Duration::from_secs(2);
@@ -273,10 +265,7 @@ async fn server_that_stops_reading_hangs_nothing() {
     let restore = Restore::by(["resume", "rabbitmq"]);
     brokers(&["pause", "rabbitmq"]).await;
     // The heartbeat detects it; reconnecting gets no answer.
-    until("the loss to be seen", async || {
-        matches!(broker.state(), BrokerState::Disconnected { .. })
-    })
-    .await;
+    lost(&broker).await;
     tokio::time::sleep(Duration::from_secs(if full() { 60 } else { 5 })).await;
     let started = Instant::now();
     let error = broker.publish(Message::new("t", "{}")).await.unwrap_err();
@@ -300,8 +289,7 @@ async fn server_that_stops_reading_hangs_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn heartbeat_detects_a_silent_network() {
     let _alone = SERVERS.write().await;
-    let name = fresh("blackhole");
-    let (raw, mut config) = set_up(&name, "quorum").await;
+    let (name, raw, mut config) = amqp::with_queue("blackhole", "quorum", "t").await;
     let timeout = Duration::from_secs(4);
     config.publish_timeout = timeout;
     config.heartbeat = Duration::from_secs(1);
@@ -311,10 +299,7 @@ async fn heartbeat_detects_a_silent_network() {
     let load = Load::start(&broker, 16, usize::MAX, Duration::from_millis(2));
     load.confirms(300).await;
     proxy.blackhole(true);
-    until("the loss to be seen", async || {
-        matches!(broker.state(), BrokerState::Disconnected { .. })
-    })
-    .await;
+    lost(&broker).await;
     tokio::time::sleep(Duration::from_secs(if full() { 60 } else { 4 })).await;
     proxy.blackhole(false);
     until("ready", async || broker.state().is_ready()).await;
