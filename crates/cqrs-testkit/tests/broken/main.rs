@@ -9,15 +9,22 @@ use cqrs_testkit::conformance::{Harness, block_on, run};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+/// The names of cases.
+macro_rules! cases {
+    ([$($case:ident),* $(,)?]) => {
+        &[$(stringify!($case)),*] as &[_]
+    };
+}
+
 /// Defines the flaws of one half, the cases that each must fail, and the test of that.
 macro_rules! flaws {
-    ($($flaw:ident fails [$($case:ident),* $(,)?])*) => {
+    ($($($flaw:ident),+ fails $cases:tt)*) => {
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        enum Flaw { $($flaw),* }
+        enum Flaw { $($($flaw),+),* }
 
         #[test]
         fn every_flaw_fails_its_cases_and_no_others() {
-            let flaws = [$((Flaw::$flaw, &[$(stringify!($case)),*] as &[_])),*];
+            let flaws = [$($((Flaw::$flaw, cases!($cases))),+),*];
             crate::check(&flaws, CASES, FlawedHarness::new);
         }
     };
