@@ -70,21 +70,19 @@ fn charging(log: &Log) -> Mediator {
     Mediator::builder().handle::<Charge, _>(charger).broker(broker).build().unwrap()
 }
 
-fn on_ordered<F, Fut>(handle: F) -> impl Target
-where
-    F: Fn() -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
-{
-    each(move |_: NotificationEvent<Ordered>, _: Received| handle())
-}
-
 fn on_orders() -> Subscription {
     let retry = Retry::none().immediate([Duration::from_millis(1); 2]);
     Subscription::to("orders").group("g").json::<Ordered>().retry(retry)
 }
 
-/// Consumes one event; its dead letter.
-async fn consume(target: impl Target) -> DeadLetter {
+/// Consumes one event, handled with `mediator`; its dead letter.
+async fn consume<M, F, Fut>(mediator: M, handle: F) -> DeadLetter
+where
+    M: Clone + Send + Sync + 'static,
+    F: Fn(M) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
+{
+    let target = each(move |_: NotificationEvent<Ordered>, _: Received| handle(mediator.clone()));
     consume_by(on_orders(), target).await
 }
 
@@ -106,12 +104,8 @@ async fn consume_by(subscription: Subscription, target: impl Target) -> DeadLett
 #[tokio::test(start_paused = true)]
 async fn undelivered_event_of_nested_command_is_permanent() {
     let log = Log::default();
-    let mediator = charging(&log);
-    let letter = consume(on_ordered(move || {
-        let mediator = mediator.clone();
-        async move { Ok(mediator.send(Charge).await?) }
-    }))
-    .await;
+    let letter =
+        consume(charging(&log), |mediator| async move { Ok(mediator.send(Charge).await?) }).await;
     assert_eq!(log.lines(), ["charged"], "committed once, not again");
     assert_eq!((letter.reason, letter.attempts), (DeadLetterReason::Permanent, 1));
     assert!(letter.error.contains("done and committed"), "{}", letter.error);
@@ -121,11 +115,9 @@ async fn undelivered_event_of_nested_command_is_permanent() {
 #[tokio::test(start_paused = true)]
 async fn undelivered_event_within_an_own_error_is_permanent() {
     let log = Log::default();
-    let mediator = charging(&log);
-    let letter = consume(on_ordered(move || {
-        let mediator = mediator.clone();
-        async move { Ok(mediator.send(Charge).await.map_err(PaymentFailed)?) }
-    }))
+    let letter = consume(charging(&log), |mediator| async move {
+        Ok(mediator.send(Charge).await.map_err(PaymentFailed)?)
+    })
     .await;
     assert_eq!((log.lines().len(), letter.reason), (1, DeadLetterReason::Permanent));
 }
@@ -133,11 +125,9 @@ async fn undelivered_event_within_an_own_error_is_permanent() {
 #[tokio::test(start_paused = true)]
 async fn undelivered_event_is_retried_where_user_says_so() {
     let log = Log::default();
-    let mediator = charging(&log);
-    let letter = consume(on_ordered(move || {
-        let mediator = mediator.clone();
-        async move { mediator.send(Charge).await.map_err(HandlerError::retryable) }
-    }))
+    let letter = consume(charging(&log), |mediator| async move {
+        mediator.send(Charge).await.map_err(HandlerError::retryable)
+    })
     .await;
     assert_eq!((log.lines().len(), letter.reason), (3, DeadLetterReason::Exhausted));
 }
@@ -171,11 +161,7 @@ async fn undelivered_below_domain_event_is_permanent() {
         .event::<Audited, _>(ChargeOnAudited(charging(&log)))
         .build()
         .unwrap();
-    let letter = consume(on_ordered(move || {
-        let mediator = mediator.clone();
-        async move { Ok(mediator.send(Audit).await?) }
-    }))
-    .await;
+    let letter = consume(mediator, |mediator| async move { Ok(mediator.send(Audit).await?) }).await;
     assert_eq!((log.lines().len(), letter.reason), (1, DeadLetterReason::Permanent));
 }
 
@@ -184,11 +170,7 @@ async fn permanent_error_of_nested_mediator_is_permanent() {
     let log = Log::default();
     let events =
         EventMediator::builder().event::<Audited, _>(Refusing(log.clone())).build().unwrap();
-    let letter = consume(on_ordered(move || {
-        let events = events.clone();
-        async move { Ok(events.send(Audited).await?) }
-    }))
-    .await;
+    let letter = consume(events, |events| async move { Ok(events.send(Audited).await?) }).await;
     assert_eq!((log.lines().len(), letter.reason), (1, DeadLetterReason::Permanent));
 }
 
@@ -231,11 +213,7 @@ async fn undelivered_below_commands_own_error_is_permanent() {
             outer = outer.middleware(Passing);
         }
         let outer = outer.build().unwrap();
-        let letter = consume(on_ordered(move || {
-            let outer = outer.clone();
-            async move { Ok(outer.send(Shop).await?) }
-        }))
-        .await;
+        let letter = consume(outer, |outer| async move { Ok(outer.send(Shop).await?) }).await;
         assert_eq!(log.lines(), ["charged"], "committed once, not again");
         assert_eq!((letter.reason, letter.attempts), (DeadLetterReason::Permanent, 1));
         assert!(letter.error.contains("the payment failed"), "{}", letter.error);
@@ -336,11 +314,7 @@ async fn permanent_error_of_a_domain_event_stays_permanent() {
         .event::<Audited, _>(Refusing(log.clone()))
         .build()
         .unwrap();
-    let letter = consume(on_ordered(move || {
-        let mediator = mediator.clone();
-        async move { Ok(mediator.send(Audit).await?) }
-    }))
-    .await;
+    let letter = consume(mediator, |mediator| async move { Ok(mediator.send(Audit).await?) }).await;
     assert_eq!((log.lines().len(), letter.reason), (1, DeadLetterReason::Permanent));
     assert_eq!(letter.error.matches("no such account").count(), 1, "{}", letter.error);
 }
@@ -380,11 +354,7 @@ async fn undelivered_below_panic_or_failed_commit_is_final() {
         let error = outer.send(Shop).await.unwrap_err();
         assert!(!error.is_rolled_back(), "{error:?}");
         assert_eq!(log.lines(), ["charged"]);
-        let letter = consume(on_ordered(move || {
-            let outer = outer.clone();
-            async move { Ok(outer.send(Shop).await?) }
-        }))
-        .await;
+        let letter = consume(outer, |outer| async move { Ok(outer.send(Shop).await?) }).await;
         assert_eq!(log.lines(), ["charged"; 2], "committed once by the consumer, not again");
         assert_eq!((letter.reason, letter.attempts), (DeadLetterReason::Permanent, 1));
         assert!(letter.error.contains(expected), "{}", letter.error);
@@ -430,14 +400,11 @@ async fn panic_after_own_undelivered_send_is_permanent() {
                 consume_by(subscription, events.build().unwrap()).await
             }
             "each" => {
-                let target = on_ordered(move || {
-                    let charged = charge();
-                    async move {
-                        charged.await;
-                        Ok(())
-                    }
-                });
-                consume_by(subscription, target).await
+                let charge = |mediator: Mediator| async move {
+                    mediator.send(Charge).await.unwrap();
+                    Ok(())
+                };
+                consume(unwrapping.0, charge).await
             }
             "middleware" => {
                 subscription = subscription.middleware(unwrapping);
