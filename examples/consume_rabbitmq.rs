@@ -5,11 +5,12 @@
 //! cargo run --example consume_rabbitmq --features amqp -- --broker amqp
 //! ```
 
-mod common;
-
+use std::env;
+use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Fallible, Wire};
+use cqrs::MemoryBroker;
 use cqrs::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -66,11 +67,11 @@ fn for_rabbitmq(subscription: Subscription, _queue: &str) -> Subscription {
 }
 
 #[tokio::main]
-async fn main() -> Fallible<()> {
-    let wire = Wire::open().await?;
-    let (created, deleted) = (wire.topic("user.created").await?, wire.topic("user.deleted").await?);
+async fn main() -> Result<(), Box<dyn Error>> {
+    let broker = broker().await?;
+    let prefix = env::var("TOPIC_PREFIX").unwrap_or_default();
+    let [created, deleted] = ["user.created", "user.deleted"].map(|topic| prefix.clone() + topic);
     let queue = format!("{created}.mailer");
-    let retry = Retry::default().delayed([Duration::from_secs(10), Duration::from_secs(60)]);
 
     let events = EventMediator::builder()
         .event::<UserCreated, _>(Mailer)
@@ -80,25 +81,60 @@ async fn main() -> Fallible<()> {
         .group("mailer")
         .json::<UserCreated>()
         .json::<UserDeleted>()
-        .retry(retry.clone());
-    let service = Service::builder(wire.broker())
+        .retry(Retry::default().delayed([Duration::from_secs(10), Duration::from_secs(60)]));
+    let service = Service::builder(Arc::clone(&broker))
         .subscribe(for_rabbitmq(subscription, &queue), events)
         .build()?;
 
     // The queue must be there first: an event that no queue gets is an error of its publisher.
-    let running = common::start(service).await?;
-    println!("consuming from {}; RabbitMQ has these beside the queue {queue}:", wire.name);
+    let (health, stop) = (service.health(), service.stop_handle());
+    let running = tokio::spawn(service.run());
+    until(60, || health.is_ready()).await;
+    println!("RabbitMQ has these beside the queue {queue}:");
     println!("  {queue}.retry.10s and .60s, where failed messages wait");
     println!("  {queue}.dead, where those end that nobody could handle");
 
     println!("two events, two routing keys, one queue:");
+    let publisher = Mediator::builder()
+        .broker(broker)
+        .topic::<UserCreated>(created)
+        .topic::<UserDeleted>(deleted)
+        .build()?;
     let user_id = "user-1".to_owned();
     let email = "ada@example.org".to_owned();
-    wire.publish(&created, UserCreated { user_id: user_id.clone(), email }).await?;
-    wire.publish(&deleted, UserDeleted { user_id }).await?;
-    running.has_settled(2).await?;
+    publisher.emitter().emit(UserCreated { user_id: user_id.clone(), email }).await?;
+    publisher.emitter().emit(UserDeleted { user_id }).await?;
+    until(60, || health.subscriptions()[0].counts.handled == 2).await;
 
-    let counts = running.stop().await?;
+    stop.stop();
+    let counts = running.await??.subscriptions[0].counts;
     println!("stopped: {} handled, {} given back", counts.handled, counts.given_back);
-    wire.tidy_up("mailer", &retry).await
+    Ok(())
+}
+
+/// The broker that `--broker memory` or `amqp` names: the in-memory one without it.
+async fn broker() -> Result<Arc<dyn Subscribe>, Box<dyn Error>> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let broker: Arc<dyn Subscribe> = match arguments.join(" ").as_str() {
+        "" | "--broker memory" => Arc::new(MemoryBroker::new()),
+        #[cfg(feature = "amqp")]
+        "--broker amqp" => {
+            use cqrs::amqp::{AmqpConfig, AmqpMessageBroker};
+            let dsn = env::var("AMQP_DSN");
+            let dsn = dsn.unwrap_or_else(|_| "amqp://guest:guest@localhost:5672/%2f".to_owned());
+            Arc::new(AmqpMessageBroker::connect(AmqpConfig::new(dsn)).await?)
+        }
+        _ => return Err("usage: [--broker memory | amqp], with the feature of its name".into()),
+    };
+    Ok(broker)
+}
+
+/// Waits for a condition, at most for so many seconds.
+async fn until(seconds: u64, condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let _in_time = tokio::time::timeout(Duration::from_secs(seconds), waiting).await;
 }

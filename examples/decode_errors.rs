@@ -5,12 +5,15 @@
 //! cargo run --example decode_errors --features kafka,amqp -- --broker kafka    # or amqp
 //! ```
 
-mod common;
+use std::env;
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
 
-use common::{Fallible, Wire};
-use cqrs::consume::Incoming;
+use cqrs::consume::{DeadLetter, Incoming};
 use cqrs::prelude::*;
 use cqrs::service::{DecodeError, Undecodable};
+use cqrs::{MemoryBroker, Message};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize, Notification)]
@@ -51,10 +54,11 @@ async fn unwrap_version(mut message: Incoming) -> Result<Option<Incoming>, Decod
 }
 
 #[tokio::main]
-async fn main() -> Fallible<()> {
-    let wire = Wire::open().await?;
-    let users = wire.topic("user_events").await?;
-    let subscription = Subscription::to(users.as_str())
+async fn main() -> Result<(), Box<dyn Error>> {
+    let memory = MemoryBroker::new();
+    let broker = broker(&memory).await?;
+    let topic = env::var("TOPIC").unwrap_or_else(|_| "user_events".to_owned());
+    let subscription = Subscription::to(topic.as_str())
         .group("mailer")
         .json::<UserCreated>()
         .decoder(unwrap_version)
@@ -63,10 +67,14 @@ async fn main() -> Fallible<()> {
         .on_empty(OnDecodeError::Skip) // the default
         .on_unknown_event(OnDecodeError::Handle)
         .undecodable(look);
-    let service = Service::builder(wire.broker()).subscribe(subscription, each(welcome)).build()?;
+    let service =
+        Service::builder(Arc::clone(&broker)).subscribe(subscription, each(welcome)).build()?;
 
-    println!("six messages on {}:", wire.name);
-    let running = common::start(service).await?;
+    println!("six messages:");
+    let (health, stop) = (service.health(), service.stop_handle());
+    let running = tokio::spawn(service.run());
+    // RabbitMQ's queue must exist before the first event. Kafka creates a topic with it.
+    until(10, || health.is_ready()).await;
     for body in [
         r#"{"event_name":"UserCreated","payload":{"email":"ada@example.org"}}"#,
         "garbage",
@@ -75,17 +83,60 @@ async fn main() -> Fallible<()> {
         r#"v1:{"event_name":"UserCreated","payload":{"email":"eve@example.org"}}"#,
         "v0:???",
     ] {
-        wire.publish_bytes(&users, body).await?;
+        broker.publish(Message::new(topic.as_str(), body)).await?;
     }
-    running.has_settled(6).await?;
+    let counts = || health.subscriptions()[0].counts;
+    until(60, || counts().handled + counts().skipped + counts().dead_lettered == 6).await;
 
-    for (letter, body) in wire.dead_letters(&users, "mailer", 1).await? {
+    // Another broker has them in a topic or queue of this name.
+    for message in memory.messages("user_events.mailer.dead") {
+        let (letter, body) = (DeadLetter::from_headers(&message.headers)?, &message.body);
+        let body = String::from_utf8_lossy(body);
         println!("dead: {body:?}, because: {} ({})", letter.error, letter.reason);
     }
-    let counts = running.stop().await?;
+    stop.stop();
+    let counts = running.await??.subscriptions[0].counts;
     println!(
         "stopped: {} handled, {} skipped, {} dead-lettered, {} attempts failed",
         counts.handled, counts.skipped, counts.dead_lettered, counts.failed_attempts
     );
-    wire.tidy_up("mailer", &Retry::default()).await
+    Ok(())
+}
+
+/// The broker that `--broker memory`, `kafka` or `amqp` names: the in-memory one without it.
+async fn broker(memory: &MemoryBroker) -> Result<Arc<dyn Subscribe>, Box<dyn Error>> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let broker: Arc<dyn Subscribe> = match arguments.join(" ").as_str() {
+        "" | "--broker memory" => Arc::new(memory.clone()),
+        #[cfg(feature = "kafka")]
+        "--broker kafka" => {
+            use cqrs::kafka::{KafkaConfig, KafkaMessageBroker};
+            let servers = env::var("KAFKA_BOOTSTRAP_SERVERS");
+            let servers = servers.unwrap_or_else(|_| "localhost:9092".to_owned());
+            Arc::new(KafkaMessageBroker::connect(KafkaConfig::new([servers])).await?)
+        }
+        #[cfg(feature = "amqp")]
+        "--broker amqp" => {
+            use cqrs::amqp::{AmqpConfig, AmqpMessageBroker};
+            let dsn = env::var("AMQP_DSN");
+            let dsn = dsn.unwrap_or_else(|_| "amqp://guest:guest@localhost:5672/%2f".to_owned());
+            Arc::new(AmqpMessageBroker::connect(AmqpConfig::new(dsn)).await?)
+        }
+        _ => {
+            return Err(
+                "usage: [--broker memory | kafka | amqp], with the feature of its name".into()
+            );
+        }
+    };
+    Ok(broker)
+}
+
+/// Waits for a condition, at most for so many seconds.
+async fn until(seconds: u64, condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let _in_time = tokio::time::timeout(Duration::from_secs(seconds), waiting).await;
 }

@@ -11,7 +11,8 @@ use cqrs::prelude::*;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let servers = std::env::var("CQRS_TEST_KAFKA").unwrap_or_else(|_| "localhost:9092".to_owned());
+    let servers =
+        std::env::var("KAFKA_BOOTSTRAP_SERVERS").unwrap_or_else(|_| "localhost:9092".to_owned());
     // Safe by default: acks=all, idempotent, the Java client's partitioner, 30 s per publish.
     // `KafkaConfig::from_env()` reads the same from KAFKA_BOOTSTRAP_SERVERS and its kin.
     let mut config = KafkaConfig::new([servers]).with_client_id("orders");

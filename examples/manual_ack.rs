@@ -5,11 +5,13 @@
 //! cargo run --example manual_ack --features kafka,amqp -- --broker kafka    # or amqp
 //! ```
 
-mod common;
-
+use std::env;
+use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Fallible, Wire};
+use cqrs::MemoryBroker;
+use cqrs::consume::DeadLetter;
 use cqrs::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -56,28 +58,75 @@ async fn pay(event: NotificationEvent<PaymentAsked>, delivery: Delivery) {
 }
 
 #[tokio::main]
-async fn main() -> Fallible<()> {
-    let wire = Wire::open().await?;
-    let payments = wire.topic("payments").await?;
-    let retry = Retry::none().delayed([LATER]); // on RabbitMQ each delay has its queue
-    let subscription = Subscription::to(payments.as_str())
+async fn main() -> Result<(), Box<dyn Error>> {
+    let memory = MemoryBroker::new();
+    let broker = broker(&memory).await?;
+    let topic = env::var("TOPIC").unwrap_or_else(|_| "payments".to_owned());
+    let subscription = Subscription::to(topic.as_str())
         .group("bank")
         .json::<PaymentAsked>()
         .concurrency(4)
-        .retry(retry.clone());
-    let service = Service::builder(wire.broker()).subscribe(subscription, manual(pay)).build()?;
+        .retry(Retry::none().delayed([LATER])); // on RabbitMQ each delay has its queue
+    let service =
+        Service::builder(Arc::clone(&broker)).subscribe(subscription, manual(pay)).build()?;
 
-    println!("four payments on {}:", wire.name);
-    let running = common::start(service).await?;
+    println!("four payments:");
+    let (health, stop) = (service.health(), service.stop_handle());
+    let running = tokio::spawn(service.run());
+    // RabbitMQ's queue must exist before the first event. Kafka creates a topic with it.
+    until(10, || health.is_ready()).await;
+    let publisher = Mediator::builder().broker(broker).topic::<PaymentAsked>(topic).build()?;
     for (account, cents) in [("ada", 100), ("bob", 200), ("eve", 300), ("joe", 400)] {
-        wire.publish(&payments, PaymentAsked { account: account.to_owned(), cents }).await?;
+        publisher.emitter().emit(PaymentAsked { account: account.to_owned(), cents }).await?;
     }
-    running.has_settled(4).await?;
-    for (letter, _) in wire.dead_letters(&payments, "bank", 1).await? {
+    let counts = || health.subscriptions()[0].counts;
+    until(60, || counts().handled + counts().dead_lettered == 4).await;
+    // Another broker has them in a topic or queue of this name.
+    for message in memory.messages("payments.bank.dead") {
+        let letter = DeadLetter::from_headers(&message.headers)?;
         println!("dead: {} ({})", letter.error, letter.reason);
     }
 
-    let counts = running.stop().await?;
+    stop.stop();
+    let counts = running.await??.subscriptions[0].counts;
     println!("stopped: {} handled, {} dead-lettered", counts.handled, counts.dead_lettered);
-    wire.tidy_up("bank", &retry).await
+    Ok(())
+}
+
+/// The broker that `--broker memory`, `kafka` or `amqp` names: the in-memory one without it.
+async fn broker(memory: &MemoryBroker) -> Result<Arc<dyn Subscribe>, Box<dyn Error>> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let broker: Arc<dyn Subscribe> = match arguments.join(" ").as_str() {
+        "" | "--broker memory" => Arc::new(memory.clone()),
+        #[cfg(feature = "kafka")]
+        "--broker kafka" => {
+            use cqrs::kafka::{KafkaConfig, KafkaMessageBroker};
+            let servers = env::var("KAFKA_BOOTSTRAP_SERVERS");
+            let servers = servers.unwrap_or_else(|_| "localhost:9092".to_owned());
+            Arc::new(KafkaMessageBroker::connect(KafkaConfig::new([servers])).await?)
+        }
+        #[cfg(feature = "amqp")]
+        "--broker amqp" => {
+            use cqrs::amqp::{AmqpConfig, AmqpMessageBroker};
+            let dsn = env::var("AMQP_DSN");
+            let dsn = dsn.unwrap_or_else(|_| "amqp://guest:guest@localhost:5672/%2f".to_owned());
+            Arc::new(AmqpMessageBroker::connect(AmqpConfig::new(dsn)).await?)
+        }
+        _ => {
+            return Err(
+                "usage: [--broker memory | kafka | amqp], with the feature of its name".into()
+            );
+        }
+    };
+    Ok(broker)
+}
+
+/// Waits for a condition, at most for so many seconds.
+async fn until(seconds: u64, condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let _in_time = tokio::time::timeout(Duration::from_secs(seconds), waiting).await;
 }

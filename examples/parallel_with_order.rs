@@ -5,14 +5,14 @@
 //! cargo run --example parallel_with_order --features kafka,amqp -- --broker kafka    # or amqp
 //! ```
 
-mod common;
-
 use std::collections::HashMap;
+use std::env;
+use std::error::Error;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use common::{Fallible, Wire};
+use cqrs::MemoryBroker;
 use cqrs::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -48,9 +48,10 @@ const ACCOUNTS: u32 = 10;
 const STEPS: u32 = 10;
 
 #[tokio::main]
-async fn main() -> Fallible<()> {
-    let wire = Wire::open().await?;
-    let accounts = wire.topic("accounts").await?;
+async fn main() -> Result<(), Box<dyn Error>> {
+    let memory = MemoryBroker::new();
+    let broker = broker(&memory).await?;
+    let topic = env::var("TOPIC").unwrap_or_else(|_| "accounts".to_owned());
     let ledger = Arc::<Ledger>::default();
     let update = {
         let ledger = Arc::clone(&ledger);
@@ -62,21 +63,25 @@ async fn main() -> Fallible<()> {
             }
         }
     };
-    let subscription = Subscription::to(accounts.as_str())
-        .group("ledger")
-        .json::<AccountChanged>()
-        .concurrency(10); // 1 by default: strict order over all keys
-    let service = Service::builder(wire.broker()).subscribe(subscription, each(update)).build()?;
+    let subscription =
+        Subscription::to(topic.as_str()).group("ledger").json::<AccountChanged>().concurrency(10); // 1 by default: strict order over all keys
+    let service =
+        Service::builder(Arc::clone(&broker)).subscribe(subscription, each(update)).build()?;
 
-    let running = common::start(service).await?;
+    let (health, stop) = (service.health(), service.stop_handle());
+    let running = tokio::spawn(service.run());
+    // RabbitMQ's queue must exist before the first event. Kafka creates a topic with it.
+    until(10, || health.is_ready()).await;
+    let publisher = Mediator::builder().broker(broker).topic::<AccountChanged>(topic).build()?;
     for step in 1..=STEPS {
         for account in 1..=ACCOUNTS {
-            let event = AccountChanged { account: format!("account-{account}"), step };
-            wire.publish(&accounts, event).await?;
+            let account = format!("account-{account}");
+            publisher.emitter().emit(AccountChanged { account, step }).await?;
         }
     }
-    println!("{} changes of {ACCOUNTS} accounts on {}", ACCOUNTS * STEPS, wire.name);
-    running.has_settled(u64::from(ACCOUNTS * STEPS)).await?;
+    println!("{} changes of {ACCOUNTS} accounts", ACCOUNTS * STEPS);
+    let counts = || health.subscriptions()[0].counts;
+    until(60, || counts().handled == u64::from(ACCOUNTS * STEPS)).await;
     match ledger.most_at_once.load(Ordering::SeqCst) {
         0 | 1 => return Err("they were handled one by one".into()),
         most => println!("all are handled, up to {most} at once"),
@@ -88,7 +93,46 @@ async fn main() -> Fallible<()> {
         }
     }
     println!("the steps of every account came in their order");
-    let counts = running.stop().await?;
+    stop.stop();
+    let counts = running.await??.subscriptions[0].counts;
     println!("stopped: {} handled, {} given back", counts.handled, counts.given_back);
-    wire.tidy_up("ledger", &Retry::default()).await
+    Ok(())
+}
+
+/// The broker that `--broker memory`, `kafka` or `amqp` names: the in-memory one without it.
+async fn broker(memory: &MemoryBroker) -> Result<Arc<dyn Subscribe>, Box<dyn Error>> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let broker: Arc<dyn Subscribe> = match arguments.join(" ").as_str() {
+        "" | "--broker memory" => Arc::new(memory.clone()),
+        #[cfg(feature = "kafka")]
+        "--broker kafka" => {
+            use cqrs::kafka::{KafkaConfig, KafkaMessageBroker};
+            let servers = env::var("KAFKA_BOOTSTRAP_SERVERS");
+            let servers = servers.unwrap_or_else(|_| "localhost:9092".to_owned());
+            Arc::new(KafkaMessageBroker::connect(KafkaConfig::new([servers])).await?)
+        }
+        #[cfg(feature = "amqp")]
+        "--broker amqp" => {
+            use cqrs::amqp::{AmqpConfig, AmqpMessageBroker};
+            let dsn = env::var("AMQP_DSN");
+            let dsn = dsn.unwrap_or_else(|_| "amqp://guest:guest@localhost:5672/%2f".to_owned());
+            Arc::new(AmqpMessageBroker::connect(AmqpConfig::new(dsn)).await?)
+        }
+        _ => {
+            return Err(
+                "usage: [--broker memory | kafka | amqp], with the feature of its name".into()
+            );
+        }
+    };
+    Ok(broker)
+}
+
+/// Waits for a condition, at most for so many seconds.
+async fn until(seconds: u64, condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let _in_time = tokio::time::timeout(Duration::from_secs(seconds), waiting).await;
 }

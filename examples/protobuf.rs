@@ -5,17 +5,19 @@
 //! cargo run --example protobuf --features kafka,amqp -- --broker kafka    # or amqp
 //! ```
 
-mod common;
-
 use std::borrow::Cow;
+use std::env;
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
 
-use common::{Fallible, Wire};
 use cqrs::codec::{JsonSerializer, Serializer as _};
 use cqrs::consume::Incoming;
 use cqrs::prelude::*;
 use cqrs::protobuf::{
     FrameExt as _, MappingError, ProtobufEvent, ProtobufSerializer, json_or_protobuf,
 };
+use cqrs::{MemoryBroker, Message};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize, Notification)]
@@ -92,23 +94,70 @@ async fn greet(
 }
 
 #[tokio::main]
-async fn main() -> Fallible<()> {
-    let wire = Wire::open().await?;
-    let meetings = wire.topic("meetings").await?;
-    let subscription = Subscription::to(meetings.as_str())
+async fn main() -> Result<(), Box<dyn Error>> {
+    let memory = MemoryBroker::new();
+    let broker = broker(&memory).await?;
+    let topic = env::var("TOPIC").unwrap_or_else(|_| "meetings".to_owned());
+    let subscription = Subscription::to(topic.as_str())
         .group("greeter")
         .decode::<UserJoined>(json_or_protobuf::<UserJoined>());
-    let service = Service::builder(wire.broker()).subscribe(subscription, each(greet)).build()?;
+    let service =
+        Service::builder(Arc::clone(&broker)).subscribe(subscription, each(greet)).build()?;
 
-    println!("one event as Protobuf and as JSON, on {}:", wire.name);
-    let running = common::start(service).await?;
+    println!("one event as Protobuf and as JSON:");
+    let (health, stop) = (service.health(), service.stop_handle());
+    let running = tokio::spawn(service.run());
+    // RabbitMQ's queue must exist before the first event. Kafka creates a topic with it.
+    until(10, || health.is_ready()).await;
     let joined = |user: &str| UserJoined { user_id: user.into(), meeting_id: "standup".into() };
-    wire.publish(&meetings, joined("ada")).await?; // its type says that it is Protobuf
+    let publisher = Mediator::builder().broker(Arc::clone(&broker));
+    let publisher = publisher.topic::<UserJoined>(topic.as_str()).build()?;
+    publisher.emitter().emit(joined("ada")).await?; // its type says that it is Protobuf
     let json = JsonSerializer.serialize(&NotificationEvent::new(joined("eve")))?;
-    wire.publish_bytes(&meetings, json.body).await?;
+    broker.publish(Message::new(topic, json.body)).await?;
 
-    running.has_settled(2).await?;
-    let counts = running.stop().await?;
+    let counts = || health.subscriptions()[0].counts;
+    until(60, || counts().handled == 2).await;
+    stop.stop();
+    let counts = running.await??.subscriptions[0].counts;
     println!("stopped: {} handled", counts.handled);
-    wire.tidy_up("greeter", &Retry::default()).await
+    Ok(())
+}
+
+/// The broker that `--broker memory`, `kafka` or `amqp` names: the in-memory one without it.
+async fn broker(memory: &MemoryBroker) -> Result<Arc<dyn Subscribe>, Box<dyn Error>> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let broker: Arc<dyn Subscribe> = match arguments.join(" ").as_str() {
+        "" | "--broker memory" => Arc::new(memory.clone()),
+        #[cfg(feature = "kafka")]
+        "--broker kafka" => {
+            use cqrs::kafka::{KafkaConfig, KafkaMessageBroker};
+            let servers = env::var("KAFKA_BOOTSTRAP_SERVERS");
+            let servers = servers.unwrap_or_else(|_| "localhost:9092".to_owned());
+            Arc::new(KafkaMessageBroker::connect(KafkaConfig::new([servers])).await?)
+        }
+        #[cfg(feature = "amqp")]
+        "--broker amqp" => {
+            use cqrs::amqp::{AmqpConfig, AmqpMessageBroker};
+            let dsn = env::var("AMQP_DSN");
+            let dsn = dsn.unwrap_or_else(|_| "amqp://guest:guest@localhost:5672/%2f".to_owned());
+            Arc::new(AmqpMessageBroker::connect(AmqpConfig::new(dsn)).await?)
+        }
+        _ => {
+            return Err(
+                "usage: [--broker memory | kafka | amqp], with the feature of its name".into()
+            );
+        }
+    };
+    Ok(broker)
+}
+
+/// Waits for a condition, at most for so many seconds.
+async fn until(seconds: u64, condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let _in_time = tokio::time::timeout(Duration::from_secs(seconds), waiting).await;
 }

@@ -7,18 +7,17 @@
 //! cargo run --example quickstart --features amqp -- --broker amqp
 //! ```
 //!
-//! `./scripts/brokers up` starts the real brokers. `CQRS_TEST_KAFKA` and `CQRS_TEST_AMQP` say where
+//! `./scripts/brokers up` starts the real brokers. `KAFKA_BOOTSTRAP_SERVERS` and `AMQP_DSN` say where
 //! they are, if not on this machine.
 
-mod common;
-
+use std::env;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::Wire;
+use cqrs::MemoryBroker;
 use cqrs::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -128,19 +127,23 @@ fn mailer(
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let wire = Wire::open().await?;
-    let topic = wire.topic("user_events").await?;
-    println!("Publishing to {}.\n", wire.name);
+    let broker = broker().await?;
+    let topic = env::var("TOPIC").unwrap_or_else(|_| "user_events".to_owned());
+    println!("Publishing to {topic}.\n");
 
     let (users, mails) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
-    let mailer = common::start(mailer(wire.broker(), &topic, &mails)?).await?;
+    let mailer = mailer(Arc::clone(&broker), &topic, &mails)?;
+    let (health, stop) = (mailer.health(), mailer.stop_handle());
+    let mailer = tokio::spawn(mailer.run()); // until SIGTERM, Ctrl-C or `stop`
+    // RabbitMQ's queue must exist before the first event. Kafka creates a topic with it.
+    until(10, || health.is_ready()).await;
+
     let mediator = Mediator::builder()
         .handle::<CreateUser, _>(CreateUserHandler::default())
         .event::<UserCounted, _>(CountUsers(Arc::clone(&users)))
-        .broker(wire.broker())
-        .topic::<UserCreated>(topic.as_str())
+        .broker(Arc::clone(&broker))
+        .topic::<UserCreated>(topic)
         .build()?;
-
     for (name, email) in
         [("Ada", "ada@example.org"), ("Bob", "nowhere"), ("Eve", "eve@example.org")]
     {
@@ -152,14 +155,53 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
     }
 
-    common::until("both mails are out", || mails.load(Ordering::Relaxed) == 2).await?;
-    let mailer = mailer.stop().await?; // finishes what runs, gives the rest back
+    until(60, || mails.load(Ordering::Relaxed) == 2).await;
+    stop.stop();
+    let mailer = mailer.await??; // has finished what ran, and given the rest back
     let left = mediator.shutdown(Duration::from_secs(10)).await;
     println!(
         "\nDone: {} users, {} mails, {} messages undelivered.",
         users.load(Ordering::Relaxed),
-        mailer.handled,
+        mailer.subscriptions[0].counts.handled,
         left.undelivered
     );
-    wire.tidy_up("mailer", &Retry::default()).await
+    Ok(())
+}
+
+/// The broker that `--broker memory`, `kafka` or `amqp` names: the in-memory one without it.
+async fn broker() -> Result<Arc<dyn Subscribe>, Box<dyn Error>> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let broker: Arc<dyn Subscribe> = match arguments.join(" ").as_str() {
+        "" | "--broker memory" => Arc::new(MemoryBroker::new()),
+        #[cfg(feature = "kafka")]
+        "--broker kafka" => {
+            use cqrs::kafka::{KafkaConfig, KafkaMessageBroker};
+            let servers = env::var("KAFKA_BOOTSTRAP_SERVERS");
+            let servers = servers.unwrap_or_else(|_| "localhost:9092".to_owned());
+            Arc::new(KafkaMessageBroker::connect(KafkaConfig::new([servers])).await?)
+        }
+        #[cfg(feature = "amqp")]
+        "--broker amqp" => {
+            use cqrs::amqp::{AmqpConfig, AmqpMessageBroker};
+            let dsn = env::var("AMQP_DSN");
+            let dsn = dsn.unwrap_or_else(|_| "amqp://guest:guest@localhost:5672/%2f".to_owned());
+            Arc::new(AmqpMessageBroker::connect(AmqpConfig::new(dsn)).await?)
+        }
+        _ => {
+            return Err(
+                "usage: [--broker memory | kafka | amqp], with the feature of its name".into()
+            );
+        }
+    };
+    Ok(broker)
+}
+
+/// Waits for a condition, at most for so many seconds.
+async fn until(seconds: u64, condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let _in_time = tokio::time::timeout(Duration::from_secs(seconds), waiting).await;
 }

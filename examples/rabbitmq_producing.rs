@@ -12,7 +12,7 @@ use cqrs::{Message, PublishErrorKind};
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let local = "amqp://guest:guest@localhost:5672/%2f";
-    let dsn = std::env::var("CQRS_TEST_AMQP").unwrap_or_else(|_| local.to_owned());
+    let dsn = std::env::var("AMQP_DSN").unwrap_or_else(|_| local.to_owned());
     // Safe by default: durable exchange, persistent, mandatory, confirmed, 30 s per publish.
     // `AmqpConfig::from_env()` reads the same from AMQP_DSN and its kin.
     let mut config = AmqpConfig::new(dsn.as_str());

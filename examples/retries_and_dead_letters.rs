@@ -5,11 +5,13 @@
 //! cargo run --example retries_and_dead_letters --features kafka,amqp -- --broker kafka    # or amqp
 //! ```
 
-mod common;
-
+use std::env;
+use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Fallible, Wire};
+use cqrs::MemoryBroker;
+use cqrs::consume::DeadLetter;
 use cqrs::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -37,40 +39,87 @@ impl EventHandler<UserCreated> for SendWelcomeMail {
 }
 
 #[tokio::main]
-async fn main() -> Fallible<()> {
-    let wire = Wire::open().await?;
-    let users = wire.topic("user_events").await?;
+async fn main() -> Result<(), Box<dyn Error>> {
+    let memory = MemoryBroker::new();
+    let broker = broker(&memory).await?;
+    let topic = env::var("TOPIC").unwrap_or_else(|_| "user_events".to_owned());
     // The default is 50, 100, 250 ms, then 10 s, 60 s, 5 min. Between the later ones nothing is blocked:
     // RabbitMQ keeps the message in a queue of that delay; on Kafka its key waits, and the others go on.
     let millis = Duration::from_millis;
     let retry = Retry::none().immediate([millis(50)]).delayed([millis(500), millis(1_000)]);
     let events = EventMediator::builder().event::<UserCreated, _>(SendWelcomeMail).build()?;
-    let subscription = Subscription::to(users.as_str())
+    let subscription = Subscription::to(topic.as_str())
         .group("mailer")
         .json::<UserCreated>()
         .concurrency(8)
         .retry(retry.clone());
-    let service = Service::builder(wire.broker()).subscribe(subscription, events).build()?;
+    let service = Service::builder(Arc::clone(&broker)).subscribe(subscription, events).build()?;
 
-    println!("five users on {}, {} attempts at most:", wire.name, retry.max_attempts());
+    println!("five users, {} attempts at most:", retry.max_attempts());
     std::panic::set_hook(Box::new(|_| {})); // the panic below is meant: its trace would only confuse
-    let running = common::start(service).await?;
+    let (health, stop) = (service.health(), service.stop_handle());
+    let running = tokio::spawn(service.run());
+    // RabbitMQ's queue must exist before the first event. Kafka creates a topic with it.
+    until(10, || health.is_ready()).await;
+    let publisher = Mediator::builder().broker(broker).topic::<UserCreated>(topic).build()?;
     for email in
         ["ada@example.org", "no address", "busy@example.org", "gone@example.org", "bug@example.org"]
     {
-        wire.publish(&users, UserCreated { email: email.to_owned() }).await?;
+        publisher.emitter().emit(UserCreated { email: email.to_owned() }).await?;
     }
-    running.has_settled(5).await?;
+    let counts = || health.subscriptions()[0].counts;
+    until(60, || counts().handled + counts().dead_lettered == 5).await;
 
     println!("dead letters, with the message as it came:");
-    for (letter, body) in wire.dead_letters(&users, "mailer", 3).await? {
+    // Another broker has them in a topic or queue of this name.
+    for message in memory.messages("user_events.mailer.dead") {
+        let letter = DeadLetter::from_headers(&message.headers)?;
         println!("  {} after {} attempts: {}", letter.reason, letter.attempts, letter.error);
-        println!("    {} bytes of {} for group {}", body.len(), letter.topic, letter.group);
+        println!("    {} bytes of {} for group {}", message.body.len(), letter.topic, letter.group);
     }
-    let counts = running.stop().await?;
+    stop.stop();
+    let counts = running.await??.subscriptions[0].counts;
     println!(
         "stopped: {} handled, {} dead-lettered, {} attempts failed, {} of them panicked",
         counts.handled, counts.dead_lettered, counts.failed_attempts, counts.panics
     );
-    wire.tidy_up("mailer", &retry).await
+    Ok(())
+}
+
+/// The broker that `--broker memory`, `kafka` or `amqp` names: the in-memory one without it.
+async fn broker(memory: &MemoryBroker) -> Result<Arc<dyn Subscribe>, Box<dyn Error>> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let broker: Arc<dyn Subscribe> = match arguments.join(" ").as_str() {
+        "" | "--broker memory" => Arc::new(memory.clone()),
+        #[cfg(feature = "kafka")]
+        "--broker kafka" => {
+            use cqrs::kafka::{KafkaConfig, KafkaMessageBroker};
+            let servers = env::var("KAFKA_BOOTSTRAP_SERVERS");
+            let servers = servers.unwrap_or_else(|_| "localhost:9092".to_owned());
+            Arc::new(KafkaMessageBroker::connect(KafkaConfig::new([servers])).await?)
+        }
+        #[cfg(feature = "amqp")]
+        "--broker amqp" => {
+            use cqrs::amqp::{AmqpConfig, AmqpMessageBroker};
+            let dsn = env::var("AMQP_DSN");
+            let dsn = dsn.unwrap_or_else(|_| "amqp://guest:guest@localhost:5672/%2f".to_owned());
+            Arc::new(AmqpMessageBroker::connect(AmqpConfig::new(dsn)).await?)
+        }
+        _ => {
+            return Err(
+                "usage: [--broker memory | kafka | amqp], with the feature of its name".into()
+            );
+        }
+    };
+    Ok(broker)
+}
+
+/// Waits for a condition, at most for so many seconds.
+async fn until(seconds: u64, condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let _in_time = tokio::time::timeout(Duration::from_secs(seconds), waiting).await;
 }

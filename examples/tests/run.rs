@@ -1,15 +1,22 @@
 //! Tests that run every example without a server and check its output.
 
-use std::process::Command;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
 
-/// Runs an example that `cargo test` built beside this test, and returns what it printed.
-fn run(example: &str, arguments: &[&str]) -> (bool, String) {
+/// An example that `cargo test` built beside this test.
+fn example(name: &str) -> Command {
     let test = std::env::current_exe().expect("this test");
     let target = test.ancestors().nth(2).expect("the target directory");
-    let output = Command::new(target.join("examples").join(example))
+    Command::new(target.join("examples").join(name))
+}
+
+/// Runs an example and returns what it printed.
+fn run(name: &str, arguments: &[&str]) -> (bool, String) {
+    let output = example(name)
         .args(arguments)
         .output()
-        .unwrap_or_else(|error| panic!("{example} is not built ({error}): run `cargo test`"));
+        .unwrap_or_else(|error| panic!("{name} is not built ({error}): run `cargo test`"));
     let text = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8_lossy(&text).into_owned())
 }
@@ -54,12 +61,9 @@ fn quickstart_handles_its_own_notification() {
 
 #[test]
 fn quickstart_says_how_it_is_used() {
-    for (arguments, expected) in [
-        (vec!["--broker", "pigeon"], "use memory, kafka or amqp"),
-        (vec!["--help"], "usage: [--broker memory|kafka|amqp]"),
-    ] {
-        let (succeeded, text) = run("quickstart", &arguments);
-        assert!(!succeeded && text.contains(expected), "{text}");
+    for arguments in [&["--broker", "pigeon"][..], &["--help"]] {
+        let (succeeded, text) = run("quickstart", arguments);
+        assert!(!succeeded && text.contains("usage: [--broker memory | kafka | amqp]"), "{text}");
     }
 }
 
@@ -165,6 +169,59 @@ fn batch_isolates_its_poison_message() {
 fn parallel_handlers_keep_the_order_of_each_key() {
     let lines = ["at once", "came in their order", "stopped: 100 handled"];
     assert_lines(&output("parallel_with_order"), &lines);
+}
+
+/// Sends a request to the server at `address` and returns the response.
+fn http(address: &str, request: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    let length = body.len();
+    let headers = format!("host: {address}\r\nconnection: close\r\ncontent-length: {length}");
+    let json = "content-type: application/json";
+    write!(stream, "{request} HTTP/1.1\r\n{headers}\r\n{json}\r\n\r\n{body}").expect("sent");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).expect("a response");
+    response
+}
+
+/// A process that a failed test ends, too.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ended_already = self.0.kill();
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn http_and_consumer_stop_in_order() {
+    let mut command = example("http_and_consumer");
+    command.env("ADDRESS", "127.0.0.1:0").stdout(Stdio::piped());
+    let mut process = Process(command.spawn().expect("it is built"));
+    let mut output = BufReader::new(process.0.stdout.take().expect("its output")).lines();
+    let mut line = || output.next().expect("a line").expect("UTF-8");
+    let first = line();
+    let address = first.strip_prefix("listening on ").expect("the address first");
+
+    for (body, status) in [
+        (r#"{"name":"Ada","email":"ada@example.org"}"#, "201"),
+        (r#"{"name":"Bob","email":"nowhere"}"#, "422"),
+        (r#"{"name":"Eve","email":"ada@example.org"}"#, "409"),
+    ] {
+        let response = http(address, "POST /users", body);
+        assert!(response.starts_with(&format!("HTTP/1.1 {status} ")), "{body}: {response}");
+    }
+    assert_eq!(line(), "mail to ada@example.org: welcome!");
+    for route in ["GET /health/live", "GET /health/ready"] {
+        assert!(http(address, route, "").starts_with("HTTP/1.1 200 "), "{route}");
+    }
+
+    let signal = Command::new("kill").arg(process.0.id().to_string()).status();
+    assert!(signal.expect("kill").success());
+    let stopped = ["HTTP stopped", "consumer stopped: 1 handled"];
+    assert_eq!([line(), line()], stopped);
+    assert_eq!(line(), "mediator and broker stopped: 0 undelivered");
+    assert!(process.0.wait().expect("its end").success());
 }
 
 #[test]
