@@ -4,3 +4,4 @@ mod canary;
 mod examples;
 mod packaging;
 mod scripts;
+mod tutorial;
