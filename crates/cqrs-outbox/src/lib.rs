@@ -10,6 +10,7 @@ mod inbox;
 mod lane;
 mod migrate;
 mod outbox;
+mod relay;
 mod row;
 mod tables;
 mod unit;
@@ -21,6 +22,9 @@ pub use inbox::Inbox;
 pub use lane::lane_of;
 pub use migrate::Migration;
 pub use outbox::Outbox;
+pub use relay::{
+    FailedRow, Relay, RelayBuilder, RelayDatabase, RelayHandle, RelayReport, RelayStatus,
+};
 pub use row::{NewRow, Row};
 pub use tables::{Dialect, Tables};
 pub use unit::SqlUnitOfWork;

@@ -1,0 +1,258 @@
+//! The relay and its settings, as users build and run it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cqrs_core::MessageBroker;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::driver::Driver;
+use super::lane::Backoff;
+use super::settings::Settings;
+use super::status::{Progress, RelayStatus};
+use super::store::{RelayDatabase, StoreSettings};
+use crate::error::OutboxError;
+use crate::outbox::Outbox;
+
+/// Publishes the rows of an [`Outbox`] to a broker: at least once, in order per topic and key.
+///
+/// Any number of relays, in one process or several, share the lanes of an outbox. Each runs beside the rest
+/// of its service:
+///
+/// ```
+/// use cqrs_core::{MemoryBroker, Message};
+/// use cqrs_outbox::{Relay, SqliteOutbox};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let options = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+/// # let pool = options.connect("sqlite::memory:").await?;
+/// let outbox = SqliteOutbox::new(pool.clone());
+/// outbox.migrate().await?;
+/// let broker = MemoryBroker::new();
+/// let published = broker.subscriber("orders", "audit");
+///
+/// let relay = Relay::builder(&outbox, broker).build()?;
+/// let handle = relay.handle();
+/// let running = tokio::spawn(relay.run());
+///
+/// let mut tx = pool.begin().await?;
+/// outbox.put(&mut tx, &[Message::new("orders", "{}")]).await?;
+/// tx.commit().await?;
+/// outbox.wakeup().wake();
+///
+/// published.recv().await.expect("the event").ack();
+/// handle.stop();
+/// assert_eq!(running.await?.published, 1);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "it does nothing until it runs"]
+pub struct Relay<DB: RelayDatabase> {
+    driver: Driver<DB::Store>,
+    outbox: Outbox<DB>,
+    notified: Arc<Notify>,
+    progress: Arc<Progress>,
+    stop: CancellationToken,
+}
+
+/// The result of a [`Relay`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RelayReport {
+    /// Rows that were confirmed.
+    pub published: u64,
+    /// Rows that were in flight or not deleted at the end. They are published again by the next relay.
+    pub unsettled: usize,
+    /// Set if it ended because the broker value was shut down.
+    pub is_broker_closed: bool,
+}
+
+impl<DB: RelayDatabase> Relay<DB> {
+    /// Settings of a relay from `outbox` to `broker`.
+    pub fn builder(outbox: &Outbox<DB>, broker: impl MessageBroker) -> RelayBuilder<DB> {
+        let settings = Settings::default();
+        RelayBuilder { outbox: outbox.clone(), broker: Arc::new(broker), settings }
+    }
+
+    /// A handle to watch and stop it.
+    pub fn handle(&self) -> RelayHandle<DB> {
+        let (outbox, progress) = (self.outbox.clone(), Arc::clone(&self.progress));
+        RelayHandle { outbox, progress, stop: self.stop.clone() }
+    }
+
+    /// Publishes until [`RelayHandle::stop`] is called or the broker value is shut down.
+    ///
+    /// It never ends for an error of the database or the broker: it waits and tries again, with one line in
+    /// the log per outage. At a stop it starts nothing new, waits for the confirms (at most
+    /// [`drain`](RelayBuilder::drain)), deletes their rows and releases its lanes.
+    ///
+    /// # Cancel safety
+    /// Dropped, nothing is lost: the rows in flight are published again by the next owner of their lanes. On
+    /// PostgreSQL that is at once, elsewhere after the [lease](RelayBuilder::lease).
+    pub async fn run(self) -> RelayReport {
+        let Self { driver, outbox, notified, progress: _, stop } = self;
+        driver.run(stop, outbox.wakeup().subscribe(), notified).await
+    }
+
+    /// As [`run`](Self::run), until `signal` resolves, too.
+    pub async fn run_until<F: Future>(self, signal: F) -> RelayReport {
+        let stop = self.stop.clone();
+        let stopping = async {
+            signal.await;
+            stop.cancel();
+            std::future::pending().await
+        };
+        tokio::select! {
+            report = self.run() => report,
+            never = stopping => never,
+        }
+    }
+}
+
+impl<DB: RelayDatabase> fmt::Debug for Relay<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Relay").field("outbox", &self.outbox).finish_non_exhaustive()
+    }
+}
+
+/// Watches and stops a [`Relay`]. Cloning is cheap.
+pub struct RelayHandle<DB: RelayDatabase> {
+    outbox: Outbox<DB>,
+    progress: Arc<Progress>,
+    stop: CancellationToken,
+}
+
+impl<DB: RelayDatabase> RelayHandle<DB> {
+    /// Stops the relay gracefully.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// The state of the outbox and of this relay. Counts the rows, on the pool of the outbox: not for every
+    /// request. What the relay tells of itself is up to a second old.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn status(&self) -> Result<RelayStatus, OutboxError> {
+        Ok(self.progress.status(DB::counts(&self.outbox).await?))
+    }
+}
+
+impl<DB: RelayDatabase> Clone for RelayHandle<DB> {
+    fn clone(&self) -> Self {
+        let (outbox, progress) = (self.outbox.clone(), Arc::clone(&self.progress));
+        Self { outbox, progress, stop: self.stop.clone() }
+    }
+}
+
+impl<DB: RelayDatabase> fmt::Debug for RelayHandle<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RelayHandle").field("outbox", &self.outbox).finish_non_exhaustive()
+    }
+}
+
+/// Settings of a [`Relay`].
+#[must_use = "call `build`"]
+pub struct RelayBuilder<DB: RelayDatabase> {
+    outbox: Outbox<DB>,
+    broker: Arc<dyn MessageBroker>,
+    settings: Settings,
+}
+
+impl<DB: RelayDatabase> RelayBuilder<DB> {
+    /// The rows that the relay holds in memory, over all its lanes. 8,192 by default. The broker's window
+    /// bounds how many of them are in flight.
+    pub fn window(mut self, rows: usize) -> Self {
+        self.settings.window = rows;
+        self
+    }
+
+    /// The pause of a key after its first failure, which doubles up to `longest`. 1 s and 5 min by default.
+    pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
+        self.settings.backoff = Backoff { first, longest };
+        self
+    }
+
+    /// How often the relay looks for rows that no wake-up told of: `active`, and `idle` after some looks
+    /// without a row. 250 ms and 1 s by default.
+    pub fn poll(mut self, active: Duration, idle: Duration) -> Self {
+        (self.settings.poll, self.settings.idle_poll) = (active, idle);
+        self
+    }
+
+    /// How often the relay reads the ids of all rows of its lanes, the proof that it skipped none. 30 s by
+    /// default, and at least 20 times as long as that takes.
+    pub fn sweep(mut self, every: Duration) -> Self {
+        self.settings.sweep = every;
+        self
+    }
+
+    /// A relay whose heartbeat (one a second) is older than this, by the database's clock, loses its lanes.
+    /// 30 s by default.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.settings.lease = lease;
+        self
+    }
+
+    /// PostgreSQL: tells by the heartbeat alone if a relay is alive, without a session of its own. For a
+    /// pooler that lends connections for a transaction (pgbouncer). A take-over waits for the
+    /// [lease](Self::lease) then, and wake-ups of other processes are not seen before the next poll.
+    pub fn heartbeat_only(mut self) -> Self {
+        self.settings.uses_session = false;
+        self
+    }
+
+    /// The longest wait for confirms at a stop. 30 s by default.
+    pub fn drain(mut self, longest: Duration) -> Self {
+        self.settings.drain = longest;
+        self
+    }
+
+    /// Tries a message that has no destination (an unbound exchange, a missing topic) again later, as after
+    /// any failure, instead of making it a dead row.
+    pub fn park_unroutable(mut self) -> Self {
+        self.settings.parks_unroutable = true;
+        self
+    }
+
+    /// The relay.
+    ///
+    /// # Errors
+    /// If a setting is zero, or the lease is shorter than 3 s.
+    pub fn build(self) -> Result<Relay<DB>, OutboxError> {
+        let Self { outbox, broker, settings } = self;
+        let Settings { window, backoff, poll, idle_poll, sweep, .. } = &settings;
+        if *window == 0 || [backoff.first, *poll, *idle_poll, *sweep].contains(&Duration::ZERO) {
+            return Err(OutboxError::config(
+                "a setting of the relay is zero: leave it to its default",
+            ));
+        }
+        if settings.lease < Duration::from_secs(3) {
+            return Err(OutboxError::config(
+                "the lease of the relay is below three heartbeats (3 s)",
+            ));
+        }
+        let (notified, progress) = (Arc::new(Notify::new()), Arc::new(Progress::default()));
+        // Random: the advisory lock has four bytes of it.
+        let relay = Uuid::now_v7();
+        let store = StoreSettings {
+            wake: Arc::clone(&notified),
+            lease: settings.lease,
+            uses_session: settings.uses_session,
+        };
+        let store = Arc::new(DB::store(&outbox, relay, store));
+        let driver = Driver::new(store, relay, broker, settings, Arc::clone(&progress));
+        let stop = CancellationToken::new();
+        Ok(Relay { driver, outbox, notified, progress, stop })
+    }
+}
+
+impl<DB: RelayDatabase> fmt::Debug for RelayBuilder<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RelayBuilder").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}

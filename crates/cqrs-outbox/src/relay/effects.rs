@@ -1,0 +1,67 @@
+//! What the lanes of a relay want done: publishes, loads of parked rows, and statements.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+/// The rows that keep their order: those of one topic and key. A row without a key is alone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum OrderKey {
+    Key { topic: Arc<str>, key: Bytes },
+    Row(i64),
+}
+
+/// A lane under one ownership: each change of the owner has an epoch of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct LaneEpoch {
+    pub(super) lane: i16,
+    pub(super) epoch: i64,
+}
+
+/// The place of a row: its lane and its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct RowId {
+    pub(super) lane: LaneEpoch,
+    pub(super) id: i64,
+}
+
+/// The table that a row is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Table {
+    Pending,
+    Parked,
+}
+
+/// A row that goes to another table, or is parked for longer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Move {
+    pub(super) row: RowId,
+    pub(super) order: OrderKey,
+    pub(super) from: Table,
+    pub(super) to: Target,
+    /// Failed attempts. 0 for a row that waits behind another of its key.
+    pub(super) attempts: u32,
+    pub(super) error: Arc<str>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    /// To be tried again after the delay.
+    Parked(Duration),
+    Dead,
+}
+
+/// Work that the lanes ask for. Times are since the start of the relay.
+#[derive(Debug, Default)]
+pub(super) struct Effects {
+    /// Keys with a row that may be published now.
+    pub(super) ready: VecDeque<(LaneEpoch, OrderKey)>,
+    /// Parked keys, by the time of their next attempt.
+    pub(super) due: BinaryHeap<Reverse<(Duration, LaneEpoch, OrderKey)>>,
+    pub(super) moves: Vec<Move>,
+    /// Confirmed rows.
+    pub(super) deletes: Vec<(RowId, Table)>,
+}

@@ -1,0 +1,463 @@
+//! The lanes that a relay owns: what to read, what to publish next, and what became of it.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::effects::{Effects, LaneEpoch, Move, OrderKey, RowId, Table};
+use super::lane::{Backoff, Entry, Lane, ParkedEntry};
+use super::snapshot::{LateRows, Snapshot};
+
+/// A part of a hot read: rows of a lane above an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LaneRead {
+    pub(super) lane: LaneEpoch,
+    pub(super) above: i64,
+    pub(super) limit: usize,
+}
+
+/// A part of a late read: the ids of a lane above one id, up to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LaneRange {
+    pub(super) lane: LaneEpoch,
+    pub(super) above: i64,
+    pub(super) up_to: i64,
+    pub(super) limit: usize,
+}
+
+/// The next statement of a read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum ReadStep {
+    Hot(Vec<LaneRead>),
+    /// The ids of rows that may have become visible late.
+    Ids(Vec<LaneRange>),
+    /// The rows of these ids.
+    Rows(Vec<RowId>),
+    End,
+}
+
+/// The answer to a statement of a read.
+#[derive(Debug)]
+pub(super) struct ReadAnswer<T> {
+    /// By lane, in order of the ids.
+    pub(super) rows: Vec<(i16, T)>,
+    /// The asked lanes that this relay did not own in the snapshot of the statement. They have no rows here.
+    pub(super) lost: Vec<LaneEpoch>,
+    /// Of a database with ids in another order than commits.
+    pub(super) snapshot: Option<Snapshot>,
+}
+
+/// A row to publish.
+#[derive(Debug)]
+pub(super) struct Publish<P> {
+    pub(super) lane: LaneEpoch,
+    pub(super) order: OrderKey,
+    pub(super) id: i64,
+    pub(super) table: Table,
+    pub(super) payload: P,
+}
+
+/// The outcome of a publish.
+#[derive(Debug)]
+pub(super) enum Outcome<P> {
+    Confirmed,
+    /// The broker is away: again, later, without counting it.
+    Returned(P),
+    /// The key waits for its next attempt.
+    Failed(Arc<str>),
+    /// For good.
+    Refused(Arc<str>),
+}
+
+/// Parked rows to load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Load {
+    pub(super) lane: LaneEpoch,
+    pub(super) order: OrderKey,
+    pub(super) ids: Vec<i64>,
+}
+
+#[derive(Debug)]
+pub(super) struct Lanes<P> {
+    lanes: BTreeMap<i16, Lane<P>>,
+    effects: Effects,
+    late: LateRows,
+    /// The hot rows of the running read. They wait until the late rows are known.
+    reading: Option<Reading<P>>,
+    /// Rows in memory, of all lanes together.
+    capacity: usize,
+    backoff: Backoff,
+}
+
+#[derive(Debug)]
+struct Reading<P> {
+    lanes: Vec<LaneRead>,
+    ranges: Vec<LaneRange>,
+    hot: Vec<(i16, Entry<P>)>,
+    /// Rows above it may have become visible since the hot read.
+    late_again: Option<i64>,
+}
+
+impl<P> Lanes<P> {
+    pub(super) fn new(capacity: usize, backoff: Backoff) -> Self {
+        Self {
+            lanes: BTreeMap::new(),
+            effects: Effects::default(),
+            late: LateRows::default(),
+            reading: None,
+            capacity,
+            backoff,
+        }
+    }
+
+    // Ownership.
+
+    pub(super) fn owned(&self) -> impl ExactSizeIterator<Item = LaneEpoch> {
+        self.lanes.values().map(|lane| lane.at)
+    }
+
+    /// Adds a lane that was just taken, with its parked rows.
+    pub(super) fn take(&mut self, at: LaneEpoch, parked: Vec<ParkedEntry>, now: Duration) {
+        self.lanes.insert(at.lane, Lane::new(at, parked, now, &mut self.effects));
+    }
+
+    /// Drops a lane that another relay owns now.
+    pub(super) fn lose(&mut self, at: LaneEpoch) {
+        if self.get(at).is_some() {
+            self.lanes.remove(&at.lane);
+        }
+    }
+
+    /// Starts nothing new in `count` more lanes, so that they can be released.
+    pub(super) fn drain(&mut self, count: usize) {
+        let lanes = self.lanes.values_mut().rev().filter(|lane| !lane.is_draining);
+        lanes.take(count).for_each(|lane| lane.is_draining = true);
+    }
+
+    pub(super) fn draining(&self) -> usize {
+        self.lanes.values().filter(|lane| lane.is_draining).count()
+    }
+
+    /// The lanes to release. They are [lost](Self::lose) when that is done.
+    pub(super) fn drained(&self) -> Vec<LaneEpoch> {
+        self.lanes.values().filter(|lane| lane.is_drained()).map(|lane| lane.at).collect()
+    }
+
+    // Reading.
+
+    /// There may be new rows in every lane.
+    pub(super) fn wake(&mut self) {
+        self.lanes.values_mut().for_each(|lane| lane.has_more = true);
+    }
+
+    /// The next read looks at all rows of all lanes: the proof that none was skipped.
+    pub(super) fn sweep(&mut self) {
+        for lane in self.lanes.values_mut() {
+            (lane.late_from, lane.has_more) = (Some(i64::MIN), true);
+        }
+    }
+
+    /// After an error of the database nothing is known of what happened meanwhile.
+    pub(super) fn reset(&mut self) {
+        self.end_read();
+        self.late = LateRows::default();
+        for lane in self.lanes.values_mut() {
+            (lane.highest, lane.late_from, lane.has_more) = (i64::MIN, None, true);
+        }
+    }
+
+    /// The first statement of a read; [`End`](ReadStep::End) if there is nothing to read or no room.
+    pub(super) fn start_read(&mut self) -> ReadStep {
+        if self.reading.is_some() {
+            return ReadStep::End;
+        }
+        let share = (self.capacity / self.lanes.len().max(1)).max(1);
+        let mut reads = Vec::new();
+        for lane in self.lanes.values_mut().filter(|lane| lane.has_more && !lane.is_draining) {
+            let limit = share.saturating_sub(lane.held());
+            if limit >= share.div_ceil(4) {
+                lane.has_more = false;
+                reads.push(LaneRead { lane: lane.at, above: lane.highest, limit });
+            }
+        }
+        if reads.is_empty() {
+            return ReadStep::End;
+        }
+        self.reading = Some(Reading {
+            lanes: reads.clone(),
+            ranges: Vec::new(),
+            hot: Vec::new(),
+            late_again: None,
+        });
+        ReadStep::Hot(reads)
+    }
+
+    /// The rows of the hot read, by lane and id.
+    pub(super) fn hot_rows(&mut self, answer: ReadAnswer<Entry<P>>) -> ReadStep {
+        let ReadAnswer { rows, lost, snapshot } = answer;
+        lost.into_iter().for_each(|at| self.lose(at));
+        if let Some(above) = snapshot.and_then(|snapshot| self.late.observe(snapshot)) {
+            self.late_from(above);
+        }
+        if let Some(highest) = rows.iter().map(|(_, row)| row.id).max() {
+            self.late.read_up_to(highest);
+        }
+        let Some(mut reading) = self.reading.take() else { return ReadStep::End };
+        for read in &reading.lanes {
+            let Some(lane) = self.lanes.get_mut(&read.lane.lane) else { continue };
+            if let Some(above) = lane.late_from.filter(|above| *above < lane.highest) {
+                let (up_to, limit) = (lane.highest, lane.held() + read.limit + 1);
+                reading.ranges.push(LaneRange { lane: lane.at, above, up_to, limit });
+            } else {
+                lane.late_from = None;
+            }
+        }
+        reading.hot = rows;
+        let step = match reading.ranges.is_empty() {
+            true => ReadStep::End,
+            false => ReadStep::Ids(reading.ranges.clone()),
+        };
+        self.reading = Some(reading);
+        match step {
+            ReadStep::End => self.admit(Vec::new()),
+            step => step,
+        }
+    }
+
+    /// The ids of the late read, in order. Its snapshot is later than that of the hot read.
+    ///
+    /// A transaction that finished in between may have two late rows of a key, one of them below the range.
+    /// Then the range grows, and is read again.
+    pub(super) fn late_ids(&mut self, answer: ReadAnswer<i64>) -> ReadStep {
+        let ReadAnswer { rows: ids, lost, snapshot } = answer;
+        lost.into_iter().for_each(|at| self.lose(at));
+        let above = snapshot.and_then(|snapshot| self.late.observe(snapshot));
+        let Some(reading) = &mut self.reading else { return ReadStep::End };
+        if let Some(above) = above {
+            reading.late_again = Some(reading.late_again.map_or(above, |again| again.min(above)));
+            let mut has_grown = false;
+            for range in reading.ranges.iter_mut().filter(|range| above < range.above) {
+                (range.above, has_grown) = (above, true);
+            }
+            if has_grown {
+                return ReadStep::Ids(reading.ranges.clone());
+            }
+        }
+        let mut unknown = Vec::new();
+        for range in &reading.ranges {
+            let lane = self.lanes.get_mut(&range.lane.lane).filter(|lane| lane.at == range.lane);
+            let Some(lane) = lane else { continue };
+            let found = ids.iter().filter(|(of, _)| *of == range.lane.lane);
+            let found: Vec<_> = found.map(|(_, id)| *id).collect();
+            let new = found.iter().filter(|id| !lane.knows(**id));
+            unknown.extend(new.map(|id| RowId { lane: range.lane, id: *id }));
+            lane.late_from = None;
+            if found.len() >= range.limit {
+                // More late rows than room: the rows behind them wait.
+                lane.late_from = found.iter().max().copied();
+                lane.has_more = true;
+                reading.hot.retain(|(of, _)| *of != range.lane.lane);
+            }
+        }
+        match unknown.is_empty() {
+            true => self.admit(Vec::new()),
+            false => ReadStep::Rows(unknown),
+        }
+    }
+
+    /// The rows of the ids that were unknown.
+    pub(super) fn late_rows(&mut self, answer: ReadAnswer<Entry<P>>) -> ReadStep {
+        answer.lost.into_iter().for_each(|at| self.lose(at));
+        self.admit(answer.rows)
+    }
+
+    /// The read ends: all its rows are taken, the late ones first.
+    fn admit(&mut self, late: Vec<(i16, Entry<P>)>) -> ReadStep {
+        let Some(reading) = self.reading.take() else { return ReadStep::End };
+        let Reading { lanes: reads, hot, late_again, .. } = reading;
+        if let Some(above) = late_again {
+            self.late_from(above);
+        }
+        let is_read = |at: LaneEpoch| reads.iter().find(|read| read.lane == at);
+        let mut counts: HashMap<i16, usize> = HashMap::new();
+        for (is_hot, (lane, row)) in
+            late.into_iter().map(|row| (false, row)).chain(hot.into_iter().map(|row| (true, row)))
+        {
+            let Some(lane) = self.lanes.get_mut(&lane) else { continue };
+            let Some(read) = is_read(lane.at) else { continue };
+            if is_hot {
+                lane.highest = lane.highest.max(row.id);
+                let count = counts.entry(lane.at.lane).or_default();
+                *count += 1;
+                lane.has_more |= *count >= read.limit;
+            }
+            lane.admit(row, &mut self.effects);
+        }
+        self.end_read();
+        ReadStep::End
+    }
+
+    fn late_from(&mut self, above: i64) {
+        for lane in self.lanes.values_mut() {
+            lane.late_from = Some(lane.late_from.map_or(above, |from| from.min(above)));
+        }
+    }
+
+    /// `true` while a read runs.
+    pub(super) fn is_reading(&self) -> bool {
+        self.reading.is_some()
+    }
+
+    fn end_read(&mut self) {
+        self.reading = None;
+        self.lanes.values_mut().for_each(Lane::read_ended);
+    }
+
+    /// The highest id read, to be taken before a writing statement begins.
+    pub(super) fn highest(&self) -> i64 {
+        self.late.highest()
+    }
+
+    /// A statement of ours had the transaction `xid`, and began when `highest` was the highest id read.
+    pub(super) fn mark(&mut self, xid: u64, highest: i64) {
+        self.late.mark(xid, highest);
+    }
+
+    // Publishing.
+
+    /// The next row to publish.
+    pub(super) fn next_publish(&mut self) -> Option<Publish<P>> {
+        while let Some((at, order)) = self.effects.ready.pop_front() {
+            let Some(lane) = self.get(at).filter(|lane| !lane.is_draining) else { continue };
+            if let Some((id, table, payload)) = lane.start(&order) {
+                return Some(Publish { lane: at, order, id, table, payload });
+            }
+        }
+        None
+    }
+
+    /// `true` if a row may be ready to publish.
+    pub(super) fn has_ready(&self) -> bool {
+        !self.effects.ready.is_empty()
+    }
+
+    /// What became of a row. Its payload is in the outcome if it is needed again.
+    pub(super) fn published<Q>(
+        &mut self,
+        publish: &Publish<Q>,
+        outcome: Outcome<P>,
+        now: Duration,
+    ) {
+        let Publish { lane: at, order, id, table, .. } = publish;
+        let (at, id) = (*at, *id);
+        let (backoff, effects) = (self.backoff, &mut self.effects);
+        let lane = self.lanes.get_mut(&at.lane).filter(|lane| lane.at == at);
+        let Some(lane) = lane else {
+            if matches!(outcome, Outcome::Confirmed) {
+                // The lane is lost, but nobody needs to publish this row again.
+                effects.deletes.push((RowId { lane: at, id }, *table));
+            }
+            return;
+        };
+        match outcome {
+            Outcome::Confirmed => lane.confirmed(order, now, effects),
+            Outcome::Returned(payload) => lane.returned(order, payload, effects),
+            Outcome::Failed(error) => lane.park(order, error, backoff, now, effects),
+            Outcome::Refused(error) => lane.refused(order, error, now, effects),
+        }
+    }
+
+    /// Publishes without an outcome yet, in owned lanes.
+    pub(super) fn in_flight(&self) -> usize {
+        self.lanes.values().map(Lane::in_flight).sum()
+    }
+
+    // Statements.
+
+    pub(super) fn pending_deletes(&self) -> usize {
+        self.effects.deletes.len()
+    }
+
+    /// Confirmed rows to delete.
+    pub(super) fn take_deletes(&mut self, most: usize) -> Vec<(RowId, Table)> {
+        let count = self.effects.deletes.len().min(most);
+        self.effects.deletes.drain(..count).collect()
+    }
+
+    pub(super) fn deleted(&mut self, rows: &[(RowId, Table)]) {
+        let is_reading = self.is_reading();
+        for (row, table) in rows {
+            if let Some(lane) = self.get(row.lane) {
+                lane.removed(row.id, *table, is_reading);
+            }
+        }
+    }
+
+    /// The statement failed: its rows are deleted with the next one.
+    pub(super) fn not_deleted(&mut self, rows: Vec<(RowId, Table)>) {
+        self.effects.deletes.extend(rows);
+    }
+
+    /// Rows to park, to park for longer, and to declare dead: at most one change per row.
+    pub(super) fn take_moves(&mut self, most: usize) -> Vec<Move> {
+        let count = self.effects.moves.len().min(most);
+        self.effects.moves.drain(..count).collect()
+    }
+
+    /// The statement is through; `owned` are the lanes that it found owned by this relay.
+    pub(super) fn moved(&mut self, moves: &[Move], owned: &[i16]) {
+        let is_reading = self.is_reading();
+        for Move { row, order, from, .. } in moves {
+            if !owned.contains(&row.lane.lane) {
+                self.lose(row.lane);
+                continue;
+            }
+            let lane = self.lanes.get_mut(&row.lane.lane).filter(|lane| lane.at == row.lane);
+            if let Some(lane) = lane {
+                lane.removed(row.id, *from, is_reading);
+                lane.moved(order, row.id, &mut self.effects);
+            }
+        }
+    }
+
+    /// The statement failed, and is to be made again.
+    pub(super) fn not_moved(&mut self, mut moves: Vec<Move>) {
+        moves.append(&mut self.effects.moves);
+        self.effects.moves = moves;
+    }
+
+    // Parked rows.
+
+    /// The time of the next attempt of a parked key.
+    pub(super) fn next_due(&self) -> Option<Duration> {
+        self.effects.due.peek().map(|Reverse((due, ..))| *due)
+    }
+
+    /// Parked rows to load now.
+    pub(super) fn next_load(&mut self, now: Duration) -> Option<Load> {
+        while self.next_due().is_some_and(|due| due <= now) {
+            let Reverse((_, at, order)) = self.effects.due.pop()?;
+            let Some(lane) = self.get(at).filter(|lane| !lane.is_draining) else { continue };
+            if let Some(ids) = lane.load(&order, now) {
+                return Some(Load { lane: at, order, ids });
+            }
+        }
+        None
+    }
+
+    /// The answer to a load; `None` if it failed.
+    pub(super) fn loaded(&mut self, load: &Load, rows: Option<HashMap<i64, P>>, now: Duration) {
+        let Load { lane: at, order, ids } = load;
+        let lane = self.lanes.get_mut(&at.lane).filter(|lane| lane.at == *at);
+        match (lane, rows) {
+            (Some(lane), Some(rows)) => lane.loaded(order, ids, rows, now, &mut self.effects),
+            (Some(lane), None) => lane.load_failed(order, &mut self.effects),
+            (None, _) => {}
+        }
+    }
+
+    fn get(&mut self, at: LaneEpoch) -> Option<&mut Lane<P>> {
+        self.lanes.get_mut(&at.lane).filter(|lane| lane.at == at)
+    }
+}

@@ -1,0 +1,75 @@
+//! The outages of a relay's database and broker: when to try again, and one log line for each.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+const FIRST: Duration = Duration::from_millis(100);
+
+/// Times are since the start of the relay.
+#[derive(Debug)]
+pub(super) struct Outage {
+    /// What is away.
+    what: &'static str,
+    longest: Duration,
+    since: Option<Duration>,
+    failures: u32,
+    retry_at: Duration,
+}
+
+impl Outage {
+    pub(super) fn new(what: &'static str, longest: Duration) -> Self {
+        Self { what, longest, since: None, failures: 0, retry_at: Duration::ZERO }
+    }
+
+    /// A failure. Later ones of the same outage are not logged, and make the pause longer.
+    pub(super) fn failed(&mut self, now: Duration, error: impl Display) {
+        if self.since.is_none() {
+            tracing::warn!(what = self.what, %error, "the relay of the outbox waits");
+            self.since = Some(now);
+        }
+        let pause = FIRST.saturating_mul(1 << self.failures.min(10)).min(self.longest);
+        self.failures += 1;
+        self.retry_at = self.retry_at.max(now + pause);
+    }
+
+    pub(super) fn succeeded(&mut self, now: Duration) {
+        if let Some(since) = self.since.take() {
+            let lasted = now.saturating_sub(since);
+            let (what, failures) = (self.what, self.failures);
+            tracing::info!(what, ?lasted, failures, "the relay of the outbox goes on");
+            self.failures = 0;
+        }
+    }
+
+    /// The time of the next attempt, if there is an outage.
+    pub(super) fn retry_at(&self) -> Option<Duration> {
+        self.since.map(|_| self.retry_at)
+    }
+
+    /// `true` if nothing may be tried now.
+    pub(super) fn waits(&self, now: Duration) -> bool {
+        self.retry_at().is_some_and(|retry| now < retry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pause_grows_until_a_success() {
+        let mut outage = Outage::new("database", Duration::from_secs(5));
+        let mut now = Duration::ZERO;
+        assert!(!outage.waits(now));
+        for pause in [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000] {
+            outage.failed(now, "down");
+            assert_eq!(outage.retry_at(), Some(now + Duration::from_millis(pause)));
+            now += Duration::from_millis(pause);
+            assert!(!outage.waits(now));
+        }
+        outage.succeeded(now);
+        assert_eq!(outage.retry_at(), None);
+        outage.failed(now, "down again");
+        assert_eq!(outage.retry_at(), Some(now + FIRST));
+    }
+}

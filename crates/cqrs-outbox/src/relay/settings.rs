@@ -1,0 +1,35 @@
+//! The settings of a relay, with their defaults.
+
+use std::time::Duration;
+
+use super::lane::Backoff;
+
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    /// Rows in memory.
+    pub(super) window: usize,
+    pub(super) backoff: Backoff,
+    pub(super) poll: Duration,
+    pub(super) idle_poll: Duration,
+    pub(super) sweep: Duration,
+    pub(super) lease: Duration,
+    pub(super) uses_session: bool,
+    pub(super) drain: Duration,
+    pub(super) parks_unroutable: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            window: 8_192,
+            backoff: Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(300) },
+            poll: Duration::from_millis(250),
+            idle_poll: Duration::from_secs(1),
+            sweep: Duration::from_secs(30),
+            lease: Duration::from_secs(30),
+            uses_session: true,
+            drain: Duration::from_secs(30),
+            parks_unroutable: false,
+        }
+    }
+}

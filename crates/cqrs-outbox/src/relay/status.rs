@@ -1,0 +1,108 @@
+//! The state of a running relay, for health checks and dashboards.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// The state of the outbox and of a relay, from [`RelayHandle::status`](super::RelayHandle::status).
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct RelayStatus {
+    /// Rows that wait for their publish, of all lanes.
+    pub pending: u64,
+    /// The age of the oldest of them, by the database's clock.
+    pub oldest: Option<Duration>,
+    /// Rows of keys that fail now.
+    pub parked: u64,
+    /// Rows that were refused for good.
+    pub dead: u64,
+    /// The lanes that this relay owns.
+    pub lanes: usize,
+    /// Rows that this relay has published and that are not confirmed.
+    pub in_flight: usize,
+    /// Rows that this relay has published, since its start.
+    pub published: u64,
+    /// Rows a second that this relay published lately.
+    pub rate: f64,
+    /// Rows that became visible after later ones. Many of them mean long transactions.
+    pub late: u64,
+    /// Set while the relay waits for its database.
+    pub is_database_away: bool,
+    /// Set while the relay waits for its broker.
+    pub is_broker_away: bool,
+    /// The last error of the database.
+    pub last_error: Option<Arc<str>>,
+}
+
+/// The counts of the tables.
+#[derive(Debug, Clone, Copy)]
+pub struct Counts {
+    pub(super) pending: i64,
+    pub(super) oldest_micros: Option<i64>,
+    pub(super) parked: i64,
+    pub(super) dead: i64,
+}
+
+/// What a relay tells about itself.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    published: AtomicU64,
+    late: AtomicU64,
+    lanes: AtomicUsize,
+    in_flight: AtomicUsize,
+    /// Rows a second, as the bits of an `f64`.
+    rate: AtomicU64,
+    is_database_away: AtomicBool,
+    is_broker_away: AtomicBool,
+    last_error: Mutex<Option<Arc<str>>>,
+}
+
+impl Progress {
+    pub(super) fn count_published(&self) {
+        self.published.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn published(&self) -> u64 {
+        self.published.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_late(&self, rows: usize) {
+        self.late.fetch_add(rows as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_rate(&self, rate: f64) {
+        self.rate.store(rate.to_bits(), Ordering::Relaxed);
+    }
+
+    pub(super) fn set_lanes(&self, lanes: usize, in_flight: usize) {
+        self.lanes.store(lanes, Ordering::Relaxed);
+        self.in_flight.store(in_flight, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_away(&self, database: bool, broker: bool) {
+        self.is_database_away.store(database, Ordering::Relaxed);
+        self.is_broker_away.store(broker, Ordering::Relaxed);
+    }
+
+    pub(super) fn failed(&self, error: Arc<str>) {
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
+
+    pub(super) fn status(&self, counts: Counts) -> RelayStatus {
+        let number = |count: i64| u64::try_from(count).unwrap_or(0);
+        RelayStatus {
+            pending: number(counts.pending),
+            oldest: counts.oldest_micros.map(|age| Duration::from_micros(number(age))),
+            parked: number(counts.parked),
+            dead: number(counts.dead),
+            lanes: self.lanes.load(Ordering::Relaxed),
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            published: self.published(),
+            rate: f64::from_bits(self.rate.load(Ordering::Relaxed)),
+            late: self.late.load(Ordering::Relaxed),
+            is_database_away: self.is_database_away.load(Ordering::Relaxed),
+            is_broker_away: self.is_broker_away.load(Ordering::Relaxed),
+            last_error: self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The statements that a relay needs, with one implementation per database.
+
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "postgres")]
+mod session;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cqrs_core::Message;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::effects::{LaneEpoch, Move, OrderKey, RowId, Table};
+use super::failed::FailedRow;
+use super::lane::{Entry, ParkedEntry};
+use super::lanes::{LaneRange, LaneRead, Load, ReadAnswer};
+use super::status::Counts;
+use crate::database::OutboxDatabase;
+use crate::error::OutboxError;
+use crate::outbox::Outbox;
+use crate::row::Row;
+
+/// The message of a row, or the reason why the row cannot be read.
+pub(super) type Payload = Result<Message, Arc<str>>;
+
+pub(super) type ReadEntry = Entry<Payload>;
+
+/// A database that a relay can read. Sealed: it is implemented here alone.
+pub trait RelayDatabase: OutboxDatabase {
+    /// The statements.
+    #[expect(private_bounds, reason = "seals the trait")]
+    type Store: Store;
+
+    /// The counts of the tables.
+    fn counts(outbox: &Outbox<Self>) -> impl Future<Output = Result<Counts, OutboxError>> + Send;
+
+    /// See [`Outbox::dead_rows`].
+    fn dead_rows(
+        outbox: &Outbox<Self>,
+        after: i64,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<FailedRow>, OutboxError>> + Send;
+
+    /// See [`Outbox::parked_rows`].
+    fn parked_rows(
+        outbox: &Outbox<Self>,
+        after: i64,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<FailedRow>, OutboxError>> + Send;
+
+    /// See [`Outbox::replay_dead`].
+    fn replay_dead(
+        outbox: &Outbox<Self>,
+        ids: &[i64],
+    ) -> impl Future<Output = Result<u64, OutboxError>> + Send;
+
+    /// See [`Outbox::purge_dead`].
+    fn purge_dead(
+        outbox: &Outbox<Self>,
+        age: Duration,
+    ) -> impl Future<Output = Result<u64, OutboxError>> + Send;
+
+    /// The statements of the relay `relay`. A notification of another process is passed to `wake`.
+    #[expect(private_interfaces, reason = "seals the trait")]
+    fn store(outbox: &Outbox<Self>, relay: Uuid, settings: StoreSettings) -> Self::Store;
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct StoreSettings {
+    /// Notified when another process has written rows, where the database can tell.
+    pub(super) wake: Arc<Notify>,
+    /// A relay that was not seen for so long is dead.
+    pub(super) lease: Duration,
+    /// Set if a relay is also dead once its session is gone.
+    pub(super) uses_session: bool,
+}
+
+/// The relays and the owners of the lanes, as the database has them.
+#[derive(Debug)]
+pub(super) struct View {
+    pub(super) live: Vec<Uuid>,
+    /// Read before `live`, so that an owner that is not there is dead.
+    pub(super) lanes: Vec<(LaneEpoch, Option<Uuid>)>,
+    /// Of the statement, where ids are in another order than commits.
+    pub(super) xid: Option<u64>,
+}
+
+/// The statements of a relay. Each is one transaction; none is cancelled half way by dropping its future.
+pub(super) trait Store: Send + Sync + 'static {
+    /// Tells that this relay is alive, and returns who else is.
+    fn heartbeat(&self) -> impl Future<Output = Result<View, OutboxError>> + Send;
+
+    /// Takes at most `count` lanes that are free or owned by `dead` relays.
+    fn take(
+        &self,
+        dead: &[Uuid],
+        count: usize,
+    ) -> impl Future<Output = Result<Vec<LaneEpoch>, OutboxError>> + Send;
+
+    /// The parked rows of lanes, in order of their ids.
+    fn parked(
+        &self,
+        lanes: &[LaneEpoch],
+    ) -> impl Future<Output = Result<Vec<ParkedEntry>, OutboxError>> + Send;
+
+    /// Gives lanes up.
+    fn release(&self, lanes: &[LaneEpoch]) -> impl Future<Output = Result<(), OutboxError>> + Send;
+
+    /// Tells that this relay ends, and closes its connections.
+    fn leave(&self) -> impl Future<Output = Result<(), OutboxError>> + Send;
+
+    fn hot(
+        &self,
+        reads: &[LaneRead],
+    ) -> impl Future<Output = Result<ReadAnswer<ReadEntry>, OutboxError>> + Send;
+
+    fn ids(
+        &self,
+        ranges: &[LaneRange],
+    ) -> impl Future<Output = Result<ReadAnswer<i64>, OutboxError>> + Send;
+
+    fn rows(
+        &self,
+        rows: &[RowId],
+    ) -> impl Future<Output = Result<ReadAnswer<ReadEntry>, OutboxError>> + Send;
+
+    /// Deletes confirmed rows. Returns the number of its transaction, as [`View::xid`].
+    fn delete(
+        &self,
+        rows: &[(RowId, Table)],
+    ) -> impl Future<Output = Result<Option<u64>, OutboxError>> + Send;
+
+    /// Parks rows and declares rows dead, in the lanes that this relay owns; returns these.
+    fn change(&self, moves: &[Move]) -> impl Future<Output = Result<Vec<i16>, OutboxError>> + Send;
+
+    /// The messages of parked rows, by id.
+    fn load(
+        &self,
+        load: &Load,
+    ) -> impl Future<Output = Result<HashMap<i64, Payload>, OutboxError>> + Send;
+
+    /// Wakes the relays of other processes, where the database can.
+    fn notify(&self) -> impl Future<Output = Result<(), OutboxError>> + Send;
+}
+
+/// The rows that keep their order with a row of this topic and key.
+fn order_of(id: i64, topic: Arc<str>, key: Option<bytes::Bytes>) -> OrderKey {
+    match key {
+        Some(key) => OrderKey::Key { topic, key },
+        None => OrderKey::Row(id),
+    }
+}
+
+/// A row for the lanes. One that cannot be read has no order, and becomes a dead row.
+fn entry_of(id: i64, read: Result<Row, sqlx::Error>) -> ReadEntry {
+    match read {
+        Ok(Row { message, .. }) => {
+            let order = order_of(id, Arc::clone(&message.topic), message.key.clone());
+            Entry { id, order, payload: Ok(message) }
+        }
+        Err(error) => {
+            let reason = format!("the row cannot be read: {error}").into();
+            Entry { id, order: OrderKey::Row(id), payload: Err(reason) }
+        }
+    }
+}

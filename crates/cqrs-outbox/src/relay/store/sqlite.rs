@@ -1,0 +1,412 @@
+//! The relay's statements on SQLite: one lane, and ids in the order of the commits.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{AssertSqlSafe, Error, Row as _, Sqlite, SqlitePool, Transaction};
+use uuid::Uuid;
+
+use super::{Payload, ReadEntry, RelayDatabase, Store, StoreSettings, View, entry_of, order_of};
+use crate::error::OutboxError;
+use crate::outbox::Outbox;
+use crate::relay::effects::{LaneEpoch, Move, RowId, Table, Target};
+use crate::relay::failed::FailedRow;
+use crate::relay::lane::ParkedEntry;
+use crate::relay::lanes::{LaneRange, LaneRead, Load, ReadAnswer};
+use crate::relay::status::Counts;
+use crate::row::{Row, row_columns};
+use crate::tables::{Dialect, Tables};
+
+const COLUMNS: &str = "lane, id, event_id, name, topic, key, content_type, headers, body, occurred_at, \
+                       mandatory, created_at";
+
+/// The present time, in microseconds.
+const NOW: &str = "CAST(unixepoch('subsec') * 1000000 AS INTEGER)";
+
+/// The lane, if this relay owns it in the epoch that it knows.
+const OWNED: &str = "LEFT JOIN {t}outbox_lane l ON l.lane = ? AND l.owner = ? AND l.epoch = ?";
+
+#[derive(Debug)]
+pub struct SqliteStore {
+    pool: SqlitePool,
+    relay: Uuid,
+    lease: Duration,
+    tables: Tables,
+}
+
+impl RelayDatabase for Sqlite {
+    type Store = SqliteStore;
+
+    async fn counts(outbox: &Outbox<Self>) -> Result<Counts, OutboxError> {
+        let sql = outbox.tables().render(&format!(
+            "SELECT (SELECT count(*) FROM {{t}}outbox), \
+             (SELECT {NOW} - created_at FROM {{t}}outbox ORDER BY id LIMIT 1), \
+             (SELECT count(*) FROM {{t}}outbox_parked), (SELECT count(*) FROM {{t}}outbox_dead)"
+        ));
+        let (pending, oldest_micros, parked, dead) = sqlx::query_as(AssertSqlSafe(sql))
+            .fetch_one(outbox.pool())
+            .await
+            .map_err(error("counting the rows of the outbox"))?;
+        Ok(Counts { pending, oldest_micros, parked, dead })
+    }
+
+    async fn dead_rows(
+        outbox: &Outbox<Self>,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<FailedRow>, OutboxError> {
+        failed_rows(outbox, ("outbox_dead", "died_at"), after, limit).await
+    }
+
+    async fn parked_rows(
+        outbox: &Outbox<Self>,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<FailedRow>, OutboxError> {
+        failed_rows(outbox, ("outbox_parked", "next_at"), after, limit).await
+    }
+
+    async fn replay_dead(outbox: &Outbox<Self>, ids: &[i64]) -> Result<u64, OutboxError> {
+        let replay = async {
+            let mut replayed = 0;
+            let mut tx = outbox.pool().begin_with("BEGIN IMMEDIATE").await?;
+            let columns = COLUMNS.replace("id, event_id", "event_id");
+            let of_ids = "FROM {t}outbox_dead WHERE id IN (SELECT value FROM json_each(?))";
+            let sql = format!(
+                "INSERT INTO {{t}}outbox ({columns}) SELECT {columns} {of_ids} ORDER BY id"
+            );
+            for sql in [sql, format!("DELETE {of_ids}")] {
+                let query = sqlx::query(AssertSqlSafe(outbox.tables().render(&sql)));
+                let done = query.bind(sqlx::types::Json(ids.to_vec())).execute(&mut *tx).await?;
+                replayed = done.rows_affected();
+            }
+            tx.commit().await?;
+            Ok(replayed)
+        };
+        replay.await.map_err(error("replaying dead rows"))
+    }
+
+    async fn purge_dead(outbox: &Outbox<Self>, age: Duration) -> Result<u64, OutboxError> {
+        let sql = outbox
+            .tables()
+            .render(&format!("DELETE FROM {{t}}outbox_dead WHERE died_at < {NOW} - ?"));
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(micros(age));
+        let done = query.execute(outbox.pool()).await.map_err(error("purging dead rows"))?;
+        Ok(done.rows_affected())
+    }
+
+    #[expect(private_interfaces, reason = "seals the trait")]
+    fn store(outbox: &Outbox<Self>, relay: Uuid, settings: StoreSettings) -> SqliteStore {
+        let (pool, tables) = (outbox.pool().clone(), outbox.tables().clone());
+        SqliteStore { pool, relay, lease: settings.lease, tables }
+    }
+}
+
+fn error(doing: &'static str) -> impl Fn(Error) -> OutboxError {
+    move |error| OutboxError::database(doing, error)
+}
+
+/// The rows of a table of failed rows, and of its column with the time `at`.
+async fn failed_rows(
+    outbox: &Outbox<Sqlite>,
+    (table, at): (&str, &str),
+    after: i64,
+    limit: u32,
+) -> Result<Vec<FailedRow>, OutboxError> {
+    let sql = outbox.tables().render(&format!(
+        "SELECT {}, r.attempts, r.last_error, r.first_failed_at, r.{at} AS at \
+         FROM {{t}}{table} r WHERE r.id > ? ORDER BY r.id LIMIT ?",
+        row_columns(Dialect::Sqlite)
+    ));
+    let read = |row: SqliteRow| {
+        let (attempts, first) = (row.try_get("attempts")?, row.try_get("first_failed_at")?);
+        let (at, last_error) = (row.try_get("at")?, row.try_get("last_error")?);
+        Ok(FailedRow::new(Row::read(&row)?, attempts, first, at, last_error))
+    };
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(after).bind(limit);
+    let rows = query.try_map(read).fetch_all(outbox.pool()).await;
+    rows.map_err(error("reading failed rows of the outbox"))
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+fn count(rows: usize) -> i64 {
+    i64::try_from(rows).unwrap_or(i64::MAX)
+}
+
+/// Adds one lane's rows of a fenced read to an answer.
+fn add<T>(
+    answer: &mut ReadAnswer<T>,
+    at: LaneEpoch,
+    rows: Vec<SqliteRow>,
+    value: impl Fn(i64, &SqliteRow) -> T,
+) -> Result<(), Error> {
+    for row in &rows {
+        if !row.try_get::<bool, _>("is_owned")? {
+            answer.lost.push(at);
+        } else if let Some(id) = row.try_get::<Option<i64>, _>("id")? {
+            answer.rows.push((at.lane, value(id, row)));
+        }
+    }
+    Ok(())
+}
+
+fn read_entry(id: i64, row: &SqliteRow) -> ReadEntry {
+    entry_of(id, Row::read(row))
+}
+
+impl SqliteStore {
+    fn sql(&self, template: &str) -> AssertSqlSafe<String> {
+        AssertSqlSafe(self.tables.render(template))
+    }
+
+    /// A transaction that takes the write lock at once.
+    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, Error> {
+        self.pool.begin_with("BEGIN IMMEDIATE").await
+    }
+
+    async fn try_heartbeat(&self) -> Result<View, Error> {
+        let mut tx = self.begin().await?;
+        let sql = self.sql(&format!(
+            "INSERT INTO {{t}}outbox_relay (id, seen_at) VALUES (?, {NOW}) \
+             ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at"
+        ));
+        sqlx::query(sql).bind(self.relay).execute(&mut *tx).await?;
+        let sql = self.sql("SELECT lane, owner, epoch FROM {t}outbox_lane ORDER BY lane");
+        let lanes: Vec<(i16, Option<Uuid>, i64)> = sqlx::query_as(sql).fetch_all(&mut *tx).await?;
+        let sql = self.sql(&format!("SELECT id FROM {{t}}outbox_relay WHERE seen_at > {NOW} - ?"));
+        let live = sqlx::query_scalar(sql).bind(micros(self.lease)).fetch_all(&mut *tx).await?;
+        tx.commit().await?;
+        let lanes = lanes.into_iter();
+        let lanes = lanes.map(|(lane, owner, epoch)| (LaneEpoch { lane, epoch }, owner)).collect();
+        Ok(View { live, lanes, xid: None })
+    }
+
+    async fn try_take(&self, dead: &[Uuid], most: usize) -> Result<Vec<LaneEpoch>, Error> {
+        let mut tx = self.begin().await?;
+        let sql = self.sql("SELECT lane, owner FROM {t}outbox_lane ORDER BY lane");
+        let lanes: Vec<(i16, Option<Uuid>)> = sqlx::query_as(sql).fetch_all(&mut *tx).await?;
+        let free =
+            lanes.iter().filter(|(_, owner)| owner.is_none_or(|owner| dead.contains(&owner)));
+        let mut taken = Vec::new();
+        for (lane, _) in free.take(most) {
+            let sql = self.sql(
+                "UPDATE {t}outbox_lane SET owner = ?, epoch = epoch + 1 WHERE lane = ? RETURNING epoch",
+            );
+            let query = sqlx::query_scalar(sql).bind(self.relay).bind(*lane);
+            taken.push(LaneEpoch { lane: *lane, epoch: query.fetch_one(&mut *tx).await? });
+        }
+        for relay in dead {
+            let sql = self.sql("DELETE FROM {t}outbox_relay WHERE id = ?");
+            sqlx::query(sql).bind(*relay).execute(&mut *tx).await?;
+        }
+        tx.commit().await?;
+        Ok(taken)
+    }
+
+    async fn try_hot(&self, reads: &[LaneRead]) -> Result<ReadAnswer<ReadEntry>, Error> {
+        let mut answer = ReadAnswer { rows: Vec::new(), lost: Vec::new(), snapshot: None };
+        for read in reads {
+            let sql = self.sql(&format!(
+                "SELECT l.lane IS NOT NULL AS is_owned, {} FROM (SELECT 1) {OWNED} LEFT JOIN \
+                 (SELECT * FROM {{t}}outbox WHERE lane = ? AND id > ? ORDER BY id LIMIT ?) r \
+                 ON l.lane IS NOT NULL ORDER BY r.id",
+                row_columns(Dialect::Sqlite)
+            ));
+            let query = sqlx::query(sql).bind(read.lane.lane).bind(self.relay);
+            let query = query.bind(read.lane.epoch).bind(read.lane.lane).bind(read.above);
+            let rows = query.bind(count(read.limit)).fetch_all(&self.pool).await?;
+            add(&mut answer, read.lane, rows, read_entry)?;
+        }
+        Ok(answer)
+    }
+
+    async fn try_ids(&self, ranges: &[LaneRange]) -> Result<ReadAnswer<i64>, Error> {
+        let mut answer = ReadAnswer { rows: Vec::new(), lost: Vec::new(), snapshot: None };
+        for range in ranges {
+            let sql = self.sql(&format!(
+                "SELECT l.lane IS NOT NULL AS is_owned, r.id FROM (SELECT 1) {OWNED} LEFT JOIN \
+                 (SELECT id FROM {{t}}outbox WHERE lane = ? AND id > ? AND id <= ? ORDER BY id LIMIT ?) r \
+                 ON l.lane IS NOT NULL ORDER BY r.id"
+            ));
+            let query = sqlx::query(sql).bind(range.lane.lane).bind(self.relay);
+            let query = query.bind(range.lane.epoch).bind(range.lane.lane).bind(range.above);
+            let query = query.bind(range.up_to).bind(count(range.limit));
+            add(&mut answer, range.lane, query.fetch_all(&self.pool).await?, |id, _| id)?;
+        }
+        Ok(answer)
+    }
+
+    async fn try_rows(&self, rows: &[RowId]) -> Result<ReadAnswer<ReadEntry>, Error> {
+        let mut answer = ReadAnswer { rows: Vec::new(), lost: Vec::new(), snapshot: None };
+        for row in rows {
+            let sql = self.sql(&format!(
+                "SELECT l.lane IS NOT NULL AS is_owned, {} FROM (SELECT 1) {OWNED} \
+                 LEFT JOIN {{t}}outbox r ON l.lane IS NOT NULL AND r.id = ?",
+                row_columns(Dialect::Sqlite)
+            ));
+            let query = sqlx::query(sql).bind(row.lane.lane).bind(self.relay);
+            let found = query.bind(row.lane.epoch).bind(row.id).fetch_all(&self.pool).await?;
+            add(&mut answer, row.lane, found, read_entry)?;
+        }
+        Ok(answer)
+    }
+
+    async fn try_delete(&self, rows: &[(RowId, Table)]) -> Result<(), Error> {
+        let mut tx = self.begin().await?;
+        for (table, name) in [(Table::Pending, "outbox"), (Table::Parked, "outbox_parked")] {
+            let ids = rows.iter().filter(|(_, of)| *of == table).map(|(row, _)| row.id);
+            let ids: Vec<_> = ids.collect();
+            if !ids.is_empty() {
+                let sql = self.sql(&format!(
+                    "DELETE FROM {{t}}{name} WHERE id IN (SELECT value FROM json_each(?))"
+                ));
+                sqlx::query(sql).bind(sqlx::types::Json(ids)).execute(&mut *tx).await?;
+            }
+        }
+        tx.commit().await
+    }
+
+    async fn try_change(&self, moves: &[Move]) -> Result<Vec<i16>, Error> {
+        let mut tx = self.begin().await?;
+        let sql = self.sql("SELECT lane, epoch FROM {t}outbox_lane WHERE owner = ?");
+        let owned: Vec<(i16, i64)> =
+            sqlx::query_as(sql).bind(self.relay).fetch_all(&mut *tx).await?;
+        let is_owned = |at: LaneEpoch| owned.contains(&(at.lane, at.epoch));
+        for of in moves.iter().filter(|of| is_owned(of.row.lane)) {
+            self.move_row(&mut tx, of).await?;
+        }
+        tx.commit().await?;
+        Ok(owned.into_iter().map(|(lane, _)| lane).collect())
+    }
+
+    async fn move_row(
+        &self,
+        tx: &mut Transaction<'static, Sqlite>,
+        of: &Move,
+    ) -> Result<(), Error> {
+        let (from, first_failed_at) = match of.from {
+            Table::Pending => ("outbox", NOW),
+            Table::Parked => ("outbox_parked", "first_failed_at"),
+        };
+        let delay = match of.to {
+            Target::Parked(delay) => micros(delay),
+            Target::Dead => 0,
+        };
+        let sql = match (of.from, of.to) {
+            (Table::Parked, Target::Parked(_)) => {
+                let sql = format!(
+                    "UPDATE {{t}}outbox_parked SET attempts = ?, last_error = ?, next_at = {NOW} + ? \
+                     WHERE id = ?"
+                );
+                let query = sqlx::query(self.sql(&sql)).bind(of.attempts).bind(&*of.error);
+                query.bind(delay).bind(of.row.id).execute(&mut **tx).await?;
+                return Ok(());
+            }
+            (_, Target::Parked(_)) => format!(
+                "INSERT INTO {{t}}outbox_parked ({COLUMNS}, attempts, last_error, first_failed_at, next_at) \
+                 SELECT {COLUMNS}, ?, ?, {first_failed_at}, {NOW} + ? FROM {{t}}{from} WHERE id = ?"
+            ),
+            (_, Target::Dead) => format!(
+                "INSERT INTO {{t}}outbox_dead ({COLUMNS}, attempts, last_error, first_failed_at, died_at) \
+                 SELECT {COLUMNS}, ?, ?, {first_failed_at}, {NOW} + ? FROM {{t}}{from} WHERE id = ?"
+            ),
+        };
+        let query = sqlx::query(self.sql(&sql)).bind(of.attempts).bind(&*of.error);
+        query.bind(delay).bind(of.row.id).execute(&mut **tx).await?;
+        let sql = self.sql(&format!("DELETE FROM {{t}}{from} WHERE id = ?"));
+        sqlx::query(sql).bind(of.row.id).execute(&mut **tx).await?;
+        Ok(())
+    }
+}
+
+impl Store for SqliteStore {
+    async fn heartbeat(&self) -> Result<View, OutboxError> {
+        self.try_heartbeat().await.map_err(error("the heartbeat of the relay"))
+    }
+
+    async fn take(&self, dead: &[Uuid], most: usize) -> Result<Vec<LaneEpoch>, OutboxError> {
+        self.try_take(dead, most).await.map_err(error("taking the lane of the outbox"))
+    }
+
+    async fn parked(&self, lanes: &[LaneEpoch]) -> Result<Vec<ParkedEntry>, OutboxError> {
+        type Parked = (i16, i64, String, Option<Vec<u8>>, u32, i64);
+        let sql = self.sql(&format!(
+            "SELECT lane, id, topic, key, attempts, next_at - {NOW} FROM {{t}}outbox_parked ORDER BY id"
+        ));
+        let rows: Vec<Parked> = sqlx::query_as(sql)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(error("reading the parked rows of the outbox"))?;
+        let entries =
+            rows.into_iter().map(|(lane, id, topic, key, attempts, due_in)| ParkedEntry {
+                lane,
+                id,
+                order: order_of(id, topic.into(), key.map(Bytes::from)),
+                attempts,
+                due_in: Duration::from_micros(u64::try_from(due_in).unwrap_or(0)),
+            });
+        Ok(entries.filter(|entry| lanes.iter().any(|at| at.lane == entry.lane)).collect())
+    }
+
+    async fn release(&self, lanes: &[LaneEpoch]) -> Result<(), OutboxError> {
+        for at in lanes {
+            let sql = self.sql(
+                "UPDATE {t}outbox_lane SET owner = NULL WHERE lane = ? AND epoch = ? AND owner = ?",
+            );
+            let query = sqlx::query(sql).bind(at.lane).bind(at.epoch).bind(self.relay);
+            query.execute(&self.pool).await.map_err(error("releasing the lane of the outbox"))?;
+        }
+        Ok(())
+    }
+
+    async fn leave(&self) -> Result<(), OutboxError> {
+        let sql = self.sql("DELETE FROM {t}outbox_relay WHERE id = ?");
+        let leave = sqlx::query(sql).bind(self.relay).execute(&self.pool);
+        leave.await.map_err(error("the end of the relay"))?;
+        Ok(())
+    }
+
+    async fn hot(&self, reads: &[LaneRead]) -> Result<ReadAnswer<ReadEntry>, OutboxError> {
+        self.try_hot(reads).await.map_err(error("reading the outbox"))
+    }
+
+    async fn ids(&self, ranges: &[LaneRange]) -> Result<ReadAnswer<i64>, OutboxError> {
+        self.try_ids(ranges).await.map_err(error("reading the outbox"))
+    }
+
+    async fn rows(&self, rows: &[RowId]) -> Result<ReadAnswer<ReadEntry>, OutboxError> {
+        self.try_rows(rows).await.map_err(error("reading the outbox"))
+    }
+
+    async fn delete(&self, rows: &[(RowId, Table)]) -> Result<Option<u64>, OutboxError> {
+        let deleted = self.try_delete(rows).await;
+        deleted.map_err(error("deleting confirmed rows of the outbox"))?;
+        Ok(None)
+    }
+
+    async fn change(&self, moves: &[Move]) -> Result<Vec<i16>, OutboxError> {
+        self.try_change(moves).await.map_err(error("parking rows of the outbox"))
+    }
+
+    async fn load(&self, load: &Load) -> Result<HashMap<i64, Payload>, OutboxError> {
+        let error = error("reading the parked rows of the outbox");
+        let sql = self.sql(&format!(
+            "SELECT {} FROM {{t}}outbox_parked r WHERE r.id IN (SELECT value FROM json_each(?))",
+            row_columns(Dialect::Sqlite)
+        ));
+        let query = sqlx::query(sql).bind(sqlx::types::Json(load.ids.clone()));
+        let rows = query.fetch_all(&self.pool).await.map_err(&error)?;
+        let entry = |row: &SqliteRow| Ok((row.try_get("id")?, read_entry(0, row).payload));
+        rows.iter().map(entry).collect::<Result<_, _>>().map_err(error)
+    }
+
+    /// Other processes see the rows at their next poll.
+    async fn notify(&self) -> Result<(), OutboxError> {
+        Ok(())
+    }
+}
