@@ -1,6 +1,5 @@
 //! The end of a scope: encode, store, commit and publish, or roll back; used by both mediators.
 
-use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,6 +13,7 @@ use uuid::Uuid;
 
 use super::panics::panic_message;
 use super::publish::publish_all;
+use super::undelivered::log_undelivered;
 use crate::broker::{MessageBroker, PublishError};
 use crate::codec::SerializeError;
 use crate::event::OutgoingEvent;
@@ -48,37 +48,6 @@ pub(crate) enum FinishError {
 }
 
 type Finished = Result<Vec<PublishError>, FinishError>;
-
-/// Events that the broker did not confirm, after the work that caused them was committed.
-///
-/// [`events`](Self::events) has their messages, to be published again or stored. Do not send the
-/// request again: it was done. `Debug` does not show the response, which may be a secret.
-#[non_exhaustive]
-pub struct Undelivered<T> {
-    /// The handler's response.
-    pub response: T,
-    /// The errors of the unconfirmed events, in order of emission; never empty. Each has the message.
-    pub events: Vec<PublishError>,
-}
-
-impl<T> Undelivered<T> {
-    pub(crate) fn new(response: T, events: Vec<PublishError>) -> Self {
-        Self { response, events }
-    }
-}
-
-impl<T> fmt::Display for Undelivered<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "done and committed, but the broker did not confirm {} of its events: publish them again, \
-             and do not send the request again",
-            self.events.len()
-        )
-    }
-}
-
-crate::debug_fields!(Undelivered<T> { events });
 
 impl Finisher {
     /// Encodes `outgoing` before the commit: an event that cannot be encoded or has no destination rolls the
@@ -214,9 +183,7 @@ fn log_unread(finished: Finished, abandoned: &AtomicUsize) {
     match finished {
         Ok(events) => {
             abandoned.fetch_add(events.len(), Ordering::Relaxed);
-            for error in events {
-                tracing::error!(%error, "an event of a send that was dropped was not confirmed");
-            }
+            events.iter().for_each(log_undelivered);
         }
         Err(error) => tracing::error!(?error, "a send that was dropped could not be finished"),
     }

@@ -5,10 +5,13 @@ mod finish;
 mod gate;
 mod panics;
 mod publish;
+mod undelivered;
 
 pub(crate) use events::EventRounds;
 pub use events::{EventFailure, EventsError, OnEventFailure};
-pub use finish::Undelivered;
 pub(crate) use finish::{FinishError, Finisher};
 pub(crate) use gate::{Entered, Gate};
 pub(crate) use panics::{caught, panic_message};
+pub(crate) use publish::publish_all;
+pub(crate) use undelivered::sealed;
+pub use undelivered::{PublishTarget, Undelivered};

@@ -19,8 +19,8 @@ use crate::message::Message;
 /// * Once a message got no slot before its deadline, the others do not wait for one: all of them end within
 ///   two publish deadlines.
 /// * A broker that panics may have the message: the outcome is unknown.
-pub(super) async fn publish_all(
-    broker: &dyn MessageBroker,
+pub(crate) async fn publish_all(
+    broker: &(impl MessageBroker + ?Sized),
     messages: Vec<Message>,
 ) -> Vec<PublishError> {
     let mut publishing = PublishInOrder { broker, is_stuck: false, held: Vec::new() };
@@ -38,14 +38,14 @@ pub(super) async fn publish_all(
     undelivered.into_iter().map(PublishError::after_commit).collect()
 }
 
-struct PublishInOrder<'b> {
-    broker: &'b dyn MessageBroker,
+struct PublishInOrder<'b, B: ?Sized> {
+    broker: &'b B,
     is_stuck: bool,
     /// Topics and keys of messages that were not accepted.
     held: Vec<(Arc<str>, Bytes)>,
 }
 
-impl PublishInOrder<'_> {
+impl<B: MessageBroker + ?Sized> PublishInOrder<'_, B> {
     async fn enqueue(&mut self, message: Message) -> Result<Receipt, PublishError> {
         let lane = message.key.clone().map(|key| (Arc::clone(&message.topic), key));
         if lane.as_ref().is_some_and(|lane| self.held.contains(lane)) {

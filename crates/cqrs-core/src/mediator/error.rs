@@ -45,8 +45,8 @@ pub enum SendError<T, E> {
     Serialize(SerializeError),
     /// The unit of work could not be committed.
     UnitOfWork(UnitOfWorkError),
-    /// The work is committed, but the broker did not confirm all events. Do not send the request again;
-    /// publish the events again, or store them.
+    /// The work is committed, but the broker did not confirm all events. Do not send the request again:
+    /// [`publish_again`](Undelivered::publish_again), or store the events. Each event is logged, at `error`.
     Undelivered(Box<Undelivered<T>>),
     /// The mediator is shut down; nothing was done, or what was done is rolled back.
     ShutDown,
@@ -102,6 +102,12 @@ impl<T, E> SendError<T, E> {
             FinishError::NoRuntime => Self::NoRuntime,
             FinishError::Interrupted => Self::Interrupted,
         }
+    }
+}
+
+impl<T, E> From<Undelivered<T>> for SendError<T, E> {
+    fn from(undelivered: Undelivered<T>) -> Self {
+        Self::Undelivered(Box::new(undelivered))
     }
 }
 
@@ -176,9 +182,7 @@ impl<T, E: fmt::Debug + fmt::Display> Error for SendError<T, E> {
             Self::Events(error) => Some(error),
             Self::Serialize(error) => error.source(),
             Self::UnitOfWork(error) => error.source(),
-            Self::Undelivered(undelivered) => {
-                undelivered.events.first().map(|error| error as &(dyn Error + 'static))
-            }
+            Self::Undelivered(undelivered) => undelivered.source(),
             _ => None,
         }
     }

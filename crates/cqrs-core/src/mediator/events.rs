@@ -8,9 +8,10 @@ use std::time::Duration;
 use super::error::{EventSendError, SendError};
 use super::inner::{Inner, MediatorShutdown, route};
 use super::nesting::nested;
-use crate::broker::{BoxFuture, MessageBroker};
-use crate::dispatch::EventsError;
+use crate::broker::{BoxFuture, MessageBroker, PublishError};
+use crate::dispatch::{EventsError, sealed};
 use crate::event::{AnyEvent, Event};
+use crate::message::Message;
 use crate::middleware::{Answer, AnyResult, CallResult, InvocationKind, Outcome};
 use crate::scope::{Scope, SubscriptionInbox};
 
@@ -53,10 +54,15 @@ impl EventMediator {
         if !self.handles_event(&*event) {
             return Err(SendError::NoHandler { request: type_name::<E>() });
         }
-        self.send_any(scope, event).await.map(drop)
+        let sent = self.send_any(scope, event).await;
+        if let Err(SendError::Undelivered(undelivered)) = &sent {
+            undelivered.log();
+        }
+        sent.map(drop)
     }
 
-    /// As [`send_in`](Self::send_in), for an event of any type that has a handler.
+    /// As [`send_in`](Self::send_in), for an event of any type that has a handler. Undelivered events are not
+    /// logged.
     pub(crate) async fn send_any(
         &self,
         mut scope: Scope,
@@ -109,6 +115,12 @@ impl EventMediator {
     /// `deadline`.
     pub async fn shutdown(&self, deadline: Duration) -> MediatorShutdown {
         self.0.shutdown(deadline).await
+    }
+}
+
+impl sealed::Sealed for EventMediator {
+    fn publish_in_order(&self, messages: Vec<Message>) -> BoxFuture<'_, Vec<PublishError>> {
+        Box::pin(self.0.publish(messages))
     }
 }
 

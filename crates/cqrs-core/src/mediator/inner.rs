@@ -9,9 +9,13 @@ use tokio::time::Instant;
 
 use super::error::SendError;
 use super::nesting::{MAX_NESTING, nesting};
+use crate::broker::{PublishError, PublishErrorKind};
 use crate::consume::support::far_deadline;
-use crate::dispatch::{Entered, EventRounds, Finisher, Gate, Undelivered, caught, panic_message};
+use crate::dispatch::{
+    Entered, EventRounds, Finisher, Gate, Undelivered, caught, panic_message, publish_all,
+};
 use crate::event::{Emission, Event};
+use crate::message::Message;
 use crate::middleware::{Answer, DynMiddleware, FailureKind, Invocation, InvocationKind, Next};
 use crate::scope::{Scope, UnitSource};
 
@@ -108,8 +112,20 @@ impl Inner {
             self.finisher.succeed(scope, outgoing).await.map_err(SendError::from_finish)?;
         match events.is_empty() {
             true => Ok(response),
-            false => Err(SendError::Undelivered(Box::new(Undelivered::new(response, events)))),
+            false => Err(Undelivered::new(response, events).into()),
         }
+    }
+
+    /// Publishes messages to the broker, in order. Returns the errors of unconfirmed ones.
+    pub(super) async fn publish(&self, messages: Vec<Message>) -> Vec<PublishError> {
+        if let Some(broker) = &self.finisher.broker {
+            return publish_all(&**broker, messages).await;
+        }
+        let no_broker = |message| {
+            let detail = "the mediator has no broker";
+            PublishError::new(PublishErrorKind::Closed, message, detail).after_commit()
+        };
+        messages.into_iter().map(no_broker).collect()
     }
 
     pub(super) async fn shutdown(&self, deadline: Duration) -> MediatorShutdown {

@@ -9,7 +9,7 @@ mod nesting;
 mod permanent;
 mod requests;
 
-pub use crate::dispatch::{EventFailure, EventsError, OnEventFailure, Undelivered};
+pub use crate::dispatch::{EventFailure, EventsError, OnEventFailure, PublishTarget, Undelivered};
 pub use bootstrap::{Bootstrap, BuildError, BuildProblem};
 pub use emitter::EventEmitter;
 pub(crate) use error::CommittedBelow;

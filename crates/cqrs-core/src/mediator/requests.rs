@@ -8,8 +8,9 @@ use std::time::Duration;
 use super::error::SendError;
 use super::inner::{Inner, MediatorShutdown};
 use super::nesting::nested;
-use crate::broker::BoxFuture;
-use crate::dispatch::caught;
+use crate::broker::{BoxFuture, PublishError};
+use crate::dispatch::{caught, sealed};
+use crate::message::Message;
 use crate::middleware::{Answer, AnyResult, CallResult, Failure, InvocationKind, Outcome};
 use crate::request::{DynRequestHandler, Request, RequestMap};
 use crate::scope::Scope;
@@ -71,6 +72,10 @@ impl Mediator {
         });
         match nested(send).await {
             (Err(SendError::Handler(error)), true) => Err(SendError::HandlerAfterCommit(error)),
+            (Err(SendError::Undelivered(undelivered)), _) => {
+                undelivered.log();
+                Err(SendError::Undelivered(undelivered))
+            }
             (sent, _) => sent,
         }
     }
@@ -96,6 +101,12 @@ impl Mediator {
     /// `deadline`.
     pub async fn shutdown(&self, deadline: Duration) -> MediatorShutdown {
         self.0.inner.shutdown(deadline).await
+    }
+}
+
+impl sealed::Sealed for Mediator {
+    fn publish_in_order(&self, messages: Vec<Message>) -> BoxFuture<'_, Vec<PublishError>> {
+        Box::pin(self.0.inner.publish(messages))
     }
 }
 
