@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use cqrs_core::consume::DeadLetterReason;
 use cqrs_core::memory::{MemoryRetry, MemorySubscription};
+use cqrs_core::service::SubscriptionState;
 use cqrs_core::{
     EventHandler, EventMediator, HandlerError, HandlerResultExt, Message, NotificationEvent,
-    OnDecodeError, Received, Scope, Service, Subscribe, Subscription, batch, each,
+    OnDecodeError, Received, Scope, Service, StartAt, Subscribe, Subscription, batch, each,
 };
 use cqrs_macros::{DomainEvent, Notification};
 use cqrs_testkit::{RunningService, ServiceTester};
@@ -445,4 +446,23 @@ async fn it_works_without_paused_time_on_several_threads() {
     assert_eq!(tester.handled::<UserCreated>(100).await.unwrap().len(), 100);
     tester.all_settled().await.unwrap();
     assert_eq!(running.failed_attempts(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn strict_tester_holds_message_of_unroutable_event() {
+    let tester = ServiceTester::strict().timeout(Duration::from_millis(200));
+    let running = start(&tester, 0).await;
+    tester.publish(user("ada")).await.unwrap();
+    let error = tester.handled::<UserCreated>(1).await.unwrap_err();
+    assert!(error.to_string().contains("no UserCreated was handled"), "{error}");
+    let state = running.health().subscriptions().remove(0).state;
+    let SubscriptionState::Stuck { reason } = state else { panic!("{state:?}") };
+    assert!(reason.contains("WelcomeSent") && reason.contains("unroutable"), "{reason}");
+    assert!(
+        tester.published_messages().is_empty() && tester.dead_letters(0).await.unwrap().is_empty()
+    );
+    tester.memory().create_group("mails", "post", StartAt::Earliest);
+    assert_eq!(tester.handled::<UserCreated>(1).await.unwrap(), [user("ada")]);
+    assert_eq!(tester.published::<WelcomeSent>(), [WelcomeSent { to: "ada".into() }], "once");
+    assert_eq!(running.stop().await.unwrap().subscriptions[0].counts.failed_attempts, 0);
 }

@@ -15,3 +15,4 @@ mod rebalancing;
 mod rights;
 mod settling;
 mod starting;
+mod undelivered;

@@ -48,6 +48,14 @@ pub(super) fn read_return(returned: BasicReturnMessage) -> Returned {
     Returned {
         id: id.and_then(|id| id.as_str().parse().ok()),
         topic: returned.routing_key.to_string(),
-        reason: format!("the server says {}: {}", returned.reply_code, returned.reply_text),
+        reason: format!(
+            "no queue is bound to exchange {:?} for routing key {:?} (the server says {}: {}): start its \
+             consumer first, declare queue and binding in the config (`queues`, `bindings`), or set \
+             `mandatory = false` for this event",
+            returned.exchange.as_str(),
+            returned.routing_key.as_str(),
+            returned.reply_code,
+            returned.reply_text
+        ),
     }
 }

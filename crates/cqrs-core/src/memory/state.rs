@@ -267,7 +267,8 @@ impl Deferred {
                 }
                 PublishOutcome::Forgotten => pending.confirm(Confirmation::default()),
                 PublishOutcome::Unroutable => {
-                    let detail = "its topic has no group; subscribe first";
+                    let detail = "its topic has no group: start its consumer first, create the group, or \
+                                  set `mandatory = false` for this event";
                     pending.fail(PublishErrorKind::Unroutable, detail, None);
                 }
                 PublishOutcome::Expired => pending.expire(None),

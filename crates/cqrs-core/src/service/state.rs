@@ -23,8 +23,9 @@ pub enum SubscriptionState {
         /// The cause.
         reason: Arc<str>,
     },
-    /// It consumes, but the retry copies or dead letters of some messages are refused permanently. These
-    /// messages and their keys are held and tried again at a slow pace; the others go on.
+    /// It consumes, but the broker refuses the retry copies or dead letters of some messages permanently, or
+    /// cannot route the events of their handlers. These messages and their keys are held and tried again at a
+    /// slow pace; the others go on.
     Stuck {
         /// The message that is held longest, and the cause.
         reason: Arc<str>,

@@ -17,9 +17,11 @@ fn classify(code: Code) -> (Kind, &'static str) {
             Kind::TooLarge,
             "the broker takes no record this large; raise max.message.bytes of the topic",
         ),
-        Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownTopicId => {
-            (Kind::Unroutable, "the topic does not exist, or this principal may not see it")
-        }
+        Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownTopicId => (
+            Kind::Unroutable,
+            "the topic does not exist, or this principal may not see it; create the topic, allow its \
+             creation in the broker and in `allow_auto_create_topics`, or check the ACLs",
+        ),
         Code::UnknownPartition => (Kind::Unroutable, "the topic has no such partition"),
         Code::InvalidTopic => (Kind::Invalid, "the broker does not take the topic's name"),
         Code::TopicAuthorizationFailed

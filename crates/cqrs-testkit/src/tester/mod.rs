@@ -112,6 +112,13 @@ impl ServiceTester {
         Self::on(MemoryBroker::new())
     }
 
+    /// A tester that is as strict as RabbitMQ: an event whose topic has no group is unroutable, and the message
+    /// whose handler emitted it waits. The topics that other services consume get a group by
+    /// [`create_group`](MemoryBroker::create_group) of [`memory`](Self::memory).
+    pub fn strict() -> Self {
+        Self::on(MemoryBroker::builder().require_subscriber(true).build())
+    }
+
     /// A tester on `memory`, which may be built to be small, or strict.
     pub fn on(memory: MemoryBroker) -> Self {
         let broker = TesterBroker { memory, journal: Arc::new(Journal::new()) };
@@ -292,11 +299,19 @@ impl ServiceTester {
     /// All messages that the service published and the broker stored, in the order they were taken.
     pub fn published_messages(&self) -> Vec<Message> {
         let published = self.broker.journal.lock().published.clone();
-        let is_stored = |message: &Message| {
+        let mut messages = Vec::new();
+        // A message that was published again until it was stored counts once.
+        for (index, message) in published.iter().enumerate() {
             let stored = self.broker.memory.messages(&message.topic);
-            stored.iter().any(|stored| stored.id == message.id)
-        };
-        published.into_iter().filter(is_stored).collect()
+            let stored = stored.iter().filter(|stored| stored.id == message.id).count();
+            let later = published[index + 1..].iter();
+            let is_same =
+                |later: &&Message| (later.id, &later.topic) == (message.id, &message.topic);
+            if later.filter(is_same).count() < stored {
+                messages.push(message.clone());
+            }
+        }
+        messages
     }
 
     // ---- time

@@ -5,6 +5,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::time::Duration;
 
+use super::undelivered::HeldEvents;
 use crate::consume::DeadLetterReason;
 use crate::consume::support::error_chain;
 use crate::dispatch::EventsError;
@@ -21,6 +22,8 @@ pub(crate) struct Facts {
     pub(crate) class: FailureClass,
     pub(crate) error_type: String,
     pub(crate) error: String,
+    /// The events to be published before the ack. The handler succeeded.
+    held: Option<HeldEvents>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,8 +38,8 @@ pub(crate) enum FailureClass {
 
 impl AttemptFailure {
     fn new(class: FailureClass, error_type: &str, error: impl Into<String>) -> Self {
-        let facts = Facts { class, error_type: error_type.to_owned(), error: error.into() };
-        Self(Box::new(facts))
+        let (error_type, error) = (error_type.to_owned(), error.into());
+        Self(Box::new(Facts { class, error_type, error, held: None }))
     }
 
     pub(crate) fn retryable(error_type: &str, error: impl Into<String>) -> Self {
@@ -64,6 +67,18 @@ impl AttemptFailure {
     /// The service that a decoder or an inbox needs is away.
     pub(crate) fn not_tried(error_type: &str, error: impl Into<String>) -> Self {
         Self::new(FailureClass::NotTried, error_type, error)
+    }
+
+    /// The handler's work is committed, and `events` of it are to be published.
+    pub(crate) fn held(events: HeldEvents) -> Self {
+        let mut failure = Self::permanent("Undelivered", events.cause());
+        failure.0.held = Some(events);
+        failure
+    }
+
+    /// The events to be published before the ack, if the handler succeeded.
+    pub(super) fn take_held(&mut self) -> Option<HeldEvents> {
+        self.0.held.take()
     }
 
     pub(crate) fn timeout(limit: Duration) -> Self {

@@ -1,15 +1,29 @@
-//! A retry copy or dead letter that the broker refuses permanently, kept with its job.
+//! What the broker refuses of a handled or failed message, kept with its job until it takes it.
 
 use std::time::Duration;
 
 use super::backoff::Backoff;
 use super::monitor::HeldEntry;
+use super::undelivered::HeldEvents;
 use crate::consume::DeadLetter;
 
-/// The refused settlement.
+/// What the broker refuses.
 pub(super) enum Refused {
     DeadLetter(Box<DeadLetter>),
     RetryCopy(Duration),
+    /// Events of the handler's committed work.
+    Events(HeldEvents),
+}
+
+impl Refused {
+    /// Its name in logs and health.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::DeadLetter(_) => "dead letter",
+            Self::RetryCopy(_) => "retry copy",
+            Self::Events(_) => "handler's event",
+        }
+    }
 }
 
 /// A refused settlement, to be tried again. Its message and that message's key wait; no worker does.

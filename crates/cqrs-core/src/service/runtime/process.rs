@@ -8,12 +8,13 @@ use super::context::{SubscriptionContext, WaitEnd};
 use super::failure::{AttemptFailure, FailureClass};
 use super::guard::guarded;
 use super::handler::{EachHandler, Erased, HandlerKind};
+use super::held::Refused;
 use super::job::Job;
 use super::middlewares::{Handling, run_chain};
 use super::outcome::{JobOutcome, ManualOutcome, Verdict};
 use super::read::{read, read_by_policy};
 use super::repeats::{Logged, log_first};
-use super::settle::{ack, after_manual, postpone, retry_later, settle, settle_held};
+use super::settle::{ack, after_manual, hold, postpone, retry_later, settle, settle_held};
 use crate::consume::NextAttempt;
 use crate::consume::support::far_deadline;
 use crate::dispatch::caught;
@@ -128,8 +129,11 @@ async fn process_manual(
 pub(super) async fn after_failure(
     ctx: &SubscriptionContext,
     mut job: Job,
-    failure: AttemptFailure,
+    mut failure: AttemptFailure,
 ) -> Result<Job, JobOutcome> {
+    if let Some(events) = failure.take_held() {
+        return Err(hold(ctx, job, Refused::Events(events), &failure.error));
+    }
     if failure.class == FailureClass::NotTried {
         return Err(postpone(ctx, job));
     }

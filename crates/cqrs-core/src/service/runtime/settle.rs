@@ -67,7 +67,8 @@ async fn dead_letter(ctx: &SubscriptionContext, mut job: Job, letter: DeadLetter
     loop {
         let Err(error) = job.settle.dead_letter(&letter).await else { break };
         if error.is_permanent() {
-            return hold_refused(ctx, job, Refused::DeadLetter(Box::new(letter)), &error);
+            let refused = Refused::DeadLetter(Box::new(letter));
+            return hold(ctx, job, refused, &error_chain(&error));
         }
         if !confirmation.wait_after(&error).await {
             return JobOutcome::Done;
@@ -90,7 +91,7 @@ pub(super) async fn retry_later(
                 return ack(job, |counters| &counters.rescheduled).await;
             }
             Err(error) if error.is_permanent() => {
-                return hold_refused(ctx, job, Refused::RetryCopy(delay), &error);
+                return hold(ctx, job, Refused::RetryCopy(delay), &error_chain(&error));
             }
             Err(error) => {
                 if !confirmation.wait_after(&error).await {
@@ -103,17 +104,8 @@ pub(super) async fn retry_later(
 
 /// Holds a job whose settlement was refused permanently. An error line names it; after [`NAMED_PER_PERIOD`]
 /// lines it is only counted.
-pub(super) fn hold_refused(
-    ctx: &SubscriptionContext,
-    job: Job,
-    what: Refused,
-    error: &SettleError,
-) -> JobOutcome {
-    let of = match what {
-        Refused::DeadLetter(_) => "dead letter",
-        Refused::RetryCopy(_) => "retry copy",
-    };
-    let (message, cause) = (&job.message, error_chain(error));
+pub(super) fn hold(ctx: &SubscriptionContext, job: Job, what: Refused, cause: &str) -> JobOutcome {
+    let (message, of) = (&job.message, what.name());
     let place = match (message.partition, message.offset) {
         (Some(partition), Some(offset)) => {
             format!("{} [{partition}] at offset {offset}", message.topic)
@@ -139,8 +131,15 @@ pub(super) fn hold_refused(
 }
 
 /// Tries the refused settlement of a held job again.
-pub(super) async fn settle_held(mut job: Job, held: HeldSettlement) -> JobOutcome {
-    let settled = match &held.what {
+pub(super) async fn settle_held(mut job: Job, mut held: HeldSettlement) -> JobOutcome {
+    let settled = match &mut held.what {
+        Refused::Events(events) => match events.publish().await {
+            false => return keep(job, held),
+            true => {
+                drop(held.shown);
+                return ack(job, |counters| &counters.handled).await;
+            }
+        },
         Refused::DeadLetter(letter) => job.settle.dead_letter(letter).await.map(|()| None),
         Refused::RetryCopy(delay) => {
             let delayed = job.settle.retry_later(*delay, &job.retry).await;

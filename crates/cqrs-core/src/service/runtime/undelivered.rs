@@ -1,4 +1,4 @@
-//! Publishes unconfirmed events of committed work again until the broker confirms them.
+//! Publishes the events of a handler's committed work again until the broker confirms them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,12 +9,36 @@ use super::monitor::Monitor;
 use super::repeats::{Logged, log_first};
 use crate::broker::{MessageBroker, MessageBrokerExt, PublishError, PublishErrorKind};
 use crate::consume::support::error_chain;
-use crate::dispatch::caught;
+use crate::dispatch::{caught, publish_all};
 
-/// Publishes the events of a handler's committed work again, for as long as it takes: the handler must not
-/// run again, and its delivery must not be acked before.
+/// Events of a handler's committed work that the broker takes only after somebody acts: declares a queue, say.
 ///
-/// In order. A message that the broker never accepts is an error, and the later ones are still published.
+/// The handler must not run again, and its message must not be acked before they are confirmed.
+#[derive(Debug)]
+pub(crate) struct HeldEvents {
+    broker: Arc<dyn MessageBroker>,
+    events: Vec<PublishError>,
+}
+
+impl HeldEvents {
+    /// Publishes them once more, in order. `true` if all are confirmed.
+    pub(super) async fn publish(&mut self) -> bool {
+        let messages = std::mem::take(&mut self.events).into_iter().map(PublishError::into_message);
+        self.events = publish_all(&*self.broker, messages.collect()).await;
+        self.events.is_empty()
+    }
+
+    /// The first one and its error.
+    pub(super) fn cause(&self) -> String {
+        self.events.first().map_or_else(String::new, |error| error_chain(error))
+    }
+}
+
+/// Publishes the events of a handler's committed work again, in order, for as long as a passing error lasts.
+///
+/// # Errors
+/// Events that are unroutable, or whose broker is shut down, are to be held with their message. An event that
+/// can never be published (too large, invalid) is a permanent failure; the later ones are still published.
 pub(super) async fn publish_again(
     broker: Option<&Arc<dyn MessageBroker>>,
     undelivered: Vec<PublishError>,
@@ -23,22 +47,41 @@ pub(super) async fn publish_again(
     let Some(broker) = broker else {
         return Err(AttemptFailure::permanent("Undelivered", "the mediator has no broker"));
     };
-    let mut lost = Vec::new();
+    let mut events: Vec<PublishError> = Vec::new();
     for error in undelivered {
-        lost.extend(
-            publish_one(broker, error, monitor).await.err().map(|error| error_chain(&error)),
-        );
+        let waits = events.iter().any(|earlier| is_same_lane(earlier, &error));
+        events.extend(match waits {
+            true => Some(error),
+            false => publish_one(broker, error, monitor).await.err(),
+        });
     }
-    match lost.is_empty() {
-        true => Ok(()),
-        false => {
+    let lost: Vec<_> =
+        events.iter().filter(|error| is_lost(error)).map(|e| error_chain(e)).collect();
+    match (events.is_empty(), lost.is_empty()) {
+        (true, _) => Ok(()),
+        (false, true) => {
+            let held = HeldEvents { broker: Arc::clone(broker), events };
+            Err(AttemptFailure::held(held))
+        }
+        (false, false) => {
             let text = format!(
-                "handled and committed, but its events cannot be published: {}",
+                "handled and committed, but its events can never be published: {}",
                 lost.join("; ")
             );
             Err(AttemptFailure::permanent("Undelivered", text))
         }
     }
+}
+
+/// `true` if the events must keep their order.
+fn is_same_lane(earlier: &PublishError, later: &PublishError) -> bool {
+    let (earlier, later) = (earlier.message(), later.message());
+    earlier.key.is_some() && earlier.key == later.key && earlier.topic == later.topic
+}
+
+/// `true` if the event can never be published as it is.
+fn is_lost(error: &PublishError) -> bool {
+    matches!(error.kind(), PublishErrorKind::TooLarge | PublishErrorKind::Invalid)
 }
 
 async fn publish_one(

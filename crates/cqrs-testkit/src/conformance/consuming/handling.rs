@@ -6,8 +6,12 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use cqrs_core::consume::TopicSet;
+use cqrs_core::service::SubscriptionState;
+use cqrs_core::{EventHandler, EventMediator, HandlerError, NotificationEvent, Scope};
+
 use super::service::Log;
-use crate::conformance::fixture::{Fixture, KEY};
+use crate::conformance::fixture::{Counted, Fixture, KEY};
 use crate::conformance::harness::Harness;
 
 pub(crate) async fn handled_messages_are_not_redelivered<H: Harness>(harness: &H) {
@@ -106,5 +110,48 @@ pub(crate) async fn a_busy_key_does_not_stall_the_others<H: Harness>(harness: &H
     gate.add_permits(2);
     fixture.until("all are handled", || running.counts().handled == 12).await;
     running.end().await;
+    fixture.assert_all_settled().await;
+}
+
+/// Emits the event that it gets to another topic.
+struct Forward {
+    log: Log,
+    to: String,
+}
+
+impl EventHandler<Counted> for Forward {
+    async fn handle(&self, event: &Counted, scope: &mut Scope) -> Result<(), HandlerError> {
+        self.log.add(event, 1);
+        scope.emit(NotificationEvent::new(event.clone()).with_topic(self.to.clone()));
+        Ok(())
+    }
+}
+
+pub(crate) async fn event_is_published_before_its_cause_is_acked<H: Harness>(harness: &H) {
+    let (fixture, log) = (Fixture::new(harness).await, Log::default());
+    let to = harness.fresh_topic().await;
+    let events = EventMediator::builder()
+        .event::<Counted, _>(Forward { log: log.clone(), to: to.clone() })
+        .broker(Arc::clone(&fixture.broker))
+        .build()
+        .expect("a handler");
+    let running = fixture.run(fixture.subscription(), events).await;
+    fixture.publish_events(1).await;
+    if fixture.can.unroutable {
+        let is_held = || matches!(running.state(), SubscriptionState::Stuck { .. });
+        fixture.until("the message is held, as its event is unroutable", is_held).await;
+        let counts = running.counts();
+        assert_eq!((counts.handled, counts.dead_lettered), (0, 0), "not settled before");
+    }
+    let to_topic = |topics: &mut TopicSet| *topics = TopicSet::Named(vec![to.as_str().into()]);
+    let mut receiver = fixture.open_with(|request| to_topic(&mut request.topics)).await;
+    if fixture.can.unroutable || fixture.can.history {
+        let event = receiver.ack_next_unrevoked().await;
+        assert!(event.contains("Counted"), "the event: {event}");
+    }
+    receiver.close().await;
+    fixture.until("it is acked", || running.counts().handled == 1).await;
+    assert_eq!(running.end().await.counts.failed_attempts, 0);
+    assert_eq!(log.attempts(), ["1#1"], "committed work is not repeated");
     fixture.assert_all_settled().await;
 }

@@ -62,6 +62,7 @@ macro_rules! __consuming_cases {
             message_of_unfinished_handler_is_redelivered
             keys_run_in_parallel_and_each_in_order
             a_busy_key_does_not_stall_the_others
+            event_is_published_before_its_cause_is_acked
             failed_messages_are_retried_by_the_schedule
             attempts_are_counted_over_restarts
             retry_delay_holds_over_restarts

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use cqrs_core::service::{
     ServiceError, ServiceHealth, ServiceReport, StopHandle, SubscriptionCounts, SubscriptionReport,
-    Target,
+    SubscriptionState, Target,
 };
 use cqrs_core::{
     HandlerError, NotificationEvent, Received, Service, Subscribe, Subscription, each,
@@ -58,6 +58,10 @@ impl<H: Harness> Fixture<'_, H> {
 impl Running {
     pub(super) fn counts(&self) -> SubscriptionCounts {
         self.health.subscriptions()[0].counts
+    }
+
+    pub(super) fn state(&self) -> SubscriptionState {
+        self.health.subscriptions().remove(0).state
     }
 
     pub(super) fn is_ready(&self) -> bool {
