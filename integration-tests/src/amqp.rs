@@ -64,12 +64,11 @@ pub fn config(exchange: &str) -> AmqpConfig {
     config_at(dsn(), exchange)
 }
 
-/// The same at `dsn`. A busy server may be slow to answer, and a `connect` ends with the first attempt
-/// that fails.
+/// The same at `dsn`. A busy server may be slow to answer.
 pub fn config_at(dsn: impl Into<Dsn>, exchange: &str) -> AmqpConfig {
     let mut config = AmqpConfig::new(dsn);
     config.exchange.name = exchange.into();
-    config.connect_timeout = Duration::from_secs(30);
+    config.attempt_timeout = Duration::from_secs(30);
     config
 }
 

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cqrs_core::broker::{BoxFuture, BrokerState, Receipt, ShutdownReport};
+use cqrs_core::broker::{BoxFuture, BrokerState, Receipt, ShutdownReport, connect_within};
+use cqrs_core::consume::support::error_chain;
 use cqrs_core::consume::{Source, Subscribe, SubscribeError, SubscribeErrorKind, SubscribeRequest};
 use cqrs_core::{Message, MessageBroker, PublishError};
 
-use crate::config::AmqpConfig;
+use crate::config::{AmqpConfig, address};
 use crate::consumer::Subscriber;
-use crate::error::AmqpError;
+use crate::error::{AmqpError, ErrorKind};
 use crate::producer::handle::ProducerHandle;
 
 /// Publishes to RabbitMQ: persistent messages, publisher confirms, resent after a connection loss.
@@ -51,16 +52,31 @@ impl AmqpMessageBroker {
         Ok(Self(Arc::new(SharedBroker { producer, subscriber })))
     }
 
-    /// Makes the broker value and waits until it is connected and its topology is declared.
+    /// Makes the broker value and waits until it is connected and its topology is declared, for
+    /// [`AmqpConfig::connect_timeout`] at most. While it waits, it logs the cause every 5 s, at `info`.
     ///
     /// For a server that may come up later, use [`new`](Self::new).
     ///
     /// # Errors
-    /// As [`new`](Self::new); and the first failure to connect, within the connect timeout.
+    /// As [`new`](Self::new). Failures that waiting cannot fix are returned at once: a refused login, a missing
+    /// virtual host, an untrusted certificate, another protocol, a topology that the server refuses. Other
+    /// failures are tried again, and the last one is the cause when the time is over.
     pub async fn connect(config: AmqpConfig) -> Result<Self, AmqpError> {
+        let (timeout, address) = (config.connect_timeout, address(&config.dsn.parse()?));
         let broker = Self::new(config)?;
-        broker.0.producer.status.connected().await?;
-        Ok(broker)
+        let status = &broker.0.producer.status;
+        let cause = || status.cause().map(|cause| error_chain(&cause));
+        match connect_within(&address, timeout, status.connected(), cause).await {
+            Some(Ok(())) => Ok(broker),
+            Some(Err(error)) => Err(error),
+            None => {
+                let text = format!("no contact with rabbitmq at {address} within {timeout:?}");
+                Err(match status.cause() {
+                    Some(cause) => AmqpError::new(cause.kind(), text).with_source(cause),
+                    None => AmqpError::new(ErrorKind::Connection, text),
+                })
+            }
+        }
     }
 
     /// Messages that are queued or in flight, without an outcome.

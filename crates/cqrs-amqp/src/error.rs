@@ -8,7 +8,7 @@ use std::sync::Arc;
 use cqrs_core::{ClientError, ClientErrorKind, PublishErrorKind};
 use lapin::protocol::AMQPError;
 
-/// The kinds of [`AmqpError`]. The first four are the same for every broker.
+/// The kinds of [`AmqpError`]. The first five are the same for every broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -21,6 +21,8 @@ pub enum ErrorKind {
     Tls,
     /// The server refused user name and password (reply code 403).
     Authentication,
+    /// The server speaks another protocol: it is not RabbitMQ, or its port needs TLS, or has none.
+    Protocol,
     /// An established connection was lost.
     ConnectionLost,
     /// The virtual host does not exist, or this user may not use it (reply code 530).

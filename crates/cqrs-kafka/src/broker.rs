@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cqrs_core::Message;
 use cqrs_core::broker::{
-    BoxFuture, BrokerState, MessageBroker, PublishError, Receipt, ShutdownReport,
+    BoxFuture, BrokerState, MessageBroker, PublishError, Receipt, ShutdownReport, connect_within,
 };
 use cqrs_core::consume::{Source, Subscribe, SubscribeError, SubscribeErrorKind, SubscribeRequest};
 
@@ -49,35 +49,34 @@ impl KafkaMessageBroker {
         Ok(Self(Arc::new(Inner { config, producer, copies })))
     }
 
-    /// Makes the value and waits until the cluster answers, [`KafkaConfig::publish_timeout`] at most.
+    /// Makes the value and waits until the cluster answers, for [`KafkaConfig::connect_timeout`] at most. While it
+    /// waits, it logs the cause every 5 s, at `info`.
     ///
     /// Cancel safe: dropped before it resolves, it leaves nothing behind.
     ///
     /// # Errors
-    /// As [`new`](Self::new), and when the cluster does not answer in time; [`ErrorKind::Authentication`]
-    /// and [`ErrorKind::Tls`] as soon as every broker refused.
+    /// As [`new`](Self::new). [`ErrorKind::Authentication`], [`ErrorKind::Tls`] and [`ErrorKind::Protocol`] as soon
+    /// as every broker refused; other failures are tried again, and the last one is the cause when the time is over.
     pub async fn connect(config: KafkaConfig) -> Result<Self, KafkaError> {
         let broker = Self::new(config)?;
-        let mut status = broker.0.producer.health.subscribe();
-        let timeout = broker.0.config.publish_timeout;
+        let config = &broker.0.config;
+        let servers = config.bootstrap_servers.join(",");
+        let health = &broker.0.producer.health;
+        let mut status = health.subscribe();
         let settled = status.wait_for(|status| status.phase == Phase::Up || status.is_refused());
-        let is_up = match tokio::time::timeout(timeout, settled).await {
-            Ok(Ok(status)) => status.phase == Phase::Up,
-            _ => false,
+        let is_up = async { settled.await.is_ok_and(|status| status.phase == Phase::Up) };
+        let cause = || health.cause().map(|cause| cause.to_string());
+        let text = match connect_within(&servers, config.connect_timeout, is_up, cause).await {
+            Some(true) => return Ok(broker),
+            Some(false) => format!("no contact with kafka at {servers}"),
+            None => {
+                format!("no contact with kafka at {servers} within {:?}", config.connect_timeout)
+            }
         };
-        match is_up {
-            true => Ok(broker),
-            false => Err(broker.no_contact()),
-        }
-    }
-
-    fn no_contact(&self) -> KafkaError {
-        let servers = self.0.config.bootstrap_servers.join(",");
-        let text = format!("no contact with kafka at {servers}");
-        match self.0.producer.health.cause() {
+        Err(match health.cause() {
             Some(cause) => KafkaError::new(cause.kind(), text).with_source(cause),
             None => KafkaError::new(ErrorKind::Connection, text),
-        }
+        })
     }
 }
 

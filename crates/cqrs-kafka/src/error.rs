@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use cqrs_core::{ClientError, ClientErrorKind};
 use rdkafka::types::RDKafkaErrorCode as Code;
 
-/// The kind of a [`KafkaError`]. The first four are the same for every broker.
+/// The kind of a [`KafkaError`]. The first five are the same for every broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -17,6 +17,8 @@ pub enum ErrorKind {
     Tls,
     /// The login failed: wrong credentials, a refused SASL mechanism, or no OAuth token.
     Authentication,
+    /// The server speaks another protocol: it is not Kafka, or its port needs TLS, or has none.
+    Protocol,
     /// The principal has no right to the operation.
     Authorization,
     /// The host name is unknown.

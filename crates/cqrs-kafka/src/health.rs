@@ -56,7 +56,10 @@ impl Status {
     pub(crate) fn is_refused(&self) -> bool {
         self.all_down
             && self.last_error().is_some_and(|error| {
-                matches!(error.kind(), ErrorKind::Authentication | ErrorKind::Tls)
+                matches!(
+                    error.kind(),
+                    ErrorKind::Authentication | ErrorKind::Tls | ErrorKind::Protocol
+                )
             })
     }
 
@@ -117,12 +120,8 @@ impl Health {
                     status.last = Some((Instant::now(), error));
                 }
             } else if is_precise(error.kind()) || !status.is_precise_now() {
-                let text = error.to_string();
-                let error = match hint(status.phase, &text) {
-                    "" => error,
-                    hint => KafkaError::new(error.kind(), format!("{text}{hint}"))
-                        .with_code(error.code()),
-                };
+                let error = explained(status.phase, error.kind(), &error.to_string())
+                    .with_code(error.code());
                 status.last = Some((Instant::now(), error));
             }
         });
@@ -137,10 +136,8 @@ impl Health {
             if status.is_precise_now() {
                 return;
             }
-            let hint = hint(status.phase, text);
             let kind = if is_tls(text) { ErrorKind::Tls } else { ErrorKind::Connection };
-            let error = KafkaError::new(kind, format!("{text}{hint}"));
-            status.last = Some((Instant::now(), error));
+            status.last = Some((Instant::now(), explained(status.phase, kind, text)));
         });
     }
 
@@ -201,19 +198,49 @@ impl Health {
     }
 }
 
-/// A hint for a peer that was never connected and disconnects before the first answer: most often TLS meets plaintext.
-/// librdkafka reports this itself for a failed handshake, but not for an interrupted one.
-fn hint(phase: Phase, text: &str) -> &'static str {
-    if phase != Phase::Connecting {
-        return "";
+/// An error of a connection. If none was made before, it has a hint: most often client and listener speak different
+/// protocols.
+fn explained(phase: Phase, kind: ErrorKind, text: &str) -> KafkaError {
+    let (kind, hint) = match phase {
+        Phase::Connecting => hint(kind, text),
+        _ => (kind, ""),
+    };
+    KafkaError::new(kind, format!("{text}{hint}"))
+}
+
+/// What librdkafka's text tells of the listener. librdkafka reports a failed TLS handshake with a plain listener
+/// itself, but not an interrupted one.
+fn hint(kind: ErrorKind, text: &str) -> (ErrorKind, &'static str) {
+    const NEEDS_TLS: &str = "; this listener needs TLS: set security_protocol to SSL or SASL_SSL";
+    match first_bytes(text) {
+        Some([b'A', b'M', b'Q', b'P']) => {
+            return (ErrorKind::Protocol, "; the server speaks AMQP: this is RabbitMQ's port");
+        }
+        // A TLS alert (RFC 8446, 5.1).
+        Some([21, 3, ..]) => return (ErrorKind::Protocol, NEEDS_TLS),
+        Some(_) => return (ErrorKind::Protocol, "; the server does not speak Kafka's protocol"),
+        None => {}
+    }
+    // OpenSSL's text for an answer that is no TLS.
+    if text.contains("wrong version number") {
+        let hint = "; this port has no TLS: set security_protocol to PLAINTEXT or SASL_PLAINTEXT";
+        return (ErrorKind::Protocol, hint);
     }
     if text.contains("APIVERSION_QUERY") {
-        return "; does security_protocol match that listener?";
+        let hint = "; does security_protocol match that listener, and is it Kafka's?";
+        return (kind, hint);
     }
     match text.contains("SSL_HANDSHAKE") && !text.contains("PLAINTEXT") && !is_tls(text) {
-        true => "; is that a PLAINTEXT listener?",
-        false => "",
+        true => (kind, "; is that a PLAINTEXT listener?"),
+        false => (kind, ""),
     }
+}
+
+/// The first bytes of a server that does not speak Kafka's protocol: librdkafka reports them as a size.
+fn first_bytes(text: &str) -> Option<[u8; 4]> {
+    let (_, size) = text.split_once("Invalid response size ")?;
+    let end = size.find(|c: char| !c.is_ascii_digit()).unwrap_or(size.len());
+    size[..end].parse::<u32>().ok().map(u32::to_be_bytes)
 }
 
 /// Returns whether librdkafka's text is about TLS itself (a certificate, for example). The text is logged before the
@@ -229,7 +256,11 @@ fn is_tls(text: &str) -> bool {
 fn is_precise(kind: ErrorKind) -> bool {
     matches!(
         kind,
-        ErrorKind::Authentication | ErrorKind::Authorization | ErrorKind::Tls | ErrorKind::Fatal
+        ErrorKind::Authentication
+            | ErrorKind::Authorization
+            | ErrorKind::Tls
+            | ErrorKind::Protocol
+            | ErrorKind::Fatal
     )
 }
 
@@ -237,8 +268,8 @@ fn is_precise(kind: ErrorKind) -> bool {
 mod tests {
     use super::*;
 
-    fn report(health: &Health, code: Code, text: &'static str) {
-        health.report_error(code, crate::error::of_code(code, text));
+    fn report(health: &Health, code: Code, text: &str) {
+        health.report_error(code, crate::error::of_code(code, text.to_owned()));
     }
 
     #[test]
@@ -273,7 +304,7 @@ mod tests {
 
     #[test]
     fn early_disconnect_hints_at_protocol_mismatch() {
-        let cause = |text: &'static str| {
+        let cause = |text: &str| {
             let (logged, reported) = (Health::new(Duration::ZERO), Health::new(Duration::ZERO));
             logged.report_failure(text);
             report(&reported, Code::BrokerTransportFailure, text);
@@ -285,7 +316,15 @@ mod tests {
         let tls = "ssl://b: Disconnected: SSL connection closed by peer (after 0ms in state SSL_HANDSHAKE)";
         assert!(cause(tls).ends_with("; is that a PLAINTEXT listener?"), "{}", cause(tls));
         let plain = "b: Disconnected while requesting ApiVersion (in state APIVERSION_QUERY)";
-        assert!(cause(plain).ends_with("; does security_protocol match that listener?"));
+        assert!(cause(plain).contains("; does security_protocol match that listener"));
+        let size =
+            |size: u32| format!("b: Receive failed: Invalid response size {size} (0..100000000)");
+        let amqp = size(u32::from_be_bytes(*b"AMQP"));
+        assert!(cause(&amqp).ends_with("this is RabbitMQ's port"), "{}", cause(&amqp));
+        assert!(cause(&size(0x1503_0300)).contains("this listener needs TLS"));
+        let no_tls =
+            "ssl://b: SSL handshake failed: error:0A00010B:SSL routines::wrong version number";
+        assert!(cause(no_tls).contains("this port has no TLS"), "{}", cause(no_tls));
         assert!(cause("b: Connection refused").ends_with("refused"));
     }
 

@@ -12,6 +12,7 @@ use cqrs_testkit::FaultProxy;
 use integration_tests::amqp::{self, Raw, config, fresh};
 use integration_tests::consuming::fixture::until;
 use integration_tests::{log, servers};
+use tokio::net::TcpListener;
 
 use cqrs_testkit::error_chain;
 
@@ -179,5 +180,59 @@ async fn a_dropped_broker_value_leaves_no_connection() {
     drop(broker);
     let _either = receipt.await;
     until("the connections to close", async || proxy.open() == 0).await;
+    Raw::connect().await.clean(&[], &[&exchange]).await;
+}
+
+/// `connect` to `dsn`, trusting the tests' authority; its error, and how long that took.
+async fn refused(dsn: String, limit: Duration) -> (cqrs_amqp::AmqpError, Duration) {
+    let mut config = AmqpConfig::new(dsn);
+    config.connect_timeout = limit;
+    if config.dsn.to_string().starts_with("amqps") {
+        config.tls.ca = Some(Pem::Path(servers::certs("ca.pem")));
+    }
+    let started = Instant::now();
+    let error = AmqpMessageBroker::connect(config).await.unwrap_err();
+    println!("SUMMARY amqp connect {:?}: {}", error.kind(), error_chain(&error));
+    (error, started.elapsed())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connect_names_wrong_protocol_at_once() {
+    let tls_port = amqp::tls_dsn().replace("amqps://", "amqp://");
+    let plain_port = amqp::dsn().replace("amqp://", "amqps://");
+    for (dsn, words) in [(tls_port, "use amqps://"), (plain_port, "use amqp://")] {
+        let (error, took) = refused(dsn, Duration::from_secs(30)).await;
+        let text = error_chain(&error);
+        assert_eq!(error.kind(), ErrorKind::Protocol, "{text}");
+        assert!(text.contains(words), "{text}");
+        assert!(took < Duration::from_secs(15), "no wait: {took:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connect_to_kafkas_port_names_the_port() {
+    for scheme in ["amqp", "amqps"] {
+        let dsn = format!("{scheme}://guest:guest@{}/%2f", servers::kafka());
+        let (error, _) = refused(dsn, Duration::from_secs(2)).await;
+        let text = error_chain(&error);
+        assert_eq!(error.kind(), ErrorKind::Connection, "{text}");
+        assert!(text.contains("within 2s") && text.contains("is this RabbitMQ's"), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connect_waits_for_a_server_that_comes_up() {
+    let exchange = fresh("waits");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut config = config(&exchange);
+    config.dsn = format!("amqp://guest:guest@{address}").into();
+    let connecting = tokio::spawn(AmqpMessageBroker::connect(config));
+    // The first attempt fails.
+    drop(listener.accept().await.unwrap());
+    drop(listener);
+    let _proxy = FaultProxy::start(address, amqp::address()).await.unwrap();
+    let broker = connecting.await.unwrap().unwrap();
+    assert!(broker.state().is_ready());
     Raw::connect().await.clean(&[], &[&exchange]).await;
 }

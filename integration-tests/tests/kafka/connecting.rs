@@ -8,8 +8,10 @@ use cqrs_kafka::{
     ErrorKind, KafkaConfig, KafkaError, KafkaMessageBroker, LogLevel, OAuthToken, Sasl,
     SecurityProtocol, TlsConfig, TokenProvider,
 };
+use cqrs_testkit::error_chain;
 use integration_tests::kafka::{fresh_topic, proxy, proxy_at, proxy_port, read_all};
-use integration_tests::{log, servers};
+use integration_tests::{amqp, log, servers};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::producing::{cause, causes, connect, failure, proxied, wait_for};
@@ -199,4 +201,52 @@ async fn the_state_follows_the_connection_without_traffic() {
     wait_for(&broker, |state| matches!(state, BrokerState::Disconnected { .. })).await;
     proxy.refuse(false);
     wait_for(&broker, BrokerState::is_ready).await;
+}
+
+/// The error of `connect`, and how long that took.
+async fn refused(mut config: KafkaConfig, limit: Duration) -> (KafkaError, String, Duration) {
+    config.connect_timeout = limit;
+    let started = Instant::now();
+    let error = KafkaMessageBroker::connect(config).await.unwrap_err();
+    let text = error_chain(&error);
+    println!("SUMMARY kafka connect {:?}: {text}", error.kind());
+    (error, text, started.elapsed())
+}
+
+#[tokio::test]
+async fn connect_to_rabbitmqs_port_names_it_at_once() {
+    let config = KafkaConfig::new([amqp::address()]);
+    for config in [config.clone(), config.with_tls(trusted())] {
+        let (error, text, took) = refused(config, Duration::from_secs(30)).await;
+        assert_eq!(error.kind(), ErrorKind::Protocol, "{text}");
+        assert!(
+            text.contains("RabbitMQ's port") || text.contains("this port has no TLS"),
+            "{text}"
+        );
+        assert!(took < Duration::from_secs(15), "no wait: {took:?}");
+    }
+}
+
+#[tokio::test]
+async fn connect_names_tls_mismatch_of_the_listener() {
+    for server in [servers::kafka_ssl(), servers::kafka_sasl_ssl()] {
+        let (_, text, _) = refused(KafkaConfig::new([server]), Duration::from_secs(3)).await;
+        assert!(text.contains("security_protocol"), "{text}");
+    }
+    let to_plain = KafkaConfig::new([servers::kafka()]).with_tls(trusted());
+    let (_, text, _) = refused(to_plain, Duration::from_secs(3)).await;
+    assert!(text.contains("PLAINTEXT"), "{text}");
+}
+
+#[tokio::test]
+async fn connect_waits_for_a_server_that_comes_up() {
+    let alone = proxy_port().await;
+    let listener = TcpListener::bind(servers::kafka_proxied()).await.unwrap();
+    let connecting = tokio::spawn(KafkaMessageBroker::connect(proxied()));
+    // The first attempt fails.
+    drop(listener.accept().await.unwrap());
+    drop(listener);
+    let _proxy = proxy_at(&alone).await;
+    let broker = connecting.await.unwrap().unwrap();
+    assert_eq!(broker.state(), BrokerState::Ready);
 }

@@ -109,7 +109,7 @@ impl Dsn {
                 }
                 "connection_timeout" => {
                     return refuse(format!(
-                        "the dsn's `{name}` is not understood: set AmqpConfig::connect_timeout"
+                        "the dsn's `{name}` is not understood: set AmqpConfig::attempt_timeout"
                     ));
                 }
                 // Possibly a password with a question mark in it.
@@ -249,7 +249,7 @@ mod tests {
             ("amqps://h?verify=verify_none", "`verify` is not understood"),
             ("amqps://h?verify=verify_none", "AmqpConfig::tls"),
             ("amqps://h?cacertfile=/ca.pem&heartbeat=3", "`cacertfile` is not understood"),
-            ("amqp://h?connection_timeout=500", "AmqpConfig::connect_timeout"),
+            ("amqp://h?connection_timeout=500", "AmqpConfig::attempt_timeout"),
             ("amqp://h1,h2/v", "several hosts"),
             ("amqp://u:p@h1:5672,h2:5672/v", "several hosts"),
             ("amqp://u:p@h1,amqp://u:p@h2", "several hosts"),

@@ -18,7 +18,7 @@ impl AmqpConfig {
     /// | `AMQP_EXCHANGE_DURABLE`, `AMQP_EXCHANGE_AUTO_DELETE` | `true` or `false` |
     /// | `AMQP_DECLARE` | `declare`: `declare`, `passive`, `none`, `python_compatible` |
     /// | `AMQP_POOL_SIZE`, `AMQP_CHANNELS_PER_CONNECTION` | the same |
-    /// | `AMQP_PUBLISH_TIMEOUT`, `AMQP_CONNECT_TIMEOUT`, `AMQP_HEARTBEAT` | the same, such as `30s` or `250ms` |
+    /// | `AMQP_PUBLISH_TIMEOUT`, `AMQP_CONNECT_TIMEOUT`, `AMQP_ATTEMPT_TIMEOUT`, `AMQP_HEARTBEAT` | the same, such as `30s` or `250ms` |
     /// | `AMQP_WINDOW_MESSAGES`, `AMQP_WINDOW_BYTES`, `AMQP_MAX_MESSAGE_SIZE` | the same |
     /// | `AMQP_RECONNECT_INITIAL`, `AMQP_RECONNECT_MAX` | `reconnect`, such as `30s` or `250ms` |
     /// | `AMQP_PERSISTENT` | `true` or `false` |
@@ -50,6 +50,7 @@ impl AmqpConfig {
         );
         env.read_timeout("PUBLISH_TIMEOUT", &mut config.publish_timeout, MIN_TIMEOUT);
         env.read_timeout("CONNECT_TIMEOUT", &mut config.connect_timeout, MIN_TIMEOUT);
+        env.read_timeout("ATTEMPT_TIMEOUT", &mut config.attempt_timeout, MIN_TIMEOUT);
         env.read_tls(&mut config.tls);
         env.finish().map_err(AmqpError::config)?;
         config.validate()?;
@@ -91,6 +92,7 @@ mod tests {
             ("CHANNELS_PER_CONNECTION", "4", "channels_per_connection: 4"),
             ("PUBLISH_TIMEOUT", "500ms", "publish_timeout: 500ms"),
             ("CONNECT_TIMEOUT", "2s", "connect_timeout: 2s"),
+            ("ATTEMPT_TIMEOUT", "3s", "attempt_timeout: 3s"),
             ("HEARTBEAT", "1m", "heartbeat: 60s"),
             ("WINDOW_MESSAGES", "5", "window_messages: 5"),
             ("WINDOW_BYTES", "6", "window_bytes: 6"),

@@ -60,11 +60,15 @@ pub struct AmqpConfig {
     /// The deadline of a publish, from `enqueue` to the confirm; 30 s by default, at least 100 ms.
     #[serde(deserialize_with = "cqrs_config::deserialize_duration")]
     pub publish_timeout: Duration,
+    /// The time for which [`connect`](crate::AmqpMessageBroker::connect) waits for the server; 30 s by
+    /// default, at least 100 ms.
+    #[serde(deserialize_with = "cqrs_config::deserialize_duration")]
+    pub connect_timeout: Duration,
     /// The time limit of one attempt to connect, TLS and AMQP handshakes included; 5 s by default, at
     /// least 100 ms. At most half the publish timeout counts, so that the cause is known before a publish
     /// expires.
     #[serde(deserialize_with = "cqrs_config::deserialize_duration")]
-    pub connect_timeout: Duration,
+    pub attempt_timeout: Duration,
     /// Messages in flight; 1,000 by default.
     pub window_messages: usize,
     /// Bytes in flight; 16 MiB by default.
@@ -102,7 +106,8 @@ impl Default for AmqpConfig {
             pool_size: 1,
             channels_per_connection: 2,
             publish_timeout: Intake::DEFAULT_TIMEOUT,
-            connect_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(30),
+            attempt_timeout: Duration::from_secs(5),
             window_messages: Window::DEFAULT_MESSAGES,
             window_bytes: Window::DEFAULT_BYTES,
             heartbeat: Duration::from_secs(10),
@@ -146,6 +151,7 @@ impl AmqpConfig {
         let timeout = |setting, value| check_minimum(setting, value, MIN_TIMEOUT);
         timeout("publish_timeout", self.publish_timeout)
             .and_then(|()| timeout("connect_timeout", self.connect_timeout))
+            .and_then(|()| timeout("attempt_timeout", self.attempt_timeout))
             .and_then(|()| self.reconnect.check())
             .map_err(AmqpError::config)?;
         if self.heartbeat < Duration::from_secs(1) || self.heartbeat > Duration::from_secs(65_535) {
@@ -166,8 +172,8 @@ impl AmqpConfig {
     }
 
     /// The time limit of one attempt to connect.
-    pub(crate) fn attempt_timeout(&self) -> Duration {
-        self.connect_timeout.min(self.publish_timeout / 2)
+    pub(crate) fn attempt_limit(&self) -> Duration {
+        self.attempt_timeout.min(self.publish_timeout / 2)
     }
 }
 

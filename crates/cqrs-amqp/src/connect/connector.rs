@@ -75,7 +75,7 @@ impl Connector {
             .test_on_check_out(false)
             // The connector has its own backoff.
             .retry_connection(false)
-            .connection_timeout(config.attempt_timeout() * 2)
+            .connection_timeout(config.attempt_limit() * 2)
             .error_sink(Box::new(Sink(sink)))
             .build_unchecked(Manager(dialer));
         Ok(Self {
@@ -83,7 +83,7 @@ impl Connector {
             address,
             topology: Topology::new(config),
             channels_per_connection: config.channels_per_connection,
-            attempt_timeout: config.attempt_timeout(),
+            attempt_timeout: config.attempt_limit(),
             confirms,
             gate: Mutex::new(Gate { failures, backoff: Backoff::new(config.reconnect) }),
         })

@@ -11,7 +11,7 @@ use lapin::uri::{AMQPScheme, AMQPUri};
 use socket2::SockRef;
 
 use super::connection::Connection;
-use super::frame_filter::{Filtered, Sockets};
+use super::frame_filter::{Filtered, FirstByte, Sockets};
 use super::socket::SocketHandle;
 use crate::config::AmqpConfig;
 use crate::config::{address, connector};
@@ -40,7 +40,7 @@ impl Dialer {
             uri,
             tls,
             name: config.connection_name.clone(),
-            timeout: config.attempt_timeout(),
+            timeout: config.attempt_limit(),
         })
     }
 
@@ -55,6 +55,7 @@ impl Dialer {
         // Shuts the socket when this future is dropped, though lapin's thread holds a handle too.
         let guard = ShutOnDrop(socket.clone());
         let failure = Arc::new(OnceLock::new());
+        let first = FirstByte::default();
         let doing = || format!("connecting to {}", self.address);
         let tokio = Tokio::current();
         let runtime = Runtime::new(RuntimeParts::new(tokio.clone(), Sockets(tokio)));
@@ -63,6 +64,7 @@ impl Dialer {
             address: Arc::clone(&self.address),
             socket: socket.clone(),
             failure: Arc::clone(&failure),
+            first: Arc::clone(&first),
             runtime: TokioRuntime::tokio_current(),
         };
         let limit = self.timeout;
@@ -88,7 +90,8 @@ impl Dialer {
                             .inspect_err(|error| transport.tls_failed(error))?,
                     };
                     // The filter replaces frames that lapin cannot read.
-                    Ok(AsyncTcpStream::Plain(Filtered::new(stream, uri.query.frame_max)))
+                    let (frame_max, first) = (uri.query.frame_max, Arc::clone(&transport.first));
+                    Ok(AsyncTcpStream::Plain(Filtered::noting(stream, frame_max, first)))
                 };
                 match tokio::time::timeout(limit, opening).await {
                     Ok(opened) => opened.map_err(|error: io::Error| error.into()),
@@ -100,10 +103,10 @@ impl Dialer {
         let connection = match tokio::time::timeout(limit, connecting).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => {
-                return Err(failure
-                    .get()
-                    .cloned()
-                    .unwrap_or_else(|| from_lapin(ErrorKind::Connection, doing(), &error)));
+                return Err(failure.get().cloned().unwrap_or_else(|| {
+                    let (kind, hint) = hint(first.get().copied());
+                    from_lapin(kind, format!("{}{hint}", doing()), &error)
+                }));
             }
             Err(_elapsed) => {
                 let detail = format!("{}: no answer within {limit:?}", doing());
@@ -121,16 +124,46 @@ struct Transport {
     address: Arc<str>,
     socket: SocketHandle,
     failure: Arc<OnceLock<AmqpError>>,
+    first: FirstByte,
     runtime: TokioRuntime,
 }
 
 impl Transport {
     /// Keeps the cause: lapin reports it as any other I/O error.
     fn tls_failed(&self, error: &io::Error) {
-        let detail = format!("TLS handshake with {}", self.address);
+        let (kind, hint) = match error.kind() {
+            // rustls wraps its errors in this kind.
+            io::ErrorKind::InvalidData if error.to_string().contains("InvalidContentType") => (
+                ErrorKind::Protocol,
+                ": this port has no TLS; use amqp://, or the server's TLS port",
+            ),
+            io::ErrorKind::InvalidData => (ErrorKind::Tls, ""),
+            _ => (ErrorKind::Connection, ": the server closed it; is this RabbitMQ's TLS port?"),
+        };
+        let detail = format!("TLS handshake with {}{hint}", self.address);
         let cause = io::Error::new(error.kind(), error.to_string());
-        let _first_wins =
-            self.failure.set(AmqpError::new(ErrorKind::Tls, detail).with_source(cause));
+        let _first_wins = self.failure.set(AmqpError::new(kind, detail).with_source(cause));
+    }
+}
+
+/// What the server's first byte tells of a failed AMQP handshake. `None`: nothing was read yet.
+fn hint(first: Option<Option<u8>>) -> (ErrorKind, &'static str) {
+    /// The content types of TLS ([RFC 8446, 5.1](https://www.rfc-editor.org/rfc/rfc8446#section-5.1)).
+    const ALERT: u8 = 21;
+    const HANDSHAKE: u8 = 22;
+    /// The type of a method frame (AMQP 0-9-1, 4.2.3): RabbitMQ's first answer.
+    const METHOD: u8 = 1;
+    match first {
+        None | Some(Some(METHOD)) => (ErrorKind::Connection, ""),
+        Some(Some(ALERT | HANDSHAKE)) => {
+            (ErrorKind::Protocol, ": this port needs TLS; use amqps:// in the dsn")
+        }
+        Some(Some(_)) => (ErrorKind::Protocol, ": this is no port of AMQP 0-9-1"),
+        Some(None) => (
+            ErrorKind::Connection,
+            ": the server closed it without an answer; is this RabbitMQ's port, and without TLS? (With \
+             TLS, use amqps:// in the dsn)",
+        ),
     }
 }
 

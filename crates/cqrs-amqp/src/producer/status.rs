@@ -97,7 +97,7 @@ impl Status {
     /// Waits until all publishers had a channel once.
     ///
     /// # Errors
-    /// The first failure to open one.
+    /// A failure to open one that waiting cannot fix.
     pub(crate) async fn connected(&self) -> Result<(), AmqpError> {
         loop {
             let changed = self.0.changed.notified();
@@ -107,7 +107,7 @@ impl Status {
             if self.lock().ever_ready {
                 return Ok(());
             }
-            if let Some(error) = self.cause() {
+            if let Some(error) = self.cause().filter(|error| !error.is_retryable()) {
                 return Err(error);
             }
             changed.await;
@@ -121,6 +121,8 @@ impl Status {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     fn refused() -> AmqpError {
@@ -145,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connect_waits_for_all_or_the_first_error() {
+    async fn connect_waits_for_all_or_a_final_error() {
         let status = Status::new(2);
         let waiting = tokio::spawn({
             let status = status.clone();
@@ -159,6 +161,11 @@ mod tests {
         assert_eq!(waiting.await.unwrap(), Ok(()));
         let status = Status::new(2);
         status.set(1, PublisherState::Down(Some(refused())));
-        assert_eq!(status.connected().await.unwrap_err().kind(), ErrorKind::Connection);
+        let waiting = status.connected();
+        tokio::pin!(waiting);
+        assert!(waiting.as_mut().now_or_never().is_none(), "it may come up");
+        let wrong = AmqpError::new(ErrorKind::Authentication, "wrong password");
+        status.set(1, PublisherState::Down(Some(wrong)));
+        assert_eq!(waiting.await.unwrap_err().kind(), ErrorKind::Authentication);
     }
 }

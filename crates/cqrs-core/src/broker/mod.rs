@@ -1,5 +1,6 @@
 //! The contract between this framework and a message broker, and the parts for authors of brokers.
 
+mod connect;
 mod contract;
 mod devnull;
 mod error;
@@ -8,6 +9,7 @@ mod intake;
 mod receipt;
 mod window;
 
+pub use connect::connect_within;
 pub use contract::{BrokerState, MessageBroker, MessageBrokerExt, ShutdownReport};
 pub use devnull::DevnullMessageBroker;
 pub use error::{PublishError, PublishErrorKind};

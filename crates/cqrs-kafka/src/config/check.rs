@@ -29,6 +29,7 @@ impl KafkaConfig {
             check_minimum(setting, value, minimum).map_err(KafkaError::config)
         };
         minimum("publish_timeout", self.publish_timeout, MIN_TIMEOUT)?;
+        minimum("connect_timeout", self.connect_timeout, MIN_TIMEOUT)?;
         minimum("request_timeout", self.request_timeout, MIN_REQUEST_TIMEOUT)?;
         self.reconnect.check().map_err(KafkaError::config)?;
         if self.linger >= self.publish_timeout {

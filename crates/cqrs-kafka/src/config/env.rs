@@ -31,7 +31,7 @@ impl KafkaConfig {
     /// | `KAFKA_ALLOW_AUTO_CREATE_TOPICS` | [`allow_auto_create_topics`](Self::allow_auto_create_topics) | `true`, `false` |
     /// | `KAFKA_CONTENT_TYPE_HEADER`, `KAFKA_IDENTITY_HEADERS` | [`record_headers`](Self::record_headers) | `true`, `false`; `auto`, `always`, `never` |
     /// | `KAFKA_LOG_LEVEL` | [`log_level`](Self::log_level) | `critical`, `error`, `warning`, `info`, `debug` |
-    /// | `KAFKA_PUBLISH_TIMEOUT`, `KAFKA_REQUEST_TIMEOUT` | [`publish_timeout`](Self::publish_timeout), [`request_timeout`](Self::request_timeout) | duration |
+    /// | `KAFKA_PUBLISH_TIMEOUT`, `KAFKA_CONNECT_TIMEOUT`, `KAFKA_REQUEST_TIMEOUT` | [`publish_timeout`](Self::publish_timeout), [`connect_timeout`](Self::connect_timeout), [`request_timeout`](Self::request_timeout) | duration |
     /// | `KAFKA_WINDOW_MESSAGES`, `KAFKA_WINDOW_BYTES` | [`window_messages`](Self::window_messages), [`window_bytes`](Self::window_bytes) | number |
     /// | `KAFKA_RECONNECT_INITIAL`, `KAFKA_RECONNECT_MAX` | [`reconnect`](Self::reconnect) | duration |
     /// | `KAFKA_RAW_<OPTION>` | [`raw`](Self::raw) | text; `KAFKA_RAW_SOCKET_KEEPALIVE_ENABLE` is `socket.keepalive.enable` |
@@ -60,6 +60,7 @@ impl KafkaConfig {
         env.read("IDENTITY_HEADERS", &mut config.record_headers.identity);
         env.read_tls(&mut config.tls);
         env.read_timeout("PUBLISH_TIMEOUT", &mut config.publish_timeout, MIN_TIMEOUT);
+        env.read_timeout("CONNECT_TIMEOUT", &mut config.connect_timeout, MIN_TIMEOUT);
         env.read_timeout("REQUEST_TIMEOUT", &mut config.request_timeout, MIN_REQUEST_TIMEOUT);
         let raw = env.all_of("RAW_").into_iter();
         config.raw =
@@ -109,6 +110,7 @@ mod tests {
             ("IDENTITY_HEADERS", "always", "identity: Always"),
             ("LOG_LEVEL", "debug", "log_level: Debug"),
             ("PUBLISH_TIMEOUT", "1m", "publish_timeout: 60s"),
+            ("CONNECT_TIMEOUT", "3s", "connect_timeout: 3s"),
             ("REQUEST_TIMEOUT", "2s", "request_timeout: 2s"),
             ("WINDOW_MESSAGES", "5", "window_messages: 5"),
             ("WINDOW_BYTES", "6", "window_bytes: 6"),

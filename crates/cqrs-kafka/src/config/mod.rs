@@ -93,6 +93,10 @@ pub struct KafkaConfig {
     /// The one deadline of a publish: window, queue and delivery. Default 30 s; at least 100 ms.
     #[serde(deserialize_with = "cqrs_config::deserialize_duration")]
     pub publish_timeout: Duration,
+    /// The time for which [`connect`](crate::KafkaMessageBroker::connect) waits for the cluster. Default 30 s;
+    /// at least 100 ms.
+    #[serde(deserialize_with = "cqrs_config::deserialize_duration")]
+    pub connect_timeout: Duration,
     /// The time limit of one request, connecting included, after which the connection is closed and
     /// another is tried. Default 10 s; at least 1 s.
     #[serde(deserialize_with = "cqrs_config::deserialize_duration")]
@@ -187,6 +191,7 @@ impl Default for KafkaConfig {
             record_headers: RecordHeaders::default(),
             log_level: LogLevel::Warning,
             publish_timeout: Intake::DEFAULT_TIMEOUT,
+            connect_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(10),
             window_messages: Window::DEFAULT_MESSAGES,
             window_bytes: Window::DEFAULT_BYTES,

@@ -22,4 +22,4 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub(super) use stream::{Filtered, Sockets};
+pub(super) use stream::{Filtered, FirstByte, Sockets};

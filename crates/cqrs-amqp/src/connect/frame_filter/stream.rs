@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -17,16 +18,25 @@ use super::filter::FrameFilter;
 /// A socket of tokio, with TLS if any.
 type Socket = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
 
+/// The first byte of the server, or `None` if it sent none before the connection ended. Not set before.
+pub(in crate::connect) type FirstByte = Arc<OnceLock<Option<u8>>>;
+
 /// A socket whose incoming frames go through a [`FrameFilter`].
 pub(in crate::connect) struct Filtered<S = Socket> {
     socket: S,
     filter: FrameFilter,
+    first: FirstByte,
 }
 
 impl<S> Filtered<S> {
     /// `frame_max` is the limit the client asks for, in bytes.
     pub(in crate::connect) fn new(socket: S, frame_max: Option<u32>) -> Self {
-        Self { socket, filter: FrameFilter::new(frame_max) }
+        Self::noting(socket, frame_max, FirstByte::default())
+    }
+
+    /// Likewise; notes the server's first byte.
+    pub(in crate::connect) fn noting(socket: S, frame_max: Option<u32>, first: FirstByte) -> Self {
+        Self { socket, filter: FrameFilter::new(frame_max), first }
     }
 }
 
@@ -38,7 +48,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Filtered<S> {
     ) -> Poll<io::Result<usize>> {
         /// Fewer bytes are read together with the frames behind them.
         const WORTH_BYPASSING: usize = 4 << 10;
-        let Self { socket, filter } = self.get_mut();
+        let Self { socket, filter, first } = self.get_mut();
         loop {
             let taken = filter.take(out);
             if taken > 0 || out.is_empty() {
@@ -50,7 +60,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Filtered<S> {
                 filter.bypassed(read);
                 return Poll::Ready(Ok(read));
             }
-            match ready!(Pin::new(&mut *socket).poll_read(cx, filter.space()))? {
+            let space = filter.space();
+            let read = ready!(Pin::new(&mut *socket).poll_read(cx, space));
+            first.get_or_init(|| space.first().copied().filter(|_| matches!(read, Ok(1..))));
+            match read? {
                 0 => {
                     filter.finish();
                     return Poll::Ready(Ok(filter.take(out)));
