@@ -8,11 +8,12 @@ use super::error::RegistryError;
 const PREFIX: &str = "SCHEMA_REGISTRY_";
 
 impl RegistryConfig {
-    /// Reads the settings from environment variables; one that is not set, or empty, has its default.
+    /// Reads the settings from environment variables; but for the URL, one that is not set, or empty, has its
+    /// default.
     ///
     /// | variable | setting |
     /// |---|---|
-    /// | `SCHEMA_REGISTRY_URL` | `urls`, with commas between them |
+    /// | `SCHEMA_REGISTRY_URL` | `urls`, with commas between them, required |
     /// | `SCHEMA_REGISTRY_USER`, `SCHEMA_REGISTRY_PASSWORD` | `credentials`, basic |
     /// | `SCHEMA_REGISTRY_TOKEN` | `credentials`, bearer |
     /// | `SCHEMA_REGISTRY_TLS_CA` | `tls.ca`: a file, or PEM text |
@@ -21,7 +22,7 @@ impl RegistryConfig {
     /// | `SCHEMA_REGISTRY_CONNECT_TIMEOUT`, `SCHEMA_REGISTRY_TIMEOUT` | the same, such as `30s` or `250ms` |
     ///
     /// # Errors
-    /// [`RegistryErrorKind::Config`](super::RegistryErrorKind::Config) when variables are malformed or
+    /// [`RegistryErrorKind::Config`](super::RegistryErrorKind::Config) when variables are missing, malformed or
     /// contradict each other. The error names all of them, and never shows a value.
     pub fn from_env() -> Result<Self, RegistryError> {
         Self::read_env(Env::new(PREFIX))
@@ -29,7 +30,7 @@ impl RegistryConfig {
 
     fn read_env(mut env: Env) -> Result<Self, RegistryError> {
         let mut config = Self::default();
-        env.read("URL", &mut config.urls);
+        env.require("URL", &mut config.urls, "http://host:8081");
         let user = env.get::<String>("USER");
         let password = env.get::<Secret>("PASSWORD");
         let token = env.get::<Secret>("TOKEN");
@@ -81,9 +82,8 @@ mod tests {
         assert_eq!(config.tls.client_key, Some(Pem::Path("/key.pem".into())));
         assert_eq!(config.tls.client_key_password, Some("hush".into()));
         assert_eq!((config.connect_timeout.as_secs(), config.timeout.as_secs()), (3, 4));
-        let token = read(&[("SCHEMA_REGISTRY_TOKEN", "t"), ("SCHEMA_REGISTRY_URL", " ")]).unwrap();
-        assert_eq!(token.credentials, Some(Credentials::bearer("t")));
-        assert_eq!(token.urls, RegistryConfig::default().urls);
+        let token = [("SCHEMA_REGISTRY_TOKEN", "t"), ("SCHEMA_REGISTRY_URL", "http://a:1")];
+        assert_eq!(read(&token).unwrap().credentials, Some(Credentials::bearer("t")));
     }
 
     #[test]
@@ -97,6 +97,7 @@ mod tests {
         .to_string();
         assert!(!error.contains("s3cret"), "{error}");
         for words in [
+            "SCHEMA_REGISTRY_URL: it is not set; expected http://host:8081",
             "SCHEMA_REGISTRY_PASSWORD: SCHEMA_REGISTRY_USER is not set",
             "SCHEMA_REGISTRY_TIMEOUT: a number without a unit",
             "SCHEMA_REGISTRY_CONNECT_TIMEOUT: 5ms is below the minimum of 100ms",
