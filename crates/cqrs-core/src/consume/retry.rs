@@ -1,8 +1,10 @@
 //! The retry schedule of a subscription, and the attempts that a message carries with it.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::error::SettleError;
+use super::support::delay_text;
 use crate::event::Timestamp;
 use crate::message::Headers;
 
@@ -25,6 +27,21 @@ impl Default for Retry {
         Self {
             immediate: [50, 100, 250].map(Duration::from_millis).to_vec(),
             delayed: [10, 60, 300].map(Duration::from_secs).to_vec(),
+        }
+    }
+}
+
+/// The delays of both kinds: `50ms, 100ms, later: 10s`.
+impl fmt::Display for Retry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |delays: &[Duration]| {
+            delays.iter().map(|delay| delay_text(*delay)).collect::<Vec<_>>().join(", ")
+        };
+        match (text(&self.immediate), text(&self.delayed)) {
+            (none, delayed) if none.is_empty() && delayed.is_empty() => f.write_str("none"),
+            (immediate, none) if none.is_empty() => f.write_str(&immediate),
+            (none, delayed) if none.is_empty() => write!(f, "later: {delayed}"),
+            (immediate, delayed) => write!(f, "{immediate}, later: {delayed}"),
         }
     }
 }
@@ -201,6 +218,8 @@ mod tests {
             ]
         );
         assert_eq!(retry.max_attempts(), 7);
+        assert_eq!(retry.to_string(), "50ms, 100ms, 250ms, later: 10s, 60s, 300s");
+        assert_eq!(Retry::none().to_string(), "none");
         assert_eq!(Retry::none().after(1), NextAttempt::Never);
         assert_eq!(retry.after(u32::MAX), NextAttempt::Never);
     }

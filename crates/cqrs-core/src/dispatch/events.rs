@@ -1,7 +1,10 @@
 //! The rounds in which emitted events reach their handlers, run by both mediators.
 
+use std::any::TypeId;
+use std::collections::HashSet;
 use std::error::Error;
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -118,6 +121,8 @@ impl Error for EventsError {
 pub(crate) struct EventRounds {
     pub(crate) map: EventMap,
     pub(crate) options: EventOptions,
+    /// Domain events that may be without a handler: no warning, or none any more.
+    pub(crate) unhandled: Mutex<HashSet<TypeId>>,
 }
 
 type Round = Vec<Box<dyn AnyEvent>>;
@@ -156,6 +161,7 @@ impl EventRounds {
                 return Err(EventsError::TooDeep { event: first.name().to_owned(), depth });
             }
             let events = round.iter().map(|event| &**event);
+            events.clone().for_each(|event| self.warn_if_unhandled(event));
             self.run_round(events, scope, self.options.on_failure).await?;
             round = sort(scope.take_emitted(), &mut outgoing);
             depth += 1;
@@ -201,6 +207,21 @@ impl EventRounds {
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// Warns once of a domain event without a handler.
+    fn warn_if_unhandled(&self, event: &dyn AnyEvent) {
+        let ((event_type, _), _) = event.handler_arguments();
+        if self.map.contains(event_type) {
+            return;
+        }
+        if self.unhandled.lock().unwrap_or_else(PoisonError::into_inner).insert(event_type) {
+            tracing::warn!(
+                event = event.name(),
+                "a domain event has no handler: bind one with `event`, or say that this is meant with \
+                 `may_be_unhandled`"
+            );
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::any::{TypeId, type_name};
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use super::events::EventMediator;
 use super::inner::Inner;
@@ -10,7 +10,7 @@ use super::requests::{Mediator, MediatorInner};
 use crate::broker::MessageBroker;
 use crate::dispatch::OnEventFailure;
 use crate::error::listed;
-use crate::event::{Event, EventHandler, EventMap, Notification};
+use crate::event::{DomainEvent, Event, EventHandler, EventMap, Notification};
 use crate::middleware::Middleware;
 use crate::request::{Request, RequestHandler, RequestMap};
 use crate::scope::{OutboxUnit, Scope, UnitOfWorkFactory, UnitSource};
@@ -46,6 +46,13 @@ impl<M> Bootstrap<M> {
         factory: impl Fn(&Scope) -> H + Send + Sync + 'static,
     ) -> Self {
         self.events(EventMap::new().bind_with::<E, H>(factory))
+    }
+
+    /// Says that domain event `E` may have no handler here. Otherwise the first one is a warning in the log.
+    pub fn may_be_unhandled<E: DomainEvent>(mut self) -> Self {
+        let unhandled = self.inner.rounds.unhandled.get_mut();
+        unhandled.unwrap_or_else(PoisonError::into_inner).insert(TypeId::of::<E>());
+        self
     }
 
     /// Adds all bindings of `map`.

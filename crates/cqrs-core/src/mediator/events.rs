@@ -96,6 +96,12 @@ impl EventMediator {
         types.into_iter().any(|event| self.0.rounds.map.contains(event))
     }
 
+    /// The names of the handlers that are bound to one of these types.
+    pub(crate) fn handler_names(&self, types: [TypeId; 2]) -> Vec<&'static str> {
+        let bound = types.into_iter().flat_map(|event| self.0.rounds.map.handlers(event));
+        bound.map(|bound| bound.name).collect()
+    }
+
     pub(crate) fn handles_event(&self, event: &dyn AnyEvent) -> bool {
         let (first, second) = event.handler_arguments();
         self.handles([Some(first), second].into_iter().flatten().map(|view| view.0))

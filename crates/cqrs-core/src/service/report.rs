@@ -1,5 +1,6 @@
 //! The report of a service that ended, and the handle that stops one.
 
+use std::fmt;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
@@ -37,6 +38,30 @@ impl StopHandle {
 pub struct ServiceReport {
     /// The reports of the subscriptions, in the order they were added.
     pub subscriptions: Vec<SubscriptionReport>,
+}
+
+/// One line for each subscription: its counts that are not zero, and its error.
+impl fmt::Display for ServiceReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, subscription) in self.subscriptions.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}{subscription}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for SubscriptionReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name, self.counts)?;
+        if self.cancelled > 0 {
+            write!(f, ", {} cancelled at the drain timeout", self.cancelled)?;
+        }
+        match &self.error {
+            Some(error) => write!(f, "; did not end well: {error}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The report of a subscription that ended.

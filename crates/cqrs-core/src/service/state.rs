@@ -1,5 +1,6 @@
 //! The state and the counts of a subscription, as health and reports show them.
 
+use std::fmt;
 use std::sync::Arc;
 
 /// The state of a subscription.
@@ -77,4 +78,29 @@ pub struct SubscriptionCounts {
     pub panics: u64,
     /// Done, but the ack did not reach the broker: they are redelivered.
     pub unacked: u64,
+}
+
+/// The counts that are not zero: `12 received, 11 handled, 1 dead-lettered`.
+impl fmt::Display for SubscriptionCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} received", self.received)?;
+        for (count, name) in [
+            (self.handled, "handled"),
+            (self.duplicates, "duplicates"),
+            (self.skipped, "skipped"),
+            (self.dead_lettered, "dead-lettered"),
+            (self.discarded, "discarded"),
+            (self.rescheduled, "rescheduled"),
+            (self.given_back, "given back"),
+            (self.revoked, "revoked"),
+            (self.unacked, "not acked"),
+            (self.failed_attempts, "failed attempts"),
+            (self.panics, "panics"),
+        ] {
+            if count > 0 {
+                write!(f, ", {count} {name}")?;
+            }
+        }
+        Ok(())
+    }
 }

@@ -53,6 +53,19 @@ impl HandlerKind {
     pub(crate) fn has_unit(&self, unit: TypeId) -> bool {
         matches!(self, Self::Each(handler) if handler.has_unit(unit))
     }
+
+    /// The names of the handlers of events of these types.
+    pub(crate) fn names(&self, types: [TypeId; 2]) -> String {
+        match self {
+            Self::Each(EachHandler::Mediator(mediator)) => {
+                mediator.handler_names(types).join(" and ")
+            }
+            Self::Each(EachHandler::PerDelivery(_)) => "a mediator per delivery".to_owned(),
+            Self::Each(EachHandler::Function(..)) => "a function".to_owned(),
+            Self::Manual(..) => "a function that settles".to_owned(),
+            Self::Batch { limits, .. } => format!("a function, in batches of {}", limits.size),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -1,8 +1,9 @@
 //! Handles one message: decodes it, runs its handler, and decides what follows a failure.
 
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::context::{SubscriptionContext, WaitEnd};
 use super::failure::{AttemptFailure, FailureClass};
@@ -175,7 +176,7 @@ fn log_failure(ctx: &SubscriptionContext, job: &Job, failure: &AttemptFailure, n
         partition = job.message.partition,
         offset = job.message.offset,
         id = job.message.id.as_deref(),
-        attempt = job.retry.attempts,
+        attempt = %format!("{} of {}", job.retry.attempts, ctx.spec.retry.max_attempts()),
         next_attempt = %match next {
             NextAttempt::Immediately(delay) | NextAttempt::Later(delay) => {
                 format!("in {delay:?}")
@@ -211,12 +212,45 @@ async fn attempt_within(
 ) -> Verdict {
     let committing = Committing::default();
     scope.insert(committing.clone());
-    let mut run = pin!(read_and_handle(ctx, received, scope, handler));
+    let name = received.name.clone();
+    let run = read_and_handle(ctx, received, scope, handler);
+    let blocked = |time| log_blocked(ctx, name.as_deref(), limit, time);
+    let mut run = pin!(watch_polls(run, limit, blocked));
     match tokio::time::timeout(limit, &mut run).await {
         Ok(verdict) => verdict,
         Err(_) if committing.began() => run.await,
         Err(_) => Verdict::Failed(AttemptFailure::timeout(limit)),
     }
+}
+
+/// Runs `run`, and calls `blocked` with the time of each poll that took longer than `limit`.
+async fn watch_polls<T>(
+    run: impl Future<Output = T>,
+    limit: Duration,
+    blocked: impl Fn(Duration),
+) -> T {
+    let mut run = pin!(run);
+    poll_fn(|cx| {
+        let started = Instant::now();
+        let polled = run.as_mut().poll(cx);
+        let time = started.elapsed();
+        if time > limit {
+            blocked(time);
+        }
+        polled
+    })
+    .await
+}
+
+fn log_blocked(ctx: &SubscriptionContext, event: Option<&str>, limit: Duration, time: Duration) {
+    log_first!(
+        ctx.monitor.repeats.is_first(Logged::Blocked, event.unwrap_or_default()),
+        warn,
+        subscription = %ctx.monitor.name,
+        event,
+        "a handler blocked its thread for {time:?}, beyond its timeout of {limit:?}, and could not be \
+         cancelled: await, or use tokio::task::spawn_blocking"
+    );
 }
 
 /// A panic in user code is not caught here.

@@ -28,6 +28,7 @@ pub(super) enum Logged {
     Refused,
     Unpublished,
     Unacked,
+    Blocked,
 }
 
 impl fmt::Display for Logged {
@@ -43,6 +44,7 @@ impl fmt::Display for Logged {
             Self::Refused => "copies that the broker refuses",
             Self::Unpublished => "events that are not published",
             Self::Unacked => "messages that are done, but not acked",
+            Self::Blocked => "handlers that blocked their thread",
         })
     }
 }

@@ -16,7 +16,7 @@ use super::spec::Spec;
 use super::{batch, worker};
 use crate::consume::support::error_chain;
 use crate::consume::support::far_deadline;
-use crate::consume::{Subscribe, SubscribeRequest};
+use crate::consume::{Subscribe, SubscribeRequest, TopicSet};
 use crate::service::report::StopHandle;
 
 /// The time a source may take to stop, and to close, beside the drain.
@@ -47,6 +47,7 @@ pub(crate) async fn run_subscription(
     stop: StopHandle,
 ) -> (SubscriptionEnd, Option<String>) {
     let PlannedSubscription { request, spec, monitor } = planned;
+    log_start(&request, &spec);
     let _stopped = StoppedOnDrop(Arc::clone(&monitor));
     let opened = tokio::select! {
         opened = broker.subscribe(request) => opened,
@@ -62,6 +63,35 @@ pub(crate) async fn run_subscription(
     let error = task.consume().await.err();
     let ended = task.end(drain, &stop.now).await;
     (ended, error)
+}
+
+/// Logs what the subscription does.
+fn log_start(request: &SubscribeRequest, spec: &Spec) {
+    let events = spec
+        .routes
+        .iter()
+        .map(|route| format!("{}: {}", route.name(), spec.handler.names(route.types())));
+    let mut dead_letters: Vec<_> = match &request.topics {
+        TopicSet::Named(topics) => {
+            topics.iter().map(|topic| request.dead_letter_topic(topic)).collect()
+        }
+        TopicSet::Pattern(_) => vec![request.dead_letter_topic("{topic}")],
+    };
+    dead_letters.dedup();
+    let dead_letters: Vec<_> = dead_letters
+        .into_iter()
+        .map(|name| name.unwrap_or_else(|| "discarded".to_owned()))
+        .collect();
+    tracing::info!(
+        subscription = %request.name,
+        topics = %request.topics,
+        group = %request.group,
+        events = events.collect::<Vec<_>>().join(", "),
+        concurrency = spec.limits.concurrency,
+        retries = %request.retry,
+        dead_letters = dead_letters.join(", "),
+        "subscription starts"
+    );
 }
 
 /// Marks a subscription as stopped, also if its task is dropped. A failure is reported afterwards.
