@@ -127,6 +127,8 @@ impl Connection {
 
     /// Closes the connection: with `connection.close` if the server reads, and within `limit` in any case.
     pub(super) async fn close(&self, limit: Duration) {
+        // It would report the end as a loss.
+        self.watcher.abort();
         let status = self.lapin.status();
         // lapin writes no frame on a blocked connection.
         if status.connected() && !status.blocked() {

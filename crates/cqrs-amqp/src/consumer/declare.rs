@@ -73,14 +73,21 @@ pub(super) async fn declare_strictly(
 }
 
 /// Declares `queue` unless one of its name exists, with any properties.
+///
+/// It is not looked up first: lapin logs the server's 404 as an error, on every first start.
 pub(super) async fn ensure(queue: &QueueConfig, connection: &Connection) -> Result<(), AmqpError> {
-    let channel = open(connection).await?;
-    match declare_queue(&channel, queue, true).await {
-        Err(error) if error.code() == Some(404) => declare_strictly(queue, connection).await,
-        Err(error) => Err(error),
-        Ok(()) => {
+    const ACCESS_REFUSED: u32 = 403;
+    const PRECONDITION_FAILED: u32 = 406;
+    match declare_strictly(queue, connection).await {
+        // It exists with other properties.
+        Err(error) if error.code() == Some(PRECONDITION_FAILED) => Ok(()),
+        // To look it up, a user needs no right to configure it.
+        Err(error) if error.code() == Some(ACCESS_REFUSED) => {
+            let channel = open(connection).await?;
+            declare_queue(&channel, queue, true).await.map_err(|_missing| error)?;
             close(channel).await;
             Ok(())
         }
+        declared => declared,
     }
 }
