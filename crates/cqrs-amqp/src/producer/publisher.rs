@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use cqrs_core::PublishErrorKind;
 use cqrs_core::broker::{BoxFuture, PendingConfirm};
@@ -125,6 +126,7 @@ impl Publisher {
             }
             let is_last = self.messages.is_closed() && self.messages.is_empty();
             if self.stop_at.is_some() && is_last && self.unconfirmed.is_empty() {
+                self.close_channel().await;
                 return self.undelivered;
             }
             match self.wait(&mut batch, &mut done, timer.as_mut()).await {
@@ -148,6 +150,17 @@ impl Publisher {
                 PublisherEvent::Declared(topic, result) => self.declared(&topic, result),
                 PublisherEvent::Deadline => self.check_channel(),
             }
+        }
+    }
+
+    /// Closes the channel before its connection is: if both end at once, lapin logs an error.
+    async fn close_channel(&mut self) {
+        const LIMIT: Duration = Duration::from_secs(1);
+        let PublisherChannel::Open(pooled) = &self.channel else { return };
+        // lapin writes no frame on a blocked connection.
+        if !pooled.connection.lapin().status().blocked() {
+            let closing = pooled.channel.close(200, "OK".into());
+            let _closed_with_its_connection = tokio::time::timeout(LIMIT, closing).await;
         }
     }
 
