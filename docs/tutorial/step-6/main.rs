@@ -73,9 +73,10 @@ fn topic() -> String {
 }
 
 async fn place_orders() -> Fallible<()> {
+    let broker = broker().await?;
     let shop = Mediator::builder()
         .handle::<PlaceOrder, _>(PlaceOrderHandler::default())
-        .broker(broker().await?)
+        .broker(Arc::clone(&broker))
         .topic::<OrderPlaced>(topic())
         .build()?;
     for customer in ["Ada", "Bob", "Eve"] {
@@ -83,7 +84,7 @@ async fn place_orders() -> Fallible<()> {
             shop.send(PlaceOrder { customer: customer.to_owned(), cents: 1_250 }).await?;
         println!("placed: order {order_id}"); // the broker has confirmed its event
     }
-    let left = shop.shutdown(Duration::from_secs(10)).await;
+    let left = broker.shutdown(Duration::from_secs(10)).await;
     println!("{} events undelivered", left.undelivered);
     Ok(())
 }

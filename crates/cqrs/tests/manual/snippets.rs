@@ -54,6 +54,14 @@ fn every_include_is_a_program_that_tests_build() {
     }
 }
 
+#[test]
+fn every_example_is_on_the_page_of_programs() {
+    let page = read("docs/reference/programs.md");
+    for example in files("examples", ".rs").iter().filter(|path| path.matches('/').count() == 1) {
+        assert!(page.contains(&format!("(../../{example})")), "{example} has no row");
+    }
+}
+
 /// The Cargo.toml of a tutorial page needs nothing that the examples, which are built, do not have.
 #[test]
 fn dependencies_of_the_tutorial_are_those_built() {

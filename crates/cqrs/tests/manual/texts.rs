@@ -22,7 +22,7 @@ fn sources() -> String {
             Some(start) if lines.peek().is_some() => {
                 joined += start;
                 // The rest of the text is at the start of the next line.
-                while let Some(next) = lines.next() {
+                for next in lines.by_ref() {
                     let next = next.trim_start();
                     match next.strip_suffix('\\') {
                         Some(more) => joined += more,
