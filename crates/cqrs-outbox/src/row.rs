@@ -83,7 +83,6 @@ pub struct Row {
 
 impl Row {
     /// Reads the columns of [`row_columns`], by name.
-    #[allow(dead_code)] // until the relay
     pub(crate) fn read<'r, R: sqlx::Row>(row: &'r R) -> Result<Self, sqlx::Error>
     where
         &'static str: ColumnIndex<R>,
@@ -112,7 +111,6 @@ impl Row {
     }
 }
 
-#[allow(dead_code)] // until the relay
 /// The select list that [`Row::read`] reads, from a table with the alias `r`.
 pub(crate) const fn row_columns(dialect: Dialect) -> &'static str {
     match dialect {

@@ -19,7 +19,6 @@ impl Wakeup {
         self.0.send_replace(());
     }
 
-    #[allow(dead_code)] // until the relay
     /// Sees the wake-ups from now on; several at once are one.
     pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
         self.0.subscribe()
