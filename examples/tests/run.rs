@@ -93,6 +93,18 @@ fn a_unit_of_work_commits_all_or_nothing() {
 }
 
 #[test]
+fn orders_are_stored_published_and_counted_once() {
+    let text = output("orders");
+    let lines = [
+        r#"{"customer":"ada","cents":700}: 201 placed"#,
+        r#"{"customer":"eve","cents":-1}: 422 an order has a price"#,
+        "the first event arrives again",
+        "2 orders, ada owes 1000, 1 duplicate",
+    ];
+    assert_lines(&text, &lines);
+}
+
+#[test]
 fn consume_kafka_reads_several_topics_from_earliest() {
     let lines = ["ada@example.org has signed up", "ordered for 799 cents", "stopped: 3 handled"];
     assert_lines(&output("consume_kafka"), &lines);
