@@ -1,7 +1,6 @@
 //! [`TlsConfig`] as rustls takes it: the trusted authorities and the client's [`Identity`], used by the
 //! clients on rustls.
 
-use std::fmt;
 use std::path::Path;
 
 use cqrs_core::{ClientError, ClientErrorKind};
@@ -21,12 +20,7 @@ pub struct Identity {
     pub key: PrivateKeyDer<'static>,
 }
 
-impl fmt::Debug for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let certificates = self.certificates.len();
-        f.debug_struct("Identity").field("certificates", &certificates).finish_non_exhaustive()
-    }
-}
+cqrs_core::debug_fields!(Identity {}, |it| certificates: it.certificates.len());
 
 impl TlsConfig {
     /// The authorities to trust. `None`: the operating system's. Reads files, and so may block.

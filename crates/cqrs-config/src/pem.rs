@@ -41,28 +41,11 @@ impl From<String> for Pem {
     }
 }
 
-impl From<&str> for Pem {
-    fn from(text: &str) -> Self {
-        text.to_owned().into()
-    }
-}
-
-impl From<&String> for Pem {
-    fn from(text: &String) -> Self {
-        text.as_str().into()
-    }
-}
-
-impl From<PathBuf> for Pem {
-    fn from(path: PathBuf) -> Self {
-        Self::Path(path)
-    }
-}
-
-impl From<&Path> for Pem {
-    fn from(path: &Path) -> Self {
-        path.to_owned().into()
-    }
+cqrs_core::from_values! { Pem:
+    &str = |text| text.to_owned().into(),
+    &String = |text| text.clone().into(),
+    PathBuf = |path| Self::Path(path),
+    &Path = |path| Self::Path(path.into()),
 }
 
 impl fmt::Debug for Pem {

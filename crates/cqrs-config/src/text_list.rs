@@ -45,17 +45,11 @@ impl From<TextList> for Vec<String> {
     }
 }
 
-macro_rules! from_text {
-    ($($text:ty),+) => {$(
-        impl From<$text> for TextList {
-            fn from(text: $text) -> Self {
-                Self::split(&text)
-            }
-        }
-    )+};
+cqrs_core::from_values! { TextList:
+    &str = |text| Self::split(text),
+    &String = |text| Self::split(text),
+    String = |text| Self::split(&text),
 }
-
-from_text!(&str, &String, String);
 
 impl<T: Into<String>> From<Vec<T>> for TextList {
     fn from(texts: Vec<T>) -> Self {

@@ -31,26 +31,20 @@ impl TlsConfig {
         Self::default()
     }
 
-    /// Sets [`ca`](Self::ca).
-    #[must_use]
-    pub fn with_ca(mut self, ca: impl Into<Pem>) -> Self {
-        self.ca = Some(ca.into());
-        self
-    }
+    cqrs_core::setters! {
+        /// Sets [`ca`](Self::ca).
+        pub fn with_ca(ca: impl Into<Pem>) { self.ca = Some(ca.into()) }
 
-    /// Sets [`client_certificate`](Self::client_certificate) and [`client_key`](Self::client_key).
-    #[must_use]
-    pub fn with_client(mut self, certificate: impl Into<Pem>, key: impl Into<Pem>) -> Self {
-        self.client_certificate = Some(certificate.into());
-        self.client_key = Some(key.into());
-        self
-    }
+        /// Sets [`client_certificate`](Self::client_certificate) and [`client_key`](Self::client_key).
+        pub fn with_client(certificate: impl Into<Pem>, key: impl Into<Pem>) {
+            self.client_certificate = Some(certificate.into());
+            self.client_key = Some(key.into())
+        }
 
-    /// Sets [`client_key_password`](Self::client_key_password).
-    #[must_use]
-    pub fn with_client_key_password(mut self, password: impl Into<Secret>) -> Self {
-        self.client_key_password = Some(password.into());
-        self
+        /// Sets [`client_key_password`](Self::client_key_password).
+        pub fn with_client_key_password(password: impl Into<Secret>) {
+            self.client_key_password = Some(password.into())
+        }
     }
 
     /// True if any field is set.

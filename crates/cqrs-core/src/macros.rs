@@ -1,19 +1,20 @@
-//! The repeated parts of types, as macros: setters of builders and `Debug` of a few fields; used by all crates.
+//! The repeated parts of types, as macros: setters of builders and `Debug` of a few fields, `From` of many
+//! types; used by all crates.
 
-/// Methods of a builder that change one field and return the builder.
+/// Methods of a builder that change fields and return the builder.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! setters {
     ($(
         $(#[$meta:meta])*
         $vis:vis fn $name:ident($($arg:ident: $type:ty),+) {
-            self.$($field:ident).+ $(($($call:tt)*))? $(= $value:expr)?
+            $(self.$($field:ident).+ $(($($call:tt)*))? $(= $value:expr)?);+
         }
     )+) => {$(
         $(#[$meta])*
         #[must_use = "it returns the changed value"]
         $vis fn $name(mut self, $($arg: $type),+) -> Self {
-            self.$($field).+ $(($($call)*))? $(= $value)?;
+            $(self.$($field).+ $(($($call)*))? $(= $value)?;)+
             self
         }
     )+};
@@ -39,4 +40,17 @@ macro_rules! debug_fields {
             }
         }
     };
+}
+
+/// `From` of several types, one a line.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! from_values {
+    ($target:ident: $($type:ty = |$value:ident| $made:expr),+ $(,)?) => {$(
+        impl From<$type> for $target {
+            fn from($value: $type) -> Self {
+                $made
+            }
+        }
+    )+};
 }

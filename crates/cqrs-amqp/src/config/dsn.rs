@@ -162,22 +162,10 @@ impl Default for Dsn {
     }
 }
 
-impl From<String> for Dsn {
-    fn from(dsn: String) -> Self {
-        Self(dsn)
-    }
-}
-
-impl From<&str> for Dsn {
-    fn from(dsn: &str) -> Self {
-        Self(dsn.into())
-    }
-}
-
-impl From<&String> for Dsn {
-    fn from(dsn: &String) -> Self {
-        Self(dsn.clone())
-    }
+cqrs_core::from_values! { Dsn:
+    String = |dsn| Self(dsn),
+    &String = |dsn| Self(dsn.clone()),
+    &str = |dsn| Self(dsn.into()),
 }
 
 impl fmt::Display for Dsn {

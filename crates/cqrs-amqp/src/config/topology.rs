@@ -156,34 +156,12 @@ impl Argument {
     }
 }
 
-impl From<bool> for Argument {
-    fn from(flag: bool) -> Self {
-        Self::Flag(flag)
-    }
-}
-
-impl From<i64> for Argument {
-    fn from(number: i64) -> Self {
-        Self::Number(number)
-    }
-}
-
-impl From<&str> for Argument {
-    fn from(text: &str) -> Self {
-        Self::Text(text.into())
-    }
-}
-
-impl From<String> for Argument {
-    fn from(text: String) -> Self {
-        Self::Text(text)
-    }
-}
-
-impl From<&String> for Argument {
-    fn from(text: &String) -> Self {
-        Self::Text(text.clone())
-    }
+cqrs_core::from_values! { Argument:
+    bool = |flag| Self::Flag(flag),
+    i64 = |number| Self::Number(number),
+    String = |text| Self::Text(text),
+    &String = |text| Self::Text(text.clone()),
+    &str = |text| Self::Text(text.into()),
 }
 
 /// A binding of a queue to declare.

@@ -1,6 +1,5 @@
 //! The source of a subscription, as the runtime polls it; the supervisor is its other end.
 
-use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -126,14 +125,6 @@ impl Source for AmqpSource {
     }
 }
 
-impl fmt::Debug for AmqpSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let queues = self.context.plan.queues.iter().map(|queue| &queue.name).collect::<Vec<_>>();
-        f.debug_struct("AmqpSource")
-            .field("subscription", &self.context.plan.name)
-            .field("queues", &queues)
-            .field("in_flight", &self.in_flight.count())
-            .field("stopped", &self.stopped)
-            .finish_non_exhaustive()
-    }
-}
+cqrs_core::debug_fields!(AmqpSource { stopped }, |it|
+    subscription: it.context.plan.name, in_flight: it.in_flight.count(),
+    queues: it.context.plan.queues.iter().map(|queue| &queue.name).collect::<Vec<_>>());

@@ -50,14 +50,12 @@ impl Default for MemoryBroker {
 }
 
 impl MemoryBrokerBuilder {
-    /// Bounds the messages that wait for room in their topics. By default 1,000 messages and 16 MiB.
-    pub fn window(mut self, messages: usize, bytes: usize) -> Self {
-        self.window_messages = messages;
-        self.window_bytes = bytes;
-        self
-    }
-
     crate::setters! {
+        /// Bounds the messages that wait for room in their topics. By default 1,000 messages and 16 MiB.
+        pub fn window(messages: usize, bytes: usize) {
+            self.window_messages = messages; self.window_bytes = bytes
+        }
+
         /// Sets the deadline of a publish, including all waits. By default 30 s.
         pub fn publish_timeout(timeout: Duration) { self.publish_timeout = timeout }
 

@@ -14,29 +14,15 @@ impl From<Name> for Arc<str> {
     }
 }
 
-impl From<&Arc<str>> for Name {
-    fn from(name: &Arc<str>) -> Self {
-        Self(Arc::clone(name))
-    }
+crate::from_values! { Name:
+    Arc<str> = |name| Self(name),
+    &Arc<str> = |name| Self(Arc::clone(name)),
+    Box<str> = |name| Self(name.into()),
+    Cow<'_, str> = |name| Self(name.into()),
+    String = |name| Self(name.into()),
+    &String = |name| Self(name.as_str().into()),
+    &str = |name| Self(name.into()),
 }
-
-impl From<&String> for Name {
-    fn from(name: &String) -> Self {
-        Self(name.as_str().into())
-    }
-}
-
-macro_rules! from_text {
-    ($($text:ty),+) => {$(
-        impl From<$text> for Name {
-            fn from(name: $text) -> Self {
-                Self(name.into())
-            }
-        }
-    )+};
-}
-
-from_text!(Arc<str>, Box<str>, Cow<'_, str>, String, &str);
 
 #[cfg(test)]
 mod tests {

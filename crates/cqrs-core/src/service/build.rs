@@ -1,6 +1,5 @@
 //! Wires a service from subscriptions and targets, and checks the wiring.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -246,13 +245,5 @@ fn problems_of(subscription: &Subscription, handler: &HandlerKind) -> Vec<Servic
 
 crate::debug_fields!(Service { broker, drain }, |it| subscriptions: it.health.0);
 
-impl fmt::Debug for ServiceBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let subscriptions = self.subscriptions.iter().map(|(subscription, _)| subscription);
-        f.debug_struct("ServiceBuilder")
-            .field("broker", &self.broker)
-            .field("subscriptions", &subscriptions.collect::<Vec<_>>())
-            .field("drain", &self.drain)
-            .finish()
-    }
-}
+crate::debug_fields!(ServiceBuilder { broker, drain }, |it|
+    subscriptions: it.subscriptions.iter().map(|(subscription, _)| subscription).collect::<Vec<_>>());

@@ -233,20 +233,17 @@ impl Subscription {
         pub fn middleware(middleware: impl Middleware) {
             self.middlewares.push(Arc::new(middleware))
         }
-    }
 
-    /// Handles each event once: its id is marked in the mediator's unit of work before the handlers run, so
-    /// that a duplicate of an event whose handling is committed is acked without running them again.
-    ///
-    /// The marks of a group are apart from those of the others. The id is that of the event
-    /// ([`NotificationEvent::event_id`](crate::NotificationEvent)): a sender that writes none, or a new one
-    /// for each copy, has no duplicates. While the mark cannot be stored (its database is away), no attempt is
-    /// counted: the message waits and is tried again, for as long as needed.
-    ///
-    /// For mediators only, whose unit of work must be that of the inbox.
-    pub fn inbox(mut self, inbox: impl Inbox) -> Self {
-        self.inbox = Some(Arc::new(inbox));
-        self
+        /// Handles each event once: its id is marked in the mediator's unit of work before the handlers run, so
+        /// that a duplicate of an event whose handling is committed is acked without running them again.
+        ///
+        /// The marks of a group are apart from those of the others. The id is that of the event
+        /// ([`NotificationEvent::event_id`](crate::NotificationEvent)): a sender that writes none, or a new one
+        /// for each copy, has no duplicates. While the mark cannot be stored (its database is away), no attempt is
+        /// counted: the message waits and is tried again, for as long as needed.
+        ///
+        /// For mediators only, whose unit of work must be that of the inbox.
+        pub fn inbox(inbox: impl Inbox) { self.inbox = Some(Arc::new(inbox)) }
     }
 
     /// Adds options that only one broker knows, of its own type; other brokers ignore them.

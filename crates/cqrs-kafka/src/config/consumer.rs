@@ -6,6 +6,7 @@ use cqrs_core::consume::SubscribeRequest;
 use rdkafka::ClientConfig;
 
 use super::native::canonical;
+use super::producer::add_raw;
 use super::{KafkaConfig, KafkaSubscription};
 use crate::error::KafkaError;
 
@@ -87,13 +88,7 @@ impl KafkaConfig {
         set("topic.metadata.refresh.interval.ms", "10000");
         set("allow.auto.create.topics", "false");
         let raw = self.raw.iter().filter(|(name, _)| !OF_PRODUCER.contains(&canonical(name)));
-        for (name, value) in raw.chain(&subscription.raw) {
-            let name = canonical(name);
-            if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
-                return Err(KafkaError::config(format!("raw option {name} is refused: {why}")));
-            }
-            options.insert(name.to_owned(), value.expose().to_owned());
-        }
+        add_raw(&mut options, raw.chain(&subscription.raw), &REFUSED)?;
         self.to_native(options)
     }
 
@@ -101,9 +96,7 @@ impl KafkaConfig {
     pub(crate) fn to_admin_config(&self) -> Result<ClientConfig, KafkaError> {
         let mut options = self.common_options()?;
         let raw = self.raw.iter().filter(|(name, _)| !OF_PRODUCER.contains(&canonical(name)));
-        options.extend(
-            raw.map(|(name, value)| (canonical(name).to_owned(), value.expose().to_owned())),
-        );
+        add_raw(&mut options, raw, &[])?;
         self.to_native(options)
     }
 }

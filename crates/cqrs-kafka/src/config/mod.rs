@@ -130,11 +130,14 @@ impl KafkaConfig {
         Self { bootstrap_servers: bootstrap_servers.into().into(), ..Self::default() }
     }
 
-    /// Sets [`client_id`](Self::client_id).
-    #[must_use]
-    pub fn with_client_id(mut self, client_id: impl Into<String>) -> Self {
-        self.client_id = client_id.into();
-        self
+    cqrs_core::setters! {
+        /// Sets [`client_id`](Self::client_id).
+        pub fn with_client_id(client_id: impl Into<String>) { self.client_id = client_id.into() }
+
+        /// Sets one of librdkafka's own options.
+        pub fn with_raw(option: impl Into<String>, value: impl Into<Secret>) {
+            self.raw.insert(option.into(), value.into())
+        }
     }
 
     /// Encrypts the connections: `SSL`, or `SASL_SSL` when there is a login.
@@ -156,13 +159,6 @@ impl KafkaConfig {
             true => SecurityProtocol::SaslSsl,
             false => SecurityProtocol::SaslPlaintext,
         };
-        self
-    }
-
-    /// Sets one of librdkafka's own options.
-    #[must_use]
-    pub fn with_raw(mut self, option: impl Into<String>, value: impl Into<Secret>) -> Self {
-        self.raw.insert(option.into(), value.into());
         self
     }
 }

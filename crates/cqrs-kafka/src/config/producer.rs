@@ -6,7 +6,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 
 use super::native::{bool_text, canonical};
-use super::{Acks, KafkaConfig};
+use super::{Acks, KafkaConfig, Secret};
 use crate::error::KafkaError;
 
 /// Options that would break a guarantee.
@@ -28,13 +28,7 @@ impl KafkaConfig {
     pub(crate) fn to_client_config(&self) -> Result<ClientConfig, KafkaError> {
         self.check()?;
         let mut options = self.options()?;
-        for (name, value) in &self.raw {
-            let name = canonical(name);
-            if let Some((_, why)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
-                return Err(KafkaError::config(format!("raw option {name} is refused: {why}")));
-            }
-            options.insert(name.to_owned(), value.expose().to_owned());
-        }
+        add_raw(&mut options, &self.raw, &REFUSED)?;
         check_idempotence(&options)?;
         self.to_native(options)
     }
@@ -72,6 +66,22 @@ impl KafkaConfig {
         set("queue.buffering.max.kbytes", "2147483647");
         Ok(options)
     }
+}
+
+/// Adds raw options, the last ones applied.
+pub(super) fn add_raw<'r>(
+    options: &mut BTreeMap<String, String>,
+    raw: impl IntoIterator<Item = (&'r String, &'r Secret)>,
+    refused: &[(&str, &str)],
+) -> Result<(), KafkaError> {
+    for (name, value) in raw {
+        let name = canonical(name);
+        if let Some((_, why)) = refused.iter().find(|(refused, _)| *refused == name) {
+            return Err(KafkaError::config(format!("raw option {name} is refused: {why}")));
+        }
+        options.insert(name.to_owned(), value.expose().to_owned());
+    }
+    Ok(())
 }
 
 /// With idempotence, librdkafka corrects these silently or fails with a text about its own options.

@@ -28,7 +28,7 @@ pub(super) enum Rebalance {
 
 /// An error event of librdkafka, without secrets.
 #[derive(Debug, Clone)]
-pub(super) struct ClientError {
+pub(super) struct ReportedError {
     pub(super) code: Code,
     pub(super) text: String,
 }
@@ -37,7 +37,7 @@ pub(super) struct ClientError {
 pub(super) struct Context {
     pub(super) events: Events,
     rebalances: Mutex<VecDeque<Rebalance>>,
-    errors: Mutex<Vec<ClientError>>,
+    errors: Mutex<Vec<ReportedError>>,
     /// Set when the client is being destroyed and no session answers rebalances any more.
     leaving: AtomicBool,
 }
@@ -60,7 +60,7 @@ impl Context {
         !self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    pub(super) fn take_errors(&self) -> Vec<ClientError> {
+    pub(super) fn take_errors(&self) -> Vec<ReportedError> {
         std::mem::take(&mut *self.errors.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -80,7 +80,10 @@ impl ClientContext for Context {
     fn error(&self, error: RdError, reason: &str) {
         let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
         let text = self.events.redactor.redact(reason);
-        self.errors.lock().unwrap_or_else(PoisonError::into_inner).push(ClientError { code, text });
+        self.errors
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(ReportedError { code, text });
         self.events.error(error, reason);
     }
 

@@ -7,7 +7,7 @@ use cqrs_core::broker::BrokerState;
 use cqrs_core::consume::{SourceStatus, SubscribeErrorKind};
 use rdkafka::types::RDKafkaErrorCode as Code;
 
-use super::context::ClientError;
+use super::context::ReportedError;
 use super::plan::Plan;
 use crate::error::{KafkaError, of_code};
 
@@ -36,10 +36,10 @@ impl Membership {
     /// Handles an error event of librdkafka. Returns an error that ends the subscription.
     pub(super) fn handle_error(
         &mut self,
-        error: ClientError,
+        error: ReportedError,
         plan: &Plan,
     ) -> Result<(), (SubscribeErrorKind, KafkaError)> {
-        let ClientError { code, text } = error;
+        let ReportedError { code, text } = error;
         let subscription = &*plan.request.name;
         let invalid = |text| Err((SubscribeErrorKind::Invalid, KafkaError::config(text)));
         match code {

@@ -1,7 +1,6 @@
 //! The [`Settle`] of one delivery: ack, retry or dead letter. Made by the source, used by the runtime.
 
 use std::error::Error as _;
-use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -254,9 +253,5 @@ impl Drop for KafkaSettle {
     }
 }
 
-impl fmt::Debug for KafkaSettle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let offset = self.lease.as_ref().map(|lease| lease.record.offset);
-        f.debug_struct("KafkaSettle").field("offset", &offset).finish_non_exhaustive()
-    }
-}
+cqrs_core::debug_fields!(KafkaSettle {}, |it|
+    offset: it.lease.as_ref().map(|lease| lease.record.offset));

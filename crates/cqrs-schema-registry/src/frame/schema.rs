@@ -14,16 +14,9 @@ pub enum SchemaId {
     Guid(Uuid),
 }
 
-impl From<u32> for SchemaId {
-    fn from(id: u32) -> Self {
-        Self::Number(id)
-    }
-}
-
-impl From<Uuid> for SchemaId {
-    fn from(guid: Uuid) -> Self {
-        Self::Guid(guid)
-    }
+cqrs_core::from_values! { SchemaId:
+    u32 = |id| Self::Number(id),
+    Uuid = |guid| Self::Guid(guid),
 }
 
 impl fmt::Display for SchemaId {

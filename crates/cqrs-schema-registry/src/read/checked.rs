@@ -105,6 +105,9 @@ impl RegistryDecoder {
 
         /// The policy for messages without a frame; an error by default.
         pub fn on_unframed(policy: OnUnframed) { self.unframe.on_unframed = policy }
+
+        /// The policy for schemas that the registry does not know.
+        pub fn on_unknown_schema(policy: OnUnknownSchema) { self.on_missing_schema = policy }
     }
 
     /// Takes these schemas only. A number and a GUID are different ids: name both where writers use both.
@@ -120,13 +123,6 @@ impl RegistryDecoder {
     #[must_use]
     pub fn subjects<S: Into<Arc<str>>>(mut self, subjects: impl IntoIterator<Item = S>) -> Self {
         self.subjects.extend(subjects.into_iter().map(Into::into));
-        self
-    }
-
-    /// The policy for schemas that the registry does not know.
-    #[must_use]
-    pub fn on_unknown_schema(mut self, policy: OnUnknownSchema) -> Self {
-        self.on_missing_schema = policy;
         self
     }
 

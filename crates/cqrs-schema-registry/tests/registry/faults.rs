@@ -130,7 +130,7 @@ async fn absent_registry_is_unreachable_in_bounded_time() {
     let registry = server.client();
     server.fail(vec![Fault::Answer(503, r#"{"error_code":50003,"message":"no leader"}"#); 3]);
     let error = registry.subjects().await.unwrap_err();
-    assert_eq!((error.kind(), error.code()), (RegistryErrorKind::Connection, Some(503)));
+    assert_eq!((error.kind(), error.code()), (RegistryErrorKind::Connection, Some(50003)));
     assert!(error.is_retryable());
     assert!(error.to_string().contains("503, error code 50003, \"no leader\""), "{error}");
 

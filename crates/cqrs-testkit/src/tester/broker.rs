@@ -1,6 +1,5 @@
 //! [`TesterBroker`]: an in-memory broker that records what happens on it for a tester.
 
-use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -28,11 +27,7 @@ impl TesterBroker {
     }
 }
 
-impl fmt::Debug for TesterBroker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("TesterBroker").field(&self.memory).finish()
-    }
-}
+cqrs_core::debug_fields!(TesterBroker { memory });
 
 impl MessageBroker for TesterBroker {
     fn enqueue(&self, message: Message) -> BoxFuture<'_, Result<Receipt, PublishError>> {
