@@ -12,6 +12,7 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use uuid::Uuid;
 
 use crate::load::{Encoded, Format, Load};
+use crate::measure::{Unit, compare};
 
 const EXCHANGE: &str = "bench";
 
@@ -41,7 +42,8 @@ pub(crate) async fn publish(dsn: &str, messages: usize, rounds: usize, format: F
             let scenario = format!(
                 "publish-amqp: {tasks} task(s), {format:?}, raw client sends {frame:?} frame"
             );
-            load.compare(scenario, rounds, &broker, raw).await;
+            let ours = async || load.run_ours(&broker).await;
+            compare(scenario, Unit::MessagesPerSecond, rounds, ours, raw).await;
         }
     }
 }

@@ -11,6 +11,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use uuid::Uuid;
 
 use crate::load::{Encoded, Format, Load};
+use crate::measure::{Unit, compare};
 
 pub(crate) async fn publish(servers: &str, messages: usize, rounds: usize, format: Format) {
     let topic = format!("bench-{}", std::process::id());
@@ -30,8 +31,9 @@ pub(crate) async fn publish(servers: &str, messages: usize, rounds: usize, forma
     for tasks in [1, 64] {
         let load = Load::new(&topic, messages, tasks, format);
         let raw = || raw(&producer, &load);
-        load.compare(format!("publish-kafka: {tasks} task(s), {format:?}"), rounds, &broker, raw)
-            .await;
+        let ours = async || load.run_ours(&broker).await;
+        let scenario = format!("publish-kafka: {tasks} task(s), {format:?}");
+        compare(scenario, Unit::MessagesPerSecond, rounds, ours, raw).await;
     }
 }
 

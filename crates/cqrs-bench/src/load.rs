@@ -12,7 +12,7 @@ use cqrs_core::{Event, Message, MessageBroker, NotificationEvent};
 use cqrs_protobuf::ProtobufSerializer;
 use prost::Message as _;
 
-use crate::measure::{Unit, compare};
+use crate::measure::Unit;
 
 /// Messages in flight, over all tasks.
 pub(crate) const WINDOW: usize = cqrs_core::broker::Window::DEFAULT_MESSAGES;
@@ -150,17 +150,5 @@ impl Load {
             }
         })
         .await
-    }
-
-    /// Interleaved rounds of both sides after one warm-up each.
-    pub(crate) async fn compare(
-        &self,
-        scenario: String,
-        rounds: usize,
-        broker: &Arc<dyn MessageBroker>,
-        raw: impl AsyncFn() -> f64,
-    ) {
-        let ours = async || self.run_ours(broker).await;
-        compare(scenario, Unit::MessagesPerSecond, rounds, ours, raw).await;
     }
 }
