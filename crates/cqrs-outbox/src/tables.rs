@@ -92,14 +92,16 @@ impl Tables {
     pub fn insert(&self, dialect: Dialect, rows: usize) -> String {
         match dialect {
             Dialect::Postgres => self.render(
-                "INSERT INTO {t}outbox (lane, event_id, name, topic, key, content_type, headers, body, \
+                // The transaction takes its number before its ids: the relay's late reads rely on it.
+                "WITH own AS MATERIALIZED (SELECT pg_current_xact_id() AS xid) \
+                 INSERT INTO {t}outbox (lane, event_id, name, topic, key, content_type, headers, body, \
                  occurred_at, mandatory) \
                  SELECT lane, event_id, name, topic, key, content_type, headers::json, body, \
                  timestamptz 'epoch' + occurred_at * interval '1 microsecond', mandatory \
-                 FROM unnest($1::int2[], $2::uuid[], $3::text[], $4::text[], $5::bytea[], $6::text[], \
+                 FROM own, unnest($1::int2[], $2::uuid[], $3::text[], $4::text[], $5::bytea[], $6::text[], \
                  $7::text[], $8::bytea[], $9::int8[], $10::bool[]) WITH ORDINALITY AS r (lane, event_id, \
                  name, topic, key, content_type, headers, body, occurred_at, mandatory, number) \
-                 ORDER BY number",
+                 WHERE own.xid IS NOT NULL ORDER BY number",
             ),
             Dialect::Sqlite => {
                 let values = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; rows].join(", ");

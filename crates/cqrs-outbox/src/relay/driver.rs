@@ -673,7 +673,8 @@ async fn pending<T>(slot: &mut Option<BoxFuture<'static, T>>) -> T {
     }
 }
 
-/// The error with its causes, cut to what a row keeps. It has no payload in it.
+/// The error with its causes, cut to what a row keeps. It has no payload in it, and no zero byte, which
+/// PostgreSQL refuses in a text.
 fn text_of(error: &dyn std::error::Error) -> Arc<str> {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -686,5 +687,5 @@ fn text_of(error: &dyn std::error::Error) -> Arc<str> {
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    text[..end].into()
+    text[..end].replace('\0', " ").into()
 }
