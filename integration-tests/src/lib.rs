@@ -10,6 +10,7 @@ pub mod interop;
 pub mod kafka;
 pub mod kafka_wire;
 pub mod log;
+pub mod outbox;
 pub mod peers;
 pub mod postgres;
 pub mod rights;

@@ -1,0 +1,159 @@
+//! The relay while its database, its broker or a row fails.
+
+use std::time::{Duration, Instant};
+
+use cqrs_core::Message;
+use integration_tests::control::{Restore, brokers, full};
+use integration_tests::outbox::{audit, drained, write};
+
+use crate::{LIMIT, Running, SERVERS, broker, fresh, relay, wait};
+
+/// Fault 26.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn poison_at_the_head_is_dead_and_delays_nobody() {
+    let _shared = SERVERS.read().await;
+    let (schema, topic) = fresh("poison").await;
+    let broker = broker(|config| config.max_message_size = 1_000).await;
+    let large = "x".repeat(2_000);
+    let poison = (0..100).map(|n| Message::new(&*topic, large.clone()).with_key(format!("p{n}")));
+    let mut tx = schema.pool.begin().await.unwrap();
+    schema.outbox.put(&mut tx, &poison.collect::<Vec<_>>()).await.unwrap();
+    tx.commit().await.unwrap();
+    let running = Running::start(relay(&schema, &broker));
+    let committed = write(&schema, &topic, 100, 2_000, 10).await;
+    drained(&schema, LIMIT).await;
+    let status = running.handle.status().await.unwrap();
+    assert_eq!((status.dead, status.parked), (100, 0));
+    let dead = schema.outbox.dead_rows(0, 1_000).await.unwrap();
+    assert!(dead.iter().all(|row| row.last_error.contains("too large")), "{:?}", dead[0]);
+    let ids: Vec<_> = dead.iter().take(1).map(|dead| dead.row.id).collect();
+    assert_eq!(schema.outbox.replay_dead(&ids).await.unwrap(), 1);
+    let is_dead_again = async || schema.outbox.dead_rows(ids[0], 1_000).await.unwrap().len() == 100;
+    wait(is_dead_again, "dead row").await;
+    assert_eq!(schema.outbox.purge_dead(Duration::ZERO).await.unwrap(), 100);
+    running.stop().await;
+    let arrived = audit(&topic, &committed).await;
+    println!(
+        "SUMMARY relay poison committed={} arrived={} dead=100 lost=0 unexpected=0 reordered=0 \
+         duplicates={}",
+        committed.values().sum::<u32>(),
+        arrived.rows,
+        arrived.duplicates,
+    );
+    assert_eq!(arrived.duplicates, 0);
+    schema.drop().await;
+}
+
+/// Fault 28, its second part.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cut_session_is_made_again_and_nothing_is_lost() {
+    let _shared = SERVERS.read().await;
+    let (schema, topic) = fresh("listen").await;
+    let broker = broker(|_| {}).await;
+    let running = Running::start(relay(&schema, &broker));
+    let session = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' \
+                   AND classid = 'cqrs_outbox_relay'::regclass::oid";
+    let cutting = async {
+        let mut last = None;
+        for _ in 0..3 {
+            let is_there = async || {
+                schema
+                    .column::<i32>(session)
+                    .await
+                    .first()
+                    .copied()
+                    .is_some_and(|pid| Some(pid) != last)
+            };
+            wait(is_there, "session").await;
+            last = schema.column::<i32>(session).await.first().copied();
+            let cut = sqlx::query("SELECT pg_terminate_backend($1)").bind(last);
+            cut.execute(&schema.pool).await.unwrap();
+        }
+    };
+    let (committed, ()) = tokio::join!(write(&schema, &topic, 100, 4_000, 10), cutting);
+    drained(&schema, LIMIT).await;
+    running.stop().await;
+    let arrived = audit(&topic, &committed).await;
+    println!(
+        "SUMMARY relay session-cut x3 committed={} arrived={} lost=0 unexpected=0 reordered=0 \
+         duplicates={}",
+        committed.values().sum::<u32>(),
+        arrived.rows,
+        arrived.duplicates,
+    );
+    schema.drop().await;
+}
+
+/// Fault 28.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_database_loses_nothing() {
+    let _alone = SERVERS.write().await;
+    let (schema, topic) = fresh("database").await;
+    let broker = broker(|_| {}).await;
+    let running = Running::start(relay(&schema, &broker));
+    let _restore = Restore::by(["start", "postgres"]);
+    let kills = 3;
+    let killing = async {
+        for n in 1..=kills {
+            let is_busy =
+                async || running.handle.status().await.is_ok_and(|of| of.published > n * 500);
+            wait(is_busy, "published rows").await;
+            brokers(&["kill", "postgres"]).await;
+            brokers(&["start", "postgres"]).await;
+        }
+    };
+    let rows = if full() { 100_000 } else { 8_000 };
+    let (committed, ()) = tokio::join!(write(&schema, &topic, 100, rows, 10), killing);
+    let written = Instant::now();
+    drained(&schema, LIMIT).await;
+    let lag = written.elapsed();
+    running.stop().await;
+    let arrived = audit(&topic, &committed).await;
+    println!(
+        "SUMMARY relay database-killed x{kills} committed={} arrived={} lost=0 unexpected=0 reordered=0 \
+         duplicates={} lag={lag:.1?}",
+        committed.values().sum::<u32>(),
+        arrived.rows,
+        arrived.duplicates,
+    );
+    schema.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn broker_outage_makes_no_row_dead() {
+    let _alone = SERVERS.write().await;
+    let (schema, topic) = fresh("outage").await;
+    let broker = broker(|config| config.publish_timeout = Duration::from_secs(4)).await;
+    let running = Running::start(relay(&schema, &broker));
+    let restore = Restore::by(["start", "kafka"]);
+    let outage = async {
+        let is_busy = async || running.handle.status().await.unwrap().published > 500;
+        wait(is_busy, "published rows").await;
+        brokers(&["kill", "kafka"]).await;
+        // The length of the outage is the subject: publishes reach their deadlines.
+        tokio::time::sleep(Duration::from_secs(if full() { 120 } else { 12 })).await;
+        let parked =
+            schema.column::<i32>("SELECT attempts FROM cqrs_outbox_parked WHERE attempts > 0");
+        let parked = parked.await;
+        brokers(&["start", "kafka"]).await;
+        parked
+    };
+    let (committed, parked) = tokio::join!(write(&schema, &topic, 100, 4_000, 10), outage);
+    drop(restore);
+    drained(&schema, LIMIT).await;
+    let status = running.handle.status().await.unwrap();
+    running.stop().await;
+    let arrived = audit(&topic, &committed).await;
+    println!(
+        "SUMMARY relay broker-killed committed={} arrived={} lost=0 unexpected=0 reordered=0 \
+         duplicates={} dead={} attempts_counted_in_the_outage={}",
+        committed.values().sum::<u32>(),
+        arrived.rows,
+        arrived.duplicates,
+        status.dead,
+        parked.len(),
+    );
+    assert_eq!(status.dead, 0);
+    assert!(parked.is_empty(), "an outage counts no attempt: {parked:?}");
+    schema.drop().await;
+}
