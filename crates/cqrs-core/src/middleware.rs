@@ -29,6 +29,12 @@ use crate::scope::Scope;
 ///     }
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a middleware: write `impl Middleware for {Self}`",
+    label = "not a middleware",
+    note = "its function is `async fn handle(&self, call: &mut Invocation<'_>, next: Next<'_>) -> Outcome`, \
+            which runs the handler with `next.run(call).await`"
+)]
 pub trait Middleware: Send + Sync + 'static {
     /// Runs before, around or instead of `next`.
     ///

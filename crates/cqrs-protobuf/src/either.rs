@@ -1,9 +1,8 @@
 //! A deserializer for topics with JSON and Protobuf.
 
-use cqrs_core::codec::{ByContentType, JsonDeserializer};
+use cqrs_core::codec::{ByContentType, FromJson, JsonDeserializer};
 use cqrs_core::consume::Incoming;
 use cqrs_core::message::content_type;
-use serde::de::DeserializeOwned;
 
 use crate::deserialize::ProtobufDeserializer;
 use crate::event::{ProtobufEvent, event_name};
@@ -19,7 +18,7 @@ const ALSO_PROTOBUF: [&str; 2] = ["application/protobuf", "application/vnd.googl
 /// is a group of number 15.
 ///
 /// For other rules see [`ByContentType`].
-pub fn json_or_protobuf<P: ProtobufEvent + DeserializeOwned>() -> ByContentType<P> {
+pub fn json_or_protobuf<P: ProtobufEvent + FromJson>() -> ByContentType<P> {
     let protobuf = ProtobufDeserializer::new();
     ALSO_PROTOBUF
         .into_iter()

@@ -71,6 +71,11 @@ use uuid::Uuid;
 ///     }
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a Protobuf event: derive `prost::Message`, or write `impl ProtobufEvent for \
+               {Self}`",
+    label = "has no Protobuf message"
+)]
 pub trait ProtobufEvent: Notification {
     /// The message on the wire.
     type Message: prost::Message + Default + Clone;
@@ -91,6 +96,7 @@ pub trait ProtobufEvent: Notification {
     ) -> Result<NotificationEvent<Self>, MappingError>;
 }
 
+#[diagnostic::do_not_recommend]
 impl<P: Notification + prost::Message + Default + Clone> ProtobufEvent for P {
     type Message = P;
 

@@ -29,6 +29,11 @@ use crate::message::Message;
 ///   receipt cancels nothing: the message keeps its slot in the window until its confirm.
 ///
 /// The conformance suite of `cqrs-testkit` checks an implementation against these.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a message broker: give a `KafkaMessageBroker`, an `AmqpMessageBroker`, a \
+               `MemoryBroker`, or one in an `Arc`",
+    label = "not a message broker"
+)]
 pub trait MessageBroker: fmt::Debug + Send + Sync + 'static {
     /// Takes `message` into the window, waiting for a slot; its order is fixed once this resolves.
     ///

@@ -7,6 +7,10 @@ use crate::consume::Incoming;
 use crate::event::{Notification, NotificationEvent};
 
 /// Turns messages into events with payload `P`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not deserialize `{P}`: write `impl Deserializer<{P}> for {Self}`",
+    label = "not a deserializer of `{P}`"
+)]
 pub trait Deserializer<P: Notification>: Send + Sync + 'static {
     /// The event that `message` holds. It has a body, which may be empty: the format decides whether that
     /// is an event.

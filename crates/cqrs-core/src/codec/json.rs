@@ -6,7 +6,6 @@ use std::error::Error;
 use std::io;
 
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
 use serde_json::ser::Formatter;
@@ -14,6 +13,7 @@ use serde_json::ser::Formatter;
 use super::deserializer::Deserializer;
 use super::encoded::Encoded;
 use super::error::{DeserializeError, DeserializeErrorKind, SerializeError};
+use super::payload::{FromJson, ToJson};
 use super::{non_finite, unicode};
 use crate::consume::Incoming;
 use crate::event::{Notification, NotificationEvent, Serializer};
@@ -24,7 +24,7 @@ use crate::message::{Headers, content_type};
 #[derive(Debug, Clone, Copy, Default)]
 pub struct JsonSerializer;
 
-impl<P: Notification + Serialize> Serializer<P> for JsonSerializer {
+impl<P: Notification + ToJson> Serializer<P> for JsonSerializer {
     fn serialize(&self, event: &NotificationEvent<P>) -> Result<Encoded, SerializeError> {
         let body = to_vec(event).map_err(|cause| SerializeError::new(&*event.event_name, cause))?;
         Ok(Encoded {
@@ -63,7 +63,7 @@ impl Formatter for NoticeNull<'_> {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct JsonDeserializer;
 
-impl<P: Notification + DeserializeOwned> Deserializer<P> for JsonDeserializer {
+impl<P: Notification + FromJson> Deserializer<P> for JsonDeserializer {
     fn deserialize(&self, message: &Incoming) -> Result<NotificationEvent<P>, DeserializeError> {
         match &message.body {
             Some(body) => self.from_bytes(body),
@@ -92,7 +92,7 @@ impl JsonDeserializer {
     ///
     /// # Errors
     /// An error with its kind, the decoder's text, and the raw bytes.
-    pub fn from_bytes<P: Notification + DeserializeOwned>(
+    pub fn from_bytes<P: Notification + FromJson>(
         &self,
         body: &Bytes,
     ) -> Result<NotificationEvent<P>, DeserializeError> {

@@ -6,6 +6,7 @@ mod error;
 mod json;
 mod negotiate;
 mod non_finite;
+mod payload;
 mod unicode;
 
 pub use crate::event::Serializer;
@@ -14,3 +15,4 @@ pub use encoded::Encoded;
 pub use error::{DeserializeError, DeserializeErrorKind, SerializeError};
 pub use json::{JsonDeserializer, JsonSerializer};
 pub use negotiate::ByContentType;
+pub use payload::{FromJson, ToJson};

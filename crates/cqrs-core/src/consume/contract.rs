@@ -16,6 +16,11 @@ use crate::broker::{BoxFuture, MessageBroker};
 ///
 /// The conformance suite of `cqrs-testkit` checks an implementation against this and the promises of
 /// [`Source`] and [`Settle`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be consumed from: give a `KafkaMessageBroker`, an `AmqpMessageBroker`, a \
+               `MemoryBroker`, or one in an `Arc`",
+    label = "not a broker that can be consumed from"
+)]
 pub trait Subscribe: MessageBroker {
     /// The errors in `requests`, taken together, that can be found without a connection: options that
     /// contradict each other, or two subscriptions that declare one queue with different arguments. Each

@@ -15,9 +15,9 @@ use crate::scope::Scope;
 /// For a notification bind either the payload type, or [`NotificationEvent`](super::NotificationEvent)
 /// of it to see id, time and topic too.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` does not handle the event `{E}`",
+    message = "`{Self}` does not handle the event `{E}`: write `impl EventHandler<{E}> for {Self}`",
     label = "not a handler of `{E}`",
-    note = "write `impl EventHandler<{E}> for {Self}` with \
+    note = "its function is \
             `async fn handle(&self, event: &{E}, scope: &mut Scope) -> Result<(), HandlerError>`"
 )]
 pub trait EventHandler<E: Event>: Send + Sync + 'static {

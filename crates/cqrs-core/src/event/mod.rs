@@ -24,10 +24,9 @@ pub use timestamp::{InvalidTimestamp, Timestamp};
 /// One trait for both routes: `#[derive(DomainEvent)]` writes an impl that keeps the event in this
 /// process, `#[derive(Notification)]` one that sends it to the broker.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is not an event",
+    message = "`{Self}` is not an event: add `#[derive(DomainEvent)]` or `#[derive(Notification)]`",
     label = "not an event",
-    note = "choose its route: `#[derive(DomainEvent)]` keeps it in this process, \
-            `#[derive(Notification)]` sends it to the broker"
+    note = "`DomainEvent` keeps it in this process, `Notification` sends it to the broker"
 )]
 pub trait Event: Sized + Send + Sync + 'static {
     /// The event's name in logs, errors and, for notifications, on the wire.

@@ -19,6 +19,10 @@ use crate::message::{ByteString, Message};
 ///
 /// `#[derive(Notification)]` writes this impl:
 /// `#[cqrs(name = "UserCreated", topic = "user_events", key = "user_id")]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a notification: add `#[derive(Notification)]`",
+    label = "not a notification"
+)]
 pub trait Notification: Event {
     /// The serializer of the event; [`JsonSerializer`](crate::codec::JsonSerializer) by default.
     type Serializer: Serializer<Self> + Default;
@@ -38,6 +42,10 @@ pub trait Notification: Event {
 }
 
 /// Turns events with payload `P` into bytes.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not serialize `{P}`: write `impl Serializer<{P}> for {Self}`",
+    label = "not a serializer of `{P}`"
+)]
 pub trait Serializer<P: Notification>: Send + Sync + 'static {
     /// The wire form of `event`.
     ///

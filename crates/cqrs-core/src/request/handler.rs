@@ -23,9 +23,9 @@ use crate::scope::Scope;
 /// }
 /// ```
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` does not handle the request `{R}`",
+    message = "`{Self}` does not handle the request `{R}`: write `impl RequestHandler<{R}> for {Self}`",
     label = "not the handler of `{R}`",
-    note = "write `impl RequestHandler<{R}> for {Self}` with \
+    note = "its function is \
             `async fn handle(&self, request: {R}, scope: &mut Scope) -> Result<Response, Error>`, \
             where `Response` and `Error` are those of `{R}`"
 )]

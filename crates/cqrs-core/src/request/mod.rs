@@ -15,10 +15,9 @@ pub use map::RequestMap;
 /// These types belong to the request, not to its handler, so that the sender does not have to know the
 /// handler. `#[derive(Command)]` and `#[derive(Query)]` write this impl.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is neither a command nor a query",
+    message = "`{Self}` is neither a command nor a query: add `#[derive(Command)]` or `#[derive(Query)]`",
     label = "not a request",
-    note = "add `#[derive(Command)]` or `#[derive(Query)]` to it, and \
-            `#[cqrs(response = .., error = ..)]` where the defaults `()` and `Infallible` do not fit"
+    note = "with it goes `#[cqrs(response = .., error = ..)]` where the defaults `()` and `Infallible` do not fit"
 )]
 pub trait Request: Send + Sized + 'static {
     /// The response of a successful handler.

@@ -35,6 +35,10 @@ pub trait UnitOfWork: Send + Sized + 'static {
 }
 
 /// Begins a unit of work for a scope, on first use.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` begins no unit of work: write `impl UnitOfWorkFactory for {Self}`",
+    label = "not a factory of units of work"
+)]
 pub trait UnitOfWorkFactory: Send + Sync + 'static {
     /// The type that handlers request from the scope.
     type Unit: UnitOfWork;

@@ -11,6 +11,74 @@ use super::target::Handler;
 use crate::broker::BoxFuture;
 use crate::event::{AnyEvent, HandlerError, Notification, NotificationEvent};
 
+/// A function that [`each`] takes: an alias of its `Fn` bound, so that the compiler's error says what to
+/// write.
+#[diagnostic::on_unimplemented(
+    message = "`each` takes a function \
+               `async fn(NotificationEvent<E>, Received) -> Result<(), HandlerError>`",
+    label = "not such a function",
+    note = "a closure names the type of its event and, if nothing else does, of its error: \
+            `each(|event: NotificationEvent<UserCreated>, received: Received| async move {{ .. \
+            Ok::<(), HandlerError>(()) }})`"
+)]
+pub trait EachFunction<P>: Fn(NotificationEvent<P>, Received) -> Self::Future {
+    /// The future of one run.
+    type Future: Future<Output = Result<(), HandlerError>>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<P, F, Fut> EachFunction<P> for F
+where
+    F: Fn(NotificationEvent<P>, Received) -> Fut,
+    Fut: Future<Output = Result<(), HandlerError>>,
+{
+    type Future = Fut;
+}
+
+/// A function that [`manual`] takes, as [`EachFunction`] is one that [`each`] takes.
+#[diagnostic::on_unimplemented(
+    message = "`manual` takes a function `async fn(NotificationEvent<E>, Delivery)` that returns nothing",
+    label = "not such a function",
+    note = "it settles the delivery itself, on errors too: \
+            `manual(|event: NotificationEvent<UserCreated>, delivery: Delivery| async move {{ .. }})`"
+)]
+pub trait ManualFunction<P>: Fn(NotificationEvent<P>, Delivery) -> Self::Future {
+    /// The future of one run.
+    type Future: Future<Output = ()>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<P, F, Fut> ManualFunction<P> for F
+where
+    F: Fn(NotificationEvent<P>, Delivery) -> Fut,
+    Fut: Future<Output = ()>,
+{
+    type Future = Fut;
+}
+
+/// A function that [`batch`] takes, as [`EachFunction`] is one that [`each`] takes.
+#[diagnostic::on_unimplemented(
+    message = "`batch` takes a function \
+               `async fn(Vec<(NotificationEvent<E>, Received)>) -> Result<(), HandlerError>`",
+    label = "not such a function",
+    note = "a closure names the type of its events and, if nothing else does, of its error: \
+            `batch(100, wait, |events: Vec<(NotificationEvent<UserCreated>, Received)>| async move {{ .. \
+            Ok::<(), HandlerError>(()) }})`"
+)]
+pub trait BatchFunction<P>: Fn(Vec<(NotificationEvent<P>, Received)>) -> Self::Future {
+    /// The future of one run.
+    type Future: Future<Output = Result<(), HandlerError>>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<P, F, Fut> BatchFunction<P> for F
+where
+    F: Fn(Vec<(NotificationEvent<P>, Received)>) -> Fut,
+    Fut: Future<Output = Result<(), HandlerError>>,
+{
+    type Future = Fut;
+}
+
 /// Runs the function once for each event of type `P`; its result settles the message.
 ///
 /// ```
@@ -22,11 +90,11 @@ use crate::event::{AnyEvent, HandlerError, Notification, NotificationEvent};
 /// });
 /// # }
 /// ```
-pub fn each<P, F, Fut>(function: F) -> Handler
+pub fn each<P, F>(function: F) -> Handler
 where
     P: Notification,
-    F: Fn(NotificationEvent<P>, Received) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
+    F: EachFunction<P> + Send + Sync + 'static,
+    F::Future: Send + 'static,
 {
     let run =
         move |(event, received)| attempted(typed(event).map(|event| function(event, received)));
@@ -49,11 +117,11 @@ where
 /// });
 /// # }
 /// ```
-pub fn manual<P, F, Fut>(function: F) -> Handler
+pub fn manual<P, F>(function: F) -> Handler
 where
     P: Notification,
-    F: Fn(NotificationEvent<P>, Delivery) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = ()> + Send + 'static,
+    F: ManualFunction<P> + Send + Sync + 'static,
+    F::Future: Send + 'static,
 {
     let run = move |(event, delivery): (_, Delivery)| match typed(event) {
         Ok(event) => Box::pin(function(event, delivery)) as BoxFuture<'static, ()>,
@@ -72,11 +140,11 @@ where
 /// retries. If it still fails, each of its events is handled alone, as a batch of one, with its own
 /// retries, so that one bad event does not fail the others. So the function must tolerate an event that it
 /// has seen before.
-pub fn batch<P, F, Fut>(size: usize, wait: Duration, function: F) -> Handler
+pub fn batch<P, F>(size: usize, wait: Duration, function: F) -> Handler
 where
     P: Notification,
-    F: Fn(Vec<(NotificationEvent<P>, Received)>) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
+    F: BatchFunction<P> + Send + Sync + 'static,
+    F::Future: Send + 'static,
 {
     let run = Arc::new(move |events: Events| {
         let typed = |(event, received)| Ok((typed(event)?, received));

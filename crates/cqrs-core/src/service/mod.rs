@@ -18,7 +18,7 @@ mod target;
 pub use build::{Service, ServiceBuilder};
 pub use delivery::{Delivery, NotSettled};
 pub use error::{ServiceBuildError, ServiceError, ServiceProblem};
-pub use function::{batch, each, manual};
+pub use function::{BatchFunction, EachFunction, ManualFunction, batch, each, manual};
 pub use health::{ServiceHealth, SubscriptionHealth};
 pub use policy::{DecodeError, Decoded, OnDecodeError, Undecodable};
 pub use received::Received;

@@ -3,12 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::de::DeserializeOwned;
-
 use super::policy::{Decoded, DecoderFn, OnDecodeError, Policies, Undecodable, UndecodableFn};
 use super::received::Received;
 use super::runtime::{Limits, Routes};
-use crate::codec::{Deserializer, JsonDeserializer};
+use crate::codec::{Deserializer, FromJson, JsonDeserializer};
 use crate::consume::{
     BrokerOptions, DeadLetterTarget, Incoming, Retry, StartAt, StatusReporter, SubscribeRequest,
     TopicSet,
@@ -101,12 +99,12 @@ impl Subscription {
     // ---- events
 
     /// Takes events of type `P` as JSON. Several types of one topic are distinguished by the event's name.
-    pub fn json<P: Notification + DeserializeOwned>(self) -> Self {
+    pub fn json<P: Notification + FromJson>(self) -> Self {
         self.decode::<P>(JsonDeserializer)
     }
 
     /// Takes every message as a JSON event of type `P`, whatever its name.
-    pub fn json_of<P: Notification + DeserializeOwned>(self) -> Self {
+    pub fn json_of<P: Notification + FromJson>(self) -> Self {
         self.decode_all::<P>(JsonDeserializer)
     }
 

@@ -10,15 +10,17 @@ use crate::mediator::EventMediator;
 /// [`manual`](super::manual) or [`batch`](super::batch).
 ///
 /// Sealed: the runtime must know how the messages of each kind are settled.
+#[diagnostic::on_unimplemented(
+    message = "this cannot handle the events of a subscription: give an `EventMediator`, or put a function in \
+               `each(..)`, `manual(..)` or `batch(..)`",
+    label = "not a target of a subscription"
+)]
 pub trait Target: sealed::Sealed {}
 
+#[diagnostic::do_not_recommend]
 impl<T: sealed::Sealed> Target for T {}
 
 pub(super) mod sealed {
-    #[diagnostic::on_unimplemented(
-        message = "`{Self}` cannot handle the events of a subscription",
-        note = "give an `EventMediator`, or a function in `each(..)`, `manual(..)` or `batch(..)`"
-    )]
     pub trait Sealed {
         #[doc(hidden)]
         fn into_handler(self) -> super::Handler;
