@@ -140,23 +140,29 @@ pub trait MessageBrokerExt: MessageBroker {
 
 impl<B: MessageBroker + ?Sized> MessageBrokerExt for B {}
 
-impl<B: MessageBroker + ?Sized> MessageBroker for Arc<B> {
-    fn enqueue(&self, message: Message) -> BoxFuture<'_, Result<Receipt, PublishError>> {
-        (**self).enqueue(message)
-    }
+/// A pointer to a broker is a broker: `Arc<dyn MessageBroker>` and `Box<dyn MessageBroker>`, too.
+macro_rules! impl_for_pointer {
+    ($($pointer:ident),*) => {$(
+        impl<B: MessageBroker + ?Sized> MessageBroker for $pointer<B> {
+            fn enqueue(&self, message: Message) -> BoxFuture<'_, Result<Receipt, PublishError>> {
+                (**self).enqueue(message)
+            }
 
-    fn try_enqueue(&self, message: Message) -> Result<Receipt, PublishError> {
-        (**self).try_enqueue(message)
-    }
+            fn try_enqueue(&self, message: Message) -> Result<Receipt, PublishError> {
+                (**self).try_enqueue(message)
+            }
 
-    fn state(&self) -> BrokerState {
-        (**self).state()
-    }
+            fn state(&self) -> BrokerState {
+                (**self).state()
+            }
 
-    fn shutdown(&self, deadline: Duration) -> BoxFuture<'_, ShutdownReport> {
-        (**self).shutdown(deadline)
-    }
+            fn shutdown(&self, deadline: Duration) -> BoxFuture<'_, ShutdownReport> {
+                (**self).shutdown(deadline)
+            }
+        }
+    )*};
 }
+impl_for_pointer!(Arc, Box);
 
 /// The state of a broker value's connection.
 #[derive(Debug, Clone, PartialEq, Eq)]

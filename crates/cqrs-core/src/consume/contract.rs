@@ -41,18 +41,24 @@ pub trait Subscribe: MessageBroker {
     ) -> BoxFuture<'_, Result<Box<dyn Source>, SubscribeError>>;
 }
 
-impl<B: Subscribe + ?Sized> Subscribe for Arc<B> {
-    fn check(&self, requests: &[SubscribeRequest]) -> Vec<SubscribeError> {
-        (**self).check(requests)
-    }
+/// As for [`MessageBroker`]: `Arc<dyn Subscribe>` and `Box<dyn Subscribe>`, too.
+macro_rules! impl_for_pointer {
+    ($($pointer:ident),*) => {$(
+        impl<B: Subscribe + ?Sized> Subscribe for $pointer<B> {
+            fn check(&self, requests: &[SubscribeRequest]) -> Vec<SubscribeError> {
+                (**self).check(requests)
+            }
 
-    fn subscribe(
-        &self,
-        request: SubscribeRequest,
-    ) -> BoxFuture<'_, Result<Box<dyn Source>, SubscribeError>> {
-        (**self).subscribe(request)
-    }
+            fn subscribe(
+                &self,
+                request: SubscribeRequest,
+            ) -> BoxFuture<'_, Result<Box<dyn Source>, SubscribeError>> {
+                (**self).subscribe(request)
+            }
+        }
+    )*};
 }
+impl_for_pointer!(Arc, Box);
 
 /// One subscription's stream of deliveries, as a broker implements it.
 ///
