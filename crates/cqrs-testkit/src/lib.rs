@@ -18,4 +18,6 @@ pub use cqrs_core::consume::support::error_chain;
 pub use probe::{Probe, ProbeError, StoredMessage};
 pub use proxy::FaultProxy;
 pub use source::TestSource;
-pub use tester::{DeadLettered, Retried, RunningService, ServiceTester, TesterBroker, TesterError};
+pub use tester::{
+    DeadLettered, Retried, RunningService, ServiceTester, TesterBroker, TesterError, TesterEvents,
+};

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use crate::message::{ByteString, Headers, Name};
+use crate::message::{ByteString, Headers, Message, Name};
 
 /// A message as the broker delivered it, before it is decoded.
 ///
@@ -79,6 +79,21 @@ impl Incoming {
     /// `true` if there is no body: in a compacted Kafka topic, the key is deleted.
     pub fn is_tombstone(&self) -> bool {
         self.body.is_none()
+    }
+}
+
+/// A published message as a consumer gets it from a broker that keeps all of it.
+impl From<&Message> for Incoming {
+    fn from(message: &Message) -> Self {
+        Self {
+            key: message.key.clone(),
+            id: Some(message.id.to_string().into()),
+            name: (!message.name.is_empty()).then(|| message.name.clone()),
+            headers: message.headers.clone(),
+            content_type: message.content_type.clone(),
+            timestamp: Some(message.timestamp),
+            ..Self::new(&message.topic, message.body.clone())
+        }
     }
 }
 

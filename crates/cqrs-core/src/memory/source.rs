@@ -149,16 +149,8 @@ crate::debug_fields!(MemorySource {}, |it|
 fn incoming(delivery: &MemoryDelivery) -> Incoming {
     let message = delivery.message();
     Incoming {
-        topic: Arc::clone(&message.topic),
-        key: message.key.clone(),
-        body: Some(message.body.clone()),
-        id: Some(message.id.to_string().into()),
-        name: (!message.name.is_empty()).then(|| message.name.clone()),
-        headers: message.headers.clone(),
-        content_type: message.content_type.clone(),
-        timestamp: Some(message.timestamp),
         offset: i64::try_from(delivery.offset()).ok(),
         redelivered: delivery.redelivered(),
-        ..Incoming::default()
+        ..Incoming::from(message)
     }
 }

@@ -1,6 +1,7 @@
 //! [`ServiceTester`]: runs a service's own wiring in process, on a broker that records what happens.
 
 mod broker;
+mod events;
 mod journal;
 mod outcome;
 mod running;
@@ -11,12 +12,13 @@ use std::time::Duration;
 
 pub use broker::TesterBroker;
 use cqrs_core::broker::MessageBrokerExt;
+use cqrs_core::codec::{Deserializer, JsonDeserializer};
 use cqrs_core::event::EventRoute;
 use cqrs_core::memory::MemoryFaults;
 use cqrs_core::{Event, Mediator, MemoryBroker, Message, Notification, Service};
-use journal::{Entry, Journal, JournalState, Outcome};
+pub use events::TesterEvents;
+use journal::{Journal, JournalState, Outcome};
 pub use outcome::{DeadLettered, Retried, TesterError};
-use outcome::{decode, is_named, type_name};
 pub use running::RunningService;
 use serde::de::DeserializeOwned;
 
@@ -90,7 +92,8 @@ use serde::de::DeserializeOwned;
 /// `#[tokio::test(start_paused = true)]` a retry in five minutes is due at once.
 ///
 /// # Counts
-/// It records what the broker sees. An event is of type `P` if it has that name and its body is JSON of `P`.
+/// It records what the broker sees. An event is of type `P` if it has that name and its body is JSON of `P`
+/// (or what [`decode`](Self::decode) reads).
 /// An event that two groups handled was handled twice. A message that a policy skipped or discarded was
 /// acked, and so counts as handled ([`RunningService::health`] distinguishes them). Immediate retries do
 /// not reach the broker: [`RunningService::failed_attempts`] counts them.
@@ -193,6 +196,31 @@ impl ServiceTester {
 
     // ---- outcomes
 
+    /// The events of type `P` as `deserializer` reads them. The other methods of the tester read JSON.
+    ///
+    /// Give it the deserializer of the [`Subscription`](cqrs_core::Subscription) that consumes them:
+    /// `ProtobufDeserializer::new()`, or `Framed::new(..)` behind a `FramedBroker`.
+    ///
+    /// ```
+    /// # use cqrs_core::{Notification, codec::Deserializer};
+    /// # use cqrs_testkit::{ServiceTester, TesterError};
+    /// # async fn f<UserJoined: Notification + std::fmt::Debug + PartialEq>(
+    /// #     ada: UserJoined, protobuf: impl Deserializer<UserJoined>,
+    /// # ) -> Result<(), TesterError> {
+    /// # let tester = ServiceTester::new();
+    /// let joined = tester.decode::<UserJoined>(protobuf);
+    /// assert_eq!(joined.handled(1).await?, [ada]);
+    /// assert!(joined.published().is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn decode<P: Notification>(
+        &self,
+        deserializer: impl Deserializer<P>,
+    ) -> TesterEvents<'_, P> {
+        TesterEvents::new(self, deserializer)
+    }
+
     /// Waits until `n` events of type `P` were handled and acked; returns all that were, in that order.
     ///
     /// # Errors
@@ -204,8 +232,7 @@ impl ServiceTester {
     where
         P: Notification + DeserializeOwned,
     {
-        let handled = |event, what: &Outcome| matches!(what, Outcome::Handled).then_some(event);
-        self.wait::<P, _>(n, "handled", handled).await
+        self.decode(JsonDeserializer).handled(n).await
     }
 
     /// Waits until `n` times an event of type `P` failed and was scheduled for a delayed retry; returns all
@@ -220,13 +247,7 @@ impl ServiceTester {
     where
         P: Notification + DeserializeOwned,
     {
-        let retried = |event, what: &Outcome| match what {
-            Outcome::Retried { delay, attempts } => {
-                Some(Retried { event, delay: *delay, attempts: *attempts })
-            }
-            _ => None,
-        };
-        self.wait::<P, _>(n, "retried", retried).await
+        self.decode(JsonDeserializer).retried(n).await
     }
 
     /// Waits until `n` messages of any type became dead letters; returns all that did, in that order.
@@ -287,13 +308,7 @@ impl ServiceTester {
     /// # Panics
     /// When a message has the name of `P` and is no JSON of it.
     pub fn published<P: Notification + DeserializeOwned>(&self) -> Vec<P> {
-        let messages = self.published_messages();
-        let named = messages.into_iter().filter(|message| is_named::<P>(Some(&*message.name)));
-        let event = |message: Message| match decode::<P>(&message.body) {
-            Ok(event) => event,
-            Err(error) => panic!("a {} was published that is none: {error}", type_name::<P>()),
-        };
-        named.map(event).collect()
+        self.decode(JsonDeserializer).published()
     }
 
     /// All messages that the service published and the broker stored, in the order they were taken.
@@ -324,29 +339,6 @@ impl ServiceTester {
 
     // ----
 
-    async fn wait<P, T>(
-        &self,
-        n: usize,
-        verb: &str,
-        pick: impl Fn(P, &Outcome) -> Option<T>,
-    ) -> Result<Vec<T>, TesterError>
-    where
-        P: Notification + DeserializeOwned,
-    {
-        let look = |state: &JournalState| {
-            let named = |name: &Option<String>| is_named::<P>(name.as_deref());
-            let entries = state.entries.iter().filter(|entry| named(&entry.subject.name));
-            let picked = entries.filter_map(|entry| {
-                pick(decode(&entry.subject.message.bytes()).ok()?, &entry.outcome)
-            });
-            picked.collect::<Vec<_>>()
-        };
-        self.at_least(n, look).await.map_err(|found| {
-            let TesterError(text) = self.missing(found, n, type_name::<P>(), verb);
-            TesterError(text + &self.undecodable::<P>())
-        })
-    }
-
     /// `Err`: the number found instead.
     async fn at_least<T>(
         &self,
@@ -357,22 +349,6 @@ impl ServiceTester {
         let enough = |state: &JournalState| Some(look(state)).filter(|found| found.len() >= n);
         let found = journal.wait(self.timeout, enough).await;
         found.ok_or_else(|| look(&journal.lock()).len())
-    }
-
-    /// Lists events that would have counted if their bodies could be decoded.
-    fn undecodable<P: Notification + DeserializeOwned>(&self) -> String {
-        let state = self.broker.journal.lock();
-        let is_named = |entry: &&Entry| is_named::<P>(entry.subject.name.as_deref());
-        let errors = state.entries.iter().filter(is_named);
-        let mut errors =
-            errors.filter_map(|entry| decode::<P>(&entry.subject.message.bytes()).err());
-        match errors.next() {
-            Some(error) => {
-                let name = type_name::<P>();
-                format!("  some are named {:?} and are no JSON of {name}: {error}\n", P::NAME)
-            }
-            None => String::new(),
-        }
     }
 
     fn missing(&self, found: usize, n: usize, name: &str, verb: &str) -> TesterError {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cqrs_core::Notification;
-use cqrs_core::codec::{DeserializeError, JsonDeserializer};
-use cqrs_core::consume::DeadLetter;
+use cqrs_core::codec::{DeserializeError, Deserializer, JsonDeserializer};
+use cqrs_core::consume::{DeadLetter, Incoming};
 use serde::de::DeserializeOwned;
 
 use super::journal::Subject;
@@ -34,12 +34,13 @@ pub struct DeadLettered {
     pub name: Option<String>,
     /// The message's bytes.
     pub body: Bytes,
+    message: Incoming,
 }
 
 impl DeadLettered {
     pub(super) fn new(subject: &Subject, letter: &DeadLetter) -> Self {
         let (name, body) = (subject.name.clone(), subject.message.bytes());
-        Self { letter: letter.clone(), name, body }
+        Self { letter: letter.clone(), name, body, message: subject.message.clone() }
     }
 
     /// The payload of the event.
@@ -47,7 +48,18 @@ impl DeadLettered {
     /// # Errors
     /// When its bytes are no JSON of `P`.
     pub fn event<P: Notification + DeserializeOwned>(&self) -> Result<P, DeserializeError> {
-        decode(&self.body)
+        self.decode(JsonDeserializer)
+    }
+
+    /// The payload of the event, as `deserializer` reads it.
+    ///
+    /// # Errors
+    /// That of `deserializer`.
+    pub fn decode<P: Notification>(
+        &self,
+        deserializer: impl Deserializer<P>,
+    ) -> Result<P, DeserializeError> {
+        Ok(deserializer.deserialize(&self.message)?.payload)
     }
 }
 
@@ -65,21 +77,10 @@ impl TesterError {
 cqrs_core::error_debug!(TesterError);
 
 /// The type's name without its modules.
-pub(super) fn type_name<P>() -> &'static str {
+pub(super) fn short_name<P>() -> &'static str {
     let whole = std::any::type_name::<P>();
     match whole.contains('<') {
         true => whole,
         false => whole.rsplit("::").next().unwrap_or(whole),
     }
-}
-
-pub(super) fn is_named<P: Notification>(name: Option<&str>) -> bool {
-    name == Some(P::NAME)
-}
-
-pub(super) fn decode<P>(body: &Bytes) -> Result<P, DeserializeError>
-where
-    P: Notification + DeserializeOwned,
-{
-    Ok(JsonDeserializer.from_bytes::<P>(body)?.payload)
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // a test says what it expects by unwrapping
 
+mod codec;
+
 use std::collections::HashMap;
 use std::error::Error;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -410,7 +412,7 @@ async fn an_event_whose_body_is_another_type_is_explained() {
     tester.all_settled().await.unwrap();
     let error = tester.handled::<OtherUserCreated>(1).await.unwrap_err().to_string();
     assert!(
-        error.contains(r#"named "UserCreated" and are no JSON of OtherUserCreated"#),
+        error.contains(r#"named "UserCreated" and are no OtherUserCreated to JsonDeserializer"#),
         "{error}"
     );
 }
