@@ -159,7 +159,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .build()?;
     let events = EventMediator::builder().event::<UserCreated, _>(SendWelcomeMail).build()?;
     let users = Subscription::to("user_events").group("mailer").json::<UserCreated>();
-    let service = Service::builder(broker).subscribe(users, events).build()?;
+    let service = Service::builder(broker.clone()).subscribe(users, events).build()?;
 
     let (health, stop_service) = (service.health(), service.stop_handle());
     let app = Router::new()
@@ -184,13 +184,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
     };
 
-    // Each step needs those after it, so HTTP stops first and the broker last.
+    // Each step needs those after it, so HTTP stops first and the broker last. `cqrs::App` does the same.
     axum::serve(listener, app).with_graceful_shutdown(stop_http).await?;
     println!("HTTP stopped");
     stop_service.stop();
     let consumed = consumer.await??;
     println!("consumer stopped: {} handled", consumed.subscriptions[0].counts.handled);
-    let left = mediator.shutdown(Duration::from_secs(10)).await; // and its broker
+    let _unfinished = mediator.shutdown(Duration::from_secs(10)).await;
+    let left = broker.shutdown(Duration::from_secs(10)).await;
     println!("mediator and broker stopped: {} undelivered", left.undelivered);
     Ok(())
 }

@@ -158,7 +158,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     until(60, || mails.load(Ordering::Relaxed) == 2).await;
     stop.stop();
     let mailer = mailer.await??; // has finished what ran, and given the rest back
-    let left = mediator.shutdown(Duration::from_secs(10)).await;
+    let left = broker.shutdown(Duration::from_secs(10)).await;
     println!(
         "\nDone: {} users, {} mails, {} messages undelivered.",
         users.load(Ordering::Relaxed),

@@ -1,6 +1,7 @@
 //! Contracts and dispatch of the `cqrs` framework: requests, events, mediators, middlewares, codecs,
 //! and the broker contract. No broker client: those are crates of their own.
 
+pub mod app;
 pub mod broker;
 pub mod codec;
 pub mod consume;
@@ -17,6 +18,7 @@ pub mod scope;
 pub mod service;
 mod type_map;
 
+pub use app::App;
 pub use broker::{
     DevnullMessageBroker, MessageBroker, MessageBrokerExt, PublishError, PublishErrorKind,
 };

@@ -13,8 +13,9 @@ use cqrs_core::message::{CorrelationId, TraceContext};
 use cqrs_core::middleware::{Failure, InvocationKind};
 use cqrs_core::request::RequestKind;
 use cqrs_core::{
-    DevnullMessageBroker, EventHandler, HandlerError, Invocation, Mediator, Middleware, Next,
-    Outcome, RequestHandler, RequestMap, Scope, SendError,
+    DevnullMessageBroker, EventHandler, EventMediator, HandlerError, Invocation, Mediator,
+    MemoryBroker, MessageBroker, Middleware, Next, Outcome, RequestHandler, RequestMap, Scope,
+    SendError,
 };
 use cqrs_macros::{Command, Notification, Query};
 use serde::Serialize;
@@ -213,6 +214,16 @@ async fn shutdown_refuses_new_requests() {
     let left = mediator.shutdown(Duration::from_secs(1)).await;
     assert_eq!((left.unfinished, left.undelivered), (0, 0));
     assert!(matches!(mediator.send(Count).await, Err(SendError::ShutDown)));
+}
+
+#[tokio::test]
+async fn shutdown_leaves_the_broker_to_its_other_users() {
+    let broker = MemoryBroker::new();
+    let events = EventMediator::builder().broker(broker.clone()).build().unwrap();
+    let mediator = Mediator::builder().broker(broker.clone()).build().unwrap();
+    let _ = mediator.shutdown(Duration::from_secs(1)).await;
+    let _ = events.shutdown(Duration::from_secs(1)).await;
+    assert!(broker.state().is_ready());
 }
 
 struct Tag(&'static str, Log);

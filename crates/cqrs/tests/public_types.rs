@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use cqrs::app::{AppError, AppReport, Stopping};
 use cqrs::broker::{
     BrokerState, Confirmation, Intake, PendingConfirm, Receipt, ShutdownReport, Slot, Window,
 };
@@ -31,12 +32,12 @@ use cqrs::middleware::{Failure, InvocationKind};
 use cqrs::request::RequestKind;
 use cqrs::scope::{CommitError, UnitOfWorkError};
 use cqrs::service::{
-    DecodeError, Handler, NotSettled, ServiceBuildError, ServiceBuilder, ServiceError,
-    ServiceHealth, ServiceProblem, ServiceReport, StopHandle, SubscriptionCounts,
+    DecodeError, Handler, HealthReport, NotSettled, ServiceBuildError, ServiceBuilder,
+    ServiceError, ServiceHealth, ServiceProblem, ServiceReport, StopHandle, SubscriptionCounts,
     SubscriptionHealth, SubscriptionReport, SubscriptionState, Undecodable,
 };
 use cqrs::{
-    Delivery, DevnullMessageBroker, Event, EventMap, EventMediator, HandlerError, Invocation,
+    App, Delivery, DevnullMessageBroker, Event, EventMap, EventMediator, HandlerError, Invocation,
     Mediator, Message, MessageBroker, MessageBrokerExt, Next, NotificationEvent, OnDecodeError,
     OnEventFailure, Outcome, PublishError, PublishErrorKind, Received, Request, RequestMap, Scope,
     SendError, Service, Subscription,
@@ -137,6 +138,8 @@ const _: () = {
     shared::<Service>();
     shared::<ServiceBuilder>();
     shared::<ServiceHealth>();
+    shared::<HealthReport>();
+    shared::<AppReport>();
     shared::<ServiceProblem>();
     shared::<ServiceReport>();
     shared::<StopHandle>();
@@ -158,6 +161,8 @@ const _: () = {
     sent::<Scope>();
     sent::<Invocation<'_>>();
     sent::<Box<dyn Source>>();
+    sent::<App>();
+    sent::<Stopping>();
 };
 
 const _: () = {
@@ -176,6 +181,7 @@ const _: () = {
     error::<SubscribeError>();
     error::<ServiceBuildError>();
     error::<ServiceError>();
+    error::<AppError>();
     error::<NotSettled>();
     error::<InvalidTimestamp>();
     error::<InvalidTraceContext>();
@@ -229,6 +235,18 @@ fn _futures<R: Request, E: Event>(
     sent(mediator.shutdown(Duration::ZERO));
     sent(events.send(event));
     sent(broker.publish(message));
+}
+
+fn _running(app: App, service: Service) {
+    fn sent(_: impl Send) {}
+    sent(app.run());
+    sent(service.run());
+}
+
+/// A pointer to a broker of any kind is a broker.
+fn _pointers(publisher: Box<dyn MessageBroker>, consumer: Box<dyn Subscribe>) {
+    let _ = Mediator::builder().broker(publisher);
+    let _ = Service::builder(consumer);
 }
 
 #[cfg(feature = "schema-registry")]

@@ -117,8 +117,11 @@ impl EventMediator {
         self.0.finisher.broker.as_ref()
     }
 
-    /// Refuses new events, waits for running commits and publishes, and shuts the broker down, all within
-    /// `deadline`.
+    /// Refuses new events, and waits up to `deadline` for running sends, commits and publishes. It does not
+    /// close the broker: see [`Mediator::shutdown`](super::Mediator::shutdown).
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops only the wait: new events stay refused.
     pub async fn shutdown(&self, deadline: Duration) -> MediatorShutdown {
         self.0.shutdown(deadline).await
     }

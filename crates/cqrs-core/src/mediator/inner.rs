@@ -37,8 +37,7 @@ pub struct MediatorShutdown {
     /// Sends, commits and rollbacks that still ran at the deadline. Commits and rollbacks go on until
     /// the runtime stops; a send that has not begun its commit is rolled back.
     pub unfinished: usize,
-    /// Messages that the broker had not confirmed at the deadline, and unconfirmed events of dropped sends
-    /// (these were logged).
+    /// Unconfirmed events of dropped sends; they were logged.
     pub undelivered: usize,
 }
 
@@ -103,7 +102,7 @@ impl Inner {
             }
         };
         if self.gate.is_over() {
-            // The broker is being shut down, so the events of a commit could not be published.
+            // The broker is shut down next, so the events of a commit could not be published.
             self.finisher.fail(scope).await;
             return Err(SendError::ShutDown);
         }
@@ -136,11 +135,10 @@ impl Inner {
         tasks.close();
         let _in_time = tokio::time::timeout(left(), tasks.wait()).await;
         let unfinished = tasks.len().max(self.gate.running());
-        let mut undelivered = self.finisher.abandoned.load(Ordering::Relaxed);
-        if let Some(broker) = &self.finisher.broker {
-            undelivered += broker.shutdown(left()).await.undelivered;
+        MediatorShutdown {
+            unfinished,
+            undelivered: self.finisher.abandoned.load(Ordering::Relaxed),
         }
-        MediatorShutdown { unfinished, undelivered }
     }
 }
 

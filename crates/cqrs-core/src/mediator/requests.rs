@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::error::SendError;
 use super::inner::{Inner, MediatorShutdown};
 use super::nesting::nested;
-use crate::broker::{BoxFuture, PublishError};
+use crate::broker::{BoxFuture, MessageBroker, PublishError};
 use crate::dispatch::{caught, sealed};
 use crate::message::Message;
 use crate::middleware::{Answer, AnyResult, CallResult, Failure, InvocationKind, Outcome};
@@ -80,6 +80,11 @@ impl Mediator {
         }
     }
 
+    /// The broker, if there is one.
+    pub(crate) fn broker(&self) -> Option<&Arc<dyn MessageBroker>> {
+        self.0.inner.finisher.broker.as_ref()
+    }
+
     async fn send_through<R: Request>(
         &self,
         handler: &dyn DynRequestHandler<R>,
@@ -97,8 +102,13 @@ impl Mediator {
         answer.result.0.unwrap_or(Err(SendError::NoResponse))
     }
 
-    /// Refuses new requests, waits for running commits and publishes, and shuts the broker down, all within
-    /// `deadline`.
+    /// Refuses new requests, and waits up to `deadline` for running sends, commits and publishes.
+    ///
+    /// It does not close the broker, which services and other mediators may still use: that is for the
+    /// program that connected it, when all of them have stopped. An [`App`](crate::App) does it in order.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops only the wait: new requests stay refused.
     pub async fn shutdown(&self, deadline: Duration) -> MediatorShutdown {
         self.0.inner.shutdown(deadline).await
     }

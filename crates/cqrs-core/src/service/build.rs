@@ -8,11 +8,12 @@ use tokio_util::sync::CancellationToken;
 use super::error::{ServiceBuildError, ServiceProblem};
 use super::health::ServiceHealth;
 use super::report::StopHandle;
-use super::runtime::{BatchLimits, HandlerKind, Monitor, PlannedSubscription, Spec};
+use super::runtime::{BatchLimits, EachHandler, HandlerKind, Monitor, PlannedSubscription, Spec};
 use super::subscription::Subscription;
 use super::target::{Handler, Target};
 use crate::consume::support::group_problem;
 use crate::consume::{DeadLetterTarget, StatusReporter, Subscribe};
+use crate::mediator::EventMediator;
 
 /// The largest number of messages that every broker fetches by default. A larger batch would never be full.
 const MOST_BY_DEFAULT: usize = 300;
@@ -38,7 +39,7 @@ const MOST_BY_DEFAULT: usize = 300;
 /// ```
 #[must_use = "nothing is consumed until it runs"]
 pub struct Service {
-    pub(super) broker: Arc<dyn Subscribe>,
+    pub(crate) broker: Arc<dyn Subscribe>,
     pub(super) planned: Vec<PlannedSubscription>,
     pub(super) drain: Duration,
     pub(super) health: ServiceHealth,
@@ -66,6 +67,15 @@ impl Service {
     /// The health of the service, to be read while it runs.
     pub fn health(&self) -> ServiceHealth {
         self.health.clone()
+    }
+
+    /// The mediators that its subscriptions send events to.
+    pub(crate) fn event_mediators(&self) -> Vec<EventMediator> {
+        let mediator = |planned: &PlannedSubscription| match &planned.spec.handler {
+            HandlerKind::Each(EachHandler::Mediator(mediator)) => Some(mediator.clone()),
+            HandlerKind::Each(_) | HandlerKind::Manual(..) | HandlerKind::Batch { .. } => None,
+        };
+        self.planned.iter().filter_map(mediator).collect()
     }
 
     /// A handle that stops the service from another task.

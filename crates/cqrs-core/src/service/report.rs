@@ -10,12 +10,12 @@ use super::state::SubscriptionCounts;
 /// Stops a running service. Clones stop the same one.
 #[derive(Debug, Clone)]
 pub struct StopHandle {
-    pub(super) graceful: CancellationToken,
-    pub(super) now: CancellationToken,
+    pub(crate) graceful: CancellationToken,
+    pub(crate) now: CancellationToken,
 }
 
 impl StopHandle {
-    pub(super) fn new(graceful: CancellationToken, now: CancellationToken) -> Self {
+    pub(crate) fn new(graceful: CancellationToken, now: CancellationToken) -> Self {
         Self { graceful, now }
     }
 

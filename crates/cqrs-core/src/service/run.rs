@@ -10,7 +10,7 @@ use super::build::Service;
 use super::error::ServiceError;
 use super::report::{ServiceReport, SubscriptionReport};
 use super::runtime::{SubscriptionEnd, run_subscription};
-use super::signal::shutdown_signal;
+use super::signal::stop_on_signals;
 use crate::dispatch::panic_message;
 
 impl Service {
@@ -24,18 +24,9 @@ impl Service {
     /// Dropping the future cancels the handlers and gives all unsettled messages back.
     pub async fn run(self) -> Result<ServiceReport, ServiceError> {
         let stop = self.stop.clone();
-        let signals = async {
-            shutdown_signal().await;
-            tracing::info!("stopping: a second signal stops at once");
-            stop.stop();
-            shutdown_signal().await;
-            tracing::warn!("stopping at once");
-            stop.stop_now();
-            std::future::pending().await
-        };
         tokio::select! {
             ended = self.consume() => ended,
-            never = signals => never,
+            never = stop_on_signals(&stop) => match never {},
         }
     }
 
@@ -60,7 +51,8 @@ impl Service {
         }
     }
 
-    async fn consume(self) -> Result<ServiceReport, ServiceError> {
+    /// Consumes until it is stopped with its handle.
+    pub(crate) async fn consume(self) -> Result<ServiceReport, ServiceError> {
         let Self { broker, planned, drain, health: _, stop } = self;
         let mut running = JoinSet::new();
         let mut monitors = Vec::new();

@@ -1,6 +1,13 @@
 //! The signals that ask a process to end.
 
+use std::convert::Infallible;
+
+use super::report::StopHandle;
+
 /// Resolves on the signals that end a process: SIGTERM or Ctrl-C (on Windows only Ctrl-C).
+///
+/// [`Service::run`](crate::Service::run) and [`App::run`](crate::App::run) await it themselves; it is for
+/// programs that run neither.
 ///
 /// Once the future is first polled, these signals no longer end the process by themselves.
 pub async fn shutdown_signal() {
@@ -22,6 +29,17 @@ pub async fn shutdown_signal() {
     }
     #[cfg(not(unix))]
     interrupt().await;
+}
+
+/// Stops gracefully at the first of these signals, and at once at the second.
+pub(crate) async fn stop_on_signals(stop: &StopHandle) -> Infallible {
+    shutdown_signal().await;
+    tracing::info!("stopping: a second signal stops at once");
+    stop.stop();
+    shutdown_signal().await;
+    tracing::warn!("stopping at once");
+    stop.stop_now();
+    std::future::pending().await
 }
 
 async fn interrupt() {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::Serialize;
+
 /// The state of a subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -48,10 +50,45 @@ pub enum SubscriptionState {
     },
 }
 
+impl SubscriptionState {
+    /// Its name in snake case, as [`HealthReport`](super::HealthReport) shows it: `consuming`, say.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Starting { .. } => "starting",
+            Self::Consuming => "consuming",
+            Self::Disconnected { .. } => "disconnected",
+            Self::Paused { .. } => "paused",
+            Self::Stuck { .. } => "stuck",
+            Self::Full { .. } => "full",
+            Self::Draining => "draining",
+            Self::Stopped => "stopped",
+            Self::Failed { .. } => "failed",
+        }
+    }
+
+    /// The cause or the error that belongs to it, if there is one.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Starting { last_error } => last_error.as_deref(),
+            Self::Disconnected { last_error: reason }
+            | Self::Paused { reason }
+            | Self::Stuck { reason }
+            | Self::Full { reason }
+            | Self::Failed { error: reason } => Some(reason),
+            Self::Consuming | Self::Draining | Self::Stopped => None,
+        }
+    }
+
+    /// `true` if it consumes now, perhaps with some messages held or a bound full.
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(self, Self::Consuming | Self::Stuck { .. } | Self::Full { .. })
+    }
+}
+
 /// The counts of a subscription since its start. Every message it received is counted in exactly one of
 /// `handled`, `skipped`, `dead_lettered`, `discarded`, `rescheduled`, `given_back`, `revoked` and
 /// `unacked`, or is still in the runtime.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct SubscriptionCounts {
     /// Deliveries received, including redelivered ones.
