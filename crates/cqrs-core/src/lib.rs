@@ -44,4 +44,5 @@ pub mod __private {
 
     pub use crate::error::debug_error;
     pub use crate::event::message_key;
+    pub use crate::mediator::classed;
 }

@@ -1,7 +1,7 @@
 //! Derives of the `cqrs` framework. Use them through the `cqrs` crate, which re-exports them beside
 //! the traits they implement.
 //!
-//! All of them read one helper attribute on the type, `#[cqrs(..)]`:
+//! Those of requests and events read one helper attribute on the type, `#[cqrs(..)]`:
 //!
 //! | key | derives | value | without it |
 //! |---|---|---|---|
@@ -25,6 +25,7 @@ mod derive;
 mod errors;
 mod event;
 mod generics;
+mod handler_error;
 mod key;
 mod request;
 
@@ -77,6 +78,24 @@ pub fn derive_domain_event(input: TokenStream) -> TokenStream {
 #[proc_macro_derive(Notification, attributes(cqrs))]
 pub fn derive_notification(input: TokenStream) -> TokenStream {
     expand(Derive::Notification, parse_macro_input!(input as DeriveInput))
+}
+
+/// Implements `From<Self> for HandlerError`, so that `?` in an event handler knows whether a retry may help.
+///
+/// The class stands on the type or on a variant, which has precedence; without one an error is retryable.
+///
+/// * `#[cqrs(permanent)]`: retrying cannot fix it.
+/// * `#[cqrs(retryable)]`: it may pass. As with any error, one that says that work was committed is permanent
+///   nevertheless.
+/// * `#[cqrs(transparent)]`: the class, and the error itself, is that of the one field.
+/// * `#[cqrs(crate = "::cqrs_core")]`, on the type: the path of the crate.
+///
+/// The type implements `std::error::Error`. It is no longer `Unpin`, which only code that pins it can notice,
+/// and an error type that contains it needs the derive, too: the compiler says so at the `?`.
+#[proc_macro_derive(IntoHandlerError, attributes(cqrs))]
+pub fn derive_into_handler_error(input: TokenStream) -> TokenStream {
+    let expanded = handler_error::expand(&parse_macro_input!(input as DeriveInput));
+    expanded.unwrap_or_else(syn::Error::into_compile_error).into()
 }
 
 fn expand(derive: Derive, input: DeriveInput) -> TokenStream {

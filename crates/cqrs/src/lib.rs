@@ -8,7 +8,7 @@ pub mod prelude;
 pub use cqrs_core::*;
 #[cfg(feature = "derive")]
 #[doc(inline)]
-pub use cqrs_macros::{Command, DomainEvent, Notification, Query};
+pub use cqrs_macros::{Command, DomainEvent, IntoHandlerError, Notification, Query};
 
 #[cfg(feature = "amqp")]
 pub use cqrs_amqp as amqp;

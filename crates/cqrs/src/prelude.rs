@@ -8,3 +8,5 @@ pub use crate::{
     Notification, NotificationEvent, OnDecodeError, Outcome, Query, Received, Request,
     RequestHandler, Retry, Scope, SendError, Service, Subscribe, Subscription, batch, each, manual,
 };
+#[cfg(feature = "derive")]
+pub use cqrs_macros::IntoHandlerError;

@@ -26,7 +26,8 @@ pub trait EventHandler<E: Event>: Send + Sync + 'static {
     ///
     /// # Errors
     /// `?` turns any error into a retryable [`HandlerError`], except a mediator's error about committed
-    /// work; [`permanent`](HandlerResultExt::permanent) marks one that retrying cannot fix.
+    /// work and a type that derives `IntoHandlerError`; [`permanent`](HandlerResultExt::permanent) marks one
+    /// that retrying cannot fix.
     ///
     /// # Cancel safety
     /// The caller may drop the future at any await; the scope's unit of work is rolled back then.
@@ -39,7 +40,40 @@ pub trait EventHandler<E: Event>: Send + Sync + 'static {
 
 /// The error of an event handler, and whether a retry may help.
 ///
-/// Any error becomes one by `?`, as retryable, with one exception: an error of a mediator after which the
+/// # The class of an error
+/// Any error becomes one by `?`, as retryable; [`permanent`](HandlerResultExt::permanent) marks one at its
+/// place. At its type, `#[derive(IntoHandlerError)]` does, for each variant, and `?` honours it:
+///
+/// ```
+/// # use cqrs_core as cqrs;
+/// # use cqrs_macros::IntoHandlerError;
+/// # use cqrs_core::HandlerError;
+/// #[derive(Debug, thiserror::Error, IntoHandlerError)]
+/// # #[cqrs(crate = "::cqrs_core")]
+/// enum MailError {
+///     #[error("{0} is no address")]
+///     #[cqrs(permanent)]
+///     NoAddress(String),
+///     #[error("the mail server does not answer")]
+///     Away(#[from] std::io::Error),
+/// }
+///
+/// fn send_to(address: &str) -> Result<(), MailError> {
+///     match address.contains('@') {
+///         true => Err(std::io::Error::other("timed out"))?,
+///         false => Err(MailError::NoAddress(address.to_owned())),
+///     }
+/// }
+/// fn handle(address: &str) -> Result<(), HandlerError> {
+///     send_to(address)?;
+///     Ok(())
+/// }
+/// assert!(handle("ada@example.org").unwrap_err().is_retryable());
+/// assert!(!handle("nowhere").unwrap_err().is_retryable());
+/// ```
+///
+/// # Committed work
+/// There is one exception: an error of a mediator after which the
 /// work must not run again ([`SendError::Undelivered`](crate::SendError::Undelivered): it is committed, its
 /// events are not published; [`SendError::HandlerAfterCommit`](crate::SendError::HandlerAfterCommit) and
 /// [`SendError::FailedAfterCommit`](crate::SendError::FailedAfterCommit): so is that of a request below it;

@@ -12,6 +12,42 @@ use crate::scope::UnitOfWorkError;
 ///
 /// The unit of work was rolled back and nothing was published, unless
 /// [`is_rolled_back`](Self::is_rolled_back) is `false`.
+///
+/// # As an HTTP status
+/// The handler's own errors are the application's to map. Of the others it matters whether the client may send
+/// the request again: 503 invites it to, 500 does not. A mapping that fits most services:
+///
+/// ```
+/// use cqrs_core::SendError;
+///
+/// /// The status of a failed send; `of_handler` maps the errors of the request's own type.
+/// fn status<T, E>(error: &SendError<T, E>, of_handler: impl Fn(&E) -> u16) -> u16 {
+///     match error {
+///         // 404, 409, 422: the application's own.
+///         SendError::Handler(error) => of_handler(error),
+///         // A middleware's: 401, 403 or 429 by `reason.downcast_ref`, if there are several.
+///         SendError::Rejected(_reason) => 403,
+///         // The work is committed: answer with `undelivered.response`, and publish `undelivered.events`
+///         // again, or store them.
+///         SendError::Undelivered(_undelivered) => 202,
+///         // Nothing was done, and another instance, or this one later, can do it: with `Retry-After`.
+///         SendError::ShutDown => 503,
+///         SendError::UnitOfWork(_) if error.is_rolled_back() => 503,
+///         // A defect, or an unknown outcome: not to be sent again.
+///         _ => 500,
+///     }
+/// }
+///
+/// enum SignUpError { NameTaken }
+/// let taken = SendError::<u64, _>::Handler(SignUpError::NameTaken);
+/// assert_eq!(status(&taken, |SignUpError::NameTaken| 409), 409);
+/// assert_eq!(status(&SendError::<u64, SignUpError>::ShutDown, |_| 500), 503);
+/// ```
+///
+/// # In an event handler
+/// `?` makes it a [`HandlerError`](crate::HandlerError): permanent if work was committed that a retry would do
+/// again, else retryable. Where `E` derives `IntoHandlerError`, write
+/// `.map_err(SendError::into_handler_error)?`: the class of `E` is kept then.
 #[non_exhaustive]
 pub enum SendError<T, E> {
     /// The handler returned its own error.

@@ -18,5 +18,7 @@ pub(crate) use events::Consumed;
 pub use events::EventMediator;
 pub use inner::MediatorShutdown;
 pub(crate) use nesting::{committed_below, track_commits};
+#[doc(hidden)]
+pub use permanent::classed;
 pub(crate) use permanent::is_permanent;
 pub use requests::Mediator;

@@ -1,6 +1,7 @@
 //! The rule by which `?` and a panic make a [`HandlerError`] of a mediator's error permanent.
 
 use std::error::Error;
+use std::fmt;
 
 use super::error::{CommittedBelow, EventSendError, SendError};
 use super::nesting::committed_below;
@@ -21,11 +22,33 @@ impl HandlerError {
     }
 }
 
-impl<E: Error + Send + Sync + 'static> From<E> for HandlerError {
+/// `Unpin` keeps out the errors that derive `IntoHandlerError`, which are not. They have an impl of their own.
+impl<E: Error + Send + Sync + Unpin + 'static> From<E> for HandlerError {
     fn from(error: E) -> Self {
-        match is_permanent(&error) {
-            true => Self::permanent(error),
-            false => Self::retryable(error),
+        classed(error, false)
+    }
+}
+
+/// The error of a handler that `error` is: permanent if `permanent` says so, or if it tells of committed work.
+pub fn classed<E: Error + Send + Sync + 'static>(error: E, permanent: bool) -> HandlerError {
+    match permanent || is_permanent(&error) {
+        true => HandlerError::permanent(error),
+        false => HandlerError::retryable(error),
+    }
+}
+
+impl<T, E> SendError<T, E>
+where
+    T: Send + Sync + 'static,
+    E: fmt::Debug + fmt::Display + Send + Sync + 'static,
+    HandlerError: From<E>,
+{
+    /// The error of an event handler that sent the request: the handler's own error has the class of its type
+    /// (`IntoHandlerError`), any other the class that `?` gives it.
+    pub fn into_handler_error(self) -> HandlerError {
+        match self {
+            Self::Handler(error) => error.into(),
+            other => classed(other, false),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Tests of the derives through the traits and a mediator.
 
 mod events;
+mod handler_errors;
 mod requests;
 
 use std::fmt;
