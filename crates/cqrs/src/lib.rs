@@ -5,20 +5,26 @@
 
 pub mod prelude;
 
+#[doc(inline)]
 pub use cqrs_core::*;
 #[cfg(feature = "derive")]
 #[doc(inline)]
 pub use cqrs_macros::{Command, DomainEvent, IntoHandlerError, Notification, Query};
 
 #[cfg(feature = "amqp")]
+#[doc(inline)]
 pub use cqrs_amqp as amqp;
 #[cfg(feature = "kafka")]
+#[doc(inline)]
 pub use cqrs_kafka as kafka;
 #[cfg(any(feature = "outbox-postgres", feature = "outbox-sqlite"))]
+#[doc(inline)]
 pub use cqrs_outbox as outbox;
 #[cfg(feature = "protobuf")]
+#[doc(inline)]
 pub use cqrs_protobuf as protobuf;
 #[cfg(feature = "schema-registry")]
+#[doc(inline)]
 pub use cqrs_schema_registry as schema_registry;
 
 #[cfg(all(doctest, feature = "full"))]
