@@ -5,6 +5,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::error::{EventSendError, SendError};
 use super::inner::{Inner, MediatorShutdown, route};
 use super::nesting::nested;
@@ -20,7 +22,7 @@ use crate::scope::{Scope, SubscriptionInbox};
 pub(crate) enum Consumed {
     /// Its handlers ran.
     Handled,
-    /// The inbox had marked it before: no handler ran.
+    /// The inbox had marked it before: no handler ran, or its work was rolled back.
     Duplicate,
 }
 
@@ -71,24 +73,40 @@ impl EventMediator {
         let inner = &*self.0;
         let _entered = inner.open(&mut scope)?;
         let mut scope = scope;
-        if let Some(inbox) = scope.get::<SubscriptionInbox>().cloned() {
+        let inbox = scope.get::<SubscriptionInbox>().cloned().zip(event.id());
+        if let Some((inbox, id)) = &inbox {
             // Boxed, so that the future of a subscription without an inbox is small.
-            if !Box::pin(mark(inner, inbox, &*event, &mut scope)).await? {
+            if !Box::pin(mark(inner, inbox, *id, &mut scope)).await? {
                 return Ok(Consumed::Duplicate);
             }
         }
-        let send = pin!(async {
-            let answered = match inner.middlewares.is_empty() {
-                true => run_handlers(inner, &*event, &mut scope).await.map_err(SendError::Handler),
-                false => Box::pin(run_chain(inner, event, &mut scope)).await,
-            };
-            if scope.has_work() {
-                return Box::pin(inner.finish(&mut scope, answered)).await;
-            }
-            answered
-        });
-        // The errors of its handlers decide themselves whether a retry may help.
-        nested(send).await.0.map(|()| Consumed::Handled)
+        let mut consumed = Consumed::Handled;
+        let sent = {
+            let send = pin!(async {
+                let answered = match inner.middlewares.is_empty() {
+                    true => {
+                        run_handlers(inner, &*event, &mut scope).await.map_err(SendError::Handler)
+                    }
+                    false => Box::pin(run_chain(inner, event, &mut scope)).await,
+                };
+                // The mark is gone if a middleware recovered from a failure: that rolled it back.
+                if let Some((inbox, id)) = &inbox
+                    && answered.is_ok()
+                    && !scope.is_marked()
+                    && !Box::pin(mark(inner, inbox, *id, &mut scope)).await?
+                {
+                    consumed = Consumed::Duplicate;
+                    return Ok(());
+                }
+                if scope.has_work() {
+                    return Box::pin(inner.finish(&mut scope, answered)).await;
+                }
+                answered
+            });
+            // The errors of its handlers decide themselves whether a retry may help.
+            nested(send).await.0
+        };
+        sent.map(|()| consumed)
     }
 
     /// `true` if a handler is bound to one of these types.
@@ -135,15 +153,14 @@ impl sealed::Sealed for EventMediator {
 
 crate::debug_fields!(EventMediator {}, |it| events: it.0.rounds.map, broker: it.0.finisher.broker);
 
-/// Marks `event` in the inbox. `false` if it was marked before; nothing is left in the scope then.
+/// Marks the event `id` in the inbox. `false` if it was marked before; nothing is left in the scope then.
 async fn mark(
     inner: &Inner,
-    SubscriptionInbox { inbox, consumer }: SubscriptionInbox,
-    event: &dyn AnyEvent,
+    SubscriptionInbox { inbox, consumer }: &SubscriptionInbox,
+    id: Uuid,
     scope: &mut Scope,
 ) -> Result<bool, EventSendError> {
-    let Some(id) = event.id() else { return Ok(true) };
-    let marked = inbox.mark(scope, &consumer, id).await.map_err(SendError::UnitOfWork);
+    let marked = inbox.mark(scope, consumer, id).await.map_err(SendError::UnitOfWork);
     if !matches!(marked, Ok(true)) {
         inner.finisher.fail(scope).await;
     }

@@ -170,6 +170,18 @@ impl Scope {
         }
     }
 
+    /// `true` if the open unit of work holds the inbox's mark of the consumed message.
+    pub(crate) fn is_marked(&self) -> bool {
+        let unit = self.state.as_ref().and_then(|state| state.unit.as_ref());
+        unit.is_some_and(|unit| unit.is_marked)
+    }
+
+    fn set_marked(&mut self) {
+        if let Some(unit) = self.state.as_mut().and_then(|state| state.unit.as_mut()) {
+            unit.is_marked = true;
+        }
+    }
+
     /// Takes the open unit of work, if there is one; the caller must finish it.
     pub(crate) fn take_unit(&mut self) -> Option<Box<dyn ErasedUnit>> {
         self.state.as_mut()?.unit.take()?.into_inner()

@@ -51,7 +51,8 @@ pub trait Inbox: Send + Sync + 'static {
     type Unit: UnitOfWork;
 
     /// Stores the mark of a message in `unit`, before the handler runs. `false` if a committed transaction
-    /// stored the same mark before. Waits for the end of a concurrent one that did.
+    /// stored the same mark before. Waits for the end of a concurrent one that did. Called again, with a new
+    /// unit, before the commit of a middleware that recovered from a failure.
     ///
     /// # Errors
     /// The unit of work is rolled back, and the message is handled later. No failed attempt is counted.
@@ -95,6 +96,7 @@ impl<I: Inbox> ErasedInbox for I {
                 wrong => wrong,
             })?;
             let marked = Inbox::mark(self, unit, consumer, message_id).await;
+            scope.set_marked();
             marked.map_err(UnitOfWorkError::Inbox)
         })
     }

@@ -83,8 +83,8 @@ pub enum UnitOfWorkError {
     /// The notifications could not be stored in it: it is rolled back.
     #[error("the events could not be stored in the outbox; the unit of work is rolled back")]
     Outbox(#[source] BoxError),
-    /// The consumed message could not be marked in it: it is rolled back, and no handler ran.
-    #[error("the inbox could not mark the message; no handler ran")]
+    /// The consumed message could not be marked in it: it is rolled back.
+    #[error("the inbox could not mark the message; the unit of work is rolled back")]
     Inbox(#[source] BoxError),
 }
 
@@ -227,12 +227,14 @@ impl UnitSource {
 pub(super) struct OpenUnit {
     unit: Option<Box<dyn ErasedUnit>>,
     source: Arc<UnitSource>,
+    /// Set once it holds the inbox's mark of the consumed message.
+    pub(super) is_marked: bool,
 }
 
 impl OpenUnit {
     pub(super) async fn begin(source: Arc<UnitSource>) -> Result<Self, UnitOfWorkError> {
         let unit = source.factory.begin().await.map_err(UnitOfWorkError::Begin)?;
-        Ok(Self { unit: Some(unit), source })
+        Ok(Self { unit: Some(unit), source, is_marked: false })
     }
 
     pub(super) fn downcast<U: UnitOfWork>(&mut self) -> Result<&mut U, UnitOfWorkError> {

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use cqrs_core::middleware::Failure;
 use cqrs_core::scope::{CommitError, Inbox, UnitOfWorkFactory};
-use cqrs_core::{Event, UnitOfWork};
+use cqrs_core::{Event, Invocation, Middleware, Next, Outcome, UnitOfWork};
 use uuid::Uuid;
 
 use super::*;
@@ -148,12 +149,8 @@ async fn outage_of_the_inbox_counts_no_attempt() {
 #[tokio::test(start_paused = true)]
 async fn middlewares_see_an_event_with_an_inbox() {
     struct Pass;
-    impl cqrs_core::Middleware for Pass {
-        async fn handle(
-            &self,
-            call: &mut cqrs_core::Invocation<'_>,
-            next: cqrs_core::Next<'_>,
-        ) -> cqrs_core::Outcome {
+    impl Middleware for Pass {
+        async fn handle(&self, call: &mut Invocation<'_>, next: Next<'_>) -> Outcome {
             assert_eq!(call.name(), UserCreated::NAME);
             next.run(call).await
         }
@@ -166,6 +163,67 @@ async fn middlewares_see_an_event_with_an_inbox() {
     until("all are acked", || health.subscriptions()[0].counts.handled == 3).await;
     assert_eq!(running.end().await.subscriptions[0].counts.duplicates, 1);
     assert_eq!(records(&database.effects), ["ada", "bob"]);
+}
+
+/// Answers instead of a failed handler, and writes that down in a new unit of work.
+struct Recover;
+
+impl Middleware for Recover {
+    async fn handle(&self, call: &mut Invocation<'_>, next: Next<'_>) -> Outcome {
+        if next.run(call).await.is_err() {
+            let unit = call.scope().unit_of_work::<Transaction>().await;
+            unit.map_err(Failure::rejected)?.effects.push("recovered".to_owned());
+            assert!(call.respond(()));
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn recovered_event_is_marked() {
+    let (broker, database) = (MemoryBroker::new(), Database::default());
+    publish_with_copy(&broker).await;
+    let mediator = EventMediator::builder()
+        .event::<UserCreated, _>(Write { failures: 2.into() })
+        .unit_of_work(database.clone())
+        .middleware(Recover)
+        .build()
+        .unwrap();
+    let running = run(&broker, users().inbox(database.clone()), mediator);
+    let health = running.health.clone();
+    until("all are acked", || health.subscriptions()[0].counts.handled == 3).await;
+    let counts = running.end().await.subscriptions[0].counts;
+    assert_eq!((counts.handled, counts.duplicates), (3, 1));
+    assert_eq!(records(&database.effects), ["recovered", "recovered"]);
+}
+
+/// The first mark is gone with the failed handler, so a copy may have been handled before the second one.
+#[tokio::test(start_paused = true)]
+async fn copy_handled_before_a_recovery_undoes_it() {
+    struct HandleCopy(Database);
+    impl Middleware for HandleCopy {
+        async fn handle(&self, call: &mut Invocation<'_>, next: Next<'_>) -> Outcome {
+            let outcome = next.run(call).await;
+            let id = call.input::<NotificationEvent<UserCreated>>().unwrap().event_id;
+            self.0.marks.lock().unwrap().insert(("mailer".to_owned(), id));
+            outcome
+        }
+    }
+    let (broker, database) = (MemoryBroker::new(), Database::default());
+    let event = UserCreated { user_id: "ada".to_owned(), step: 1 };
+    broker.publish_event(NotificationEvent::new(event)).await.unwrap();
+    let mediator = EventMediator::builder()
+        .event::<UserCreated, _>(Write { failures: 1.into() })
+        .unit_of_work(database.clone())
+        .middleware(Recover)
+        .middleware(HandleCopy(database.clone()))
+        .build()
+        .unwrap();
+    let running = run(&broker, users().inbox(database.clone()), mediator);
+    let health = running.health.clone();
+    until("it is acked", || health.subscriptions()[0].counts.handled == 1).await;
+    assert_eq!(running.end().await.subscriptions[0].counts.duplicates, 1);
+    assert!(records(&database.effects).is_empty());
 }
 
 #[test]
