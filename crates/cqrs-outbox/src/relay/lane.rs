@@ -243,7 +243,12 @@ impl<P> Lane<P> {
             }
             _ => key.insert_waiting(id, payload),
         }
-        effects.ready.push_front((self.at, order.clone()));
+        if key.is_ready() {
+            effects.ready.push_front((self.at, order.clone()));
+        } else if let Some(parked) = &key.parked {
+            // A late row went before it, and is not loaded.
+            effects.due.push(std::cmp::Reverse((parked.due, self.at, order.clone())));
+        }
     }
 
     /// The row in flight of the key failed: the rows of the key are parked.
@@ -425,4 +430,29 @@ fn follow<P>(
         attempts: 0,
         error: "waits for an earlier row of its key".into(),
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn late_row_before_the_row_in_flight_is_loaded() {
+        let (at, now) = (LaneEpoch { lane: 0, epoch: 1 }, Duration::ZERO);
+        let order = OrderKey::Key { topic: "t".into(), key: "k".into() };
+        let due_in = Duration::ZERO;
+        let parked = ParkedEntry { lane: 0, id: 5, order: order.clone(), attempts: 1, due_in };
+        let mut effects = Effects::default();
+        let mut lane = Lane::new(at, vec![parked], now, &mut effects);
+        assert_eq!(lane.load(&order, now), Some(vec![5]));
+        lane.loaded(&order, &[5], HashMap::from([(5, 5)]), now, &mut effects);
+        assert_eq!(lane.start(&order), Some((5, Table::Parked, 5)));
+        lane.admit(Entry { id: 3, order: order.clone(), payload: 3 }, &mut effects);
+        lane.removed(3, Table::Pending, false);
+        lane.moved(&order, 3, &mut effects);
+        effects.due.clear();
+        lane.returned(&order, 5, &mut effects);
+        let Some(std::cmp::Reverse((_, _, due))) = effects.due.pop() else { panic!("a stall") };
+        assert_eq!(lane.load(&due, now), Some(vec![3, 5]));
+    }
 }
