@@ -87,7 +87,7 @@ impl<DB: RelayDatabase> Relay<DB> {
     /// Publishes until [`RelayHandle::stop`] is called or the broker value is shut down.
     ///
     /// It never ends for an error of the database or the broker: it waits and tries again, with one line in
-    /// the log per outage. At a stop it starts nothing new, waits for the confirms (at most
+    /// the log per outage and kind of statement. At a stop it starts nothing new, waits for the confirms (at most
     /// [`drain`](RelayBuilder::drain)), deletes their rows and releases its lanes.
     ///
     /// # Cancel safety
@@ -212,10 +212,10 @@ impl<DB: RelayDatabase> RelayBuilder<DB> {
         self
     }
 
-    /// Tries a message that has no destination (an unbound exchange, a missing topic) again later, as after
-    /// any failure, instead of making it a dead row.
-    pub fn park_unroutable(mut self) -> Self {
-        self.settings.parks_unroutable = true;
+    /// Makes a message that has no destination (an unbound exchange, a missing topic) a dead row at once. By
+    /// default it is tried again later, as after any failure: a binding may be missing for a minute only.
+    pub fn dead_letter_unroutable(mut self) -> Self {
+        self.settings.dead_letters_unroutable = true;
         self
     }
 

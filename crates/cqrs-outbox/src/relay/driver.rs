@@ -1,15 +1,13 @@
 //! The loop of a relay: runs the statements and publishes that its lanes ask for.
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use cqrs_core::broker::{BoxFuture, Confirmation, Receipt};
-use cqrs_core::{Message, MessageBroker, PublishError, PublishErrorKind};
+use cqrs_core::MessageBroker;
+use cqrs_core::broker::BoxFuture;
+use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,12 +17,13 @@ use super::RelayReport;
 use super::effects::{LaneEpoch, Move, RowId, Table};
 use super::lane::ParkedEntry;
 use super::lanes::{Lanes, Load, Outcome, Publish, ReadAnswer, ReadStep};
-use super::outage::Outage;
+use super::outage::{Outage, text_of};
+use super::publisher::{Answer, Publisher, Sends};
 use super::settings::Settings;
 use super::share::fair_share;
 use super::status::Progress;
 use super::store::{Payload, ReadEntry, Store, View};
-use crate::error::OutboxError;
+use crate::error::{OutboxError, OutboxErrorKind};
 
 /// Confirmed rows that are deleted at once, and the longest that one waits for others.
 const DELETES: usize = 1_000;
@@ -39,35 +38,19 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Between two notifications of other processes.
 const NOTIFY_AFTER: Duration = Duration::from_millis(10);
 
-/// While the broker is away, one row is tried after so long, whatever its state says.
-const PROBE: Duration = Duration::from_secs(5);
-
-/// The longest pauses between two tries, while the database or the broker is away. The state of the broker
-/// is known without asking it.
+/// The longest pause between two tries, while the database is away.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-const BROKER_PAUSE: Duration = Duration::from_millis(500);
 
-/// The last error of a row is cut to so many bytes.
-const MAX_ERROR: usize = 1_024;
-
-/// A row in flight.
-struct Flight {
-    publish: Option<Publish<()>>,
-    receipt: Receipt,
-}
-
-impl Future for Flight {
-    type Output = (Publish<()>, Result<Confirmation, PublishError>);
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match Pin::new(&mut self.receipt).poll(cx) {
-            Poll::Ready(outcome) => match self.publish.take() {
-                Some(publish) => Poll::Ready((publish, outcome)),
-                None => Poll::Pending,
-            },
-            Poll::Pending => Poll::Pending,
-        }
-    }
+/// The statements that fail and recover apart from each other: a server in recovery reads, and does not write.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Heartbeat,
+    Lanes,
+    Read,
+    Delete,
+    Move,
+    Load,
+    Notify,
 }
 
 /// A statement that is through.
@@ -103,19 +86,19 @@ struct Running {
 pub(super) struct Driver<S> {
     pub(super) store: Arc<S>,
     pub(super) relay: Uuid,
-    pub(super) broker: Arc<dyn MessageBroker>,
     pub(super) settings: Settings,
     pub(super) progress: Arc<Progress>,
     lanes: Lanes<Payload>,
     started: Instant,
-    flights: FuturesUnordered<Flight>,
-    enqueueing: Option<BoxFuture<'static, (Publish<()>, Result<Receipt, PublishError>)>>,
+    publisher: Publisher,
     statements: FuturesUnordered<BoxFuture<'static, Done>>,
     running: Running,
-    database: Outage,
-    broker_outage: Outage,
-    /// While the broker is away: the next try without regard to its state.
-    probe_at: Duration,
+    /// By [`Kind`].
+    outages: [Outage; 7],
+    /// Moves that are made one by one, after a batch that the database refused.
+    single_moves: usize,
+    /// Set if what was read is to be forgotten once the running read ends.
+    needs_reset: bool,
     heartbeat_at: Duration,
     poll_at: Duration,
     sweep_at: Duration,
@@ -128,7 +111,6 @@ pub(super) struct Driver<S> {
     wants_notify: bool,
     has_peers: bool,
     is_stopping: bool,
-    is_broker_closed: bool,
     /// The time of the last heartbeat, and the rows published until then.
     measured: (Duration, u64),
 }
@@ -142,22 +124,30 @@ impl<S: Store> Driver<S> {
         progress: Arc<Progress>,
     ) -> Self {
         let lanes = Lanes::new(settings.window, settings.backoff);
+        let publisher = Publisher::new(broker, settings.dead_letters_unroutable);
         let sweep_at = settings.sweep;
         Self {
             store,
             relay,
-            broker,
             settings,
             progress,
             lanes,
+            publisher,
             started: Instant::now(),
-            flights: FuturesUnordered::new(),
-            enqueueing: None,
             statements: FuturesUnordered::new(),
             running: Running::default(),
-            database: Outage::new("database", LONGEST_PAUSE),
-            broker_outage: Outage::new("broker", BROKER_PAUSE),
-            probe_at: Duration::ZERO,
+            outages: [
+                "heartbeat",
+                "lanes",
+                "reading rows",
+                "deleting rows",
+                "moving rows",
+                "loading rows",
+                "notifying",
+            ]
+            .map(|what| Outage::new(what, LONGEST_PAUSE)),
+            single_moves: 0,
+            needs_reset: false,
             heartbeat_at: Duration::ZERO,
             poll_at: Duration::ZERO,
             sweep_at,
@@ -169,7 +159,6 @@ impl<S: Store> Driver<S> {
             wants_notify: false,
             has_peers: false,
             is_stopping: false,
-            is_broker_closed: false,
             measured: (Duration::ZERO, 0),
         }
     }
@@ -183,7 +172,7 @@ impl<S: Store> Driver<S> {
     ) -> RelayReport {
         let mut deadline = None;
         loop {
-            if !self.is_stopping && (stop.is_cancelled() || self.is_broker_closed) {
+            if !self.is_stopping && (stop.is_cancelled() || self.publisher.is_closed()) {
                 self.is_stopping = true;
                 self.heartbeat_at = Duration::ZERO;
                 deadline = Some(self.now() + self.settings.drain);
@@ -198,22 +187,15 @@ impl<S: Store> Driver<S> {
             if deadline.is_some_and(|deadline| now >= deadline) {
                 break;
             }
-            self.start_statements(now);
+            self.publisher.watch(now);
             self.start_publishes(now);
+            self.start_statements(now);
             self.report();
             let wake_at = self.wake_at(now, deadline);
             tokio::select! {
                 Some(done) = self.statements.next() => self.done(done),
-                Some((publish, outcome)) = self.flights.next() => {
-                    self.published(publish, outcome);
-                    // Most confirms come in batches.
-                    while let Some(Some((publish, outcome))) = self.flights.next().now_or_never() {
-                        self.published(publish, outcome);
-                    }
-                }
-                (publish, enqueued) = pending(&mut self.enqueueing) => {
-                    self.enqueueing = None;
-                    self.enqueued(publish, enqueued);
+                answers = self.publisher.answers() => {
+                    answers.into_iter().for_each(|answer| self.published(answer));
                 }
                 Ok(()) = written.changed() => {
                     self.lanes.wake();
@@ -249,7 +231,7 @@ impl<S: Store> Driver<S> {
         RelayReport {
             published: self.progress.published(),
             unsettled,
-            is_broker_closed: self.is_broker_closed,
+            is_broker_closed: self.publisher.is_closed(),
         }
     }
 
@@ -258,43 +240,35 @@ impl<S: Store> Driver<S> {
     }
 
     fn is_settled(&self) -> bool {
-        self.statements.is_empty()
-            && self.flights.is_empty()
-            && self.enqueueing.is_none()
-            && self.lanes.pending_deletes() == 0
+        self.statements.is_empty() && self.publisher.is_idle() && self.lanes.pending_deletes() == 0
     }
 
     fn report(&self) {
-        let database_waits = self.database.retry_at().is_some();
-        self.progress.set_away(database_waits, self.broker_outage.retry_at().is_some());
-        self.progress.set_lanes(self.lanes.owned().len(), self.flights.len());
+        let is_away = self.outages.iter().any(|outage| outage.retry_at().is_some());
+        self.progress.set_away(is_away, self.publisher.is_away());
+        self.progress.set_lanes(self.lanes.owned().len(), self.publisher.in_flight());
     }
 
+    /// The time of the next thing to do. What was due before waits for an answer, and that wakes, too.
     fn wake_at(&self, now: Duration, deadline: Option<Duration>) -> Duration {
-        let mut at = now + HEARTBEAT;
-        let mut until = |time: Duration| at = at.min(time);
-        if !self.running.membership {
-            until(self.heartbeat_at);
-        }
-        if !self.lanes.is_reading() && !self.is_stopping {
-            until(self.poll_at.min(self.sweep_at));
-        }
-        if !self.running.delete {
-            self.delete_at.into_iter().for_each(&mut until);
-        }
-        deadline.into_iter().for_each(&mut until);
-        if self.wants_notify && self.has_peers {
-            until(self.notify_at);
-        }
-        if !self.running.load {
-            self.lanes.next_due().into_iter().for_each(&mut until);
-        }
-        if let Some(retry) = self.database.retry_at() {
-            // Nothing else can be done before.
-            return retry.max(now + Duration::from_millis(1)).min(deadline.unwrap_or(retry));
-        }
-        self.broker_outage.retry_at().into_iter().for_each(&mut until);
-        at.max(now + Duration::from_millis(1))
+        let reading = (!self.is_stopping).then_some(self.poll_at.min(self.sweep_at));
+        let notify = (self.wants_notify && self.has_peers).then_some(self.notify_at);
+        let times = [
+            deadline,
+            Some(self.heartbeat_at),
+            reading,
+            self.delete_at,
+            notify,
+            self.lanes.next_due(),
+            self.publisher.wake_at(now),
+        ];
+        let retries = self.outages.iter().filter_map(Outage::retry_at);
+        let future = times.into_iter().flatten().chain(retries).filter(|at| *at > now);
+        future.min().unwrap_or(now + HEARTBEAT).min(now + HEARTBEAT)
+    }
+
+    fn waits(&self, kind: Kind, now: Duration) -> bool {
+        self.outages[kind as usize].waits(now)
     }
 
     fn statement(&mut self, done: impl Future<Output = Done> + Send + 'static) {
@@ -302,14 +276,12 @@ impl<S: Store> Driver<S> {
     }
 
     fn start_statements(&mut self, now: Duration) {
-        if self.database.waits(now) {
-            return;
-        }
         self.start_membership(now);
         self.start_read(now);
         self.start_delete(now);
-        if !self.running.change {
-            let moves = self.lanes.take_moves(MOVES);
+        if !self.running.change && !self.waits(Kind::Move, now) {
+            let most = if self.single_moves > 0 { 1 } else { MOVES };
+            let moves = self.lanes.take_moves(most);
             if !moves.is_empty() {
                 self.running.change = true;
                 let store = Arc::clone(&self.store);
@@ -319,7 +291,8 @@ impl<S: Store> Driver<S> {
                 });
             }
         }
-        let may_load = !self.running.load && self.broker_outage.retry_at().is_none();
+        let may_load =
+            !self.running.load && !self.waits(Kind::Load, now) && !self.publisher.waits(now);
         if let Some(load) = may_load.then(|| self.lanes.next_load(now)).flatten() {
             self.running.load = true;
             let store = Arc::clone(&self.store);
@@ -328,7 +301,8 @@ impl<S: Store> Driver<S> {
                 Done::Loaded(load, rows)
             });
         }
-        if self.wants_notify && !self.running.notify && self.has_peers && now >= self.notify_at {
+        let may_notify = now >= self.notify_at && !self.waits(Kind::Notify, now);
+        if self.wants_notify && !self.running.notify && self.has_peers && may_notify {
             (self.wants_notify, self.running.notify) = (false, true);
             self.notify_at = now + NOTIFY_AFTER;
             let store = Arc::clone(&self.store);
@@ -337,15 +311,15 @@ impl<S: Store> Driver<S> {
     }
 
     fn start_membership(&mut self, now: Duration) {
-        let has_drained = !self.lanes.drained().is_empty();
-        if self.running.membership || !(has_drained || now >= self.heartbeat_at) {
+        let has_drained = !self.waits(Kind::Lanes, now) && !self.lanes.drained().is_empty();
+        let may_beat = now >= self.heartbeat_at && !self.waits(Kind::Heartbeat, now);
+        if self.running.membership || !(has_drained || may_beat) {
             return;
         }
         self.running.membership = true;
-        self.heartbeat_at = now + HEARTBEAT;
         let store = Arc::clone(&self.store);
-        let released = self.lanes.drained();
         if has_drained {
+            let released = self.lanes.drained();
             self.statement(async move {
                 let done = store.release(&released).await;
                 let (taken, parked) = (Vec::new(), Vec::new());
@@ -353,12 +327,13 @@ impl<S: Store> Driver<S> {
             });
             return;
         }
+        self.heartbeat_at = now + HEARTBEAT;
         let highest = self.lanes.highest();
         self.statement(async move { Done::Seen(highest, store.heartbeat().await) });
     }
 
     fn start_read(&mut self, now: Duration) {
-        if self.is_stopping || self.lanes.is_reading() {
+        if self.is_stopping || self.lanes.is_reading() || self.waits(Kind::Read, now) {
             return;
         }
         if now >= self.sweep_at {
@@ -403,7 +378,7 @@ impl<S: Store> Driver<S> {
 
     fn start_delete(&mut self, now: Duration) {
         let pending = self.lanes.pending_deletes();
-        if self.running.delete || pending == 0 {
+        if self.running.delete || pending == 0 || self.waits(Kind::Delete, now) {
             return;
         }
         let at = *self.delete_at.get_or_insert(now + DELETE_AFTER);
@@ -423,45 +398,56 @@ impl<S: Store> Driver<S> {
     fn done(&mut self, done: Done) {
         match done {
             Done::Hot(Ok(answer)) => {
-                self.succeeded();
                 self.empty_reads = if answer.rows.is_empty() { self.empty_reads + 1 } else { 0 };
                 let step = self.lanes.hot_rows(answer);
-                self.read(step);
+                self.read_on(step);
             }
             Done::Ids(Ok(answer)) => {
                 let step = self.lanes.late_ids(answer);
-                self.read(step);
+                self.read_on(step);
             }
             Done::Rows(Ok(answer)) => {
                 self.progress.count_late(answer.rows.len());
                 let step = self.lanes.late_rows(answer);
-                self.read(step);
+                self.read_on(step);
             }
             Done::Hot(Err(error)) | Done::Ids(Err(error)) | Done::Rows(Err(error)) => {
                 self.lanes.reset();
-                self.failed(&error);
+                self.needs_reset = false;
+                self.failed(Kind::Read, &error);
             }
             Done::Deleted(rows, highest, deleted) => {
                 self.running.delete = false;
                 match deleted {
                     Ok(xid) => {
-                        self.succeeded();
+                        self.succeeded(Kind::Delete);
                         xid.into_iter().for_each(|xid| self.lanes.mark(xid, highest));
                         self.lanes.deleted(&rows);
                     }
                     Err(error) => {
                         self.lanes.not_deleted(rows);
-                        self.failed(&error);
+                        self.failed(Kind::Delete, &error);
                     }
                 }
             }
             Done::Moved(moves, moved) => {
                 self.running.change = false;
+                self.single_moves = self.single_moves.saturating_sub(1);
                 match moved {
-                    Ok(owned) => self.lanes.moved(&moves, &owned),
+                    Ok(owned) => {
+                        self.succeeded(Kind::Move);
+                        self.lanes.moved(&moves, &owned);
+                    }
                     Err(error) => {
-                        self.lanes.not_moved(moves);
-                        self.failed(&error);
+                        if error.kind() != OutboxErrorKind::Database {
+                            self.lanes.not_moved(moves);
+                        } else if let [refused] = &moves[..] {
+                            self.lanes.postpone(refused.clone());
+                        } else {
+                            self.single_moves = moves.len();
+                            self.lanes.not_moved(moves);
+                        }
+                        self.failed(Kind::Move, &error);
                     }
                 }
             }
@@ -469,22 +455,26 @@ impl<S: Store> Driver<S> {
                 self.running.load = false;
                 let now = self.now();
                 match rows {
-                    Ok(rows) => self.lanes.loaded(&load, Some(rows), now),
+                    Ok(rows) => {
+                        self.succeeded(Kind::Load);
+                        self.lanes.loaded(&load, Some(rows), now);
+                    }
                     Err(error) => {
                         self.lanes.loaded(&load, None, now);
-                        self.failed(&error);
+                        self.failed(Kind::Load, &error);
                     }
                 }
             }
             Done::Seen(highest, Ok(view)) => {
                 self.running.membership = false;
-                self.succeeded();
+                self.succeeded(Kind::Heartbeat);
                 self.measure();
                 view.xid.into_iter().for_each(|xid| self.lanes.mark(xid, highest));
                 self.reconcile(&view);
             }
             Done::Lanes(Ok(changed)) => {
                 self.running.membership = false;
+                self.succeeded(Kind::Lanes);
                 changed.released.into_iter().for_each(|at| self.lanes.lose(at));
                 let now = self.now();
                 let mut parked: HashMap<i16, Vec<ParkedEntry>> = HashMap::new();
@@ -495,15 +485,20 @@ impl<S: Store> Driver<S> {
                     self.lanes.take(at, parked.remove(&at.lane).unwrap_or_default(), now);
                 }
             }
-            Done::Seen(_, Err(error)) | Done::Lanes(Err(error)) => {
+            Done::Seen(_, Err(error)) => {
                 self.running.membership = false;
                 self.heartbeat_at = self.now();
-                self.failed(&error);
+                self.failed(Kind::Heartbeat, &error);
+            }
+            Done::Lanes(Err(error)) => {
+                self.running.membership = false;
+                self.failed(Kind::Lanes, &error);
             }
             Done::Notified(notified) => {
                 self.running.notify = false;
-                if let Err(error) = notified {
-                    self.failed(&error);
+                match notified {
+                    Ok(()) => self.succeeded(Kind::Notify),
+                    Err(error) => self.failed(Kind::Notify, &error),
                 }
             }
         }
@@ -519,15 +514,34 @@ impl<S: Store> Driver<S> {
         }
     }
 
-    fn succeeded(&mut self) {
-        let now = self.now();
-        self.database.succeeded(now);
+    /// The next step of a read.
+    fn read_on(&mut self, step: ReadStep) {
+        if step == ReadStep::End {
+            self.succeeded(Kind::Read);
+            if std::mem::take(&mut self.needs_reset) {
+                self.lanes.reset();
+            }
+        }
+        self.read(step);
     }
 
-    fn failed(&mut self, error: &OutboxError) {
+    fn succeeded(&mut self, kind: Kind) {
         let now = self.now();
-        self.database.failed(now, text_of(error));
-        self.progress.failed(text_of(error));
+        self.outages[kind as usize].succeeded(now);
+    }
+
+    fn failed(&mut self, kind: Kind, error: &OutboxError) {
+        let now = self.now();
+        let text = text_of(error);
+        self.outages[kind as usize].failed(now, &text);
+        self.progress.failed(text);
+        if error.kind() == OutboxErrorKind::Unavailable {
+            // The database may be another one now, with fewer rows and ids that are used again.
+            match self.lanes.is_reading() {
+                true => self.needs_reset = true,
+                false => self.lanes.reset(),
+            }
+        }
     }
 
     /// Brings the lanes in line with what the database says, and this relay to its fair share.
@@ -550,7 +564,8 @@ impl<S: Store> Driver<S> {
         let mut dead: Vec<_> = owners.filter(|owner| !view.live.contains(owner)).collect();
         dead.dedup();
         let has_free = view.lanes.iter().any(|(_, owner)| owner.is_none()) || !dead.is_empty();
-        if unknown.is_empty() && (missing == 0 || !has_free) {
+        let has_change = !unknown.is_empty() || (missing > 0 && has_free);
+        if !has_change || self.waits(Kind::Lanes, self.now()) {
             return;
         }
         self.running.membership = true;
@@ -570,122 +585,35 @@ impl<S: Store> Driver<S> {
     }
 
     fn start_publishes(&mut self, now: Duration) {
-        if self.enqueueing.is_some() || self.database.retry_at().is_some() || self.is_broker_closed
-        {
+        // What cannot be deleted, or is soon another relay's, would be published twice.
+        let is_away = |kind: Kind| self.outages[kind as usize].retry_at().is_some();
+        if is_away(Kind::Delete) || is_away(Kind::Heartbeat) || !self.lanes.has_ready() {
             return;
         }
-        if self.broker_outage.waits(now) || !self.lanes.has_ready() {
-            return;
-        }
-        if !self.broker.state().is_ready() && now < self.probe_at {
-            self.broker_outage.failed(now, format_args!("{:?}", self.broker.state()));
-            return;
-        }
-        let is_probe = !self.broker.state().is_ready();
-        self.probe_at = now + PROBE;
-        while let Some(publish) = self.lanes.next_publish() {
+        while let Some(sends) = self.publisher.may_send(now) {
+            let Some(publish) = self.lanes.next_publish() else { return };
             let Publish { lane, order, id, table, payload } = publish;
             let publish = Publish { lane, order, id, table, payload: () };
-            let message = match payload {
-                Ok(message) => message,
-                Err(reason) => {
-                    self.lanes.published(&publish, Outcome::Refused(reason), now);
-                    continue;
+            match payload {
+                Ok(message) => {
+                    if let Some(answer) = self.publisher.send(publish, message, now) {
+                        self.published(answer);
+                    }
                 }
-            };
-            match self.broker.try_enqueue(message) {
-                Ok(receipt) => self.flights.push(Flight { publish: Some(publish), receipt }),
-                Err(error) if error.kind() == PublishErrorKind::Full => {
-                    let broker = Arc::clone(&self.broker);
-                    let message = error.into_message();
-                    self.enqueueing = Some(Box::pin(async move {
-                        let receipt = broker.enqueue(message).await;
-                        (publish, receipt)
-                    }));
-                    return;
-                }
-                Err(error) => self.published(publish, Err(error)),
+                Err(reason) => self.lanes.published(&publish, Outcome::Refused(reason), now),
             }
-            if is_probe || self.broker_outage.waits(now) {
+            if sends == Sends::One {
                 return;
             }
         }
     }
 
-    fn enqueued(&mut self, publish: Publish<()>, enqueued: Result<Receipt, PublishError>) {
-        match enqueued {
-            Ok(receipt) => self.flights.push(Flight { publish: Some(publish), receipt }),
-            Err(error) => self.published(publish, Err(error)),
-        }
-    }
-
-    fn published(&mut self, publish: Publish<()>, result: Result<Confirmation, PublishError>) {
+    fn published(&mut self, answer: Answer) {
         let now = self.now();
-        let outcome = match result {
-            Ok(_) => {
-                self.broker_outage.succeeded(now);
-                self.progress.count_published();
-                Outcome::Confirmed
-            }
-            Err(error) => self.outcome(error, now),
-        };
+        let (publish, outcome) = self.publisher.outcome(answer, now);
+        if matches!(outcome, Outcome::Confirmed) {
+            self.progress.count_published();
+        }
         self.lanes.published(&publish, outcome, now);
     }
-
-    /// What to do with a message that was not confirmed.
-    fn outcome(&mut self, error: PublishError, now: Duration) -> Outcome<Payload> {
-        let is_away = !self.broker.state().is_ready();
-        match error.kind() {
-            PublishErrorKind::Closed => {
-                self.is_broker_closed = true;
-                Outcome::Returned(Ok(error.into_message()))
-            }
-            // Not sent at all: this says nothing about the message.
-            PublishErrorKind::Full | PublishErrorKind::NotSent => self.returned(error, now),
-            PublishErrorKind::Refused | PublishErrorKind::Unknown if is_away => {
-                self.returned(error, now)
-            }
-            PublishErrorKind::Unroutable if self.settings.parks_unroutable => {
-                Outcome::Failed(text_of(&error))
-            }
-            kind if kind.is_retryable() => Outcome::Failed(text_of(&error)),
-            _ => {
-                let text = text_of(&error);
-                tracing::error!(error = %text, "an event of the outbox is refused for good");
-                Outcome::Refused(text)
-            }
-        }
-    }
-
-    fn returned(&mut self, error: PublishError, now: Duration) -> Outcome<Payload> {
-        if !self.broker_outage.waits(now) {
-            self.broker_outage.failed(now, text_of(&error));
-        }
-        Outcome::Returned(Ok::<Message, _>(error.into_message()))
-    }
-}
-
-/// The future in the slot, or none.
-async fn pending<T>(slot: &mut Option<BoxFuture<'static, T>>) -> T {
-    match slot {
-        Some(future) => future.await,
-        None => std::future::pending().await,
-    }
-}
-
-/// The error with its causes, cut to what a row keeps. It has no payload in it, and no zero byte, which
-/// PostgreSQL refuses in a text.
-fn text_of(error: &dyn std::error::Error) -> Arc<str> {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    let mut end = text.len().min(MAX_ERROR);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].replace('\0', " ").into()
 }

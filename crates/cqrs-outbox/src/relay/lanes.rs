@@ -427,6 +427,17 @@ impl<P> Lanes<P> {
         self.effects.moves = moves;
     }
 
+    /// The database refuses the move: those of other keys go first.
+    pub(super) fn postpone(&mut self, refused: Move) {
+        let moves = std::mem::take(&mut self.effects.moves);
+        let (same, others): (Vec<_>, Vec<_>) = moves
+            .into_iter()
+            .partition(|of| of.row.lane == refused.row.lane && of.order == refused.order);
+        self.effects.moves = others;
+        self.effects.moves.push(refused);
+        self.effects.moves.extend(same);
+    }
+
     // Parked rows.
 
     /// The time of the next attempt of a parked key.

@@ -37,6 +37,7 @@ mod failed;
 mod lane;
 mod lanes;
 mod outage;
+mod publisher;
 mod settings;
 mod share;
 mod snapshot;

@@ -1,14 +1,19 @@
 //! The outages of a relay's database and broker: when to try again, and one log line for each.
 
+use std::error::Error;
 use std::fmt::Display;
+use std::sync::Arc;
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(100);
 
+/// The last error of a row is cut to so many bytes.
+const MAX_ERROR: usize = 1_024;
+
 /// Times are since the start of the relay.
 #[derive(Debug)]
 pub(super) struct Outage {
-    /// What is away.
+    /// What fails.
     what: &'static str,
     longest: Duration,
     since: Option<Duration>,
@@ -50,6 +55,20 @@ impl Outage {
     pub(super) fn waits(&self, now: Duration) -> bool {
         self.retry_at().is_some_and(|retry| now < retry)
     }
+}
+
+/// The error with its causes, cut to what a row keeps. It has no payload in it, and no zero byte, which
+/// PostgreSQL refuses in a text.
+pub(super) fn text_of(error: &dyn Error) -> Arc<str> {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text.truncate(text.floor_char_boundary(MAX_ERROR));
+    text.replace('\0', " ").into()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ pub(super) struct Settings {
     pub(super) lease: Duration,
     pub(super) uses_session: bool,
     pub(super) drain: Duration,
-    pub(super) parks_unroutable: bool,
+    pub(super) dead_letters_unroutable: bool,
 }
 
 impl Default for Settings {
@@ -29,7 +29,7 @@ impl Default for Settings {
             lease: Duration::from_secs(30),
             uses_session: true,
             drain: Duration::from_secs(30),
-            parks_unroutable: false,
+            dead_letters_unroutable: false,
         }
     }
 }
