@@ -1,5 +1,6 @@
 //! The health of a connection, from librdkafka's events: its state and its last error. Used by producer and consumer.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -45,6 +46,8 @@ pub(crate) struct Status {
     /// Set if every known broker failed since the last connection.
     pub(crate) all_down: bool,
     last: Option<(Instant, KafkaError)>,
+    /// The brokers that failed while connecting; `true` if one refused.
+    failed: HashMap<String, bool>,
 }
 
 impl Status {
@@ -52,15 +55,22 @@ impl Status {
         self.last.as_ref().map(|(_, error)| error)
     }
 
-    /// Returns whether another attempt will most likely fail as the last one.
+    /// Returns whether another attempt will most likely fail as the last one: every broker refused.
     pub(crate) fn is_refused(&self) -> bool {
         self.all_down
-            && self.last_error().is_some_and(|error| {
-                matches!(
-                    error.kind(),
-                    ErrorKind::Authentication | ErrorKind::Tls | ErrorKind::Protocol
-                )
-            })
+            && self.last_error().is_some_and(|error| is_refusal(error.kind()))
+            && self.failed.values().all(|refused| *refused)
+    }
+
+    /// Notes the failure of the broker that librdkafka's `error` begins with.
+    fn note_failed_broker(&mut self, error: &KafkaError) {
+        let text = error.to_string();
+        if self.phase == Phase::Connecting
+            && let Some((broker, _)) = text.split_once(": ")
+        {
+            // librdkafka repeats a refusal after 30 s, but other errors of the same broker at once.
+            *self.failed.entry(broker.to_owned()).or_default() |= is_refusal(error.kind());
+        }
     }
 
     /// Returns whether a vaguer error must not replace the last one yet.
@@ -119,10 +129,14 @@ impl Health {
                 if status.last.is_none() {
                     status.last = Some((Instant::now(), error));
                 }
-            } else if is_precise(error.kind()) || !status.is_precise_now() {
+            } else {
+                let is_new = is_precise(error.kind()) || !status.is_precise_now();
                 let error = explained(status.phase, error.kind(), &error.to_string())
                     .with_code(error.code());
-                status.last = Some((Instant::now(), error));
+                status.note_failed_broker(&error);
+                if is_new {
+                    status.last = Some((Instant::now(), error));
+                }
             }
         });
         if lost {
@@ -133,11 +147,12 @@ impl Health {
     /// librdkafka logged the failure of a connection. An error event with its code may follow.
     pub(crate) fn report_failure(&self, text: &str) {
         self.status.send_modify(|status| {
-            if status.is_precise_now() {
-                return;
-            }
             let kind = if is_tls(text) { ErrorKind::Tls } else { ErrorKind::Connection };
-            status.last = Some((Instant::now(), explained(status.phase, kind, text)));
+            let error = explained(status.phase, kind, text);
+            status.note_failed_broker(&error);
+            if !status.is_precise_now() {
+                status.last = Some((Instant::now(), error));
+            }
         });
     }
 
@@ -146,7 +161,7 @@ impl Health {
         self.up.store(false, Ordering::Relaxed);
         self.brokerless.store(0, Ordering::Relaxed);
         let last = Some((Instant::now(), error));
-        self.status.send_replace(Status { phase: Phase::Connecting, all_down: false, last });
+        self.status.send_replace(Status { last, ..Status::default() });
     }
 
     /// The error with which another attempt will most likely fail, if every known broker refused the login or TLS.
@@ -218,7 +233,14 @@ fn hint(kind: ErrorKind, text: &str) -> (ErrorKind, &'static str) {
         }
         // A TLS alert (RFC 8446, 5.1).
         Some([21, 3, ..]) => return (ErrorKind::Protocol, NEEDS_TLS),
-        Some(_) => return (ErrorKind::Protocol, "; the server does not speak Kafka's protocol"),
+        Some([b'H', b'T', b'T', b'P']) => {
+            return (ErrorKind::Protocol, "; the server speaks HTTP: this is not Kafka's port");
+        }
+        Some(_) => {
+            let hint = "; is that Kafka's port? If it is, the answer is larger than the client takes: raise \
+                        receive.message.max.bytes";
+            return (kind, hint);
+        }
         None => {}
     }
     // OpenSSL's text for an answer that is no TLS.
@@ -236,7 +258,7 @@ fn hint(kind: ErrorKind, text: &str) -> (ErrorKind, &'static str) {
     }
 }
 
-/// The first bytes of a server that does not speak Kafka's protocol: librdkafka reports them as a size.
+/// The first bytes of an answer whose size librdkafka refuses: a large one, or text of another protocol.
 fn first_bytes(text: &str) -> Option<[u8; 4]> {
     let (_, size) = text.split_once("Invalid response size ")?;
     let end = size.find(|c: char| !c.is_ascii_digit()).unwrap_or(size.len());
@@ -254,14 +276,11 @@ fn is_tls(text: &str) -> bool {
 }
 
 fn is_precise(kind: ErrorKind) -> bool {
-    matches!(
-        kind,
-        ErrorKind::Authentication
-            | ErrorKind::Authorization
-            | ErrorKind::Tls
-            | ErrorKind::Protocol
-            | ErrorKind::Fatal
-    )
+    is_refusal(kind) || matches!(kind, ErrorKind::Authorization | ErrorKind::Fatal)
+}
+
+fn is_refusal(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Authentication | ErrorKind::Tls | ErrorKind::Protocol)
 }
 
 #[cfg(test)]
@@ -322,10 +341,35 @@ mod tests {
         let amqp = size(u32::from_be_bytes(*b"AMQP"));
         assert!(cause(&amqp).ends_with("this is RabbitMQ's port"), "{}", cause(&amqp));
         assert!(cause(&size(0x1503_0300)).contains("this listener needs TLS"));
+        let http = size(u32::from_be_bytes(*b"HTTP"));
+        assert!(cause(&http).ends_with("this is not Kafka's port"), "{}", cause(&http));
         let no_tls =
             "ssl://b: SSL handshake failed: error:0A00010B:SSL routines::wrong version number";
         assert!(cause(no_tls).contains("this port has no TLS"), "{}", cause(no_tls));
         assert!(cause("b: Connection refused").ends_with("refused"));
+    }
+
+    #[test]
+    fn large_answer_of_kafka_is_no_refusal() {
+        let health = Health::new(Duration::ZERO);
+        let text = "b: Receive failed: Invalid response size 100000001 (0..100000000)";
+        report(&health, Code::BadMessage, text);
+        report(&health, Code::AllBrokersDown, "1/1 down");
+        assert!(health.refusal().is_none());
+        let cause = health.cause().unwrap().to_string();
+        assert!(cause.contains("receive.message.max.bytes"), "{cause}");
+    }
+
+    #[test]
+    fn refusal_of_one_broker_of_two_is_none_of_all() {
+        let health = Health::new(Duration::ZERO);
+        health.report_failure("a:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: refused");
+        report(&health, Code::Authentication, "b:1/bootstrap: SASL authentication error: no");
+        report(&health, Code::AllBrokersDown, "2/2 down");
+        assert!(health.refusal().is_none(), "a may come up");
+        report(&health, Code::BrokerTransportFailure, "b:1/bootstrap: Disconnected");
+        report(&health, Code::Authentication, "a:1/bootstrap: SASL authentication error: no");
+        assert_eq!(health.refusal().unwrap().kind(), ErrorKind::Authentication);
     }
 
     #[test]
