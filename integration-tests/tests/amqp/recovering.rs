@@ -298,7 +298,7 @@ async fn conflict_with_an_existing_queue_is_named() {
     test.raw.queue(&test.queue, "classic", &test.name, &[&test.name]).await;
     let error = try_open(&test.broker, &[&test.name], "g", plain).await.unwrap_err();
     assert_eq!(error.kind(), SubscribeErrorKind::Conflict);
-    let text = error.to_string();
+    let text = cqrs_testkit::error_chain(&error);
     for part in [&*test.queue, "x-queue-type", "quorum", "classic", "with_passive(true)", "406"] {
         assert!(text.contains(part), "{part} in {text}");
     }

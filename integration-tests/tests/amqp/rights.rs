@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, AmqpSubscription, DeclareMode};
-use cqrs_core::{Retry, Subscribe};
+use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, AmqpSubscription, DeclareMode, ErrorKind};
+use cqrs_core::{MessageBroker, Retry, Subscribe};
 use futures_util::future::join_all;
 use integration_tests::rights::{self, Refusal};
 use integration_tests::{amqp, servers};
@@ -85,6 +85,12 @@ impl Place {
         let place = Self { vhost, users: Vec::new().into() };
         place.permit("guest", ".*", ".*", ".*").await;
         place
+    }
+
+    async fn limit(&self, name: &str, value: i32) {
+        let value = serde_json::json!({"value": value});
+        let path = format!("vhost-limits/{}/{name}", self.vhost);
+        manage("PUT", &path, &value.to_string()).await;
     }
 
     async fn permit(&self, user: &str, configure: &str, write: &str, read: &str) {
@@ -218,6 +224,38 @@ async fn manage(method: &str, path: &str, body: &str) {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 20"), "{method} {path}: {answer}");
+}
+
+/// The limit of queues has the reply code of a queue that exists with other properties.
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_dead_letter_queue_is_named_at_the_limit() {
+    let place = Place::new().await;
+    // The queue itself.
+    place.limit("max-queues", 1).await;
+    let config = place.config("guest:guest", &amqp::fresh("x"), DeclareMode::Declare);
+    let broker = Arc::new(AmqpMessageBroker::new(config).unwrap());
+    let topic = amqp::fresh("t");
+    let fill = async { panic!("it consumes without a dead-letter queue") };
+    let consumed = rights::consume(broker, rights::subscription(&topic, "g"), 1, fill).await;
+    place.delete().await;
+    let text = consumed.unwrap_err().text;
+    assert!(text.contains(&format!("{topic}.g.dead")) && text.contains("limit"), "{text}");
+    assert_eq!(text.matches("406").count(), 1, "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connect_waits_for_room_for_a_connection() {
+    let place = Place::new().await;
+    place.limit("max-connections", 0).await;
+    let mut config = place.config("guest:guest", &amqp::fresh("x"), DeclareMode::Declare);
+    config.connect_timeout = Duration::from_secs(3);
+    let full = AmqpMessageBroker::connect(config.clone()).await.unwrap_err();
+    assert_eq!(full.kind(), ErrorKind::Connection, "{full:?}");
+    assert!(format!("{full:?}").contains("connection limit (0) is reached"), "{full:?}");
+    place.limit("max-connections", -1).await;
+    let broker = AmqpMessageBroker::connect(config).await.unwrap();
+    assert_eq!(broker.shutdown(Duration::from_secs(5)).await.undelivered, 0);
+    place.delete().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

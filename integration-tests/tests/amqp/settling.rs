@@ -10,6 +10,7 @@ use cqrs_core::consume::{
 };
 use cqrs_core::event::Timestamp;
 use cqrs_core::message::Headers;
+use cqrs_testkit::error_chain;
 use cqrs_testkit::source::text;
 use integration_tests::amqp::{QueueTest, header};
 use lapin::BasicProperties;
@@ -266,10 +267,10 @@ async fn nothing_is_settled_while_a_target_is_missing() {
     let mut delivery = source.next().await;
     let letter = letter(&delivery);
     for _ in 0..3 {
-        let error = delivery.settle.dead_letter(&letter).await.unwrap_err().to_string();
+        let error = error_chain(&delivery.settle.dead_letter(&letter).await.unwrap_err());
         assert!(error.contains(&dead) && error.contains("does not exist"), "{error}");
         let later = delivery.settle.retry_later(Duration::from_secs(1), &delivery.retry).await;
-        assert!(later.unwrap_err().to_string().contains(".retry.1s"));
+        assert!(error_chain(&later.unwrap_err()).contains(".retry.1s"));
     }
     assert!(delivery.settle.begin());
     test.raw.queue(&dead, "quorum", &test.name, &[]).await;
@@ -293,7 +294,7 @@ async fn copy_that_a_full_queue_refuses_is_not_stored() {
     let mut delivery = source.next().await;
     let letter = letter(&delivery);
     for _ in 0..2 {
-        let error = delivery.settle.dead_letter(&letter).await.unwrap_err().to_string();
+        let error = error_chain(&delivery.settle.dead_letter(&letter).await.unwrap_err());
         assert!(error.contains("basic.nack"), "{error}");
     }
     assert!(delivery.settle.begin());

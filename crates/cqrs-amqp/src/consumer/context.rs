@@ -1,6 +1,7 @@
 //! The state that all deliveries of a source share; part of the consumer.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use cqrs_core::consume::LogLimit;
 
@@ -21,6 +22,8 @@ pub(super) struct SourceContext {
     pub(super) running: InFlight,
     pub(super) copies: Arc<Copies>,
     pub(super) logs: Logs,
+    /// Set if the server refuses to declare a dead-letter or quarantine queue that exists.
+    pub(super) look_up_first: AtomicBool,
 }
 
 /// Limits of log lines that each message could cause.
@@ -40,6 +43,7 @@ impl SourceContext {
             running: InFlight::new(),
             copies,
             logs: Logs::default(),
+            look_up_first: AtomicBool::new(false),
         }
     }
 }

@@ -146,7 +146,7 @@ impl Copies {
         let connection = &pooled.connection;
         let declaring = async {
             match target.if_missing {
-                IfMissing::Ensure => ensure(queue, connection).await,
+                IfMissing::Ensure => ensure(queue, connection, false).await.map(drop),
                 IfMissing::Declare | IfMissing::Leave => declare_strictly(queue, connection).await,
             }
         };

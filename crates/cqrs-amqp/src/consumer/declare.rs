@@ -1,7 +1,9 @@
 //! Declares the queues of a subscription on the server; part of the consumer, used by the session and the copies.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::context::SourceContext;
 use super::plan::{Plan, QueuePlan};
 use crate::config::{DeclareMode, QueueConfig};
 use crate::connect::Connection;
@@ -11,9 +13,14 @@ use crate::error::AmqpError;
 /// Limit for one declaration: the nodes of a quorum queue have to agree on it.
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// Declares the exchange and all queues of `plan`, each on a short-lived channel, because the server closes the
+/// Declares the exchange and all queues of the plan, each on a short-lived channel, because the server closes the
 /// channel of a declaration that it refuses.
-pub(super) async fn declare(plan: &Plan, connection: &Connection) -> Result<(), AmqpError> {
+pub(super) async fn declare(
+    context: &SourceContext,
+    connection: &Connection,
+) -> Result<(), AmqpError> {
+    let plan = &context.plan;
+    let look_up_first = context.look_up_first.load(Ordering::Relaxed);
     let passive = match plan.mode {
         DeclareMode::None => return Ok(()),
         DeclareMode::Passive => true,
@@ -36,7 +43,13 @@ pub(super) async fn declare(plan: &Plan, connection: &Connection) -> Result<(), 
                     .await?;
             }
             for own in queue.dead.iter().chain(&queue.quarantine) {
-                answered(Box::pin(ensure(own, connection))).await?;
+                let ensuring = async {
+                    if ensure(own, connection, look_up_first).await? == Ensured::Refused {
+                        context.look_up_first.store(true, Ordering::Relaxed);
+                    }
+                    Ok(())
+                };
+                answered(Box::pin(ensuring)).await?;
             }
         }
     }
@@ -72,22 +85,49 @@ pub(super) async fn declare_strictly(
     Ok(())
 }
 
+/// The outcome for a queue that exists now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ensured {
+    Exists,
+    /// It exists, but the server refused to declare it.
+    Refused,
+}
+
 /// Declares `queue` unless one of its name exists, with any properties.
 ///
-/// It is not looked up first: lapin logs the server's 404 as an error, on every first start.
-pub(super) async fn ensure(queue: &QueueConfig, connection: &Connection) -> Result<(), AmqpError> {
+/// lapin logs each refusal of the server as an error. So it is looked up first only if its declaration was refused
+/// before.
+pub(super) async fn ensure(
+    queue: &QueueConfig,
+    connection: &Connection,
+    look_up_first: bool,
+) -> Result<Ensured, AmqpError> {
     const ACCESS_REFUSED: u32 = 403;
     const PRECONDITION_FAILED: u32 = 406;
-    match declare_strictly(queue, connection).await {
-        // It exists with other properties.
-        Err(error) if error.code() == Some(PRECONDITION_FAILED) => Ok(()),
-        // To look it up, a user needs no right to configure it.
-        Err(error) if error.code() == Some(ACCESS_REFUSED) => {
-            let channel = open(connection).await?;
-            declare_queue(&channel, queue, true).await.map_err(|_missing| error)?;
-            close(channel).await;
-            Ok(())
-        }
-        declared => declared,
+    if look_up_first && exists(queue, connection).await? {
+        return Ok(Ensured::Exists);
     }
+    match declare_strictly(queue, connection).await {
+        // It may exist: with other properties, or without the right to configure it, which a look-up does not
+        // need. The virtual host's limit of queues is a 406, too.
+        Err(error) if matches!(error.code(), Some(ACCESS_REFUSED | PRECONDITION_FAILED)) => {
+            match exists(queue, connection).await? {
+                true => Ok(Ensured::Refused),
+                false => Err(error),
+            }
+        }
+        declared => declared.map(|()| Ensured::Exists),
+    }
+}
+
+/// True if a queue of that name exists.
+async fn exists(queue: &QueueConfig, connection: &Connection) -> Result<bool, AmqpError> {
+    const NOT_FOUND: u32 = 404;
+    let channel = open(connection).await?;
+    match declare_queue(&channel, queue, true).await {
+        Ok(()) => close(channel).await,
+        Err(error) if error.code() == Some(NOT_FOUND) => return Ok(false),
+        Err(error) => return Err(error),
+    }
+    Ok(true)
 }

@@ -151,9 +151,8 @@ impl Reconnector {
             _ => ("the server cannot do it", "check the options of the subscription"),
         };
         let detail = format!(
-            "subscription {name:?} to {queues}, exchange {:?}, on {address}: {what}: {}; {to_do}",
-            plan.exchange.name,
-            error_chain(&cause)
+            "subscription {name:?} to {queues}, exchange {:?}, on {address}: {what}; {to_do}",
+            plan.exchange.name
         );
         Refusal { kind, detail, cause }
     }

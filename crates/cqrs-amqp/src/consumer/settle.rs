@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::broker::BoxFuture;
-use cqrs_core::consume::support::error_chain;
 use cqrs_core::consume::{DeadLetter, Delayed, RetryState, Settle, SettleError};
 use lapin::options::BasicAckOptions;
 
@@ -111,7 +110,7 @@ impl AmqpSettle {
     }
 
     fn failed(&self, what: &str, error: AmqpError) -> SettleError {
-        let detail = format!("queue {:?}: {what}: {}", &*self.queue_name(), error_chain(&error));
+        let detail = format!("queue {:?}: {what}", &*self.queue_name());
         let is_permanent = is_permanent(&error);
         let error = SettleError::new(detail).with_source(error);
         if is_permanent { error.permanent() } else { error }
