@@ -15,7 +15,7 @@ pub enum ErrorKind {
     /// A setting is missing, malformed or contradicts another one. Nothing was connected.
     Config,
     /// The server could not be reached: name resolution, connection refused, no answer in time, or the
-    /// connection broke before the server accepted it.
+    /// connection broke before the server accepted it, or the server is at its limit of connections.
     Connection,
     /// The TLS handshake failed: an unknown authority, a wrong host name, a refused client certificate.
     Tls,
@@ -63,12 +63,22 @@ pub(crate) fn from_lapin(
         lapin::ErrorKind::IOError(io) => (None, Box::new(Arc::clone(io))),
         _ => (None, Box::new(error.clone())),
     };
-    let kind = match (kind, code) {
-        (ErrorKind::Connection, Some(403)) => ErrorKind::Authentication,
-        (ErrorKind::Connection, Some(530)) => ErrorKind::VirtualHost,
+    let kind = match (kind, error.kind()) {
+        (ErrorKind::Connection, lapin::ErrorKind::ProtocolError(reply)) => match reply.get_id() {
+            403 => ErrorKind::Authentication,
+            530 if !is_limit(reply) => ErrorKind::VirtualHost,
+            _ => kind,
+        },
         _ => kind,
     };
     AmqpError::new(kind, doing).with_source(source).with_code(code.map(u32::from))
+}
+
+/// True if a user, virtual host or node has as many connections as it may have: room can come. All three texts of
+/// RabbitMQ say `connection limit (N) is reached`, with the reply code of a missing virtual host.
+fn is_limit(reply: &AMQPError) -> bool {
+    let text = reply.get_message().as_str();
+    text.contains("connection limit (") && text.ends_with("is reached")
 }
 
 /// The kind of publish error for the only message on a channel that the server closed with `error`.
@@ -114,6 +124,10 @@ mod tests {
         let vhost = reply(AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED), "vhost x not found");
         let error = from_lapin(ErrorKind::Connection, "connecting", &vhost);
         assert_eq!((error.kind(), error.code()), (ErrorKind::VirtualHost, Some(530)));
+        let text = "access to vhost 'x' refused for user 'u': connection limit (1) is reached";
+        let limit = reply(AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED), text);
+        let error = from_lapin(ErrorKind::Connection, "connecting", &limit);
+        assert_eq!((error.kind(), error.code()), (ErrorKind::Connection, Some(530)));
     }
 
     #[test]

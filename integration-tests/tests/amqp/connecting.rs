@@ -1,6 +1,7 @@
 //! Tests of the RabbitMQ producer's connection: TLS, conflicts, failures and its end.
 
 use std::error::Error as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cqrs_amqp::{
@@ -12,7 +13,14 @@ use cqrs_testkit::FaultProxy;
 use integration_tests::amqp::{self, Raw, config, fresh};
 use integration_tests::consuming::fixture::until;
 use integration_tests::{log, servers};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::version::TLS13;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use cqrs_testkit::error_chain;
 
@@ -207,6 +215,45 @@ async fn connect_names_wrong_protocol_at_once() {
         assert!(text.contains(words), "{text}");
         assert!(took < Duration::from_secs(15), "no wait: {took:?}");
     }
+}
+
+/// Opens TLS 1.3 connections for clients with a certificate of the tests' authority.
+async fn server_for_certified_clients() -> u16 {
+    let certificates = |file| CertificateDer::pem_file_iter(servers::certs(file)).unwrap();
+    let mut clients = RootCertStore::empty();
+    clients.add_parsable_certificates(certificates("ca.pem").map(Result::unwrap));
+    let provider = Arc::new(ring::default_provider());
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(clients), Arc::clone(&provider));
+    let tls = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(
+            certificates("server.pem").map(Result::unwrap).collect(),
+            PrivateKeyDer::from_pem_file(servers::certs("server.key")).unwrap(),
+        )
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(tls));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let _refused = acceptor.accept(socket).await;
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_client_certificate_is_named_at_once() {
+    let port = server_for_certified_clients().await;
+    let dsn = format!("amqps://guest:guest@localhost:{port}/%2f");
+    let (error, took) = refused(dsn, Duration::from_secs(30)).await;
+    let text = error_chain(&error);
+    assert_eq!(error.kind(), ErrorKind::Tls, "{text}");
+    assert!(text.contains("CertificateRequired") && !text.contains("without TLS"), "{text}");
+    assert!(took < Duration::from_secs(15), "no wait: {took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -104,7 +104,16 @@ impl Dialer {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => {
                 return Err(failure.get().cloned().unwrap_or_else(|| {
-                    let (kind, hint) = hint(first.get().copied());
+                    let (kind, hint) = match error.kind() {
+                        // An error of rustls: with TLS 1.3 a server refuses the client's certificate only after
+                        // the handshake.
+                        lapin::ErrorKind::IOError(io)
+                            if self.tls.is_some() && io.kind() == io::ErrorKind::InvalidData =>
+                        {
+                            (ErrorKind::Tls, "")
+                        }
+                        _ => hint(first.get().copied(), self.tls.is_some()),
+                    };
                     from_lapin(kind, format!("{}{hint}", doing()), &error)
                 }));
             }
@@ -147,7 +156,7 @@ impl Transport {
 }
 
 /// What the server's first byte tells of a failed AMQP handshake. `None`: nothing was read yet.
-fn hint(first: Option<Option<u8>>) -> (ErrorKind, &'static str) {
+fn hint(first: Option<Option<u8>>, with_tls: bool) -> (ErrorKind, &'static str) {
     /// The content types of TLS ([RFC 8446, 5.1](https://www.rfc-editor.org/rfc/rfc8446#section-5.1)).
     const ALERT: u8 = 21;
     const HANDSHAKE: u8 = 22;
@@ -159,6 +168,10 @@ fn hint(first: Option<Option<u8>>) -> (ErrorKind, &'static str) {
             (ErrorKind::Protocol, ": this port needs TLS; use amqps:// in the dsn")
         }
         Some(Some(_)) => (ErrorKind::Protocol, ": this is no port of AMQP 0-9-1"),
+        Some(None) if with_tls => (
+            ErrorKind::Connection,
+            ": the server closed it without an answer; is this RabbitMQ's TLS port?",
+        ),
         Some(None) => (
             ErrorKind::Connection,
             ": the server closed it without an answer; is this RabbitMQ's port, and without TLS? (With \

@@ -3,6 +3,7 @@
 use std::sync::{Arc, PoisonError};
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::protocol::{AMQPError, AMQPErrorKind, AMQPHardError};
 use lapin::types::{FieldTable, ShortString};
 
 use super::connection::Connection;
@@ -110,7 +111,7 @@ pub(crate) async fn declare_exchange(
     channel
         .exchange_declare(short(name)?, kind.lapin(), options, FieldTable::default())
         .await
-        .map_err(|error| refused(passive, format!("exchange {name:?}"), &error))
+        .map_err(|error| undeclared(passive, &format!("exchange {name:?}"), &error))
 }
 
 /// Declares `queue`, or checks that it exists if `passive`.
@@ -130,7 +131,7 @@ pub(crate) async fn declare_queue(
         .queue_declare(short(&queue.name)?, options, queue.table())
         .await
         .map(drop)
-        .map_err(|error| refused(passive, format!("queue {:?}", queue.name), &error))
+        .map_err(|error| undeclared(passive, &format!("queue {:?}", queue.name), &error))
 }
 
 /// Binds `queue` to `exchange`.
@@ -143,7 +144,8 @@ pub(crate) async fn bind(
     let options = QueueBindOptions::default();
     let (to, from, key) = (short(queue)?, short(exchange)?, short(routing_key)?);
     channel.queue_bind(to, from, key, options, FieldTable::default()).await.map_err(|error| {
-        refused(false, format!("binding of queue {queue:?} to {exchange:?}"), &error)
+        let doing = format!("declaring binding of queue {queue:?} to {exchange:?}");
+        refused(doing, ErrorKind::Topology, &error)
     })
 }
 
@@ -165,20 +167,73 @@ pub(crate) fn short(name: &str) -> Result<ShortString, AmqpError> {
         .map_err(|_| AmqpError::new(ErrorKind::Topology, "a name is longer than 255 bytes"))
 }
 
-fn refused(passive: bool, what: String, error: &lapin::Error) -> AmqpError {
-    let kind = match error.is_amqp_error() {
-        true => ErrorKind::Topology,
-        false => ErrorKind::ConnectionLost,
+fn undeclared(passive: bool, what: &str, error: &lapin::Error) -> AmqpError {
+    let (doing, not_found) = match passive {
+        true => ("passive declare of", ErrorKind::Topology),
+        // Only the home node of a durable queue that is down has this answer.
+        false => ("declaring", ErrorKind::ChannelClosed),
     };
-    let doing = match passive {
-        true => format!("passive declare of {what}"),
-        false => format!("declaring {what}"),
+    refused(format!("{doing} {what}"), not_found, error)
+}
+
+/// `not_found` is the kind of a 404.
+fn refused(doing: String, not_found: ErrorKind, error: &lapin::Error) -> AmqpError {
+    let kind = match error.kind() {
+        lapin::ErrorKind::ProtocolError(reply) if reply.get_id() == 404 => not_found,
+        lapin::ErrorKind::ProtocolError(reply) if is_refusal(reply) => ErrorKind::Topology,
+        _ => ErrorKind::ConnectionLost,
     };
     let hint = match error.kind() {
-        lapin::ErrorKind::ProtocolError(reply) if reply.get_id() == 406 => {
+        // The limit of queues is a 406, too.
+        lapin::ErrorKind::ProtocolError(reply)
+            if reply.get_id() == 406 && reply.get_message().as_str().contains("inequivalent") =>
+        {
             " (it exists on the server with other properties: use the same here, or another declare mode)"
         }
         _ => "",
     };
     from_lapin(kind, format!("{doing}{hint}"), error)
+}
+
+/// True if the server refuses the request itself. The other replies that close a connection tell of a server that
+/// stops or has failed.
+fn is_refusal(reply: &AMQPError) -> bool {
+    match reply.kind() {
+        AMQPErrorKind::Soft(_) => true,
+        AMQPErrorKind::Hard(hard) => matches!(
+            hard,
+            AMQPHardError::COMMANDINVALID
+                | AMQPHardError::NOTALLOWED
+                | AMQPHardError::NOTIMPLEMENTED
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::protocol::AMQPSoftError;
+
+    use super::*;
+
+    fn kind(passive: bool, reply: AMQPErrorKind) -> ErrorKind {
+        let error = lapin::ErrorKind::ProtocolError(AMQPError::new(reply, "no".into()));
+        undeclared(passive, "queue \"q\"", &error.into()).kind()
+    }
+
+    #[test]
+    fn reply_of_a_failing_server_is_no_refusal() {
+        use AMQPHardError::{CONNECTIONFORCED, INTERNALERROR, NOTALLOWED, NOTIMPLEMENTED};
+        for (reply, expected) in [
+            (AMQPErrorKind::Hard(CONNECTIONFORCED), ErrorKind::ConnectionLost),
+            (AMQPErrorKind::Hard(INTERNALERROR), ErrorKind::ConnectionLost),
+            (AMQPErrorKind::Hard(NOTALLOWED), ErrorKind::Topology),
+            (AMQPErrorKind::Hard(NOTIMPLEMENTED), ErrorKind::Topology),
+            (AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED), ErrorKind::Topology),
+        ] {
+            assert_eq!(kind(false, reply.clone()), expected, "{reply:?}");
+        }
+        let not_found = || AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND);
+        assert_eq!(kind(true, not_found()), ErrorKind::Topology);
+        assert_eq!(kind(false, not_found()), ErrorKind::ChannelClosed, "its node is down");
+    }
 }

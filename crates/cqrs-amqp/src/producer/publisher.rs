@@ -157,10 +157,12 @@ impl Publisher {
     async fn close_channel(&mut self) {
         const LIMIT: Duration = Duration::from_secs(1);
         let PublisherChannel::Open(pooled) = &self.channel else { return };
+        let left = self.stop_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let limit = left.map_or(LIMIT, |left| left.min(LIMIT));
         // lapin writes no frame on a blocked connection.
         if !pooled.connection.lapin().status().blocked() {
             let closing = pooled.channel.close(200, "OK".into());
-            let _closed_with_its_connection = tokio::time::timeout(LIMIT, closing).await;
+            let _closed_with_its_connection = tokio::time::timeout(limit, closing).await;
         }
     }
 

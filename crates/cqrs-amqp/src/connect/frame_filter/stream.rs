@@ -62,7 +62,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Filtered<S> {
             }
             let space = filter.space();
             let read = ready!(Pin::new(&mut *socket).poll_read(cx, space));
-            first.get_or_init(|| space.first().copied().filter(|_| matches!(read, Ok(1..))));
+            // A server that closes with bytes unread resets the connection.
+            let is_end =
+                matches!(&read, Err(error) if error.kind() == io::ErrorKind::ConnectionReset);
+            if is_end || read.is_ok() {
+                first.get_or_init(|| space.first().copied().filter(|_| matches!(read, Ok(1..))));
+            }
             match read? {
                 0 => {
                     filter.finish();
