@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout_at};
 
+use crate::consume::support::far_deadline;
+
 /// The period of the log lines while a server does not answer.
 const LOG_PERIOD: Duration = Duration::from_secs(5);
 
@@ -20,10 +22,9 @@ pub async fn connect_within<T>(
     cause: impl Fn() -> Option<String>,
 ) -> Option<T> {
     let start = Instant::now();
-    let deadline = start + timeout;
     let mut log = interval_at(start + LOG_PERIOD, LOG_PERIOD);
     log.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut connected = pin!(timeout_at(deadline, connected));
+    let mut connected = pin!(timeout_at(far_deadline(timeout), connected));
     loop {
         tokio::select! {
             biased;
@@ -34,5 +35,17 @@ pub async fn connect_within<T>(
                 tracing::info!(server, cause, "no contact yet, after {waited} of {limit} s");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn longest_timeout_does_not_panic() {
+        let connected = tokio::time::sleep(Duration::from_secs(20));
+        let connected = connect_within("a server", Duration::MAX, connected, || None).await;
+        assert_eq!(connected, Some(()));
     }
 }
