@@ -14,7 +14,7 @@ use cqrs_core::{
 };
 use cqrs_macros::{Command, DomainEvent, Notification};
 use serde::Serialize;
-use support::{Fault, Log, RecordingBroker, Store, Transaction, poll_times, steps};
+use support::{Fault, Lines, Log, RecordingBroker, Store, Transaction, poll_times, steps};
 
 #[derive(Command)]
 #[cqrs(crate = "cqrs_core", response = u32, error = String)]
@@ -348,6 +348,22 @@ async fn a_cancel_at_every_await_leaves_nothing_half_done() {
     let cancelled_in_commit = (0, false, lines(&DONE));
     assert!(seen.contains(&cancelled_after_begin), "{seen:?}");
     assert!(seen.contains(&cancelled_in_commit), "the cancel must strike in the commit too");
+}
+
+#[tokio::test]
+async fn failed_commit_of_dropped_send_is_one_line() {
+    let lines = Lines::default();
+    let _guard = lines.record();
+    for polls in 1..20 {
+        let Setup { mediator, .. } = setup(Fault::LostInCommit, false);
+        drop(poll_times(mediator.send(Register { wish: Wish::Succeed }), polls).await);
+        assert_eq!(mediator.shutdown(Duration::from_secs(5)).await.unfinished, 0);
+    }
+    let logged = lines.with("a send that was dropped could not be finished");
+    assert!(!logged.is_empty(), "some are dropped in the commit");
+    for line in logged {
+        assert!(line.contains("connection lost") && !line.contains('\n'), "{line:?}");
+    }
 }
 
 #[test]

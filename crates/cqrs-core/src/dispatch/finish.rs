@@ -16,6 +16,7 @@ use super::publish::publish_all;
 use super::undelivered::log_undelivered;
 use crate::broker::{MessageBroker, PublishError};
 use crate::codec::SerializeError;
+use crate::consume::support::error_chain;
 use crate::event::OutgoingEvent;
 use crate::message::{CorrelationId, Message, TraceContext};
 use crate::scope::{ErasedUnit, Scope, UnitOfWorkError, UnitSource, roll_back};
@@ -185,6 +186,14 @@ fn log_unread(finished: Finished, abandoned: &AtomicUsize) {
             abandoned.fetch_add(events.len(), Ordering::Relaxed);
             events.iter().for_each(log_undelivered);
         }
-        Err(error) => tracing::error!(?error, "a send that was dropped could not be finished"),
+        Err(error) => {
+            // `Debug` of an error may have several lines.
+            let error = match error {
+                FinishError::Serialize(error) => error_chain(&error),
+                FinishError::UnitOfWork(error) => error_chain(&error),
+                other => format!("{other:?}"),
+            };
+            tracing::error!(error, "a send that was dropped could not be finished");
+        }
     }
 }
