@@ -8,7 +8,9 @@ use tokio_util::sync::CancellationToken;
 use super::error::{ServiceBuildError, ServiceProblem};
 use super::health::ServiceHealth;
 use super::report::StopHandle;
-use super::runtime::{BatchLimits, EachHandler, HandlerKind, Monitor, PlannedSubscription, Spec};
+use super::runtime::{
+    BatchLimits, EachHandler, HandlerKind, INBOX_WITHOUT_OUTBOX, Monitor, PlannedSubscription, Spec,
+};
 use super::subscription::Subscription;
 use super::target::{Handler, Target};
 use crate::consume::support::group_problem;
@@ -233,6 +235,7 @@ fn problems_of(subscription: &Subscription, handler: &HandlerKind) -> Vec<Servic
         "the inbox marks in the unit of work of a mediator: give the subscription an EventMediator that was \
          built with the inbox's `outbox(..)` or `unit_of_work(..)`",
     );
+    option(subscription.inbox.is_some() && handler.publishes_directly(), INBOX_WITHOUT_OUTBOX);
     option(
         !is_each && !subscription.middlewares.is_empty(),
         "middlewares run around the handling of one event: not for `manual` and `batch`",

@@ -240,7 +240,9 @@ impl Subscription {
         /// for each copy, has no duplicates. While the mark cannot be stored (its database is away), no attempt is
         /// counted: the message waits and is tried again, for as long as needed.
         ///
-        /// For mediators only, whose unit of work must be that of the inbox.
+        /// For mediators only, whose unit of work must be that of the inbox. A mediator that publishes directly
+        /// (`broker(..)` of its builder) is refused: use `outbox(..)`. A message that is redelivered while the events of
+        /// its handler are not published yet would be acked as a duplicate, and the events lost.
         pub fn inbox(inbox: impl Inbox) { self.inbox = Some(Arc::new(inbox)) }
     }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use cqrs_core::middleware::Failure;
 use cqrs_core::scope::{CommitError, Inbox, UnitOfWorkFactory};
+use cqrs_core::service::per_delivery;
 use cqrs_core::{Event, Invocation, Middleware, Next, Outcome, UnitOfWork};
 use uuid::Uuid;
 
@@ -239,4 +240,31 @@ fn inbox_without_its_unit_of_work_is_a_build_error() {
     for problem in [problem(without), problem(each(function))] {
         assert!(problem.contains("the inbox marks in the unit of work"), "{problem}");
     }
+}
+
+/// A duplicate is acked, so an event that is not published yet would be lost with it.
+#[tokio::test]
+async fn inbox_with_direct_publishing_is_refused() {
+    let direct = || {
+        EventMediator::builder()
+            .event::<UserCreated, _>(Write { failures: 0.into() })
+            .unit_of_work(Database::default())
+            .broker(MemoryBroker::new())
+            .build()
+            .unwrap()
+    };
+    let remedy = "use `outbox(..)`";
+    let subscription = users().inbox(Database::default());
+    let built = Service::builder(MemoryBroker::new()).subscribe(subscription, direct()).build();
+    let problem = built.map(drop).unwrap_err().to_string();
+    assert!(problem.contains(remedy), "{problem}");
+
+    let (broker, database) = (MemoryBroker::new(), Database::default());
+    publish(&broker, "ada", 1).await;
+    let each_time = per_delivery(move |_: &Received| direct());
+    let running = run(&broker, users().inbox(database.clone()), each_time);
+    until("it is a dead letter", || dead_letters(&broker).len() == 1).await;
+    assert!(dead_letters(&broker)[0].1.error.contains(remedy));
+    assert!(records(&database.effects).is_empty());
+    running.end().await;
 }

@@ -11,7 +11,7 @@ use crate::broker::BoxFuture;
 use crate::consume::support::error_chain;
 use crate::event::AnyEvent;
 use crate::mediator::{Consumed, EventMediator, SendError};
-use crate::scope::{Scope, UnitOfWorkError};
+use crate::scope::{Scope, SubscriptionInbox, UnitOfWorkError};
 use crate::service::delivery::Delivery;
 use crate::service::received::Received;
 
@@ -19,6 +19,10 @@ use crate::service::received::Received;
 pub(crate) type Erased<Input, Output> =
     Box<dyn Fn(Input) -> BoxFuture<'static, Output> + Send + Sync>;
 pub(crate) type Attempted = Result<(), AttemptFailure>;
+/// The problem of a subscription with an inbox whose mediator publishes directly: a message that is redelivered
+/// while its events are not published yet is a duplicate, and acked.
+pub(crate) const INBOX_WITHOUT_OUTBOX: &str = "with an inbox, events that its handlers emit could be lost: use \
+     `outbox(..)` of the mediator's builder instead of `broker(..)`";
 pub(crate) type Events = Vec<(Box<dyn AnyEvent>, Received)>;
 
 pub(crate) enum HandlerKind {
@@ -52,6 +56,12 @@ impl HandlerKind {
     /// `true` if it handles events in a unit of work of this type, as far as that is known before it runs.
     pub(crate) fn has_unit(&self, unit: TypeId) -> bool {
         matches!(self, Self::Each(handler) if handler.has_unit(unit))
+    }
+
+    /// `true` if notifications of its handlers go to a broker, not to an outbox, as far as that is known before it
+    /// runs.
+    pub(crate) fn publishes_directly(&self) -> bool {
+        matches!(self, Self::Each(EachHandler::Mediator(mediator)) if mediator.broker().is_some())
     }
 
     /// The names of the handlers of events of these types.
@@ -107,6 +117,9 @@ impl EachHandler {
                 if !mediator.handles_event(&*event) {
                     let text = format!("the mediator has no handler of {}", event.name());
                     return Err(AttemptFailure::permanent("NoHandler", text));
+                }
+                if scope.get::<SubscriptionInbox>().is_some() && mediator.broker().is_some() {
+                    return Err(AttemptFailure::permanent("Inbox", INBOX_WITHOUT_OUTBOX));
                 }
                 Box::pin(send(&mediator, event, scope.with(received), monitor)).await
             }

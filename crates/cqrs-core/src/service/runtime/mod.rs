@@ -52,7 +52,9 @@ mod undelivered;
 mod worker;
 
 pub(super) use failure::AttemptFailure;
-pub(super) use handler::{Attempted, BatchLimits, EachHandler, Events, HandlerKind};
+pub(super) use handler::{
+    Attempted, BatchLimits, EachHandler, Events, HandlerKind, INBOX_WITHOUT_OUTBOX,
+};
 pub(super) use job::{Job, log_dead_letter, log_unacked};
 pub(super) use monitor::{Counter, Counters, Monitor};
 pub(super) use outcome::ManualOutcome;
