@@ -41,6 +41,11 @@ impl PublishErrorKind {
         self != Self::Unknown
     }
 
+    /// `true` if the message can never be published as it is.
+    pub(crate) fn is_final(self) -> bool {
+        matches!(self, Self::TooLarge | Self::Invalid)
+    }
+
     fn text(self) -> &'static str {
         match self {
             Self::Full => "not sent, the window is full",
@@ -105,6 +110,13 @@ impl PublishError {
     /// `true` if the same message may succeed later.
     pub fn is_retryable(&self) -> bool {
         self.0.kind.is_retryable()
+    }
+
+    /// `true` if `later` must not be published before this one's message, which may still be published.
+    pub(crate) fn precedes(&self, later: &Message) -> bool {
+        let message = self.message();
+        let is_same_lane = message.key.is_some() && message.key == later.key;
+        is_same_lane && message.topic == later.topic && !self.kind().is_final()
     }
 
     /// The message that was not confirmed.

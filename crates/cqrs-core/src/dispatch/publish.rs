@@ -1,10 +1,12 @@
 //! Publishes the events of committed work in order, for the end of a scope.
 
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use futures_util::future::join_all;
 
 use super::panics::panic_message;
 use crate::broker::{MessageBroker, PublishError, PublishErrorKind, Receipt};
@@ -38,6 +40,68 @@ pub(crate) async fn publish_all(
     undelivered.into_iter().map(PublishError::after_commit).collect()
 }
 
+/// Publishes events of committed work again: awaits the confirm of each before the next one of its topic and
+/// key. Returns the errors of unconfirmed events, in order.
+///
+/// After an unconfirmed event the later ones of its topic and key are not sent, except after one that can never
+/// be published.
+pub(crate) async fn publish_each_confirmed(
+    broker: &(impl MessageBroker + ?Sized),
+    messages: Vec<Message>,
+) -> Vec<PublishError> {
+    let mut lanes: Vec<Vec<(usize, Message)>> = Vec::new();
+    let mut of_key = HashMap::new();
+    for numbered in messages.into_iter().enumerate() {
+        let message = &numbered.1;
+        let known = match &message.key {
+            Some(key) => {
+                *of_key.entry((Arc::clone(&message.topic), key.clone())).or_insert(lanes.len())
+            }
+            None => lanes.len(),
+        };
+        match lanes.get_mut(known) {
+            Some(lane) => lane.push(numbered),
+            None => lanes.push(vec![numbered]),
+        }
+    }
+    let lanes = lanes.into_iter().map(|lane| publish_lane(broker, lane));
+    let mut undelivered: Vec<_> = join_all(lanes).await.into_iter().flatten().collect();
+    undelivered.sort_by_key(|(number, _)| *number);
+    undelivered.into_iter().map(|(_, error)| error.after_commit()).collect()
+}
+
+async fn publish_lane(
+    broker: &(impl MessageBroker + ?Sized),
+    lane: Vec<(usize, Message)>,
+) -> Vec<(usize, PublishError)> {
+    let mut undelivered: Vec<(usize, PublishError)> = Vec::new();
+    for (number, message) in lane {
+        let published = match undelivered.iter().any(|(_, earlier)| earlier.precedes(&message)) {
+            true => Err(behind_its_key(message)),
+            false => publish_one(broker, message).await,
+        };
+        undelivered.extend(published.err().map(|error| (number, error)));
+    }
+    undelivered
+}
+
+/// Publishes one event of committed work. A broker that panics may have it: the outcome is unknown.
+pub(crate) async fn publish_one(
+    broker: &(impl MessageBroker + ?Sized),
+    message: Message,
+) -> Result<(), PublishError> {
+    let kept = message.clone();
+    match AssertUnwindSafe(async { broker.enqueue(message).await }).catch_unwind().await {
+        Ok(accepted) => confirmed(accepted?).await,
+        Err(panic) => Err(panicked(kept, panic_message(panic))),
+    }
+}
+
+fn behind_its_key(message: Message) -> PublishError {
+    let detail = "an earlier event of its topic and key is not published";
+    PublishError::new(PublishErrorKind::NotSent, message, detail)
+}
+
 struct PublishInOrder<'b, B: ?Sized> {
     broker: &'b B,
     is_stuck: bool,
@@ -49,8 +113,7 @@ impl<B: MessageBroker + ?Sized> PublishInOrder<'_, B> {
     async fn enqueue(&mut self, message: Message) -> Result<Receipt, PublishError> {
         let lane = message.key.clone().map(|key| (Arc::clone(&message.topic), key));
         if lane.as_ref().is_some_and(|lane| self.held.contains(lane)) {
-            let detail = "an earlier event with its key was not sent";
-            return Err(PublishError::new(PublishErrorKind::NotSent, message, detail));
+            return Err(behind_its_key(message));
         }
         let kept = message.clone();
         let accepted = match self.is_stuck {

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-use super::publish::publish_all;
+use super::publish::publish_each_confirmed;
 use crate::broker::{BoxFuture, MessageBroker, PublishError};
 use crate::consume::support::error_chain;
 use crate::message::Message;
@@ -26,8 +26,8 @@ impl<T> Undelivered<T> {
         Self { response, events }
     }
 
-    /// Publishes the events again, in order, with the same ids, to a broker or to a mediator's broker. Returns
-    /// the response once all of them are confirmed.
+    /// Publishes the events again, with the same ids, to a broker or to a mediator's broker. Each waits for the
+    /// confirm of the earlier one of its topic and key. Returns the response once all of them are confirmed.
     ///
     /// ```
     /// use cqrs_core::{MessageBroker, SendError};
@@ -45,7 +45,8 @@ impl<T> Undelivered<T> {
     ///
     /// # Errors
     /// The events that are still unconfirmed. An event with an earlier one of its topic and key among them was
-    /// not sent, so that they keep their order.
+    /// not sent, so that they keep their order; only one that can never be published (too large, invalid) keeps
+    /// none from being sent.
     ///
     /// # Cancel safety
     /// Dropped, the events that are not confirmed yet are lost with it: they may or may not be stored.
@@ -94,7 +95,7 @@ pub(crate) mod sealed {
 
 impl<B: MessageBroker + ?Sized> sealed::Sealed for B {
     fn publish_in_order(&self, messages: Vec<Message>) -> BoxFuture<'_, Vec<PublishError>> {
-        Box::pin(publish_all(self, messages))
+        Box::pin(publish_each_confirmed(self, messages))
     }
 }
 

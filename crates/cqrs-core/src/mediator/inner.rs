@@ -12,7 +12,8 @@ use super::nesting::{MAX_NESTING, nesting};
 use crate::broker::{PublishError, PublishErrorKind};
 use crate::consume::support::far_deadline;
 use crate::dispatch::{
-    Entered, EventRounds, Finisher, Gate, Undelivered, caught, panic_message, publish_all,
+    Entered, EventRounds, Finisher, Gate, Undelivered, caught, panic_message,
+    publish_each_confirmed,
 };
 use crate::event::{Emission, Event};
 use crate::message::Message;
@@ -118,7 +119,7 @@ impl Inner {
     /// Publishes messages to the broker, in order. Returns the errors of unconfirmed ones.
     pub(super) async fn publish(&self, messages: Vec<Message>) -> Vec<PublishError> {
         if let Some(broker) = &self.finisher.broker {
-            return publish_all(&**broker, messages).await;
+            return publish_each_confirmed(&**broker, messages).await;
         }
         let no_broker = |message| {
             let detail = "the mediator has no broker";

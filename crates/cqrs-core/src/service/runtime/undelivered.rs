@@ -9,7 +9,7 @@ use super::monitor::Monitor;
 use super::repeats::{Logged, log_first};
 use crate::broker::{MessageBroker, MessageBrokerExt, PublishError, PublishErrorKind};
 use crate::consume::support::error_chain;
-use crate::dispatch::{caught, publish_all};
+use crate::dispatch::{caught, publish_each_confirmed};
 
 /// Events of a handler's committed work that the broker takes only after somebody acts: declares a queue, say.
 ///
@@ -24,7 +24,7 @@ impl HeldEvents {
     /// Publishes them once more, in order. `true` if all are confirmed.
     pub(super) async fn publish(&mut self) -> bool {
         let messages = std::mem::take(&mut self.events).into_iter().map(PublishError::into_message);
-        self.events = publish_all(&*self.broker, messages.collect()).await;
+        self.events = publish_each_confirmed(&*self.broker, messages.collect()).await;
         self.events.is_empty()
     }
 
