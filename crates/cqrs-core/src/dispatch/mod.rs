@@ -12,6 +12,6 @@ pub use events::{EventFailure, EventsError, OnEventFailure};
 pub(crate) use finish::{FinishError, Finisher};
 pub(crate) use gate::{Entered, Gate};
 pub(crate) use panics::{caught, panic_message};
-pub(crate) use publish::publish_each_confirmed;
+pub(crate) use publish::{publish_each_confirmed, publish_one};
 pub(crate) use undelivered::sealed;
 pub use undelivered::{PublishTarget, Undelivered};

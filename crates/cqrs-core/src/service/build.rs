@@ -14,7 +14,7 @@ use super::runtime::{
 use super::subscription::Subscription;
 use super::target::{Handler, Target};
 use crate::consume::support::group_problem;
-use crate::consume::{DeadLetterTarget, StatusReporter, Subscribe};
+use crate::consume::{DeadLetterTarget, StatusReporter, Subscribe, SubscribeRequest};
 use crate::mediator::EventMediator;
 
 /// The largest number of messages that every broker fetches by default. A larger batch would never be full.
@@ -137,6 +137,7 @@ impl ServiceBuilder {
                 limits: subscription.limits,
                 retry: subscription.retry,
                 dead_letter: subscription.dead_letter,
+                most_held: most_held(&request),
             };
             planned.push(PlannedSubscription { request, spec, monitor });
         }
@@ -156,6 +157,13 @@ impl ServiceBuilder {
         let stop = StopHandle::new(CancellationToken::new(), CancellationToken::new());
         Ok(Service { broker: self.broker, planned, drain: self.drain, health, stop })
     }
+}
+
+/// Half of the bound on unsettled messages, at least 1, so that held messages leave room for others. Where the
+/// bound is the broker's default, half of the smallest such default.
+fn most_held(request: &SubscribeRequest) -> usize {
+    let by_default = || request.concurrency.saturating_mul(3).clamp(16, MOST_BY_DEFAULT);
+    (request.max_unsettled.unwrap_or_else(by_default) / 2).max(1)
 }
 
 fn problems_of(subscription: &Subscription, handler: &HandlerKind) -> Vec<ServiceProblem> {

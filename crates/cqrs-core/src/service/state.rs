@@ -27,8 +27,8 @@ pub enum SubscriptionState {
         reason: Arc<str>,
     },
     /// It consumes, but the broker refuses the retry copies or dead letters of some messages permanently, or
-    /// cannot route the events of their handlers. These messages and their keys are held and tried again at a
-    /// slow pace; the others go on.
+    /// cannot route the events of their handlers (for 10 minutes at most, then the message becomes a dead letter).
+    /// These messages and their keys are held and tried again at a slow pace; the others go on.
     Stuck {
         /// The message that is held longest, and the cause.
         reason: Arc<str>,

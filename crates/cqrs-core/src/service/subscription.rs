@@ -203,6 +203,9 @@ impl Subscription {
         /// Sets the number of messages that may be fetched and not settled. By default three times the
         /// concurrency (or the size of a [`batch`](super::batch)), at least 16 and at most 300 (RabbitMQ's
         /// prefetch, and the memory broker), or 10,000 (Kafka); twice the size of a batch of more than 300.
+        ///
+        /// While half of them (by default 8 at least, 150 at most) are held, a message whose handler's events are
+        /// not published is not held as well but becomes a dead letter.
         pub fn max_unsettled(messages: usize) { self.max_unsettled = Some(messages) }
 
         /// Sets the time that one run of the handler may take, decoding included. A longer run is cancelled and

@@ -69,14 +69,14 @@ impl AttemptFailure {
         Self::new(FailureClass::NotTried, error_type, error)
     }
 
-    /// The handler's work is committed, and `events` of it are to be published.
+    /// The handler's work is committed, and `events` of it are not published.
     pub(crate) fn held(events: HeldEvents) -> Self {
         let mut failure = Self::permanent("Undelivered", events.cause());
         failure.0.held = Some(events);
         failure
     }
 
-    /// The events to be published before the ack, if the handler succeeded.
+    /// The unpublished events, if the handler succeeded.
     pub(super) fn take_held(&mut self) -> Option<HeldEvents> {
         self.0.held.take()
     }

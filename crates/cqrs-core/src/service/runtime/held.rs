@@ -29,6 +29,8 @@ impl Refused {
 /// A refused settlement, to be tried again. Its message and that message's key wait; no worker does.
 pub(super) struct HeldSettlement {
     pub(super) what: Refused,
+    /// The broker's last error.
+    pub(super) cause: String,
     pub(super) backoff: Backoff,
     /// Health names the message while this lives.
     pub(super) shown: HeldEntry,

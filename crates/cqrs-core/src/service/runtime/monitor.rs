@@ -88,6 +88,13 @@ pub(crate) struct HeldEntry {
     id: u64,
 }
 
+impl HeldEntry {
+    /// Replaces the reason.
+    pub(crate) fn show(&self, reason: Arc<str>) {
+        self.monitor.lock().held.insert(self.id, reason);
+    }
+}
+
 impl Drop for HeldEntry {
     fn drop(&mut self) {
         self.monitor.lock().held.remove(&self.id);
@@ -135,7 +142,20 @@ impl Monitor {
 
     /// Shows a message as held because of `reason`.
     pub(crate) fn hold(self: &Arc<Self>, reason: Arc<str>) -> HeldEntry {
+        self.show_held(&mut self.lock(), reason)
+    }
+
+    /// As [`hold`](Self::hold), if fewer than `most` messages are held.
+    pub(crate) fn hold_beside_fewer(
+        self: &Arc<Self>,
+        most: usize,
+        reason: Arc<str>,
+    ) -> Option<HeldEntry> {
         let mut state = self.lock();
+        (state.held.len() < most).then(|| self.show_held(&mut state, reason))
+    }
+
+    fn show_held(self: &Arc<Self>, state: &mut MonitorState, reason: Arc<str>) -> HeldEntry {
         let id = state.holds;
         state.holds += 1;
         state.held.insert(id, reason);

@@ -9,13 +9,12 @@ use super::context::{SubscriptionContext, WaitEnd};
 use super::failure::{AttemptFailure, FailureClass};
 use super::guard::guarded;
 use super::handler::{EachHandler, Erased, HandlerKind};
-use super::held::Refused;
 use super::job::Job;
 use super::middlewares::{Handling, run_chain};
 use super::outcome::{JobOutcome, ManualOutcome, Verdict};
 use super::read::{read, read_by_policy};
 use super::repeats::{Logged, log_first};
-use super::settle::{ack, after_manual, hold, postpone, retry_later, settle, settle_held};
+use super::settle::{ack, after_manual, hold_events, postpone, retry_later, settle, settle_held};
 use crate::consume::NextAttempt;
 use crate::consume::support::far_deadline;
 use crate::dispatch::caught;
@@ -38,7 +37,7 @@ pub(super) async fn process(ctx: &SubscriptionContext, mut job: Job) -> JobOutco
         return JobOutcome::Done;
     }
     if let Some(held) = job.held.take() {
-        return Box::pin(settle_held(job, *held)).await;
+        return Box::pin(settle_held(ctx, job, *held)).await;
     }
     // Rare or expensive branches are boxed: this future is built and moved for each message.
     match &ctx.spec.handler {
@@ -133,7 +132,7 @@ pub(super) async fn after_failure(
     mut failure: AttemptFailure,
 ) -> Result<Job, JobOutcome> {
     if let Some(events) = failure.take_held() {
-        return Err(hold(ctx, job, Refused::Events(events), &failure.error));
+        return Err(hold_events(ctx, job, events).await);
     }
     if failure.class == FailureClass::NotTried {
         return Err(postpone(ctx, job));

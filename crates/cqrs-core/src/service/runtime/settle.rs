@@ -7,15 +7,18 @@ use tokio::time::Instant;
 
 use super::backoff::Backoff;
 use super::context::SubscriptionContext;
+use super::failure::AttemptFailure;
 use super::held::{HeldSettlement, Refused};
 use super::job::{Job, log_dead_letter, log_unacked};
-use super::monitor::{Counter, Counters};
+use super::monitor::{Counter, Counters, HeldEntry};
 use super::outcome::{JobOutcome, ManualOutcome, Verdict};
 use super::repeats::{Logged, log_first};
 use super::scheduler::Paused;
+use super::undelivered::HeldEvents;
 use crate::consume::support::error_chain;
 use crate::consume::support::far_deadline;
-use crate::consume::{DeadLetter, DeadLetterReason, Delayed, SettleError};
+use crate::consume::{DeadLetter, DeadLetterReason, Delayed, Incoming, SettleError};
+use crate::event::Timestamp;
 
 /// The number of held messages that error lines name in a period of the log; further ones are counted.
 const NAMED_PER_PERIOD: u64 = 10;
@@ -68,7 +71,7 @@ async fn dead_letter(ctx: &SubscriptionContext, mut job: Job, letter: DeadLetter
         let Err(error) = job.settle.dead_letter(&letter).await else { break };
         if error.is_permanent() {
             let refused = Refused::DeadLetter(Box::new(letter));
-            return hold(ctx, job, refused, &error_chain(&error));
+            return hold(ctx, job, refused, error_chain(&error));
         }
         if !confirmation.wait_after(&error).await {
             return JobOutcome::Done;
@@ -91,7 +94,7 @@ pub(super) async fn retry_later(
                 return ack(job, |counters| &counters.rescheduled).await;
             }
             Err(error) if error.is_permanent() => {
-                return hold(ctx, job, Refused::RetryCopy(delay), &error_chain(&error));
+                return hold(ctx, job, Refused::RetryCopy(delay), error_chain(&error));
             }
             Err(error) => {
                 if !confirmation.wait_after(&error).await {
@@ -102,18 +105,67 @@ pub(super) async fn retry_later(
     }
 }
 
-/// Holds a job whose settlement was refused permanently. An error line names it; after [`NAMED_PER_PERIOD`]
-/// lines it is only counted.
-pub(super) fn hold(ctx: &SubscriptionContext, job: Job, what: Refused, cause: &str) -> JobOutcome {
-    let (message, of) = (&job.message, what.name());
+/// Holds a job whose copy was refused permanently.
+fn hold(ctx: &SubscriptionContext, job: Job, what: Refused, cause: String) -> JobOutcome {
+    let shown = ctx.monitor.hold(held_reason(&job.message, &what, &cause));
+    start_hold(ctx, job, what, cause, shown)
+}
+
+/// Holds a handled job until its events are published, within the bounds of [`HeldEvents`].
+pub(super) async fn hold_events(
+    ctx: &SubscriptionContext,
+    job: Job,
+    events: HeldEvents,
+) -> JobOutcome {
+    if let Some(failure) = events.expired() {
+        return give_up(ctx, job, failure).await;
+    }
+    let (most, cause) = (ctx.spec.most_held, events.cause());
+    let too_many = events.failure(&format!("{most} messages are held already, and: {cause}"));
+    let what = Refused::Events(events);
+    match ctx.monitor.hold_beside_fewer(most, held_reason(&job.message, &what, &cause)) {
+        Some(shown) => start_hold(ctx, job, what, cause, shown),
+        None => give_up(ctx, job, too_many).await,
+    }
+}
+
+/// Dead-letters a job that was handled.
+async fn give_up(ctx: &SubscriptionContext, mut job: Job, failure: AttemptFailure) -> JobOutcome {
+    job.retry = job.retry.failed(Timestamp::now());
+    settle(ctx, job, Verdict::Failed(failure)).await
+}
+
+fn start_hold(
+    ctx: &SubscriptionContext,
+    job: Job,
+    what: Refused,
+    cause: String,
+    shown: HeldEntry,
+) -> JobOutcome {
+    log_held(ctx, &job.message, &what, &cause);
+    let backoff = Backoff::new(HELD_BACKOFF.0, HELD_BACKOFF.1);
+    keep(job, HeldSettlement { what, cause, backoff, shown })
+}
+
+/// The reason in health.
+fn held_reason(message: &Incoming, what: &Refused, cause: &str) -> Arc<str> {
     let place = match (message.partition, message.offset) {
         (Some(partition), Some(offset)) => {
             format!("{} [{partition}] at offset {offset}", message.topic)
         }
         _ => message.topic.to_string(),
     };
-    let reason: Arc<str> =
-        format!("{place}: the broker refuses its {of}, so it and its key are held: {cause}").into();
+    let of = what.name();
+    format!("{place}: the broker refuses its {of}, so it and its key are held: {cause}").into()
+}
+
+/// An error line names a held message; after [`NAMED_PER_PERIOD`] lines it is only counted.
+fn log_held(ctx: &SubscriptionContext, message: &Incoming, what: &Refused, cause: &str) {
+    let of = what.name();
+    let limit = match what {
+        Refused::Events(_) => ", for 10 min at most",
+        Refused::DeadLetter(_) | Refused::RetryCopy(_) => "",
+    };
     log_first!(
         ctx.monitor.repeats.is_among_first(NAMED_PER_PERIOD, Logged::Refused, of),
         error,
@@ -123,30 +175,48 @@ pub(super) fn hold(ctx: &SubscriptionContext, job: Job, what: Refused, cause: &s
         offset = message.offset,
         id = message.id.as_deref(),
         error = cause,
-        "the broker refuses the {of} of a message: it and its key are held, the others go on"
+        "the broker refuses the {of} of a message: it and its key are held{limit}, the others go on"
     );
-    let shown = ctx.monitor.hold(reason);
-    let backoff = Backoff::new(HELD_BACKOFF.0, HELD_BACKOFF.1);
-    keep(job, HeldSettlement { what, backoff, shown })
 }
 
 /// Tries the refused settlement of a held job again.
-pub(super) async fn settle_held(mut job: Job, mut held: HeldSettlement) -> JobOutcome {
+pub(super) async fn settle_held(
+    ctx: &SubscriptionContext,
+    mut job: Job,
+    mut held: HeldSettlement,
+) -> JobOutcome {
     let settled = match &mut held.what {
-        Refused::Events(events) => match events.publish().await {
-            false => return keep(job, held),
-            true => {
+        Refused::Events(events) => {
+            if events.publish().await {
                 drop(held.shown);
                 return ack(job, |counters| &counters.handled).await;
             }
-        },
-        Refused::DeadLetter(letter) => job.settle.dead_letter(letter).await.map(|()| None),
+            if let Some(failure) = events.expired() {
+                drop(held.shown);
+                return give_up(ctx, job, failure).await;
+            }
+            Err(events.cause())
+        }
+        Refused::DeadLetter(letter) => {
+            let stored = job.settle.dead_letter(letter).await;
+            stored.map(|()| None).map_err(|error| error_chain(&error))
+        }
         Refused::RetryCopy(delay) => {
             let delayed = job.settle.retry_later(*delay, &job.retry).await;
-            delayed.map(|delayed| Some((delayed, *delay)))
+            delayed.map(|delayed| Some((delayed, *delay))).map_err(|error| error_chain(&error))
         }
     };
-    let Ok(settled) = settled else { return keep(job, held) };
+    let settled = match settled {
+        Ok(settled) => settled,
+        Err(cause) => {
+            if cause != held.cause {
+                log_held(ctx, &job.message, &held.what, &cause);
+                held.shown.show(held_reason(&job.message, &held.what, &cause));
+                held.cause = cause;
+            }
+            return keep(job, held);
+        }
+    };
     drop(held.shown);
     match settled {
         None => ack(job, |counters| &counters.dead_lettered).await,
@@ -180,7 +250,13 @@ pub(super) fn after_manual(ctx: &SubscriptionContext, ended: Option<ManualOutcom
 }
 
 fn keep(mut job: Job, mut held: HeldSettlement) -> JobOutcome {
-    let until = Instant::now() + held.backoff.next();
+    let now = Instant::now();
+    let mut until = now + held.backoff.next();
+    if let Refused::Events(events) = &held.what
+        && now < events.deadline
+    {
+        until = until.min(events.deadline);
+    }
     // A revocation does not wait for held messages.
     job.settle.postpone();
     job.held = Some(Box::new(held));

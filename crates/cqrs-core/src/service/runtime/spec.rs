@@ -23,6 +23,8 @@ pub(crate) struct Spec {
     pub(crate) limits: Limits,
     pub(crate) retry: Retry,
     pub(crate) dead_letter: DeadLetterTarget,
+    /// The number of held messages from which on no message is held for the events of its handler.
+    pub(crate) most_held: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
