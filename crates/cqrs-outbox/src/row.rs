@@ -161,10 +161,9 @@ mod tests {
 
     #[tokio::test]
     async fn row_reads_back_as_it_was_written() {
-        let pool = sqlx::SqlitePool::connect_with(
-            sqlx::sqlite::SqliteConnectOptions::new().in_memory(true),
-        );
-        let pool = pool.await.unwrap();
+        // One connection: each has a database of its own in memory.
+        let options = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+        let pool = options.connect("sqlite::memory:").await.unwrap();
         let outbox = SqliteOutbox::new(pool.clone());
         outbox.migrate().await.unwrap();
         let mut connection = pool.acquire().await.unwrap();
