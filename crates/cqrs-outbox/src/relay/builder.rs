@@ -73,6 +73,10 @@ pub struct RelayReport {
 
 impl<DB: RelayDatabase> Relay<DB> {
     /// Settings of a relay from `outbox` to `broker`.
+    ///
+    /// On PostgreSQL the relay has up to 3 connections of its own, with the options and hooks of the outbox's
+    /// pool. On SQLite it uses the pool itself: while handlers hold all connections for longer than the
+    /// [lease](RelayBuilder::lease) it loses its lane, and another relay publishes the rows in flight again.
     pub fn builder(outbox: &Outbox<DB>, broker: impl MessageBroker) -> RelayBuilder<DB> {
         let settings = Settings::default();
         RelayBuilder { outbox: outbox.clone(), broker: Arc::new(broker), settings }
@@ -198,9 +202,10 @@ impl<DB: RelayDatabase> RelayBuilder<DB> {
         self
     }
 
-    /// PostgreSQL: tells by the heartbeat alone if a relay is alive, without a session of its own. For a
-    /// pooler that lends connections for a transaction (pgbouncer). A take-over waits for the
-    /// [lease](Self::lease) then, and wake-ups of other processes are not seen before the next poll.
+    /// PostgreSQL: tells by the heartbeat alone if a relay is alive, without a session of its own and without
+    /// settings of its connections. For a pooler that lends connections for a transaction or refuses startup
+    /// parameters (pgbouncer). A take-over waits for the [lease](Self::lease) then, and wake-ups of other
+    /// processes are not seen before the next poll.
     pub fn heartbeat_only(mut self) -> Self {
         self.settings.uses_session = false;
         self

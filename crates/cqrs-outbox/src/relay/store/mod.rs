@@ -90,7 +90,8 @@ pub(super) struct View {
     pub(super) xid: Option<u64>,
 }
 
-/// The statements of a relay. Each is one transaction; none is cancelled half way by dropping its future.
+/// The statements of a relay. A function may run several, each a transaction of its own: after an error or a
+/// drop the earlier ones are done. Running them all again does no harm.
 pub(super) trait Store: Send + Sync + 'static {
     /// Tells that this relay is alive, and returns who else is.
     fn heartbeat(&self) -> impl Future<Output = Result<View, OutboxError>> + Send;
