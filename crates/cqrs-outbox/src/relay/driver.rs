@@ -35,6 +35,9 @@ const MOVES: usize = 500;
 /// Between two heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
+/// The longest that a relay takes to release its lanes at its end.
+const LEAVE: Duration = Duration::from_secs(5);
+
 /// Between two notifications of other processes.
 const NOTIFY_AFTER: Duration = Duration::from_millis(10);
 
@@ -212,16 +215,17 @@ impl<S: Store> Driver<S> {
     /// Leaves. What is in flight may still arrive, and is sent again by the next owner.
     async fn end(mut self) -> RelayReport {
         let unsettled = self.lanes.in_flight() + self.lanes.pending_deletes();
-        // The statements that run are not cut off.
         let leave = async {
-            while self.statements.next().await.is_some() {}
+            // First, so that others can take them if a statement that runs does not end.
             let owned: Vec<_> = self.lanes.owned().collect();
             if !owned.is_empty() {
                 self.store.release(&owned).await?;
             }
+            while self.statements.next().await.is_some() {}
             self.store.leave().await
         };
-        match tokio::time::timeout(HEARTBEAT, leave).await {
+        // Statements that still run then are cut off.
+        match tokio::time::timeout(LEAVE, leave).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the relay of the outbox ends without a goodbye")
