@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test says what it expects by unwrapping
 
 mod inbox;
+mod relaying;
 mod writing;
 
 use cqrs_core::scope::UnitOfWorkFactory;

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sqlx::postgres::{PgPoolOptions, PgRow};
-use sqlx::{AssertSqlSafe, Error, Executor as _, PgPool, Postgres, Row as _};
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Error, PgPool, Postgres, Row as _};
 use uuid::Uuid;
 
-use super::session::{LOCK_NUMBER, Session};
+use super::session::{LOCK_NUMBER, Session, channel};
 use super::{Payload, ReadEntry, RelayDatabase, Store, StoreSettings, View, entry_of, order_of};
 use crate::error::OutboxError;
 use crate::outbox::Outbox;
@@ -36,7 +36,6 @@ pub struct PostgresStore {
     relay: Uuid,
     session: Option<Session>,
     lease: Duration,
-    channel: String,
     sql: Sql,
 }
 
@@ -58,6 +57,7 @@ struct Sql {
     park: String,
     die: String,
     load: String,
+    notify: String,
 }
 
 impl Sql {
@@ -168,6 +168,7 @@ impl Sql {
             load: render(&format!(
                 "SELECT {cols} FROM {{t}}outbox_parked r WHERE r.lane = $1 AND r.id = ANY ($2)"
             )),
+            notify: format!("SELECT pg_notify({}, '')", channel(&tables.name("outbox_relay"))),
         }
     }
 }
@@ -230,25 +231,25 @@ impl RelayDatabase for Postgres {
     #[expect(private_interfaces, reason = "seals the trait")]
     fn store(outbox: &Outbox<Self>, relay: Uuid, settings: StoreSettings) -> PostgresStore {
         let StoreSettings { wake, lease, uses_session } = settings;
-        // Its own connections: the application's may all be busy, and these plan with the index only,
-        // whatever the statistics of a table say that is empty one moment and full the next.
-        let options =
-            PgPoolOptions::new().max_connections(CONNECTIONS).after_connect(|connection, _| {
-                Box::pin(async move {
-                    let settings =
-                        "SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off";
-                    connection.execute(settings).await?;
-                    Ok(())
-                })
-            });
-        let pool = options.connect_lazy_with((*outbox.pool().connect_options()).clone());
+        let mut options = (*outbox.pool().connect_options()).clone();
+        if uses_session {
+            // Plans with the index only, whatever the statistics of a table say that is empty one moment and
+            // full the next. Not behind a pooler, whose other clients would get these settings.
+            options = options.options([
+                ("enable_seqscan", "off"),
+                ("enable_bitmapscan", "off"),
+                ("jit", "off"),
+            ]);
+        }
+        // Its own connections, as the application's may all be busy; with the application's hooks, which may
+        // set the role or the search path.
+        let pool = outbox.pool().options().clone();
+        let pool = pool.max_connections(CONNECTIONS).min_connections(0).connect_lazy_with(options);
         let tables = outbox.tables();
         let table = tables.name("outbox_relay");
-        let channel = tables.name("outbox").replace('"', "");
-        let session =
-            uses_session.then(|| Session::new(pool.clone(), relay, table, channel.clone(), wake));
+        let session = uses_session.then(|| Session::new(pool.clone(), relay, table, wake));
         let sql = Sql::new(tables, uses_session);
-        PostgresStore { pool, relay, session, lease, channel, sql }
+        PostgresStore { pool, relay, session, lease, sql }
     }
 }
 
@@ -506,7 +507,7 @@ impl Store for PostgresStore {
     }
 
     async fn notify(&self) -> Result<(), OutboxError> {
-        let query = sqlx::query("SELECT pg_notify($1, '')").bind(&self.channel);
+        let query = sqlx::query(AssertSqlSafe(self.sql.notify.clone()));
         query.execute(&self.pool).await.map_err(error("waking other relays"))?;
         Ok(())
     }

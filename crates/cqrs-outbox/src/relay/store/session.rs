@@ -16,7 +16,6 @@ pub(super) struct Session {
     relay: Uuid,
     /// The table of the relays: its object id tells the locks of several outboxes apart.
     table: String,
-    channel: String,
     wake: Arc<Notify>,
     running: Mutex<Option<Running>>,
 }
@@ -37,15 +36,15 @@ impl Drop for Running {
 pub(super) const LOCK_NUMBER: &str =
     "('x' || right(replace($ID::text, '-', ''), 8))::bit(32)::int4";
 
+/// The SQL of the channel's name, from the table of the relays. Its names may be longer than the 63 bytes of
+/// a channel, so it is the object id.
+pub(super) fn channel(table: &str) -> String {
+    format!("'cqrs_outbox_' || '{table}'::regclass::oid")
+}
+
 impl Session {
-    pub(super) fn new(
-        pool: PgPool,
-        relay: Uuid,
-        table: String,
-        channel: String,
-        wake: Arc<Notify>,
-    ) -> Self {
-        Self { pool, relay, table, channel, wake, running: Mutex::new(None) }
+    pub(super) fn new(pool: PgPool, relay: Uuid, table: String, wake: Arc<Notify>) -> Self {
+        Self { pool, relay, table, wake, running: Mutex::new(None) }
     }
 
     /// Connects, unless the session runs.
@@ -60,16 +59,18 @@ impl Session {
         // A new connection has no lock: the caller must know.
         listener.eager_reconnect(false);
         let sql = format!(
-            "SELECT pg_try_advisory_lock('{}'::regclass::oid::int4, {})",
+            "SELECT pg_try_advisory_lock('{}'::regclass::oid::int4, {}), {}",
             self.table,
-            LOCK_NUMBER.replace("$ID", "$1")
+            LOCK_NUMBER.replace("$ID", "$1"),
+            channel(&self.table)
         );
-        let query = sqlx::query_scalar::<_, bool>(AssertSqlSafe(sql)).bind(self.relay);
-        if !query.fetch_one(&mut listener).await? {
+        let query = sqlx::query_as(AssertSqlSafe(sql)).bind(self.relay);
+        let (is_locked, channel): (bool, String) = query.fetch_one(&mut listener).await?;
+        if !is_locked {
             // The server has not noticed the end of the last session. Until then that one counts.
             return Ok(());
         }
-        listener.listen(&self.channel).await?;
+        listener.listen(&channel).await?;
         let is_lost = Arc::new(AtomicBool::new(false));
         let task = tokio::spawn(listen(listener, Arc::clone(&self.wake), Arc::clone(&is_lost)));
         *running = Some(Running { task, is_lost });
