@@ -65,7 +65,7 @@ use report::{BoxError, Outcomes};
 /// of which a part has ended should be started again. If that part failed, [`run`](Self::run) returns its error.
 #[must_use = "nothing runs until `run` is awaited"]
 pub struct App {
-    servers: Vec<(Arc<str>, BoxFuture<'static, Result<(), BoxError>>)>,
+    servers: Vec<(Arc<str>, Server)>,
     services: Vec<Service>,
     mediators: Vec<Mediator>,
     brokers: Vec<Arc<dyn MessageBroker>>,
@@ -73,6 +73,9 @@ pub struct App {
     servers_stop: CancellationToken,
     stop: StopHandle,
 }
+
+/// A server of the process, such as an HTTP server.
+type Server = BoxFuture<'static, Result<(), BoxError>>;
 
 /// Resolves when a server should stop: give it to the server's graceful shutdown.
 #[must_use = "a server that ignores it is cancelled"]

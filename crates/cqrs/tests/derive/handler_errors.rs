@@ -46,7 +46,7 @@ where
     HandlerError: From<E>,
 {
     let handle = || -> Result<(), HandlerError> { Err(error)? };
-    handle().unwrap_err()
+    handle().expect_err("the handler fails")
 }
 
 #[test]
