@@ -1,9 +1,8 @@
 //! Declares the queues of a subscription on the server; part of the consumer, used by the session and the copies.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::context::SourceContext;
 use super::plan::{Plan, QueuePlan};
 use crate::config::{DeclareMode, QueueConfig};
 use crate::connect::Connection;
@@ -14,13 +13,13 @@ use crate::error::AmqpError;
 const LIMIT: Duration = Duration::from_secs(15);
 
 /// Declares the exchange and all queues of the plan, each on a short-lived channel, because the server closes the
-/// channel of a declaration that it refuses.
+/// channel of a declaration that it refuses. `look_up_first` is set once it refused a queue that exists.
 pub(super) async fn declare(
-    context: &SourceContext,
+    plan: &Plan,
+    look_up_first: &AtomicBool,
     connection: &Connection,
 ) -> Result<(), AmqpError> {
-    let plan = &context.plan;
-    let look_up_first = context.look_up_first.load(Ordering::Relaxed);
+    let looks_up_first = look_up_first.load(Ordering::Relaxed);
     let passive = match plan.mode {
         DeclareMode::None => return Ok(()),
         DeclareMode::Passive => true,
@@ -44,8 +43,8 @@ pub(super) async fn declare(
             }
             for own in queue.dead.iter().chain(&queue.quarantine) {
                 let ensuring = async {
-                    if ensure(own, connection, look_up_first).await? == Ensured::Refused {
-                        context.look_up_first.store(true, Ordering::Relaxed);
+                    if ensure(own, connection, looks_up_first).await? == Ensured::Refused {
+                        look_up_first.store(true, Ordering::Relaxed);
                     }
                     Ok(())
                 };

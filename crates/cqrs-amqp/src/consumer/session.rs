@@ -34,7 +34,7 @@ impl Session {
     ) -> Result<Self, AmqpError> {
         let pooled = connector.open().await?;
         let setting_up = async {
-            declare(context, &pooled.connection).await?;
+            declare(&context.plan, &context.look_up_first, &pooled.connection).await?;
             let starting = async {
                 let (channel, prefetch) = (&pooled.channel, context.plan.prefetch);
                 channel.basic_qos(prefetch, BasicQosOptions::default()).await.map_err(|error| {

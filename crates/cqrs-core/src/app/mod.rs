@@ -151,7 +151,7 @@ impl App {
 
     /// The health of all services added so far, for a route of a server that is added next.
     pub fn health(&self) -> ServiceHealth {
-        ServiceHealth::of(&self.services)
+        ServiceHealth::join(self.services.iter().map(Service::health))
     }
 
     /// A handle that stops the app from another task.

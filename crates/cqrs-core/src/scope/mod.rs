@@ -3,6 +3,7 @@
 
 mod outbox;
 mod unit_of_work;
+mod unit_source;
 mod values;
 
 use std::fmt;
@@ -13,9 +14,10 @@ use crate::event::{Emission, Event};
 
 pub(crate) use outbox::{ErasedInbox, SubscriptionInbox};
 pub use outbox::{Inbox, OutboxUnit};
-use unit_of_work::OpenUnit;
 pub use unit_of_work::{CommitError, UnitOfWork, UnitOfWorkError, UnitOfWorkFactory};
-pub(crate) use unit_of_work::{ErasedUnit, UnitSource, roll_back};
+pub(crate) use unit_of_work::{ErasedUnit, roll_back};
+use unit_source::OpenUnit;
+pub(crate) use unit_source::UnitSource;
 pub(crate) use values::Values;
 
 /// The state of one `send` or delivery: typed values, emitted events, and the unit of work.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
-use super::build::Service;
 use super::runtime::Monitor;
 use super::state::{SubscriptionCounts, SubscriptionState};
 
@@ -90,8 +89,9 @@ impl ServiceHealth {
         self.0.iter().map(health).collect()
     }
 
-    pub(crate) fn of(services: &[Service]) -> Self {
-        Self(services.iter().flat_map(|service| &*service.health.0).map(Arc::clone).collect())
+    /// That of several services together.
+    pub(crate) fn join(services: impl Iterator<Item = Self>) -> Self {
+        Self(services.flat_map(|health| health.0.to_vec()).collect())
     }
 }
 

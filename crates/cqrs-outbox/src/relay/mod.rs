@@ -36,6 +36,7 @@ mod effects;
 mod failed;
 mod lane;
 mod lanes;
+mod operations;
 mod outage;
 mod publisher;
 mod settings;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::time::Duration;
 
-use super::undelivered::HeldEvents;
+use super::held_events::HeldEvents;
 use crate::consume::DeadLetterReason;
 use crate::consume::support::error_chain;
 use crate::dispatch::EventsError;
@@ -69,9 +69,14 @@ impl AttemptFailure {
         Self::new(FailureClass::NotTried, error_type, error)
     }
 
+    /// The handler's work is committed, and events of it cannot be published.
+    pub(crate) fn undelivered(error: impl Into<String>) -> Self {
+        Self::permanent("Undelivered", error)
+    }
+
     /// The handler's work is committed, and `events` of it are not published.
     pub(crate) fn held(events: HeldEvents) -> Self {
-        let mut failure = Self::permanent("Undelivered", events.cause());
+        let mut failure = Self::undelivered(events.cause());
         failure.0.held = Some(events);
         failure
     }
@@ -122,7 +127,7 @@ impl AttemptFailure {
             SendError::NoResponse => Self::permanent("NoResponse", error_chain(error)),
             SendError::NoBroker { .. } => Self::permanent("NoBroker", error_chain(error)),
             SendError::Serialize(_) => Self::permanent("SerializeError", error_chain(error)),
-            SendError::Undelivered(_) => Self::permanent("Undelivered", error_chain(error)),
+            SendError::Undelivered(_) => Self::undelivered(error_chain(error)),
             SendError::ScopeInUse => Self::permanent("ScopeInUse", error_chain(error)),
             SendError::TooDeep { .. } => Self::permanent("TooDeep", error_chain(error)),
             SendError::NoRuntime => Self::permanent("NoRuntime", error_chain(error)),

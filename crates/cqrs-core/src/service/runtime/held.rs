@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::backoff::Backoff;
+use super::held_events::HeldEvents;
 use super::monitor::HeldEntry;
-use super::undelivered::HeldEvents;
 use crate::consume::DeadLetter;
 
 /// What the broker refuses.

@@ -35,6 +35,7 @@ mod fetch;
 mod guard;
 mod handler;
 mod held;
+mod held_events;
 mod job;
 mod lanes;
 mod middlewares;

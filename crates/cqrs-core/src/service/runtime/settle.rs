@@ -9,12 +9,12 @@ use super::backoff::Backoff;
 use super::context::SubscriptionContext;
 use super::failure::AttemptFailure;
 use super::held::{HeldSettlement, Refused};
+use super::held_events::HeldEvents;
 use super::job::{Job, log_dead_letter, log_unacked};
 use super::monitor::{Counter, Counters, HeldEntry};
 use super::outcome::{JobOutcome, ManualOutcome, Verdict};
 use super::repeats::{Logged, log_first};
 use super::scheduler::Paused;
-use super::undelivered::HeldEvents;
 use crate::consume::support::error_chain;
 use crate::consume::support::far_deadline;
 use crate::consume::{DeadLetter, DeadLetterReason, Delayed, Incoming, SettleError};
@@ -117,15 +117,15 @@ pub(super) async fn hold_events(
     job: Job,
     events: HeldEvents,
 ) -> JobOutcome {
-    if let Some(failure) = events.expired() {
-        return give_up(ctx, job, failure).await;
+    if let Some(error) = events.expired() {
+        return give_up(ctx, job, AttemptFailure::undelivered(error)).await;
     }
     let (most, cause) = (ctx.spec.most_held, events.cause());
-    let too_many = events.failure(&format!("{most} messages are held already, and: {cause}"));
+    let too_many = events.error(&format!("{most} messages are held already, and: {cause}"));
     let what = Refused::Events(events);
     match ctx.monitor.hold_beside_fewer(most, held_reason(&job.message, &what, &cause)) {
         Some(shown) => start_hold(ctx, job, what, cause, shown),
-        None => give_up(ctx, job, too_many).await,
+        None => give_up(ctx, job, AttemptFailure::undelivered(too_many)).await,
     }
 }
 
@@ -191,9 +191,9 @@ pub(super) async fn settle_held(
                 drop(held.shown);
                 return ack(job, |counters| &counters.handled).await;
             }
-            if let Some(failure) = events.expired() {
+            if let Some(error) = events.expired() {
                 drop(held.shown);
-                return give_up(ctx, job, failure).await;
+                return give_up(ctx, job, AttemptFailure::undelivered(error)).await;
             }
             Err(events.cause())
         }
