@@ -190,7 +190,7 @@ impl<S: Store> Driver<S> {
             if deadline.is_some_and(|deadline| now >= deadline) {
                 break;
             }
-            self.publisher.watch(now);
+            self.publisher.observe(now);
             self.start_publishes(now);
             self.start_statements(now);
             self.report();

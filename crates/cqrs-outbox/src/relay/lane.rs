@@ -206,7 +206,7 @@ impl<P> Lane<P> {
 
     /// The row in flight of the key is confirmed.
     pub(super) fn confirmed(&mut self, order: &OrderKey, now: Duration, effects: &mut Effects) {
-        let Some((id, table)) = self.end_flight(order) else { return };
+        let Some((id, table)) = self.end_in_flight(order) else { return };
         self.statements += 1;
         effects.deletes.push((RowId { lane: self.at, id }, table));
         self.next(order, id, table, now, effects);
@@ -221,7 +221,7 @@ impl<P> Lane<P> {
         effects: &mut Effects,
     ) {
         let attempts = self.attempts(order) + 1;
-        let Some((id, table)) = self.end_flight(order) else { return };
+        let Some((id, table)) = self.end_in_flight(order) else { return };
         self.statements += 1;
         let row = RowId { lane: self.at, id };
         let order_of = order.clone();
@@ -232,7 +232,7 @@ impl<P> Lane<P> {
 
     /// The row in flight of the key was not published, and is the first of its key again.
     pub(super) fn returned(&mut self, order: &OrderKey, payload: P, effects: &mut Effects) {
-        let Some((id, table)) = self.end_flight(order) else { return };
+        let Some((id, table)) = self.end_in_flight(order) else { return };
         let Some(key) = self.keys.get_mut(order) else { return };
         match (table, &mut key.parked) {
             (Table::Parked, Some(parked)) => {
@@ -261,7 +261,7 @@ impl<P> Lane<P> {
         effects: &mut Effects,
     ) {
         let attempts = self.attempts(order) + 1;
-        let Some((id, table)) = self.end_flight(order) else { return };
+        let Some((id, table)) = self.end_in_flight(order) else { return };
         let Some(key) = self.keys.get_mut(order) else { return };
         let delay = backoff.after(attempts);
         let due = now + delay;
@@ -367,7 +367,7 @@ impl<P> Lane<P> {
         key.and_then(|key| key.parked.as_ref()).map_or(0, |parked| parked.attempts)
     }
 
-    fn end_flight(&mut self, order: &OrderKey) -> Option<(i64, Table)> {
+    fn end_in_flight(&mut self, order: &OrderKey) -> Option<(i64, Table)> {
         let ended = self.keys.get_mut(order)?.in_flight.take()?;
         self.in_flight -= 1;
         Some(ended)

@@ -21,7 +21,7 @@ const PROBE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Between two looks at the broker's state while rows are in flight.
-const WATCH: Duration = Duration::from_millis(50);
+const OBSERVE_EVERY: Duration = Duration::from_millis(50);
 
 /// A row that is published, and the time of its start.
 #[derive(Debug)]
@@ -35,12 +35,12 @@ pub(super) type Answer = (Started, Result<Confirmation, PublishError>);
 type Enqueued = (Started, Result<Receipt, PublishError>);
 
 /// A row in flight.
-struct Flight {
+struct InFlight {
     started: Option<Started>,
     receipt: Receipt,
 }
 
-impl Future for Flight {
+impl Future for InFlight {
     type Output = Answer;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -59,7 +59,7 @@ pub(super) struct Publisher {
     broker: Arc<dyn MessageBroker>,
     /// Set if a message without a destination is refused for good.
     dead_letters_unroutable: bool,
-    flights: FuturesUnordered<Flight>,
+    in_flight: FuturesUnordered<InFlight>,
     enqueueing: Option<BoxFuture<'static, Enqueued>>,
     outage: Outage,
     /// While the broker is away: the next try without regard to its state.
@@ -74,7 +74,7 @@ impl Publisher {
         Self {
             broker,
             dead_letters_unroutable,
-            flights: FuturesUnordered::new(),
+            in_flight: FuturesUnordered::new(),
             enqueueing: None,
             outage: Outage::new("broker", LONGEST_PAUSE),
             probe_at: Duration::ZERO,
@@ -99,15 +99,15 @@ impl Publisher {
     }
 
     pub(super) fn in_flight(&self) -> usize {
-        self.flights.len()
+        self.in_flight.len()
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.flights.is_empty() && self.enqueueing.is_none()
+        self.in_flight.is_empty() && self.enqueueing.is_none()
     }
 
     /// Looks at the broker's state. An outage that nobody sees costs its rows an attempt.
-    pub(super) fn watch(&mut self, now: Duration) {
+    pub(super) fn observe(&mut self, now: Duration) {
         if !self.broker.state().is_ready() {
             self.away_at = Some(now);
         }
@@ -115,8 +115,8 @@ impl Publisher {
 
     /// The time of the next look or attempt, if there is one.
     pub(super) fn wake_at(&self, now: Duration) -> Option<Duration> {
-        let watch = (!self.is_idle()).then_some(now + WATCH);
-        watch.into_iter().chain(self.outage.retry_at()).filter(|at| *at > now).min()
+        let observe = (!self.is_idle()).then_some(now + OBSERVE_EVERY);
+        observe.into_iter().chain(self.outage.retry_at()).filter(|at| *at > now).min()
     }
 
     /// `true` if a row may be [sent](Self::send) now: several, unless it says so for one only.
@@ -142,7 +142,7 @@ impl Publisher {
     ) -> Option<Answer> {
         let started = Started { publish, at: now };
         match self.broker.try_enqueue(message) {
-            Ok(receipt) => self.flights.push(Flight { started: Some(started), receipt }),
+            Ok(receipt) => self.in_flight.push(InFlight { started: Some(started), receipt }),
             Err(error) if error.kind() == PublishErrorKind::Full => {
                 let broker = Arc::clone(&self.broker);
                 let message = error.into_message();
@@ -162,10 +162,10 @@ impl Publisher {
     /// Dropped before it is ready, it loses no answer.
     pub(super) async fn answers(&mut self) -> Vec<Answer> {
         tokio::select! {
-            Some(first) = self.flights.next() => {
+            Some(first) = self.in_flight.next() => {
                 // Most confirms come in batches.
                 let mut answers = vec![first];
-                while let Some(Some(answer)) = self.flights.next().now_or_never() {
+                while let Some(Some(answer)) = self.in_flight.next().now_or_never() {
                     answers.push(answer);
                 }
                 answers
@@ -174,7 +174,7 @@ impl Publisher {
                 self.enqueueing = None;
                 match enqueued {
                     Ok(receipt) => {
-                        self.flights.push(Flight { started: Some(started), receipt });
+                        self.in_flight.push(InFlight { started: Some(started), receipt });
                         Vec::new()
                     }
                     Err(error) => vec![(started, Err(error))],
@@ -190,7 +190,7 @@ impl Publisher {
         (started, result): Answer,
         now: Duration,
     ) -> (Publish<()>, Outcome<Payload>) {
-        self.watch(now);
+        self.observe(now);
         if self.broker.state().is_ready() {
             self.outage.succeeded(now);
         }
@@ -302,7 +302,7 @@ mod tests {
     fn answer_of_a_ready_broker_ends_its_outage() {
         let (mut publisher, broker) = publisher(false);
         broker.1.store(false, Ordering::Relaxed);
-        publisher.watch(at(1));
+        publisher.observe(at(1));
         assert_eq!(publisher.may_send(at(1)), Some(Sends::One), "the first probe");
         assert_eq!(publisher.may_send(at(2)), None);
         assert!(publisher.is_away() && publisher.waits(at(3)));
@@ -326,7 +326,7 @@ mod tests {
     fn row_sent_before_an_outage_costs_no_attempt() {
         let (mut publisher, broker) = publisher(false);
         broker.1.store(false, Ordering::Relaxed);
-        publisher.watch(at(20));
+        publisher.observe(at(20));
         broker.1.store(true, Ordering::Relaxed);
         let kind = PublishErrorKind::Unknown;
         let (_, before) = publisher.outcome(answer(kind, at(10)), at(30));

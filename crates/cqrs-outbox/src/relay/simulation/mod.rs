@@ -38,7 +38,7 @@ impl Random {
 }
 
 /// A message between a relay and the broker. One of a relay that crashed may still arrive.
-struct Flight {
+struct InFlight {
     relay: usize,
     publish: Publish<i64>,
     is_stored: bool,
@@ -61,7 +61,7 @@ struct World {
     relays: Vec<Relay>,
     /// The relays that the others take for dead.
     dead: BTreeSet<usize>,
-    flights: Vec<Flight>,
+    in_flight: Vec<InFlight>,
     log: Vec<i64>,
     next_relay: usize,
     is_outage: bool,
@@ -83,7 +83,7 @@ impl World {
             writers: Vec::new(),
             relays,
             dead: BTreeSet::new(),
-            flights: Vec::new(),
+            in_flight: Vec::new(),
             log: Vec::new(),
             next_relay: 2,
             is_outage: false,
@@ -119,27 +119,27 @@ impl World {
     }
 
     fn broker(&mut self) {
-        if self.flights.is_empty() {
+        if self.in_flight.is_empty() {
             return;
         }
-        let place = self.random.below(self.flights.len());
-        let flight = &mut self.flights[place];
-        if !flight.is_stored && !self.is_outage && !is_poison(flight.publish.id) {
-            self.log.push(flight.publish.id);
-            flight.is_stored = true;
+        let place = self.random.below(self.in_flight.len());
+        let sent = &mut self.in_flight[place];
+        if !sent.is_stored && !self.is_outage && !is_poison(sent.publish.id) {
+            self.log.push(sent.publish.id);
+            sent.is_stored = true;
             return;
         }
         let is_unreliable = self.faults.unreliable_broker && self.random.one_in(4);
-        let flight = self.flights.swap_remove(place);
-        let outcome = match (is_poison(flight.publish.id), flight.is_stored) {
+        let sent = self.in_flight.swap_remove(place);
+        let outcome = match (is_poison(sent.publish.id), sent.is_stored) {
             (true, _) if !self.is_outage => Outcome::Refused("poison".into()),
             (false, true) if !is_unreliable => Outcome::Confirmed,
             _ if self.random.one_in(2) => Outcome::Failed("unknown".into()),
-            _ => Outcome::Returned(flight.publish.id),
+            _ => Outcome::Returned(sent.publish.id),
         };
-        let relay = self.relays.iter_mut().find(|relay| relay.number == flight.relay);
+        let relay = self.relays.iter_mut().find(|relay| relay.number == sent.relay);
         if let Some(relay) = relay {
-            relay.lanes.published(&flight.publish, outcome, self.now);
+            relay.lanes.published(&sent.publish, outcome, self.now);
         }
     }
 
@@ -163,7 +163,7 @@ impl World {
             2 => relay.receive(choice / 4, self.now),
             _ => {
                 if let Some(publish) = relay.lanes.next_publish() {
-                    self.flights.push(Flight { relay: number, publish, is_stored: false });
+                    self.in_flight.push(InFlight { relay: number, publish, is_stored: false });
                 }
             }
         }
@@ -210,7 +210,7 @@ impl World {
         (self.faults, self.is_outage) = (no_faults, false);
         for _ in 0..200_000 {
             let database = &self.database;
-            let is_idle = self.relays.iter().all(Relay::is_idle) && self.flights.is_empty();
+            let is_idle = self.relays.iter().all(Relay::is_idle) && self.in_flight.is_empty();
             if is_idle && database.pending.is_empty() && database.parked.is_empty() {
                 return;
             }

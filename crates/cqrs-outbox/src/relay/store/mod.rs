@@ -70,6 +70,10 @@ pub trait RelayDatabase: OutboxDatabase {
     fn store(outbox: &Outbox<Self>, relay: Uuid, settings: StoreSettings) -> Self::Store;
 }
 
+#[cfg_attr(
+    not(feature = "postgres"),
+    allow(dead_code, reason = "SQLite has no notifications and no sessions")
+)]
 #[derive(Debug, Clone)]
 pub(super) struct StoreSettings {
     /// Notified when another process has written rows, where the database can tell.

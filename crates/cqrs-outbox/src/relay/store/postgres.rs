@@ -45,7 +45,7 @@ struct Sql {
     lanes: String,
     live: String,
     take: String,
-    bury: String,
+    remove_relays: String,
     parked: String,
     release: String,
     leave: String,
@@ -103,7 +103,7 @@ impl Sql {
                  UPDATE {t}outbox_lane o SET owner = $1, epoch = o.epoch + 1 FROM free \
                  WHERE o.lane = free.lane RETURNING o.lane, o.epoch",
             ),
-            bury: render("DELETE FROM {t}outbox_relay WHERE id = ANY ($1)"),
+            remove_relays: render("DELETE FROM {t}outbox_relay WHERE id = ANY ($1)"),
             parked: render(
                 "SELECT lane, id, topic, key, attempts, \
                  greatest(extract(epoch FROM next_at - clock_timestamp()), 0)::float8 AS due_in \
@@ -373,8 +373,9 @@ impl Store for PostgresStore {
             .await
             .map_err(&error)?;
         if !dead.is_empty() {
-            let bury = sqlx::query(AssertSqlSafe(self.sql.bury.clone())).bind(dead);
-            bury.execute(&self.pool).await.map_err(&error)?;
+            let remove_relays =
+                sqlx::query(AssertSqlSafe(self.sql.remove_relays.clone())).bind(dead);
+            remove_relays.execute(&self.pool).await.map_err(&error)?;
         }
         Ok(taken.into_iter().map(|(lane, epoch)| LaneEpoch { lane, epoch }).collect())
     }
