@@ -11,6 +11,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use tokio::net::TcpListener;
 use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
 
@@ -165,13 +166,19 @@ pub async fn proxy_port() -> MutexGuard<'static, ()> {
 }
 
 /// The [`proxy`] on the port of the guard.
-pub async fn proxy_at(_alone: &MutexGuard<'static, ()>) -> FaultProxy {
+pub async fn proxy_at(alone: &MutexGuard<'static, ()>) -> FaultProxy {
     let upstream = tokio::task::spawn_blocking(servers::kafka_behind_proxy).await.unwrap();
-    // Another process may still use the port.
+    drop(proxy_listener(alone).await);
+    FaultProxy::start(servers::kafka_proxied(), upstream).await.unwrap()
+}
+
+/// A listener of the test's own on the port of the guard.
+pub async fn proxy_listener(_alone: &MutexGuard<'static, ()>) -> TcpListener {
+    // Another process, or the proxy of the test before, may still use the port.
     let end = Instant::now() + Duration::from_secs(120);
     loop {
-        match FaultProxy::start(servers::kafka_proxied(), upstream.as_str()).await {
-            Ok(proxy) => return proxy,
+        match TcpListener::bind(servers::kafka_proxied()).await {
+            Ok(listener) => return listener,
             Err(error) => assert!(Instant::now() < end, "the proxy's port: {error}"),
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

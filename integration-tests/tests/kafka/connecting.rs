@@ -9,9 +9,10 @@ use cqrs_kafka::{
     SecurityProtocol, TlsConfig, TokenProvider,
 };
 use cqrs_testkit::error_chain;
-use integration_tests::kafka::{fresh_topic, proxy, proxy_at, proxy_port, read_all};
+use integration_tests::kafka::{
+    fresh_topic, proxy, proxy_at, proxy_listener, proxy_port, read_all,
+};
 use integration_tests::{amqp, log, servers};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::producing::{cause, causes, connect, failure, proxied, wait_for};
@@ -241,7 +242,7 @@ async fn connect_names_tls_mismatch_of_the_listener() {
 #[tokio::test]
 async fn connect_waits_for_a_server_that_comes_up() {
     let alone = proxy_port().await;
-    let listener = TcpListener::bind(servers::kafka_proxied()).await.unwrap();
+    let listener = proxy_listener(&alone).await;
     let connecting = tokio::spawn(KafkaMessageBroker::connect(proxied()));
     // The first attempt fails.
     drop(listener.accept().await.unwrap());

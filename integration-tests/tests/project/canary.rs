@@ -73,12 +73,12 @@ fn base64(bytes: &[u8]) -> String {
     text
 }
 
-/// The filter for logs that README names, without its level: what holds whatever the level is.
+/// The filter that the manual's page about logs names, without its level: what holds whatever the level is.
 fn documented_filter() -> String {
-    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md"));
-    let readme = readme.expect("README.md");
-    let filter = readme.lines().find_map(|line| line.trim().strip_prefix("RUST_LOG=info,"));
-    filter.expect("README names a filter as RUST_LOG=info,...").to_owned()
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/how-to/logging.md");
+    let page = fs::read_to_string(path).expect("logging.md");
+    let filter = page.lines().find_map(|line| line.trim().strip_prefix("RUST_LOG=info,"));
+    filter.expect("the page names a filter as RUST_LOG=info,...").to_owned()
 }
 
 /// Everything that the process wrote which ran all ways with this filter.

@@ -92,7 +92,7 @@ fn fetches_a_namesake(line: &str) -> bool {
             value.starts_with('"') || value.starts_with('{') && value.contains("version")
         });
     // "never `cargo add cqrs`" is no instruction.
-    (by_command && !line.contains("never `cargo add cqrs`")) || by_manifest
+    (by_command && !line.to_lowercase().contains("never `cargo add cqrs`")) || by_manifest
 }
 
 #[test]

@@ -132,7 +132,7 @@ async fn incompatible_schema_is_refused() {
 
         let garbage = Schema::new(schema.schema_type, "garbage");
         let error = registry.register(&format!("{subject}-new"), &garbage).await.unwrap_err();
-        assert_eq!((error.kind(), error.code()), (RegistryErrorKind::InvalidSchema, Some(422)));
+        assert_eq!((error.kind(), error.code()), (RegistryErrorKind::InvalidSchema, Some(42201)));
         println!("{error}");
     }
 }
