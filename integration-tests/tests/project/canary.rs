@@ -28,6 +28,7 @@ fn environment() -> Vec<(&'static str, String)> {
         ("KAFKA_TLS_CA", servers::certs("ca.pem").display().to_string()),
         ("KAFKA_TLS_CLIENT_KEY_PASSWORD", secret("kafka-env-key")),
         ("AMQP_DSN", format!("amqp://guest:{amqp}@{address}/%2f")),
+        ("SCHEMA_REGISTRY_URL", "http://localhost:8081".into()),
         ("SCHEMA_REGISTRY_USER", "user".into()),
         ("SCHEMA_REGISTRY_PASSWORD", registry),
         ("CANARY_TOKEN", bearer),
