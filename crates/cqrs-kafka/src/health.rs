@@ -223,7 +223,7 @@ fn explained(phase: Phase, kind: ErrorKind, text: &str) -> KafkaError {
     KafkaError::new(kind, format!("{text}{hint}"))
 }
 
-/// What librdkafka's text tells of the listener. librdkafka reports a failed TLS handshake with a plain listener
+/// A hint at the kind of listener, read from librdkafka's text. It reports a failed TLS handshake with a plain listener
 /// itself, but not an interrupted one.
 fn hint(kind: ErrorKind, text: &str) -> (ErrorKind, &'static str) {
     const NEEDS_TLS: &str = "; this listener needs TLS: set security_protocol to SSL or SASL_SSL";

@@ -155,7 +155,7 @@ impl Transport {
     }
 }
 
-/// What the server's first byte tells of a failed AMQP handshake. `None`: nothing was read yet.
+/// The cause of a failed AMQP handshake, by the server's first byte. `None`: nothing was read yet.
 fn hint(first: Option<Option<u8>>, with_tls: bool) -> (ErrorKind, &'static str) {
     /// The content types of TLS ([RFC 8446, 5.1](https://www.rfc-editor.org/rfc/rfc8446#section-5.1)).
     const ALERT: u8 = 21;

@@ -25,7 +25,7 @@ use ending::Ending;
 pub use report::{AppError, AppReport};
 use report::{BoxError, Outcomes};
 
-/// Runs the servers and services of a process until it is told to stop, and stops all its parts in order.
+/// Runs the servers and services of a process until it is stopped, and then stops all its parts in order.
 ///
 /// ```
 /// # use cqrs_core::{App, Mediator, MemoryBroker, Service};

@@ -29,7 +29,7 @@ impl<E: Error + Send + Sync + Unpin + 'static> From<E> for HandlerError {
     }
 }
 
-/// The error of a handler that `error` is: permanent if `permanent` says so, or if it tells of committed work.
+/// `error` as a handler's error: permanent if `permanent` is set, or if it is about committed work.
 pub fn classed<E: Error + Send + Sync + 'static>(error: E, permanent: bool) -> HandlerError {
     match permanent || is_permanent(&error) {
         true => HandlerError::permanent(error),

@@ -137,7 +137,7 @@ impl<DB: RelayDatabase> RelayHandle<DB> {
     }
 
     /// The state of the outbox and of this relay. Counts the rows, on the pool of the outbox: not for every
-    /// request. What the relay tells of itself is up to a second old.
+    /// request. The figures of the relay itself are up to a second old.
     ///
     /// # Errors
     /// If the database is away.
