@@ -4,9 +4,13 @@
 #![allow(clippy::unwrap_used)] // a test says what it expects by unwrapping
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cqrs_core::{MemoryBroker, Message, MessageBroker};
+use cqrs_core::broker::{
+    BoxFuture, BrokerState, Confirmation, Intake, PendingConfirm, Receipt, ShutdownReport, Window,
+};
+use cqrs_core::{MemoryBroker, Message, MessageBroker, PublishError};
 use cqrs_outbox::{Relay, RelayBuilder, RelayHandle, RelayReport, SqliteOutbox};
 use sqlx::Sqlite;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
@@ -59,7 +63,7 @@ impl Database {
         wait(is_empty, "an empty outbox").await;
     }
 
-    fn relay(&self, broker: &MemoryBroker) -> RelayBuilder<Sqlite> {
+    fn relay(&self, broker: &(impl MessageBroker + Clone)) -> RelayBuilder<Sqlite> {
         let backoff = Duration::from_millis(20);
         Relay::builder(&self.outbox, broker.clone()).backoff(backoff, backoff)
     }
@@ -70,6 +74,56 @@ impl Drop for Database {
         for end in ["", "-wal", "-shm"] {
             let _gone = std::fs::remove_file(format!("{}{end}", self.path.display()));
         }
+    }
+}
+
+/// A broker that confirms when the test says so.
+#[derive(Debug, Clone)]
+struct HeldBroker {
+    intake: Intake,
+    held: Arc<Mutex<Vec<PendingConfirm>>>,
+    bodies: Arc<Mutex<Vec<String>>>,
+}
+
+impl HeldBroker {
+    fn new() -> Self {
+        let intake = Intake::new(Window::new(1_000, 1_000_000), LIMIT);
+        Self { intake, held: Arc::default(), bodies: Arc::default() }
+    }
+
+    fn hold(&self, (pending, receipt): (PendingConfirm, Receipt)) -> Receipt {
+        let body = String::from_utf8(pending.message().body.to_vec()).unwrap();
+        self.bodies.lock().unwrap().push(body);
+        assert!(pending.start_sending());
+        self.held.lock().unwrap().push(pending);
+        receipt
+    }
+
+    fn bodies(&self) -> Vec<String> {
+        self.bodies.lock().unwrap().clone()
+    }
+
+    fn confirm_all(&self) {
+        let held = std::mem::take(&mut *self.held.lock().unwrap());
+        held.into_iter().for_each(|pending| pending.confirm(Confirmation::default()));
+    }
+}
+
+impl MessageBroker for HeldBroker {
+    fn enqueue(&self, message: Message) -> BoxFuture<'_, Result<Receipt, PublishError>> {
+        Box::pin(async move { self.intake.admit(message).await.map(|of| self.hold(of)) })
+    }
+
+    fn try_enqueue(&self, message: Message) -> Result<Receipt, PublishError> {
+        self.intake.try_admit(message).map(|of| self.hold(of))
+    }
+
+    fn state(&self) -> BrokerState {
+        BrokerState::Ready
+    }
+
+    fn shutdown(&self, _deadline: Duration) -> BoxFuture<'_, ShutdownReport> {
+        Box::pin(std::future::ready(ShutdownReport::new(0)))
     }
 }
 
@@ -254,6 +308,28 @@ async fn unreadable_row_is_dead_and_stops_no_other() {
     relay.stop().await;
     assert_eq!(bodies(&broker), ["b0"]);
     assert_eq!(database.count("outbox_dead").await, 1);
+}
+
+#[tokio::test]
+async fn row_with_an_id_used_again_is_not_deleted() {
+    let database = Database::new().await;
+    let broker = HeldBroker::new();
+    database.write(&[("a", "old")]).await;
+    let relay = Running::start(database.relay(&broker).sweep(Duration::from_millis(50)));
+    wait(async || broker.bodies() == ["old"], "publish").await;
+    // As after a failover that lost the old row and the end of the sequence.
+    sqlx::query("UPDATE cqrs_outbox SET event_id = ?, body = CAST('new' AS BLOB)")
+        .bind(Uuid::now_v7())
+        .execute(database.outbox.pool())
+        .await
+        .unwrap();
+    let is_drained = async || {
+        broker.confirm_all();
+        database.count("outbox").await == 0
+    };
+    wait(is_drained, "empty outbox").await;
+    assert_eq!(broker.bodies(), ["old", "new"]);
+    relay.stop().await;
 }
 
 #[tokio::test]

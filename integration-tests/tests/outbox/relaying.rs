@@ -1,10 +1,12 @@
-//! Tests of the relay's connections: the hooks of the application's pool, and notifications between relays.
+//! Tests of the relay on PostgreSQL: the hooks of the application's pool, notifications between relays, and ids
+//! that are used again.
 
 use std::time::Duration;
 
 use cqrs_core::{MemoryBroker, Message};
 use cqrs_outbox::{Relay, Tables};
 use integration_tests::consuming::fixture::until_within;
+use integration_tests::outbox::drained;
 use integration_tests::postgres::options;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPoolOptions;
@@ -53,5 +55,40 @@ async fn relays_use_the_pools_hooks_and_wake_each_other() {
         handle.stop();
         running.await.unwrap();
     }
+    schema.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_with_an_id_used_again_is_not_deleted() {
+    let schema = Schema::new().await;
+    let broker = MemoryBroker::new();
+    let mut tx = schema.pool.begin().await.unwrap();
+    let message = Message::new("orders", "old").with_key("key");
+    schema.outbox.put(&mut tx, &[message]).await.unwrap();
+    tx.commit().await.unwrap();
+    // As after a failover that lost the old row and the end of the sequence. The delete waits for it.
+    let mut other = schema.pool.begin().await.unwrap();
+    let pid: i32 =
+        sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *other).await.unwrap();
+    sqlx::query("UPDATE cqrs_outbox SET event_id = gen_random_uuid(), body = 'new'")
+        .execute(&mut *other)
+        .await
+        .unwrap();
+    let relay = Relay::builder(&schema.outbox, broker.clone()).sweep(Duration::from_millis(200));
+    let relay = relay.build().unwrap();
+    let (handle, running) = (relay.handle(), tokio::spawn(relay.run()));
+    let within = Duration::from_secs(30);
+    let is_waiting = async || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid))";
+        let query = sqlx::query_scalar::<_, i64>(sql).bind(pid);
+        query.fetch_one(&schema.pool).await.unwrap() == 1
+    };
+    until_within(within, "the delete of the old row waits", is_waiting).await;
+    other.commit().await.unwrap();
+    drained(&schema, within).await;
+    let bodies: Vec<_> = broker.messages("orders").into_iter().map(|sent| sent.body).collect();
+    assert_eq!(bodies, ["old", "new"]);
+    handle.stop();
+    running.await.unwrap();
     schema.drop().await;
 }

@@ -5,7 +5,7 @@
 CREATE TABLE {t}outbox (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     lane INTEGER NOT NULL,
-    event_id BLOB NOT NULL,
+    event_id BLOB NOT NULL CHECK (length(event_id) = 16),
     name TEXT NOT NULL,
     topic TEXT NOT NULL,
     key BLOB,

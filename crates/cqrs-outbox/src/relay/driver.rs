@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::RelayReport;
-use super::effects::{LaneEpoch, Move, RowId, Table};
+use super::effects::{Delete, LaneEpoch, Move, RowId};
 use super::lane::ParkedEntry;
 use super::lanes::{Lanes, Load, Outcome, Publish, ReadAnswer, ReadStep};
 use super::outage::{Outage, text_of};
@@ -59,11 +59,11 @@ enum Kind {
 /// A statement that is through.
 enum Done {
     Hot(Result<ReadAnswer<ReadEntry>, OutboxError>),
-    Ids(Result<ReadAnswer<i64>, OutboxError>),
+    Ids(Result<ReadAnswer<RowId>, OutboxError>),
     Rows(Result<ReadAnswer<ReadEntry>, OutboxError>),
-    Deleted(Vec<(RowId, Table)>, i64, Result<Option<u64>, OutboxError>),
+    Deleted(Vec<Delete>, i64, Result<Option<u64>, OutboxError>),
     Moved(Vec<Move>, Result<Vec<i16>, OutboxError>),
-    Loaded(Load, Result<HashMap<i64, Payload>, OutboxError>),
+    Loaded(Load, Result<HashMap<RowId, Payload>, OutboxError>),
     Seen(i64, Result<View, OutboxError>),
     Lanes(Result<Changed, OutboxError>),
     Notified(Result<(), OutboxError>),
@@ -596,8 +596,8 @@ impl<S: Store> Driver<S> {
         }
         while let Some(sends) = self.publisher.may_send(now) {
             let Some(publish) = self.lanes.next_publish() else { return };
-            let Publish { lane, order, id, table, payload } = publish;
-            let publish = Publish { lane, order, id, table, payload: () };
+            let Publish { lane, order, row, table, payload } = publish;
+            let publish = Publish { lane, order, row, table, payload: () };
             match payload {
                 Ok(message) => {
                     if let Some(answer) = self.publisher.send(publish, message, now) {

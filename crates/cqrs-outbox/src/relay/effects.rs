@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use uuid::Uuid;
 
 /// The rows that keep their order: those of one topic and key. A row without a key is alone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum OrderKey {
     Key { topic: Arc<str>, key: Bytes },
-    Row(i64),
+    Row(RowId),
 }
 
 /// A lane under one ownership: each change of the owner has an epoch of its own.
@@ -21,11 +22,12 @@ pub(super) struct LaneEpoch {
     pub(super) epoch: i64,
 }
 
-/// The place of a row: its lane and its id.
+/// The identity of a row in its lane, in the order of the ids. An id alone is none: after a failover that lost
+/// the end of the sequence, ids are used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct RowId {
-    pub(super) lane: LaneEpoch,
     pub(super) id: i64,
+    pub(super) event_id: Uuid,
 }
 
 /// The table that a row is in.
@@ -35,9 +37,18 @@ pub(super) enum Table {
     Parked,
 }
 
+/// A confirmed row, to be deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Delete {
+    pub(super) lane: LaneEpoch,
+    pub(super) row: RowId,
+    pub(super) table: Table,
+}
+
 /// A row that goes to another table, or is parked for longer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Move {
+    pub(super) lane: LaneEpoch,
     pub(super) row: RowId,
     pub(super) order: OrderKey,
     pub(super) from: Table,
@@ -62,6 +73,5 @@ pub(super) struct Effects {
     /// Parked keys, by the time of their next attempt.
     pub(super) due: BinaryHeap<Reverse<(Duration, LaneEpoch, OrderKey)>>,
     pub(super) moves: Vec<Move>,
-    /// Confirmed rows.
-    pub(super) deletes: Vec<(RowId, Table)>,
+    pub(super) deletes: Vec<Delete>,
 }

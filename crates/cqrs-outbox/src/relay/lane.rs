@@ -4,12 +4,12 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::effects::{Effects, LaneEpoch, Move, OrderKey, RowId, Table, Target};
+use super::effects::{Delete, Effects, LaneEpoch, Move, OrderKey, RowId, Table, Target};
 
 /// A row that was read. `P` is the message.
 #[derive(Debug)]
 pub(super) struct Entry<P> {
-    pub(super) id: i64,
+    pub(super) row: RowId,
     pub(super) order: OrderKey,
     pub(super) payload: P,
 }
@@ -18,7 +18,7 @@ pub(super) struct Entry<P> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ParkedEntry {
     pub(super) lane: i16,
-    pub(super) id: i64,
+    pub(super) row: RowId,
     pub(super) order: OrderKey,
     pub(super) attempts: u32,
     /// Until its next attempt.
@@ -54,9 +54,9 @@ pub(super) struct Lane<P> {
     /// Set if the lane is to be released: nothing new starts.
     pub(super) is_draining: bool,
     /// Rows of the table that wait, are in flight, or whose removal is not through.
-    known: HashSet<i64>,
+    known: HashSet<RowId>,
     /// Removed while a read ran, which may still return them.
-    removed: Vec<i64>,
+    removed: Vec<RowId>,
     keys: HashMap<OrderKey, Key<P>>,
     in_flight: usize,
     /// Statements about this lane that are not through: deletes and moves.
@@ -68,8 +68,8 @@ pub(super) struct Lane<P> {
 #[derive(Debug)]
 struct Key<P> {
     /// In order of their ids.
-    waiting: VecDeque<(i64, P)>,
-    in_flight: Option<(i64, Table)>,
+    waiting: VecDeque<(RowId, P)>,
+    in_flight: Option<(RowId, Table)>,
     parked: Option<Parked<P>>,
 }
 
@@ -87,7 +87,7 @@ struct Parked<P> {
 
 #[derive(Debug)]
 struct ParkedRow<P> {
-    id: i64,
+    row: RowId,
     payload: Option<P>,
     /// Unset while the statement that parks it is not through.
     is_moved: bool,
@@ -99,12 +99,12 @@ impl<P> Key<P> {
     }
 
     /// Takes the first row, if it is in memory.
-    fn pop(&mut self) -> Option<(i64, Table, P)> {
+    fn pop(&mut self) -> Option<(RowId, Table, P)> {
         let Some(parked) = &mut self.parked else {
-            return self.waiting.pop_front().map(|(id, payload)| (id, Table::Pending, payload));
+            return self.waiting.pop_front().map(|(row, payload)| (row, Table::Pending, payload));
         };
         let first = parked.rows.front_mut()?;
-        first.payload.take().map(|payload| (first.id, Table::Parked, payload))
+        first.payload.take().map(|payload| (first.row, Table::Parked, payload))
     }
 
     fn is_ready(&self) -> bool {
@@ -115,9 +115,9 @@ impl<P> Key<P> {
         has_first && self.in_flight.is_none()
     }
 
-    fn insert_waiting(&mut self, id: i64, payload: P) {
-        let place = self.waiting.partition_point(|(other, _)| *other < id);
-        self.waiting.insert(place, (id, payload));
+    fn insert_waiting(&mut self, row: RowId, payload: P) {
+        let place = self.waiting.partition_point(|(other, _)| *other < row);
+        self.waiting.insert(place, (row, payload));
     }
 }
 
@@ -142,14 +142,14 @@ impl<P> Lane<P> {
             statements: 0,
             loaded: 0,
         };
-        for ParkedEntry { id, order, attempts, due_in, .. } in parked {
+        for ParkedEntry { row, order, attempts, due_in, .. } in parked {
             let key = lane.keys.entry(order.clone()).or_insert_with(Key::new);
             let due = now + due_in;
             let parked = key.parked.get_or_insert_with(|| {
                 effects.due.push(std::cmp::Reverse((due, at, order)));
                 Parked { rows: VecDeque::new(), attempts, due, is_loading: false, recovers: false }
             });
-            parked.rows.push_back(ParkedRow { id, payload: None, is_moved: true });
+            parked.rows.push_back(ParkedRow { row, payload: None, is_moved: true });
         }
         lane
     }
@@ -159,8 +159,8 @@ impl<P> Lane<P> {
         self.known.len() + self.loaded
     }
 
-    pub(super) fn knows(&self, id: i64) -> bool {
-        self.known.contains(&id)
+    pub(super) fn knows(&self, row: RowId) -> bool {
+        self.known.contains(&row)
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -174,19 +174,19 @@ impl<P> Lane<P> {
 
     /// Takes a row that was read, unless it is known.
     pub(super) fn admit(&mut self, entry: Entry<P>, effects: &mut Effects) {
-        let Entry { id, order, payload } = entry;
-        if !self.known.insert(id) {
+        let Entry { row, order, payload } = entry;
+        if !self.known.insert(row) {
             return;
         }
         let key = self.keys.entry(order.clone()).or_insert_with(Key::new);
         match &mut key.parked {
             Some(parked) if !parked.recovers => {
                 self.statements += 1;
-                follow(self.at, id, order, parked, effects);
+                follow(self.at, row, order, parked, effects);
             }
             _ => {
                 let was_ready = key.is_ready();
-                key.insert_waiting(id, payload);
+                key.insert_waiting(row, payload);
                 if !was_ready && key.is_ready() {
                     effects.ready.push_back((self.at, order));
                 }
@@ -195,53 +195,71 @@ impl<P> Lane<P> {
     }
 
     /// Takes the first row of a key for its publish.
-    pub(super) fn start(&mut self, order: &OrderKey) -> Option<(i64, Table, P)> {
+    pub(super) fn start(&mut self, order: &OrderKey) -> Option<(RowId, Table, P)> {
         let key = self.keys.get_mut(order).filter(|key| key.is_ready())?;
-        let (id, table, payload) = key.pop()?;
-        key.in_flight = Some((id, table));
+        let (row, table, payload) = key.pop()?;
+        key.in_flight = Some((row, table));
         self.in_flight += 1;
         self.loaded -= usize::from(table == Table::Parked);
-        Some((id, table, payload))
+        Some((row, table, payload))
     }
 
     /// The row in flight of the key is confirmed.
-    pub(super) fn confirmed(&mut self, order: &OrderKey, now: Duration, effects: &mut Effects) {
-        let Some((id, table)) = self.end_in_flight(order) else { return };
+    pub(super) fn confirmed(
+        &mut self,
+        order: &OrderKey,
+        row: RowId,
+        now: Duration,
+        effects: &mut Effects,
+    ) {
+        let Some(table) = self.end_in_flight(order, row) else { return };
         self.statements += 1;
-        effects.deletes.push((RowId { lane: self.at, id }, table));
-        self.next(order, id, table, now, effects);
+        effects.deletes.push(Delete { lane: self.at, row, table });
+        self.next(order, row, table, now, effects);
     }
 
     /// The row in flight of the key goes to the dead rows.
     pub(super) fn refused(
         &mut self,
         order: &OrderKey,
+        row: RowId,
         error: Arc<str>,
         now: Duration,
         effects: &mut Effects,
     ) {
         let attempts = self.attempts(order) + 1;
-        let Some((id, table)) = self.end_in_flight(order) else { return };
+        let Some(table) = self.end_in_flight(order, row) else { return };
         self.statements += 1;
-        let row = RowId { lane: self.at, id };
-        let order_of = order.clone();
-        let to = Target::Dead;
-        effects.moves.push(Move { row, order: order_of, from: table, to, attempts, error });
-        self.next(order, id, table, now, effects);
+        effects.moves.push(Move {
+            lane: self.at,
+            row,
+            order: order.clone(),
+            from: table,
+            to: Target::Dead,
+            attempts,
+            error,
+        });
+        self.next(order, row, table, now, effects);
     }
 
     /// The row in flight of the key was not published, and is the first of its key again.
-    pub(super) fn returned(&mut self, order: &OrderKey, payload: P, effects: &mut Effects) {
-        let Some((id, table)) = self.end_in_flight(order) else { return };
+    pub(super) fn returned(
+        &mut self,
+        order: &OrderKey,
+        row: RowId,
+        payload: P,
+        effects: &mut Effects,
+    ) {
+        let Some(table) = self.end_in_flight(order, row) else { return };
         let Some(key) = self.keys.get_mut(order) else { return };
         match (table, &mut key.parked) {
             (Table::Parked, Some(parked)) => {
-                if let Some(first) = parked.rows.front_mut().filter(|first| first.id == id) {
+                if let Some(first) = parked.rows.front_mut().filter(|first| first.row == row) {
                     first.payload = Some(payload);
                     self.loaded += 1;
                 }
             }
-            _ => key.insert_waiting(id, payload),
+            _ => key.insert_waiting(row, payload),
         }
         if key.is_ready() {
             effects.ready.push_front((self.at, order.clone()));
@@ -255,13 +273,14 @@ impl<P> Lane<P> {
     pub(super) fn park(
         &mut self,
         order: &OrderKey,
+        row: RowId,
         error: Arc<str>,
         backoff: Backoff,
         now: Duration,
         effects: &mut Effects,
     ) {
         let attempts = self.attempts(order) + 1;
-        let Some((id, table)) = self.end_in_flight(order) else { return };
+        let Some(table) = self.end_in_flight(order, row) else { return };
         let Some(key) = self.keys.get_mut(order) else { return };
         let delay = backoff.after(attempts);
         let due = now + delay;
@@ -274,53 +293,60 @@ impl<P> Lane<P> {
         });
         (parked.attempts, parked.due, parked.recovers) = (attempts, due, false);
         if table == Table::Pending {
-            parked.rows.push_front(ParkedRow { id, payload: None, is_moved: false });
+            parked.rows.push_front(ParkedRow { row, payload: None, is_moved: false });
         }
         for row in &mut parked.rows {
             self.loaded -= usize::from(row.payload.take().is_some());
         }
-        let (row, to) = (RowId { lane: self.at, id }, Target::Parked(delay));
-        effects.moves.push(Move { row, order: order.clone(), from: table, to, attempts, error });
+        effects.moves.push(Move {
+            lane: self.at,
+            row,
+            order: order.clone(),
+            from: table,
+            to: Target::Parked(delay),
+            attempts,
+            error,
+        });
         self.statements += 1 + key.waiting.len();
-        for (id, _) in key.waiting.drain(..) {
-            follow(self.at, id, order.clone(), parked, effects);
+        for (row, _) in key.waiting.drain(..) {
+            follow(self.at, row, order.clone(), parked, effects);
         }
         effects.due.push(std::cmp::Reverse((due, self.at, order.clone())));
     }
 
     /// The statement about a row is through. `is_reading`: a read runs that may still return the row.
-    pub(super) fn removed(&mut self, id: i64, table: Table, is_reading: bool) {
+    pub(super) fn removed(&mut self, row: RowId, table: Table, is_reading: bool) {
         self.statements = self.statements.saturating_sub(1);
         if table == Table::Parked {
             return;
         }
         match is_reading {
-            true => self.removed.push(id),
-            false => drop(self.known.remove(&id)),
+            true => self.removed.push(row),
+            false => drop(self.known.remove(&row)),
         }
     }
 
     /// The statement that parked a row is through: it may be loaded.
-    pub(super) fn moved(&mut self, order: &OrderKey, id: i64, effects: &mut Effects) {
+    pub(super) fn moved(&mut self, order: &OrderKey, row: RowId, effects: &mut Effects) {
         let key = self.keys.get_mut(order);
         let Some(parked) = key.and_then(|key| key.parked.as_mut()) else { return };
-        for row in parked.rows.iter_mut().filter(|row| row.id == id) {
-            row.is_moved = true;
+        for moved in parked.rows.iter_mut().filter(|of| of.row == row) {
+            moved.is_moved = true;
         }
-        if parked.rows.front().is_some_and(|first| first.id == id) {
+        if parked.rows.front().is_some_and(|first| first.row == row) {
             effects.due.push(std::cmp::Reverse((parked.due, self.at, order.clone())));
         }
     }
 
     /// The read has ended: it cannot return what was removed before.
     pub(super) fn read_ended(&mut self) {
-        for id in self.removed.drain(..) {
-            self.known.remove(&id);
+        for row in self.removed.drain(..) {
+            self.known.remove(&row);
         }
     }
 
     /// The rows to load of a parked key whose time has come.
-    pub(super) fn load(&mut self, order: &OrderKey, now: Duration) -> Option<Vec<i64>> {
+    pub(super) fn load(&mut self, order: &OrderKey, now: Duration) -> Option<Vec<RowId>> {
         let key = self.keys.get_mut(order)?;
         let parked = key.parked.as_mut()?;
         let first_is_loaded = parked.rows.front().is_some_and(|first| first.payload.is_some());
@@ -328,29 +354,29 @@ impl<P> Lane<P> {
             return None;
         }
         let moved = parked.rows.iter().take(LOADED).take_while(|row| row.is_moved);
-        let ids: Vec<_> = moved.map(|row| row.id).collect();
-        parked.is_loading = !ids.is_empty();
-        (!ids.is_empty()).then_some(ids)
+        let rows: Vec<_> = moved.map(|parked| parked.row).collect();
+        parked.is_loading = !rows.is_empty();
+        (!rows.is_empty()).then_some(rows)
     }
 
     /// The answer to [`load`](Self::load). A row that is missing is gone: somebody else removed it.
     pub(super) fn loaded(
         &mut self,
         order: &OrderKey,
-        asked: &[i64],
-        mut rows: HashMap<i64, P>,
+        asked: &[RowId],
+        mut rows: HashMap<RowId, P>,
         now: Duration,
         effects: &mut Effects,
     ) {
         let key = self.keys.get_mut(order);
         let Some(parked) = key.and_then(|key| key.parked.as_mut()) else { return };
         parked.is_loading = false;
-        for row in &mut parked.rows {
-            if let Some(payload) = rows.remove(&row.id) {
-                self.loaded += usize::from(row.payload.replace(payload).is_none());
+        for parked in &mut parked.rows {
+            if let Some(payload) = rows.remove(&parked.row) {
+                self.loaded += usize::from(parked.payload.replace(payload).is_none());
             }
         }
-        parked.rows.retain(|row| row.payload.is_some() || !asked.contains(&row.id));
+        parked.rows.retain(|of| of.payload.is_some() || !asked.contains(&of.row));
         self.resume(order, now, effects);
     }
 
@@ -367,17 +393,20 @@ impl<P> Lane<P> {
         key.and_then(|key| key.parked.as_ref()).map_or(0, |parked| parked.attempts)
     }
 
-    fn end_in_flight(&mut self, order: &OrderKey) -> Option<(i64, Table)> {
-        let ended = self.keys.get_mut(order)?.in_flight.take()?;
+    /// `None` if another row of the key is in flight: this one is of an earlier ownership, whose epoch a
+    /// failover took back.
+    fn end_in_flight(&mut self, order: &OrderKey, row: RowId) -> Option<Table> {
+        let key = self.keys.get_mut(order)?;
+        let (_, table) = key.in_flight.take_if(|(of, _)| *of == row)?;
         self.in_flight -= 1;
-        Some(ended)
+        Some(table)
     }
 
     /// The row of the key is through, and the next one may go.
     fn next(
         &mut self,
         order: &OrderKey,
-        id: i64,
+        row: RowId,
         table: Table,
         now: Duration,
         effects: &mut Effects,
@@ -386,7 +415,7 @@ impl<P> Lane<P> {
         if let Some(parked) = key.and_then(|key| key.parked.as_mut())
             && table == Table::Parked
         {
-            parked.rows.retain(|row| row.id != id);
+            parked.rows.retain(|of| of.row != row);
             (parked.attempts, parked.recovers) = (0, true);
         }
         self.resume(order, now, effects);
@@ -414,16 +443,17 @@ impl<P> Lane<P> {
 
 /// Parks a row behind the other rows of its key.
 fn follow<P>(
-    at: LaneEpoch,
-    id: i64,
+    lane: LaneEpoch,
+    row: RowId,
     order: OrderKey,
     parked: &mut Parked<P>,
     effects: &mut Effects,
 ) {
-    let place = parked.rows.iter().rposition(|row| row.id < id).map_or(0, |place| place + 1);
-    parked.rows.insert(place, ParkedRow { id, payload: None, is_moved: false });
+    let place = parked.rows.iter().rposition(|of| of.row < row).map_or(0, |place| place + 1);
+    parked.rows.insert(place, ParkedRow { row, payload: None, is_moved: false });
     effects.moves.push(Move {
-        row: RowId { lane: at, id },
+        lane,
+        row,
         order,
         from: Table::Pending,
         to: Target::Parked(Duration::ZERO),
@@ -434,6 +464,8 @@ fn follow<P>(
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     #[test]
@@ -441,18 +473,20 @@ mod tests {
         let (at, now) = (LaneEpoch { lane: 0, epoch: 1 }, Duration::ZERO);
         let order = OrderKey::Key { topic: "t".into(), key: "k".into() };
         let due_in = Duration::ZERO;
-        let parked = ParkedEntry { lane: 0, id: 5, order: order.clone(), attempts: 1, due_in };
+        let row = |id| RowId { id, event_id: Uuid::from_u128(id as u128) };
+        let parked =
+            ParkedEntry { lane: 0, row: row(5), order: order.clone(), attempts: 1, due_in };
         let mut effects = Effects::default();
         let mut lane = Lane::new(at, vec![parked], now, &mut effects);
-        assert_eq!(lane.load(&order, now), Some(vec![5]));
-        lane.loaded(&order, &[5], HashMap::from([(5, 5)]), now, &mut effects);
-        assert_eq!(lane.start(&order), Some((5, Table::Parked, 5)));
-        lane.admit(Entry { id: 3, order: order.clone(), payload: 3 }, &mut effects);
-        lane.removed(3, Table::Pending, false);
-        lane.moved(&order, 3, &mut effects);
+        assert_eq!(lane.load(&order, now), Some(vec![row(5)]));
+        lane.loaded(&order, &[row(5)], HashMap::from([(row(5), 5)]), now, &mut effects);
+        assert_eq!(lane.start(&order), Some((row(5), Table::Parked, 5)));
+        lane.admit(Entry { row: row(3), order: order.clone(), payload: 3 }, &mut effects);
+        lane.removed(row(3), Table::Pending, false);
+        lane.moved(&order, row(3), &mut effects);
         effects.due.clear();
-        lane.returned(&order, 5, &mut effects);
+        lane.returned(&order, row(5), 5, &mut effects);
         let Some(std::cmp::Reverse((_, _, due))) = effects.due.pop() else { panic!("a stall") };
-        assert_eq!(lane.load(&due, now), Some(vec![3, 5]));
+        assert_eq!(lane.load(&due, now), Some(vec![row(3), row(5)]));
     }
 }

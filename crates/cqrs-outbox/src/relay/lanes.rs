@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::effects::{Effects, LaneEpoch, Move, OrderKey, RowId, Table};
+use super::effects::{Delete, Effects, LaneEpoch, Move, OrderKey, RowId, Table};
 use super::lane::{Backoff, Entry, Lane, ParkedEntry};
 use super::snapshot::{LateRows, Snapshot};
 
@@ -33,7 +33,7 @@ pub(super) enum ReadStep {
     /// The ids of rows that may have become visible late.
     Ids(Vec<LaneRange>),
     /// The rows of these ids.
-    Rows(Vec<RowId>),
+    Rows(Vec<(LaneEpoch, RowId)>),
     End,
 }
 
@@ -53,7 +53,7 @@ pub(super) struct ReadAnswer<T> {
 pub(super) struct Publish<P> {
     pub(super) lane: LaneEpoch,
     pub(super) order: OrderKey,
-    pub(super) id: i64,
+    pub(super) row: RowId,
     pub(super) table: Table,
     pub(super) payload: P,
 }
@@ -75,7 +75,7 @@ pub(super) enum Outcome<P> {
 pub(super) struct Load {
     pub(super) lane: LaneEpoch,
     pub(super) order: OrderKey,
-    pub(super) ids: Vec<i64>,
+    pub(super) rows: Vec<RowId>,
 }
 
 #[derive(Debug)]
@@ -200,7 +200,7 @@ impl<P> Lanes<P> {
         if let Some(above) = snapshot.and_then(|snapshot| self.late.observe(snapshot)) {
             self.late_from(above);
         }
-        if let Some(highest) = rows.iter().map(|(_, row)| row.id).max() {
+        if let Some(highest) = rows.iter().map(|(_, entry)| entry.row.id).max() {
             self.late.read_up_to(highest);
         }
         let Some(mut reading) = self.reading.take() else { return ReadStep::End };
@@ -229,7 +229,7 @@ impl<P> Lanes<P> {
     ///
     /// A transaction that finished in between may have two late rows of a key, one of them below the range.
     /// Then the range grows, and is read again.
-    pub(super) fn late_ids(&mut self, answer: ReadAnswer<i64>) -> ReadStep {
+    pub(super) fn late_ids(&mut self, answer: ReadAnswer<RowId>) -> ReadStep {
         let ReadAnswer { rows: ids, lost, snapshot } = answer;
         lost.into_iter().for_each(|at| self.lose(at));
         let above = snapshot.and_then(|snapshot| self.late.observe(snapshot));
@@ -249,13 +249,13 @@ impl<P> Lanes<P> {
             let lane = self.lanes.get_mut(&range.lane.lane).filter(|lane| lane.at == range.lane);
             let Some(lane) = lane else { continue };
             let found = ids.iter().filter(|(of, _)| *of == range.lane.lane);
-            let found: Vec<_> = found.map(|(_, id)| *id).collect();
-            let new = found.iter().filter(|id| !lane.knows(**id));
-            unknown.extend(new.map(|id| RowId { lane: range.lane, id: *id }));
+            let found: Vec<_> = found.map(|(_, row)| *row).collect();
+            let new = found.iter().filter(|row| !lane.knows(**row));
+            unknown.extend(new.map(|row| (range.lane, *row)));
             lane.late_from = None;
             if found.len() >= range.limit {
                 // More late rows than room: the rows behind them wait.
-                lane.late_from = found.iter().max().copied();
+                lane.late_from = found.iter().map(|row| row.id).max();
                 lane.has_more = true;
                 reading.hot.retain(|(of, _)| *of != range.lane.lane);
             }
@@ -281,18 +281,18 @@ impl<P> Lanes<P> {
         }
         let is_read = |at: LaneEpoch| reads.iter().find(|read| read.lane == at);
         let mut counts: HashMap<i16, usize> = HashMap::new();
-        for (is_hot, (lane, row)) in
+        for (is_hot, (lane, entry)) in
             late.into_iter().map(|row| (false, row)).chain(hot.into_iter().map(|row| (true, row)))
         {
             let Some(lane) = self.lanes.get_mut(&lane) else { continue };
             let Some(read) = is_read(lane.at) else { continue };
             if is_hot {
-                lane.highest = lane.highest.max(row.id);
+                lane.highest = lane.highest.max(entry.row.id);
                 let count = counts.entry(lane.at.lane).or_default();
                 *count += 1;
                 lane.has_more |= *count >= read.limit;
             }
-            lane.admit(row, &mut self.effects);
+            lane.admit(entry, &mut self.effects);
         }
         self.end_read();
         ReadStep::End
@@ -330,8 +330,8 @@ impl<P> Lanes<P> {
     pub(super) fn next_publish(&mut self) -> Option<Publish<P>> {
         while let Some((at, order)) = self.effects.ready.pop_front() {
             let Some(lane) = self.get(at).filter(|lane| !lane.is_draining) else { continue };
-            if let Some((id, table, payload)) = lane.start(&order) {
-                return Some(Publish { lane: at, order, id, table, payload });
+            if let Some((row, table, payload)) = lane.start(&order) {
+                return Some(Publish { lane: at, order, row, table, payload });
             }
         }
         None
@@ -349,22 +349,22 @@ impl<P> Lanes<P> {
         outcome: Outcome<P>,
         now: Duration,
     ) {
-        let Publish { lane: at, order, id, table, .. } = publish;
-        let (at, id) = (*at, *id);
+        let Publish { lane: at, order, row, table, .. } = publish;
+        let (at, row, table) = (*at, *row, *table);
         let (backoff, effects) = (self.backoff, &mut self.effects);
         let lane = self.lanes.get_mut(&at.lane).filter(|lane| lane.at == at);
         let Some(lane) = lane else {
             if matches!(outcome, Outcome::Confirmed) {
                 // The lane is lost, but nobody needs to publish this row again.
-                effects.deletes.push((RowId { lane: at, id }, *table));
+                effects.deletes.push(Delete { lane: at, row, table });
             }
             return;
         };
         match outcome {
-            Outcome::Confirmed => lane.confirmed(order, now, effects),
-            Outcome::Returned(payload) => lane.returned(order, payload, effects),
-            Outcome::Failed(error) => lane.park(order, error, backoff, now, effects),
-            Outcome::Refused(error) => lane.refused(order, error, now, effects),
+            Outcome::Confirmed => lane.confirmed(order, row, now, effects),
+            Outcome::Returned(payload) => lane.returned(order, row, payload, effects),
+            Outcome::Failed(error) => lane.park(order, row, error, backoff, now, effects),
+            Outcome::Refused(error) => lane.refused(order, row, error, now, effects),
         }
     }
 
@@ -380,22 +380,22 @@ impl<P> Lanes<P> {
     }
 
     /// Confirmed rows to delete.
-    pub(super) fn take_deletes(&mut self, most: usize) -> Vec<(RowId, Table)> {
+    pub(super) fn take_deletes(&mut self, most: usize) -> Vec<Delete> {
         let count = self.effects.deletes.len().min(most);
         self.effects.deletes.drain(..count).collect()
     }
 
-    pub(super) fn deleted(&mut self, rows: &[(RowId, Table)]) {
+    pub(super) fn deleted(&mut self, rows: &[Delete]) {
         let is_reading = self.is_reading();
-        for (row, table) in rows {
-            if let Some(lane) = self.get(row.lane) {
-                lane.removed(row.id, *table, is_reading);
+        for Delete { lane, row, table } in rows {
+            if let Some(lane) = self.get(*lane) {
+                lane.removed(*row, *table, is_reading);
             }
         }
     }
 
     /// The statement failed: its rows are deleted with the next one.
-    pub(super) fn not_deleted(&mut self, rows: Vec<(RowId, Table)>) {
+    pub(super) fn not_deleted(&mut self, rows: Vec<Delete>) {
         self.effects.deletes.extend(rows);
     }
 
@@ -408,15 +408,15 @@ impl<P> Lanes<P> {
     /// The statement is through; `owned` are the lanes that it found owned by this relay.
     pub(super) fn moved(&mut self, moves: &[Move], owned: &[i16]) {
         let is_reading = self.is_reading();
-        for Move { row, order, from, .. } in moves {
-            if !owned.contains(&row.lane.lane) {
-                self.lose(row.lane);
+        for Move { lane: at, row, order, from, .. } in moves {
+            if !owned.contains(&at.lane) {
+                self.lose(*at);
                 continue;
             }
-            let lane = self.lanes.get_mut(&row.lane.lane).filter(|lane| lane.at == row.lane);
+            let lane = self.lanes.get_mut(&at.lane).filter(|lane| lane.at == *at);
             if let Some(lane) = lane {
-                lane.removed(row.id, *from, is_reading);
-                lane.moved(order, row.id, &mut self.effects);
+                lane.removed(*row, *from, is_reading);
+                lane.moved(order, *row, &mut self.effects);
             }
         }
     }
@@ -430,9 +430,8 @@ impl<P> Lanes<P> {
     /// The database refuses the move: those of other keys go first.
     pub(super) fn postpone(&mut self, refused: Move) {
         let moves = std::mem::take(&mut self.effects.moves);
-        let (same, others): (Vec<_>, Vec<_>) = moves
-            .into_iter()
-            .partition(|of| of.row.lane == refused.row.lane && of.order == refused.order);
+        let (same, others): (Vec<_>, Vec<_>) =
+            moves.into_iter().partition(|of| of.lane == refused.lane && of.order == refused.order);
         self.effects.moves = others;
         self.effects.moves.push(refused);
         self.effects.moves.extend(same);
@@ -450,19 +449,19 @@ impl<P> Lanes<P> {
         while self.next_due().is_some_and(|due| due <= now) {
             let Reverse((_, at, order)) = self.effects.due.pop()?;
             let Some(lane) = self.get(at).filter(|lane| !lane.is_draining) else { continue };
-            if let Some(ids) = lane.load(&order, now) {
-                return Some(Load { lane: at, order, ids });
+            if let Some(rows) = lane.load(&order, now) {
+                return Some(Load { lane: at, order, rows });
             }
         }
         None
     }
 
     /// The answer to a load; `None` if it failed.
-    pub(super) fn loaded(&mut self, load: &Load, rows: Option<HashMap<i64, P>>, now: Duration) {
-        let Load { lane: at, order, ids } = load;
+    pub(super) fn loaded(&mut self, load: &Load, rows: Option<HashMap<RowId, P>>, now: Duration) {
+        let Load { lane: at, order, rows: asked } = load;
         let lane = self.lanes.get_mut(&at.lane).filter(|lane| lane.at == *at);
         match (lane, rows) {
-            (Some(lane), Some(rows)) => lane.loaded(order, ids, rows, now, &mut self.effects),
+            (Some(lane), Some(rows)) => lane.loaded(order, asked, rows, now, &mut self.effects),
             (Some(lane), None) => lane.load_failed(order, &mut self.effects),
             (None, _) => {}
         }

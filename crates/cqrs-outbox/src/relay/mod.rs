@@ -22,6 +22,8 @@
 //!    Writers that break that rule lose the order; the sweep, which reads all ids, still finds their rows.
 //! 4. **Known rows.** A lane knows the rows that it holds, until their removal is through and no read that
 //!    began before runs. So no read brings a row back that is published.
+//!    A row is its id and its event's id: after a failover that lost the end of the sequence another row may
+//!    have the id, and is neither known nor deleted for it.
 //! 5. **Ownership.** A lane's epoch grows with each change of its owner. Reading rows is fenced by it, in the
 //!    same snapshot: a zombie would not know the keys that the new owner has parked. Parking and declaring
 //!    dead are fenced, as the new owner relies on the parked rows that it found. Deleting a confirmed row is

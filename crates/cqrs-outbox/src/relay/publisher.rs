@@ -251,9 +251,10 @@ mod tests {
 
     use cqrs_core::MemoryBroker;
     use cqrs_core::broker::{BrokerState, ShutdownReport};
+    use uuid::Uuid;
 
     use super::*;
-    use crate::relay::effects::{LaneEpoch, OrderKey, Table};
+    use crate::relay::effects::{LaneEpoch, OrderKey, RowId, Table};
 
     /// A broker whose state the test sets.
     #[derive(Debug)]
@@ -292,8 +293,9 @@ mod tests {
     /// The answer to a row that was sent at `sent`.
     fn answer(kind: PublishErrorKind, sent: Duration) -> Answer {
         let lane = LaneEpoch { lane: 0, epoch: 1 };
-        let (order, table) = (OrderKey::Row(1), Table::Pending);
-        let publish = Publish { lane, order, id: 1, table, payload: () };
+        let row = RowId { id: 1, event_id: Uuid::nil() };
+        let (order, table) = (OrderKey::Row(row), Table::Pending);
+        let publish = Publish { lane, order, row, table, payload: () };
         let error = PublishError::new(kind, Message::new("t", ""), "test");
         (Started { publish, at: sent }, Err(error))
     }

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use crate::relay::effects::{LaneEpoch, Move, OrderKey, RowId, Table, Target};
+use uuid::Uuid;
+
+use crate::relay::effects::{Delete, LaneEpoch, Move, OrderKey, RowId, Table, Target};
 use crate::relay::lane::{Entry, ParkedEntry};
 use crate::relay::lanes::{LaneRange, LaneRead, Load, ReadAnswer};
 use crate::relay::snapshot::Snapshot;
@@ -14,9 +16,28 @@ pub(super) const KEYS: u8 = 6;
 /// Rows without a key have this one.
 pub(super) const KEYLESS: u8 = u8::MAX;
 
-pub(super) fn order_of(key: u8, id: i64) -> OrderKey {
+/// A row that a writer inserted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row {
+    pub(super) id: i64,
+    /// The number of the event, never used again.
+    pub(super) event: i64,
+    pub(super) key: u8,
+}
+
+impl Row {
+    fn row_id(self) -> RowId {
+        RowId { id: self.id, event_id: Uuid::from_u128(self.event as u128) }
+    }
+
+    fn order(self) -> OrderKey {
+        order_of(self.key, self.row_id())
+    }
+}
+
+fn order_of(key: u8, row: RowId) -> OrderKey {
     match key {
-        KEYLESS => OrderKey::Row(id),
+        KEYLESS => OrderKey::Row(row),
         key => OrderKey::Key { topic: "t".into(), key: vec![key].into() },
     }
 }
@@ -25,23 +46,28 @@ pub(super) fn order_of(key: u8, id: i64) -> OrderKey {
 pub(super) struct Writer {
     pub(super) xid: u64,
     pub(super) key: u8,
-    pub(super) rows: Vec<i64>,
+    pub(super) rows: Vec<Row>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Database {
     last_id: i64,
+    last_event: i64,
     last_xid: u64,
     latest_completed: u64,
     running: BTreeSet<u64>,
-    /// Committed rows and their keys.
-    pub(super) pending: BTreeMap<(i16, i64), u8>,
-    pub(super) parked: BTreeMap<(i16, i64), (u8, u32)>,
+    pub(super) pending: BTreeMap<(i16, i64), Row>,
+    /// With their attempts.
+    pub(super) parked: BTreeMap<(i16, i64), (Row, u32)>,
+    /// Events.
     pub(super) dead: BTreeSet<i64>,
     /// Owner and epoch of each lane.
     pub(super) lanes: BTreeMap<i16, (Option<usize>, i64)>,
+    /// Keys of the committed events.
     pub(super) committed: BTreeMap<i64, u8>,
     pub(super) rolled_back: BTreeSet<i64>,
+    /// Events that were committed, and that a failover lost.
+    pub(super) lost: BTreeSet<i64>,
 }
 
 impl Database {
@@ -74,20 +100,34 @@ impl Database {
 
     pub(super) fn insert(&mut self, writer: &mut Writer) {
         self.last_id += 1;
-        writer.rows.push(self.last_id);
+        self.last_event += 1;
+        writer.rows.push(Row { id: self.last_id, event: self.last_event, key: writer.key });
     }
 
     pub(super) fn end(&mut self, writer: Writer, commits: bool) {
         self.finish(writer.xid);
-        for id in writer.rows {
+        for row in writer.rows {
             if !commits {
-                self.rolled_back.insert(id);
+                self.rolled_back.insert(row.event);
                 continue;
             }
-            let lane = if writer.key == KEYLESS { id % 3 } else { i64::from(writer.key) % 3 };
-            self.pending.insert((lane as i16, id), writer.key);
-            self.committed.insert(id, writer.key);
+            let lane = if row.key == KEYLESS { row.event % 3 } else { i64::from(row.key) % 3 };
+            self.pending.insert((lane as i16, row.id), row);
+            self.committed.insert(row.event, row.key);
         }
+    }
+
+    /// `replica`, an earlier state, takes over. Ids and transaction numbers are used again.
+    pub(super) fn fail_over(&mut self, replica: &Self) {
+        let old = std::mem::replace(self, replica.clone());
+        self.last_event = old.last_event;
+        self.rolled_back = old.rolled_back;
+        self.lost = old.lost;
+        let lost = old.committed.into_keys();
+        self.lost.extend(lost.filter(|event| !self.committed.contains_key(event)));
+        // What ran there is rolled back.
+        self.running.clear();
+        self.latest_completed = self.last_xid;
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -95,8 +135,8 @@ impl Database {
         Snapshot::new(xmax, self.running.range(..xmax).copied().collect())
     }
 
-    fn entry(lane: i16, id: i64, key: u8) -> (i16, Entry<i64>) {
-        (lane, Entry { id, order: order_of(key, id), payload: id })
+    fn entry(lane: i16, row: Row) -> (i16, Entry<i64>) {
+        (lane, Entry { row: row.row_id(), order: row.order(), payload: row.event })
     }
 
     pub(super) fn hot(&self, relay: usize, reads: &[LaneRead]) -> ReadAnswer<Entry<i64>> {
@@ -105,7 +145,7 @@ impl Database {
             let lane = read.lane.lane;
             let above = (lane, read.above.saturating_add(1))..(lane, i64::MAX);
             let rows = self.pending.range(above).take(read.limit);
-            rows.map(|((lane, id), key)| Self::entry(*lane, *id, *key))
+            rows.map(|((lane, _), row)| Self::entry(*lane, *row))
         });
         self.answer(relay, reads.iter().map(|read| read.lane), rows.collect())
     }
@@ -121,34 +161,45 @@ impl Database {
         ReadAnswer { rows, lost, snapshot: Some(self.snapshot()) }
     }
 
-    pub(super) fn ids(&self, relay: usize, ranges: &[LaneRange]) -> ReadAnswer<i64> {
+    pub(super) fn ids(&self, relay: usize, ranges: &[LaneRange]) -> ReadAnswer<RowId> {
         let owned = self.owned(relay);
         let ids = ranges.iter().filter(|range| owned.contains(&range.lane)).flat_map(|range| {
             let lane = range.lane.lane;
             let part = (lane, range.above.saturating_add(1))..=(lane, range.up_to);
-            self.pending.range(part).take(range.limit).map(|(place, _)| *place)
+            let rows = self.pending.range(part).take(range.limit);
+            rows.map(|((lane, _), row)| (*lane, row.row_id()))
         });
         self.answer(relay, ranges.iter().map(|range| range.lane), ids.collect())
     }
 
-    pub(super) fn rows(&self, relay: usize, rows: &[RowId]) -> ReadAnswer<Entry<i64>> {
+    pub(super) fn rows(&self, relay: usize, rows: &[(LaneEpoch, RowId)]) -> ReadAnswer<Entry<i64>> {
         let owned = self.owned(relay);
-        let found = rows.iter().filter(|row| owned.contains(&row.lane)).filter_map(|row| {
-            let key = self.pending.get(&(row.lane.lane, row.id))?;
-            Some(Self::entry(row.lane.lane, row.id, *key))
+        let found = rows.iter().filter(|(at, _)| owned.contains(at)).filter_map(|(at, row)| {
+            let row = self.pending.get(&(at.lane, row.id))?;
+            Some(Self::entry(at.lane, *row))
         });
-        self.answer(relay, rows.iter().map(|row| row.lane), found.collect())
+        self.answer(relay, rows.iter().map(|(at, _)| *at), found.collect())
     }
 
-    pub(super) fn delete(&mut self, rows: &[(RowId, Table)]) -> u64 {
-        for (row, table) in rows {
-            let place = (row.lane.lane, row.id);
-            match table {
-                Table::Pending => drop(self.pending.remove(&place)),
-                Table::Parked => drop(self.parked.remove(&place)),
-            }
+    pub(super) fn delete(&mut self, rows: &[Delete]) -> u64 {
+        for of in rows {
+            self.remove(of.lane, of.row, of.table);
         }
         self.own_transaction()
+    }
+
+    fn remove(&mut self, at: LaneEpoch, row: RowId, table: Table) -> Option<Row> {
+        let place = (at.lane, row.id);
+        let is_row = |of: &Row| of.row_id() == row;
+        match table {
+            Table::Pending if self.pending.get(&place).is_some_and(is_row) => {
+                self.pending.remove(&place)
+            }
+            Table::Parked if self.parked.get(&place).is_some_and(|(of, _)| is_row(of)) => {
+                self.parked.remove(&place).map(|(row, _)| row)
+            }
+            _ => None,
+        }
     }
 
     pub(super) fn owned(&self, relay: usize) -> Vec<LaneEpoch> {
@@ -158,28 +209,25 @@ impl Database {
 
     pub(super) fn change(&mut self, relay: usize, moves: &[Move]) -> Vec<i16> {
         let owned = self.owned(relay);
-        for Move { row, from, to, attempts, .. } in moves {
-            let place = (row.lane.lane, row.id);
-            if !owned.contains(&row.lane) {
+        for Move { lane, row, from, to, attempts, .. } in moves {
+            if !owned.contains(lane) {
                 continue;
             }
-            let taken = match from {
-                Table::Pending => self.pending.remove(&place),
-                Table::Parked => self.parked.remove(&place).map(|(key, _)| key),
-            };
-            match (taken, to) {
-                (Some(key), Target::Parked(_)) => drop(self.parked.insert(place, (key, *attempts))),
-                (Some(_), Target::Dead) => drop(self.dead.insert(row.id)),
+            let place = (lane.lane, row.id);
+            match (self.remove(*lane, *row, *from), to) {
+                (Some(row), Target::Parked(_)) => drop(self.parked.insert(place, (row, *attempts))),
+                (Some(row), Target::Dead) => drop(self.dead.insert(row.event)),
                 (None, _) => {}
             }
         }
-        let is_owned = |of: &Move| owned.contains(&of.row.lane);
-        moves.iter().filter(|of| is_owned(of)).map(|of| of.row.lane.lane).collect()
+        let is_owned = |of: &Move| owned.contains(&of.lane);
+        moves.iter().filter(|of| is_owned(of)).map(|of| of.lane.lane).collect()
     }
 
-    pub(super) fn load(&self, load: &Load) -> HashMap<i64, i64> {
-        let ids = load.ids.iter().filter(|id| self.parked.contains_key(&(load.lane.lane, **id)));
-        ids.map(|id| (*id, *id)).collect()
+    pub(super) fn load(&self, load: &Load) -> HashMap<RowId, i64> {
+        let parked = |row: &RowId| self.parked.get(&(load.lane.lane, row.id));
+        let found = load.rows.iter().filter_map(parked);
+        found.map(|(row, _)| (row.row_id(), row.event)).collect()
     }
 
     pub(super) fn heartbeat(&mut self) -> u64 {
@@ -200,10 +248,10 @@ impl Database {
     pub(super) fn parked_of(&self, lanes: &[LaneEpoch]) -> Vec<ParkedEntry> {
         let parked = self.parked.iter();
         let of = parked.filter(|((of, _), _)| lanes.iter().any(|at| at.lane == *of));
-        let entries = of.map(|((lane, id), (key, attempts))| ParkedEntry {
+        let entries = of.map(|((lane, _), (row, attempts))| ParkedEntry {
             lane: *lane,
-            id: *id,
-            order: order_of(*key, *id),
+            row: row.row_id(),
+            order: row.order(),
             attempts: *attempts,
             due_in: Duration::ZERO,
         });

@@ -51,12 +51,15 @@ struct Faults {
     zombies: bool,
     broken_connections: bool,
     unreliable_broker: bool,
+    failovers: bool,
 }
 
 struct World {
     random: Random,
     faults: Faults,
     database: Database,
+    /// An earlier state of the database, which takes over in a failover.
+    replica: Database,
     writers: Vec<Writer>,
     relays: Vec<Relay>,
     /// The relays that the others take for dead.
@@ -69,8 +72,8 @@ struct World {
 }
 
 /// One row in 16 is refused for good.
-fn is_poison(id: i64) -> bool {
-    id % 16 == 3
+fn is_poison(event: i64) -> bool {
+    event % 16 == 3
 }
 
 impl World {
@@ -80,6 +83,7 @@ impl World {
             random: Random(seed),
             faults,
             database: Database::new(),
+            replica: Database::new(),
             writers: Vec::new(),
             relays,
             dead: BTreeSet::new(),
@@ -124,18 +128,18 @@ impl World {
         }
         let place = self.random.below(self.in_flight.len());
         let sent = &mut self.in_flight[place];
-        if !sent.is_stored && !self.is_outage && !is_poison(sent.publish.id) {
-            self.log.push(sent.publish.id);
+        if !sent.is_stored && !self.is_outage && !is_poison(sent.publish.payload) {
+            self.log.push(sent.publish.payload);
             sent.is_stored = true;
             return;
         }
         let is_unreliable = self.faults.unreliable_broker && self.random.one_in(4);
         let sent = self.in_flight.swap_remove(place);
-        let outcome = match (is_poison(sent.publish.id), sent.is_stored) {
+        let outcome = match (is_poison(sent.publish.payload), sent.is_stored) {
             (true, _) if !self.is_outage => Outcome::Refused("poison".into()),
             (false, true) if !is_unreliable => Outcome::Confirmed,
             _ if self.random.one_in(2) => Outcome::Failed("unknown".into()),
-            _ => Outcome::Returned(sent.publish.id),
+            _ => Outcome::Returned(sent.publish.payload),
         };
         let relay = self.relays.iter_mut().find(|relay| relay.number == sent.relay);
         if let Some(relay) = relay {
@@ -182,12 +186,24 @@ impl World {
                 self.dead.insert(self.relays[place].number);
             }
             2 if self.faults.unreliable_broker => self.is_outage = !self.is_outage,
+            _ if self.faults.failovers => self.fail_over(),
             _ => {}
         }
     }
 
+    fn fail_over(&mut self) {
+        for writer in self.writers.drain(..) {
+            self.database.end(writer, false);
+        }
+        self.database.fail_over(&self.replica);
+        self.relays.iter_mut().for_each(Relay::disconnect);
+    }
+
     fn step(&mut self) {
         self.now += Duration::from_millis(1);
+        if self.faults.failovers && self.random.one_in(50) {
+            self.replica = self.database.clone();
+        }
         match self.random.below(100) {
             0 => self.fault(),
             1..15 => self.write(),
@@ -206,6 +222,7 @@ impl World {
             zombies: false,
             broken_connections: false,
             unreliable_broker: false,
+            failovers: false,
         };
         (self.faults, self.is_outage) = (no_faults, false);
         for _ in 0..200_000 {
@@ -232,6 +249,9 @@ impl World {
         let mut last: BTreeMap<u8, i64> = BTreeMap::new();
         for id in &self.log {
             assert!(!self.database.rolled_back.contains(id), "{id} was rolled back");
+            if self.database.lost.contains(id) {
+                continue;
+            }
             let times = times.entry(*id).or_default();
             *times += 1;
             let key = self.database.committed[id];
@@ -245,8 +265,8 @@ impl World {
             assert_eq!(is_dead, is_poison(*id), "{id}");
             assert!(is_dead || times.contains_key(id), "{id} is lost");
         }
-        let Faults { crashes, zombies, unreliable_broker, .. } = self.faults;
-        if !(crashes || zombies || unreliable_broker) {
+        let Faults { crashes, zombies, unreliable_broker, failovers, .. } = self.faults;
+        if !(crashes || zombies || unreliable_broker || failovers) {
             let twice: Vec<_> = times.iter().filter(|(_, times)| **times > 1).collect();
             assert!(twice.is_empty(), "more than once: {twice:?}");
         }
@@ -281,8 +301,13 @@ fn scale() -> u64 {
     std::env::var("CQRS_SIMULATION").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
-const NONE: Faults =
-    Faults { crashes: false, zombies: false, broken_connections: false, unreliable_broker: false };
+const NONE: Faults = Faults {
+    crashes: false,
+    zombies: false,
+    broken_connections: false,
+    unreliable_broker: false,
+    failovers: false,
+};
 
 #[test]
 fn without_faults_each_row_goes_once_in_order() {
@@ -305,8 +330,18 @@ fn outages_lose_nothing() {
 }
 
 #[test]
+fn failover_that_uses_ids_again_loses_no_other_row() {
+    run(0..200 * scale(), Faults { failovers: true, ..NONE });
+}
+
+#[test]
 fn all_faults_together_lose_nothing() {
-    let all =
-        Faults { crashes: true, zombies: true, broken_connections: true, unreliable_broker: true };
+    let all = Faults {
+        crashes: true,
+        zombies: true,
+        broken_connections: true,
+        unreliable_broker: true,
+        ..NONE
+    };
     run(0..200 * scale(), all);
 }

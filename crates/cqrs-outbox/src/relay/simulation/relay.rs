@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::database::Database;
-use crate::relay::effects::{LaneEpoch, Move, RowId, Table};
+use crate::relay::effects::{Delete, LaneEpoch, Move, RowId};
 use crate::relay::lane::{Backoff, Entry, ParkedEntry};
 use crate::relay::lanes::{Lanes, Load, ReadAnswer, ReadStep};
 
@@ -15,7 +15,7 @@ const BACKOFF: Backoff =
 #[derive(Debug)]
 enum Request {
     Read(ReadStep),
-    Delete(Vec<(RowId, Table)>, i64),
+    Delete(Vec<Delete>, i64),
     Move(Vec<Move>),
     Load(Load),
     Heartbeat(i64),
@@ -28,11 +28,11 @@ enum Request {
 #[derive(Debug)]
 enum Answer {
     Hot(ReadAnswer<Entry<i64>>),
-    Ids(ReadAnswer<i64>),
+    Ids(ReadAnswer<RowId>),
     Rows(ReadAnswer<Entry<i64>>),
-    Deleted(Vec<(RowId, Table)>, u64, i64),
+    Deleted(Vec<Delete>, u64, i64),
     Moved(Vec<Move>, Vec<i16>),
-    Loaded(Load, HashMap<i64, i64>),
+    Loaded(Load, HashMap<RowId, i64>),
     Owned(Vec<LaneEpoch>, u64, i64),
     Taken(Vec<LaneEpoch>),
     Parked(Vec<LaneEpoch>, Vec<ParkedEntry>),
@@ -50,6 +50,8 @@ pub(super) struct Relay {
     /// Set while the membership statements run.
     is_ticking: bool,
     is_moving: bool,
+    /// Set if what was read is to be forgotten once the running read ends.
+    needs_reset: bool,
     share: usize,
 }
 
@@ -57,7 +59,16 @@ impl Relay {
     pub(super) fn new(number: usize) -> Self {
         let lanes = Lanes::new(12, BACKOFF);
         let (requests, answers) = (Vec::new(), Vec::new());
-        Self { number, lanes, requests, answers, is_ticking: false, is_moving: false, share: 0 }
+        Self {
+            number,
+            lanes,
+            requests,
+            answers,
+            is_ticking: false,
+            is_moving: false,
+            needs_reset: false,
+            share: 0,
+        }
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -104,6 +115,8 @@ impl Relay {
     fn read(&mut self, step: ReadStep) {
         if step != ReadStep::End {
             self.requests.push(Request::Read(step));
+        } else if std::mem::take(&mut self.needs_reset) {
+            self.lanes.reset();
         }
     }
 
@@ -148,6 +161,20 @@ impl Relay {
             }
         };
         self.answers.push(if breaks { Answer::Lost(request) } else { answer });
+    }
+
+    /// All connections break: no answer arrives any more.
+    pub(super) fn disconnect(&mut self) {
+        self.answers.extend(self.requests.drain(..).map(Answer::Lost));
+        self.forget();
+    }
+
+    /// After an error nothing is known of what happened meanwhile.
+    fn forget(&mut self) {
+        match self.lanes.is_reading() {
+            true => self.needs_reset = true,
+            false => self.lanes.reset(),
+        }
     }
 
     /// One of the answers arrives.
@@ -217,7 +244,10 @@ impl Relay {
 
     fn lost(&mut self, request: Request, now: Duration) {
         match request {
-            Request::Read(_) => self.lanes.reset(),
+            Request::Read(_) => {
+                self.needs_reset = false;
+                self.lanes.reset();
+            }
             Request::Delete(rows, _) => self.lanes.not_deleted(rows),
             Request::Move(moves) => {
                 self.is_moving = false;
@@ -226,5 +256,6 @@ impl Relay {
             Request::Load(load) => self.lanes.loaded(&load, None, now),
             _ => self.is_ticking = false,
         }
+        self.forget();
     }
 }

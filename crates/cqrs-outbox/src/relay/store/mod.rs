@@ -15,7 +15,7 @@ use cqrs_core::Message;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::effects::{LaneEpoch, Move, OrderKey, RowId, Table};
+use super::effects::{Delete, LaneEpoch, Move, OrderKey, RowId};
 use super::failed::FailedRow;
 use super::lane::{Entry, ParkedEntry};
 use super::lanes::{LaneRange, LaneRead, Load, ReadAnswer};
@@ -127,50 +127,51 @@ pub(super) trait Store: Send + Sync + 'static {
     fn ids(
         &self,
         ranges: &[LaneRange],
-    ) -> impl Future<Output = Result<ReadAnswer<i64>, OutboxError>> + Send;
+    ) -> impl Future<Output = Result<ReadAnswer<RowId>, OutboxError>> + Send;
 
+    /// The rows that have the ids of `rows` now.
     fn rows(
         &self,
-        rows: &[RowId],
+        rows: &[(LaneEpoch, RowId)],
     ) -> impl Future<Output = Result<ReadAnswer<ReadEntry>, OutboxError>> + Send;
 
     /// Deletes confirmed rows. Returns the number of its transaction, as [`View::xid`].
     fn delete(
         &self,
-        rows: &[(RowId, Table)],
+        rows: &[Delete],
     ) -> impl Future<Output = Result<Option<u64>, OutboxError>> + Send;
 
     /// Parks rows and declares rows dead, in the lanes that this relay owns; returns these.
     fn change(&self, moves: &[Move]) -> impl Future<Output = Result<Vec<i16>, OutboxError>> + Send;
 
-    /// The messages of parked rows, by id.
+    /// The messages of parked rows.
     fn load(
         &self,
         load: &Load,
-    ) -> impl Future<Output = Result<HashMap<i64, Payload>, OutboxError>> + Send;
+    ) -> impl Future<Output = Result<HashMap<RowId, Payload>, OutboxError>> + Send;
 
     /// Wakes the relays of other processes, where the database can.
     fn notify(&self) -> impl Future<Output = Result<(), OutboxError>> + Send;
 }
 
 /// The rows that keep their order with a row of this topic and key.
-fn order_of(id: i64, topic: Arc<str>, key: Option<bytes::Bytes>) -> OrderKey {
+fn order_of(row: RowId, topic: Arc<str>, key: Option<bytes::Bytes>) -> OrderKey {
     match key {
         Some(key) => OrderKey::Key { topic, key },
-        None => OrderKey::Row(id),
+        None => OrderKey::Row(row),
     }
 }
 
 /// A row for the lanes. One that cannot be read has no order, and becomes a dead row.
-fn entry_of(id: i64, read: Result<Row, sqlx::Error>) -> ReadEntry {
+fn entry_of(row: RowId, read: Result<Row, sqlx::Error>) -> ReadEntry {
     match read {
         Ok(Row { message, .. }) => {
-            let order = order_of(id, Arc::clone(&message.topic), message.key.clone());
-            Entry { id, order, payload: Ok(message) }
+            let order = order_of(row, Arc::clone(&message.topic), message.key.clone());
+            Entry { row, order, payload: Ok(message) }
         }
         Err(error) => {
             let reason = format!("the row cannot be read: {error}").into();
-            Entry { id, order: OrderKey::Row(id), payload: Err(reason) }
+            Entry { row, order: OrderKey::Row(row), payload: Err(reason) }
         }
     }
 }

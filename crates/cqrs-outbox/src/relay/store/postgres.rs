@@ -12,7 +12,7 @@ use super::session::{LOCK_NUMBER, Session, channel};
 use super::{Payload, ReadEntry, RelayDatabase, Store, StoreSettings, View, entry_of, order_of};
 use crate::error::OutboxError;
 use crate::outbox::Outbox;
-use crate::relay::effects::{LaneEpoch, Move, RowId, Table, Target};
+use crate::relay::effects::{Delete, LaneEpoch, Move, RowId, Table, Target};
 use crate::relay::failed::FailedRow;
 use crate::relay::lane::ParkedEntry;
 use crate::relay::lanes::{LaneRange, LaneRead, Load, ReadAnswer};
@@ -81,8 +81,8 @@ impl Sql {
                      q.lane AS asked, q.epoch AS asked_epoch, l.lane IS NOT NULL AS is_owned";
         // Locks the lanes against a change of their owner until the statement is through.
         let fence = "input AS (SELECT * FROM unnest($2::int2[], $3::int8[], $4::int8[], $5::int4[], \
-                     $6::float8[], $7::text[], $8::bool[]) \
-                     AS i (lane, epoch, id, attempts, delay, error, is_parked)), \
+                     $6::float8[], $7::text[], $8::bool[], $9::uuid[]) \
+                     AS i (lane, epoch, id, attempts, delay, error, is_parked, event_id)), \
                      owned AS MATERIALIZED (SELECT lane, epoch FROM {t}outbox_lane \
                      WHERE owner = $1 AND lane = ANY ($2) ORDER BY lane FOR SHARE)";
         Self {
@@ -105,7 +105,7 @@ impl Sql {
             ),
             remove_relays: render("DELETE FROM {t}outbox_relay WHERE id = ANY ($1)"),
             parked: render(
-                "SELECT lane, id, topic, key, attempts, \
+                "SELECT lane, id, event_id, topic, key, attempts, \
                  greatest(extract(epoch FROM next_at - clock_timestamp()), 0)::float8 AS due_in \
                  FROM {t}outbox_parked WHERE lane = ANY ($1) ORDER BY lane, id",
             ),
@@ -121,9 +121,9 @@ impl Sql {
                  LIMIT q.count) r ON l.lane IS NOT NULL"
             )),
             ids: render(&format!(
-                "SELECT {asked}, r.id FROM unnest($2::int2[], $3::int8[], $4::int8[], $5::int8[], \
+                "SELECT {asked}, r.id, r.event_id FROM unnest($2::int2[], $3::int8[], $4::int8[], $5::int8[], \
                  $6::int8[]) AS q (lane, epoch, above, up_to, count) {owned} LEFT JOIN LATERAL \
-                 (SELECT o.id FROM {{t}}outbox o WHERE o.lane = q.lane AND o.id > q.above \
+                 (SELECT o.id, o.event_id FROM {{t}}outbox o WHERE o.lane = q.lane AND o.id > q.above \
                  AND o.id <= q.up_to ORDER BY o.id LIMIT q.count) r ON l.lane IS NOT NULL"
             )),
             rows: render(&format!(
@@ -132,17 +132,19 @@ impl Sql {
                  ON l.lane IS NOT NULL AND r.lane = q.lane AND r.id = q.row_id"
             )),
             delete: render(
-                "WITH gone AS (DELETE FROM {t}outbox o USING unnest($1::int2[], $2::int8[]) \
-                 AS q (lane, id) WHERE o.lane = q.lane AND o.id = q.id) \
+                "WITH gone AS (DELETE FROM {t}outbox o \
+                 USING unnest($1::int2[], $2::int8[], $3::uuid[]) AS q (lane, id, event_id) \
+                 WHERE o.lane = q.lane AND o.id = q.id AND o.event_id = q.event_id) \
                  SELECT pg_current_xact_id()::text::int8",
             ),
             delete_parked: render(
-                "DELETE FROM {t}outbox_parked o USING unnest($1::int2[], $2::int8[]) \
-                 AS q (lane, id) WHERE o.lane = q.lane AND o.id = q.id",
+                "DELETE FROM {t}outbox_parked o \
+                 USING unnest($1::int2[], $2::int8[], $3::uuid[]) AS q (lane, id, event_id) \
+                 WHERE o.lane = q.lane AND o.id = q.id AND o.event_id = q.event_id",
             ),
             park: render(&format!(
                 "WITH {fence}, moved AS (DELETE FROM {{t}}outbox o USING input i JOIN owned \
-                 USING (lane, epoch) WHERE o.lane = i.lane AND o.id = i.id AND NOT i.is_parked \
+                 USING (lane, epoch) WHERE o.lane = i.lane AND o.id = i.id AND o.event_id = i.event_id AND NOT i.is_parked \
                  RETURNING o.*, i.attempts, i.delay, i.error), \
                  added AS (INSERT INTO {{t}}outbox_parked ({COLUMNS}, attempts, next_at, \
                  first_failed_at, last_error) SELECT {COLUMNS}, attempts, \
@@ -150,15 +152,15 @@ impl Sql {
                  again AS (UPDATE {{t}}outbox_parked o SET attempts = i.attempts, \
                  next_at = now() + i.delay * interval '1 second', last_error = i.error \
                  FROM input i JOIN owned USING (lane, epoch) \
-                 WHERE o.lane = i.lane AND o.id = i.id AND i.is_parked) \
+                 WHERE o.lane = i.lane AND o.id = i.id AND o.event_id = i.event_id AND i.is_parked) \
                  SELECT lane FROM owned"
             )),
             die: render(&format!(
                 "WITH {fence}, moved AS (DELETE FROM {{t}}outbox o USING input i JOIN owned \
-                 USING (lane, epoch) WHERE o.lane = i.lane AND o.id = i.id AND NOT i.is_parked \
+                 USING (lane, epoch) WHERE o.lane = i.lane AND o.id = i.id AND o.event_id = i.event_id AND NOT i.is_parked \
                  RETURNING o.*, i.attempts, now() AS first_failed_at, i.error), \
                  unparked AS (DELETE FROM {{t}}outbox_parked o USING input i JOIN owned \
-                 USING (lane, epoch) WHERE o.lane = i.lane AND o.id = i.id AND i.is_parked \
+                 USING (lane, epoch) WHERE o.lane = i.lane AND o.id = i.id AND o.event_id = i.event_id AND i.is_parked \
                  RETURNING o.*, i.attempts AS all_attempts, i.error), \
                  added AS (INSERT INTO {{t}}outbox_dead ({COLUMNS}, attempts, first_failed_at, \
                  last_error) SELECT {COLUMNS}, attempts, first_failed_at, error FROM moved \
@@ -292,7 +294,7 @@ fn error(doing: &'static str) -> impl Fn(Error) -> OutboxError {
 }
 
 /// The answer to a fenced read. `value`: the part of the row that is asked for, if there is one.
-fn answer<T>(rows: Vec<PgRow>, value: impl Fn(i64, &PgRow) -> T) -> Result<ReadAnswer<T>, Error> {
+fn answer<T>(rows: Vec<PgRow>, value: impl Fn(RowId, &PgRow) -> T) -> Result<ReadAnswer<T>, Error> {
     let mut answer =
         ReadAnswer { rows: Vec::with_capacity(rows.len()), lost: Vec::new(), snapshot: None };
     for row in &rows {
@@ -304,13 +306,17 @@ fn answer<T>(rows: Vec<PgRow>, value: impl Fn(i64, &PgRow) -> T) -> Result<ReadA
         } else if !row.try_get::<bool, _>("is_owned")? {
             answer.lost.push(LaneEpoch { lane, epoch: row.try_get("asked_epoch")? });
         } else if let Some(id) = row.try_get::<Option<i64>, _>("id")? {
-            answer.rows.push((lane, value(id, row)));
+            answer.rows.push((lane, value(row_id(id, row)?, row)));
         }
     }
     Ok(answer)
 }
 
-fn read_entry(id: i64, row: &PgRow) -> ReadEntry {
+fn row_id(id: i64, row: &PgRow) -> Result<RowId, Error> {
+    Ok(RowId { id, event_id: row.try_get("event_id")? })
+}
+
+fn read_entry(id: RowId, row: &PgRow) -> ReadEntry {
     entry_of(id, Row::read(row))
 }
 
@@ -323,13 +329,14 @@ impl PostgresStore {
         let attempts = |of: &&Move| i32::try_from(of.attempts).unwrap_or(i32::MAX);
         sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
             .bind(self.relay)
-            .bind(column(&moves, |of| of.row.lane.lane))
-            .bind(column(&moves, |of| of.row.lane.epoch))
+            .bind(column(&moves, |of| of.lane.lane))
+            .bind(column(&moves, |of| of.lane.epoch))
             .bind(column(&moves, |of| of.row.id))
             .bind(column(&moves, attempts))
             .bind(column(&moves, delay))
             .bind(column(&moves, |of| &*of.error))
             .bind(column(&moves, |of| of.from == Table::Parked))
+            .bind(column(&moves, |of| of.row.event_id))
             .fetch_all(&self.pool)
             .await
     }
@@ -381,20 +388,19 @@ impl Store for PostgresStore {
     }
 
     async fn parked(&self, lanes: &[LaneEpoch]) -> Result<Vec<ParkedEntry>, OutboxError> {
-        type Parked = (i16, i64, String, Option<Vec<u8>>, i32, f64);
+        type Parked = (i16, i64, Uuid, String, Option<Vec<u8>>, i32, f64);
         let rows: Vec<Parked> = sqlx::query_as(AssertSqlSafe(self.sql.parked.clone()))
             .bind(column(lanes, |at| at.lane))
             .fetch_all(&self.pool)
             .await
             .map_err(error("reading the parked rows of the outbox"))?;
-        let entries =
-            rows.into_iter().map(|(lane, id, topic, key, attempts, due_in)| ParkedEntry {
-                lane,
-                id,
-                order: order_of(id, topic.into(), key.map(Bytes::from)),
-                attempts: u32::try_from(attempts).unwrap_or(0),
-                due_in: Duration::try_from_secs_f64(due_in).unwrap_or_default(),
-            });
+        let entries = rows.into_iter().map(|(lane, id, event_id, topic, key, attempts, due_in)| {
+            let row = RowId { id, event_id };
+            let order = order_of(row, topic.into(), key.map(Bytes::from));
+            let attempts = u32::try_from(attempts).unwrap_or(0);
+            let due_in = Duration::try_from_secs_f64(due_in).unwrap_or_default();
+            ParkedEntry { lane, row, order, attempts, due_in }
+        });
         Ok(entries.collect())
     }
 
@@ -434,7 +440,7 @@ impl Store for PostgresStore {
         rows.and_then(|rows| answer(rows, read_entry)).map_err(error("reading the outbox"))
     }
 
-    async fn ids(&self, ranges: &[LaneRange]) -> Result<ReadAnswer<i64>, OutboxError> {
+    async fn ids(&self, ranges: &[LaneRange]) -> Result<ReadAnswer<RowId>, OutboxError> {
         let none = LaneEpoch { lane: SNAPSHOT, epoch: 0 };
         let ranges = [ranges, &[LaneRange { lane: none, above: 0, up_to: 0, limit: 0 }]].concat();
         let rows = sqlx::query(AssertSqlSafe(self.sql.ids.clone()))
@@ -446,39 +452,48 @@ impl Store for PostgresStore {
             .bind(column(&ranges, |range| count(range.limit)))
             .fetch_all(&self.pool)
             .await;
-        rows.and_then(|rows| answer(rows, |id, _| id))
+        rows.and_then(|rows| answer(rows, |row, _| row))
             .map_err(error("reading late rows of the outbox"))
     }
 
-    async fn rows(&self, rows: &[RowId]) -> Result<ReadAnswer<ReadEntry>, OutboxError> {
+    async fn rows(
+        &self,
+        rows: &[(LaneEpoch, RowId)],
+    ) -> Result<ReadAnswer<ReadEntry>, OutboxError> {
         let rows = sqlx::query(AssertSqlSafe(self.sql.rows.clone()))
             .bind(self.relay)
-            .bind(column(rows, |row| row.lane.lane))
-            .bind(column(rows, |row| row.lane.epoch))
-            .bind(column(rows, |row| row.id))
+            .bind(column(rows, |(at, _)| at.lane))
+            .bind(column(rows, |(at, _)| at.epoch))
+            .bind(column(rows, |(_, row)| row.id))
             .fetch_all(&self.pool)
             .await;
         rows.and_then(|rows| answer(rows, read_entry))
             .map_err(error("reading late rows of the outbox"))
     }
 
-    async fn delete(&self, rows: &[(RowId, Table)]) -> Result<Option<u64>, OutboxError> {
+    async fn delete(&self, rows: &[Delete]) -> Result<Option<u64>, OutboxError> {
         let error = error("deleting confirmed rows of the outbox");
-        let of = |table: Table| {
-            let rows = rows.iter().filter(move |(_, of)| *of == table);
-            rows.map(|(row, _)| (row.lane.lane, row.id)).unzip::<_, _, Vec<_>, Vec<_>>()
-        };
-        let (lanes, ids) = of(Table::Parked);
-        if !ids.is_empty() {
-            let query = sqlx::query(AssertSqlSafe(self.sql.delete_parked.clone()));
-            query.bind(lanes).bind(ids).execute(&self.pool).await.map_err(&error)?;
+        let (parked, pending): (Vec<Delete>, Vec<Delete>) =
+            rows.iter().partition(|of| of.table == Table::Parked);
+        if !parked.is_empty() {
+            sqlx::query(AssertSqlSafe(self.sql.delete_parked.clone()))
+                .bind(column(&parked, |of| of.lane.lane))
+                .bind(column(&parked, |of| of.row.id))
+                .bind(column(&parked, |of| of.row.event_id))
+                .execute(&self.pool)
+                .await
+                .map_err(&error)?;
         }
-        let (lanes, ids) = of(Table::Pending);
-        if ids.is_empty() {
+        if pending.is_empty() {
             return Ok(None);
         }
-        let query = sqlx::query_scalar::<_, i64>(AssertSqlSafe(self.sql.delete.clone()));
-        let xid = query.bind(lanes).bind(ids).fetch_one(&self.pool).await.map_err(&error)?;
+        let xid = sqlx::query_scalar::<_, i64>(AssertSqlSafe(self.sql.delete.clone()))
+            .bind(column(&pending, |of| of.lane.lane))
+            .bind(column(&pending, |of| of.row.id))
+            .bind(column(&pending, |of| of.row.event_id))
+            .fetch_one(&self.pool)
+            .await
+            .map_err(&error)?;
         Ok(u64::try_from(xid).ok())
     }
 
@@ -495,15 +510,18 @@ impl Store for PostgresStore {
         Ok(owned)
     }
 
-    async fn load(&self, load: &Load) -> Result<HashMap<i64, Payload>, OutboxError> {
+    async fn load(&self, load: &Load) -> Result<HashMap<RowId, Payload>, OutboxError> {
         let error = error("reading the parked rows of the outbox");
         let rows = sqlx::query(AssertSqlSafe(self.sql.load.clone()))
             .bind(load.lane.lane)
-            .bind(&load.ids)
+            .bind(column(&load.rows, |row| row.id))
             .fetch_all(&self.pool)
             .await
             .map_err(&error)?;
-        let entry = |row: &PgRow| Ok((row.try_get("id")?, read_entry(0, row).payload));
+        let entry = |row: &PgRow| {
+            let id = row_id(row.try_get("id")?, row)?;
+            Ok((id, read_entry(id, row).payload))
+        };
         rows.iter().map(entry).collect::<Result<_, _>>().map_err(error)
     }
 

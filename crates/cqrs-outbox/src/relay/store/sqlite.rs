@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sqlx::sqlite::SqliteRow;
+use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, Error, Row as _, Sqlite, SqlitePool, Transaction};
 use uuid::Uuid;
+use uuid::fmt::Simple;
 
 use super::{Payload, ReadEntry, RelayDatabase, Store, StoreSettings, View, entry_of, order_of};
 use crate::error::OutboxError;
 use crate::outbox::Outbox;
-use crate::relay::effects::{LaneEpoch, Move, RowId, Table, Target};
+use crate::relay::effects::{Delete, LaneEpoch, Move, RowId, Table, Target};
 use crate::relay::failed::FailedRow;
 use crate::relay::lane::ParkedEntry;
 use crate::relay::lanes::{LaneRange, LaneRead, Load, ReadAnswer};
@@ -143,19 +145,37 @@ fn add<T>(
     answer: &mut ReadAnswer<T>,
     at: LaneEpoch,
     rows: Vec<SqliteRow>,
-    value: impl Fn(i64, &SqliteRow) -> T,
+    value: impl Fn(RowId, &SqliteRow) -> T,
 ) -> Result<(), Error> {
     for row in &rows {
         if !row.try_get::<bool, _>("is_owned")? {
             answer.lost.push(at);
         } else if let Some(id) = row.try_get::<Option<i64>, _>("id")? {
-            answer.rows.push((at.lane, value(id, row)));
+            answer.rows.push((at.lane, value(row_id(id, row), row)));
         }
     }
     Ok(())
 }
 
-fn read_entry(id: i64, row: &SqliteRow) -> ReadEntry {
+/// An event id that is no UUID, which the table refuses, stops no other row.
+fn row_id(id: i64, row: &SqliteRow) -> RowId {
+    RowId { id, event_id: row.try_get("event_id").unwrap_or_default() }
+}
+
+/// The ids and event ids of rows, as JSON.
+fn list<'a>(rows: impl Iterator<Item = &'a RowId>) -> Json<Vec<(i64, Simple)>> {
+    Json(rows.map(|row| (row.id, row.event_id.simple())).collect())
+}
+
+/// The ids of the rows of `table` that are in a [`list`].
+fn listed(table: &str) -> String {
+    format!(
+        "SELECT r.id FROM json_each(?) q CROSS JOIN {{t}}{table} r \
+         ON r.id = q.value ->> 0 AND r.event_id = unhex(q.value ->> 1)"
+    )
+}
+
+fn read_entry(id: RowId, row: &SqliteRow) -> ReadEntry {
     entry_of(id, Row::read(row))
 }
 
@@ -225,47 +245,46 @@ impl SqliteStore {
         Ok(answer)
     }
 
-    async fn try_ids(&self, ranges: &[LaneRange]) -> Result<ReadAnswer<i64>, Error> {
+    async fn try_ids(&self, ranges: &[LaneRange]) -> Result<ReadAnswer<RowId>, Error> {
         let mut answer = ReadAnswer { rows: Vec::new(), lost: Vec::new(), snapshot: None };
         for range in ranges {
             let sql = self.sql(&format!(
-                "SELECT l.lane IS NOT NULL AS is_owned, r.id FROM (SELECT 1) {OWNED} LEFT JOIN \
-                 (SELECT id FROM {{t}}outbox WHERE lane = ? AND id > ? AND id <= ? ORDER BY id LIMIT ?) r \
+                "SELECT l.lane IS NOT NULL AS is_owned, r.id, r.event_id FROM (SELECT 1) {OWNED} LEFT JOIN \
+                 (SELECT id, event_id FROM {{t}}outbox WHERE lane = ? AND id > ? AND id <= ? \
+                 ORDER BY id LIMIT ?) r \
                  ON l.lane IS NOT NULL ORDER BY r.id"
             ));
             let query = sqlx::query(sql).bind(range.lane.lane).bind(self.relay);
             let query = query.bind(range.lane.epoch).bind(range.lane.lane).bind(range.above);
             let query = query.bind(range.up_to).bind(count(range.limit));
-            add(&mut answer, range.lane, query.fetch_all(&self.pool).await?, |id, _| id)?;
+            add(&mut answer, range.lane, query.fetch_all(&self.pool).await?, |row, _| row)?;
         }
         Ok(answer)
     }
 
-    async fn try_rows(&self, rows: &[RowId]) -> Result<ReadAnswer<ReadEntry>, Error> {
+    async fn try_rows(&self, rows: &[(LaneEpoch, RowId)]) -> Result<ReadAnswer<ReadEntry>, Error> {
         let mut answer = ReadAnswer { rows: Vec::new(), lost: Vec::new(), snapshot: None };
-        for row in rows {
+        for (at, row) in rows {
             let sql = self.sql(&format!(
                 "SELECT l.lane IS NOT NULL AS is_owned, {} FROM (SELECT 1) {OWNED} \
                  LEFT JOIN {{t}}outbox r ON l.lane IS NOT NULL AND r.id = ?",
                 row_columns(Dialect::Sqlite)
             ));
-            let query = sqlx::query(sql).bind(row.lane.lane).bind(self.relay);
-            let found = query.bind(row.lane.epoch).bind(row.id).fetch_all(&self.pool).await?;
-            add(&mut answer, row.lane, found, read_entry)?;
+            let query = sqlx::query(sql).bind(at.lane).bind(self.relay);
+            let found = query.bind(at.epoch).bind(row.id).fetch_all(&self.pool).await?;
+            add(&mut answer, *at, found, read_entry)?;
         }
         Ok(answer)
     }
 
-    async fn try_delete(&self, rows: &[(RowId, Table)]) -> Result<(), Error> {
+    async fn try_delete(&self, rows: &[Delete]) -> Result<(), Error> {
         let mut tx = self.begin().await?;
         for (table, name) in [(Table::Pending, "outbox"), (Table::Parked, "outbox_parked")] {
-            let ids = rows.iter().filter(|(_, of)| *of == table).map(|(row, _)| row.id);
-            let ids: Vec<_> = ids.collect();
-            if !ids.is_empty() {
-                let sql = self.sql(&format!(
-                    "DELETE FROM {{t}}{name} WHERE id IN (SELECT value FROM json_each(?))"
-                ));
-                sqlx::query(sql).bind(sqlx::types::Json(ids)).execute(&mut *tx).await?;
+            let rows = list(rows.iter().filter(|of| of.table == table).map(|of| &of.row));
+            if !rows.is_empty() {
+                let sql =
+                    self.sql(&format!("DELETE FROM {{t}}{name} WHERE id IN ({})", listed(name)));
+                sqlx::query(sql).bind(rows).execute(&mut *tx).await?;
             }
         }
         tx.commit().await
@@ -277,7 +296,7 @@ impl SqliteStore {
         let owned: Vec<(i16, i64)> =
             sqlx::query_as(sql).bind(self.relay).fetch_all(&mut *tx).await?;
         let is_owned = |at: LaneEpoch| owned.contains(&(at.lane, at.epoch));
-        for of in moves.iter().filter(|of| is_owned(of.row.lane)) {
+        for of in moves.iter().filter(|of| is_owned(of.lane)) {
             self.move_row(&mut tx, of).await?;
         }
         tx.commit().await?;
@@ -301,25 +320,29 @@ impl SqliteStore {
             (Table::Parked, Target::Parked(_)) => {
                 let sql = format!(
                     "UPDATE {{t}}outbox_parked SET attempts = ?, last_error = ?, next_at = {NOW} + ? \
-                     WHERE id = ?"
+                     WHERE id = ? AND event_id = ?"
                 );
                 let query = sqlx::query(self.sql(&sql)).bind(of.attempts).bind(&*of.error);
-                query.bind(delay).bind(of.row.id).execute(&mut **tx).await?;
+                let query = query.bind(delay).bind(of.row.id).bind(of.row.event_id);
+                query.execute(&mut **tx).await?;
                 return Ok(());
             }
             (_, Target::Parked(_)) => format!(
                 "INSERT INTO {{t}}outbox_parked ({COLUMNS}, attempts, last_error, first_failed_at, next_at) \
-                 SELECT {COLUMNS}, ?, ?, {first_failed_at}, {NOW} + ? FROM {{t}}{from} WHERE id = ?"
+                 SELECT {COLUMNS}, ?, ?, {first_failed_at}, {NOW} + ? FROM {{t}}{from} \
+                 WHERE id = ? AND event_id = ?"
             ),
             (_, Target::Dead) => format!(
                 "INSERT INTO {{t}}outbox_dead ({COLUMNS}, attempts, last_error, first_failed_at, died_at) \
-                 SELECT {COLUMNS}, ?, ?, {first_failed_at}, {NOW} + ? FROM {{t}}{from} WHERE id = ?"
+                 SELECT {COLUMNS}, ?, ?, {first_failed_at}, {NOW} + ? FROM {{t}}{from} \
+                 WHERE id = ? AND event_id = ?"
             ),
         };
         let query = sqlx::query(self.sql(&sql)).bind(of.attempts).bind(&*of.error);
-        query.bind(delay).bind(of.row.id).execute(&mut **tx).await?;
-        let sql = self.sql(&format!("DELETE FROM {{t}}{from} WHERE id = ?"));
-        sqlx::query(sql).bind(of.row.id).execute(&mut **tx).await?;
+        let query = query.bind(delay).bind(of.row.id).bind(of.row.event_id);
+        query.execute(&mut **tx).await?;
+        let sql = self.sql(&format!("DELETE FROM {{t}}{from} WHERE id = ? AND event_id = ?"));
+        sqlx::query(sql).bind(of.row.id).bind(of.row.event_id).execute(&mut **tx).await?;
         Ok(())
     }
 }
@@ -334,22 +357,21 @@ impl Store for SqliteStore {
     }
 
     async fn parked(&self, lanes: &[LaneEpoch]) -> Result<Vec<ParkedEntry>, OutboxError> {
-        type Parked = (i16, i64, String, Option<Vec<u8>>, u32, i64);
+        type Parked = (i16, i64, Uuid, String, Option<Vec<u8>>, u32, i64);
         let sql = self.sql(&format!(
-            "SELECT lane, id, topic, key, attempts, next_at - {NOW} FROM {{t}}outbox_parked ORDER BY id"
+            "SELECT lane, id, event_id, topic, key, attempts, next_at - {NOW} \
+             FROM {{t}}outbox_parked ORDER BY id"
         ));
         let rows: Vec<Parked> = sqlx::query_as(sql)
             .fetch_all(&self.pool)
             .await
             .map_err(error("reading the parked rows of the outbox"))?;
-        let entries =
-            rows.into_iter().map(|(lane, id, topic, key, attempts, due_in)| ParkedEntry {
-                lane,
-                id,
-                order: order_of(id, topic.into(), key.map(Bytes::from)),
-                attempts,
-                due_in: Duration::from_micros(u64::try_from(due_in).unwrap_or(0)),
-            });
+        let entries = rows.into_iter().map(|(lane, id, event_id, topic, key, attempts, due_in)| {
+            let row = RowId { id, event_id };
+            let order = order_of(row, topic.into(), key.map(Bytes::from));
+            let due_in = Duration::from_micros(u64::try_from(due_in).unwrap_or(0));
+            ParkedEntry { lane, row, order, attempts, due_in }
+        });
         Ok(entries.filter(|entry| lanes.iter().any(|at| at.lane == entry.lane)).collect())
     }
 
@@ -375,15 +397,18 @@ impl Store for SqliteStore {
         self.try_hot(reads).await.map_err(error("reading the outbox"))
     }
 
-    async fn ids(&self, ranges: &[LaneRange]) -> Result<ReadAnswer<i64>, OutboxError> {
+    async fn ids(&self, ranges: &[LaneRange]) -> Result<ReadAnswer<RowId>, OutboxError> {
         self.try_ids(ranges).await.map_err(error("reading the outbox"))
     }
 
-    async fn rows(&self, rows: &[RowId]) -> Result<ReadAnswer<ReadEntry>, OutboxError> {
+    async fn rows(
+        &self,
+        rows: &[(LaneEpoch, RowId)],
+    ) -> Result<ReadAnswer<ReadEntry>, OutboxError> {
         self.try_rows(rows).await.map_err(error("reading the outbox"))
     }
 
-    async fn delete(&self, rows: &[(RowId, Table)]) -> Result<Option<u64>, OutboxError> {
+    async fn delete(&self, rows: &[Delete]) -> Result<Option<u64>, OutboxError> {
         let deleted = self.try_delete(rows).await;
         deleted.map_err(error("deleting confirmed rows of the outbox"))?;
         Ok(None)
@@ -393,15 +418,19 @@ impl Store for SqliteStore {
         self.try_change(moves).await.map_err(error("parking rows of the outbox"))
     }
 
-    async fn load(&self, load: &Load) -> Result<HashMap<i64, Payload>, OutboxError> {
+    async fn load(&self, load: &Load) -> Result<HashMap<RowId, Payload>, OutboxError> {
         let error = error("reading the parked rows of the outbox");
         let sql = self.sql(&format!(
-            "SELECT {} FROM {{t}}outbox_parked r WHERE r.id IN (SELECT value FROM json_each(?))",
-            row_columns(Dialect::Sqlite)
+            "SELECT {} FROM {{t}}outbox_parked r WHERE r.id IN ({})",
+            row_columns(Dialect::Sqlite),
+            listed("outbox_parked")
         ));
-        let query = sqlx::query(sql).bind(sqlx::types::Json(load.ids.clone()));
+        let query = sqlx::query(sql).bind(list(load.rows.iter()));
         let rows = query.fetch_all(&self.pool).await.map_err(&error)?;
-        let entry = |row: &SqliteRow| Ok((row.try_get("id")?, read_entry(0, row).payload));
+        let entry = |row: &SqliteRow| {
+            let id = row_id(row.try_get("id")?, row);
+            Ok((id, read_entry(id, row).payload))
+        };
         rows.iter().map(entry).collect::<Result<_, _>>().map_err(error)
     }
 
