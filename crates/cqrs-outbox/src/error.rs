@@ -10,8 +10,8 @@ use std::fmt;
 pub enum OutboxErrorKind {
     /// The database is away: no connection, or it was lost.
     Unavailable,
-    /// Another transaction was in the way: a deadlock, a serialization failure, a lock timeout, a busy
-    /// SQLite file. The transaction is rolled back, or must be.
+    /// Another transaction was in the way: a deadlock, a serialization failure, a lock or statement timeout, a
+    /// busy SQLite file. The transaction is rolled back, or must be.
     Conflict,
     /// A table is missing: [`Outbox::migrate`](crate::Outbox::migrate) was not called, or other
     /// [`Tables`](crate::Tables) are set.
@@ -40,6 +40,12 @@ impl OutboxError {
     pub(crate) fn database(doing: &'static str, error: sqlx::Error) -> Self {
         let kind = kind_of(&error);
         Self { kind, doing: doing.into(), source: Some(error.into()) }
+    }
+
+    /// A statement that was given up after `limit`.
+    pub(crate) fn no_answer(doing: &'static str, limit: std::time::Duration) -> Self {
+        let source = Some(format!("no answer within {limit:?}").into());
+        Self { kind: OutboxErrorKind::Unavailable, doing: doing.into(), source }
     }
 
     pub(crate) fn config(detail: impl Into<Cow<'static, str>>) -> Self {
@@ -107,8 +113,9 @@ fn kind_of(error: &sqlx::Error) -> OutboxErrorKind {
 /// By the SQLSTATE code ([PostgreSQL, Appendix A](https://www.postgresql.org/docs/current/errcodes-appendix.html)).
 fn kind_of_state(code: &str) -> OutboxErrorKind {
     match code {
-        // serialization_failure, deadlock_detected, lock_not_available
-        "40001" | "40P01" | "55P03" => OutboxErrorKind::Conflict,
+        // serialization_failure, deadlock_detected, lock_not_available; query_canceled: by a statement timeout,
+        // mostly, while it waited for a lock
+        "40001" | "40P01" | "55P03" | "57014" => OutboxErrorKind::Conflict,
         // undefined_table, invalid_schema_name
         "42P01" | "3F000" => OutboxErrorKind::NotMigrated,
         // admin_shutdown, crash_shutdown, cannot_connect_now; a server in recovery is read-only

@@ -1,10 +1,11 @@
-//! Tests of the relay on PostgreSQL: the hooks of the application's pool, notifications between relays, and ids
-//! that are used again.
+//! Tests of the relay on PostgreSQL: the hooks of the application's pool, notifications between relays, ids that are
+//! used again, and dead sockets.
 
 use std::time::Duration;
 
 use cqrs_core::{MemoryBroker, Message};
 use cqrs_outbox::{Relay, Tables};
+use cqrs_testkit::FaultProxy;
 use integration_tests::consuming::fixture::until_within;
 use integration_tests::outbox::drained;
 use integration_tests::postgres::options;
@@ -90,5 +91,53 @@ async fn row_with_an_id_used_again_is_not_deleted() {
     assert_eq!(bodies, ["old", "new"]);
     handle.stop();
     running.await.unwrap();
+    schema.drop().await;
+}
+
+/// The sockets stay open, and no byte arrives: a machine that is gone, a firewall that forgot them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_sockets_are_closed_after_the_statement_timeout() {
+    let schema = Schema::new().await;
+    let upstream = options("").get_port();
+    let proxy = FaultProxy::start("127.0.0.1:0", format!("localhost:{upstream}")).await.unwrap();
+    let outbox = PostgresOutbox::new(schema.pool_through(proxy.address()).await);
+    let broker = MemoryBroker::new();
+    let published = broker.subscriber("orders", "audit");
+    let timeout = Duration::from_millis(500);
+    let relay = Relay::builder(&outbox, broker).statement_timeout(timeout).drain(timeout);
+    let relay = relay.build().unwrap();
+    let (handle, running) = (relay.handle(), tokio::spawn(relay.run()));
+    let within = Duration::from_secs(30);
+    let write = async |body: &'static str| {
+        let mut tx = schema.pool.begin().await.unwrap();
+        schema.outbox.put(&mut tx, &[Message::new("orders", body)]).await.unwrap();
+        tx.commit().await.unwrap();
+    };
+    let next = async || {
+        let next = tokio::time::timeout(within, published.recv()).await;
+        let message = next.expect("a message in time").unwrap();
+        let body = message.message().body.clone();
+        message.ack();
+        body
+    };
+    write("before").await;
+    assert_eq!(next().await, "before");
+
+    proxy.blackhole(true);
+    let before = proxy.accepted();
+    write("meanwhile").await;
+    // More than the relay has at a time: each one that hung was closed, and made anew.
+    let is_retrying = async || proxy.accepted() >= before + 8;
+    until_within(within, "new connections", is_retrying).await;
+    assert!(handle.is_database_away());
+    proxy.blackhole(false);
+    assert_eq!(next().await, "meanwhile");
+    until_within(within, "the end of the outage", async || !handle.is_database_away()).await;
+
+    proxy.blackhole(true);
+    handle.stop();
+    // The drain, and five seconds for the goodbye.
+    let report = tokio::time::timeout(Duration::from_secs(8), running).await;
+    assert_eq!(report.expect("an end within its bound").unwrap().published, 2);
     schema.drop().await;
 }

@@ -84,6 +84,35 @@ async fn cut_session_is_made_again_and_nothing_is_lost() {
     schema.drop().await;
 }
 
+/// The server is there and answers nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stopped_database_hangs_no_statement() {
+    let _alone = SERVERS.write().await;
+    let (schema, topic) = fresh("stopped").await;
+    let broker = broker(|_| {}).await;
+    let running = Running::start(relay(&schema, &broker).statement_timeout(Duration::from_secs(1)));
+    let _restore = Restore::by(["resume", "postgres"]);
+    let stopping = async {
+        let is_busy = async || running.handle.status().await.is_ok_and(|of| of.published > 500);
+        wait(is_busy, "published rows").await;
+        brokers(&["pause", "postgres"]).await;
+        wait(async || running.handle.is_database_away(), "outage").await;
+        brokers(&["resume", "postgres"]).await;
+    };
+    let (committed, ()) = tokio::join!(write(&schema, &topic, 100, 8_000, 10), stopping);
+    drained(&schema, LIMIT).await;
+    running.stop().await;
+    let arrived = audit(&topic, &committed).await;
+    println!(
+        "SUMMARY relay database-stopped committed={} arrived={} lost=0 unexpected=0 reordered=0 \
+         duplicates={}",
+        committed.values().sum::<u32>(),
+        arrived.rows,
+        arrived.duplicates,
+    );
+    schema.drop().await;
+}
+
 /// Fault 28.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_database_loses_nothing() {

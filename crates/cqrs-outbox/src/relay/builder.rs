@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::driver::Driver;
 use super::lane::Backoff;
 use super::settings::Settings;
-use super::status::{Progress, RelayStatus};
+use super::status::{Progress, RelayReport, RelayStatus};
 use super::store::{RelayDatabase, StoreSettings};
 use crate::error::OutboxError;
 use crate::outbox::Outbox;
@@ -57,18 +57,6 @@ pub struct Relay<DB: RelayDatabase> {
     notified: Arc<Notify>,
     progress: Arc<Progress>,
     stop: CancellationToken,
-}
-
-/// The result of a [`Relay`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RelayReport {
-    /// Rows that were confirmed.
-    pub published: u64,
-    /// Rows that were in flight or not deleted at the end. They are published again by the next relay.
-    pub unsettled: usize,
-    /// Set if it ended because the broker value was shut down.
-    pub is_broker_closed: bool,
 }
 
 impl<DB: RelayDatabase> Relay<DB> {
@@ -134,6 +122,11 @@ impl<DB: RelayDatabase> RelayHandle<DB> {
     /// Stops the relay gracefully.
     pub fn stop(&self) {
         self.stop.cancel();
+    }
+
+    /// `true` while the relay waits for its database. Asks nobody.
+    pub fn is_database_away(&self) -> bool {
+        self.progress.is_database_away()
     }
 
     /// The state of the outbox and of this relay. Counts the rows, on the pool of the outbox: not for every
@@ -211,6 +204,13 @@ impl<DB: RelayDatabase> RelayBuilder<DB> {
         self
     }
 
+    /// The longest that a statement of the relay may take, the wait for a connection included. 30 s by default.
+    /// After it its connection is closed, and the statement is tried again, as after any error of the database.
+    pub fn statement_timeout(mut self, longest: Duration) -> Self {
+        self.settings.statement_timeout = longest;
+        self
+    }
+
     /// The longest wait for confirms at a stop. 30 s by default.
     pub fn drain(mut self, longest: Duration) -> Self {
         self.settings.drain = longest;
@@ -230,8 +230,9 @@ impl<DB: RelayDatabase> RelayBuilder<DB> {
     /// If a setting is zero, or the lease is shorter than 3 s.
     pub fn build(self) -> Result<Relay<DB>, OutboxError> {
         let Self { outbox, broker, settings } = self;
-        let Settings { window, backoff, poll, idle_poll, sweep, .. } = &settings;
-        if *window == 0 || [backoff.first, *poll, *idle_poll, *sweep].contains(&Duration::ZERO) {
+        let Settings { window, backoff, poll, idle_poll, sweep, statement_timeout, .. } = settings;
+        let times = [backoff.first, poll, idle_poll, sweep, statement_timeout];
+        if window == 0 || times.contains(&Duration::ZERO) {
             return Err(OutboxError::config(
                 "a setting of the relay is zero: leave it to its default",
             ));
@@ -248,6 +249,7 @@ impl<DB: RelayDatabase> RelayBuilder<DB> {
             wake: Arc::clone(&notified),
             lease: settings.lease,
             uses_session: settings.uses_session,
+            statement_timeout,
         };
         let store = Arc::new(DB::store(&outbox, relay, store));
         let driver = Driver::new(store, relay, broker, settings, Arc::clone(&progress));

@@ -3,6 +3,8 @@
 use std::time::SystemTime;
 
 use cqrs_core::event::Timestamp;
+use sqlx::{ColumnIndex, Decode, Type};
+use uuid::Uuid;
 
 use crate::row::Row;
 
@@ -22,17 +24,52 @@ pub struct FailedRow {
     pub last_error: String,
 }
 
+/// A table of rows whose publish failed.
+#[derive(Debug, Clone, Copy)]
+pub enum FailedTable {
+    Parked,
+    Dead,
+}
+
+impl FailedTable {
+    /// Without its prefix.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Parked => "outbox_parked",
+            Self::Dead => "outbox_dead",
+        }
+    }
+
+    /// The column of [`FailedRow::at`].
+    pub(super) fn time(self) -> &'static str {
+        match self {
+            Self::Parked => "next_at",
+            Self::Dead => "died_at",
+        }
+    }
+}
+
 impl FailedRow {
-    /// Times are microseconds since 1970-01-01 UTC.
-    pub(super) fn new(
-        row: Row,
-        attempts: i32,
-        first_failed_at: i64,
-        at: i64,
-        last_error: String,
-    ) -> Self {
+    /// Reads the columns of a row, `attempts`, `last_error`, and `first_failed_at` and `at` in microseconds since
+    /// 1970-01-01 UTC.
+    pub(super) fn read<'r, R: sqlx::Row>(row: &'r R) -> Result<Self, sqlx::Error>
+    where
+        &'static str: ColumnIndex<R>,
+        i16: Decode<'r, R::Database> + Type<R::Database>,
+        i32: Decode<'r, R::Database> + Type<R::Database>,
+        i64: Decode<'r, R::Database> + Type<R::Database>,
+        bool: Decode<'r, R::Database> + Type<R::Database>,
+        Uuid: Decode<'r, R::Database> + Type<R::Database>,
+        &'r str: Decode<'r, R::Database> + Type<R::Database>,
+        Vec<u8>: Decode<'r, R::Database> + Type<R::Database>,
+    {
         let time = |micros| SystemTime::from(Timestamp::from_unix_micros(micros));
-        let attempts = u32::try_from(attempts).unwrap_or(0);
-        Self { row, attempts, first_failed_at: time(first_failed_at), at: time(at), last_error }
+        Ok(Self {
+            row: Row::read(row)?,
+            attempts: u32::try_from(row.try_get::<i32, _>("attempts")?).unwrap_or(0),
+            first_failed_at: time(row.try_get("first_failed_at")?),
+            at: time(row.try_get("at")?),
+            last_error: row.try_get::<&str, _>("last_error")?.to_owned(),
+        })
     }
 }

@@ -38,19 +38,22 @@ mod effects;
 mod failed;
 mod lane;
 mod lanes;
+mod membership;
 mod operations;
 mod outage;
 mod publisher;
+mod reads;
 mod settings;
 mod share;
 mod snapshot;
+mod statements;
 mod status;
 mod store;
 
 #[cfg(test)]
 mod simulation;
 
-pub use builder::{Relay, RelayBuilder, RelayHandle, RelayReport};
+pub use builder::{Relay, RelayBuilder, RelayHandle};
 pub use failed::FailedRow;
-pub use status::RelayStatus;
+pub use status::{RelayReport, RelayStatus};
 pub use store::RelayDatabase;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::failed::FailedRow;
+use super::failed::{FailedRow, FailedTable};
 use super::store::RelayDatabase;
 use crate::error::OutboxError;
 use crate::outbox::Outbox;
@@ -14,7 +14,7 @@ impl<DB: RelayDatabase> Outbox<DB> {
     /// # Errors
     /// If the database is away.
     pub async fn dead_rows(&self, after: i64, limit: u32) -> Result<Vec<FailedRow>, OutboxError> {
-        DB::dead_rows(self, after, limit).await
+        DB::failed_rows(self, FailedTable::Dead, after, limit).await
     }
 
     /// At most `limit` parked rows with ids above `after`, in order of their ids.
@@ -22,7 +22,7 @@ impl<DB: RelayDatabase> Outbox<DB> {
     /// # Errors
     /// If the database is away.
     pub async fn parked_rows(&self, after: i64, limit: u32) -> Result<Vec<FailedRow>, OutboxError> {
-        DB::parked_rows(self, after, limit).await
+        DB::failed_rows(self, FailedTable::Parked, after, limit).await
     }
 
     /// Puts dead rows back into the outbox, behind all that is there, and returns their number: those of

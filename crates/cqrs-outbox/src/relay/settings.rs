@@ -14,6 +14,7 @@ pub(super) struct Settings {
     pub(super) sweep: Duration,
     pub(super) lease: Duration,
     pub(super) uses_session: bool,
+    pub(super) statement_timeout: Duration,
     pub(super) drain: Duration,
     pub(super) dead_letters_unroutable: bool,
 }
@@ -28,6 +29,7 @@ impl Default for Settings {
             sweep: Duration::from_secs(30),
             lease: Duration::from_secs(30),
             uses_session: true,
+            statement_timeout: Duration::from_secs(30),
             drain: Duration::from_secs(30),
             dead_letters_unroutable: false,
         }

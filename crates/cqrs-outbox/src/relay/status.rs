@@ -34,6 +34,18 @@ pub struct RelayStatus {
     pub last_error: Option<Arc<str>>,
 }
 
+/// The result of a [`Relay`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RelayReport {
+    /// Rows that were confirmed.
+    pub published: u64,
+    /// Rows that were in flight or not deleted at the end. They are published again by the next relay.
+    pub unsettled: usize,
+    /// Set if it ended because the broker value was shut down.
+    pub is_broker_closed: bool,
+}
+
 /// The counts of the tables.
 #[derive(Debug, Clone, Copy)]
 pub struct Counts {
@@ -84,6 +96,10 @@ impl Progress {
         self.is_broker_away.store(broker, Ordering::Relaxed);
     }
 
+    pub(super) fn is_database_away(&self) -> bool {
+        self.is_database_away.load(Ordering::Relaxed)
+    }
+
     pub(super) fn failed(&self, error: Arc<str>) {
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
     }
@@ -100,7 +116,7 @@ impl Progress {
             published: self.published(),
             rate: f64::from_bits(self.rate.load(Ordering::Relaxed)),
             late: self.late.load(Ordering::Relaxed),
-            is_database_away: self.is_database_away.load(Ordering::Relaxed),
+            is_database_away: self.is_database_away(),
             is_broker_away: self.is_broker_away.load(Ordering::Relaxed),
             last_error: self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }

@@ -1,6 +1,8 @@
 //! The statements that a relay needs, with one implementation per database.
 
 #[cfg(feature = "postgres")]
+mod connections;
+#[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "postgres")]
 mod session;
@@ -16,7 +18,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::effects::{Delete, LaneEpoch, Move, OrderKey, RowId};
-use super::failed::FailedRow;
+use super::failed::{FailedRow, FailedTable};
 use super::lane::{Entry, ParkedEntry};
 use super::lanes::{LaneRange, LaneRead, Load, ReadAnswer};
 use super::status::Counts;
@@ -39,16 +41,10 @@ pub trait RelayDatabase: OutboxDatabase {
     /// The counts of the tables.
     fn counts(outbox: &Outbox<Self>) -> impl Future<Output = Result<Counts, OutboxError>> + Send;
 
-    /// See [`Outbox::dead_rows`].
-    fn dead_rows(
+    /// See [`Outbox::dead_rows`] and [`Outbox::parked_rows`].
+    fn failed_rows(
         outbox: &Outbox<Self>,
-        after: i64,
-        limit: u32,
-    ) -> impl Future<Output = Result<Vec<FailedRow>, OutboxError>> + Send;
-
-    /// See [`Outbox::parked_rows`].
-    fn parked_rows(
-        outbox: &Outbox<Self>,
+        table: FailedTable,
         after: i64,
         limit: u32,
     ) -> impl Future<Output = Result<Vec<FailedRow>, OutboxError>> + Send;
@@ -82,6 +78,8 @@ pub(super) struct StoreSettings {
     pub(super) lease: Duration,
     /// Set if a relay is also dead once its session is gone.
     pub(super) uses_session: bool,
+    /// The longest that a statement may take.
+    pub(super) statement_timeout: Duration,
 }
 
 /// The relays and the owners of the lanes, as the database has them.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use sqlx::postgres::PgListener;
-use sqlx::{AssertSqlSafe, Error, PgPool};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Error};
 use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -12,7 +12,9 @@ use uuid::Uuid;
 /// A connection that shows that the relay is alive: its lock is gone with its socket.
 #[derive(Debug)]
 pub(super) struct Session {
-    pool: PgPool,
+    /// Of one connection, made anew for each session: the end of a session on a dead socket holds it.
+    pool: PgPoolOptions,
+    options: PgConnectOptions,
     relay: Uuid,
     /// The table of the relays: its object id tells the locks of several outboxes apart.
     table: String,
@@ -43,8 +45,14 @@ pub(super) fn channel(table: &str) -> String {
 }
 
 impl Session {
-    pub(super) fn new(pool: PgPool, relay: Uuid, table: String, wake: Arc<Notify>) -> Self {
-        Self { pool, relay, table, wake, running: Mutex::new(None) }
+    pub(super) fn new(
+        pool: PgPoolOptions,
+        options: PgConnectOptions,
+        relay: Uuid,
+        table: String,
+        wake: Arc<Notify>,
+    ) -> Self {
+        Self { pool, options, relay, table, wake, running: Mutex::new(None) }
     }
 
     /// Connects, unless the session runs.
@@ -53,9 +61,9 @@ impl Session {
         if running.as_ref().is_some_and(|of| !of.is_lost.load(Ordering::Acquire)) {
             return Ok(());
         }
-        // Its connection goes back to the pool.
         *running = None;
-        let mut listener = PgListener::connect_with(&self.pool).await?;
+        let pool = self.pool.clone().connect_lazy_with(self.options.clone());
+        let mut listener = PgListener::connect_with(&pool).await?;
         // A new connection has no lock: the caller must know.
         listener.eager_reconnect(false);
         let sql = format!(

@@ -14,7 +14,7 @@ use super::{Payload, ReadEntry, RelayDatabase, Store, StoreSettings, View, entry
 use crate::error::OutboxError;
 use crate::outbox::Outbox;
 use crate::relay::effects::{Delete, LaneEpoch, Move, RowId, Table, Target};
-use crate::relay::failed::FailedRow;
+use crate::relay::failed::{FailedRow, FailedTable};
 use crate::relay::lane::ParkedEntry;
 use crate::relay::lanes::{LaneRange, LaneRead, Load, ReadAnswer};
 use crate::relay::status::Counts;
@@ -54,20 +54,22 @@ impl RelayDatabase for Sqlite {
         Ok(Counts { pending, oldest_micros, parked, dead })
     }
 
-    async fn dead_rows(
+    async fn failed_rows(
         outbox: &Outbox<Self>,
+        table: FailedTable,
         after: i64,
         limit: u32,
     ) -> Result<Vec<FailedRow>, OutboxError> {
-        failed_rows(outbox, ("outbox_dead", "died_at"), after, limit).await
-    }
-
-    async fn parked_rows(
-        outbox: &Outbox<Self>,
-        after: i64,
-        limit: u32,
-    ) -> Result<Vec<FailedRow>, OutboxError> {
-        failed_rows(outbox, ("outbox_parked", "next_at"), after, limit).await
+        let sql = outbox.tables().render(&format!(
+            "SELECT {}, r.attempts, r.last_error, r.first_failed_at, r.{} AS at \
+             FROM {{t}}{} r WHERE r.id > ? ORDER BY r.id LIMIT ?",
+            row_columns(Dialect::Sqlite),
+            table.time(),
+            table.name(),
+        ));
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(after).bind(limit);
+        let rows = query.try_map(|row| FailedRow::read(&row)).fetch_all(outbox.pool()).await;
+        rows.map_err(error("reading failed rows of the outbox"))
     }
 
     async fn replay_dead(outbox: &Outbox<Self>, ids: &[i64]) -> Result<u64, OutboxError> {
@@ -108,28 +110,6 @@ impl RelayDatabase for Sqlite {
 
 fn error(doing: &'static str) -> impl Fn(Error) -> OutboxError {
     move |error| OutboxError::database(doing, error)
-}
-
-/// The rows of a table of failed rows, and of its column with the time `at`.
-async fn failed_rows(
-    outbox: &Outbox<Sqlite>,
-    (table, at): (&str, &str),
-    after: i64,
-    limit: u32,
-) -> Result<Vec<FailedRow>, OutboxError> {
-    let sql = outbox.tables().render(&format!(
-        "SELECT {}, r.attempts, r.last_error, r.first_failed_at, r.{at} AS at \
-         FROM {{t}}{table} r WHERE r.id > ? ORDER BY r.id LIMIT ?",
-        row_columns(Dialect::Sqlite)
-    ));
-    let read = |row: SqliteRow| {
-        let (attempts, first) = (row.try_get("attempts")?, row.try_get("first_failed_at")?);
-        let (at, last_error) = (row.try_get("at")?, row.try_get("last_error")?);
-        Ok(FailedRow::new(Row::read(&row)?, attempts, first, at, last_error))
-    };
-    let query = sqlx::query(AssertSqlSafe(sql)).bind(after).bind(limit);
-    let rows = query.try_map(read).fetch_all(outbox.pool()).await;
-    rows.map_err(error("reading failed rows of the outbox"))
 }
 
 fn micros(duration: Duration) -> i64 {

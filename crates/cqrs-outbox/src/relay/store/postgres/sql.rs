@@ -1,0 +1,145 @@
+//! The SQL of the relay's statements on PostgreSQL, with the names of the tables in it.
+
+use crate::relay::store::session::{LOCK_NUMBER, channel};
+use crate::row::row_columns;
+use crate::tables::{Dialect, Tables};
+
+/// Columns of a row, without those of its state.
+pub(super) const COLUMNS: &str = "lane, id, event_id, name, topic, key, content_type, headers, body, \
+                                  occurred_at, mandatory, created_at";
+
+#[derive(Debug)]
+pub(super) struct Sql {
+    pub(super) heartbeat: String,
+    pub(super) lanes: String,
+    pub(super) live: String,
+    pub(super) take: String,
+    pub(super) remove_relays: String,
+    pub(super) parked: String,
+    pub(super) release: String,
+    pub(super) leave: String,
+    pub(super) hot: String,
+    pub(super) ids: String,
+    pub(super) rows: String,
+    pub(super) delete: String,
+    pub(super) delete_parked: String,
+    pub(super) park: String,
+    pub(super) die: String,
+    pub(super) load: String,
+    pub(super) notify: String,
+}
+
+impl Sql {
+    pub(super) fn new(tables: &Tables, uses_session: bool) -> Self {
+        let cols = row_columns(Dialect::Postgres);
+        let lock = LOCK_NUMBER.replace("$ID", "r.id");
+        let holds_lock = match uses_session {
+            true => format!(
+                " AND EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted \
+                 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+                 AND l.classid = '{{t}}outbox_relay'::regclass::oid AND l.objid = ({lock})::oid \
+                 AND l.objsubid = 2)"
+            ),
+            false => String::new(),
+        };
+        let render = |template: &str| tables.render(template);
+        // The rows of lanes that the relay owns in the epochs it knows, in the snapshot of the statement.
+        let owned =
+            "LEFT JOIN {t}outbox_lane l ON l.lane = q.lane AND l.owner = $1 AND l.epoch = q.epoch";
+        let asked = "CASE WHEN q.lane = -1 THEN pg_current_snapshot()::text END AS snapshot, \
+                     q.lane AS asked, q.epoch AS asked_epoch, l.lane IS NOT NULL AS is_owned";
+        // Locks the lanes against a change of their owner until the statement is through.
+        let fence = "input AS (SELECT * FROM unnest($2::int2[], $3::int8[], $4::int8[], $5::int4[], \
+                     $6::float8[], $7::text[], $8::bool[], $9::uuid[]) \
+                     AS i (lane, epoch, id, attempts, delay, error, is_parked, event_id)), \
+                     owned AS MATERIALIZED (SELECT lane, epoch FROM {t}outbox_lane \
+                     WHERE owner = $1 AND lane = ANY ($2) ORDER BY lane FOR SHARE)";
+        Self {
+            heartbeat: render(
+                "INSERT INTO {t}outbox_relay (id, seen_at) VALUES ($1, clock_timestamp()) \
+                 ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at \
+                 RETURNING pg_current_xact_id()::text::int8",
+            ),
+            lanes: render("SELECT lane, owner, epoch FROM {t}outbox_lane ORDER BY lane"),
+            live: render(&format!(
+                "SELECT r.id FROM {{t}}outbox_relay r WHERE r.seen_at > clock_timestamp() - $1 * \
+                 interval '1 second'{holds_lock}"
+            )),
+            take: render(
+                "WITH free AS MATERIALIZED (SELECT lane FROM {t}outbox_lane \
+                 WHERE owner IS NULL OR owner = ANY ($2) ORDER BY lane LIMIT $3 \
+                 FOR UPDATE SKIP LOCKED) \
+                 UPDATE {t}outbox_lane o SET owner = $1, epoch = o.epoch + 1 FROM free \
+                 WHERE o.lane = free.lane RETURNING o.lane, o.epoch",
+            ),
+            remove_relays: render("DELETE FROM {t}outbox_relay WHERE id = ANY ($1)"),
+            parked: render(
+                "SELECT lane, id, event_id, topic, key, attempts, \
+                 greatest(extract(epoch FROM next_at - clock_timestamp()), 0)::float8 AS due_in \
+                 FROM {t}outbox_parked WHERE lane = ANY ($1) ORDER BY lane, id",
+            ),
+            release: render(
+                "UPDATE {t}outbox_lane o SET owner = NULL FROM unnest($2::int2[], $3::int8[]) \
+                 AS q (lane, epoch) WHERE o.lane = q.lane AND o.epoch = q.epoch AND o.owner = $1",
+            ),
+            leave: render("DELETE FROM {t}outbox_relay WHERE id = $1"),
+            hot: render(&format!(
+                "SELECT {asked}, {cols} FROM unnest($2::int2[], $3::int8[], $4::int8[], $5::int8[]) \
+                 AS q (lane, epoch, above, count) {owned} LEFT JOIN LATERAL (SELECT * \
+                 FROM {{t}}outbox o WHERE o.lane = q.lane AND o.id > q.above ORDER BY o.id \
+                 LIMIT q.count) r ON l.lane IS NOT NULL"
+            )),
+            ids: render(&format!(
+                "SELECT {asked}, r.id, r.event_id FROM unnest($2::int2[], $3::int8[], $4::int8[], $5::int8[], \
+                 $6::int8[]) AS q (lane, epoch, above, up_to, count) {owned} LEFT JOIN LATERAL \
+                 (SELECT o.id, o.event_id FROM {{t}}outbox o WHERE o.lane = q.lane AND o.id > q.above \
+                 AND o.id <= q.up_to ORDER BY o.id LIMIT q.count) r ON l.lane IS NOT NULL"
+            )),
+            rows: render(&format!(
+                "SELECT {asked}, {cols} FROM unnest($2::int2[], $3::int8[], $4::int8[]) \
+                 AS q (lane, epoch, row_id) {owned} LEFT JOIN {{t}}outbox r \
+                 ON l.lane IS NOT NULL AND r.lane = q.lane AND r.id = q.row_id"
+            )),
+            delete: render(
+                "WITH gone AS (DELETE FROM {t}outbox o \
+                 USING unnest($1::int2[], $2::int8[], $3::uuid[]) AS q (lane, id, event_id) \
+                 WHERE o.lane = q.lane AND o.id = q.id AND o.event_id = q.event_id) \
+                 SELECT pg_current_xact_id()::text::int8",
+            ),
+            delete_parked: render(
+                "DELETE FROM {t}outbox_parked o \
+                 USING unnest($1::int2[], $2::int8[], $3::uuid[]) AS q (lane, id, event_id) \
+                 WHERE o.lane = q.lane AND o.id = q.id AND o.event_id = q.event_id",
+            ),
+            park: render(&format!(
+                "WITH {fence}, moved AS (DELETE FROM {{t}}outbox o USING input i JOIN owned \
+                 USING (lane, epoch) WHERE o.lane = i.lane AND o.id = i.id AND o.event_id = i.event_id AND NOT i.is_parked \
+                 RETURNING o.*, i.attempts, i.delay, i.error), \
+                 added AS (INSERT INTO {{t}}outbox_parked ({COLUMNS}, attempts, next_at, \
+                 first_failed_at, last_error) SELECT {COLUMNS}, attempts, \
+                 now() + delay * interval '1 second', now(), error FROM moved), \
+                 again AS (UPDATE {{t}}outbox_parked o SET attempts = i.attempts, \
+                 next_at = now() + i.delay * interval '1 second', last_error = i.error \
+                 FROM input i JOIN owned USING (lane, epoch) \
+                 WHERE o.lane = i.lane AND o.id = i.id AND o.event_id = i.event_id AND i.is_parked) \
+                 SELECT lane FROM owned"
+            )),
+            die: render(&format!(
+                "WITH {fence}, moved AS (DELETE FROM {{t}}outbox o USING input i JOIN owned \
+                 USING (lane, epoch) WHERE o.lane = i.lane AND o.id = i.id AND o.event_id = i.event_id AND NOT i.is_parked \
+                 RETURNING o.*, i.attempts, now() AS first_failed_at, i.error), \
+                 unparked AS (DELETE FROM {{t}}outbox_parked o USING input i JOIN owned \
+                 USING (lane, epoch) WHERE o.lane = i.lane AND o.id = i.id AND o.event_id = i.event_id AND i.is_parked \
+                 RETURNING o.*, i.attempts AS all_attempts, i.error), \
+                 added AS (INSERT INTO {{t}}outbox_dead ({COLUMNS}, attempts, first_failed_at, \
+                 last_error) SELECT {COLUMNS}, attempts, first_failed_at, error FROM moved \
+                 UNION ALL SELECT {COLUMNS}, all_attempts, first_failed_at, error FROM unparked) \
+                 SELECT lane FROM owned"
+            )),
+            load: render(&format!(
+                "SELECT {cols} FROM {{t}}outbox_parked r WHERE r.lane = $1 AND r.id = ANY ($2)"
+            )),
+            notify: format!("SELECT pg_notify({}, '')", channel(&tables.name("outbox_relay"))),
+        }
+    }
+}
