@@ -103,7 +103,10 @@ impl Row {
         message.content_type = row.try_get::<Option<&str>, _>("content_type")?.map(Into::into);
         if let Some(json) = row.try_get::<Option<&str>, _>("headers")? {
             message.headers = headers::from_json(json).map_err(|error| {
-                sqlx::Error::ColumnDecode { index: "headers".into(), source: error.into() }
+                // Its own text quotes the value.
+                let (category, column) = (error.classify(), error.column());
+                let source = format!("no JSON object of headers ({category:?}, column {column})");
+                sqlx::Error::ColumnDecode { index: "headers".into(), source: source.into() }
             })?;
         }
         let created_at = Timestamp::from_unix_micros(row.try_get("created_at")?).into();

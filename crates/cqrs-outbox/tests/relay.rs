@@ -87,7 +87,7 @@ struct HeldBroker {
 
 impl HeldBroker {
     fn new() -> Self {
-        let intake = Intake::new(Window::new(1_000, 1_000_000), LIMIT);
+        let intake = Intake::new(Window::new(1_000, 100_000_000), LIMIT);
         Self { intake, held: Arc::default(), bodies: Arc::default() }
     }
 
@@ -299,7 +299,7 @@ async fn unreadable_row_is_dead_and_stops_no_other() {
     let database = Database::new().await;
     let broker = MemoryBroker::new();
     database.write(&[("a", "a0"), ("b", "b0")]).await;
-    sqlx::query("UPDATE cqrs_outbox SET headers = 'no json' WHERE id = 1")
+    sqlx::query("UPDATE cqrs_outbox SET headers = '\"secret\"' WHERE id = 1")
         .execute(database.outbox.pool())
         .await
         .unwrap();
@@ -307,7 +307,36 @@ async fn unreadable_row_is_dead_and_stops_no_other() {
     database.drained().await;
     relay.stop().await;
     assert_eq!(bodies(&broker), ["b0"]);
-    assert_eq!(database.count("outbox_dead").await, 1);
+    let errors = "SELECT last_error FROM cqrs_outbox_dead";
+    let errors: Vec<String> =
+        sqlx::query_scalar(errors).fetch_all(database.outbox.pool()).await.unwrap();
+    assert!(errors.len() == 1 && errors[0].contains("headers"), "{errors:?}");
+    assert!(!errors[0].contains("secret"), "the payload: {errors:?}");
+}
+
+#[tokio::test]
+async fn large_bodies_fill_the_window_by_their_bytes() {
+    const MIB: usize = 1 << 20;
+    let database = Database::new().await;
+    let broker = HeldBroker::new();
+    let body = "x".repeat(MIB);
+    let rows: Vec<_> = (0..20).map(|key| (key.to_string(), &*body)).collect();
+    database.write(&rows.iter().map(|(key, body)| (&**key, *body)).collect::<Vec<_>>()).await;
+    let poll = Duration::from_millis(5);
+    let relay = database.relay(&broker).window_bytes(3 * MIB).poll(poll, poll);
+    let relay = Running::start(relay);
+    let mut published = 0;
+    while published < 20 {
+        wait(async || broker.bodies().len() > published, "publish").await;
+        // Some polls later.
+        tokio::time::sleep(poll * 10).await;
+        let held = broker.bodies().len() - published;
+        assert!(held <= 3, "{held} bodies in memory");
+        published += held;
+        broker.confirm_all();
+        wait(async || database.count("outbox").await == 20 - published as i64, "deletes").await;
+    }
+    assert_eq!(relay.stop().await.published, 20);
 }
 
 #[tokio::test]
@@ -401,6 +430,8 @@ async fn settings_that_cannot_work_are_errors() {
     let database = Database::new().await;
     let broker = MemoryBroker::new();
     assert!(database.relay(&broker).window(0).build().is_err());
+    assert!(database.relay(&broker).window_bytes(0).build().is_err());
+    assert!(database.relay(&broker).statement_timeout(Duration::ZERO).build().is_err());
     assert!(database.relay(&broker).lease(Duration::from_secs(1)).build().is_err());
     assert!(database.relay(&broker).sweep(Duration::ZERO).build().is_err());
 }

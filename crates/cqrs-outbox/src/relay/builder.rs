@@ -168,6 +168,14 @@ impl<DB: RelayDatabase> RelayBuilder<DB> {
         self
     }
 
+    /// The bytes of the bodies that the relay holds in memory, over all its lanes, which have equal parts of it.
+    /// 64 MiB by default. A row that is larger than what is left of its lane's part is read alone, so the bound
+    /// is exceeded by at most two rows per lane (one of them parked).
+    pub fn window_bytes(mut self, bytes: usize) -> Self {
+        self.settings.window_bytes = bytes;
+        self
+    }
+
     /// The pause of a key after its first failure, which doubles up to `longest`. 1 s and 5 min by default.
     pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.settings.backoff = Backoff { first, longest };
@@ -230,9 +238,18 @@ impl<DB: RelayDatabase> RelayBuilder<DB> {
     /// If a setting is zero, or the lease is shorter than 3 s.
     pub fn build(self) -> Result<Relay<DB>, OutboxError> {
         let Self { outbox, broker, settings } = self;
-        let Settings { window, backoff, poll, idle_poll, sweep, statement_timeout, .. } = settings;
+        let Settings {
+            window,
+            window_bytes,
+            backoff,
+            poll,
+            idle_poll,
+            sweep,
+            statement_timeout,
+            ..
+        } = settings;
         let times = [backoff.first, poll, idle_poll, sweep, statement_timeout];
-        if window == 0 || times.contains(&Duration::ZERO) {
+        if window == 0 || window_bytes == 0 || times.contains(&Duration::ZERO) {
             return Err(OutboxError::config(
                 "a setting of the relay is zero: leave it to its default",
             ));

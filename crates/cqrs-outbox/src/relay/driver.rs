@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::effects::Move;
-use super::lane::ParkedEntry;
-use super::lanes::{Lanes, Outcome, Publish, ReadStep};
+use super::effects::{Move, Outcome, Publish, ReadStep};
+use super::lane::{Capacity, ParkedEntry};
+use super::lanes::Lanes;
 use super::membership::{Plan, plan};
 use super::outage::text_of;
 use super::publisher::{Answer, Publisher, Sends};
@@ -75,7 +75,10 @@ impl<S: Store> Driver<S> {
             store,
             relay,
             progress,
-            lanes: Lanes::new(settings.window, settings.backoff),
+            lanes: Lanes::new(
+                Capacity { rows: settings.window, bytes: settings.window_bytes },
+                settings.backoff,
+            ),
             publisher: Publisher::new(broker, settings.dead_letters_unroutable),
             started: Instant::now(),
             statements: Statements::new(settings.statement_timeout),

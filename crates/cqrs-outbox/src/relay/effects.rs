@@ -8,6 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use uuid::Uuid;
 
+use super::snapshot::Snapshot;
+
 /// The rows that keep their order: those of one topic and key. A row without a key is alone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum OrderKey {
@@ -63,6 +65,85 @@ pub(super) enum Target {
     /// To be tried again after the delay.
     Parked(Duration),
     Dead,
+}
+
+/// A part of a hot read: rows of a lane above an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LaneRead {
+    pub(super) lane: LaneEpoch,
+    pub(super) above: i64,
+    pub(super) limit: usize,
+    /// The last row is the one whose body reaches so many bytes, together with those before it.
+    pub(super) bytes: usize,
+}
+
+/// A part of a late read: the ids of a lane above one id, up to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LaneRange {
+    pub(super) lane: LaneEpoch,
+    pub(super) above: i64,
+    pub(super) up_to: i64,
+    pub(super) limit: usize,
+}
+
+/// A row that a late read found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LateRow {
+    pub(super) row: RowId,
+    /// The bytes of its body.
+    pub(super) size: usize,
+}
+
+/// The next statement of a read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum ReadStep {
+    Hot(Vec<LaneRead>),
+    /// The ids of rows that may have become visible late.
+    Ids(Vec<LaneRange>),
+    /// The rows of these ids.
+    Rows(Vec<(LaneEpoch, RowId)>),
+    End,
+}
+
+/// The answer to a statement of a read.
+#[derive(Debug)]
+pub(super) struct ReadAnswer<T> {
+    /// By lane, in order of the ids.
+    pub(super) rows: Vec<(i16, T)>,
+    /// The asked lanes that this relay did not own in the snapshot of the statement. They have no rows here.
+    pub(super) lost: Vec<LaneEpoch>,
+    /// Of a database with ids in another order than commits.
+    pub(super) snapshot: Option<Snapshot>,
+}
+
+/// A row to publish.
+#[derive(Debug)]
+pub(super) struct Publish<P> {
+    pub(super) lane: LaneEpoch,
+    pub(super) order: OrderKey,
+    pub(super) row: RowId,
+    pub(super) table: Table,
+    pub(super) payload: P,
+}
+
+/// The outcome of a publish.
+#[derive(Debug)]
+pub(super) enum Outcome<P> {
+    Confirmed,
+    /// The broker is away: again, later, without counting it.
+    Returned(P),
+    /// The key waits for its next attempt.
+    Failed(Arc<str>),
+    /// For good.
+    Refused(Arc<str>),
+}
+
+/// Parked rows to load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Load {
+    pub(super) lane: LaneEpoch,
+    pub(super) order: OrderKey,
+    pub(super) rows: Vec<RowId>,
 }
 
 /// Work that the lanes ask for. Times are since the start of the relay.

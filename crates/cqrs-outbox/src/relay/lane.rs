@@ -1,16 +1,19 @@
 //! The rows of one owned lane: waiting, in flight, parked, or awaiting their removal.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::effects::{Delete, Effects, LaneEpoch, Move, OrderKey, RowId, Table, Target};
+use super::key::{Key, Parked, ParkedRow};
 
 /// A row that was read. `P` is the message.
 #[derive(Debug)]
 pub(super) struct Entry<P> {
     pub(super) row: RowId,
     pub(super) order: OrderKey,
+    /// The bytes of its body.
+    pub(super) size: usize,
     pub(super) payload: P,
 }
 
@@ -20,6 +23,8 @@ pub(super) struct ParkedEntry {
     pub(super) lane: i16,
     pub(super) row: RowId,
     pub(super) order: OrderKey,
+    /// The bytes of its body.
+    pub(super) size: usize,
     pub(super) attempts: u32,
     /// Until its next attempt.
     pub(super) due_in: Duration,
@@ -39,6 +44,31 @@ impl Backoff {
     }
 }
 
+/// The rows and the bytes of their bodies that are in memory, or may be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Capacity {
+    pub(super) rows: usize,
+    pub(super) bytes: usize,
+}
+
+impl Capacity {
+    /// The part of each of `count` lanes.
+    pub(super) fn per_lane(self, count: usize) -> Self {
+        let count = count.max(1);
+        Self { rows: (self.rows / count).max(1), bytes: (self.bytes / count).max(1) }
+    }
+
+    pub(super) fn add(&mut self, size: usize) {
+        self.rows += 1;
+        self.bytes += size;
+    }
+
+    fn remove(&mut self, size: usize) {
+        self.rows = self.rows.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(size);
+    }
+}
+
 /// The most parked rows of a key that are loaded at once.
 const LOADED: usize = 64;
 
@@ -53,8 +83,9 @@ pub(super) struct Lane<P> {
     pub(super) has_more: bool,
     /// Set if the lane is to be released: nothing new starts.
     pub(super) is_draining: bool,
-    /// Rows of the table that wait, are in flight, or whose removal is not through.
-    known: HashSet<RowId>,
+    /// Rows of the table that wait, are in flight, or whose removal is not through; and the bytes of each.
+    known: HashMap<RowId, usize>,
+    known_bytes: usize,
     /// Removed while a read ran, which may still return them.
     removed: Vec<RowId>,
     keys: HashMap<OrderKey, Key<P>>,
@@ -62,63 +93,9 @@ pub(super) struct Lane<P> {
     /// Statements about this lane that are not through: deletes and moves.
     statements: usize,
     /// Messages of parked rows in memory.
-    loaded: usize,
-}
-
-#[derive(Debug)]
-struct Key<P> {
-    /// In order of their ids.
-    waiting: VecDeque<(RowId, P)>,
-    in_flight: Option<(RowId, Table)>,
-    parked: Option<Parked<P>>,
-}
-
-/// The parked rows of a key. The rows that are read meanwhile are parked, too, unless it recovers.
-#[derive(Debug)]
-struct Parked<P> {
-    rows: VecDeque<ParkedRow<P>>,
-    /// Failed attempts of the first row.
-    attempts: u32,
-    due: Duration,
-    is_loading: bool,
-    /// Set if its last attempt succeeded: rows that are read now wait in memory, behind the parked ones.
-    recovers: bool,
-}
-
-#[derive(Debug)]
-struct ParkedRow<P> {
-    row: RowId,
-    payload: Option<P>,
-    /// Unset while the statement that parks it is not through.
-    is_moved: bool,
-}
-
-impl<P> Key<P> {
-    fn new() -> Self {
-        Self { waiting: VecDeque::new(), in_flight: None, parked: None }
-    }
-
-    /// Takes the first row, if it is in memory.
-    fn pop(&mut self) -> Option<(RowId, Table, P)> {
-        let Some(parked) = &mut self.parked else {
-            return self.waiting.pop_front().map(|(row, payload)| (row, Table::Pending, payload));
-        };
-        let first = parked.rows.front_mut()?;
-        first.payload.take().map(|payload| (first.row, Table::Parked, payload))
-    }
-
-    fn is_ready(&self) -> bool {
-        let has_first = match &self.parked {
-            Some(parked) => parked.rows.front().is_some_and(|first| first.payload.is_some()),
-            None => !self.waiting.is_empty(),
-        };
-        has_first && self.in_flight.is_none()
-    }
-
-    fn insert_waiting(&mut self, row: RowId, payload: P) {
-        let place = self.waiting.partition_point(|(other, _)| *other < row);
-        self.waiting.insert(place, (row, payload));
-    }
+    loaded: Capacity,
+    /// Keys whose parked rows wait for room in memory.
+    starved: VecDeque<OrderKey>,
 }
 
 impl<P> Lane<P> {
@@ -135,32 +112,37 @@ impl<P> Lane<P> {
             late_from: None,
             has_more: true,
             is_draining: false,
-            known: HashSet::new(),
+            known: HashMap::new(),
+            known_bytes: 0,
             removed: Vec::new(),
             keys: HashMap::new(),
             in_flight: 0,
             statements: 0,
-            loaded: 0,
+            loaded: Capacity::default(),
+            starved: VecDeque::new(),
         };
-        for ParkedEntry { row, order, attempts, due_in, .. } in parked {
+        for ParkedEntry { row, order, size, attempts, due_in, .. } in parked {
             let key = lane.keys.entry(order.clone()).or_insert_with(Key::new);
             let due = now + due_in;
             let parked = key.parked.get_or_insert_with(|| {
                 effects.due.push(std::cmp::Reverse((due, at, order)));
-                Parked { rows: VecDeque::new(), attempts, due, is_loading: false, recovers: false }
+                Parked::new(attempts, due)
             });
-            parked.rows.push_back(ParkedRow { row, payload: None, is_moved: true });
+            parked.rows.push_back(ParkedRow { row, size, payload: None, is_moved: true });
         }
         lane
     }
 
     /// Rows in memory, and rows whose removal is not through.
-    pub(super) fn held(&self) -> usize {
-        self.known.len() + self.loaded
+    pub(super) fn held(&self) -> Capacity {
+        Capacity {
+            rows: self.known.len() + self.loaded.rows,
+            bytes: self.known_bytes + self.loaded.bytes,
+        }
     }
 
     pub(super) fn knows(&self, row: RowId) -> bool {
-        self.known.contains(&row)
+        self.known.contains_key(&row)
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -174,15 +156,17 @@ impl<P> Lane<P> {
 
     /// Takes a row that was read, unless it is known.
     pub(super) fn admit(&mut self, entry: Entry<P>, effects: &mut Effects) {
-        let Entry { row, order, payload } = entry;
-        if !self.known.insert(row) {
+        let Entry { row, order, size, payload } = entry;
+        if self.knows(row) {
             return;
         }
+        self.known.insert(row, size);
+        self.known_bytes += size;
         let key = self.keys.entry(order.clone()).or_insert_with(Key::new);
         match &mut key.parked {
             Some(parked) if !parked.recovers => {
                 self.statements += 1;
-                follow(self.at, row, order, parked, effects);
+                parked.follow(self.at, row, size, order, effects);
             }
             _ => {
                 let was_ready = key.is_ready();
@@ -200,7 +184,9 @@ impl<P> Lane<P> {
         let (row, table, payload) = key.pop()?;
         key.in_flight = Some((row, table));
         self.in_flight += 1;
-        self.loaded -= usize::from(table == Table::Parked);
+        if let Some(first) = key.parked.as_ref().and_then(|parked| parked.rows.front()) {
+            self.loaded.remove(first.size);
+        }
         Some((row, table, payload))
     }
 
@@ -256,7 +242,7 @@ impl<P> Lane<P> {
             (Table::Parked, Some(parked)) => {
                 if let Some(first) = parked.rows.front_mut().filter(|first| first.row == row) {
                     first.payload = Some(payload);
-                    self.loaded += 1;
+                    self.loaded.add(first.size);
                 }
             }
             _ => key.insert_waiting(row, payload),
@@ -284,19 +270,16 @@ impl<P> Lane<P> {
         let Some(key) = self.keys.get_mut(order) else { return };
         let delay = backoff.after(attempts);
         let due = now + delay;
-        let parked = key.parked.get_or_insert_with(|| Parked {
-            rows: VecDeque::new(),
-            attempts,
-            due,
-            is_loading: false,
-            recovers: false,
-        });
+        let parked = key.parked.get_or_insert_with(|| Parked::new(attempts, due));
         (parked.attempts, parked.due, parked.recovers) = (attempts, due, false);
         if table == Table::Pending {
-            parked.rows.push_front(ParkedRow { row, payload: None, is_moved: false });
+            let size = self.known.get(&row).copied().unwrap_or(0);
+            parked.rows.push_front(ParkedRow { row, size, payload: None, is_moved: false });
         }
         for row in &mut parked.rows {
-            self.loaded -= usize::from(row.payload.take().is_some());
+            if row.payload.take().is_some() {
+                self.loaded.remove(row.size);
+            }
         }
         effects.moves.push(Move {
             lane: self.at,
@@ -309,7 +292,8 @@ impl<P> Lane<P> {
         });
         self.statements += 1 + key.waiting.len();
         for (row, _) in key.waiting.drain(..) {
-            follow(self.at, row, order.clone(), parked, effects);
+            let size = self.known.get(&row).copied().unwrap_or(0);
+            parked.follow(self.at, row, size, order.clone(), effects);
         }
         effects.due.push(std::cmp::Reverse((due, self.at, order.clone())));
     }
@@ -322,7 +306,7 @@ impl<P> Lane<P> {
         }
         match is_reading {
             true => self.removed.push(row),
-            false => drop(self.known.remove(&row)),
+            false => self.forget(row),
         }
     }
 
@@ -340,23 +324,53 @@ impl<P> Lane<P> {
 
     /// The read has ended: it cannot return what was removed before.
     pub(super) fn read_ended(&mut self) {
-        for row in self.removed.drain(..) {
-            self.known.remove(&row);
+        for row in std::mem::take(&mut self.removed) {
+            self.forget(row);
         }
     }
 
-    /// The rows to load of a parked key whose time has come.
-    pub(super) fn load(&mut self, order: &OrderKey, now: Duration) -> Option<Vec<RowId>> {
+    fn forget(&mut self, row: RowId) {
+        self.known_bytes -= self.known.remove(&row).unwrap_or(0);
+    }
+
+    /// The rows to load of a parked key whose time has come. `most`: the lane's part of the memory. One row is
+    /// loaded whatever its size, if no other is.
+    pub(super) fn load(
+        &mut self,
+        order: &OrderKey,
+        most: Capacity,
+        now: Duration,
+    ) -> Option<Vec<RowId>> {
+        let mut held = self.held();
         let key = self.keys.get_mut(order)?;
         let parked = key.parked.as_mut()?;
-        let first_is_loaded = parked.rows.front().is_some_and(|first| first.payload.is_some());
-        if key.in_flight.is_some() || parked.is_loading || first_is_loaded || parked.due > now {
+        let first = parked.rows.front().filter(|first| first.is_moved)?;
+        let is_loaded = first.payload.is_some();
+        if key.in_flight.is_some() || parked.is_loading || is_loaded || parked.due > now {
             return None;
         }
-        let moved = parked.rows.iter().take(LOADED).take_while(|row| row.is_moved);
-        let rows: Vec<_> = moved.map(|parked| parked.row).collect();
-        parked.is_loading = !rows.is_empty();
-        (!rows.is_empty()).then_some(rows)
+        let mut rows = Vec::new();
+        for of in parked.rows.iter().take(LOADED).take_while(|row| row.is_moved) {
+            held.add(of.size);
+            let has_room = held.rows <= most.rows && held.bytes <= most.bytes;
+            if !has_room && (!rows.is_empty() || self.loaded.rows > 0) {
+                break;
+            }
+            rows.push(of.row);
+        }
+        if rows.is_empty() {
+            self.starved.push_front(order.clone());
+            return None;
+        }
+        parked.is_loading = true;
+        Some(rows)
+    }
+
+    /// A key that waits for room to [load](Self::load), if there may be some.
+    pub(super) fn next_starved(&mut self, most: Capacity) -> Option<OrderKey> {
+        let held = self.held();
+        let has_room = held.rows < most.rows && held.bytes < most.bytes;
+        if has_room || self.loaded.rows == 0 { self.starved.pop_front() } else { None }
     }
 
     /// The answer to [`load`](Self::load). A row that is missing is gone: somebody else removed it.
@@ -372,8 +386,10 @@ impl<P> Lane<P> {
         let Some(parked) = key.and_then(|key| key.parked.as_mut()) else { return };
         parked.is_loading = false;
         for parked in &mut parked.rows {
-            if let Some(payload) = rows.remove(&parked.row) {
-                self.loaded += usize::from(parked.payload.replace(payload).is_none());
+            if let Some(payload) = rows.remove(&parked.row)
+                && parked.payload.replace(payload).is_none()
+            {
+                self.loaded.add(parked.size);
             }
         }
         parked.rows.retain(|of| of.payload.is_some() || !asked.contains(&of.row));
@@ -441,32 +457,13 @@ impl<P> Lane<P> {
     }
 }
 
-/// Parks a row behind the other rows of its key.
-fn follow<P>(
-    lane: LaneEpoch,
-    row: RowId,
-    order: OrderKey,
-    parked: &mut Parked<P>,
-    effects: &mut Effects,
-) {
-    let place = parked.rows.iter().rposition(|of| of.row < row).map_or(0, |place| place + 1);
-    parked.rows.insert(place, ParkedRow { row, payload: None, is_moved: false });
-    effects.moves.push(Move {
-        lane,
-        row,
-        order,
-        from: Table::Pending,
-        to: Target::Parked(Duration::ZERO),
-        attempts: 0,
-        error: "waits for an earlier row of its key".into(),
-    });
-}
-
 #[cfg(test)]
 mod tests {
     use uuid::Uuid;
 
     use super::*;
+
+    const MOST: Capacity = Capacity { rows: 10, bytes: 10 };
 
     #[test]
     fn late_row_before_the_row_in_flight_is_loaded() {
@@ -474,19 +471,25 @@ mod tests {
         let order = OrderKey::Key { topic: "t".into(), key: "k".into() };
         let due_in = Duration::ZERO;
         let row = |id| RowId { id, event_id: Uuid::from_u128(id as u128) };
-        let parked =
-            ParkedEntry { lane: 0, row: row(5), order: order.clone(), attempts: 1, due_in };
+        let parked = ParkedEntry {
+            lane: 0,
+            row: row(5),
+            order: order.clone(),
+            size: 1,
+            attempts: 1,
+            due_in,
+        };
         let mut effects = Effects::default();
         let mut lane = Lane::new(at, vec![parked], now, &mut effects);
-        assert_eq!(lane.load(&order, now), Some(vec![row(5)]));
+        assert_eq!(lane.load(&order, MOST, now), Some(vec![row(5)]));
         lane.loaded(&order, &[row(5)], HashMap::from([(row(5), 5)]), now, &mut effects);
         assert_eq!(lane.start(&order), Some((row(5), Table::Parked, 5)));
-        lane.admit(Entry { row: row(3), order: order.clone(), payload: 3 }, &mut effects);
+        lane.admit(Entry { row: row(3), order: order.clone(), size: 1, payload: 3 }, &mut effects);
         lane.removed(row(3), Table::Pending, false);
         lane.moved(&order, row(3), &mut effects);
         effects.due.clear();
         lane.returned(&order, row(5), 5, &mut effects);
         let Some(std::cmp::Reverse((_, _, due))) = effects.due.pop() else { panic!("a stall") };
-        assert_eq!(lane.load(&due, now), Some(vec![row(3), row(5)]));
+        assert_eq!(lane.load(&due, MOST, now), Some(vec![row(3), row(5)]));
     }
 }

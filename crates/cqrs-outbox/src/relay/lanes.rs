@@ -2,81 +2,14 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::effects::{Delete, Effects, LaneEpoch, Move, OrderKey, RowId, Table};
-use super::lane::{Backoff, Entry, Lane, ParkedEntry};
-use super::snapshot::{LateRows, Snapshot};
-
-/// A part of a hot read: rows of a lane above an id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct LaneRead {
-    pub(super) lane: LaneEpoch,
-    pub(super) above: i64,
-    pub(super) limit: usize,
-}
-
-/// A part of a late read: the ids of a lane above one id, up to another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct LaneRange {
-    pub(super) lane: LaneEpoch,
-    pub(super) above: i64,
-    pub(super) up_to: i64,
-    pub(super) limit: usize,
-}
-
-/// The next statement of a read.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum ReadStep {
-    Hot(Vec<LaneRead>),
-    /// The ids of rows that may have become visible late.
-    Ids(Vec<LaneRange>),
-    /// The rows of these ids.
-    Rows(Vec<(LaneEpoch, RowId)>),
-    End,
-}
-
-/// The answer to a statement of a read.
-#[derive(Debug)]
-pub(super) struct ReadAnswer<T> {
-    /// By lane, in order of the ids.
-    pub(super) rows: Vec<(i16, T)>,
-    /// The asked lanes that this relay did not own in the snapshot of the statement. They have no rows here.
-    pub(super) lost: Vec<LaneEpoch>,
-    /// Of a database with ids in another order than commits.
-    pub(super) snapshot: Option<Snapshot>,
-}
-
-/// A row to publish.
-#[derive(Debug)]
-pub(super) struct Publish<P> {
-    pub(super) lane: LaneEpoch,
-    pub(super) order: OrderKey,
-    pub(super) row: RowId,
-    pub(super) table: Table,
-    pub(super) payload: P,
-}
-
-/// The outcome of a publish.
-#[derive(Debug)]
-pub(super) enum Outcome<P> {
-    Confirmed,
-    /// The broker is away: again, later, without counting it.
-    Returned(P),
-    /// The key waits for its next attempt.
-    Failed(Arc<str>),
-    /// For good.
-    Refused(Arc<str>),
-}
-
-/// Parked rows to load.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Load {
-    pub(super) lane: LaneEpoch,
-    pub(super) order: OrderKey,
-    pub(super) rows: Vec<RowId>,
-}
+use super::effects::{
+    Delete, Effects, LaneEpoch, LaneRange, LaneRead, LateRow, Load, Move, Outcome, Publish,
+    ReadAnswer, ReadStep, RowId,
+};
+use super::lane::{Backoff, Capacity, Entry, Lane, ParkedEntry};
+use super::snapshot::LateRows;
 
 #[derive(Debug)]
 pub(super) struct Lanes<P> {
@@ -85,8 +18,8 @@ pub(super) struct Lanes<P> {
     late: LateRows,
     /// The hot rows of the running read. They wait until the late rows are known.
     reading: Option<Reading<P>>,
-    /// Rows in memory, of all lanes together.
-    capacity: usize,
+    /// Of all lanes together.
+    capacity: Capacity,
     backoff: Backoff,
 }
 
@@ -100,7 +33,7 @@ struct Reading<P> {
 }
 
 impl<P> Lanes<P> {
-    pub(super) fn new(capacity: usize, backoff: Backoff) -> Self {
+    pub(super) fn new(capacity: Capacity, backoff: Backoff) -> Self {
         Self {
             lanes: BTreeMap::new(),
             effects: Effects::default(),
@@ -172,13 +105,18 @@ impl<P> Lanes<P> {
         if self.reading.is_some() {
             return ReadStep::End;
         }
-        let share = (self.capacity / self.lanes.len().max(1)).max(1);
+        let share = self.share();
+        let held: usize = self.lanes.values().map(|lane| lane.held().bytes).sum();
+        let mut free = self.capacity.bytes.saturating_sub(held);
         let mut reads = Vec::new();
         for lane in self.lanes.values_mut().filter(|lane| lane.has_more && !lane.is_draining) {
-            let limit = share.saturating_sub(lane.held());
-            if limit >= share.div_ceil(4) {
+            let held = lane.held();
+            let limit = share.rows.saturating_sub(held.rows);
+            let bytes = share.bytes.saturating_sub(held.bytes).min(free);
+            if limit >= share.rows.div_ceil(4) && bytes >= share.bytes.div_ceil(4) {
                 lane.has_more = false;
-                reads.push(LaneRead { lane: lane.at, above: lane.highest, limit });
+                free -= bytes;
+                reads.push(LaneRead { lane: lane.at, above: lane.highest, limit, bytes });
             }
         }
         if reads.is_empty() {
@@ -207,7 +145,7 @@ impl<P> Lanes<P> {
         for read in &reading.lanes {
             let Some(lane) = self.lanes.get_mut(&read.lane.lane) else { continue };
             if let Some(above) = lane.late_from.filter(|above| *above < lane.highest) {
-                let (up_to, limit) = (lane.highest, lane.held() + read.limit + 1);
+                let (up_to, limit) = (lane.highest, lane.held().rows + read.limit + 1);
                 reading.ranges.push(LaneRange { lane: lane.at, above, up_to, limit });
             } else {
                 lane.late_from = None;
@@ -229,10 +167,11 @@ impl<P> Lanes<P> {
     ///
     /// A transaction that finished in between may have two late rows of a key, one of them below the range.
     /// Then the range grows, and is read again.
-    pub(super) fn late_ids(&mut self, answer: ReadAnswer<RowId>) -> ReadStep {
+    pub(super) fn late_ids(&mut self, answer: ReadAnswer<LateRow>) -> ReadStep {
         let ReadAnswer { rows: ids, lost, snapshot } = answer;
         lost.into_iter().for_each(|at| self.lose(at));
         let above = snapshot.and_then(|snapshot| self.late.observe(snapshot));
+        let share = self.share();
         let Some(reading) = &mut self.reading else { return ReadStep::End };
         if let Some(above) = above {
             reading.late_again = Some(reading.late_again.map_or(above, |again| again.min(above)));
@@ -248,17 +187,32 @@ impl<P> Lanes<P> {
         for range in &reading.ranges {
             let lane = self.lanes.get_mut(&range.lane.lane).filter(|lane| lane.at == range.lane);
             let Some(lane) = lane else { continue };
-            let found = ids.iter().filter(|(of, _)| *of == range.lane.lane);
-            let found: Vec<_> = found.map(|(_, row)| *row).collect();
-            let new = found.iter().filter(|row| !lane.knows(**row));
-            unknown.extend(new.map(|row| (range.lane, *row)));
-            lane.late_from = None;
+            let is_of_lane = |of: i16| of == range.lane.lane;
+            let found = ids.iter().filter(|(of, _)| is_of_lane(*of)).map(|(_, row)| *row);
+            let found: Vec<LateRow> = found.collect();
+            let new = found.iter().copied().filter(|late| !lane.knows(late.row));
+            let mut new: Vec<LateRow> = new.collect();
+            let hot = reading.hot.iter().filter(|(of, _)| is_of_lane(*of));
+            let hot: usize = hot.map(|(_, entry)| entry.size).sum();
+            let room = share.bytes.saturating_sub(lane.held().bytes);
+            // More late rows than room: the rows behind them wait.
+            let mut last = None;
             if found.len() >= range.limit {
-                // More late rows than room: the rows behind them wait.
-                lane.late_from = found.iter().map(|row| row.id).max();
-                lane.has_more = true;
-                reading.hot.retain(|(of, _)| *of != range.lane.lane);
+                last = found.last().map(|late| late.row.id);
             }
+            let bytes: usize = new.iter().map(|late| late.size).sum();
+            let has_room = new.is_empty() || bytes + hot <= room;
+            let fitting = fitting(&new, room);
+            if fitting < new.len() {
+                new.truncate(fitting);
+                last = new.last().map(|late| late.row.id);
+            }
+            lane.late_from = last;
+            if last.is_some() || !has_room {
+                lane.has_more = true;
+                reading.hot.retain(|(of, _)| !is_of_lane(*of));
+            }
+            unknown.extend(new.into_iter().map(|late| (range.lane, late.row)));
         }
         match unknown.is_empty() {
             true => self.admit(Vec::new()),
@@ -280,7 +234,7 @@ impl<P> Lanes<P> {
             self.late_from(above);
         }
         let is_read = |at: LaneEpoch| reads.iter().find(|read| read.lane == at);
-        let mut counts: HashMap<i16, usize> = HashMap::new();
+        let mut counts: HashMap<i16, Capacity> = HashMap::new();
         for (is_hot, (lane, entry)) in
             late.into_iter().map(|row| (false, row)).chain(hot.into_iter().map(|row| (true, row)))
         {
@@ -289,8 +243,8 @@ impl<P> Lanes<P> {
             if is_hot {
                 lane.highest = lane.highest.max(entry.row.id);
                 let count = counts.entry(lane.at.lane).or_default();
-                *count += 1;
-                lane.has_more |= *count >= read.limit;
+                count.add(entry.size);
+                lane.has_more |= count.rows >= read.limit || count.bytes >= read.bytes;
             }
             lane.admit(entry, &mut self.effects);
         }
@@ -446,10 +400,15 @@ impl<P> Lanes<P> {
 
     /// Parked rows to load now.
     pub(super) fn next_load(&mut self, now: Duration) -> Option<Load> {
+        let share = self.share();
+        for lane in self.lanes.values_mut() {
+            let starved = lane.next_starved(share);
+            self.effects.due.extend(starved.map(|of| Reverse((Duration::ZERO, lane.at, of))));
+        }
         while self.next_due().is_some_and(|due| due <= now) {
             let Reverse((_, at, order)) = self.effects.due.pop()?;
             let Some(lane) = self.get(at).filter(|lane| !lane.is_draining) else { continue };
-            if let Some(rows) = lane.load(&order, now) {
+            if let Some(rows) = lane.load(&order, share, now) {
                 return Some(Load { lane: at, order, rows });
             }
         }
@@ -467,7 +426,26 @@ impl<P> Lanes<P> {
         }
     }
 
+    /// The part of each lane in what may be in memory.
+    fn share(&self) -> Capacity {
+        self.capacity.per_lane(self.lanes.len())
+    }
+
     fn get(&mut self, at: LaneEpoch) -> Option<&mut Lane<P>> {
         self.lanes.get_mut(&at.lane).filter(|lane| lane.at == at)
     }
 }
+
+/// The number of rows that fit into `room` bytes: at least one, and at most one more than fits.
+fn fitting(rows: &[LateRow], room: usize) -> usize {
+    let mut bytes = 0;
+    let fitting = rows.iter().take_while(|late| {
+        let has_room = bytes < room;
+        bytes += late.size;
+        has_room
+    });
+    fitting.count().max(1)
+}
+
+#[cfg(test)]
+mod tests;

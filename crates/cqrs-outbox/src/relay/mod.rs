@@ -36,6 +36,7 @@ mod builder;
 mod driver;
 mod effects;
 mod failed;
+mod key;
 mod lane;
 mod lanes;
 mod membership;

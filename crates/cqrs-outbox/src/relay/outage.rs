@@ -57,8 +57,7 @@ impl Outage {
     }
 }
 
-/// The error with its causes, cut to what a row keeps. It has no payload in it, and no zero byte, which
-/// PostgreSQL refuses in a text.
+/// The error with its causes, cut to what a row keeps. No zero byte is in it, which PostgreSQL refuses in a text.
 pub(super) fn text_of(error: &dyn Error) -> Arc<str> {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -67,6 +66,11 @@ pub(super) fn text_of(error: &dyn Error) -> Arc<str> {
         text.push_str(&error.to_string());
         cause = error.source();
     }
+    cut(text)
+}
+
+/// What a row keeps of the text of an error.
+pub(super) fn cut(mut text: String) -> Arc<str> {
     text.truncate(text.floor_char_boundary(MAX_ERROR));
     text.replace('\0', " ").into()
 }
@@ -74,6 +78,14 @@ pub(super) fn text_of(error: &dyn Error) -> Arc<str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_of_a_row_is_cut_at_a_character() {
+        let text = cut(format!("a\0{}", "é".repeat(1_000)));
+        assert!(text.starts_with("a éé") && text.len() == MAX_ERROR, "{}", text.len());
+        assert_eq!(cut("é".repeat(600)).len(), MAX_ERROR);
+        assert_eq!(cut(format!("a{}", "é".repeat(600))).len(), MAX_ERROR - 1);
+    }
 
     #[test]
     fn pause_grows_until_a_success() {

@@ -10,7 +10,7 @@ use cqrs_core::{Message, MessageBroker, PublishError, PublishErrorKind};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 
-use super::lanes::{Outcome, Publish};
+use super::effects::{Outcome, Publish};
 use super::outage::{Outage, text_of};
 use super::store::Payload;
 

@@ -8,6 +8,8 @@ use super::lane::Backoff;
 pub(super) struct Settings {
     /// Rows in memory.
     pub(super) window: usize,
+    /// Bytes of their bodies.
+    pub(super) window_bytes: usize,
     pub(super) backoff: Backoff,
     pub(super) poll: Duration,
     pub(super) idle_poll: Duration,
@@ -23,6 +25,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             window: 8_192,
+            window_bytes: 64 << 20,
             backoff: Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(300) },
             poll: Duration::from_millis(250),
             idle_poll: Duration::from_secs(1),

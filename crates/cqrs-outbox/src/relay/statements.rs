@@ -7,9 +7,8 @@ use cqrs_core::broker::BoxFuture;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
-use super::effects::{Delete, LaneEpoch, Move, RowId};
+use super::effects::{Delete, LaneEpoch, LateRow, Load, Move, ReadAnswer, RowId};
 use super::lane::ParkedEntry;
-use super::lanes::{Load, ReadAnswer};
 use super::outage::Outage;
 use super::store::{Payload, ReadEntry, View};
 use crate::error::OutboxError;
@@ -57,7 +56,7 @@ impl Kind {
 #[derive(Debug)]
 pub(super) enum Done {
     Hot(Result<ReadAnswer<ReadEntry>, OutboxError>),
-    Ids(Result<ReadAnswer<RowId>, OutboxError>),
+    Ids(Result<ReadAnswer<LateRow>, OutboxError>),
     Rows(Result<ReadAnswer<ReadEntry>, OutboxError>),
     Deleted(Vec<Delete>, i64, Result<Option<u64>, OutboxError>),
     Moved(Vec<Move>, Result<Vec<i16>, OutboxError>),

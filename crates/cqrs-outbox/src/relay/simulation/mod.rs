@@ -13,7 +13,7 @@ use database::{Database, KEYLESS, KEYS, LANES, Writer};
 use relay::Relay;
 use uuid::Uuid;
 
-use super::lanes::{Outcome, Publish};
+use super::effects::{Outcome, Publish};
 use super::share::fair_share;
 
 /// SplitMix64.

@@ -4,12 +4,14 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::database::Database;
-use crate::relay::effects::{Delete, LaneEpoch, Move, RowId};
-use crate::relay::lane::{Backoff, Entry, ParkedEntry};
-use crate::relay::lanes::{Lanes, Load, ReadAnswer, ReadStep};
+use crate::relay::effects::{Delete, LaneEpoch, LateRow, Load, Move, ReadAnswer, ReadStep, RowId};
+use crate::relay::lane::{Backoff, Capacity, Entry, ParkedEntry};
+use crate::relay::lanes::Lanes;
 
 const BACKOFF: Backoff =
     Backoff { first: Duration::from_millis(20), longest: Duration::from_millis(100) };
+
+pub(super) const CAPACITY: Capacity = Capacity { rows: 12, bytes: 48 };
 
 /// A statement, sent to the database.
 #[derive(Debug)]
@@ -28,7 +30,7 @@ enum Request {
 #[derive(Debug)]
 enum Answer {
     Hot(ReadAnswer<Entry<i64>>),
-    Ids(ReadAnswer<RowId>),
+    Ids(ReadAnswer<LateRow>),
     Rows(ReadAnswer<Entry<i64>>),
     Deleted(Vec<Delete>, u64, i64),
     Moved(Vec<Move>, Vec<i16>),
@@ -57,7 +59,7 @@ pub(super) struct Relay {
 
 impl Relay {
     pub(super) fn new(number: usize) -> Self {
-        let lanes = Lanes::new(12, BACKOFF);
+        let lanes = Lanes::new(CAPACITY, BACKOFF);
         let (requests, answers) = (Vec::new(), Vec::new());
         Self {
             number,

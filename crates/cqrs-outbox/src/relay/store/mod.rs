@@ -17,10 +17,12 @@ use cqrs_core::Message;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::effects::{Delete, LaneEpoch, Move, OrderKey, RowId};
+use super::effects::{
+    Delete, LaneEpoch, LaneRange, LaneRead, LateRow, Load, Move, OrderKey, ReadAnswer, RowId,
+};
 use super::failed::{FailedRow, FailedTable};
 use super::lane::{Entry, ParkedEntry};
-use super::lanes::{LaneRange, LaneRead, Load, ReadAnswer};
+use super::outage::cut;
 use super::status::Counts;
 use crate::database::OutboxDatabase;
 use crate::error::OutboxError;
@@ -125,7 +127,7 @@ pub(super) trait Store: Send + Sync + 'static {
     fn ids(
         &self,
         ranges: &[LaneRange],
-    ) -> impl Future<Output = Result<ReadAnswer<RowId>, OutboxError>> + Send;
+    ) -> impl Future<Output = Result<ReadAnswer<LateRow>, OutboxError>> + Send;
 
     /// The rows that have the ids of `rows` now.
     fn rows(
@@ -165,11 +167,11 @@ fn entry_of(row: RowId, read: Result<Row, sqlx::Error>) -> ReadEntry {
     match read {
         Ok(Row { message, .. }) => {
             let order = order_of(row, Arc::clone(&message.topic), message.key.clone());
-            Entry { row, order, payload: Ok(message) }
+            Entry { row, order, size: message.body.len(), payload: Ok(message) }
         }
         Err(error) => {
-            let reason = format!("the row cannot be read: {error}").into();
-            Entry { row, order: OrderKey::Row(row), payload: Err(reason) }
+            let reason = cut(format!("the row cannot be read: {error}"));
+            Entry { row, order: OrderKey::Row(row), size: 0, payload: Err(reason) }
         }
     }
 }

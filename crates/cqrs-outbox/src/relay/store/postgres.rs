@@ -17,9 +17,10 @@ use super::connections::Connections;
 use super::session::Session;
 use super::{Payload, ReadEntry, Store, View, entry_of, order_of};
 use crate::error::OutboxError;
-use crate::relay::effects::{Delete, LaneEpoch, Move, RowId, Table, Target};
+use crate::relay::effects::{
+    Delete, LaneEpoch, LaneRange, LaneRead, LateRow, Load, Move, ReadAnswer, RowId, Table, Target,
+};
 use crate::relay::lane::ParkedEntry;
-use crate::relay::lanes::{LaneRange, LaneRead, Load, ReadAnswer};
 use crate::row::Row;
 
 /// A lane that is no lane: its row in an answer carries the snapshot.
@@ -39,7 +40,7 @@ fn column<'a, E, T>(elements: &'a [E], value: impl Fn(&'a E) -> T) -> Vec<T> {
     elements.iter().map(value).collect()
 }
 
-/// A number of rows, as PostgreSQL counts them.
+/// A number of rows or bytes, as PostgreSQL counts them.
 fn count(rows: usize) -> i64 {
     i64::try_from(rows).unwrap_or(i64::MAX)
 }
@@ -49,7 +50,10 @@ fn error(doing: &'static str) -> impl Fn(Error) -> OutboxError {
 }
 
 /// The answer to a fenced read. `value`: the part of the row that is asked for, if there is one.
-fn answer<T>(rows: Vec<PgRow>, value: impl Fn(RowId, &PgRow) -> T) -> Result<ReadAnswer<T>, Error> {
+fn answer<T>(
+    rows: Vec<PgRow>,
+    value: impl Fn(RowId, &PgRow) -> Result<T, Error>,
+) -> Result<ReadAnswer<T>, Error> {
     let mut answer =
         ReadAnswer { rows: Vec::with_capacity(rows.len()), lost: Vec::new(), snapshot: None };
     for row in &rows {
@@ -61,7 +65,7 @@ fn answer<T>(rows: Vec<PgRow>, value: impl Fn(RowId, &PgRow) -> T) -> Result<Rea
         } else if !row.try_get::<bool, _>("is_owned")? {
             answer.lost.push(LaneEpoch { lane, epoch: row.try_get("asked_epoch")? });
         } else if let Some(id) = row.try_get::<Option<i64>, _>("id")? {
-            answer.rows.push((lane, value(row_id(id, row)?, row)));
+            answer.rows.push((lane, value(row_id(id, row)?, row)?));
         }
     }
     Ok(answer)
@@ -69,6 +73,11 @@ fn answer<T>(rows: Vec<PgRow>, value: impl Fn(RowId, &PgRow) -> T) -> Result<Rea
 
 fn row_id(id: i64, row: &PgRow) -> Result<RowId, Error> {
     Ok(RowId { id, event_id: row.try_get("event_id")? })
+}
+
+/// The bytes of a body.
+fn size(row: &PgRow) -> Result<usize, Error> {
+    Ok(usize::try_from(row.try_get::<i32, _>("size")?).unwrap_or(0))
 }
 
 fn read_entry(id: RowId, row: &PgRow) -> ReadEntry {
@@ -163,24 +172,26 @@ impl PostgresStore {
             let order = order_of(row, of.try_get::<&str, _>("topic")?.into(), key.map(Bytes::from));
             let attempts = u32::try_from(of.try_get::<i32, _>("attempts")?).unwrap_or(0);
             let due_in = Duration::try_from_secs_f64(of.try_get("due_in")?).unwrap_or_default();
-            Ok(ParkedEntry { lane: of.try_get("lane")?, row, order, attempts, due_in })
+            let (lane, size) = (of.try_get("lane")?, size(of)?);
+            Ok(ParkedEntry { lane, row, order, size, attempts, due_in })
         };
         rows.iter().map(entry).collect()
     }
 
     async fn try_hot(&self, reads: &[LaneRead]) -> Result<ReadAnswer<ReadEntry>, Error> {
         let none = LaneEpoch { lane: SNAPSHOT, epoch: 0 };
-        let reads = [reads, &[LaneRead { lane: none, above: 0, limit: 0 }]].concat();
+        let reads = [reads, &[LaneRead { lane: none, above: 0, limit: 0, bytes: 0 }]].concat();
         let query = query(&self.sql.hot)
             .bind(self.relay)
             .bind(column(&reads, |read| read.lane.lane))
             .bind(column(&reads, |read| read.lane.epoch))
             .bind(column(&reads, |read| read.above))
-            .bind(column(&reads, |read| count(read.limit)));
-        answer(self.fetch(query).await?, read_entry)
+            .bind(column(&reads, |read| count(read.limit)))
+            .bind(column(&reads, |read| count(read.bytes)));
+        answer(self.fetch(query).await?, |id, row| Ok(read_entry(id, row)))
     }
 
-    async fn try_ids(&self, ranges: &[LaneRange]) -> Result<ReadAnswer<RowId>, Error> {
+    async fn try_ids(&self, ranges: &[LaneRange]) -> Result<ReadAnswer<LateRow>, Error> {
         let none = LaneEpoch { lane: SNAPSHOT, epoch: 0 };
         let ranges = [ranges, &[LaneRange { lane: none, above: 0, up_to: 0, limit: 0 }]].concat();
         let query = query(&self.sql.ids)
@@ -190,7 +201,7 @@ impl PostgresStore {
             .bind(column(&ranges, |range| range.above))
             .bind(column(&ranges, |range| range.up_to))
             .bind(column(&ranges, |range| count(range.limit)));
-        answer(self.fetch(query).await?, |row, _| row)
+        answer(self.fetch(query).await?, |id, row| Ok(LateRow { row: id, size: size(row)? }))
     }
 
     async fn try_rows(&self, rows: &[(LaneEpoch, RowId)]) -> Result<ReadAnswer<ReadEntry>, Error> {
@@ -199,7 +210,7 @@ impl PostgresStore {
             .bind(column(rows, |(at, _)| at.lane))
             .bind(column(rows, |(at, _)| at.epoch))
             .bind(column(rows, |(_, row)| row.id));
-        answer(self.fetch(query).await?, read_entry)
+        answer(self.fetch(query).await?, |id, row| Ok(read_entry(id, row)))
     }
 
     async fn try_delete(&self, rows: &[Delete]) -> Result<Option<u64>, Error> {
@@ -280,7 +291,7 @@ impl Store for PostgresStore {
         self.try_hot(reads).await.map_err(error("reading the outbox"))
     }
 
-    async fn ids(&self, ranges: &[LaneRange]) -> Result<ReadAnswer<RowId>, OutboxError> {
+    async fn ids(&self, ranges: &[LaneRange]) -> Result<ReadAnswer<LateRow>, OutboxError> {
         self.try_ids(ranges).await.map_err(error("reading late rows of the outbox"))
     }
 

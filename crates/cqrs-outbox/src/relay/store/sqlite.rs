@@ -13,10 +13,11 @@ use uuid::fmt::Simple;
 use super::{Payload, ReadEntry, RelayDatabase, Store, StoreSettings, View, entry_of, order_of};
 use crate::error::OutboxError;
 use crate::outbox::Outbox;
-use crate::relay::effects::{Delete, LaneEpoch, Move, RowId, Table, Target};
+use crate::relay::effects::{
+    Delete, LaneEpoch, LaneRange, LaneRead, LateRow, Load, Move, ReadAnswer, RowId, Table, Target,
+};
 use crate::relay::failed::{FailedRow, FailedTable};
 use crate::relay::lane::ParkedEntry;
-use crate::relay::lanes::{LaneRange, LaneRead, Load, ReadAnswer};
 use crate::relay::status::Counts;
 use crate::row::{Row, row_columns};
 use crate::tables::{Dialect, Tables};
@@ -125,13 +126,13 @@ fn add<T>(
     answer: &mut ReadAnswer<T>,
     at: LaneEpoch,
     rows: Vec<SqliteRow>,
-    value: impl Fn(RowId, &SqliteRow) -> T,
+    value: impl Fn(RowId, &SqliteRow) -> Result<T, Error>,
 ) -> Result<(), Error> {
     for row in &rows {
         if !row.try_get::<bool, _>("is_owned")? {
             answer.lost.push(at);
         } else if let Some(id) = row.try_get::<Option<i64>, _>("id")? {
-            answer.rows.push((at.lane, value(row_id(id, row), row)));
+            answer.rows.push((at.lane, value(row_id(id, row), row)?));
         }
     }
     Ok(())
@@ -153,6 +154,11 @@ fn listed(table: &str) -> String {
         "SELECT r.id FROM json_each(?) q CROSS JOIN {{t}}{table} r \
          ON r.id = q.value ->> 0 AND r.event_id = unhex(q.value ->> 1)"
     )
+}
+
+fn late_row(id: RowId, row: &SqliteRow) -> Result<LateRow, Error> {
+    let size = usize::try_from(row.try_get::<i64, _>("size")?).unwrap_or(0);
+    Ok(LateRow { row: id, size })
 }
 
 fn read_entry(id: RowId, row: &SqliteRow) -> ReadEntry {
@@ -213,31 +219,34 @@ impl SqliteStore {
         for read in reads {
             let sql = self.sql(&format!(
                 "SELECT l.lane IS NOT NULL AS is_owned, {} FROM (SELECT 1) {OWNED} LEFT JOIN \
-                 (SELECT * FROM {{t}}outbox WHERE lane = ? AND id > ? ORDER BY id LIMIT ?) r \
-                 ON l.lane IS NOT NULL ORDER BY r.id",
+                 (SELECT o.* FROM (SELECT id, sum(length(body)) OVER (ORDER BY id ROWS UNBOUNDED \
+                 PRECEDING) - length(body) AS bytes_before FROM {{t}}outbox WHERE lane = ? \
+                 AND id > ? ORDER BY id LIMIT ?) s CROSS JOIN {{t}}outbox o ON o.id = s.id \
+                 WHERE s.bytes_before < ?) r ON l.lane IS NOT NULL ORDER BY r.id",
                 row_columns(Dialect::Sqlite)
             ));
             let query = sqlx::query(sql).bind(read.lane.lane).bind(self.relay);
             let query = query.bind(read.lane.epoch).bind(read.lane.lane).bind(read.above);
-            let rows = query.bind(count(read.limit)).fetch_all(&self.pool).await?;
-            add(&mut answer, read.lane, rows, read_entry)?;
+            let query = query.bind(count(read.limit)).bind(count(read.bytes));
+            let rows = query.fetch_all(&self.pool).await?;
+            add(&mut answer, read.lane, rows, |id, row| Ok(read_entry(id, row)))?;
         }
         Ok(answer)
     }
 
-    async fn try_ids(&self, ranges: &[LaneRange]) -> Result<ReadAnswer<RowId>, Error> {
+    async fn try_ids(&self, ranges: &[LaneRange]) -> Result<ReadAnswer<LateRow>, Error> {
         let mut answer = ReadAnswer { rows: Vec::new(), lost: Vec::new(), snapshot: None };
         for range in ranges {
             let sql = self.sql(&format!(
-                "SELECT l.lane IS NOT NULL AS is_owned, r.id, r.event_id FROM (SELECT 1) {OWNED} LEFT JOIN \
-                 (SELECT id, event_id FROM {{t}}outbox WHERE lane = ? AND id > ? AND id <= ? \
+                "SELECT l.lane IS NOT NULL AS is_owned, r.id, r.event_id, r.size FROM (SELECT 1) {OWNED} LEFT JOIN \
+                 (SELECT id, event_id, length(body) AS size FROM {{t}}outbox WHERE lane = ? AND id > ? AND id <= ? \
                  ORDER BY id LIMIT ?) r \
                  ON l.lane IS NOT NULL ORDER BY r.id"
             ));
             let query = sqlx::query(sql).bind(range.lane.lane).bind(self.relay);
             let query = query.bind(range.lane.epoch).bind(range.lane.lane).bind(range.above);
             let query = query.bind(range.up_to).bind(count(range.limit));
-            add(&mut answer, range.lane, query.fetch_all(&self.pool).await?, |row, _| row)?;
+            add(&mut answer, range.lane, query.fetch_all(&self.pool).await?, late_row)?;
         }
         Ok(answer)
     }
@@ -252,7 +261,7 @@ impl SqliteStore {
             ));
             let query = sqlx::query(sql).bind(at.lane).bind(self.relay);
             let found = query.bind(at.epoch).bind(row.id).fetch_all(&self.pool).await?;
-            add(&mut answer, *at, found, read_entry)?;
+            add(&mut answer, *at, found, |id, row| Ok(read_entry(id, row)))?;
         }
         Ok(answer)
     }
@@ -337,21 +346,23 @@ impl Store for SqliteStore {
     }
 
     async fn parked(&self, lanes: &[LaneEpoch]) -> Result<Vec<ParkedEntry>, OutboxError> {
-        type Parked = (i16, i64, Uuid, String, Option<Vec<u8>>, u32, i64);
+        type Parked = (i16, i64, Uuid, String, Option<Vec<u8>>, i64, u32, i64);
         let sql = self.sql(&format!(
-            "SELECT lane, id, event_id, topic, key, attempts, next_at - {NOW} \
+            "SELECT lane, id, event_id, topic, key, length(body), attempts, next_at - {NOW} \
              FROM {{t}}outbox_parked ORDER BY id"
         ));
         let rows: Vec<Parked> = sqlx::query_as(sql)
             .fetch_all(&self.pool)
             .await
             .map_err(error("reading the parked rows of the outbox"))?;
-        let entries = rows.into_iter().map(|(lane, id, event_id, topic, key, attempts, due_in)| {
-            let row = RowId { id, event_id };
-            let order = order_of(row, topic.into(), key.map(Bytes::from));
-            let due_in = Duration::from_micros(u64::try_from(due_in).unwrap_or(0));
-            ParkedEntry { lane, row, order, attempts, due_in }
-        });
+        let entries =
+            rows.into_iter().map(|(lane, id, event_id, topic, key, size, attempts, due_in)| {
+                let row = RowId { id, event_id };
+                let order = order_of(row, topic.into(), key.map(Bytes::from));
+                let due_in = Duration::from_micros(u64::try_from(due_in).unwrap_or(0));
+                let size = usize::try_from(size).unwrap_or(0);
+                ParkedEntry { lane, row, order, size, attempts, due_in }
+            });
         Ok(entries.filter(|entry| lanes.iter().any(|at| at.lane == entry.lane)).collect())
     }
 
@@ -377,7 +388,7 @@ impl Store for SqliteStore {
         self.try_hot(reads).await.map_err(error("reading the outbox"))
     }
 
-    async fn ids(&self, ranges: &[LaneRange]) -> Result<ReadAnswer<RowId>, OutboxError> {
+    async fn ids(&self, ranges: &[LaneRange]) -> Result<ReadAnswer<LateRow>, OutboxError> {
         self.try_ids(ranges).await.map_err(error("reading the outbox"))
     }
 

@@ -74,7 +74,7 @@ impl Sql {
             ),
             remove_relays: render("DELETE FROM {t}outbox_relay WHERE id = ANY ($1)"),
             parked: render(
-                "SELECT lane, id, event_id, topic, key, attempts, \
+                "SELECT lane, id, event_id, topic, key, octet_length(body) AS size, attempts, \
                  greatest(extract(epoch FROM next_at - clock_timestamp()), 0)::float8 AS due_in \
                  FROM {t}outbox_parked WHERE lane = ANY ($1) ORDER BY lane, id",
             ),
@@ -84,15 +84,17 @@ impl Sql {
             ),
             leave: render("DELETE FROM {t}outbox_relay WHERE id = $1"),
             hot: render(&format!(
-                "SELECT {asked}, {cols} FROM unnest($2::int2[], $3::int8[], $4::int8[], $5::int8[]) \
-                 AS q (lane, epoch, above, count) {owned} LEFT JOIN LATERAL (SELECT * \
-                 FROM {{t}}outbox o WHERE o.lane = q.lane AND o.id > q.above ORDER BY o.id \
-                 LIMIT q.count) r ON l.lane IS NOT NULL"
+                "SELECT {asked}, {cols} FROM unnest($2::int2[], $3::int8[], $4::int8[], $5::int8[], \
+                 $6::int8[]) AS q (lane, epoch, above, count, bytes) {owned} LEFT JOIN LATERAL \
+                 (SELECT * FROM (SELECT o.*, sum(octet_length(o.body)) OVER (ORDER BY o.id ROWS \
+                 UNBOUNDED PRECEDING) - octet_length(o.body) AS bytes_before FROM {{t}}outbox o \
+                 WHERE o.lane = q.lane AND o.id > q.above ORDER BY o.id LIMIT q.count) o \
+                 WHERE o.bytes_before < q.bytes) r ON l.lane IS NOT NULL"
             )),
             ids: render(&format!(
-                "SELECT {asked}, r.id, r.event_id FROM unnest($2::int2[], $3::int8[], $4::int8[], $5::int8[], \
+                "SELECT {asked}, r.id, r.event_id, r.size FROM unnest($2::int2[], $3::int8[], $4::int8[], $5::int8[], \
                  $6::int8[]) AS q (lane, epoch, above, up_to, count) {owned} LEFT JOIN LATERAL \
-                 (SELECT o.id, o.event_id FROM {{t}}outbox o WHERE o.lane = q.lane AND o.id > q.above \
+                 (SELECT o.id, o.event_id, octet_length(o.body) AS size FROM {{t}}outbox o WHERE o.lane = q.lane AND o.id > q.above \
                  AND o.id <= q.up_to ORDER BY o.id LIMIT q.count) r ON l.lane IS NOT NULL"
             )),
             rows: render(&format!(
