@@ -1,6 +1,5 @@
 //! The loop of a relay: runs the statements and publishes that its lanes ask for.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::effects::{Move, Outcome, Publish, ReadStep};
-use super::lane::{Capacity, ParkedEntry};
+use super::lane::Capacity;
 use super::lanes::Lanes;
 use super::membership::{Plan, plan};
 use super::outage::text_of;
@@ -19,7 +18,7 @@ use super::publisher::{Answer, Publisher, Sends};
 use super::reads::{ReadCause, ReadTimes};
 use super::settings::Settings;
 use super::statements::{Changed, Done, Kind, Statements};
-use super::status::{Progress, RelayReport};
+use super::status::{Progress, Rate, RelayReport};
 use super::store::{Payload, Store, View};
 use crate::error::{OutboxError, OutboxErrorKind};
 
@@ -59,8 +58,7 @@ pub(super) struct Driver<S> {
     wants_notify: bool,
     has_peers: bool,
     is_stopping: bool,
-    /// The time of the last heartbeat, and the rows published until then.
-    measured: (Duration, u64),
+    rate: Rate,
 }
 
 impl<S: Store> Driver<S> {
@@ -92,7 +90,7 @@ impl<S: Store> Driver<S> {
             wants_notify: false,
             has_peers: false,
             is_stopping: false,
-            measured: (Duration::ZERO, 0),
+            rate: Rate::default(),
         }
     }
 
@@ -114,10 +112,9 @@ impl<S: Store> Driver<S> {
                 self.lanes.drain(usize::MAX);
             }
             let now = self.now();
-            if self.is_stopping && self.lanes.owned().len() == 0 && self.is_settled() {
-                break;
-            }
-            if deadline.is_some_and(|deadline| now >= deadline) {
+            let has_left = self.lanes.owned().len() == 0 && self.is_settled();
+            let is_late = deadline.is_some_and(|deadline| now >= deadline);
+            if is_late || self.is_stopping && has_left {
                 break;
             }
             self.publisher.observe(now);
@@ -360,7 +357,7 @@ impl<S: Store> Driver<S> {
             }
             Done::Seen(highest, Ok(view)) => {
                 self.succeeded(Kind::Heartbeat);
-                self.measure();
+                self.rate.measure(self.now(), &self.progress);
                 view.xid.into_iter().for_each(|xid| self.lanes.mark(xid, highest));
                 self.reconcile(&view);
             }
@@ -401,24 +398,7 @@ impl<S: Store> Driver<S> {
 
     fn changed(&mut self, changed: Changed) {
         changed.released.into_iter().for_each(|at| self.lanes.lose(at));
-        let now = self.now();
-        let mut parked: HashMap<i16, Vec<ParkedEntry>> = HashMap::new();
-        for entry in changed.parked {
-            parked.entry(entry.lane).or_default().push(entry);
-        }
-        for at in changed.taken {
-            self.lanes.take(at, parked.remove(&at.lane).unwrap_or_default(), now);
-        }
-    }
-
-    /// The rate since the last heartbeat.
-    fn measure(&mut self) {
-        let (now, published) = (self.now(), self.progress.published());
-        let (since, before) = std::mem::replace(&mut self.measured, (now, published));
-        let seconds = now.saturating_sub(since).as_secs_f64();
-        if seconds > 0.0 {
-            self.progress.set_rate((published - before) as f64 / seconds);
-        }
+        self.lanes.take(changed.taken, changed.parked, self.now());
     }
 
     /// The next step of a read.
@@ -515,3 +495,6 @@ impl<S: Store> Driver<S> {
         self.lanes.published(&publish, outcome, now);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,9 +50,16 @@ impl<P> Lanes<P> {
         self.lanes.values().map(|lane| lane.at)
     }
 
-    /// Adds a lane that was just taken, with its parked rows.
-    pub(super) fn take(&mut self, at: LaneEpoch, parked: Vec<ParkedEntry>, now: Duration) {
-        self.lanes.insert(at.lane, Lane::new(at, parked, now, &mut self.effects));
+    /// Adds lanes that were just taken, with their parked rows.
+    pub(super) fn take(&mut self, lanes: Vec<LaneEpoch>, parked: Vec<ParkedEntry>, now: Duration) {
+        let mut of_lane: HashMap<i16, Vec<ParkedEntry>> = HashMap::new();
+        for entry in parked {
+            of_lane.entry(entry.lane).or_default().push(entry);
+        }
+        for at in lanes {
+            let parked = of_lane.remove(&at.lane).unwrap_or_default();
+            self.lanes.insert(at.lane, Lane::new(at, parked, now, &mut self.effects));
+        }
     }
 
     /// Drops a lane that another relay owns now.

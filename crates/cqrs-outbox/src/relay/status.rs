@@ -55,6 +55,25 @@ pub struct Counts {
     pub(super) dead: i64,
 }
 
+/// The time of the last heartbeat, and the rows published until then.
+#[derive(Debug, Default)]
+pub(super) struct Rate {
+    at: Duration,
+    published: u64,
+}
+
+impl Rate {
+    /// Sets the rate since the last heartbeat.
+    pub(super) fn measure(&mut self, now: Duration, progress: &Progress) {
+        let published = progress.published();
+        let last = std::mem::replace(self, Self { at: now, published });
+        let seconds = now.saturating_sub(last.at).as_secs_f64();
+        if seconds > 0.0 {
+            progress.set_rate((published - last.published) as f64 / seconds);
+        }
+    }
+}
+
 /// What a relay tells about itself.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
@@ -82,7 +101,7 @@ impl Progress {
         self.late.fetch_add(rows as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn set_rate(&self, rate: f64) {
+    fn set_rate(&self, rate: f64) {
         self.rate.store(rate.to_bits(), Ordering::Relaxed);
     }
 

@@ -15,7 +15,7 @@ const NOW: Duration = Duration::from_secs(1);
 fn lanes(parked: Vec<ParkedEntry>) -> Lanes<i64> {
     let backoff = Backoff { first: NOW, longest: NOW };
     let mut lanes = Lanes::new(Capacity { rows: 100, bytes: 100 }, backoff);
-    lanes.take(AT, parked, NOW);
+    lanes.take(vec![AT], parked, NOW);
     lanes
 }
 

@@ -212,10 +212,7 @@ impl Relay {
             }
             Answer::Taken(lanes) => self.requests.push(Request::Parked(lanes)),
             Answer::Parked(lanes, parked) => {
-                for at in lanes {
-                    let of = parked.iter().filter(|entry| entry.lane == at.lane).cloned();
-                    self.lanes.take(at, of.collect(), now);
-                }
+                self.lanes.take(lanes, parked, now);
                 self.is_ticking = false;
             }
             Answer::Released(lanes) => {

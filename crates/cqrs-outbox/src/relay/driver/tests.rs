@@ -1,0 +1,180 @@
+//! Tests of the driver with a database that the test scripts.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use cqrs_core::{MemoryBroker, Message};
+
+use super::*;
+use crate::relay::effects::{
+    Delete, LaneEpoch, LaneRange, LaneRead, LateRow, Load, OrderKey, ReadAnswer, RowId,
+};
+use crate::relay::lane::{Entry, ParkedEntry};
+use crate::relay::store::ReadEntry;
+
+const AT: LaneEpoch = LaneEpoch { lane: 0, epoch: 1 };
+
+/// Refuses each batch that moves row 2, and answers nothing else.
+#[derive(Default)]
+struct Scripted {
+    /// The rows of each batch.
+    moved: Mutex<Vec<Vec<i64>>>,
+}
+
+async fn nothing<T>() -> Result<T, OutboxError> {
+    std::future::pending().await
+}
+
+impl Store for Scripted {
+    async fn heartbeat(&self) -> Result<View, OutboxError> {
+        nothing().await
+    }
+
+    async fn take(&self, _: &[Uuid], _: usize) -> Result<Vec<LaneEpoch>, OutboxError> {
+        nothing().await
+    }
+
+    async fn parked(&self, _: &[LaneEpoch]) -> Result<Vec<ParkedEntry>, OutboxError> {
+        nothing().await
+    }
+
+    async fn release(&self, _: &[LaneEpoch]) -> Result<(), OutboxError> {
+        nothing().await
+    }
+
+    async fn leave(&self) -> Result<(), OutboxError> {
+        nothing().await
+    }
+
+    async fn hot(&self, _: &[LaneRead]) -> Result<ReadAnswer<ReadEntry>, OutboxError> {
+        nothing().await
+    }
+
+    async fn ids(&self, _: &[LaneRange]) -> Result<ReadAnswer<LateRow>, OutboxError> {
+        nothing().await
+    }
+
+    async fn rows(&self, _: &[(LaneEpoch, RowId)]) -> Result<ReadAnswer<ReadEntry>, OutboxError> {
+        nothing().await
+    }
+
+    async fn delete(&self, _: &[Delete]) -> Result<Option<u64>, OutboxError> {
+        nothing().await
+    }
+
+    async fn change(&self, moves: &[Move]) -> Result<Vec<i16>, OutboxError> {
+        let ids: Vec<_> = moves.iter().map(|of| of.row.id).collect();
+        let is_refused = ids.contains(&2);
+        self.moved.lock().unwrap().push(ids);
+        match is_refused {
+            true => Err(OutboxError::database("the test", sqlx::Error::RowNotFound)),
+            false => Ok(vec![AT.lane]),
+        }
+    }
+
+    async fn load(&self, _: &Load) -> Result<HashMap<RowId, Payload>, OutboxError> {
+        nothing().await
+    }
+
+    async fn notify(&self) -> Result<(), OutboxError> {
+        nothing().await
+    }
+}
+
+/// A driver that owns a lane.
+fn driver() -> Driver<Scripted> {
+    let broker = Arc::new(MemoryBroker::new());
+    let (store, progress) = (Arc::new(Scripted::default()), Arc::new(Progress::default()));
+    let mut driver = Driver::new(store, Uuid::nil(), broker, Settings::default(), progress);
+    driver.lanes.take(vec![AT], Vec::new(), Duration::ZERO);
+    driver
+}
+
+/// A read that found these rows, each with a key of its own.
+fn found(ids: &[i64]) -> Done {
+    let entry = |id: &i64| {
+        let row = RowId { id: *id, event_id: Uuid::from_u128(*id as u128) };
+        let order = OrderKey::Key { topic: "t".into(), key: id.to_string().into() };
+        (AT.lane, Entry { row, order, size: 1, payload: Ok(Message::new("t", "")) })
+    };
+    let rows = ids.iter().map(entry).collect();
+    Done::Hot(Ok(ReadAnswer { rows, lost: Vec::new(), snapshot: None }))
+}
+
+fn away() -> OutboxError {
+    OutboxError::database("the test", sqlx::Error::PoolClosed)
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_batch_is_moved_row_by_row() {
+    let mut driver = driver();
+    driver.start_read(Duration::ZERO);
+    driver.done(found(&[1, 2, 3]));
+    while let Some(publish) = driver.lanes.next_publish() {
+        let outcome = Outcome::Failed("the test".into());
+        driver.lanes.published(&publish, outcome, Duration::ZERO);
+    }
+    // The read of the scripted database never ends.
+    driver.statements = Statements::new(seconds(30));
+    for _ in 0..5 {
+        driver.start_move(driver.now());
+        let done = driver.statements.next().await.unwrap();
+        driver.done(done);
+        tokio::time::advance(seconds(10)).await;
+    }
+    let moved = driver.store.moved.lock().unwrap().clone();
+    assert_eq!(moved, [vec![1, 2, 3], vec![1], vec![2], vec![3], vec![2]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn outage_during_a_read_is_followed_by_a_reset() {
+    let mut driver = driver();
+    driver.start_read(Duration::ZERO);
+    driver.done(Done::Notified(Err(away())));
+    assert!(driver.needs_reset && driver.lanes.is_reading(), "the read goes on");
+    driver.done(found(&[7]));
+    assert!(!driver.needs_reset);
+    driver.lanes.wake();
+    let ReadStep::Hot(reads) = driver.lanes.start_read() else { panic!("a read") };
+    assert_eq!(reads[0].above, i64::MIN, "all is read again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusal_of_the_database_forgets_no_read() {
+    let mut driver = driver();
+    driver.start_read(Duration::ZERO);
+    driver.done(found(&[7]));
+    let refused = OutboxError::database("the test", sqlx::Error::RowNotFound);
+    driver.done(Done::Notified(Err(refused)));
+    driver.lanes.wake();
+    let ReadStep::Hot(reads) = driver.lanes.start_read() else { panic!("a read") };
+    assert_eq!(reads[0].above, 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn relay_wakes_for_the_first_thing_that_is_due() {
+    let mut driver = driver();
+    let millis = Duration::from_millis;
+    (driver.heartbeat_at, driver.is_stopping) = (seconds(10), true);
+    assert_eq!(driver.wake_at(seconds(2), None), seconds(3), "at least once a second");
+    driver.heartbeat_at = millis(2_900);
+    assert_eq!(driver.wake_at(seconds(2), None), millis(2_900));
+    driver.delete_at = Some(millis(2_800));
+    assert_eq!(driver.wake_at(seconds(2), None), millis(2_800));
+    (driver.notify_at, driver.wants_notify) = (millis(2_700), true);
+    assert_eq!(driver.wake_at(seconds(2), None), millis(2_800), "nobody is to be notified");
+    driver.has_peers = true;
+    assert_eq!(driver.wake_at(seconds(2), None), millis(2_700));
+    driver.statements.failed(Kind::Delete, millis(2_500), "away");
+    assert_eq!(driver.wake_at(seconds(2), None), millis(2_600), "the next attempt");
+    assert_eq!(driver.wake_at(seconds(2), Some(millis(2_550))), millis(2_550), "the drain");
+    // What is overdue waits for an answer.
+    assert_eq!(driver.wake_at(millis(2_600), None), millis(2_700));
+    driver.is_stopping = false;
+    driver.reads.start(millis(2_400));
+    assert_eq!(driver.wake_at(millis(2_600), None), millis(2_650), "the poll");
+}
