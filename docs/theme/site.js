@@ -1,9 +1,16 @@
-// What mdBook does not do: draws the blocks of the language `mermaid`, and lets long names in tables break
-// after an underscore or a dot.
+// What mdBook does not do: draws the blocks of the language `mermaid`, lets long names in tables break after an
+// underscore or a dot, and gives each cell its column's name, which narrow screens show.
 (function () {
     for (const code of document.querySelectorAll("td code")) {
-        const parts = code.textContent.split(/(?<=[_.])/);
+        const parts = code.textContent.split(/(?<=[_.])(?=\w)/);
         code.replaceChildren(...parts.flatMap((part) => [part, document.createElement("wbr")]));
+    }
+
+    for (const table of document.querySelectorAll("table")) {
+        const names = [...table.querySelectorAll("th")].map((cell) => cell.textContent);
+        for (const row of table.querySelectorAll("tbody tr")) {
+            [...row.children].forEach((cell, column) => (cell.dataset.column = names[column] || ""));
+        }
     }
 
     const blocks = document.querySelectorAll("code.language-mermaid");
