@@ -50,6 +50,12 @@ impl ClientErrorKind for ErrorKind {
 /// no password.
 pub type AmqpError = ClientError<ErrorKind>;
 
+/// The remedies of a refused login and of a refused virtual host.
+const LOGIN: &str = ": the server refused the login; check user and password in the dsn (AMQP_DSN). There \
+                     special characters are percent-encoded, such as %40 for @ and %25 for %";
+const VIRTUAL_HOST: &str = ": the server refused the virtual host; check its name in the dsn (AMQP_DSN, / is \
+                            %2f), and that the user may use it (rabbitmqctl set_permissions)";
+
 /// An error of lapin, of `kind` unless the server's reply code stands for a more specific one.
 pub(crate) fn from_lapin(
     kind: ErrorKind,
@@ -63,15 +69,16 @@ pub(crate) fn from_lapin(
         lapin::ErrorKind::IOError(io) => (None, Box::new(Arc::clone(io))),
         _ => (None, Box::new(error.clone())),
     };
-    let kind = match (kind, error.kind()) {
+    let (kind, hint) = match (kind, error.kind()) {
         (ErrorKind::Connection, lapin::ErrorKind::ProtocolError(reply)) => match reply.get_id() {
-            403 => ErrorKind::Authentication,
-            530 if !is_limit(reply) => ErrorKind::VirtualHost,
-            _ => kind,
+            403 => (ErrorKind::Authentication, LOGIN),
+            530 if !is_limit(reply) => (ErrorKind::VirtualHost, VIRTUAL_HOST),
+            _ => (kind, ""),
         },
-        _ => kind,
+        _ => (kind, ""),
     };
-    AmqpError::new(kind, doing).with_source(source).with_code(code.map(u32::from))
+    let text = format!("{}{hint}", doing.into());
+    AmqpError::new(kind, text).with_source(source).with_code(code.map(u32::from))
 }
 
 /// True if a user, virtual host or node has as many connections as it may have: room can come. All three texts of
@@ -119,15 +126,19 @@ mod tests {
         let refused = reply(AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED), "Login was refused");
         let error = from_lapin(ErrorKind::Connection, "connecting to h:1", &refused);
         assert_eq!(error.kind(), ErrorKind::Authentication);
-        let shown = "connecting to h:1\ncaused by: the server says 403: Login was refused";
-        assert_eq!(format!("{error:?}"), shown);
+        let shown = format!("{error:?}");
+        assert!(shown.starts_with("connecting to h:1: the server refused the login;"), "{shown}");
+        assert!(shown.contains("AMQP_DSN") && shown.contains("%40 for @"), "{shown}");
+        assert!(shown.ends_with("\ncaused by: the server says 403: Login was refused"), "{shown}");
         let vhost = reply(AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED), "vhost x not found");
         let error = from_lapin(ErrorKind::Connection, "connecting", &vhost);
         assert_eq!((error.kind(), error.code()), (ErrorKind::VirtualHost, Some(530)));
+        assert!(error.to_string().contains("the server refused the virtual host; check"), "{error}");
         let text = "access to vhost 'x' refused for user 'u': connection limit (1) is reached";
         let limit = reply(AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED), text);
         let error = from_lapin(ErrorKind::Connection, "connecting", &limit);
         assert_eq!((error.kind(), error.code()), (ErrorKind::Connection, Some(530)));
+        assert_eq!(error.to_string(), "connecting");
     }
 
     #[test]

@@ -213,14 +213,29 @@ impl Health {
     }
 }
 
-/// An error of a connection. If none was made before, it has a hint: most often client and listener speak different
-/// protocols.
+/// An error of a connection. A refused login has a hint. Others have one if no connection was made before: most
+/// often client and listener speak different protocols.
 fn explained(phase: Phase, kind: ErrorKind, text: &str) -> KafkaError {
     let (kind, hint) = match phase {
+        _ if kind == ErrorKind::Authentication => (kind, login_hint(text)),
         Phase::Connecting => hint(kind, text),
         _ => (kind, ""),
     };
     KafkaError::new(kind, format!("{text}{hint}"))
+}
+
+/// The remedy of a refused login, read from librdkafka's text.
+fn login_hint(text: &str) -> &'static str {
+    if text.contains("supported mechanisms") {
+        return "; set sasl.mechanism (KAFKA_SASL_MECHANISM) to one that the listener has";
+    }
+    match text.contains("OAUTHBEARER") {
+        true => "; check the token provider, and that the server accepts its issuer and audience",
+        false => {
+            "; check sasl.username and sasl.password (KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD), and that the \
+             user has a password of this mechanism: SCRAM-SHA-256 and -512 each have their own"
+        }
+    }
 }
 
 /// A hint at the kind of listener, read from librdkafka's text. It reports a failed TLS handshake with a plain listener
@@ -373,6 +388,28 @@ mod tests {
     }
 
     #[test]
+    fn refused_login_says_what_to_check() {
+        let cause = |text: &str| {
+            let health = Health::new(Duration::ZERO);
+            report(&health, Code::Authentication, text);
+            health.cause().unwrap().to_string()
+        };
+        let scram = cause("b: SASL authentication error: Authentication failed due to invalid credentials");
+        assert!(scram.contains("; check sasl.username and sasl.password (KAFKA_SASL_"), "{scram}");
+        let mechanism = cause("b: SASL PLAIN mechanism handshake failed: Broker: Unsupported SASL mechanism: broker's supported mechanisms: SCRAM-SHA-256");
+        assert!(mechanism.ends_with("(KAFKA_SASL_MECHANISM) to one that the listener has"));
+        let token = cause("Failed to acquire SASL OAUTHBEARER token: no token");
+        assert!(token.contains("; check the token provider"), "{token}");
+
+        let health = Health::new(Duration::ZERO);
+        health.report_up();
+        report(&health, Code::AllBrokersDown, "1/1 down");
+        report(&health, Code::Authentication, "b: SASL authentication error: changed");
+        let changed = health.cause().unwrap().to_string();
+        assert!(changed.contains("; check sasl.username"), "a password that changed: {changed}");
+    }
+
+    #[test]
     fn logged_certificate_error_is_tls() {
         let text = "ssl://b:1/bootstrap: SSL handshake failed: error:0A000086:SSL routines::certificate \
                     verify failed: broker certificate could not be verified, verify that ssl.ca.location is \
@@ -402,9 +439,10 @@ mod tests {
         report(&health, Code::Authentication, "wrong password");
         report(&health, Code::BrokerTransportFailure, "disconnected");
         report(&health, Code::AllBrokersDown, "1/1 down");
-        assert_eq!(health.cause().unwrap().to_string(), "wrong password");
+        let is_kept = || health.cause().unwrap().to_string().starts_with("wrong password; ");
+        assert!(is_kept());
         health.report_failure("disconnected");
-        assert_eq!(health.cause().unwrap().to_string(), "wrong password");
+        assert!(is_kept());
         report(&health, Code::SSL, "bad certificate");
         assert_eq!(health.cause().unwrap().to_string(), "bad certificate");
     }

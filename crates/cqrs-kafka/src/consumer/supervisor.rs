@@ -87,7 +87,6 @@ impl Supervisor {
         let name = &self.state.plan.request.name;
         let advice = match error.kind() {
             ErrorKind::Authorization => "; check the ACLs of topics and group",
-            ErrorKind::Authentication => "; check the credentials",
             _ => "",
         };
         let text = format!("subscription {name} cannot continue: {error}{advice}");

@@ -2,6 +2,13 @@
 
 use super::{code, files, read, rows};
 
+/// The files with the remedies for a connection that fails; those begin with `: ` or `; `.
+const REMEDIES: [&str; 3] = [
+    "crates/cqrs-amqp/src/connect/dial.rs",
+    "crates/cqrs-amqp/src/error.rs",
+    "crates/cqrs-kafka/src/health.rs",
+];
+
 /// The code of all crates, with texts that span lines joined.
 fn sources() -> String {
     let crates = [
@@ -14,7 +21,10 @@ fn sources() -> String {
         "cqrs-outbox",
         "cqrs-testkit",
     ];
-    let text: String = crates.map(code).concat();
+    joined(&crates.map(code).concat())
+}
+
+fn joined(text: &str) -> String {
     let mut lines = text.lines().peekable();
     let mut joined = String::new();
     while let Some(line) = lines.next() {
@@ -59,6 +69,26 @@ fn every_error_of_troubleshooting_is_in_the_code() {
 }
 
 #[test]
+fn every_remedy_of_a_failed_connection_has_a_heading() {
+    let page = read("docs/troubleshooting.md");
+    let headings: Vec<_> = page.lines().filter(|line| line.starts_with("### `")).collect();
+    for file in REMEDIES {
+        let code = read(file);
+        let code = joined(code.split("#[cfg(test)]").next().expect("code"));
+        let texts = code.split('"').filter(|text| text.starts_with(": ") || text.starts_with("; "));
+        // Comments and code between two texts are no text.
+        let remedies: Vec<_> = texts.filter(|text| !text.contains(['\n', '{'])).collect();
+        assert!(remedies.len() > 1, "{file}: {remedies:?}");
+        for remedy in remedies {
+            // What several have in common stands in one heading.
+            let said = remedy.split("; ").last().expect("a part").trim_start_matches([':', ';', ' ']);
+            let found = headings.iter().any(|heading| heading.contains(said));
+            assert!(found, "{file}: no heading has {said:?}");
+        }
+    }
+}
+
+#[test]
 fn every_log_line_of_the_page_is_in_the_code() {
     let (page, sources) = (read("docs/how-to/logging.md"), sources());
     let rows = rows(&page);
@@ -79,13 +109,13 @@ fn unknown_text_is_found_whatever_surrounds_it() {
 
 #[test]
 fn every_test_that_the_manual_names_exists() {
-    let guide = read("docs/from-python-cqrs.md");
+    let names = read("docs/reference/python.md");
     let tests: String = [files("crates", ".rs"), files("integration-tests", ".rs")]
         .concat()
         .into_iter()
         .map(read)
         .collect();
-    let (_, section) = guide.split_once("which test says so\n").expect("the section");
+    let (_, section) = names.split_once("which test says so\n").expect("the section");
     let section = section.split("\n## ").next().expect("a section");
     let names = super::quoted(section).into_iter().filter(|name| name.contains('_'));
     let names =
