@@ -18,12 +18,11 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use cqrs::MemoryBroker;
 use cqrs::prelude::*;
-use cqrs::service::{ServiceHealth, shutdown_signal};
+use cqrs::service::ServiceHealth;
+use cqrs::{App, MemoryBroker};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
 
 // ---- the application
 
@@ -97,13 +96,13 @@ impl EventHandler<UserCreated> for SendWelcomeMail {
 // ---- HTTP
 
 #[derive(Clone)]
-struct App {
+struct Api {
     mediator: Mediator,
     health: ServiceHealth,
 }
 
-async fn create_user(State(app): State<App>, Json(command): Json<CreateUser>) -> Response {
-    match app.mediator.send(command).await {
+async fn create_user(State(api): State<Api>, Json(command): Json<CreateUser>) -> Response {
+    match api.mediator.send(command).await {
         Ok(user) => (StatusCode::CREATED, Json(user)).into_response(),
         // The user is committed, so the client must not send the command again. Publishing the events
         // again is the server's task.
@@ -135,13 +134,13 @@ fn problem<T>(error: &SendError<T, SignUpError>) -> Response {
 }
 
 /// Kubernetes restarts the process when this fails.
-async fn live(State(app): State<App>) -> StatusCode {
-    status(app.health.is_live())
+async fn live(State(api): State<Api>) -> StatusCode {
+    status(api.health.is_live())
 }
 
 /// Kubernetes sends no requests while this fails. It fails while the broker is away.
-async fn ready(State(app): State<App>) -> StatusCode {
-    status(app.health.is_ready())
+async fn ready(State(api): State<Api>) -> StatusCode {
+    status(api.health.is_ready())
 }
 
 fn status(is_good: bool) -> StatusCode {
@@ -161,37 +160,28 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let users = Subscription::to("user_events").group("mailer").json::<UserCreated>();
     let service = Service::builder(broker.clone()).subscribe(users, events).build()?;
 
-    let (health, stop_service) = (service.health(), service.stop_handle());
-    let app = Router::new()
+    let api = Api { mediator: mediator.clone(), health: service.health() };
+    let router = Router::new()
         .route("/users", post(create_user))
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
-        .with_state(App { mediator: mediator.clone(), health });
+        .with_state(api);
     let address = env::var("ADDRESS").unwrap_or_else(|_| "127.0.0.1:3000".to_owned());
     let listener = TcpListener::bind(address).await?;
     println!("listening on {}", listener.local_addr()?);
 
-    // The consumer runs until it is stopped below, or until it fails; either ends the process.
-    let (consuming, consumer_ended) = oneshot::channel::<()>();
-    let consumer = tokio::spawn(async move {
-        let _consuming = consuming;
-        service.run_until(std::future::pending::<()>()).await
-    });
-    let stop_http = async {
-        tokio::select! {
-            () = shutdown_signal() => {}
-            _ = consumer_ended => {}
-        }
-    };
-
-    // Each step needs those after it, so HTTP stops first and the broker last. `cqrs::App` does the same.
-    axum::serve(listener, app).with_graceful_shutdown(stop_http).await?;
-    println!("HTTP stopped");
-    stop_service.stop();
-    let consumed = consumer.await??;
-    println!("consumer stopped: {} handled", consumed.subscriptions[0].counts.handled);
-    let _unfinished = mediator.shutdown(Duration::from_secs(10)).await;
-    let left = broker.shutdown(Duration::from_secs(10)).await;
-    println!("mediator and broker stopped: {} undelivered", left.undelivered);
+    // Until SIGTERM, Ctrl-C or the end of a part. Then it stops HTTP, the service, the mediator and the broker, in
+    // this order: each needs those after it.
+    let report = App::new()
+        .serve("http", |stopping| axum::serve(listener, router).with_graceful_shutdown(stopping))
+        .service(service)
+        .mediator(mediator)
+        .deadline(Duration::from_secs(25))
+        .run()
+        .await?;
+    println!("stopped: {} handled", report.services[0].subscriptions[0].counts.handled);
+    if !report.is_clean() {
+        eprintln!("not all was finished: {report:?}");
+    }
     Ok(())
 }

@@ -229,6 +229,8 @@ async fn failed_server_stops_all_and_is_named() {
     let error = app.run_until(std::future::pending::<()>()).await.unwrap_err();
     assert_eq!(error.to_string(), "server http failed and stopped the app");
     assert_eq!(error.source.to_string(), "address in use");
+    let debug = "server http failed and stopped the app\ncaused by: address in use";
+    assert_eq!(format!("{error:?}"), debug, "what `main` prints");
     assert!(error.report.is_clean(), "{:?}", error.report);
     assert_eq!(broker.payers(), ["service"]);
     assert_eq!(broker.state(), BrokerState::Closed);

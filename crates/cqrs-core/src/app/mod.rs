@@ -35,7 +35,7 @@ use report::{BoxError, Outcomes};
 /// # }
 /// # async fn f(mediator: Mediator, service: Service, broker: MemoryBroker) -> Result<(), Box<dyn std::error::Error>> {
 /// let report = App::new()
-///     // axum: `axum::serve(listener, router).with_graceful_shutdown(stopping).await`
+///     // axum: `|stopping| axum::serve(listener, router).with_graceful_shutdown(stopping)`
 ///     .serve("http", |stopping| serve_http(mediator.clone(), stopping))
 ///     .service(service)
 ///     .mediator(mediator.clone())
@@ -111,14 +111,17 @@ impl App {
 
     /// Adds a server, such as an HTTP server: a future that takes requests until its [`Stopping`] resolves,
     /// finishes them, and ends. `name` is its name in errors.
-    pub fn serve<F, Fut, E>(mut self, name: impl Into<Name>, server: F) -> Self
+    ///
+    /// With axum: `.serve("http", |stopping| axum::serve(listener, router).with_graceful_shutdown(stopping))`.
+    pub fn serve<F, S, E>(mut self, name: impl Into<Name>, server: F) -> Self
     where
-        F: FnOnce(Stopping) -> Fut,
-        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        F: FnOnce(Stopping) -> S,
+        S: IntoFuture<Output = Result<(), E>>,
+        S::IntoFuture: Send + 'static,
         E: Into<BoxError>,
     {
         let stopping = Stopping(Box::pin(self.servers_stop.clone().cancelled_owned()));
-        let server = server(stopping);
+        let server = server(stopping).into_future();
         let server = Box::pin(async move { server.await.map_err(Into::into) });
         self.servers.push((name.into().0, server));
         self

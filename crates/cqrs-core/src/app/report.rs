@@ -39,7 +39,7 @@ impl AppReport {
 }
 
 /// The error of an app of which a part failed. The other parts were stopped in order.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error("{part} failed and stopped the app")]
 #[non_exhaustive]
 pub struct AppError {
@@ -50,6 +50,8 @@ pub struct AppError {
     /// The report of all parts.
     pub report: AppReport,
 }
+
+crate::error_debug!(AppError, part, report);
 
 /// What is known of the parts while they end.
 pub(super) struct Outcomes {
