@@ -90,8 +90,17 @@ pub fn derive_notification(input: TokenStream) -> TokenStream {
 /// * `#[cqrs(transparent)]`: the class, and the error itself, is that of the one field.
 /// * `#[cqrs(crate = "::cqrs_core")]`, on the type: the path of the crate.
 ///
-/// The type implements `std::error::Error`. It is no longer `Unpin`, which only code that pins it can notice,
-/// and an error type that contains it needs the derive, too: the compiler says so at the `?`.
+/// The type implements `std::error::Error`.
+///
+/// # The price: the type is no longer `Unpin`
+/// `HandlerError` converts every `Unpin` error by one blanket impl. A second impl for a type is allowed only if the
+/// compiler can tell the two apart, and stable Rust offers nothing for that but an auto trait (no specialisation, no
+/// negative bounds). Errors are hardly ever pinned, so the price is small:
+///
+/// * Code that requires `E: Unpin` of the error itself refuses it. `Box<E>` is `Unpin`, and so are the common futures,
+///   channels and task handles that return it.
+/// * An error type that contains it needs the derive, too; `#[cqrs(transparent)]` keeps the class. The compiler says so
+///   at the `?`. For a type that is not yours write `.map_err(HandlerError::retryable)?`, or `.permanent()?`.
 #[proc_macro_derive(IntoHandlerError, attributes(cqrs))]
 pub fn derive_into_handler_error(input: TokenStream) -> TokenStream {
     let expanded = handler_error::expand(&parse_macro_input!(input as DeriveInput));
