@@ -29,6 +29,8 @@ pages! {
     BrokerCrate = "../../../docs/how-to/broker-crate.md",
     KafkaOptions = "../../../docs/reference/kafka.md",
     SubscriptionOptions = "../../../docs/reference/subscription.md",
+    PythonNames = "../../../docs/reference/python.md",
+    Wire = "../../../docs/reference/wire.md",
 }
 
 /// The programs of the guide, and that what it shows of `users.rs` is that file.
