@@ -135,6 +135,7 @@ pub fn debug_error(
 
 /// `Debug` of an error type, for `main() -> Result<(), Box<dyn Error>>`, which prints it: `{:?}` is the error's text
 /// and its causes, one a line; `{:#?}` is the named fields and methods, the text and the cause.
+#[doc(hidden)]
 #[macro_export]
 macro_rules! error_debug {
     ($name:ident $(<$($param:ident $(: $bound:ident)?),+>)? $(, $field:ident $(($($none:tt)?))?)*) => {

@@ -1,7 +1,46 @@
 //! Transactional outbox and inbox of the cqrs framework, on sqlx.
 //!
 //! A handler's writes, the events it emits and the mark of the message it consumed are one transaction. A
-//! relay publishes the stored events afterwards, at least once and in order per key.
+//! relay publishes the stored events afterwards, at least once and in order per key. Applications use the crate as
+//! `cqrs::outbox`, with the features `outbox-postgres` and `outbox-sqlite` of `cqrs`.
+//!
+//! ```
+//! # #[cfg(feature = "sqlite")]
+//! # mod with_sqlite {
+//! use cqrs_core::{Mediator, MessageBroker, Subscription};
+//! use cqrs_outbox::{Relay, SqliteOutbox}; // or PostgresOutbox
+//!
+//! async fn wire(
+//!     pool: sqlx::SqlitePool,
+//!     broker: impl MessageBroker,
+//! ) -> Result<(), Box<dyn std::error::Error>> {
+//!     let outbox = SqliteOutbox::new(pool);
+//!     outbox.migrate().await?; // creates the tables
+//!     let mediator = Mediator::builder()
+//!         // .handle::<PlaceOrder, _>(PlaceOrderHandler): it asks the scope for its `SqliteUnitOfWork`
+//!         .outbox(outbox.clone()) // instead of a broker
+//!         .build()?;
+//!     let relay = Relay::builder(&outbox, broker).build()?;
+//!     let relay = tokio::spawn(relay.run()); // publishes the rows, also as a process of its own
+//!
+//!     // A consumer that handles each event once.
+//!     let orders = Subscription::to("orders").group("billing").inbox(outbox.inbox());
+//! #   drop((mediator, relay, orders));
+//!     Ok(())
+//! }
+//! # }
+//! ```
+//!
+//! | to | take |
+//! |---|---|
+//! | store events in the transaction of a handler | [`PostgresOutbox`], [`SqliteOutbox`]; [`PostgresUnitOfWork`], [`SqliteUnitOfWork`] |
+//! | store them in a transaction of yours | [`Outbox::add`] |
+//! | publish them | [`Relay`], [`RelayHandle`], [`RelayStatus`], [`RelayReport`] |
+//! | look after what failed | [`Outbox::dead_rows`], [`Outbox::replay_dead`], [`Outbox::purge_dead`], [`FailedRow`] |
+//! | handle each event once | [`Outbox::inbox`], [`Inbox`] |
+//! | name the tables, run the migrations | [`Tables`], [`Outbox::migrate`], [`Migration`] |
+//! | use another driver | [`NewRow`], [`Dialect`], [`lane_of`] |
+#![cfg_attr(docsrs, feature(doc_cfg))]
 // Without a database no code runs the statements.
 #![cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))]
 

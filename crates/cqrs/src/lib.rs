@@ -1,6 +1,8 @@
 // Of two definitions of a link the first counts: in rustdoc those of the README lead to the built manual.
 #![doc = include_str!("../links.md")]
 #![doc = include_str!("../README.md")]
+// Its links need every feature.
+#![cfg_attr(feature = "full", doc = include_str!("../items.md"))]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod prelude;

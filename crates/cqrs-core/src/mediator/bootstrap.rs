@@ -16,7 +16,8 @@ use crate::request::{Request, RequestHandler, RequestMap};
 use crate::scope::{OutboxUnit, Scope, UnitOfWorkFactory, UnitSource};
 
 /// Wires maps, middlewares, unit of work and broker into a mediator `M`: a [`Mediator`] or an
-/// [`EventMediator`].
+/// [`EventMediator`]. [`Mediator::builder`] and [`EventMediator::builder`] make it.
+#[doc(alias("MediatorBuilder", "EventMediatorBuilder", "builder"))]
 #[must_use = "nothing is wired until `build` is called"]
 pub struct Bootstrap<M> {
     requests: RequestMap,
