@@ -17,7 +17,7 @@
 //!     let outbox = SqliteOutbox::new(pool);
 //!     outbox.migrate().await?; // creates the tables
 //!     let mediator = Mediator::builder()
-//!         // .handle::<PlaceOrder, _>(PlaceOrderHandler): it asks the scope for its `SqliteUnitOfWork`
+//!         // .handle::<..>(..): handlers ask the scope for the `SqliteUnitOfWork`
 //!         .outbox(outbox.clone()) // instead of a broker
 //!         .build()?;
 //!     let relay = Relay::builder(&outbox, broker).build()?;

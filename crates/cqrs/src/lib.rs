@@ -13,9 +13,11 @@ pub use cqrs_core::*;
 #[doc(inline)]
 pub use cqrs_macros::{Command, DomainEvent, IntoHandlerError, Notification, Query};
 
+/// RabbitMQ (AMQP 0-9-1): the broker, its settings, and the options of its subscriptions.
 #[cfg(feature = "amqp")]
 #[doc(inline)]
 pub use cqrs_amqp as amqp;
+/// Apache Kafka: the broker, its settings, and the options of its subscriptions.
 #[cfg(feature = "kafka")]
 #[doc(inline)]
 pub use cqrs_kafka as kafka;

@@ -1,4 +1,4 @@
-//! The subscriber service: its subscriptions, targets, health and reports. The engine is in `runtime`.
+//! The subscriber service: its subscriptions, targets, health and reports.
 
 mod build;
 mod delivery;
