@@ -133,7 +133,10 @@ mod tests {
         let vhost = reply(AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED), "vhost x not found");
         let error = from_lapin(ErrorKind::Connection, "connecting", &vhost);
         assert_eq!((error.kind(), error.code()), (ErrorKind::VirtualHost, Some(530)));
-        assert!(error.to_string().contains("the server refused the virtual host; check"), "{error}");
+        assert!(
+            error.to_string().contains("the server refused the virtual host; check"),
+            "{error}"
+        );
         let text = "access to vhost 'x' refused for user 'u': connection limit (1) is reached";
         let limit = reply(AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED), text);
         let error = from_lapin(ErrorKind::Connection, "connecting", &limit);

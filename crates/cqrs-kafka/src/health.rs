@@ -394,9 +394,13 @@ mod tests {
             report(&health, Code::Authentication, text);
             health.cause().unwrap().to_string()
         };
-        let scram = cause("b: SASL authentication error: Authentication failed due to invalid credentials");
+        let scram =
+            cause("b: SASL authentication error: Authentication failed due to invalid credentials");
         assert!(scram.contains("; check sasl.username and sasl.password (KAFKA_SASL_"), "{scram}");
-        let mechanism = cause("b: SASL PLAIN mechanism handshake failed: Broker: Unsupported SASL mechanism: broker's supported mechanisms: SCRAM-SHA-256");
+        let mechanism = cause(
+            "b: SASL PLAIN mechanism handshake failed: Broker: Unsupported SASL mechanism: broker's supported \
+             mechanisms: SCRAM-SHA-256",
+        );
         assert!(mechanism.ends_with("(KAFKA_SASL_MECHANISM) to one that the listener has"));
         let token = cause("Failed to acquire SASL OAUTHBEARER token: no token");
         assert!(token.contains("; check the token provider"), "{token}");

@@ -81,7 +81,8 @@ fn every_remedy_of_a_failed_connection_has_a_heading() {
         assert!(remedies.len() > 1, "{file}: {remedies:?}");
         for remedy in remedies {
             // What several have in common stands in one heading.
-            let said = remedy.split("; ").last().expect("a part").trim_start_matches([':', ';', ' ']);
+            let said =
+                remedy.split("; ").last().expect("a part").trim_start_matches([':', ';', ' ']);
             let found = headings.iter().any(|heading| heading.contains(said));
             assert!(found, "{file}: no heading has {said:?}");
         }
