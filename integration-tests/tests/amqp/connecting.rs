@@ -105,9 +105,11 @@ async fn connect_failure_names_cause_without_credentials() {
     shown += &format!("{of_wrong} {of_wrong:?} {}", error_chain(&of_wrong));
     let error = AmqpMessageBroker::connect(wrong.clone()).await.unwrap_err();
     assert_eq!((error.kind(), error.code()), (ErrorKind::Authentication, Some(403)));
+    assert!(error.to_string().contains("check user and password in the dsn"), "{error}");
     shown += &format!("{error} {error:?} {wrong:?}");
 
     assert_eq!(kind_of_cause(&no_vhost), ErrorKind::VirtualHost);
+    assert!(error_chain(&no_vhost).contains("rabbitmqctl set_permissions"), "{no_vhost:?}");
     assert!(error_chain(&no_vhost).contains("no-such-vhost"), "{}", error_chain(&no_vhost));
 
     assert_eq!(kind_of_cause(&refused), ErrorKind::Connection);

@@ -103,6 +103,7 @@ async fn wrong_password_is_reported_and_never_shown() {
         assert_eq!(cause(&error).kind(), ErrorKind::Authentication, "{error:?}");
         let refused = KafkaMessageBroker::connect(config).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Authentication, "{refused:?}");
+        assert!(format!("{refused:?}").contains("KAFKA_SASL_PASSWORD"), "{refused:?}");
         let texts = [
             shown,
             format!("{error} {error:?} {:?}", causes(&error)),
@@ -123,6 +124,7 @@ async fn unsupported_mechanism_is_reported() {
     assert_eq!(error.kind(), PublishErrorKind::NotSent);
     assert_eq!(cause(&error).kind(), ErrorKind::Authentication, "{error:?}");
     assert!(causes(&error)[0].contains("OAUTHBEARER"), "{error:?}");
+    assert!(causes(&error)[0].contains("KAFKA_SASL_MECHANISM"), "{error:?}");
 }
 
 /// An unsigned token ([RFC 7515](https://www.rfc-editor.org/rfc/rfc7515), `alg` none).
