@@ -45,27 +45,39 @@
 #![cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))]
 
 mod database;
+#[cfg(feature = "postgres")]
+mod debezium;
 mod error;
 mod headers;
 mod inbox;
 mod lane;
 mod migrate;
 mod outbox;
+#[cfg(feature = "postgres")]
+mod python;
 mod relay;
 mod row;
+#[cfg(feature = "postgres")]
+mod table_name;
 mod tables;
 mod unit;
 mod wakeup;
 
 pub use database::OutboxDatabase;
+#[cfg(feature = "postgres")]
+pub use debezium::DebeziumOutbox;
 pub use error::{OutboxError, OutboxErrorKind};
 pub use inbox::Inbox;
 pub use lane::lane_of;
 pub use migrate::Migration;
 pub use outbox::Outbox;
+#[cfg(feature = "postgres")]
+pub use python::{PythonInbox, PythonOutbox};
 pub use relay::{
     FailedRow, Relay, RelayBuilder, RelayDatabase, RelayHandle, RelayReport, RelayStatus,
 };
+#[cfg(feature = "postgres")]
+pub use relay::{PythonRelay, PythonRelayBuilder, PythonRelayHandle};
 pub use row::{NewRow, Row};
 pub use tables::{Dialect, Tables};
 pub use unit::SqlUnitOfWork;

@@ -3,9 +3,10 @@
 use std::error::Error;
 use std::fmt;
 
+use cqrs_core::broker::BoxFuture;
 use cqrs_core::scope::{CommitError, OutboxUnit, UnitOfWorkFactory};
 use cqrs_core::{Message, UnitOfWork};
-use sqlx::Transaction;
+use sqlx::{Database, Pool, Transaction};
 
 use crate::database::OutboxDatabase;
 use crate::error::OutboxError;
@@ -13,7 +14,20 @@ use crate::outbox::Outbox;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// A transaction of an [`Outbox`]'s pool. Handlers get it from their scope.
+/// The table in which a unit of work stores events.
+pub(crate) trait EventWriter<DB: Database>: Send + Sync + 'static {
+    /// Stores `messages`, in their order.
+    fn put<'a>(
+        &'a self,
+        connection: &'a mut DB::Connection,
+        messages: &'a [Message],
+    ) -> BoxFuture<'a, Result<(), OutboxError>>;
+
+    /// Called after the commit of stored events.
+    fn committed(&self);
+}
+
+/// A transaction of an outbox's pool. Handlers get it from their scope.
 ///
 /// ```no_run
 /// # use cqrs_core::Scope;
@@ -26,11 +40,21 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// ```
 pub struct SqlUnitOfWork<DB: OutboxDatabase> {
     transaction: Transaction<'static, DB>,
-    outbox: Outbox<DB>,
+    writer: Box<dyn EventWriter<DB>>,
     has_stored: bool,
 }
 
 impl<DB: OutboxDatabase> SqlUnitOfWork<DB> {
+    pub(crate) async fn begin(
+        pool: &Pool<DB>,
+        writer: impl EventWriter<DB>,
+    ) -> Result<Self, OutboxError> {
+        let begun = pool.begin_with(DB::BEGIN).await;
+        let transaction =
+            begun.map_err(|error| OutboxError::database("beginning a transaction", error))?;
+        Ok(Self { transaction, writer: Box::new(writer), has_stored: false })
+    }
+
     /// The connection of the transaction, on which queries run.
     pub fn connection(&mut self) -> &mut DB::Connection {
         &mut self.transaction
@@ -41,10 +65,21 @@ impl<DB: OutboxDatabase> UnitOfWorkFactory for Outbox<DB> {
     type Unit = SqlUnitOfWork<DB>;
 
     async fn begin(&self) -> Result<Self::Unit, BoxError> {
-        let begun = self.pool().begin_with(DB::BEGIN).await;
-        let transaction =
-            begun.map_err(|error| OutboxError::database("beginning a transaction", error))?;
-        Ok(SqlUnitOfWork { transaction, outbox: self.clone(), has_stored: false })
+        Ok(SqlUnitOfWork::begin(self.pool(), self.clone()).await?)
+    }
+}
+
+impl<DB: OutboxDatabase> EventWriter<DB> for Outbox<DB> {
+    fn put<'a>(
+        &'a self,
+        connection: &'a mut DB::Connection,
+        messages: &'a [Message],
+    ) -> BoxFuture<'a, Result<(), OutboxError>> {
+        Box::pin(Outbox::put(self, connection, messages))
+    }
+
+    fn committed(&self) {
+        self.wakeup().wake();
     }
 }
 
@@ -59,7 +94,7 @@ impl<DB: OutboxDatabase> UnitOfWork for SqlUnitOfWork<DB> {
             false => CommitError::unknown(error),
         })?;
         if self.has_stored {
-            self.outbox.wakeup().wake();
+            self.writer.committed();
         }
         Ok(())
     }
@@ -72,7 +107,7 @@ impl<DB: OutboxDatabase> UnitOfWork for SqlUnitOfWork<DB> {
 
 impl<DB: OutboxDatabase> OutboxUnit for SqlUnitOfWork<DB> {
     async fn put(&mut self, messages: &[Message]) -> Result<(), BoxError> {
-        self.outbox.put(&mut self.transaction, messages).await?;
+        self.writer.put(&mut self.transaction, messages).await?;
         self.has_stored |= !messages.is_empty();
         Ok(())
     }
@@ -80,6 +115,8 @@ impl<DB: OutboxDatabase> OutboxUnit for SqlUnitOfWork<DB> {
 
 impl<DB: OutboxDatabase> fmt::Debug for SqlUnitOfWork<DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SqlUnitOfWork").field("outbox", &self.outbox).finish_non_exhaustive()
+        f.debug_struct("SqlUnitOfWork")
+            .field("has_stored", &self.has_stored)
+            .finish_non_exhaustive()
     }
 }

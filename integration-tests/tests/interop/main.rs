@@ -27,6 +27,7 @@ mod groups;
 mod kafka;
 mod protobuf;
 mod reading;
+mod tables;
 mod undecodable;
 mod writing;
 

@@ -38,7 +38,7 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    fn after(self, attempts: u32) -> Duration {
+    pub(super) fn after(self, attempts: u32) -> Duration {
         let factor = 1_u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX);
         self.first.saturating_mul(factor).min(self.longest)
     }

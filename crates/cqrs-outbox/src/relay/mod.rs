@@ -43,6 +43,8 @@ mod membership;
 mod operations;
 mod outage;
 mod publisher;
+#[cfg(feature = "postgres")]
+mod python;
 mod reads;
 mod settings;
 mod share;
@@ -56,5 +58,7 @@ mod simulation;
 
 pub use builder::{Relay, RelayBuilder, RelayHandle};
 pub use failed::FailedRow;
+#[cfg(feature = "postgres")]
+pub use python::{PythonRelay, PythonRelayBuilder, PythonRelayHandle};
 pub use status::{RelayReport, RelayStatus};
 pub use store::RelayDatabase;
