@@ -36,7 +36,7 @@ fn joined(topic: &str) -> NotificationEvent<UserJoined> {
     NotificationEvent::new(payload).with_topic(topic.to_owned())
 }
 
-async fn send(outbox: PythonOutbox, command: AddUsers) -> Result<(), SendError<HandlerError>> {
+async fn send(outbox: PythonOutbox, command: AddUsers) -> Result<(), SendError<(), HandlerError>> {
     let mediator = Mediator::builder().handle::<AddUsers, _>(AddUsersHandler).outbox(outbox);
     mediator.build().unwrap().send(command).await
 }
