@@ -13,8 +13,8 @@ pub enum OutboxErrorKind {
     /// Another transaction was in the way: a deadlock, a serialization failure, a lock or statement timeout, a
     /// busy SQLite file. The transaction is rolled back, or must be.
     Conflict,
-    /// A table is missing: [`Outbox::migrate`](crate::Outbox::migrate) was not called, or other
-    /// [`Tables`](crate::Tables) are set.
+    /// A table is missing: [`Outbox::migrate`](crate::Outbox::migrate) was not called, or another schema or name
+    /// is set.
     NotMigrated,
     /// Any other error of the database.
     Database,
@@ -79,7 +79,7 @@ impl fmt::Display for OutboxError {
             OutboxErrorKind::NotMigrated => {
                 write!(
                     f,
-                    "{doing}: a table is missing; call `migrate()`, or set the right `Tables`"
+                    "{doing}: a table is missing; create it (`migrate()`), or set the right schema and name"
                 )
             }
             OutboxErrorKind::Database => write!(f, "{doing}: the database refused it"),

@@ -1,7 +1,8 @@
 //! Tests of the relay's statuses and counters while rows, the broker or the database fail.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cqrs_core::broker::{BoxFuture, BrokerState, Receipt, ShutdownReport};
@@ -162,6 +163,57 @@ async fn killed_relay_repeats_and_loses_nothing() {
         }
     }
     assert_eq!(bodies[0], bodies[1]);
+    tables.schema.drop().await;
+}
+
+/// A broker whose first publish blocks the relay's thread until the test lets it go on.
+#[derive(Debug)]
+struct Blocking(MemoryBroker, Mutex<Option<Receiver<()>>>);
+
+impl MessageBroker for Blocking {
+    fn enqueue(&self, message: Message) -> BoxFuture<'_, Result<Receipt, PublishError>> {
+        self.0.enqueue(message)
+    }
+
+    fn try_enqueue(&self, message: Message) -> Result<Receipt, PublishError> {
+        if let Some(go_on) = self.1.lock().unwrap().take() {
+            go_on.recv().unwrap();
+        }
+        self.0.try_enqueue(message)
+    }
+
+    fn state(&self) -> BrokerState {
+        self.0.state()
+    }
+
+    fn shutdown(&self, deadline: Duration) -> BoxFuture<'_, ShutdownReport> {
+        self.0.shutdown(deadline)
+    }
+}
+
+/// As a relay that is stopped by SIGSTOP in the middle of a batch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn silent_relay_loses_its_lock_to_another() {
+    let tables = Tables::new().await;
+    tables.add("users", "dataclass", payloads(20), false).await;
+    let broker = MemoryBroker::new();
+    let (go_on, blocked) = std::sync::mpsc::channel();
+    let blocking = Blocking(broker.clone(), Mutex::new(Some(blocked)));
+    let lease = Duration::from_secs(3);
+    let silent = PythonRelay::builder(&tables.outbox(), blocking).lease(lease);
+    let silent = Running::start(silent);
+    let lock = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 6517106 \
+                AND objid = 'outbox'::regclass::oid AND granted";
+    let is_locked = async || tables.schema.column::<i64>(lock).await[0] == 1;
+    until("the silent relay has the lock", is_locked).await;
+    let other = Running::start(PythonRelay::builder(&tables.outbox(), broker.clone()));
+    tables.until_produced(20).await;
+    assert_eq!(other.stop().await.published, 20);
+    go_on.send(()).unwrap();
+    let report = silent.stop().await;
+    assert_eq!(report.unsettled, 0, "its confirms are written, too");
+    assert_eq!(tables.count("PRODUCED", 0).await, 20);
+    assert_eq!(broker.messages("users").len() as u64, 20 + report.published);
     tables.schema.drop().await;
 }
 

@@ -101,10 +101,7 @@ impl Store {
             Ok(Some(Batch { transaction, rows }))
         })
         .await
-        .map_err(|error| {
-            // The package creates the table, by a migration of its user.
-            OutboxError::database("reading the outbox table of python-cqrs", error)
-        })
+        .map_err(|error| OutboxError::database("reading the outbox table of python-cqrs", error))
     }
 
     /// Takes the lock until the end of the transaction, and limits how long its session may be silent.
