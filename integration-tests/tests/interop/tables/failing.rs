@@ -166,7 +166,7 @@ async fn killed_relay_repeats_and_loses_nothing() {
     tables.schema.drop().await;
 }
 
-/// A broker whose first publish blocks the relay's thread until the test lets it go on.
+/// A broker whose first publish blocks the relay's task until the test lets it go on.
 #[derive(Debug)]
 struct Blocking(MemoryBroker, Mutex<Option<Receiver<()>>>);
 
@@ -176,8 +176,9 @@ impl MessageBroker for Blocking {
     }
 
     fn try_enqueue(&self, message: Message) -> Result<Receipt, PublishError> {
-        if let Some(go_on) = self.1.lock().unwrap().take() {
-            go_on.recv().unwrap();
+        let go_on = self.1.lock().unwrap().take();
+        if let Some(go_on) = go_on {
+            tokio::task::block_in_place(|| go_on.recv().unwrap());
         }
         self.0.try_enqueue(message)
     }
