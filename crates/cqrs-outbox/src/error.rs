@@ -104,7 +104,11 @@ fn kind_of(error: &sqlx::Error) -> OutboxErrorKind {
         | sqlx::Error::WorkerCrashed
         | sqlx::Error::BeginFailed => OutboxErrorKind::Unavailable,
         sqlx::Error::Database(error) => error.code().map_or(OutboxErrorKind::Database, |code| {
-            if code.len() == 5 { kind_of_state(&code) } else { kind_of_sqlite(&code) }
+            if code.len() == 5 {
+                kind_of_state(&code)
+            } else {
+                kind_of_sqlite(&code, error.message())
+            }
         }),
         _ => OutboxErrorKind::Database,
     }
@@ -126,12 +130,15 @@ fn kind_of_state(code: &str) -> OutboxErrorKind {
     }
 }
 
-/// By the lowest byte of the [extended result code](https://www.sqlite.org/rescode.html).
-fn kind_of_sqlite(code: &str) -> OutboxErrorKind {
+/// By the lowest byte of the [extended result code](https://www.sqlite.org/rescode.html). A missing table has
+/// no code of its own.
+fn kind_of_sqlite(code: &str, message: &str) -> OutboxErrorKind {
+    const ERROR: i32 = 1;
     const BUSY: i32 = 5;
     const LOCKED: i32 = 6;
     match code.parse::<i32>().map(|code| code & 0xff) {
         Ok(BUSY | LOCKED) => OutboxErrorKind::Conflict,
+        Ok(ERROR) if message.starts_with("no such table") => OutboxErrorKind::NotMigrated,
         _ => OutboxErrorKind::Database,
     }
 }
@@ -148,7 +155,9 @@ mod tests {
         assert_eq!(kind_of_state("42P01"), OutboxErrorKind::NotMigrated);
         assert_eq!(kind_of_state("23505"), OutboxErrorKind::Database);
         // SQLITE_BUSY_SNAPSHOT
-        assert_eq!(kind_of_sqlite("517"), OutboxErrorKind::Conflict);
-        assert_eq!(kind_of_sqlite("1"), OutboxErrorKind::Database);
+        assert_eq!(kind_of_sqlite("517", "database is locked"), OutboxErrorKind::Conflict);
+        assert_eq!(kind_of_sqlite("1", "no such column: x"), OutboxErrorKind::Database);
+        let missing = kind_of_sqlite("1", "no such table: cqrs_outbox");
+        assert_eq!(missing, OutboxErrorKind::NotMigrated);
     }
 }

@@ -74,7 +74,8 @@ pub use outbox::Outbox;
 #[cfg(feature = "postgres")]
 pub use python::{PythonInbox, PythonOutbox};
 pub use relay::{
-    FailedRow, Relay, RelayBuilder, RelayDatabase, RelayHandle, RelayReport, RelayStatus,
+    FailedCount, FailedFilter, FailedRow, OutboxStatus, Relay, RelayBuilder, RelayDatabase,
+    RelayHandle, RelayInfo, RelayReport, RelayStatus,
 };
 #[cfg(feature = "postgres")]
 pub use relay::{PythonRelay, PythonRelayBuilder, PythonRelayHandle};

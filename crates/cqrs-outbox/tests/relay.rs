@@ -11,7 +11,7 @@ use cqrs_core::broker::{
     BoxFuture, BrokerState, Confirmation, Intake, PendingConfirm, Receipt, ShutdownReport, Window,
 };
 use cqrs_core::{MemoryBroker, Message, MessageBroker, PublishError};
-use cqrs_outbox::{Relay, RelayBuilder, RelayHandle, RelayReport, SqliteOutbox};
+use cqrs_outbox::{FailedFilter, Relay, RelayBuilder, RelayHandle, RelayReport, SqliteOutbox};
 use sqlx::Sqlite;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 use tokio::task::JoinHandle;
@@ -212,7 +212,7 @@ async fn row_refused_for_good_is_dead_and_replayable() {
     let relay = Running::start(database.relay(&broker));
     database.drained().await;
     assert_eq!(bodies(&broker), ["b0", "a1"]);
-    let dead = database.outbox.dead_rows(0, 10).await.unwrap();
+    let dead = database.outbox.dead_rows(&FailedFilter::default(), 0, 10).await.unwrap();
     assert_eq!((dead.len(), dead[0].attempts, dead[0].row.message.body.len()), (1, 1, 200));
     assert!(dead[0].last_error.contains("too large"), "{}", dead[0].last_error);
     assert!(!dead[0].last_error.contains("xx"), "the payload");
@@ -222,24 +222,11 @@ async fn row_refused_for_good_is_dead_and_replayable() {
 
     let roomy = MemoryBroker::new();
     let relay = Running::start(database.relay(&roomy));
-    assert_eq!(database.outbox.replay_dead(&[dead[0].row.id, 99]).await.unwrap(), 1);
+    let these = FailedFilter::default().ids([dead[0].row.id, 99]);
+    assert_eq!(database.outbox.replay_dead(&these, 10).await.unwrap(), 1);
     database.drained().await;
     relay.stop().await;
     assert_eq!(roomy.messages(TOPIC)[0].id, dead[0].row.message.id);
-    assert_eq!(database.count("outbox_dead").await, 0);
-}
-
-#[tokio::test]
-async fn dead_rows_are_purged_by_age() {
-    let database = Database::new().await;
-    let broker = MemoryBroker::builder().max_message_size(10).build();
-    database.write(&[("a", "more than ten bytes")]).await;
-    let relay = Running::start(database.relay(&broker));
-    database.drained().await;
-    relay.stop().await;
-    let hour = Duration::from_secs(3_600);
-    assert_eq!(database.outbox.purge_dead(hour).await.unwrap(), 0);
-    assert_eq!(database.outbox.purge_dead(Duration::ZERO).await.unwrap(), 1);
     assert_eq!(database.count("outbox_dead").await, 0);
 }
 
@@ -269,7 +256,7 @@ async fn parked_key_is_taken_over_with_its_attempts() {
     let long = Duration::from_secs(3_600);
     let relay = Running::start(database.relay(&broker).backoff(Duration::from_millis(100), long));
     let is_tried_twice = async || {
-        let parked = database.outbox.parked_rows(0, 10).await.unwrap();
+        let parked = database.outbox.parked_rows(&FailedFilter::default(), 0, 10).await.unwrap();
         parked.len() == 2 && parked[0].attempts == 2 && parked[1].attempts == 0
     };
     wait(is_tried_twice, "second attempt").await;

@@ -4,6 +4,7 @@
 
 mod debezium;
 mod inbox;
+mod operations;
 mod relaying;
 mod writing;
 

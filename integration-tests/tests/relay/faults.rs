@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use cqrs_core::Message;
+use cqrs_outbox::FailedFilter;
 use integration_tests::control::{Restore, brokers, full};
 use integration_tests::outbox::{audit, drained, write};
 
@@ -24,13 +25,15 @@ async fn poison_at_the_head_is_dead_and_delays_nobody() {
     drained(&schema, LIMIT).await;
     let status = running.handle.status().await.unwrap();
     assert_eq!((status.dead, status.parked), (100, 0));
-    let dead = schema.outbox.dead_rows(0, 1_000).await.unwrap();
+    let all = FailedFilter::default();
+    let dead = schema.outbox.dead_rows(&all, 0, 1_000).await.unwrap();
     assert!(dead.iter().all(|row| row.last_error.contains("too large")), "{:?}", dead[0]);
-    let ids: Vec<_> = dead.iter().take(1).map(|dead| dead.row.id).collect();
-    assert_eq!(schema.outbox.replay_dead(&ids).await.unwrap(), 1);
-    let is_dead_again = async || schema.outbox.dead_rows(ids[0], 1_000).await.unwrap().len() == 100;
+    let first = dead[0].row.id;
+    assert_eq!(schema.outbox.replay_dead(&all, 1).await.unwrap(), 1);
+    let is_dead_again =
+        async || schema.outbox.dead_rows(&all, first, 1_000).await.unwrap().len() == 100;
     wait(is_dead_again, "dead row").await;
-    assert_eq!(schema.outbox.purge_dead(Duration::ZERO).await.unwrap(), 100);
+    assert_eq!(schema.outbox.purge_dead(&all, 1_000).await.unwrap(), 100);
     running.stop().await;
     let arrived = audit(&topic, &committed).await;
     println!(

@@ -47,6 +47,14 @@ impl FailedTable {
             Self::Dead => "died_at",
         }
     }
+
+    /// The column of the time from which [`FailedFilter::older_than`](super::FailedFilter::older_than) counts.
+    pub(super) fn since(self) -> &'static str {
+        match self {
+            Self::Parked => "first_failed_at",
+            Self::Dead => "died_at",
+        }
+    }
 }
 
 impl FailedRow {

@@ -58,7 +58,8 @@ mod simulation;
 
 pub use builder::{Relay, RelayBuilder, RelayHandle};
 pub use failed::FailedRow;
+pub use operations::{FailedCount, FailedFilter};
 #[cfg(feature = "postgres")]
 pub use python::{PythonRelay, PythonRelayBuilder, PythonRelayHandle};
-pub use status::{RelayReport, RelayStatus};
+pub use status::{OutboxStatus, RelayInfo, RelayReport, RelayStatus};
 pub use store::RelayDatabase;

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use uuid::Uuid;
+
 /// The state of the outbox and of a relay, from [`RelayHandle::status`](super::RelayHandle::status).
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -44,6 +46,40 @@ pub struct RelayReport {
     pub unsettled: usize,
     /// Set if it ended because the broker value was shut down.
     pub is_broker_closed: bool,
+}
+
+/// The state of an outbox, from [`Outbox::status`](crate::Outbox::status).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OutboxStatus {
+    /// Rows that wait for their publish, of all lanes.
+    pub pending: u64,
+    /// The age of the oldest of them, by the database's clock.
+    pub oldest: Option<Duration>,
+    /// Rows of keys that fail now.
+    pub parked: u64,
+    /// Rows that were refused for good.
+    pub dead: u64,
+    /// The lanes of the outbox.
+    pub lanes: u64,
+    /// The lanes that have an owner, dead or alive.
+    pub owned_lanes: u64,
+    /// The known relays.
+    pub relays: Vec<RelayInfo>,
+}
+
+/// A relay, as the tables have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RelayInfo {
+    /// Its id, new with each start.
+    pub id: Uuid,
+    /// The age of its last heartbeat, by the database's clock. Longer than the
+    /// [lease](super::RelayBuilder::lease): the relay is dead. A killed relay is known until then, or until
+    /// another one takes its lanes.
+    pub seen_ago: Duration,
+    /// The lanes that it owns.
+    pub lanes: u64,
 }
 
 /// The counts of the tables.
@@ -124,10 +160,9 @@ impl Progress {
     }
 
     pub(super) fn status(&self, counts: Counts) -> RelayStatus {
-        let number = |count: i64| u64::try_from(count).unwrap_or(0);
         RelayStatus {
             pending: number(counts.pending),
-            oldest: counts.oldest_micros.map(|age| Duration::from_micros(number(age))),
+            oldest: counts.oldest_micros.map(duration),
             parked: number(counts.parked),
             dead: number(counts.dead),
             lanes: self.lanes.load(Ordering::Relaxed),
@@ -140,4 +175,14 @@ impl Progress {
             last_error: self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
+}
+
+/// A count of the database.
+pub(super) fn number(count: i64) -> u64 {
+    u64::try_from(count).unwrap_or(0)
+}
+
+/// A duration of the database. A clock that was set back makes it negative.
+pub(super) fn duration(micros: i64) -> Duration {
+    Duration::from_micros(number(micros))
 }

@@ -20,11 +20,9 @@ use uuid::Uuid;
 use super::effects::{
     Delete, LaneEpoch, LaneRange, LaneRead, LateRow, Load, Move, OrderKey, ReadAnswer, RowId,
 };
-use super::failed::{FailedRow, FailedTable};
 use super::lane::{Entry, ParkedEntry};
+use super::operations::Operations;
 use super::outage::cut;
-use super::status::Counts;
-use crate::database::OutboxDatabase;
 use crate::error::OutboxError;
 use crate::outbox::Outbox;
 use crate::row::Row;
@@ -35,33 +33,10 @@ pub(super) type Payload = Result<Message, Arc<str>>;
 pub(super) type ReadEntry = Entry<Payload>;
 
 /// A database that a relay can read. Sealed: it is implemented here alone.
-pub trait RelayDatabase: OutboxDatabase {
+pub trait RelayDatabase: Operations {
     /// The statements.
     #[expect(private_bounds, reason = "seals the trait")]
     type Store: Store;
-
-    /// The counts of the tables.
-    fn counts(outbox: &Outbox<Self>) -> impl Future<Output = Result<Counts, OutboxError>> + Send;
-
-    /// See [`Outbox::dead_rows`] and [`Outbox::parked_rows`].
-    fn failed_rows(
-        outbox: &Outbox<Self>,
-        table: FailedTable,
-        after: i64,
-        limit: u32,
-    ) -> impl Future<Output = Result<Vec<FailedRow>, OutboxError>> + Send;
-
-    /// See [`Outbox::replay_dead`].
-    fn replay_dead(
-        outbox: &Outbox<Self>,
-        ids: &[i64],
-    ) -> impl Future<Output = Result<u64, OutboxError>> + Send;
-
-    /// See [`Outbox::purge_dead`].
-    fn purge_dead(
-        outbox: &Outbox<Self>,
-        age: Duration,
-    ) -> impl Future<Output = Result<u64, OutboxError>> + Send;
 
     /// The statements of the relay `relay`. A notification of another process is passed to `wake`.
     #[expect(private_interfaces, reason = "seals the trait")]

@@ -1,7 +1,7 @@
 //! The relay's statements on PostgreSQL.
 
-mod operations;
 mod sql;
+mod start;
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -16,9 +16,7 @@ use crate::outbox::Outbox;
 use crate::relay::effects::{
     Delete, LaneEpoch, LaneRange, LaneRead, LateRow, Load, Move, ReadAnswer, RowId, Table, Target,
 };
-use crate::relay::failed::{FailedRow, FailedTable};
 use crate::relay::lane::ParkedEntry;
-use crate::relay::status::Counts;
 use crate::row::{Row, row_columns};
 use crate::tables::{Dialect, Tables};
 
@@ -41,66 +39,6 @@ pub struct SqliteStore {
 
 impl RelayDatabase for Sqlite {
     type Store = SqliteStore;
-
-    async fn counts(outbox: &Outbox<Self>) -> Result<Counts, OutboxError> {
-        let sql = outbox.tables().render(&format!(
-            "SELECT (SELECT count(*) FROM {{t}}outbox), \
-             (SELECT {NOW} - created_at FROM {{t}}outbox ORDER BY id LIMIT 1), \
-             (SELECT count(*) FROM {{t}}outbox_parked), (SELECT count(*) FROM {{t}}outbox_dead)"
-        ));
-        let (pending, oldest_micros, parked, dead) = sqlx::query_as(AssertSqlSafe(sql))
-            .fetch_one(outbox.pool())
-            .await
-            .map_err(error("counting the rows of the outbox"))?;
-        Ok(Counts { pending, oldest_micros, parked, dead })
-    }
-
-    async fn failed_rows(
-        outbox: &Outbox<Self>,
-        table: FailedTable,
-        after: i64,
-        limit: u32,
-    ) -> Result<Vec<FailedRow>, OutboxError> {
-        let sql = outbox.tables().render(&format!(
-            "SELECT {}, r.attempts, r.last_error, r.first_failed_at, r.{} AS at \
-             FROM {{t}}{} r WHERE r.id > ? ORDER BY r.id LIMIT ?",
-            row_columns(Dialect::Sqlite),
-            table.time(),
-            table.name(),
-        ));
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(after).bind(limit);
-        let rows = query.try_map(|row| FailedRow::read(&row)).fetch_all(outbox.pool()).await;
-        rows.map_err(error("reading failed rows of the outbox"))
-    }
-
-    async fn replay_dead(outbox: &Outbox<Self>, ids: &[i64]) -> Result<u64, OutboxError> {
-        let replay = async {
-            let mut replayed = 0;
-            let mut tx = outbox.pool().begin_with("BEGIN IMMEDIATE").await?;
-            let columns = COLUMNS.replace("id, event_id", "event_id");
-            let of_ids = "FROM {t}outbox_dead WHERE id IN (SELECT value FROM json_each(?))";
-            let sql = format!(
-                "INSERT INTO {{t}}outbox ({columns}) SELECT {columns} {of_ids} ORDER BY id"
-            );
-            for sql in [sql, format!("DELETE {of_ids}")] {
-                let query = sqlx::query(AssertSqlSafe(outbox.tables().render(&sql)));
-                let done = query.bind(sqlx::types::Json(ids.to_vec())).execute(&mut *tx).await?;
-                replayed = done.rows_affected();
-            }
-            tx.commit().await?;
-            Ok(replayed)
-        };
-        replay.await.map_err(error("replaying dead rows"))
-    }
-
-    async fn purge_dead(outbox: &Outbox<Self>, age: Duration) -> Result<u64, OutboxError> {
-        let sql = outbox
-            .tables()
-            .render(&format!("DELETE FROM {{t}}outbox_dead WHERE died_at < {NOW} - ?"));
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(micros(age));
-        let done = query.execute(outbox.pool()).await.map_err(error("purging dead rows"))?;
-        Ok(done.rows_affected())
-    }
 
     #[expect(private_interfaces, reason = "seals the trait")]
     fn store(outbox: &Outbox<Self>, relay: Uuid, settings: StoreSettings) -> SqliteStore {

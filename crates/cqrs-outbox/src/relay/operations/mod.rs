@@ -1,0 +1,183 @@
+//! Counts, lists, replays and purges the rows that a relay could not publish; for operators and their tools.
+
+mod filter;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+use uuid::Uuid;
+
+pub use self::filter::FailedFilter;
+use super::failed::{FailedRow, FailedTable};
+use super::status::{Counts, OutboxStatus, RelayInfo, duration, number};
+use super::store::RelayDatabase;
+use crate::database::OutboxDatabase;
+use crate::error::OutboxError;
+use crate::outbox::Outbox;
+
+/// The number of the rows that meet a filter, and the highest of their ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FailedCount {
+    /// The number of rows.
+    pub rows: u64,
+    /// The highest id, if there is a row.
+    pub last_id: Option<i64>,
+}
+
+/// The state of an outbox and of its relays. On the pool of the outbox.
+impl<DB: RelayDatabase> Outbox<DB> {
+    /// Counts the rows, and tells which relays there are. It reads the tables, so that it needs no relay in this
+    /// process. Each count is a scan of its table.
+    ///
+    /// # Errors
+    /// If the database is away, or the tables are missing.
+    pub async fn status(&self) -> Result<OutboxStatus, OutboxError> {
+        let counts = DB::counts(self).await?;
+        let mut owned_lanes = 0;
+        let mut relays = Vec::new();
+        for owner in DB::owners(self).await? {
+            owned_lanes += number(owner.lanes);
+            // Without a time: the relay has ended, or another one has found that it is dead.
+            if let Some(micros) = owner.seen_micros {
+                relays.push(RelayInfo {
+                    id: owner.relay,
+                    seen_ago: duration(micros),
+                    lanes: number(owner.lanes),
+                });
+            }
+        }
+        Ok(OutboxStatus {
+            pending: number(counts.pending),
+            oldest: counts.oldest_micros.map(duration),
+            parked: number(counts.parked),
+            dead: number(counts.dead),
+            lanes: u64::from(DB::DIALECT.lanes()),
+            owned_lanes,
+            relays,
+        })
+    }
+}
+
+/// The rows that a relay could not publish. On the pool of the outbox.
+impl<DB: RelayDatabase> Outbox<DB> {
+    /// At most `limit` dead rows that meet `filter`, with ids above `after`, in order of their ids.
+    ///
+    /// # Errors
+    /// If the database is away, or the tables are missing.
+    pub async fn dead_rows(
+        &self,
+        filter: &FailedFilter,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<FailedRow>, OutboxError> {
+        DB::failed_rows(self, FailedTable::Dead, filter, after, limit).await
+    }
+
+    /// As [`dead_rows`](Self::dead_rows), of the parked rows.
+    ///
+    /// # Errors
+    /// If the database is away, or the tables are missing.
+    pub async fn parked_rows(
+        &self,
+        filter: &FailedFilter,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<FailedRow>, OutboxError> {
+        DB::failed_rows(self, FailedTable::Parked, filter, after, limit).await
+    }
+
+    /// Counts the dead rows that meet `filter`.
+    ///
+    /// # Errors
+    /// If the database is away, or the tables are missing.
+    pub async fn count_dead(&self, filter: &FailedFilter) -> Result<FailedCount, OutboxError> {
+        let (rows, last_id) = DB::count_dead(self, filter).await?;
+        Ok(FailedCount { rows: number(rows), last_id })
+    }
+
+    /// Puts at most `limit` dead rows that meet `filter` back into the outbox, those with the lowest ids,
+    /// behind all that is there, and returns their number. One transaction. Their event ids stay the same.
+    ///
+    /// To replay all, call it until it returns 0, with [`FailedFilter::up_to`] the
+    /// [last id](FailedCount::last_id) at the start: a row that dies again has a higher id, and would be
+    /// replayed forever.
+    ///
+    /// # Errors
+    /// If the database is away, or another transaction is in the way; nothing is changed then.
+    ///
+    /// # Cancel safety
+    /// Dropped, the rows are replayed or not, all of them or none.
+    pub async fn replay_dead(&self, filter: &FailedFilter, limit: u32) -> Result<u64, OutboxError> {
+        let replayed = DB::replay_dead(self, filter, limit).await?;
+        self.wakeup().wake();
+        Ok(replayed)
+    }
+
+    /// Deletes at most `limit` dead rows that meet `filter`, those with the lowest ids, and returns their
+    /// number. One transaction. Call it until it returns 0 to delete all.
+    ///
+    /// # Errors
+    /// As [`replay_dead`](Self::replay_dead).
+    ///
+    /// # Cancel safety
+    /// As [`replay_dead`](Self::replay_dead).
+    pub async fn purge_dead(&self, filter: &FailedFilter, limit: u32) -> Result<u64, OutboxError> {
+        DB::purge_dead(self, filter, limit).await
+    }
+}
+
+/// A relay that is known or owns lanes.
+#[derive(Debug)]
+pub struct Owner {
+    relay: Uuid,
+    lanes: i64,
+    /// The age of its heartbeat, if it is known.
+    seen_micros: Option<i64>,
+}
+
+/// The statements of operators. Sealed: it is implemented here alone.
+pub trait Operations: OutboxDatabase {
+    fn counts(outbox: &Outbox<Self>) -> impl Future<Output = Result<Counts, OutboxError>> + Send;
+
+    fn owners(
+        outbox: &Outbox<Self>,
+    ) -> impl Future<Output = Result<Vec<Owner>, OutboxError>> + Send;
+
+    fn failed_rows(
+        outbox: &Outbox<Self>,
+        table: FailedTable,
+        filter: &FailedFilter,
+        after: i64,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<FailedRow>, OutboxError>> + Send;
+
+    /// The number of the dead rows that meet `filter`, and their highest id.
+    fn count_dead(
+        outbox: &Outbox<Self>,
+        filter: &FailedFilter,
+    ) -> impl Future<Output = Result<(i64, Option<i64>), OutboxError>> + Send;
+
+    fn replay_dead(
+        outbox: &Outbox<Self>,
+        filter: &FailedFilter,
+        limit: u32,
+    ) -> impl Future<Output = Result<u64, OutboxError>> + Send;
+
+    fn purge_dead(
+        outbox: &Outbox<Self>,
+        filter: &FailedFilter,
+        limit: u32,
+    ) -> impl Future<Output = Result<u64, OutboxError>> + Send;
+}
+
+const COUNTING: &str = "counting the rows of the outbox";
+const READING: &str = "reading failed rows of the outbox";
+const READING_RELAYS: &str = "reading the relays of the outbox";
+const REPLAYING: &str = "replaying dead rows";
+const PURGING: &str = "purging dead rows";
+
+/// The columns that a replayed row keeps: all but its id.
+const REPLAYED: &str = "lane, event_id, name, topic, key, content_type, headers, body, occurred_at, \
+                        mandatory, created_at";

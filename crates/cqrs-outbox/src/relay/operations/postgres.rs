@@ -1,0 +1,145 @@
+//! The operators' statements on PostgreSQL.
+
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Error, Postgres, Row as _};
+
+use super::filter::FailedFilter;
+use super::{COUNTING, Operations, Owner, PURGING, READING, READING_RELAYS, REPLAYED, REPLAYING};
+use crate::error::OutboxError;
+use crate::outbox::Outbox;
+use crate::relay::failed::{FailedRow, FailedTable};
+use crate::relay::status::Counts;
+use crate::row::row_columns;
+use crate::tables::Dialect;
+
+impl Operations for Postgres {
+    async fn counts(outbox: &Outbox<Self>) -> Result<Counts, OutboxError> {
+        // The oldest row of a lane is its first one, more or less: no need to read them all.
+        let sql = outbox.tables().render(
+            "SELECT (SELECT count(*) FROM {t}outbox), \
+             (SELECT (extract(epoch FROM clock_timestamp() - min(r.created_at)) * 1000000)::int8 \
+             FROM {t}outbox_lane l CROSS JOIN LATERAL (SELECT o.created_at FROM {t}outbox o \
+             WHERE o.lane = l.lane ORDER BY o.id LIMIT 1) r), \
+             (SELECT count(*) FROM {t}outbox_parked), (SELECT count(*) FROM {t}outbox_dead)",
+        );
+        let (pending, oldest_micros, parked, dead) = sqlx::query_as(AssertSqlSafe(sql))
+            .fetch_one(outbox.pool())
+            .await
+            .map_err(error(COUNTING))?;
+        Ok(Counts { pending, oldest_micros, parked, dead })
+    }
+
+    async fn owners(outbox: &Outbox<Self>) -> Result<Vec<Owner>, OutboxError> {
+        let sql = outbox.tables().render(
+            "SELECT coalesce(r.id, l.owner), coalesce(l.lanes, 0), \
+             (extract(epoch FROM clock_timestamp() - r.seen_at) * 1000000)::int8 \
+             FROM {t}outbox_relay r FULL JOIN (SELECT owner, count(*) AS lanes FROM {t}outbox_lane \
+             WHERE owner IS NOT NULL GROUP BY owner) l ON l.owner = r.id ORDER BY 1",
+        );
+        let query = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(outbox.pool());
+        let owners: Vec<_> = query.await.map_err(error(READING_RELAYS))?;
+        let owner = |(relay, lanes, seen_micros)| Owner { relay, lanes, seen_micros };
+        Ok(owners.into_iter().map(owner).collect())
+    }
+
+    async fn failed_rows(
+        outbox: &Outbox<Self>,
+        table: FailedTable,
+        filter: &FailedFilter,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<FailedRow>, OutboxError> {
+        let (name, at) = (table.name(), table.time());
+        let sql = outbox.tables().render(&format!(
+            "SELECT {}, r.attempts, r.last_error, \
+             (extract(epoch FROM r.first_failed_at) * 1000000)::int8 AS first_failed_at, \
+             (extract(epoch FROM r.{at}) * 1000000)::int8 AS at \
+             FROM {{t}}{name} r WHERE {} AND r.id > $7 ORDER BY r.id LIMIT $8",
+            row_columns(Dialect::Postgres),
+            conditions(table),
+        ));
+        let query = bind(sqlx::query(AssertSqlSafe(sql)), filter);
+        let query = query.bind(after).bind(i64::from(limit)).try_map(|row| FailedRow::read(&row));
+        query.fetch_all(outbox.pool()).await.map_err(error(READING))
+    }
+
+    async fn count_dead(
+        outbox: &Outbox<Self>,
+        filter: &FailedFilter,
+    ) -> Result<(i64, Option<i64>), OutboxError> {
+        let sql = outbox.tables().render(&format!(
+            "SELECT count(*), max(r.id) FROM {{t}}outbox_dead r WHERE {}",
+            conditions(FailedTable::Dead),
+        ));
+        let query = bind(sqlx::query(AssertSqlSafe(sql)), filter);
+        let query = query.try_map(|row: PgRow| Ok((row.try_get(0)?, row.try_get(1)?)));
+        query.fetch_one(outbox.pool()).await.map_err(error(COUNTING))
+    }
+
+    async fn replay_dead(
+        outbox: &Outbox<Self>,
+        filter: &FailedFilter,
+        limit: u32,
+    ) -> Result<u64, OutboxError> {
+        let insert =
+            format!("INSERT INTO {{t}}outbox ({REPLAYED}) SELECT {REPLAYED} FROM gone ORDER BY id");
+        change(outbox, filter, limit, &insert).await.map_err(error(REPLAYING))
+    }
+
+    async fn purge_dead(
+        outbox: &Outbox<Self>,
+        filter: &FailedFilter,
+        limit: u32,
+    ) -> Result<u64, OutboxError> {
+        change(outbox, filter, limit, "SELECT FROM gone").await.map_err(error(PURGING))
+    }
+}
+
+fn error(doing: &'static str) -> impl Fn(Error) -> OutboxError {
+    move |error| OutboxError::database(doing, error)
+}
+
+/// The conditions of a filter on a table with the alias `r`, with the parameters of [`bind`].
+fn conditions(table: FailedTable) -> String {
+    let since = table.since();
+    format!(
+        "($1::int8[] IS NULL OR r.id = ANY ($1)) AND ($2::text IS NULL OR r.topic = $2) \
+         AND ($3::text IS NULL OR r.name = $3) \
+         AND ($4::text IS NULL OR position($4 IN r.last_error) > 0) \
+         AND ($5::int8 IS NULL OR r.id <= $5) \
+         AND ($6::int8 IS NULL OR r.{since} < now() - $6 * interval '1 microsecond')"
+    )
+}
+
+fn bind<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    filter: &'q FailedFilter,
+) -> Query<'q, Postgres, PgArguments> {
+    query
+        .bind(filter.ids.as_deref())
+        .bind(filter.topic.as_deref())
+        .bind(filter.name.as_deref())
+        .bind(filter.error.as_deref())
+        .bind(filter.up_to)
+        .bind(filter.age_micros())
+}
+
+/// Deletes dead rows and runs `then` with them, as the table `gone`. Their number. The rows are locked in one
+/// order, so that two changes of the same rows wait for each other without a deadlock.
+async fn change(
+    outbox: &Outbox<Postgres>,
+    filter: &FailedFilter,
+    limit: u32,
+    then: &str,
+) -> Result<u64, Error> {
+    let sql = outbox.tables().render(&format!(
+        "WITH chosen AS MATERIALIZED (SELECT r.lane, r.id FROM {{t}}outbox_dead r WHERE {} \
+         ORDER BY r.id LIMIT $7 FOR UPDATE), \
+         gone AS (DELETE FROM {{t}}outbox_dead d USING chosen c WHERE d.lane = c.lane AND d.id = c.id \
+         RETURNING d.*) {then}",
+        conditions(FailedTable::Dead),
+    ));
+    let query = bind(sqlx::query(AssertSqlSafe(sql)), filter).bind(i64::from(limit));
+    Ok(query.execute(outbox.pool()).await?.rows_affected())
+}

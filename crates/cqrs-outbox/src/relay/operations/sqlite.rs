@@ -1,0 +1,164 @@
+//! The operators' statements on SQLite.
+
+use std::collections::BTreeMap;
+
+use sqlx::query::Query;
+use sqlx::sqlite::{SqliteArguments, SqliteRow};
+use sqlx::types::Json;
+use sqlx::{AssertSqlSafe, Error, Row as _, Sqlite};
+use uuid::Uuid;
+
+use super::filter::FailedFilter;
+use super::{COUNTING, Operations, Owner, PURGING, READING, READING_RELAYS, REPLAYED, REPLAYING};
+use crate::error::OutboxError;
+use crate::outbox::Outbox;
+use crate::relay::failed::{FailedRow, FailedTable};
+use crate::relay::status::Counts;
+use crate::row::row_columns;
+use crate::tables::Dialect;
+
+/// The present time, in microseconds.
+const NOW: &str = "CAST(unixepoch('subsec') * 1000000 AS INTEGER)";
+
+impl Operations for Sqlite {
+    async fn counts(outbox: &Outbox<Self>) -> Result<Counts, OutboxError> {
+        let sql = outbox.tables().render(&format!(
+            "SELECT (SELECT count(*) FROM {{t}}outbox), \
+             (SELECT {NOW} - created_at FROM {{t}}outbox ORDER BY id LIMIT 1), \
+             (SELECT count(*) FROM {{t}}outbox_parked), (SELECT count(*) FROM {{t}}outbox_dead)"
+        ));
+        let (pending, oldest_micros, parked, dead) = sqlx::query_as(AssertSqlSafe(sql))
+            .fetch_one(outbox.pool())
+            .await
+            .map_err(error(COUNTING))?;
+        Ok(Counts { pending, oldest_micros, parked, dead })
+    }
+
+    async fn owners(outbox: &Outbox<Self>) -> Result<Vec<Owner>, OutboxError> {
+        // In one statement, so that it is one snapshot.
+        let sql = outbox.tables().render(&format!(
+            "SELECT id, 0, {NOW} - seen_at FROM {{t}}outbox_relay UNION ALL \
+             SELECT owner, count(*), NULL FROM {{t}}outbox_lane WHERE owner IS NOT NULL GROUP BY owner"
+        ));
+        let query = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(outbox.pool());
+        let rows: Vec<(Uuid, i64, Option<i64>)> = query.await.map_err(error(READING_RELAYS))?;
+        let mut owners = BTreeMap::new();
+        for (relay, lanes, seen_micros) in rows {
+            let owner = owners.entry(relay).or_insert(Owner { relay, lanes: 0, seen_micros: None });
+            owner.lanes += lanes;
+            owner.seen_micros = owner.seen_micros.or(seen_micros);
+        }
+        Ok(owners.into_values().collect())
+    }
+
+    async fn failed_rows(
+        outbox: &Outbox<Self>,
+        table: FailedTable,
+        filter: &FailedFilter,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<FailedRow>, OutboxError> {
+        let (name, at) = (table.name(), table.time());
+        let sql = outbox.tables().render(&format!(
+            "SELECT {}, r.attempts, r.last_error, r.first_failed_at, r.{at} AS at \
+             FROM {{t}}{name} r WHERE {} AND r.id > ?7 ORDER BY r.id LIMIT ?8",
+            row_columns(Dialect::Sqlite),
+            conditions(table),
+        ));
+        let query = bind(sqlx::query(AssertSqlSafe(sql)), filter);
+        let query = query.bind(after).bind(limit).try_map(|row| FailedRow::read(&row));
+        query.fetch_all(outbox.pool()).await.map_err(error(READING))
+    }
+
+    async fn count_dead(
+        outbox: &Outbox<Self>,
+        filter: &FailedFilter,
+    ) -> Result<(i64, Option<i64>), OutboxError> {
+        let sql = outbox.tables().render(&format!(
+            "SELECT count(*), max(r.id) FROM {{t}}outbox_dead r WHERE {}",
+            conditions(FailedTable::Dead),
+        ));
+        let query = bind(sqlx::query(AssertSqlSafe(sql)), filter);
+        let query = query.try_map(|row: SqliteRow| Ok((row.try_get(0)?, row.try_get(1)?)));
+        query.fetch_one(outbox.pool()).await.map_err(error(COUNTING))
+    }
+
+    async fn replay_dead(
+        outbox: &Outbox<Self>,
+        filter: &FailedFilter,
+        limit: u32,
+    ) -> Result<u64, OutboxError> {
+        let insert = format!(
+            "INSERT INTO {{t}}outbox ({REPLAYED}) SELECT {REPLAYED} FROM {{t}}outbox_dead \
+             WHERE id IN ({}) ORDER BY id",
+            chosen()
+        );
+        change(outbox, filter, limit, &[insert, delete()]).await.map_err(error(REPLAYING))
+    }
+
+    async fn purge_dead(
+        outbox: &Outbox<Self>,
+        filter: &FailedFilter,
+        limit: u32,
+    ) -> Result<u64, OutboxError> {
+        change(outbox, filter, limit, &[delete()]).await.map_err(error(PURGING))
+    }
+}
+
+fn error(doing: &'static str) -> impl Fn(Error) -> OutboxError {
+    move |error| OutboxError::database(doing, error)
+}
+
+/// The conditions of a filter on a table with the alias `r`, with the parameters of [`bind`].
+fn conditions(table: FailedTable) -> String {
+    let since = table.since();
+    format!(
+        "(?1 IS NULL OR r.id IN (SELECT value FROM json_each(?1))) AND (?2 IS NULL OR r.topic = ?2) \
+         AND (?3 IS NULL OR r.name = ?3) AND (?4 IS NULL OR instr(r.last_error, ?4) > 0) \
+         AND (?5 IS NULL OR r.id <= ?5) AND (?6 IS NULL OR r.{since} < {NOW} - ?6)"
+    )
+}
+
+fn bind<'q>(
+    query: Query<'q, Sqlite, SqliteArguments>,
+    filter: &'q FailedFilter,
+) -> Query<'q, Sqlite, SqliteArguments> {
+    query
+        .bind(filter.ids.as_ref().map(Json))
+        .bind(filter.topic.as_deref())
+        .bind(filter.name.as_deref())
+        .bind(filter.error.as_deref())
+        .bind(filter.up_to)
+        .bind(filter.age_micros())
+}
+
+/// The ids of the dead rows that a change is about.
+fn chosen() -> String {
+    format!(
+        "SELECT r.id FROM {{t}}outbox_dead r WHERE {} ORDER BY r.id LIMIT ?7",
+        conditions(FailedTable::Dead)
+    )
+}
+
+fn delete() -> String {
+    format!("DELETE FROM {{t}}outbox_dead WHERE id IN ({})", chosen())
+}
+
+/// Runs statements about the [`chosen`] rows in one transaction, whose write lock keeps others from changing
+/// these in between. The number of rows of the last statement.
+async fn change(
+    outbox: &Outbox<Sqlite>,
+    filter: &FailedFilter,
+    limit: u32,
+    statements: &[String],
+) -> Result<u64, Error> {
+    let mut changed = 0;
+    let mut tx = outbox.pool().begin_with("BEGIN IMMEDIATE").await?;
+    for sql in statements {
+        let query = sqlx::query(AssertSqlSafe(outbox.tables().render(sql)));
+        let done = bind(query, filter).bind(limit).execute(&mut *tx).await?;
+        changed = done.rows_affected();
+    }
+    tx.commit().await?;
+    Ok(changed)
+}

@@ -1,0 +1,48 @@
+//! The start of a relay's store on PostgreSQL: its connections and their settings.
+
+use sqlx::Postgres;
+use uuid::Uuid;
+
+use super::PostgresStore;
+use super::sql::Sql;
+use crate::outbox::Outbox;
+use crate::relay::store::connections::Connections;
+use crate::relay::store::session::Session;
+use crate::relay::store::{RelayDatabase, StoreSettings};
+
+/// One for the reads, one for the deletes and moves, one for the session.
+const CONNECTIONS: usize = 3;
+
+impl RelayDatabase for Postgres {
+    type Store = PostgresStore;
+
+    #[expect(private_interfaces, reason = "seals the trait")]
+    fn store(outbox: &Outbox<Self>, relay: Uuid, settings: StoreSettings) -> PostgresStore {
+        let StoreSettings { wake, lease, uses_session, statement_timeout } = settings;
+        let mut options = (*outbox.pool().connect_options()).clone();
+        if uses_session {
+            // Plans with the index only, whatever the statistics of a table say that is empty one moment and
+            // full the next. The server, too, ends a statement that waits for a lock for too long. Not behind a
+            // pooler, whose other clients would get these settings.
+            let timeout = statement_timeout.as_millis().clamp(1, i32::MAX as u128).to_string();
+            options = options.options([
+                ("enable_seqscan", "off"),
+                ("enable_bitmapscan", "off"),
+                ("jit", "off"),
+                ("statement_timeout", &timeout),
+            ]);
+        }
+        // Its own connections, as the application's may all be busy; with the application's hooks, which may
+        // set the role or the search path.
+        let pool = outbox.pool().options().clone().max_connections(1).min_connections(0);
+        let tables = outbox.tables();
+        let session = uses_session.then(|| {
+            let table = tables.name("outbox_relay");
+            Session::new(pool.clone(), options.clone(), relay, table, wake)
+        });
+        let most = CONNECTIONS - usize::from(uses_session);
+        let connections = Connections::new(pool.connect_lazy_with(options), most);
+        let sql = Sql::new(tables, uses_session);
+        PostgresStore { connections, relay, session, lease, sql }
+    }
+}

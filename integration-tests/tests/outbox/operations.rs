@@ -1,0 +1,133 @@
+//! Tests of the operators' API: the statements that PostgreSQL has of its own.
+
+use std::time::Duration;
+
+use cqrs_core::{MemoryBroker, Message};
+use cqrs_outbox::{FailedFilter, Relay};
+use integration_tests::consuming::fixture::until_within;
+
+use super::*;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Writes `count` messages and moves them to the dead rows.
+async fn die(schema: &Schema, topic: &str, count: usize, error: &str) {
+    let message = |n: usize| Message::new(topic, "{}").with_key(n.to_string());
+    let messages: Vec<_> = (0..count).map(message).collect();
+    let mut tx = schema.pool.begin().await.unwrap();
+    schema.outbox.put(&mut tx, &messages).await.unwrap();
+    tx.commit().await.unwrap();
+    kill_pending(schema, error).await;
+}
+
+/// Moves all rows of the outbox to the dead ones.
+async fn kill_pending(schema: &Schema, error: &str) {
+    const COLUMNS: &str = "lane, id, event_id, name, topic, key, content_type, headers, body, occurred_at, \
+                           mandatory, created_at";
+    let sql = format!(
+        "WITH gone AS (DELETE FROM cqrs_outbox RETURNING *) \
+         INSERT INTO cqrs_outbox_dead ({COLUMNS}, attempts, first_failed_at, last_error) \
+         SELECT {COLUMNS}, 1, now(), '{error}' FROM gone"
+    );
+    execute(&schema.pool, sql).await;
+}
+
+#[tokio::test]
+async fn filter_chooses_rows_that_meet_all_conditions() {
+    let schema = Schema::new().await;
+    die(&schema, "orders", 2, "the body is too large").await;
+    die(&schema, "users", 2, "the topic is unknown").await;
+    let all = FailedFilter::default();
+    let rows = schema.outbox.dead_rows(&all, 0, 10).await.unwrap();
+    let ids: Vec<_> = rows.iter().map(|dead| dead.row.id).collect();
+    let cases = [
+        (all.clone(), 4),
+        (all.clone().topic("orders"), 2),
+        (all.clone().error("unknown").topic("orders"), 0),
+        (all.clone().name("nobody"), 0),
+        (all.clone().ids([ids[0], ids[3]]), 2),
+        (all.clone().ids([]), 0),
+        (all.clone().up_to(ids[2]), 3),
+        (all.clone().older_than(Duration::from_secs(3_600)), 0),
+        (all.clone().older_than(Duration::MAX), 0),
+        (all.clone().older_than(Duration::ZERO), 4),
+    ];
+    for (filter, expected) in cases {
+        let rows = schema.outbox.dead_rows(&filter, 0, 10).await.unwrap();
+        assert_eq!(rows.len(), expected, "{filter:?}");
+        let count = schema.outbox.count_dead(&filter).await.unwrap();
+        let last = rows.last().map(|dead| dead.row.id);
+        assert_eq!((count.rows, count.last_id), (expected as u64, last), "{filter:?}");
+    }
+    assert_eq!(schema.outbox.dead_rows(&all, ids[0], 2).await.unwrap().len(), 2);
+    assert!(schema.outbox.parked_rows(&all, 0, 10).await.unwrap().is_empty());
+    schema.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_replays_share_the_rows_without_copies() {
+    let schema = Schema::new().await;
+    die(&schema, "orders", 2_000, "too large").await;
+    let all = FailedFilter::default();
+    let last = schema.outbox.count_dead(&all).await.unwrap().last_id.unwrap();
+    let runs = (0..4).map(|_| {
+        let (outbox, filter) = (schema.outbox.clone(), all.clone().up_to(last));
+        tokio::spawn(async move {
+            let mut sum = 0;
+            loop {
+                match outbox.replay_dead(&filter, 100).await.unwrap() {
+                    0 => break sum,
+                    replayed => sum += replayed,
+                }
+            }
+        })
+    });
+    let mut sum = 0;
+    for run in runs.collect::<Vec<_>>() {
+        sum += run.await.unwrap();
+    }
+    assert_eq!((sum, schema.outbox.count_dead(&all).await.unwrap().rows), (2_000, 0));
+    let counts = "SELECT count(*) FROM cqrs_outbox \
+                  UNION ALL SELECT count(DISTINCT event_id) FROM cqrs_outbox";
+    assert_eq!(schema.column::<i64>(counts).await, [2_000, 2_000]);
+    schema.drop().await;
+}
+
+#[tokio::test]
+async fn replay_up_to_an_id_ends_when_rows_die_again() {
+    let schema = Schema::new().await;
+    die(&schema, "orders", 25, "too large").await;
+    let all = FailedFilter::default();
+    let last = schema.outbox.count_dead(&all).await.unwrap().last_id.unwrap();
+    let bounded = all.clone().up_to(last);
+    for expected in [10, 10, 5, 0] {
+        assert_eq!(schema.outbox.replay_dead(&bounded, 10).await.unwrap(), expected);
+        kill_pending(&schema, "too large again").await;
+    }
+    assert_eq!(schema.outbox.purge_dead(&all.clone().older_than(LIMIT), 10).await.unwrap(), 0);
+    for expected in [20, 5, 0] {
+        assert_eq!(schema.outbox.purge_dead(&all, 20).await.unwrap(), expected);
+    }
+    schema.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn status_has_counts_and_live_relays() {
+    let schema = Schema::new().await;
+    die(&schema, "orders", 3, "too large").await;
+    let status = schema.outbox.status().await.unwrap();
+    assert_eq!((status.pending, status.parked, status.dead), (0, 0, 3));
+    assert_eq!((status.lanes, status.owned_lanes, status.relays.len()), (64, 0, 0));
+    let relay = Relay::builder(&schema.outbox, MemoryBroker::new()).build().unwrap();
+    let (handle, running) = (relay.handle(), tokio::spawn(relay.run()));
+    let owns_all = async || schema.outbox.status().await.unwrap().owned_lanes == 64;
+    until_within(LIMIT, "the relay owns all lanes", owns_all).await;
+    let status = schema.outbox.status().await.unwrap();
+    assert_eq!((status.relays.len(), status.relays[0].lanes), (1, 64));
+    assert!(status.relays[0].seen_ago < LIMIT, "{status:?}");
+    handle.stop();
+    running.await.unwrap();
+    let status = schema.outbox.status().await.unwrap();
+    assert_eq!((status.owned_lanes, status.relays.len()), (0, 0));
+    schema.drop().await;
+}
