@@ -1,0 +1,94 @@
+//! `cqrs outbox dead` and `parked`: lists of failed rows, read in pages.
+
+use cqrs_outbox::{FailedRow, Outbox, RelayDatabase};
+use serde_json::{Value, json};
+
+use super::State;
+use crate::Outcome;
+use crate::args::ListArgs;
+use crate::failure::{Failure, warn};
+use crate::output::{Table, bytes, bytes_json, json_line, line, plain, short, time};
+
+/// The rows that are read at once, with their bodies.
+const PAGE: u32 = 100;
+
+/// The most characters of an error in a table.
+const ERROR_LENGTH: usize = 100;
+
+pub(super) async fn run<DB: RelayDatabase>(
+    outbox: &Outbox<DB>,
+    state: State,
+    args: &ListArgs,
+) -> Result<Outcome, Failure> {
+    let filter = args.filter.filter();
+    let time_heading = state.time_name().to_uppercase();
+    let mut table = Table::new([
+        "ID",
+        "TOPIC",
+        "KEY",
+        "NAME",
+        "EVENT ID",
+        "ATTEMPTS",
+        "FIRST FAILED",
+        &time_heading,
+        "LAST ERROR",
+    ]);
+    let (mut after, mut left) = (args.after, args.limit);
+    while left > 0 {
+        let page = left.min(PAGE);
+        let rows = match state {
+            State::Dead => outbox.dead_rows(&filter, after, page).await?,
+            State::Parked => outbox.parked_rows(&filter, after, page).await?,
+        };
+        for failed in &rows {
+            after = failed.row.id;
+            left -= 1;
+            match args.json {
+                true => json_line(&summary(failed, state))?,
+                false => table.add(cells(failed)),
+            }
+        }
+        if !args.json {
+            table.take_lines().iter().try_for_each(|text| line(text))?;
+        }
+        if rows.len() < page as usize {
+            return Ok(Outcome::Done);
+        }
+    }
+    warn(format_args!("The limit is reached. For the rows behind these: --after {after}"));
+    Ok(Outcome::Done)
+}
+
+fn cells(failed: &FailedRow) -> [String; 9] {
+    let message = &failed.row.message;
+    [
+        failed.row.id.to_string(),
+        plain(&message.topic),
+        message.key.as_deref().map_or_else(|| "-".to_owned(), bytes),
+        plain(&message.name),
+        message.id.to_string(),
+        failed.attempts.to_string(),
+        time(failed.first_failed_at),
+        time(failed.at),
+        short(&failed.last_error, ERROR_LENGTH),
+    ]
+}
+
+/// A row as JSON, without headers and body.
+pub(super) fn summary(failed: &FailedRow, state: State) -> Value {
+    let message = &failed.row.message;
+    let time_key = state.time_name().replace(' ', "_");
+    json!({
+        "id": failed.row.id,
+        "state": state.name(),
+        "lane": failed.row.lane,
+        "topic": &*message.topic,
+        "key": message.key.as_deref().map(bytes_json),
+        "name": &*message.name,
+        "event_id": message.id.to_string(),
+        "attempts": failed.attempts,
+        "first_failed_at": time(failed.first_failed_at),
+        time_key: time(failed.at),
+        "last_error": failed.last_error,
+    })
+}
