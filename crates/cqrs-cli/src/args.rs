@@ -236,6 +236,39 @@ mod tests {
         Args::command().debug_assert();
     }
 
+    /// The commands below `command`, without clap's `help`.
+    fn commands(command: &clap::Command) -> Vec<&clap::Command> {
+        let own = command.get_subcommands().filter(|command| command.get_name() != "help");
+        own.flat_map(|command| [vec![command], commands(command)].concat()).collect()
+    }
+
+    #[test]
+    fn page_has_every_command_and_option() {
+        let page = include_str!("../../../docs/reference/cli.md");
+        let mut command = Args::command();
+        command.build();
+        let all = commands(&command);
+        assert!(all.len() > 8, "{all:?}");
+        for command in all {
+            let name = command.get_name();
+            assert!(
+                page.contains(&format!("`{name}")) || page.contains(&format!(" {name}")),
+                "{name}"
+            );
+            let options = command.get_arguments().filter_map(|option| option.get_long());
+            for option in options.filter(|option| !["help", "version"].contains(option)) {
+                assert!(page.contains(&format!("`--{option}")), "--{option} of {name}");
+            }
+        }
+        for word in page.split('`').skip(1).step_by(2).filter_map(|text| text.strip_prefix("--")) {
+            let option = word.split(' ').next().unwrap();
+            let is_there = |command: &&clap::Command| {
+                command.get_arguments().any(|known| known.get_long() == Some(option))
+            };
+            assert!(commands(&command).iter().any(is_there), "no command has --{option}");
+        }
+    }
+
     #[test]
     fn address_is_hidden_in_debug() {
         let url = "postgres://ada:tellnobody@host/shop";

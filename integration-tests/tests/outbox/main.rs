@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test says what it expects by unwrapping
 
+mod cli;
 mod debezium;
 mod inbox;
 mod operations;

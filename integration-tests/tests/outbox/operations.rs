@@ -11,7 +11,7 @@ use super::*;
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Writes `count` messages and moves them to the dead rows.
-async fn die(schema: &Schema, topic: &str, count: usize, error: &str) {
+pub(super) async fn die(schema: &Schema, topic: &str, count: usize, error: &str) {
     let message = |n: usize| Message::new(topic, "{}").with_key(n.to_string());
     let messages: Vec<_> = (0..count).map(message).collect();
     let mut tx = schema.pool.begin().await.unwrap();
