@@ -112,7 +112,7 @@ where
     F: Future<Output = Result<u64, OutboxError>>,
 {
     let bar = ProgressBar::new(total);
-    bar.set_style(style("{msg} {wide_bar} {human_pos} of {human_len}, {per_sec}, {eta} left")?);
+    bar.set_style(style("{msg} {wide_bar} {human_pos} of {human_len}, {eta} left")?);
     bar.set_message(words.acting);
     let is_interrupted = interrupted(&bar);
     // The task begins to listen.
