@@ -10,7 +10,7 @@ use cqrs_core::{Message, MessageBroker};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::store::{Batch, Failed, Settlement, Store, StoredRow};
+use super::store::{Batch, Failed, Read, Settlement, Store, StoredRow};
 use super::{MAX_ATTEMPTS, Settings};
 use crate::error::OutboxError;
 use crate::python::restore;
@@ -33,7 +33,7 @@ const LEAVE: Duration = Duration::from_secs(5);
 
 /// Times are since the start of the relay.
 pub(super) struct Driver {
-    store: Store,
+    store: Arc<Store>,
     settings: Settings,
     publisher: Publisher,
     started: Instant,
@@ -50,7 +50,7 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new(store: Store, broker: Arc<dyn MessageBroker>, settings: Settings) -> Self {
         Self {
-            store,
+            store: Arc::new(store),
             settings,
             // No row is refused at once: each failure counts as one attempt.
             publisher: Publisher::new(broker, false),
@@ -73,11 +73,14 @@ impl Driver {
                 () = stop.cancelled() => {}
             }
         }
-        if self.unsettled.len() > 0
-            && let Ok(Ok(())) =
-                tokio::time::timeout(LEAVE, self.store.settle_again(&self.unsettled)).await
-        {
-            self.unsettled = Settlement::default();
+        let leave = async {
+            if self.unsettled.len() > 0 && self.store.settle_again(&self.unsettled).await.is_ok() {
+                self.unsettled = Settlement::default();
+            }
+            self.store.close().await;
+        };
+        if tokio::time::timeout(LEAVE, leave).await.is_err() {
+            tracing::warn!("the relay of python-cqrs's outbox ends while its database is away");
         }
         RelayReport {
             published: self.published,
@@ -105,37 +108,43 @@ impl Driver {
         };
         let limit = if sends == Sends::One { 1 } else { self.settings.batch };
         let failed = self.failed_to_read(now);
+        let store = Arc::clone(&self.store);
         let read = tokio::select! {
-            read = self.store.read(limit, failed) => read,
+            read = store.read(limit, failed) => read,
             () = stop.cancelled() => return Duration::ZERO,
         };
         let now = self.now();
         let mut batch = match read {
-            Ok(batch) => {
+            Ok(read) => {
                 self.reading.succeeded(now);
-                let Some(batch) = batch else { return self.settings.idle_poll };
-                batch
+                match read {
+                    Read::Rows(batch) => batch,
+                    Read::NoRows => return self.pause(),
+                    Read::Standby => return self.settings.idle_poll,
+                }
             }
             Err(error) => {
                 self.reading.failed(now, text_of(&error));
                 return Duration::ZERO;
             }
         };
-        if batch.rows.is_empty() {
-            self.empty_reads = self.empty_reads.saturating_add(1);
-            let is_idle = self.empty_reads > EMPTY_READS;
-            return if is_idle { self.settings.idle_poll } else { self.settings.poll };
-        }
         self.empty_reads = 0;
         let is_full = batch.rows.len() >= limit;
-        let (settlement, lost) = self.publish(&mut batch, sends, stop).await;
+        let (settlement, lost) = self.publish(&store, &mut batch, sends, stop).await;
         let settled = match lost {
-            None => self.store.settle(batch, &settlement).await,
+            None => store.settle(batch, &settlement).await,
             Some(error) => Err(error),
         };
         self.unsettled = settlement;
         self.settled(settled);
         if is_full { Duration::ZERO } else { self.settings.poll }
+    }
+
+    /// After a look without a row.
+    fn pause(&mut self) -> Duration {
+        self.empty_reads = self.empty_reads.saturating_add(1);
+        let is_idle = self.empty_reads > EMPTY_READS;
+        if is_idle { self.settings.idle_poll } else { self.settings.poll }
     }
 
     fn now(&self) -> Duration {
@@ -166,7 +175,8 @@ impl Driver {
     /// is counted for the others. Also returns the error of a transaction that is gone.
     async fn publish(
         &mut self,
-        batch: &mut Batch,
+        store: &Store,
+        batch: &mut Batch<'_>,
         first: Sends,
         stop: &CancellationToken,
     ) -> (Settlement, Option<OutboxError>) {
@@ -189,7 +199,7 @@ impl Driver {
                 return (tried.settlement, lost);
             }
             if lost.is_none() && now >= alive_at + keep_alive {
-                lost = self.store.keep_alive(batch).await.err();
+                lost = store.keep_alive(batch).await.err();
                 alive_at = self.now();
                 continue;
             }

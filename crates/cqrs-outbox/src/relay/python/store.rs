@@ -4,12 +4,13 @@ use std::io;
 use std::time::Duration;
 
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, Error, PgConnection, PgPool, Postgres, Row as _, Transaction};
+use sqlx::{AssertSqlSafe, Error, PgConnection, Postgres, Row as _};
 use uuid::Uuid;
 
 use super::MAX_ATTEMPTS;
 use crate::error::OutboxError;
 use crate::python::PythonOutbox;
+use crate::relay::store::connections::{Connections, Lent};
 use crate::table_name::TableName;
 
 /// The first number of the lock; the second one is the table's object id.
@@ -20,7 +21,7 @@ const FAILED_SHARE: usize = 10;
 
 #[derive(Debug)]
 pub(super) struct Store {
-    pool: PgPool,
+    connections: Connections<Postgres>,
     table: TableName,
     lease: Duration,
 }
@@ -59,11 +60,21 @@ impl Settlement {
     }
 }
 
-/// An open transaction, and the rows that it has locked.
+/// An open transaction, and the rows that it has locked. Dropped, its connection is closed, and the server rolls
+/// it back.
 #[derive(Debug)]
-pub(super) struct Batch {
-    transaction: Transaction<'static, Postgres>,
+pub(super) struct Batch<'s> {
+    lent: Lent<'s, Postgres>,
     pub(super) rows: Vec<StoredRow>,
+}
+
+/// The answer to a read.
+#[derive(Debug)]
+pub(super) enum Read<'s> {
+    Rows(Batch<'s>),
+    NoRows,
+    /// Another relay has the lock.
+    Standby,
 }
 
 impl Store {
@@ -71,37 +82,43 @@ impl Store {
         // Its own connection, as the application's may all be busy; with the application's hooks.
         let options = (*outbox.pool().connect_options()).clone();
         let pool = outbox.pool().options().clone().max_connections(1).min_connections(0);
-        Self { pool: pool.connect_lazy_with(options), table: outbox.table().clone(), lease }
+        let connections = Connections::new(pool.connect_lazy_with(options), 1);
+        Self { connections, table: outbox.table().clone(), lease }
     }
 
     /// Locks the table against other relays and reads rows in order of their ids: up to `limit` new ones, and in
-    /// addition a tenth of that of those that failed before. `None`: another relay has the lock.
+    /// addition a tenth of that of those that failed before.
     ///
     /// # Cancel safety
     /// Dropped, the transaction is rolled back.
-    pub(super) async fn read(
-        &self,
-        limit: usize,
-        failed: Failed,
-    ) -> Result<Option<Batch>, OutboxError> {
-        self.limited(async {
-            let mut transaction = self.pool.begin().await?;
-            if !self.lock(&mut transaction).await? {
-                transaction.rollback().await?;
-                return Ok(None);
-            }
-            let mut rows =
-                self.rows(&mut transaction, "event_status = 'NEW'", limit, Vec::new()).await?;
-            if let Failed::Except(ids) = failed {
-                let limit = (limit / FAILED_SHARE).max(1);
-                let status = "event_status = 'NOT_PRODUCED'";
-                rows.extend(self.rows(&mut transaction, status, limit, ids).await?);
-                rows.sort_unstable_by_key(|row| row.id);
-            }
-            Ok(Some(Batch { transaction, rows }))
+    pub(super) async fn read(&self, limit: usize, failed: Failed) -> Result<Read<'_>, OutboxError> {
+        self.limited(self.begin(limit, failed)).await.map_err(|error| {
+            OutboxError::database("reading the outbox table of python-cqrs", error)
         })
-        .await
-        .map_err(|error| OutboxError::database("reading the outbox table of python-cqrs", error))
+    }
+
+    async fn begin(&self, limit: usize, failed: Failed) -> Result<Read<'_>, Error> {
+        let mut lent = self.connections.lend().await?;
+        sqlx::raw_sql("BEGIN").execute(lent.connection()).await?;
+        if !self.lock(lent.connection()).await? {
+            sqlx::raw_sql("ROLLBACK").execute(lent.connection()).await?;
+            lent.give_back();
+            return Ok(Read::Standby);
+        }
+        let status = "event_status = 'NEW'";
+        let mut rows = self.rows(lent.connection(), status, limit, Vec::new()).await?;
+        if let Failed::Except(ids) = failed {
+            let limit = (limit / FAILED_SHARE).max(1);
+            let status = "event_status = 'NOT_PRODUCED'";
+            rows.extend(self.rows(lent.connection(), status, limit, ids).await?);
+            rows.sort_unstable_by_key(|row| row.id);
+        }
+        if rows.is_empty() {
+            sqlx::raw_sql("ROLLBACK").execute(lent.connection()).await?;
+            lent.give_back();
+            return Ok(Read::NoRows);
+        }
+        Ok(Read::Rows(Batch { lent, rows }))
     }
 
     /// Takes the lock until the end of the transaction, and limits how long its session may be silent.
@@ -144,9 +161,9 @@ impl Store {
     }
 
     /// Tells the database that the relay is alive.
-    pub(super) async fn keep_alive(&self, batch: &mut Batch) -> Result<(), OutboxError> {
+    pub(super) async fn keep_alive(&self, batch: &mut Batch<'_>) -> Result<(), OutboxError> {
         self.limited(async {
-            sqlx::query("SELECT 1").execute(&mut *batch.transaction).await?;
+            sqlx::query("SELECT 1").execute(batch.lent.connection()).await?;
             Ok(())
         })
         .await
@@ -156,29 +173,32 @@ impl Store {
     /// Sets the statuses of a batch and commits.
     pub(super) async fn settle(
         &self,
-        batch: Batch,
+        batch: Batch<'_>,
         settlement: &Settlement,
     ) -> Result<(), OutboxError> {
-        self.limited(self.write(batch.transaction, settlement)).await.map_err(settling)
+        self.limited(self.write(batch.lent, settlement)).await.map_err(settling)
     }
 
     /// Sets the statuses of a batch whose transaction is gone. Called again, it does no harm.
     pub(super) async fn settle_again(&self, settlement: &Settlement) -> Result<(), OutboxError> {
-        self.limited(async { self.write(self.pool.begin().await?, settlement).await })
-            .await
-            .map_err(settling)
+        let statements = async {
+            let mut lent = self.connections.lend().await?;
+            sqlx::raw_sql("BEGIN").execute(lent.connection()).await?;
+            self.write(lent, settlement).await
+        };
+        self.limited(statements).await.map_err(settling)
     }
 
     async fn write(
         &self,
-        mut transaction: Transaction<'static, Postgres>,
+        mut lent: Lent<'_, Postgres>,
         settlement: &Settlement,
     ) -> Result<(), Error> {
         let Settlement { confirmed, failed } = settlement;
         if !confirmed.is_empty() {
             let sql =
                 self.table.render("UPDATE {t} SET event_status = 'PRODUCED' WHERE id = ANY ($1)");
-            sqlx::query(AssertSqlSafe(sql)).bind(confirmed).execute(&mut *transaction).await?;
+            sqlx::query(AssertSqlSafe(sql)).bind(confirmed).execute(lent.connection()).await?;
         }
         if !failed.is_empty() {
             let (ids, counters): (Vec<_>, Vec<_>) = failed.iter().copied().unzip();
@@ -188,9 +208,16 @@ impl Store {
                  WHERE o.id = f.id AND o.flush_counter = f.counter AND o.event_status <> 'PRODUCED'",
             );
             let query = sqlx::query(AssertSqlSafe(sql)).bind(ids).bind(counters);
-            query.execute(&mut *transaction).await?;
+            query.execute(lent.connection()).await?;
         }
-        transaction.commit().await
+        sqlx::raw_sql("COMMIT").execute(lent.connection()).await?;
+        lent.give_back();
+        Ok(())
+    }
+
+    /// Closes the connection.
+    pub(super) async fn close(&self) {
+        self.connections.close().await;
     }
 
     /// An error if the database does not answer within the lease.

@@ -13,7 +13,7 @@ const LONGEST_IDLE: Duration = Duration::from_secs(30);
 /// At most so many connections as it has permits. The pool's own rules are not used: it asks the server before
 /// and after each loan, without a bound.
 #[derive(Debug)]
-pub(super) struct Connections<DB: Database> {
+pub(in crate::relay) struct Connections<DB: Database> {
     /// Makes the connections, with the options and hooks of the application's pool.
     pool: Pool<DB>,
     permits: Semaphore,
@@ -24,14 +24,14 @@ pub(super) struct Connections<DB: Database> {
 /// A connection for one statement. Dropped before it is [given back](Self::give_back), it may hang on a dead
 /// socket, and is closed without a word.
 #[derive(Debug)]
-pub(super) struct Lent<'c, DB: Database> {
+pub(in crate::relay) struct Lent<'c, DB: Database> {
     of: &'c Connections<DB>,
     connection: DB::Connection,
     permit: SemaphorePermit<'c>,
 }
 
 impl<DB: Database> Connections<DB> {
-    pub(super) fn new(pool: Pool<DB>, most: usize) -> Self {
+    pub(in crate::relay) fn new(pool: Pool<DB>, most: usize) -> Self {
         Self { pool, permits: Semaphore::new(most), idle: Mutex::default() }
     }
 
@@ -39,7 +39,7 @@ impl<DB: Database> Connections<DB> {
     ///
     /// # Cancel safety
     /// Dropped before it is ready, it closes the connection that it makes.
-    pub(super) async fn lend(&self) -> Result<Lent<'_, DB>, Error> {
+    pub(in crate::relay) async fn lend(&self) -> Result<Lent<'_, DB>, Error> {
         let permit = self.permits.acquire().await.map_err(|_closed| Error::PoolClosed)?;
         let connection = match self.take_idle() {
             Some(connection) => connection,
@@ -55,7 +55,7 @@ impl<DB: Database> Connections<DB> {
     }
 
     /// Closes what is idle.
-    pub(super) async fn close(&self) {
+    pub(in crate::relay) async fn close(&self) {
         while let Some(connection) = self.take_idle() {
             // The server sees the end of the socket, too.
             let _closed = connection.close().await;
@@ -64,12 +64,12 @@ impl<DB: Database> Connections<DB> {
 }
 
 impl<DB: Database> Lent<'_, DB> {
-    pub(super) fn connection(&mut self) -> &mut DB::Connection {
+    pub(in crate::relay) fn connection(&mut self) -> &mut DB::Connection {
         &mut self.connection
     }
 
     /// After a statement that ended well.
-    pub(super) fn give_back(self) {
+    pub(in crate::relay) fn give_back(self) {
         let Self { of, connection, permit } = self;
         let mut idle = of.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.push((connection, Instant::now()));

@@ -1,7 +1,7 @@
 //! The statements that a relay needs, with one implementation per database.
 
 #[cfg(feature = "postgres")]
-mod connections;
+pub(super) mod connections;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "postgres")]
