@@ -36,7 +36,7 @@ pub struct RelayStatus {
     pub last_error: Option<Arc<str>>,
 }
 
-/// The result of a [`Relay`].
+/// The result of a [`Relay`](super::Relay).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RelayReport {
