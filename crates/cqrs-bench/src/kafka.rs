@@ -17,7 +17,19 @@ pub(crate) async fn publish(servers: &str, messages: usize, rounds: usize, forma
     let topic = format!("bench-{}", std::process::id());
     let broker = KafkaMessageBroker::connect(KafkaConfig::new([servers])).await.expect("kafka");
     let broker: Arc<dyn MessageBroker> = Arc::new(broker);
-    let producer: FutureProducer = ClientConfig::new()
+    let producer = producer(servers);
+    for tasks in [1, 64] {
+        let load = Load::new(&topic, messages, tasks, format);
+        let raw = || raw(&producer, &load);
+        let ours = async || load.run_ours(&broker).await;
+        let scenario = format!("publish-kafka: {tasks} task(s), {format:?}");
+        compare(scenario, Unit::MessagesPerSecond, rounds, ours, raw).await;
+    }
+}
+
+/// A raw producer with the settings of ours.
+pub(crate) fn producer(servers: &str) -> FutureProducer {
+    ClientConfig::new()
         .set("bootstrap.servers", servers)
         .set("acks", "all")
         .set("enable.idempotence", "true")
@@ -27,14 +39,7 @@ pub(crate) async fn publish(servers: &str, messages: usize, rounds: usize, forma
         .set("batch.size", "1000000")
         .set("message.timeout.ms", "30000")
         .create()
-        .expect("a raw producer");
-    for tasks in [1, 64] {
-        let load = Load::new(&topic, messages, tasks, format);
-        let raw = || raw(&producer, &load);
-        let ours = async || load.run_ours(&broker).await;
-        let scenario = format!("publish-kafka: {tasks} task(s), {format:?}");
-        compare(scenario, Unit::MessagesPerSecond, rounds, ours, raw).await;
-    }
+        .expect("a raw producer")
 }
 
 /// What names an event that is no JSON.
@@ -45,7 +50,8 @@ fn headers() -> OwnedHeaders {
         .insert(Header { key: header::MESSAGE_ID, value: Some(&id) })
 }
 
-async fn raw(producer: &FutureProducer, load: &Load) -> f64 {
+/// Publishes `load`, and returns the messages a second, confirms included.
+pub(crate) async fn raw(producer: &FutureProducer, load: &Load) -> f64 {
     let (topic, producer, sent) = (load.topic.clone(), producer.clone(), load.clone());
     load.run(move |index| {
         let (key, body) = (sent.key(index), sent.body(index));

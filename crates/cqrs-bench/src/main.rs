@@ -1,9 +1,10 @@
 //! Benchmarks side by side with the raw clients and with bare dispatch, in one process and one run.
 //!
 //! `cargo run --release -p cqrs-bench -- dispatch | publish-kafka | publish-amqp |
-//! consume-memory | consume-kafka | consume-amqp`
+//! consume-memory | consume-kafka | consume-amqp | outbox-relay`
 //!
-//! Each measure prints one JSON line with `scenario`, `ours`, `baseline` and `ratio` (ours / baseline).
+//! Each measure prints one JSON line with `scenario`, `ours`, `baseline` and `ratio` (ours / baseline);
+//! `outbox-relay` prints tables.
 
 #![allow(clippy::async_yields_async)] // the outer future enqueues, the inner one is the confirm
 
@@ -16,20 +17,23 @@ mod dispatch;
 mod kafka;
 mod load;
 mod measure;
+mod outbox;
 
 use clap::{Parser, Subcommand};
 
 use crate::consume::Codec;
 use crate::load::Format;
+use crate::outbox::OutboxRelay;
 
 #[derive(Parser)]
 #[command(about = "Benchmarks of the cqrs framework, side by side with the raw clients")]
 struct Args {
     #[command(subcommand)]
     scenario: Scenario,
-    /// Rounds of each side, interleaved; medians are printed.
-    #[arg(long, default_value_t = 9, global = true)]
-    rounds: usize,
+    /// Rounds of each side, interleaved; medians are printed. 9 by default; outbox-relay: 5, growth 3,
+    /// held-snapshot 1.
+    #[arg(long, global = true)]
+    rounds: Option<usize>,
     /// Kafka's brokers.
     #[arg(long, env = "CQRS_TEST_KAFKA", default_value = "localhost:9092", global = true)]
     servers: String,
@@ -92,27 +96,31 @@ enum Scenario {
         #[arg(long, value_enum, default_value = "json")]
         codec: Codec,
     },
+    /// The outbox on PostgreSQL and its relay to Kafka: rate, cost of a command, latency, growth.
+    OutboxRelay(OutboxRelay),
 }
 
 #[tokio::main]
 async fn main() {
     let args = Args::parse();
+    let rounds = args.rounds.unwrap_or(9);
     match args.scenario {
-        Scenario::Dispatch => dispatch::run(args.rounds).await,
+        Scenario::Dispatch => dispatch::run(rounds).await,
         Scenario::PublishKafka { messages, format } => {
-            kafka::publish(&args.servers, messages, args.rounds, format).await;
+            kafka::publish(&args.servers, messages, rounds, format).await;
         }
         Scenario::PublishAmqp { messages, format } => {
-            amqp::publish(&args.dsn, messages, args.rounds, format).await;
+            amqp::publish(&args.dsn, messages, rounds, format).await;
         }
         Scenario::ConsumeKafka { messages, codec } => {
-            consume_kafka::run(&args.servers, messages, args.rounds, codec).await;
+            consume_kafka::run(&args.servers, messages, rounds, codec).await;
         }
         Scenario::ConsumeAmqp { messages, codec } => {
-            consume_amqp::run(&args.dsn, messages, args.rounds, codec).await;
+            consume_amqp::run(&args.dsn, messages, rounds, codec).await;
         }
         Scenario::ConsumeMemory { messages, codec } => {
-            consume_memory::run(messages, args.rounds, codec).await;
+            consume_memory::run(messages, rounds, codec).await;
         }
+        Scenario::OutboxRelay(relay) => outbox::run(relay, args.servers, args.rounds).await,
     }
 }

@@ -1,0 +1,89 @@
+//! The rate of relays over rows that were inserted before, beside what the servers do without a relay.
+
+use std::time::{Duration, Instant};
+
+use super::fixture::Fixture;
+use super::raw;
+use super::relays::{Relays, wait};
+use super::table::{Series, Table};
+use crate::kafka;
+use crate::load::{Format, Load};
+use crate::measure::Unit;
+
+/// The figures of some relays.
+struct Side {
+    relays: usize,
+    rate: Series,
+    /// Bytes for each event.
+    wal: Series,
+}
+
+pub(super) async fn run(on: &Fixture, rows: usize, relays: &[usize], rounds: usize) {
+    let producer = kafka::producer(on.servers());
+    let load = Load::new(&on.topic, rows, 1, Format::Bytes);
+    let index = on.index_pool().await;
+    let (mut publishing, mut reading) = (Series::default(), Series::default());
+    let mut wal = Series::default();
+    let side = |relays| Side { relays, rate: Series::default(), wal: Series::default() };
+    let mut sides: Vec<_> = relays.iter().copied().map(side).collect();
+    for round in 0..=rounds {
+        let published = kafka::raw(&producer, &load).await;
+        let wal_per_row = fill(on, rows).await;
+        let read = raw::select_and_delete(&index, rows).await;
+        if round > 0 {
+            publishing.push(published);
+            wal.push(wal_per_row);
+            reading.push(read);
+        }
+        for side in &mut sides {
+            fill(on, rows).await;
+            let before = on.wal().await;
+            let rate = drain(on, side.relays, rows, &index).await;
+            if round > 0 {
+                side.rate.push(rate);
+                side.wal.push((on.wal().await - before) / rows as f64);
+            }
+        }
+    }
+    let mut table = Table::new(&["side", "events/s", "against the first", "WAL per event, bytes"]);
+    for side in &sides {
+        let name = format!("{} relay(s)", side.relays);
+        let ratio = side.rate.against(&sides[0].rate);
+        table.row([name, side.rate.text(0), ratio, side.wal.text(0)]);
+    }
+    let base = sides.first().map(|side| side.rate.clone()).unwrap_or_default();
+    let none = String::new;
+    table.row(["raw publish".into(), publishing.text(0), publishing.against(&base), none()]);
+    let name = "raw SELECT and DELETE".into();
+    table.row([name, reading.text(0), reading.against(&base), none()]);
+    table.row(["INSERT of all rows".into(), none(), none(), wal.text(0)]);
+    table.print(&format!("outbox-relay rate: {rows} rows, {rounds} rounds"));
+}
+
+/// Fills the table, and returns the bytes of WAL for each row.
+async fn fill(on: &Fixture, rows: usize) -> f64 {
+    on.truncate().await;
+    let before = on.wal().await;
+    on.fill(rows).await;
+    (on.wal().await - before) / rows as f64
+}
+
+/// Starts relays, and returns the events a second until the table is empty.
+async fn drain(on: &Fixture, relays: usize, rows: usize, index: &sqlx::PgPool) -> f64 {
+    let mut brokers = Vec::new();
+    for _ in 0..relays {
+        brokers.push(on.broker().await);
+    }
+    let start = Instant::now();
+    let running = Relays::start(&on.outbox, &brokers);
+    let sent = async || brokers.iter().map(|broker| broker.sent()).sum::<usize>() >= rows;
+    wait(Duration::from_millis(2), "publishes of all rows", sent).await;
+    let is_empty = async || {
+        let sql = "SELECT NOT EXISTS (SELECT FROM cqrs_outbox WHERE lane >= 0)";
+        sqlx::query_scalar(sql).fetch_one(index).await.expect("an answer")
+    };
+    wait(Duration::from_millis(2), "empty table", is_empty).await;
+    let took = start.elapsed();
+    running.stop().await;
+    Unit::MessagesPerSecond.of(rows, took)
+}
