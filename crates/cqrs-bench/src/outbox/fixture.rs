@@ -14,14 +14,12 @@ use uuid::Uuid;
 
 use super::watched::Watched;
 
-/// Keys of the rows; each has one row in flight.
-pub(super) const KEYS: usize = 1_000;
-
 /// The addresses of the servers.
 pub(super) struct Server {
     pub(super) postgres: String,
     pub(super) kafka: String,
     pub(super) partitions: i32,
+    pub(super) keys: usize,
 }
 
 impl Server {
@@ -46,6 +44,7 @@ pub(super) struct Fixture {
     options: PgConnectOptions,
     kafka: String,
     admin: AdminClient<DefaultClientContext>,
+    keys: usize,
     pub(super) topic: String,
     pub(super) outbox: PostgresOutbox,
 }
@@ -62,7 +61,8 @@ impl Fixture {
         admin.create_topics([&topic], &AdminOptions::new()).await.expect("a topic");
         let kafka = server.kafka.clone();
         let topic = name.clone();
-        let fixture = Self { schema: name, options, kafka, admin, topic, outbox };
+        let fixture =
+            Self { schema: name, options, kafka, admin, keys: server.keys, topic, outbox };
         fixture.execute(&format!("CREATE SCHEMA {}", fixture.schema)).await;
         fixture.outbox.migrate().await.expect("migrations");
         fixture
@@ -76,6 +76,15 @@ impl Fixture {
 
     pub(super) fn pool(&self) -> &PgPool {
         self.outbox.pool()
+    }
+
+    /// The key of the `number`th event.
+    pub(super) fn key(&self, number: usize) -> String {
+        key(number, self.keys)
+    }
+
+    pub(super) fn keys(&self) -> usize {
+        self.keys
     }
 
     pub(super) fn servers(&self) -> &str {
@@ -131,7 +140,7 @@ impl Fixture {
     }
 
     async fn insert_into(&self, columns: &str, values: &str, rows: usize) {
-        let keys: Vec<_> = (0..KEYS).map(|key| format!("key-{key}").into_bytes()).collect();
+        let keys: Vec<_> = (0..self.keys).map(|key| self.key(key).into_bytes()).collect();
         let lane = |key: &Vec<u8>| lane_of(Some(key), Uuid::nil(), 64);
         let lanes: Vec<_> = keys.iter().map(lane).collect();
         let sql = format!(
@@ -140,12 +149,18 @@ impl Fixture {
              'application/json', convert_to('{{\"order\":' || lpad(n::text, 10, '1') || \
              ',\"filling\":\"' || repeat('x', 224) || '\"}}', 'UTF8'), now(), true, now() \
              FROM generate_series(1, $2) n JOIN unnest($3::int2[], $4::bytea[]) WITH ORDINALITY \
-             AS k (lane, key, number) ON k.number = n % {KEYS} + 1"
+             AS k (lane, key, number) ON k.number = n % {} + 1",
+            self.keys
         );
         let query = sqlx::query(AssertSqlSafe(sql)).bind(&self.topic);
         let query = query.bind(i64::try_from(rows).expect("a number of rows"));
         query.bind(lanes).bind(keys).execute(self.pool()).await.expect("rows");
     }
+}
+
+/// The key of the `number`th event among `keys` keys.
+pub(super) fn key(number: usize, keys: usize) -> String {
+    format!("key-{}", number % keys)
 }
 
 async fn pool(options: PgConnectOptions, connections: u32) -> PgPool {

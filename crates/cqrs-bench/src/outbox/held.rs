@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::MissedTickBehavior;
 
-use super::fixture::{Fixture, KEYS};
+use super::fixture::{Fixture, key};
 use super::latency::{Commit, latencies, write};
 use super::relays::{Relays, owned};
 use super::table::{Series, Table, percentile};
@@ -91,7 +91,7 @@ async fn write_for(on: &Fixture, hold: Duration, rate: usize) -> Vec<Commit> {
     let batch = (rate as f64 * EVERY.as_secs_f64() / WRITERS as f64).round().max(1.0) as usize;
     let count = (hold.as_secs_f64() / EVERY.as_secs_f64()) as usize;
     let writer = |writer: usize| {
-        let (outbox, topic) = (on.outbox.clone(), on.topic.clone());
+        let (outbox, topic, keys) = (on.outbox.clone(), on.topic.clone(), on.keys());
         tokio::spawn(async move {
             let mut ticks = tokio::time::interval(EVERY);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -99,8 +99,8 @@ async fn write_for(on: &Fixture, hold: Duration, rate: usize) -> Vec<Commit> {
             for number in 0..count {
                 ticks.tick().await;
                 let first = (number * WRITERS + writer) * batch;
-                let keys = (first..first + batch).map(|event| format!("key-{}", event % KEYS));
-                commits.push(write(&outbox, &topic, keys).await);
+                let batch = (first..first + batch).map(|event| key(event, keys));
+                commits.push(write(&outbox, &topic, batch).await);
             }
             commits
         })

@@ -6,7 +6,7 @@ use cqrs_core::{HandlerError, Mediator, RequestHandler, Scope};
 use cqrs_outbox::PostgresUnitOfWork;
 use serde::Serialize;
 
-use super::fixture::{Fixture, KEYS};
+use super::fixture::{Fixture, key};
 use super::table::{Series, Table, percentile};
 use crate::measure::Unit;
 
@@ -71,7 +71,7 @@ pub(super) async fn run(on: &Fixture, commands: usize, rounds: usize) {
                 on.execute("TRUNCATE orders, cqrs_outbox").await;
                 let before = on.wal().await;
                 let start = Instant::now();
-                let latencies = send(side, tasks, commands).await;
+                let latencies = send(side, tasks, commands, on.keys()).await;
                 if round == 0 {
                     continue;
                 }
@@ -109,13 +109,13 @@ async fn sides(on: &Fixture) -> [Side; 3] {
 }
 
 /// Sends the commands, and returns their latencies in milliseconds.
-async fn send(side: &Side, tasks: usize, commands: usize) -> Vec<f64> {
+async fn send(side: &Side, tasks: usize, commands: usize, keys: usize) -> Vec<f64> {
     let task = |task: usize| {
         let (mediator, emits) = (side.mediator.clone(), side.emits);
         tokio::spawn(async move {
             let mut latencies = Vec::with_capacity(commands);
             for number in 0..commands {
-                let customer = format!("customer-{}", (task * commands + number) % KEYS);
+                let customer = key(task * commands + number, keys);
                 let start = Instant::now();
                 mediator.send(PlaceOrder { customer, emits }).await.expect("a command");
                 latencies.push(millis(start.elapsed()));

@@ -8,7 +8,7 @@ use cqrs_outbox::{PostgresOutbox, lane_of};
 use tokio::sync::mpsc::UnboundedReceiver;
 use uuid::Uuid;
 
-use super::fixture::{Fixture, KEYS};
+use super::fixture::Fixture;
 use super::insert::millis;
 use super::relays::{Relays, owned};
 use super::table::{Series, Table, percentile};
@@ -22,7 +22,7 @@ pub(super) async fn run(on: &Fixture, events: usize, every: Duration, rounds: us
     let (broker, mut confirms) = on.broker().await.with_confirms();
     let near = Relays::start(&on.outbox, &[broker]);
     owned(on.pool(), &[64]).await;
-    let keys: Vec<_> = (0..KEYS).map(|key| format!("key-{key}")).collect();
+    let keys: Vec<_> = (0..on.keys()).map(|key| on.key(key)).collect();
     let figures = measure(on, &keys, events, every, rounds, &mut confirms).await;
     table.row(std::iter::once("in the process".to_owned()).chain(figures));
     // A second one as in another process: its wake-up is the NOTIFY of the first one.

@@ -33,6 +33,9 @@ pub(crate) struct OutboxRelay {
     /// Partitions of the topic.
     #[arg(long, default_value_t = 4, global = true)]
     partitions: i32,
+    /// Keys of the events. Each key has one event in flight.
+    #[arg(long, default_value_t = 1_000, global = true)]
+    keys: usize,
 }
 
 #[derive(Subcommand)]
@@ -85,8 +88,8 @@ enum Scenario {
 }
 
 pub(crate) async fn run(args: OutboxRelay, servers: String, rounds: Option<usize>) {
-    let OutboxRelay { scenario, postgres, partitions } = args;
-    let server = Server { postgres, kafka: servers, partitions };
+    let OutboxRelay { scenario, postgres, partitions, keys } = args;
+    let server = Server { postgres, kafka: servers, partitions, keys };
     match scenario {
         Scenario::Rate { rows, relays } => {
             let rounds = rounds.unwrap_or(5);

@@ -57,7 +57,7 @@ pub(super) async fn run(on: &Fixture, rows: usize, relays: &[usize], rounds: usi
     let name = "raw SELECT and DELETE".into();
     table.row([name, reading.text(0), reading.against(&base), none()]);
     table.row(["INSERT of all rows".into(), none(), none(), wal.text(0)]);
-    table.print(&format!("outbox-relay rate: {rows} rows, {rounds} rounds"));
+    table.print(&format!("outbox-relay rate: {rows} rows, {} keys, {rounds} rounds", on.keys()));
 }
 
 /// Fills the table, and returns the bytes of WAL for each row.
