@@ -7,6 +7,7 @@
 
 mod faults;
 mod order;
+mod plans;
 mod sharing;
 
 use std::time::{Duration, Instant};
