@@ -7,14 +7,19 @@ use sqlx::PgPool;
 use crate::{Running, SERVERS, broker, fresh, relay, wait};
 
 const ROWS: i64 = 50_000;
+/// One row in so many is too large, and is declared dead.
+const REFUSED: i64 = 5;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stale_statistics_cause_no_full_reads() {
     let _shared = SERVERS.read().await;
     let (schema, topic) = fresh("plans").await;
-    let broker = broker(|_| {}).await;
+    let broker = broker(|config| config.max_message_size = 1_000).await;
     let mut tx = schema.pool.begin().await.unwrap();
-    let message = |n: i64| Message::new(&*topic, "{}").with_key((n % 1_000).to_string());
+    let poison = "x".repeat(1_100);
+    let body = |n: i64| if n % REFUSED == 0 { poison.as_str() } else { "{}" };
+    let message =
+        |n: i64| Message::new(&*topic, body(n).to_owned()).with_key((n % 1_000).to_string());
     let messages: Vec<_> = (0..ROWS).map(message).collect();
     for chunk in messages.chunks(5_000) {
         schema.outbox.put(&mut tx, chunk).await.unwrap();
@@ -30,7 +35,9 @@ async fn stale_statistics_cause_no_full_reads() {
     let is_empty =
         async || sqlx::query_scalar::<_, i64>(count).fetch_one(&counting).await.unwrap() == 0;
     wait(is_empty, "an empty outbox").await;
-    assert_eq!(running.stop().await.published, ROWS as u64);
+    assert_eq!(running.stop().await.published, (ROWS - ROWS / REFUSED) as u64);
+    let dead = "SELECT count(*) FROM cqrs_outbox_dead";
+    assert_eq!(schema.column::<i64>(dead).await, [ROWS / REFUSED]);
     // A connection reports what it read and what it deleted together.
     let deleted = "SELECT n_tup_del FROM pg_stat_user_tables \
                    WHERE relid = 'cqrs_outbox'::regclass";

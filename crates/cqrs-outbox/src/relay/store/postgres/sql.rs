@@ -29,17 +29,22 @@ pub(super) struct Sql {
     pub(super) notify: String,
 }
 
-/// The statement that deletes rows by lane, id and event id.
+/// The condition that a row of `table` is one of those in `asked` (alias `q`: lane, id, event_id).
 ///
 /// The LIMIT makes it one index probe per row, whatever the statistics say. A join would read the whole table
 /// for each statement after an ANALYZE that found it empty.
-fn delete(table: &str) -> String {
+fn is_asked(table: &str, asked: &str) -> String {
     format!(
-        "DELETE FROM {{t}}{table} WHERE ctid = ANY (ARRAY (SELECT r.ctid \
-         FROM unnest($1::int2[], $2::int8[], $3::uuid[]) AS q (lane, id, event_id) \
-         CROSS JOIN LATERAL (SELECT o.ctid FROM {{t}}{table} o WHERE o.lane = q.lane \
-         AND o.id = q.id AND o.event_id = q.event_id LIMIT 1) r))"
+        "ctid = ANY (ARRAY (SELECT r.ctid FROM {asked} CROSS JOIN LATERAL (SELECT o.ctid \
+         FROM {{t}}{table} o WHERE o.lane = q.lane AND o.id = q.id AND o.event_id = q.event_id \
+         LIMIT 1) r))"
     )
+}
+
+/// The statement that deletes rows by lane, id and event id.
+fn delete(table: &str) -> String {
+    let asked = "unnest($1::int2[], $2::int8[], $3::uuid[]) AS q (lane, id, event_id)";
+    format!("DELETE FROM {{t}}{table} WHERE {}", is_asked(table, asked))
 }
 
 impl Sql {
@@ -59,7 +64,7 @@ impl Sql {
         // The rows of lanes that the relay owns in the epochs it knows, in the snapshot of the statement.
         let owned =
             "LEFT JOIN {t}outbox_lane l ON l.lane = q.lane AND l.owner = $1 AND l.epoch = q.epoch";
-        let asked = "CASE WHEN q.lane = -1 THEN pg_current_snapshot()::text END AS snapshot, \
+        let read = "CASE WHEN q.lane = -1 THEN pg_current_snapshot()::text END AS snapshot, \
                      q.lane AS asked, q.epoch AS asked_epoch, l.lane IS NOT NULL AS is_owned";
         // Locks the lanes against a change of their owner until the statement is through.
         let fence = "input AS (SELECT * FROM unnest($2::int2[], $3::int8[], $4::int8[], $5::int4[], \
@@ -67,6 +72,13 @@ impl Sql {
                      AS i (lane, epoch, id, attempts, delay, error, is_parked, event_id)), \
                      owned AS MATERIALIZED (SELECT lane, epoch FROM {t}outbox_lane \
                      WHERE owner = $1 AND lane = ANY ($2) ORDER BY lane FOR SHARE)";
+        let asked = |is_parked: &str| {
+            format!("(SELECT * FROM input JOIN owned USING (lane, epoch) WHERE {is_parked}) q")
+        };
+        let is_pending = is_asked("outbox", &asked("NOT is_parked"));
+        let is_parked = is_asked("outbox_parked", &asked("is_parked"));
+        let moved = COLUMNS.split(", ").map(|column| format!("m.{column}"));
+        let moved = moved.collect::<Vec<_>>().join(", ");
         Self {
             heartbeat: render(
                 "INSERT INTO {t}outbox_relay (id, seen_at) VALUES ($1, clock_timestamp()) \
@@ -97,7 +109,7 @@ impl Sql {
             ),
             leave: render("DELETE FROM {t}outbox_relay WHERE id = $1"),
             hot: render(&format!(
-                "SELECT {asked}, {cols} FROM unnest($2::int2[], $3::int8[], $4::int8[], $5::int8[], \
+                "SELECT {read}, {cols} FROM unnest($2::int2[], $3::int8[], $4::int8[], $5::int8[], \
                  $6::int8[]) AS q (lane, epoch, above, count, bytes) {owned} LEFT JOIN LATERAL \
                  (SELECT * FROM (SELECT o.*, sum(octet_length(o.body)) OVER (ORDER BY o.id ROWS \
                  UNBOUNDED PRECEDING) - octet_length(o.body) AS bytes_before FROM {{t}}outbox o \
@@ -105,13 +117,13 @@ impl Sql {
                  WHERE o.bytes_before < q.bytes) r ON l.lane IS NOT NULL"
             )),
             ids: render(&format!(
-                "SELECT {asked}, r.id, r.event_id, r.size FROM unnest($2::int2[], $3::int8[], $4::int8[], $5::int8[], \
+                "SELECT {read}, r.id, r.event_id, r.size FROM unnest($2::int2[], $3::int8[], $4::int8[], $5::int8[], \
                  $6::int8[]) AS q (lane, epoch, above, up_to, count) {owned} LEFT JOIN LATERAL \
                  (SELECT o.id, o.event_id, octet_length(o.body) AS size FROM {{t}}outbox o WHERE o.lane = q.lane AND o.id > q.above \
                  AND o.id <= q.up_to ORDER BY o.id LIMIT q.count) r ON l.lane IS NOT NULL"
             )),
             rows: render(&format!(
-                "SELECT {asked}, {cols} FROM unnest($2::int2[], $3::int8[], $4::int8[]) \
+                "SELECT {read}, {cols} FROM unnest($2::int2[], $3::int8[], $4::int8[]) \
                  AS q (lane, epoch, row_id) {owned} LEFT JOIN LATERAL (SELECT * \
                  FROM {{t}}outbox o WHERE o.lane = q.lane AND o.id = q.row_id LIMIT 1) r \
                  ON l.lane IS NOT NULL"
@@ -122,28 +134,25 @@ impl Sql {
             )),
             delete_parked: render(&delete("outbox_parked")),
             park: render(&format!(
-                "WITH {fence}, moved AS (DELETE FROM {{t}}outbox o USING input i JOIN owned \
-                 USING (lane, epoch) WHERE o.lane = i.lane AND o.id = i.id AND o.event_id = i.event_id AND NOT i.is_parked \
-                 RETURNING o.*, i.attempts, i.delay, i.error), \
+                "WITH {fence}, moved AS (DELETE FROM {{t}}outbox WHERE {is_pending} RETURNING *), \
                  added AS (INSERT INTO {{t}}outbox_parked ({COLUMNS}, attempts, next_at, \
-                 first_failed_at, last_error) SELECT {COLUMNS}, attempts, \
-                 now() + delay * interval '1 second', now(), error FROM moved), \
-                 again AS (UPDATE {{t}}outbox_parked o SET attempts = i.attempts, \
-                 next_at = now() + i.delay * interval '1 second', last_error = i.error \
-                 FROM input i JOIN owned USING (lane, epoch) \
-                 WHERE o.lane = i.lane AND o.id = i.id AND o.event_id = i.event_id AND i.is_parked) \
+                 first_failed_at, last_error) SELECT {moved}, i.attempts, \
+                 now() + i.delay * interval '1 second', now(), i.error \
+                 FROM moved m JOIN input i USING (lane, id)), \
+                 again AS (UPDATE {{t}}outbox_parked p SET (attempts, next_at, last_error) = \
+                 (SELECT i.attempts, now() + i.delay * interval '1 second', i.error FROM input i \
+                 WHERE i.lane = p.lane AND i.id = p.id) WHERE {is_parked}) \
                  SELECT lane FROM owned"
             )),
             die: render(&format!(
-                "WITH {fence}, moved AS (DELETE FROM {{t}}outbox o USING input i JOIN owned \
-                 USING (lane, epoch) WHERE o.lane = i.lane AND o.id = i.id AND o.event_id = i.event_id AND NOT i.is_parked \
-                 RETURNING o.*, i.attempts, now() AS first_failed_at, i.error), \
-                 unparked AS (DELETE FROM {{t}}outbox_parked o USING input i JOIN owned \
-                 USING (lane, epoch) WHERE o.lane = i.lane AND o.id = i.id AND o.event_id = i.event_id AND i.is_parked \
-                 RETURNING o.*, i.attempts AS all_attempts, i.error), \
+                "WITH {fence}, moved AS (DELETE FROM {{t}}outbox WHERE {is_pending} \
+                 RETURNING *, now() AS first_failed_at), \
+                 unparked AS (DELETE FROM {{t}}outbox_parked WHERE {is_parked} RETURNING *), \
+                 gone AS (SELECT {COLUMNS}, first_failed_at FROM moved \
+                 UNION ALL SELECT {COLUMNS}, first_failed_at FROM unparked), \
                  added AS (INSERT INTO {{t}}outbox_dead ({COLUMNS}, attempts, first_failed_at, \
-                 last_error) SELECT {COLUMNS}, attempts, first_failed_at, error FROM moved \
-                 UNION ALL SELECT {COLUMNS}, all_attempts, first_failed_at, error FROM unparked) \
+                 last_error) SELECT {moved}, i.attempts, m.first_failed_at, i.error \
+                 FROM gone m JOIN input i USING (lane, id)) \
                  SELECT lane FROM owned"
             )),
             load: render(&format!(
