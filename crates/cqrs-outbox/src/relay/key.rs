@@ -40,7 +40,7 @@ impl<P> Parked<P> {
         Self { rows: VecDeque::new(), attempts, due, is_loading: false, recovers: false }
     }
 
-    /// Parks a row that was read behind the other rows of the key.
+    /// Parks a row that was read, and returns its place among the rows of the key.
     pub(super) fn follow(
         &mut self,
         lane: LaneEpoch,
@@ -48,7 +48,7 @@ impl<P> Parked<P> {
         size: usize,
         order: OrderKey,
         effects: &mut Effects,
-    ) {
+    ) -> usize {
         let place = self.rows.iter().rposition(|of| of.row < row).map_or(0, |place| place + 1);
         self.rows.insert(place, ParkedRow { row, size, payload: None, is_moved: false });
         effects.moves.push(Move {
@@ -60,6 +60,7 @@ impl<P> Parked<P> {
             attempts: 0,
             error: "waits for an earlier row of its key".into(),
         });
+        place
     }
 }
 

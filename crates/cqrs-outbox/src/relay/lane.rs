@@ -166,7 +166,9 @@ impl<P> Lane<P> {
         match &mut key.parked {
             Some(parked) if !parked.recovers => {
                 self.statements += 1;
-                parked.follow(self.at, row, size, order, effects);
+                let place = parked.follow(self.at, row, size, order, effects);
+                // The rows behind it wait for it, and must not take its room.
+                unload(&mut parked.rows, place, &mut self.loaded);
             }
             _ => {
                 let was_ready = key.is_ready();
@@ -276,10 +278,10 @@ impl<P> Lane<P> {
             let size = self.known.get(&row).copied().unwrap_or(0);
             parked.rows.push_front(ParkedRow { row, size, payload: None, is_moved: false });
         }
-        for row in &mut parked.rows {
-            if row.payload.take().is_some() {
-                self.loaded.remove(row.size);
-            }
+        unload(&mut parked.rows, 0, &mut self.loaded);
+        // Nothing else is done with it until the statement is through.
+        for again in parked.rows.iter_mut().filter(|of| of.row == row) {
+            again.is_moved = false;
         }
         effects.moves.push(Move {
             lane: self.at,
@@ -393,6 +395,10 @@ impl<P> Lane<P> {
             }
         }
         parked.rows.retain(|of| of.payload.is_some() || !asked.contains(&of.row));
+        // A late row may have come between them.
+        if let Some(gap) = parked.rows.iter().position(|of| of.payload.is_none()) {
+            unload(&mut parked.rows, gap, &mut self.loaded);
+        }
         self.resume(order, now, effects);
     }
 
@@ -457,39 +463,14 @@ impl<P> Lane<P> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use uuid::Uuid;
-
-    use super::*;
-
-    const MOST: Capacity = Capacity { rows: 10, bytes: 10 };
-
-    #[test]
-    fn late_row_before_the_row_in_flight_is_loaded() {
-        let (at, now) = (LaneEpoch { lane: 0, epoch: 1 }, Duration::ZERO);
-        let order = OrderKey::Key { topic: "t".into(), key: "k".into() };
-        let due_in = Duration::ZERO;
-        let row = |id| RowId { id, event_id: Uuid::from_u128(id as u128) };
-        let parked = ParkedEntry {
-            lane: 0,
-            row: row(5),
-            order: order.clone(),
-            size: 1,
-            attempts: 1,
-            due_in,
-        };
-        let mut effects = Effects::default();
-        let mut lane = Lane::new(at, vec![parked], now, &mut effects);
-        assert_eq!(lane.load(&order, MOST, now), Some(vec![row(5)]));
-        lane.loaded(&order, &[row(5)], HashMap::from([(row(5), 5)]), now, &mut effects);
-        assert_eq!(lane.start(&order), Some((row(5), Table::Parked, 5)));
-        lane.admit(Entry { row: row(3), order: order.clone(), size: 1, payload: 3 }, &mut effects);
-        lane.removed(row(3), Table::Pending, false);
-        lane.moved(&order, row(3), &mut effects);
-        effects.due.clear();
-        lane.returned(&order, row(5), 5, &mut effects);
-        let Some(std::cmp::Reverse((_, _, due))) = effects.due.pop() else { panic!("a stall") };
-        assert_eq!(lane.load(&due, MOST, now), Some(vec![row(3), row(5)]));
+/// Drops the messages of the rows from the place `from` on.
+fn unload<P>(rows: &mut VecDeque<ParkedRow<P>>, from: usize, loaded: &mut Capacity) {
+    for of in rows.range_mut(from..) {
+        if of.payload.take().is_some() {
+            loaded.remove(of.size);
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;
