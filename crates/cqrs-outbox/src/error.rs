@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
+use std::time::Duration;
 
 /// The kind of an [`OutboxError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,9 +44,18 @@ impl OutboxError {
     }
 
     /// A statement that was given up after `limit`.
-    pub(crate) fn no_answer(doing: &'static str, limit: std::time::Duration) -> Self {
-        let source = Some(format!("no answer within {limit:?}").into());
+    pub(crate) fn no_answer(doing: &'static str, limit: Duration) -> Self {
+        let source = Some(NoAnswer(limit).into());
         Self { kind: OutboxErrorKind::Unavailable, doing: doing.into(), source }
+    }
+
+    /// `true` if the statement was given up here or by the server, as it took too long.
+    pub(crate) fn is_timeout(&self) -> bool {
+        let Some(source) = &self.source else { return false };
+        let is_canceled = |error: &sqlx::Error| {
+            error.as_database_error().and_then(|error| error.code()).as_deref() == Some("57014")
+        };
+        source.is::<NoAnswer>() || source.downcast_ref().is_some_and(is_canceled)
     }
 
     pub(crate) fn config(detail: impl Into<Cow<'static, str>>) -> Self {
@@ -67,6 +77,18 @@ impl OutboxError {
         matches!(self.kind, OutboxErrorKind::Unavailable | OutboxErrorKind::Conflict)
     }
 }
+
+/// A statement had no answer for so long.
+#[derive(Debug)]
+struct NoAnswer(Duration);
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no answer within {:?}", self.0)
+    }
+}
+
+impl Error for NoAnswer {}
 
 impl fmt::Display for OutboxError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -14,10 +14,11 @@ use super::lane::Capacity;
 use super::lanes::Lanes;
 use super::membership::{Plan, plan};
 use super::outage::text_of;
+use super::part::Part;
 use super::publisher::{Answer, Publisher, Sends};
 use super::reads::{ReadCause, ReadTimes};
 use super::settings::Settings;
-use super::statements::{Changed, Done, Kind, Statements};
+use super::statements::{Changed, Done, Kind, Statements, take};
 use super::status::{Progress, Rate, RelayReport};
 use super::store::{Payload, Store, View};
 use crate::error::{OutboxError, OutboxErrorKind};
@@ -26,14 +27,13 @@ use crate::error::{OutboxError, OutboxErrorKind};
 const DELETES: usize = 1_000;
 const DELETE_AFTER: Duration = Duration::from_millis(20);
 
+/// Lanes whose parked rows are read at once.
+const TAKEN: usize = 16;
 /// Rows that one statement parks or declares dead.
 const MOVES: usize = 500;
 
 /// Between two heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-
-/// The longest that a relay takes to release its lanes at its end.
-const LEAVE: Duration = Duration::from_secs(5);
 
 /// Between two notifications of other processes.
 const NOTIFY_AFTER: Duration = Duration::from_millis(10);
@@ -52,6 +52,8 @@ pub(super) struct Driver<S> {
     single_moves: usize,
     /// Set if what was read is to be forgotten once the running read ends.
     needs_reset: bool,
+    /// Of [`TAKEN`].
+    take_part: Part,
     heartbeat_at: Duration,
     delete_at: Option<Duration>,
     notify_at: Duration,
@@ -84,6 +86,7 @@ impl<S: Store> Driver<S> {
             settings,
             single_moves: 0,
             needs_reset: false,
+            take_part: Part::default(),
             heartbeat_at: Duration::ZERO,
             delete_at: None,
             notify_at: Duration::ZERO,
@@ -140,25 +143,10 @@ impl<S: Store> Driver<S> {
     }
 
     /// Leaves. What is in flight may still arrive, and is sent again by the next owner.
-    async fn end(mut self) -> RelayReport {
+    async fn end(self) -> RelayReport {
         let unsettled = self.lanes.in_flight() + self.lanes.pending_deletes();
-        let leave = async {
-            // First, so that others can take them if a statement that runs does not end.
-            let owned: Vec<_> = self.lanes.owned().collect();
-            if !owned.is_empty() {
-                self.store.release(&owned).await?;
-            }
-            while self.statements.next().await.is_some() {}
-            self.store.leave().await
-        };
-        // Statements that still run then are cut off.
-        match tokio::time::timeout(LEAVE, leave).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "the relay of the outbox ends without a goodbye")
-            }
-            Err(_late) => tracing::warn!("the relay of the outbox ends while its database is away"),
-        }
+        let owned: Vec<_> = self.lanes.owned().collect();
+        self.statements.leave(&*self.store, &owned).await;
         RelayReport {
             published: self.progress.published(),
             unsettled,
@@ -333,8 +321,10 @@ impl<S: Store> Driver<S> {
                 self.read_on(step);
             }
             Done::Hot(Err(error)) | Done::Ids(Err(error)) | Done::Rows(Err(error)) => {
-                self.lanes.reset();
-                self.needs_reset = false;
+                match error.is_timeout() && !std::mem::take(&mut self.needs_reset) {
+                    true => self.lanes.read_timed_out(),
+                    false => self.lanes.reset(),
+                }
                 self.failed(Kind::Read, &error);
             }
             Done::Deleted(rows, highest, Ok(xid)) => {
@@ -369,7 +359,12 @@ impl<S: Store> Driver<S> {
                 self.succeeded(Kind::Lanes);
                 self.changed(changed);
             }
-            Done::Lanes(Err(error)) => self.failed(Kind::Lanes, &error),
+            Done::Lanes(Err(error)) => {
+                if error.is_timeout() {
+                    self.take_part.timed_out();
+                }
+                self.failed(Kind::Lanes, &error);
+            }
             Done::Notified(Ok(())) => self.succeeded(Kind::Notify),
             Done::Notified(Err(error)) => self.failed(Kind::Notify, &error),
         }
@@ -397,6 +392,12 @@ impl<S: Store> Driver<S> {
     }
 
     fn changed(&mut self, changed: Changed) {
+        if !changed.taken.is_empty() {
+            self.take_part.succeeded();
+        }
+        if changed.is_partial {
+            self.heartbeat_at = self.now();
+        }
         changed.released.into_iter().for_each(|at| self.lanes.lose(at));
         self.lanes.take(changed.taken, changed.parked, self.now());
     }
@@ -422,7 +423,7 @@ impl<S: Store> Driver<S> {
         let text = text_of(error);
         self.statements.failed(kind, now, &text);
         self.progress.failed(text);
-        if error.kind() == OutboxErrorKind::Unavailable {
+        if error.kind() == OutboxErrorKind::Unavailable && !error.is_timeout() {
             // The database may be another one now, with fewer rows and ids that are used again.
             match self.lanes.is_reading() {
                 true => self.needs_reset = true,
@@ -448,18 +449,9 @@ impl<S: Store> Driver<S> {
 
     fn take_lanes(&mut self, plan: Plan) {
         let (store, bound) = (Arc::clone(&self.store), self.statements.bound());
-        let Plan { unknown, missing, dead, .. } = plan;
-        let change = async move {
-            let mut taken = unknown;
-            if missing > 0 {
-                taken.extend(store.take(&dead, missing).await?);
-            }
-            // After the lanes are taken: parked rows change by the hand of the owner only.
-            let parked = store.parked(&taken).await?;
-            Ok(Changed { taken, parked, released: Vec::new() })
-        };
+        let most = self.take_part.of(TAKEN);
         self.statements
-            .start(Kind::Lanes, async move { Done::Lanes(bound.on(Kind::Lanes, change).await) });
+            .start(Kind::Lanes, async move { Done::Lanes(take(&*store, bound, plan, most).await) });
     }
 
     fn start_publishes(&mut self, now: Duration) {

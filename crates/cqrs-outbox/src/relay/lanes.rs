@@ -9,6 +9,7 @@ use super::effects::{
     ReadAnswer, ReadStep, RowId,
 };
 use super::lane::{Backoff, Capacity, Entry, Lane, ParkedEntry};
+use super::part::Part;
 use super::snapshot::LateRows;
 
 #[derive(Debug)]
@@ -18,6 +19,10 @@ pub(super) struct Lanes<P> {
     late: LateRows,
     /// The hot rows of the running read. They wait until the late rows are known.
     reading: Option<Reading<P>>,
+    /// The lanes, rows and bytes of one read.
+    part: Part,
+    /// The last lane that was read: the next read starts behind it.
+    last_read: i16,
     /// Of all lanes together.
     capacity: Capacity,
     backoff: Backoff,
@@ -39,6 +44,8 @@ impl<P> Lanes<P> {
             effects: Effects::default(),
             late: LateRows::default(),
             reading: None,
+            part: Part::default(),
+            last_read: i16::MAX,
             capacity,
             backoff,
         }
@@ -115,20 +122,27 @@ impl<P> Lanes<P> {
         let share = self.share();
         let held: usize = self.lanes.values().map(|lane| lane.held().bytes).sum();
         let mut free = self.capacity.bytes.saturating_sub(held);
+        let most = self.part.of(self.lanes.len());
         let mut reads = Vec::new();
-        for lane in self.lanes.values_mut().filter(|lane| lane.has_more && !lane.is_draining) {
+        let behind = |lane: i16| (lane <= self.last_read, lane);
+        let mut lanes: Vec<_> = self.lanes.values_mut().collect();
+        lanes.sort_unstable_by_key(|lane| behind(lane.at.lane));
+        for lane in lanes.into_iter().filter(|lane| lane.has_more && !lane.is_draining) {
+            if reads.len() >= most {
+                break;
+            }
             let held = lane.held();
             let limit = share.rows.saturating_sub(held.rows);
             let bytes = share.bytes.saturating_sub(held.bytes).min(free);
             if limit >= share.rows.div_ceil(4) && bytes >= share.bytes.div_ceil(4) {
                 lane.has_more = false;
                 free -= bytes;
+                let (limit, bytes) = (self.part.of(limit), self.part.of(bytes));
                 reads.push(LaneRead { lane: lane.at, above: lane.highest, limit, bytes });
             }
         }
-        if reads.is_empty() {
-            return ReadStep::End;
-        }
+        let Some(last) = reads.last() else { return ReadStep::End };
+        self.last_read = last.lane.lane;
         self.reading = Some(Reading {
             lanes: reads.clone(),
             ranges: Vec::new(),
@@ -209,7 +223,7 @@ impl<P> Lanes<P> {
             }
             let bytes: usize = new.iter().map(|late| late.size).sum();
             let has_room = new.is_empty() || bytes + hot <= room;
-            let fitting = fitting(&new, room);
+            let fitting = fitting(&new, self.part.of(room));
             if fitting < new.len() {
                 new.truncate(fitting);
                 last = new.last().map(|late| late.row.id);
@@ -256,7 +270,28 @@ impl<P> Lanes<P> {
             lane.admit(entry, &mut self.effects);
         }
         self.end_read();
+        self.part.succeeded();
         ReadStep::End
+    }
+
+    /// The read took too long. What it was to find is read again, in smaller parts.
+    pub(super) fn read_timed_out(&mut self) {
+        self.part.timed_out();
+        let Some(reading) = self.reading.take() else { return };
+        for read in &reading.lanes {
+            if let Some(lane) = self.get(read.lane) {
+                lane.has_more = true;
+            }
+        }
+        for range in &reading.ranges {
+            if let Some(lane) = self.get(range.lane) {
+                lane.late_from = Some(lane.late_from.map_or(range.above, |of| of.min(range.above)));
+            }
+        }
+        if let Some(above) = reading.late_again {
+            self.late_from(above);
+        }
+        self.end_read();
     }
 
     fn late_from(&mut self, above: i64) {

@@ -42,6 +42,7 @@ mod lanes;
 mod membership;
 mod operations;
 mod outage;
+mod part;
 mod publisher;
 #[cfg(feature = "postgres")]
 mod python;

@@ -9,12 +9,16 @@ use futures_util::stream::FuturesUnordered;
 
 use super::effects::{Delete, LaneEpoch, LateRow, Load, Move, ReadAnswer, RowId};
 use super::lane::ParkedEntry;
+use super::membership::Plan;
 use super::outage::Outage;
-use super::store::{Payload, ReadEntry, View};
+use super::store::{Payload, ReadEntry, Store, View};
 use crate::error::OutboxError;
 
 /// The longest pause between two tries, while the database is away.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The longest that a relay takes to release its lanes at its end.
+const LEAVE: Duration = Duration::from_secs(5);
 
 /// The statements that fail and recover apart from each other: a server in recovery reads, and does not write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +90,27 @@ pub(super) struct Changed {
     pub(super) taken: Vec<LaneEpoch>,
     pub(super) parked: Vec<ParkedEntry>,
     pub(super) released: Vec<LaneEpoch>,
+    /// Set if more lanes are owned than `taken`.
+    pub(super) is_partial: bool,
+}
+
+/// Takes the lanes of a plan, at most `most` with their parked rows: the others are `unknown` in the next plan.
+pub(super) async fn take<S: Store>(
+    store: &S,
+    bound: Bound,
+    plan: Plan,
+    most: usize,
+) -> Result<Changed, OutboxError> {
+    let Plan { unknown, missing, dead, .. } = plan;
+    let mut taken = unknown;
+    if missing > 0 {
+        taken.extend(bound.on(Kind::Lanes, store.take(&dead, missing)).await?);
+    }
+    let is_partial = taken.len() > most;
+    taken.truncate(most);
+    // After the lanes are taken: parked rows change by the hand of the owner only.
+    let parked = bound.on(Kind::Lanes, store.parked(&taken)).await?;
+    Ok(Changed { taken, parked, released: Vec::new(), is_partial })
 }
 
 /// The bound of a relay's statements.
@@ -156,6 +181,30 @@ impl Statements {
         let done = self.running.next().await?;
         self.is_running[done.kind() as usize] = false;
         Some(done)
+    }
+
+    /// Gives the lanes `owned` up, and waits for the statements that run. Those that take too long are cut off.
+    pub(super) async fn leave<S: Store>(mut self, store: &S, owned: &[LaneEpoch]) {
+        let release = async {
+            match owned.is_empty() {
+                true => Ok(()),
+                false => store.release(owned).await,
+            }
+        };
+        let drain = async { while self.next().await.is_some() {} };
+        let leave = async {
+            // Together: the statements may have the connections that the release waits for.
+            let (released, ()) = tokio::join!(release, drain);
+            released?;
+            store.leave().await
+        };
+        match tokio::time::timeout(LEAVE, leave).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the relay of the outbox ends without a goodbye")
+            }
+            Err(_late) => tracing::warn!("the relay of the outbox ends while its database is away"),
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {

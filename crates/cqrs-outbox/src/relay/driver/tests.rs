@@ -14,11 +14,18 @@ use crate::relay::store::ReadEntry;
 
 const AT: LaneEpoch = LaneEpoch { lane: 0, epoch: 1 };
 
-/// Refuses each batch that moves row 2, and answers nothing else.
+/// Refuses each batch that moves row 2, reads the parked rows of up to 4 lanes, ends, and answers
+/// nothing else.
 #[derive(Default)]
 struct Scripted {
     /// The rows of each batch.
     moved: Mutex<Vec<Vec<i64>>>,
+    /// What a release waits for.
+    connection: tokio::sync::Mutex<()>,
+}
+
+fn lane(lane: i16) -> LaneEpoch {
+    LaneEpoch { lane, epoch: 1 }
 }
 
 async fn nothing<T>() -> Result<T, OutboxError> {
@@ -30,20 +37,24 @@ impl Store for Scripted {
         nothing().await
     }
 
-    async fn take(&self, _: &[Uuid], _: usize) -> Result<Vec<LaneEpoch>, OutboxError> {
-        nothing().await
+    async fn take(&self, _: &[Uuid], most: usize) -> Result<Vec<LaneEpoch>, OutboxError> {
+        Ok((0..20).map(lane).take(most).collect())
     }
 
-    async fn parked(&self, _: &[LaneEpoch]) -> Result<Vec<ParkedEntry>, OutboxError> {
-        nothing().await
+    async fn parked(&self, lanes: &[LaneEpoch]) -> Result<Vec<ParkedEntry>, OutboxError> {
+        match lanes.len() <= 4 {
+            true => Ok(Vec::new()),
+            false => nothing().await,
+        }
     }
 
     async fn release(&self, _: &[LaneEpoch]) -> Result<(), OutboxError> {
-        nothing().await
+        drop(self.connection.lock().await);
+        Ok(())
     }
 
     async fn leave(&self) -> Result<(), OutboxError> {
-        nothing().await
+        Ok(())
     }
 
     async fn hot(&self, _: &[LaneRead]) -> Result<ReadAnswer<ReadEntry>, OutboxError> {
@@ -177,4 +188,66 @@ async fn relay_wakes_for_the_first_thing_that_is_due() {
     driver.is_stopping = false;
     driver.reads.start(millis(2_400));
     assert_eq!(driver.wake_at(millis(2_600), None), millis(2_650), "the poll");
+}
+
+fn too_long() -> OutboxError {
+    OutboxError::no_answer("the test", seconds(30))
+}
+
+#[tokio::test(start_paused = true)]
+async fn lanes_are_taken_in_parts_that_end_in_time() {
+    let mut driver = driver();
+    driver.lanes.lose(AT);
+    let mut owner = None;
+    for _ in 0..20 {
+        let lanes = (0..20).map(|of| (lane(of), owner)).collect();
+        let view = View { live: vec![Uuid::nil()], lanes, xid: None };
+        driver.done(Done::Seen(0, Ok(view)));
+        owner = Some(Uuid::nil());
+        while let Some(done) = driver.statements.next().await {
+            driver.done(done);
+        }
+        tokio::time::advance(seconds(10)).await;
+    }
+    assert_eq!(driver.lanes.owned().len(), 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn read_that_takes_too_long_goes_on_where_it_was() {
+    let mut driver = driver();
+    driver.lanes.take((1..4).map(lane).collect(), Vec::new(), Duration::ZERO);
+    driver.start_read(Duration::ZERO);
+    driver.done(found(&[7]));
+    for lanes in [2, 1, 1] {
+        driver.done(Done::Seen(0, Err(too_long())));
+        driver.lanes.wake();
+        driver.lanes.start_read();
+        driver.done(Done::Hot(Err(too_long())));
+        driver.lanes.wake();
+        let ReadStep::Hot(reads) = driver.lanes.start_read() else { panic!("a read") };
+        assert_eq!(reads.len(), lanes);
+        let of_first = reads.iter().find(|read| read.lane == AT);
+        assert!(of_first.is_none_or(|read| read.above == 7), "nothing is forgotten");
+        driver.done(found(&[]));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn end_waits_for_the_statement_that_has_the_connection() {
+    let mut driver = driver();
+    let store = Arc::clone(&driver.store);
+    let (started, is_running) = (Instant::now(), Arc::new(Notify::new()));
+    let runs = Arc::clone(&is_running);
+    driver.statements.start(Kind::Notify, async move {
+        let _lent = store.connection.lock().await;
+        runs.notify_one();
+        tokio::time::sleep(seconds(1)).await;
+        Done::Notified(Ok(()))
+    });
+    tokio::select! {
+        _ = driver.statements.next() => panic!("it still runs"),
+        () = is_running.notified() => {}
+    }
+    driver.end().await;
+    assert_eq!(started.elapsed(), seconds(1));
 }

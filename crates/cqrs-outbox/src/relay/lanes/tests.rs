@@ -169,3 +169,38 @@ fn reset_reads_all_again_and_admits_no_row_twice() {
     hot(&mut lanes, vec![entry(1, 1), entry(2, 1), entry(3, 1)]);
     assert_eq!(publish_all(&mut lanes), [1, 2, 3]);
 }
+
+#[test]
+fn read_that_took_too_long_is_made_again_with_its_late_rows() {
+    let mut lanes = lanes(Vec::new());
+    lanes.start_read();
+    hot(&mut lanes, vec![entry(100, 10)]);
+    publish_all(&mut lanes);
+    lanes.sweep();
+    lanes.start_read();
+    let ReadStep::Ids(_) = hot(&mut lanes, Vec::new()) else { panic!("a late read") };
+    let rows = vec![(AT.lane, LateRow { row: row(1), size: 1 })];
+    let step = lanes.late_ids(ReadAnswer { rows, lost: Vec::new(), snapshot: None });
+    assert_eq!(step, ReadStep::Rows(vec![(AT, row(1))]));
+    lanes.read_timed_out();
+    let ReadStep::Hot(reads) = lanes.start_read() else { panic!("a read") };
+    assert_eq!((reads[0].above, reads[0].limit, reads[0].bytes), (100, 50, 50));
+    let ReadStep::Ids(ranges) = hot(&mut lanes, Vec::new()) else { panic!("a late read") };
+    assert_eq!((ranges[0].above, ranges[0].up_to), (i64::MIN, 100));
+}
+
+#[test]
+fn read_starts_behind_the_last_lane_that_was_read() {
+    let backoff = Backoff { first: NOW, longest: NOW };
+    let mut lanes = Lanes::<i64>::new(Capacity { rows: 100, bytes: 100 }, backoff);
+    lanes.take((0..4).map(|lane| LaneEpoch { lane, epoch: 1 }).collect(), Vec::new(), NOW);
+    lanes.part.timed_out();
+    let mut read = Vec::new();
+    for _ in 0..3 {
+        lanes.wake();
+        let ReadStep::Hot(reads) = lanes.start_read() else { panic!("a read") };
+        read.push(reads.iter().map(|of| of.lane.lane).collect::<Vec<_>>());
+        hot(&mut lanes, Vec::new());
+    }
+    assert_eq!(read, [[0, 1], [2, 3], [0, 1]]);
+}
