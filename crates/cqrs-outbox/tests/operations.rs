@@ -122,6 +122,24 @@ async fn replay_up_to_an_id_ends_when_rows_die_again() {
 }
 
 #[tokio::test]
+async fn time_of_the_count_bounds_later_changes() {
+    let outbox = outbox().await;
+    die(&outbox, &messages("orders", 4), "too large").await;
+    run(&outbox, "UPDATE cqrs_outbox_dead SET died_at = died_at - 5400000000 WHERE id < 3").await;
+    let all = FailedFilter::default();
+    let count = outbox.count_dead(&all).await.unwrap();
+    let then = all.clone().as_of(count.at - HOUR);
+    assert_eq!(dead(&outbox, &then).await, [1, 2]);
+    assert_eq!(dead(&outbox, &then.clone().older_than(HOUR / 3)).await, [1, 2]);
+    assert_eq!(dead(&outbox, &then.clone().older_than(HOUR)).await, [] as [i64; 0]);
+    assert_eq!(dead(&outbox, &all.clone().older_than(HOUR)).await, [1, 2]);
+    assert_eq!(dead(&outbox, &all.clone().as_of(count.at)).await, [1, 2, 3, 4]);
+    assert_eq!(outbox.replay_dead(&then, 1).await.unwrap(), 1);
+    assert_eq!(outbox.purge_dead(&then, 10).await.unwrap(), 1);
+    assert_eq!(dead(&outbox, &all).await, [3, 4]);
+}
+
+#[tokio::test]
 async fn purge_deletes_only_old_rows_in_bounded_batches() {
     let outbox = outbox().await;
     die(&outbox, &messages("orders", 5), "too large").await;

@@ -64,6 +64,31 @@ async fn filter_chooses_rows_that_meet_all_conditions() {
     schema.drop().await;
 }
 
+#[tokio::test]
+async fn time_of_the_count_bounds_later_changes() {
+    let schema = Schema::new().await;
+    let hour = Duration::from_secs(3_600);
+    die(&schema, "orders", 2, "too large").await;
+    let age = "UPDATE cqrs_outbox_dead SET died_at = died_at - interval '90 min'";
+    execute(&schema.pool, age.to_owned()).await;
+    die(&schema, "users", 2, "too large").await;
+    let all = FailedFilter::default();
+    let dead = async |filter: &FailedFilter| {
+        let rows = schema.outbox.dead_rows(filter, 0, 10).await.unwrap();
+        rows.iter().map(|dead| dead.row.message.topic.to_string()).collect::<Vec<_>>()
+    };
+    let count = schema.outbox.count_dead(&all).await.unwrap();
+    let then = all.clone().as_of(count.at - hour);
+    assert_eq!(dead(&all.clone().as_of(count.at)).await.len(), 4);
+    assert_eq!(dead(&all.clone().older_than(hour)).await, ["orders", "orders"]);
+    assert_eq!(dead(&then.clone().older_than(hour / 3)).await, ["orders", "orders"]);
+    assert!(dead(&then.clone().older_than(hour)).await.is_empty());
+    assert_eq!(schema.outbox.replay_dead(&then, 1).await.unwrap(), 1);
+    assert_eq!(schema.outbox.purge_dead(&then, 10).await.unwrap(), 1);
+    assert_eq!(dead(&all).await, ["users", "users"]);
+    schema.drop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_replays_share_the_rows_without_copies() {
     let schema = Schema::new().await;

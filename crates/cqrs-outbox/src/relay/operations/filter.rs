@@ -1,6 +1,8 @@
 //! [`FailedFilter`]: which dead or parked rows an operation is about.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use cqrs_core::event::Timestamp;
 
 /// Which dead or parked rows an operation is about: those that meet all its conditions. The default has none
 /// and means all rows.
@@ -19,6 +21,7 @@ pub struct FailedFilter {
     pub(super) error: Option<String>,
     pub(super) up_to: Option<i64>,
     pub(super) older_than: Option<Duration>,
+    pub(super) as_of: Option<SystemTime>,
 }
 
 impl FailedFilter {
@@ -56,6 +59,22 @@ impl FailedFilter {
     pub fn older_than(mut self, age: Duration) -> Self {
         self.older_than = Some(age);
         self
+    }
+
+    /// Rows that had died at this time, or had first failed if they are parked. The age of
+    /// [`older_than`](Self::older_than) is that at this time. Default: the present time of each statement, by the
+    /// database's clock.
+    ///
+    /// With [`FailedCount::at`](crate::FailedCount::at) the batches of a replay or a purge leave alone the rows that
+    /// die, or become old enough, after the count.
+    pub fn as_of(mut self, time: SystemTime) -> Self {
+        self.as_of = Some(time);
+        self
+    }
+
+    /// The time of [`as_of`](Self::as_of) in microseconds since 1970-01-01 UTC.
+    pub(super) fn as_of_micros(&self) -> Option<i64> {
+        self.as_of.map(|time| Timestamp::from(time).unix_micros())
     }
 
     /// The age in microseconds, bounded by what a database can subtract from its time.

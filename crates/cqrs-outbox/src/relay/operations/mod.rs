@@ -6,6 +6,9 @@ mod postgres;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
+use std::time::SystemTime;
+
+use cqrs_core::event::Timestamp;
 use uuid::Uuid;
 
 pub use self::filter::FailedFilter;
@@ -16,7 +19,7 @@ use crate::database::OutboxDatabase;
 use crate::error::OutboxError;
 use crate::outbox::Outbox;
 
-/// The number of the rows that meet a filter, and the highest of their ids.
+/// The number of the rows that meet a filter, the highest of their ids, and the time of the count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FailedCount {
@@ -24,6 +27,8 @@ pub struct FailedCount {
     pub rows: u64,
     /// The highest id, if there is a row.
     pub last_id: Option<i64>,
+    /// The time of the count by the database's clock, for [`FailedFilter::as_of`].
+    pub at: SystemTime,
 }
 
 /// The state of an outbox and of its relays. On the pool of the outbox.
@@ -93,8 +98,9 @@ impl<DB: RelayDatabase> Outbox<DB> {
     /// # Errors
     /// If the database is away, or the tables are missing.
     pub async fn count_dead(&self, filter: &FailedFilter) -> Result<FailedCount, OutboxError> {
-        let (rows, last_id) = DB::count_dead(self, filter).await?;
-        Ok(FailedCount { rows: number(rows), last_id })
+        let DeadCount { rows, last_id, at } = DB::count_dead(self, filter).await?;
+        let at = SystemTime::from(Timestamp::from_unix_micros(at));
+        Ok(FailedCount { rows: number(rows), last_id, at })
     }
 
     /// Puts at most `limit` dead rows that meet `filter` back into the outbox, those with the lowest ids,
@@ -102,7 +108,8 @@ impl<DB: RelayDatabase> Outbox<DB> {
     ///
     /// To replay all, call it until it returns 0, with [`FailedFilter::up_to`] the
     /// [last id](FailedCount::last_id) at the start: a row that dies again has a higher id, and would be
-    /// replayed forever.
+    /// replayed forever. [`FailedFilter::as_of`] the [time of the count](FailedCount::at) leaves out the rows that
+    /// die later.
     ///
     /// # Errors
     /// If the database is away, or another transaction is in the way; nothing is changed then.
@@ -137,6 +144,14 @@ pub struct Owner {
     seen_micros: Option<i64>,
 }
 
+/// The number of the dead rows that meet a filter, their highest id, and the database's time in microseconds.
+#[derive(Debug)]
+pub struct DeadCount {
+    rows: i64,
+    last_id: Option<i64>,
+    at: i64,
+}
+
 /// The statements of operators. Sealed: it is implemented here alone.
 pub trait Operations: OutboxDatabase {
     fn counts(outbox: &Outbox<Self>) -> impl Future<Output = Result<Counts, OutboxError>> + Send;
@@ -153,11 +168,10 @@ pub trait Operations: OutboxDatabase {
         limit: u32,
     ) -> impl Future<Output = Result<Vec<FailedRow>, OutboxError>> + Send;
 
-    /// The number of the dead rows that meet `filter`, and their highest id.
     fn count_dead(
         outbox: &Outbox<Self>,
         filter: &FailedFilter,
-    ) -> impl Future<Output = Result<(i64, Option<i64>), OutboxError>> + Send;
+    ) -> impl Future<Output = Result<DeadCount, OutboxError>> + Send;
 
     fn replay_dead(
         outbox: &Outbox<Self>,

@@ -5,7 +5,9 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Error, Postgres, Row as _};
 
 use super::filter::FailedFilter;
-use super::{COUNTING, Operations, Owner, PURGING, READING, READING_RELAYS, REPLAYED, REPLAYING};
+use super::{
+    COUNTING, DeadCount, Operations, Owner, PURGING, READING, READING_RELAYS, REPLAYED, REPLAYING,
+};
 use crate::error::OutboxError;
 use crate::outbox::Outbox;
 use crate::relay::failed::{FailedRow, FailedTable};
@@ -55,7 +57,7 @@ impl Operations for Postgres {
             "SELECT {}, r.attempts, r.last_error, \
              (extract(epoch FROM r.first_failed_at) * 1000000)::int8 AS first_failed_at, \
              (extract(epoch FROM r.{at}) * 1000000)::int8 AS at \
-             FROM {{t}}{name} r WHERE {} AND r.id > $7 ORDER BY r.id LIMIT $8",
+             FROM {{t}}{name} r WHERE {} AND r.id > $8 ORDER BY r.id LIMIT $9",
             row_columns(Dialect::Postgres),
             conditions(table),
         ));
@@ -67,13 +69,16 @@ impl Operations for Postgres {
     async fn count_dead(
         outbox: &Outbox<Self>,
         filter: &FailedFilter,
-    ) -> Result<(i64, Option<i64>), OutboxError> {
+    ) -> Result<DeadCount, OutboxError> {
         let sql = outbox.tables().render(&format!(
-            "SELECT count(*), max(r.id) FROM {{t}}outbox_dead r WHERE {}",
+            "SELECT count(*), max(r.id), (extract(epoch FROM now()) * 1000000)::int8 \
+             FROM {{t}}outbox_dead r WHERE {}",
             conditions(FailedTable::Dead),
         ));
         let query = bind(sqlx::query(AssertSqlSafe(sql)), filter);
-        let query = query.try_map(|row: PgRow| Ok((row.try_get(0)?, row.try_get(1)?)));
+        let query = query.try_map(|row: PgRow| {
+            Ok(DeadCount { rows: row.try_get(0)?, last_id: row.try_get(1)?, at: row.try_get(2)? })
+        });
         query.fetch_one(outbox.pool()).await.map_err(error(COUNTING))
     }
 
@@ -103,12 +108,14 @@ fn error(doing: &'static str) -> impl Fn(Error) -> OutboxError {
 /// The conditions of a filter on a table with the alias `r`, with the parameters of [`bind`].
 fn conditions(table: FailedTable) -> String {
     let since = table.since();
+    let as_of = "timestamptz 'epoch' + $7 * interval '1 microsecond'";
     format!(
         "($1::int8[] IS NULL OR r.id = ANY ($1)) AND ($2::text IS NULL OR r.topic = $2) \
          AND ($3::text IS NULL OR r.name = $3) \
          AND ($4::text IS NULL OR position($4 IN r.last_error) > 0) \
          AND ($5::int8 IS NULL OR r.id <= $5) \
-         AND ($6::int8 IS NULL OR r.{since} < now() - $6 * interval '1 microsecond')"
+         AND ($6::int8 IS NULL OR r.{since} < coalesce({as_of}, now()) - $6 * interval '1 microsecond') \
+         AND ($7::int8 IS NULL OR r.{since} <= {as_of})"
     )
 }
 
@@ -123,10 +130,12 @@ fn bind<'q>(
         .bind(filter.error.as_deref())
         .bind(filter.up_to)
         .bind(filter.age_micros())
+        .bind(filter.as_of_micros())
 }
 
 /// Deletes dead rows and runs `then` with them, as the table `gone`. Their number. The rows are locked in one
-/// order, so that two changes of the same rows wait for each other without a deadlock.
+/// order, so that two changes of the same rows wait for each other without a deadlock. It has an explicit
+/// transaction: the server finishes and commits a single statement of a client that is gone.
 async fn change(
     outbox: &Outbox<Postgres>,
     filter: &FailedFilter,
@@ -135,11 +144,14 @@ async fn change(
 ) -> Result<u64, Error> {
     let sql = outbox.tables().render(&format!(
         "WITH chosen AS MATERIALIZED (SELECT r.lane, r.id FROM {{t}}outbox_dead r WHERE {} \
-         ORDER BY r.id LIMIT $7 FOR UPDATE), \
+         ORDER BY r.id LIMIT $8 FOR UPDATE), \
          gone AS (DELETE FROM {{t}}outbox_dead d USING chosen c WHERE d.lane = c.lane AND d.id = c.id \
          RETURNING d.*) {then}",
         conditions(FailedTable::Dead),
     ));
+    let mut tx = outbox.pool().begin().await?;
     let query = bind(sqlx::query(AssertSqlSafe(sql)), filter).bind(i64::from(limit));
-    Ok(query.execute(outbox.pool()).await?.rows_affected())
+    let changed = query.execute(&mut *tx).await?.rows_affected();
+    tx.commit().await?;
+    Ok(changed)
 }

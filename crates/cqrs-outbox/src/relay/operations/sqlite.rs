@@ -9,7 +9,9 @@ use sqlx::{AssertSqlSafe, Error, Row as _, Sqlite};
 use uuid::Uuid;
 
 use super::filter::FailedFilter;
-use super::{COUNTING, Operations, Owner, PURGING, READING, READING_RELAYS, REPLAYED, REPLAYING};
+use super::{
+    COUNTING, DeadCount, Operations, Owner, PURGING, READING, READING_RELAYS, REPLAYED, REPLAYING,
+};
 use crate::error::OutboxError;
 use crate::outbox::Outbox;
 use crate::relay::failed::{FailedRow, FailedTable};
@@ -61,7 +63,7 @@ impl Operations for Sqlite {
         let (name, at) = (table.name(), table.time());
         let sql = outbox.tables().render(&format!(
             "SELECT {}, r.attempts, r.last_error, r.first_failed_at, r.{at} AS at \
-             FROM {{t}}{name} r WHERE {} AND r.id > ?7 ORDER BY r.id LIMIT ?8",
+             FROM {{t}}{name} r WHERE {} AND r.id > ?8 ORDER BY r.id LIMIT ?9",
             row_columns(Dialect::Sqlite),
             conditions(table),
         ));
@@ -73,13 +75,15 @@ impl Operations for Sqlite {
     async fn count_dead(
         outbox: &Outbox<Self>,
         filter: &FailedFilter,
-    ) -> Result<(i64, Option<i64>), OutboxError> {
+    ) -> Result<DeadCount, OutboxError> {
         let sql = outbox.tables().render(&format!(
-            "SELECT count(*), max(r.id) FROM {{t}}outbox_dead r WHERE {}",
+            "SELECT count(*), max(r.id), {NOW} FROM {{t}}outbox_dead r WHERE {}",
             conditions(FailedTable::Dead),
         ));
         let query = bind(sqlx::query(AssertSqlSafe(sql)), filter);
-        let query = query.try_map(|row: SqliteRow| Ok((row.try_get(0)?, row.try_get(1)?)));
+        let query = query.try_map(|row: SqliteRow| {
+            Ok(DeadCount { rows: row.try_get(0)?, last_id: row.try_get(1)?, at: row.try_get(2)? })
+        });
         query.fetch_one(outbox.pool()).await.map_err(error(COUNTING))
     }
 
@@ -115,7 +119,8 @@ fn conditions(table: FailedTable) -> String {
     format!(
         "(?1 IS NULL OR r.id IN (SELECT value FROM json_each(?1))) AND (?2 IS NULL OR r.topic = ?2) \
          AND (?3 IS NULL OR r.name = ?3) AND (?4 IS NULL OR instr(r.last_error, ?4) > 0) \
-         AND (?5 IS NULL OR r.id <= ?5) AND (?6 IS NULL OR r.{since} < {NOW} - ?6)"
+         AND (?5 IS NULL OR r.id <= ?5) AND (?6 IS NULL OR r.{since} < coalesce(?7, {NOW}) - ?6) \
+         AND (?7 IS NULL OR r.{since} <= ?7)"
     )
 }
 
@@ -130,12 +135,13 @@ fn bind<'q>(
         .bind(filter.error.as_deref())
         .bind(filter.up_to)
         .bind(filter.age_micros())
+        .bind(filter.as_of_micros())
 }
 
 /// The ids of the dead rows that a change is about.
 fn chosen() -> String {
     format!(
-        "SELECT r.id FROM {{t}}outbox_dead r WHERE {} ORDER BY r.id LIMIT ?7",
+        "SELECT r.id FROM {{t}}outbox_dead r WHERE {} ORDER BY r.id LIMIT ?8",
         conditions(FailedTable::Dead)
     )
 }
