@@ -53,6 +53,9 @@ pub(crate) struct DatabaseArgs {
     /// The prefix of the tables' names.
     #[arg(long, value_name = "TEXT", default_value = "cqrs_", global = true)]
     pub(crate) prefix: String,
+    /// How long an answer of the database may take. `migrate` has no limit.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = limit, global = true)]
+    pub(crate) timeout: Duration,
 }
 
 #[derive(Debug, Subcommand)]
@@ -223,6 +226,13 @@ fn secret(text: &str) -> Result<Secret, Infallible> {
 
 fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).map_err(str::to_owned)
+}
+
+fn limit(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("it must be above 0, such as 30s".to_owned()),
+        limit => Ok(limit),
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::str::FromStr as _;
 use std::time::Duration;
 
-use cqrs_outbox::{PostgresOutbox, SqliteOutbox, Tables};
+use cqrs_outbox::{OutboxError, PostgresOutbox, SqliteOutbox, Tables};
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
@@ -13,8 +13,8 @@ use crate::failure::{Failure, chain};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a statement waits for the lock of an SQLite file.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest wait for the lock of an SQLite file; sqlx panics above 24 days.
+const MAX_BUSY_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The outbox of a database.
 pub(crate) enum Database {
@@ -56,7 +56,9 @@ pub(crate) async fn connect(args: &DatabaseArgs, creates: bool) -> Result<Databa
         let options = SqliteConnectOptions::from_str(url).map_err(|_shows_the_address| {
             Failure::new("the address of the database is not valid: write sqlite:FILE")
         })?;
-        let options = options.create_if_missing(creates).busy_timeout(BUSY_TIMEOUT);
+        // Ends before the limit, as its error names the cause.
+        let busy_timeout = args.timeout.min(MAX_BUSY_TIMEOUT).mul_f64(0.9);
+        let options = options.create_if_missing(creates).busy_timeout(busy_timeout);
         try_to_connect(options.connect()).await.map_err(|failure| {
             if creates {
                 failure
@@ -71,6 +73,17 @@ pub(crate) async fn connect(args: &DatabaseArgs, creates: bool) -> Result<Databa
         Err(Failure::new(
             "the address of the database begins with neither `postgres:` nor `sqlite:`",
         ))
+    }
+}
+
+/// An answer of the database, within the limit.
+pub(crate) async fn answer<T>(
+    limit: Duration,
+    asking: impl Future<Output = Result<T, OutboxError>>,
+) -> Result<T, Failure> {
+    match tokio::time::timeout(limit, asking).await {
+        Ok(answered) => Ok(answered?),
+        Err(_) => Err(Failure::no_answer(limit)),
     }
 }
 

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use crate::args::{Args, Group};
-use crate::failure::{Failure, warn};
+use crate::failure::{Failure, usage, warn};
 
 /// How a command ended that did not fail.
 enum Outcome {
@@ -29,10 +29,17 @@ fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
-            // The text cannot be shown if the output is closed.
-            let _closed = error.print();
+            if !error.use_stderr() {
+                // The help cannot be shown if the output is closed.
+                let _closed = error.print();
+                return ExitCode::SUCCESS;
+            }
+            match usage(&error) {
+                Some(text) => warn(text),
+                None => drop(error.print()),
+            }
             // Not clap's own code 2, which means here that a threshold is exceeded.
-            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+            return ExitCode::FAILURE;
         }
     };
     match run(args) {

@@ -15,6 +15,11 @@ pub(crate) fn line(text: &str) -> Result<(), Failure> {
     Ok(writeln!(io::stdout(), "{text}")?)
 }
 
+/// Writes a line about work that goes on when nobody reads the output.
+pub(crate) fn report(text: &str) -> Result<(), Failure> {
+    line(text).or_else(Failure::unless_closed_output)
+}
+
 /// Writes a value as one line of JSON.
 pub(crate) fn json_line(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string(value);

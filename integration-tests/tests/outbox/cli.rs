@@ -1,7 +1,10 @@
 //! Tests of the program `cqrs outbox` on PostgreSQL.
 
-use std::process::{Command, Output};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
+use integration_tests::consuming::fixture::until_within;
 use integration_tests::servers;
 use serde_json::Value;
 
@@ -14,11 +17,16 @@ fn run(schema: &Schema, arguments: &[&str]) -> Output {
 }
 
 fn cqrs(before: &[&str], arguments: &[&str], url: &str) -> Output {
+    started(before, arguments, url).wait_with_output().unwrap()
+}
+
+fn started(before: &[&str], arguments: &[&str], url: &str) -> Child {
     let test = std::env::current_exe().expect("this test");
     let program = test.ancestors().nth(2).expect("the target directory").join("cqrs");
     let mut command = Command::new(&program);
     command.arg("outbox").args(before).args(arguments).env("DATABASE_URL", url);
-    command.output().unwrap_or_else(|error| {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap_or_else(|error| {
         panic!("{} is not built ({error}): run `./scripts/test`", program.display())
     })
 }
@@ -67,6 +75,65 @@ async fn many_dead_rows_are_replayed_in_batches() {
     let counts = "SELECT count(*) FROM cqrs_outbox \
                   UNION ALL SELECT count(DISTINCT xmin::text) FROM cqrs_outbox";
     assert_eq!(schema.column::<i64>(counts).await, [100_000, 100], "100 transactions");
+    schema.drop().await;
+}
+
+/// Sends what Ctrl-C sends.
+fn interrupt(child: &Child) {
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(kill.unwrap().success());
+}
+
+#[tokio::test]
+async fn second_interrupt_rolls_the_batch_back() {
+    let schema = Schema::new().await;
+    die(&schema, "orders", 3, "the body is too large").await;
+    let mut lock = schema.pool.begin().await.unwrap();
+    let query = "SELECT id FROM cqrs_outbox_dead FOR UPDATE";
+    sqlx::query(query).execute(&mut *lock).await.unwrap();
+    let pid: i32 =
+        sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *lock).await.unwrap();
+    let waiting = async || -> Vec<i32> {
+        let query = "SELECT pid FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid))";
+        sqlx::query_scalar(query).bind(pid).fetch_all(&schema.pool).await.unwrap()
+    };
+    let arguments = ["replay", "--all", "--yes"];
+    let mut child = started(&["--schema", &schema.name], &arguments, &servers::postgres());
+    let limit = Duration::from_secs(30);
+    until_within(limit, "the batch waits for the lock", async || !waiting().await.is_empty()).await;
+    let server = waiting().await[0];
+    interrupt(&child);
+    let mut errors = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(errors.next().unwrap().unwrap().starts_with("Stopping after this batch."));
+    interrupt(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    lock.rollback().await.unwrap();
+    let has_ended = async || {
+        let query = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1";
+        let query = sqlx::query_scalar::<_, i64>(query).bind(server);
+        query.fetch_one(&schema.pool).await.unwrap() == 0
+    };
+    until_within(limit, "the server notices the end", has_ended).await;
+    let counts = "SELECT count(*) FROM cqrs_outbox UNION ALL SELECT count(*) FROM cqrs_outbox_dead";
+    assert_eq!(schema.column::<i64>(counts).await, [0, 3]);
+    schema.drop().await;
+}
+
+#[tokio::test]
+async fn statement_is_given_up_at_the_timeout() {
+    let schema = Schema::new().await;
+    let mut lock = schema.pool.begin().await.unwrap();
+    let query = "LOCK TABLE cqrs_outbox_dead IN ACCESS EXCLUSIVE MODE";
+    sqlx::query(query).execute(&mut *lock).await.unwrap();
+    for command in [&["status"][..], &["dead"], &["show", "1"], &["purge", "--older-than", "1h"]] {
+        let started = Instant::now();
+        let output = run(&schema, &[command, &["--timeout", "500ms"]].concat());
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("no answer of the database within 500ms"), "{text}");
+        assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    }
+    lock.rollback().await.unwrap();
     schema.drop().await;
 }
 

@@ -1,17 +1,21 @@
 //! `cqrs outbox replay` and `purge`: what changes dead rows, in batches and with a question before.
 
+use std::collections::BTreeSet;
 use std::io::{self, BufRead, IsTerminal as _, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use cqrs_outbox::{FailedCount, FailedFilter, Outbox, OutboxError, RelayDatabase};
 use indicatif::{HumanCount, ProgressBar};
 
+use super::list::PAGE;
 use super::status::style;
 use crate::Outcome;
 use crate::args::{ConsentArgs, PurgeArgs, ReplayArgs};
+use crate::database::answer;
 use crate::failure::{Failure, warn};
-use crate::output::{age, line};
+use crate::output::{age, line, report};
 
 /// The rows of one transaction.
 const BATCH: u32 = 1_000;
@@ -28,6 +32,7 @@ struct Words {
 
 pub(super) async fn replay<DB: RelayDatabase>(
     outbox: &Outbox<DB>,
+    limit: Duration,
     args: &ReplayArgs,
 ) -> Result<Outcome, Failure> {
     let words = Words { act: "Replay", acting: "Replaying", done: "replayed" };
@@ -35,26 +40,61 @@ pub(super) async fn replay<DB: RelayDatabase>(
     if !args.ids.is_empty() {
         filter = filter.ids(args.ids.iter().copied());
     }
-    let count = outbox.count_dead(&filter).await?;
-    // A row that dies again is not replayed again.
-    let Some(filter) = agreed(&words, "", &count, filter, &args.consent)? else {
-        return Ok(Outcome::Done);
+    let missing = missing_ids(outbox, limit, &filter, &args.ids).await?;
+    let count = answer(limit, outbox.count_dead(&filter)).await?;
+    let outcome = match agreed(&words, "", &count, filter, &args.consent)? {
+        Some(filter) => {
+            in_batches(&words, limit, count.rows, || outbox.replay_dead(&filter, BATCH)).await?
+        }
+        None => Outcome::Done,
     };
-    in_batches(&words, count.rows, || outbox.replay_dead(&filter, BATCH)).await
+    if missing.is_empty() || matches!(outcome, Outcome::Interrupted) {
+        return Ok(outcome);
+    }
+    let missing: Vec<_> = missing.iter().map(i64::to_string).collect();
+    Err(Failure::new(format!(
+        "no dead row has these ids and meets the other options: {} (a replayed row has a new id)",
+        missing.join(", ")
+    )))
+}
+
+/// Those of `ids` that no dead row of the filter has.
+async fn missing_ids<DB: RelayDatabase>(
+    outbox: &Outbox<DB>,
+    limit: Duration,
+    filter: &FailedFilter,
+    ids: &[i64],
+) -> Result<BTreeSet<i64>, Failure> {
+    let mut missing: BTreeSet<_> = ids.iter().copied().collect();
+    let Some(first) = missing.first() else {
+        return Ok(missing);
+    };
+    let mut after = first.saturating_sub(1);
+    loop {
+        let rows = answer(limit, outbox.dead_rows(filter, after, PAGE)).await?;
+        for dead in &rows {
+            after = dead.row.id;
+            missing.remove(&after);
+        }
+        if rows.len() < PAGE as usize {
+            return Ok(missing);
+        }
+    }
 }
 
 pub(super) async fn purge<DB: RelayDatabase>(
     outbox: &Outbox<DB>,
+    limit: Duration,
     args: &PurgeArgs,
 ) -> Result<Outcome, Failure> {
     let words = Words { act: "Delete", acting: "Deleting", done: "deleted" };
     let filter = args.filter.filter().older_than(args.older_than);
-    let count = outbox.count_dead(&filter).await?;
+    let count = answer(limit, outbox.count_dead(&filter)).await?;
     let which = format!(" older than {}", age(args.older_than));
     let Some(filter) = agreed(&words, &which, &count, filter, &args.consent)? else {
         return Ok(Outcome::Done);
     };
-    in_batches(&words, count.rows, || outbox.purge_dead(&filter, BATCH)).await
+    in_batches(&words, limit, count.rows, || outbox.purge_dead(&filter, BATCH)).await
 }
 
 fn rows(count: u64) -> String {
@@ -64,7 +104,8 @@ fn rows(count: u64) -> String {
     }
 }
 
-/// Tells the number of rows and asks. The filter of the rows that were counted, if there is something to do.
+/// Tells the number of rows and asks. The filter of the rows that were counted, if there is something to do: not
+/// of those that die, or die again, or become old enough, after the count.
 fn agreed(
     words: &Words,
     which: &str,
@@ -89,7 +130,7 @@ fn agreed(
             return Ok(None);
         }
     }
-    Ok(Some(filter.up_to(last_id)))
+    Ok(Some(filter.up_to(last_id).as_of(count.at)))
 }
 
 /// Asks on the error stream. Anything but a yes is a no.
@@ -105,6 +146,7 @@ fn ask(question: &str, input: &mut impl BufRead) -> Result<bool, Failure> {
 /// Runs batches until one is empty, with a progress bar on a terminal. Ctrl-C ends it after a batch.
 async fn in_batches<F>(
     words: &Words,
+    limit: Duration,
     total: u64,
     mut batch: impl FnMut() -> F,
 ) -> Result<Outcome, Failure>
@@ -117,15 +159,15 @@ where
     let is_interrupted = interrupted(&bar);
     // The task begins to listen.
     tokio::task::yield_now().await;
-    bar.suspend(|| line(&format!("{} {}.", words.acting, rows(total))))?;
+    bar.suspend(|| report(&format!("{} {}.", words.acting, rows(total))))?;
     let mut done = 0;
     let outcome = loop {
-        match batch().await {
+        match answer(limit, batch()).await {
             Ok(0) => break Outcome::Done,
             Ok(rows) => done += rows,
             Err(error) => {
                 bar.abandon();
-                return Err(Failure::from(error).with(so_far(words, done, total)));
+                return Err(error.with(so_far(words, done, total)));
             }
         }
         bar.set_position(done);
@@ -136,7 +178,7 @@ where
     bar.finish_and_clear();
     match outcome {
         Outcome::Interrupted => warn(format_args!("Stopped. {}", so_far(words, done, total))),
-        _ => line(&format!("{} {}.", rows(done), is(words, done)))?,
+        _ => report(&format!("{} {}.", rows(done), is(words, done)))?,
     }
     Ok(outcome)
 }
@@ -155,7 +197,8 @@ fn so_far(words: &Words, done: u64, total: u64) -> String {
     )
 }
 
-/// Set by the first Ctrl-C. The second one ends the process, and the database rolls the batch back.
+/// Set by the first Ctrl-C. The second one ends the process: the database rolls the batch back, unless its commit
+/// is under way.
 fn interrupted(bar: &ProgressBar) -> Arc<AtomicBool> {
     let (flag, bar) = (Arc::new(AtomicBool::new(false)), bar.clone());
     let set = Arc::clone(&flag);

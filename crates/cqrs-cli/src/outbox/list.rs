@@ -1,16 +1,19 @@
 //! `cqrs outbox dead` and `parked`: lists of failed rows, read in pages.
 
+use std::time::Duration;
+
 use cqrs_outbox::{FailedRow, Outbox, RelayDatabase};
 use serde_json::{Value, json};
 
 use super::State;
 use crate::Outcome;
 use crate::args::ListArgs;
+use crate::database::answer;
 use crate::failure::{Failure, warn};
 use crate::output::{Table, bytes, bytes_json, json_line, line, plain, short, time};
 
 /// The rows that are read at once, with their bodies.
-const PAGE: u32 = 100;
+pub(super) const PAGE: u32 = 100;
 
 /// The most characters of an error in a table.
 const ERROR_LENGTH: usize = 100;
@@ -18,6 +21,7 @@ const ERROR_LENGTH: usize = 100;
 pub(super) async fn run<DB: RelayDatabase>(
     outbox: &Outbox<DB>,
     state: State,
+    limit: Duration,
     args: &ListArgs,
 ) -> Result<Outcome, Failure> {
     let filter = args.filter.filter();
@@ -37,8 +41,8 @@ pub(super) async fn run<DB: RelayDatabase>(
     while left > 0 {
         let page = left.min(PAGE);
         let rows = match state {
-            State::Dead => outbox.dead_rows(&filter, after, page).await?,
-            State::Parked => outbox.parked_rows(&filter, after, page).await?,
+            State::Dead => answer(limit, outbox.dead_rows(&filter, after, page)).await?,
+            State::Parked => answer(limit, outbox.parked_rows(&filter, after, page)).await?,
         };
         for failed in &rows {
             after = failed.row.id;

@@ -5,6 +5,8 @@ mod list;
 mod show;
 mod status;
 
+use std::time::Duration;
+
 use cqrs_outbox::{Outbox, RelayDatabase};
 
 use crate::Outcome;
@@ -47,23 +49,26 @@ pub(crate) async fn run(args: OutboxArgs) -> Result<Outcome, Failure> {
         }
         command => matches!(command, Command::Migrate),
     };
+    let limit = args.database.timeout;
     match connect(&args.database, creates).await? {
-        Database::Postgres(outbox) => run_on(&outbox, args.command).await,
-        Database::Sqlite(outbox) => run_on(&outbox, args.command).await,
+        Database::Postgres(outbox) => run_on(&outbox, limit, args.command).await,
+        Database::Sqlite(outbox) => run_on(&outbox, limit, args.command).await,
     }
 }
 
 async fn run_on<DB: RelayDatabase>(
     outbox: &Outbox<DB>,
+    limit: Duration,
     command: Command,
 ) -> Result<Outcome, Failure> {
     match command {
-        Command::Status(args) => status::run(outbox, &args).await,
-        Command::Dead(args) => list::run(outbox, State::Dead, &args).await,
-        Command::Parked(args) => list::run(outbox, State::Parked, &args).await,
-        Command::Show(args) => show::run(outbox, &args).await,
-        Command::Replay(args) => change::replay(outbox, &args).await,
-        Command::Purge(args) => change::purge(outbox, &args).await,
+        Command::Status(args) => status::run(outbox, limit, &args).await,
+        Command::Dead(args) => list::run(outbox, State::Dead, limit, &args).await,
+        Command::Parked(args) => list::run(outbox, State::Parked, limit, &args).await,
+        Command::Show(args) => show::run(outbox, limit, &args).await,
+        Command::Replay(args) => change::replay(outbox, limit, &args).await,
+        Command::Purge(args) => change::purge(outbox, limit, &args).await,
+        // Has no limit: a change of a large table takes its time.
         Command::Migrate => {
             outbox.migrate().await?;
             line("The tables are there, in this version.")?;

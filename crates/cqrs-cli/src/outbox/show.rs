@@ -1,5 +1,7 @@
 //! `cqrs outbox show`: one failed row with its headers.
 
+use std::time::Duration;
+
 use cqrs_outbox::{FailedFilter, FailedRow, Outbox, RelayDatabase};
 use serde_json::{Map, Value, json};
 
@@ -7,19 +9,22 @@ use super::State;
 use super::list::summary;
 use crate::Outcome;
 use crate::args::ShowArgs;
+use crate::database::answer;
 use crate::failure::Failure;
 use crate::output::{bytes, bytes_json, json_line, line, plain, time};
 
 pub(super) async fn run<DB: RelayDatabase>(
     outbox: &Outbox<DB>,
+    limit: Duration,
     args: &ShowArgs,
 ) -> Result<Outcome, Failure> {
     let filter = FailedFilter::default().ids([args.id]);
     // The lower ids are all others.
-    let mut rows = outbox.dead_rows(&filter, args.id.saturating_sub(1), 1).await?;
+    let after = args.id.saturating_sub(1);
+    let mut rows = answer(limit, outbox.dead_rows(&filter, after, 1)).await?;
     let mut state = State::Dead;
     if rows.is_empty() {
-        rows = outbox.parked_rows(&filter, args.id.saturating_sub(1), 1).await?;
+        rows = answer(limit, outbox.parked_rows(&filter, after, 1)).await?;
         state = State::Parked;
     }
     let Some(failed) = rows.first() else {

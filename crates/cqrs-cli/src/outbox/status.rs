@@ -9,22 +9,25 @@ use serde_json::json;
 
 use crate::Outcome;
 use crate::args::StatusArgs;
+use crate::database::answer;
 use crate::failure::{Failure, warn};
 use crate::output::{Table, age, json_line, line};
 
 pub(super) async fn run<DB: RelayDatabase>(
     outbox: &Outbox<DB>,
+    limit: Duration,
     args: &StatusArgs,
 ) -> Result<Outcome, Failure> {
     if args.watch {
-        return watch(outbox, args).await;
+        return watch(outbox, limit, args).await;
     }
-    let status = outbox.status().await?;
-    print(&status, args)?;
+    let status = answer(limit, outbox.status()).await?;
+    let printed = print(&status, args);
     let exceeded = exceeded(&status, args);
     for text in &exceeded {
         warn(text);
     }
+    printed.or_else(Failure::unless_closed_output)?;
     Ok(if exceeded.is_empty() { Outcome::Done } else { Outcome::Exceeded })
 }
 
@@ -104,6 +107,7 @@ fn json(status: &OutboxStatus, lease: Duration) -> serde_json::Value {
 /// Refreshes one display on a terminal; elsewhere each state is printed below the last one.
 async fn watch<DB: RelayDatabase>(
     outbox: &Outbox<DB>,
+    limit: Duration,
     args: &StatusArgs,
 ) -> Result<Outcome, Failure> {
     let is_live = std::io::stdout().is_terminal() && !args.json;
@@ -112,15 +116,15 @@ async fn watch<DB: RelayDatabase>(
     display.set_style(style("{msg}")?);
     let refreshing = async {
         loop {
-            match outbox.status().await {
+            match answer(limit, outbox.status()).await {
                 Ok(status) if is_live => display.set_message(text(&status, args.lease)),
                 Ok(status) => print(&status, args)?,
                 // The next refresh may succeed.
                 Err(error) if error.is_retryable() && is_live => {
-                    display.set_message(Failure::from(error).to_string());
+                    display.set_message(error.to_string());
                 }
-                Err(error) if error.is_retryable() => warn(Failure::from(error)),
-                Err(error) => return Err(Failure::from(error)),
+                Err(error) if error.is_retryable() => warn(error),
+                Err(error) => return Err(error),
             }
             display.tick();
             tokio::time::sleep(args.interval).await;

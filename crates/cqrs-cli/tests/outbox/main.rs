@@ -138,6 +138,37 @@ async fn closed_output_is_no_error() {
     assert_eq!((child.wait().unwrap().code(), &*errors), (Some(0), ""));
 }
 
+/// Runs it with a standard output that nobody reads. Its code and its errors.
+fn run_closed(database: &Database, arguments: &[&str]) -> (Option<i32>, String) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = database.command(arguments);
+    let child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+    let ended = child.wait_with_output().unwrap();
+    (ended.status.code(), String::from_utf8(ended.stderr).unwrap())
+}
+
+#[tokio::test]
+async fn closed_output_does_not_stop_a_change() {
+    let database = Database::new().await;
+    database.kill_more(3, "too large").await;
+    let done = (Some(0), String::new());
+    assert_eq!(run_closed(&database, &["replay", "--id", "1", "--yes"]), done);
+    assert_eq!(database.keys("outbox").await, ["0"]);
+    assert_eq!(run_closed(&database, &["purge", "--older-than", "0s", "--yes"]), done);
+    assert_eq!(database.count("outbox_dead").await, 0);
+}
+
+#[tokio::test]
+async fn closed_output_does_not_hide_an_exceeded_threshold() {
+    let database = Database::new().await;
+    database.kill_more(1, "too large").await;
+    let (code, errors) = run_closed(&database, &["status", "--max-dead", "0"]);
+    assert_eq!(code, Some(2), "{errors}");
+    assert!(errors.contains("more than --max-dead 0"), "{errors}");
+    assert_eq!(run_closed(&database, &["status", "--max-dead", "1"]), (Some(0), String::new()));
+}
+
 #[tokio::test]
 async fn show_hides_the_body_until_asked() {
     let database = Database::new().await;
@@ -170,7 +201,7 @@ async fn replay_moves_the_chosen_rows_back() {
     let database = Database::new().await;
     database.kill(&[message("orders", "a"), message("orders", "b")], "too large").await;
     database.kill(&[message("users", "c"), message("users", "d")], "unknown topic").await;
-    let text = database.run(&["replay", "--id", "1", "3", "--id", "99", "--yes"]).done();
+    let text = database.run(&["replay", "--id", "1", "3", "--yes"]).done();
     assert!(text.ends_with("2 dead rows are replayed.\n"), "{text}");
     assert_eq!(database.keys("outbox").await, ["a", "c"]);
     let text = database.run(&["replay", "--all", "--topic", "users", "--yes"]).done();
@@ -181,6 +212,25 @@ async fn replay_moves_the_chosen_rows_back() {
     assert_eq!(text, "0 dead rows; nothing is replayed.\n");
     let wrong = database.run(&["replay", "--yes"]).failed();
     assert!(wrong.contains("--id"), "{wrong}");
+}
+
+#[tokio::test]
+async fn replay_names_the_ids_that_are_not_dead() {
+    let database = Database::new().await;
+    database.kill(&[message("orders", "a"), message("orders", "b")], "too large").await;
+    let missing = "no dead row has these ids and meets the other options: 42, 99";
+    for arguments in [&["--yes"][..], &["--dry-run"], &[]] {
+        let ran = database.run(&[&["replay", "--id", "99", "42", "42"], arguments].concat());
+        assert!(ran.code == 1 && ran.stderr.contains(missing), "{ran:?}");
+    }
+    // Those that are dead are replayed.
+    let ran = database.run(&["replay", "--id", "99", "42", "2", "--yes"]);
+    assert!(ran.code == 1 && ran.stderr.contains(missing), "{ran:?}");
+    assert!(ran.stdout.ends_with("1 dead row is replayed.\n"), "{ran:?}");
+    assert_eq!(database.keys("outbox").await, ["b"]);
+    let ran = database.run(&["replay", "--id", "1", "--topic", "users", "--yes"]);
+    assert!(ran.code == 1 && ran.stderr.contains("meets the other options: 1"), "{ran:?}");
+    assert_eq!(database.keys("outbox_dead").await, ["a"]);
 }
 
 #[tokio::test]
@@ -247,6 +297,59 @@ async fn interrupt_ends_between_batches() {
     assert_eq!(database.count("outbox_dead").await, 2_500);
 }
 
+/// Starts a change that waits for the lock, runs `meanwhile` in the lock's transaction, and lets the change end.
+async fn change_beside(
+    database: &Database,
+    arguments: &[&str],
+    first: &str,
+    meanwhile: &'static str,
+) {
+    let mut lock = database.outbox.pool().begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let mut child = database.command(arguments).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = fixture::lines(child.stdout.take().unwrap());
+    assert_eq!(lines.next().unwrap().unwrap(), first);
+    sqlx::raw_sql(meanwhile).execute(&mut *lock).await.unwrap();
+    lock.commit().await.unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+#[tokio::test]
+async fn rows_old_enough_after_the_count_stay() {
+    let database = Database::new().await;
+    database.kill_more(3, "too large").await;
+    database.sql("UPDATE cqrs_outbox_dead SET died_at = 0 WHERE id = 3").await;
+    let arguments = ["purge", "--older-than", "1h", "--yes"];
+    let becomes_old = "UPDATE cqrs_outbox_dead SET died_at = \
+                       CAST(unixepoch('subsec') * 1000000 AS INTEGER) - 3600000000 WHERE id = 1";
+    change_beside(&database, &arguments, "Deleting 1 dead row.", becomes_old).await;
+    assert_eq!(database.keys("outbox_dead").await, ["0", "1"]);
+}
+
+#[tokio::test]
+async fn rows_that_die_after_the_count_stay() {
+    let database = Database::new().await;
+    database.kill_more(3, "too large").await;
+    let dies = "UPDATE cqrs_outbox_dead SET died_at = died_at + 60000000 WHERE id = 1";
+    change_beside(&database, &["replay", "--all", "--yes"], "Replaying 3 dead rows.", dies).await;
+    assert_eq!(database.keys("outbox_dead").await, ["0"]);
+    assert_eq!(database.keys("outbox").await, ["1", "2"]);
+}
+
+#[tokio::test]
+async fn change_gives_up_at_the_timeout() {
+    let database = Database::new().await;
+    database.kill_more(3, "too large").await;
+    let lock = database.outbox.pool().begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let ran = database.run(&["replay", "--all", "--yes", "--timeout", "300ms"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.stderr.contains("0 of 3 dead rows are replayed."), "{ran:?}");
+    lock.rollback().await.unwrap();
+    assert_eq!(database.count("outbox_dead").await, 3);
+    database.run(&["status", "--timeout", "1000d"]).done();
+    let zero = database.run(&["status", "--timeout", "0s"]).failed();
+    assert!(zero.contains("must be above 0"), "{zero}");
+}
+
 #[tokio::test]
 async fn missing_tables_and_file_name_the_remedy() {
     let database = Database::new().await;
@@ -305,6 +408,27 @@ fn no_output_shows_the_password() {
             assert!(!ran.all().contains(PASSWORD) && !ran.all().contains("nobody@"), "{ran:?}");
         }
     }
+    // An option is forgotten or misspelled.
+    let url = urls[0];
+    let assigned = format!("--databse={url}");
+    for arguments in [
+        &["status", url][..],
+        &[url],
+        &["status", &assigned],
+        &["status", "--max-dead", url],
+        &["replay", "--id", url],
+        &["sql", url],
+        &["status", "--databse", url],
+        &["status", "ada:tellnobody@127.0.0.1/shop"],
+    ] {
+        let ran = Ran::of(fixture::cqrs(arguments));
+        assert!(ran.code == 1 && ran.stderr.contains("--help"), "{ran:?}");
+        assert!(ran.stderr.starts_with("error: "), "{ran:?}");
+        assert!(!ran.all().contains(PASSWORD), "{ran:?}");
+    }
+    // Others are told what is wrong.
+    let ran = Ran::of(fixture::cqrs(&["status", "--max-ded", "1"]));
+    assert!(ran.code == 1 && ran.stderr.contains("--max-ded"), "{ran:?}");
     let mut help = fixture::cqrs(&["status", "--help"]);
     let help = Ran::of_ref(help.env("DATABASE_URL", urls[0]));
     assert!(help.code == 0 && help.stdout.contains("DATABASE_URL"), "{help:?}");
