@@ -420,5 +420,10 @@ async fn settings_that_cannot_work_are_errors() {
     assert!(database.relay(&broker).window_bytes(0).build().is_err());
     assert!(database.relay(&broker).statement_timeout(Duration::ZERO).build().is_err());
     assert!(database.relay(&broker).lease(Duration::from_secs(1)).build().is_err());
+    let slow = database.relay(&broker).lease(Duration::from_secs(6));
+    assert!(slow.build().is_ok(), "the default statement timeout gets shorter with the lease");
+    let slow = database.relay(&broker).lease(Duration::from_secs(6));
+    let error = slow.statement_timeout(Duration::from_secs(3)).build().unwrap_err();
+    assert!(error.to_string().contains("a third of its lease"), "{error}");
     assert!(database.relay(&broker).sweep(Duration::ZERO).build().is_err());
 }

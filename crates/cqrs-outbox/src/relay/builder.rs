@@ -62,12 +62,14 @@ pub struct Relay<DB: RelayDatabase> {
 impl<DB: RelayDatabase> Relay<DB> {
     /// Settings of a relay from `outbox` to `broker`.
     ///
-    /// On PostgreSQL the relay has up to 3 connections of its own, with the options and hooks of the outbox's
-    /// pool. On SQLite it uses the pool itself: while handlers hold all connections for longer than the
+    /// On PostgreSQL the relay has up to 4 connections of its own, with the options of the outbox's pool and its
+    /// `after_connect`. The pool's other hooks and limits (`before_acquire`, `after_release`, `max_lifetime`) do
+    /// not apply to them. On SQLite it uses the pool itself: while handlers hold all connections for longer than the
     /// [lease](RelayBuilder::lease) it loses its lane, and another relay publishes the rows in flight again.
     pub fn builder(outbox: &Outbox<DB>, broker: impl MessageBroker) -> RelayBuilder<DB> {
         let settings = Settings::default();
-        RelayBuilder { outbox: outbox.clone(), broker: Arc::new(broker), settings }
+        let (outbox, broker) = (outbox.clone(), Arc::new(broker));
+        RelayBuilder { outbox, broker, settings, statement_timeout: None }
     }
 
     /// A handle to watch and stop it.
@@ -158,6 +160,8 @@ pub struct RelayBuilder<DB: RelayDatabase> {
     outbox: Outbox<DB>,
     broker: Arc<dyn MessageBroker>,
     settings: Settings,
+    /// As it was set.
+    statement_timeout: Option<Duration>,
 }
 
 impl<DB: RelayDatabase> RelayBuilder<DB> {
@@ -171,6 +175,9 @@ impl<DB: RelayDatabase> RelayBuilder<DB> {
     /// The bytes of the bodies that the relay holds in memory, over all its lanes, which have equal parts of it.
     /// 64 MiB by default. A row that is larger than what is left of its lane's part is read alone, so the bound
     /// is exceeded by at most two rows per lane (one of them parked).
+    ///
+    /// Not counted are keys, headers and metadata, what is known of parked rows without their bodies, the second
+    /// copy that a read holds for a moment, and the copies in the broker's own window.
     pub fn window_bytes(mut self, bytes: usize) -> Self {
         self.settings.window_bytes = bytes;
         self
@@ -212,10 +219,14 @@ impl<DB: RelayDatabase> RelayBuilder<DB> {
         self
     }
 
-    /// The longest that a statement of the relay may take, the wait for a connection included. 30 s by default.
-    /// After it its connection is closed, and the statement is tried again, as after any error of the database.
+    /// The longest that a statement of the relay may take, the wait for a connection included, and the statements
+    /// that belong together (a heartbeat has up to three). 10 s by default, or a third of a shorter
+    /// [lease](Self::lease).
+    ///
+    /// After it its connection is closed, and the statement is tried again, as after any error of the database. A
+    /// read asks for fewer lanes, rows and bytes then.
     pub fn statement_timeout(mut self, longest: Duration) -> Self {
-        self.settings.statement_timeout = longest;
+        self.statement_timeout = Some(longest);
         self
     }
 
@@ -235,19 +246,14 @@ impl<DB: RelayDatabase> RelayBuilder<DB> {
     /// The relay.
     ///
     /// # Errors
-    /// If a setting is zero, or the lease is shorter than 3 s.
+    /// If a setting is zero, the lease is shorter than 3 s, or the statement timeout longer than a third of it.
     pub fn build(self) -> Result<Relay<DB>, OutboxError> {
-        let Self { outbox, broker, settings } = self;
-        let Settings {
-            window,
-            window_bytes,
-            backoff,
-            poll,
-            idle_poll,
-            sweep,
-            statement_timeout,
-            ..
-        } = settings;
+        let Self { outbox, broker, mut settings, statement_timeout } = self;
+        let longest = settings.lease / 3;
+        let statement_timeout =
+            statement_timeout.unwrap_or(settings.statement_timeout.min(longest));
+        settings.statement_timeout = statement_timeout;
+        let Settings { window, window_bytes, backoff, poll, idle_poll, sweep, .. } = settings;
         let times = [backoff.first, poll, idle_poll, sweep, statement_timeout];
         if window == 0 || window_bytes == 0 || times.contains(&Duration::ZERO) {
             return Err(OutboxError::config(
@@ -257,6 +263,11 @@ impl<DB: RelayDatabase> RelayBuilder<DB> {
         if settings.lease < Duration::from_secs(3) {
             return Err(OutboxError::config(
                 "the lease of the relay is below three heartbeats (3 s)",
+            ));
+        }
+        if statement_timeout > longest {
+            return Err(OutboxError::config(
+                "the statement timeout of the relay is above a third of its lease: make the lease longer",
             ));
         }
         let (notified, progress) = (Arc::new(Notify::new()), Arc::new(Progress::default()));

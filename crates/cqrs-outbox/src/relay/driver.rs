@@ -1,5 +1,6 @@
 //! The loop of a relay: runs the statements and publishes that its lanes ask for.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::effects::{Move, Outcome, Publish, ReadStep};
+use super::effects::{Move, Outcome, Publish, ReadStep, RowId};
 use super::lane::Capacity;
 use super::lanes::Lanes;
 use super::membership::{Plan, plan};
@@ -50,6 +51,8 @@ pub(super) struct Driver<S> {
     reads: ReadTimes,
     /// Moves that are made one by one, after a batch that the database refused.
     single_moves: usize,
+    /// Rows whose move the database refuses.
+    refused: HashSet<RowId>,
     /// Set if what was read is to be forgotten once the running read ends.
     needs_reset: bool,
     /// Of [`TAKEN`].
@@ -85,6 +88,7 @@ impl<S: Store> Driver<S> {
             reads: ReadTimes::new(&settings),
             settings,
             single_moves: 0,
+            refused: HashSet::new(),
             needs_reset: false,
             take_part: Part::default(),
             heartbeat_at: Duration::ZERO,
@@ -109,7 +113,7 @@ impl<S: Store> Driver<S> {
             if !self.is_stopping && (stop.is_cancelled() || self.publisher.is_closed()) {
                 self.is_stopping = true;
                 self.heartbeat_at = Duration::ZERO;
-                deadline = Some(self.now() + self.settings.drain);
+                deadline = Some(self.now().saturating_add(self.settings.drain));
             }
             if self.is_stopping {
                 self.lanes.drain(usize::MAX);
@@ -374,13 +378,17 @@ impl<S: Store> Driver<S> {
         self.single_moves = self.single_moves.saturating_sub(1);
         match moved {
             Ok(owned) => {
-                self.succeeded(Kind::Move);
+                self.refused.retain(|row| !moves.iter().any(|of| of.row == *row));
+                if self.refused.is_empty() {
+                    self.succeeded(Kind::Move);
+                }
                 self.lanes.moved(&moves, &owned);
             }
             Err(error) => {
                 if error.kind() != OutboxErrorKind::Database {
                     self.lanes.not_moved(moves);
                 } else if let [refused] = &moves[..] {
+                    self.refused.insert(refused.row);
                     self.lanes.postpone(refused.clone());
                 } else {
                     self.single_moves = moves.len();

@@ -123,7 +123,7 @@ impl<P> Lane<P> {
         };
         for ParkedEntry { row, order, size, attempts, due_in, .. } in parked {
             let key = lane.keys.entry(order.clone()).or_insert_with(Key::new);
-            let due = now + due_in;
+            let due = now.saturating_add(due_in);
             let parked = key.parked.get_or_insert_with(|| {
                 effects.due.push(std::cmp::Reverse((due, at, order)));
                 Parked::new(attempts, due)
@@ -271,7 +271,7 @@ impl<P> Lane<P> {
         let Some(table) = self.end_in_flight(order, row) else { return };
         let Some(key) = self.keys.get_mut(order) else { return };
         let delay = backoff.after(attempts);
-        let due = now + delay;
+        let due = now.saturating_add(delay);
         let parked = key.parked.get_or_insert_with(|| Parked::new(attempts, due));
         (parked.attempts, parked.due, parked.recovers) = (attempts, due, false);
         if table == Table::Pending {

@@ -34,7 +34,7 @@ impl Outage {
         }
         let pause = FIRST.saturating_mul(1 << self.failures.min(10)).min(self.longest);
         self.failures += 1;
-        self.retry_at = self.retry_at.max(now + pause);
+        self.retry_at = self.retry_at.max(now.saturating_add(pause));
     }
 
     pub(super) fn succeeded(&mut self, now: Duration) {

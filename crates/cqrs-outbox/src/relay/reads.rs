@@ -59,11 +59,11 @@ impl ReadTimes {
         let is_polling = now >= self.poll_at;
         if is_polling {
             let is_idle = self.empty > IDLE_AFTER;
-            self.poll_at = now + if is_idle { self.idle_poll } else { self.poll };
+            self.poll_at = now.saturating_add(if is_idle { self.idle_poll } else { self.poll });
         }
         if now >= self.sweep_at {
             self.is_sweeping = true;
-            self.sweep_at = now + self.sweep;
+            self.sweep_at = now.saturating_add(self.sweep);
             return ReadCause::Sweep;
         }
         if is_polling { ReadCause::Poll } else { ReadCause::Known }
@@ -78,7 +78,7 @@ impl ReadTimes {
     pub(super) fn end(&mut self, now: Duration) {
         if std::mem::take(&mut self.is_sweeping) {
             let took = now.saturating_sub(self.started_at);
-            self.sweep_at = now + self.sweep.max(took * SWEEP_SHARE);
+            self.sweep_at = now.saturating_add(self.sweep.max(took.saturating_mul(SWEEP_SHARE)));
         }
     }
 }

@@ -32,7 +32,7 @@ impl Default for Settings {
             sweep: Duration::from_secs(30),
             lease: Duration::from_secs(30),
             uses_session: true,
-            statement_timeout: Duration::from_secs(30),
+            statement_timeout: Duration::from_secs(10),
             drain: Duration::from_secs(30),
             dead_letters_unroutable: false,
         }

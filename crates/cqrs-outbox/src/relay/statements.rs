@@ -43,6 +43,9 @@ impl Kind {
         Self::Notify,
     ];
 
+    /// Those that the publishing of rows depends on.
+    const NEEDED: [Self; 4] = [Self::Heartbeat, Self::Read, Self::Delete, Self::Move];
+
     fn name(self) -> &'static str {
         match self {
             Self::Heartbeat => "heartbeat",
@@ -224,8 +227,9 @@ impl Statements {
         self.outages[kind as usize].retry_at().is_some()
     }
 
+    /// `true` while a statement fails that the relay always comes back to. The others may not be needed again.
     pub(super) fn is_any_away(&self) -> bool {
-        self.retries().next().is_some()
+        Kind::NEEDED.into_iter().any(|kind| self.is_away(kind))
     }
 
     /// The times of the next attempts.
@@ -254,6 +258,7 @@ mod tests {
                 let waits = !statements.may_start(other, at(1));
                 assert_eq!((waits, statements.is_away(other)), (other == kind, other == kind));
             }
+            assert_eq!(statements.is_any_away(), Kind::NEEDED.contains(&kind), "{kind:?}");
             assert_eq!(statements.retries().collect::<Vec<_>>(), [at(100)]);
             assert!(statements.may_start(kind, at(100)), "{kind:?} is tried again");
             statements.succeeded(kind, at(101));

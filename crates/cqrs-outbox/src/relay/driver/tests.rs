@@ -7,7 +7,7 @@ use cqrs_core::{MemoryBroker, Message};
 
 use super::*;
 use crate::relay::effects::{
-    Delete, LaneEpoch, LaneRange, LaneRead, LateRow, Load, OrderKey, ReadAnswer, RowId,
+    Delete, LaneEpoch, LaneRange, LaneRead, LateRow, Load, OrderKey, ReadAnswer, Table, Target,
 };
 use crate::relay::lane::{Entry, ParkedEntry};
 use crate::relay::store::ReadEntry;
@@ -139,6 +139,7 @@ async fn refused_batch_is_moved_row_by_row() {
     }
     let moved = driver.store.moved.lock().unwrap().clone();
     assert_eq!(moved, [vec![1, 2, 3], vec![1], vec![2], vec![3], vec![2]]);
+    assert!(driver.statements.is_away(Kind::Move), "one outage, and one line in the log");
 }
 
 #[tokio::test(start_paused = true)]
@@ -250,4 +251,41 @@ async fn end_waits_for_the_statement_that_has_the_connection() {
     }
     driver.end().await;
     assert_eq!(started.elapsed(), seconds(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn outage_of_the_moves_ends_with_the_last_refused_one() {
+    let mut driver = driver();
+    let moves = |ids: &[i64]| -> Vec<_> { ids.iter().map(|id| moved(*id)).collect() };
+    let refused = || Err(OutboxError::database("the test", sqlx::Error::RowNotFound));
+    driver.done(Done::Moved(moves(&[2]), refused()));
+    driver.done(Done::Moved(moves(&[1, 3]), Ok(vec![AT.lane])));
+    assert!(driver.statements.is_away(Kind::Move), "row 2 is left");
+    driver.done(Done::Moved(moves(&[2]), Ok(vec![AT.lane])));
+    assert!(!driver.statements.is_away(Kind::Move));
+}
+
+fn moved(id: i64) -> Move {
+    let row = RowId { id, event_id: Uuid::from_u128(id as u128) };
+    let (order, to) = (OrderKey::Row(row), Target::Dead);
+    let (from, error) = (Table::Pending, "the test".into());
+    Move { lane: AT, row, order, from, to, attempts: 1, error }
+}
+
+#[tokio::test(start_paused = true)]
+async fn longest_times_are_no_overflow() {
+    let mut driver = driver();
+    let settings = Settings { drain: Duration::MAX, ..Settings::default() };
+    (driver.settings, driver.started) = (settings, Instant::now() - seconds(1));
+    driver.lanes.lose(AT);
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let (_written, written) = watch::channel(());
+    driver.run(stop, written, Arc::new(Notify::new())).await;
+    let longest = Duration::MAX;
+    let settings =
+        Settings { poll: longest, idle_poll: longest, sweep: longest, ..Settings::default() };
+    let mut times = ReadTimes::new(&settings);
+    times.start(seconds(1));
+    assert_eq!(times.next(), Duration::MAX);
 }

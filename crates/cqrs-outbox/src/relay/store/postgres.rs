@@ -29,6 +29,8 @@ const SNAPSHOT: i16 = -1;
 #[derive(Debug)]
 pub struct PostgresStore {
     connections: Connections<Postgres>,
+    /// Of the heartbeat alone.
+    heartbeats: Connections<Postgres>,
     relay: Uuid,
     session: Option<Session>,
     lease: Duration,
@@ -89,13 +91,27 @@ fn query(sql: &str) -> Query<'_, Postgres, PgArguments> {
     sqlx::query(AssertSqlSafe(sql.to_owned()))
 }
 
+/// The rows of a statement.
+async fn fetch(
+    connections: &Connections<Postgres>,
+    query: Query<'_, Postgres, PgArguments>,
+) -> Result<Vec<PgRow>, Error> {
+    let mut lent = connections.lend().await?;
+    let rows = query.fetch_all(lent.connection()).await?;
+    lent.give_back();
+    Ok(rows)
+}
+
+/// The number of the transaction, which its statement returned.
+fn xid(rows: &[PgRow]) -> Result<Option<u64>, Error> {
+    let row = rows.first().ok_or(Error::RowNotFound)?;
+    Ok(u64::try_from(row.try_get::<i64, _>(0)?).ok())
+}
+
 impl PostgresStore {
     /// The rows of a statement.
     async fn fetch(&self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, Error> {
-        let mut lent = self.connections.lend().await?;
-        let rows = query.fetch_all(lent.connection()).await?;
-        lent.give_back();
-        Ok(rows)
+        fetch(&self.connections, query).await
     }
 
     async fn execute(&self, query: Query<'_, Postgres, PgArguments>) -> Result<(), Error> {
@@ -107,9 +123,7 @@ impl PostgresStore {
 
     /// The number of the transaction of a statement that returns it.
     async fn xid_of(&self, query: Query<'_, Postgres, PgArguments>) -> Result<Option<u64>, Error> {
-        let rows = self.fetch(query).await?;
-        let row = rows.first().ok_or(Error::RowNotFound)?;
-        Ok(u64::try_from(row.try_get::<i64, _>(0)?).ok())
+        xid(&self.fetch(query).await?)
     }
 
     async fn move_rows(&self, sql: &str, moves: Vec<&Move>) -> Result<Vec<i16>, Error> {
@@ -135,14 +149,15 @@ impl PostgresStore {
         if let Some(session) = &self.session {
             session.ensure().await?;
         }
-        let xid = self.xid_of(query(&self.sql.heartbeat).bind(self.relay)).await?;
-        let lanes = self.fetch(query(&self.sql.lanes)).await?;
+        let of = &self.heartbeats;
+        let xid = xid(&fetch(of, query(&self.sql.heartbeat).bind(self.relay)).await?)?;
+        let lanes = fetch(of, query(&self.sql.lanes)).await?;
         let lane = |row: &PgRow| {
             let at = LaneEpoch { lane: row.try_get("lane")?, epoch: row.try_get("epoch")? };
             Ok((at, row.try_get("owner")?))
         };
         let lanes = lanes.iter().map(lane).collect::<Result<_, Error>>()?;
-        let live = self.fetch(query(&self.sql.live).bind(self.lease.as_secs_f64())).await?;
+        let live = fetch(of, query(&self.sql.live).bind(self.lease.as_secs_f64())).await?;
         let live: Vec<Uuid> = live.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
         if let Some(session) = &self.session
             && !live.contains(&self.relay)
@@ -284,6 +299,7 @@ impl Store for PostgresStore {
         }
         let left = self.execute(query(&self.sql.leave).bind(self.relay)).await;
         self.connections.close().await;
+        self.heartbeats.close().await;
         left.map_err(error("the end of the relay"))
     }
 

@@ -10,8 +10,8 @@ use crate::relay::store::connections::Connections;
 use crate::relay::store::session::Session;
 use crate::relay::store::{RelayDatabase, StoreSettings};
 
-/// One for the reads, one for the deletes and moves, one for the session.
-const CONNECTIONS: usize = 3;
+/// One for the reads, one for the deletes and moves. The session and the heartbeat have one each besides.
+const CONNECTIONS: usize = 2;
 
 impl RelayDatabase for Postgres {
     type Store = PostgresStore;
@@ -40,9 +40,11 @@ impl RelayDatabase for Postgres {
             let table = tables.name("outbox_relay");
             Session::new(pool.clone(), options.clone(), relay, table, wake)
         });
-        let most = CONNECTIONS - usize::from(uses_session);
-        let connections = Connections::new(pool.connect_lazy_with(options), most);
+        let connections =
+            |most| Connections::new(pool.clone().connect_lazy_with(options.clone()), most);
+        // Statements that take long must not cost the lanes.
+        let (connections, heartbeats) = (connections(CONNECTIONS), connections(1));
         let sql = Sql::new(tables, uses_session);
-        PostgresStore { connections, relay, session, lease, sql }
+        PostgresStore { connections, heartbeats, relay, session, lease, sql }
     }
 }
