@@ -137,6 +137,56 @@ async fn statement_is_given_up_at_the_timeout() {
     schema.drop().await;
 }
 
+/// The privileges that `docs/reference/cli.md` names are enough, and each of them is needed.
+#[tokio::test]
+async fn documented_privileges_are_enough() {
+    let schema = Schema::new().await;
+    die(&schema, "orders", 3, "the body is too large").await;
+    let role = format!("{}_role", schema.name);
+    let grant = async |privileges: &str| {
+        execute(&schema.pool, format!("GRANT {privileges} TO {role}")).await;
+    };
+    execute(&schema.pool, format!("CREATE ROLE {role}")).await;
+    grant(&format!("USAGE ON SCHEMA {}", schema.name)).await;
+    let url = servers::postgres();
+    let separator = if url.contains('?') { '&' } else { '?' };
+    let url = format!("{url}{separator}options[role]={role}");
+    let run = |arguments: &[&str]| cqrs(&["--schema", &schema.name], arguments, &url);
+    let works = |arguments: &[&str]| {
+        let output = run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let is_denied = |arguments: &[&str]| {
+        let output = run(arguments);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {text}");
+        assert!(text.contains("permission denied"), "{arguments:?}: {text}");
+    };
+    let dead = format!("{}.cqrs_outbox_dead", schema.name);
+    let ids: Vec<i64> = schema.column("SELECT id FROM cqrs_outbox_dead ORDER BY id").await;
+    let [first, second] = [ids[0].to_string(), ids[1].to_string()];
+    let replay = ["replay", "--id", &first, "--yes"];
+    let purge = ["purge", "--older-than", "0s", "--yes"];
+
+    is_denied(&["status"]);
+    grant(&format!("SELECT ON ALL TABLES IN SCHEMA {}", schema.name)).await;
+    assert!(works(&["status"]).contains("dead     3\n"));
+    works(&["dead"]);
+    works(&["parked"]);
+    works(&["show", &second]);
+    is_denied(&purge);
+    grant(&format!("DELETE ON {dead}")).await;
+    is_denied(&purge);
+    grant(&format!("UPDATE ON {dead}")).await;
+    is_denied(&replay);
+    grant(&format!("INSERT ON {}.cqrs_outbox", schema.name)).await;
+    assert!(works(&replay).ends_with("1 dead row is replayed.\n"));
+    assert!(works(&purge).ends_with("2 dead rows are deleted.\n"));
+    execute(&schema.pool, format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+    schema.drop().await;
+}
+
 #[tokio::test]
 async fn errors_name_the_remedy_and_no_password() {
     let schema = Schema::new().await;
