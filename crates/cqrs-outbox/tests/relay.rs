@@ -183,6 +183,21 @@ async fn committed_rows_are_published_in_order() {
     assert_eq!(all.len(), 5);
 }
 
+/// Times that overflow mean forever.
+#[tokio::test]
+async fn endless_times_are_allowed() {
+    let database = Database::new().await;
+    let broker = MemoryBroker::new();
+    broker.faults().refuse_messages(1);
+    database.write(&[("a", "a0"), ("b", "b0")]).await;
+    let endless = Duration::MAX;
+    let relay = database.relay(&broker).poll(endless, endless).sweep(endless);
+    let running = Running::start(relay.backoff(endless, endless).drain(endless));
+    wait(async || broker.messages(TOPIC).len() == 1, "a message").await;
+    wait(async || database.count("outbox_parked").await == 1, "a parked row").await;
+    assert_eq!(running.stop().await.published, 1);
+}
+
 #[tokio::test]
 async fn published_message_is_the_written_one() {
     let database = Database::new().await;

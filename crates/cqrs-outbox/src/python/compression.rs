@@ -1,7 +1,11 @@
 //! The zlib compression of python-cqrs's payloads (its `ZlibCompressor`).
 
 use miniz_oxide::deflate::compress_to_vec_zlib;
-use miniz_oxide::inflate::{TINFLStatus, decompress_to_vec_zlib_with_limit};
+use miniz_oxide::inflate::TINFLStatus;
+use miniz_oxide::inflate::core::inflate_flags::{
+    TINFL_FLAG_PARSE_ZLIB_HEADER, TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF,
+};
+use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 
 /// The level that Python's `zlib.compress` has by default.
 const LEVEL: u8 = 6;
@@ -34,14 +38,39 @@ pub(crate) fn restore(payload: Vec<u8>, compression: Compression) -> Result<Vec<
     if !is_compressed {
         return Ok(payload);
     }
-    match decompress_to_vec_zlib_with_limit(&payload, MAX_BODY) {
-        Ok(body) => Ok(body),
-        Err(error) if error.status == TINFLStatus::HasMoreOutput => {
+    match inflate(&payload) {
+        Ok((_, rest)) if rest > 0 && compression == Compression::Detect => Ok(payload),
+        // Python's `zlib.decompress` ignores what follows the stream.
+        Ok((body, _)) => Ok(body),
+        Err(TINFLStatus::HasMoreOutput) => {
             Err(format!("the payload is larger than {MAX_BODY} bytes when decompressed"))
         }
         // Another format may begin with the same two bytes. Its checksum would not match.
         Err(_) if compression == Compression::Detect => Ok(payload),
         Err(_) => Err("the payload is no zlib stream".to_owned()),
+    }
+}
+
+/// The body of the zlib stream that `payload` begins with, and the number of bytes that follow the stream.
+fn inflate(payload: &[u8]) -> Result<(Vec<u8>, usize), TINFLStatus> {
+    let flags = TINFL_FLAG_PARSE_ZLIB_HEADER | TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
+    let mut inflater = Box::<DecompressorOxide>::default();
+    let mut body = vec![0; payload.len().saturating_mul(2).min(MAX_BODY)];
+    let (mut input, mut written) = (payload, 0);
+    loop {
+        let (status, read, more) = decompress(&mut inflater, input, &mut body, written, flags);
+        input = input.get(read..).unwrap_or_default();
+        written += more;
+        match status {
+            TINFLStatus::Done => {
+                body.truncate(written);
+                return Ok((body, input.len()));
+            }
+            TINFLStatus::HasMoreOutput if body.len() < MAX_BODY => {
+                body.resize(body.len().saturating_mul(2).min(MAX_BODY), 0);
+            }
+            failed => return Err(failed),
+        }
     }
 }
 
@@ -79,6 +108,10 @@ mod tests {
     fn plain_payload_stays_verbatim() {
         // The last ones have the header of a zlib stream, and are none.
         let cut = &PYTHON[..PYTHON.len() - 1];
+        let longer = [PYTHON, b"x"].concat();
+        assert_eq!(restored(&longer, Compression::Detect).unwrap(), longer);
+        // As Python's `zlib.decompress`.
+        assert_eq!(restored(&longer, Compression::Zlib).unwrap(), b"{\"a\":1}");
         for payload in [b"".as_slice(), b"{", b"{\"a\":1}", b"x\x9c", b"x\x9cabc", cut] {
             assert_eq!(restored(payload, Compression::Detect).unwrap(), payload);
             assert!(restored(payload, Compression::Zlib).is_err(), "{payload:?}");

@@ -15,7 +15,8 @@ use crate::unit::SqlUnitOfWork;
 /// [`Subscription::inbox`](cqrs_core::Subscription::inbox). Cloning is cheap.
 ///
 /// A message whose id and name are in the table is a duplicate, whichever side stored it and whatever its status
-/// is: a row that is still `NEW` is the work of Python's `InboxProcessor`. A message that is handled here becomes
+/// is: a row that is still `NEW` is the work of Python's `InboxProcessor`, and one that it gave up (`NOT_PROCESSED` with
+/// a counter of 5) is not handled by anybody. Drain or mend those before the `InboxProcessor` is stopped. A message that is handled here becomes
 /// a row `PROCESSED` without a payload, in the handler's transaction, and Python's `add` of it returns `False`.
 ///
 /// The id is the event's, hyphenated, as `str(event.event_id)`. The name is one for all messages of the

@@ -37,10 +37,13 @@ pub(super) struct Backoff {
     pub(super) longest: Duration,
 }
 
+/// Databases add a pause to the present: a hundred years are in the range of all of them.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 impl Backoff {
     pub(super) fn after(self, attempts: u32) -> Duration {
         let factor = 1_u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX);
-        self.first.saturating_mul(factor).min(self.longest)
+        self.first.saturating_mul(factor).min(self.longest).min(LONGEST_BACKOFF)
     }
 }
 

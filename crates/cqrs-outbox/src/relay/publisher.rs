@@ -98,12 +98,19 @@ impl Publisher {
         self.outage.waits(now)
     }
 
+    /// Rows whose publish has not ended, with the one that waits for room.
     pub(super) fn in_flight(&self) -> usize {
-        self.in_flight.len()
+        self.in_flight.len() + usize::from(self.enqueueing.is_some())
     }
 
     pub(super) fn is_idle(&self) -> bool {
         self.in_flight.is_empty() && self.enqueueing.is_none()
+    }
+
+    /// Gives up the row that waits for room in the broker's window. Nothing of it is sent.
+    #[cfg(feature = "postgres")]
+    pub(super) fn cancel_enqueueing(&mut self) {
+        self.enqueueing = None;
     }
 
     /// Looks at the broker's state. An outage that nobody sees costs its rows an attempt.

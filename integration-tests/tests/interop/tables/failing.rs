@@ -192,6 +192,13 @@ impl MessageBroker for Blocking {
     }
 }
 
+/// `true` while a relay has the lock.
+pub(super) async fn is_locked(tables: &Tables) -> bool {
+    let lock = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 6517106 \
+                AND objid = 'outbox'::regclass::oid AND granted";
+    tables.schema.column::<i64>(lock).await[0] == 1
+}
+
 /// As a relay that is stopped by SIGSTOP in the middle of a batch.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn silent_relay_loses_its_lock_to_another() {
@@ -203,10 +210,7 @@ async fn silent_relay_loses_its_lock_to_another() {
     let lease = Duration::from_secs(3);
     let silent = PythonRelay::builder(&tables.outbox(), blocking).lease(lease);
     let silent = Running::start(silent);
-    let lock = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 6517106 \
-                AND objid = 'outbox'::regclass::oid AND granted";
-    let is_locked = async || tables.schema.column::<i64>(lock).await[0] == 1;
-    until("the silent relay has the lock", is_locked).await;
+    until("the silent relay has the lock", async || is_locked(&tables).await).await;
     let other = Running::start(PythonRelay::builder(&tables.outbox(), broker.clone()));
     tables.until_produced(20).await;
     assert_eq!(other.stop().await.published, 20);
@@ -214,6 +218,7 @@ async fn silent_relay_loses_its_lock_to_another() {
     let report = silent.stop().await;
     assert_eq!(report.unsettled, 0, "its confirms are written, too");
     assert_eq!(tables.count("PRODUCED", 0).await, 20);
+    assert!(report.published <= 1, "{} are published without the lock", report.published);
     assert_eq!(broker.messages("users").len() as u64, 20 + report.published);
     tables.schema.drop().await;
 }

@@ -1,6 +1,7 @@
 //! Tests of the tables of python-cqrs 5 on a real PostgreSQL: both sides write and publish the outbox, and share the
 //! inbox.
 
+mod bounds;
 mod draining;
 mod failing;
 mod inbox;

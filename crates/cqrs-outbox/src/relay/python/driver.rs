@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::message::{Headers, content_type, header};
-use cqrs_core::{Message, MessageBroker};
+use cqrs_core::{Message, MessageBroker, PublishErrorKind};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::store::{Batch, Failed, Read, Settlement, Store, StoredRow};
+use super::unroutable::Unroutable;
 use super::{MAX_ATTEMPTS, Settings};
 use crate::error::OutboxError;
 use crate::python::restore;
@@ -22,13 +23,16 @@ use crate::relay::publisher::{Answer, Publisher, Sends};
 /// Failed rows whose next attempt is remembered. Further ones are tried once there is room.
 const MAX_WAITING: usize = 8_192;
 
+/// Topics without a destination that are remembered. A failure of a row of a further one counts.
+const MAX_UNROUTABLE: usize = 1_024;
+
 /// Looks without a row after which the relay is idle.
 const EMPTY_READS: u32 = 8;
 
 /// The longest pause between two tries, while the database is away.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// The longest that a relay takes to set statuses at its end.
+/// The longest that a relay takes to set statuses at its end, and the longest that it overruns its drain.
 const LEAVE: Duration = Duration::from_secs(5);
 
 /// Times are since the start of the relay.
@@ -41,7 +45,9 @@ pub(super) struct Driver {
     settling: Outage,
     /// Failed rows, and the time of their next attempt.
     waiting: HashMap<i64, Duration>,
-    /// Of a batch whose transaction is gone.
+    /// Topics without a destination, and the times of their next attempts.
+    unroutable: Unroutable,
+    /// Of the batch that is published, or of one whose transaction is gone.
     unsettled: Settlement,
     published: u64,
     empty_reads: u32,
@@ -49,6 +55,7 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(store: Store, broker: Arc<dyn MessageBroker>, settings: Settings) -> Self {
+        let backoff = settings.backoff;
         Self {
             store: Arc::new(store),
             settings,
@@ -58,16 +65,38 @@ impl Driver {
             reading: Outage::new("reading python-cqrs's outbox", LONGEST_PAUSE),
             settling: Outage::new("setting statuses in python-cqrs's outbox", LONGEST_PAUSE),
             waiting: HashMap::new(),
+            unroutable: Unroutable::new(backoff, MAX_UNROUTABLE),
             unsettled: Settlement::default(),
             published: 0,
             empty_reads: 0,
         }
     }
 
-    /// Runs until `stop`, and then until all in flight is settled, at most for the drain.
+    /// Runs until `stop`, and then until all in flight is settled, at most for the drain and [`LEAVE`].
     pub(super) async fn run(mut self, stop: CancellationToken) -> RelayReport {
+        let longest = self.settings.drain.saturating_add(LEAVE);
+        let late = async {
+            stop.cancelled().await;
+            tokio::time::sleep(longest).await;
+        };
+        let has_left = tokio::select! {
+            has_left = self.rounds(&stop) => has_left,
+            () = late => false,
+        };
+        if !has_left {
+            tracing::warn!("the relay of python-cqrs's outbox ends while its database is away");
+        }
+        RelayReport {
+            published: self.published,
+            unsettled: self.unsettled.len() + self.publisher.in_flight(),
+            is_broker_closed: self.publisher.is_closed(),
+        }
+    }
+
+    /// Returns `false` if the database does not answer at the end.
+    async fn rounds(&mut self, stop: &CancellationToken) -> bool {
         while !stop.is_cancelled() && !self.publisher.is_closed() {
-            let pause = self.round(&stop).await;
+            let pause = self.round(stop).await;
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => {}
@@ -79,14 +108,7 @@ impl Driver {
             }
             self.store.close().await;
         };
-        if tokio::time::timeout(LEAVE, leave).await.is_err() {
-            tracing::warn!("the relay of python-cqrs's outbox ends while its database is away");
-        }
-        RelayReport {
-            published: self.published,
-            unsettled: self.unsettled.len() + self.publisher.in_flight(),
-            is_broker_closed: self.publisher.is_closed(),
-        }
+        tokio::time::timeout(LEAVE, leave).await.is_ok()
     }
 
     /// One batch. Returns the pause until the next one.
@@ -103,14 +125,16 @@ impl Driver {
         }
         self.publisher.observe(now);
         let Some(sends) = self.publisher.may_send(now) else {
-            let wake_at = self.publisher.wake_at(now).unwrap_or(now + self.settings.poll);
-            return wake_at - now;
+            let wake_at = self.publisher.wake_at(now);
+            return wake_at.map_or(self.settings.poll, |at| at - now);
         };
         let limit = if sends == Sends::One { 1 } else { self.settings.batch };
         let failed = self.failed_to_read(now);
+        let unroutable = self.unroutable.waiting(now);
         let store = Arc::clone(&self.store);
+        let read_at = now;
         let read = tokio::select! {
-            read = store.read(limit, failed) => read,
+            read = store.read(limit, failed, &unroutable) => read,
             () = stop.cancelled() => return Duration::ZERO,
         };
         let now = self.now();
@@ -129,13 +153,12 @@ impl Driver {
             }
         };
         self.empty_reads = 0;
-        let is_full = batch.rows.len() >= limit;
-        let (settlement, lost) = self.publish(&store, &mut batch, sends, stop).await;
+        let is_full = batch.is_full;
+        let lost = self.publish(&store, &mut batch, sends, read_at, stop).await;
         let settled = match lost {
-            None => store.settle(batch, &settlement).await,
+            None => store.settle(batch, &self.unsettled).await,
             Some(error) => Err(error),
         };
-        self.unsettled = settlement;
         self.settled(settled);
         if is_full { Duration::ZERO } else { self.settings.poll }
     }
@@ -171,60 +194,79 @@ impl Driver {
         }
     }
 
-    /// Publishes the rows of a batch. Ends before all are tried if the relay stops or the broker is away; then nothing
-    /// is counted for the others. Also returns the error of a transaction that is gone.
+    /// Publishes the rows of a batch. Ends before all are tried if the relay stops, the broker is away, the lock is lost
+    /// or the batch is one lease old; then nothing is counted for the others. Returns the error of a transaction that
+    /// is gone.
     async fn publish(
         &mut self,
         store: &Store,
         batch: &mut Batch<'_>,
         first: Sends,
+        read_at: Duration,
         stop: &CancellationToken,
-    ) -> (Settlement, Option<OutboxError>) {
+    ) -> Option<OutboxError> {
         let mut queue: VecDeque<_> = std::mem::take(&mut batch.rows).into();
-        let attempts = queue.iter().map(|row| (row.id, row.attempts)).collect();
-        let mut tried = Tried { attempts, settlement: Settlement::default() };
-        let keep_alive = self.settings.lease / 3;
+        let tried = queue.iter().map(|row| (row.id, (row.attempts, row.topic.clone()))).collect();
+        let lease = self.settings.lease;
         let (mut permit, mut lost, mut deadline) = (Some(first), None, None);
-        let mut alive_at = self.now();
+        let end_at = self.now().saturating_add(lease);
+        // The session is alive for the lease after the start of the last statement that succeeded.
+        let mut alive_at = read_at;
         loop {
+            let now = self.now();
+            let ask_at = alive_at.saturating_add(lease / 3);
+            if lost.is_none() && now >= ask_at {
+                alive_at = now;
+                lost = store.keep_alive(batch).await.err();
+            }
             let now = self.now();
             if stop.is_cancelled() || self.publisher.is_closed() {
                 queue.clear();
-                deadline.get_or_insert(now + self.settings.drain);
+                deadline.get_or_insert(now.saturating_add(self.settings.drain));
+            }
+            if lost.is_some() || now >= end_at {
+                queue.clear();
+                self.publisher.cancel_enqueueing();
             }
             self.publisher.observe(now);
-            self.start(&mut queue, &mut permit, &mut tried, now);
+            let end_of_lock = alive_at.saturating_add(lease / 3 * 2);
+            self.start(&mut queue, &mut permit, &tried, end_of_lock);
             let is_late = deadline.is_some_and(|deadline| now >= deadline);
             if self.publisher.is_idle() || is_late {
-                return (tried.settlement, lost);
+                return lost;
             }
-            if lost.is_none() && now >= alive_at + keep_alive {
-                lost = store.keep_alive(batch).await.err();
-                alive_at = self.now();
-                continue;
-            }
-            let wake_at = [self.publisher.wake_at(now), deadline, Some(alive_at + keep_alive)];
+            let ask_at = lost.is_none().then(|| alive_at.saturating_add(lease / 3));
+            let wake_at = [self.publisher.wake_at(now), deadline, ask_at, Some(end_at)];
             let wake_at = wake_at.into_iter().flatten().filter(|at| *at > now).min();
-            let wake_at = wake_at.unwrap_or(now + self.settings.poll);
+            let pause = wake_at.map_or(self.settings.poll, |at| at - now);
             tokio::select! {
                 answers = self.publisher.answers() => {
-                    answers.into_iter().for_each(|answer| self.answered(answer, &mut tried));
+                    answers.into_iter().for_each(|answer| self.answered(answer, &tried));
                 }
                 () = stop.cancelled(), if deadline.is_none() => {}
-                () = tokio::time::sleep_until(self.started + wake_at) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
-    /// Starts as many publishes as the broker takes.
+    /// Starts as many publishes as the broker takes, until the lock may be gone.
     fn start(
         &mut self,
         queue: &mut VecDeque<StoredRow>,
         permit: &mut Option<Sends>,
-        tried: &mut Tried,
-        now: Duration,
+        tried: &Tried,
+        end_of_lock: Duration,
     ) {
-        while !queue.is_empty() {
+        while let Some(row) = queue.front() {
+            // This process may have been suspended at any time.
+            let now = self.now();
+            if now >= end_of_lock {
+                return;
+            }
+            if self.unroutable.waits(&row.topic, now) {
+                queue.pop_front();
+                continue;
+            }
             let Some(sends) = permit.take().or_else(|| self.publisher.may_send(now)) else {
                 return;
             };
@@ -248,29 +290,42 @@ impl Driver {
         }
     }
 
-    fn answered(&mut self, answer: Answer, tried: &mut Tried) {
-        let (Publish { row: RowId { id, .. }, .. }, outcome) =
-            self.publisher.outcome(answer, self.now());
+    fn answered(&mut self, answer: Answer, tried: &Tried) {
+        let error = answer.1.as_ref().err();
+        let is_unroutable = error.is_some_and(|error| error.kind() == PublishErrorKind::Unroutable);
+        let now = self.now();
+        let (Publish { row: RowId { id, .. }, .. }, outcome) = self.publisher.outcome(answer, now);
         match outcome {
             Outcome::Confirmed => {
                 self.published += 1;
-                tried.settlement.confirmed.push(id);
+                self.unsettled.confirmed.push(id);
+                if let Some((_, topic)) = tried.get(&id) {
+                    self.unroutable.routed(topic);
+                }
             }
             Outcome::Returned(_) => {}
-            Outcome::Failed(error) | Outcome::Refused(error) => self.failed(id, tried, error),
+            Outcome::Failed(error) | Outcome::Refused(error) => {
+                let topic = tried.get(&id).map(|(_, topic)| topic);
+                if let Some(topic) = topic.filter(|_| is_unroutable)
+                    && self.unroutable.failed(topic, &error, now)
+                {
+                    return;
+                }
+                self.failed(id, tried, error);
+            }
         }
     }
 
     /// Counts a failed attempt.
-    fn failed(&mut self, id: i64, tried: &mut Tried, error: impl Display) {
-        let before = tried.attempts.get(&id).copied().unwrap_or(0);
-        tried.settlement.failed.push((id, before));
+    fn failed(&mut self, id: i64, tried: &Tried, error: impl Display) {
+        let before = tried.get(&id).map_or(0, |(attempts, _)| *attempts);
+        self.unsettled.failed.push((id, before));
         let attempts = before.saturating_add(1);
         if attempts >= MAX_ATTEMPTS {
             tracing::error!(id, %error, "a row of python-cqrs's outbox has no attempt left");
         } else if self.waiting.len() < MAX_WAITING {
             let pause = self.settings.backoff.after(u32::from(attempts.unsigned_abs()));
-            self.waiting.insert(id, self.now() + pause);
+            self.waiting.insert(id, self.now().saturating_add(pause));
         }
     }
 
@@ -293,9 +348,5 @@ impl Driver {
     }
 }
 
-/// The rows of a batch, and what became of them.
-struct Tried {
-    /// The counters that were read, by id.
-    attempts: HashMap<i64, i16>,
-    settlement: Settlement,
-}
+/// The counters that were read and the topics of the rows of a batch, by id.
+type Tried = HashMap<i64, (i16, Arc<str>)>;

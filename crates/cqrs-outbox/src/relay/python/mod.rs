@@ -11,10 +11,13 @@
 //!    counter that was read and is not `PRODUCED`: written twice, it counts once, and it never takes back a confirm
 //!    of Python's producer.
 //! 3. **Take-over.** The lock is gone with the transaction. The server ends the session of a relay that is silent
-//!    for the lease. Its confirms are written when it goes on, and another relay may have repeated its messages.
+//!    for the lease. Its confirms are written when it goes on, and another relay may have repeated its messages. It
+//!    starts nothing without a statement that succeeded within two thirds of the lease: after a silence it publishes
+//!    one row at most without the lock. A session that ends otherwise is noticed within a third of the lease.
 
 mod driver;
 mod store;
+mod unroutable;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -42,7 +45,9 @@ const MAX_ATTEMPTS: i16 = 5;
 /// `event_name` and `message_id`. Its id is the event's.
 ///
 /// A confirmed row becomes `PRODUCED`. A row that fails, for good or not, becomes `NOT_PRODUCED` and its
-/// `flush_counter` grows by one; with 5 it is not tried again. While the broker is away nothing is counted.
+/// `flush_counter` grows by one; with 5 it is not tried again. While the broker is away nothing is counted. A topic without a destination
+/// ([`Unroutable`](cqrs_core::PublishErrorKind::Unroutable)) waits alone, and nothing is counted. On RabbitMQ, set
+/// `DeclareMode::PythonCompatible`, which declares what python-cqrs declares.
 ///
 /// Any number of relays may run: one drains the table, the others take over when it ends. Python's producer locks
 /// no rows. Beside it nothing is lost, but both may publish the same row: stop it first.
@@ -177,15 +182,17 @@ impl PythonRelayBuilder {
         self
     }
 
-    /// The rows that are read, locked and held in memory at once. 500 by default. The broker's window bounds how
-    /// many of them are in flight.
+    /// The new rows that are read, locked and held in memory at once, at most; and a tenth of that of those that failed
+    /// before. 500 by default. Of each it is at most 16 MiB of payloads, or one row. The broker's window bounds how many
+    /// of them are in flight.
     pub fn batch(mut self, rows: usize) -> Self {
         self.settings.batch = rows;
         self
     }
 
-    /// The pause of a row after its first failure, which doubles up to `longest`. 1 s and 5 min by default. The table
-    /// has no column for it: a new relay, and Python's producer, try the row at once.
+    /// The pause after the first failure, of a row or of a topic without a destination. It doubles with each further
+    /// one, up to `longest`. 1 s and 5 min by default: the 5 attempts of a row take 15 s. The table has no column for
+    /// it: a new relay, and Python's producer, try the row at once.
     pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.settings.backoff = Backoff { first, longest };
         self
@@ -199,13 +206,14 @@ impl PythonRelayBuilder {
     }
 
     /// The database ends the session of a relay that is silent for so long within a batch, so that another takes
-    /// over. It is also the limit of one statement. 30 s by default.
+    /// over. It is also the limit of one statement, which the server ends, too, and of the time in which a batch starts
+    /// publishes. 30 s by default.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;
         self
     }
 
-    /// The longest wait for confirms at a stop. 30 s by default.
+    /// The longest wait for confirms at a stop. 30 s by default. The statements at the end may take 5 s more.
     pub fn drain(mut self, longest: Duration) -> Self {
         self.settings.drain = longest;
         self

@@ -1,6 +1,7 @@
 //! The statements of the relay of python-cqrs's outbox table.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgRow;
@@ -19,6 +20,9 @@ const LOCK: i32 = 0x0063_7172;
 /// One of ten rows of a batch may be one that failed before.
 const FAILED_SHARE: usize = 10;
 
+/// A batch ends after the row that reaches so many bytes of payloads. Rows that failed before have as many again.
+const BATCH_BYTES: i64 = 16 << 20;
+
 #[derive(Debug)]
 pub(super) struct Store {
     connections: Connections<Postgres>,
@@ -32,7 +36,7 @@ pub(super) struct StoredRow {
     pub(super) id: i64,
     pub(super) event_id: Uuid,
     pub(super) name: String,
-    pub(super) topic: String,
+    pub(super) topic: Arc<str>,
     /// Failed attempts.
     pub(super) attempts: i16,
     pub(super) payload: Vec<u8>,
@@ -66,6 +70,8 @@ impl Settlement {
 pub(super) struct Batch<'s> {
     lent: Lent<'s, Postgres>,
     pub(super) rows: Vec<StoredRow>,
+    /// Set if more rows may be read at once.
+    pub(super) is_full: bool,
 }
 
 /// The answer to a read.
@@ -86,31 +92,48 @@ impl Store {
         Self { connections, table: outbox.table().clone(), lease }
     }
 
-    /// Locks the table against other relays and reads rows in order of their ids: up to `limit` new ones, and in
-    /// addition a tenth of that of those that failed before.
+    /// Locks the table against other relays and reads rows in order of their ids, without those of the `waiting`
+    /// topics: up to `limit` new ones, and in addition a tenth of that of those that failed before.
     ///
     /// # Cancel safety
     /// Dropped, the transaction is rolled back.
-    pub(super) async fn read(&self, limit: usize, failed: Failed) -> Result<Read<'_>, OutboxError> {
-        self.limited(self.begin(limit, failed)).await.map_err(|error| {
-            OutboxError::database("reading the outbox table of python-cqrs", error)
+    pub(super) async fn read(
+        &self,
+        limit: usize,
+        failed: Failed,
+        waiting: &[String],
+    ) -> Result<Read<'_>, OutboxError> {
+        self.limited(self.begin(limit, failed, waiting)).await.map_err(|error| {
+            let doing = match is_timeout(&error) {
+                true => "reading the outbox table of python-cqrs, which needs an index on (event_status, id)",
+                false => "reading the outbox table of python-cqrs",
+            };
+            OutboxError::database(doing, error)
         })
     }
 
-    async fn begin(&self, limit: usize, failed: Failed) -> Result<Read<'_>, Error> {
+    async fn begin(
+        &self,
+        limit: usize,
+        failed: Failed,
+        waiting: &[String],
+    ) -> Result<Read<'_>, Error> {
         let mut lent = self.connections.lend().await?;
         sqlx::raw_sql("BEGIN").execute(lent.connection()).await?;
+        self.limit_transaction(lent.connection()).await?;
         if !self.lock(lent.connection()).await? {
             sqlx::raw_sql("ROLLBACK").execute(lent.connection()).await?;
             lent.give_back();
             return Ok(Read::Standby);
         }
         let status = "event_status = 'NEW'";
-        let mut rows = self.rows(lent.connection(), status, limit, Vec::new()).await?;
+        let mut rows = self.rows(lent.connection(), status, limit, &[], waiting).await?;
+        let bytes: usize = rows.iter().map(|row| row.payload.len()).sum();
+        let is_full = rows.len() >= limit || bytes as u128 >= BATCH_BYTES.unsigned_abs().into();
         if let Failed::Except(ids) = failed {
             let limit = (limit / FAILED_SHARE).max(1);
             let status = "event_status = 'NOT_PRODUCED'";
-            rows.extend(self.rows(lent.connection(), status, limit, ids).await?);
+            rows.extend(self.rows(lent.connection(), status, limit, &ids, waiting).await?);
             rows.sort_unstable_by_key(|row| row.id);
         }
         if rows.is_empty() {
@@ -118,46 +141,58 @@ impl Store {
             lent.give_back();
             return Ok(Read::NoRows);
         }
-        Ok(Read::Rows(Batch { lent, rows }))
+        Ok(Read::Rows(Batch { lent, rows, is_full }))
     }
 
-    /// Takes the lock until the end of the transaction, and limits how long its session may be silent.
+    /// Limits each statement of the transaction, and how long its session may be silent. The server ends what this
+    /// process has given up.
+    async fn limit_transaction(&self, connection: &mut PgConnection) -> Result<(), Error> {
+        let sql = "SELECT set_config('statement_timeout', $1, true), \
+                   set_config('idle_in_transaction_session_timeout', $1, true)";
+        let limit = self.lease.as_millis().min(i32::MAX as u128).to_string();
+        sqlx::query(sql).bind(limit).execute(connection).await?;
+        Ok(())
+    }
+
+    /// Takes the lock until the end of the transaction.
     async fn lock(&self, connection: &mut PgConnection) -> Result<bool, Error> {
-        let sql = "SELECT pg_try_advisory_xact_lock($1, $2::text::regclass::oid::int4), \
-                   set_config('idle_in_transaction_session_timeout', $3, true)";
-        let query = sqlx::query_as::<_, (bool, String)>(sql)
-            .bind(LOCK)
-            .bind(self.table.sql())
-            .bind(self.lease.as_millis().to_string());
-        Ok(query.fetch_one(connection).await?.0)
+        let sql = "SELECT pg_try_advisory_xact_lock($1, $2::text::regclass::oid::int4)";
+        sqlx::query_scalar(sql).bind(LOCK).bind(self.table.sql()).fetch_one(connection).await
     }
 
-    /// A row that Python's producer has changed and not committed is skipped.
+    /// A row that Python's producer has changed and not committed is skipped. The sizes are known without reading the
+    /// payloads.
     async fn rows(
         &self,
         connection: &mut PgConnection,
         status: &str,
         limit: usize,
-        except: Vec<i64>,
+        except: &[i64],
+        waiting: &[String],
     ) -> Result<Vec<StoredRow>, Error> {
         let sql = self.table.render(&format!(
-            "SELECT id, event_id, event_name, topic, flush_counter, payload FROM {{t}} \
-             WHERE {status} AND flush_counter < {MAX_ATTEMPTS} AND id <> ALL ($2) \
-             ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED"
+            "WITH locked AS MATERIALIZED (SELECT id, flush_counter, octet_length(payload) AS size \
+             FROM {{t}} WHERE {status} AND flush_counter < {MAX_ATTEMPTS} AND id <> ALL ($2) \
+             AND topic <> ALL ($3) ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED), \
+             sized AS (SELECT id, flush_counter, \
+             sum(size) OVER (ORDER BY id ROWS UNBOUNDED PRECEDING) - size AS bytes_before FROM locked) \
+             SELECT s.id, o.event_id, o.event_name, o.topic, s.flush_counter, o.payload \
+             FROM sized s CROSS JOIN LATERAL (SELECT event_id, event_name, topic, payload FROM {{t}} \
+             WHERE id = s.id LIMIT 1) o WHERE s.bytes_before < $4 ORDER BY s.id"
         ));
         let read = |row: PgRow| {
             Ok(StoredRow {
                 id: row.try_get("id")?,
                 event_id: row.try_get("event_id")?,
                 name: row.try_get("event_name")?,
-                topic: row.try_get("topic")?,
+                topic: row.try_get::<String, _>("topic")?.into(),
                 attempts: row.try_get("flush_counter")?,
                 payload: row.try_get("payload")?,
             })
         };
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(limit).bind(except);
-        query.try_map(read).fetch_all(connection).await
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(limit).bind(except).bind(waiting);
+        query.bind(BATCH_BYTES).try_map(read).fetch_all(connection).await
     }
 
     /// Tells the database that the relay is alive.
@@ -184,6 +219,7 @@ impl Store {
         let statements = async {
             let mut lent = self.connections.lend().await?;
             sqlx::raw_sql("BEGIN").execute(lent.connection()).await?;
+            self.limit_transaction(lent.connection()).await?;
             self.write(lent, settlement).await
         };
         self.limited(statements).await.map_err(settling)
@@ -234,4 +270,13 @@ impl Store {
 
 fn settling(error: Error) -> OutboxError {
     OutboxError::database("setting statuses in the outbox table of python-cqrs", error)
+}
+
+/// `true` if the server (`query_canceled`) or this process ended a statement that took too long.
+fn is_timeout(error: &Error) -> bool {
+    match error {
+        Error::Io(error) => error.kind() == io::ErrorKind::TimedOut,
+        Error::Database(error) => error.code().is_some_and(|code| code == "57014"),
+        _ => false,
+    }
 }
