@@ -442,3 +442,22 @@ async fn settings_that_cannot_work_are_errors() {
     assert!(error.to_string().contains("a third of its lease"), "{error}");
     assert!(database.relay(&broker).sweep(Duration::ZERO).build().is_err());
 }
+
+#[tokio::test]
+async fn id_that_is_used_again_is_another_dead_row() {
+    let database = Database::new().await;
+    let broker = MemoryBroker::new();
+    for count in 1..=2 {
+        database.write(&[("a", "a0")]).await;
+        for sql in ["UPDATE cqrs_outbox SET headers = '[]'", "DELETE FROM sqlite_sequence"] {
+            sqlx::query(sql).execute(database.outbox.pool()).await.unwrap();
+        }
+        let relay = Running::start(database.relay(&broker));
+        database.drained().await;
+        relay.stop().await;
+        assert_eq!(database.count("outbox_dead").await, count);
+    }
+    let ids = sqlx::query_scalar("SELECT id FROM cqrs_outbox_dead");
+    let ids: Vec<i64> = ids.fetch_all(database.outbox.pool()).await.unwrap();
+    assert_eq!(ids, [1, 1]);
+}

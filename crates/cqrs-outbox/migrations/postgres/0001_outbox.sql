@@ -27,14 +27,15 @@ CREATE TABLE {t}outbox (
     autovacuum_vacuum_cost_delay = 0
 );
 
--- Rows of keys that fail now: moved here with their ids, and tried again from next_at on.
+-- Rows of keys that fail now: moved here with their ids, and tried again from next_at on. After a failover that lost
+-- rows an id is used again, for another event.
 CREATE TABLE {t}outbox_parked (
     LIKE {t}outbox,
     attempts integer NOT NULL,
     next_at timestamptz NOT NULL,
     first_failed_at timestamptz NOT NULL,
     last_error text NOT NULL,
-    PRIMARY KEY (lane, id)
+    PRIMARY KEY (lane, id, event_id)
 );
 
 -- Rows that were refused for good. The relay does not read them.
@@ -44,7 +45,7 @@ CREATE TABLE {t}outbox_dead (
     first_failed_at timestamptz NOT NULL,
     last_error text NOT NULL,
     died_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (lane, id)
+    PRIMARY KEY (lane, id, event_id)
 );
 
 -- The relays that are alive, by their heartbeat on this server's clock.

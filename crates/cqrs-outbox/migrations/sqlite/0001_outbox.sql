@@ -17,9 +17,10 @@ CREATE TABLE {t}outbox (
     created_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000000 AS INTEGER))
 ) STRICT;
 
--- Rows of keys that fail now: moved here with their ids, and tried again from next_at on.
+-- Rows of keys that fail now: moved here with their ids, and tried again from next_at on. In a table that was emptied
+-- and restored an id is used again, for another event.
 CREATE TABLE {t}outbox_parked (
-    id INTEGER PRIMARY KEY,
+    id INTEGER NOT NULL,
     lane INTEGER NOT NULL,
     event_id BLOB NOT NULL,
     name TEXT NOT NULL,
@@ -34,12 +35,13 @@ CREATE TABLE {t}outbox_parked (
     attempts INTEGER NOT NULL,
     next_at INTEGER NOT NULL,
     first_failed_at INTEGER NOT NULL,
-    last_error TEXT NOT NULL
+    last_error TEXT NOT NULL,
+    PRIMARY KEY (id, event_id)
 ) STRICT;
 
 -- Rows that were refused for good. The relay does not read them.
 CREATE TABLE {t}outbox_dead (
-    id INTEGER PRIMARY KEY,
+    id INTEGER NOT NULL,
     lane INTEGER NOT NULL,
     event_id BLOB NOT NULL,
     name TEXT NOT NULL,
@@ -54,7 +56,8 @@ CREATE TABLE {t}outbox_dead (
     attempts INTEGER NOT NULL,
     first_failed_at INTEGER NOT NULL,
     last_error TEXT NOT NULL,
-    died_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000000 AS INTEGER))
+    died_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000000 AS INTEGER)),
+    PRIMARY KEY (id, event_id)
 ) STRICT;
 
 -- The relays that are alive, by their heartbeat.

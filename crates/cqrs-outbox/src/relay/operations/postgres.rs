@@ -143,10 +143,10 @@ async fn change(
     then: &str,
 ) -> Result<u64, Error> {
     let sql = outbox.tables().render(&format!(
-        "WITH chosen AS MATERIALIZED (SELECT r.lane, r.id FROM {{t}}outbox_dead r WHERE {} \
+        "WITH chosen AS MATERIALIZED (SELECT r.lane, r.id, r.event_id FROM {{t}}outbox_dead r WHERE {} \
          ORDER BY r.id LIMIT $8 FOR UPDATE), \
          gone AS (DELETE FROM {{t}}outbox_dead d USING chosen c WHERE d.lane = c.lane AND d.id = c.id \
-         RETURNING d.*) {then}",
+         AND d.event_id = c.event_id RETURNING d.*) {then}",
         conditions(FailedTable::Dead),
     ));
     let mut tx = outbox.pool().begin().await?;

@@ -94,7 +94,7 @@ impl Operations for Sqlite {
     ) -> Result<u64, OutboxError> {
         let insert = format!(
             "INSERT INTO {{t}}outbox ({REPLAYED}) SELECT {REPLAYED} FROM {{t}}outbox_dead \
-             WHERE id IN ({}) ORDER BY id",
+             WHERE rowid IN ({}) ORDER BY id",
             chosen()
         );
         change(outbox, filter, limit, &[insert, delete()]).await.map_err(error(REPLAYING))
@@ -138,16 +138,16 @@ fn bind<'q>(
         .bind(filter.as_of_micros())
 }
 
-/// The ids of the dead rows that a change is about.
+/// The row numbers of the dead rows that a change is about.
 fn chosen() -> String {
     format!(
-        "SELECT r.id FROM {{t}}outbox_dead r WHERE {} ORDER BY r.id LIMIT ?8",
+        "SELECT r.rowid FROM {{t}}outbox_dead r WHERE {} ORDER BY r.id LIMIT ?8",
         conditions(FailedTable::Dead)
     )
 }
 
 fn delete() -> String {
-    format!("DELETE FROM {{t}}outbox_dead WHERE id IN ({})", chosen())
+    format!("DELETE FROM {{t}}outbox_dead WHERE rowid IN ({})", chosen())
 }
 
 /// Runs statements about the [`chosen`] rows in one transaction, whose write lock keeps others from changing

@@ -91,7 +91,7 @@ pub(super) trait Store: Send + Sync + 'static {
     /// Gives lanes up.
     fn release(&self, lanes: &[LaneEpoch]) -> impl Future<Output = Result<(), OutboxError>> + Send;
 
-    /// Tells that this relay ends, and closes its connections.
+    /// Tells that this relay ends, gives up lanes that it took and does not know of, and closes its connections.
     fn leave(&self) -> impl Future<Output = Result<(), OutboxError>> + Send;
 
     fn hot(
@@ -137,16 +137,16 @@ fn order_of(row: RowId, topic: Arc<str>, key: Option<bytes::Bytes>) -> OrderKey 
     }
 }
 
-/// A row for the lanes. One that cannot be read has no order, and becomes a dead row.
-fn entry_of(row: RowId, read: Result<Row, sqlx::Error>) -> ReadEntry {
+/// A row for the lanes, with `size` bytes of body. One that cannot be read has no order, and becomes a dead row.
+fn entry_of(row: RowId, size: usize, read: Result<Row, sqlx::Error>) -> ReadEntry {
     match read {
         Ok(Row { message, .. }) => {
             let order = order_of(row, Arc::clone(&message.topic), message.key.clone());
-            Entry { row, order, size: message.body.len(), payload: Ok(message) }
+            Entry { row, order, size, payload: Ok(message) }
         }
         Err(error) => {
             let reason = cut(format!("the row cannot be read: {error}"));
-            Entry { row, order: OrderKey::Row(row), size: 0, payload: Err(reason) }
+            Entry { row, order: OrderKey::Row(row), size, payload: Err(reason) }
         }
     }
 }

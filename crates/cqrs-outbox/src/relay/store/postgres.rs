@@ -83,7 +83,8 @@ fn size(row: &PgRow) -> Result<usize, Error> {
 }
 
 fn read_entry(id: RowId, row: &PgRow) -> ReadEntry {
-    entry_of(id, Row::read(row))
+    let size = row.try_get::<&[u8], _>("body").map_or(0, <[u8]>::len);
+    entry_of(id, size, Row::read(row))
 }
 
 /// A statement, to be bound and run.

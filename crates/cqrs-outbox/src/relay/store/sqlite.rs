@@ -86,10 +86,10 @@ fn list<'a>(rows: impl Iterator<Item = &'a RowId>) -> Json<Vec<(i64, Simple)>> {
     Json(rows.map(|row| (row.id, row.event_id.simple())).collect())
 }
 
-/// The ids of the rows of `table` that are in a [`list`].
+/// The row numbers of the rows of `table` that are in a [`list`].
 fn listed(table: &str) -> String {
     format!(
-        "SELECT r.id FROM json_each(?) q CROSS JOIN {{t}}{table} r \
+        "SELECT r.rowid FROM json_each(?) q CROSS JOIN {{t}}{table} r \
          ON r.id = q.value ->> 0 AND r.event_id = unhex(q.value ->> 1)"
     )
 }
@@ -100,7 +100,8 @@ fn late_row(id: RowId, row: &SqliteRow) -> Result<LateRow, Error> {
 }
 
 fn read_entry(id: RowId, row: &SqliteRow) -> ReadEntry {
-    entry_of(id, Row::read(row))
+    let size = row.try_get::<&[u8], _>("body").map_or(0, <[u8]>::len);
+    entry_of(id, size, Row::read(row))
 }
 
 impl SqliteStore {
@@ -210,7 +211,7 @@ impl SqliteStore {
             let rows = list(rows.iter().filter(|of| of.table == table).map(|of| &of.row));
             if !rows.is_empty() {
                 let sql =
-                    self.sql(&format!("DELETE FROM {{t}}{name} WHERE id IN ({})", listed(name)));
+                    self.sql(&format!("DELETE FROM {{t}}{name} WHERE rowid IN ({})", listed(name)));
                 sqlx::query(sql).bind(rows).execute(&mut *tx).await?;
             }
         }
@@ -316,9 +317,13 @@ impl Store for SqliteStore {
     }
 
     async fn leave(&self) -> Result<(), OutboxError> {
-        let sql = self.sql("DELETE FROM {t}outbox_relay WHERE id = ?");
-        let leave = sqlx::query(sql).bind(self.relay).execute(&self.pool);
-        leave.await.map_err(error("the end of the relay"))?;
+        for sql in [
+            "UPDATE {t}outbox_lane SET owner = NULL WHERE owner = ?",
+            "DELETE FROM {t}outbox_relay WHERE id = ?",
+        ] {
+            let leave = sqlx::query(self.sql(sql)).bind(self.relay).execute(&self.pool);
+            leave.await.map_err(error("the end of the relay"))?;
+        }
         Ok(())
     }
 
@@ -350,7 +355,7 @@ impl Store for SqliteStore {
     async fn load(&self, load: &Load) -> Result<HashMap<RowId, Payload>, OutboxError> {
         let error = error("reading the parked rows of the outbox");
         let sql = self.sql(&format!(
-            "SELECT {} FROM {{t}}outbox_parked r WHERE r.id IN ({})",
+            "SELECT {} FROM {{t}}outbox_parked r WHERE r.rowid IN ({})",
             row_columns(Dialect::Sqlite),
             listed("outbox_parked")
         ));

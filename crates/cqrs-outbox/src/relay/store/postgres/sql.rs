@@ -107,7 +107,10 @@ impl Sql {
                 "UPDATE {t}outbox_lane o SET owner = NULL FROM unnest($2::int2[], $3::int8[]) \
                  AS q (lane, epoch) WHERE o.lane = q.lane AND o.epoch = q.epoch AND o.owner = $1",
             ),
-            leave: render("DELETE FROM {t}outbox_relay WHERE id = $1"),
+            leave: render(
+                "WITH freed AS (UPDATE {t}outbox_lane SET owner = NULL WHERE owner = $1) \
+                 DELETE FROM {t}outbox_relay WHERE id = $1",
+            ),
             hot: render(&format!(
                 "SELECT {read}, {cols} FROM unnest($2::int2[], $3::int8[], $4::int8[], $5::int8[], \
                  $6::int8[]) AS q (lane, epoch, above, count, bytes) {owned} LEFT JOIN LATERAL \
@@ -138,10 +141,10 @@ impl Sql {
                  added AS (INSERT INTO {{t}}outbox_parked ({COLUMNS}, attempts, next_at, \
                  first_failed_at, last_error) SELECT {moved}, i.attempts, \
                  now() + i.delay * interval '1 second', now(), i.error \
-                 FROM moved m JOIN input i USING (lane, id)), \
+                 FROM moved m JOIN input i USING (lane, id, event_id)), \
                  again AS (UPDATE {{t}}outbox_parked p SET (attempts, next_at, last_error) = \
                  (SELECT i.attempts, now() + i.delay * interval '1 second', i.error FROM input i \
-                 WHERE i.lane = p.lane AND i.id = p.id) WHERE {is_parked}) \
+                 WHERE i.lane = p.lane AND i.id = p.id AND i.event_id = p.event_id) WHERE {is_parked}) \
                  SELECT lane FROM owned"
             )),
             die: render(&format!(
@@ -152,7 +155,7 @@ impl Sql {
                  UNION ALL SELECT {COLUMNS}, first_failed_at FROM unparked), \
                  added AS (INSERT INTO {{t}}outbox_dead ({COLUMNS}, attempts, first_failed_at, \
                  last_error) SELECT {moved}, i.attempts, m.first_failed_at, i.error \
-                 FROM gone m JOIN input i USING (lane, id)) \
+                 FROM gone m JOIN input i USING (lane, id, event_id)) \
                  SELECT lane FROM owned"
             )),
             load: render(&format!(
