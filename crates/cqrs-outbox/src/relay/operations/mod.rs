@@ -14,7 +14,6 @@ use uuid::Uuid;
 pub use self::filter::FailedFilter;
 use super::failed::{FailedRow, FailedTable};
 use super::status::{Counts, OutboxStatus, RelayInfo, duration, number};
-use super::store::RelayDatabase;
 use crate::database::OutboxDatabase;
 use crate::error::OutboxError;
 use crate::outbox::Outbox;
@@ -32,7 +31,7 @@ pub struct FailedCount {
 }
 
 /// The state of an outbox and of its relays. On the pool of the outbox.
-impl<DB: RelayDatabase> Outbox<DB> {
+impl<DB: Operations> Outbox<DB> {
     /// Counts the rows, and tells which relays there are. It reads the tables, so that it needs no relay in this
     /// process. Each count is a scan of its table.
     ///
@@ -66,7 +65,7 @@ impl<DB: RelayDatabase> Outbox<DB> {
 }
 
 /// The rows that a relay could not publish. On the pool of the outbox.
-impl<DB: RelayDatabase> Outbox<DB> {
+impl<DB: Operations> Outbox<DB> {
     /// At most `limit` dead rows that meet `filter`, with ids above `after`, in order of their ids.
     ///
     /// # Errors
