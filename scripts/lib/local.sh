@@ -8,6 +8,7 @@
 . "$ROOT/scripts/lib/kafka.sh"
 . "$ROOT/scripts/lib/rabbitmq.sh"
 . "$ROOT/scripts/lib/postgres.sh"
+. "$ROOT/scripts/lib/mariadb.sh"
 . "$ROOT/scripts/lib/registry.sh"
 
 local_up() { # SERVER...
