@@ -5,6 +5,9 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
+#[cfg(feature = "mysql")]
+use crate::database::mysql;
+
 /// The kind of an [`OutboxError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -12,7 +15,8 @@ pub enum OutboxErrorKind {
     /// The database is away: no connection, or it was lost.
     Unavailable,
     /// Another transaction was in the way: a deadlock, a serialization failure, a lock or statement timeout, a
-    /// busy SQLite file. The transaction is rolled back, or must be.
+    /// busy SQLite file. The transaction is rolled back, or must be: on MySQL the server has done it after a
+    /// deadlock, and what is written after it is in no transaction.
     Conflict,
     /// A table is missing: [`Outbox::migrate`](crate::Outbox::migrate) was not called, or another schema or name
     /// is set.
@@ -117,6 +121,9 @@ impl Error for OutboxError {
 }
 
 fn kind_of(error: &sqlx::Error) -> OutboxErrorKind {
+    if let Some(kind) = mysql::kind(error) {
+        return kind;
+    }
     match error {
         sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)
@@ -162,6 +169,14 @@ fn kind_of_sqlite(code: &str, message: &str) -> OutboxErrorKind {
         Ok(BUSY | LOCKED) => OutboxErrorKind::Conflict,
         Ok(ERROR) if message.starts_with("no such table") => OutboxErrorKind::NotMigrated,
         _ => OutboxErrorKind::Database,
+    }
+}
+
+/// Without the feature there is no such error.
+#[cfg(not(feature = "mysql"))]
+mod mysql {
+    pub(super) fn kind(_error: &sqlx::Error) -> Option<super::OutboxErrorKind> {
+        None
     }
 }
 

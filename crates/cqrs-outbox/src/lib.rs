@@ -42,7 +42,10 @@
 //! | use another driver | [`NewRow`], [`Dialect`], [`lane_of`] |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // Without a database no code runs the statements.
-#![cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))]
+#![cfg_attr(
+    not(any(feature = "mysql", feature = "postgres", feature = "sqlite")),
+    allow(dead_code)
+)]
 
 mod database;
 #[cfg(feature = "postgres")]
@@ -84,6 +87,9 @@ pub use tables::{Dialect, Tables};
 pub use unit::SqlUnitOfWork;
 pub use wakeup::Wakeup;
 
+/// The outbox on MySQL and MariaDB.
+#[cfg(feature = "mysql")]
+pub type MysqlOutbox = Outbox<sqlx::MySql>;
 /// The outbox on PostgreSQL.
 #[cfg(feature = "postgres")]
 pub type PostgresOutbox = Outbox<sqlx::Postgres>;
@@ -91,6 +97,9 @@ pub type PostgresOutbox = Outbox<sqlx::Postgres>;
 #[cfg(feature = "sqlite")]
 pub type SqliteOutbox = Outbox<sqlx::Sqlite>;
 
+/// The unit of work of a [`MysqlOutbox`].
+#[cfg(feature = "mysql")]
+pub type MysqlUnitOfWork = SqlUnitOfWork<sqlx::MySql>;
 /// The unit of work of a [`PostgresOutbox`].
 #[cfg(feature = "postgres")]
 pub type PostgresUnitOfWork = SqlUnitOfWork<sqlx::Postgres>;

@@ -23,6 +23,12 @@ impl Migration {
         template: include_str!("../migrations/postgres/0001_outbox.sql"),
     }];
 
+    pub(crate) const MYSQL: &'static [Self] = &[Self {
+        version: 1,
+        name: "outbox",
+        template: include_str!("../migrations/mysql/0001_outbox.sql"),
+    }];
+
     pub(crate) const SQLITE: &'static [Self] = &[Self {
         version: 1,
         name: "outbox",
@@ -42,8 +48,10 @@ impl Tables {
     pub fn migrations(&self, dialect: Dialect) -> Vec<(Migration, String)> {
         let migrations = match dialect {
             Dialect::Postgres => Migration::POSTGRES,
+            Dialect::Mysql => Migration::MYSQL,
             Dialect::Sqlite => Migration::SQLITE,
         };
-        migrations.iter().map(|migration| (*migration, self.render(migration.template))).collect()
+        let render = |migration: &Migration| self.render_for(dialect, migration.template);
+        migrations.iter().map(|migration| (*migration, render(migration))).collect()
     }
 }

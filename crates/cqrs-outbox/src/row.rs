@@ -123,7 +123,8 @@ pub(crate) const fn row_columns(dialect: Dialect) -> &'static str {
              (extract(epoch FROM r.occurred_at) * 1000000)::int8 AS occurred_at, \
              (extract(epoch FROM r.created_at) * 1000000)::int8 AS created_at"
         }
-        Dialect::Sqlite => {
+        // After a dot a reserved word (`key` on MySQL) is a name.
+        Dialect::Mysql | Dialect::Sqlite => {
             "r.lane, r.id, r.event_id, r.name, r.topic, r.key, r.content_type, r.headers, r.body, \
              r.mandatory, r.occurred_at, r.created_at"
         }

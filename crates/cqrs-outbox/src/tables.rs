@@ -10,6 +10,8 @@ use crate::error::OutboxError;
 pub enum Dialect {
     /// PostgreSQL 15 and later.
     Postgres,
+    /// MySQL 8.0 and later, MariaDB 10.6 and later.
+    Mysql,
     /// SQLite 3.42 and later.
     Sqlite,
 }
@@ -18,8 +20,16 @@ impl Dialect {
     /// The number of lanes: 64, and 1 on SQLite, which has one writer.
     pub fn lanes(self) -> u16 {
         match self {
-            Self::Postgres => 64,
+            Self::Postgres | Self::Mysql => 64,
             Self::Sqlite => 1,
+        }
+    }
+
+    /// Encloses a name.
+    fn quote(self) -> char {
+        match self {
+            Self::Mysql => '`',
+            Self::Postgres | Self::Sqlite => '"',
         }
     }
 }
@@ -36,16 +46,18 @@ impl Dialect {
 pub struct Tables {
     schema: Option<String>,
     prefix: Cow<'static, str>,
+    /// Of an outbox: its database. Decides how the schema is quoted.
+    dialect: Dialect,
 }
 
 impl Default for Tables {
     fn default() -> Self {
-        Self { schema: None, prefix: Cow::Borrowed("cqrs_") }
+        Self { schema: None, prefix: Cow::Borrowed("cqrs_"), dialect: Dialect::Postgres }
     }
 }
 
 impl Tables {
-    /// Sets the schema. Not on SQLite, which has none.
+    /// Sets the schema: on MySQL the database. Not on SQLite, which has none.
     ///
     /// # Errors
     /// If it is not made of `a` to `z`, digits and `_`, or is longer than 40 characters.
@@ -75,23 +87,36 @@ impl Tables {
     }
 
     /// The name of a table in SQL, with schema and prefix: `outbox`, `outbox_parked`, `outbox_dead`,
-    /// `outbox_relay`, `outbox_lane`, `inbox` or `migrations`.
+    /// `outbox_relay`, `outbox_lane`, `inbox` or `migrations`. The tables of an
+    /// [outbox](crate::Outbox::tables) quote the schema as its database does, all others as PostgreSQL.
     pub fn name(&self, table: &str) -> String {
+        self.name_for(self.dialect, table)
+    }
+
+    fn name_for(&self, dialect: Dialect, table: &str) -> String {
+        let quote = dialect.quote();
         match &self.schema {
-            Some(schema) => format!("\"{schema}\".{}{table}", self.prefix),
+            Some(schema) => format!("{quote}{schema}{quote}.{}{table}", self.prefix),
             None => format!("{}{table}", self.prefix),
         }
+    }
+
+    /// The tables of an outbox on this database.
+    pub(crate) fn of(mut self, dialect: Dialect) -> Self {
+        self.dialect = dialect;
+        self
     }
 
     /// The statement that inserts `rows` rows, for any driver.
     ///
     /// On PostgreSQL it has ten parameters, whatever the number of rows: the fields of
-    /// [`NewRow`](crate::NewRow) in their order, each an array over the rows. On SQLite it has ten for each
-    /// row: the fields of the first row, then those of the second, and so on. Run it last in the
+    /// [`NewRow`](crate::NewRow) in their order, each an array over the rows. On MySQL and SQLite it has ten
+    /// for each row: the fields of the first row, then those of the second, and so on. Run it last in the
     /// transaction: then the ids of a key are in order of commit, if its writers wait for each other.
     pub fn insert(&self, dialect: Dialect, rows: usize) -> String {
         match dialect {
-            Dialect::Postgres => self.render(
+            Dialect::Postgres => self.render_for(
+                dialect,
                 // The transaction takes its number before its ids: the relay's late reads rely on it.
                 "WITH own AS MATERIALIZED (SELECT pg_current_xact_id() AS xid) \
                  INSERT INTO {t}outbox (lane, event_id, name, topic, key, content_type, headers, body, \
@@ -103,9 +128,19 @@ impl Tables {
                  name, topic, key, content_type, headers, body, occurred_at, mandatory, number) \
                  WHERE own.xid IS NOT NULL ORDER BY number",
             ),
+            Dialect::Mysql => {
+                let now = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))";
+                let row = format!("(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {now})");
+                self.render_for(
+                    dialect,
+                    "INSERT INTO {t}outbox (lane, event_id, name, topic, `key`, content_type, headers, \
+                     body, occurred_at, mandatory, created_at) VALUES ",
+                ) + &vec![row; rows].join(", ")
+            }
             Dialect::Sqlite => {
                 let values = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; rows].join(", ");
-                self.render(
+                self.render_for(
+                    dialect,
                     "INSERT INTO {t}outbox (lane, event_id, name, topic, key, content_type, headers, \
                      body, occurred_at, mandatory) VALUES ",
                 ) + &values
@@ -115,7 +150,12 @@ impl Tables {
 
     /// Replaces `{t}` in `template` with schema and prefix.
     pub(crate) fn render(&self, template: &str) -> String {
-        template.replace("{t}", &self.name(""))
+        self.render_for(self.dialect, template)
+    }
+
+    /// As [`render`](Self::render), for a database.
+    pub(crate) fn render_for(&self, dialect: Dialect, template: &str) -> String {
+        template.replace("{t}", &self.name_for(dialect, ""))
     }
 }
 
@@ -144,5 +184,7 @@ mod tests {
         }
         let tables = Tables::default().with_schema("user").unwrap().with_prefix("").unwrap();
         assert_eq!(tables.render("DELETE FROM {t}inbox"), "DELETE FROM \"user\".inbox");
+        let tables = tables.of(Dialect::Mysql);
+        assert_eq!(tables.render("DELETE FROM {t}inbox"), "DELETE FROM `user`.inbox");
     }
 }

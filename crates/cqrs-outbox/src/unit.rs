@@ -59,6 +59,12 @@ impl<DB: OutboxDatabase> SqlUnitOfWork<DB> {
     pub fn connection(&mut self) -> &mut DB::Connection {
         &mut self.transaction
     }
+
+    /// Fails if the database has ended the transaction.
+    async fn check_open(&mut self, doing: &'static str) -> Result<(), OutboxError> {
+        let checked = DB::check_open(&mut self.transaction).await;
+        checked.map_err(|error| OutboxError::database(doing, error))
+    }
 }
 
 impl<DB: OutboxDatabase> UnitOfWorkFactory for Outbox<DB> {
@@ -86,8 +92,7 @@ impl<DB: OutboxDatabase> EventWriter<DB> for Outbox<DB> {
 impl<DB: OutboxDatabase> UnitOfWork for SqlUnitOfWork<DB> {
     async fn commit(mut self) -> Result<(), CommitError> {
         if !self.has_stored {
-            // Storing events fails itself then.
-            DB::check_open(&mut self.transaction).await.map_err(CommitError::failed)?;
+            self.check_open("committing the transaction").await.map_err(CommitError::failed)?;
         }
         self.transaction.commit().await.map_err(|error| match DB::is_certain(&error) {
             true => CommitError::failed(error),
@@ -107,6 +112,9 @@ impl<DB: OutboxDatabase> UnitOfWork for SqlUnitOfWork<DB> {
 
 impl<DB: OutboxDatabase> OutboxUnit for SqlUnitOfWork<DB> {
     async fn put(&mut self, messages: &[Message]) -> Result<(), BoxError> {
+        if !DB::INSERT_NEEDS_TRANSACTION && !messages.is_empty() {
+            self.check_open("writing events to the outbox").await?;
+        }
         self.writer.put(&mut self.transaction, messages).await?;
         self.has_stored |= !messages.is_empty();
         Ok(())

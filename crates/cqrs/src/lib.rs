@@ -21,7 +21,7 @@ pub use cqrs_amqp as amqp;
 #[cfg(feature = "kafka")]
 #[doc(inline)]
 pub use cqrs_kafka as kafka;
-#[cfg(any(feature = "outbox-postgres", feature = "outbox-sqlite"))]
+#[cfg(any(feature = "outbox-mysql", feature = "outbox-postgres", feature = "outbox-sqlite"))]
 #[doc(inline)]
 pub use cqrs_outbox as outbox;
 #[cfg(feature = "protobuf")]

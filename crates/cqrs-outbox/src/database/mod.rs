@@ -1,5 +1,7 @@
 //! What differs between the databases: one implementation of [`Backend`] each.
 
+#[cfg(feature = "mysql")]
+pub(crate) mod mysql;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "sqlite")]
@@ -12,7 +14,8 @@ use crate::migrate::Migration;
 use crate::row::NewRow;
 use crate::tables::{Dialect, Tables};
 
-/// A database that the outbox supports: `sqlx::Postgres` and `sqlx::Sqlite`, by the features of this crate.
+/// A database that the outbox supports: `sqlx::Postgres`, `sqlx::MySql` and `sqlx::Sqlite`, by the features of
+/// this crate.
 pub trait OutboxDatabase: Backend {}
 
 impl<B: Backend> OutboxDatabase for B {}
@@ -26,6 +29,9 @@ pub trait Backend: Database {
 
     /// The statement that begins a transaction that writes.
     const BEGIN: &'static str;
+
+    /// Set if an insert fails once the transaction can no longer be committed.
+    const INSERT_NEEDS_TRANSACTION: bool;
 
     /// Inserts `rows`, in their order. Not empty.
     fn insert(
@@ -51,7 +57,7 @@ pub trait Backend: Database {
         limit: i64,
     ) -> impl Future<Output = Result<u64, Error>> + Send;
 
-    /// Fails if the transaction can no longer be committed.
+    /// Fails if the transaction, begun by [`BEGIN`](Self::BEGIN), can no longer be committed.
     fn check_open(
         connection: &mut Self::Connection,
     ) -> impl Future<Output = Result<(), Error>> + Send;
@@ -59,7 +65,7 @@ pub trait Backend: Database {
     /// `true` if an error of a commit means that nothing was made visible.
     fn is_certain(error: &Error) -> bool;
 
-    /// Runs the missing migrations in one transaction, under a lock.
+    /// Runs the missing migrations under a lock, in one transaction where the database can.
     fn migrate(
         pool: &Pool<Self>,
         tables: &Tables,

@@ -12,6 +12,7 @@ impl Backend for Postgres {
     const DIALECT: Dialect = Dialect::Postgres;
     const MIGRATIONS: &'static [Migration] = Migration::POSTGRES;
     const BEGIN: &'static str = "BEGIN";
+    const INSERT_NEEDS_TRANSACTION: bool = true;
 
     async fn insert(
         connection: &mut PgConnection,

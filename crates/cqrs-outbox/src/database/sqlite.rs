@@ -16,6 +16,7 @@ impl Backend for Sqlite {
     const MIGRATIONS: &'static [Migration] = Migration::SQLITE;
     /// Takes the write lock at the start: a transaction that reads first cannot wait for it later.
     const BEGIN: &'static str = "BEGIN IMMEDIATE";
+    const INSERT_NEEDS_TRANSACTION: bool = true;
 
     async fn insert(
         connection: &mut SqliteConnection,

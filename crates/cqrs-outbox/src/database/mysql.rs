@@ -1,0 +1,266 @@
+//! The statements of MySQL and MariaDB.
+
+use sqlx::mysql::MySqlDatabaseError;
+use sqlx::pool::PoolConnection;
+use sqlx::{AssertSqlSafe, Error, MySql, MySqlConnection, MySqlPool};
+use uuid::Uuid;
+
+use super::Backend;
+use crate::error::OutboxErrorKind;
+use crate::migrate::Migration;
+use crate::row::NewRow;
+use crate::tables::{Dialect, Tables};
+
+/// Bounds of one insert: the statement has at most 65,535 parameters, ten for each row, and a server takes
+/// at most `max_allowed_packet` bytes, 16 MiB by default. A row above the second is alone.
+const MAX_ROWS: usize = 1_000;
+const MAX_BYTES: usize = 4 << 20;
+
+/// The present time, in microseconds, whatever the time zone of the session.
+pub(crate) const NOW: &str = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))";
+
+/// Begins a transaction that locks no gaps between rows, where others insert theirs.
+pub(crate) const BEGIN_READ_COMMITTED: &str =
+    "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION";
+
+/// The longest that a migration waits for another one, in seconds.
+const MIGRATION_WAIT: i32 = 600;
+
+impl Backend for MySql {
+    const DIALECT: Dialect = Dialect::Mysql;
+    const MIGRATIONS: &'static [Migration] = Migration::MYSQL;
+    /// The savepoint is gone when the server ends the transaction; see [`Backend::check_open`].
+    const BEGIN: &'static str = "START TRANSACTION; SAVEPOINT cqrs_unit";
+    const INSERT_NEEDS_TRANSACTION: bool = false;
+
+    async fn insert(
+        connection: &mut MySqlConnection,
+        tables: &Tables,
+        rows: &[NewRow<'_>],
+    ) -> Result<(), Error> {
+        let mut rows = rows;
+        while !rows.is_empty() {
+            let (now, later) = rows.split_at(batch(rows));
+            let sql = AssertSqlSafe(tables.insert(Dialect::Mysql, now.len()));
+            // The text depends on the number of rows: only the most frequent ones stay prepared.
+            let mut query = sqlx::query(sql).persistent(now.len() <= 4);
+            for row in now {
+                query = query
+                    .bind(row.lane)
+                    .bind(row.event_id)
+                    .bind(row.name)
+                    .bind(row.topic)
+                    .bind(row.key)
+                    .bind(row.content_type)
+                    .bind(row.headers.as_deref())
+                    .bind(row.body)
+                    .bind(row.occurred_at)
+                    .bind(row.mandatory);
+            }
+            query.execute(&mut *connection).await?;
+            rows = later;
+        }
+        Ok(())
+    }
+
+    /// Not `INSERT IGNORE`, which cuts a name that is too long to one that another consumer may have.
+    async fn mark(
+        connection: &mut MySqlConnection,
+        tables: &Tables,
+        consumer: &str,
+        message_id: Uuid,
+    ) -> Result<bool, Error> {
+        // A duplicate is changed, as the server counts an unchanged one like a new one.
+        let sql = tables.render(&format!(
+            "INSERT INTO {{t}}inbox (consumer, message_id, seen_at) VALUES (?, ?, {NOW}) \
+             ON DUPLICATE KEY UPDATE seen_at = seen_at + 1"
+        ));
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(consumer).bind(message_id);
+        Ok(query.execute(connection).await?.rows_affected() == 1)
+    }
+
+    async fn purge(
+        pool: &MySqlPool,
+        tables: &Tables,
+        age_micros: i64,
+        limit: i64,
+    ) -> Result<u64, Error> {
+        let sql = tables.render(&format!(
+            "DELETE FROM {{t}}inbox WHERE seen_at < {NOW} - ? ORDER BY seen_at LIMIT ?"
+        ));
+        let mut tx = pool.begin_with(BEGIN_READ_COMMITTED).await?;
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(age_micros).bind(limit);
+        let purged = query.execute(&mut *tx).await?.rows_affected();
+        tx.commit().await?;
+        Ok(purged)
+    }
+
+    /// A deadlock ends the whole transaction, and the statements after it are committed one by one.
+    async fn check_open(connection: &mut MySqlConnection) -> Result<(), Error> {
+        sqlx::raw_sql("RELEASE SAVEPOINT cqrs_unit; SAVEPOINT cqrs_unit")
+            .execute(connection)
+            .await?;
+        Ok(())
+    }
+
+    /// Refused before anything was written: a deadlock (of a cluster, found at the commit), a lock timeout, a
+    /// server that is read-only, a member of a group that rolls back.
+    fn is_certain(error: &Error) -> bool {
+        matches!(number(error), Some(1213 | 1205 | 1290 | 1792 | 1836 | 3100 | 3101))
+    }
+
+    async fn migrate(pool: &MySqlPool, tables: &Tables) -> Result<(), Error> {
+        let mut connection = pool.acquire().await?;
+        if applied(&mut connection, tables).await? >= last_version() {
+            return Ok(());
+        }
+        // The lock is the connection's, and gone with it, whatever happens.
+        connection.close_on_drop();
+        lock_migrations(&mut connection, tables).await?;
+        create_tables(&mut connection, tables).await
+    }
+}
+
+/// The number of rows of the next insert.
+fn batch(rows: &[NewRow<'_>]) -> usize {
+    let mut bytes = 0_usize;
+    let fitting = rows.iter().take(MAX_ROWS).take_while(|row| {
+        let headers = row.headers.as_ref().map_or(0, String::len);
+        bytes = bytes.saturating_add(row.body.len() + headers + row.key.map_or(0, <[u8]>::len));
+        bytes <= MAX_BYTES
+    });
+    fitting.count().max(1)
+}
+
+fn last_version() -> i32 {
+    MySql::MIGRATIONS.last().map_or(0, |migration| migration.version)
+}
+
+/// The version of the tables; 0 if there are none.
+async fn applied(connection: &mut MySqlConnection, tables: &Tables) -> Result<i32, Error> {
+    let sql = tables.render("SELECT coalesce(max(version), 0) FROM {t}migrations");
+    let applied = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await;
+    match applied {
+        Err(error) if kind(&error) == Some(OutboxErrorKind::NotMigrated) => Ok(0),
+        applied => applied,
+    }
+}
+
+async fn lock_migrations(
+    connection: &mut PoolConnection<MySql>,
+    tables: &Tables,
+) -> Result<(), Error> {
+    // A lock is the server's, not the database's, and its name has at most 64 characters.
+    let sql = "SELECT GET_LOCK(CONCAT('cqrs_migrations_', MD5(CONCAT_WS('.', DATABASE(), ?))), ?)";
+    let query = sqlx::query_scalar(sql).bind(tables.name("migrations")).bind(MIGRATION_WAIT);
+    match query.fetch_one(&mut **connection).await? {
+        Some(1_i64) => Ok(()),
+        _ => Err(Error::Protocol(format!(
+            "another process has not ended its migrations in {MIGRATION_WAIT} s"
+        ))),
+    }
+}
+
+async fn create_tables(connection: &mut MySqlConnection, tables: &Tables) -> Result<(), Error> {
+    if let Some(schema) = tables.schema() {
+        create_database(connection, schema).await?;
+    }
+    let sql = tables.render(
+        "CREATE TABLE IF NOT EXISTS {t}migrations (version int NOT NULL PRIMARY KEY, \
+         name varchar(255) NOT NULL, applied_at bigint NOT NULL) ENGINE = InnoDB",
+    );
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *connection).await?;
+    let applied = applied(connection, tables).await?;
+    for migration in MySql::MIGRATIONS.iter().filter(|migration| migration.version > applied) {
+        let sql = tables.render(migration.template);
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *connection).await?;
+        let sql = tables.render(&format!(
+            "INSERT INTO {{t}}migrations (version, name, applied_at) VALUES (?, ?, {NOW})"
+        ));
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(migration.version).bind(migration.name);
+        query.execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Not `IF NOT EXISTS`, which asks for the right to create one even if it exists.
+async fn create_database(connection: &mut MySqlConnection, schema: &str) -> Result<(), Error> {
+    let sql = "SELECT count(*) FROM information_schema.schemata WHERE schema_name = ?";
+    let query = sqlx::query_scalar::<_, i64>(sql).bind(schema);
+    if query.fetch_one(&mut *connection).await? == 0 {
+        let sql = format!("CREATE DATABASE `{schema}`");
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await?;
+    }
+    Ok(())
+}
+
+/// The number of an error of the server.
+fn number(error: &Error) -> Option<u16> {
+    let Error::Database(error) = error else { return None };
+    error.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
+}
+
+/// By the [number](https://mariadb.com/kb/en/mariadb-error-codes/), as several errors share a SQLSTATE. `None`:
+/// it is no error of such a server.
+pub(crate) fn kind(error: &Error) -> Option<OutboxErrorKind> {
+    number(error).map(kind_of)
+}
+
+fn kind_of(number: u16) -> OutboxErrorKind {
+    match number {
+        // ER_LOCK_DEADLOCK, ER_LOCK_WAIT_TIMEOUT, ER_LOCK_NOWAIT, ER_CHECKREAD (a changed row in a snapshot),
+        // ER_SP_DOES_NOT_EXIST (our savepoint: a deadlock has ended the transaction)
+        1213 | 1205 | 3572 | 1020 | 1305 => OutboxErrorKind::Conflict,
+        // ER_NO_SUCH_TABLE, ER_BAD_DB_ERROR
+        1146 | 1049 => OutboxErrorKind::NotMigrated,
+        // Too many connections, shutdown, killed, interrupted, out of resources; a server that is read-only
+        1040
+        | 1041
+        | 1053
+        | 1077
+        | 1152
+        | 1158..=1161
+        | 1184
+        | 1203
+        | 1226
+        | 1290
+        | 1317
+        | 1792
+        | 1836
+        | 1927
+        | 1969
+        | 3024 => OutboxErrorKind::Unavailable,
+        _ => OutboxErrorKind::Database,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use cqrs_core::Message;
+
+    use super::*;
+
+    #[test]
+    fn numbers_tell_outage_conflict_and_missing_table() {
+        assert_eq!(kind_of(1213), OutboxErrorKind::Conflict);
+        assert_eq!(kind_of(1146), OutboxErrorKind::NotMigrated);
+        assert_eq!(kind_of(1927), OutboxErrorKind::Unavailable);
+        assert_eq!(kind_of(1062), OutboxErrorKind::Database);
+    }
+
+    #[test]
+    fn insert_is_bounded_in_rows_and_bytes() {
+        let rows = |sizes: &[usize]| {
+            let messages: Vec<_> =
+                sizes.iter().map(|size| Message::new("t", Bytes::from(vec![0; *size]))).collect();
+            let rows: Vec<_> =
+                messages.iter().map(|message| NewRow::new(message, Dialect::Mysql)).collect();
+            batch(&rows)
+        };
+        assert_eq!(rows(&[1; 1_001]), MAX_ROWS);
+        assert_eq!(rows(&[MAX_BYTES, 1]), 1);
+        assert_eq!(rows(&[1, MAX_BYTES]), 1);
+        assert_eq!(rows(&[MAX_BYTES + 1, 1]), 1);
+    }
+}
