@@ -6,6 +6,7 @@ pub mod amqp_frames;
 pub mod consuming;
 mod containers;
 pub mod control;
+pub mod database;
 pub mod interop;
 pub mod kafka;
 pub mod kafka_wire;

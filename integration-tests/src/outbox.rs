@@ -9,18 +9,19 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use cqrs_core::Message;
-use cqrs_outbox::PostgresOutbox;
+use cqrs_outbox::Outbox;
 use serde::{Deserialize, Serialize};
-use sqlx::PgConnection;
 use tokio::process::{Child, Command};
 
+use crate::database::{Schema, TestDatabase};
 use crate::kafka::{Record, read_all};
-use crate::postgres::{Schema, execute};
 
 /// The options of a relay's process. The addresses of the servers are in the environment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RelayOptions {
-    /// The schema of the outbox.
+    /// The server of the outbox.
+    pub server: String,
+    /// Its schema.
     pub schema: String,
     /// The lease, in milliseconds.
     pub lease_ms: u64,
@@ -67,8 +68,8 @@ pub type Committed = HashMap<String, u32>;
 
 /// Writes `rows` rows of `keys` keys, `batch` in a transaction, each numbered in its key. One transaction
 /// in ten is rolled back. Returns what was committed, in spite of a server that is killed meanwhile.
-pub async fn write(
-    schema: &Schema,
+pub async fn write<DB: TestDatabase>(
+    schema: &Schema<DB>,
     topic: &str,
     keys: usize,
     rows: usize,
@@ -76,8 +77,8 @@ pub async fn write(
 ) -> Committed {
     const WRITERS: usize = 4;
     let marks = "CREATE TABLE IF NOT EXISTS marks (writer int8, number int8)";
-    execute(&schema.pool, marks.to_owned()).await;
-    execute(&schema.pool, "TRUNCATE marks".to_owned()).await;
+    schema.run(marks).await;
+    schema.run("TRUNCATE TABLE marks").await;
     let writers = (0..WRITERS).map(|writer| {
         let (outbox, topic) = (schema.outbox.clone(), topic.to_owned());
         async move {
@@ -105,7 +106,7 @@ pub async fn write(
                 } else if tx.commit().await.is_ok() {
                     outbox.wakeup().wake();
                     committed = next;
-                } else if retried(async || is_stored(&outbox, number, writer).await).await {
+                } else if retried(async || is_stored(schema, number, writer).await).await {
                     committed = next;
                 }
             }
@@ -117,27 +118,24 @@ pub async fn write(
 }
 
 /// Puts messages, and a mark that tells after a commit without an answer if it happened.
-async fn put(
-    outbox: &PostgresOutbox,
-    transaction: &mut PgConnection,
+async fn put<DB: TestDatabase>(
+    outbox: &Outbox<DB>,
+    transaction: &mut DB::Connection,
     messages: &[Message],
     number: usize,
     writer: usize,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let mark = sqlx::query("INSERT INTO marks VALUES ($1, $2)");
-    let (writer, number) = (i64::try_from(writer)?, i64::try_from(number)?);
-    mark.bind(writer).bind(number).execute(&mut *transaction).await?;
+    DB::run(transaction, format!("INSERT INTO marks VALUES ({writer}, {number})")).await?;
     Ok(outbox.put(transaction, messages).await?)
 }
 
-async fn is_stored(
-    outbox: &PostgresOutbox,
+async fn is_stored<DB: TestDatabase>(
+    schema: &Schema<DB>,
     number: usize,
     writer: usize,
 ) -> Result<bool, sqlx::Error> {
-    let sql = "SELECT EXISTS (SELECT FROM marks WHERE writer = $1 AND number = $2)";
-    let query = sqlx::query_scalar(sql).bind(writer as i64).bind(number as i64);
-    query.fetch_one(outbox.pool()).await
+    let sql = format!("SELECT count(*) FROM marks WHERE writer = {writer} AND number = {number}");
+    Ok(schema.try_numbers(sql).await? == [1])
 }
 
 async fn retried<T, E: std::fmt::Display>(mut try_it: impl AsyncFnMut() -> Result<T, E>) -> T {
@@ -152,14 +150,12 @@ async fn retried<T, E: std::fmt::Display>(mut try_it: impl AsyncFnMut() -> Resul
 }
 
 /// Waits until no row is pending or parked.
-pub async fn drained(schema: &Schema, limit: Duration) {
+pub async fn drained<DB: TestDatabase>(schema: &Schema<DB>, limit: Duration) {
     let end = Instant::now() + limit;
     let sql =
         "SELECT (SELECT count(*) FROM cqrs_outbox) + (SELECT count(*) FROM cqrs_outbox_parked)";
     loop {
-        let left =
-            retried(async || sqlx::query_scalar::<_, i64>(sql).fetch_one(&schema.pool).await);
-        let left = left.await;
+        let left = retried(async || schema.try_numbers(sql).await).await[0];
         if left == 0 {
             return;
         }

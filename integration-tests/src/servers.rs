@@ -58,6 +58,14 @@ pub fn postgres() -> String {
     url
 }
 
+/// The URL of MariaDB: user `cqrs`, database `cqrs`.
+pub fn mariadb() -> String {
+    let url = variable("CQRS_TEST_MARIADB", "mysql://cqrs:cqrs@localhost:3306/cqrs");
+    let address = url.rsplit('@').next().and_then(|rest| rest.split('/').next());
+    must_connect("CQRS_TEST_MARIADB", address.unwrap_or_default());
+    url
+}
+
 /// The test client's key as PKCS#8 text, encrypted with this password.
 pub fn encrypted_client_key(password: &str) -> String {
     let made = Command::new("openssl")

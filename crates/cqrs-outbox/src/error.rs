@@ -59,7 +59,10 @@ impl OutboxError {
         let is_canceled = |error: &sqlx::Error| {
             error.as_database_error().and_then(|error| error.code()).as_deref() == Some("57014")
         };
-        source.is::<NoAnswer>() || source.downcast_ref().is_some_and(is_canceled)
+        source.is::<NoAnswer>()
+            || source
+                .downcast_ref()
+                .is_some_and(|error| is_canceled(error) || mysql::is_timeout(error))
     }
 
     pub(crate) fn config(detail: impl Into<Cow<'static, str>>) -> Self {
@@ -177,6 +180,10 @@ fn kind_of_sqlite(code: &str, message: &str) -> OutboxErrorKind {
 mod mysql {
     pub(super) fn kind(_error: &sqlx::Error) -> Option<super::OutboxErrorKind> {
         None
+    }
+
+    pub(super) fn is_timeout(_error: &sqlx::Error) -> bool {
+        false
     }
 }
 

@@ -2,13 +2,13 @@
 //!
 //! A handler's writes, the events it emits and the mark of the message it consumed are one transaction. A
 //! relay publishes the stored events afterwards, at least once and in order per key. Applications use the crate as
-//! `cqrs::outbox`, with the features `outbox-postgres` and `outbox-sqlite` of `cqrs`.
+//! `cqrs::outbox`, with the features `outbox-postgres`, `outbox-mysql` and `outbox-sqlite` of `cqrs`.
 //!
 //! ```
 //! # #[cfg(feature = "sqlite")]
 //! # mod with_sqlite {
 //! use cqrs_core::{Mediator, MessageBroker, Subscription};
-//! use cqrs_outbox::{Relay, SqliteOutbox}; // or PostgresOutbox
+//! use cqrs_outbox::{Relay, SqliteOutbox}; // or PostgresOutbox, MysqlOutbox
 //!
 //! async fn wire(
 //!     pool: sqlx::SqlitePool,
@@ -33,7 +33,7 @@
 //!
 //! | to | take |
 //! |---|---|
-//! | store events in the transaction of a handler | [`PostgresOutbox`], [`SqliteOutbox`]; [`PostgresUnitOfWork`], [`SqliteUnitOfWork`] |
+//! | store events in the transaction of a handler | [`PostgresOutbox`], [`MysqlOutbox`], [`SqliteOutbox`]; [`PostgresUnitOfWork`], [`MysqlUnitOfWork`], [`SqliteUnitOfWork`] |
 //! | store them in a transaction of yours | [`Outbox::add`] |
 //! | publish them | [`Relay`], [`RelayHandle`], [`RelayStatus`], [`RelayReport`] |
 //! | look after what failed | [`Outbox::dead_rows`], [`Outbox::replay_dead`], [`Outbox::purge_dead`], [`FailedRow`] |

@@ -18,7 +18,7 @@ struct AddUsers;
 
 impl RequestHandler<AddUser> for AddUsers {
     async fn handle(&self, command: AddUser, scope: &mut Scope) -> Result<(), HandlerError> {
-        insert_user(scope, "ada").await?;
+        insert_user::<sqlx::Postgres>(scope, "ada").await?;
         scope.emit(UserAdded { name: "ada".to_owned() });
         if command.fails { Err(HandlerError::permanent("not today")) } else { Ok(()) }
     }
@@ -51,7 +51,7 @@ async fn columns_are_those_of_the_event_router() {
 
 #[tokio::test]
 async fn events_are_rows_of_the_handlers_transaction() {
-    let schema = schema_with_users().await;
+    let schema = schema_with_users::<sqlx::Postgres>().await;
     let outbox = DebeziumOutbox::new(schema.pool.clone());
     outbox.create_table().await.unwrap();
     let builder = Mediator::builder().handle::<AddUser, _>(AddUsers).outbox(outbox);

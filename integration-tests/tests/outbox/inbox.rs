@@ -1,5 +1,6 @@
 //! Tests of the inbox: duplicates, kills of the consumer, and an outage of the database.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,18 +16,29 @@ use uuid::Uuid;
 
 use super::*;
 
-/// Inserts the user of each event.
-struct Project;
+on_each_database!(
+    copy_waits_for_the_first_transaction,
+    purge_deletes_only_marks_past_retention,
+    killed_consumers_have_each_effect_once,
+    outage_of_the_database_loses_nothing,
+);
 
-impl EventHandler<UserAdded> for Project {
+/// Inserts the user of each event.
+struct Project<DB>(PhantomData<DB>);
+
+impl<DB: TestDatabase> EventHandler<UserAdded> for Project<DB> {
     async fn handle(&self, event: &UserAdded, scope: &mut Scope) -> Result<(), HandlerError> {
-        insert_user(scope, &event.name).await
+        insert_user::<DB>(scope, &event.name).await
     }
 }
 
-fn service(broker: &MemoryBroker, outbox: &PostgresOutbox, concurrency: usize) -> Service {
+fn service<DB: TestDatabase>(
+    broker: &MemoryBroker,
+    outbox: &Outbox<DB>,
+    concurrency: usize,
+) -> Service {
     let mediator = EventMediator::builder()
-        .event::<UserAdded, _>(Project)
+        .event::<UserAdded, _>(Project(PhantomData::<DB>))
         .outbox(outbox.clone())
         .build()
         .unwrap();
@@ -39,9 +51,8 @@ fn service(broker: &MemoryBroker, outbox: &PostgresOutbox, concurrency: usize) -
 }
 
 /// The mark of a copy waits for the transaction of the first, and sees how that ended.
-#[tokio::test]
-async fn copy_waits_for_the_first_transaction() {
-    let schema = Schema::new().await;
+async fn copy_waits_for_the_first_transaction<DB: TestDatabase>() {
+    let schema = database::Schema::<DB>::new().await;
     for commits in [true, false] {
         let (inbox, id) = (schema.outbox.inbox(), Uuid::now_v7());
         let mut first = begin(&schema.outbox).await;
@@ -53,10 +64,7 @@ async fn copy_waits_for_the_first_transaction() {
                 inbox.mark(&mut unit, "mailer", id).await.unwrap()
             }
         });
-        let waiting = "SELECT count(*) FROM pg_stat_activity \
-                       WHERE wait_event_type = 'Lock' AND query LIKE '%cqrs_inbox%' \
-                       AND query NOT LIKE '%pg_stat_activity%'";
-        until("the copy waits", async || schema.column::<i64>(waiting).await[0] > 0).await;
+        until("the copy waits", async || schema.numbers(DB::WAITING).await[0] > 0).await;
         assert!(!copy.is_finished());
         match commits {
             true => first.commit().await.unwrap(),
@@ -67,26 +75,27 @@ async fn copy_waits_for_the_first_transaction() {
     schema.drop().await;
 }
 
-#[tokio::test]
-async fn purge_deletes_only_marks_past_retention() {
-    let schema = Schema::new().await;
-    for (days, marks) in [(8, 2_500), (6, 3)] {
-        let sql = format!(
-            "INSERT INTO cqrs_inbox SELECT 'mailer', gen_random_uuid(), \
-             now() - interval '{days} days' FROM generate_series(1, {marks})"
-        );
-        execute(&schema.pool, sql).await;
-    }
+async fn purge_deletes_only_marks_past_retention<DB: TestDatabase>() {
+    let schema = database::Schema::<DB>::new().await;
     let inbox = schema.outbox.inbox();
+    // The marks before each are aged by these days.
+    for (days, marks) in [(2, 2_500), (6, 3)] {
+        let mut unit = begin(&schema.outbox).await;
+        for _ in 0..marks {
+            assert!(inbox.mark(&mut unit, "mailer", Uuid::now_v7()).await.unwrap());
+        }
+        unit.commit().await.unwrap();
+        let day = DB::DAY;
+        schema.run(format!("UPDATE cqrs_inbox SET seen_at = seen_at - {days} * {day}")).await;
+    }
     assert_eq!(inbox.purge().await.unwrap(), 2_500);
     assert_eq!(inbox.retention(Duration::from_secs(3_600)).purge().await.unwrap(), 3);
     schema.drop().await;
 }
 
 /// Fault 29: copies of each message, and kills of the consumer.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn killed_consumers_have_each_effect_once() {
-    let schema = schema_with_users().await;
+async fn killed_consumers_have_each_effect_once<DB: TestDatabase>() {
+    let schema = schema_with_users::<DB>().await;
     let (messages, copies) = (count(500, 10_000), 10);
     let broker = MemoryBroker::new();
     let events: Vec<_> = (0..messages)
@@ -125,23 +134,23 @@ async fn killed_consumers_have_each_effect_once() {
         kills += 1;
         assert!(Instant::now() < end, "{kills} kills");
     }
-    let effects = schema.column::<i64>("SELECT count(*) FROM users").await[0];
-    let distinct = schema.column::<i64>("SELECT count(DISTINCT name) FROM users").await[0];
+    let effects = schema.numbers("SELECT count(*) FROM users").await[0];
+    let distinct = schema.numbers("SELECT count(DISTINCT name) FROM users").await[0];
     println!(
-        "ledger 29: messages {messages} x {copies}, kills {kills}, effects {effects}, \
-         distinct {distinct}, duplicates {duplicates}"
+        "ledger 29 {}: messages {messages} x {copies}, kills {kills}, effects {effects}, \
+         distinct {distinct}, duplicates {duplicates}",
+        DB::SERVER,
     );
     assert_eq!((effects, distinct), (messages as i64, messages as i64));
     schema.drop().await;
 }
 
 /// Fault 30: no message is acked unhandled while the database is away.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn outage_of_the_database_loses_nothing() {
-    let schema = schema_with_users().await;
-    let upstream = integration_tests::postgres::options("").get_port();
+async fn outage_of_the_database_loses_nothing<DB: TestDatabase>() {
+    let schema = schema_with_users::<DB>().await;
+    let upstream = DB::port();
     let proxy = FaultProxy::start("127.0.0.1:0", format!("localhost:{upstream}")).await.unwrap();
-    let outbox = PostgresOutbox::new(schema.pool_through(proxy.address()).await);
+    let outbox = Outbox::new(schema.pool_through(proxy.address()));
     let broker = MemoryBroker::new();
     let messages = count(300, 3_000);
     let service = service(&broker, &outbox, 8);
@@ -166,13 +175,16 @@ async fn outage_of_the_database_loses_nothing() {
     until_within(within, "all are handled", async || counts().handled == messages as u64).await;
     stop.stop();
     running.await.unwrap().unwrap();
-    let effects = schema.column::<i64>("SELECT count(*) FROM users").await[0];
-    let distinct = schema.column::<i64>("SELECT count(DISTINCT name) FROM users").await[0];
+    let effects = schema.numbers("SELECT count(*) FROM users").await[0];
+    let distinct = schema.numbers("SELECT count(DISTINCT name) FROM users").await[0];
     let after = counts();
     println!(
-        "ledger 30: messages {messages}, effects {effects}, distinct {distinct}, handled during the \
+        "ledger 30 {}: messages {messages}, effects {effects}, distinct {distinct}, handled during the \
          outage {}, failed attempts {}, dead {}",
-        before.handled, after.failed_attempts, after.dead_lettered
+        DB::SERVER,
+        before.handled,
+        after.failed_attempts,
+        after.dead_lettered
     );
     assert_eq!((effects, distinct), (messages as i64, messages as i64));
     schema.drop().await;

@@ -1,10 +1,11 @@
-//! Tests of the outbox and the inbox on a real PostgreSQL.
+//! Tests of the outbox and the inbox on a real PostgreSQL and a real MariaDB.
 
 #![allow(clippy::unwrap_used)] // a test says what it expects by unwrapping
 
 mod cli;
 mod debezium;
 mod inbox;
+mod mysql;
 mod operations;
 mod relaying;
 mod writing;
@@ -12,7 +13,9 @@ mod writing;
 use cqrs_core::scope::UnitOfWorkFactory;
 use cqrs_core::{HandlerError, Scope};
 use cqrs_macros::Notification;
-use cqrs_outbox::{PostgresOutbox, PostgresUnitOfWork};
+use cqrs_outbox::{Outbox, PostgresOutbox, SqlUnitOfWork};
+use integration_tests::database::{self, TestDatabase};
+use integration_tests::on_each_database;
 use integration_tests::postgres::{Schema, execute};
 use serde::{Deserialize, Serialize};
 
@@ -23,20 +26,19 @@ struct UserAdded {
 }
 
 /// A schema with a table `users`.
-async fn schema_with_users() -> Schema {
-    let schema = Schema::new().await;
-    execute(&schema.pool, "CREATE TABLE users (name text NOT NULL)".to_owned()).await;
+async fn schema_with_users<DB: TestDatabase>() -> database::Schema<DB> {
+    let schema = database::Schema::new().await;
+    schema.run("CREATE TABLE users (name text NOT NULL)").await;
     schema
 }
 
 /// Inserts a user in the scope's transaction.
-async fn insert_user(scope: &mut Scope, name: &str) -> Result<(), HandlerError> {
-    let unit = scope.unit_of_work::<PostgresUnitOfWork>().await?;
-    let query = sqlx::query("INSERT INTO users VALUES ($1)").bind(name);
-    query.execute(unit.connection()).await?;
+async fn insert_user<DB: TestDatabase>(scope: &mut Scope, name: &str) -> Result<(), HandlerError> {
+    let unit = scope.unit_of_work::<SqlUnitOfWork<DB>>().await?;
+    DB::run(unit.connection(), format!("INSERT INTO users VALUES ('{name}')")).await?;
     Ok(())
 }
 
-async fn begin(outbox: &PostgresOutbox) -> PostgresUnitOfWork {
+async fn begin<DB: TestDatabase>(outbox: &Outbox<DB>) -> SqlUnitOfWork<DB> {
     outbox.begin().await.unwrap()
 }

@@ -1,4 +1,4 @@
-//! Tests of the operators' API: the statements that PostgreSQL has of its own.
+//! Tests of the operators' API on PostgreSQL and MariaDB.
 
 use std::time::Duration;
 
@@ -8,10 +8,23 @@ use integration_tests::consuming::fixture::until_within;
 
 use super::*;
 
+on_each_database!(
+    filter_chooses_rows_that_meet_all_conditions,
+    time_of_the_count_bounds_later_changes,
+    concurrent_replays_share_the_rows_without_copies,
+    replay_up_to_an_id_ends_when_rows_die_again,
+    status_has_counts_and_live_relays,
+);
+
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Writes `count` messages and moves them to the dead rows.
-pub(super) async fn die(schema: &Schema, topic: &str, count: usize, error: &str) {
+pub(super) async fn die<DB: TestDatabase>(
+    schema: &database::Schema<DB>,
+    topic: &str,
+    count: usize,
+    error: &str,
+) {
     let message = |n: usize| Message::new(topic, "{}").with_key(n.to_string());
     let messages: Vec<_> = (0..count).map(message).collect();
     let mut tx = schema.pool.begin().await.unwrap();
@@ -21,20 +34,19 @@ pub(super) async fn die(schema: &Schema, topic: &str, count: usize, error: &str)
 }
 
 /// Moves all rows of the outbox to the dead ones.
-async fn kill_pending(schema: &Schema, error: &str) {
-    const COLUMNS: &str = "lane, id, event_id, name, topic, key, content_type, headers, body, occurred_at, \
-                           mandatory, created_at";
-    let sql = format!(
-        "WITH gone AS (DELETE FROM cqrs_outbox RETURNING *) \
-         INSERT INTO cqrs_outbox_dead ({COLUMNS}, attempts, first_failed_at, last_error) \
-         SELECT {COLUMNS}, 1, now(), '{error}' FROM gone"
-    );
-    execute(&schema.pool, sql).await;
+async fn kill_pending<DB: TestDatabase>(schema: &database::Schema<DB>, error: &str) {
+    let now = DB::NOW;
+    schema
+        .run(format!(
+            "INSERT INTO cqrs_outbox_dead SELECT o.lane, o.id, o.event_id, o.name, o.topic, o.key, \
+             o.content_type, o.headers, o.body, o.occurred_at, o.mandatory, o.created_at, 1, {now}, \
+             '{error}', {now} FROM cqrs_outbox o; DELETE FROM cqrs_outbox"
+        ))
+        .await;
 }
 
-#[tokio::test]
-async fn filter_chooses_rows_that_meet_all_conditions() {
-    let schema = Schema::new().await;
+async fn filter_chooses_rows_that_meet_all_conditions<DB: TestDatabase>() {
+    let schema = database::Schema::<DB>::new().await;
     die(&schema, "orders", 2, "the body is too large").await;
     die(&schema, "users", 2, "the topic is unknown").await;
     let all = FailedFilter::default();
@@ -64,13 +76,12 @@ async fn filter_chooses_rows_that_meet_all_conditions() {
     schema.drop().await;
 }
 
-#[tokio::test]
-async fn time_of_the_count_bounds_later_changes() {
-    let schema = Schema::new().await;
+async fn time_of_the_count_bounds_later_changes<DB: TestDatabase>() {
+    let schema = database::Schema::<DB>::new().await;
     let hour = Duration::from_secs(3_600);
     die(&schema, "orders", 2, "too large").await;
-    let age = "UPDATE cqrs_outbox_dead SET died_at = died_at - interval '90 min'";
-    execute(&schema.pool, age.to_owned()).await;
+    let day = DB::DAY;
+    schema.run(format!("UPDATE cqrs_outbox_dead SET died_at = died_at - {day} / 16")).await;
     die(&schema, "users", 2, "too large").await;
     let all = FailedFilter::default();
     let dead = async |filter: &FailedFilter| {
@@ -89,9 +100,8 @@ async fn time_of_the_count_bounds_later_changes() {
     schema.drop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn concurrent_replays_share_the_rows_without_copies() {
-    let schema = Schema::new().await;
+async fn concurrent_replays_share_the_rows_without_copies<DB: TestDatabase>() {
+    let schema = database::Schema::<DB>::new().await;
     die(&schema, "orders", 2_000, "too large").await;
     let all = FailedFilter::default();
     let last = schema.outbox.count_dead(&all).await.unwrap().last_id.unwrap();
@@ -114,13 +124,12 @@ async fn concurrent_replays_share_the_rows_without_copies() {
     assert_eq!((sum, schema.outbox.count_dead(&all).await.unwrap().rows), (2_000, 0));
     let counts = "SELECT count(*) FROM cqrs_outbox \
                   UNION ALL SELECT count(DISTINCT event_id) FROM cqrs_outbox";
-    assert_eq!(schema.column::<i64>(counts).await, [2_000, 2_000]);
+    assert_eq!(schema.numbers(counts).await, [2_000, 2_000]);
     schema.drop().await;
 }
 
-#[tokio::test]
-async fn replay_up_to_an_id_ends_when_rows_die_again() {
-    let schema = Schema::new().await;
+async fn replay_up_to_an_id_ends_when_rows_die_again<DB: TestDatabase>() {
+    let schema = database::Schema::<DB>::new().await;
     die(&schema, "orders", 25, "too large").await;
     let all = FailedFilter::default();
     let last = schema.outbox.count_dead(&all).await.unwrap().last_id.unwrap();
@@ -136,9 +145,8 @@ async fn replay_up_to_an_id_ends_when_rows_die_again() {
     schema.drop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn status_has_counts_and_live_relays() {
-    let schema = Schema::new().await;
+async fn status_has_counts_and_live_relays<DB: TestDatabase>() {
+    let schema = database::Schema::<DB>::new().await;
     die(&schema, "orders", 3, "too large").await;
     let status = schema.outbox.status().await.unwrap();
     assert_eq!((status.pending, status.parked, status.dead), (0, 0, 3));

@@ -1,4 +1,4 @@
-//! Tests of the relay on PostgreSQL: the hooks of the application's pool, notifications between relays, ids that are
+//! Tests of the relay's connections: the hooks of the application's pool, notifications between relays, ids that are
 //! used again, and dead sockets.
 
 use std::time::Duration;
@@ -13,6 +13,8 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPoolOptions;
 
 use super::*;
+
+on_each_database!(dead_sockets_are_closed_after_the_statement_timeout);
 
 /// The schema is set by a hook of the pool alone, and the names are longer than a channel's may be.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -95,12 +97,11 @@ async fn row_with_an_id_used_again_is_not_deleted() {
 }
 
 /// The sockets stay open, and no byte arrives: a machine that is gone, a firewall that forgot them.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dead_sockets_are_closed_after_the_statement_timeout() {
-    let schema = Schema::new().await;
-    let upstream = options("").get_port();
+async fn dead_sockets_are_closed_after_the_statement_timeout<DB: TestDatabase>() {
+    let schema = database::Schema::<DB>::new().await;
+    let upstream = DB::port();
     let proxy = FaultProxy::start("127.0.0.1:0", format!("localhost:{upstream}")).await.unwrap();
-    let outbox = PostgresOutbox::new(schema.pool_through(proxy.address()).await);
+    let outbox = Outbox::new(schema.pool_through(proxy.address()));
     let broker = MemoryBroker::new();
     let published = broker.subscriber("orders", "audit");
     let timeout = Duration::from_millis(500);

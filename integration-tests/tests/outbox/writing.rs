@@ -1,18 +1,27 @@
 //! Tests of the migrations, and of writes, events and their commit.
 
+use std::marker::PhantomData;
+
 use cqrs_core::message::{Headers, header};
 use cqrs_core::scope::UnitOfWorkError;
 use cqrs_core::{Mediator, Message, RequestHandler, SendError};
 use cqrs_macros::Command;
-use cqrs_outbox::{OutboxErrorKind, PostgresOutbox, Tables};
+use cqrs_outbox::{OutboxErrorKind, Tables};
 
 use super::*;
+
+on_each_database!(
+    writes_and_events_are_one_transaction,
+    added_event_follows_the_callers_transaction,
+    concurrent_migrations_run_once_in_their_schema,
+    missing_table_and_lost_server_have_their_kinds,
+);
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Act {
     Succeed,
     Fail,
-    /// Ignores a failed statement, and emits nothing.
+    /// Ignores a failed statement of PostgreSQL, and emits nothing.
     IgnoreError,
     /// As that, but emits.
     IgnoreErrorAndEmit,
@@ -22,14 +31,14 @@ enum Act {
 #[cqrs(crate = "cqrs_core", error = String)]
 struct AddUser(Act);
 
-struct AddUsers;
+struct AddUsers<DB>(PhantomData<DB>);
 
-impl RequestHandler<AddUser> for AddUsers {
+impl<DB: TestDatabase> RequestHandler<AddUser> for AddUsers<DB> {
     async fn handle(&self, AddUser(act): AddUser, scope: &mut Scope) -> Result<(), String> {
-        insert_user(scope, "ada").await.map_err(|error| error.to_string())?;
+        insert_user::<DB>(scope, "ada").await.map_err(|error| error.to_string())?;
         if matches!(act, Act::IgnoreError | Act::IgnoreErrorAndEmit) {
-            let unit = scope.unit_of_work::<PostgresUnitOfWork>().await.unwrap();
-            let failed = sqlx::query("SELECT 1 / 0").execute(unit.connection()).await;
+            let unit = scope.unit_of_work::<SqlUnitOfWork<DB>>().await.unwrap();
+            let failed = DB::run(unit.connection(), "SELECT 1 / 0".to_owned()).await;
             assert!(failed.is_err());
         }
         if act != Act::IgnoreError {
@@ -39,34 +48,35 @@ impl RequestHandler<AddUser> for AddUsers {
     }
 }
 
-fn mediator(outbox: &PostgresOutbox) -> Mediator {
-    let builder = Mediator::builder().handle::<AddUser, _>(AddUsers).outbox(outbox.clone());
+fn mediator<DB: TestDatabase>(outbox: &Outbox<DB>) -> Mediator {
+    let builder = Mediator::builder()
+        .handle::<AddUser, _>(AddUsers(PhantomData::<DB>))
+        .outbox(outbox.clone());
     builder.build().unwrap()
 }
 
-#[tokio::test]
-async fn writes_and_events_are_one_transaction() {
-    let schema = schema_with_users().await;
+async fn writes_and_events_are_one_transaction<DB: TestDatabase>() {
+    let schema = schema_with_users::<DB>().await;
     let mediator = mediator(&schema.outbox);
     assert!(matches!(mediator.send(AddUser(Act::Fail)).await, Err(SendError::Handler(_))));
     let counts = "SELECT count(*) FROM users UNION ALL SELECT count(*) FROM cqrs_outbox";
-    assert_eq!(schema.column::<i64>(counts).await, [0, 0]);
+    assert_eq!(schema.numbers(counts).await, [0, 0]);
     mediator.send(AddUser(Act::Succeed)).await.unwrap();
-    assert_eq!(schema.column::<i64>(counts).await, [1, 1]);
+    assert_eq!(schema.numbers(counts).await, [1, 1]);
     schema.drop().await;
 }
 
 /// PostgreSQL answers the commit of a failed transaction with a rollback and no error.
 #[tokio::test]
 async fn failed_transaction_is_not_taken_for_committed() {
-    let schema = schema_with_users().await;
+    let schema = schema_with_users::<sqlx::Postgres>().await;
     let mediator = mediator(&schema.outbox);
     let error = mediator.send(AddUser(Act::IgnoreError)).await.unwrap_err();
     assert!(matches!(error, SendError::UnitOfWork(UnitOfWorkError::Commit(_))), "{error:?}");
     let error = mediator.send(AddUser(Act::IgnoreErrorAndEmit)).await.unwrap_err();
     assert!(matches!(error, SendError::UnitOfWork(UnitOfWorkError::Outbox(_))), "{error:?}");
     assert!(error.is_rolled_back());
-    assert_eq!(schema.column::<i64>("SELECT count(*) FROM users").await, [0]);
+    assert_eq!(schema.numbers("SELECT count(*) FROM users").await, [0]);
     schema.drop().await;
 }
 
@@ -100,9 +110,8 @@ async fn thousand_rows_are_readable_in_order() {
     schema.drop().await;
 }
 
-#[tokio::test]
-async fn added_event_follows_the_callers_transaction() {
-    let schema = Schema::new().await;
+async fn added_event_follows_the_callers_transaction<DB: TestDatabase>() {
+    let schema = database::Schema::<DB>::new().await;
     for commits in [false, true] {
         let mut tx = schema.pool.begin().await.unwrap();
         schema.outbox.add(&mut tx, UserAdded { name: "ada".to_owned() }).await.unwrap();
@@ -112,17 +121,17 @@ async fn added_event_follows_the_callers_transaction() {
             tx.rollback().await.unwrap();
         }
     }
-    assert_eq!(schema.column::<i64>("SELECT count(*) FROM cqrs_outbox").await, [1]);
+    assert_eq!(schema.numbers("SELECT count(*) FROM cqrs_outbox").await, [1]);
     schema.drop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn concurrent_migrations_run_once_in_their_schema() {
-    let schema = Schema::new().await;
-    // A reserved word, in a database of many schemas; removed before and after.
+async fn concurrent_migrations_run_once_in_their_schema<DB: TestDatabase>() {
+    let schema = schema_with_users::<DB>().await;
+    // A reserved word, beside many schemas; removed before and after.
     let tables = Tables::default().with_schema("order").unwrap().with_prefix("events_").unwrap();
-    execute(&schema.pool, "DROP SCHEMA IF EXISTS \"order\" CASCADE".to_owned()).await;
-    let outbox = PostgresOutbox::with_tables(schema.pool.clone(), tables).unwrap();
+    let outbox = Outbox::with_tables(schema.pool.clone(), tables).unwrap();
+    let name = outbox.tables().name("").replace(".events_", "");
+    schema.run(DB::DROP.replace("$1", &name)).await;
     let runs = (0..8).map(|_| {
         let outbox = outbox.clone();
         tokio::spawn(async move { outbox.migrate().await.unwrap() })
@@ -131,32 +140,32 @@ async fn concurrent_migrations_run_once_in_their_schema() {
         run.await.unwrap();
     }
     mediator_writes_to(&outbox, &schema).await;
-    execute(&schema.pool, "DROP SCHEMA \"order\" CASCADE".to_owned()).await;
+    schema.run(DB::DROP.replace("$1", &name)).await;
     schema.drop().await;
 }
 
-async fn mediator_writes_to(outbox: &PostgresOutbox, schema: &Schema) {
-    execute(&schema.pool, "CREATE TABLE users (name text NOT NULL)".to_owned()).await;
+async fn mediator_writes_to<DB: TestDatabase>(outbox: &Outbox<DB>, schema: &database::Schema<DB>) {
     mediator(outbox).send(AddUser(Act::Succeed)).await.unwrap();
-    let versions = "SELECT version FROM \"order\".events_migrations";
-    assert_eq!(schema.column::<i32>(versions).await, [1]);
-    assert_eq!(schema.column::<i64>("SELECT count(*) FROM \"order\".events_outbox").await, [1]);
-    assert_eq!(schema.column::<i64>("SELECT count(*) FROM cqrs_outbox").await, [0]);
+    let count = async |table: &str| {
+        schema.numbers(format!("SELECT count(*) FROM {}", outbox.tables().name(table))).await
+    };
+    assert_eq!(count("migrations").await, [1]);
+    assert_eq!(count("outbox").await, [1]);
+    assert_eq!(schema.numbers("SELECT count(*) FROM cqrs_outbox").await, [0]);
 }
 
-#[tokio::test]
-async fn missing_table_and_lost_server_have_their_kinds() {
-    let schema = Schema::new().await;
+async fn missing_table_and_lost_server_have_their_kinds<DB: TestDatabase>() {
+    let schema = database::Schema::<DB>::new().await;
     let other = Tables::default().with_prefix("absent_").unwrap();
-    let outbox = PostgresOutbox::with_tables(schema.pool.clone(), other).unwrap();
+    let outbox = Outbox::with_tables(schema.pool.clone(), other).unwrap();
     let mut tx = schema.pool.begin().await.unwrap();
     let message = [Message::new("users", "{}")];
     let error = outbox.put(&mut tx, &message).await.unwrap_err();
     assert_eq!((error.kind(), error.is_retryable()), (OutboxErrorKind::NotMigrated, false));
     drop(tx);
     let mut tx = schema.pool.begin().await.unwrap();
-    let own: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *tx).await.unwrap();
-    execute(&schema.pool, format!("SELECT pg_terminate_backend({own})")).await;
+    let own = DB::numbers(&mut tx, DB::CONNECTION.to_owned()).await.unwrap()[0];
+    schema.run(DB::KILL.replace("$1", &own.to_string())).await;
     let error = schema.outbox.put(&mut tx, &message).await.unwrap_err();
     assert_eq!((error.kind(), error.is_retryable()), (OutboxErrorKind::Unavailable, true));
     drop(tx);

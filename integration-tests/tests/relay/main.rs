@@ -1,5 +1,5 @@
-//! Tests of the outbox's relay from a real PostgreSQL to a real Kafka, while processes and servers fail. Each
-//! of the fault tests prints a summary.
+//! Tests of the outbox's relay from a real PostgreSQL or MariaDB to a real Kafka, while processes and servers
+//! fail. Each of the fault tests prints a summary.
 //!
 //! Counts are scaled down; `CQRS_FULL=1` runs them in full.
 
@@ -14,11 +14,10 @@ use std::time::{Duration, Instant};
 
 use cqrs_kafka::{KafkaConfig, KafkaMessageBroker};
 use cqrs_outbox::{Relay, RelayBuilder, RelayHandle, RelayReport};
+use integration_tests::database::{Schema, TestDatabase};
 use integration_tests::kafka::{create_topic, fresh_topic};
 use integration_tests::log::show_warnings;
-use integration_tests::postgres::Schema;
 use integration_tests::servers;
-use sqlx::Postgres;
 use tokio::sync::RwLock;
 use tokio::task::JoinHandle;
 
@@ -28,7 +27,7 @@ static SERVERS: RwLock<()> = RwLock::const_new(());
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// A schema and a topic of its own.
-async fn fresh(test: &str) -> (Schema, String) {
+async fn fresh<DB: TestDatabase>(test: &str) -> (Schema<DB>, String) {
     show_warnings();
     let topic = fresh_topic(test);
     create_topic(&topic, 4, &[]).await;
@@ -42,13 +41,13 @@ async fn broker(config: impl FnOnce(&mut KafkaConfig)) -> KafkaMessageBroker {
 }
 
 /// A relay in this process.
-struct Running {
-    handle: RelayHandle<Postgres>,
+struct Running<DB: TestDatabase> {
+    handle: RelayHandle<DB>,
     task: JoinHandle<RelayReport>,
 }
 
-impl Running {
-    fn start(relay: RelayBuilder<Postgres>) -> Self {
+impl<DB: TestDatabase> Running<DB> {
+    fn start(relay: RelayBuilder<DB>) -> Self {
         let relay = relay.build().unwrap();
         Self { handle: relay.handle(), task: tokio::spawn(relay.run()) }
     }
@@ -59,7 +58,7 @@ impl Running {
     }
 }
 
-fn relay(schema: &Schema, broker: &KafkaMessageBroker) -> RelayBuilder<Postgres> {
+fn relay<DB: TestDatabase>(schema: &Schema<DB>, broker: &KafkaMessageBroker) -> RelayBuilder<DB> {
     let (first, longest) = (Duration::from_millis(100), Duration::from_secs(1));
     Relay::builder(&schema.outbox, broker.clone()).backoff(first, longest)
 }

@@ -4,11 +4,18 @@ use std::time::Duration;
 
 use cqrs_core::Message;
 use integration_tests::control::full;
+use integration_tests::database::{Schema, TestDatabase};
 use integration_tests::kafka::read_all;
+use integration_tests::on_each_database;
 use integration_tests::outbox::{audit, drained, write};
-use integration_tests::postgres::{Schema, execute};
+use sqlx::Postgres;
 
 use crate::{LIMIT, Running, SERVERS, broker, fresh, relay, wait};
+
+on_each_database!(
+    late_commit_is_published_before_next_of_its_key,
+    open_transaction_delays_no_other_row,
+);
 
 /// Keys of one lane, found by hashing; the first one is the writer's that is late.
 fn keys_of_one_lane(count: usize) -> Vec<String> {
@@ -17,7 +24,7 @@ fn keys_of_one_lane(count: usize) -> Vec<String> {
     keys.take(count).collect()
 }
 
-async fn put(schema: &Schema, topic: &str, key: &str, body: &str) {
+async fn put<DB: TestDatabase>(schema: &Schema<DB>, topic: &str, key: &str, body: &str) {
     let mut tx = schema.pool.begin().await.unwrap();
     let message = Message::new(topic, body.to_owned()).with_key(key.to_owned());
     schema.outbox.put(&mut tx, &[message]).await.unwrap();
@@ -31,10 +38,9 @@ async fn bodies(topic: &str, key: &str) -> Vec<String> {
     of_key.map(|record| String::from_utf8(record.body.unwrap()).unwrap()).collect()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn late_commit_is_published_before_next_of_its_key() {
+async fn late_commit_is_published_before_next_of_its_key<DB: TestDatabase>() {
     let _shared = SERVERS.read().await;
-    let (schema, topic) = fresh("late").await;
+    let (schema, topic) = fresh::<DB>("late").await;
     let broker = broker(|_| {}).await;
     // No sweep helps.
     let running = Running::start(relay(&schema, &broker).sweep(Duration::from_secs(3_600)));
@@ -45,8 +51,7 @@ async fn late_commit_is_published_before_next_of_its_key() {
         let first = Message::new(&*topic, format!("{round} first")).with_key(keys[0].clone());
         schema.outbox.put(&mut late, &[first]).await.unwrap();
         put(&schema, &topic, &keys[1], &round.to_string()).await;
-        let is_published =
-            async || schema.column::<i64>("SELECT count(*) FROM cqrs_outbox").await[0] == 0;
+        let is_published = async || schema.numbers("SELECT count(*) FROM cqrs_outbox").await == [0];
         wait(is_published, "publish of the later id").await;
         late.commit().await.unwrap();
         put(&schema, &topic, &keys[0], &format!("{round} second")).await;
@@ -64,14 +69,14 @@ async fn late_commit_is_published_before_next_of_its_key() {
 #[tokio::test]
 async fn writer_takes_its_number_before_its_ids() {
     let _shared = SERVERS.read().await;
-    let schema = Schema::new().await;
+    let schema = Schema::<Postgres>::new().await;
     // A trigger runs after the id is taken, and before the row is written.
     let trigger = "CREATE FUNCTION check_number() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
                    IF pg_current_xact_id_if_assigned() IS NULL THEN RAISE 'an id without a number'; \
                    END IF; RETURN NEW; END $$; \
                    CREATE TRIGGER check_number BEFORE INSERT ON cqrs_outbox FOR EACH ROW \
                    EXECUTE FUNCTION check_number()";
-    execute(&schema.pool, trigger.to_owned()).await;
+    schema.run(trigger).await;
     for n in 0..5 {
         put(&schema, "numbers", "key", &n.to_string()).await;
     }
@@ -81,13 +86,13 @@ async fn writer_takes_its_number_before_its_ids() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sweep_finds_row_with_id_before_its_transaction() {
     let _shared = SERVERS.read().await;
-    let (schema, topic) = fresh("sweep").await;
+    let (schema, topic) = fresh::<Postgres>("sweep").await;
     let broker = broker(|_| {}).await;
     let running = Running::start(relay(&schema, &broker).sweep(Duration::from_secs(1)));
     let keys = keys_of_one_lane(2);
     // Another writer than ours: it takes the id long before it has a transaction's number.
     let next = "SELECT nextval(pg_get_serial_sequence('cqrs_outbox', 'id'))";
-    let id = schema.column::<i64>(next).await[0];
+    let id = schema.numbers(next).await[0];
     for n in 0..50 {
         put(&schema, &topic, &keys[1], &n.to_string()).await;
     }
@@ -109,10 +114,9 @@ async fn sweep_finds_row_with_id_before_its_transaction() {
 }
 
 /// Fault 25.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn open_transaction_delays_no_other_row() {
+async fn open_transaction_delays_no_other_row<DB: TestDatabase>() {
     let _shared = SERVERS.read().await;
-    let (schema, topic) = fresh("open").await;
+    let (schema, topic) = fresh::<DB>("open").await;
     let broker = broker(|_| {}).await;
     let running = Running::start(relay(&schema, &broker));
     let rows = if full() { 100_000 } else { 4_000 };
@@ -136,8 +140,9 @@ async fn open_transaction_delays_no_other_row() {
     running.stop().await;
     let arrived = audit(&topic, &committed).await;
     println!(
-        "SUMMARY relay open-transaction committed={} arrived={} lost=0 unexpected=0 reordered=0 \
+        "SUMMARY relay {} open-transaction committed={} arrived={} lost=0 unexpected=0 reordered=0 \
          duplicates={} late={late}",
+        DB::SERVER,
         committed.values().sum::<u32>(),
         arrived.rows,
         arrived.duplicates,

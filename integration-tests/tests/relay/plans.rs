@@ -2,7 +2,7 @@
 
 use cqrs_core::Message;
 use integration_tests::postgres::{execute, options};
-use sqlx::PgPool;
+use sqlx::{PgPool, Postgres};
 
 use crate::{Running, SERVERS, broker, fresh, relay, wait};
 
@@ -13,7 +13,7 @@ const REFUSED: i64 = 5;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stale_statistics_cause_no_full_reads() {
     let _shared = SERVERS.read().await;
-    let (schema, topic) = fresh("plans").await;
+    let (schema, topic) = fresh::<Postgres>("plans").await;
     let broker = broker(|config| config.max_message_size = 1_000).await;
     let mut tx = schema.pool.begin().await.unwrap();
     let poison = "x".repeat(1_100);

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use integration_tests::control::full;
+use integration_tests::database::{Schema, TestDatabase};
+use integration_tests::on_each_database;
 use integration_tests::outbox::{RelayOptions, RelayProcess, audit, drained, write};
-use integration_tests::postgres::Schema;
 
 use crate::{LIMIT, Running, SERVERS, broker, fresh, relay, wait};
 
@@ -13,17 +14,22 @@ const RELAY: &str = env!("CARGO_BIN_EXE_relay");
 /// Unconfirmed or undeleted rows of one relay: its broker's window, and the rows of a delete and a half.
 const IN_FLIGHT: usize = 1_000 + 6_000;
 
+on_each_database!(
+    relays_share_lanes_and_publish_each_row_once,
+    killed_relays_lose_nothing_and_keep_order,
+    stopped_process_goes_on_without_breaking_order,
+);
+
 /// Lanes per owner, the most first.
-async fn owners(schema: &Schema) -> Vec<i64> {
+async fn owners<DB: TestDatabase>(schema: &Schema<DB>) -> Vec<i64> {
     schema
-        .column("SELECT count(*) FROM cqrs_outbox_lane WHERE owner IS NOT NULL GROUP BY owner ORDER BY 1 DESC")
+        .numbers("SELECT count(*) FROM cqrs_outbox_lane WHERE owner IS NOT NULL GROUP BY owner ORDER BY 1 DESC")
         .await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn relays_share_lanes_and_publish_each_row_once() {
+async fn relays_share_lanes_and_publish_each_row_once<DB: TestDatabase>() {
     let _shared = SERVERS.read().await;
-    let (schema, topic) = fresh("share").await;
+    let (schema, topic) = fresh::<DB>("share").await;
     let broker = broker(|_| {}).await;
     let first = Running::start(relay(&schema, &broker));
     wait(async || owners(&schema).await == [64], "owner of all lanes").await;
@@ -42,12 +48,12 @@ async fn relays_share_lanes_and_publish_each_row_once() {
 }
 
 /// Fault 24.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_relays_lose_nothing_and_keep_order() {
+async fn killed_relays_lose_nothing_and_keep_order<DB: TestDatabase>() {
     let _shared = SERVERS.read().await;
-    let (schema, topic) = fresh("kill").await;
+    let (schema, topic) = fresh::<DB>("kill").await;
     let (rows, kills) = if full() { (100_000, 10) } else { (20_000, 3) };
-    let options = RelayOptions { schema: schema.name.clone(), lease_ms: 30_000 };
+    let (server, name) = (DB::SERVER.to_owned(), schema.name.clone());
+    let options = RelayOptions { server, schema: name, lease_ms: 30_000 };
     let mut relays: Vec<_> = (0..4).map(|_| RelayProcess::spawn(RELAY, &options)).collect();
     wait(async || owners(&schema).await == [16, 16, 16, 16], "fair share").await;
     let mut slowest = Duration::ZERO;
@@ -73,8 +79,9 @@ async fn killed_relays_lose_nothing_and_keep_order() {
     }
     let arrived = audit(&topic, &committed).await;
     println!(
-        "SUMMARY relay killed x{kills} committed={} arrived={} lost=0 unexpected=0 reordered=0 \
+        "SUMMARY relay {} killed x{kills} committed={} arrived={} lost=0 unexpected=0 reordered=0 \
          duplicates={} slowest_take_over={slowest:.1?}",
+        DB::SERVER,
         committed.values().sum::<u32>(),
         arrived.rows,
         arrived.duplicates,
@@ -83,11 +90,11 @@ async fn killed_relays_lose_nothing_and_keep_order() {
     schema.drop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stopped_process_goes_on_without_breaking_order() {
+async fn stopped_process_goes_on_without_breaking_order<DB: TestDatabase>() {
     let _shared = SERVERS.read().await;
-    let (schema, topic) = fresh("zombie").await;
-    let options = RelayOptions { schema: schema.name.clone(), lease_ms: 3_000 };
+    let (schema, topic) = fresh::<DB>("zombie").await;
+    let (server, name) = (DB::SERVER.to_owned(), schema.name.clone());
+    let options = RelayOptions { server, schema: name, lease_ms: 3_000 };
     let zombie = RelayProcess::spawn(RELAY, &options);
     wait(async || owners(&schema).await == [64], "owner of all lanes").await;
     let other = RelayProcess::spawn(RELAY, &options);
@@ -108,8 +115,9 @@ async fn stopped_process_goes_on_without_breaking_order() {
     other.stop().await;
     let arrived = audit(&topic, &committed).await;
     println!(
-        "SUMMARY relay stopped-and-continued x{rounds} committed={} arrived={} lost=0 unexpected=0 \
+        "SUMMARY relay {} stopped-and-continued x{rounds} committed={} arrived={} lost=0 unexpected=0 \
          reordered=0 duplicates={}",
+        DB::SERVER,
         committed.values().sum::<u32>(),
         arrived.rows,
         arrived.duplicates,

@@ -16,6 +16,8 @@ CREATE TABLE IF NOT EXISTS {t}outbox (
     occurred_at bigint NOT NULL,
     mandatory boolean NOT NULL,
     created_at bigint NOT NULL,
+    -- Read without the body, which is not in the row if it is large.
+    size bigint GENERATED ALWAYS AS (LENGTH(body)) STORED,
     PRIMARY KEY (lane, id),
     -- AUTO_INCREMENT needs an index that begins with it.
     UNIQUE KEY (id)
@@ -35,11 +37,13 @@ CREATE TABLE IF NOT EXISTS {t}outbox_parked (
     occurred_at bigint NOT NULL,
     mandatory boolean NOT NULL,
     created_at bigint NOT NULL,
+    size bigint GENERATED ALWAYS AS (LENGTH(body)) STORED,
     attempts int NOT NULL,
     next_at bigint NOT NULL,
     first_failed_at bigint NOT NULL,
     last_error longtext NOT NULL,
-    PRIMARY KEY (lane, id)
+    -- After a failover that lost the end of the sequence, ids are used again.
+    PRIMARY KEY (lane, id, event_id)
 ) ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
 -- Rows that were refused for good. The relay does not read them.
@@ -60,7 +64,7 @@ CREATE TABLE IF NOT EXISTS {t}outbox_dead (
     first_failed_at bigint NOT NULL,
     last_error longtext NOT NULL,
     died_at bigint NOT NULL,
-    PRIMARY KEY (lane, id)
+    PRIMARY KEY (lane, id, event_id)
 ) ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
 -- The relays that are alive, by their heartbeat on this server's clock.
@@ -84,9 +88,10 @@ INSERT IGNORE INTO {t}outbox_lane (lane) VALUES
 
 -- Messages whose handling is committed, by consumer.
 CREATE TABLE IF NOT EXISTS {t}inbox (
-    consumer varchar(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+    -- UTF-8. Not a text, whose blanks at the end do not count.
+    consumer varbinary(1020) NOT NULL,
     message_id binary(16) NOT NULL,
     seen_at bigint NOT NULL,
     PRIMARY KEY (consumer, message_id),
-    KEY (seen_at)
+    KEY seen_at (seen_at)
 ) ENGINE = InnoDB;

@@ -6,6 +6,7 @@ use sqlx::{AssertSqlSafe, Error, MySql, MySqlConnection, MySqlPool};
 use uuid::Uuid;
 
 use super::Backend;
+use super::mysql_list::json;
 use crate::error::OutboxErrorKind;
 use crate::migrate::Migration;
 use crate::row::NewRow;
@@ -15,6 +16,9 @@ use crate::tables::{Dialect, Tables};
 /// at most `max_allowed_packet` bytes, 16 MiB by default. A row above the second is alone.
 const MAX_ROWS: usize = 1_000;
 const MAX_BYTES: usize = 4 << 20;
+
+/// The longest name of a consumer, in bytes.
+const MAX_CONSUMER: usize = 1_020;
 
 /// The present time, in microseconds, whatever the time zone of the session.
 pub(crate) const NOW: &str = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))";
@@ -63,13 +67,18 @@ impl Backend for MySql {
         Ok(())
     }
 
-    /// Not `INSERT IGNORE`, which cuts a name that is too long to one that another consumer may have.
     async fn mark(
         connection: &mut MySqlConnection,
         tables: &Tables,
         consumer: &str,
         message_id: Uuid,
     ) -> Result<bool, Error> {
+        // A server that is not strict would cut the name to one that another consumer may have. So would
+        // `INSERT IGNORE`.
+        if consumer.len() > MAX_CONSUMER {
+            let text = format!("the name of a consumer has more than {MAX_CONSUMER} bytes");
+            return Err(Error::Encode(text.into()));
+        }
         // A duplicate is changed, as the server counts an unchanged one like a new one.
         let sql = tables.render(&format!(
             "INSERT INTO {{t}}inbox (consumer, message_id, seen_at) VALUES (?, ?, {NOW}) \
@@ -85,11 +94,21 @@ impl Backend for MySql {
         age_micros: i64,
         limit: i64,
     ) -> Result<u64, Error> {
+        // Found without locks, and deleted by their keys: a delete that scans would wait for the handlers whose
+        // marks it meets.
         let sql = tables.render(&format!(
-            "DELETE FROM {{t}}inbox WHERE seen_at < {NOW} - ? ORDER BY seen_at LIMIT ?"
+            "SELECT HEX(consumer), HEX(message_id) FROM {{t}}inbox FORCE INDEX (seen_at) \
+             WHERE seen_at < {NOW} - ? ORDER BY seen_at LIMIT ?"
         ));
+        let query = sqlx::query_as(AssertSqlSafe(sql)).bind(age_micros).bind(limit);
+        let marks: Vec<(String, String)> = query.fetch_all(pool).await?;
+        let sql = tables.render(
+            "DELETE i FROM JSON_TABLE(?, '$[*]' COLUMNS (consumer varchar(2040) PATH '$[0]', \
+             message_id char(32) PATH '$[1]')) q STRAIGHT_JOIN {t}inbox i FORCE INDEX (PRIMARY) \
+             ON i.consumer = UNHEX(q.consumer) AND i.message_id = UNHEX(q.message_id)",
+        );
         let mut tx = pool.begin_with(BEGIN_READ_COMMITTED).await?;
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(age_micros).bind(limit);
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(json(&marks));
         let purged = query.execute(&mut *tx).await?.rows_affected();
         tx.commit().await?;
         Ok(purged)
@@ -204,6 +223,11 @@ fn number(error: &Error) -> Option<u16> {
 /// it is no error of such a server.
 pub(crate) fn kind(error: &Error) -> Option<OutboxErrorKind> {
     number(error).map(kind_of)
+}
+
+/// `true` if the server gave a statement up, as it took too long: ER_STATEMENT_TIMEOUT, ER_QUERY_TIMEOUT.
+pub(crate) fn is_timeout(error: &Error) -> bool {
+    matches!(number(error), Some(1969 | 3024))
 }
 
 fn kind_of(number: u16) -> OutboxErrorKind {

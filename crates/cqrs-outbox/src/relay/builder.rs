@@ -62,8 +62,8 @@ pub struct Relay<DB: RelayDatabase> {
 impl<DB: RelayDatabase> Relay<DB> {
     /// Settings of a relay from `outbox` to `broker`.
     ///
-    /// On PostgreSQL the relay has up to 4 connections of its own, with the options of the outbox's pool and its
-    /// `after_connect`. The pool's other hooks and limits (`before_acquire`, `after_release`, `max_lifetime`) do
+    /// On PostgreSQL and MySQL the relay has up to 4 connections of its own, with the options of the outbox's pool and
+    /// its `after_connect`. The pool's other hooks and limits (`before_acquire`, `after_release`, `max_lifetime`) do
     /// not apply to them. On SQLite it uses the pool itself: while handlers hold all connections for longer than the
     /// [lease](RelayBuilder::lease) it loses its lane, and another relay publishes the rows in flight again.
     pub fn builder(outbox: &Outbox<DB>, broker: impl MessageBroker) -> RelayBuilder<DB> {
@@ -86,7 +86,7 @@ impl<DB: RelayDatabase> Relay<DB> {
     ///
     /// # Cancel safety
     /// Dropped, nothing is lost: the rows in flight are published again by the next owner of their lanes. On
-    /// PostgreSQL that is at once, elsewhere after the [lease](RelayBuilder::lease).
+    /// PostgreSQL and MySQL that is at once, elsewhere after the [lease](RelayBuilder::lease).
     pub async fn run(self) -> RelayReport {
         let Self { driver, outbox, notified, progress: _, stop } = self;
         driver.run(stop, outbox.wakeup().subscribe(), notified).await
@@ -210,9 +210,9 @@ impl<DB: RelayDatabase> RelayBuilder<DB> {
         self
     }
 
-    /// PostgreSQL: tells by the heartbeat alone if a relay is alive, without a session of its own and without
+    /// PostgreSQL and MySQL: tells by the heartbeat alone if a relay is alive, without a session of its own and without
     /// settings of its connections. For a pooler that lends connections for a transaction or refuses startup
-    /// parameters (pgbouncer). A take-over waits for the [lease](Self::lease) then, and wake-ups of other
+    /// parameters (pgbouncer, ProxySQL). A take-over waits for the [lease](Self::lease) then, and wake-ups of other
     /// processes are not seen before the next poll.
     pub fn heartbeat_only(mut self) -> Self {
         self.settings.uses_session = false;

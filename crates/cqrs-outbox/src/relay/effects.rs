@@ -112,8 +112,22 @@ pub(super) struct ReadAnswer<T> {
     pub(super) rows: Vec<(i16, T)>,
     /// The asked lanes that this relay did not own in the snapshot of the statement. They have no rows here.
     pub(super) lost: Vec<LaneEpoch>,
-    /// Of a database with ids in another order than commits.
-    pub(super) snapshot: Option<Snapshot>,
+    pub(super) late: Late,
+}
+
+/// The rows that may have become visible below those that were read before.
+#[cfg_attr(
+    not(all(feature = "mysql", feature = "postgres")),
+    allow(dead_code, reason = "each database has its own")
+)]
+#[derive(Debug)]
+pub(super) enum Late {
+    /// None: ids are in the order of commits, or an earlier statement of the read told.
+    None,
+    /// Those of transactions that have finished since.
+    Since(Snapshot),
+    /// Those above an id.
+    Above(i64),
 }
 
 /// A row to publish.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use super::effects::{
-    Delete, Effects, LaneEpoch, LaneRange, LaneRead, LateRow, Load, Move, Outcome, Publish,
+    Delete, Effects, LaneEpoch, LaneRange, LaneRead, Late, LateRow, Load, Move, Outcome, Publish,
     ReadAnswer, ReadStep, RowId,
 };
 use super::lane::{Backoff, Capacity, Entry, Lane, ParkedEntry};
@@ -154,9 +154,9 @@ impl<P> Lanes<P> {
 
     /// The rows of the hot read, by lane and id.
     pub(super) fn hot_rows(&mut self, answer: ReadAnswer<Entry<P>>) -> ReadStep {
-        let ReadAnswer { rows, lost, snapshot } = answer;
+        let ReadAnswer { rows, lost, late } = answer;
         lost.into_iter().for_each(|at| self.lose(at));
-        if let Some(above) = snapshot.and_then(|snapshot| self.late.observe(snapshot)) {
+        if let Some(above) = self.observe(late) {
             self.late_from(above);
         }
         if let Some(highest) = rows.iter().map(|(_, entry)| entry.row.id).max() {
@@ -189,9 +189,9 @@ impl<P> Lanes<P> {
     /// A transaction that finished in between may have two late rows of a key, one of them below the range.
     /// Then the range grows, and is read again.
     pub(super) fn late_ids(&mut self, answer: ReadAnswer<LateRow>) -> ReadStep {
-        let ReadAnswer { rows: ids, lost, snapshot } = answer;
+        let ReadAnswer { rows: ids, lost, late } = answer;
         lost.into_iter().for_each(|at| self.lose(at));
-        let above = snapshot.and_then(|snapshot| self.late.observe(snapshot));
+        let above = self.observe(late);
         let share = self.share();
         let Some(reading) = &mut self.reading else { return ReadStep::End };
         if let Some(above) = above {
@@ -292,6 +292,15 @@ impl<P> Lanes<P> {
             self.late_from(above);
         }
         self.end_read();
+    }
+
+    /// The id above which rows may have become visible late.
+    fn observe(&mut self, late: Late) -> Option<i64> {
+        match late {
+            Late::None => None,
+            Late::Since(snapshot) => self.late.observe(snapshot),
+            Late::Above(id) => Some(id),
+        }
     }
 
     fn late_from(&mut self, above: i64) {

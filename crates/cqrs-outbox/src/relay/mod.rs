@@ -6,7 +6,7 @@
 //!
 //! * [`lanes`], [`lane`]: the pure state of the owned lanes. What to read, what to publish next, and what
 //!   became of it. No time of its own, no database, no broker.
-//! * [`snapshot`]: which ids may still appear below those that were read.
+//! * [`snapshot`], `trailing` (MySQL): which ids may still appear below those that were read.
 //!
 //! # Invariants
 //! 1. **Nothing is lost.** A row leaves the table in one of two ways: deleted after the broker's confirm, or
@@ -20,6 +20,8 @@
 //!    only after a late read with a later snapshot has looked for rows that became visible below it. If the
 //!    earlier row of a key was committed before the id of the later one was taken, it is found in time.
 //!    Writers that break that rule lose the order; the sweep, which reads all ids, still finds their rows.
+//!    MySQL shows no snapshots: there a late read looks at the ids of the last minute, and a transaction that
+//!    is open for longer breaks the rule.
 //! 4. **Known rows.** A lane knows the rows that it holds, until their removal is through and no read that
 //!    began before runs. So no read brings a row back that is published.
 //!    A row is its id and its event's id: after a failover that lost the end of the sequence another row may
@@ -53,6 +55,8 @@ mod snapshot;
 mod statements;
 mod status;
 mod store;
+#[cfg(feature = "mysql")]
+mod trailing;
 
 #[cfg(test)]
 mod simulation;

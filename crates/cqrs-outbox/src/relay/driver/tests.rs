@@ -7,7 +7,8 @@ use cqrs_core::{MemoryBroker, Message};
 
 use super::*;
 use crate::relay::effects::{
-    Delete, LaneEpoch, LaneRange, LaneRead, LateRow, Load, OrderKey, ReadAnswer, Table, Target,
+    Delete, LaneEpoch, LaneRange, LaneRead, Late, LateRow, Load, OrderKey, ReadAnswer, Table,
+    Target,
 };
 use crate::relay::lane::{Entry, ParkedEntry};
 use crate::relay::store::ReadEntry;
@@ -109,7 +110,7 @@ fn found(ids: &[i64]) -> Done {
         (AT.lane, Entry { row, order, size: 1, payload: Ok(Message::new("t", "")) })
     };
     let rows = ids.iter().map(entry).collect();
-    Done::Hot(Ok(ReadAnswer { rows, lost: Vec::new(), snapshot: None }))
+    Done::Hot(Ok(ReadAnswer { rows, lost: Vec::new(), late: Late::None }))
 }
 
 fn away() -> OutboxError {

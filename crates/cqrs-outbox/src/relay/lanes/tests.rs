@@ -38,7 +38,7 @@ fn parked(id: i64, key: &str, size: usize) -> ParkedEntry {
 }
 
 fn hot(lanes: &mut Lanes<i64>, rows: Vec<(i16, Entry<i64>)>) -> ReadStep {
-    lanes.hot_rows(ReadAnswer { rows, lost: Vec::new(), snapshot: None })
+    lanes.hot_rows(ReadAnswer { rows, lost: Vec::new(), late: Late::None })
 }
 
 /// Publishes, confirms and deletes all that is ready.
@@ -82,10 +82,10 @@ fn late_rows_beyond_the_room_wait_and_the_hot_ones_too() {
     let ReadStep::Ids(_) = hot(&mut lanes, vec![entry(101, 30)]) else { panic!("a late read") };
     let late = |id, size| LateRow { row: row(id), size };
     let rows = [late(1, 60), late(2, 60), late(3, 60)].map(|late| (AT.lane, late)).into();
-    let step = lanes.late_ids(ReadAnswer { rows, lost: Vec::new(), snapshot: None });
+    let step = lanes.late_ids(ReadAnswer { rows, lost: Vec::new(), late: Late::None });
     assert_eq!(step, ReadStep::Rows(vec![(AT, row(1)), (AT, row(2))]));
     let rows = vec![entry(1, 60), entry(2, 60)];
-    lanes.late_rows(ReadAnswer { rows, lost: Vec::new(), snapshot: None });
+    lanes.late_rows(ReadAnswer { rows, lost: Vec::new(), late: Late::None });
     assert_eq!(publish_all(&mut lanes), [1, 2]);
     let ReadStep::Hot(reads) = lanes.start_read() else { panic!("a read") };
     assert_eq!(reads[0].above, 100, "the hot rows are read again");
@@ -180,7 +180,7 @@ fn read_that_took_too_long_is_made_again_with_its_late_rows() {
     lanes.start_read();
     let ReadStep::Ids(_) = hot(&mut lanes, Vec::new()) else { panic!("a late read") };
     let rows = vec![(AT.lane, LateRow { row: row(1), size: 1 })];
-    let step = lanes.late_ids(ReadAnswer { rows, lost: Vec::new(), snapshot: None });
+    let step = lanes.late_ids(ReadAnswer { rows, lost: Vec::new(), late: Late::None });
     assert_eq!(step, ReadStep::Rows(vec![(AT, row(1))]));
     lanes.read_timed_out();
     let ReadStep::Hot(reads) = lanes.start_read() else { panic!("a read") };

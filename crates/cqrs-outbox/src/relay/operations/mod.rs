@@ -1,6 +1,8 @@
 //! Counts, lists, replays and purges the rows that a relay could not publish; for operators and their tools.
 
 mod filter;
+#[cfg(feature = "mysql")]
+mod mysql;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "sqlite")]
@@ -183,6 +185,18 @@ pub trait Operations: OutboxDatabase {
         filter: &FailedFilter,
         limit: u32,
     ) -> impl Future<Output = Result<u64, OutboxError>> + Send;
+}
+
+/// The owners of rows (relay, lanes, age of the heartbeat): several rows of a relay are one owner.
+#[cfg(any(feature = "mysql", feature = "sqlite"))]
+fn owners_of(rows: Vec<(Uuid, i64, Option<i64>)>) -> Vec<Owner> {
+    let mut owners = std::collections::BTreeMap::new();
+    for (relay, lanes, seen_micros) in rows {
+        let owner = owners.entry(relay).or_insert(Owner { relay, lanes: 0, seen_micros: None });
+        owner.lanes += lanes;
+        owner.seen_micros = owner.seen_micros.or(seen_micros);
+    }
+    owners.into_values().collect()
 }
 
 const COUNTING: &str = "counting the rows of the outbox";

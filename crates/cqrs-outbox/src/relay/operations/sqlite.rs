@@ -1,16 +1,14 @@
 //! The operators' statements on SQLite.
 
-use std::collections::BTreeMap;
-
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, Error, Row as _, Sqlite};
-use uuid::Uuid;
 
 use super::filter::FailedFilter;
 use super::{
     COUNTING, DeadCount, Operations, Owner, PURGING, READING, READING_RELAYS, REPLAYED, REPLAYING,
+    owners_of,
 };
 use crate::error::OutboxError;
 use crate::outbox::Outbox;
@@ -43,14 +41,7 @@ impl Operations for Sqlite {
              SELECT owner, count(*), NULL FROM {{t}}outbox_lane WHERE owner IS NOT NULL GROUP BY owner"
         ));
         let query = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(outbox.pool());
-        let rows: Vec<(Uuid, i64, Option<i64>)> = query.await.map_err(error(READING_RELAYS))?;
-        let mut owners = BTreeMap::new();
-        for (relay, lanes, seen_micros) in rows {
-            let owner = owners.entry(relay).or_insert(Owner { relay, lanes: 0, seen_micros: None });
-            owner.lanes += lanes;
-            owner.seen_micros = owner.seen_micros.or(seen_micros);
-        }
-        Ok(owners.into_values().collect())
+        Ok(owners_of(query.await.map_err(error(READING_RELAYS))?))
     }
 
     async fn failed_rows(

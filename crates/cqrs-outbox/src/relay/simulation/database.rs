@@ -6,7 +6,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::relay::effects::{
-    Delete, LaneEpoch, LaneRange, LaneRead, LateRow, Load, Move, OrderKey, ReadAnswer, RowId,
+    Delete, LaneEpoch, LaneRange, LaneRead, Late, LateRow, Load, Move, OrderKey, ReadAnswer, RowId,
     Table, Target,
 };
 use crate::relay::lane::{Entry, ParkedEntry};
@@ -174,7 +174,7 @@ impl Database {
     ) -> ReadAnswer<T> {
         let owned = self.owned(relay);
         let lost = asked.filter(|at| !owned.contains(at)).collect();
-        ReadAnswer { rows, lost, snapshot: Some(self.snapshot()) }
+        ReadAnswer { rows, lost, late: Late::Since(self.snapshot()) }
     }
 
     pub(super) fn ids(&self, relay: usize, ranges: &[LaneRange]) -> ReadAnswer<LateRow> {

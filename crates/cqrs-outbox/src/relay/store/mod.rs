@@ -1,7 +1,9 @@
 //! The statements that a relay needs, with one implementation per database.
 
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(super) mod connections;
+#[cfg(feature = "mysql")]
+mod mysql;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "postgres")]
@@ -45,7 +47,7 @@ pub trait RelayDatabase: Operations {
 
 #[cfg_attr(
     not(feature = "postgres"),
-    allow(dead_code, reason = "SQLite has no notifications and no sessions")
+    allow(dead_code, reason = "only PostgreSQL has notifications, and SQLite no sessions")
 )]
 #[derive(Debug, Clone)]
 pub(super) struct StoreSettings {

@@ -18,7 +18,8 @@ use super::session::Session;
 use super::{Payload, ReadEntry, Store, View, entry_of, order_of};
 use crate::error::OutboxError;
 use crate::relay::effects::{
-    Delete, LaneEpoch, LaneRange, LaneRead, LateRow, Load, Move, ReadAnswer, RowId, Table, Target,
+    Delete, LaneEpoch, LaneRange, LaneRead, Late, LateRow, Load, Move, ReadAnswer, RowId, Table,
+    Target,
 };
 use crate::relay::lane::ParkedEntry;
 use crate::row::Row;
@@ -57,13 +58,13 @@ fn answer<T>(
     value: impl Fn(RowId, &PgRow) -> Result<T, Error>,
 ) -> Result<ReadAnswer<T>, Error> {
     let mut answer =
-        ReadAnswer { rows: Vec::with_capacity(rows.len()), lost: Vec::new(), snapshot: None };
+        ReadAnswer { rows: Vec::with_capacity(rows.len()), lost: Vec::new(), late: Late::None };
     for row in &rows {
         let lane: i16 = row.try_get("asked")?;
         if lane == SNAPSHOT {
             let text: &str = row.try_get("snapshot")?;
             let parsed = text.parse().map_err(|error| Error::Decode(Box::new(error)))?;
-            answer.snapshot = Some(parsed);
+            answer.late = Late::Since(parsed);
         } else if !row.try_get::<bool, _>("is_owned")? {
             answer.lost.push(LaneEpoch { lane, epoch: row.try_get("asked_epoch")? });
         } else if let Some(id) = row.try_get::<Option<i64>, _>("id")? {

@@ -14,7 +14,8 @@ use super::{Payload, ReadEntry, RelayDatabase, Store, StoreSettings, View, entry
 use crate::error::OutboxError;
 use crate::outbox::Outbox;
 use crate::relay::effects::{
-    Delete, LaneEpoch, LaneRange, LaneRead, LateRow, Load, Move, ReadAnswer, RowId, Table, Target,
+    Delete, LaneEpoch, LaneRange, LaneRead, Late, LateRow, Load, Move, ReadAnswer, RowId, Table,
+    Target,
 };
 use crate::relay::lane::ParkedEntry;
 use crate::row::{Row, row_columns};
@@ -154,7 +155,7 @@ impl SqliteStore {
     }
 
     async fn try_hot(&self, reads: &[LaneRead]) -> Result<ReadAnswer<ReadEntry>, Error> {
-        let mut answer = ReadAnswer { rows: Vec::new(), lost: Vec::new(), snapshot: None };
+        let mut answer = ReadAnswer { rows: Vec::new(), lost: Vec::new(), late: Late::None };
         for read in reads {
             let sql = self.sql(&format!(
                 "SELECT l.lane IS NOT NULL AS is_owned, {} FROM (SELECT 1) {OWNED} LEFT JOIN \
@@ -174,7 +175,7 @@ impl SqliteStore {
     }
 
     async fn try_ids(&self, ranges: &[LaneRange]) -> Result<ReadAnswer<LateRow>, Error> {
-        let mut answer = ReadAnswer { rows: Vec::new(), lost: Vec::new(), snapshot: None };
+        let mut answer = ReadAnswer { rows: Vec::new(), lost: Vec::new(), late: Late::None };
         for range in ranges {
             let sql = self.sql(&format!(
                 "SELECT l.lane IS NOT NULL AS is_owned, r.id, r.event_id, r.size FROM (SELECT 1) {OWNED} LEFT JOIN \
@@ -191,7 +192,7 @@ impl SqliteStore {
     }
 
     async fn try_rows(&self, rows: &[(LaneEpoch, RowId)]) -> Result<ReadAnswer<ReadEntry>, Error> {
-        let mut answer = ReadAnswer { rows: Vec::new(), lost: Vec::new(), snapshot: None };
+        let mut answer = ReadAnswer { rows: Vec::new(), lost: Vec::new(), late: Late::None };
         for (at, row) in rows {
             let sql = self.sql(&format!(
                 "SELECT l.lane IS NOT NULL AS is_owned, {} FROM (SELECT 1) {OWNED} \

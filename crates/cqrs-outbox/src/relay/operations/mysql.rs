@@ -1,0 +1,169 @@
+//! The operators' statements on MySQL and MariaDB.
+
+use sqlx::{AssertSqlSafe, Error, MySql, QueryBuilder};
+use uuid::Uuid;
+
+use super::filter::FailedFilter;
+use super::{
+    COUNTING, DeadCount, Operations, Owner, PURGING, READING, READING_RELAYS, REPLAYED, REPLAYING,
+    owners_of,
+};
+use crate::database::mysql::{BEGIN_READ_COMMITTED, NOW};
+use crate::database::mysql_list::{LIST, LISTED, list, numbers};
+use crate::error::OutboxError;
+use crate::outbox::Outbox;
+use crate::relay::failed::{FailedRow, FailedTable};
+use crate::relay::status::Counts;
+use crate::row::row_columns;
+use crate::tables::Dialect;
+
+impl Operations for MySql {
+    async fn counts(outbox: &Outbox<Self>) -> Result<Counts, OutboxError> {
+        // The oldest row of a lane is its first one, more or less: no need to read them all.
+        let sql = outbox.tables().render(&format!(
+            "SELECT (SELECT count(*) FROM {{t}}outbox), \
+             (SELECT {NOW} - min(r.created_at) FROM {{t}}outbox_lane l JOIN {{t}}outbox r \
+             ON r.lane = l.lane AND r.id = (SELECT min(o.id) FROM {{t}}outbox o WHERE o.lane = l.lane)), \
+             (SELECT count(*) FROM {{t}}outbox_parked), (SELECT count(*) FROM {{t}}outbox_dead)"
+        ));
+        let (pending, oldest_micros, parked, dead) = sqlx::query_as(AssertSqlSafe(sql))
+            .fetch_one(outbox.pool())
+            .await
+            .map_err(error(COUNTING))?;
+        Ok(Counts { pending, oldest_micros, parked, dead })
+    }
+
+    async fn owners(outbox: &Outbox<Self>) -> Result<Vec<Owner>, OutboxError> {
+        // In one statement, so that it is one snapshot.
+        let sql = outbox.tables().render(&format!(
+            "SELECT id, 0, {NOW} - seen_at FROM {{t}}outbox_relay UNION ALL \
+             SELECT owner, count(*), NULL FROM {{t}}outbox_lane WHERE owner IS NOT NULL GROUP BY owner"
+        ));
+        let query = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(outbox.pool());
+        Ok(owners_of(query.await.map_err(error(READING_RELAYS))?))
+    }
+
+    async fn failed_rows(
+        outbox: &Outbox<Self>,
+        table: FailedTable,
+        filter: &FailedFilter,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<FailedRow>, OutboxError> {
+        let columns = format!(
+            "{}, r.attempts, r.last_error, r.first_failed_at, r.{} AS at",
+            row_columns(Dialect::Mysql),
+            table.time(),
+        );
+        let mut query = select(outbox, &columns, table, filter);
+        query.push(" AND r.id > ").push_bind(after);
+        query.push(" ORDER BY r.id LIMIT ").push_bind(limit);
+        let query = query.build().persistent(false).try_map(|row| FailedRow::read(&row));
+        query.fetch_all(outbox.pool()).await.map_err(error(READING))
+    }
+
+    async fn count_dead(
+        outbox: &Outbox<Self>,
+        filter: &FailedFilter,
+    ) -> Result<DeadCount, OutboxError> {
+        let columns = format!("count(*), max(r.id), {NOW}");
+        let mut query = select(outbox, &columns, FailedTable::Dead, filter);
+        let query = query.build_query_as().persistent(false);
+        let counted = query.fetch_one(outbox.pool()).await;
+        let (rows, last_id, at) = counted.map_err(error(COUNTING))?;
+        Ok(DeadCount { rows, last_id, at })
+    }
+
+    async fn replay_dead(
+        outbox: &Outbox<Self>,
+        filter: &FailedFilter,
+        limit: u32,
+    ) -> Result<u64, OutboxError> {
+        let columns = REPLAYED.replace("key", "`key`");
+        let kept = columns.replace(", ", ", r.");
+        let insert = format!(
+            "INSERT INTO {{t}}outbox ({columns}) SELECT r.{kept} \
+             FROM {LIST} STRAIGHT_JOIN {{t}}outbox_dead {LISTED} ORDER BY r.id"
+        );
+        change(outbox, filter, limit, Some(insert)).await.map_err(error(REPLAYING))
+    }
+
+    async fn purge_dead(
+        outbox: &Outbox<Self>,
+        filter: &FailedFilter,
+        limit: u32,
+    ) -> Result<u64, OutboxError> {
+        change(outbox, filter, limit, None).await.map_err(error(PURGING))
+    }
+}
+
+fn error(doing: &'static str) -> impl Fn(Error) -> OutboxError {
+    move |error| OutboxError::database(doing, error)
+}
+
+/// Selects `columns` of the rows `r` that meet a filter.
+fn select(
+    outbox: &Outbox<MySql>,
+    columns: &str,
+    table: FailedTable,
+    filter: &FailedFilter,
+) -> QueryBuilder<MySql> {
+    let (name, since) = (table.name(), table.since());
+    let sql = format!("SELECT {columns} FROM {{t}}{name} r WHERE TRUE");
+    let mut query = QueryBuilder::new(outbox.tables().render(&sql));
+    match filter.ids.as_deref() {
+        None => {}
+        // Not an empty list, which is no SQL.
+        Some([]) => {
+            query.push(" AND FALSE");
+        }
+        Some(ids) => {
+            query.push(format!(" AND r.id IN ({})", numbers(ids.iter())));
+        }
+    }
+    if let Some(topic) = &filter.topic {
+        query.push(" AND r.topic = ").push_bind(topic.clone());
+    }
+    if let Some(name) = &filter.name {
+        query.push(" AND r.name = ").push_bind(name.clone());
+    }
+    if let Some(text) = &filter.error {
+        query.push(" AND LOCATE(").push_bind(text.clone()).push(", r.last_error) > 0");
+    }
+    if let Some(id) = filter.up_to {
+        query.push(" AND r.id <= ").push_bind(id);
+    }
+    let as_of = filter.as_of_micros();
+    if let Some(age) = filter.age_micros() {
+        let now = as_of.map_or_else(|| NOW.to_owned(), |time| time.to_string());
+        query.push(format!(" AND r.{since} < {now} - ")).push_bind(age);
+    }
+    if let Some(time) = as_of {
+        query.push(format!(" AND r.{since} <= ")).push_bind(time);
+    }
+    query
+}
+
+/// Runs `then` about dead rows, and deletes them. Their number. The rows are locked first, so that others do not
+/// change them in between.
+async fn change(
+    outbox: &Outbox<MySql>,
+    filter: &FailedFilter,
+    limit: u32,
+    then: Option<String>,
+) -> Result<u64, Error> {
+    let mut chosen = select(outbox, "r.lane, r.id, r.event_id", FailedTable::Dead, filter);
+    chosen.push(" ORDER BY r.id LIMIT ").push_bind(limit).push(" FOR UPDATE");
+    let delete = format!("DELETE r FROM {LIST} STRAIGHT_JOIN {{t}}outbox_dead {LISTED}");
+    let mut tx = outbox.pool().begin_with(BEGIN_READ_COMMITTED).await?;
+    let chosen: Vec<(i16, i64, Uuid)> =
+        chosen.build_query_as().persistent(false).fetch_all(&mut *tx).await?;
+    let rows = list(chosen.into_iter());
+    let mut changed = 0;
+    for sql in then.into_iter().chain([delete]) {
+        let query = sqlx::query(AssertSqlSafe(outbox.tables().render(&sql))).bind(&rows);
+        changed = query.execute(&mut *tx).await?.rows_affected();
+    }
+    tx.commit().await?;
+    Ok(changed)
+}
