@@ -8,7 +8,7 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Connection, Error, MySql, PgConnection, Pool, Postgres};
 use uuid::Uuid;
 
-use crate::{postgres, servers};
+use crate::servers;
 
 /// The options of a connection.
 pub type Options<DB> = <<DB as sqlx::Database>::Connection as Connection>::Options;
@@ -81,11 +81,11 @@ impl TestDatabase for Postgres {
     const KILL: &'static str = "SELECT pg_terminate_backend($1)";
 
     fn options(schema: &str) -> Options<Self> {
-        postgres::options(schema)
+        servers::postgres_options(schema)
     }
 
     fn port() -> u16 {
-        postgres::options("").get_port()
+        servers::postgres_options("").get_port()
     }
 
     fn through(options: Options<Self>, address: SocketAddr) -> Options<Self> {

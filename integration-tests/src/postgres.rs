@@ -1,17 +1,10 @@
 //! PostgreSQL for the tests of the outbox: what only this database has.
 
 use cqrs_outbox::Tables;
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, PgPool, Postgres};
 
-use crate::{database, servers};
-
-/// The options of a connection to the server, with `schema` as the only one in the search path.
-pub fn options(schema: &str) -> PgConnectOptions {
-    let url = servers::postgres();
-    let options: PgConnectOptions = url.parse().expect("CQRS_TEST_POSTGRES");
-    options.options([("search_path", schema)])
-}
+use crate::database;
+pub use crate::servers::postgres_options as options;
 
 /// A schema of PostgreSQL.
 pub type Schema = database::Schema<Postgres>;

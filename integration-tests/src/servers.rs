@@ -127,3 +127,10 @@ fn must_connect(name: &str, address: &str) {
         panic!("no server at {address} ({name}): run `./scripts/brokers up` (no container: {why})");
     }
 }
+
+/// The options of a connection to PostgreSQL, with `schema` as the only one in the search path.
+pub fn postgres_options(schema: &str) -> sqlx::postgres::PgConnectOptions {
+    let url = postgres();
+    let options: sqlx::postgres::PgConnectOptions = url.parse().expect("CQRS_TEST_POSTGRES");
+    options.options([("search_path", schema)])
+}

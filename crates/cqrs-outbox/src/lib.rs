@@ -51,10 +51,13 @@ mod database;
 #[cfg(feature = "postgres")]
 mod debezium;
 mod error;
+mod error_kind;
 mod headers;
 mod inbox;
 mod lane;
 mod migrate;
+#[cfg(feature = "mysql")]
+mod mysql_errors;
 mod outbox;
 #[cfg(feature = "postgres")]
 mod python;
