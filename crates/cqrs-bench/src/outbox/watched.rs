@@ -25,7 +25,7 @@ impl Watched {
         Self { kafka, sent: Arc::default(), confirms: None }
     }
 
-    /// Tells of each confirm, at the price of a task per message.
+    /// Reports each confirm. Costs a task per message.
     pub(super) fn with_confirms(mut self) -> (Self, UnboundedReceiver<Confirmed>) {
         let (sender, receiver) = unbounded_channel();
         self.confirms = Some((Intake::default(), sender));

@@ -179,7 +179,7 @@ async fn relay_wakes_for_the_first_thing_that_is_due() {
     driver.delete_at = Some(millis(2_800));
     assert_eq!(driver.wake_at(seconds(2), None), millis(2_800));
     (driver.notify_at, driver.wants_notify) = (millis(2_700), true);
-    assert_eq!(driver.wake_at(seconds(2), None), millis(2_800), "nobody is to be notified");
+    assert_eq!(driver.wake_at(seconds(2), None), millis(2_800), "no notification is due");
     driver.has_peers = true;
     assert_eq!(driver.wake_at(seconds(2), None), millis(2_700));
     driver.statements.failed(Kind::Delete, millis(2_500), "away");
