@@ -1,0 +1,170 @@
+//! Consuming in process: a full queue of the memory broker, decoded, handled and acked.
+
+use std::borrow::Cow;
+use std::hint::black_box;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use cqrs_core::codec::{DeserializeError, DeserializeErrorKind, Deserializer, JsonDeserializer};
+use cqrs_core::consume::Incoming;
+use cqrs_core::event::Timestamp;
+use cqrs_core::{
+    EventHandler, EventMediator, HandlerError, MemoryBroker, Message, MessageBrokerExt,
+    Notification, NotificationEvent, Scope, Service, Subscribe, Subscription,
+};
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Runtime;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::measured::{block_on, measured, runtime};
+
+pub(crate) const TOPIC: &str = "costs";
+const KEYS: usize = 100;
+
+/// An event, its deserializer and its bytes.
+pub(crate) trait Body: Notification + Clone + serde::de::DeserializeOwned {
+    type Deserializer: Deserializer<Self> + Default;
+
+    fn bytes() -> Vec<u8>;
+
+    /// Decodes `body` without a message around it, as a loop on the raw client does.
+    #[cfg(feature = "servers")]
+    fn decode(body: &[u8]) {
+        let event: NotificationEvent<Self> = serde_json::from_slice(body).expect("an event");
+        black_box(event);
+    }
+}
+
+/// 256 bytes of JSON, with the envelope of python-cqrs.
+#[derive(Clone, Serialize, Deserialize, cqrs_macros::Notification)]
+#[cqrs(crate = "cqrs_core", topic = "costs")]
+pub(crate) struct Text {
+    pub(crate) user_id: String,
+    pub(crate) filling: String,
+}
+
+impl Text {
+    pub(crate) fn event() -> NotificationEvent<Self> {
+        let of_filling = |filling: usize| {
+            let filling = "x".repeat(filling);
+            NotificationEvent::new(Self { user_id: "1234".to_owned(), filling })
+                .with_timestamp("2024-01-02T03:04:05.678901Z".parse().expect("a timestamp"))
+        };
+        let bare = serde_json::to_vec(&of_filling(0)).expect("JSON").len();
+        of_filling(256 - bare)
+    }
+}
+
+impl Body for Text {
+    type Deserializer = JsonDeserializer;
+
+    fn bytes() -> Vec<u8> {
+        serde_json::to_vec(&Self::event()).expect("JSON")
+    }
+}
+
+/// A body of two integers, without an envelope: nothing of it has to be allocated.
+#[derive(Clone, Serialize, Deserialize, cqrs_macros::Notification)]
+#[cqrs(crate = "cqrs_core", topic = "costs")]
+pub(crate) struct Integers {
+    user_id: u64,
+    amount: u64,
+}
+
+impl Body for Integers {
+    type Deserializer = Bare;
+
+    fn bytes() -> Vec<u8> {
+        serde_json::to_vec(&Self { user_id: 1234, amount: 567 }).expect("JSON")
+    }
+}
+
+/// Reads the payload alone.
+#[derive(Default)]
+pub(crate) struct Bare;
+
+impl Deserializer<Integers> for Bare {
+    fn deserialize(
+        &self,
+        message: &Incoming,
+    ) -> Result<NotificationEvent<Integers>, DeserializeError> {
+        let epoch = Timestamp::from_unix_micros(0);
+        let body = message.body.as_deref().unwrap_or_default();
+        let payload = serde_json::from_slice(body).map_err(|error| {
+            let kind = DeserializeErrorKind::Syntax;
+            DeserializeError::new(kind, error.to_string(), message.bytes())
+        })?;
+        Ok(NotificationEvent::from_parts(payload, Uuid::nil(), epoch, "Integers", TOPIC))
+    }
+
+    fn event_name<'m>(&self, _message: &'m Incoming) -> Option<Cow<'m, str>> {
+        Some(Cow::Borrowed("Integers"))
+    }
+}
+
+pub(crate) fn decode<B: Body>(messages: usize) {
+    let (message, deserializer) = (Incoming::new(TOPIC, B::bytes()), B::Deserializer::default());
+    measured(|| {
+        for _ in 0..messages {
+            black_box(deserializer.deserialize(black_box(&message)).expect("an event"));
+        }
+    });
+}
+
+pub(crate) fn memory<B: Body>(messages: usize, concurrency: usize) {
+    let (runtime, broker) = (runtime(), MemoryBroker::builder().capacity(messages).build());
+    runtime.block_on(async {
+        let body = B::bytes();
+        for index in 0..messages {
+            broker.publish(message(TOPIC, &body, index)).await.expect("room");
+        }
+    });
+    let subscription = Subscription::to(TOPIC).concurrency(concurrency).max_unsettled(1_000);
+    service::<B>(&runtime, broker, subscription, messages);
+}
+
+pub(crate) fn message(topic: &str, body: &[u8], index: usize) -> Message {
+    Message::new(topic, body.to_vec()).with_key(format!("key-{}", index % KEYS))
+}
+
+/// Counts a service that handles `messages`.
+pub(crate) fn service<B: Body>(
+    runtime: &Runtime,
+    broker: impl Subscribe,
+    subscription: Subscription,
+    messages: usize,
+) {
+    let (seen, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+    let handler = Count::<B> { seen, messages, done: Arc::clone(&done), event: PhantomData };
+    let events = EventMediator::builder().event::<NotificationEvent<B>, _>(handler).build();
+    let subscription = subscription.group("costs").decode::<B>(B::Deserializer::default());
+    let service = Service::builder(broker)
+        .subscribe(subscription, events.expect("a mediator"))
+        .build()
+        .expect("a service");
+    let report = block_on(runtime, service.run_until(done.notified())).expect("it ends well");
+    assert_eq!(usize::try_from(report.subscriptions[0].counts.handled), Ok(messages));
+}
+
+struct Count<B> {
+    seen: Arc<AtomicUsize>,
+    messages: usize,
+    done: Arc<Notify>,
+    event: PhantomData<fn() -> B>,
+}
+
+impl<B: Body> EventHandler<NotificationEvent<B>> for Count<B> {
+    async fn handle(
+        &self,
+        event: &NotificationEvent<B>,
+        _scope: &mut Scope,
+    ) -> Result<(), HandlerError> {
+        black_box(event);
+        if self.seen.fetch_add(1, Ordering::Relaxed) + 1 == self.messages {
+            self.done.notify_one();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,112 @@
+//! Kafka, against rdkafka's `StreamConsumer` and `FutureProducer` with the same settings.
+
+use cqrs_core::Subscription;
+use cqrs_kafka::{KafkaConfig, KafkaMessageBroker};
+use futures_util::FutureExt as _;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{Consumer as _, StreamConsumer};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::{ClientConfig, Message as _};
+use tokio::runtime::Runtime;
+
+use super::{address, pipelined, publish_ours, unique};
+use crate::consume::{Body, Text, service};
+use crate::measured::{block_on, runtime};
+
+/// A topic of one partition, deleted at the end.
+struct Topic {
+    runtime: Runtime,
+    name: String,
+    broker: KafkaMessageBroker,
+}
+
+impl Topic {
+    fn with(count: usize) -> Self {
+        let runtime = runtime();
+        let (name, broker) = runtime.block_on(async {
+            let name = unique();
+            let new = NewTopic::new(&name, 1, TopicReplication::Fixed(1));
+            admin().create_topics([&new], &AdminOptions::new()).await.expect("a topic");
+            let config = KafkaConfig::new([servers()]);
+            let broker = KafkaMessageBroker::connect(config).await.expect("kafka");
+            publish_ours(&broker, &name, count).await;
+            (name, broker)
+        });
+        Self { runtime, name, broker }
+    }
+}
+
+impl Drop for Topic {
+    fn drop(&mut self) {
+        let deleted = async {
+            admin().delete_topics(&[&self.name], &AdminOptions::new()).await.expect("deleted")
+        };
+        self.runtime.block_on(deleted);
+    }
+}
+
+fn servers() -> String {
+    address("CQRS_TEST_KAFKA")
+}
+
+fn admin() -> AdminClient<DefaultClientContext> {
+    client().create().expect("an admin client")
+}
+
+fn client() -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", servers());
+    config
+}
+
+pub(crate) fn consume(count: usize) {
+    let topic = Topic::with(count);
+    let subscription = Subscription::to(topic.name.as_str());
+    service::<Text>(&topic.runtime, topic.broker.clone(), subscription, count);
+}
+
+pub(crate) fn consume_raw(count: usize) {
+    let topic = Topic::with(count);
+    let consumer: StreamConsumer = client()
+        .set("group.id", "costs")
+        .set("auto.offset.reset", "earliest")
+        .set("enable.auto.offset.store", "false")
+        .create()
+        .expect("a raw consumer");
+    consumer.subscribe(&[&topic.name]).expect("subscribed");
+    block_on(&topic.runtime, async {
+        for _ in 0..count {
+            let record = consumer.recv().await.expect("a record");
+            Text::decode(record.payload().expect("a body"));
+            consumer.store_offset_from_message(&record).expect("stored");
+        }
+    });
+}
+
+pub(crate) fn publish(count: usize) {
+    let topic = Topic::with(0);
+    block_on(&topic.runtime, publish_ours(&topic.broker, &topic.name, count));
+}
+
+pub(crate) fn publish_raw(count: usize) {
+    let topic = Topic::with(0);
+    let producer: FutureProducer = client()
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        .set("partitioner", "murmur2_random")
+        .set("linger.ms", "5")
+        .set("batch.size", "1000000")
+        .create()
+        .expect("a raw producer");
+    let body = Text::bytes();
+    block_on(
+        &topic.runtime,
+        pipelined(count, async |index| {
+            let key = format!("key-{}", index % 100);
+            let record = FutureRecord::to(&topic.name).key(&key).payload(&body);
+            let sent = producer.send_result(record).map_err(|(error, _)| error).expect("queued");
+            sent.map(|stored| drop(stored.expect("a live producer").expect("stored")))
+        }),
+    );
+}
