@@ -1,15 +1,15 @@
-//! What one `send` costs, against a bare `dyn` call of the same handler.
+//! `dispatch`: one `send`, against a bare `dyn` call of the same handler.
 
 use std::future::Future;
 use std::hint::black_box;
 use std::pin::Pin;
-use std::time::Instant;
 
 use cqrs_core::{Invocation, Mediator, Middleware, Next, Outcome, RequestHandler, Scope};
 
-use crate::measure::{Unit, compare};
-
-const CALLS: usize = 200_000;
+use crate::cpu::Stopwatch;
+use crate::measure::{Round, Side, Unit};
+use crate::peers::Request;
+use crate::settings::Settings;
 
 #[derive(cqrs_macros::Command)]
 #[cqrs(crate = "cqrs_core", response = String, error = Refused)]
@@ -61,7 +61,7 @@ fn command(fail: bool) -> Greet {
     Greet { name: black_box("somebody@example.org").to_owned(), fail: black_box(fail) }
 }
 
-fn mediator(middlewares: usize) -> Mediator {
+pub(crate) fn mediator(middlewares: usize) -> Mediator {
     let mut builder = Mediator::builder().handle::<Greet, _>(Greeter);
     for _ in 0..middlewares {
         builder = builder.middleware(PassOn);
@@ -69,32 +69,34 @@ fn mediator(middlewares: usize) -> Mediator {
     builder.build().expect("one handler")
 }
 
-async fn ours(mediator: &Mediator, fail: bool) -> f64 {
-    let start = Instant::now();
-    for _ in 0..CALLS {
+pub(crate) async fn ours(mediator: &Mediator, calls: usize, fail: bool) -> Round {
+    let start = Stopwatch::start();
+    for _ in 0..calls {
         black_box(mediator.send(command(fail)).await.is_ok());
     }
-    Unit::NanosPerCall.of(CALLS, start.elapsed())
+    Round::new(Unit::NanosPerCall, calls, start.elapsed())
 }
 
-async fn bare(handler: &dyn Bare, fail: bool) -> f64 {
-    let start = Instant::now();
-    for _ in 0..CALLS {
+async fn bare(handler: &dyn Bare, calls: usize, fail: bool) -> Round {
+    let start = Stopwatch::start();
+    for _ in 0..calls {
         black_box(handler.call(command(fail)).await.is_ok());
     }
-    Unit::NanosPerCall.of(CALLS, start.elapsed())
+    Round::new(Unit::NanosPerCall, calls, start.elapsed())
 }
 
-pub(crate) async fn run(rounds: usize) {
+pub(crate) async fn run(settings: &Settings) {
     let handler: Box<dyn Bare> = black_box(Box::new(Greeter));
-    for (scenario, middlewares, fail) in [
-        ("dispatch: send Ok / bare dyn call", 0, false),
-        ("dispatch: send Err / bare dyn call", 0, true),
-        ("dispatch: send Ok with 3 middlewares / bare dyn call", 3, false),
-    ] {
+    let calls = settings.messages(200_000);
+    for (what, middlewares, fail) in
+        [("Ok", 0, false), ("Err", 0, true), ("Ok, 3 middlewares", 3, false)]
+    {
         let mediator = mediator(middlewares);
-        let ours = async || ours(&mediator, fail).await;
-        let baseline = async || bare(&*handler, fail).await;
-        compare(scenario.into(), Unit::NanosPerCall, rounds, ours, baseline).await;
+        let mut sides = vec![
+            Side::new("bare dyn call", || bare(&*handler, calls, fail)),
+            Side::new("ours", || ours(&mediator, calls, fail)),
+        ];
+        sides.extend(settings.peer_sides(&Request::Dispatch { calls, middlewares, fail }));
+        settings.comparison("dispatch", what.to_owned(), Unit::NanosPerCall).run(sides).await;
     }
 }

@@ -1,126 +1,102 @@
 //! Benchmarks side by side with the raw clients and with bare dispatch, in one process and one run.
 //!
-//! `cargo run --release -p cqrs-bench -- dispatch | publish-kafka | publish-amqp |
-//! consume-memory | consume-kafka | consume-amqp | outbox-relay`
+//! `cargo run --release -p cqrs-bench -- dispatch | memory | publish-kafka | publish-amqp | consume-kafka |
+//! consume-amqp | roundtrip | slow-handler | options | outbox-relay | report`
 //!
-//! Each measure prints one JSON line with `scenario`, `ours`, `baseline` and `ratio` (ours / baseline);
-//! `outbox-relay` prints tables.
+//! Each comparison prints one JSON line for each figure, with the median, the spread, the processor time and the
+//! ratio to the first side. `report` makes tables and plots of these lines. `outbox-relay` prints tables.
 
-#![allow(clippy::async_yields_async)] // the outer future enqueues, the inner one is the confirm
-
-mod amqp;
 mod consume;
-mod consume_amqp;
-mod consume_kafka;
-mod consume_memory;
+mod cpu;
 mod dispatch;
-mod kafka;
-mod load;
+mod event;
 mod measure;
+mod options;
 mod outbox;
+mod peers;
+mod protocol;
+mod publish;
+mod raw;
+mod report;
+mod roundtrip;
+mod serve;
+mod settings;
+mod slow_handler;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::consume::Codec;
-use crate::load::Format;
+use crate::options::Options;
 use crate::outbox::OutboxRelay;
+use crate::report::Report;
+use crate::roundtrip::Roundtrip;
+use crate::settings::Settings;
+use crate::slow_handler::SlowHandler;
 
 #[derive(Parser)]
 #[command(about = "Benchmarks of the cqrs framework, side by side with the raw clients")]
 struct Args {
     #[command(subcommand)]
     scenario: Scenario,
-    /// Rounds of each side, interleaved; medians are printed. 9 by default; outbox-relay: 5, growth 3,
-    /// held-snapshot 1.
-    #[arg(long, global = true)]
-    rounds: Option<usize>,
-    /// Kafka's brokers.
-    #[arg(long, env = "CQRS_TEST_KAFKA", default_value = "localhost:9092", global = true)]
-    servers: String,
-    /// The RabbitMQ server.
-    #[arg(
-        long,
-        env = "CQRS_TEST_AMQP",
-        default_value = "amqp://guest:guest@localhost:5672/%2f",
-        global = true
-    )]
-    dsn: String,
+    #[command(flatten)]
+    settings: Settings,
 }
 
 #[derive(Subcommand)]
 enum Scenario {
     /// `Mediator::send` against a bare `dyn` call that returns a boxed future.
     Dispatch,
-    /// Publishing to Kafka against a raw `FutureProducer`, from one task and from 64.
-    PublishKafka {
-        /// Messages of one round and side.
-        #[arg(long, default_value_t = 100_000)]
-        messages: usize,
-        /// What the bodies are.
-        #[arg(long, value_enum, default_value = "bytes")]
-        format: Format,
-    },
-    /// Publishing to RabbitMQ against raw lapin with streamed confirms, from one task and from 64.
-    PublishAmqp {
-        /// Messages of one round and side.
-        #[arg(long, default_value_t = 20_000)]
-        messages: usize,
-        /// What the bodies are.
-        #[arg(long, value_enum, default_value = "bytes")]
-        format: Format,
-    },
     /// Consuming from the memory broker against its bare subscriber: what the runtime itself costs.
-    ConsumeMemory {
-        /// Messages of one round and side.
-        #[arg(long, default_value_t = 100_000)]
-        messages: usize,
-        /// What the bodies are.
-        #[arg(long, value_enum, default_value = "json")]
-        codec: Codec,
-    },
+    Memory,
+    /// Publishing to Kafka against a raw `FutureProducer`.
+    PublishKafka,
+    /// Publishing to RabbitMQ against raw lapin with streamed confirms.
+    PublishAmqp,
     /// Consuming from Kafka against a raw `StreamConsumer`: decode, dispatch, offsets.
-    ConsumeKafka {
-        /// Messages of the topic; each round and side reads it.
-        #[arg(long, default_value_t = 200_000)]
-        messages: usize,
-        /// What the bodies are.
-        #[arg(long, value_enum, default_value = "json")]
-        codec: Codec,
-    },
+    ConsumeKafka,
     /// Consuming from RabbitMQ against raw lapin: decode, dispatch, one ack each.
-    ConsumeAmqp {
-        /// Messages of one round and side.
-        #[arg(long, default_value_t = 20_000)]
-        messages: usize,
-        /// What the bodies are.
-        #[arg(long, value_enum, default_value = "json")]
-        codec: Codec,
-    },
+    ConsumeAmqp,
+    /// Latency from the time a message was due to its handler, at a fixed rate, against the raw clients.
+    Roundtrip(Roundtrip),
+    /// A handler that waits 10 ms: 64 lanes against one message after the other.
+    SlowHandler(SlowHandler),
+    /// What each option costs or gives, against the defaults.
+    Options(Options),
     /// The outbox on PostgreSQL and its relay to Kafka: rate, cost of a command, latency, growth.
     OutboxRelay(OutboxRelay),
+    /// Answers requests on stdin, as the programs of other frameworks do: to compare builds of this one.
+    Serve,
+    /// Tables and plots of the lines that the scenarios printed.
+    Report(Report),
 }
 
 #[tokio::main]
-async fn main() {
-    let args = Args::parse();
-    let rounds = args.rounds.unwrap_or(9);
-    match args.scenario {
-        Scenario::Dispatch => dispatch::run(rounds).await,
-        Scenario::PublishKafka { messages, format } => {
-            kafka::publish(&args.servers, messages, rounds, format).await;
+async fn main() -> ExitCode {
+    let Args { scenario, settings } = Args::parse();
+    match run(scenario, settings).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cqrs-bench: {error}");
+            ExitCode::FAILURE
         }
-        Scenario::PublishAmqp { messages, format } => {
-            amqp::publish(&args.dsn, messages, rounds, format).await;
-        }
-        Scenario::ConsumeKafka { messages, codec } => {
-            consume_kafka::run(&args.servers, messages, rounds, codec).await;
-        }
-        Scenario::ConsumeAmqp { messages, codec } => {
-            consume_amqp::run(&args.dsn, messages, rounds, codec).await;
-        }
-        Scenario::ConsumeMemory { messages, codec } => {
-            consume_memory::run(messages, rounds, codec).await;
-        }
-        Scenario::OutboxRelay(relay) => outbox::run(relay, args.servers, args.rounds).await,
     }
+}
+
+async fn run(scenario: Scenario, settings: Settings) -> Result<(), String> {
+    match scenario {
+        Scenario::Dispatch => dispatch::run(&settings).await,
+        Scenario::Memory => consume::memory(&settings).await,
+        Scenario::PublishKafka => publish::kafka(&settings).await,
+        Scenario::PublishAmqp => publish::amqp(&settings).await,
+        Scenario::ConsumeKafka => consume::kafka(&settings).await,
+        Scenario::ConsumeAmqp => consume::amqp(&settings).await,
+        Scenario::Roundtrip(args) => roundtrip::run(&args, &settings).await,
+        Scenario::SlowHandler(args) => slow_handler::run(&args, &settings).await,
+        Scenario::Options(args) => options::run(&args, &settings).await,
+        Scenario::OutboxRelay(relay) => outbox::run(relay, settings).await,
+        Scenario::Serve => return serve::run().await,
+        Scenario::Report(args) => return report::run(&args),
+    }
+    Ok(())
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use self::fixture::{Fixture, Server};
+use crate::settings::Settings;
 
 /// A scenario and its servers. Each scenario has a schema and a topic of its own, and drops both at its end.
 #[derive(Args)]
@@ -30,9 +31,6 @@ pub(crate) struct OutboxRelay {
         global = true
     )]
     postgres: String,
-    /// Partitions of the topic.
-    #[arg(long, default_value_t = 4, global = true)]
-    partitions: i32,
     /// Keys of the events. Each key has one event in flight.
     #[arg(long, default_value_t = 1_000, global = true)]
     keys: usize,
@@ -87,8 +85,10 @@ enum Scenario {
     },
 }
 
-pub(crate) async fn run(args: OutboxRelay, servers: String, rounds: Option<usize>) {
-    let OutboxRelay { scenario, postgres, partitions, keys } = args;
+pub(crate) async fn run(args: OutboxRelay, settings: Settings) {
+    let OutboxRelay { scenario, postgres, keys } = args;
+    let Settings { servers, partitions, rounds, .. } = settings;
+    let partitions = partitions.first().copied().unwrap_or(4);
     let server = Server { postgres, kafka: servers, partitions, keys };
     match scenario {
         Scenario::Rate { rows, relays } => {

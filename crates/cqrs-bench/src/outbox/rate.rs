@@ -6,9 +6,10 @@ use super::fixture::Fixture;
 use super::raw;
 use super::relays::{Relays, wait};
 use super::table::{Series, Table};
-use crate::kafka;
-use crate::load::{Format, Load};
+use crate::event::{Codec, Template};
 use crate::measure::Unit;
+use crate::publish::{Load, WINDOW};
+use crate::raw::kafka::RawProducer;
 
 /// The figures of some relays.
 struct Side {
@@ -19,15 +20,16 @@ struct Side {
 }
 
 pub(super) async fn run(on: &Fixture, rows: usize, relays: &[usize], rounds: usize) {
-    let producer = kafka::producer(on.servers());
-    let load = Load::new(&on.topic, rows, 1, Format::Bytes);
+    let bytes = Template::new(Codec::Bytes, 256);
+    let producer = RawProducer::new(on.servers(), on.topic.as_str().into(), bytes);
+    let load = Load { messages: rows, tasks: 1, window: WINDOW };
     let index = on.index_pool().await;
     let (mut publishing, mut reading) = (Series::default(), Series::default());
     let mut wal = Series::default();
     let side = |relays| Side { relays, rate: Series::default(), wal: Series::default() };
     let mut sides: Vec<_> = relays.iter().copied().map(side).collect();
     for round in 0..=rounds {
-        let published = kafka::raw(&producer, &load).await;
+        let published = load.run(producer.clone()).await.values[0];
         let wal_per_row = fill(on, rows).await;
         let read = raw::select_and_delete(&index, rows).await;
         if round > 0 {
