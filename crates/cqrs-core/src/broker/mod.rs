@@ -6,6 +6,7 @@ mod devnull;
 mod error;
 mod event_error;
 mod intake;
+mod number_ring;
 mod receipt;
 mod window;
 
@@ -15,6 +16,7 @@ pub use devnull::DevnullMessageBroker;
 pub use error::{PublishError, PublishErrorKind};
 pub use event_error::PublishEventError;
 pub use intake::Intake;
+pub use number_ring::NumberRing;
 pub use receipt::{Confirmation, PendingConfirm, Receipt};
 pub use window::{Slot, Window};
 

@@ -172,6 +172,11 @@ impl PendingConfirm {
         &self.state.message
     }
 
+    /// The message to send, for a broker that keeps it: no copy is made.
+    pub fn shared_message(&self) -> Arc<Message> {
+        Arc::clone(&self.state.message)
+    }
+
     /// The deadline of the publish.
     pub fn deadline(&self) -> Instant {
         self.state.deadline

@@ -82,18 +82,25 @@ impl Incoming {
     }
 }
 
-/// A published message as a consumer gets it from a broker that keeps all of it.
-impl From<&Message> for Incoming {
-    fn from(message: &Message) -> Self {
+impl Incoming {
+    /// A published message as a consumer gets it, with the text of its id.
+    pub(crate) fn with_id(message: &Message, id: ByteString) -> Self {
         Self {
             key: message.key.clone(),
-            id: Some(message.id.to_string().into()),
+            id: Some(id),
             name: (!message.name.is_empty()).then(|| message.name.clone()),
             headers: message.headers.clone(),
             content_type: message.content_type.clone(),
             timestamp: Some(message.timestamp),
             ..Self::new(&message.topic, message.body.clone())
         }
+    }
+}
+
+/// A published message as a consumer gets it from a broker that keeps all of it.
+impl From<&Message> for Incoming {
+    fn from(message: &Message) -> Self {
+        Self::with_id(message, message.id.to_string().into())
     }
 }
 

@@ -46,17 +46,23 @@
 //! 6. Each delivery has a tag of its own. A revoked one settles nothing.
 //! 7. One lock per topic guards all of the above. It is never held while a waker is called or a
 //!    confirm is sent, nor across an `.await`.
+//! 8. While a message is ready and a member waits, one of the waiting members has a wake-up: who takes a
+//!    message and leaves another ready wakes the next one. A member that takes none for now (a full or
+//!    stopped source) is not registered, so that it takes no wake-up of another.
 
 mod broker;
 mod builder;
 mod fault_plan;
 mod faults;
 mod group;
+mod log;
 mod options;
+mod ordered;
 mod settle;
 mod source;
 mod source_state;
 mod state;
+mod stored;
 mod subscriber;
 mod topic;
 

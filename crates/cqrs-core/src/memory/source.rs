@@ -1,21 +1,19 @@
 //! The consuming contract of the memory broker, for the service runtime.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::Stream;
-use futures_util::stream::{self, SelectAll, StreamExt};
+use tokio::task::coop;
 
 use super::broker::MemoryBroker;
 use super::settle::MemorySettle;
 use super::source_state::SourceState;
-use super::subscriber::{Membership, MemoryDelivery, MemorySubscriber};
+use super::subscriber::{Deliveries, MemoryDelivery};
 use crate::broker::BoxFuture;
 use crate::consume::support::{own_dead_letters, request_problems};
 use crate::consume::{
-    Incoming, Source, SourceDelivery, SourceError, SourceStatus, Subscribe, SubscribeError,
+    Source, SourceDelivery, SourceError, SourceStatus, Subscribe, SubscribeError,
     SubscribeErrorKind, SubscribeRequest, TopicSet,
 };
 
@@ -56,8 +54,9 @@ fn topics(request: &SubscribeRequest) -> Result<Vec<Arc<str>>, SubscribeError> {
 
 /// The source of one subscription: the deliveries of all its topics.
 struct MemorySource {
-    deliveries: SelectAll<Pin<Box<dyn Stream<Item = MemoryDelivery> + Send>>>,
-    memberships: Vec<Membership>,
+    topics: Vec<Deliveries>,
+    /// The topic that is asked first, in turn.
+    next: usize,
     state: Arc<SourceState>,
     max: usize,
     stopped: bool,
@@ -67,28 +66,58 @@ impl MemorySource {
     fn open(broker: MemoryBroker, request: SubscribeRequest) -> Result<Self, SubscribeError> {
         let topics = topics(&request)?;
         let max = request.max_unsettled.unwrap_or_else(|| (3 * request.concurrency).clamp(16, 300));
-        let subscribers = topics.iter().map(|topic| {
+        let topics = topics.iter().map(|topic| {
             broker.create_group(topic, &request.group, request.start);
-            broker.subscriber(topic, &request.group).keeping_order()
+            broker.subscriber(topic, &request.group).into_deliveries()
         });
-        let subscribers: Vec<_> = subscribers.collect();
-        let memberships = subscribers.iter().map(MemorySubscriber::membership).collect();
-        let deliveries = stream::select_all(subscribers.into_iter().map(stream_of));
+        let topics = topics.collect();
         request.status.report(SourceStatus::Consuming);
         let state = Arc::new(SourceState::new(broker, request));
-        Ok(Self { deliveries, memberships, state, max, stopped: false })
+        Ok(Self { topics, next: 0, state, max, stopped: false })
     }
 
     fn is_full(&self) -> bool {
         self.state.unsettled() >= self.max
     }
-}
 
-fn stream_of(subscriber: MemorySubscriber) -> Pin<Box<dyn Stream<Item = MemoryDelivery> + Send>> {
-    Box::pin(stream::unfold(subscriber, |subscriber| async move {
-        let delivery = subscriber.recv().await?;
-        Some((delivery, subscriber))
-    }))
+    /// While no message is taken, wake-ups must go to other members.
+    fn stop_waiting(&mut self) {
+        self.topics.iter_mut().for_each(Deliveries::stop_waiting);
+    }
+
+    /// The next delivery of any topic; `None` once all topics have ended.
+    fn poll_topics(&mut self, cx: &mut Context<'_>) -> Poll<Option<MemoryDelivery>> {
+        // A task that always finds a message must yield, too.
+        let budget = ready!(coop::poll_proceed(cx));
+        let mut ended = 0;
+        for _ in 0..self.topics.len() {
+            let at = self.next;
+            self.next = (at + 1) % self.topics.len();
+            let Some(topic) = self.topics.get_mut(at) else { continue };
+            match topic.poll_next(cx) {
+                Poll::Ready(Some(delivery)) => {
+                    budget.made_progress();
+                    return Poll::Ready(Some(delivery));
+                }
+                Poll::Ready(None) => ended += 1,
+                Poll::Pending => {}
+            }
+        }
+        match ended == self.topics.len() {
+            true => Poll::Ready(None),
+            false => Poll::Pending,
+        }
+    }
+
+    fn deliver(&self, delivery: MemoryDelivery) -> SourceDelivery {
+        self.state.delivered();
+        let mut message = delivery.incoming();
+        message.offset = i64::try_from(delivery.offset()).ok();
+        message.redelivered = delivery.redelivered();
+        let (retry, delayed) = (delivery.retry(), delivery.delayed());
+        let settle = Box::new(MemorySettle::new(delivery, Arc::clone(&self.state)));
+        SourceDelivery { message, retry, delayed, settle }
+    }
 }
 
 impl Source for MemorySource {
@@ -100,22 +129,15 @@ impl Source for MemorySource {
             return Poll::Ready(None);
         }
         if self.is_full() {
+            self.stop_waiting();
             self.state.register(cx.waker());
             // A delivery may have been settled before the waker was registered.
             if self.is_full() {
                 return Poll::Pending;
             }
         }
-        match self.deliveries.poll_next_unpin(cx) {
-            Poll::Ready(Some(delivery)) => {
-                self.state.delivered();
-                let message = incoming(&delivery);
-                let (retry, delayed) = (delivery.retry(), delivery.delayed());
-                let settle = MemorySettle::new(delivery, Arc::clone(&self.state));
-                let mut delivery = SourceDelivery::new(message, settle);
-                (delivery.retry, delivery.delayed) = (retry, delayed);
-                Poll::Ready(Some(Ok(delivery)))
-            }
+        match self.poll_topics(cx) {
+            Poll::Ready(Some(delivery)) => Poll::Ready(Some(Ok(self.deliver(delivery)))),
             Poll::Ready(None) => {
                 let last_error = "the broker is shut down".into();
                 self.state.request.status.report(SourceStatus::Disconnected { last_error });
@@ -127,30 +149,15 @@ impl Source for MemorySource {
 
     fn stop(&mut self) -> BoxFuture<'_, ()> {
         self.stopped = true;
+        self.stop_waiting();
         Box::pin(async {})
     }
 
-    /// Dropping the source gives all unsettled messages back.
+    /// Dropping the source gives all unsettled messages back: see [`Deliveries`].
     fn close(self: Box<Self>, _deadline: Duration) -> BoxFuture<'static, Result<(), SourceError>> {
         Box::pin(async { Ok(()) })
     }
 }
 
-impl Drop for MemorySource {
-    /// As after a crash: the deliveries in flight are revoked.
-    fn drop(&mut self) {
-        self.memberships.iter().for_each(Membership::leave);
-    }
-}
-
 crate::debug_fields!(MemorySource {}, |it|
     subscription: it.state.request.name, unsettled: it.state.unsettled());
-
-fn incoming(delivery: &MemoryDelivery) -> Incoming {
-    let message = delivery.message();
-    Incoming {
-        offset: i64::try_from(delivery.offset()).ok(),
-        redelivered: delivery.redelivered(),
-        ..Incoming::from(message)
-    }
-}

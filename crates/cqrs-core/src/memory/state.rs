@@ -1,6 +1,6 @@
 //! The state of one topic under its lock: its log, its groups, and the publishes that wait for room.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
@@ -8,6 +8,8 @@ use tokio::task::AbortHandle;
 
 use super::fault_plan::{Fault, FaultPlan};
 use super::group::{Group, ReadyFor};
+use super::log::Log;
+use super::stored::StoredMessage;
 use crate::broker::{Confirmation, PendingConfirm, PublishErrorKind};
 use crate::consume::StartAt;
 use crate::message::Message;
@@ -25,12 +27,7 @@ pub(super) struct TopicLimits {
 pub(super) struct TopicState {
     limits: TopicLimits,
     faults: Arc<FaultPlan>,
-    /// By offset.
-    log: BTreeMap<u64, Kept>,
-    /// Offsets in `log` that all groups have settled: they are evicted for new messages.
-    evictable: BTreeSet<u64>,
-    /// The offset of the next message.
-    pub(super) end: u64,
+    pub(super) log: Log,
     groups: Vec<Group>,
     group_ids: u64,
     /// Publishes that wait for room, in order. Empty while there is room.
@@ -40,21 +37,12 @@ pub(super) struct TopicState {
     pub(super) closed: bool,
 }
 
-#[derive(Debug)]
-struct Kept {
-    message: Arc<Message>,
-    /// The number of groups that did not settle it; a group counts once more for each retry copy.
-    unsettled_by: usize,
-}
-
 impl TopicState {
     pub(super) fn new(limits: TopicLimits, faults: Arc<FaultPlan>, closed: bool) -> Self {
         Self {
             limits,
             faults,
-            log: BTreeMap::new(),
-            evictable: BTreeSet::new(),
-            end: 0,
+            log: Log::new(limits.capacity),
             groups: Vec::new(),
             group_ids: 0,
             waiting: VecDeque::new(),
@@ -78,17 +66,20 @@ impl TopicState {
         self.group_ids += 1;
         let start = match start {
             StartAt::Earliest => 0,
-            StartAt::Latest => self.end,
+            StartAt::Latest => self.log.end(),
             StartAt::Time(time) => {
-                let first = self.log.iter().find(|(_, kept)| kept.message.timestamp >= time);
-                first.map_or(self.end, |(offset, _)| *offset)
+                let is_late = |kept: &StoredMessage| kept.message().timestamp >= time;
+                let first = self.log.since(0).find(|(_, kept)| is_late(kept));
+                first.map_or(self.log.end(), |(offset, _)| offset)
             }
         };
         let mut group = Group::new(self.group_ids, name.into(), start);
-        for (&offset, kept) in self.log.range_mut(start..) {
-            kept.unsettled_by += 1;
-            self.evictable.remove(&offset);
-            group.push(offset, Arc::clone(&kept.message));
+        let kept = self.log.since(start).map(|(offset, message)| {
+            group.push(offset, Arc::clone(message));
+            offset
+        });
+        for offset in kept.collect::<Vec<_>>() {
+            self.log.add_unsettled(offset);
         }
         self.groups.push(group);
         &self.groups[self.groups.len() - 1]
@@ -100,9 +91,9 @@ impl TopicState {
             return false;
         };
         let group = self.groups.remove(at);
-        deferred.wake_all.push(Arc::clone(&group.signal));
+        deferred.wake_all.add(&group.signal);
         for offset in group.unsettled_offsets() {
-            self.settle(offset);
+            self.log.settle(offset);
         }
         self.admit_waiting(deferred);
         true
@@ -110,15 +101,14 @@ impl TopicState {
 
     /// Redelivers the last `n` messages that the group settled.
     pub(super) fn redeliver(&mut self, group: &str, n: usize) -> usize {
-        let Self { log, evictable, groups, .. } = self;
+        let Self { log, groups, .. } = self;
         let Some(group) = groups.iter_mut().find(|known| &*known.name == group) else { return 0 };
-        let settled = group.settled(log.keys().copied());
+        let settled = group.settled(log.since(0).map(|(offset, _)| offset));
         let redelivered = &settled[settled.len().saturating_sub(n)..];
-        for offset in redelivered {
-            if let Some(kept) = log.get_mut(offset) {
-                kept.unsettled_by += 1;
-                evictable.remove(offset);
-                group.push_redelivered(*offset, Arc::clone(&kept.message));
+        for &offset in redelivered {
+            if let Some(message) = log.get(offset).map(Arc::clone) {
+                log.add_unsettled(offset);
+                group.push_redelivered(offset, message);
             }
         }
         redelivered.len()
@@ -127,11 +117,7 @@ impl TopicState {
     // ---- messages
 
     pub(super) fn messages(&self) -> impl Iterator<Item = Arc<Message>> {
-        self.log.values().map(|kept| Arc::clone(&kept.message))
-    }
-
-    pub(super) fn has_room(&self) -> bool {
-        self.log.len() < self.limits.capacity || !self.evictable.is_empty()
+        self.log.since(0).map(|(_, message)| message.shared())
     }
 
     /// `true` if a message has no receiver, as on RabbitMQ.
@@ -139,89 +125,62 @@ impl TopicState {
         self.limits.require_subscriber && self.groups.is_empty()
     }
 
-    /// Ends the publish of an unroutable message.
-    pub(super) fn return_unrouted(pending: PendingConfirm, deferred: &mut Deferred) {
-        let outcome = match (pending.start_sending(), pending.message().mandatory) {
+    /// The end of the publish of an unroutable message.
+    fn return_unrouted(pending: &PendingConfirm) -> PublishOutcome {
+        match (pending.start_sending(), pending.message().mandatory) {
             (false, _) => PublishOutcome::Expired,
             (true, true) => PublishOutcome::Unroutable,
             (true, false) => PublishOutcome::Forgotten,
-        };
-        deferred.outcomes.push((pending, outcome));
+        }
     }
 
-    /// Stores a message, for which there is room.
-    pub(super) fn store(&mut self, pending: PendingConfirm, deferred: &mut Deferred) {
+    /// Stores a message, for which there is room, unless it is unroutable.
+    pub(super) fn store(
+        &mut self,
+        pending: &PendingConfirm,
+        deferred: &mut Deferred,
+    ) -> PublishOutcome {
+        if self.is_unroutable() {
+            return Self::return_unrouted(pending);
+        }
         if !pending.start_sending() {
-            deferred.outcomes.push((pending, PublishOutcome::Expired));
-            return;
+            return PublishOutcome::Expired;
         }
         if self.faults.occurs(Fault::RefusedMessage) {
-            deferred.outcomes.push((pending, PublishOutcome::Refused));
-            return;
+            return PublishOutcome::Refused;
         }
-        let message = Arc::new(pending.message().clone());
-        let offset = self.append(Arc::clone(&message), deferred);
-        if self.has_room() && self.faults.occurs(Fault::Duplicate) {
-            self.append(message, deferred);
+        let message = StoredMessage::new(pending.shared_message());
+        let offset = self.append(&message, deferred);
+        if self.log.has_room() && self.faults.occurs(Fault::Duplicate) {
+            self.append(&message, deferred);
         }
-        let outcome = match () {
+        match () {
             () if self.faults.occurs(Fault::LostConfirm) => PublishOutcome::Lost,
             () if self.faults.occurs(Fault::WithheldConfirm) => PublishOutcome::Withheld,
             () => PublishOutcome::Stored { offset },
-        };
-        deferred.outcomes.push((pending, outcome));
+        }
     }
 
-    fn append(&mut self, message: Arc<Message>, deferred: &mut Deferred) -> u64 {
-        if self.log.len() >= self.limits.capacity
-            && let Some(oldest) = self.evictable.pop_first()
-        {
-            self.log.remove(&oldest);
-        }
-        let offset = self.end;
-        self.end += 1;
+    fn append(&mut self, message: &Arc<StoredMessage>, deferred: &mut Deferred) -> u64 {
+        let offset = self.log.append(Arc::clone(message), self.groups.len());
         for group in &mut self.groups {
-            match group.push(offset, Arc::clone(&message)) {
+            match group.push(offset, Arc::clone(message)) {
                 ReadyFor::None => {}
-                ReadyFor::Any => deferred.wake_one.push(Arc::clone(&group.signal)),
+                ReadyFor::Any => deferred.wake_one.add(&group.signal),
                 // The signal cannot wake one certain member.
-                ReadyFor::Holder => deferred.wake_all.push(Arc::clone(&group.signal)),
+                ReadyFor::Holder => deferred.wake_all.add(&group.signal),
             }
         }
-        let unsettled_by = self.groups.len();
-        if unsettled_by == 0 {
-            self.evictable.insert(offset);
-        }
-        self.log.insert(offset, Kept { message, unsettled_by });
         offset
-    }
-
-    /// A retry copy of the unsettled message at `offset` was added.
-    pub(super) fn add_unsettled(&mut self, offset: u64) {
-        if let Some(kept) = self.log.get_mut(&offset) {
-            kept.unsettled_by += 1;
-        }
-    }
-
-    /// A group settled the message at `offset`.
-    pub(super) fn settle(&mut self, offset: u64) {
-        if let Some(kept) = self.log.get_mut(&offset) {
-            kept.unsettled_by -= 1;
-            if kept.unsettled_by == 0 {
-                self.evictable.insert(offset);
-            }
-        }
     }
 
     /// Stores waiting messages while there is room.
     pub(super) fn admit_waiting(&mut self, deferred: &mut Deferred) {
-        while self.has_room()
+        while self.log.has_room()
             && let Some(pending) = self.waiting.pop_front()
         {
-            match self.is_unroutable() {
-                true => Self::return_unrouted(pending, deferred),
-                false => self.store(pending, deferred),
-            }
+            let outcome = self.store(&pending, deferred);
+            deferred.outcomes.push((pending, outcome));
             deferred.progress = true;
         }
         self.wake_drained(deferred);
@@ -230,7 +189,7 @@ impl TopicState {
     pub(super) fn wake_drained(&self, deferred: &mut Deferred) {
         if self.closed && self.waiting.is_empty() {
             let drained = self.groups.iter().filter(|group| group.unsettled() == 0);
-            deferred.wake_all.extend(drained.map(|group| Arc::clone(&group.signal)));
+            drained.for_each(|group| deferred.wake_all.add(&group.signal));
         }
     }
 }
@@ -239,11 +198,32 @@ impl TopicState {
 #[derive(Debug, Default)]
 pub(super) struct Deferred {
     /// Signals of groups in which one waiting member must be woken.
-    pub(super) wake_one: Vec<Arc<Notify>>,
+    pub(super) wake_one: Signals,
     /// Signals of groups in which all waiting members must be woken.
-    pub(super) wake_all: Vec<Arc<Notify>>,
+    pub(super) wake_all: Signals,
     pub(super) outcomes: Vec<(PendingConfirm, PublishOutcome)>,
     pub(super) progress: bool,
+}
+
+/// Signals of groups. The first one, which is nearly always the only one, takes no allocation.
+#[derive(Debug, Default)]
+pub(super) struct Signals {
+    first: Option<Arc<Notify>>,
+    others: Vec<Arc<Notify>>,
+}
+
+impl Signals {
+    pub(super) fn add(&mut self, signal: &Arc<Notify>) {
+        let signal = Arc::clone(signal);
+        match &self.first {
+            None => self.first = Some(signal),
+            Some(_) => self.others.push(signal),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Arc<Notify>> {
+        self.first.iter().chain(&self.others)
+    }
 }
 
 #[derive(Debug)]
@@ -258,35 +238,43 @@ pub(super) enum PublishOutcome {
 }
 
 impl Deferred {
+    #[inline]
     pub(super) fn run(self, progress: &Notify) {
         for (pending, outcome) in self.outcomes {
-            match outcome {
-                PublishOutcome::Stored { offset } => {
-                    let offset = i64::try_from(offset).unwrap_or(i64::MAX);
-                    pending.confirm(Confirmation::at(0, offset));
-                }
-                PublishOutcome::Forgotten => pending.confirm(Confirmation::default()),
-                PublishOutcome::Unroutable => {
-                    let detail = "its topic has no group: start its consumer first, create the group, or \
-                                  set `mandatory = false` for this event";
-                    pending.fail(PublishErrorKind::Unroutable, detail, None);
-                }
-                PublishOutcome::Expired => pending.expire(None),
-                PublishOutcome::Refused => {
-                    let detail = "an injected fault refuses it";
-                    pending.fail(PublishErrorKind::Refused, detail, None);
-                }
-                PublishOutcome::Lost => {
-                    let detail = "an injected fault lost its confirm";
-                    pending.fail(PublishErrorKind::Unknown, detail, None);
-                }
-                PublishOutcome::Withheld => withhold(pending),
-            }
+            outcome.tell(pending);
         }
         self.wake_one.iter().for_each(|signal| signal.notify_one());
         self.wake_all.iter().for_each(|signal| signal.notify_waiters());
         if self.progress {
             progress.notify_waiters();
+        }
+    }
+}
+
+impl PublishOutcome {
+    /// Ends the publish. Not to be called under the lock.
+    pub(super) fn tell(self, pending: PendingConfirm) {
+        match self {
+            Self::Stored { offset } => {
+                let offset = i64::try_from(offset).unwrap_or(i64::MAX);
+                pending.confirm(Confirmation::at(0, offset));
+            }
+            Self::Forgotten => pending.confirm(Confirmation::default()),
+            Self::Unroutable => {
+                let detail = "its topic has no group: start its consumer first, create the group, or set \
+                              `mandatory = false` for this event";
+                pending.fail(PublishErrorKind::Unroutable, detail, None);
+            }
+            Self::Expired => pending.expire(None),
+            Self::Refused => {
+                let detail = "an injected fault refuses it";
+                pending.fail(PublishErrorKind::Refused, detail, None);
+            }
+            Self::Lost => {
+                let detail = "an injected fault lost its confirm";
+                pending.fail(PublishErrorKind::Unknown, detail, None);
+            }
+            Self::Withheld => withhold(pending),
         }
     }
 }

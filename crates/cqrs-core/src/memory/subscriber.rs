@@ -1,14 +1,17 @@
 //! A subscriber of one group of a topic, and its deliveries.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 
 use super::group::{Entry, Member};
 use super::topic::{Taken, Topic};
-use crate::consume::RetryState;
+use crate::consume::{Incoming, RetryState};
 use crate::message::Message;
 
 /// One member of a group; its members share the group's messages.
@@ -21,17 +24,55 @@ pub struct MemorySubscriber {
     signal: Arc<Notify>,
 }
 
-/// The membership of a subscriber in its group.
-pub(super) struct Membership {
-    topic: Arc<Topic>,
-    group: u64,
-    member: u64,
+/// The deliveries of one topic to a source. Several of one key may be in flight at once, because the runtime
+/// keeps their order itself.
+///
+/// Dropped, it leaves the group as after a crash: its deliveries in flight are revoked.
+pub(super) struct Deliveries {
+    subscriber: MemorySubscriber,
+    /// Waits for a change of the group. Set only while the last poll found no message: a registered waiter
+    /// that does not wait would take the wake-up of another member.
+    changed: Pin<Box<Option<OwnedNotified>>>,
 }
 
-impl Membership {
-    /// Revokes the subscriber's deliveries that are in flight.
-    pub(super) fn leave(&self) {
-        self.topic.leave(self.group, self.member);
+impl Deliveries {
+    /// The next message; `None` as for [`MemorySubscriber::recv`].
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<MemoryDelivery>> {
+        loop {
+            match self.subscriber.take() {
+                Taken::Entry(entry) => {
+                    self.stop_waiting();
+                    return Poll::Ready(Some(self.subscriber.delivery(entry)));
+                }
+                Taken::Ended => return Poll::Ready(None),
+                Taken::Empty => {}
+            }
+            match self.changed.as_mut().as_pin_mut() {
+                Some(changed) => {
+                    ready!(changed.poll(cx));
+                    self.stop_waiting();
+                }
+                // Registered before the next check, so that no later wake-up is missed.
+                None => {
+                    let signal = Arc::clone(&self.subscriber.signal);
+                    self.changed.set(Some(signal.notified_owned()));
+                }
+            }
+        }
+    }
+
+    /// Unregisters. A wake-up that came already goes to another member.
+    pub(super) fn stop_waiting(&mut self) {
+        if self.changed.is_some() {
+            self.changed.set(None);
+        }
+    }
+}
+
+impl Drop for Deliveries {
+    fn drop(&mut self) {
+        let MemorySubscriber { topic, group, member, .. } = &self.subscriber;
+        topic.leave(*group, member.id);
     }
 }
 
@@ -42,15 +83,13 @@ impl MemorySubscriber {
         Self { topic, group, member: Member { id, keeps_order: false }, signal }
     }
 
-    /// Allows several deliveries of one key at once, for a subscriber that keeps their order itself.
-    pub(super) fn keeping_order(mut self) -> Self {
+    pub(super) fn into_deliveries(mut self) -> Deliveries {
         self.member.keeps_order = true;
-        self
+        Deliveries { subscriber: self, changed: Box::pin(None) }
     }
 
-    pub(super) fn membership(&self) -> Membership {
-        let topic = Arc::clone(&self.topic);
-        Membership { topic, group: self.group, member: self.member.id }
+    fn take(&self) -> Taken {
+        self.topic.take(self.group, self.member)
     }
 
     /// The next message; `None` after the last one: the broker is shut down (or dropped) and the group
@@ -66,7 +105,7 @@ impl MemorySubscriber {
         loop {
             // Registered before the check, so that no later wake-up is missed.
             let changed = self.signal.notified();
-            match self.topic.take(self.group, self.member) {
+            match self.take() {
                 Taken::Entry(entry) => return Some(self.delivery(entry)),
                 Taken::Ended => return None,
                 Taken::Empty => changed.await,
@@ -76,7 +115,7 @@ impl MemorySubscriber {
 
     /// The next message, if there is one now.
     pub fn try_recv(&self) -> Option<MemoryDelivery> {
-        match self.topic.take(self.group, self.member) {
+        match self.take() {
             Taken::Entry(entry) => Some(self.delivery(entry)),
             Taken::Empty | Taken::Ended => None,
         }
@@ -102,7 +141,11 @@ pub struct MemoryDelivery {
 impl MemoryDelivery {
     /// The message as it was published.
     pub fn message(&self) -> &Message {
-        &self.entry.message
+        self.entry.message.message()
+    }
+
+    pub(super) fn incoming(&self) -> Incoming {
+        self.entry.message.to_incoming()
     }
 
     /// The number of deliveries of this message in this group, including this one: 1 at first.
@@ -137,7 +180,8 @@ impl MemoryDelivery {
 
     /// Adds a retry copy, delivered after `delay` with `retry`.
     pub(super) fn schedule(&self, delay: Duration, retry: RetryState) {
-        let entry = Entry { retry, delayed: true, ..self.entry.clone() };
+        let mut entry = self.entry.clone();
+        (entry.retry, entry.delayed) = (retry, true);
         self.topic.schedule(self.group, entry, delay);
     }
 
@@ -171,4 +215,4 @@ impl Drop for MemoryDelivery {
     }
 }
 
-crate::debug_fields!(MemoryDelivery {}, |it| message: it.entry.message, attempt: it.entry.attempt);
+crate::debug_fields!(MemoryDelivery {}, |it| message: it.message(), attempt: it.entry.attempt);

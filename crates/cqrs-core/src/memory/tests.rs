@@ -3,5 +3,6 @@
 mod faults;
 mod interleavings;
 mod publishing;
+mod sources;
 mod stress;
 mod subscribing;

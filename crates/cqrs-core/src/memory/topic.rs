@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::fault_plan::FaultPlan;
-use super::group::{Entry, Member};
+use super::group::{Entry, Member, Tag};
 use super::state::{Deferred, PublishOutcome, TopicLimits, TopicState};
 use crate::broker::{PendingConfirm, PublishError, PublishErrorKind};
 use crate::consume::support::far_deadline;
@@ -21,6 +21,14 @@ pub(super) struct Topic {
     /// Notified when a message no longer waits for room; shared by all topics of a broker.
     progress: Arc<Notify>,
     state: Mutex<TopicState>,
+}
+
+/// The result of a publish under the lock.
+enum Published {
+    Ended(PendingConfirm, PublishOutcome),
+    /// It waits for room.
+    Waits,
+    Rejected(PendingConfirm, PublishErrorKind, &'static str),
 }
 
 /// The result of [`Topic::take`].
@@ -61,27 +69,29 @@ impl Topic {
         pending: PendingConfirm,
         may_wait: bool,
     ) -> Result<(), PublishError> {
-        let refused = self.with(|state, deferred| {
+        let full = "its topic is full of messages that a group has not settled";
+        let published = self.with(|state, deferred| {
             if state.closed {
-                return Some((pending, PublishErrorKind::Closed, "shutdown was called on it"));
+                let detail = "shutdown was called on it";
+                return Published::Rejected(pending, PublishErrorKind::Closed, detail);
             }
-            if state.is_unroutable() {
-                TopicState::return_unrouted(pending, deferred);
-            } else if state.has_room() {
-                state.store(pending, deferred);
-            } else if may_wait {
-                state.waiting.push_back(pending);
-                self.start_expirer(state);
-            } else {
-                let detail = "its topic is full of messages that a group has not settled";
-                return Some((pending, PublishErrorKind::Full, detail));
+            if state.log.has_room() || state.is_unroutable() {
+                let outcome = state.store(&pending, deferred);
+                return Published::Ended(pending, outcome);
             }
-            None
+            if !may_wait {
+                return Published::Rejected(pending, PublishErrorKind::Full, full);
+            }
+            state.waiting.push_back(pending);
+            self.start_expirer(state);
+            Published::Waits
         });
-        match refused {
-            Some((pending, kind, detail)) => Err(pending.reject(kind, detail)),
-            None => Ok(()),
+        match published {
+            Published::Ended(pending, outcome) => outcome.tell(pending),
+            Published::Waits => {}
+            Published::Rejected(pending, kind, detail) => return Err(pending.reject(kind, detail)),
         }
+        Ok(())
     }
 
     pub(super) fn messages(&self) -> Vec<Arc<Message>> {
@@ -155,61 +165,61 @@ impl Topic {
     }
 
     pub(super) fn take(&self, group: u64, member: Member) -> Taken {
-        self.with(|state, deferred| {
-            let ended = state.closed && state.waiting.is_empty();
-            let end = state.end;
-            let Some(group) = state.group_mut(group) else { return Taken::Ended };
-            // Here, too, because the runtime that waits for them may be gone.
-            group.release(end);
-            match group.take(member) {
-                Some(entry) => {
-                    // One stored wake-up may stand for several ready messages.
-                    if group.has_ready() {
-                        deferred.wake_one.push(Arc::clone(&group.signal));
-                    }
-                    Taken::Entry(entry)
-                }
-                None if ended && group.unsettled() == 0 => Taken::Ended,
-                None => Taken::Empty,
+        let mut state = self.lock();
+        let ended = state.closed && state.waiting.is_empty();
+        let end = state.log.end();
+        let Some(group) = state.group_mut(group) else { return Taken::Ended };
+        // Here, too, because the runtime that waits for them may be gone.
+        group.release(end);
+        match group.take(member) {
+            Some(entry) => {
+                // One stored wake-up may stand for several ready messages.
+                let signal = group.signal_if_ready();
+                drop(state);
+                wake_one(signal);
+                Taken::Entry(entry)
             }
-        })
+            None if ended && group.unsettled() == 0 => Taken::Ended,
+            None => Taken::Empty,
+        }
     }
 
     pub(super) fn unsettled(&self, group: &str) -> usize {
         self.lock().named(group).map_or(0, |group| group.unsettled())
     }
 
-    pub(super) fn is_in_flight(&self, group: u64, tag: u64) -> bool {
+    pub(super) fn is_in_flight(&self, group: u64, tag: Tag) -> bool {
         self.lock().group_mut(group).is_some_and(|group| group.is_in_flight(tag))
     }
 
-    pub(super) fn set_retry(&self, group: u64, tag: u64, retry: RetryState) {
+    pub(super) fn set_retry(&self, group: u64, tag: Tag, retry: RetryState) {
         if let Some(group) = self.lock().group_mut(group) {
             group.set_retry(tag, retry);
         }
     }
 
     /// `false` if the delivery was revoked.
-    pub(super) fn settle(&self, group: u64, tag: u64) -> bool {
-        self.with(|state, deferred| {
-            let Some(group) = state.group_mut(group) else { return false };
-            let Some(offset) = group.settle(tag) else { return false };
-            if group.has_ready() {
-                deferred.wake_one.push(Arc::clone(&group.signal));
-            }
-            state.settle(offset);
-            state.admit_waiting(deferred);
-            true
-        })
+    pub(super) fn settle(&self, group: u64, tag: Tag) -> bool {
+        let mut state = self.lock();
+        let Some(group) = state.group_mut(group) else { return false };
+        let Some(offset) = group.settle(tag) else { return false };
+        let signal = group.signal_if_ready();
+        state.log.settle(offset);
+        let mut deferred = Deferred::default();
+        state.admit_waiting(&mut deferred);
+        drop(state);
+        wake_one(signal);
+        deferred.run(&self.progress);
+        true
     }
 
-    pub(super) fn give_back(&self, group: u64, tag: u64) {
+    pub(super) fn give_back(&self, group: u64, tag: Tag) {
         self.with(|state, deferred| {
-            let end = state.end;
+            let end = state.log.end();
             if let Some(group) = state.group_mut(group) {
                 group.give_back(tag, end);
-                deferred.wake_one.push(Arc::clone(&group.signal));
-                deferred.wake_all.push(Arc::clone(&group.signal));
+                deferred.wake_one.add(&group.signal);
+                deferred.wake_all.add(&group.signal);
             }
         });
     }
@@ -219,7 +229,7 @@ impl Topic {
         self.with(|state, deferred| {
             if let Some(group) = state.group_mut(group) {
                 group.revoke_from(member);
-                deferred.wake_one.push(Arc::clone(&group.signal));
+                deferred.wake_one.add(&group.signal);
             }
         });
     }
@@ -231,7 +241,7 @@ impl Topic {
             let offset = entry.offset;
             let is_known = state.group_mut(group).map(|group| group.delay(entry, due)).is_some();
             if is_known {
-                state.add_unsettled(offset);
+                state.log.add_unsettled(offset);
             }
             is_known
         });
@@ -248,12 +258,12 @@ impl Topic {
 
     fn release(&self, group: u64) {
         self.with(|state, deferred| {
-            let end = state.end;
+            let end = state.log.end();
             if let Some(group) = state.group_mut(group)
                 && group.release(end)
             {
-                deferred.wake_one.push(Arc::clone(&group.signal));
-                deferred.wake_all.push(Arc::clone(&group.signal));
+                deferred.wake_one.add(&group.signal);
+                deferred.wake_all.add(&group.signal);
             }
         });
     }
@@ -265,7 +275,7 @@ impl Topic {
         self.with(|state, deferred| {
             let Some(group) = state.named(group) else { return 0 };
             let taken = group.revoke_all();
-            deferred.wake_one.push(Arc::clone(&group.signal));
+            deferred.wake_one.add(&group.signal);
             taken
         })
     }
@@ -274,11 +284,17 @@ impl Topic {
         self.with(|state, deferred| {
             let redelivered = state.redeliver(group, n);
             if let Some(group) = state.named(group) {
-                deferred.wake_one.push(Arc::clone(&group.signal));
-                deferred.wake_all.push(Arc::clone(&group.signal));
+                deferred.wake_one.add(&group.signal);
+                deferred.wake_all.add(&group.signal);
             }
             redelivered
         })
+    }
+}
+
+fn wake_one(signal: Option<Arc<Notify>>) {
+    if let Some(signal) = signal {
+        signal.notify_one();
     }
 }
 

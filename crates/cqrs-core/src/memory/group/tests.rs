@@ -5,6 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::Message;
 
 const ANY: Member = Member { id: 0, keeps_order: false };
 const KEEPER: Member = Member { id: 1, keeps_order: true };
@@ -14,13 +15,13 @@ fn group(keys: &[&'static str]) -> Group {
     for (offset, key) in (0..).zip(keys) {
         let mut message = Message::new("t", "");
         message.key = Some(*key).filter(|key| !key.is_empty()).map(Bytes::from);
-        group.push(offset, Arc::new(message));
+        group.push(offset, StoredMessage::new(Arc::new(message)));
     }
     group
 }
 
 /// Takes one message: its offset and its delivery tag.
-fn take(group: &mut Group) -> (u64, u64) {
+fn take(group: &mut Group) -> (u64, Tag) {
     let entry = group.take(ANY).unwrap();
     (entry.offset, entry.tag)
 }
@@ -122,7 +123,7 @@ fn order_keeping_member_takes_next_of_its_key() {
     assert!(group.take(ANY).is_none(), "the third of its key is reserved");
     let mut message = Message::new("t", "");
     message.key = Some("b".into());
-    assert_eq!(group.push(4, Arc::new(message)), ReadyFor::Holder);
+    assert_eq!(group.push(4, StoredMessage::new(Arc::new(message))), ReadyFor::Holder);
     let [a0, a1, b] = taken;
     assert_eq!(group.settle(b.tag), Some(2));
     assert_eq!(take(&mut group).0, 4, "no member has one of this key now");
@@ -179,10 +180,15 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 impl Group {
     fn check(&self) {
-        for (key, queue) in &self.queues {
-            let is_of_key = |entry: &&Entry| entry.message.key.as_ref() == Some(key);
-            let out: Vec<_> = self.in_flight.values().filter(is_of_key).collect();
-            let ready = self.ready.values().filter(is_of_key).count();
+        assert_eq!(self.queues.len(), self.queue_of_key.len());
+        for (key, &id) in &self.queue_of_key {
+            let queue = &self.queues[id];
+            let is_of_key = |entry: &&Entry| entry.message.message().key.as_ref() == Some(key);
+            let in_flight = self.in_flight.iter().map(|(_, entry)| entry);
+            let out: Vec<_> = in_flight.filter(is_of_key).collect();
+            let ready = self.ready.iter().map(|(_, entry)| entry).filter(is_of_key).count();
+            let entries = out.iter().copied().chain(&queue.waiting);
+            assert!(entries.into_iter().all(|entry| entry.queue == Some(id)));
             assert_eq!(queue.in_flight, out.len());
             assert_eq!(ready, usize::from(out.is_empty()), "one is ready, or some are out");
             if let Some(first) = out.first() {
@@ -192,8 +198,8 @@ impl Group {
             let reserved = queue.holder.is_some() && !queue.waiting.is_empty();
             assert_eq!(queue.position.is_some(), reserved);
         }
-        let positions = self.queues.values().filter(|queue| queue.position.is_some()).count();
-        assert_eq!(self.reserved.values().map(BTreeMap::len).sum::<usize>(), positions);
+        let reserved = self.queues.iter().filter(|(_, queue)| queue.position.is_some()).count();
+        assert_eq!(self.reserved.iter().flat_map(|(_, ids)| ids.iter()).count(), reserved);
         assert_eq!(self.unsettled_offsets().count(), self.unsettled);
     }
 }
@@ -208,14 +214,14 @@ proptest! {
         let (mut end, mut unsettled) = (0, 0_usize);
         let due = Instant::now();
         for step in steps {
-            let mut tags: Vec<u64> = group.in_flight.keys().copied().collect();
+            let mut tags: Vec<Tag> = group.in_flight.iter().map(|(_, entry)| entry.tag).collect();
             tags.sort_unstable();
             let at = |which: usize| tags.get(which % tags.len().max(1)).copied();
             match step {
                 Step::Push(key) => {
                     let mut message = Message::new("t", "");
                     message.key = (key > 0).then(|| Bytes::from(vec![key]));
-                    group.push(end, Arc::new(message));
+                    group.push(end, StoredMessage::new(Arc::new(message)));
                     (end, unsettled) = (end + 1, unsettled + 1);
                 }
                 Step::Take(id) => drop(group.take(member(id))),
@@ -227,7 +233,7 @@ proptest! {
                 }
                 Step::Delay(which) => {
                     if let Some(tag) = at(which) {
-                        group.delay(group.in_flight[&tag].clone(), due);
+                        group.delay(group.in_flight[tag.place].clone(), due);
                         group.settle(tag);
                     }
                 }

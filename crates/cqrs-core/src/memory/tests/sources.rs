@@ -1,0 +1,89 @@
+//! Tests of a memory broker's source with several topics.
+
+use std::future::poll_fn;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::consume::{
+    Source, SourceDelivery, StatusReporter, Subscribe, SubscribeRequest, TopicSet,
+};
+use crate::{MemoryBroker, Message, MessageBrokerExt};
+
+/// The source of the group "g" of two topics.
+async fn source(broker: &MemoryBroker, max_unsettled: usize) -> Box<dyn Source> {
+    let (status, _) = StatusReporter::new();
+    let topics = TopicSet::Named(vec!["t".into(), "u".into()]);
+    let mut request = SubscribeRequest::new(topics, "g", status);
+    request.max_unsettled = Some(max_unsettled);
+    Subscribe::subscribe(broker, request).await.unwrap()
+}
+
+async fn publish(broker: &MemoryBroker, topic: &'static str) {
+    broker.publish(Message::new(topic, "")).await.unwrap();
+}
+
+/// The next delivery, if one is ready.
+async fn next(source: &mut Box<dyn Source>) -> Option<SourceDelivery> {
+    let next = poll_fn(|cx| source.poll_next(cx));
+    timeout(Duration::ZERO, next).await.ok().map(|next| next.unwrap().unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn topics_are_served_in_turn() {
+    let broker = MemoryBroker::new();
+    let mut source = source(&broker, 100).await;
+    for topic in ["t", "t", "t", "u", "u"] {
+        publish(&broker, topic).await;
+    }
+    let mut topics = Vec::new();
+    while let Some(mut delivery) = next(&mut source).await {
+        topics.push(delivery.message.topic.to_string());
+        delivery.settle.ack().await.unwrap();
+    }
+    assert_eq!(topics, ["t", "u", "t", "u", "t"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn message_of_any_topic_wakes_a_waiting_source() {
+    let broker = MemoryBroker::new();
+    let mut source = source(&broker, 100).await;
+    for topic in ["u", "t", "u"] {
+        let publish = async {
+            tokio::task::yield_now().await;
+            publish(&broker, topic).await;
+        };
+        let next = timeout(Duration::from_secs(1), poll_fn(|cx| source.poll_next(cx)));
+        let (delivery, ()) = tokio::join!(next, publish);
+        let mut delivery = delivery.expect("it was not woken").unwrap().unwrap();
+        assert_eq!(&*delivery.message.topic, topic);
+        delivery.settle.ack().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn full_or_stopped_source_takes_no_wakeup() {
+    for stop in [false, true] {
+        let broker = MemoryBroker::new();
+        let mut source = source(&broker, 1).await;
+        assert!(next(&mut source).await.is_none(), "it waits for both topics");
+        let held = match stop {
+            true => {
+                source.stop().await;
+                None
+            }
+            false => {
+                publish(&broker, "u").await;
+                let held = next(&mut source).await;
+                assert!(held.is_some() && next(&mut source).await.is_none(), "it is full");
+                held
+            }
+        };
+        let member = broker.subscriber("t", "g");
+        let waiting = tokio::spawn(async move { member.recv().await.unwrap().ack() });
+        tokio::task::yield_now().await;
+        publish(&broker, "t").await;
+        timeout(Duration::from_secs(1), waiting).await.expect("the source took it").unwrap();
+        drop((held, source));
+    }
+}
