@@ -50,11 +50,20 @@ impl Intake {
     /// `NotSent` if the window stayed full until the deadline; `Closed`.
     pub async fn admit(&self, message: Message) -> Result<(PendingConfirm, Receipt), PublishError> {
         let deadline = far_deadline(self.timeout);
-        let size = message.size();
-        if let Some(slot) = self.window.try_acquire(size) {
-            return Ok(self.pending(message, deadline, slot));
+        match self.window.try_acquire(message.size()) {
+            Some(slot) => Ok(self.pending(message, deadline, slot)),
+            // Boxed, so that the future of a message that does not wait is small.
+            None => Box::pin(self.admit_later(message, deadline)).await,
         }
-        match tokio::time::timeout_at(deadline, self.window.acquire(size)).await {
+    }
+
+    async fn admit_later(
+        &self,
+        message: Message,
+        deadline: Instant,
+    ) -> Result<(PendingConfirm, Receipt), PublishError> {
+        let slot = self.window.acquire(message.size());
+        match tokio::time::timeout_at(deadline, slot).await {
             Ok(Some(slot)) => Ok(self.pending(message, deadline, slot)),
             Ok(None) => Err(closed(message)),
             Err(_elapsed) => {

@@ -4,11 +4,11 @@ use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 
-use tokio::sync::oneshot;
+use tokio::task::coop;
 use tokio::time::{Instant, Sleep};
 
 use super::error::{PublishError, PublishErrorKind};
@@ -61,14 +61,26 @@ impl fmt::Debug for ExpiryCause {
 
 /// The state shared by the publisher's [`Receipt`] and the broker's [`PendingConfirm`].
 ///
-/// Invariant: `phase` leaves `QUEUED` once, either to `SENT` (the broker began to write it) or to `EXPIRED`
-/// (its deadline passed first). So `NotSent` is certain: an expired message is never written later.
+/// Invariants:
+/// * `phase` leaves `QUEUED` once, either to `SENT` (the broker began to write it) or to `EXPIRED` (its
+///   deadline passed first). So `NotSent` is certain: an expired message is never written later.
+/// * `outcome` becomes [`Ended`](OutcomeSlot::Ended) once, by the `PendingConfirm`; from then on no waker is
+///   registered. Wakers are called and dropped after the lock is released.
 #[derive(Debug)]
 struct PublishState {
     message: Arc<Message>,
     deadline: Instant,
     phase: AtomicU8,
     cause: Option<ExpiryCause>,
+    outcome: Mutex<OutcomeSlot>,
+}
+
+#[derive(Debug)]
+enum OutcomeSlot {
+    /// With the waker of the task that waits for the receipt.
+    Open(Option<Waker>),
+    /// `None` if the pending confirm was dropped, or the receipt has returned it.
+    Ended(Option<Result<Confirmation, PublishError>>),
 }
 
 const QUEUED: u8 = 0;
@@ -91,6 +103,52 @@ impl PublishState {
         };
         ExpiryCause::attach(self.cause.as_ref(), error)
     }
+
+    fn abandoned_error(&self) -> PublishError {
+        let kind = match self.leave_queue(EXPIRED) {
+            true => PublishErrorKind::NotSent,
+            false => PublishErrorKind::Unknown,
+        };
+        let detail = "the broker value was dropped before the confirm";
+        PublishError::new(kind, Arc::clone(&self.message), detail)
+    }
+
+    fn outcome(&self) -> MutexGuard<'_, OutcomeSlot> {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the publish, and wakes the task that waits for the receipt.
+    fn end(&self, outcome: Option<Result<Confirmation, PublishError>>) {
+        let ended = OutcomeSlot::Ended(outcome);
+        let before = std::mem::replace(&mut *self.outcome(), ended);
+        if let OutcomeSlot::Open(Some(waker)) = before {
+            waker.wake();
+        }
+    }
+
+    /// The outcome, or `None` after the waker was registered.
+    fn poll_outcome(&self, waker: &Waker) -> Option<Result<Confirmation, PublishError>> {
+        let mut slot = self.outcome();
+        match &mut *slot {
+            OutcomeSlot::Open(Some(registered)) if registered.will_wake(waker) => None,
+            OutcomeSlot::Open(registered) => {
+                let replaced = registered.replace(waker.clone());
+                drop((slot, replaced));
+                None
+            }
+            OutcomeSlot::Ended(outcome) => {
+                Some(outcome.take().unwrap_or_else(|| Err(self.abandoned_error())))
+            }
+        }
+    }
+
+    fn forget_waker(&self) {
+        let waker = match &mut *self.outcome() {
+            OutcomeSlot::Open(registered) => registered.take(),
+            OutcomeSlot::Ended(_) => None,
+        };
+        drop(waker);
+    }
 }
 
 /// The future of a message's confirm. Resolves within the publish deadline, whatever the broker does.
@@ -100,7 +158,7 @@ impl PublishState {
 #[must_use = "only the receipt tells whether the broker confirmed the message"]
 pub struct Receipt {
     state: Arc<PublishState>,
-    outcome: oneshot::Receiver<Result<Confirmation, PublishError>>,
+    /// Set once it was polled without an outcome.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -119,24 +177,26 @@ impl Future for Receipt {
     type Output = Result<Confirmation, PublishError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // A task that always finds a confirm must yield, too.
+        let budget = ready!(coop::poll_proceed(cx));
         let this = &mut *self;
-        match Pin::new(&mut this.outcome).poll(cx) {
-            Poll::Ready(Ok(outcome)) => return Poll::Ready(outcome),
-            Poll::Ready(Err(_gone)) => {
-                let kind = match this.state.leave_queue(EXPIRED) {
-                    true => PublishErrorKind::NotSent,
-                    false => PublishErrorKind::Unknown,
-                };
-                let detail = "the broker value was dropped before the confirm";
-                let message = Arc::clone(&this.state.message);
-                return Poll::Ready(Err(PublishError::new(kind, message, detail)));
-            }
-            Poll::Pending => {}
+        if let Some(outcome) = this.state.poll_outcome(cx.waker()) {
+            budget.made_progress();
+            return Poll::Ready(outcome);
         }
         let timer = this
             .timer
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(this.state.deadline)));
         timer.as_mut().poll(cx).map(|()| Err(this.state.expired_error()))
+    }
+}
+
+impl Drop for Receipt {
+    /// Unregisters the waker, which keeps its task in memory.
+    fn drop(&mut self) {
+        if self.timer.is_some() {
+            self.state.forget_waker();
+        }
     }
 }
 
@@ -148,9 +208,8 @@ crate::debug_fields!(Receipt {}, |it| message: it.state.message);
 #[must_use = "dropping it fails the receipt"]
 pub struct PendingConfirm {
     state: Arc<PublishState>,
-    /// Before `outcome`, since fields are dropped in this order: see `settle`.
-    slot: Slot,
-    outcome: oneshot::Sender<Result<Confirmation, PublishError>>,
+    /// `None` once it has an outcome.
+    slot: Option<Slot>,
 }
 
 impl PendingConfirm {
@@ -160,11 +219,11 @@ impl PendingConfirm {
         slot: Slot,
         cause: Option<ExpiryCause>,
     ) -> (Self, Receipt) {
-        let phase = AtomicU8::new(QUEUED);
-        let state = Arc::new(PublishState { message: Arc::new(message), deadline, phase, cause });
-        let (outcome, receiver) = oneshot::channel();
-        let receipt = Receipt { state: Arc::clone(&state), outcome: receiver, timer: None };
-        (Self { state, outcome, slot }, receipt)
+        let (message, phase) = (Arc::new(message), AtomicU8::new(QUEUED));
+        let outcome = Mutex::new(OutcomeSlot::Open(None));
+        let state = Arc::new(PublishState { message, deadline, phase, cause, outcome });
+        let receipt = Receipt { state: Arc::clone(&state), timer: None };
+        (Self { state, slot: Some(slot) }, receipt)
     }
 
     /// The message to send.
@@ -223,10 +282,16 @@ impl PendingConfirm {
         self.settle(Err(error));
     }
 
+    fn settle(mut self, outcome: Result<Confirmation, PublishError>) {
+        self.end(Some(outcome));
+    }
+
     /// Frees the slot first, so that a caller that sees the outcome also sees a free slot.
-    fn settle(self, outcome: Result<Confirmation, PublishError>) {
-        drop(self.slot);
-        let _receipt_dropped = self.outcome.send(outcome);
+    fn end(&mut self, outcome: Option<Result<Confirmation, PublishError>>) {
+        if let Some(slot) = self.slot.take() {
+            drop(slot);
+            self.state.end(outcome);
+        }
     }
 
     /// Returns the message without a receipt, for a publish that failed before it was accepted.
@@ -239,4 +304,84 @@ impl PendingConfirm {
     }
 }
 
+impl Drop for PendingConfirm {
+    fn drop(&mut self) {
+        self.end(None);
+    }
+}
+
 crate::debug_fields!(PendingConfirm { state });
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::broker::{Intake, Window};
+
+    fn admit() -> (PendingConfirm, Receipt) {
+        let intake = Intake::new(Window::default(), Duration::from_secs(3600));
+        intake.try_admit(Message::new("t", "")).unwrap()
+    }
+
+    #[derive(Default)]
+    struct CountWakes(AtomicUsize);
+
+    impl Wake for CountWakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn poll(receipt: &mut Receipt, wakes: &Arc<CountWakes>) -> bool {
+        let waker = Waker::from(Arc::clone(wakes));
+        Pin::new(receipt).poll(&mut Context::from_waker(&waker)).is_ready()
+    }
+
+    #[tokio::test]
+    async fn confirm_wakes_the_task_that_polled_last() {
+        let (first, last) = (Arc::<CountWakes>::default(), Arc::<CountWakes>::default());
+        let (pending, mut receipt) = admit();
+        for waker in [&first, &last, &last] {
+            assert!(!poll(&mut receipt, waker));
+        }
+        pending.confirm(Confirmation::default());
+        assert_eq!((first.0.load(Ordering::SeqCst), last.0.load(Ordering::SeqCst)), (0, 1));
+        assert!(poll(&mut receipt, &last));
+    }
+
+    #[tokio::test]
+    async fn dropped_receipt_keeps_no_waker() {
+        let wakes = Arc::<CountWakes>::default();
+        let (pending, mut receipt) = admit();
+        assert!(!poll(&mut receipt, &wakes));
+        drop(receipt);
+        // The timer's driver drops its waker, too.
+        assert_eq!(Arc::strong_count(&wakes), 1);
+        pending.confirm(Confirmation::default());
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn confirms_of_other_threads_reach_all_receipts() {
+        let (confirms, receiver) = std::sync::mpsc::channel::<PendingConfirm>();
+        let broker = std::thread::spawn(move || {
+            for (number, pending) in receiver.into_iter().enumerate() {
+                match number % 3 {
+                    0 => drop(pending),
+                    _ => pending.confirm(Confirmation::default()),
+                }
+            }
+        });
+        for number in 0..20_000_usize {
+            let (pending, receipt) = admit();
+            confirms.send(pending).unwrap();
+            let outcome = tokio::time::timeout(Duration::from_secs(60), receipt).await;
+            assert_eq!(outcome.expect("a wake-up was lost").is_err(), number % 3 == 0);
+        }
+        drop(confirms);
+        broker.join().unwrap();
+    }
+}
