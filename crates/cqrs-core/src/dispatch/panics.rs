@@ -5,23 +5,21 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use crate::broker::BoxFuture;
-
 /// Calls `call` and runs its future; a panic in either becomes its text. Borrowed values may be
 /// inconsistent afterwards, so the caller must treat the call as failed.
-pub(crate) fn caught<'a, T>(call: impl FnOnce() -> BoxFuture<'a, T>) -> Caught<'a, T> {
+pub(crate) fn caught<F: Future + Unpin>(call: impl FnOnce() -> F) -> Caught<F> {
     Caught(catch_unwind(AssertUnwindSafe(call)).map_err(panic_message))
 }
 
 /// The future of [`caught`].
-pub(crate) struct Caught<'a, T>(Result<BoxFuture<'a, T>, String>);
+pub(crate) struct Caught<F>(Result<F, String>);
 
-impl<T> Future for Caught<'_, T> {
-    type Output = Result<T, String>;
+impl<F: Future + Unpin> Future for Caught<F> {
+    type Output = Result<F::Output, String>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
-            Ok(future) => match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+            Ok(future) => match catch_unwind(AssertUnwindSafe(|| Pin::new(future).poll(cx))) {
                 Ok(poll) => poll.map(Ok),
                 Err(panic) => Poll::Ready(Err(panic_message(panic))),
             },

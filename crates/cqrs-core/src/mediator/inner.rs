@@ -1,6 +1,7 @@
 //! The parts that both mediators share.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -67,7 +68,11 @@ impl Inner {
         answer: &mut dyn Answer,
     ) -> Result<(), SendError<T, E>> {
         let mut call = Invocation::new(kind, name, scope, answer);
-        match caught(|| Box::pin(Next::new(&self.middlewares).run(&mut call))).await {
+        let outcome = {
+            let chain = pin!(Next::new(&self.middlewares).run(&mut call));
+            caught(|| chain).await
+        };
+        match outcome {
             Ok(Ok(())) => Ok(()),
             Ok(Err(failure)) => match failure.0 {
                 FailureKind::Rejected(reason) => Err(SendError::Rejected(reason)),

@@ -1,6 +1,7 @@
 //! Runs a subscription's middlewares around one event.
 
 use std::any::{Any, TypeId};
+use std::pin::pin;
 use std::sync::Arc;
 
 use super::failure::AttemptFailure;
@@ -25,7 +26,10 @@ pub(super) async fn run_chain(
 ) -> Result<Result<(), AttemptFailure>, String> {
     let name = handling.name().to_owned();
     let mut call = Invocation::new(InvocationKind::Event, &name, &mut scope, &mut handling);
-    let outcome = caught(|| Box::pin(Next::new(middlewares).run(&mut call))).await?;
+    let outcome = {
+        let chain = pin!(Next::new(middlewares).run(&mut call));
+        caught(|| chain).await?
+    };
     let answered = handling.result.0;
     Ok(match (outcome, answered) {
         (Ok(()), Some(answered)) => answered,
@@ -83,9 +87,8 @@ impl Answer for Handling<'_> {
             };
             let scope = std::mem::take(scope);
             let received = self.received.clone();
-            let run =
-                caught(|| Box::pin(self.handler.handle(event, received, scope, self.monitor)));
-            let answered = match run.await {
+            let handled = pin!(self.handler.handle(event, received, scope, self.monitor));
+            let answered = match caught(|| handled).await {
                 Ok(handled) => handled,
                 Err(panic) => Err(AttemptFailure::panicked(&panic)),
             };
