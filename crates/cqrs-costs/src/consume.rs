@@ -11,7 +11,7 @@ use cqrs_core::consume::Incoming;
 use cqrs_core::event::Timestamp;
 use cqrs_core::{
     EventHandler, EventMediator, HandlerError, MemoryBroker, Message, MessageBrokerExt,
-    Notification, NotificationEvent, Scope, Service, Subscribe, Subscription,
+    Notification, NotificationEvent, Scope, Service, StartAt, Subscribe, Subscription,
 };
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
@@ -21,6 +21,7 @@ use uuid::Uuid;
 use crate::measured::{block_on, measured, runtime};
 
 pub(crate) const TOPIC: &str = "costs";
+const GROUP: &str = "costs";
 const KEYS: usize = 100;
 
 /// An event, its deserializer and its bytes.
@@ -115,6 +116,9 @@ pub(crate) fn decode<B: Body>(messages: usize) {
 
 pub(crate) fn memory<B: Body>(messages: usize, concurrency: usize) {
     let (runtime, broker) = (runtime(), MemoryBroker::builder().capacity(messages).build());
+    // The group is there before the messages, and the messages are still kept at the end: neither is counted.
+    broker.create_group(TOPIC, GROUP, StartAt::Earliest);
+    let _kept = broker.clone();
     runtime.block_on(async {
         let body = B::bytes();
         for index in 0..messages {
@@ -139,7 +143,7 @@ pub(crate) fn service<B: Body>(
     let (seen, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
     let handler = Count::<B> { seen, messages, done: Arc::clone(&done), event: PhantomData };
     let events = EventMediator::builder().event::<NotificationEvent<B>, _>(handler).build();
-    let subscription = subscription.group("costs").decode::<B>(B::Deserializer::default());
+    let subscription = subscription.group(GROUP).decode::<B>(B::Deserializer::default());
     let service = Service::builder(broker)
         .subscribe(subscription, events.expect("a mediator"))
         .build()
