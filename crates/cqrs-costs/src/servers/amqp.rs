@@ -1,7 +1,7 @@
 //! RabbitMQ, against lapin with the same settings. Its reading and writing runs on the measured thread, too, on
 //! both sides.
 
-use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, BindingConfig, QueueConfig};
+use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, AmqpSubscription, BindingConfig, QueueConfig};
 use cqrs_core::Subscription;
 use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::options::{
@@ -31,16 +31,14 @@ struct Queue {
 
 impl Queue {
     fn with(count: usize) -> Self {
-        let (runtime, topic) = (runtime(), unique());
-        // As a subscription of the group `costs` names it.
-        let name = format!("{topic}.costs");
+        let (runtime, name) = (runtime(), unique());
         let (broker, connection, raw) = runtime.block_on(async {
             let mut config = AmqpConfig::new(dsn());
             config.exchange.name = EXCHANGE.to_owned();
             config.queues.push(QueueConfig::new(&name));
-            config.bindings.push(BindingConfig::new(&name, &topic));
+            config.bindings.push(BindingConfig::new(&name, &name));
             let broker = AmqpMessageBroker::connect(config).await.expect("rabbitmq");
-            publish_ours(&broker, &topic, count).await;
+            publish_ours(&broker, &name, count).await;
             let properties = ConnectionProperties::default();
             let connection = Connection::connect(&dsn(), properties).await.expect("rabbitmq");
             let raw = connection.create_channel().await.expect("a channel");
@@ -67,7 +65,9 @@ fn dsn() -> String {
 
 pub(crate) fn consume(count: usize) {
     let queue = Queue::with(count);
-    let subscription = Subscription::to(unique().as_str()).max_unsettled(PREFETCH.into());
+    let options = AmqpSubscription::new().with_queue(&queue.name).with_passive(true);
+    let subscription =
+        Subscription::to(queue.name.as_str()).option(options).max_unsettled(PREFETCH.into());
     service::<Text>(&queue.runtime, queue.broker.clone(), subscription, count);
 }
 
@@ -90,12 +90,12 @@ pub(crate) fn consume_raw(count: usize) {
 
 pub(crate) fn publish(count: usize) {
     let queue = Queue::with(0);
-    block_on(&queue.runtime, publish_ours(&queue.broker, &unique(), count));
+    block_on(&queue.runtime, publish_ours(&queue.broker, &queue.name, count));
 }
 
 pub(crate) fn publish_raw(count: usize) {
     let queue = Queue::with(0);
-    let (body, topic) = (Text::bytes(), unique());
+    let body = Text::bytes();
     block_on(&queue.runtime, async {
         let channel = &queue.raw;
         channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
@@ -103,7 +103,7 @@ pub(crate) fn publish_raw(count: usize) {
         pipelined(count, async |index| {
             let sent = channel.basic_publish(
                 EXCHANGE.into(),
-                topic.as_str().into(),
+                queue.name.as_str().into(),
                 options,
                 &body,
                 properties(index),

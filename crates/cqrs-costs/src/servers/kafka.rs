@@ -68,6 +68,8 @@ pub(crate) fn consume(count: usize) {
 
 pub(crate) fn consume_raw(count: usize) {
     let topic = Topic::with(count);
+    // The client spawns a task.
+    let _entered = topic.runtime.enter();
     let consumer: StreamConsumer = client()
         .set("group.id", "costs")
         .set("auto.offset.reset", "earliest")
