@@ -1,11 +1,10 @@
 //! The confirms of one channel, as futures of lapin; part of the producer, polled by the publisher.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
-use cqrs_core::broker::BoxFuture;
 use futures_util::task::AtomicWaker;
+use tokio_util::sync::ReusableBoxFuture;
 
 /// Futures of a channel's confirms, driven together.
 ///
@@ -13,42 +12,76 @@ use futures_util::task::AtomicWaker;
 /// [`Unconfirmed`](super::unconfirmed::Unconfirmed) depends on it. lapin resolves confirms one after the
 /// other on one thread, and wakes each before it resolves the next; so once no woken future is left,
 /// the confirms seen so far have no gap: all that were resolved before one of them were seen too.
+///
+/// A future is in a place, whose allocations serve the next future once this one has completed. A late
+/// wake-up of a completed future polls the next one of its place, or none.
 pub(crate) struct Confirms<T> {
-    futures: HashMap<u64, (BoxFuture<'static, T>, Waker)>,
+    places: Vec<Place<T>>,
+    /// Indices of the places without a future.
+    free: Vec<usize>,
     woken: Arc<Woken>,
-    batch: Vec<u64>,
+    batch: Vec<usize>,
 }
 
+struct Place<T> {
+    /// Of the future; `None` once it has completed.
+    number: Option<u64>,
+    future: ReusableBoxFuture<'static, T>,
+    waker: Waker,
+}
+
+/// The places whose futures were woken.
 #[derive(Default)]
 struct Woken {
-    numbers: Mutex<Vec<u64>>,
+    places: Mutex<Vec<usize>>,
     owner: AtomicWaker,
 }
 
-struct WakeOne {
-    number: u64,
+struct WakePlace {
+    place: usize,
     woken: Arc<Woken>,
 }
 
 impl<T> Confirms<T> {
     pub(crate) fn new() -> Self {
-        Self { futures: HashMap::new(), woken: Arc::default(), batch: Vec::new() }
+        Self { places: Vec::new(), free: Vec::new(), woken: Arc::default(), batch: Vec::new() }
     }
 
-    /// Adds `future` under a number never used before and polls it once: that hands the message to lapin,
-    /// in the order of these calls.
+    /// Adds `future` under a number and polls it once: that hands the message to lapin, in the order of
+    /// these calls.
     pub(crate) fn start(
         &mut self,
         number: u64,
         future: impl Future<Output = T> + Send + 'static,
     ) -> Option<T> {
-        let waker = Waker::from(Arc::new(WakeOne { number, woken: Arc::clone(&self.woken) }));
-        let mut future: BoxFuture<'static, T> = Box::pin(future);
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(output) => Some(output),
-            Poll::Pending => {
-                self.futures.insert(number, (future, waker));
-                None
+        let index = match self.free.pop() {
+            Some(index) => {
+                self.places[index].future.set(future);
+                index
+            }
+            None => {
+                let index = self.places.len();
+                let wake = WakePlace { place: index, woken: Arc::clone(&self.woken) };
+                let (future, waker) = (ReusableBoxFuture::new(future), Waker::from(Arc::new(wake)));
+                self.places.push(Place { number: None, future, waker });
+                index
+            }
+        };
+        self.places[index].number = Some(number);
+        self.poll(index).map(|(_, output)| output)
+    }
+
+    /// Polls the future of a place. Frees the place and returns the number and the output if it completed.
+    fn poll(&mut self, index: usize) -> Option<(u64, T)> {
+        let Place { number, future, waker } = self.places.get_mut(index)?;
+        // Woken again after it completed.
+        let done = (*number)?;
+        match future.poll(&mut Context::from_waker(waker)) {
+            Poll::Pending => None,
+            Poll::Ready(output) => {
+                *number = None;
+                self.free.push(index);
+                Some((done, output))
             }
         }
     }
@@ -58,47 +91,42 @@ impl<T> Confirms<T> {
     pub(crate) fn poll_done(&mut self, cx: &mut Context<'_>, done: &mut Vec<(u64, T)>) -> Poll<()> {
         self.woken.owner.register(cx.waker());
         loop {
-            self.woken.take(&mut self.batch);
-            if self.batch.is_empty() {
+            let mut batch = std::mem::take(&mut self.batch);
+            self.woken.take(&mut batch);
+            let is_empty = batch.is_empty();
+            done.extend(batch.drain(..).filter_map(|place| self.poll(place)));
+            self.batch = batch;
+            if is_empty {
                 return match done.is_empty() {
                     true => Poll::Pending,
                     false => Poll::Ready(()),
                 };
-            }
-            for number in self.batch.drain(..) {
-                // Woken again after it completed.
-                let Some((future, waker)) = self.futures.get_mut(&number) else { continue };
-                if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(waker)) {
-                    self.futures.remove(&number);
-                    done.push((number, output));
-                }
             }
         }
     }
 
     /// Drops all futures.
     pub(crate) fn clear(&mut self) {
-        self.futures.clear();
-        self.woken = Arc::default();
+        *self = Self::new();
     }
 }
 
 impl Woken {
-    fn take(&self, batch: &mut Vec<u64>) {
-        std::mem::swap(&mut *self.numbers.lock().unwrap_or_else(PoisonError::into_inner), batch);
+    fn take(&self, batch: &mut Vec<usize>) {
+        std::mem::swap(&mut *self.places.lock().unwrap_or_else(PoisonError::into_inner), batch);
     }
 }
 
-impl Wake for WakeOne {
+impl Wake for WakePlace {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
         let first = {
-            let mut numbers = self.woken.numbers.lock().unwrap_or_else(PoisonError::into_inner);
-            numbers.push(self.number);
-            numbers.len() == 1
+            let mut places = self.woken.places.lock().unwrap_or_else(PoisonError::into_inner);
+            places.push(self.place);
+            places.len() == 1
         };
         // The owner polls until the list is empty, so one wake-up is enough.
         if first {
@@ -156,6 +184,22 @@ mod tests {
             sender.send(value as u64).unwrap();
         }
         assert_eq!(waiting.await.unwrap(), 50);
+    }
+
+    #[tokio::test]
+    async fn places_are_used_again() {
+        let mut confirms = Confirms::new();
+        for number in 0..1_000_u64 {
+            let (sender, receiver) = oneshot::channel::<u64>();
+            let (other, pending) = oneshot::channel::<u64>();
+            confirms.start(2 * number, receiver);
+            confirms.start(2 * number + 1, pending);
+            sender.send(number).unwrap();
+            assert_eq!(done(&mut confirms).await, [(2 * number, Ok(number))]);
+            other.send(number).unwrap();
+            assert_eq!(done(&mut confirms).await, [(2 * number + 1, Ok(number))]);
+        }
+        assert_eq!(confirms.places.len(), 2);
     }
 
     #[tokio::test]

@@ -229,10 +229,13 @@ impl Publisher {
             && self.unconfirmed.next().is_some()
     }
 
-    /// Hands messages to lapin, at most a batch.
+    /// Hands messages to lapin, at most a batch, until one of them has its answer at once.
     fn write(&mut self, done: &mut Vec<(u64, lapin::Result<Confirmation>)>) {
+        if !self.wants_to_write() {
+            return;
+        }
         for _ in 0..BATCH {
-            if !self.wants_to_write() || self.unwritten.load(Ordering::Acquire) >= UNWRITTEN {
+            if self.unwritten.load(Ordering::Acquire) >= UNWRITTEN {
                 return;
             }
             let PublisherChannel::Open(pooled) = &self.channel else { return };
@@ -259,7 +262,9 @@ impl Publisher {
             let publishing =
                 publish(Arc::clone(&pooled.channel), frame, body, mandatory, unwritten);
             if let Some(result) = self.confirms.start(number, publishing) {
+                // An error, nearly always: the channel is closed.
                 done.push((number, result));
+                return;
             }
         }
     }

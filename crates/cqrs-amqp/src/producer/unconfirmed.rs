@@ -1,9 +1,9 @@
 //! The messages of one publisher, queued or sent, until their outcome; part of the producer.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use cqrs_core::broker::{Confirmation, PendingConfirm};
+use cqrs_core::broker::{Confirmation, NumberRing, PendingConfirm};
 use cqrs_core::consume::support::error_chain;
 use cqrs_core::{Message, PublishErrorKind};
 use tokio::time::Instant;
@@ -46,8 +46,8 @@ use crate::error::{AmqpError, publish_error_kind};
 #[derive(Default)]
 pub(crate) struct Unconfirmed {
     queued: VecDeque<Queued>,
-    /// By number.
-    sent: BTreeMap<u64, Sent>,
+    /// By number, counted over all channels.
+    sent: NumberRing<Sent>,
     /// Numbers of the sent messages that are answered and not settled yet.
     answered: Vec<u64>,
     /// Sent messages without an answer.
@@ -56,8 +56,6 @@ pub(crate) struct Unconfirmed {
     expired: usize,
     /// Sent messages that a return names.
     returned: usize,
-    /// Of the last message sent, counted over all channels, never used again.
-    number: u64,
     /// Not later than the earliest deadline.
     next_deadline: Option<Instant>,
 }
@@ -124,7 +122,7 @@ impl Unconfirmed {
             // An isolated message is sent only when none is unanswered, and nothing follows before its answer.
             false => {
                 self.unanswered != 1
-                    || !self.sent.values().any(|sent| sent.isolated && sent.answer.is_none())
+                    || !self.sent().any(|sent| sent.isolated && sent.answer.is_none())
             }
         };
         may_send.then(|| next.pending.message())
@@ -148,10 +146,8 @@ impl Unconfirmed {
             returned: None,
             ambiguous: false,
         };
-        self.number += 1;
-        self.sent.insert(self.number, sent);
         self.unanswered += 1;
-        Some(self.number)
+        Some(self.sent.push(sent))
     }
 
     /// Rejects the next message, which cannot be sent.
@@ -171,7 +167,7 @@ impl Unconfirmed {
     pub(crate) fn answered(&mut self, number: u64, ack: bool, returned: Option<Returned>) {
         let carried = returned.is_some();
         let owner = returned.and_then(|returned| self.assign(returned));
-        let Some(sent) = self.sent.get_mut(&number) else { return };
+        let Some(sent) = self.sent.get_mut(number) else { return };
         if sent.answer.is_none() {
             self.unanswered -= 1;
             self.answered.push(number);
@@ -187,15 +183,15 @@ impl Unconfirmed {
         let same = |sent: &Sent| {
             Some(sent.id) == returned.id && *sent.topic == *returned.topic && sent.mandatory
         };
-        let ambiguous = self.sent.values().filter(|sent| same(sent)).nth(1).is_some();
+        let ambiguous = self.sent().filter(|sent| same(sent)).nth(1).is_some();
         let owner = self.sent.iter().find(|(_, sent)| same(sent) && sent.returned.is_none());
-        let Some(owner) = owner.map(|(number, _)| *number) else {
+        let Some(owner) = owner.map(|(number, _)| number) else {
             tracing::warn!(topic = %returned.topic, "the server returned an unknown message");
             return None;
         };
         for (number, sent) in self.sent.iter_mut().filter(|(_, sent)| same(sent)) {
             sent.ambiguous |= ambiguous;
-            if *number == owner {
+            if number == owner {
                 sent.returned = Some(returned.reason.clone());
             }
         }
@@ -211,11 +207,10 @@ impl Unconfirmed {
         }
         let open = self.returned > 0
             && self
-                .sent
-                .values()
+                .sent()
                 .any(|sent| sent.answer.is_none() && (sent.returned.is_some() || sent.ambiguous));
         for number in std::mem::take(&mut self.answered) {
-            let Some(sent) = self.sent.get(&number) else { continue };
+            let Some(sent) = self.sent.get(number) else { continue };
             if sent.ambiguous {
                 self.settle_group(number, open);
             } else if open && sent.may_be_returned() {
@@ -228,14 +223,14 @@ impl Unconfirmed {
 
     /// Settles `number` and all others of its id and topic, once all of them are answered.
     fn settle_group(&mut self, number: u64, open: bool) {
-        let Some(Sent { id, topic, .. }) = self.sent.get(&number) else { return };
+        let Some(Sent { id, topic, .. }) = self.sent.get(number) else { return };
         let members: Vec<_> = self
             .sent
             .iter()
             .filter(|(_, other)| other.ambiguous && other.id == *id && other.topic == *topic)
             .map(|(number, sent)| {
                 let held = sent.answer.is_none() || (open && sent.may_be_returned());
-                (*number, held, sent.returned.is_some())
+                (number, held, sent.returned.is_some())
             })
             .collect();
         if members.iter().any(|(_, held, _)| *held) {
@@ -268,7 +263,7 @@ impl Unconfirmed {
     }
 
     fn remove(&mut self, number: u64) -> Option<Sent> {
-        let sent = self.sent.remove(&number)?;
+        let sent = self.sent.remove(number)?;
         self.unanswered -= usize::from(sent.answer.is_none());
         self.expired -= usize::from(sent.pending.is_none());
         self.returned -= usize::from(sent.returned.is_some());
@@ -279,9 +274,10 @@ impl Unconfirmed {
     /// with the server's words; otherwise all unanswered ones are isolated.
     pub(crate) fn channel_closed(&mut self, error: &AmqpError) {
         self.settle();
-        let mut unanswered = self.sent.iter().filter(|(_, sent)| sent.answer.is_none());
-        let only = match (unanswered.next(), unanswered.next()) {
-            (Some((number, _)), None) => Some(*number),
+        let unanswered = self.sent.iter().filter(|(_, sent)| sent.answer.is_none());
+        let unanswered: Vec<_> = unanswered.map(|(number, _)| number).take(2).collect();
+        let only = match unanswered[..] {
+            [only] => Some(only),
             _ => None,
         };
         if let Some(pending) = only.and_then(|number| self.remove(number)?.pending) {
@@ -295,7 +291,7 @@ impl Unconfirmed {
     /// order. `isolate`: unanswered messages are isolated, because one of them may have closed the channel.
     pub(crate) fn channel_lost(&mut self, isolate: bool) {
         self.settle();
-        for (_, sent) in std::mem::take(&mut self.sent).into_iter().rev() {
+        for sent in self.sent.take_all().rev() {
             let Some(pending) = sent.pending else { continue };
             match sent.returned {
                 // Returned before the channel was lost: certain without its acknowledgement.
@@ -352,18 +348,23 @@ impl Unconfirmed {
 
     /// Takes the messages that fulfil `condition`, sent ones first. The server may still answer these.
     fn take_pending(&mut self, condition: impl Fn(&PendingConfirm) -> bool) -> Vec<PendingConfirm> {
-        let of_sent = self.sent.values_mut();
-        let mut taken: Vec<_> =
-            of_sent.filter_map(|sent| sent.pending.take_if(|pending| condition(pending))).collect();
+        let of_sent = self.sent.iter_mut();
+        let mut taken: Vec<_> = of_sent
+            .filter_map(|(_, sent)| sent.pending.take_if(|pending| condition(pending)))
+            .collect();
         self.expired += taken.len();
         let (queued, kept): (VecDeque<_>, _) =
             std::mem::take(&mut self.queued).into_iter().partition(|next| condition(&next.pending));
         self.queued = kept;
         taken.extend(queued.into_iter().map(|queued| queued.pending));
-        let of_sent = self.sent.values().filter_map(|sent| sent.pending.as_ref());
+        let of_sent = self.sent().filter_map(|sent| sent.pending.as_ref());
         let left = self.queued.iter().map(|queued| &queued.pending).chain(of_sent);
         self.next_deadline = left.map(PendingConfirm::deadline).min();
         taken
+    }
+
+    fn sent(&self) -> impl Iterator<Item = &Sent> {
+        self.sent.iter().map(|(_, sent)| sent)
     }
 
     /// True if every message has its outcome.
