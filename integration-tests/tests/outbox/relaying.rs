@@ -96,6 +96,37 @@ async fn row_with_an_id_used_again_is_not_deleted() {
     schema.drop().await;
 }
 
+/// The server does not notice that a client is gone whose statement waits for a lock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_ends_statements_that_wait_for_a_lock() {
+    let within = Duration::from_secs(30);
+    for heartbeat_only in [false, true] {
+        let schema = Schema::new().await;
+        let mut lock = schema.pool.begin().await.unwrap();
+        let pid: i32 =
+            sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *lock).await.unwrap();
+        let query = "LOCK TABLE cqrs_outbox IN ACCESS EXCLUSIVE MODE";
+        sqlx::query(query).execute(&mut *lock).await.unwrap();
+        let relay = Relay::builder(&schema.outbox, MemoryBroker::new());
+        let relay = relay.statement_timeout(Duration::from_millis(500));
+        let relay = if heartbeat_only { relay.heartbeat_only() } else { relay };
+        let relay = relay.build().unwrap();
+        let (handle, running) = (relay.handle(), tokio::spawn(relay.run()));
+        let waiting = async || -> Vec<i32> {
+            let sql = "SELECT pid FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid))";
+            sqlx::query_scalar(sql).bind(pid).fetch_all(&schema.pool).await.unwrap()
+        };
+        until_within(within, "a read waits", async || !waiting().await.is_empty()).await;
+        let first = waiting().await;
+        let has_ended = async || !waiting().await.iter().any(|pid| first.contains(pid));
+        until_within(within, "the server ends the read", has_ended).await;
+        lock.rollback().await.unwrap();
+        handle.stop();
+        running.await.unwrap();
+        schema.drop().await;
+    }
+}
+
 /// The sockets stay open, and no byte arrives: a machine that is gone, a firewall that forgot them.
 async fn dead_sockets_are_closed_after_the_statement_timeout<DB: TestDatabase>() {
     let schema = database::Schema::<DB>::new().await;

@@ -213,7 +213,8 @@ impl<DB: RelayDatabase> RelayBuilder<DB> {
     /// PostgreSQL and MySQL: tells by the heartbeat alone if a relay is alive, without a session of its own and without
     /// settings of its connections. For a pooler that lends connections for a transaction or refuses startup
     /// parameters (pgbouncer, ProxySQL). A take-over waits for the [lease](Self::lease) then, and wake-ups of other
-    /// processes are not seen before the next poll.
+    /// processes are not seen before the next poll. On PostgreSQL each statement has two round trips more, for a
+    /// transaction with these settings.
     pub fn heartbeat_only(mut self) -> Self {
         self.settings.uses_session = false;
         self

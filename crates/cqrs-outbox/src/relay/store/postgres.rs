@@ -35,6 +35,8 @@ pub struct PostgresStore {
     relay: Uuid,
     session: Option<Session>,
     lease: Duration,
+    /// The statements that begin the transaction of each statement, where connections have no settings.
+    begin: Option<String>,
     sql: Sql,
 }
 
@@ -93,17 +95,6 @@ fn query(sql: &str) -> Query<'_, Postgres, PgArguments> {
     sqlx::query(AssertSqlSafe(sql.to_owned()))
 }
 
-/// The rows of a statement.
-async fn fetch(
-    connections: &Connections<Postgres>,
-    query: Query<'_, Postgres, PgArguments>,
-) -> Result<Vec<PgRow>, Error> {
-    let mut lent = connections.lend().await?;
-    let rows = query.fetch_all(lent.connection()).await?;
-    lent.give_back();
-    Ok(rows)
-}
-
 /// The number of the transaction, which its statement returned.
 fn xid(rows: &[PgRow]) -> Result<Option<u64>, Error> {
     let row = rows.first().ok_or(Error::RowNotFound)?;
@@ -113,14 +104,29 @@ fn xid(rows: &[PgRow]) -> Result<Option<u64>, Error> {
 impl PostgresStore {
     /// The rows of a statement.
     async fn fetch(&self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, Error> {
-        fetch(&self.connections, query).await
+        self.fetch_on(&self.connections, query).await
+    }
+
+    async fn fetch_on(
+        &self,
+        connections: &Connections<Postgres>,
+        query: Query<'_, Postgres, PgArguments>,
+    ) -> Result<Vec<PgRow>, Error> {
+        let mut lent = connections.lend().await?;
+        if let Some(begin) = &self.begin {
+            let begin = sqlx::raw_sql(AssertSqlSafe(begin.clone()));
+            begin.execute(lent.connection()).await?;
+        }
+        let rows = query.fetch_all(lent.connection()).await?;
+        if self.begin.is_some() {
+            sqlx::raw_sql("COMMIT").execute(lent.connection()).await?;
+        }
+        lent.give_back();
+        Ok(rows)
     }
 
     async fn execute(&self, query: Query<'_, Postgres, PgArguments>) -> Result<(), Error> {
-        let mut lent = self.connections.lend().await?;
-        query.execute(lent.connection()).await?;
-        lent.give_back();
-        Ok(())
+        self.fetch(query).await.map(drop)
     }
 
     /// The number of the transaction of a statement that returns it.
@@ -152,14 +158,16 @@ impl PostgresStore {
             session.ensure().await?;
         }
         let of = &self.heartbeats;
-        let xid = xid(&fetch(of, query(&self.sql.heartbeat).bind(self.relay)).await?)?;
-        let lanes = fetch(of, query(&self.sql.lanes)).await?;
+        let heartbeat = query(&self.sql.heartbeat).bind(self.relay);
+        let xid = xid(&self.fetch_on(of, heartbeat).await?)?;
+        let lanes = self.fetch_on(of, query(&self.sql.lanes)).await?;
         let lane = |row: &PgRow| {
             let at = LaneEpoch { lane: row.try_get("lane")?, epoch: row.try_get("epoch")? };
             Ok((at, row.try_get("owner")?))
         };
         let lanes = lanes.iter().map(lane).collect::<Result<_, Error>>()?;
-        let live = fetch(of, query(&self.sql.live).bind(self.lease.as_secs_f64())).await?;
+        let live = query(&self.sql.live).bind(self.lease.as_secs_f64());
+        let live = self.fetch_on(of, live).await?;
         let live: Vec<Uuid> = live.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
         if let Some(session) = &self.session
             && !live.contains(&self.relay)

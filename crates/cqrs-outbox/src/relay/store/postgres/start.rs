@@ -20,18 +20,27 @@ impl RelayDatabase for Postgres {
     fn store(outbox: &Outbox<Self>, relay: Uuid, settings: StoreSettings) -> PostgresStore {
         let StoreSettings { wake, lease, uses_session, statement_timeout } = settings;
         let mut options = (*outbox.pool().connect_options()).clone();
-        if uses_session {
-            // Plans with the index only, whatever the statistics of a table say that is empty one moment and
-            // full the next. The server, too, ends a statement that waits for a lock for too long. Not behind a
-            // pooler, whose other clients would get these settings.
-            let timeout = statement_timeout.as_millis().clamp(1, i32::MAX as u128).to_string();
-            options = options.options([
-                ("enable_seqscan", "off"),
-                ("enable_bitmapscan", "off"),
-                ("jit", "off"),
-                ("statement_timeout", &timeout),
-            ]);
-        }
+        // Plans with the index only, whatever the statistics of a table say that is empty one moment and full the
+        // next. The server, too, ends a statement that takes too long or waits for a lock: it would not notice that
+        // its client is gone.
+        let timeout = statement_timeout.as_millis().clamp(1, i32::MAX as u128).to_string();
+        let settings = [
+            ("enable_seqscan", "off"),
+            ("enable_bitmapscan", "off"),
+            ("jit", "off"),
+            ("statement_timeout", &*timeout),
+        ];
+        let begin = match uses_session {
+            true => {
+                options = options.options(settings);
+                None
+            }
+            // A pooler lends its connections to other clients, too, and refuses startup parameters.
+            false => {
+                let set = settings.map(|(name, value)| format!("; SET LOCAL {name} = {value}"));
+                Some(format!("BEGIN{}", set.concat()))
+            }
+        };
         // Its own connections, as the application's may all be busy; with the application's hooks, which may
         // set the role or the search path.
         let pool = outbox.pool().options().clone().max_connections(1).min_connections(0);
@@ -45,6 +54,6 @@ impl RelayDatabase for Postgres {
         // Statements that take long must not cost the lanes.
         let (connections, heartbeats) = (connections(CONNECTIONS), connections(1));
         let sql = Sql::new(tables, uses_session);
-        PostgresStore { connections, heartbeats, relay, session, lease, sql }
+        PostgresStore { connections, heartbeats, relay, session, lease, begin, sql }
     }
 }
