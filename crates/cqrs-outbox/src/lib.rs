@@ -85,7 +85,7 @@ pub use relay::{
 };
 #[cfg(feature = "postgres")]
 pub use relay::{PythonRelay, PythonRelayBuilder, PythonRelayHandle};
-pub use row::{NewRow, Row};
+pub use row::NewRow;
 pub use tables::{Dialect, Tables};
 pub use unit::SqlUnitOfWork;
 pub use wakeup::Wakeup;

@@ -50,7 +50,7 @@ fn messages(topic: &str, count: usize) -> Vec<Message> {
 
 async fn dead(outbox: &SqliteOutbox, filter: &FailedFilter) -> Vec<i64> {
     let rows = outbox.dead_rows(filter, 0, 1_000).await.unwrap();
-    rows.iter().map(|dead| dead.row.id).collect()
+    rows.iter().map(|dead| dead.id).collect()
 }
 
 #[tokio::test]
@@ -81,7 +81,7 @@ async fn filter_chooses_rows_that_meet_all_conditions() {
         assert_eq!((count.rows, count.last_id), (rows, last), "{filter:?}");
     }
     let page = outbox.dead_rows(&all, 1, 2).await.unwrap();
-    assert_eq!(page.iter().map(|dead| dead.row.id).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(page.iter().map(|dead| dead.id).collect::<Vec<_>>(), [2, 3]);
 }
 
 #[tokio::test]
@@ -91,8 +91,47 @@ async fn parked_rows_are_chosen_by_their_first_failure() {
     run(&outbox, "UPDATE cqrs_outbox_parked SET first_failed_at = 0 WHERE id = 2").await;
     let old = FailedFilter::default().older_than(HOUR);
     let rows = outbox.parked_rows(&old, 0, 10).await.unwrap();
-    assert_eq!(rows.iter().map(|parked| parked.row.id).collect::<Vec<_>>(), [2]);
+    assert_eq!(rows.iter().map(|parked| parked.id).collect::<Vec<_>>(), [2]);
     assert_eq!(outbox.parked_rows(&FailedFilter::default(), 0, 10).await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn row_that_cannot_be_read_is_listed_replayed_and_purged() {
+    let outbox = outbox().await;
+    die(&outbox, &messages("orders", 3), "the row cannot be read").await;
+    run(&outbox, "UPDATE cqrs_outbox_dead SET headers = '[1]' WHERE id IN (1, 2)").await;
+    let all = FailedFilter::default();
+    let rows = outbox.dead_rows(&all, 0, 10).await.unwrap();
+    let parts: Vec<_> =
+        rows.iter().map(|row| (row.id, &*row.topic, row.unreadable.is_some())).collect();
+    assert_eq!(parts, [(1, "orders", true), (2, "orders", true), (3, "orders", false)]);
+    let unreadable = rows[0].unreadable.as_ref().unwrap();
+    assert!(unreadable.contains("headers") && !unreadable.contains("[1]"), "{unreadable}");
+    assert_eq!(rows[0].body_size, 2);
+    assert_eq!(outbox.dead_body(&rows[0]).await.unwrap().unwrap(), "{}");
+    assert_eq!(outbox.replay_dead(&all.clone().ids([1]), 10).await.unwrap(), 1);
+    assert_eq!(outbox.dead_body(&rows[0]).await.unwrap(), None);
+    assert_eq!(outbox.purge_dead(&all.clone().ids([2]), 10).await.unwrap(), 1);
+    assert_eq!(dead(&outbox, &all).await, [3]);
+}
+
+#[tokio::test]
+async fn rows_with_one_id_are_on_one_page() {
+    let outbox = outbox().await;
+    die(&outbox, &messages("orders", 4), "too large").await;
+    run(&outbox, "UPDATE cqrs_outbox_dead SET id = 2 WHERE id = 3").await;
+    let all = FailedFilter::default();
+    let page = async |after, limit| {
+        let rows = outbox.dead_rows(&all, after, limit).await.unwrap();
+        rows.iter().map(|dead| dead.id).collect::<Vec<_>>()
+    };
+    assert_eq!(page(0, 1).await, [1]);
+    assert_eq!(page(0, 2).await, [1, 2, 2]);
+    assert_eq!(page(1, 1).await, [2, 2]);
+    assert_eq!(page(2, 1).await, [4]);
+    assert_eq!(page(0, 0).await, [] as [i64; 0]);
+    let rows = outbox.dead_rows(&all, 1, 1).await.unwrap();
+    assert_ne!(rows[0].event_id, rows[1].event_id);
 }
 
 #[tokio::test]
@@ -100,7 +139,7 @@ async fn replay_up_to_an_id_ends_when_rows_die_again() {
     let outbox = outbox().await;
     die(&outbox, &messages("orders", 5), "too large").await;
     let events = |rows: &[cqrs_outbox::FailedRow]| {
-        rows.iter().map(|dead| dead.row.message.id).collect::<Vec<_>>()
+        rows.iter().map(|dead| dead.event_id).collect::<Vec<_>>()
     };
     let all = FailedFilter::default();
     let before = events(&outbox.dead_rows(&all, 0, 10).await.unwrap());
@@ -118,7 +157,7 @@ async fn replay_up_to_an_id_ends_when_rows_die_again() {
     assert_eq!(batches, [2, 2, 1, 0]);
     let after = outbox.dead_rows(&all, 0, 10).await.unwrap();
     assert_eq!(events(&after), before, "the same events, in their order");
-    assert!(after.iter().all(|dead| dead.row.id > last));
+    assert!(after.iter().all(|dead| dead.id > last));
 }
 
 #[tokio::test]

@@ -228,7 +228,7 @@ async fn row_refused_for_good_is_dead_and_replayable() {
     database.drained().await;
     assert_eq!(bodies(&broker), ["b0", "a1"]);
     let dead = database.outbox.dead_rows(&FailedFilter::default(), 0, 10).await.unwrap();
-    assert_eq!((dead.len(), dead[0].attempts, dead[0].row.message.body.len()), (1, 1, 200));
+    assert_eq!((dead.len(), dead[0].attempts, dead[0].body_size), (1, 1, 200));
     assert!(dead[0].last_error.contains("too large"), "{}", dead[0].last_error);
     assert!(!dead[0].last_error.contains("xx"), "the payload");
     let status = relay.handle.status().await.unwrap();
@@ -237,11 +237,11 @@ async fn row_refused_for_good_is_dead_and_replayable() {
 
     let roomy = MemoryBroker::new();
     let relay = Running::start(database.relay(&roomy));
-    let these = FailedFilter::default().ids([dead[0].row.id, 99]);
+    let these = FailedFilter::default().ids([dead[0].id, 99]);
     assert_eq!(database.outbox.replay_dead(&these, 10).await.unwrap(), 1);
     database.drained().await;
     relay.stop().await;
-    assert_eq!(roomy.messages(TOPIC)[0].id, dead[0].row.message.id);
+    assert_eq!(roomy.messages(TOPIC)[0].id, dead[0].event_id);
     assert_eq!(database.count("outbox_dead").await, 0);
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use cqrs_core::{MemoryBroker, Message};
 use cqrs_outbox::{FailedFilter, Relay};
 use integration_tests::consuming::fixture::until_within;
+use integration_tests::outbox::drained;
 
 use super::*;
 
@@ -14,6 +15,7 @@ on_each_database!(
     concurrent_replays_share_the_rows_without_copies,
     replay_up_to_an_id_ends_when_rows_die_again,
     status_has_counts_and_live_relays,
+    unreadable_rows_are_listed_and_share_a_page,
 );
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -51,7 +53,7 @@ async fn filter_chooses_rows_that_meet_all_conditions<DB: TestDatabase>() {
     die(&schema, "users", 2, "the topic is unknown").await;
     let all = FailedFilter::default();
     let rows = schema.outbox.dead_rows(&all, 0, 10).await.unwrap();
-    let ids: Vec<_> = rows.iter().map(|dead| dead.row.id).collect();
+    let ids: Vec<_> = rows.iter().map(|dead| dead.id).collect();
     let cases = [
         (all.clone(), 4),
         (all.clone().topic("orders"), 2),
@@ -68,7 +70,7 @@ async fn filter_chooses_rows_that_meet_all_conditions<DB: TestDatabase>() {
         let rows = schema.outbox.dead_rows(&filter, 0, 10).await.unwrap();
         assert_eq!(rows.len(), expected, "{filter:?}");
         let count = schema.outbox.count_dead(&filter).await.unwrap();
-        let last = rows.last().map(|dead| dead.row.id);
+        let last = rows.last().map(|dead| dead.id);
         assert_eq!((count.rows, count.last_id), (expected as u64, last), "{filter:?}");
     }
     assert_eq!(schema.outbox.dead_rows(&all, ids[0], 2).await.unwrap().len(), 2);
@@ -86,7 +88,7 @@ async fn time_of_the_count_bounds_later_changes<DB: TestDatabase>() {
     let all = FailedFilter::default();
     let dead = async |filter: &FailedFilter| {
         let rows = schema.outbox.dead_rows(filter, 0, 10).await.unwrap();
-        rows.iter().map(|dead| dead.row.message.topic.to_string()).collect::<Vec<_>>()
+        rows.into_iter().map(|dead| dead.topic).collect::<Vec<_>>()
     };
     let count = schema.outbox.count_dead(&all).await.unwrap();
     let then = all.clone().as_of(count.at - hour);
@@ -162,5 +164,50 @@ async fn status_has_counts_and_live_relays<DB: TestDatabase>() {
     running.await.unwrap();
     let status = schema.outbox.status().await.unwrap();
     assert_eq!((status.owned_lanes, status.relays.len()), (0, 0));
+    schema.drop().await;
+}
+
+async fn unreadable_rows_are_listed_and_share_a_page<DB: TestDatabase>() {
+    let schema = database::Schema::<DB>::new().await;
+    die(&schema, "orders", 4, "the row cannot be read").await;
+    let all = FailedFilter::default();
+    let ids: Vec<_> =
+        schema.outbox.dead_rows(&all, 0, 10).await.unwrap().iter().map(|dead| dead.id).collect();
+    let (first, second, third) = (ids[0], ids[1], ids[2]);
+    let same = format!("UPDATE cqrs_outbox_dead SET id = {second} WHERE id = {third}");
+    schema.run(same).await;
+    schema.run(format!("UPDATE cqrs_outbox_dead SET headers = '[1]' WHERE id = {first}")).await;
+    let page = schema.outbox.dead_rows(&all, 0, 2).await.unwrap();
+    let parts: Vec<_> = page.iter().map(|row| (row.id, row.unreadable.is_some())).collect();
+    assert_eq!(parts, [(first, true), (second, false), (second, false)]);
+    for row in &page {
+        assert_eq!((&*row.topic, row.body_size), ("orders", 2));
+        assert!(row.created_at.elapsed().unwrap() < LIMIT, "{row:?}");
+        assert_eq!(schema.outbox.dead_body(row).await.unwrap().unwrap(), "{}");
+    }
+    assert_eq!(schema.outbox.replay_dead(&all, 10).await.unwrap(), 4);
+    assert_eq!(schema.outbox.dead_body(&page[0]).await.unwrap(), None);
+    schema.drop().await;
+}
+
+/// An event of a foreign writer, whose time is no number.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_with_an_endless_time_is_dead_and_stops_no_other() {
+    let schema = Schema::new().await;
+    let broker = MemoryBroker::new();
+    let mut tx = schema.pool.begin().await.unwrap();
+    let messages = ["a", "b"].map(|key| Message::new("orders", "{}").with_key(key));
+    schema.outbox.put(&mut tx, &messages).await.unwrap();
+    tx.commit().await.unwrap();
+    schema.run("UPDATE cqrs_outbox SET occurred_at = 'infinity' WHERE key = 'a'").await;
+    let relay = Relay::builder(&schema.outbox, broker.clone()).build().unwrap();
+    let (handle, running) = (relay.handle(), tokio::spawn(relay.run()));
+    drained(&schema, LIMIT).await;
+    handle.stop();
+    running.await.unwrap();
+    assert_eq!(broker.messages("orders").len(), 1);
+    let dead = schema.outbox.dead_rows(&FailedFilter::default(), 0, 10).await.unwrap();
+    assert_eq!((dead.len(), dead[0].event_id), (1, messages[0].id));
+    assert!(dead[0].unreadable.as_ref().unwrap().contains("occurred_at"), "{:?}", dead[0]);
     schema.drop().await;
 }

@@ -37,7 +37,7 @@ async fn poison_at_the_head_is_dead_and_delays_nobody<DB: TestDatabase>() {
     let all = FailedFilter::default();
     let dead = schema.outbox.dead_rows(&all, 0, 1_000).await.unwrap();
     assert!(dead.iter().all(|row| row.last_error.contains("too large")), "{:?}", dead[0]);
-    let first = dead[0].row.id;
+    let first = dead[0].id;
     assert_eq!(schema.outbox.replay_dead(&all, 1).await.unwrap(), 1);
     let is_dead_again =
         async || schema.outbox.dead_rows(&all, first, 1_000).await.unwrap().len() == 100;

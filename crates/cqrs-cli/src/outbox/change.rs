@@ -73,7 +73,7 @@ async fn missing_ids<DB: RelayDatabase>(
     loop {
         let rows = answer(limit, outbox.dead_rows(filter, after, PAGE)).await?;
         for dead in &rows {
-            after = dead.row.id;
+            after = dead.id;
             missing.remove(&after);
         }
         if rows.len() < PAGE as usize {

@@ -12,7 +12,7 @@ use crate::database::answer;
 use crate::failure::{Failure, warn};
 use crate::output::{Table, bytes, bytes_json, json_line, line, plain, short, time};
 
-/// The rows that are read at once, with their bodies.
+/// The rows that are read at once.
 pub(super) const PAGE: u32 = 100;
 
 /// The most characters of an error in a table.
@@ -45,8 +45,8 @@ pub(super) async fn run<DB: RelayDatabase>(
             State::Parked => answer(limit, outbox.parked_rows(&filter, after, page)).await?,
         };
         for failed in &rows {
-            after = failed.row.id;
-            left -= 1;
+            after = failed.id;
+            left = left.saturating_sub(1);
             match args.json {
                 true => json_line(&summary(failed, state))?,
                 false => table.add(cells(failed)),
@@ -64,13 +64,12 @@ pub(super) async fn run<DB: RelayDatabase>(
 }
 
 fn cells(failed: &FailedRow) -> [String; 9] {
-    let message = &failed.row.message;
     [
-        failed.row.id.to_string(),
-        plain(&message.topic),
-        message.key.as_deref().map_or_else(|| "-".to_owned(), bytes),
-        plain(&message.name),
-        message.id.to_string(),
+        failed.id.to_string(),
+        plain(&failed.topic),
+        failed.key.as_deref().map_or_else(|| "-".to_owned(), bytes),
+        plain(&failed.name),
+        failed.event_id.to_string(),
         failed.attempts.to_string(),
         time(failed.first_failed_at),
         time(failed.at),
@@ -80,19 +79,22 @@ fn cells(failed: &FailedRow) -> [String; 9] {
 
 /// A row as JSON, without headers and body.
 pub(super) fn summary(failed: &FailedRow, state: State) -> Value {
-    let message = &failed.row.message;
     let time_key = state.time_name().replace(' ', "_");
-    json!({
-        "id": failed.row.id,
+    let mut summary = json!({
+        "id": failed.id,
         "state": state.name(),
-        "lane": failed.row.lane,
-        "topic": &*message.topic,
-        "key": message.key.as_deref().map(bytes_json),
-        "name": &*message.name,
-        "event_id": message.id.to_string(),
+        "lane": failed.lane,
+        "topic": failed.topic,
+        "key": failed.key.as_deref().map(bytes_json),
+        "name": failed.name,
+        "event_id": failed.event_id.to_string(),
         "attempts": failed.attempts,
         "first_failed_at": time(failed.first_failed_at),
         time_key: time(failed.at),
         "last_error": failed.last_error,
-    })
+    });
+    if let Some(error) = &failed.unreadable {
+        summary["unreadable"] = json!(error);
+    }
+    summary
 }

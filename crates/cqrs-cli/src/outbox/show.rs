@@ -27,66 +27,76 @@ pub(super) async fn run<DB: RelayDatabase>(
         rows = answer(limit, outbox.parked_rows(&filter, after, 1)).await?;
         state = State::Parked;
     }
-    let Some(failed) = rows.first() else {
+    if rows.is_empty() {
         return Err(Failure::new(format!(
             "no dead or parked row has the id {}; a replayed row has a new one",
             args.id
         )));
-    };
-    match args.json {
-        true => json_line(&detail(failed, state, args.body))?,
-        false => print(failed, state, args.body)?,
+    }
+    for failed in &rows {
+        let body = match (args.body, state) {
+            (false, _) => None,
+            (true, State::Dead) => answer(limit, outbox.dead_body(failed)).await?,
+            (true, State::Parked) => answer(limit, outbox.parked_body(failed)).await?,
+        };
+        if args.body && body.is_none() {
+            return Err(Failure::new(format!("the row {} is gone by now", args.id)));
+        }
+        match args.json {
+            true => json_line(&detail(failed, state, body.as_deref()))?,
+            false => print(failed, state, body.as_deref())?,
+        }
     }
     Ok(Outcome::Done)
 }
 
-fn print(failed: &FailedRow, state: State, with_body: bool) -> Result<(), Failure> {
-    let message = &failed.row.message;
-    let fields = [
-        ("id", failed.row.id.to_string()),
+fn print(failed: &FailedRow, state: State, body: Option<&[u8]>) -> Result<(), Failure> {
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let mut fields = vec![
+        ("id", failed.id.to_string()),
         ("state", state.name().to_owned()),
-        ("lane", failed.row.lane.to_string()),
-        ("topic", plain(&message.topic)),
-        ("key", message.key.as_deref().map_or_else(|| "-".to_owned(), bytes)),
-        ("name", plain(&message.name)),
-        ("event id", message.id.to_string()),
-        ("content type", message.content_type.as_deref().map_or_else(|| "-".to_owned(), plain)),
-        ("occurred at", time(message.timestamp)),
-        ("written at", time(failed.row.created_at)),
+        ("lane", failed.lane.to_string()),
+        ("topic", plain(&failed.topic)),
+        ("key", or_none(failed.key.as_deref().map(bytes))),
+        ("name", plain(&failed.name)),
+        ("event id", failed.event_id.to_string()),
+        ("content type", or_none(failed.content_type.as_deref().map(plain))),
+        ("occurred at", time(failed.occurred_at)),
+        ("written at", time(failed.created_at)),
         ("attempts", failed.attempts.to_string()),
         ("first failed", time(failed.first_failed_at)),
         (state.time_name(), time(failed.at)),
         ("last error", plain(&failed.last_error)),
     ];
+    fields.extend(failed.unreadable.as_deref().map(|error| ("unreadable", plain(error))));
     for (name, value) in fields {
         line(&format!("{name:12}  {value}"))?;
     }
     for (name, value) in headers(failed) {
         line(&format!("header        {}: {}", plain(&name), bytes(&value)))?;
     }
-    line(&format!("body          {} bytes", message.body.len()))?;
-    if with_body {
-        line(&format!("\n{}", bytes(&message.body)))?;
+    line(&format!("body          {} bytes", failed.body_size))?;
+    match body {
+        Some(body) => line(&format!("\n{}", bytes(body))),
+        None => Ok(()),
     }
-    Ok(())
 }
 
-fn detail(failed: &FailedRow, state: State, with_body: bool) -> Value {
-    let message = &failed.row.message;
+fn detail(failed: &FailedRow, state: State, body: Option<&[u8]>) -> Value {
     let mut detail = summary(failed, state);
     let headers: Map<_, _> =
         headers(failed).map(|(name, value)| (name, bytes_json(&value))).collect();
     let more = json!({
-        "content_type": message.content_type.as_deref(),
-        "occurred_at": time(message.timestamp),
-        "written_at": time(failed.row.created_at),
+        "content_type": failed.content_type,
+        "occurred_at": time(failed.occurred_at),
+        "written_at": time(failed.created_at),
         "headers": headers,
-        "body_size": message.body.len(),
+        "body_size": failed.body_size,
     });
     if let (Value::Object(detail), Value::Object(more)) = (&mut detail, more) {
         detail.extend(more);
-        if with_body {
-            detail.insert("body".to_owned(), bytes_json(&message.body));
+        if let Some(body) = body {
+            detail.insert("body".to_owned(), bytes_json(body));
         }
     }
     detail
@@ -94,7 +104,7 @@ fn detail(failed: &FailedRow, state: State, with_body: bool) -> Value {
 
 /// The headers, texts and bytes alike.
 fn headers(failed: &FailedRow) -> impl Iterator<Item = (String, Vec<u8>)> {
-    let headers = &failed.row.message.headers;
+    let headers = &failed.headers;
     let texts = headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()));
     let others = headers.iter_bytes().map(|(name, value)| (name.to_string(), value.to_vec()));
     texts.chain(others)

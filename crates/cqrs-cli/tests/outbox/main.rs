@@ -197,6 +197,21 @@ async fn show_hides_the_body_until_asked() {
 }
 
 #[tokio::test]
+async fn rows_that_are_unreadable_or_share_an_id_are_shown() {
+    let database = Database::new().await;
+    database.kill_more(3, "the row cannot be read").await;
+    database.sql("UPDATE cqrs_outbox_dead SET id = 1, headers = '[1]' WHERE id = 2").await;
+    let limited = database.run(&["dead", "--json", "--limit", "1"]);
+    assert!(limited.stderr.contains("--after 1"), "{limited:?}");
+    assert_eq!(limited.ids(), [1, 1]);
+    assert_eq!(database.run(&["dead", "--json", "--after", "1"]).ids(), [3]);
+    let text = database.run(&["show", "1", "--body"]).done();
+    assert_eq!(text.matches("state         dead\n").count(), 2, "{text}");
+    assert_eq!(text.matches("unreadable    ").count(), 1, "{text}");
+    assert_eq!(text.matches("\n{}\n").count(), 2, "{text}");
+}
+
+#[tokio::test]
 async fn replay_moves_the_chosen_rows_back() {
     let database = Database::new().await;
     database.kill(&[message("orders", "a"), message("orders", "b")], "too large").await;

@@ -10,6 +10,7 @@ mod sqlite;
 
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use cqrs_core::event::Timestamp;
 use uuid::Uuid;
 
@@ -68,30 +69,66 @@ impl<DB: Operations> Outbox<DB> {
 
 /// The rows that a relay could not publish. On the pool of the outbox.
 impl<DB: Operations> Outbox<DB> {
-    /// At most `limit` dead rows that meet `filter`, with ids above `after`, in order of their ids.
+    /// At most `limit` dead rows that meet `filter`, with ids above `after`, in order of their ids; and those that
+    /// have the same id as the last one. So the id of the last row is the `after` of the next page.
     ///
     /// # Errors
-    /// If the database is away, or the tables are missing.
+    /// If the database is away, or the tables are missing. A row that cannot be read is no error: see
+    /// [`FailedRow::unreadable`].
     pub async fn dead_rows(
         &self,
         filter: &FailedFilter,
         after: i64,
         limit: u32,
     ) -> Result<Vec<FailedRow>, OutboxError> {
-        DB::failed_rows(self, FailedTable::Dead, filter, after, limit).await
+        self.failed_rows(FailedTable::Dead, filter, after, limit).await
     }
 
     /// As [`dead_rows`](Self::dead_rows), of the parked rows.
     ///
     /// # Errors
-    /// If the database is away, or the tables are missing.
+    /// As [`dead_rows`](Self::dead_rows).
     pub async fn parked_rows(
         &self,
         filter: &FailedFilter,
         after: i64,
         limit: u32,
     ) -> Result<Vec<FailedRow>, OutboxError> {
-        DB::failed_rows(self, FailedTable::Parked, filter, after, limit).await
+        self.failed_rows(FailedTable::Parked, filter, after, limit).await
+    }
+
+    async fn failed_rows(
+        &self,
+        table: FailedTable,
+        filter: &FailedFilter,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<FailedRow>, OutboxError> {
+        let mut rows = DB::failed_rows(self, table, filter, after, limit).await?;
+        let last = rows.last().map(|row| row.id);
+        if let Some(last) = last.filter(|_| rows.len() >= limit as usize) {
+            let of_last = filter.clone().up_to(last);
+            let of_last = DB::failed_rows(self, table, &of_last, last.saturating_sub(1), u32::MAX);
+            rows.retain(|row| row.id != last);
+            rows.extend(of_last.await?);
+        }
+        Ok(rows)
+    }
+
+    /// The body of a dead row. `None` if the row is not there any more.
+    ///
+    /// # Errors
+    /// If the database is away, or the tables are missing.
+    pub async fn dead_body(&self, row: &FailedRow) -> Result<Option<Bytes>, OutboxError> {
+        DB::failed_body(self, FailedTable::Dead, row).await
+    }
+
+    /// As [`dead_body`](Self::dead_body), of a parked row.
+    ///
+    /// # Errors
+    /// As [`dead_body`](Self::dead_body).
+    pub async fn parked_body(&self, row: &FailedRow) -> Result<Option<Bytes>, OutboxError> {
+        DB::failed_body(self, FailedTable::Parked, row).await
     }
 
     /// Counts the dead rows that meet `filter`.
@@ -168,6 +205,12 @@ pub trait Operations: OutboxDatabase {
         after: i64,
         limit: u32,
     ) -> impl Future<Output = Result<Vec<FailedRow>, OutboxError>> + Send;
+
+    fn failed_body(
+        outbox: &Outbox<Self>,
+        table: FailedTable,
+        row: &FailedRow,
+    ) -> impl Future<Output = Result<Option<Bytes>, OutboxError>> + Send;
 
     fn count_dead(
         outbox: &Outbox<Self>,

@@ -1,5 +1,6 @@
 //! The operators' statements on MySQL and MariaDB.
 
+use bytes::Bytes;
 use sqlx::{AssertSqlSafe, Error, MySql, QueryBuilder};
 use uuid::Uuid;
 
@@ -14,7 +15,7 @@ use crate::error::OutboxError;
 use crate::outbox::Outbox;
 use crate::relay::failed::{FailedRow, FailedTable};
 use crate::relay::status::Counts;
-use crate::row::row_columns;
+use crate::row::columns_without_body;
 use crate::tables::Dialect;
 
 impl Operations for MySql {
@@ -51,15 +52,30 @@ impl Operations for MySql {
         limit: u32,
     ) -> Result<Vec<FailedRow>, OutboxError> {
         let columns = format!(
-            "{}, r.attempts, r.last_error, r.first_failed_at, r.{} AS at",
-            row_columns(Dialect::Mysql),
+            "{}, LENGTH(r.body) AS size, r.attempts, r.last_error, r.created_at, r.first_failed_at, r.{} AS at",
+            columns_without_body(Dialect::Mysql),
             table.time(),
         );
         let mut query = select(outbox, &columns, table, filter);
         query.push(" AND r.id > ").push_bind(after);
-        query.push(" ORDER BY r.id LIMIT ").push_bind(limit);
+        query.push(" ORDER BY r.id, r.event_id LIMIT ").push_bind(limit);
         let query = query.build().persistent(false).try_map(|row| FailedRow::read(&row));
         query.fetch_all(outbox.pool()).await.map_err(error(READING))
+    }
+
+    async fn failed_body(
+        outbox: &Outbox<Self>,
+        table: FailedTable,
+        row: &FailedRow,
+    ) -> Result<Option<Bytes>, OutboxError> {
+        let sql = outbox.tables().render(&format!(
+            "SELECT body FROM {{t}}{} WHERE lane = ? AND id = ? AND event_id = ?",
+            table.name()
+        ));
+        let query = sqlx::query_scalar::<_, Vec<u8>>(AssertSqlSafe(sql));
+        let query = query.bind(row.lane).bind(row.id).bind(row.event_id);
+        let body = query.fetch_optional(outbox.pool()).await.map_err(error(READING))?;
+        Ok(body.map(Bytes::from))
     }
 
     async fn count_dead(

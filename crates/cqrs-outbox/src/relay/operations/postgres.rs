@@ -1,5 +1,6 @@
 //! The operators' statements on PostgreSQL.
 
+use bytes::Bytes;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Error, Postgres, Row as _};
@@ -12,7 +13,7 @@ use crate::error::OutboxError;
 use crate::outbox::Outbox;
 use crate::relay::failed::{FailedRow, FailedTable};
 use crate::relay::status::Counts;
-use crate::row::row_columns;
+use crate::row::columns_without_body;
 use crate::tables::Dialect;
 
 impl Operations for Postgres {
@@ -52,18 +53,35 @@ impl Operations for Postgres {
         after: i64,
         limit: u32,
     ) -> Result<Vec<FailedRow>, OutboxError> {
-        let (name, at) = (table.name(), table.time());
         let sql = outbox.tables().render(&format!(
-            "SELECT {}, r.attempts, r.last_error, \
-             (extract(epoch FROM r.first_failed_at) * 1000000)::int8 AS first_failed_at, \
-             (extract(epoch FROM r.{at}) * 1000000)::int8 AS at \
-             FROM {{t}}{name} r WHERE {} AND r.id > $8 ORDER BY r.id LIMIT $9",
-            row_columns(Dialect::Postgres),
+            "SELECT {}, octet_length(r.body)::int8 AS size, r.attempts, r.last_error, {} AS created_at, \
+             {} AS first_failed_at, {} AS at \
+             FROM {{t}}{} r WHERE {} AND r.id > $8 ORDER BY r.id, r.event_id LIMIT $9",
+            columns_without_body(Dialect::Postgres),
+            micros("created_at"),
+            micros("first_failed_at"),
+            micros(table.time()),
+            table.name(),
             conditions(table),
         ));
         let query = bind(sqlx::query(AssertSqlSafe(sql)), filter);
         let query = query.bind(after).bind(i64::from(limit)).try_map(|row| FailedRow::read(&row));
         query.fetch_all(outbox.pool()).await.map_err(error(READING))
+    }
+
+    async fn failed_body(
+        outbox: &Outbox<Self>,
+        table: FailedTable,
+        row: &FailedRow,
+    ) -> Result<Option<Bytes>, OutboxError> {
+        let sql = outbox.tables().render(&format!(
+            "SELECT body FROM {{t}}{} WHERE lane = $1 AND id = $2 AND event_id = $3",
+            table.name()
+        ));
+        let query = sqlx::query_scalar::<_, Vec<u8>>(AssertSqlSafe(sql));
+        let query = query.bind(row.lane).bind(row.id).bind(row.event_id);
+        let body = query.fetch_optional(outbox.pool()).await.map_err(error(READING))?;
+        Ok(body.map(Bytes::from))
     }
 
     async fn count_dead(
@@ -103,6 +121,13 @@ impl Operations for Postgres {
 
 fn error(doing: &'static str) -> impl Fn(Error) -> OutboxError {
     move |error| OutboxError::database(doing, error)
+}
+
+/// A time in microseconds since 1970-01-01 UTC; null if it is endless.
+fn micros(column: &str) -> String {
+    format!(
+        "CASE WHEN isfinite(r.{column}) THEN (extract(epoch FROM r.{column}) * 1000000)::int8 END"
+    )
 }
 
 /// The conditions of a filter on a table with the alias `r`, with the parameters of [`bind`].

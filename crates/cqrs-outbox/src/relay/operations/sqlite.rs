@@ -1,5 +1,6 @@
 //! The operators' statements on SQLite.
 
+use bytes::Bytes;
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::types::Json;
@@ -14,7 +15,7 @@ use crate::error::OutboxError;
 use crate::outbox::Outbox;
 use crate::relay::failed::{FailedRow, FailedTable};
 use crate::relay::status::Counts;
-use crate::row::row_columns;
+use crate::row::columns_without_body;
 use crate::tables::Dialect;
 
 /// The present time, in microseconds.
@@ -53,14 +54,30 @@ impl Operations for Sqlite {
     ) -> Result<Vec<FailedRow>, OutboxError> {
         let (name, at) = (table.name(), table.time());
         let sql = outbox.tables().render(&format!(
-            "SELECT {}, r.attempts, r.last_error, r.first_failed_at, r.{at} AS at \
-             FROM {{t}}{name} r WHERE {} AND r.id > ?8 ORDER BY r.id LIMIT ?9",
-            row_columns(Dialect::Sqlite),
+            "SELECT {}, length(r.body) AS size, r.attempts, r.last_error, r.created_at, \
+             r.first_failed_at, r.{at} AS at FROM {{t}}{name} r WHERE {} AND r.id > ?8 \
+             ORDER BY r.id, r.event_id LIMIT ?9",
+            columns_without_body(Dialect::Sqlite),
             conditions(table),
         ));
         let query = bind(sqlx::query(AssertSqlSafe(sql)), filter);
         let query = query.bind(after).bind(limit).try_map(|row| FailedRow::read(&row));
         query.fetch_all(outbox.pool()).await.map_err(error(READING))
+    }
+
+    async fn failed_body(
+        outbox: &Outbox<Self>,
+        table: FailedTable,
+        row: &FailedRow,
+    ) -> Result<Option<Bytes>, OutboxError> {
+        let sql = outbox.tables().render(&format!(
+            "SELECT body FROM {{t}}{} WHERE id = ? AND event_id = ?",
+            table.name()
+        ));
+        let query = sqlx::query_scalar::<_, Vec<u8>>(AssertSqlSafe(sql));
+        let query = query.bind(row.id).bind(row.event_id);
+        let body = query.fetch_optional(outbox.pool()).await.map_err(error(READING))?;
+        Ok(body.map(Bytes::from))
     }
 
     async fn count_dead(
@@ -132,7 +149,7 @@ fn bind<'q>(
 /// The row numbers of the dead rows that a change is about.
 fn chosen() -> String {
     format!(
-        "SELECT r.rowid FROM {{t}}outbox_dead r WHERE {} ORDER BY r.id LIMIT ?8",
+        "SELECT r.rowid FROM {{t}}outbox_dead r WHERE {} ORDER BY r.id, r.event_id LIMIT ?8",
         conditions(FailedTable::Dead)
     )
 }

@@ -27,7 +27,6 @@ use super::operations::Operations;
 use super::outage::cut;
 use crate::error::OutboxError;
 use crate::outbox::Outbox;
-use crate::row::Row;
 
 /// The message of a row, or the reason why the row cannot be read.
 pub(super) type Payload = Result<Message, Arc<str>>;
@@ -140,9 +139,9 @@ fn order_of(row: RowId, topic: Arc<str>, key: Option<bytes::Bytes>) -> OrderKey 
 }
 
 /// A row for the lanes, with `size` bytes of body. One that cannot be read has no order, and becomes a dead row.
-fn entry_of(row: RowId, size: usize, read: Result<Row, sqlx::Error>) -> ReadEntry {
+fn entry_of(row: RowId, size: usize, read: Result<Message, sqlx::Error>) -> ReadEntry {
     match read {
-        Ok(Row { message, .. }) => {
+        Ok(message) => {
             let order = order_of(row, Arc::clone(&message.topic), message.key.clone());
             Entry { row, order, size, payload: Ok(message) }
         }

@@ -18,7 +18,7 @@ use crate::relay::effects::{
     Target,
 };
 use crate::relay::lane::ParkedEntry;
-use crate::row::{Row, row_columns};
+use crate::row::{message_columns, read_message};
 use crate::tables::{Dialect, Tables};
 
 const COLUMNS: &str = "lane, id, event_id, name, topic, key, content_type, headers, body, occurred_at, \
@@ -102,7 +102,7 @@ fn late_row(id: RowId, row: &SqliteRow) -> Result<LateRow, Error> {
 
 fn read_entry(id: RowId, row: &SqliteRow) -> ReadEntry {
     let size = row.try_get::<&[u8], _>("body").map_or(0, <[u8]>::len);
-    entry_of(id, size, Row::read(row))
+    entry_of(id, size, read_message(row))
 }
 
 impl SqliteStore {
@@ -163,7 +163,7 @@ impl SqliteStore {
                  PRECEDING) - length(body) AS bytes_before FROM {{t}}outbox WHERE lane = ? \
                  AND id > ? ORDER BY id LIMIT ?) s CROSS JOIN {{t}}outbox o ON o.id = s.id \
                  WHERE s.bytes_before < ?) r ON l.lane IS NOT NULL ORDER BY r.id",
-                row_columns(Dialect::Sqlite)
+                message_columns(Dialect::Sqlite)
             ));
             let query = sqlx::query(sql).bind(read.lane.lane).bind(self.relay);
             let query = query.bind(read.lane.epoch).bind(read.lane.lane).bind(read.above);
@@ -197,7 +197,7 @@ impl SqliteStore {
             let sql = self.sql(&format!(
                 "SELECT l.lane IS NOT NULL AS is_owned, {} FROM (SELECT 1) {OWNED} \
                  LEFT JOIN {{t}}outbox r ON l.lane IS NOT NULL AND r.id = ?",
-                row_columns(Dialect::Sqlite)
+                message_columns(Dialect::Sqlite)
             ));
             let query = sqlx::query(sql).bind(at.lane).bind(self.relay);
             let found = query.bind(at.epoch).bind(row.id).fetch_all(&self.pool).await?;
@@ -357,7 +357,7 @@ impl Store for SqliteStore {
         let error = error("reading the parked rows of the outbox");
         let sql = self.sql(&format!(
             "SELECT {} FROM {{t}}outbox_parked r WHERE r.rowid IN ({})",
-            row_columns(Dialect::Sqlite),
+            message_columns(Dialect::Sqlite),
             listed("outbox_parked")
         ));
         let query = sqlx::query(sql).bind(list(load.rows.iter()));

@@ -9,7 +9,7 @@ use super::session;
 use crate::database::mysql::NOW;
 use crate::database::mysql_list::{LIST, LISTED, numbers};
 use crate::relay::effects::{LaneEpoch, Move, Table, Target};
-use crate::row::row_columns;
+use crate::row::message_columns;
 use crate::tables::{Dialect, Tables};
 
 /// Columns of a row, without those of its state.
@@ -22,7 +22,7 @@ const OWNED: &str = "SELECT 1 AS is_lane, l.lane AS lane, l.epoch AS id, NULL AS
 
 /// Those of whole rows.
 const NONE: &str = "NULL AS name, NULL AS topic, NULL AS `key`, NULL AS content_type, NULL AS headers, \
-                    NULL AS body, NULL AS mandatory, NULL AS occurred_at, NULL AS created_at";
+                    NULL AS mandatory, NULL AS occurred_at, NULL AS body";
 
 #[derive(Debug)]
 pub(super) struct Sql {
@@ -41,7 +41,7 @@ pub(super) struct Sql {
 
 impl Sql {
     pub(super) fn new(tables: &Tables, uses_session: bool) -> Self {
-        let cols = row_columns(Dialect::Mysql);
+        let cols = message_columns(Dialect::Mysql);
         let owned = OWNED.replace("$NONE", NONE);
         let holds_lock = match uses_session {
             true => format!(" AND IS_USED_LOCK({}) IS NOT NULL", session::name("r.id")),

@@ -1,7 +1,7 @@
 //! The SQL of the relay's statements on PostgreSQL, with the names of the tables in it.
 
 use crate::relay::store::session::{LOCK_NUMBER, channel};
-use crate::row::row_columns;
+use crate::row::message_columns;
 use crate::tables::{Dialect, Tables};
 
 /// Columns of a row, without those of its state.
@@ -49,7 +49,7 @@ fn delete(table: &str) -> String {
 
 impl Sql {
     pub(super) fn new(tables: &Tables, uses_session: bool) -> Self {
-        let cols = row_columns(Dialect::Postgres);
+        let cols = message_columns(Dialect::Postgres);
         let lock = LOCK_NUMBER.replace("$ID", "r.id");
         let holds_lock = match uses_session {
             true => format!(
