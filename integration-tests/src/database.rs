@@ -39,6 +39,15 @@ pub trait TestDatabase: RelayDatabase + Sync {
     /// Ends the connection of this number.
     const KILL: &'static str;
 
+    /// Keeps all others from the table `$1` until the connection is closed.
+    const LOCK: &'static str;
+
+    /// The number of statements with the text `$1` that wait for such a lock.
+    const BLOCKED: &'static str;
+
+    /// The URL of the server.
+    fn url() -> String;
+
     /// The options of a connection that sees only the tables of `schema`.
     fn options(schema: &str) -> Options<Self>;
 
@@ -79,6 +88,13 @@ impl TestDatabase for Postgres {
     const SESSIONS: &'static str = "SELECT pid::int8 FROM pg_locks WHERE locktype = 'advisory' \
                                     AND classid = 'cqrs_outbox_relay'::regclass::oid";
     const KILL: &'static str = "SELECT pg_terminate_backend($1)";
+    const LOCK: &'static str = "BEGIN; LOCK TABLE $1 IN ACCESS EXCLUSIVE MODE";
+    const BLOCKED: &'static str = "SELECT count(*) FROM pg_stat_activity \
+                                   WHERE wait_event_type = 'Lock' AND query LIKE '%$1%'";
+
+    fn url() -> String {
+        servers::postgres()
+    }
 
     fn options(schema: &str) -> Options<Self> {
         servers::postgres_options(schema)
@@ -122,6 +138,14 @@ impl TestDatabase for MySql {
                                     LOWER(HEX(id)))) AS SIGNED) AS id FROM cqrs_outbox_relay) s \
                                     WHERE s.id IS NOT NULL";
     const KILL: &'static str = "KILL $1";
+    const LOCK: &'static str = "LOCK TABLES $1 WRITE";
+    const BLOCKED: &'static str = "SELECT count(*) FROM information_schema.processlist \
+                                   WHERE state LIKE 'Waiting for table metadata lock%' \
+                                   AND info LIKE '%$1%'";
+
+    fn url() -> String {
+        servers::mariadb()
+    }
 
     fn options(schema: &str) -> Options<Self> {
         let options: MySqlConnectOptions = servers::mariadb().parse().expect("CQRS_TEST_MARIADB");

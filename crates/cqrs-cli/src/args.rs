@@ -36,8 +36,8 @@ pub(crate) struct OutboxArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct DatabaseArgs {
-    /// The address: postgres://USER:PASSWORD@HOST/NAME or sqlite:FILE. Other users of the machine can see
-    /// arguments: set the variable if it has a password.
+    /// The address: postgres://USER:PASSWORD@HOST/NAME, mysql://USER:PASSWORD@HOST/NAME (MariaDB, too) or
+    /// sqlite:FILE. Other users of the machine can see arguments: set the variable if it has a password.
     #[arg(
         long,
         value_name = "URL",
@@ -47,7 +47,7 @@ pub(crate) struct DatabaseArgs {
         global = true
     )]
     pub(crate) database: Option<Secret>,
-    /// The schema of the tables. Default: that of the connection.
+    /// The schema of the tables, on MySQL their database. Default: that of the connection.
     #[arg(long, value_name = "NAME", global = true)]
     pub(crate) schema: Option<String>,
     /// The prefix of the tables' names.
@@ -206,6 +206,8 @@ pub(crate) struct SqlArgs {
 pub(crate) enum DialectArg {
     /// PostgreSQL 15 and later.
     Postgres,
+    /// MySQL 8.0, MariaDB 10.6, and later.
+    Mysql,
     /// SQLite.
     Sqlite,
 }
@@ -214,6 +216,7 @@ impl From<DialectArg> for Dialect {
     fn from(dialect: DialectArg) -> Self {
         match dialect {
             DialectArg::Postgres => Self::Postgres,
+            DialectArg::Mysql => Self::Mysql,
             DialectArg::Sqlite => Self::Sqlite,
         }
     }

@@ -1,19 +1,30 @@
-//! Tests of the program `cqrs outbox` on PostgreSQL.
+//! Tests of the program `cqrs outbox` on PostgreSQL and MariaDB.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use integration_tests::consuming::fixture::until_within;
 use integration_tests::servers;
 use serde_json::Value;
+use sqlx::Connection as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::operations::die;
 use super::*;
 
+on_each_database!(
+    dead_rows_are_listed_replayed_and_purged,
+    statement_is_given_up_at_the_timeout,
+    migrate_creates_the_schema_and_its_tables,
+);
+
 /// Runs the program, which `scripts/test` built, on the tables of a schema.
-fn run(schema: &Schema, arguments: &[&str]) -> Output {
-    cqrs(&["--schema", &schema.name], arguments, &servers::postgres())
+fn run<DB: TestDatabase>(schema: &database::Schema<DB>, arguments: &[&str]) -> Output {
+    cqrs(&["--schema", &schema.name], arguments, &DB::url())
 }
 
 fn cqrs(before: &[&str], arguments: &[&str], url: &str) -> Output {
@@ -32,15 +43,14 @@ fn started(before: &[&str], arguments: &[&str], url: &str) -> Child {
 }
 
 /// The output of a run that succeeds.
-fn done(schema: &Schema, arguments: &[&str]) -> String {
+fn done<DB: TestDatabase>(schema: &database::Schema<DB>, arguments: &[&str]) -> String {
     let output = run(schema, arguments);
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
 
-#[tokio::test]
-async fn dead_rows_are_listed_replayed_and_purged() {
-    let schema = Schema::new().await;
+async fn dead_rows_are_listed_replayed_and_purged<DB: TestDatabase>() {
+    let schema = database::Schema::<DB>::new().await;
     die(&schema, "orders", 3, "the body is too large").await;
     die(&schema, "users", 2, "the topic is unknown").await;
     let text = done(&schema, &["status"]);
@@ -62,7 +72,7 @@ async fn dead_rows_are_listed_replayed_and_purged() {
     let text = done(&schema, &["purge", "--older-than", "0s", "--yes"]);
     assert!(text.ends_with("4 dead rows are deleted.\n"), "{text}");
     let counts = "SELECT count(*) FROM cqrs_outbox UNION ALL SELECT count(*) FROM cqrs_outbox_dead";
-    assert_eq!(schema.column::<i64>(counts).await, [1, 0]);
+    assert_eq!(schema.numbers(counts).await, [1, 0]);
     schema.drop().await;
 }
 
@@ -119,12 +129,12 @@ async fn second_interrupt_rolls_the_batch_back() {
     schema.drop().await;
 }
 
-#[tokio::test]
-async fn statement_is_given_up_at_the_timeout() {
-    let schema = Schema::new().await;
-    let mut lock = schema.pool.begin().await.unwrap();
-    let query = "LOCK TABLE cqrs_outbox_dead IN ACCESS EXCLUSIVE MODE";
-    sqlx::query(query).execute(&mut *lock).await.unwrap();
+async fn statement_is_given_up_at_the_timeout<DB: TestDatabase>() {
+    let schema = database::Schema::<DB>::new().await;
+    let mut locking = schema.pool.acquire().await.unwrap().detach();
+    DB::run(&mut locking, DB::LOCK.replace("$1", "cqrs_outbox_dead")).await.unwrap();
+    let blocked = DB::BLOCKED.replace("$1", &schema.name);
+    let is_any_blocked = async || schema.numbers(&*blocked).await != [0];
     for command in [&["status"][..], &["dead"], &["show", "1"], &["purge", "--older-than", "1h"]] {
         let started = Instant::now();
         let output = run(&schema, &[command, &["--timeout", "500ms"]].concat());
@@ -132,8 +142,52 @@ async fn statement_is_given_up_at_the_timeout() {
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert!(text.contains("no answer of the database within 500ms"), "{text}");
         assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+        let limit = Duration::from_secs(30);
+        until_within(limit, "the server ends it", async || !is_any_blocked().await).await;
     }
-    lock.rollback().await.unwrap();
+    locking.close().await.unwrap();
+    schema.drop().await;
+}
+
+/// A pooler refuses the settings of a connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pooler_that_refuses_settings_is_used_without() {
+    let schema = Schema::new().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let upstream = servers::postgres_options("");
+    let upstream = format!("{}:{}", upstream.get_host(), upstream.get_port());
+    let refusals = Arc::new(AtomicUsize::new(0));
+    let refused = Arc::clone(&refusals);
+    let pooler = tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut startup = vec![0; client.read_u32().await.unwrap() as usize - 4];
+            client.read_exact(&mut startup).await.unwrap();
+            if String::from_utf8_lossy(&startup).contains("statement_timeout") {
+                refused.fetch_add(1, Ordering::Relaxed);
+                let fields = b"SFATAL\0VFATAL\0C08P01\0Munsupported startup parameter: options\0\0";
+                let length = u32::try_from(fields.len() + 4).unwrap();
+                let error = [&b"E"[..], &length.to_be_bytes(), fields].concat();
+                client.write_all(&error).await.unwrap();
+                continue;
+            }
+            let mut server = TcpStream::connect(&upstream).await.unwrap();
+            server.write_u32(u32::try_from(startup.len() + 4).unwrap()).await.unwrap();
+            server.write_all(&startup).await.unwrap();
+            tokio::spawn(async move { copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+    let url = servers::postgres();
+    let (login, rest) = url.rsplit_once('@').unwrap();
+    let (_, name) = rest.split_once('/').unwrap();
+    let url = format!("{login}@{address}/{name}?sslmode=disable");
+    let schema_name = schema.name.clone();
+    let ran = tokio::task::spawn_blocking(move || cqrs(&["--schema", &schema_name], &["status"], &url));
+    let output = ran.await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(refusals.load(Ordering::Relaxed), 1);
+    pooler.abort();
     schema.drop().await;
 }
 
@@ -206,17 +260,16 @@ async fn errors_name_the_remedy_and_no_password() {
     schema.drop().await;
 }
 
-#[tokio::test]
-async fn migrate_creates_the_schema_and_its_tables() {
-    let schema = Schema::new().await;
+async fn migrate_creates_the_schema_and_its_tables<DB: TestDatabase>() {
+    let schema = database::Schema::<DB>::new().await;
     let other = format!("{}_b", schema.name);
     for _ in 0..2 {
-        let output = cqrs(&["--schema", &other], &["migrate"], &servers::postgres());
+        let output = cqrs(&["--schema", &other], &["migrate"], &DB::url());
         assert!(output.status.success(), "{output:?}");
     }
-    let output = cqrs(&["--schema", &other], &["status", "--json"], &servers::postgres());
+    let output = cqrs(&["--schema", &other], &["status", "--json"], &DB::url());
     let status: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&status["lanes"], &status["dead"]), (&64.into(), &0.into()));
-    execute(&schema.pool, format!("DROP SCHEMA {other} CASCADE")).await;
+    schema.run(DB::DROP.replace("$1", &other)).await;
     schema.drop().await;
 }

@@ -40,7 +40,7 @@ impl State {
 }
 
 pub(crate) async fn run(args: OutboxArgs) -> Result<Outcome, Failure> {
-    let creates = match &args.command {
+    let migrates = match &args.command {
         Command::Sql(SqlArgs { dialect }) => {
             for (migration, sql) in tables(&args.database)?.migrations((*dialect).into()) {
                 line(&format!("-- Migration {}: {}\n{sql}", migration.version, migration.name))?;
@@ -50,7 +50,8 @@ pub(crate) async fn run(args: OutboxArgs) -> Result<Outcome, Failure> {
         command => matches!(command, Command::Migrate),
     };
     let limit = args.database.timeout;
-    match connect(&args.database, creates).await? {
+    match connect(&args.database, migrates).await? {
+        Database::Mysql(outbox) => run_on(&outbox, limit, args.command).await,
         Database::Postgres(outbox) => run_on(&outbox, limit, args.command).await,
         Database::Sqlite(outbox) => run_on(&outbox, limit, args.command).await,
     }

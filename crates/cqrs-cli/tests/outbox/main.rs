@@ -397,6 +397,8 @@ fn sql_prints_the_migrations_without_a_database() {
     let sql = |arguments: &[&str]| Ran::of(fixture::cqrs(arguments)).done();
     let postgres = sql(&["sql", "postgres", "--schema", "orders"]);
     assert!(postgres.contains("CREATE TABLE \"orders\".cqrs_outbox ("), "{postgres}");
+    let mysql = sql(&["sql", "mysql", "--schema", "orders"]);
+    assert!(mysql.contains("CREATE TABLE IF NOT EXISTS `orders`.cqrs_outbox ("), "{mysql}");
     assert!(sql(&["sql", "sqlite"]).contains("CREATE TABLE cqrs_outbox_dead ("));
 }
 
@@ -409,6 +411,9 @@ fn no_output_shows_the_password() {
         "postgres://ada:tell#nobody@127.0.0.1:1/shop",
         "postgres://ada:tellnobody/@127.0.0.1:1/shop",
         "mysql://ada:tellnobody@127.0.0.1:1/shop",
+        "mysql://ada:tell#nobody@127.0.0.1:1/shop",
+        "mysql://ada:tellnobody@127.0.0.1:1/shop?ssl-mode=maybe",
+        "oracle://ada:tellnobody@127.0.0.1:1/shop",
         "sqlite://tellnobody?mode=maybe",
         "tellnobody",
     ];
