@@ -1,25 +1,34 @@
 //! The outbox and the inbox: an order and its event are one transaction, a relay publishes the event, and
 //! the read model of another service counts it once, even if it arrives twice.
 //!
-//! `cargo run --example orders`
+//! ```text
+//! cargo run --example orders
+//! cargo run --example orders --features kafka -- --database postgres://cqrs:cqrs@localhost/cqrs --broker kafka
+//! ```
 //!
-//! HTTP → command → SQLite (order and outbox) → relay → in-memory broker → read model (with inbox)
+//! HTTP → command → SQLite or PostgreSQL (order and outbox) → relay → broker → read model (with inbox)
+//!
+//! It works in a file or a schema of its own, and removes it at the end. `./scripts/brokers up` starts the servers;
+//! `KAFKA_BOOTSTRAP_SERVERS` says where Kafka is, if not on this machine.
 
+use std::env;
 use std::error::Error;
-use std::future::pending;
+use std::marker::PhantomData;
 use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
-use cqrs::outbox::{Relay, SqliteOutbox, SqliteUnitOfWork};
+use cqrs::outbox::{Outbox, Relay, RelayDatabase, SqlUnitOfWork};
 use cqrs::prelude::*;
-use cqrs::{MemoryBroker, MessageBroker};
+use cqrs::{MemoryBroker, Message};
 use serde::{Deserialize, Serialize};
-use sqlx::SqlitePool;
+use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
+use sqlx::{AssertSqlSafe, PgPool, Pool, Postgres, Sqlite, SqlitePool};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -39,16 +48,13 @@ struct OrderPlaced {
     cents: i64,
 }
 
-struct PlaceOrderHandler;
+/// On any database. A service with one of them has no parameter: its unit of work is a `PostgresUnitOfWork`, say.
+struct PlaceOrderHandler<DB>(PhantomData<DB>);
 
-impl RequestHandler<PlaceOrder> for PlaceOrderHandler {
+impl<DB: Statements> RequestHandler<PlaceOrder> for PlaceOrderHandler<DB> {
     async fn handle(&self, order: PlaceOrder, scope: &mut Scope) -> Result<(), HandlerError> {
-        let unit = scope.unit_of_work::<SqliteUnitOfWork>().await?;
-        sqlx::query("INSERT INTO orders (customer, cents) VALUES (?, ?)")
-            .bind(&order.customer)
-            .bind(order.cents)
-            .execute(unit.connection())
-            .await?;
+        let unit = scope.unit_of_work::<SqlUnitOfWork<DB>>().await?;
+        DB::add_order(unit.connection(), &order).await?;
         scope.emit(OrderPlaced { customer: order.customer, cents: order.cents });
         match order.cents {
             // The order is written and its event emitted: both are undone.
@@ -70,65 +76,114 @@ async fn place_order(
 
 // ---- the billing service: a read model of the events
 
-struct AddToTotal;
+/// Keeps a copy of the first message.
+struct AddToTotal<DB>(Arc<OnceLock<Message>>, PhantomData<DB>);
 
-impl EventHandler<OrderPlaced> for AddToTotal {
+impl<DB: Statements> EventHandler<OrderPlaced> for AddToTotal<DB> {
     async fn handle(&self, event: &OrderPlaced, scope: &mut Scope) -> Result<(), HandlerError> {
+        if let Some(received) = scope.get::<Received>() {
+            let mut copy = Message::new(received.topic.to_string(), received.bytes());
+            copy.key = received.key.clone();
+            self.0.get_or_init(|| copy);
+        }
         // The transaction that has the inbox's mark of this event.
-        let unit = scope.unit_of_work::<SqliteUnitOfWork>().await?;
-        sqlx::query(
-            "INSERT INTO totals (customer, cents) VALUES (?, ?) \
-             ON CONFLICT DO UPDATE SET cents = cents + excluded.cents",
-        )
-        .bind(&event.customer)
-        .bind(event.cents)
-        .execute(unit.connection())
-        .await?;
+        let unit = scope.unit_of_work::<SqlUnitOfWork<DB>>().await?;
+        DB::add_to_total(unit.connection(), event).await?;
         println!("  billing: {} owes {} more", event.customer, event.cents);
         Ok(())
     }
 }
 
-#[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
-    let file = std::env::temp_dir().join(format!("cqrs-orders-{}.db", std::process::id()));
-    let ran = run(SqliteConnectOptions::new().filename(&file)).await;
-    std::fs::remove_file(file)?;
-    ran
+// ---- the statements of both services
+
+trait Statements: RelayDatabase + Sync {
+    async fn create_tables(pool: &Pool<Self>) -> sqlx::Result<()>;
+
+    fn add_order(
+        connection: &mut Self::Connection,
+        order: &PlaceOrder,
+    ) -> impl Future<Output = sqlx::Result<()>> + Send;
+
+    fn add_to_total(
+        connection: &mut Self::Connection,
+        event: &OrderPlaced,
+    ) -> impl Future<Output = sqlx::Result<()>> + Send;
+
+    /// The number of orders, and the cents that a customer owes.
+    async fn figures(pool: &Pool<Self>, customer: &str) -> sqlx::Result<(i64, i64)>;
 }
 
-async fn run(options: SqliteConnectOptions) -> Result<(), Box<dyn Error>> {
-    let options = options.create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
-    let pool = SqlitePool::connect_with(options).await?;
-    sqlx::raw_sql(
-        "CREATE TABLE orders (customer TEXT NOT NULL, cents INTEGER NOT NULL); \
-         CREATE TABLE totals (customer TEXT PRIMARY KEY, cents INTEGER NOT NULL)",
-    )
-    .execute(&pool)
-    .await?;
-    let outbox = SqliteOutbox::new(pool.clone());
+macro_rules! statements {
+    ($($database:ty),*) => {$(
+        impl Statements for $database {
+            async fn create_tables(pool: &Pool<Self>) -> sqlx::Result<()> {
+                let sql = "CREATE TABLE orders (customer TEXT NOT NULL, cents BIGINT NOT NULL); \
+                           CREATE TABLE totals (customer TEXT PRIMARY KEY, cents BIGINT NOT NULL)";
+                sqlx::raw_sql(sql).execute(pool).await.map(drop)
+            }
+
+            async fn add_order(
+                connection: &mut Self::Connection,
+                order: &PlaceOrder,
+            ) -> sqlx::Result<()> {
+                let sql = "INSERT INTO orders (customer, cents) VALUES ($1, $2)";
+                let query = sqlx::query(sql).bind(&order.customer).bind(order.cents);
+                query.execute(connection).await.map(drop)
+            }
+
+            async fn add_to_total(
+                connection: &mut Self::Connection,
+                event: &OrderPlaced,
+            ) -> sqlx::Result<()> {
+                let sql = "INSERT INTO totals (customer, cents) VALUES ($1, $2) \
+                           ON CONFLICT (customer) DO UPDATE SET cents = totals.cents + excluded.cents";
+                let query = sqlx::query(sql).bind(&event.customer).bind(event.cents);
+                query.execute(connection).await.map(drop)
+            }
+
+            async fn figures(pool: &Pool<Self>, customer: &str) -> sqlx::Result<(i64, i64)> {
+                let sql = "SELECT (SELECT count(*) FROM orders), \
+                           (SELECT cents FROM totals WHERE customer = $1)";
+                sqlx::query_as(sql).bind(customer).fetch_one(pool).await
+            }
+        }
+    )*};
+}
+
+statements!(Sqlite, Postgres);
+
+// ---- both services and the relay, in one process
+
+async fn run<DB: Statements>(
+    pool: Pool<DB>,
+    broker: Arc<dyn Subscribe>,
+) -> Result<(), Box<dyn Error>> {
+    DB::create_tables(&pool).await?;
+    let outbox = Outbox::<DB>::new(pool.clone());
     outbox.migrate().await?;
-    let broker = MemoryBroker::new(); // or KafkaMessageBroker, or AmqpMessageBroker
+    let topic = env::var("TOPIC").unwrap_or_else(|_| "orders".to_owned());
 
-    let mediator = Mediator::builder()
-        .handle::<PlaceOrder, _>(PlaceOrderHandler)
-        .outbox(outbox.clone()) // instead of `broker`
-        .build()?;
-    let relay = Relay::builder(&outbox, broker.clone()).build()?;
-    let stop_relay = relay.handle();
-    let relaying = tokio::spawn(relay.run());
-
+    let first = Arc::new(OnceLock::new());
     let totals = EventMediator::builder()
-        .event::<OrderPlaced, _>(AddToTotal)
+        .event::<OrderPlaced, _>(AddToTotal::<DB>(Arc::clone(&first), PhantomData))
         .outbox(outbox.clone())
         .build()?;
     let subscription =
-        Subscription::to("orders").group("billing").json::<OrderPlaced>().inbox(outbox.inbox());
-    let billing = Service::builder(broker.clone()).subscribe(subscription, totals).build()?;
+        Subscription::to(&*topic).group("billing").json::<OrderPlaced>().inbox(outbox.inbox());
+    let billing = Service::builder(Arc::clone(&broker)).subscribe(subscription, totals).build()?;
     let (health, stop_billing) = (billing.health(), billing.stop_handle());
     let handled = || health.subscriptions()[0].counts.handled;
-    let billing = tokio::spawn(billing.run_until(pending::<()>()));
+    let billing = tokio::spawn(billing.run());
+    until(|| health.is_ready()).await?;
 
+    let mediator = Mediator::builder()
+        .handle::<PlaceOrder, _>(PlaceOrderHandler::<DB>(PhantomData))
+        .outbox(outbox.clone()) // instead of `broker`
+        .topic::<OrderPlaced>(topic)
+        .build()?;
+    let relay = Relay::builder(&outbox, Arc::clone(&broker)).build()?;
+    let stop_relay = relay.handle();
+    let relaying = tokio::spawn(relay.run());
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let api = Router::new().route("/orders", post(place_order)).with_state(mediator.clone());
@@ -141,14 +196,11 @@ async fn run(options: SqliteConnectOptions) -> Result<(), Box<dyn Error>> {
     until(|| handled() == 2).await?;
 
     println!("the first event arrives again:");
-    let copy = broker.messages("orders").swap_remove(0);
-    broker.publish(copy).await?;
+    let copy = first.get().ok_or("no event has arrived")?;
+    broker.publish(copy.clone()).await?;
     until(|| handled() == 3).await?;
 
-    let ada: i64 = sqlx::query_scalar("SELECT cents FROM totals WHERE customer = 'ada'")
-        .fetch_one(&pool)
-        .await?;
-    let orders: i64 = sqlx::query_scalar("SELECT count(*) FROM orders").fetch_one(&pool).await?;
+    let (orders, ada) = DB::figures(&pool, "ada").await?;
     stop_billing.stop();
     let counts = billing.await??.subscriptions[0].counts;
     println!("{orders} orders, ada owes {ada}, {} duplicate", counts.duplicates);
@@ -157,6 +209,63 @@ async fn run(options: SqliteConnectOptions) -> Result<(), Box<dyn Error>> {
     let _left = broker.shutdown(Duration::from_secs(5)).await;
     pool.close().await;
     Ok(())
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let (mut database, mut broker) = (None, None);
+    let mut arguments = env::args().skip(1);
+    while let Some(option) = arguments.next() {
+        let value = match option.as_str() {
+            "--database" => &mut database,
+            "--broker" => &mut broker,
+            _ => return Err("usage: [--database postgres://..] [--broker memory | kafka]".into()),
+        };
+        *value = Some(arguments.next().ok_or_else(|| format!("{option} has no value"))?);
+    }
+    let broker = connect(broker.as_deref().unwrap_or("memory")).await?;
+    match database {
+        None => on_sqlite(broker).await,
+        Some(url) => on_postgres(&url, broker).await,
+    }
+}
+
+/// In a temporary file.
+async fn on_sqlite(broker: Arc<dyn Subscribe>) -> Result<(), Box<dyn Error>> {
+    let file = env::temp_dir().join(format!("cqrs-orders-{}.db", std::process::id()));
+    let options = SqliteConnectOptions::new().filename(&file).create_if_missing(true);
+    let pool = SqlitePool::connect_with(options.journal_mode(SqliteJournalMode::Wal)).await?;
+    let ran = run(pool, broker).await;
+    std::fs::remove_file(file)?;
+    ran
+}
+
+/// In a schema of its own.
+async fn on_postgres(url: &str, broker: Arc<dyn Subscribe>) -> Result<(), Box<dyn Error>> {
+    let schema = format!("cqrs_orders_{}", std::process::id());
+    let options: PgConnectOptions = url.parse()?;
+    let admin = PgPool::connect_with(options.clone()).await?;
+    let change = async |sql| sqlx::raw_sql(AssertSqlSafe(sql)).execute(&admin).await;
+    change(format!("CREATE SCHEMA {schema}")).await?;
+    let pool = PgPool::connect_with(options.options([("search_path", &schema)])).await?;
+    let ran = run(pool, broker).await;
+    change(format!("DROP SCHEMA {schema} CASCADE")).await?;
+    ran
+}
+
+async fn connect(broker: &str) -> Result<Arc<dyn Subscribe>, Box<dyn Error>> {
+    let broker: Arc<dyn Subscribe> = match broker {
+        "memory" => Arc::new(MemoryBroker::new()),
+        #[cfg(feature = "kafka")]
+        "kafka" => {
+            use cqrs::kafka::{KafkaConfig, KafkaMessageBroker};
+            let servers = env::var("KAFKA_BOOTSTRAP_SERVERS");
+            let servers = servers.unwrap_or_else(|_| "localhost:9092".to_owned());
+            Arc::new(KafkaMessageBroker::connect(KafkaConfig::new([servers])).await?)
+        }
+        _ => return Err("--broker is `memory`, or `kafka` with the feature `kafka`".into()),
+    };
+    Ok(broker)
 }
 
 /// Waits for a condition, at most for 30 s.

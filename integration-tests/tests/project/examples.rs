@@ -65,6 +65,17 @@ async fn the_examples_run_on_kafka() {
 }
 
 #[tokio::test]
+async fn orders_run_on_postgres_and_kafka() {
+    let topic = kafka::fresh_topic("orders");
+    kafka::create_topic(&topic, 3, &[]).await;
+    let arguments = ["--database", &servers::postgres(), "--broker", "kafka"];
+    let text = output("orders", &arguments, &[("TOPIC", &topic)]);
+    assert!(text.contains("-1}: 422 an order has a price"), "{text}");
+    assert!(text.contains("2 orders, ada owes 1000, 1 duplicate"), "{text}");
+    kafka::delete_topics(&topic).await;
+}
+
+#[tokio::test]
 async fn the_examples_run_on_rabbitmq() {
     let prefix = amqp::fresh("example") + ".";
     let text = output("consume_rabbitmq", &["--broker", "amqp"], &[("TOPIC_PREFIX", &prefix)]);
