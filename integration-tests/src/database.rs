@@ -30,6 +30,9 @@ pub trait TestDatabase: RelayDatabase + Sync {
     /// The present time, as the tables have it.
     const NOW: &'static str;
 
+    /// The bytes of a stored body, as a number.
+    const BODY_SIZE: &'static str;
+
     /// A day, to be subtracted from a time of the tables.
     const DAY: &'static str;
 
@@ -84,6 +87,7 @@ impl TestDatabase for Postgres {
                                    WHERE wait_event_type = 'Lock' AND query LIKE '%cqrs_inbox%' \
                                    AND query NOT LIKE '%pg_stat_activity%'";
     const NOW: &'static str = "now()";
+    const BODY_SIZE: &'static str = "octet_length(body)::int8";
     const DAY: &'static str = "interval '1 day'";
     const SESSIONS: &'static str = "SELECT pid::int8 FROM pg_locks WHERE locktype = 'advisory' \
                                     AND classid = 'cqrs_outbox_relay'::regclass::oid";
@@ -133,6 +137,7 @@ impl TestDatabase for MySql {
     const WAITING: &'static str = "SELECT count(*) FROM information_schema.processlist \
                                    WHERE db = DATABASE() AND info LIKE 'INSERT INTO cqrs_inbox%'";
     const NOW: &'static str = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))";
+    const BODY_SIZE: &'static str = "CAST(LENGTH(body) AS SIGNED)";
     const DAY: &'static str = "86400000000";
     const SESSIONS: &'static str = "SELECT s.id FROM (SELECT CAST(IS_USED_LOCK(CONCAT('cqrs_relay_', \
                                     LOWER(HEX(id)))) AS SIGNED) AS id FROM cqrs_outbox_relay) s \

@@ -108,9 +108,7 @@ async fn mysql(url: &str, limit: Option<Duration>) -> Result<sqlx::MySqlPool, Fa
         let set = set.clone();
         Box::pin(async move {
             match set {
-                Some(set) => {
-                    sqlx::raw_sql(AssertSqlSafe(set)).execute(connection).await.map(drop)
-                }
+                Some(set) => sqlx::raw_sql(AssertSqlSafe(set)).execute(connection).await.map(drop),
                 None => Ok(()),
             }
         })

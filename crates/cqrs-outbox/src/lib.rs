@@ -38,6 +38,7 @@
 //! | publish them | [`Relay`], [`RelayHandle`], [`RelayStatus`], [`RelayReport`] |
 //! | look after what failed | [`Outbox::dead_rows`], [`Outbox::replay_dead`], [`Outbox::purge_dead`], [`FailedRow`] |
 //! | handle each event once | [`Outbox::inbox`], [`Inbox`] |
+//! | compress large bodies in the tables | [`Outbox::compress_above`] |
 //! | name the tables, run the migrations | [`Tables`], [`Outbox::migrate`], [`Migration`] |
 //! | use another driver | [`NewRow`], [`Dialect`], [`lane_of`] |
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -47,6 +48,7 @@
     allow(dead_code)
 )]
 
+mod compression;
 mod database;
 #[cfg(feature = "postgres")]
 mod debezium;

@@ -7,6 +7,7 @@ use cqrs_core::message::Headers;
 use sqlx::{ColumnIndex, Decode, Error, Type};
 use uuid::Uuid;
 
+use crate::compression;
 use crate::headers;
 use crate::lane::lane_of;
 use crate::tables::Dialect;
@@ -29,12 +30,14 @@ pub struct NewRow<'m> {
     pub content_type: Option<&'m str>,
     /// The headers as a JSON object of texts; a value of bytes is `{"hex": "00ff"}`.
     pub headers: Option<String>,
-    /// The body.
+    /// The body, as it is stored.
     pub body: &'m [u8],
     /// The event's time, in microseconds since 1970-01-01 UTC.
     pub occurred_at: i64,
     /// `false` if the broker may drop the message when it has no receiver.
     pub mandatory: bool,
+    /// Of a compressed body. Not in [`Tables::insert`](crate::Tables::insert): null there.
+    pub(crate) uncompressed_size: Option<i32>,
 }
 
 impl<'m> NewRow<'m> {
@@ -51,7 +54,18 @@ impl<'m> NewRow<'m> {
             body: &message.body,
             occurred_at: Timestamp::from(message.timestamp).unix_micros(),
             mandatory: message.mandatory,
+            uncompressed_size: None,
         }
+    }
+
+    /// `true` if a body is compressed.
+    pub(crate) fn is_any_compressed(rows: &[Self]) -> bool {
+        rows.iter().any(|row| row.uncompressed_size.is_some())
+    }
+
+    /// The row with its body [compressed](compression::compress).
+    pub(crate) fn compressed(self, body: &'m [u8]) -> Self {
+        Self { uncompressed_size: i32::try_from(self.body.len()).ok(), body, ..self }
     }
 }
 
@@ -76,16 +90,42 @@ where
     &'r str: Decode<'r, R::Database> + Type<R::Database>,
     Vec<u8>: Decode<'r, R::Database> + Type<R::Database>,
 {
-    let mut message =
-        Message::new(row.try_get::<&str, _>("topic")?, row.try_get::<Vec<u8>, _>("body")?)
-            .with_id(row.try_get("event_id")?)
-            .with_name(row.try_get::<&str, _>("name")?)
-            .with_headers(read_headers(row)?)
-            .with_timestamp(Timestamp::from_unix_micros(row.try_get("occurred_at")?).into())
-            .with_mandatory(row.try_get("mandatory")?);
+    let mut message = Message::new(row.try_get::<&str, _>("topic")?, read_body(row)?)
+        .with_id(row.try_get("event_id")?)
+        .with_name(row.try_get::<&str, _>("name")?)
+        .with_headers(read_headers(row)?)
+        .with_timestamp(Timestamp::from_unix_micros(row.try_get("occurred_at")?).into())
+        .with_mandatory(row.try_get("mandatory")?);
     message.key = row.try_get::<Option<Vec<u8>>, _>("key")?.map(Bytes::from);
     message.content_type = row.try_get::<Option<&str>, _>("content_type")?.map(Into::into);
     Ok(message)
+}
+
+/// The body of a row, decompressed.
+pub(crate) fn read_body<'r, R: sqlx::Row>(row: &'r R) -> Result<Vec<u8>, Error>
+where
+    &'static str: ColumnIndex<R>,
+    i64: Decode<'r, R::Database> + Type<R::Database>,
+    Vec<u8>: Decode<'r, R::Database> + Type<R::Database>,
+{
+    let body = row.try_get::<Vec<u8>, _>("body")?;
+    let Some(size) = row.try_get("uncompressed_size")? else { return Ok(body) };
+    compression::decompress(&body, size)
+        .map_err(|reason| Error::ColumnDecode { index: "body".into(), source: reason.into() })
+}
+
+/// The bytes of the body of a row that cannot be read.
+pub(crate) fn unread_size<'r, R: sqlx::Row>(row: &'r R) -> usize
+where
+    &'static str: ColumnIndex<R>,
+    i64: Decode<'r, R::Database> + Type<R::Database>,
+    Vec<u8>: Decode<'r, R::Database> + Type<R::Database>,
+{
+    let uncompressed = row.try_get::<Option<i64>, _>("uncompressed_size").ok().flatten();
+    match uncompressed.and_then(|size| usize::try_from(size).ok()) {
+        Some(size) => size,
+        None => row.try_get::<Vec<u8>, _>("body").map_or(0, |body| body.len()),
+    }
 }
 
 /// The headers of a row.
@@ -107,7 +147,16 @@ where
 
 /// The select list of a row with its message, from a table with the alias `r`.
 pub(crate) fn message_columns(dialect: Dialect) -> String {
-    format!("{}, r.body", columns_without_body(dialect))
+    format!("{}, {}", columns_without_body(dialect), body_columns(dialect))
+}
+
+/// The select list that [`read_body`] reads, from a table with the alias `r`.
+pub(crate) const fn body_columns(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Postgres => "r.body, r.uncompressed_size::int8 AS uncompressed_size",
+        Dialect::Mysql => "r.body, CAST(r.uncompressed_size AS SIGNED) AS uncompressed_size",
+        Dialect::Sqlite => "r.body, r.uncompressed_size",
+    }
 }
 
 /// As [`message_columns`], without the body.
@@ -173,7 +222,8 @@ mod tests {
         let rows = query.fetch_all(&mut *connection).await.unwrap();
         let read: Vec<_> = rows.iter().map(|row| read_message(row).unwrap()).collect();
         assert_eq!(read, messages());
-        let ids: Vec<(i16, i64)> = rows.iter().map(|row| (row.get("lane"), row.get("id"))).collect();
+        let ids: Vec<(i16, i64)> =
+            rows.iter().map(|row| (row.get("lane"), row.get("id"))).collect();
         assert_eq!(ids, [(0, 1), (0, 2)]);
     }
 }

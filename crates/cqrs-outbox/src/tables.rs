@@ -114,36 +114,55 @@ impl Tables {
     /// for each row: the fields of the first row, then those of the second, and so on. Run it last in the
     /// transaction: then the ids of a key are in order of commit, if its writers wait for each other.
     pub fn insert(&self, dialect: Dialect, rows: usize) -> String {
+        self.insert_with(dialect, rows, false)
+    }
+
+    /// As [`insert`](Self::insert); `is_compressed`: with an eleventh parameter, the size of the body before its
+    /// compression.
+    pub(crate) fn insert_with(&self, dialect: Dialect, rows: usize, is_compressed: bool) -> String {
+        let size = if is_compressed { ", uncompressed_size" } else { "" };
         match dialect {
-            Dialect::Postgres => self.render_for(
-                dialect,
-                // The transaction takes its number before its ids: the relay's late reads rely on it.
-                "WITH own AS MATERIALIZED (SELECT pg_current_xact_id() AS xid) \
-                 INSERT INTO {t}outbox (lane, event_id, name, topic, key, content_type, headers, body, \
-                 occurred_at, mandatory) \
-                 SELECT lane, event_id, name, topic, key, content_type, headers::json, body, \
-                 timestamptz 'epoch' + occurred_at * interval '1 microsecond', mandatory \
-                 FROM own, unnest($1::int2[], $2::uuid[], $3::text[], $4::text[], $5::bytea[], $6::text[], \
-                 $7::text[], $8::bytea[], $9::int8[], $10::bool[]) WITH ORDINALITY AS r (lane, event_id, \
-                 name, topic, key, content_type, headers, body, occurred_at, mandatory, number) \
-                 WHERE own.xid IS NOT NULL ORDER BY number",
-            ),
-            Dialect::Mysql => {
-                let now = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))";
-                let row = format!("(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {now})");
+            Dialect::Postgres => {
+                let sizes = if is_compressed { ", $11::int4[]" } else { "" };
                 self.render_for(
                     dialect,
-                    "INSERT INTO {t}outbox (lane, event_id, name, topic, `key`, content_type, headers, \
-                     body, occurred_at, mandatory, created_at) VALUES ",
+                    // The transaction takes its number before its ids: the relay's late reads rely on it.
+                    &format!(
+                        "WITH own AS MATERIALIZED (SELECT pg_current_xact_id() AS xid) \
+                         INSERT INTO {{t}}outbox (lane, event_id, name, topic, key, content_type, headers, \
+                         body, occurred_at, mandatory{size}) \
+                         SELECT lane, event_id, name, topic, key, content_type, headers::json, body, \
+                         timestamptz 'epoch' + occurred_at * interval '1 microsecond', mandatory{size} \
+                         FROM own, unnest($1::int2[], $2::uuid[], $3::text[], $4::text[], $5::bytea[], \
+                         $6::text[], $7::text[], $8::bytea[], $9::int8[], $10::bool[]{sizes}) \
+                         WITH ORDINALITY AS r (lane, event_id, name, topic, key, content_type, headers, \
+                         body, occurred_at, mandatory{size}, number) \
+                         WHERE own.xid IS NOT NULL ORDER BY number"
+                    ),
+                )
+            }
+            Dialect::Mysql => {
+                let now = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))";
+                let sizes = if is_compressed { ", ?" } else { "" };
+                let row = format!("(?, ?, ?, ?, ?, ?, ?, ?, ?, ?{sizes}, {now})");
+                self.render_for(
+                    dialect,
+                    &format!(
+                        "INSERT INTO {{t}}outbox (lane, event_id, name, topic, `key`, content_type, \
+                         headers, body, occurred_at, mandatory{size}, created_at) VALUES "
+                    ),
                 ) + &vec![row; rows].join(", ")
             }
             Dialect::Sqlite => {
-                let values = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; rows].join(", ");
+                let sizes = if is_compressed { ", ?" } else { "" };
+                let row = format!("(?, ?, ?, ?, ?, ?, ?, ?, ?, ?{sizes})");
                 self.render_for(
                     dialect,
-                    "INSERT INTO {t}outbox (lane, event_id, name, topic, key, content_type, headers, \
-                     body, occurred_at, mandatory) VALUES ",
-                ) + &values
+                    &format!(
+                        "INSERT INTO {{t}}outbox (lane, event_id, name, topic, key, content_type, \
+                         headers, body, occurred_at, mandatory{size}) VALUES "
+                    ),
+                ) + &vec![row; rows].join(", ")
             }
         }
     }

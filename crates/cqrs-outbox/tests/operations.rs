@@ -138,9 +138,8 @@ async fn rows_with_one_id_are_on_one_page() {
 async fn replay_up_to_an_id_ends_when_rows_die_again() {
     let outbox = outbox().await;
     die(&outbox, &messages("orders", 5), "too large").await;
-    let events = |rows: &[cqrs_outbox::FailedRow]| {
-        rows.iter().map(|dead| dead.event_id).collect::<Vec<_>>()
-    };
+    let events =
+        |rows: &[cqrs_outbox::FailedRow]| rows.iter().map(|dead| dead.event_id).collect::<Vec<_>>();
     let all = FailedFilter::default();
     let before = events(&outbox.dead_rows(&all, 0, 10).await.unwrap());
     let last = outbox.count_dead(&all).await.unwrap().last_id.unwrap();

@@ -219,6 +219,34 @@ async fn published_message_is_the_written_one() {
 }
 
 #[tokio::test]
+async fn compressed_row_is_published_as_it_was() {
+    let database = Database::new().await;
+    let broker = MemoryBroker::new();
+    let compressing = database.outbox.clone().compress_above(100);
+    let bodies = ["x".repeat(5_000), "y".repeat(100)];
+    let messages = bodies.clone().map(|body| Message::new(TOPIC, body).with_key("k"));
+    let mut tx = database.outbox.pool().begin_with("BEGIN IMMEDIATE").await.unwrap();
+    compressing.put(&mut tx, &messages).await.unwrap();
+    tx.commit().await.unwrap();
+    let sizes = "SELECT length(body), uncompressed_size FROM cqrs_outbox ORDER BY id";
+    let sizes: Vec<(i64, Option<i64>)> =
+        sqlx::query_as(sizes).fetch_all(database.outbox.pool()).await.unwrap();
+    assert!(sizes[0].0 < 100 && sizes[0].1 == Some(5_000), "{sizes:?}");
+    assert_eq!(sizes[1], (100, None), "not above the limit");
+    // What is damaged is dead, and stops no other row.
+    let damage = "UPDATE cqrs_outbox SET uncompressed_size = 3 WHERE id = 2";
+    sqlx::raw_sql(damage).execute(database.outbox.pool()).await.unwrap();
+    let relay = Running::start(database.relay(&broker));
+    database.drained().await;
+    relay.stop().await;
+    let published: Vec<_> = broker.messages(TOPIC).into_iter().map(|sent| sent.body).collect();
+    assert_eq!(published, [bodies[0].as_bytes()]);
+    let dead = database.outbox.dead_rows(&FailedFilter::default(), 0, 10).await.unwrap();
+    assert!(dead[0].last_error.contains("no zlib stream of 3 bytes"), "{}", dead[0].last_error);
+    assert!(database.outbox.dead_body(&dead[0]).await.is_err());
+}
+
+#[tokio::test]
 async fn row_refused_for_good_is_dead_and_replayable() {
     let database = Database::new().await;
     let broker = MemoryBroker::builder().max_message_size(100).build();

@@ -183,7 +183,8 @@ async fn pooler_that_refuses_settings_is_used_without() {
     let (_, name) = rest.split_once('/').unwrap();
     let url = format!("{login}@{address}/{name}?sslmode=disable");
     let schema_name = schema.name.clone();
-    let ran = tokio::task::spawn_blocking(move || cqrs(&["--schema", &schema_name], &["status"], &url));
+    let ran =
+        tokio::task::spawn_blocking(move || cqrs(&["--schema", &schema_name], &["status"], &url));
     let output = ran.await.unwrap();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(refusals.load(Ordering::Relaxed), 1);

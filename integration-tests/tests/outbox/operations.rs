@@ -16,6 +16,7 @@ on_each_database!(
     replay_up_to_an_id_ends_when_rows_die_again,
     status_has_counts_and_live_relays,
     unreadable_rows_are_listed_and_share_a_page,
+    large_bodies_are_compressed_and_published_as_they_were,
 );
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -41,7 +42,7 @@ async fn kill_pending<DB: TestDatabase>(schema: &database::Schema<DB>, error: &s
     schema
         .run(format!(
             "INSERT INTO cqrs_outbox_dead SELECT o.lane, o.id, o.event_id, o.name, o.topic, o.key, \
-             o.content_type, o.headers, o.body, o.occurred_at, o.mandatory, o.created_at, 1, {now}, \
+             o.content_type, o.headers, o.body, o.occurred_at, o.mandatory, o.created_at, o.uncompressed_size, 1, {now}, \
              '{error}', {now} FROM cqrs_outbox o; DELETE FROM cqrs_outbox"
         ))
         .await;
@@ -187,6 +188,49 @@ async fn unreadable_rows_are_listed_and_share_a_page<DB: TestDatabase>() {
     }
     assert_eq!(schema.outbox.replay_dead(&all, 10).await.unwrap(), 4);
     assert_eq!(schema.outbox.dead_body(&page[0]).await.unwrap(), None);
+    schema.drop().await;
+}
+
+async fn large_bodies_are_compressed_and_published_as_they_were<DB: TestDatabase>() {
+    let schema = database::Schema::<DB>::new().await;
+    let compressing = schema.outbox.clone().compress_above(1_000);
+    let large = "order,".repeat(10_000);
+    // Of bytes without a pattern, which compression makes larger.
+    let hash = |n: u64| n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
+    let random: Vec<u8> = (0..250).flat_map(|n| hash(n * n * n + 7)).collect();
+    let bodies = [large.clone().into_bytes(), random, b"{}".to_vec()];
+    let messages: Vec<_> =
+        (0..3).map(|n| Message::new("orders", bodies[n].clone()).with_key(n.to_string())).collect();
+    let mut tx = schema.pool.begin().await.unwrap();
+    compressing.put(&mut tx, &messages).await.unwrap();
+    tx.commit().await.unwrap();
+    let sizes = format!("SELECT {} FROM cqrs_outbox ORDER BY id", DB::BODY_SIZE);
+    let stored = schema.numbers(sizes).await;
+    assert!(stored[0] < 1_000 && stored[1..] == [2_000, 2], "{stored:?}");
+
+    // The relay of an outbox without the setting. It parks, declares dead and replays them, too.
+    let small = MemoryBroker::builder().max_message_size(10_000).build();
+    let relay = Relay::builder(&schema.outbox, small.clone()).build().unwrap();
+    let (handle, running) = (relay.handle(), tokio::spawn(relay.run()));
+    drained(&schema, LIMIT).await;
+    handle.stop();
+    running.await.unwrap();
+    assert_eq!(small.messages("orders").len(), 2);
+    let all = FailedFilter::default();
+    let dead = schema.outbox.dead_rows(&all, 0, 10).await.unwrap();
+    assert_eq!((dead.len(), dead[0].body_size), (1, 60_000));
+    assert_eq!(schema.outbox.dead_body(&dead[0]).await.unwrap().unwrap(), large);
+    assert_eq!(schema.outbox.replay_dead(&all, 10).await.unwrap(), 1);
+    let broker = MemoryBroker::new();
+    broker.faults().refuse_messages(1);
+    let (first, longest) = (Duration::from_millis(10), Duration::from_millis(10));
+    let relay = Relay::builder(&schema.outbox, broker.clone()).backoff(first, longest);
+    let relay = relay.build().unwrap();
+    let (handle, running) = (relay.handle(), tokio::spawn(relay.run()));
+    drained(&schema, LIMIT).await;
+    handle.stop();
+    running.await.unwrap();
+    assert_eq!(broker.messages("orders")[0].body, large);
     schema.drop().await;
 }
 

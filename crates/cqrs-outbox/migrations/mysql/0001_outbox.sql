@@ -16,8 +16,10 @@ CREATE TABLE IF NOT EXISTS {t}outbox (
     occurred_at bigint NOT NULL,
     mandatory boolean NOT NULL,
     created_at bigint NOT NULL,
+    -- Of a body that is a zlib stream. Null: the body is stored as it is.
+    uncompressed_size int,
     -- Read without the body, which is not in the row if it is large.
-    size bigint GENERATED ALWAYS AS (LENGTH(body)) STORED,
+    size bigint GENERATED ALWAYS AS (COALESCE(uncompressed_size, LENGTH(body))) STORED,
     PRIMARY KEY (lane, id),
     -- AUTO_INCREMENT needs an index that begins with it.
     UNIQUE KEY (id)
@@ -37,7 +39,8 @@ CREATE TABLE IF NOT EXISTS {t}outbox_parked (
     occurred_at bigint NOT NULL,
     mandatory boolean NOT NULL,
     created_at bigint NOT NULL,
-    size bigint GENERATED ALWAYS AS (LENGTH(body)) STORED,
+    uncompressed_size int,
+    size bigint GENERATED ALWAYS AS (COALESCE(uncompressed_size, LENGTH(body))) STORED,
     attempts int NOT NULL,
     next_at bigint NOT NULL,
     first_failed_at bigint NOT NULL,
@@ -60,6 +63,7 @@ CREATE TABLE IF NOT EXISTS {t}outbox_dead (
     occurred_at bigint NOT NULL,
     mandatory boolean NOT NULL,
     created_at bigint NOT NULL,
+    uncompressed_size int,
     attempts int NOT NULL,
     first_failed_at bigint NOT NULL,
     last_error longtext NOT NULL,

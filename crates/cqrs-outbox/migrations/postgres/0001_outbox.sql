@@ -15,6 +15,8 @@ CREATE TABLE {t}outbox (
     occurred_at timestamptz NOT NULL,
     mandatory boolean NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
+    -- Of a body that is a zlib stream. Null: the body is stored as it is.
+    uncompressed_size integer,
     PRIMARY KEY (lane, id)
 ) WITH (
     -- Many dead rows, few live ones: a share of the table says nothing.

@@ -14,7 +14,9 @@ CREATE TABLE {t}outbox (
     body BLOB NOT NULL,
     occurred_at INTEGER NOT NULL,
     mandatory INTEGER NOT NULL,
-    created_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000000 AS INTEGER))
+    created_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000000 AS INTEGER)),
+    -- Of a body that is a zlib stream. Null: the body is stored as it is.
+    uncompressed_size INTEGER
 ) STRICT;
 
 -- Rows of keys that fail now: moved here with their ids, and tried again from next_at on. In a table that was emptied
@@ -32,6 +34,7 @@ CREATE TABLE {t}outbox_parked (
     occurred_at INTEGER NOT NULL,
     mandatory INTEGER NOT NULL,
     created_at INTEGER NOT NULL,
+    uncompressed_size INTEGER,
     attempts INTEGER NOT NULL,
     next_at INTEGER NOT NULL,
     first_failed_at INTEGER NOT NULL,
@@ -53,6 +56,7 @@ CREATE TABLE {t}outbox_dead (
     occurred_at INTEGER NOT NULL,
     mandatory INTEGER NOT NULL,
     created_at INTEGER NOT NULL,
+    uncompressed_size INTEGER,
     attempts INTEGER NOT NULL,
     first_failed_at INTEGER NOT NULL,
     last_error TEXT NOT NULL,

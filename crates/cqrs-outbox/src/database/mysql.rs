@@ -12,7 +12,7 @@ use crate::mysql_errors::{kind, number};
 use crate::row::NewRow;
 use crate::tables::{Dialect, Tables};
 
-/// Bounds of one insert: the statement has at most 65,535 parameters, ten for each row, and a server takes
+/// Bounds of one insert: the statement has at most 65,535 parameters, up to eleven for each row, and a server takes
 /// at most `max_allowed_packet` bytes, 16 MiB by default. A row above the second is alone.
 const MAX_ROWS: usize = 1_000;
 const MAX_BYTES: usize = 4 << 20;
@@ -43,9 +43,11 @@ impl Backend for MySql {
         rows: &[NewRow<'_>],
     ) -> Result<(), Error> {
         let mut rows = rows;
+        let is_compressed = NewRow::is_any_compressed(rows);
         while !rows.is_empty() {
             let (now, later) = rows.split_at(batch(rows));
-            let sql = AssertSqlSafe(tables.insert(Dialect::Mysql, now.len()));
+            let sql = tables.insert_with(Dialect::Mysql, now.len(), is_compressed);
+            let sql = AssertSqlSafe(sql);
             // The text depends on the number of rows: only the most frequent ones stay prepared.
             let mut query = sqlx::query(sql).persistent(now.len() <= 4);
             for row in now {
@@ -60,6 +62,9 @@ impl Backend for MySql {
                     .bind(row.body)
                     .bind(row.occurred_at)
                     .bind(row.mandatory);
+                if is_compressed {
+                    query = query.bind(row.uncompressed_size);
+                }
             }
             query.execute(&mut *connection).await?;
             rows = later;

@@ -23,7 +23,9 @@ impl Backend for Postgres {
         fn column<'r, T>(rows: &'r [NewRow<'_>], value: impl Fn(&'r NewRow<'_>) -> T) -> Vec<T> {
             rows.iter().map(value).collect()
         }
-        sqlx::query(AssertSqlSafe(tables.insert(Dialect::Postgres, rows.len())))
+        let is_compressed = NewRow::is_any_compressed(rows);
+        let sql = tables.insert_with(Dialect::Postgres, rows.len(), is_compressed);
+        let query = sqlx::query(AssertSqlSafe(sql))
             .bind(column(rows, |row| row.lane))
             .bind(column(rows, |row| row.event_id))
             .bind(column(rows, |row| row.name))
@@ -33,9 +35,12 @@ impl Backend for Postgres {
             .bind(column(rows, |row| row.headers.as_deref()))
             .bind(column(rows, |row| row.body))
             .bind(column(rows, |row| row.occurred_at))
-            .bind(column(rows, |row| row.mandatory))
-            .execute(connection)
-            .await?;
+            .bind(column(rows, |row| row.mandatory));
+        let query = match is_compressed {
+            true => query.bind(column(rows, |row| row.uncompressed_size)),
+            false => query,
+        };
+        query.execute(connection).await?;
         Ok(())
     }
 

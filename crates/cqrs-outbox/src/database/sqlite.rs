@@ -8,8 +8,8 @@ use crate::migrate::Migration;
 use crate::row::NewRow;
 use crate::tables::{Dialect, Tables};
 
-/// SQLite allows 32,766 parameters in a statement; a row has ten.
-const MAX_ROWS: usize = 3_000;
+/// SQLite allows 32,766 parameters in a statement; a row has up to eleven.
+const MAX_ROWS: usize = 2_900;
 
 impl Backend for Sqlite {
     const DIALECT: Dialect = Dialect::Sqlite;
@@ -23,8 +23,10 @@ impl Backend for Sqlite {
         tables: &Tables,
         rows: &[NewRow<'_>],
     ) -> Result<(), Error> {
+        let is_compressed = NewRow::is_any_compressed(rows);
         for rows in rows.chunks(MAX_ROWS) {
-            let sql = AssertSqlSafe(tables.insert(Dialect::Sqlite, rows.len()));
+            let sql = tables.insert_with(Dialect::Sqlite, rows.len(), is_compressed);
+            let sql = AssertSqlSafe(sql);
             // The text depends on the number of rows: only the most frequent ones stay prepared.
             let mut query = sqlx::query(sql).persistent(rows.len() <= 4);
             for row in rows {
@@ -39,6 +41,9 @@ impl Backend for Sqlite {
                     .bind(row.body)
                     .bind(row.occurred_at)
                     .bind(row.mandatory);
+                if is_compressed {
+                    query = query.bind(row.uncompressed_size);
+                }
             }
             query.execute(&mut *connection).await?;
         }

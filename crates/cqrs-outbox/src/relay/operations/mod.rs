@@ -250,4 +250,4 @@ const PURGING: &str = "purging dead rows";
 
 /// The columns that a replayed row keeps: all but its id.
 const REPLAYED: &str = "lane, event_id, name, topic, key, content_type, headers, body, occurred_at, \
-                        mandatory, created_at";
+                        mandatory, created_at, uncompressed_size";

@@ -15,7 +15,7 @@ use crate::error::OutboxError;
 use crate::outbox::Outbox;
 use crate::relay::failed::{FailedRow, FailedTable};
 use crate::relay::status::Counts;
-use crate::row::columns_without_body;
+use crate::row::{body_columns, columns_without_body, read_body};
 use crate::tables::Dialect;
 
 impl Operations for MySql {
@@ -52,7 +52,7 @@ impl Operations for MySql {
         limit: u32,
     ) -> Result<Vec<FailedRow>, OutboxError> {
         let columns = format!(
-            "{}, LENGTH(r.body) AS size, r.attempts, r.last_error, r.created_at, r.first_failed_at, r.{} AS at",
+            "{}, COALESCE(r.uncompressed_size, LENGTH(r.body)) AS size, r.attempts, r.last_error, r.created_at, r.first_failed_at, r.{} AS at",
             columns_without_body(Dialect::Mysql),
             table.time(),
         );
@@ -69,13 +69,13 @@ impl Operations for MySql {
         row: &FailedRow,
     ) -> Result<Option<Bytes>, OutboxError> {
         let sql = outbox.tables().render(&format!(
-            "SELECT body FROM {{t}}{} WHERE lane = ? AND id = ? AND event_id = ?",
+            "SELECT {} FROM {{t}}{} r WHERE r.lane = ? AND r.id = ? AND r.event_id = ?",
+            body_columns(Dialect::Mysql),
             table.name()
         ));
-        let query = sqlx::query_scalar::<_, Vec<u8>>(AssertSqlSafe(sql));
-        let query = query.bind(row.lane).bind(row.id).bind(row.event_id);
-        let body = query.fetch_optional(outbox.pool()).await.map_err(error(READING))?;
-        Ok(body.map(Bytes::from))
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(row.lane).bind(row.id).bind(row.event_id);
+        let body = query.try_map(|row| read_body(&row)).fetch_optional(outbox.pool()).await;
+        Ok(body.map_err(error(READING))?.map(Bytes::from))
     }
 
     async fn count_dead(

@@ -13,7 +13,7 @@ use crate::error::OutboxError;
 use crate::outbox::Outbox;
 use crate::relay::failed::{FailedRow, FailedTable};
 use crate::relay::status::Counts;
-use crate::row::columns_without_body;
+use crate::row::{body_columns, columns_without_body, read_body};
 use crate::tables::Dialect;
 
 impl Operations for Postgres {
@@ -54,7 +54,7 @@ impl Operations for Postgres {
         limit: u32,
     ) -> Result<Vec<FailedRow>, OutboxError> {
         let sql = outbox.tables().render(&format!(
-            "SELECT {}, octet_length(r.body)::int8 AS size, r.attempts, r.last_error, {} AS created_at, \
+            "SELECT {}, coalesce(r.uncompressed_size, octet_length(r.body))::int8 AS size, r.attempts, r.last_error, {} AS created_at, \
              {} AS first_failed_at, {} AS at \
              FROM {{t}}{} r WHERE {} AND r.id > $8 ORDER BY r.id, r.event_id LIMIT $9",
             columns_without_body(Dialect::Postgres),
@@ -75,13 +75,13 @@ impl Operations for Postgres {
         row: &FailedRow,
     ) -> Result<Option<Bytes>, OutboxError> {
         let sql = outbox.tables().render(&format!(
-            "SELECT body FROM {{t}}{} WHERE lane = $1 AND id = $2 AND event_id = $3",
+            "SELECT {} FROM {{t}}{} r WHERE r.lane = $1 AND r.id = $2 AND r.event_id = $3",
+            body_columns(Dialect::Postgres),
             table.name()
         ));
-        let query = sqlx::query_scalar::<_, Vec<u8>>(AssertSqlSafe(sql));
-        let query = query.bind(row.lane).bind(row.id).bind(row.event_id);
-        let body = query.fetch_optional(outbox.pool()).await.map_err(error(READING))?;
-        Ok(body.map(Bytes::from))
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(row.lane).bind(row.id).bind(row.event_id);
+        let body = query.try_map(|row| read_body(&row)).fetch_optional(outbox.pool()).await;
+        Ok(body.map_err(error(READING))?.map(Bytes::from))
     }
 
     async fn count_dead(

@@ -15,7 +15,7 @@ use crate::error::OutboxError;
 use crate::outbox::Outbox;
 use crate::relay::failed::{FailedRow, FailedTable};
 use crate::relay::status::Counts;
-use crate::row::columns_without_body;
+use crate::row::{body_columns, columns_without_body, read_body};
 use crate::tables::Dialect;
 
 /// The present time, in microseconds.
@@ -54,7 +54,7 @@ impl Operations for Sqlite {
     ) -> Result<Vec<FailedRow>, OutboxError> {
         let (name, at) = (table.name(), table.time());
         let sql = outbox.tables().render(&format!(
-            "SELECT {}, length(r.body) AS size, r.attempts, r.last_error, r.created_at, \
+            "SELECT {}, coalesce(r.uncompressed_size, length(r.body)) AS size, r.attempts, r.last_error, r.created_at, \
              r.first_failed_at, r.{at} AS at FROM {{t}}{name} r WHERE {} AND r.id > ?8 \
              ORDER BY r.id, r.event_id LIMIT ?9",
             columns_without_body(Dialect::Sqlite),
@@ -71,13 +71,13 @@ impl Operations for Sqlite {
         row: &FailedRow,
     ) -> Result<Option<Bytes>, OutboxError> {
         let sql = outbox.tables().render(&format!(
-            "SELECT body FROM {{t}}{} WHERE id = ? AND event_id = ?",
+            "SELECT {} FROM {{t}}{} r WHERE r.id = ? AND r.event_id = ?",
+            body_columns(Dialect::Sqlite),
             table.name()
         ));
-        let query = sqlx::query_scalar::<_, Vec<u8>>(AssertSqlSafe(sql));
-        let query = query.bind(row.id).bind(row.event_id);
-        let body = query.fetch_optional(outbox.pool()).await.map_err(error(READING))?;
-        Ok(body.map(Bytes::from))
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(row.id).bind(row.event_id);
+        let body = query.try_map(|row| read_body(&row)).fetch_optional(outbox.pool()).await;
+        Ok(body.map_err(error(READING))?.map(Bytes::from))
     }
 
     async fn count_dead(

@@ -138,16 +138,22 @@ fn order_of(row: RowId, topic: Arc<str>, key: Option<bytes::Bytes>) -> OrderKey 
     }
 }
 
-/// A row for the lanes, with `size` bytes of body. One that cannot be read has no order, and becomes a dead row.
-fn entry_of(row: RowId, size: usize, read: Result<Message, sqlx::Error>) -> ReadEntry {
+/// A row for the lanes. One that cannot be read, with so many bytes of body, has no order, and becomes a dead row.
+fn entry_of(
+    row: RowId,
+    read: Result<Message, sqlx::Error>,
+    unread_size: impl FnOnce() -> usize,
+) -> ReadEntry {
     match read {
         Ok(message) => {
+            let size = message.body.len();
             let order = order_of(row, Arc::clone(&message.topic), message.key.clone());
             Entry { row, order, size, payload: Ok(message) }
         }
         Err(error) => {
             let reason = cut(format!("the row cannot be read: {error}"));
-            Entry { row, order: OrderKey::Row(row), size, payload: Err(reason) }
+            let (order, size) = (OrderKey::Row(row), unread_size());
+            Entry { row, order, size, payload: Err(reason) }
         }
     }
 }

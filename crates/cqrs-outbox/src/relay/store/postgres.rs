@@ -22,7 +22,7 @@ use crate::relay::effects::{
     Target,
 };
 use crate::relay::lane::ParkedEntry;
-use crate::row::read_message;
+use crate::row::{read_message, unread_size};
 
 /// A lane that is no lane: its row in an answer carries the snapshot.
 const SNAPSHOT: i16 = -1;
@@ -86,8 +86,7 @@ fn size(row: &PgRow) -> Result<usize, Error> {
 }
 
 fn read_entry(id: RowId, row: &PgRow) -> ReadEntry {
-    let size = row.try_get::<&[u8], _>("body").map_or(0, <[u8]>::len);
-    entry_of(id, size, read_message(row))
+    entry_of(id, read_message(row), || unread_size(row))
 }
 
 /// A statement, to be bound and run.

@@ -18,14 +18,17 @@ use crate::relay::effects::{
     Target,
 };
 use crate::relay::lane::ParkedEntry;
-use crate::row::{message_columns, read_message};
+use crate::row::{message_columns, read_message, unread_size};
 use crate::tables::{Dialect, Tables};
 
 const COLUMNS: &str = "lane, id, event_id, name, topic, key, content_type, headers, body, occurred_at, \
-                       mandatory, created_at";
+                       mandatory, created_at, uncompressed_size";
 
 /// The present time, in microseconds.
 const NOW: &str = "CAST(unixepoch('subsec') * 1000000 AS INTEGER)";
+
+/// The bytes of a body, decompressed.
+const SIZE: &str = "coalesce(uncompressed_size, length(body))";
 
 /// The lane, if this relay owns it in the epoch that it knows.
 const OWNED: &str = "LEFT JOIN {t}outbox_lane l ON l.lane = ? AND l.owner = ? AND l.epoch = ?";
@@ -101,8 +104,7 @@ fn late_row(id: RowId, row: &SqliteRow) -> Result<LateRow, Error> {
 }
 
 fn read_entry(id: RowId, row: &SqliteRow) -> ReadEntry {
-    let size = row.try_get::<&[u8], _>("body").map_or(0, <[u8]>::len);
-    entry_of(id, size, read_message(row))
+    entry_of(id, read_message(row), || unread_size(row))
 }
 
 impl SqliteStore {
@@ -159,8 +161,8 @@ impl SqliteStore {
         for read in reads {
             let sql = self.sql(&format!(
                 "SELECT l.lane IS NOT NULL AS is_owned, {} FROM (SELECT 1) {OWNED} LEFT JOIN \
-                 (SELECT o.* FROM (SELECT id, sum(length(body)) OVER (ORDER BY id ROWS UNBOUNDED \
-                 PRECEDING) - length(body) AS bytes_before FROM {{t}}outbox WHERE lane = ? \
+                 (SELECT o.* FROM (SELECT id, sum({SIZE}) OVER (ORDER BY id ROWS UNBOUNDED \
+                 PRECEDING) - {SIZE} AS bytes_before FROM {{t}}outbox WHERE lane = ? \
                  AND id > ? ORDER BY id LIMIT ?) s CROSS JOIN {{t}}outbox o ON o.id = s.id \
                  WHERE s.bytes_before < ?) r ON l.lane IS NOT NULL ORDER BY r.id",
                 message_columns(Dialect::Sqlite)
@@ -179,7 +181,7 @@ impl SqliteStore {
         for range in ranges {
             let sql = self.sql(&format!(
                 "SELECT l.lane IS NOT NULL AS is_owned, r.id, r.event_id, r.size FROM (SELECT 1) {OWNED} LEFT JOIN \
-                 (SELECT id, event_id, length(body) AS size FROM {{t}}outbox WHERE lane = ? AND id > ? AND id <= ? \
+                 (SELECT id, event_id, {SIZE} AS size FROM {{t}}outbox WHERE lane = ? AND id > ? AND id <= ? \
                  ORDER BY id LIMIT ?) r \
                  ON l.lane IS NOT NULL ORDER BY r.id"
             ));
@@ -288,7 +290,7 @@ impl Store for SqliteStore {
     async fn parked(&self, lanes: &[LaneEpoch]) -> Result<Vec<ParkedEntry>, OutboxError> {
         type Parked = (i16, i64, Uuid, String, Option<Vec<u8>>, i64, u32, i64);
         let sql = self.sql(&format!(
-            "SELECT lane, id, event_id, topic, key, length(body), attempts, next_at - {NOW} \
+            "SELECT lane, id, event_id, topic, key, {SIZE}, attempts, next_at - {NOW} \
              FROM {{t}}outbox_parked ORDER BY id"
         ));
         let rows: Vec<Parked> = sqlx::query_as(sql)

@@ -29,7 +29,7 @@ use crate::relay::effects::{
 };
 use crate::relay::lane::ParkedEntry;
 use crate::relay::trailing::TrailingIds;
-use crate::row::read_message;
+use crate::row::{read_message, unread_size};
 
 #[derive(Debug)]
 pub struct MysqlStore {
@@ -85,8 +85,7 @@ fn size(row: &MySqlRow) -> Result<usize, Error> {
 }
 
 fn read_entry(id: RowId, row: &MySqlRow) -> ReadEntry {
-    let size = row.try_get::<&[u8], _>("body").map_or(0, <[u8]>::len);
-    entry_of(id, size, read_message(row))
+    entry_of(id, read_message(row), || unread_size(row))
 }
 
 /// The rows of a hot read, of those that a read without bound in bytes found.

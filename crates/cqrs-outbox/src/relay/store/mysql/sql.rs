@@ -14,7 +14,7 @@ use crate::tables::{Dialect, Tables};
 
 /// Columns of a row, without those of its state.
 pub(super) const COLUMNS: &str = "lane, id, event_id, name, topic, `key`, content_type, headers, body, occurred_at, \
-                                  mandatory, created_at";
+                                  mandatory, created_at, uncompressed_size";
 
 /// The lanes that the relay owns, as the first rows of an answer. `$NONE`: the other columns of its rows.
 const OWNED: &str = "SELECT 1 AS is_lane, l.lane AS lane, l.epoch AS id, NULL AS event_id, $NONE \
@@ -22,7 +22,8 @@ const OWNED: &str = "SELECT 1 AS is_lane, l.lane AS lane, l.epoch AS id, NULL AS
 
 /// Those of whole rows.
 const NONE: &str = "NULL AS name, NULL AS topic, NULL AS `key`, NULL AS content_type, NULL AS headers, \
-                    NULL AS mandatory, NULL AS occurred_at, NULL AS body";
+                    NULL AS mandatory, NULL AS occurred_at, NULL AS body, \
+                    CAST(NULL AS SIGNED) AS uncompressed_size";
 
 #[derive(Debug)]
 pub(super) struct Sql {

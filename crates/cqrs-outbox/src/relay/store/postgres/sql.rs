@@ -6,7 +6,10 @@ use crate::tables::{Dialect, Tables};
 
 /// Columns of a row, without those of its state.
 pub(super) const COLUMNS: &str = "lane, id, event_id, name, topic, key, content_type, headers, body, \
-                                  occurred_at, mandatory, created_at";
+                                  occurred_at, mandatory, created_at, uncompressed_size";
+
+/// The bytes of a body, decompressed.
+const SIZE: &str = "coalesce(o.uncompressed_size, octet_length(o.body))";
 
 #[derive(Debug)]
 pub(super) struct Sql {
@@ -99,7 +102,7 @@ impl Sql {
             ),
             remove_relays: render("DELETE FROM {t}outbox_relay WHERE id = ANY ($1)"),
             parked: render(
-                "SELECT lane, id, event_id, topic, key, octet_length(body) AS size, attempts, \
+                "SELECT lane, id, event_id, topic, key, coalesce(uncompressed_size, octet_length(body)) AS size, attempts, \
                  greatest(extract(epoch FROM next_at - clock_timestamp()), 0)::float8 AS due_in \
                  FROM {t}outbox_parked WHERE lane = ANY ($1) ORDER BY lane, id",
             ),
@@ -114,15 +117,15 @@ impl Sql {
             hot: render(&format!(
                 "SELECT {read}, {cols} FROM unnest($2::int2[], $3::int8[], $4::int8[], $5::int8[], \
                  $6::int8[]) AS q (lane, epoch, above, count, bytes) {owned} LEFT JOIN LATERAL \
-                 (SELECT * FROM (SELECT o.*, sum(octet_length(o.body)) OVER (ORDER BY o.id ROWS \
-                 UNBOUNDED PRECEDING) - octet_length(o.body) AS bytes_before FROM {{t}}outbox o \
+                 (SELECT * FROM (SELECT o.*, sum({SIZE}) OVER (ORDER BY o.id ROWS \
+                 UNBOUNDED PRECEDING) - {SIZE} AS bytes_before FROM {{t}}outbox o \
                  WHERE o.lane = q.lane AND o.id > q.above ORDER BY o.id LIMIT q.count) o \
                  WHERE o.bytes_before < q.bytes) r ON l.lane IS NOT NULL"
             )),
             ids: render(&format!(
                 "SELECT {read}, r.id, r.event_id, r.size FROM unnest($2::int2[], $3::int8[], $4::int8[], $5::int8[], \
                  $6::int8[]) AS q (lane, epoch, above, up_to, count) {owned} LEFT JOIN LATERAL \
-                 (SELECT o.id, o.event_id, octet_length(o.body) AS size FROM {{t}}outbox o WHERE o.lane = q.lane AND o.id > q.above \
+                 (SELECT o.id, o.event_id, {SIZE} AS size FROM {{t}}outbox o WHERE o.lane = q.lane AND o.id > q.above \
                  AND o.id <= q.up_to ORDER BY o.id LIMIT q.count) r ON l.lane IS NOT NULL"
             )),
             rows: render(&format!(
