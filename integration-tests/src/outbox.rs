@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // A helper of tests fails the test.
 
+mod timed;
+
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::path::PathBuf;
@@ -11,6 +13,7 @@ use std::time::{Duration, Instant};
 use cqrs_core::Message;
 use cqrs_outbox::Outbox;
 use serde::{Deserialize, Serialize};
+pub use timed::TimedBroker;
 use tokio::process::{Child, Command};
 
 use crate::database::{Schema, TestDatabase};

@@ -6,8 +6,9 @@ use cqrs_core::Message;
 use cqrs_outbox::FailedFilter;
 use integration_tests::control::{Restore, brokers, full};
 use integration_tests::database::TestDatabase;
+use integration_tests::kafka::{create_topic, fresh_topic};
 use integration_tests::on_each_database;
-use integration_tests::outbox::{audit, drained, write};
+use integration_tests::outbox::{TimedBroker, audit, drained, write};
 
 use crate::{LIMIT, Running, SERVERS, broker, fresh, relay, wait};
 
@@ -23,7 +24,14 @@ on_each_database!(
 async fn poison_at_the_head_is_dead_and_delays_nobody<DB: TestDatabase>() {
     let _shared = SERVERS.read().await;
     let (schema, topic) = fresh::<DB>("poison").await;
-    let broker = broker(|config| config.max_message_size = 1_000).await;
+    let broker = TimedBroker::new(broker(|config| config.max_message_size = 1_000).await);
+    let running = Running::start(relay(&schema, &broker));
+    let normal_topic = fresh_topic("poison");
+    create_topic(&normal_topic, 4, &[]).await;
+    write(&schema, &normal_topic, 100, 2_000, 10).await;
+    drained(&schema, LIMIT).await;
+    running.stop().await;
+    let normal = broker.p99();
     let large = "x".repeat(2_000);
     let poison = (0..100).map(|n| Message::new(&*topic, large.clone()).with_key(format!("p{n}")));
     let mut tx = schema.pool.begin().await.unwrap();
@@ -32,6 +40,7 @@ async fn poison_at_the_head_is_dead_and_delays_nobody<DB: TestDatabase>() {
     let running = Running::start(relay(&schema, &broker));
     let committed = write(&schema, &topic, 100, 2_000, 10).await;
     drained(&schema, LIMIT).await;
+    let p99 = broker.p99();
     let status = running.handle.status().await.unwrap();
     assert_eq!((status.dead, status.parked), (100, 0));
     let all = FailedFilter::default();
@@ -47,7 +56,7 @@ async fn poison_at_the_head_is_dead_and_delays_nobody<DB: TestDatabase>() {
     let arrived = audit(&topic, &committed).await;
     println!(
         "SUMMARY relay {} poison committed={} arrived={} dead=100 lost=0 unexpected=0 reordered=0 \
-         duplicates={}",
+         duplicates={} p99={p99:.0?} p99_without_poison={normal:.0?}",
         DB::SERVER,
         committed.values().sum::<u32>(),
         arrived.rows,

@@ -12,6 +12,7 @@ mod sharing;
 
 use std::time::{Duration, Instant};
 
+use cqrs_core::MessageBroker;
 use cqrs_kafka::{KafkaConfig, KafkaMessageBroker};
 use cqrs_outbox::{Relay, RelayBuilder, RelayHandle, RelayReport};
 use integration_tests::database::{Schema, TestDatabase};
@@ -58,7 +59,10 @@ impl<DB: TestDatabase> Running<DB> {
     }
 }
 
-fn relay<DB: TestDatabase>(schema: &Schema<DB>, broker: &KafkaMessageBroker) -> RelayBuilder<DB> {
+fn relay<DB: TestDatabase>(
+    schema: &Schema<DB>,
+    broker: &(impl MessageBroker + Clone),
+) -> RelayBuilder<DB> {
     let (first, longest) = (Duration::from_millis(100), Duration::from_secs(1));
     Relay::builder(&schema.outbox, broker.clone()).backoff(first, longest)
 }
