@@ -4,7 +4,7 @@
 //! A row is inserted once, read by the relay that owns its lane, published, and deleted once its publish is
 //! confirmed. Nothing else makes a row go: its presence is the fact, all cursors are hints for speed.
 //!
-//! * [`lanes`], [`lane`]: the pure state of the owned lanes. What to read, what to publish next, and what
+//! * [`lanes`], [`lane`], [`reader`]: the pure state of the owned lanes. What to read, what to publish next, and what
 //!   became of it. No time of its own, no database, no broker.
 //! * [`snapshot`], `trailing` (MySQL): which ids may still appear below those that were read.
 //!
@@ -48,6 +48,7 @@ mod part;
 mod publisher;
 #[cfg(feature = "postgres")]
 mod python;
+mod reader;
 mod reads;
 mod settings;
 mod share;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::*;
-use crate::relay::effects::{OrderKey, Table, Target};
+use crate::relay::effects::{Late, OrderKey, Table, Target};
 
 const AT: LaneEpoch = LaneEpoch { lane: 0, epoch: 1 };
 const NOW: Duration = Duration::from_secs(1);
@@ -194,7 +194,7 @@ fn read_starts_behind_the_last_lane_that_was_read() {
     let backoff = Backoff { first: NOW, longest: NOW };
     let mut lanes = Lanes::<i64>::new(Capacity { rows: 100, bytes: 100 }, backoff);
     lanes.take((0..4).map(|lane| LaneEpoch { lane, epoch: 1 }).collect(), Vec::new(), NOW);
-    lanes.part.timed_out();
+    lanes.reader.part.timed_out();
     let mut read = Vec::new();
     for _ in 0..3 {
         lanes.wake();

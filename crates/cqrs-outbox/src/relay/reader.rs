@@ -1,0 +1,283 @@
+//! The reads of the owned lanes: what to ask for, and when the rows that were read may start; used by the lanes.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::effects::{Effects, LaneEpoch, LaneRange, LaneRead, Late, LateRow, ReadStep};
+use super::lane::{Capacity, Entry, Lane};
+use super::part::Part;
+use super::snapshot::LateRows;
+
+/// The lanes, by number.
+type Owned<P> = BTreeMap<i16, Lane<P>>;
+
+#[derive(Debug)]
+pub(super) struct Reader<P> {
+    late: LateRows,
+    /// The hot rows of the running read. They wait until the late rows are known.
+    reading: Option<Reading<P>>,
+    /// The lanes, rows and bytes of one read.
+    pub(super) part: Part,
+    /// The last lane that was read: the next read starts behind it.
+    last_read: i16,
+}
+
+#[derive(Debug)]
+struct Reading<P> {
+    lanes: Vec<LaneRead>,
+    ranges: Vec<LaneRange>,
+    hot: Vec<(i16, Entry<P>)>,
+    /// Rows above it may have become visible since the hot read.
+    late_again: Option<i64>,
+}
+
+impl<P> Reader<P> {
+    pub(super) fn new() -> Self {
+        let (late, part) = (LateRows::default(), Part::default());
+        Self { late, reading: None, part, last_read: i16::MAX }
+    }
+
+    /// See [`Lanes::reset`](super::lanes::Lanes::reset).
+    pub(super) fn reset(&mut self, lanes: &mut Owned<P>) {
+        self.end(lanes);
+        self.late = LateRows::default();
+        for lane in lanes.values_mut() {
+            (lane.highest, lane.late_from, lane.has_more) = (i64::MIN, None, true);
+        }
+    }
+
+    /// The first statement of a read. `capacity`: of all lanes together.
+    pub(super) fn start(&mut self, lanes: &mut Owned<P>, capacity: Capacity) -> ReadStep {
+        if self.reading.is_some() {
+            return ReadStep::End;
+        }
+        let share = capacity.per_lane(lanes.len());
+        let held: usize = lanes.values().map(|lane| lane.held().bytes).sum();
+        let mut free = capacity.bytes.saturating_sub(held);
+        let most = self.part.of(lanes.len());
+        let mut reads = Vec::new();
+        let behind = |lane: i16| (lane <= self.last_read, lane);
+        let mut lanes: Vec<_> = lanes.values_mut().collect();
+        lanes.sort_unstable_by_key(|lane| behind(lane.at.lane));
+        for lane in lanes.into_iter().filter(|lane| lane.has_more && !lane.is_draining) {
+            if reads.len() >= most {
+                break;
+            }
+            let held = lane.held();
+            let limit = share.rows.saturating_sub(held.rows);
+            let bytes = share.bytes.saturating_sub(held.bytes).min(free);
+            if limit >= share.rows.div_ceil(4) && bytes >= share.bytes.div_ceil(4) {
+                lane.has_more = false;
+                free -= bytes;
+                let (limit, bytes) = (self.part.of(limit), self.part.of(bytes));
+                reads.push(LaneRead { lane: lane.at, above: lane.highest, limit, bytes });
+            }
+        }
+        let Some(last) = reads.last() else { return ReadStep::End };
+        self.last_read = last.lane.lane;
+        self.reading = Some(Reading {
+            lanes: reads.clone(),
+            ranges: Vec::new(),
+            hot: Vec::new(),
+            late_again: None,
+        });
+        ReadStep::Hot(reads)
+    }
+
+    /// The rows of the hot read, by lane and id.
+    pub(super) fn hot_rows(
+        &mut self,
+        lanes: &mut Owned<P>,
+        rows: Vec<(i16, Entry<P>)>,
+        late: Late,
+        effects: &mut Effects,
+    ) -> ReadStep {
+        if let Some(above) = self.observe(late) {
+            late_from(lanes, above);
+        }
+        if let Some(highest) = rows.iter().map(|(_, entry)| entry.row.id).max() {
+            self.late.read_up_to(highest);
+        }
+        let Some(mut reading) = self.reading.take() else { return ReadStep::End };
+        for read in &reading.lanes {
+            let Some(lane) = lanes.get_mut(&read.lane.lane) else { continue };
+            if let Some(above) = lane.late_from.filter(|above| *above < lane.highest) {
+                let (up_to, limit) = (lane.highest, lane.held().rows + read.limit + 1);
+                reading.ranges.push(LaneRange { lane: lane.at, above, up_to, limit });
+            } else {
+                lane.late_from = None;
+            }
+        }
+        reading.hot = rows;
+        let step = match reading.ranges.is_empty() {
+            true => ReadStep::End,
+            false => ReadStep::Ids(reading.ranges.clone()),
+        };
+        self.reading = Some(reading);
+        match step {
+            ReadStep::End => self.admit(lanes, Vec::new(), effects),
+            step => step,
+        }
+    }
+
+    /// The ids of the late read, in order. Its snapshot is later than that of the hot read. `share`: the part of each
+    /// lane in what may be in memory.
+    ///
+    /// A transaction that finished in between may have two late rows of a key, one of them below the range.
+    /// Then the range grows, and is read again.
+    pub(super) fn late_ids(
+        &mut self,
+        lanes: &mut Owned<P>,
+        share: Capacity,
+        ids: &[(i16, LateRow)],
+        late: Late,
+        effects: &mut Effects,
+    ) -> ReadStep {
+        let above = self.observe(late);
+        let Some(reading) = &mut self.reading else { return ReadStep::End };
+        if let Some(above) = above {
+            reading.late_again = Some(reading.late_again.map_or(above, |again| again.min(above)));
+            let mut has_grown = false;
+            for range in reading.ranges.iter_mut().filter(|range| above < range.above) {
+                (range.above, has_grown) = (above, true);
+            }
+            if has_grown {
+                return ReadStep::Ids(reading.ranges.clone());
+            }
+        }
+        let mut unknown = Vec::new();
+        for range in &reading.ranges {
+            let lane = lanes.get_mut(&range.lane.lane).filter(|lane| lane.at == range.lane);
+            let Some(lane) = lane else { continue };
+            let is_of_lane = |of: i16| of == range.lane.lane;
+            let found = ids.iter().filter(|(of, _)| is_of_lane(*of)).map(|(_, row)| *row);
+            let found: Vec<LateRow> = found.collect();
+            let new = found.iter().copied().filter(|late| !lane.knows(late.row));
+            let mut new: Vec<LateRow> = new.collect();
+            let hot = reading.hot.iter().filter(|(of, _)| is_of_lane(*of));
+            let hot: usize = hot.map(|(_, entry)| entry.size).sum();
+            let room = share.bytes.saturating_sub(lane.held().bytes);
+            // More late rows than room: the rows behind them wait.
+            let mut last = None;
+            if found.len() >= range.limit {
+                last = found.last().map(|late| late.row.id);
+            }
+            let bytes: usize = new.iter().map(|late| late.size).sum();
+            let has_room = new.is_empty() || bytes + hot <= room;
+            let fitting = fitting(&new, self.part.of(room));
+            if fitting < new.len() {
+                new.truncate(fitting);
+                last = new.last().map(|late| late.row.id);
+            }
+            lane.late_from = last;
+            if last.is_some() || !has_room {
+                lane.has_more = true;
+                reading.hot.retain(|(of, _)| !is_of_lane(*of));
+            }
+            unknown.extend(new.into_iter().map(|late| (range.lane, late.row)));
+        }
+        match unknown.is_empty() {
+            true => self.admit(lanes, Vec::new(), effects),
+            false => ReadStep::Rows(unknown),
+        }
+    }
+
+    /// The read ends: all its rows are taken, the late ones first.
+    pub(super) fn admit(
+        &mut self,
+        lanes: &mut Owned<P>,
+        late: Vec<(i16, Entry<P>)>,
+        effects: &mut Effects,
+    ) -> ReadStep {
+        let Some(reading) = self.reading.take() else { return ReadStep::End };
+        let Reading { lanes: reads, hot, late_again, .. } = reading;
+        if let Some(above) = late_again {
+            late_from(lanes, above);
+        }
+        let is_read = |at: LaneEpoch| reads.iter().find(|read| read.lane == at);
+        let mut counts: HashMap<i16, Capacity> = HashMap::new();
+        for (is_hot, (lane, entry)) in
+            late.into_iter().map(|row| (false, row)).chain(hot.into_iter().map(|row| (true, row)))
+        {
+            let Some(lane) = lanes.get_mut(&lane) else { continue };
+            let Some(read) = is_read(lane.at) else { continue };
+            if is_hot {
+                lane.highest = lane.highest.max(entry.row.id);
+                let count = counts.entry(lane.at.lane).or_default();
+                count.add(entry.size);
+                lane.has_more |= count.rows >= read.limit || count.bytes >= read.bytes;
+            }
+            lane.admit(entry, effects);
+        }
+        self.end(lanes);
+        self.part.succeeded();
+        ReadStep::End
+    }
+
+    /// See [`Lanes::read_timed_out`](super::lanes::Lanes::read_timed_out).
+    pub(super) fn timed_out(&mut self, lanes: &mut Owned<P>) {
+        self.part.timed_out();
+        let Some(reading) = self.reading.take() else { return };
+        for read in &reading.lanes {
+            if let Some(lane) = get(lanes, read.lane) {
+                lane.has_more = true;
+            }
+        }
+        for range in &reading.ranges {
+            if let Some(lane) = get(lanes, range.lane) {
+                lane.late_from = Some(lane.late_from.map_or(range.above, |of| of.min(range.above)));
+            }
+        }
+        if let Some(above) = reading.late_again {
+            late_from(lanes, above);
+        }
+        self.end(lanes);
+    }
+
+    /// The id above which rows may have become visible late.
+    fn observe(&mut self, late: Late) -> Option<i64> {
+        match late {
+            Late::None => None,
+            Late::Since(snapshot) => self.late.observe(snapshot),
+            Late::Above(id) => Some(id),
+        }
+    }
+
+    pub(super) fn is_reading(&self) -> bool {
+        self.reading.is_some()
+    }
+
+    fn end(&mut self, lanes: &mut Owned<P>) {
+        self.reading = None;
+        lanes.values_mut().for_each(Lane::read_ended);
+    }
+
+    pub(super) fn highest(&self) -> i64 {
+        self.late.highest()
+    }
+
+    pub(super) fn mark(&mut self, xid: u64, highest: i64) {
+        self.late.mark(xid, highest);
+    }
+}
+
+/// Rows above `above` may have become visible late.
+fn late_from<P>(lanes: &mut Owned<P>, above: i64) {
+    for lane in lanes.values_mut() {
+        lane.late_from = Some(lane.late_from.map_or(above, |from| from.min(above)));
+    }
+}
+
+fn get<P>(lanes: &mut Owned<P>, at: LaneEpoch) -> Option<&mut Lane<P>> {
+    lanes.get_mut(&at.lane).filter(|lane| lane.at == at)
+}
+
+/// The number of rows that fit into `room` bytes: at least one, and at most one more than fits.
+fn fitting(rows: &[LateRow], room: usize) -> usize {
+    let mut bytes = 0;
+    let fitting = rows.iter().take_while(|late| {
+        let has_room = bytes < room;
+        bytes += late.size;
+        has_room
+    });
+    fitting.count().max(1)
+}
