@@ -1,18 +1,15 @@
 //! The outbox table of a Debezium connector, which publishes its rows in place of a relay.
 
-use std::error::Error;
-use std::fmt;
-
-use cqrs_core::broker::BoxFuture;
+use cqrs_core::Message;
 use cqrs_core::event::Timestamp;
-use cqrs_core::scope::UnitOfWorkFactory;
-use cqrs_core::{Message, Notification, NotificationEvent};
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres};
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, PgPool, Postgres};
 
 use crate::error::OutboxError;
 use crate::headers;
 use crate::table_name::TableName;
-use crate::unit::{EventWriter, SqlUnitOfWork};
+use crate::table_outbox::{RowWriter, TableOutbox, column};
 
 /// An outbox on PostgreSQL for a Debezium connector with the [outbox event router][router]: the connector reads
 /// the rows from the log of the database and publishes them to Kafka. No relay runs.
@@ -50,35 +47,21 @@ use crate::unit::{EventWriter, SqlUnitOfWork};
 /// Rows stay in the table. The connector ignores their deletion, so that a job may delete old ones at any time.
 ///
 /// [router]: https://debezium.io/documentation/reference/stable/transformations/outbox-event-router.html
-#[derive(Clone)]
-pub struct DebeziumOutbox {
-    pool: PgPool,
-    table: TableName,
-}
+pub type DebeziumOutbox = TableOutbox<DebeziumRows>;
 
-impl DebeziumOutbox {
+/// Writes the rows of a [`DebeziumOutbox`].
+#[derive(Debug, Clone)]
+pub struct DebeziumRows;
+
+impl TableOutbox<DebeziumRows> {
     /// The table `outbox` in the schema of the connection.
     pub fn new(pool: PgPool) -> Self {
-        Self { pool, table: TableName::new("outbox") }
-    }
-
-    /// Sets the schema. It must exist.
-    #[must_use]
-    pub fn with_schema(mut self, schema: &str) -> Self {
-        self.table.set_schema(schema);
-        self
-    }
-
-    /// Sets the name of the table.
-    #[must_use]
-    pub fn with_table(mut self, table: &str) -> Self {
-        self.table.set_table(table);
-        self
+        Self::of(pool, DebeziumRows)
     }
 
     /// The statement that creates the table, if no table has its name.
     pub fn create_table_sql(&self) -> String {
-        self.table.render(
+        self.table().render(
             "CREATE TABLE IF NOT EXISTS {t} (id uuid PRIMARY KEY, aggregatetype text NOT NULL, \
              aggregateid text, type text NOT NULL, payload bytea NOT NULL, \"timestamp\" timestamp NOT NULL, \
              content_type text, headers json)",
@@ -91,49 +74,24 @@ impl DebeziumOutbox {
     /// If the database is away, or refuses it: the role may create no table, or the schema is missing.
     pub async fn create_table(&self) -> Result<(), OutboxError> {
         let query = sqlx::query(AssertSqlSafe(self.create_table_sql()));
-        query.execute(&self.pool).await.map_err(|error| {
+        query.execute(self.pool()).await.map_err(|error| {
             OutboxError::database("creating the outbox table of Debezium", error)
         })?;
         Ok(())
     }
+}
 
-    /// Writes an event in a transaction of the caller, without a mediator.
-    ///
-    /// # Errors
-    /// If the event cannot be serialized, its key is not UTF-8, or the database refuses the row: roll back then.
-    ///
-    /// # Cancel safety
-    /// Dropped, the row may be in the transaction: roll back.
-    pub async fn add<P: Notification>(
-        &self,
-        transaction: &mut PgConnection,
-        event: impl Into<NotificationEvent<P>>,
-    ) -> Result<(), OutboxError> {
-        let message = event.into().to_message().map_err(OutboxError::serialize)?;
-        self.put(transaction, &[message]).await
-    }
+impl RowWriter for DebeziumRows {
+    const WRITING: &'static str = "writing events to the outbox table of Debezium";
 
-    /// As [`add`](Self::add), for messages, in their order and in one statement.
-    ///
-    /// # Errors
-    /// If a key is not UTF-8, or the database refuses the rows: roll back then.
-    ///
-    /// # Cancel safety
-    /// As [`add`](Self::add).
-    pub async fn put(
+    #[expect(private_interfaces, reason = "seals the trait")]
+    fn insert<'m>(
         &self,
-        transaction: &mut PgConnection,
-        messages: &[Message],
-    ) -> Result<(), OutboxError> {
-        if messages.is_empty() {
-            return Ok(());
-        }
-        /// One column of all rows.
-        fn column<'m, T>(messages: &'m [Message], value: impl Fn(&'m Message) -> T) -> Vec<T> {
-            messages.iter().map(value).collect()
-        }
+        table: &TableName,
+        messages: &'m [Message],
+    ) -> Result<Query<'m, Postgres, PgArguments>, OutboxError> {
         let keys: Vec<_> = messages.iter().map(text_key).collect::<Result<_, _>>()?;
-        let sql = self.table.render(
+        let sql = table.render(
             "INSERT INTO {t} (id, aggregatetype, aggregateid, type, payload, \"timestamp\", content_type, \
              headers) \
              SELECT id, aggregatetype, aggregateid, type, payload, \
@@ -142,7 +100,7 @@ impl DebeziumOutbox {
              $7::text[], $8::text[]) WITH ORDINALITY AS r (id, aggregatetype, aggregateid, type, payload, \
              occurred_at, content_type, headers, number) ORDER BY number",
         );
-        let query = sqlx::query(AssertSqlSafe(sql))
+        Ok(sqlx::query(AssertSqlSafe(sql))
             .bind(column(messages, |message| message.id))
             .bind(column(messages, |message| &*message.topic))
             .bind(keys)
@@ -150,11 +108,7 @@ impl DebeziumOutbox {
             .bind(column(messages, |message| &message.body[..]))
             .bind(column(messages, |message| Timestamp::from(message.timestamp).unix_micros()))
             .bind(column(messages, |message| message.content_type.as_deref()))
-            .bind(column(messages, |message| headers::to_json(&message.headers)));
-        query.execute(transaction).await.map_err(|error| {
-            OutboxError::database("writing events to the outbox table of Debezium", error)
-        })?;
-        Ok(())
+            .bind(column(messages, |message| headers::to_json(&message.headers))))
     }
 }
 
@@ -167,32 +121,4 @@ fn text_key(message: &Message) -> Result<Option<&str>, OutboxError> {
             message.id
         ))
     })
-}
-
-impl EventWriter<Postgres> for DebeziumOutbox {
-    fn put<'a>(
-        &'a self,
-        connection: &'a mut PgConnection,
-        messages: &'a [Message],
-    ) -> BoxFuture<'a, Result<(), OutboxError>> {
-        Box::pin(DebeziumOutbox::put(self, connection, messages))
-    }
-
-    /// The connector reads the log.
-    fn committed(&self) {}
-}
-
-impl UnitOfWorkFactory for DebeziumOutbox {
-    type Unit = SqlUnitOfWork<Postgres>;
-
-    async fn begin(&self) -> Result<Self::Unit, Box<dyn Error + Send + Sync>> {
-        Ok(SqlUnitOfWork::begin(&self.pool, self.clone()).await?)
-    }
-}
-
-/// The pool's `Debug` would show the address of the database.
-impl fmt::Debug for DebeziumOutbox {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DebeziumOutbox").field("table", &self.table).finish_non_exhaustive()
-    }
 }

@@ -67,6 +67,8 @@ mod relay;
 mod row;
 #[cfg(feature = "postgres")]
 mod table_name;
+#[cfg(feature = "postgres")]
+mod table_outbox;
 mod tables;
 mod unit;
 mod wakeup;
@@ -88,6 +90,8 @@ pub use relay::{
 #[cfg(feature = "postgres")]
 pub use relay::{PythonRelay, PythonRelayBuilder, PythonRelayHandle};
 pub use row::NewRow;
+#[cfg(feature = "postgres")]
+pub use table_outbox::TableOutbox;
 pub use tables::{Dialect, Tables};
 pub use unit::SqlUnitOfWork;
 pub use wakeup::Wakeup;

@@ -1,19 +1,16 @@
 //! The `outbox` table of python-cqrs 5: writes events to it, which its `EventProducer` or a
 //! [`PythonRelay`](crate::PythonRelay) publishes.
 
-use std::error::Error;
-use std::fmt;
-
-use cqrs_core::broker::BoxFuture;
+use cqrs_core::Message;
 use cqrs_core::event::Timestamp;
-use cqrs_core::scope::UnitOfWorkFactory;
-use cqrs_core::{Message, Notification, NotificationEvent};
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres};
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, PgPool, Postgres};
 
 use super::compression::compress;
 use crate::error::OutboxError;
 use crate::table_name::TableName;
-use crate::unit::{EventWriter, SqlUnitOfWork};
+use crate::table_outbox::{RowWriter, TableOutbox, column};
 
 /// The outbox table of a python-cqrs 5 service on PostgreSQL, which the package has created.
 ///
@@ -34,79 +31,46 @@ use crate::unit::{EventWriter, SqlUnitOfWork};
 /// (correlation, trace) have none, and are not kept. python-cqrs's `EventProducer` sends the body as it is, but
 /// reads it first: register the name on its `OutboxedEventMap`, for a Protobuf event with the serializer. An event
 /// that it cannot read it never sends.
-#[derive(Clone)]
-pub struct PythonOutbox {
-    pool: PgPool,
-    table: TableName,
+///
+/// The database refuses a second row with the same id and name, and a name or a topic of more than 255 characters.
+pub type PythonOutbox = TableOutbox<PythonRows>;
+
+/// Writes the rows of a [`PythonOutbox`].
+#[derive(Debug, Clone)]
+pub struct PythonRows {
     uses_zlib: bool,
 }
 
-impl PythonOutbox {
+impl TableOutbox<PythonRows> {
     /// The table `outbox` in the schema of the connection, with uncompressed payloads.
     pub fn new(pool: PgPool) -> Self {
-        Self { pool, table: TableName::new("outbox"), uses_zlib: false }
-    }
-
-    /// Sets the schema.
-    #[must_use]
-    pub fn with_schema(mut self, schema: &str) -> Self {
-        self.table.set_schema(schema);
-        self
-    }
-
-    /// Sets the name of the table, as `rebind_outbox_model` does.
-    #[must_use]
-    pub fn with_table(mut self, table: &str) -> Self {
-        self.table.set_table(table);
-        self
+        Self::of(pool, PythonRows { uses_zlib: false })
     }
 
     /// Compresses the payloads, as a repository with a `ZlibCompressor`. A relay takes a row that is not
     /// compressed for a broken one then, as that repository does.
     #[must_use]
     pub fn with_zlib(mut self) -> Self {
-        self.uses_zlib = true;
+        self.writer_mut().uses_zlib = true;
         self
     }
 
-    /// Writes an event in a transaction of the caller, without a mediator.
-    ///
-    /// # Errors
-    /// If the event cannot be serialized, or the database refuses the row (a second one with the same id and
-    /// name, a name or a topic of more than 255 characters): roll back then.
-    ///
-    /// # Cancel safety
-    /// Dropped, the row may be in the transaction: roll back.
-    pub async fn add<P: Notification>(
-        &self,
-        transaction: &mut PgConnection,
-        event: impl Into<NotificationEvent<P>>,
-    ) -> Result<(), OutboxError> {
-        let message = event.into().to_message().map_err(OutboxError::serialize)?;
-        self.put(transaction, &[message]).await
+    pub(crate) fn uses_zlib(&self) -> bool {
+        self.writer().uses_zlib
     }
+}
 
-    /// As [`add`](Self::add), for messages, in their order and in one statement.
-    ///
-    /// # Errors
-    /// If the database refuses the rows: roll back then.
-    ///
-    /// # Cancel safety
-    /// As [`add`](Self::add).
-    pub async fn put(
+impl RowWriter for PythonRows {
+    const WRITING: &'static str = "writing events to the outbox table of python-cqrs";
+
+    #[expect(private_interfaces, reason = "seals the trait")]
+    fn insert<'m>(
         &self,
-        transaction: &mut PgConnection,
-        messages: &[Message],
-    ) -> Result<(), OutboxError> {
-        if messages.is_empty() {
-            return Ok(());
-        }
-        /// One column of all rows.
-        fn column<'m, T>(messages: &'m [Message], value: impl Fn(&'m Message) -> T) -> Vec<T> {
-            messages.iter().map(value).collect()
-        }
+        table: &TableName,
+        messages: &'m [Message],
+    ) -> Result<Query<'m, Postgres, PgArguments>, OutboxError> {
         // The time is that of the event, without an offset, in UTC.
-        let sql = self.table.render(
+        let sql = table.render(
             "INSERT INTO {t} (event_id, event_id_bin, event_status, flush_counter, event_name, topic, \
              created_at, payload) \
              SELECT event_id, uuid_send(event_id), 'NEW', 0, event_name, topic, \
@@ -119,56 +83,9 @@ impl PythonOutbox {
             .bind(column(messages, |message| &*message.name))
             .bind(column(messages, |message| &*message.topic))
             .bind(column(messages, |message| Timestamp::from(message.timestamp).unix_micros()));
-        let query = match self.uses_zlib {
+        Ok(match self.uses_zlib {
             true => query.bind(column(messages, |message| compress(&message.body))),
             false => query.bind(column(messages, |message| &message.body[..])),
-        };
-        query.execute(transaction).await.map_err(|error| {
-            OutboxError::database("writing events to the outbox table of python-cqrs", error)
-        })?;
-        Ok(())
-    }
-
-    pub(crate) fn pool(&self) -> &PgPool {
-        &self.pool
-    }
-
-    pub(crate) fn table(&self) -> &TableName {
-        &self.table
-    }
-
-    pub(crate) fn uses_zlib(&self) -> bool {
-        self.uses_zlib
-    }
-}
-
-impl EventWriter<Postgres> for PythonOutbox {
-    fn put<'a>(
-        &'a self,
-        connection: &'a mut PgConnection,
-        messages: &'a [Message],
-    ) -> BoxFuture<'a, Result<(), OutboxError>> {
-        Box::pin(PythonOutbox::put(self, connection, messages))
-    }
-
-    /// The relays of this table poll.
-    fn committed(&self) {}
-}
-
-impl UnitOfWorkFactory for PythonOutbox {
-    type Unit = SqlUnitOfWork<Postgres>;
-
-    async fn begin(&self) -> Result<Self::Unit, Box<dyn Error + Send + Sync>> {
-        Ok(SqlUnitOfWork::begin(&self.pool, self.clone()).await?)
-    }
-}
-
-/// The pool's `Debug` would show the address of the database.
-impl fmt::Debug for PythonOutbox {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PythonOutbox")
-            .field("table", &self.table)
-            .field("uses_zlib", &self.uses_zlib)
-            .finish_non_exhaustive()
+        })
     }
 }
