@@ -46,8 +46,10 @@ impl<K: Ord + Copy, V> OrderedQueue<K, V> {
 
     /// Takes linear time if the key is in the ring and not near one of its ends.
     pub(super) fn remove(&mut self, key: K) -> Option<V> {
-        let place = self.ring.binary_search_by_key(&key, |(key, _)| *key);
-        match place {
+        if self.ring.front().is_some_and(|(first, _)| *first == key) {
+            return self.ring.pop_front().map(|(_, value)| value);
+        }
+        match self.ring.binary_search_by_key(&key, |(key, _)| *key) {
             Ok(place) => self.ring.remove(place).map(|(_, value)| value),
             Err(_) => self.late.remove(&key),
         }

@@ -205,11 +205,15 @@ impl Topic {
         let Some(offset) = group.settle(tag) else { return false };
         let signal = group.signal_if_ready();
         state.log.settle(offset);
-        let mut deferred = Deferred::default();
-        state.admit_waiting(&mut deferred);
-        drop(state);
+        if state.closed || !state.waiting.is_empty() {
+            let mut deferred = Deferred::default();
+            state.admit_waiting(&mut deferred);
+            drop(state);
+            deferred.run(&self.progress);
+        } else {
+            drop(state);
+        }
         wake_one(signal);
-        deferred.run(&self.progress);
         true
     }
 
