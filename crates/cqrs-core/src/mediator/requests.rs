@@ -9,10 +9,10 @@ use super::error::SendError;
 use super::inner::{Inner, MediatorShutdown};
 use super::nesting::nested;
 use crate::broker::{BoxFuture, MessageBroker, PublishError};
-use crate::dispatch::{caught, sealed};
+use crate::dispatch::{Finisher, caught, sealed};
 use crate::message::Message;
 use crate::middleware::{Answer, AnyResult, CallResult, Failure, InvocationKind, Outcome};
-use crate::request::{DynRequestHandler, Request, RequestMap};
+use crate::request::{DynRequestHandler, Request, RequestHandler, RequestMap};
 use crate::scope::Scope;
 
 /// Sends commands and queries to their handlers, handles their domain events, and publishes their
@@ -138,22 +138,12 @@ impl<R: Request> Answer for RequestAnswer<'_, R> {
     }
 
     fn run<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, Outcome> {
-        Box::pin(async {
-            let Some(request) = self.request.take() else {
-                return Err(Failure::rejected("the handler was run already"));
-            };
-            let mut guard = scope.guard();
-            let answered = match caught(|| self.handler.handle(request, guard.scope())).await {
-                Ok(answer) => answer.map_err(SendError::Handler),
-                Err(panic) => Err(SendError::Panicked(panic)),
-            };
-            let scope = guard.disarm();
-            if answered.is_err() {
-                // A middleware that recovers must commit nothing of the handler's work.
-                self.inner.finisher.fail(scope).await;
-            }
-            self.result.set(answered)
-        })
+        let Some(request) = self.request.take() else {
+            let twice = Failure::rejected("the handler was run already");
+            return Box::pin(std::future::ready(Err(twice)));
+        };
+        let end = ChainEnd { finisher: &self.inner.finisher, result: &mut self.result };
+        self.handler.end_chain(request, scope, end)
     }
 
     fn undo<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, ()> {
@@ -167,5 +157,36 @@ impl<R: Request> Answer for RequestAnswer<'_, R> {
 
     fn result_mut(&mut self) -> &mut dyn AnyResult {
         &mut self.result
+    }
+}
+
+/// What follows a handler at the end of a middleware chain: it keeps the result, and ends a failed scope.
+pub(crate) struct ChainEnd<'a, R: Request> {
+    finisher: &'a Finisher,
+    result: &'a mut CallResult<R::Response, SendErrorOf<R>>,
+}
+
+impl<R: Request> ChainEnd<'_, R> {
+    pub(crate) async fn handle(
+        self,
+        handler: &impl RequestHandler<R>,
+        request: R,
+        scope: &mut Scope,
+    ) -> Outcome {
+        let mut guard = scope.guard();
+        let handled = {
+            let call = pin!(async { handler.handle(request, guard.scope()).await });
+            caught(|| call).await
+        };
+        let answered = match handled {
+            Ok(answer) => answer.map_err(SendError::Handler),
+            Err(panic) => Err(SendError::Panicked(panic)),
+        };
+        let scope = guard.disarm();
+        if answered.is_err() {
+            // A middleware that recovers must commit nothing of the handler's work.
+            self.finisher.fail(scope).await;
+        }
+        self.result.set(answered)
     }
 }

@@ -2,6 +2,8 @@
 
 use super::Request;
 use crate::broker::BoxFuture;
+use crate::mediator::ChainEnd;
+use crate::middleware::Outcome;
 use crate::scope::Scope;
 
 /// Handles one type of request. A plain struct that holds its dependencies.
@@ -42,13 +44,21 @@ pub trait RequestHandler<R: Request>: Send + Sync + 'static {
     ) -> impl Future<Output = Result<R::Response, R::Error>> + Send;
 }
 
-/// The dyn-safe twin of [`RequestHandler`]: it boxes the future of each call.
+/// The dyn-safe twin of [`RequestHandler`]: it boxes the future of each call, once.
 pub(crate) trait DynRequestHandler<R: Request>: Send + Sync {
     fn handle<'a>(
         &'a self,
         request: R,
         scope: &'a mut Scope,
     ) -> BoxFuture<'a, Result<R::Response, R::Error>>;
+
+    /// As [`handle`](Self::handle), with what follows it at the end of a chain of middlewares.
+    fn end_chain<'a>(
+        &'a self,
+        request: R,
+        scope: &'a mut Scope,
+        end: ChainEnd<'a, R>,
+    ) -> BoxFuture<'a, Outcome>;
 }
 
 impl<R: Request, H: RequestHandler<R>> DynRequestHandler<R> for H {
@@ -58,6 +68,15 @@ impl<R: Request, H: RequestHandler<R>> DynRequestHandler<R> for H {
         scope: &'a mut Scope,
     ) -> BoxFuture<'a, Result<R::Response, R::Error>> {
         Box::pin(RequestHandler::handle(self, request, scope))
+    }
+
+    fn end_chain<'a>(
+        &'a self,
+        request: R,
+        scope: &'a mut Scope,
+        end: ChainEnd<'a, R>,
+    ) -> BoxFuture<'a, Outcome> {
+        Box::pin(end.handle(self, request, scope))
     }
 }
 
