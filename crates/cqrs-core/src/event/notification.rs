@@ -173,8 +173,8 @@ impl<'de, P: Notification + Deserialize<'de>> Deserialize<'de> for NotificationE
             event_timestamp: Option<Timestamp>,
             #[serde(alias = "eventName", borrow)]
             event_name: Text<'f>,
-            #[serde(default)]
-            topic: Option<String>,
+            #[serde(borrow, default)]
+            topic: Option<Text<'f>>,
         }
 
         let frame = Frame::<P>::deserialize(deserializer)?;
@@ -182,11 +182,11 @@ impl<'de, P: Notification + Deserialize<'de>> Deserialize<'de> for NotificationE
             payload: frame.payload,
             event_id: frame.event_id.unwrap_or_else(Uuid::now_v7),
             event_timestamp: frame.event_timestamp.unwrap_or_else(Timestamp::now),
-            event_name: match frame.event_name.0 == P::NAME {
-                true => Cow::Borrowed(P::NAME),
-                false => Cow::Owned(frame.event_name.0.into_owned()),
+            event_name: frame.event_name.unless_known(Cow::Borrowed(P::NAME)),
+            topic: match frame.topic {
+                Some(topic) => topic.unless_known(P::topic()),
+                None => P::topic(),
             },
-            topic: frame.topic.map_or_else(P::topic, Cow::Owned),
         })
     }
 }
@@ -196,6 +196,16 @@ impl<'de, P: Notification + Deserialize<'de>> Deserialize<'de> for NotificationE
 /// It asks the format for `deserialize_string`, as `String` does: some formats answer `deserialize_str` for
 /// fewer of their texts.
 struct Text<'t>(Cow<'t, str>);
+
+impl Text<'_> {
+    /// `known` if this is the same text, which is not copied then.
+    fn unless_known(self, known: Cow<'static, str>) -> Cow<'static, str> {
+        match self.0 == known {
+            true => known,
+            false => Cow::Owned(self.0.into_owned()),
+        }
+    }
+}
 
 impl<'de: 't, 't> Deserialize<'de> for Text<'t> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -1,12 +1,11 @@
 //! A point in time as events and headers carry it.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use time::format_description::well_known::Rfc3339;
-use time::{OffsetDateTime, UtcOffset};
 
 /// A point in time, in microseconds since 1970-01-01 UTC, between the years 0 and 9999.
 ///
@@ -42,12 +41,6 @@ impl Timestamp {
     pub fn unix_micros(self) -> i64 {
         self.0
     }
-
-    fn to_date_time(self) -> OffsetDateTime {
-        // In range by construction, so the epoch is never used.
-        OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000)
-            .unwrap_or(OffsetDateTime::UNIX_EPOCH)
-    }
 }
 
 impl From<SystemTime> for Timestamp {
@@ -75,22 +68,7 @@ impl FromStr for Timestamp {
     type Err = InvalidTimestamp;
 
     fn from_str(text: &str) -> Result<Self, InvalidTimestamp> {
-        // "2024-01-02T03:04:05" is 19 characters; only an offset can follow.
-        let tail = text.get(19..).ok_or(InvalidTimestamp)?;
-        let parsed = match tail.find(['Z', 'z', '+', '-']).map(|at| (at, tail.len() - at)) {
-            None => OffsetDateTime::parse(&format!("{text}Z"), &Rfc3339),
-            // "+03" and "+0300" instead of "+03:00"
-            Some((_, 3)) => OffsetDateTime::parse(&format!("{text}:00"), &Rfc3339),
-            Some((at, 5)) => match text.split_at_checked(19 + at + 3) {
-                Some((hours, minutes)) => {
-                    OffsetDateTime::parse(&format!("{hours}:{minutes}"), &Rfc3339)
-                }
-                None => return Err(InvalidTimestamp),
-            },
-            Some(_) => OffsetDateTime::parse(text, &Rfc3339),
-        };
-        let parsed = parsed.map_err(|_| InvalidTimestamp)?;
-        let micros = parsed.unix_timestamp() * 1_000_000 + i64::from(parsed.microsecond());
+        let micros = parse_micros(text.as_bytes()).ok_or(InvalidTimestamp)?;
         match (Self::MIN_MICROS..=Self::MAX_MICROS).contains(&micros) {
             true => Ok(Self(micros)),
             false => Err(InvalidTimestamp),
@@ -98,23 +76,165 @@ impl FromStr for Timestamp {
     }
 }
 
+/// Microseconds since 1970. Any byte may separate date and time (RFC 3339, 5.6).
+fn parse_micros(text: &[u8]) -> Option<i64> {
+    let (date_time, rest) = text.split_first_chunk::<19>()?;
+    let [y0, y1, y2, y3, b'-', m0, m1, b'-', d0, d1, _, h0, h1, b':', n0, n1, b':', s0, s1] =
+        *date_time
+    else {
+        return None;
+    };
+    let year = i64::from(two_digits([y0, y1])?) * 100 + i64::from(two_digits([y2, y3])?);
+    let (month, day) = (two_digits([m0, m1])?, two_digits([d0, d1])?);
+    let (hour, minute, second) =
+        (two_digits([h0, h1])?, two_digits([n0, n1])?, two_digits([s0, s1])?);
+    let day = days_since_1970(year, month, day)?;
+    if hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    let (fraction, offset) = match rest {
+        [b'.', rest @ ..] => {
+            let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+            match rest.split_at(digits) {
+                ([], _) => return None,
+                split => split,
+            }
+        }
+        _ => (&[][..], rest),
+    };
+    let offset_minutes = match *offset {
+        [] | [b'Z' | b'z'] => 0,
+        [sign, h0, h1, b':', m0, m1] | [sign, h0, h1, m0, m1] => {
+            offset_minutes(sign, [h0, h1], [m0, m1])?
+        }
+        [sign, h0, h1] => offset_minutes(sign, [h0, h1], *b"00")?,
+        _ => return None,
+    };
+    let minutes = (day * 24 + i64::from(hour)) * 60 + i64::from(minute) - offset_minutes;
+    if second == 60 {
+        return last_micros_of_leap_second(minutes);
+    }
+    let digit = |at| fraction.get(at).map_or(0, |digit| i64::from(digit - b'0'));
+    let micros = (0..6).fold(0, |micros, at| micros * 10 + digit(at));
+    Some((minutes * 60 + i64::from(second)) * 1_000_000 + micros)
+}
+
+fn two_digits(text: [u8; 2]) -> Option<u8> {
+    let [tens, ones] = text.map(|byte| byte.wrapping_sub(b'0'));
+    (tens < 10 && ones < 10).then(|| tens * 10 + ones)
+}
+
+fn offset_minutes(sign: u8, hours: [u8; 2], minutes: [u8; 2]) -> Option<i64> {
+    let (hours, minutes) = (two_digits(hours)?, two_digits(minutes)?);
+    if hours > 23 || minutes > 59 {
+        return None;
+    }
+    let total = i64::from(hours) * 60 + i64::from(minutes);
+    match sign {
+        b'+' => Some(total),
+        b'-' => Some(-total),
+        _ => None,
+    }
+}
+
+/// A leap second can only be the last one of a month. It is read as the last microsecond before it.
+fn last_micros_of_leap_second(minutes: i64) -> Option<i64> {
+    let end = minutes + 1;
+    let is_end_of_month = end % MINUTES_PER_DAY == 0 && date(end / MINUTES_PER_DAY).2 == 1;
+    is_end_of_month.then_some(end * 60_000_000 - 1)
+}
+
+const MINUTES_PER_DAY: i64 = 24 * 60;
+
+/// Days from 0000-03-01 to 1970-01-01.
+const DAYS_TO_1970: i64 = 719_468;
+const DAYS_PER_400_YEARS: i64 = 146_097;
+
+/// The day of a date in the Gregorian calendar, for the years 0 to 9999. Years are counted from March, so that
+/// a leap day is the last day of its year.
+fn days_since_1970(year: i64, month: u8, day: u8) -> Option<i64> {
+    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let days_in_month = match month {
+        1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
+        4 | 6 | 9 | 11 => 30,
+        2 => 28 + u8::from(is_leap),
+        _ => return None,
+    };
+    if !(1..=days_in_month).contains(&day) {
+        return None;
+    }
+    let (months, year) = match month {
+        3.. => (month - 3, year),
+        _ => (month + 9, year - 1),
+    };
+    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+    let before_month = (153 * i64::from(months) + 2) / 5;
+    Some(year * 365 + leap_days + before_month + i64::from(day) - 1 - DAYS_TO_1970)
+}
+
+/// Year, month and day of a day since 1970. The reverse of [`days_since_1970`].
+fn date(day: i64) -> (i64, i64, i64) {
+    let day = day + DAYS_TO_1970;
+    let (era, of_era) = (day.div_euclid(DAYS_PER_400_YEARS), day.rem_euclid(DAYS_PER_400_YEARS));
+    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let months = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * months + 2) / 5 + 1;
+    let (month, next_year) = if months < 10 { (months + 3, 0) } else { (months - 9, 1) };
+    (era * 400 + year + next_year, month, day)
+}
+
+/// The written form of a timestamp.
+struct Text {
+    bytes: [u8; Self::LONGEST],
+    length: usize,
+}
+
+impl Text {
+    const LONGEST: usize = "2024-01-02T03:04:05.678901+00:00".len();
+    const SECONDS: usize = "2024-01-02T03:04:05".len();
+
+    fn new(timestamp: Timestamp) -> Self {
+        let (seconds, micros) =
+            (timestamp.0.div_euclid(1_000_000), timestamp.0.rem_euclid(1_000_000));
+        let (minutes, second) = (seconds.div_euclid(60), seconds.rem_euclid(60));
+        let (day, minutes) =
+            (minutes.div_euclid(MINUTES_PER_DAY), minutes.rem_euclid(MINUTES_PER_DAY));
+        let (year, month, day) = date(day);
+        let mut text = Self { bytes: *b"0000-00-00T00:00:00.000000+00:00", length: Self::LONGEST };
+        text.put(0..4, year);
+        text.put(5..7, month);
+        text.put(8..10, day);
+        text.put(11..13, minutes / 60);
+        text.put(14..16, minutes % 60);
+        text.put(17..19, second);
+        match micros {
+            0 => {
+                text.bytes.copy_within(Self::SECONDS + 7.., Self::SECONDS);
+                text.length -= 7;
+            }
+            micros => text.put(20..26, micros),
+        }
+        text
+    }
+
+    /// Writes a number that is not negative and has no more digits than the place.
+    fn put(&mut self, place: Range<usize>, mut number: i64) {
+        for byte in self.bytes[place].iter_mut().rev() {
+            *byte = b'0' + (number % 10) as u8;
+            number /= 10;
+        }
+    }
+
+    fn as_str(&self) -> &str {
+        // It is ASCII, so the default is never used.
+        std::str::from_utf8(&self.bytes[..self.length]).unwrap_or_default()
+    }
+}
+
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let utc = self.to_date_time().to_offset(UtcOffset::UTC);
-        write!(
-            f,
-            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}",
-            utc.year(),
-            u8::from(utc.month()),
-            utc.day(),
-            utc.hour(),
-            utc.minute(),
-            utc.second()
-        )?;
-        match utc.microsecond() {
-            0 => f.write_str("+00:00"),
-            micros => write!(f, ".{micros:06}+00:00"),
-        }
+        f.write_str(Text::new(*self).as_str())
     }
 }
 
@@ -126,7 +246,7 @@ impl fmt::Debug for Timestamp {
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(Text::new(*self).as_str())
     }
 }
 
@@ -196,7 +316,46 @@ mod tests {
         }
     }
 
+    /// The time that another implementation reads.
+    fn by_time_crate(text: &str) -> Option<Timestamp> {
+        use time::format_description::well_known::Rfc3339;
+        let read = time::OffsetDateTime::parse(text, &Rfc3339).ok()?;
+        let micros = read.unix_timestamp() * 1_000_000 + i64::from(read.microsecond());
+        (Timestamp::MIN_MICROS..=Timestamp::MAX_MICROS)
+            .contains(&micros)
+            .then_some(Timestamp(micros))
+    }
+
+    #[test]
+    fn reads_leap_seconds_at_the_end_of_a_month() {
+        let last = parse("2016-12-31T23:59:59.999999Z");
+        for same in ["2016-12-31T23:59:60Z", "2016-12-31T23:59:60.5Z", "2017-01-01T01:59:60+02:00"]
+        {
+            assert_eq!(parse(same), last, "{same}");
+            assert_eq!(by_time_crate(same), Some(last), "{same}");
+        }
+        for bad in ["2016-12-31T23:58:60Z", "2016-12-30T23:59:60Z", "2016-12-31T23:59:60+01:00"] {
+            assert_eq!(bad.parse::<Timestamp>(), Err(InvalidTimestamp), "{bad}");
+        }
+    }
+
     proptest::proptest! {
+        #[test]
+        fn reads_what_the_time_crate_reads(
+            year in 0..=9_999_u16, month in 0..=13_u8, day in 0..=32_u8,
+            hour in 0..=24_u8, minute in 0..=60_u8, second in 0..=61_u8,
+            fraction in "(\\.[0-9]{0,9})?",
+            offset in "Z|z|[+-](0[0-9]|1[0-9]|2[0-4]):[0-6][0-9]|",
+        ) {
+            let time = format!("{hour:02}:{minute:02}:{second:02}{fraction}");
+            let text = format!("{year:04}-{month:02}-{day:02}T{time}{offset}");
+            let expected = match offset.is_empty() {
+                true => by_time_crate(&format!("{text}Z")),
+                false => by_time_crate(&text),
+            };
+            proptest::prop_assert_eq!(text.parse::<Timestamp>().ok(), expected, "{}", text);
+        }
+
         #[test]
         fn text_and_system_time_round_trip(micros in Timestamp::MIN_MICROS..=Timestamp::MAX_MICROS) {
             let timestamp = Timestamp::from_unix_micros(micros);
