@@ -182,11 +182,10 @@ impl Settle for Written {
             || (self.held && self.script.revoked_when_held)
             || (self.number == 1 && taken_away)
     }
-    fn ack(&mut self) -> BoxFuture<'_, Result<(), SettleError>> {
+    fn poll_ack(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SettleError>> {
         self.settled = !self.script.acks_fail;
         self.log.add(if self.settled { "ack" } else { "ack failed" });
-        let result = if self.settled { Ok(()) } else { Err(SettleError::new("channel gone")) };
-        Box::pin(async { result })
+        Poll::Ready(if self.settled { Ok(()) } else { Err(SettleError::new("channel gone")) })
     }
     fn retry_later(
         &mut self,

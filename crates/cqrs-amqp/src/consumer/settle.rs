@@ -1,13 +1,16 @@
 //! Settles one delivery (ack, retry copy, dead letter); part of the consumer, used by the runtime.
 
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use cqrs_core::broker::BoxFuture;
 use cqrs_core::consume::{DeadLetter, Delayed, RetryState, Settle, SettleError};
+use lapin::Acker;
 use lapin::options::BasicAckOptions;
+use tokio_util::sync::ReusableBoxFuture;
 
-use super::channel_epoch::{DroppedDelivery, StreamMessage};
+use super::channel_epoch::{ChannelEpoch, DroppedDelivery, StreamMessage};
 use super::context::SourceContext;
 use super::copies::{IfMissing, Target, Written};
 use super::copy_properties;
@@ -21,6 +24,8 @@ pub(super) struct AmqpSettle {
     delivery: Box<InboundDelivery>,
     context: Arc<SourceContext>,
     settled: bool,
+    /// The ack that is being written.
+    acking: Option<ReusableBoxFuture<'static, Result<(), Option<lapin::Error>>>>,
     /// Held until it is settled.
     in_flight: Option<Permit>,
     running: Option<Permit>,
@@ -47,31 +52,24 @@ impl AmqpSettle {
         context: Arc<SourceContext>,
         in_flight: Permit,
     ) -> Self {
-        Self { delivery, context, settled: false, in_flight: Some(in_flight), running: None }
+        Self {
+            delivery,
+            context,
+            settled: false,
+            acking: None,
+            in_flight: Some(in_flight),
+            running: None,
+        }
     }
 
-    /// `Ok` if the ack was written to the channel of the delivery, which was open.
-    async fn write_ack(&mut self) -> Result<(), Option<lapin::Error>> {
-        let InboundDelivery { acker, epoch, handed_out, .. } = &mut *self.delivery;
-        let ended = epoch.ended();
-        if self.settled || epoch.is_over() {
-            return Err(None);
-        }
-        let acked = tokio::select! {
-            biased;
-            acked = acker.ack(BasicAckOptions::default()) => acked,
-            () = ended => return Err(None),
-        };
-        match acked {
-            Ok(true) => {
-                epoch.count_ack();
-                self.settled = true;
-                (self.in_flight, *handed_out, self.running) = (None, None, None);
-                Ok(())
-            }
-            // The channel is closed; lapin does not report that as an error.
-            Ok(false) => Err(None),
-            Err(error) => Err(Some(error)),
+    fn unacked(&self, cause: Option<lapin::Error>) -> SettleError {
+        let detail = format!(
+            "queue {:?}: the channel that delivered the message is gone; it is redelivered",
+            &*self.queue_name()
+        );
+        match cause {
+            Some(cause) => SettleError::new(detail).with_source(cause),
+            None => SettleError::new(detail),
         }
     }
 
@@ -117,6 +115,25 @@ impl AmqpSettle {
     }
 }
 
+/// `Ok` if the ack was written to the channel of the delivery, which was open.
+async fn write_ack(acker: Acker, epoch: Arc<ChannelEpoch>) -> Result<(), Option<lapin::Error>> {
+    let ended = epoch.ended();
+    if epoch.is_over() {
+        return Err(None);
+    }
+    let acked = tokio::select! {
+        biased;
+        acked = acker.ack(BasicAckOptions::default()) => acked,
+        () = ended => return Err(None),
+    };
+    match acked {
+        Ok(true) => Ok(()),
+        // The channel is closed; lapin does not report that as an error.
+        Ok(false) => Err(None),
+        Err(error) => Err(Some(error)),
+    }
+}
+
 /// True if retrying cannot fix a copy that was not stored: its queue is missing and not ours to declare, or
 /// the user lacks a right. It concerns this queue only: other messages continue.
 fn is_permanent(error: &AmqpError) -> bool {
@@ -154,25 +171,26 @@ impl Settle for AmqpSettle {
         self.settled || self.delivery.epoch.is_over() || !self.delivery.acker.usable()
     }
 
-    fn ack(&mut self) -> BoxFuture<'_, Result<(), SettleError>> {
-        Box::pin(async move {
-            let acked = self.write_ack().await;
-            if acked.is_ok()
-                && let Some(offset) = self.delivery.original.stream_offset()
-            {
-                self.context.stream_offsets.settled(self.delivery.queue, offset);
-            }
-            acked.map_err(|cause| {
-                let detail = format!(
-                    "queue {:?}: the channel that delivered the message is gone; it is redelivered",
-                    &*self.queue_name()
-                );
-                match cause {
-                    Some(cause) => SettleError::new(detail).with_source(cause),
-                    None => SettleError::new(detail),
-                }
-            })
-        })
+    fn poll_ack(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SettleError>> {
+        let InboundDelivery { acker, epoch, handed_out, original, queue, .. } = &mut *self.delivery;
+        if self.settled {
+            return Poll::Ready(Err(self.unacked(None)));
+        }
+        let ack = self.acking.get_or_insert_with(|| {
+            ReusableBoxFuture::new(write_ack(acker.clone(), Arc::clone(epoch)))
+        });
+        let written = ready!(ack.poll(cx));
+        self.acking = None;
+        if let Err(cause) = written {
+            return Poll::Ready(Err(self.unacked(cause)));
+        }
+        epoch.count_ack();
+        self.settled = true;
+        (self.in_flight, *handed_out, self.running) = (None, None, None);
+        if let Some(offset) = original.stream_offset() {
+            self.context.stream_offsets.settled(*queue, offset);
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn retry_later(
@@ -257,6 +275,7 @@ mod tests {
     }
 
     fn ack(settle: &mut AmqpSettle) -> Result<(), SettleError> {
+        let settle: &mut dyn Settle = settle;
         settle.ack().now_or_never().expect("nothing to wait for")
     }
 

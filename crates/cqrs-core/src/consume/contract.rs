@@ -1,6 +1,7 @@
 //! The consuming contract of a message broker, which the service runtime calls and broker crates implement.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -146,12 +147,16 @@ pub trait Settle: Send + Sync + 'static {
     /// runtime: it must be cheap, take no lock that is held while a delivery is dropped, and not panic.
     fn is_revoked(&self) -> bool;
 
-    /// The message is done and is not redelivered. After `Ok`, dropping this does nothing.
+    /// Acks the message: it is done and is not redelivered. After `Ready(Ok)`, dropping this does nothing.
+    ///
+    /// The first poll begins the ack. `Pending`: it is on its way to the broker, and a further poll continues it.
+    /// [`ack`](trait.Settle.html#method.ack) is the future of it. An ack is a poll and not a future, because most
+    /// messages are acked and most brokers need not wait for that.
     ///
     /// # Errors
     /// If the ack did not reach the broker. It can be tried again if the cause may pass. If the channel is
     /// lost, no further try succeeds: the message is redelivered, and this must be dropped.
-    fn ack(&mut self) -> BoxFuture<'_, Result<(), SettleError>>;
+    fn poll_ack(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SettleError>>;
 
     /// Makes sure that the message is redelivered after `delay`, with `state`.
     ///
@@ -175,6 +180,19 @@ pub trait Settle: Send + Sync + 'static {
     /// If the broker did not confirm; nothing is settled, try again. A revoked message is no error: it is
     /// stored all the same, and the ack fails then.
     fn dead_letter(&mut self, letter: &DeadLetter) -> BoxFuture<'_, Result<(), SettleError>>;
+}
+
+impl dyn Settle {
+    /// Acks the message; see [`poll_ack`](Self::poll_ack).
+    ///
+    /// # Errors
+    /// As [`poll_ack`](Self::poll_ack).
+    ///
+    /// # Cancel safety
+    /// A dropped call may have acked the message. A further call continues it.
+    pub async fn ack(&mut self) -> Result<(), SettleError> {
+        poll_fn(|cx| self.poll_ack(cx)).await
+    }
 }
 
 /// The place where a message waits for its next attempt.

@@ -1,6 +1,7 @@
 //! Settles the deliveries of a memory source for the service runtime.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::fault_plan::Fault;
@@ -48,15 +49,15 @@ impl Settle for MemorySettle {
         !self.delivery.as_ref().is_some_and(MemoryDelivery::is_in_flight)
     }
 
-    fn ack(&mut self) -> BoxFuture<'_, Result<(), SettleError>> {
+    fn poll_ack(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SettleError>> {
         if self.delivery.is_none() {
-            return ready(Ok(()));
+            return Poll::Ready(Ok(()));
         }
         if self.state.broker.fault_plan().occurs(Fault::FailedAck) {
-            return ready(Err(SettleError::new("an injected fault lost the ack")));
+            return Poll::Ready(Err(SettleError::new("an injected fault lost the ack")));
         }
         let settled = self.delivery.take().is_some_and(MemoryDelivery::settle);
-        ready(match settled {
+        Poll::Ready(match settled {
             true => Ok(()),
             false => Err(SettleError::new("the delivery was revoked; it is redelivered")),
         })

@@ -1,8 +1,6 @@
 //! The [`Settle`] of one delivery: ack, retry or dead letter. Made by the source, used by the runtime.
 
 use std::error::Error as _;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -90,17 +88,6 @@ fn dead_letter_headers(letter: &DeadLetter) -> OwnedHeaders {
     headers
 }
 
-/// The future of an ack that is already done. Boxing it allocates nothing.
-struct Acked;
-
-impl Future for Acked {
-    type Output = Result<(), SettleError>;
-
-    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(Ok(()))
-    }
-}
-
 impl Settle for KafkaSettle {
     fn begin(&mut self) -> bool {
         let Some(lease) = &mut self.lease else { return false };
@@ -129,10 +116,8 @@ impl Settle for KafkaSettle {
         self.lease.as_ref().is_some_and(|lease| lease.partition.is_revoked())
     }
 
-    fn ack(&mut self) -> BoxFuture<'_, Result<(), SettleError>> {
-        let Some(lease) = &mut self.lease else {
-            return Box::pin(std::future::ready(Err(settled())));
-        };
+    fn poll_ack(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SettleError>> {
+        let Some(lease) = &mut self.lease else { return Poll::Ready(Err(settled())) };
         let (partition, record) = (&lease.partition, &lease.record);
         let counts = partition.finish(record.offset);
         if std::mem::take(&mut lease.running) {
@@ -143,11 +128,11 @@ impl Settle for KafkaSettle {
                 "{} [{}] is no longer assigned to this consumer; offset {} is redelivered",
                 partition.topic, partition.id, record.offset
             );
-            return Box::pin(std::future::ready(Err(SettleError::new(text))));
+            return Poll::Ready(Err(SettleError::new(text)));
         }
         self.state.release(partition, 1, record.size());
         self.lease = None;
-        Box::pin(Acked)
+        Poll::Ready(Ok(()))
     }
 
     fn retry_later(

@@ -1,7 +1,7 @@
 //! [`TesterBroker`]: an in-memory broker that records what happens on it for a tester.
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use cqrs_core::broker::{BoxFuture, BrokerState, Receipt, ShutdownReport};
@@ -91,7 +91,7 @@ impl Source for Recorded {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<SourceDelivery, SourceError>>> {
-        let next = std::task::ready!(self.inner.poll_next(cx));
+        let next = ready!(self.inner.poll_next(cx));
         Poll::Ready(next.map(|delivery| {
             let SourceDelivery { message, retry, delayed, settle } = delivery?;
             let subject = Arc::new(Subject::new(&message, &self.group));
@@ -167,21 +167,17 @@ impl Settle for RecordedSettle {
         self.inner.is_revoked()
     }
 
-    fn ack(&mut self) -> BoxFuture<'_, Result<(), SettleError>> {
-        Box::pin(async move {
-            let acked = self.inner.ack().await;
-            self.note_error("ack", &acked);
-            if acked.is_ok() {
-                match std::mem::replace(&mut self.pending, PendingOutcome::Recorded) {
-                    PendingOutcome::Handled => self.note(Outcome::Handled),
-                    PendingOutcome::DeadLettered(letter) => {
-                        self.note(Outcome::DeadLettered(letter))
-                    }
-                    PendingOutcome::Scheduled | PendingOutcome::Recorded => {}
-                }
+    fn poll_ack(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SettleError>> {
+        let acked = ready!(self.inner.poll_ack(cx));
+        self.note_error("ack", &acked);
+        if acked.is_ok() {
+            match std::mem::replace(&mut self.pending, PendingOutcome::Recorded) {
+                PendingOutcome::Handled => self.note(Outcome::Handled),
+                PendingOutcome::DeadLettered(letter) => self.note(Outcome::DeadLettered(letter)),
+                PendingOutcome::Scheduled | PendingOutcome::Recorded => {}
             }
-            acked
-        })
+        }
+        Poll::Ready(acked)
     }
 
     fn retry_later(

@@ -17,7 +17,7 @@
 //! # Invariants
 //! 1. Every job ([`job::Job`]) is owned by exactly one of: the lanes, a worker, a manual
 //!    [`Delivery`](super::Delivery). A dropped job is given back to the broker; only
-//!    [`Settle::ack`](crate::consume::Settle::ack) settles it.
+//!    [`Settle::poll_ack`](crate::consume::Settle::poll_ack) settles it.
 //! 2. A worker acks only after the handler returned `Ok`, a retry copy or dead letter was confirmed, or a
 //!    policy requires it. A panic is caught inside the attempt. An aborted worker drops its jobs.
 //! 3. At most `concurrency` workers exist. Each runs at most one job at a time (a batch worker one batch).

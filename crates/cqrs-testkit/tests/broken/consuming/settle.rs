@@ -1,7 +1,7 @@
 //! [`FlawedSettle`]: the settlement of a delivery with one flaw.
 
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use cqrs_core::broker::{BoxFuture, MessageBrokerExt};
@@ -38,7 +38,7 @@ impl InFlight {
 
     pub(super) fn ack_now(&self) {
         if let Some(mut inner) = self.take() {
-            let _acked = inner.ack().as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            let _acked = inner.poll_ack(&mut Context::from_waker(Waker::noop()));
         }
     }
 
@@ -139,16 +139,14 @@ impl Settle for FlawedSettle {
         revoked && self.flaw() != Flaw::BeginLies
     }
 
-    fn ack(&mut self) -> BoxFuture<'_, Result<(), SettleError>> {
-        Box::pin(async move {
-            let Some(mut inner) = self.out.take() else { return Ok(()) };
-            let acked = inner.ack().await;
-            match acked {
-                Ok(()) => self.ended(),
-                Err(_) => *self.out.inner.lock().unwrap() = Some(inner),
-            }
-            acked
-        })
+    fn poll_ack(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SettleError>> {
+        let Some(mut inner) = self.out.take() else { return Poll::Ready(Ok(())) };
+        let acked = inner.poll_ack(cx);
+        match acked {
+            Poll::Ready(Ok(())) => self.ended(),
+            Poll::Ready(Err(_)) | Poll::Pending => *self.out.inner.lock().unwrap() = Some(inner),
+        }
+        acked
     }
 
     fn retry_later(
