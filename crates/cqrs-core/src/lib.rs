@@ -22,7 +22,7 @@ pub use app::App;
 pub use broker::{
     DevnullMessageBroker, MessageBroker, MessageBrokerExt, PublishError, PublishErrorKind,
 };
-pub use consume::{Retry, StartAt, Subscribe};
+pub use consume::{Received, Retry, StartAt, Subscribe};
 pub use error::{ClientError, ClientErrorKind};
 pub use event::{
     DomainEvent, Event, EventHandler, EventMap, HandlerError, HandlerResultExt, Notification,
@@ -34,7 +34,7 @@ pub use message::Message;
 pub use middleware::{Invocation, Middleware, Next, Outcome};
 pub use request::{Command, Query, Request, RequestHandler, RequestMap};
 pub use scope::{Scope, UnitOfWork};
-pub use service::{Delivery, OnDecodeError, Received, Service, Subscription, batch, each, manual};
+pub use service::{Delivery, OnDecodeError, Service, Subscription, batch, each, manual};
 
 /// Items that the derives refer to. Not part of the public interface: they may change in any release.
 #[doc(hidden)]

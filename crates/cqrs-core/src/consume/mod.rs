@@ -16,6 +16,7 @@ mod dead_letter;
 mod error;
 mod incoming;
 mod log_limit;
+mod received;
 mod request;
 mod retry;
 mod status;
@@ -28,6 +29,7 @@ pub use dead_letter::{
 pub use error::{SettleError, SourceError, SubscribeError, SubscribeErrorKind};
 pub use incoming::Incoming;
 pub use log_limit::LogLimit;
+pub use received::Received;
 pub(crate) use request::DEFAULT_MAX_CRASHES;
 pub use request::{BrokerOptions, DeadLetterTarget, StartAt, SubscribeRequest, TopicSet};
 pub(crate) use retry::NextAttempt;

@@ -10,6 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::consume::Received;
 use crate::event::{Emission, Event};
 
 pub(crate) use outbox::{ErasedInbox, SubscriptionInbox};
@@ -29,9 +30,11 @@ pub(crate) use values::Values;
 /// `shutdown` waits for.
 #[derive(Default)]
 pub struct Scope {
-    /// A scope is two words: most are never changed, and each `send` moves and drops one.
+    /// A scope is three words: most are never changed, and each `send` moves and drops one.
     state: Option<Box<ScopeState>>,
     units: Option<Arc<UnitSource>>,
+    /// The consumed message, in the scope of a delivery.
+    received: Option<Received>,
 }
 
 #[derive(Default)]
@@ -61,6 +64,11 @@ impl Scope {
         Self::default()
     }
 
+    /// The scope of a consumed message, with the correlation and trace of its headers.
+    pub(crate) fn of_message(received: Received) -> Self {
+        Self { state: None, units: None, received: Some(received) }
+    }
+
     /// Adds a value; see [`insert`](Self::insert).
     #[must_use]
     pub fn with<T: Send + Sync + 'static>(mut self, value: T) -> Self {
@@ -76,7 +84,8 @@ impl Scope {
 
     /// The value of type `T`. To change one in place, store an atomic or a mutex.
     pub fn get<T: Send + Sync + 'static>(&self) -> Option<&T> {
-        self.state.as_ref()?.values.get()
+        let inserted = self.state.as_ref().and_then(|state| state.values.get());
+        inserted.or_else(|| self.received.as_ref()?.scope_value())
     }
 
     /// Emits `event`: after the handler returned `Ok`, a domain event is handled, and a notification is
@@ -127,7 +136,7 @@ impl Scope {
     pub(crate) fn child(&self) -> Self {
         let values = self.state.as_ref().map(|state| state.values.clone()).unwrap_or_default();
         let state = ScopeState { values, is_child: true, ..ScopeState::default() };
-        Self { state: Some(Box::new(state)), units: None }
+        Self { state: Some(Box::new(state)), units: None, received: self.received.clone() }
     }
 
     /// `true` if it belongs to a send: another send with it would commit the unfinished work of the first.
@@ -221,8 +230,12 @@ impl Drop for ScopeGuard<'_> {
 
 impl fmt::Debug for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(state) = &self.state else { return f.write_str("Scope {}") };
-        f.debug_struct("Scope")
+        let mut scope = f.debug_struct("Scope");
+        if let Some(received) = &self.received {
+            scope.field("received", received);
+        }
+        let Some(state) = &self.state else { return scope.finish() };
+        scope
             .field("values", &state.values)
             .field("emitted", &state.emitted)
             .field("unit_of_work_open", &state.unit.is_some())

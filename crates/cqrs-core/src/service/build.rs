@@ -123,7 +123,7 @@ impl ServiceBuilder {
                     request.max_unsettled.get_or_insert(size.saturating_mul(2));
                 }
             }
-            let monitor = Arc::new(Monitor::new(Arc::clone(&request.name), source));
+            let monitor = Arc::new(Monitor::new(&request, source));
             requests.push(request.clone());
             let spec = Spec {
                 group,

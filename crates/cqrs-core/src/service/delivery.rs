@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::received::Received;
 use super::runtime::{Counter, Counters, Job, ManualOutcome, log_dead_letter, log_unacked};
 use crate::consume::support::error_chain;
-use crate::consume::{DeadLetterReason, Delayed, SettleError};
+use crate::consume::{DeadLetterReason, Delayed, Received, SettleError};
 use crate::event::{HandlerError, Timestamp};
 
 /// A message that its handler settles. See [`manual`](super::manual).
@@ -30,7 +29,6 @@ pub struct Delivery(Option<Box<Inner>>);
 
 struct Inner {
     job: Job,
-    received: Received,
     /// Set if dead letters are discarded.
     discards: bool,
     outcome: oneshot::Sender<ManualOutcome>,
@@ -52,19 +50,15 @@ pub struct NotSettled {
 crate::error_debug!(NotSettled, delivery);
 
 impl Delivery {
-    pub(super) fn new(
-        job: Job,
-        received: Received,
-        discards: bool,
-    ) -> (Self, oneshot::Receiver<ManualOutcome>) {
+    pub(super) fn new(job: Job, discards: bool) -> (Self, oneshot::Receiver<ManualOutcome>) {
         let (outcome, ended) = oneshot::channel();
-        (Self(Some(Box::new(Inner { job, received, discards, outcome }))), ended)
+        (Self(Some(Box::new(Inner { job, discards, outcome }))), ended)
     }
 
     /// The message, its group and its attempt.
     pub fn received(&self) -> &Received {
         match &self.0 {
-            Some(inner) => &inner.received,
+            Some(inner) => &inner.job.received,
             None => unreachable!("settling consumes the delivery"),
         }
     }
@@ -96,10 +90,10 @@ impl Delivery {
     /// A dropped call gives the message back; a retry copy may exist beside it.
     pub async fn retry_later(mut self, delay: Duration) -> Result<(), NotSettled> {
         let inner = self.inner();
-        let state = inner.job.retry.failed(Timestamp::now());
+        let state = inner.job.received.retry().failed(Timestamp::now());
         match inner.job.settle.retry_later(delay, &state).await {
             Ok(Delayed::Hold) => {
-                inner.job.retry = state;
+                inner.job.received.set_retry(state);
                 self.report(|job| ManualOutcome::Hold(job, delay));
                 Ok(())
             }
@@ -122,15 +116,10 @@ impl Delivery {
         let error = error.into();
         let inner = self.inner();
         // For the dead letter only: a second try of it is no further attempt.
-        let retry = inner.job.retry.failed(Timestamp::now());
+        let retry = inner.job.received.retry().failed(Timestamp::now());
         let text = error_chain(error.source());
-        let letter = inner.job.dead_letter(
-            &retry,
-            &inner.received.group,
-            DeadLetterReason::Permanent,
-            error.type_name(),
-            &text,
-        );
+        let letter =
+            inner.job.dead_letter(&retry, DeadLetterReason::Permanent, error.type_name(), &text);
         log_dead_letter(&inner.job, &letter);
         if inner.discards {
             let settled = inner.job.settle.ack().await;
@@ -211,6 +200,6 @@ impl Deref for Delivery {
 
 impl fmt::Debug for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Delivery").field(&self.0.as_ref().map(|inner| &inner.received)).finish()
+        f.debug_tuple("Delivery").field(&self.0.as_ref().map(|inner| &inner.job.received)).finish()
     }
 }

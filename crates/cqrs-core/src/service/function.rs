@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::delivery::Delivery;
-use super::received::Received;
 use super::runtime::{AttemptFailure, Attempted, BatchLimits, EachHandler, Events, HandlerKind};
 use super::target::Handler;
 use crate::broker::BoxFuture;
+use crate::consume::Received;
 use crate::event::{AnyEvent, HandlerError, Notification, NotificationEvent};
 
 /// A function that [`each`] takes: an alias of its `Fn` bound, so that the compiler's error says what to

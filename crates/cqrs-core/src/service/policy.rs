@@ -4,10 +4,9 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use super::received::Received;
 use crate::broker::BoxFuture;
 use crate::codec::DeserializeError;
-use crate::consume::{DeadLetterReason, Incoming};
+use crate::consume::{DeadLetterReason, Incoming, Received};
 use crate::event::HandlerError;
 
 /// The policy for a message that cannot be decoded. It is never retried.

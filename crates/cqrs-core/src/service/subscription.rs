@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::policy::{Decoded, DecoderFn, OnDecodeError, Policies, Undecodable, UndecodableFn};
-use super::received::Received;
 use super::runtime::{Limits, Routes};
 use crate::codec::{Deserializer, FromJson, JsonDeserializer};
 use crate::consume::{
-    BrokerOptions, DeadLetterTarget, Incoming, Retry, StartAt, StatusReporter, SubscribeRequest,
-    TopicSet,
+    BrokerOptions, DeadLetterTarget, Incoming, Received, Retry, StartAt, StatusReporter,
+    SubscribeRequest, TopicSet,
 };
 use crate::event::{HandlerError, Notification};
 use crate::message::Name;

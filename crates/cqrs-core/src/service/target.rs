@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::received::Received;
 use super::runtime::{EachHandler, HandlerKind};
+use crate::consume::Received;
 use crate::mediator::EventMediator;
 
 /// The target of a subscription's events: an [`EventMediator`], [`per_delivery`], [`each`](super::each),

@@ -107,7 +107,7 @@ async fn read_together(
             job.count_as(|counters| &counters.revoked);
             continue;
         }
-        let received = job.received(&ctx.spec.group);
+        let received = job.received.clone();
         match read_for_batch(ctx, &received).await {
             Some(Ok(event)) => {
                 events.push((event, received));

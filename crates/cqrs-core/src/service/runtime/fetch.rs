@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use super::job::Job;
 use super::monitor::Monitor;
@@ -26,26 +26,36 @@ pub(super) struct Fetched {
 pub(super) async fn fetch(source: &mut dyn Source, monitor: &Arc<Monitor>) -> Fetched {
     poll_fn(|cx| {
         let mut jobs = Vec::new();
-        let mut end = None;
-        while jobs.len() < FETCH && end.is_none() {
-            // A source is code of a broker crate. Deliveries from before its panic are kept, in order, and
-            // the source is not polled again.
-            let polled = catch_unwind(AssertUnwindSafe(|| source.poll_next(cx)));
-            let polled = polled.unwrap_or_else(|panic| {
-                let text = format!("its source panicked: {}", panic_message(panic));
-                Poll::Ready(Some(Err(SourceError::new(text))))
-            });
-            match polled {
-                Poll::Ready(Some(Ok(delivery))) => jobs.push(Job::new(delivery, monitor)),
-                Poll::Ready(Some(Err(error))) => end = Some(Err(error)),
-                Poll::Ready(None) => end = Some(Ok(())),
-                Poll::Pending => break,
-            }
-        }
+        // A source is code of a broker crate. Deliveries from before its panic are kept, in order, and the source
+        // is not polled again.
+        let taken =
+            catch_unwind(AssertUnwindSafe(|| take_available(source, monitor, &mut jobs, cx)));
+        let end = taken.unwrap_or_else(|panic| {
+            let text = format!("its source panicked: {}", panic_message(panic));
+            Some(Err(SourceError::new(text)))
+        });
         match jobs.is_empty() && end.is_none() {
             true => Poll::Pending,
             false => Poll::Ready(Fetched { jobs, end }),
         }
     })
     .await
+}
+
+/// Returns the end of the source, if it ended.
+fn take_available(
+    source: &mut dyn Source,
+    monitor: &Arc<Monitor>,
+    jobs: &mut Vec<Job>,
+    cx: &mut Context<'_>,
+) -> Option<Result<(), SourceError>> {
+    while jobs.len() < FETCH {
+        match source.poll_next(cx) {
+            Poll::Ready(Some(Ok(delivery))) => jobs.push(Job::new(delivery, monitor)),
+            Poll::Ready(Some(Err(error))) => return Some(Err(error)),
+            Poll::Ready(None) => return Some(Ok(())),
+            Poll::Pending => break,
+        }
+    }
+    None
 }

@@ -8,12 +8,12 @@ use super::monitor::Monitor;
 use super::repeats::{Logged, log_first};
 use super::undelivered::publish_again;
 use crate::broker::BoxFuture;
+use crate::consume::Received;
 use crate::consume::support::error_chain;
 use crate::event::AnyEvent;
 use crate::mediator::{Consumed, EventMediator, SendError};
 use crate::scope::{Scope, SubscriptionInbox, UnitOfWorkError};
 use crate::service::delivery::Delivery;
-use crate::service::received::Received;
 
 /// A handler's function without its types: called with a message's event and what else it takes.
 pub(crate) type Erased<Input, Output> =
@@ -106,14 +106,14 @@ impl EachHandler {
     pub(super) async fn handle(
         &self,
         event: Box<dyn AnyEvent>,
-        received: Received,
+        received: &Received,
         scope: Scope,
         monitor: &Monitor,
     ) -> Attempted {
         match self {
-            Self::Mediator(mediator) => send(mediator, event, scope.with(received), monitor).await,
+            Self::Mediator(mediator) => send(mediator, event, scope, monitor).await,
             Self::PerDelivery(build) => {
-                let mediator = build(&received);
+                let mediator = build(received);
                 if !mediator.handles_event(&*event) {
                     let text = format!("the mediator has no handler of {}", event.name());
                     return Err(AttemptFailure::permanent("NoHandler", text));
@@ -121,9 +121,9 @@ impl EachHandler {
                 if scope.get::<SubscriptionInbox>().is_some() && mediator.broker().is_some() {
                     return Err(AttemptFailure::permanent("Inbox", INBOX_WITHOUT_OUTBOX));
                 }
-                Box::pin(send(&mediator, event, scope.with(received), monitor)).await
+                Box::pin(send(&mediator, event, scope, monitor)).await
             }
-            Self::Function(_, run) => run((event, received)).await,
+            Self::Function(_, run) => run((event, received.clone())).await,
         }
     }
 }

@@ -7,10 +7,9 @@ use super::monitor::{Counter, Counters, Monitor};
 use super::repeats::{Logged, log_first};
 use crate::consume::support::error_chain;
 use crate::consume::{
-    DeadLetter, DeadLetterReason, Incoming, RetryState, Settle, SettleError, SourceDelivery,
+    DeadLetter, DeadLetterReason, Received, RetryState, Settle, SettleError, SourceDelivery,
 };
 use crate::event::Timestamp;
-use crate::service::received::Received;
 
 /// One delivery in the runtime. Dropped, it is given back to the broker.
 ///
@@ -18,12 +17,9 @@ use crate::service::received::Received;
 /// before. So the counts are right wherever it is dropped: in a cancelled worker, in a lane, or in a
 /// [`Delivery`](crate::Delivery) that a handler keeps.
 pub(crate) struct Job {
-    pub(crate) message: Arc<Incoming>,
-    pub(crate) retry: RetryState,
+    pub(crate) received: Received,
     /// Set if the delay after its last failure is over, or if the runtime has scheduled it.
     pub(crate) delayed: bool,
-    /// The number of times that a handler gave it back.
-    pub(crate) returned: u32,
     /// The number of times that it was postponed: given back, or not tried.
     pub(crate) postponed: u32,
     pub(crate) settle: Box<dyn Settle>,
@@ -39,10 +35,8 @@ impl Job {
         monitor.counters.received.one();
         let uncounted = Some(Arc::clone(monitor));
         Self {
-            message: Arc::new(message),
-            retry,
+            received: Received::new(message, Arc::clone(&monitor.group), retry),
             delayed,
-            returned: 0,
             postponed: 0,
             settle,
             held: None,
@@ -67,27 +61,17 @@ impl Job {
         self.uncounted.as_ref().map_or("", |monitor| &monitor.name)
     }
 
-    pub(crate) fn received(&self, group: &Arc<str>) -> Received {
-        Received {
-            message: Arc::clone(&self.message),
-            group: Arc::clone(group),
-            retry: self.retry,
-            returned: self.returned,
-        }
-    }
-
     /// Its dead letter, after the attempts in `retry`.
     pub(crate) fn dead_letter(
         &self,
         retry: &RetryState,
-        group: &str,
         reason: DeadLetterReason,
         error_type: &str,
         error: &str,
     ) -> DeadLetter {
-        let message = &*self.message;
-        let mut letter =
-            DeadLetter::new(reason, &*message.topic, group).with_error(error_type, error);
+        let message = self.received.message();
+        let mut letter = DeadLetter::new(reason, &*message.topic, self.received.group())
+            .with_error(error_type, error);
         letter.attempts = retry.attempts;
         let now = Timestamp::now();
         letter.first_failure = retry.first_failure.unwrap_or(now);
@@ -107,7 +91,7 @@ impl Drop for Job {
     }
 }
 
-crate::debug_fields!(Job { message, retry });
+crate::debug_fields!(Job { received });
 
 /// Logs that a message becomes a dead letter.
 pub(crate) fn log_dead_letter(job: &Job, letter: &DeadLetter) {
@@ -118,7 +102,7 @@ pub(crate) fn log_dead_letter(job: &Job, letter: &DeadLetter) {
         topic = letter.topic,
         partition = letter.partition,
         offset = letter.offset,
-        id = job.message.id.as_deref(),
+        id = job.received.id.as_deref(),
         attempts = letter.attempts,
         reason = %letter.reason,
         error = letter.error,
@@ -132,9 +116,9 @@ pub(crate) fn log_unacked(job: &Job, error: &SettleError) {
         job.is_first(Logged::Unacked, ""),
         warn,
         subscription = job.subscription(),
-        topic = %job.message.topic,
-        partition = job.message.partition,
-        offset = job.message.offset,
+        topic = %job.received.topic,
+        partition = job.received.partition,
+        offset = job.received.offset,
         error = %error_chain(error),
         "done, but not acked: it is redelivered"
     );

@@ -8,6 +8,7 @@ use super::failure::AttemptFailure;
 use super::handler::EachHandler;
 use super::monitor::Monitor;
 use crate::broker::BoxFuture;
+use crate::consume::Received;
 use crate::consume::support::error_chain;
 use crate::dispatch::caught;
 use crate::event::AnyEvent;
@@ -16,7 +17,6 @@ use crate::middleware::{
     Next, Outcome,
 };
 use crate::scope::Scope;
-use crate::service::received::Received;
 
 /// Runs a subscription's middlewares around one event. `Err`: a panic's text.
 pub(super) async fn run_chain(
@@ -51,7 +51,7 @@ pub(super) async fn run_chain(
 /// The end of the middleware chain: runs the handler with one event.
 pub(super) struct Handling<'h> {
     handler: &'h EachHandler,
-    received: Received,
+    received: &'h Received,
     monitor: &'h Monitor,
     /// `None` once the handler runs.
     event: Option<Box<dyn AnyEvent>>,
@@ -62,7 +62,7 @@ impl<'h> Handling<'h> {
     pub(super) fn new(
         handler: &'h EachHandler,
         event: Box<dyn AnyEvent>,
-        received: Received,
+        received: &'h Received,
         monitor: &'h Monitor,
     ) -> Self {
         Self { handler, received, monitor, event: Some(event), result: CallResult(None) }
@@ -86,8 +86,7 @@ impl Answer for Handling<'_> {
                 return Err(Failure::rejected("the handler was run twice"));
             };
             let scope = std::mem::take(scope);
-            let received = self.received.clone();
-            let handled = pin!(self.handler.handle(event, received, scope, self.monitor));
+            let handled = pin!(self.handler.handle(event, self.received, scope, self.monitor));
             let answered = match caught(|| handled).await {
                 Ok(handled) => handled,
                 Err(panic) => Err(AttemptFailure::panicked(&panic)),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use super::repeats::Repeats;
-use crate::consume::SourceStatus;
+use crate::consume::{SourceStatus, SubscribeRequest};
 use crate::service::state::{SubscriptionCounts, SubscriptionState};
 
 #[derive(Debug, Default)]
@@ -62,6 +62,7 @@ impl Counters {
 #[derive(Debug)]
 pub(crate) struct Monitor {
     pub(crate) name: Arc<str>,
+    pub(crate) group: Arc<str>,
     pub(crate) counters: Counters,
     pub(super) repeats: Repeats,
     source: watch::Receiver<SourceStatus>,
@@ -110,7 +111,7 @@ enum Lifecycle {
 }
 
 impl Monitor {
-    pub(crate) fn new(name: Arc<str>, source: watch::Receiver<SourceStatus>) -> Self {
+    pub(crate) fn new(request: &SubscribeRequest, source: watch::Receiver<SourceStatus>) -> Self {
         let state = MonitorState {
             reason: "".into(),
             lifecycle: Lifecycle::Running,
@@ -118,7 +119,8 @@ impl Monitor {
             holds: 0,
         };
         Self {
-            name,
+            name: Arc::clone(&request.name),
+            group: Arc::clone(&request.group),
             counters: Counters::default(),
             repeats: Repeats::default(),
             source,

@@ -15,15 +15,13 @@ use super::outcome::{JobOutcome, ManualOutcome, Verdict};
 use super::read::{read, read_by_policy};
 use super::repeats::{Logged, log_first};
 use super::settle::{ack, after_manual, hold_events, postpone, retry_later, settle, settle_held};
-use crate::consume::NextAttempt;
 use crate::consume::support::far_deadline;
+use crate::consume::{NextAttempt, Received};
 use crate::dispatch::caught;
 use crate::event::{AnyEvent, Timestamp};
 use crate::mediator::track_commits;
-use crate::message::CorrelationId;
 use crate::scope::{Committing, Scope, SubscriptionInbox};
 use crate::service::delivery::Delivery;
-use crate::service::received::Received;
 
 /// Handles and settles one message.
 pub(super) async fn process(ctx: &SubscriptionContext, mut job: Job) -> JobOutcome {
@@ -49,10 +47,10 @@ pub(super) async fn process(ctx: &SubscriptionContext, mut job: Job) -> JobOutco
 
 /// The end of the delay after a job's last failure, if that was in another process or delivery.
 pub(super) fn not_before(ctx: &SubscriptionContext, job: &Job) -> Option<tokio::time::Instant> {
-    if job.delayed || job.retry.attempts == 0 {
+    if job.delayed || job.received.retry().attempts == 0 {
         return None;
     }
-    let remaining = ctx.spec.retry.remaining(&job.retry, Timestamp::now())?;
+    let remaining = ctx.spec.retry.remaining(job.received.retry(), Timestamp::now())?;
     Some(far_deadline(remaining))
 }
 
@@ -63,7 +61,7 @@ async fn process_each(
     handler: &EachHandler,
 ) -> JobOutcome {
     loop {
-        match attempt(ctx, job.received(&ctx.spec.group), handler).await {
+        match attempt(ctx, &job.received, handler).await {
             Verdict::Handled => return ack(job, |counters| &counters.handled).await,
             Verdict::Failed(failure) => match Box::pin(after_failure(ctx, job, failure)).await {
                 Ok(retried) => job = retried,
@@ -80,8 +78,7 @@ async fn process_manual(
     handler: &Erased<(Box<dyn AnyEvent>, Delivery), ()>,
 ) -> JobOutcome {
     loop {
-        let received = job.received(&ctx.spec.group);
-        let event = match read(ctx, &received).await {
+        let event = match read(ctx, &job.received).await {
             Ok(event) => event,
             Err(Verdict::Failed(failure)) => match after_failure(ctx, job, failure).await {
                 Ok(retried) => {
@@ -92,7 +89,7 @@ async fn process_manual(
             },
             Err(verdict) => return settle(ctx, job, verdict).await,
         };
-        let (delivery, ended) = Delivery::new(job, received, ctx.discards());
+        let (delivery, ended) = Delivery::new(job, ctx.discards());
         let handled = pin!(caught(|| handler((event, delivery))));
         let (handled, committed) = track_commits(handled).await;
         let panicked = handled.err();
@@ -137,11 +134,11 @@ pub(super) async fn after_failure(
     if failure.class == FailureClass::NotTried {
         return Err(postpone(ctx, job));
     }
-    job.retry = job.retry.failed(Timestamp::now());
-    job.settle.note_attempt(&job.retry);
+    job.received.note_failure();
+    job.settle.note_attempt(job.received.retry());
     let next = match failure.class {
         FailureClass::Permanent => NextAttempt::Never,
-        _ => ctx.spec.retry.after(job.retry.attempts),
+        _ => ctx.spec.retry.after(job.received.retry().attempts),
     };
     log_failure(ctx, &job, &failure, next);
     match next {
@@ -171,11 +168,11 @@ fn log_failure(ctx: &SubscriptionContext, job: &Job, failure: &AttemptFailure, n
         ctx.monitor.repeats.is_first(Logged::FailedAttempt, &failure.error_type),
         warn,
         subscription = %ctx.monitor.name,
-        topic = %job.message.topic,
-        partition = job.message.partition,
-        offset = job.message.offset,
-        id = job.message.id.as_deref(),
-        attempt = %format!("{} of {}", job.retry.attempts, ctx.spec.retry.max_attempts()),
+        topic = %job.received.topic,
+        partition = job.received.partition,
+        offset = job.received.offset,
+        id = job.received.id.as_deref(),
+        attempt = %format!("{} of {}", job.received.retry().attempts, ctx.spec.retry.max_attempts()),
         next_attempt = %match next {
             NextAttempt::Immediately(delay) | NextAttempt::Later(delay) => {
                 format!("in {delay:?}")
@@ -189,8 +186,8 @@ fn log_failure(ctx: &SubscriptionContext, job: &Job, failure: &AttemptFailure, n
 
 /// Decodes and handles a message once. The timeout does not cancel a handler that began to commit: its work
 /// would be done twice.
-async fn attempt(ctx: &SubscriptionContext, received: Received, handler: &EachHandler) -> Verdict {
-    let scope = scope_of(ctx, &received);
+async fn attempt(ctx: &SubscriptionContext, received: &Received, handler: &EachHandler) -> Verdict {
+    let scope = scope_of(ctx, received);
     let attempted = match ctx.spec.limits.timeout {
         None => guarded(pin!(read_and_handle(ctx, received, scope, handler))).await,
         Some(limit) => {
@@ -205,15 +202,14 @@ async fn attempt(ctx: &SubscriptionContext, received: Received, handler: &EachHa
 async fn attempt_within(
     ctx: &SubscriptionContext,
     limit: Duration,
-    received: Received,
+    received: &Received,
     mut scope: Scope,
     handler: &EachHandler,
 ) -> Verdict {
     let committing = Committing::default();
     scope.insert(committing.clone());
-    let name = received.name.clone();
     let run = read_and_handle(ctx, received, scope, handler);
-    let blocked = |time| log_blocked(ctx, name.as_deref(), limit, time);
+    let blocked = |time| log_blocked(ctx, received.name.as_deref(), limit, time);
     let mut run = pin!(watch_polls(run, limit, blocked));
     match tokio::time::timeout(limit, &mut run).await {
         Ok(verdict) => verdict,
@@ -255,11 +251,11 @@ fn log_blocked(ctx: &SubscriptionContext, event: Option<&str>, limit: Duration, 
 /// A panic in user code is not caught here.
 async fn read_and_handle(
     ctx: &SubscriptionContext,
-    received: Received,
+    received: &Received,
     scope: Scope,
     handler: &EachHandler,
 ) -> Verdict {
-    let event = match read_by_policy(ctx, &received).await {
+    let event = match read_by_policy(ctx, received).await {
         Ok(event) => event,
         Err(verdict) => return verdict,
     };
@@ -276,23 +272,12 @@ async fn read_and_handle(
     }
 }
 
-/// A scope with the correlation and trace of the message, for its handlers and the events they emit, and with
-/// the inbox, for its mediator.
+/// A scope with the message, for its handlers and the events they emit, and with the inbox, for its mediator.
 fn scope_of(ctx: &SubscriptionContext, received: &Received) -> Scope {
-    let mut scope = Scope::new();
+    let mut scope = Scope::of_message(received.clone());
     if let Some(inbox) = &ctx.spec.inbox {
         let (inbox, consumer) = (Arc::clone(inbox), Arc::clone(&ctx.spec.group));
         scope.insert(SubscriptionInbox { inbox, consumer });
-    }
-    let headers = &received.headers;
-    if headers.is_empty() {
-        return scope;
-    }
-    if let Some(id) = headers.correlation_id() {
-        scope.insert(CorrelationId::new(id));
-    }
-    if let Some(Ok(trace)) = headers.trace_context() {
-        scope.insert(trace);
     }
     scope
 }

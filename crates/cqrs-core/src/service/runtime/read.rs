@@ -9,12 +9,11 @@ use super::guard::{guarded, limited};
 use super::outcome::Verdict;
 use super::repeats::{Logged, log_first};
 use crate::codec::{DeserializeError, DeserializeErrorKind};
-use crate::consume::Incoming;
 use crate::consume::support::error_chain;
+use crate::consume::{Incoming, Received};
 use crate::dispatch::{caught, panic_message};
 use crate::event::AnyEvent;
 use crate::service::policy::{DecodeError, OnDecodeError, Undecodable};
-use crate::service::received::Received;
 
 /// Decodes a message: its event, or the verdict if it has none.
 pub(super) async fn read(
@@ -114,10 +113,10 @@ async fn decode(
     received: &Received,
 ) -> Result<Box<dyn AnyEvent>, Verdict> {
     let max_crashes = ctx.spec.limits.max_crashes;
-    if max_crashes > 0 && received.retry.crashes >= max_crashes {
+    if max_crashes > 0 && received.retry().crashes >= max_crashes {
         return Err(Verdict::Crashed);
     }
-    let message = &received.message;
+    let message = received.message();
     if let Some(text) = &message.unreadable {
         return Err(malformed(message, text));
     }

@@ -236,8 +236,8 @@ impl Scheduler {
         if self.is_strict() {
             return Some(0);
         }
-        let key = job.message.key.as_ref()?;
-        Some(self.hashes.hash_one((&*job.message.topic, key)))
+        let key = job.received.key.as_ref()?;
+        Some(self.hashes.hash_one((&*job.received.topic, key)))
     }
 
     /// Adds the next jobs to `run`, up to `max` in all; `None` once the subscription stops. `Some(true)`:

@@ -18,7 +18,6 @@ use super::scheduler::Paused;
 use crate::consume::support::error_chain;
 use crate::consume::support::far_deadline;
 use crate::consume::{DeadLetter, DeadLetterReason, Delayed, Incoming, SettleError};
-use crate::event::Timestamp;
 
 /// The number of held messages that error lines name in a period of the log; further ones are counted.
 const NAMED_PER_PERIOD: u64 = 10;
@@ -40,7 +39,7 @@ pub(super) async fn settle(ctx: &SubscriptionContext, job: Job, verdict: Verdict
         Verdict::Stop(case) => {
             let text = format!(
                 "a message of {:?} (offset {:?}) stopped it, as its policy says: {case}",
-                job.message.topic, job.message.offset
+                job.received.topic, job.received.offset
             );
             drop(job);
             return JobOutcome::Fatal(text);
@@ -49,15 +48,17 @@ pub(super) async fn settle(ctx: &SubscriptionContext, job: Job, verdict: Verdict
             (case.reason(), case.type_name().to_owned(), case.to_string())
         }
         Verdict::Crashed => {
-            let text =
-                format!("its handling was started {} times and never ended", job.retry.crashes);
+            let text = format!(
+                "its handling was started {} times and never ended",
+                job.received.retry().crashes
+            );
             (DeadLetterReason::Exhausted, "Crash".to_owned(), text)
         }
         Verdict::Failed(failure) => {
             (failure.reason(), failure.error_type.clone(), failure.error.clone())
         }
     };
-    let letter = job.dead_letter(&job.retry, &ctx.spec.group, reason, &error_type, &error);
+    let letter = job.dead_letter(job.received.retry(), reason, &error_type, &error);
     dead_letter(ctx, job, letter).await
 }
 
@@ -88,7 +89,7 @@ pub(super) async fn retry_later(
     let mut confirmation = Confirmation::of(ctx, "retry copy");
     let until = far_deadline(delay);
     loop {
-        match job.settle.retry_later(delay, &job.retry).await {
+        match job.settle.retry_later(delay, job.received.retry()).await {
             Ok(Delayed::Hold) => return JobOutcome::Hold(job, until),
             Ok(Delayed::Scheduled) => {
                 return ack(job, |counters| &counters.rescheduled).await;
@@ -107,7 +108,7 @@ pub(super) async fn retry_later(
 
 /// Holds a job whose copy was refused permanently.
 fn hold(ctx: &SubscriptionContext, job: Job, what: Refused, cause: String) -> JobOutcome {
-    let shown = ctx.monitor.hold(held_reason(&job.message, &what, &cause));
+    let shown = ctx.monitor.hold(held_reason(&job.received, &what, &cause));
     start_hold(ctx, job, what, cause, shown)
 }
 
@@ -123,7 +124,7 @@ pub(super) async fn hold_events(
     let (most, cause) = (ctx.spec.most_held, events.cause());
     let too_many = events.error(&format!("{most} messages are held already, and: {cause}"));
     let what = Refused::Events(events);
-    match ctx.monitor.hold_beside_fewer(most, held_reason(&job.message, &what, &cause)) {
+    match ctx.monitor.hold_beside_fewer(most, held_reason(&job.received, &what, &cause)) {
         Some(shown) => start_hold(ctx, job, what, cause, shown),
         None => give_up(ctx, job, AttemptFailure::undelivered(too_many)).await,
     }
@@ -131,7 +132,7 @@ pub(super) async fn hold_events(
 
 /// Dead-letters a job that was handled.
 async fn give_up(ctx: &SubscriptionContext, mut job: Job, failure: AttemptFailure) -> JobOutcome {
-    job.retry = job.retry.failed(Timestamp::now());
+    job.received.note_failure();
     settle(ctx, job, Verdict::Failed(failure)).await
 }
 
@@ -142,7 +143,7 @@ fn start_hold(
     cause: String,
     shown: HeldEntry,
 ) -> JobOutcome {
-    log_held(ctx, &job.message, &what, &cause);
+    log_held(ctx, &job.received, &what, &cause);
     let backoff = Backoff::new(HELD_BACKOFF.0, HELD_BACKOFF.1);
     keep(job, HeldSettlement { what, cause, backoff, shown })
 }
@@ -202,7 +203,7 @@ pub(super) async fn settle_held(
             stored.map(|()| None).map_err(|error| error_chain(&error))
         }
         Refused::RetryCopy(delay) => {
-            let delayed = job.settle.retry_later(*delay, &job.retry).await;
+            let delayed = job.settle.retry_later(*delay, job.received.retry()).await;
             delayed.map(|delayed| Some((delayed, *delay))).map_err(|error| error_chain(&error))
         }
     };
@@ -210,8 +211,8 @@ pub(super) async fn settle_held(
         Ok(settled) => settled,
         Err(cause) => {
             if cause != held.cause {
-                log_held(ctx, &job.message, &held.what, &cause);
-                held.shown.show(held_reason(&job.message, &held.what, &cause));
+                log_held(ctx, &job.received, &held.what, &cause);
+                held.shown.show(held_reason(&job.received, &held.what, &cause));
                 held.cause = cause;
             }
             return keep(job, held);
@@ -242,7 +243,7 @@ pub(super) fn after_manual(ctx: &SubscriptionContext, ended: Option<ManualOutcom
     match ended {
         Some(ManualOutcome::Hold(job, delay)) => JobOutcome::Hold(job, far_deadline(delay)),
         Some(ManualOutcome::Returned(mut job)) => {
-            job.returned = job.returned.saturating_add(1);
+            job.received.note_return();
             postpone(ctx, job)
         }
         Some(ManualOutcome::Settled) | None => JobOutcome::Done,

@@ -1,0 +1,117 @@
+//! [`Received`]: the consumed message that a handler gets beside its event, made by the service runtime and held by
+//! the scope of its attempt.
+
+use std::any::{Any, TypeId};
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
+
+use super::incoming::Incoming;
+use super::retry::RetryState;
+use crate::event::Timestamp;
+use crate::message::{CorrelationId, TraceContext};
+
+/// The message of a handler's event, and its attempt. Cloning is cheap.
+///
+/// Handler functions get it as their second argument; handlers of a mediator find it in their scope
+/// (`scope.get::<Received>()`).
+#[derive(Clone)]
+pub struct Received(Arc<Shared>);
+
+#[derive(Clone)]
+struct Shared {
+    message: Incoming,
+    group: Arc<str>,
+    retry: RetryState,
+    /// The number of times this process gave the message back without a failed attempt. Lost on a restart.
+    returned: u32,
+    /// Read on first use.
+    context: OnceLock<HeaderContext>,
+}
+
+/// The context of the sender, from the headers.
+#[derive(Clone)]
+struct HeaderContext {
+    correlation: Option<CorrelationId>,
+    trace: Option<TraceContext>,
+}
+
+impl Received {
+    pub(crate) fn new(message: Incoming, group: Arc<str>, retry: RetryState) -> Self {
+        Self(Arc::new(Shared { message, group, retry, returned: 0, context: OnceLock::new() }))
+    }
+
+    /// The message; its fields are available through `Deref`, too.
+    pub fn message(&self) -> &Incoming {
+        &self.0.message
+    }
+
+    /// The group that received it.
+    pub fn group(&self) -> &str {
+        &self.0.group
+    }
+
+    /// The number of this attempt, from 1: the failed attempts, the times this process gave the message back, and
+    /// this one. The failed attempts are kept with the message, so that restarts and other members of the group
+    /// continue their count as far as the broker can tell.
+    pub fn attempt(&self) -> u32 {
+        self.0.retry.attempts.saturating_add(self.0.returned).saturating_add(1)
+    }
+
+    /// The failed attempts: their number, the first and the last one, and the crashes.
+    pub fn retry(&self) -> &RetryState {
+        &self.0.retry
+    }
+
+    /// Counts a failed attempt. A clone that a handler keeps shows its own attempt.
+    pub(crate) fn note_failure(&mut self) {
+        self.set_retry(self.0.retry.failed(Timestamp::now()));
+    }
+
+    pub(crate) fn set_retry(&mut self, retry: RetryState) {
+        Arc::make_mut(&mut self.0).retry = retry;
+    }
+
+    /// Counts that a handler gave the message back.
+    pub(crate) fn note_return(&mut self) {
+        let shared = Arc::make_mut(&mut self.0);
+        shared.returned = shared.returned.saturating_add(1);
+    }
+
+    /// The value of type `T` that a scope of this message has: the message itself, and the correlation and trace of
+    /// its headers.
+    pub(crate) fn scope_value<T: 'static>(&self) -> Option<&T> {
+        let of = TypeId::of::<T>();
+        let value: &dyn Any = if of == TypeId::of::<Self>() {
+            self
+        } else if of == TypeId::of::<CorrelationId>() {
+            self.header_context()?.correlation.as_ref()?
+        } else if of == TypeId::of::<TraceContext>() {
+            self.header_context()?.trace.as_ref()?
+        } else {
+            return None;
+        };
+        value.downcast_ref()
+    }
+
+    fn header_context(&self) -> Option<&HeaderContext> {
+        let headers = &self.headers;
+        if headers.is_empty() {
+            return None;
+        }
+        Some(self.0.context.get_or_init(|| HeaderContext {
+            correlation: headers.correlation_id().map(CorrelationId::new),
+            trace: headers.trace_context().and_then(Result::ok),
+        }))
+    }
+}
+
+impl Deref for Received {
+    type Target = Incoming;
+
+    fn deref(&self) -> &Incoming {
+        &self.0.message
+    }
+}
+
+crate::debug_fields!(Received {}, |it|
+    message: it.message(), group: it.group(), attempt: it.attempt());
