@@ -1,6 +1,6 @@
 //! The rounds in which emitted events reach their handlers, run by both mediators.
 
-use std::any::TypeId;
+use std::any::{Any, TypeId};
 use std::collections::HashSet;
 use std::error::Error;
 use std::fmt;
@@ -11,7 +11,10 @@ use futures_util::stream;
 
 use super::panics::caught;
 use crate::error::listed;
-use crate::event::{AnyEvent, Emission, EmissionKind, EventMap, HandlerError, OutgoingEvent};
+use crate::event::{
+    AnyEvent, BoundHandler, Emission, EmissionKind, EventMap, HandlerArgument, HandlerError,
+    OutgoingEvent,
+};
 use crate::scope::Scope;
 
 /// The effect of a failing event handler on the `send` that caused the event.
@@ -126,18 +129,19 @@ pub(crate) struct EventRounds {
 }
 
 type Round = Vec<Box<dyn AnyEvent>>;
+
 /// The call of one handler with one event of a round.
 struct Call<'a> {
     event: &'a dyn AnyEvent,
-    view: crate::event::HandlerArgument<'a>,
-    bound: &'a crate::event::BoundHandler,
+    argument: &'a (dyn Any + Send + Sync),
+    bound: &'a BoundHandler,
 }
 
 impl Call<'_> {
     /// Runs the handler. If it fails, its events are dropped.
     async fn run(&self, scope: &mut Scope) -> Result<(), EventFailure> {
         let emitted = scope.emitted_len();
-        let error = match caught(|| self.bound.handler.handle(self.view.1, scope)).await {
+        let error = match caught(|| self.bound.handler.handle(self.argument, scope)).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) => error,
             Err(panic) => HandlerError::panicked(panic),
@@ -190,10 +194,12 @@ impl EventRounds {
         scope: &mut Scope,
         policy: OnEventFailure,
     ) -> Result<(), EventsError> {
-        let calls = events.flat_map(|event| self.calls(event));
         let failures = match self.options.concurrency {
-            0 | 1 => run_in_order(calls, scope, policy).await,
-            concurrency => Box::pin(run_in_parallel(calls, scope, policy, concurrency)).await,
+            0 | 1 => self.run_in_order(events, scope, policy).await,
+            concurrency => {
+                let calls = events.flat_map(|event| self.calls(event));
+                Box::pin(run_in_parallel(calls, scope, policy, concurrency)).await
+            }
         };
         match policy {
             _ if failures.is_empty() => Ok(()),
@@ -227,29 +233,51 @@ impl EventRounds {
 
     fn calls<'a>(&'a self, event: &'a dyn AnyEvent) -> impl Iterator<Item = Call<'a>> {
         let (first, second) = event.handler_arguments();
-        [Some(first), second].into_iter().flatten().flat_map(move |view| {
-            self.map.handlers(view.0).iter().map(move |bound| Call { event, view, bound })
+        [Some(first), second].into_iter().flatten().flat_map(move |(of, argument)| {
+            self.map.handlers(of).iter().map(move |bound| Call { event, argument, bound })
         })
+    }
+
+    async fn run_in_order<'e>(
+        &self,
+        events: impl Iterator<Item = &'e dyn AnyEvent>,
+        scope: &mut Scope,
+        policy: OnEventFailure,
+    ) -> Vec<EventFailure> {
+        let mut failures = Vec::new();
+        for event in events {
+            // Not by `calls`, whose iterator is large and would be copied for each event.
+            let (first, second) = event.handler_arguments();
+            self.run_bound(event, first, scope, policy, &mut failures).await;
+            if let Some(second) = second {
+                self.run_bound(event, second, scope, policy, &mut failures).await;
+            }
+        }
+        failures
+    }
+
+    /// Runs the handlers that are bound to one argument of an event, until one fails that stops the round.
+    async fn run_bound(
+        &self,
+        event: &dyn AnyEvent,
+        (of, argument): HandlerArgument<'_>,
+        scope: &mut Scope,
+        policy: OnEventFailure,
+        failures: &mut Vec<EventFailure>,
+    ) {
+        for bound in self.map.handlers(of) {
+            if stops(policy, failures) {
+                return;
+            }
+            if let Err(failure) = (Call { event, argument, bound }).run(scope).await {
+                failures.push(failure);
+            }
+        }
     }
 }
 
 fn stops(policy: OnEventFailure, failures: &[EventFailure]) -> bool {
     policy == OnEventFailure::Fail && !failures.is_empty()
-}
-
-async fn run_in_order(
-    calls: impl Iterator<Item = Call<'_>>,
-    scope: &mut Scope,
-    policy: OnEventFailure,
-) -> Vec<EventFailure> {
-    let mut failures = Vec::new();
-    for call in calls {
-        failures.extend(call.run(scope).await.err());
-        if stops(policy, &failures) {
-            break;
-        }
-    }
-    failures
 }
 
 /// After a failure under [`OnEventFailure::Fail`] no further handler starts. Running ones are awaited:

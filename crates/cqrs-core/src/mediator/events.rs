@@ -73,7 +73,10 @@ impl EventMediator {
         let inner = &*self.0;
         let _entered = inner.open(&mut scope)?;
         let mut scope = scope;
-        let inbox = scope.get::<SubscriptionInbox>().cloned().zip(event.id());
+        let inbox = match scope.get::<SubscriptionInbox>() {
+            Some(inbox) => Some(inbox.clone()).zip(event.id()),
+            None => None,
+        };
         if let Some((inbox, id)) = &inbox {
             // Boxed, so that the future of a subscription without an inbox is small.
             if !Box::pin(mark(inner, inbox, *id, &mut scope)).await? {
