@@ -30,12 +30,14 @@ pub(super) async fn read_by_policy(
     received: &Received,
 ) -> Result<Box<dyn AnyEvent>, Verdict> {
     match decode(ctx, received).await {
-        Err(Verdict::Undecodable(case)) => Err(by_policy(ctx, case, received).await),
-        Err(Verdict::Failed(failure)) => {
-            warn_if_not_now(ctx, &failure, received);
-            Err(Verdict::Failed(failure))
+        Ok(event) => Ok(event),
+        Err(Verdict::Undecodable(case)) => Err(Box::pin(by_policy(ctx, case, received)).await),
+        Err(verdict) => {
+            if let Verdict::Failed(failure) = &verdict {
+                warn_if_not_now(ctx, failure, received);
+            }
+            Err(verdict)
         }
-        read => read,
     }
 }
 
@@ -121,10 +123,19 @@ async fn decode(
         return Err(malformed(message, text));
     }
     check_size(ctx, message)?;
-    if ctx.spec.decoders.is_empty() {
-        return decode_plain(ctx, message);
+    match ctx.spec.decoders.is_empty() {
+        true => decode_plain(ctx, message),
+        // Boxed, so that the future of a subscription without decoders is small.
+        false => Box::pin(decode_in_steps(ctx, message)).await,
     }
-    let mut decoded = Incoming::clone(message);
+}
+
+/// Decodes a message by the subscription's decoders and its deserializer.
+async fn decode_in_steps(
+    ctx: &SubscriptionContext,
+    message: &Incoming,
+) -> Result<Box<dyn AnyEvent>, Verdict> {
+    let mut decoded = message.clone();
     for decoder in &ctx.spec.decoders {
         decoded = match caught(|| decoder(decoded)).await {
             Ok(Ok(Some(decoded))) => decoded,
