@@ -14,7 +14,7 @@ use super::deserializer::Deserializer;
 use super::encoded::Encoded;
 use super::error::{DeserializeError, DeserializeErrorKind, SerializeError};
 use super::payload::{FromJson, ToJson};
-use super::{non_finite, unicode};
+use super::{canonical, non_finite, unicode};
 use crate::consume::Incoming;
 use crate::event::{Notification, NotificationEvent, Serializer};
 use crate::message::{Headers, content_type};
@@ -106,7 +106,10 @@ impl JsonDeserializer {
         // One check of all the text is faster than one of each string in it. Bytes that are not UTF-8 may stand
         // in what the event ignores.
         let read = match std::str::from_utf8(&text) {
-            Ok(text) => serde_json::from_str(text),
+            Ok(text) => match canonical::read(text) {
+                Some(event) => return Ok(event),
+                None => serde_json::from_str(text),
+            },
             Err(_) => serde_json::from_slice(&text),
         };
         read.map_err(|error| {

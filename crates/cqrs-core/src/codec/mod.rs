@@ -1,5 +1,6 @@
 //! The serializers and deserializers of notification events.
 
+mod canonical;
 mod deserializer;
 mod encoded;
 mod error;
