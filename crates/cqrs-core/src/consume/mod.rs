@@ -30,6 +30,7 @@ pub use error::{SettleError, SourceError, SubscribeError, SubscribeErrorKind};
 pub use incoming::Incoming;
 pub use log_limit::LogLimit;
 pub use received::Received;
+pub(crate) use received::SpareReceived;
 pub(crate) use request::DEFAULT_MAX_CRASHES;
 pub use request::{BrokerOptions, DeadLetterTarget, StartAt, SubscribeRequest, TopicSet};
 pub(crate) use retry::NextAttempt;

@@ -19,7 +19,8 @@ pub struct Received(Arc<Shared>);
 
 #[derive(Clone)]
 struct Shared {
-    message: Incoming,
+    /// `None` only in a spare one.
+    message: Option<Incoming>,
     group: Arc<str>,
     retry: RetryState,
     /// The number of times this process gave the message back without a failed attempt. Lost on a restart.
@@ -37,12 +38,16 @@ struct HeaderContext {
 
 impl Received {
     pub(crate) fn new(message: Incoming, group: Arc<str>, retry: RetryState) -> Self {
-        Self(Arc::new(Shared { message, group, retry, returned: 0, context: OnceLock::new() }))
+        let (message, context) = (Some(message), OnceLock::new());
+        Self(Arc::new(Shared { message, group, retry, returned: 0, context }))
     }
 
     /// The message; its fields are available through `Deref`, too.
     pub fn message(&self) -> &Incoming {
-        &self.0.message
+        match &self.0.message {
+            Some(message) => message,
+            None => unreachable!("a spare one is filled before it is used"),
+        }
     }
 
     /// The group that received it.
@@ -105,11 +110,53 @@ impl Received {
     }
 }
 
+/// Received messages that are done, to be filled again: a new one costs an allocation beyond the allocator's fast
+/// path, because many are fetched before the first is done.
+#[derive(Default)]
+pub(crate) struct SpareReceived(Vec<Received>);
+
+impl SpareReceived {
+    const MOST: usize = 128;
+
+    /// Keeps `done` if nobody else has it. What it held is dropped.
+    pub(crate) fn keep(&mut self, mut done: Received) {
+        if self.0.len() < Self::MOST
+            && let Some(shared) = Arc::get_mut(&mut done.0)
+        {
+            (shared.message, shared.context) = (None, OnceLock::new());
+            self.0.push(done);
+        }
+    }
+
+    /// Takes the values of `other`, as far as there is room.
+    pub(crate) fn append(&mut self, other: &mut Self) {
+        other.0.truncate(Self::MOST - self.0.len());
+        self.0.append(&mut other.0);
+    }
+
+    /// As [`Received::new`].
+    pub(crate) fn fill(
+        &mut self,
+        message: Incoming,
+        group: &Arc<str>,
+        retry: RetryState,
+    ) -> Received {
+        if let Some(mut spare) = self.0.pop()
+            && let Some(shared) = Arc::get_mut(&mut spare.0)
+        {
+            (shared.message, shared.retry, shared.returned) = (Some(message), retry, 0);
+            shared.group.clone_from(group);
+            return spare;
+        }
+        Received::new(message, Arc::clone(group), retry)
+    }
+}
+
 impl Deref for Received {
     type Target = Incoming;
 
     fn deref(&self) -> &Incoming {
-        &self.0.message
+        self.message()
     }
 }
 

@@ -15,8 +15,8 @@ use super::process::{not_before, process};
 use super::read::read_for_batch;
 use super::repeats::{Logged, log_first};
 use super::settle::settle;
-use crate::consume::NextAttempt;
 use crate::consume::support::far_deadline;
+use crate::consume::{NextAttempt, SpareReceived};
 
 /// Collects and handles batches until the subscription stops.
 pub(super) async fn work(ctx: Arc<SubscriptionContext>, limits: BatchLimits) {
@@ -30,7 +30,7 @@ pub(super) async fn work(ctx: Arc<SubscriptionContext>, limits: BatchLimits) {
             process_batch(&ctx, jobs, together).await;
         }
         // The jobs of a batch are in no lane.
-        ctx.scheduler.finish(&mut Vec::new());
+        ctx.scheduler.finish(&mut Vec::new(), &mut SpareReceived::default());
         // As in `worker::work`.
         tokio::task::coop::consume_budget().await;
     }
@@ -179,7 +179,7 @@ async fn run_batch(
 async fn finish_alone(ctx: &SubscriptionContext, mut end: JobOutcome) {
     loop {
         let (job, until) = match end {
-            JobOutcome::Done => return,
+            JobOutcome::Done | JobOutcome::Acked(_) => return,
             // Only its copy is missing: later batches go on.
             JobOutcome::Hold(job, until) if job.held.is_some() => {
                 ctx.scheduler.hold(None, job, until);

@@ -8,6 +8,7 @@ use super::repeats::{Logged, log_first};
 use crate::consume::support::error_chain;
 use crate::consume::{
     DeadLetter, DeadLetterReason, Received, RetryState, Settle, SettleError, SourceDelivery,
+    SpareReceived,
 };
 use crate::event::Timestamp;
 
@@ -17,6 +18,7 @@ use crate::event::Timestamp;
 /// before. So the counts are right wherever it is dropped: in a cancelled worker, in a lane, or in a
 /// [`Delivery`](crate::Delivery) that a handler keeps.
 pub(crate) struct Job {
+    uncounted: Uncounted,
     pub(crate) received: Received,
     /// Set if the delay after its last failure is over, or if the runtime has scheduled it.
     pub(crate) delayed: bool,
@@ -25,40 +27,61 @@ pub(crate) struct Job {
     pub(crate) settle: Box<dyn Settle>,
     /// The settlement that the broker refused, to be tried again.
     pub(super) held: Option<Box<HeldSettlement>>,
-    /// `None` once it is counted.
-    uncounted: Option<Arc<Monitor>>,
+}
+
+/// A job that is not counted yet. Dropped, it counts as given back.
+struct Uncounted(Option<Arc<Monitor>>);
+
+impl Uncounted {
+    fn count_as(&mut self, counter: impl FnOnce(&Counters) -> &Counter) {
+        if let Some(monitor) = self.0.take() {
+            counter(&monitor.counters).one();
+        }
+    }
+}
+
+impl Drop for Uncounted {
+    fn drop(&mut self) {
+        self.count_as(|counters| &counters.given_back);
+    }
 }
 
 impl Job {
-    pub(crate) fn new(delivery: SourceDelivery, monitor: &Arc<Monitor>) -> Self {
-        let SourceDelivery { message, retry, delayed, settle } = delivery;
+    pub(crate) fn new(
+        delivery: SourceDelivery,
+        monitor: &Arc<Monitor>,
+        spare: &mut SpareReceived,
+    ) -> Self {
         monitor.counters.received.one();
-        let uncounted = Some(Arc::clone(monitor));
         Self {
-            received: Received::new(message, Arc::clone(&monitor.group), retry),
-            delayed,
+            uncounted: Uncounted(Some(Arc::clone(monitor))),
+            received: spare.fill(delivery.message, &monitor.group, delivery.retry),
+            delayed: delivery.delayed,
             postponed: 0,
-            settle,
+            settle: delivery.settle,
             held: None,
-            uncounted,
         }
     }
 
     /// Counts it, and drops it. The broker takes a settled one as done, and redelivers another.
     pub(crate) fn count_as(mut self, counter: impl FnOnce(&Counters) -> &Counter) {
-        if let Some(monitor) = self.uncounted.take() {
-            counter(&monitor.counters).one();
-        }
+        self.uncounted.count_as(counter);
+    }
+
+    /// As [`count_as`](Self::count_as), but keeps the message.
+    pub(super) fn into_received(mut self, counter: impl FnOnce(&Counters) -> &Counter) -> Received {
+        self.uncounted.count_as(counter);
+        self.received
     }
 
     /// `true` if a log line of this cause must be written.
     pub(super) fn is_first(&self, logged: Logged, cause: &str) -> bool {
-        self.uncounted.as_ref().is_none_or(|monitor| monitor.repeats.is_first(logged, cause))
+        self.uncounted.0.as_ref().is_none_or(|monitor| monitor.repeats.is_first(logged, cause))
     }
 
     /// The subscription's name.
     pub(crate) fn subscription(&self) -> &str {
-        self.uncounted.as_ref().map_or("", |monitor| &monitor.name)
+        self.uncounted.0.as_ref().map_or("", |monitor| &monitor.name)
     }
 
     /// Its dead letter, after the attempts in `retry`.
@@ -80,14 +103,6 @@ impl Job {
         letter.offset = message.offset;
         letter.queue = message.queue.as_deref().map(str::to_owned);
         letter
-    }
-}
-
-impl Drop for Job {
-    fn drop(&mut self) {
-        if let Some(monitor) = &self.uncounted {
-            monitor.counters.given_back.one();
-        }
     }
 }
 

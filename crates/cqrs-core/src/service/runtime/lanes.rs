@@ -23,6 +23,8 @@ pub(super) type LaneId = u64;
 #[derive(Debug)]
 pub(super) struct Lanes<J> {
     lanes: HashMap<LaneId, VecDeque<J>, BuildHasherDefault<IsHash>>,
+    /// The empty queue of the lane that ended last, for the next one: with few lanes none is allocated.
+    spare: VecDeque<J>,
     ready: VecDeque<Placed<J>>,
     held: BTreeMap<(Instant, u64), Placed<J>>,
     holds: u64,
@@ -40,7 +42,13 @@ pub(super) struct Placed<J> {
 
 impl<J> Default for Lanes<J> {
     fn default() -> Self {
-        Self { lanes: HashMap::default(), ready: VecDeque::new(), held: BTreeMap::new(), holds: 0 }
+        Self {
+            lanes: HashMap::default(),
+            spare: VecDeque::new(),
+            ready: VecDeque::new(),
+            held: BTreeMap::new(),
+            holds: 0,
+        }
     }
 }
 
@@ -52,7 +60,7 @@ impl<J> Lanes<J> {
                 waiting.push_back(job);
                 return;
             }
-            self.lanes.insert(lane, VecDeque::new());
+            self.lanes.insert(lane, std::mem::take(&mut self.spare));
         }
         self.ready.push_back(Placed { lane, job });
     }
@@ -87,7 +95,7 @@ impl<J> Lanes<J> {
         let Some(waiting) = self.lanes.get_mut(&lane) else { return };
         match waiting.pop_front() {
             Some(job) => self.ready.push_back(Placed { lane: Some(lane), job }),
-            None => drop(self.lanes.remove(&lane)),
+            None => self.spare = self.lanes.remove(&lane).unwrap_or_default(),
         }
     }
 

@@ -12,14 +12,14 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::fetch::{FETCH, Fetched, fetch};
+use super::fetch::{FETCH, FetchBuffer, SourceEnd, fetch};
 use super::handler::HandlerKind;
 use super::job::Job;
 use super::lanes::{LaneId, Lanes, Run};
 use super::monitor::Monitor;
 use super::spec::Spec;
-use crate::consume::Source;
 use crate::consume::support::error_chain;
+use crate::consume::{Source, SpareReceived};
 
 /// The time after which the subscription's task polls a source that no worker polls.
 const UNPOLLED: Duration = Duration::from_millis(100);
@@ -52,6 +52,8 @@ struct SchedulerState {
     lanes: Lanes<Job>,
     /// `None` while it is polled.
     source: Option<Box<dyn Source>>,
+    /// For the next fetch.
+    buffer: FetchBuffer,
     /// Set when the subscription's task is gone: a returned source is dropped.
     closed: bool,
     /// Workers that wait and were not woken. A worker adds itself under the lock when there is no job, and
@@ -67,36 +69,40 @@ pub(super) struct SourceLease<'s> {
     scheduler: &'s Scheduler,
     /// `None` once it was returned.
     source: Option<Box<dyn Source>>,
+    buffer: FetchBuffer,
 }
 
 impl SourceLease<'_> {
     /// Cancel safe, as [`fetch`].
-    async fn fetch(&mut self) -> Fetched {
+    async fn fetch(&mut self) -> SourceEnd {
         match &mut self.source {
-            Some(source) => fetch(&mut **source, &self.scheduler.monitor).await,
+            Some(source) => fetch(&mut **source, &self.scheduler.monitor, &mut self.buffer).await,
             None => pending().await,
         }
     }
 
+    /// Returns the source and its fetched jobs.
+    fn give_back(&mut self) {
+        if let Some(source) = self.source.take() {
+            self.scheduler.return_source(source, std::mem::take(&mut self.buffer));
+        }
+    }
+
     /// Puts the fetched jobs into the lanes, and then returns the source.
-    fn end(mut self, Fetched { jobs, end }: Fetched) {
+    fn end(mut self, end: SourceEnd) {
         // Before another worker can poll the source.
         match end {
             None => {}
             Some(Ok(())) => self.scheduler.fail("its source ended by itself".to_owned()),
             Some(Err(error)) => self.scheduler.fail(error_chain(&error)),
         }
-        if let Some(source) = self.source.take() {
-            self.scheduler.return_source(source, jobs);
-        }
+        self.give_back();
     }
 }
 
 impl Drop for SourceLease<'_> {
     fn drop(&mut self) {
-        if let Some(source) = self.source.take() {
-            self.scheduler.return_source(source, Vec::new());
-        }
+        self.give_back();
     }
 }
 
@@ -115,7 +121,15 @@ impl Scheduler {
         stop: CancellationToken,
     ) -> Self {
         let (lanes, source) = (Lanes::default(), Some(source));
-        let state = SchedulerState { lanes, source, closed: false, idle: 0, workers: 0, busy: 0 };
+        let state = SchedulerState {
+            lanes,
+            source,
+            buffer: FetchBuffer::default(),
+            closed: false,
+            idle: 0,
+            workers: 0,
+            busy: 0,
+        };
         Self {
             state: Mutex::new(state),
             monitor,
@@ -160,17 +174,19 @@ impl Scheduler {
         drop(source);
     }
 
-    fn return_source(&self, source: Box<dyn Source>, jobs: Vec<Job>) {
+    fn return_source(&self, source: Box<dyn Source>, mut buffer: FetchBuffer) {
         let mut state = self.lock();
         if state.closed {
             drop(state);
             return drop(source);
         }
-        for job in jobs {
+        for job in buffer.jobs.drain(..) {
             let lane = self.lane(&job);
             state.lanes.push(lane, job);
         }
         state.source = Some(source);
+        buffer.spare.append(&mut state.buffer.spare);
+        state.buffer = buffer;
         self.source_returned.notify_one();
         // The caller runs no handler before it looks for a job itself.
         let _ = self.wake_worker(&mut state);
@@ -181,16 +197,21 @@ impl Scheduler {
     pub(super) async fn poll_while_busy(&self) -> Infallible {
         loop {
             tokio::time::sleep(UNPOLLED).await;
-            let source = self.lock().source.take();
-            if source.is_some() {
-                self.poll_source(SourceLease { scheduler: self, source }).await;
+            let lease = self.lease_source(&mut self.lock());
+            if let Some(lease) = lease {
+                Self::poll_source(lease).await;
             }
         }
     }
 
-    async fn poll_source(&self, mut lease: SourceLease<'_>) {
-        let fetched = lease.fetch().await;
-        lease.end(fetched);
+    async fn poll_source(mut lease: SourceLease<'_>) {
+        let end = lease.fetch().await;
+        lease.end(end);
+    }
+
+    fn lease_source(&self, state: &mut SchedulerState) -> Option<SourceLease<'_>> {
+        let source = Some(state.source.take()?);
+        Some(SourceLease { scheduler: self, source, buffer: std::mem::take(&mut state.buffer) })
     }
 
     // ---- workers
@@ -258,18 +279,18 @@ impl Scheduler {
                     None => pending().await,
                 }
             };
-            let fetched = tokio::select! {
+            let fetched: Option<SourceEnd> = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return None,
                 permit = self.wake_ups.acquire() => {
                     permit.into_iter().for_each(SemaphorePermit::forget);
                     None
                 }
-                fetched = fetch => Some(fetched),
+                end = fetch => Some(end),
             };
-            if let (Some(lease), Some(fetched)) = (lease, fetched) {
+            if let (Some(lease), Some(end)) = (lease, fetched) {
                 self.unregister_idle();
-                lease.end(fetched);
+                lease.end(end);
             }
         }
     }
@@ -308,10 +329,7 @@ impl Scheduler {
             return Taken::Jobs { yields: self.wake_worker(&mut state) };
         }
         state.idle += 1;
-        match state.source.take() {
-            Some(source) => Taken::Source(SourceLease { scheduler: self, source: Some(source) }),
-            None => Taken::Nothing,
-        }
+        self.lease_source(&mut state).map_or(Taken::Nothing, Taken::Source)
     }
 
     /// The number of ready jobs that one worker takes at once: not those that others could run meanwhile.
@@ -329,9 +347,10 @@ impl Scheduler {
 
     // ---- jobs
 
-    /// Ends the jobs that a worker took, and the lanes in `ended`.
-    pub(super) fn finish(&self, ended: &mut Vec<LaneId>) {
+    /// Ends the jobs that a worker took, and the lanes in `ended`. Takes its `spare` messages for the next fetch.
+    pub(super) fn finish(&self, ended: &mut Vec<LaneId>, spare: &mut SpareReceived) {
         let mut state = self.lock();
+        state.buffer.spare.append(spare);
         state.busy -= 1;
         // The calling worker looks for the next jobs itself.
         ended.drain(..).for_each(|lane| state.lanes.done(lane));

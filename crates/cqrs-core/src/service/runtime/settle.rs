@@ -266,13 +266,13 @@ fn keep(mut job: Job, mut held: HeldSettlement) -> JobOutcome {
 
 pub(super) async fn ack(mut job: Job, counter: fn(&Counters) -> &Counter) -> JobOutcome {
     match job.settle.ack().await {
-        Ok(()) => job.count_as(counter),
+        Ok(()) => JobOutcome::Acked(job.into_received(counter)),
         Err(error) => {
             log_unacked(&job, &error);
             job.count_as(|counters| &counters.unacked);
+            JobOutcome::Done
         }
     }
-    JobOutcome::Done
 }
 
 /// Pauses the subscription from the first unconfirmed settlement of a job until it is confirmed or

@@ -14,6 +14,7 @@ use super::lanes::{LaneId, Placed, Run};
 use super::outcome::JobOutcome;
 use super::process::process;
 use super::scheduler::yield_lifo_slot;
+use crate::consume::SpareReceived;
 
 /// A handler that takes longer counts as one that waits: jobs taken beyond its own would wait for it.
 const SHORT: Duration = Duration::from_millis(1);
@@ -21,13 +22,14 @@ const SHORT: Duration = Duration::from_millis(1);
 /// Takes and handles jobs until the subscription stops.
 pub(super) async fn work(ctx: Arc<SubscriptionContext>) {
     let (mut run, mut ended, mut max) = (Run::new(), Vec::new(), 1);
+    let mut spare = SpareReceived::default();
     while let Some(yields) = ctx.scheduler.take(&mut run, max).await {
         if yields {
             yield_lifo_slot().await;
         }
         let (start, jobs) = (Instant::now(), run.len());
-        let waited = process_run(&ctx, &mut run, &mut ended).await;
-        ctx.scheduler.finish(&mut ended);
+        let waited = process_run(&ctx, &mut run, &mut ended, &mut spare).await;
+        ctx.scheduler.finish(&mut ended, &mut spare);
         // While handlers wait, all jobs taken beyond the first would be returned.
         let slow = start.elapsed() > SHORT * u32::try_from(jobs).unwrap_or(u32::MAX);
         max = if waited || slow { 1 } else { (2 * max).min(FETCH) };
@@ -35,11 +37,12 @@ pub(super) async fn work(ctx: Arc<SubscriptionContext>) {
 }
 
 /// Handles and settles the jobs of a run one after the other, until one has to wait; returns `true` if one
-/// had to. Adds the lanes whose job has ended to `ended`.
+/// had to. Adds the lanes whose job has ended to `ended`, and acked messages to `spare`.
 async fn process_run(
     ctx: &SubscriptionContext,
     run: &mut Run<Job>,
     ended: &mut Vec<LaneId>,
+    spare: &mut SpareReceived,
 ) -> bool {
     let scheduler = &ctx.scheduler;
     let mut waited = false;
@@ -56,6 +59,10 @@ async fn process_run(
         let mut yields = false;
         match outcome.await {
             JobOutcome::Done => end_lane(lane, run, ended),
+            JobOutcome::Acked(received) => {
+                spare.keep(received);
+                end_lane(lane, run, ended);
+            }
             // The handler is done, and strict order is one lane for all: the others go on.
             JobOutcome::Hold(job, until) if job.held.is_some() && scheduler.is_strict() => {
                 end_lane(lane, run, ended);
