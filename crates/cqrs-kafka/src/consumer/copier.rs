@@ -51,8 +51,8 @@ impl Copier {
             offset: message.offset(),
             timestamp: message.timestamp().to_millis(),
             content,
-            key_length: key.map(<[u8]>::len),
-            body_length: body.map(<[u8]>::len),
+            key_length: key.map(length),
+            body_length: body.map(length),
             has_headers,
             unread,
             drops: 0,
@@ -70,6 +70,11 @@ impl Copier {
         }
         &mut self.buffer
     }
+}
+
+/// A record is smaller than 2 GiB.
+fn length(part: &[u8]) -> u32 {
+    u32::try_from(part.len()).unwrap_or(u32::MAX)
 }
 
 /// Copies the readable headers of a record into `buffer`. Headers that a retry copy adds are always read, and do not

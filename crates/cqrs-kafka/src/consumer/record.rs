@@ -25,8 +25,8 @@ pub(super) struct Record {
     pub(super) timestamp: Option<i64>,
     /// Key, body and headers, one after the other.
     pub(super) content: Bytes,
-    pub(super) key_length: Option<usize>,
-    pub(super) body_length: Option<usize>,
+    pub(super) key_length: Option<u32>,
+    pub(super) body_length: Option<u32>,
     pub(super) has_headers: bool,
     /// All headers, if `content` does not have all of them.
     pub(super) unread: Option<Arc<Unread>>,
@@ -71,20 +71,26 @@ const HEADER: usize = 64;
 
 impl Record {
     pub(super) fn key(&self) -> Option<Bytes> {
-        self.key_length.map(|length| self.content.slice(..length))
+        self.key_length.map(|_| self.content.slice(..self.key_end()))
     }
 
     pub(super) fn body(&self) -> Option<Bytes> {
-        let start = self.key_length.unwrap_or_default();
-        self.body_length.map(|length| self.content.slice(start..start + length))
+        self.body_length.map(|_| self.content.slice(self.key_end()..self.body_end()))
+    }
+
+    fn key_end(&self) -> usize {
+        self.key_length.unwrap_or_default() as usize
+    }
+
+    fn body_end(&self) -> usize {
+        self.key_end() + self.body_length.unwrap_or_default() as usize
     }
 
     fn headers(&self) -> RawHeaders<'_> {
         if !self.has_headers {
             return RawHeaders(&[]);
         }
-        let start = self.key_length.unwrap_or_default() + self.body_length.unwrap_or_default();
-        RawHeaders(&self.content[start..])
+        RawHeaders(&self.content[self.body_end()..])
     }
 
     fn timestamp(&self) -> Option<SystemTime> {
@@ -129,7 +135,7 @@ impl Record {
             Some(unread) => unread.known,
             None => self.headers().map(|RawHeader { name, value }| header_len(name, value)).sum(),
         };
-        self.key_length.unwrap_or_default() + self.body_length.unwrap_or_default() + headers
+        self.body_end() + headers
     }
 
     /// About its bytes in memory.
@@ -222,7 +228,7 @@ impl Record {
             offset,
             timestamp: Some(1_500),
             content: content.into(),
-            key_length: key.map(str::len),
+            key_length: key.map(|key| u32::try_from(key.len()).unwrap()),
             body_length: Some(4),
             has_headers: !headers.is_empty(),
             unread: None,
