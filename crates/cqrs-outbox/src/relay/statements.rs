@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use cqrs_core::broker::BoxFuture;
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
+use tokio::task::JoinSet;
 
 use super::effects::{Delete, LaneEpoch, LateRow, Load, Move, ReadAnswer, RowId};
 use super::lane::ParkedEntry;
@@ -135,9 +133,13 @@ impl Bound {
 }
 
 /// Times are since the start of the relay. At most one statement of a kind runs.
+///
+/// A statement is a task of its own, so that its rows are decoded beside the loop that publishes. The task owns what
+/// it was started with until [`next`](Self::next) hands it back in its [`Done`]. Dropped, this ends all of them: the
+/// connection of a statement that was cut off is closed, and the statement is through or not, as after a crash.
 pub(super) struct Statements {
     bound: Bound,
-    running: FuturesUnordered<BoxFuture<'static, Done>>,
+    running: JoinSet<Done>,
     /// By [`Kind`].
     is_running: [bool; Kind::ALL.len()],
     outages: [Outage; Kind::ALL.len()],
@@ -147,7 +149,7 @@ impl Statements {
     pub(super) fn new(longest: Duration) -> Self {
         Self {
             bound: Bound(longest),
-            running: FuturesUnordered::new(),
+            running: JoinSet::new(),
             is_running: Default::default(),
             outages: Kind::ALL.map(|kind| Outage::new(kind.name(), LONGEST_PAUSE)),
         }
@@ -173,15 +175,25 @@ impl Statements {
         statement: impl Future<Output = Done> + Send + 'static,
     ) {
         self.is_running[kind as usize] = true;
-        self.running.push(Box::pin(statement));
+        self.running.spawn(statement);
     }
 
     /// The next statement that is through. `None` if none runs.
     ///
+    /// # Panics
+    /// If the statement did.
+    ///
     /// # Cancel safety
     /// Dropped before it is ready, it loses no answer.
     pub(super) async fn next(&mut self) -> Option<Done> {
-        let done = self.running.next().await?;
+        let done = match self.running.join_next().await? {
+            Ok(done) => done,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime shuts down, and drops the relay, too.
+                Err(_cancelled) => std::future::pending().await,
+            },
+        };
         self.is_running[done.kind() as usize] = false;
         Some(done)
     }
@@ -242,6 +254,8 @@ impl Statements {
 mod tests {
     use std::error::Error as _;
 
+    use tokio::sync::oneshot::error::TryRecvError;
+
     use super::*;
     use crate::error::OutboxErrorKind;
 
@@ -280,5 +294,43 @@ mod tests {
         assert_eq!(error.kind(), OutboxErrorKind::Unavailable);
         assert_eq!(error.source().unwrap().to_string(), "no answer within 30s");
         assert!(statements.may_start(Kind::Notify, at(1)) && statements.is_empty());
+    }
+
+    #[tokio::test]
+    async fn statement_runs_while_the_loop_does_other_work() {
+        let mut statements = Statements::new(at(30_000));
+        let (through, is_through) = tokio::sync::oneshot::channel();
+        statements.start(Kind::Notify, async move {
+            let _sent = through.send(());
+            Done::Notified(Ok(()))
+        });
+        let limit = Duration::from_secs(30);
+        tokio::time::timeout(limit, is_through).await.expect("it runs").unwrap();
+        assert!(statements.is_running(Kind::Notify), "its answer waits");
+        assert!(matches!(statements.next().await, Some(Done::Notified(Ok(())))));
+    }
+
+    #[tokio::test]
+    async fn dropped_statements_are_cut_off() {
+        let mut statements = Statements::new(at(30_000));
+        let (connection, mut is_closed) = tokio::sync::oneshot::channel::<()>();
+        statements.start(Kind::Delete, async move {
+            let _open = connection;
+            std::future::pending().await
+        });
+        tokio::task::yield_now().await;
+        assert!(is_closed.try_recv().is_err_and(|error| error == TryRecvError::Empty), "it runs");
+        drop(statements);
+        let limit = Duration::from_secs(30);
+        let closed = tokio::time::timeout(limit, is_closed).await.expect("it is dropped");
+        assert!(closed.is_err());
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "of the test")]
+    async fn panic_of_a_statement_ends_the_relay() {
+        let mut statements = Statements::new(at(30_000));
+        statements.start(Kind::Delete, async { panic!("of the test") });
+        statements.next().await;
     }
 }
