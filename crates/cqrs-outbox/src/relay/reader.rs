@@ -1,6 +1,6 @@
 //! The reads of the owned lanes: what to ask for, and when the rows that were read may start; used by the lanes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::effects::{Effects, LaneEpoch, LaneRange, LaneRead, Late, LateRow, ReadStep};
 use super::lane::{Capacity, Entry, Lane};
@@ -144,17 +144,22 @@ impl<P> Reader<P> {
                 return ReadStep::Ids(reading.ranges.clone());
             }
         }
-        let mut unknown = Vec::new();
+        let mut found: BTreeMap<i16, Vec<LateRow>> = BTreeMap::new();
+        for (lane, row) in ids {
+            found.entry(*lane).or_default().push(*row);
+        }
+        let mut hot: BTreeMap<i16, usize> = BTreeMap::new();
+        for (lane, entry) in &reading.hot {
+            *hot.entry(*lane).or_default() += entry.size;
+        }
+        let (mut unknown, mut waiting) = (Vec::new(), BTreeSet::new());
         for range in &reading.ranges {
             let lane = lanes.get_mut(&range.lane.lane).filter(|lane| lane.at == range.lane);
             let Some(lane) = lane else { continue };
-            let is_of_lane = |of: i16| of == range.lane.lane;
-            let found = ids.iter().filter(|(of, _)| is_of_lane(*of)).map(|(_, row)| *row);
-            let found: Vec<LateRow> = found.collect();
+            let found = found.remove(&lane.at.lane).unwrap_or_default();
+            let hot = hot.get(&lane.at.lane).copied().unwrap_or(0);
             let new = found.iter().copied().filter(|late| !lane.knows(late.row));
             let mut new: Vec<LateRow> = new.collect();
-            let hot = reading.hot.iter().filter(|(of, _)| is_of_lane(*of));
-            let hot: usize = hot.map(|(_, entry)| entry.size).sum();
             let room = share.bytes.saturating_sub(lane.held().bytes);
             // More late rows than room: the rows behind them wait.
             let mut last = None;
@@ -171,9 +176,12 @@ impl<P> Reader<P> {
             lane.late_from = last;
             if last.is_some() || !has_room {
                 lane.has_more = true;
-                reading.hot.retain(|(of, _)| !is_of_lane(*of));
+                waiting.insert(lane.at.lane);
             }
             unknown.extend(new.into_iter().map(|late| (range.lane, late.row)));
+        }
+        if !waiting.is_empty() {
+            reading.hot.retain(|(lane, _)| !waiting.contains(lane));
         }
         match unknown.is_empty() {
             true => self.admit(lanes, Vec::new(), effects),
@@ -193,16 +201,16 @@ impl<P> Reader<P> {
         if let Some(above) = late_again {
             late_from(lanes, above);
         }
-        let is_read = |at: LaneEpoch| reads.iter().find(|read| read.lane == at);
-        let mut counts: HashMap<i16, Capacity> = HashMap::new();
+        let reads = reads.into_iter().map(|read| (read.lane.lane, (read, Capacity::default())));
+        let mut reads: BTreeMap<i16, (LaneRead, Capacity)> = reads.collect();
         for (is_hot, (lane, entry)) in
             late.into_iter().map(|row| (false, row)).chain(hot.into_iter().map(|row| (true, row)))
         {
             let Some(lane) = lanes.get_mut(&lane) else { continue };
-            let Some(read) = is_read(lane.at) else { continue };
+            let read = reads.get_mut(&lane.at.lane).filter(|(read, _)| read.lane == lane.at);
+            let Some((read, count)) = read else { continue };
             if is_hot {
                 lane.highest = lane.highest.max(entry.row.id);
-                let count = counts.entry(lane.at.lane).or_default();
                 count.add(entry.size);
                 lane.has_more |= count.rows >= read.limit || count.bytes >= read.bytes;
             }

@@ -26,10 +26,16 @@ impl Snapshot {
         self.running.binary_search(&xid).is_ok()
     }
 
-    /// The first transaction that had not finished in `self` and has in `later`.
-    fn first_finished(&self, later: &Self) -> Option<u64> {
+    /// `true` if the transaction had finished.
+    fn has_finished(&self, xid: u64) -> bool {
+        xid < self.xmax && !self.runs(xid)
+    }
+
+    /// The first transaction, of others than `own`, that had not finished in `self` and has in `later`.
+    fn first_finished(&self, later: &Self, own: &[u64]) -> Option<u64> {
         let known = self.running.iter().copied();
-        known.chain(self.xmax..later.xmax).find(|xid| !later.runs(*xid))
+        let mut finished = known.chain(self.xmax..later.xmax).filter(|xid| !later.runs(*xid));
+        finished.find(|xid| !own.contains(xid))
     }
 }
 
@@ -54,18 +60,21 @@ impl FromStr for Snapshot {
 /// A transaction takes its number before its ids (the statement that writes outbox rows sees to it), and
 /// the relay's own writing statements have numbers, too. A later number than that of such a statement was
 /// taken after the statement began, so its ids are above all that were read before: that pair is a mark.
+/// The relay's own transactions write no rows, so their end makes none visible.
 /// Writers of another kind may break this rule: the sweep finds their late rows.
 #[derive(Debug)]
 pub(super) struct LateRows {
     previous: Option<Snapshot>,
     /// (number of one of our transactions, highest id read before it began), both ascending.
     marks: VecDeque<(u64, i64)>,
+    /// Transactions of ours that `previous` does not know to have finished.
+    own: Vec<u64>,
     highest: i64,
 }
 
 impl Default for LateRows {
     fn default() -> Self {
-        Self { previous: None, marks: VecDeque::new(), highest: i64::MIN }
+        Self { previous: None, marks: VecDeque::new(), own: Vec::new(), highest: i64::MIN }
     }
 }
 
@@ -81,6 +90,11 @@ impl LateRows {
 
     /// Our transaction `xid` began when `highest` was the highest id read.
     pub(super) fn mark(&mut self, xid: u64, highest: i64) {
+        self.own.push(xid);
+        if self.own.len() > MAX_MARKS {
+            // Nothing is read. Its end makes a late read longer.
+            self.own.remove(0);
+        }
         if self.marks.back().is_some_and(|(last, _)| *last >= xid) {
             return;
         }
@@ -102,9 +116,12 @@ impl LateRows {
         if now.xmax < previous.xmax {
             // Not the same server any more, or one that was set back.
             self.marks.clear();
+            self.own.clear();
             return Some(i64::MIN);
         }
-        let finished = previous.first_finished(now)?;
+        let finished = previous.first_finished(now, &self.own);
+        self.own.retain(|xid| !now.has_finished(*xid));
+        let finished = finished?;
         let below = self.marks.iter().rposition(|(xid, _)| *xid < finished);
         let above = below.map_or(i64::MIN, |place| self.marks[place].1);
         // Needed again: the last mark below the first transaction that still runs.
@@ -152,6 +169,23 @@ mod tests {
         assert_eq!(late.observe(now), Some(7));
         let running = [90].into_iter().chain(100..115).chain(116..125).collect();
         assert_eq!(late.observe(Snapshot::new(126, running)), Some(20));
+    }
+
+    #[test]
+    fn own_transactions_bring_no_late_row() {
+        let mut late = late();
+        for xid in 100..10_000 {
+            late.mark(xid, late.highest());
+            assert_eq!(late.observe(Snapshot::new(xid + 1, vec![90])), None, "{xid}");
+        }
+        assert!(late.own.is_empty());
+        // One whose end is seen before its number is known counts as another's.
+        assert!(late.observe(Snapshot::new(10_001, vec![90])).is_some());
+        late.mark(10_000, 7);
+        late.mark(10_002, 8);
+        assert_eq!(late.observe(Snapshot::new(10_002, vec![90, 10_001])), None);
+        assert_eq!(late.own, [10_002]);
+        assert_eq!(late.observe(Snapshot::new(10_003, vec![90])), Some(7), "10,001 is through");
     }
 
     #[test]
