@@ -1,6 +1,6 @@
 //! The loop of a relay: runs the statements and publishes that its lanes ask for.
 
-use std::collections::HashSet;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,16 +10,17 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::effects::{Move, Outcome, Publish, ReadStep, RowId};
+use super::effects::{Move, Outcome, Publish, ReadStep};
 use super::lane::Capacity;
 use super::lanes::Lanes;
 use super::membership::{Plan, plan};
+use super::moves::Moves;
 use super::outage::text_of;
 use super::part::Part;
 use super::publisher::{Answer, Publisher, Sends};
 use super::reads::{ReadCause, ReadTimes};
 use super::settings::Settings;
-use super::statements::{Changed, Done, Kind, Statements, take};
+use super::statements::{Bound, Changed, Done, Kind, Statements, take};
 use super::status::{Progress, Rate, RelayReport};
 use super::store::{Payload, Store, View};
 use crate::error::{OutboxError, OutboxErrorKind};
@@ -30,9 +31,6 @@ const DELETE_AFTER: Duration = Duration::from_millis(20);
 
 /// Lanes whose parked rows are read at once.
 const TAKEN: usize = 16;
-/// Rows that one statement parks or declares dead.
-const MOVES: usize = 500;
-
 /// Between two heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -49,10 +47,7 @@ pub(super) struct Driver<S> {
     publisher: Publisher,
     statements: Statements,
     reads: ReadTimes,
-    /// Moves that are made one by one, after a batch that the database refused.
-    single_moves: usize,
-    /// Rows whose move the database refuses.
-    refused: HashSet<RowId>,
+    moves: Moves,
     /// Set if what was read is to be forgotten once the running read ends.
     needs_reset: bool,
     /// Of [`TAKEN`].
@@ -87,8 +82,7 @@ impl<S: Store> Driver<S> {
             statements: Statements::new(settings.statement_timeout),
             reads: ReadTimes::new(&settings),
             settings,
-            single_moves: 0,
-            refused: HashSet::new(),
+            moves: Moves::default(),
             needs_reset: false,
             take_part: Part::default(),
             heartbeat_at: Duration::ZERO,
@@ -109,6 +103,7 @@ impl<S: Store> Driver<S> {
         notified: Arc<Notify>,
     ) -> RelayReport {
         let mut deadline = None;
+        let mut timer = pin!(tokio::time::sleep_until(self.started));
         loop {
             if !self.is_stopping && (stop.is_cancelled() || self.publisher.is_closed()) {
                 self.is_stopping = true;
@@ -128,19 +123,21 @@ impl<S: Store> Driver<S> {
             self.start_publishes(now);
             self.start_statements(now);
             self.report();
-            let wake_at = self.wake_at(now, deadline);
+            let wake_at = self.started + self.wake_at(now, deadline);
+            // Set anew only where that is needed: one that ends too early does no harm.
+            if timer.is_elapsed() || timer.deadline() > wake_at {
+                timer.as_mut().reset(wake_at);
+            }
             tokio::select! {
                 Some(done) = self.statements.next() => self.done(done),
-                answers = self.publisher.answers() => {
-                    answers.into_iter().for_each(|answer| self.published(answer));
-                }
+                answers = self.publisher.answers() => self.answered(answers),
                 Ok(()) = written.changed() => {
                     self.lanes.wake();
                     self.wants_notify = true;
                 }
                 () = notified.notified() => self.lanes.wake(),
                 () = stop.cancelled(), if !self.is_stopping => {}
-                () = tokio::time::sleep_until(self.started + wake_at) => {}
+                () = timer.as_mut() => {}
             }
         }
         self.end().await
@@ -189,6 +186,14 @@ impl<S: Store> Driver<S> {
         future.min().unwrap_or(now + HEARTBEAT).min(now + HEARTBEAT)
     }
 
+    fn start<F>(&mut self, kind: Kind, statement: impl FnOnce(Arc<S>, Bound) -> F)
+    where
+        F: Future<Output = Done> + Send + 'static,
+    {
+        let statement = statement(Arc::clone(&self.store), self.statements.bound());
+        self.statements.start(kind, statement);
+    }
+
     fn start_statements(&mut self, now: Duration) {
         self.start_membership(now);
         self.start_read(now);
@@ -203,16 +208,15 @@ impl<S: Store> Driver<S> {
             return;
         }
         let released = self.lanes.drained();
-        let (store, bound) = (Arc::clone(&self.store), self.statements.bound());
         if !released.is_empty() && self.statements.may_start(Kind::Lanes, now) {
-            self.statements.start(Kind::Lanes, async move {
+            self.start(Kind::Lanes, |store, bound| async move {
                 let done = bound.on(Kind::Lanes, store.release(&released)).await;
                 Done::Lanes(done.map(|()| Changed { released, ..Changed::default() }))
             });
         } else if now >= self.heartbeat_at && self.statements.may_start(Kind::Heartbeat, now) {
             self.heartbeat_at = now + HEARTBEAT;
             let highest = self.lanes.highest();
-            self.statements.start(Kind::Heartbeat, async move {
+            self.start(Kind::Heartbeat, |store, bound| async move {
                 Done::Seen(highest, bound.on(Kind::Heartbeat, store.heartbeat()).await)
             });
         }
@@ -235,15 +239,14 @@ impl<S: Store> Driver<S> {
     }
 
     fn read(&mut self, step: ReadStep) {
-        let (store, bound) = (Arc::clone(&self.store), self.statements.bound());
         match step {
-            ReadStep::Hot(reads) => self.statements.start(Kind::Read, async move {
+            ReadStep::Hot(reads) => self.start(Kind::Read, |store, bound| async move {
                 Done::Hot(bound.on(Kind::Read, store.hot(&reads)).await)
             }),
-            ReadStep::Ids(ranges) => self.statements.start(Kind::Read, async move {
+            ReadStep::Ids(ranges) => self.start(Kind::Read, |store, bound| async move {
                 Done::Ids(bound.on(Kind::Read, store.ids(&ranges)).await)
             }),
-            ReadStep::Rows(rows) => self.statements.start(Kind::Read, async move {
+            ReadStep::Rows(rows) => self.start(Kind::Read, |store, bound| async move {
                 Done::Rows(bound.on(Kind::Read, store.rows(&rows)).await)
             }),
             ReadStep::End => self.reads.end(self.started.elapsed()),
@@ -261,8 +264,7 @@ impl<S: Store> Driver<S> {
         }
         self.delete_at = None;
         let (rows, highest) = (self.lanes.take_deletes(4 * DELETES), self.lanes.highest());
-        let (store, bound) = (Arc::clone(&self.store), self.statements.bound());
-        self.statements.start(Kind::Delete, async move {
+        self.start(Kind::Delete, |store, bound| async move {
             let xid = bound.on(Kind::Delete, store.delete(&rows)).await;
             Done::Deleted(rows, highest, xid)
         });
@@ -272,12 +274,11 @@ impl<S: Store> Driver<S> {
         if !self.statements.may_start(Kind::Move, now) {
             return;
         }
-        let moves = self.lanes.take_moves(if self.single_moves > 0 { 1 } else { MOVES });
+        let moves = self.lanes.take_moves(self.moves.most());
         if moves.is_empty() {
             return;
         }
-        let (store, bound) = (Arc::clone(&self.store), self.statements.bound());
-        self.statements.start(Kind::Move, async move {
+        self.start(Kind::Move, |store, bound| async move {
             let owned = bound.on(Kind::Move, store.change(&moves)).await;
             Done::Moved(moves, owned)
         });
@@ -288,8 +289,7 @@ impl<S: Store> Driver<S> {
             return;
         }
         let Some(load) = self.lanes.next_load(now) else { return };
-        let (store, bound) = (Arc::clone(&self.store), self.statements.bound());
-        self.statements.start(Kind::Load, async move {
+        self.start(Kind::Load, |store, bound| async move {
             let rows = bound.on(Kind::Load, store.load(&load)).await;
             Done::Loaded(load, rows)
         });
@@ -302,8 +302,7 @@ impl<S: Store> Driver<S> {
         }
         self.wants_notify = false;
         self.notify_at = now + NOTIFY_AFTER;
-        let (store, bound) = (Arc::clone(&self.store), self.statements.bound());
-        self.statements.start(Kind::Notify, async move {
+        self.start(Kind::Notify, |store, bound| async move {
             Done::Notified(bound.on(Kind::Notify, store.notify()).await)
         });
     }
@@ -375,25 +374,15 @@ impl<S: Store> Driver<S> {
     }
 
     fn moved(&mut self, moves: Vec<Move>, moved: Result<Vec<i16>, OutboxError>) {
-        self.single_moves = self.single_moves.saturating_sub(1);
         match moved {
             Ok(owned) => {
-                self.refused.retain(|row| !moves.iter().any(|of| of.row == *row));
-                if self.refused.is_empty() {
+                if self.moves.moved(&moves) {
                     self.succeeded(Kind::Move);
                 }
                 self.lanes.moved(&moves, &owned);
             }
             Err(error) => {
-                if error.kind() != OutboxErrorKind::Database {
-                    self.lanes.not_moved(moves);
-                } else if let [refused] = &moves[..] {
-                    self.refused.insert(refused.row);
-                    self.lanes.postpone(refused.clone());
-                } else {
-                    self.single_moves = moves.len();
-                    self.lanes.not_moved(moves);
-                }
+                self.moves.failed(moves, &error, &mut self.lanes);
                 self.failed(Kind::Move, &error);
             }
         }
@@ -456,10 +445,10 @@ impl<S: Store> Driver<S> {
     }
 
     fn take_lanes(&mut self, plan: Plan) {
-        let (store, bound) = (Arc::clone(&self.store), self.statements.bound());
         let most = self.take_part.of(TAKEN);
-        self.statements
-            .start(Kind::Lanes, async move { Done::Lanes(take(&*store, bound, plan, most).await) });
+        self.start(Kind::Lanes, |store, bound| async move {
+            Done::Lanes(take(&*store, bound, plan, most).await)
+        });
     }
 
     fn start_publishes(&mut self, now: Duration) {
@@ -468,26 +457,31 @@ impl<S: Store> Driver<S> {
         if is_away(Kind::Delete) || is_away(Kind::Heartbeat) || !self.lanes.has_ready() {
             return;
         }
-        while let Some(sends) = self.publisher.may_send(now) {
-            let Some(publish) = self.lanes.next_publish() else { return };
+        let Some(sends) = self.publisher.may_send(now) else { return };
+        while let Some(publish) = self.lanes.next_publish() {
             let Publish { lane, order, row, table, payload } = publish;
             let publish = Publish { lane, order, row, table, payload: () };
             match payload {
                 Ok(message) => {
                     if let Some(answer) = self.publisher.send(publish, message, now) {
-                        self.published(answer);
+                        self.published(answer, now);
                     }
                 }
                 Err(reason) => self.lanes.published(&publish, Outcome::Refused(reason), now),
             }
-            if sends == Sends::One {
+            if sends == Sends::One || self.publisher.is_held(now) {
                 return;
             }
         }
     }
 
-    fn published(&mut self, answer: Answer) {
+    fn answered(&mut self, answers: Vec<Answer>) {
         let now = self.now();
+        self.publisher.answered(now);
+        answers.into_iter().for_each(|answer| self.published(answer, now));
+    }
+
+    fn published(&mut self, answer: Answer, now: Duration) {
         let (publish, outcome) = self.publisher.outcome(answer, now);
         if matches!(outcome, Outcome::Confirmed) {
             self.progress.count_published();

@@ -7,6 +7,9 @@ use std::time::Duration;
 use super::effects::{Delete, Effects, LaneEpoch, Move, OrderKey, RowId, Table, Target};
 use super::key::{Key, Parked, ParkedRow};
 
+/// Looked up several times for each row. Seeded, as keys come from others.
+type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
 /// A row that was read. `P` is the message.
 #[derive(Debug)]
 pub(super) struct Entry<P> {
@@ -87,11 +90,11 @@ pub(super) struct Lane<P> {
     /// Set if the lane is to be released: nothing new starts.
     pub(super) is_draining: bool,
     /// Rows of the table that wait, are in flight, or whose removal is not through; and the bytes of each.
-    known: HashMap<RowId, usize>,
+    known: Map<RowId, usize>,
     known_bytes: usize,
     /// Removed while a read ran, which may still return them.
     removed: Vec<RowId>,
-    keys: HashMap<OrderKey, Key<P>>,
+    keys: Map<OrderKey, Key<P>>,
     in_flight: usize,
     /// Statements about this lane that are not through: deletes and moves.
     statements: usize,
@@ -115,10 +118,10 @@ impl<P> Lane<P> {
             late_from: None,
             has_more: true,
             is_draining: false,
-            known: HashMap::new(),
+            known: Map::default(),
             known_bytes: 0,
             removed: Vec::new(),
-            keys: HashMap::new(),
+            keys: Map::default(),
             in_flight: 0,
             statements: 0,
             loaded: Capacity::default(),
@@ -141,6 +144,15 @@ impl<P> Lane<P> {
         Capacity {
             rows: self.known.len() + self.loaded.rows,
             bytes: self.known_bytes + self.loaded.bytes,
+        }
+    }
+
+    /// What may still be read.
+    pub(super) fn room(&self, share: Capacity) -> Capacity {
+        let held = self.held();
+        Capacity {
+            rows: share.rows.saturating_sub(held.rows),
+            bytes: share.bytes.saturating_sub(held.bytes),
         }
     }
 
@@ -369,6 +381,11 @@ impl<P> Lane<P> {
         }
         parked.is_loading = true;
         Some(rows)
+    }
+
+    /// `true` if a key waits for room to [load](Self::load).
+    pub(super) fn has_starved(&self) -> bool {
+        !self.starved.is_empty()
     }
 
     /// A key that waits for room to [load](Self::load), if there may be some.

@@ -15,6 +15,10 @@ pub(super) struct Lanes<P> {
     lanes: BTreeMap<i16, Lane<P>>,
     effects: Effects,
     reader: Reader<P>,
+    /// The lanes that drain.
+    draining: usize,
+    /// Set if parked rows may wait for room in memory.
+    has_starved: bool,
     /// Of all lanes together.
     capacity: Capacity,
     backoff: Backoff,
@@ -26,6 +30,8 @@ impl<P> Lanes<P> {
             lanes: BTreeMap::new(),
             effects: Effects::default(),
             reader: Reader::new(),
+            draining: 0,
+            has_starved: false,
             capacity,
             backoff,
         }
@@ -45,13 +51,15 @@ impl<P> Lanes<P> {
         }
         for at in lanes {
             let parked = of_lane.remove(&at.lane).unwrap_or_default();
-            self.lanes.insert(at.lane, Lane::new(at, parked, now, &mut self.effects));
+            let before = self.lanes.insert(at.lane, Lane::new(at, parked, now, &mut self.effects));
+            self.draining -= usize::from(before.is_some_and(|lane| lane.is_draining));
         }
     }
 
     /// Drops a lane that another relay owns now.
     pub(super) fn lose(&mut self, at: LaneEpoch) {
-        if self.get(at).is_some() {
+        if let Some(lane) = self.get(at) {
+            self.draining -= usize::from(lane.is_draining);
             self.lanes.remove(&at.lane);
         }
     }
@@ -59,15 +67,21 @@ impl<P> Lanes<P> {
     /// Starts nothing new in `count` more lanes, so that they can be released.
     pub(super) fn drain(&mut self, count: usize) {
         let lanes = self.lanes.values_mut().rev().filter(|lane| !lane.is_draining);
-        lanes.take(count).for_each(|lane| lane.is_draining = true);
+        for lane in lanes.take(count) {
+            lane.is_draining = true;
+            self.draining += 1;
+        }
     }
 
     pub(super) fn draining(&self) -> usize {
-        self.lanes.values().filter(|lane| lane.is_draining).count()
+        self.draining
     }
 
     /// The lanes to release. They are [lost](Self::lose) when that is done.
     pub(super) fn drained(&self) -> Vec<LaneEpoch> {
+        if self.draining == 0 {
+            return Vec::new();
+        }
         self.lanes.values().filter(|lane| lane.is_drained()).map(|lane| lane.at).collect()
     }
 
@@ -259,9 +273,12 @@ impl<P> Lanes<P> {
     /// Parked rows to load now.
     pub(super) fn next_load(&mut self, now: Duration) -> Option<Load> {
         let share = self.share();
-        for lane in self.lanes.values_mut() {
-            let starved = lane.next_starved(share);
-            self.effects.due.extend(starved.map(|of| Reverse((Duration::ZERO, lane.at, of))));
+        if self.has_starved {
+            for lane in self.lanes.values_mut() {
+                let starved = lane.next_starved(share);
+                self.effects.due.extend(starved.map(|of| Reverse((Duration::ZERO, lane.at, of))));
+            }
+            self.has_starved = self.lanes.values().any(Lane::has_starved);
         }
         while self.next_due().is_some_and(|due| due <= now) {
             let Reverse((_, at, order)) = self.effects.due.pop()?;
@@ -269,6 +286,7 @@ impl<P> Lanes<P> {
             if let Some(rows) = lane.load(&order, share, now) {
                 return Some(Load { lane: at, order, rows });
             }
+            self.has_starved |= lane.has_starved();
         }
         None
     }

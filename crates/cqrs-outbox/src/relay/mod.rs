@@ -42,6 +42,7 @@ mod key;
 mod lane;
 mod lanes;
 mod membership;
+mod moves;
 mod operations;
 mod outage;
 mod part;

@@ -126,9 +126,14 @@ impl Publisher {
         observe.into_iter().chain(self.outage.retry_at()).filter(|at| *at > now).min()
     }
 
-    /// `true` if a row may be [sent](Self::send) now: several, unless it says so for one only.
+    /// `true` if nothing more may be [sent](Self::send) until an answer or the end of an outage.
+    pub(super) fn is_held(&self, now: Duration) -> bool {
+        self.enqueueing.is_some() || self.is_closed || self.outage.waits(now)
+    }
+
+    /// `Some` if a row may be [sent](Self::send) now: several until it is [held](Self::is_held), or one.
     pub(super) fn may_send(&mut self, now: Duration) -> Option<Sends> {
-        if self.enqueueing.is_some() || self.is_closed || self.outage.waits(now) {
+        if self.is_held(now) {
             return None;
         }
         let is_ready = self.broker.state().is_ready();
@@ -191,16 +196,20 @@ impl Publisher {
         }
     }
 
+    /// Answers have come, whose [outcomes](Self::outcome) are next.
+    pub(super) fn answered(&mut self, now: Duration) {
+        match self.broker.state().is_ready() {
+            true => self.outage.succeeded(now),
+            false => self.away_at = Some(now),
+        }
+    }
+
     /// What to do with a row whose publish ended.
     pub(super) fn outcome(
         &mut self,
         (started, result): Answer,
         now: Duration,
     ) -> (Publish<()>, Outcome<Payload>) {
-        self.observe(now);
-        if self.broker.state().is_ready() {
-            self.outage.succeeded(now);
-        }
         let Started { publish, at } = started;
         let outcome = match result {
             Ok(_) => Outcome::Confirmed,
@@ -210,6 +219,7 @@ impl Publisher {
     }
 
     fn failure(&mut self, error: PublishError, at: Duration, now: Duration) -> Outcome<Payload> {
+        self.observe(now);
         let was_away = self.away_at.is_some_and(|away| away >= at);
         match error.kind() {
             PublishErrorKind::Closed => {
@@ -317,6 +327,7 @@ mod tests {
         assert!(publisher.is_away() && publisher.waits(at(3)));
         broker.1.store(true, Ordering::Relaxed);
         assert!(!publisher.waits(at(900)), "parked rows may be loaded");
+        publisher.answered(at(901));
         let _failed = publisher.outcome(answer(PublishErrorKind::Refused, at(900)), at(901));
         assert!(!publisher.is_away());
     }

@@ -51,6 +51,9 @@ impl<P> Reader<P> {
             return ReadStep::End;
         }
         let share = capacity.per_lane(lanes.len());
+        if !lanes.values().any(|lane| may_read(lane, share)) {
+            return ReadStep::End;
+        }
         let held: usize = lanes.values().map(|lane| lane.held().bytes).sum();
         let mut free = capacity.bytes.saturating_sub(held);
         let most = self.part.of(lanes.len());
@@ -58,14 +61,13 @@ impl<P> Reader<P> {
         let behind = |lane: i16| (lane <= self.last_read, lane);
         let mut lanes: Vec<_> = lanes.values_mut().collect();
         lanes.sort_unstable_by_key(|lane| behind(lane.at.lane));
-        for lane in lanes.into_iter().filter(|lane| lane.has_more && !lane.is_draining) {
+        for lane in lanes.into_iter().filter(|lane| may_read(lane, share)) {
             if reads.len() >= most {
                 break;
             }
-            let held = lane.held();
-            let limit = share.rows.saturating_sub(held.rows);
-            let bytes = share.bytes.saturating_sub(held.bytes).min(free);
-            if limit >= share.rows.div_ceil(4) && bytes >= share.bytes.div_ceil(4) {
+            let Capacity { rows: limit, bytes } = lane.room(share);
+            let bytes = bytes.min(free);
+            if bytes >= share.bytes.div_ceil(4) {
                 lane.has_more = false;
                 free -= bytes;
                 let (limit, bytes) = (self.part.of(limit), self.part.of(bytes));
@@ -160,7 +162,7 @@ impl<P> Reader<P> {
             let hot = hot.get(&lane.at.lane).copied().unwrap_or(0);
             let new = found.iter().copied().filter(|late| !lane.knows(late.row));
             let mut new: Vec<LateRow> = new.collect();
-            let room = share.bytes.saturating_sub(lane.held().bytes);
+            let room = lane.room(share).bytes;
             // More late rows than room: the rows behind them wait.
             let mut last = None;
             if found.len() >= range.limit {
@@ -266,6 +268,15 @@ impl<P> Reader<P> {
     pub(super) fn mark(&mut self, xid: u64, highest: i64) {
         self.late.mark(xid, highest);
     }
+}
+
+/// `true` if the lane may have rows to read, and has room for a quarter of its share.
+fn may_read<P>(lane: &Lane<P>, share: Capacity) -> bool {
+    let has_room = || {
+        let room = lane.room(share);
+        room.rows >= share.rows.div_ceil(4) && room.bytes >= share.bytes.div_ceil(4)
+    };
+    lane.has_more && !lane.is_draining && has_room()
 }
 
 /// Rows above `above` may have become visible late.

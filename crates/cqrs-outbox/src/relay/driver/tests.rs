@@ -7,8 +7,8 @@ use cqrs_core::{MemoryBroker, Message};
 
 use super::*;
 use crate::relay::effects::{
-    Delete, LaneEpoch, LaneRange, LaneRead, Late, LateRow, Load, OrderKey, ReadAnswer, Table,
-    Target,
+    Delete, LaneEpoch, LaneRange, LaneRead, Late, LateRow, Load, OrderKey, ReadAnswer, RowId,
+    Table, Target,
 };
 use crate::relay::lane::{Entry, ParkedEntry};
 use crate::relay::store::ReadEntry;

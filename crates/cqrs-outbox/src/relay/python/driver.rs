@@ -294,6 +294,7 @@ impl Driver {
         let error = answer.1.as_ref().err();
         let is_unroutable = error.is_some_and(|error| error.kind() == PublishErrorKind::Unroutable);
         let now = self.now();
+        self.publisher.answered(now);
         let (Publish { row: RowId { id, .. }, .. }, outcome) = self.publisher.outcome(answer, now);
         match outcome {
             Outcome::Confirmed => {
