@@ -164,7 +164,11 @@ impl Sql {
             load: render(&format!(
                 "SELECT {cols} FROM {{t}}outbox_parked r WHERE r.lane = $1 AND r.id = ANY ($2)"
             )),
-            notify: format!("SELECT pg_notify({}, '')", channel(&tables.name("outbox_relay"))),
+            // A notification is in no log: its commit need not wait for the disk.
+            notify: format!(
+                "SELECT set_config('synchronous_commit', 'off', true), pg_notify({}, '')",
+                channel(&tables.name("outbox_relay"))
+            ),
         }
     }
 }
