@@ -80,25 +80,51 @@ impl std::fmt::Debug for NewRow<'_> {
     }
 }
 
-/// The message of a row with the columns of [`message_columns`], by name.
-pub(crate) fn read_message<'r, R: sqlx::Row>(row: &'r R) -> Result<Message, Error>
-where
-    &'static str: ColumnIndex<R>,
-    i64: Decode<'r, R::Database> + Type<R::Database>,
-    bool: Decode<'r, R::Database> + Type<R::Database>,
-    Uuid: Decode<'r, R::Database> + Type<R::Database>,
-    &'r str: Decode<'r, R::Database> + Type<R::Database>,
-    Vec<u8>: Decode<'r, R::Database> + Type<R::Database>,
-{
-    let mut message = Message::new(row.try_get::<&str, _>("topic")?, read_body(row)?)
-        .with_id(row.try_get("event_id")?)
-        .with_name(row.try_get::<&str, _>("name")?)
-        .with_headers(read_headers(row)?)
-        .with_timestamp(Timestamp::from_unix_micros(row.try_get("occurred_at")?).into())
-        .with_mandatory(row.try_get("mandatory")?);
-    message.key = row.try_get::<Option<Vec<u8>>, _>("key")?.map(Bytes::from);
-    message.content_type = row.try_get::<Option<&str>, _>("content_type")?.map(Into::into);
-    Ok(message)
+/// Reads the messages of rows. Rows next to each other have the same topic, name and media type, most often: their
+/// messages share these texts.
+#[derive(Debug)]
+pub(crate) struct MessageReader {
+    /// With the texts of the last row, and nothing else of it.
+    last: Message,
+}
+
+impl MessageReader {
+    pub(crate) fn new() -> Self {
+        Self { last: Message::new("", Bytes::new()) }
+    }
+
+    /// The message of a row with the columns of [`message_columns`], by name.
+    pub(crate) fn read<'r, R: sqlx::Row>(&mut self, row: &'r R) -> Result<Message, Error>
+    where
+        &'static str: ColumnIndex<R>,
+        i64: Decode<'r, R::Database> + Type<R::Database>,
+        bool: Decode<'r, R::Database> + Type<R::Database>,
+        Uuid: Decode<'r, R::Database> + Type<R::Database>,
+        &'r str: Decode<'r, R::Database> + Type<R::Database>,
+        Vec<u8>: Decode<'r, R::Database> + Type<R::Database>,
+    {
+        let last = &mut self.last;
+        let topic: &str = row.try_get("topic")?;
+        if &*last.topic != topic {
+            last.topic = topic.into();
+        }
+        let name: &str = row.try_get("name")?;
+        if &*last.name != name {
+            last.name = name.into();
+        }
+        let content_type: Option<&str> = row.try_get("content_type")?;
+        if last.content_type.as_deref() != content_type {
+            last.content_type = content_type.map(Into::into);
+        }
+        let mut message = last.clone();
+        message.id = row.try_get("event_id")?;
+        message.key = row.try_get::<Option<Vec<u8>>, _>("key")?.map(Bytes::from);
+        message.headers = read_headers(row)?;
+        message.timestamp = Timestamp::from_unix_micros(row.try_get("occurred_at")?).into();
+        message.mandatory = row.try_get("mandatory")?;
+        message.body = read_body(row)?.into();
+        Ok(message)
+    }
 }
 
 /// The body of a row, decompressed.
@@ -220,7 +246,8 @@ mod tests {
         let sql = format!("SELECT {columns} FROM cqrs_outbox r ORDER BY r.id");
         let query = sqlx::query::<Sqlite>(AssertSqlSafe(sql));
         let rows = query.fetch_all(&mut *connection).await.unwrap();
-        let read: Vec<_> = rows.iter().map(|row| read_message(row).unwrap()).collect();
+        let mut reader = MessageReader::new();
+        let read: Vec<_> = rows.iter().map(|row| reader.read(row).unwrap()).collect();
         assert_eq!(read, messages());
         let ids: Vec<(i16, i64)> =
             rows.iter().map(|row| (row.get("lane"), row.get("id"))).collect();

@@ -22,7 +22,7 @@ use crate::relay::effects::{
     Target,
 };
 use crate::relay::lane::ParkedEntry;
-use crate::row::{read_message, unread_size};
+use crate::row::{MessageReader, unread_size};
 
 /// A lane that is no lane: its row in an answer carries the snapshot.
 const SNAPSHOT: i16 = -1;
@@ -57,7 +57,7 @@ fn error(doing: &'static str) -> impl Fn(Error) -> OutboxError {
 /// The answer to a fenced read. `value`: the part of the row that is asked for, if there is one.
 fn answer<T>(
     rows: Vec<PgRow>,
-    value: impl Fn(RowId, &PgRow) -> Result<T, Error>,
+    mut value: impl FnMut(RowId, &PgRow) -> Result<T, Error>,
 ) -> Result<ReadAnswer<T>, Error> {
     let mut answer =
         ReadAnswer { rows: Vec::with_capacity(rows.len()), lost: Vec::new(), late: Late::None };
@@ -85,8 +85,8 @@ fn size(row: &PgRow) -> Result<usize, Error> {
     Ok(usize::try_from(row.try_get::<i32, _>("size")?).unwrap_or(0))
 }
 
-fn read_entry(id: RowId, row: &PgRow) -> ReadEntry {
-    entry_of(id, read_message(row), || unread_size(row))
+fn read_entry(messages: &mut MessageReader, id: RowId, row: &PgRow) -> ReadEntry {
+    entry_of(id, messages.read(row), || unread_size(row))
 }
 
 /// A statement, to be bound and run.
@@ -212,7 +212,8 @@ impl PostgresStore {
             .bind(column(&reads, |read| read.above))
             .bind(column(&reads, |read| count(read.limit)))
             .bind(column(&reads, |read| count(read.bytes)));
-        answer(self.fetch(query).await?, |id, row| Ok(read_entry(id, row)))
+        let (rows, mut messages) = (self.fetch(query).await?, MessageReader::new());
+        answer(rows, |id, row| Ok(read_entry(&mut messages, id, row)))
     }
 
     async fn try_ids(&self, ranges: &[LaneRange]) -> Result<ReadAnswer<LateRow>, Error> {
@@ -234,7 +235,8 @@ impl PostgresStore {
             .bind(column(rows, |(at, _)| at.lane))
             .bind(column(rows, |(at, _)| at.epoch))
             .bind(column(rows, |(_, row)| row.id));
-        answer(self.fetch(query).await?, |id, row| Ok(read_entry(id, row)))
+        let (rows, mut messages) = (self.fetch(query).await?, MessageReader::new());
+        answer(rows, |id, row| Ok(read_entry(&mut messages, id, row)))
     }
 
     async fn try_delete(&self, rows: &[Delete]) -> Result<Option<u64>, Error> {
@@ -270,9 +272,10 @@ impl PostgresStore {
     async fn try_load(&self, load: &Load) -> Result<HashMap<RowId, Payload>, Error> {
         let query = query(&self.sql.load).bind(load.lane.lane);
         let rows = self.fetch(query.bind(column(&load.rows, |row| row.id))).await?;
+        let mut messages = MessageReader::new();
         let entry = |row: &PgRow| {
             let id = row_id(row.try_get("id")?, row)?;
-            Ok((id, read_entry(id, row).payload))
+            Ok((id, read_entry(&mut messages, id, row).payload))
         };
         rows.iter().map(entry).collect()
     }

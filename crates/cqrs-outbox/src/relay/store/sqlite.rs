@@ -18,7 +18,7 @@ use crate::relay::effects::{
     Target,
 };
 use crate::relay::lane::ParkedEntry;
-use crate::row::{message_columns, read_message, unread_size};
+use crate::row::{MessageReader, message_columns, unread_size};
 use crate::tables::{Dialect, Tables};
 
 const COLUMNS: &str = "lane, id, event_id, name, topic, key, content_type, headers, body, occurred_at, \
@@ -68,7 +68,7 @@ fn add<T>(
     answer: &mut ReadAnswer<T>,
     at: LaneEpoch,
     rows: Vec<SqliteRow>,
-    value: impl Fn(RowId, &SqliteRow) -> Result<T, Error>,
+    mut value: impl FnMut(RowId, &SqliteRow) -> Result<T, Error>,
 ) -> Result<(), Error> {
     for row in &rows {
         if !row.try_get::<bool, _>("is_owned")? {
@@ -103,8 +103,8 @@ fn late_row(id: RowId, row: &SqliteRow) -> Result<LateRow, Error> {
     Ok(LateRow { row: id, size })
 }
 
-fn read_entry(id: RowId, row: &SqliteRow) -> ReadEntry {
-    entry_of(id, read_message(row), || unread_size(row))
+fn read_entry(messages: &mut MessageReader, id: RowId, row: &SqliteRow) -> ReadEntry {
+    entry_of(id, messages.read(row), || unread_size(row))
 }
 
 impl SqliteStore {
@@ -157,6 +157,7 @@ impl SqliteStore {
     }
 
     async fn try_hot(&self, reads: &[LaneRead]) -> Result<ReadAnswer<ReadEntry>, Error> {
+        let mut messages = MessageReader::new();
         let mut answer = ReadAnswer { rows: Vec::new(), lost: Vec::new(), late: Late::None };
         for read in reads {
             let sql = self.sql(&format!(
@@ -171,7 +172,7 @@ impl SqliteStore {
             let query = query.bind(read.lane.epoch).bind(read.lane.lane).bind(read.above);
             let query = query.bind(count(read.limit)).bind(count(read.bytes));
             let rows = query.fetch_all(&self.pool).await?;
-            add(&mut answer, read.lane, rows, |id, row| Ok(read_entry(id, row)))?;
+            add(&mut answer, read.lane, rows, |id, row| Ok(read_entry(&mut messages, id, row)))?;
         }
         Ok(answer)
     }
@@ -194,6 +195,7 @@ impl SqliteStore {
     }
 
     async fn try_rows(&self, rows: &[(LaneEpoch, RowId)]) -> Result<ReadAnswer<ReadEntry>, Error> {
+        let mut messages = MessageReader::new();
         let mut answer = ReadAnswer { rows: Vec::new(), lost: Vec::new(), late: Late::None };
         for (at, row) in rows {
             let sql = self.sql(&format!(
@@ -203,7 +205,7 @@ impl SqliteStore {
             ));
             let query = sqlx::query(sql).bind(at.lane).bind(self.relay);
             let found = query.bind(at.epoch).bind(row.id).fetch_all(&self.pool).await?;
-            add(&mut answer, *at, found, |id, row| Ok(read_entry(id, row)))?;
+            add(&mut answer, *at, found, |id, row| Ok(read_entry(&mut messages, id, row)))?;
         }
         Ok(answer)
     }
@@ -364,9 +366,10 @@ impl Store for SqliteStore {
         ));
         let query = sqlx::query(sql).bind(list(load.rows.iter()));
         let rows = query.fetch_all(&self.pool).await.map_err(&error)?;
+        let mut messages = MessageReader::new();
         let entry = |row: &SqliteRow| {
             let id = row_id(row.try_get("id")?, row);
-            Ok((id, read_entry(id, row).payload))
+            Ok((id, read_entry(&mut messages, id, row).payload))
         };
         rows.iter().map(entry).collect::<Result<_, _>>().map_err(error)
     }

@@ -29,7 +29,7 @@ use crate::relay::effects::{
 };
 use crate::relay::lane::ParkedEntry;
 use crate::relay::trailing::TrailingIds;
-use crate::row::{read_message, unread_size};
+use crate::row::{MessageReader, unread_size};
 
 #[derive(Debug)]
 pub struct MysqlStore {
@@ -58,7 +58,7 @@ fn count(rows: usize) -> i64 {
 fn answer<T>(
     rows: &[MySqlRow],
     asked: impl Iterator<Item = LaneEpoch>,
-    value: impl Fn(RowId, &MySqlRow) -> Result<T, Error>,
+    mut value: impl FnMut(RowId, &MySqlRow) -> Result<T, Error>,
 ) -> Result<ReadAnswer<T>, Error> {
     let (mut owned, mut found) = (Vec::new(), Vec::with_capacity(rows.len()));
     for row in rows {
@@ -84,8 +84,8 @@ fn size(row: &MySqlRow) -> Result<usize, Error> {
     Ok(usize::try_from(row.try_get::<i64, _>("size")?).unwrap_or(0))
 }
 
-fn read_entry(id: RowId, row: &MySqlRow) -> ReadEntry {
-    entry_of(id, read_message(row), || unread_size(row))
+fn read_entry(messages: &mut MessageReader, id: RowId, row: &MySqlRow) -> ReadEntry {
+    entry_of(id, messages.read(row), || unread_size(row))
 }
 
 /// The rows of a hot read, of those that a read without bound in bytes found.
@@ -259,7 +259,8 @@ impl MysqlStore {
         let found = self.fetch(query(&self.sql.rows).bind(self.relay).bind(list)).await?;
         let mut asked: Vec<_> = rows.iter().map(|(at, _)| *at).collect();
         asked.dedup();
-        answer(&found, asked.into_iter(), |id, row| Ok(read_entry(id, row)))
+        let mut messages = MessageReader::new();
+        answer(&found, asked.into_iter(), |id, row| Ok(read_entry(&mut messages, id, row)))
     }
 
     async fn try_delete(&self, rows: &[Delete]) -> Result<(), Error> {
@@ -311,9 +312,10 @@ impl MysqlStore {
     async fn try_load(&self, load: &Load) -> Result<HashMap<RowId, Payload>, Error> {
         let list = list(load.rows.iter().map(|row| (load.lane.lane, row.id, row.event_id)));
         let rows = self.fetch(query(&self.sql.load).bind(list)).await?;
+        let mut messages = MessageReader::new();
         let entry = |row: &MySqlRow| {
             let id = row_id(row)?;
-            Ok((id, read_entry(id, row).payload))
+            Ok((id, read_entry(&mut messages, id, row).payload))
         };
         rows.iter().map(entry).collect()
     }
