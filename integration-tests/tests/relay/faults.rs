@@ -56,7 +56,7 @@ async fn poison_at_the_head_is_dead_and_delays_nobody<DB: TestDatabase>() {
     let arrived = audit(&topic, &committed).await;
     println!(
         "SUMMARY relay {} poison committed={} arrived={} dead=100 lost=0 unexpected=0 reordered=0 \
-         duplicates={} p99={p99:.0?} p99_without_poison={normal:.0?}",
+         duplicates={} p99={p99:.1?} p99_without_poison={normal:.1?}",
         DB::SERVER,
         committed.values().sum::<u32>(),
         arrived.rows,
