@@ -24,9 +24,11 @@ pub(super) fn read<P: Notification + DeserializeOwned>(text: &str) -> Option<Not
     let rest = from_payload.get(values.byte_offset()..)?;
     let (event_id, rest) = rest.strip_prefix(r#","event_id":""#)?.split_at_checked(UUID_LENGTH)?;
     let event_id = Uuid::try_parse(event_id).ok()?;
-    let (timestamp, rest) = rest.strip_prefix(r#"","event_timestamp":""#)?.split_once('"')?;
+    let rest = rest.strip_prefix(r#"","event_timestamp":""#)?;
+    let ends_at = |length: &usize| rest.as_bytes().get(*length) == Some(&b'"');
+    let (timestamp, rest) = rest.split_at_checked(TIMESTAMP_LENGTHS.into_iter().find(ends_at)?)?;
     let event_timestamp: Timestamp = timestamp.parse().ok()?;
-    let rest = rest.strip_prefix(r#","event_name":""#)?.strip_prefix(P::NAME)?;
+    let rest = rest.strip_prefix(r#"","event_name":""#)?.strip_prefix(P::NAME)?;
     let topic = rest.strip_prefix(r#"","topic":""#)?.strip_suffix(r#""}"#)?;
     if !is_plain(topic) {
         return None;
@@ -50,6 +52,8 @@ const fn is_plain(text: &str) -> bool {
 
 /// The length of a hyphenated UUID.
 const UUID_LENGTH: usize = 36;
+/// The lengths of a timestamp: with and without a fraction, in UTC and, as python-cqrs writes it, without an offset.
+const TIMESTAMP_LENGTHS: [usize; 4] = [32, 25, 26, 19];
 
 #[cfg(test)]
 mod tests {

@@ -84,52 +84,55 @@ fn parse_micros(text: &[u8]) -> Option<i64> {
     else {
         return None;
     };
-    let year = i64::from(two_digits([y0, y1])?) * 100 + i64::from(two_digits([y2, y3])?);
-    let (month, day) = (two_digits([m0, m1])?, two_digits([d0, d1])?);
-    let (hour, minute, second) =
-        (two_digits([h0, h1])?, two_digits([n0, n1])?, two_digits([s0, s1])?);
-    let day = days_since_1970(year, month, day)?;
+    let [century, year, month, day, hour, minute, second] =
+        numbers([[y0, y1], [y2, y3], [m0, m1], [d0, d1], [h0, h1], [n0, n1], [s0, s1]])?;
+    let day = days_since_1970(century * 100 + year, month, day)?;
     if hour > 23 || minute > 59 || second > 60 {
         return None;
     }
-    let (fraction, offset) = match rest {
-        [b'.', rest @ ..] => {
-            let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-            match rest.split_at(digits) {
-                ([], _) => return None,
-                split => split,
-            }
-        }
-        _ => (&[][..], rest),
+    let (micros, offset) = match rest {
+        [b'.', fraction @ ..] => parse_fraction(fraction)?,
+        _ => (0, rest),
     };
     let offset_minutes = match *offset {
         [] | [b'Z' | b'z'] => 0,
         [sign, h0, h1, b':', m0, m1] | [sign, h0, h1, m0, m1] => {
-            offset_minutes(sign, [h0, h1], [m0, m1])?
+            offset_minutes(sign, [[h0, h1], [m0, m1]])?
         }
-        [sign, h0, h1] => offset_minutes(sign, [h0, h1], *b"00")?,
+        [sign, h0, h1] => offset_minutes(sign, [[h0, h1], *b"00"])?,
         _ => return None,
     };
     let minutes = (day * 24 + i64::from(hour)) * 60 + i64::from(minute) - offset_minutes;
-    if second == 60 {
-        return last_micros_of_leap_second(minutes);
+    match second {
+        60 => last_micros_of_leap_second(minutes),
+        _ => Some((minutes * 60 + i64::from(second)) * 1_000_000 + i64::from(micros)),
     }
-    let digit = |at| fraction.get(at).map_or(0, |digit| i64::from(digit - b'0'));
-    let micros = (0..6).fold(0, |micros, at| micros * 10 + digit(at));
-    Some((minutes * 60 + i64::from(second)) * 1_000_000 + micros)
 }
 
-fn two_digits(text: [u8; 2]) -> Option<u8> {
-    let [tens, ones] = text.map(|byte| byte.wrapping_sub(b'0'));
-    (tens < 10 && ones < 10).then(|| tens * 10 + ones)
+/// Numbers of two digits each.
+fn numbers<const N: usize>(texts: [[u8; 2]; N]) -> Option<[u32; N]> {
+    let are_digits = texts.iter().flatten().fold(true, |all, byte| all & byte.is_ascii_digit());
+    let number = |[tens, ones]: [u8; 2]| u32::from(tens - b'0') * 10 + u32::from(ones - b'0');
+    are_digits.then(|| texts.map(number))
 }
 
-fn offset_minutes(sign: u8, hours: [u8; 2], minutes: [u8; 2]) -> Option<i64> {
-    let (hours, minutes) = (two_digits(hours)?, two_digits(minutes)?);
+/// The microseconds of a fraction, cut, and the text behind it.
+fn parse_fraction(text: &[u8]) -> Option<(u32, &[u8])> {
+    let (mut micros, mut unit, mut rest) = (0, 100_000, text);
+    while let [digit @ b'0'..=b'9', behind @ ..] = rest {
+        micros += u32::from(digit - b'0') * unit;
+        unit /= 10;
+        rest = behind;
+    }
+    (rest.len() < text.len()).then_some((micros, rest))
+}
+
+fn offset_minutes(sign: u8, hours_minutes: [[u8; 2]; 2]) -> Option<i64> {
+    let [hours, minutes] = numbers(hours_minutes)?;
     if hours > 23 || minutes > 59 {
         return None;
     }
-    let total = i64::from(hours) * 60 + i64::from(minutes);
+    let total = i64::from(hours * 60 + minutes);
     match sign {
         b'+' => Some(total),
         b'-' => Some(-total),
@@ -152,24 +155,27 @@ const DAYS_PER_400_YEARS: i64 = 146_097;
 
 /// The day of a date in the Gregorian calendar, for the years 0 to 9999. Years are counted from March, so that
 /// a leap day is the last day of its year.
-fn days_since_1970(year: i64, month: u8, day: u8) -> Option<i64> {
-    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+fn days_since_1970(year: u32, month: u32, day: u32) -> Option<i64> {
+    let is_leap =
+        || year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     let days_in_month = match month {
         1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
         4 | 6 | 9 | 11 => 30,
-        2 => 28 + u8::from(is_leap),
+        2 if day == 29 && is_leap() => 29,
+        2 => 28,
         _ => return None,
     };
     if !(1..=days_in_month).contains(&day) {
         return None;
     }
+    // 400 years later, so that no number is negative.
     let (months, year) = match month {
-        3.. => (month - 3, year),
-        _ => (month + 9, year - 1),
+        3.. => (month - 3, year + 400),
+        _ => (month + 9, year + 399),
     };
-    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
-    let before_month = (153 * i64::from(months) + 2) / 5;
-    Some(year * 365 + leap_days + before_month + i64::from(day) - 1 - DAYS_TO_1970)
+    let leap_days = year / 4 - year / 100 + year / 400;
+    let days = year * 365 + leap_days + (153 * months + 2) / 5 + day - 1;
+    Some(i64::from(days) - DAYS_PER_400_YEARS - DAYS_TO_1970)
 }
 
 /// Year, month and day of a day since 1970. The reverse of [`days_since_1970`].
