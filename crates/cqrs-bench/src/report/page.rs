@@ -63,8 +63,11 @@ fn replace(
             block.split_once(END).ok_or_else(|| format!("the block {scenario} has no end"))?;
         replaced.push_str(&format!("{before}{BEGIN}{scenario} -->"));
         match table(scenario) {
-            Some(table) => replaced
-                .push_str(&format!("\n![{scenario}]({directory}/{scenario}.svg)\n\n{table}\n")),
+            Some(table) => {
+                let plot = format!("![{scenario}]({directory}/{scenario}.svg)");
+                let command = format!("Made by `scripts/bench {scenario}`.");
+                replaced.push_str(&format!("\n{plot}\n\n{table} {command}\n"));
+            }
             None => replaced.push_str(old),
         }
         replaced.push_str(END);
@@ -87,7 +90,7 @@ mod tests {
         let replaced = replaced.unwrap();
         assert_eq!(
             replaced,
-            "a\n<!-- figures: x -->\n![x](performance/x.svg)\n\nnew\n<!-- /figures -->\nb\n\
+            "a\n<!-- figures: x -->\n![x](performance/x.svg)\n\nnew Made by `scripts/bench x`.\n<!-- /figures -->\nb\n\
              <!-- figures: y -->\nkept\n<!-- /figures -->\nc\n"
         );
         // Once more gives the same.

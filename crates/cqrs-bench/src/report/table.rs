@@ -30,7 +30,7 @@ pub(super) fn table(lines: &[Line]) -> String {
         for (place, side) in line.sides.iter().enumerate() {
             let case = if place == 0 { line.case.as_str() } else { "" };
             let figures = match metrics.as_slice() {
-                [_] => with_spread(place, side),
+                [_] => with_spread(line, place, side),
                 metrics => by_metric(lines, line, place, metrics),
             };
             let cpu = side.cpu_us.map(number).unwrap_or_default();
@@ -39,19 +39,30 @@ pub(super) fn table(lines: &[Line]) -> String {
     }
     let loads = lines.iter().map(|line| line.load_average);
     let load = loads.fold(0.0, f64::max);
-    let _to_a_string =
-        write!(text, "\nMedians of {} rounds; load average up to {load:.1}.", first.rounds);
+    let _to_a_string = write!(text, "\n{}; load average up to {load:.1}.", rounds(first.rounds));
     text
 }
 
-fn with_spread(place: usize, side: &SideLine) -> String {
+fn rounds(count: usize) -> String {
+    if count == 1 { "One round".to_owned() } else { format!("Medians of {count} rounds") }
+}
+
+fn with_spread(line: &Line, place: usize, side: &SideLine) -> String {
     let spread = format!("{} to {}", number(side.least), number(side.most));
     let ratio = match (place, side.tie) {
         (0, _) => String::new(),
         (_, true) => format!("{:.2}, a tie", side.ratio),
         (_, false) => format!("{:.2}", side.ratio),
     };
-    format!("{} | {spread} | {ratio}", number(side.median))
+    let gain = gain_over(line, place).map(|gain| format!("; ours {}x", number(gain)));
+    format!("{} | {spread} | {ratio}{}", number(side.median), gain.unwrap_or_default())
+}
+
+/// How many times as good ours is as a side that comes after it.
+fn gain_over(line: &Line, place: usize) -> Option<f64> {
+    let ours = line.sides.iter().take(place).find(|side| side.side == "ours")?;
+    let ratio = ours.median / line.sides.get(place)?.median;
+    Some(if line.unit == "msg/s" { ratio } else { 1.0 / ratio })
 }
 
 fn by_metric(lines: &[Line], of: &Line, place: usize, metrics: &[&str]) -> String {
@@ -80,6 +91,14 @@ mod tests {
 
 Medians of 9 rounds; load average up to 0.5.";
         assert_eq!(table(&lines), expected);
+    }
+
+    #[test]
+    fn other_framework_is_compared_with_ours() {
+        let mut line = line("a", "", &[("raw", 50.0), ("ours", 100.0), ("other", 2_000.0)]);
+        assert!(table(&[line.clone()]).contains("| 40.00; ours 0.05x |"));
+        line.unit = "ns/call".to_owned();
+        assert!(table(&[line]).contains("| 40.00; ours 20.0x |"));
     }
 
     #[test]
