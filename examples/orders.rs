@@ -174,7 +174,8 @@ async fn run<DB: Statements>(
     let (health, stop_billing) = (billing.health(), billing.stop_handle());
     let handled = || health.subscriptions()[0].counts.handled;
     let billing = tokio::spawn(billing.run());
-    until(|| health.is_ready()).await?;
+    // Kafka makes the topic with the first event. Until then the subscription is not ready.
+    let _in_time = until(10, || health.is_ready()).await;
 
     let mediator = Mediator::builder()
         .handle::<PlaceOrder, _>(PlaceOrderHandler::<DB>(PhantomData))
@@ -193,12 +194,12 @@ async fn run<DB: Statements>(
         let body = format!(r#"{{"customer":"{}","cents":{}}}"#, order.0, order.1);
         println!("POST /orders {body}: {}", post_order(address, &body).await?);
     }
-    until(|| handled() == 2).await?;
+    until(60, || handled() == 2).await?;
 
     println!("the first event arrives again:");
     let copy = first.get().ok_or("no event has arrived")?;
     broker.publish(copy.clone()).await?;
-    until(|| handled() == 3).await?;
+    until(60, || handled() == 3).await?;
 
     let (orders, ada) = DB::figures(&pool, "ada").await?;
     stop_billing.stop();
@@ -268,14 +269,14 @@ async fn connect(broker: &str) -> Result<Arc<dyn Subscribe>, Box<dyn Error>> {
     Ok(broker)
 }
 
-/// Waits for a condition, at most for 30 s.
-async fn until(condition: impl Fn() -> bool) -> Result<(), Box<dyn Error>> {
+/// Waits for a condition, at most for so many seconds.
+async fn until(seconds: u64, condition: impl Fn() -> bool) -> Result<(), Box<dyn Error>> {
     let waiting = async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    Ok(tokio::time::timeout(Duration::from_secs(30), waiting).await?)
+    Ok(tokio::time::timeout(Duration::from_secs(seconds), waiting).await?)
 }
 
 /// Sends one request; the status and the body of the response.
