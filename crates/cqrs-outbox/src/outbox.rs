@@ -61,9 +61,9 @@ impl<DB: OutboxDatabase> Outbox<DB> {
     /// Compresses (zlib) the bodies of more than so many bytes that this value writes, where that makes them smaller.
     /// Off by default.
     ///
-    /// It saves room in the table and in the log of the database, and takes time while the transaction is open: about
-    /// 10 ms for a mebibyte. Every relay of this version reads compressed rows, whatever the setting of its own outbox,
-    /// and publishes the body as it was.
+    /// It saves room in the table and in the log of the database, and takes time while the transaction is open. Every
+    /// relay of this version reads compressed rows, whatever the setting of its own outbox, and publishes the body as it
+    /// was.
     #[must_use]
     pub fn compress_above(self, bytes: usize) -> Self {
         let Inner { pool, tables, wakeup, compress_above: _ } = &*self.0;
