@@ -36,7 +36,7 @@ impl<P: Notification + ToJson> Serializer<P> for JsonSerializer {
 }
 
 fn to_vec<T: Serialize>(value: &T) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
-    let (mut body, has_null) = (Vec::with_capacity(128), Cell::new(false));
+    let (mut body, has_null) = (Vec::with_capacity(256), Cell::new(false));
     let mut serializer = serde_json::Serializer::with_formatter(&mut body, NoticeNull(&has_null));
     value.serialize(&mut serializer)?;
     // serde_json writes a null in place of a number that is not finite.

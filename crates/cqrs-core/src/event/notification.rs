@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::env;
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use serde::de::Visitor;
@@ -138,18 +138,21 @@ impl<P: Notification> NotificationEvent<P> {
     /// If the serializer cannot write the payload.
     pub fn to_message(&self) -> Result<Message, SerializeError> {
         let encoded = P::Serializer::default().serialize(self)?;
-        let mut message = Message::new(&*self.topic, encoded.body)
-            .with_id(self.event_id)
-            .with_name(match &self.event_name {
+        // Not from `Message::new`, which makes an id and reads the clock.
+        Ok(Message {
+            topic: Arc::from(&*self.topic),
+            key: self.payload.key(),
+            id: self.event_id,
+            name: match &self.event_name {
                 Cow::Borrowed(name) => ByteString::from_static(name),
                 Cow::Owned(name) => name.as_str().into(),
-            })
-            .with_content_type(ByteString::from_static(encoded.content_type))
-            .with_headers(encoded.headers)
-            .with_timestamp(self.event_timestamp.into())
-            .with_mandatory(P::MANDATORY);
-        message.key = self.payload.key();
-        Ok(message)
+            },
+            headers: encoded.headers,
+            content_type: Some(ByteString::from_static(encoded.content_type)),
+            timestamp: self.event_timestamp.into(),
+            mandatory: P::MANDATORY,
+            body: encoded.body,
+        })
     }
 }
 

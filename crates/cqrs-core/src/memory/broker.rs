@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use tokio::sync::{Notify, OnceCell};
 use tokio::time::Instant;
 
@@ -35,7 +36,7 @@ struct BrokerInner {
 
 #[derive(Default)]
 struct Topics {
-    by_name: HashMap<Arc<str>, Arc<Topic>>,
+    by_name: HashMap<Arc<str>, Arc<Topic>, RandomState>,
     closed: bool,
 }
 
