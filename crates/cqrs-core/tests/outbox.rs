@@ -5,6 +5,7 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::error::Error as _;
 use std::time::Duration;
 
 use cqrs_core::codec::{Encoded, SerializeError};
@@ -164,6 +165,16 @@ async fn failed_or_panicked_put_rolls_back() {
         assert_eq!(log.lines(), ["begin", "rollback"]);
         assert!(store.visible().is_empty());
     }
+}
+
+#[tokio::test]
+async fn transaction_that_ended_is_not_taken_for_rolled_back() {
+    let (_, store, mediator) = setup(Fault::Ended);
+    let error = mediator.send(Register::Write).await.unwrap_err();
+    assert!(!error.is_rolled_back());
+    let SendError::UnitOfWork(UnitOfWorkError::Ended(ended)) = error else { panic!("{error:?}") };
+    assert_eq!(ended.source().unwrap().to_string(), "DDL");
+    assert!(store.visible().is_empty());
 }
 
 #[tokio::test]

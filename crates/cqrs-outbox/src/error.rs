@@ -27,6 +27,12 @@ impl OutboxError {
         Self { kind, doing: doing.into(), source: Some(error.into()) }
     }
 
+    /// The server ended the transaction before `doing`.
+    pub(crate) fn ended(doing: &'static str, error: sqlx::Error) -> Self {
+        let kind = OutboxErrorKind::TransactionEnded;
+        Self { kind, doing: doing.into(), source: Some(error.into()) }
+    }
+
     /// A statement that was given up after `limit`.
     pub(crate) fn no_answer(doing: &'static str, limit: Duration) -> Self {
         let source = Some(NoAnswer(limit).into());
@@ -84,6 +90,13 @@ impl fmt::Display for OutboxError {
             OutboxErrorKind::Unavailable => write!(f, "{doing}: the database is away"),
             OutboxErrorKind::Conflict => {
                 write!(f, "{doing}: another transaction was in the way; run it again")
+            }
+            OutboxErrorKind::TransactionEnded => {
+                write!(
+                    f,
+                    "{doing}: the transaction had ended before; run no statement in it that commits implicitly \
+                     (DDL), and ignore no deadlock"
+                )
             }
             OutboxErrorKind::NotMigrated => {
                 write!(

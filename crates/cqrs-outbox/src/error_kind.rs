@@ -10,6 +10,10 @@ pub enum OutboxErrorKind {
     /// busy SQLite file. The transaction is rolled back, or must be: on MySQL the server has done it after a
     /// deadlock, and what is written after it is in no transaction.
     Conflict,
+    /// The server had ended the transaction before. On MySQL a statement that commits implicitly does that (DDL:
+    /// `CREATE TABLE`, `TRUNCATE`, ..), and a deadlock that a handler ignored. What was written may be committed, and no
+    /// event is stored.
+    TransactionEnded,
     /// A table is missing: [`Outbox::migrate`](crate::Outbox::migrate) was not called, or another schema or name
     /// is set.
     NotMigrated,

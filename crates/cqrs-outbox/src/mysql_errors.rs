@@ -24,9 +24,8 @@ pub(crate) fn is_timeout(error: &Error) -> bool {
 
 fn kind_of(number: u16) -> OutboxErrorKind {
     match number {
-        // ER_LOCK_DEADLOCK, ER_LOCK_WAIT_TIMEOUT, ER_LOCK_NOWAIT, ER_CHECKREAD (a changed row in a snapshot),
-        // ER_SP_DOES_NOT_EXIST (our savepoint: a deadlock has ended the transaction)
-        1213 | 1205 | 3572 | 1020 | 1305 => OutboxErrorKind::Conflict,
+        // ER_LOCK_DEADLOCK, ER_LOCK_WAIT_TIMEOUT, ER_LOCK_NOWAIT, ER_CHECKREAD (a changed row in a snapshot)
+        1213 | 1205 | 3572 | 1020 => OutboxErrorKind::Conflict,
         // ER_NO_SUCH_TABLE, ER_BAD_DB_ERROR
         1146 | 1049 => OutboxErrorKind::NotMigrated,
         // Too many connections, shutdown, killed, interrupted, out of resources; a server that is read-only

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use cqrs_core::broker::BoxFuture;
-use cqrs_core::scope::{CommitError, OutboxUnit, UnitOfWorkFactory};
+use cqrs_core::scope::{CommitError, OutboxUnit, TransactionEnded, UnitOfWorkFactory};
 use cqrs_core::{Message, UnitOfWork};
 use sqlx::{Database, Pool, Transaction};
 
@@ -60,10 +60,15 @@ impl<DB: OutboxDatabase> SqlUnitOfWork<DB> {
         &mut self.transaction
     }
 
-    /// Fails if the database has ended the transaction.
-    async fn check_open(&mut self, doing: &'static str) -> Result<(), OutboxError> {
-        let checked = DB::check_open(&mut self.transaction).await;
-        checked.map_err(|error| OutboxError::database(doing, error))
+    /// Fails if the transaction can no longer be committed.
+    async fn check_open(&mut self, doing: &'static str) -> Result<(), BoxError> {
+        match DB::check_open(&mut self.transaction).await {
+            Ok(()) => Ok(()),
+            Err(error) if DB::has_ended(&error) => {
+                Err(TransactionEnded::new(OutboxError::ended(doing, error)).into())
+            }
+            Err(error) => Err(OutboxError::database(doing, error).into()),
+        }
     }
 }
 

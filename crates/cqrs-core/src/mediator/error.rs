@@ -114,7 +114,7 @@ impl<T, E> SendError<T, E> {
                 | Self::HandlerAfterCommit(_)
                 | Self::FailedAfterCommit(_)
                 | Self::Interrupted
-                | Self::UnitOfWork(UnitOfWorkError::CommitUnknown(_))
+                | Self::UnitOfWork(UnitOfWorkError::CommitUnknown(_) | UnitOfWorkError::Ended(_))
         )
     }
 

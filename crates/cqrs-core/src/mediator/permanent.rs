@@ -8,6 +8,7 @@ use super::nesting::committed_below;
 use crate::broker::PublishError;
 use crate::dispatch::EventsError;
 use crate::event::{Class, HandlerError};
+use crate::scope::TransactionEnded;
 
 impl HandlerError {
     /// The error of a handler's panic, by its text. Many panics are an `unwrap` of a passing failure, so it
@@ -54,7 +55,7 @@ where
 }
 
 /// `true` if an error, or one of its causes, is a mediator's error that a retry cannot fix: the work is
-/// committed and only its events are missing, or handlers of an event failed permanently.
+/// committed and only its events are missing, its transaction ended too early, or handlers of an event failed permanently.
 pub(crate) fn is_permanent(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -65,6 +66,7 @@ pub(crate) fn is_permanent(error: &(dyn Error + 'static)) -> bool {
         let publish = error.downcast_ref::<PublishError>();
         if publish.is_some_and(PublishError::is_after_commit)
             || error.is::<CommittedBelow>()
+            || error.is::<TransactionEnded>()
             || events.is_some_and(|events| !events.is_retryable())
         {
             return true;

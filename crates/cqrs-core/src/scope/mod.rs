@@ -15,7 +15,9 @@ use crate::event::{Emission, Event};
 
 pub(crate) use outbox::{ErasedInbox, SubscriptionInbox};
 pub use outbox::{Inbox, OutboxUnit};
-pub use unit_of_work::{CommitError, UnitOfWork, UnitOfWorkError, UnitOfWorkFactory};
+pub use unit_of_work::{
+    CommitError, TransactionEnded, UnitOfWork, UnitOfWorkError, UnitOfWorkFactory,
+};
 pub(crate) use unit_of_work::{ErasedUnit, roll_back};
 use unit_source::OpenUnit;
 pub(crate) use unit_source::UnitSource;

@@ -20,7 +20,8 @@ pub trait OutboxUnit: UnitOfWork {
     /// and before [`commit`](UnitOfWork::commit).
     ///
     /// # Errors
-    /// The unit of work is rolled back, and `send` returns the error.
+    /// The unit of work is rolled back, and `send` returns the error. [`TransactionEnded`](super::TransactionEnded) tells
+    /// that it cannot be rolled back.
     ///
     /// # Cancel safety
     /// Dropped, the messages may be in the transaction, which is then dropped as well.

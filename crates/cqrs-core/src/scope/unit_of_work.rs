@@ -78,12 +78,43 @@ pub enum UnitOfWorkError {
     /// The notifications could not be stored in it: it is rolled back.
     #[error("the events could not be stored in the outbox; the unit of work is rolled back")]
     Outbox(#[source] BoxError),
+    /// Its transaction had ended before: a part of its writes may be visible. Nothing was stored or published, and a
+    /// retry cannot make up for it.
+    #[error("a part of the unit of work may be committed, without its events")]
+    Ended(#[source] TransactionEnded),
     /// The consumed message could not be marked in it: it is rolled back.
     #[error("the inbox could not mark the message; the unit of work is rolled back")]
     Inbox(#[source] BoxError),
 }
 
 crate::error_debug!(UnitOfWorkError);
+
+impl UnitOfWorkError {
+    /// [`Ended`](Self::Ended) if that is the reason, else `other`.
+    pub(super) fn ended_or(source: BoxError, other: fn(BoxError) -> Self) -> Self {
+        match source.downcast() {
+            Ok(ended) => Self::Ended(*ended),
+            Err(source) => other(source),
+        }
+    }
+}
+
+/// The reason why a unit of work can neither be committed nor rolled back: the database ended its transaction before. What
+/// was written before the end may be committed, and what was written after it is.
+///
+/// MySQL commits at a DDL statement. As the error of [`UnitOfWork::commit`] or
+/// [`OutboxUnit::put`](super::OutboxUnit::put) it makes the failure [`UnitOfWorkError::Ended`]. A consumed message is
+/// dead-lettered then: its mark in the inbox may be committed, so that a retry would be taken for a duplicate.
+#[derive(Debug, thiserror::Error)]
+#[error("the transaction ended before its commit")]
+pub struct TransactionEnded(#[source] BoxError);
+
+impl TransactionEnded {
+    /// `source`: the error of the database.
+    pub fn new(source: impl Into<BoxError>) -> Self {
+        Self(source.into())
+    }
+}
 
 /// The error of a commit, with a certain or an unknown outcome.
 ///
@@ -132,9 +163,12 @@ impl<U: UnitOfWork> ErasedUnit for U {
 
     fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), UnitOfWorkError>> {
         Box::pin(async {
-            UnitOfWork::commit(*self).await.map_err(|error| match error.is_certain {
-                true => UnitOfWorkError::Commit(error.source),
-                false => UnitOfWorkError::CommitUnknown(error.source),
+            UnitOfWork::commit(*self).await.map_err(|CommitError { is_certain, source }| {
+                let other = match is_certain {
+                    true => UnitOfWorkError::Commit,
+                    false => UnitOfWorkError::CommitUnknown,
+                };
+                UnitOfWorkError::ended_or(source, other)
             })
         })
     }

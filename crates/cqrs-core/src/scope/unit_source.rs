@@ -81,7 +81,7 @@ impl UnitSource {
             Err(panic) => panicked(panic),
         };
         roll_back(unit).await;
-        Err(UnitOfWorkError::Outbox(error))
+        Err(UnitOfWorkError::ended_or(error, UnitOfWorkError::Outbox))
     }
 }
 

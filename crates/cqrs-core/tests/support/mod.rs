@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use cqrs_core::broker::{BoxFuture, BrokerState, Confirmation, Intake, Receipt, ShutdownReport};
-use cqrs_core::scope::{CommitError, OutboxUnit, UnitOfWorkFactory};
+use cqrs_core::scope::{CommitError, OutboxUnit, TransactionEnded, UnitOfWorkFactory};
 use cqrs_core::{Message, MessageBroker, PublishError, PublishErrorKind, UnitOfWork};
 
 use tracing::subscriber::DefaultGuard;
@@ -92,6 +92,8 @@ pub enum Fault {
     Begin,
     Put,
     PanicInPut,
+    /// The transaction has ended when messages are put, or at the commit.
+    Ended,
     Commit,
     /// The connection is lost in the commit, so that its outcome is unknown.
     LostInCommit,
@@ -151,6 +153,7 @@ impl UnitOfWork for Transaction {
                 self.store.log.add("commit failed");
                 return Err(CommitError::failed("serialization failure"));
             }
+            Fault::Ended => return Err(TransactionEnded::new("DDL").into()),
             Fault::LostInCommit => {
                 self.store.log.add("commit failed");
                 return Err(std::io::Error::other("connection lost").into());
@@ -184,6 +187,7 @@ impl OutboxUnit for Transaction {
         match self.store.fault {
             Fault::Put => return Err("no such table: outbox".into()),
             Fault::PanicInPut => panic!("put blew up"),
+            Fault::Ended => return Err(TransactionEnded::new("DDL").into()),
             _ => {}
         }
         for message in messages {

@@ -64,6 +64,9 @@ pub trait Backend: Database {
         connection: &mut Self::Connection,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
+    /// `true` if an error of [`check_open`](Self::check_open) tells that the server has ended the transaction.
+    fn has_ended(error: &Error) -> bool;
+
     /// `true` if an error of a commit means that nothing was made visible.
     fn is_certain(error: &Error) -> bool;
 

@@ -119,12 +119,17 @@ impl Backend for MySql {
         Ok(purged)
     }
 
-    /// A deadlock ends the whole transaction, and the statements after it are committed one by one.
+    /// DDL commits the transaction, and a deadlock rolls it back. The statements after it are committed one by one.
     async fn check_open(connection: &mut MySqlConnection) -> Result<(), Error> {
         sqlx::raw_sql("RELEASE SAVEPOINT cqrs_unit; SAVEPOINT cqrs_unit")
             .execute(connection)
             .await?;
         Ok(())
+    }
+
+    /// ER_SP_DOES_NOT_EXIST: the savepoint.
+    fn has_ended(error: &Error) -> bool {
+        number(error) == Some(1305)
     }
 
     /// Refused before anything was written: a deadlock (of a cluster, found at the commit), a lock timeout, a

@@ -78,6 +78,11 @@ impl Backend for Postgres {
         Ok(())
     }
 
+    /// It rolls back a failed transaction.
+    fn has_ended(_error: &Error) -> bool {
+        false
+    }
+
     fn is_certain(error: &Error) -> bool {
         let Error::Database(error) = error else { return false };
         error.code().is_some_and(|code| {

@@ -83,6 +83,10 @@ impl Backend for Sqlite {
         Ok(())
     }
 
+    fn has_ended(_error: &Error) -> bool {
+        false
+    }
+
     /// A commit that fails leaves the transaction open; dropping it rolls back.
     fn is_certain(error: &Error) -> bool {
         matches!(error, Error::Database(_))

@@ -11,6 +11,7 @@ use crate::consume::support::error_chain;
 use crate::dispatch::EventsError;
 use crate::event::HandlerError;
 use crate::mediator::{CommittedBelow, EventSendError, SendError, committed_below, is_permanent};
+use crate::scope::UnitOfWorkError;
 
 /// The failure of one attempt, as the retry schedule and the dead letter need it. Boxed, because most
 /// results have none.
@@ -121,6 +122,9 @@ impl AttemptFailure {
                 Self::new(FailureClass::NotTried, "ShutDown", error_chain(error))
             }
             SendError::Rejected(reason) => Self::rejected(&**reason, error_chain(error)),
+            SendError::UnitOfWork(UnitOfWorkError::Ended(_)) => {
+                Self::permanent("UnitOfWorkError", error_chain(error))
+            }
             SendError::UnitOfWork(_) => Self::retryable("UnitOfWorkError", error_chain(error)),
             SendError::Interrupted => Self::retryable("Interrupted", error_chain(error)),
             SendError::NoHandler { .. } => Self::permanent("NoHandler", error_chain(error)),
@@ -179,5 +183,22 @@ impl Deref for AttemptFailure {
 impl fmt::Display for AttemptFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scope::TransactionEnded;
+
+    #[test]
+    fn message_of_a_transaction_that_ended_is_dead_lettered() {
+        let error =
+            || EventSendError::UnitOfWork(UnitOfWorkError::Ended(TransactionEnded::new("DDL")));
+        let failure = AttemptFailure::of_mediator(&error());
+        assert_eq!(failure.reason(), DeadLetterReason::Permanent);
+        assert!(!HandlerError::from(error()).is_retryable(), "that of a nested send");
+        let refused = EventSendError::UnitOfWork(UnitOfWorkError::Commit("deadlock".into()));
+        assert_eq!(AttemptFailure::of_mediator(&refused).reason(), DeadLetterReason::Exhausted);
     }
 }
