@@ -95,10 +95,16 @@ impl Tables {
 
     fn name_for(&self, dialect: Dialect, table: &str) -> String {
         let quote = dialect.quote();
+        let name = self.without_schema(table);
         match &self.schema {
-            Some(schema) => format!("{quote}{schema}{quote}.{}{table}", self.prefix),
-            None => format!("{}{table}", self.prefix),
+            Some(schema) => format!("{quote}{schema}{quote}.{name}"),
+            None => name,
         }
+    }
+
+    /// The name of a table with its prefix.
+    pub(crate) fn without_schema(&self, table: &str) -> String {
+        format!("{}{table}", self.prefix)
     }
 
     /// The tables of an outbox on this database.

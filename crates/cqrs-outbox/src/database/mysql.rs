@@ -180,8 +180,11 @@ async fn lock_migrations(
     tables: &Tables,
 ) -> Result<(), Error> {
     // A lock is the server's, not the database's, and its name has at most 64 characters.
-    let sql = "SELECT GET_LOCK(CONCAT('cqrs_migrations_', MD5(CONCAT_WS('.', DATABASE(), ?))), ?)";
-    let query = sqlx::query_scalar(sql).bind(tables.name("migrations")).bind(MIGRATION_WAIT);
+    // Those of the tables' database: the connection's own may be another one.
+    let sql = "SELECT GET_LOCK(CONCAT('cqrs_migrations_', \
+               MD5(CONCAT_WS('.', COALESCE(?, DATABASE()), ?))), ?)";
+    let table = tables.without_schema("migrations");
+    let query = sqlx::query_scalar(sql).bind(tables.schema()).bind(table).bind(MIGRATION_WAIT);
     match query.fetch_one(&mut **connection).await? {
         Some(1_i64) => Ok(()),
         _ => Err(Error::Protocol(format!(
