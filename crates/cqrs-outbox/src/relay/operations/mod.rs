@@ -142,7 +142,8 @@ impl<DB: Operations> Outbox<DB> {
     }
 
     /// Puts at most `limit` dead rows that meet `filter` back into the outbox, those with the lowest ids,
-    /// behind all that is there, and returns their number. One transaction. Their event ids stay the same.
+    /// behind all that is there, and returns their number. One transaction, on MySQL of at most 10,000 rows. Their event
+    /// ids stay the same.
     ///
     /// To replay all, call it until it returns 0, with [`FailedFilter::up_to`] the
     /// [last id](FailedCount::last_id) at the start: a row that dies again has a higher id, and would be
@@ -161,7 +162,7 @@ impl<DB: Operations> Outbox<DB> {
     }
 
     /// Deletes at most `limit` dead rows that meet `filter`, those with the lowest ids, and returns their
-    /// number. One transaction. Call it until it returns 0 to delete all.
+    /// number. One transaction, on MySQL of at most 10,000 rows. Call it until it returns 0 to delete all.
     ///
     /// # Errors
     /// As [`replay_dead`](Self::replay_dead).

@@ -18,6 +18,9 @@ use crate::relay::status::Counts;
 use crate::row::{body_columns, columns_without_body, read_body};
 use crate::tables::Dialect;
 
+/// The most rows of one transaction. Their list is one parameter, and `max_allowed_packet` bounds it.
+const MOST: u32 = 10_000;
+
 impl Operations for MySql {
     async fn counts(outbox: &Outbox<Self>) -> Result<Counts, OutboxError> {
         // The oldest row of a lane is its first one, more or less: no need to read them all.
@@ -160,24 +163,40 @@ fn select(
     query
 }
 
-/// Runs `then` about dead rows, and deletes them. Their number. The rows are locked first, so that others do not
-/// change them in between.
+/// Runs `then` about dead rows, and deletes them. Their number.
+///
+/// They are found without locks: a statement that scans the table would lock all that it meets. Then they are locked by
+/// their keys, so that others do not change them in between.
 async fn change(
     outbox: &Outbox<MySql>,
     filter: &FailedFilter,
     limit: u32,
     then: Option<String>,
 ) -> Result<u64, Error> {
-    let mut chosen = select(outbox, "r.lane, r.id, r.event_id", FailedTable::Dead, filter);
-    chosen.push(" ORDER BY r.id LIMIT ").push_bind(limit).push(" FOR UPDATE");
+    let render = |sql: &str| AssertSqlSafe(outbox.tables().render(sql));
+    let lock = format!(
+        "SELECT r.lane, r.id, r.event_id FROM {LIST} STRAIGHT_JOIN {{t}}outbox_dead {LISTED} FOR UPDATE"
+    );
     let delete = format!("DELETE r FROM {LIST} STRAIGHT_JOIN {{t}}outbox_dead {LISTED}");
     let mut tx = outbox.pool().begin_with(BEGIN_READ_COMMITTED).await?;
-    let chosen: Vec<(i16, i64, Uuid)> =
-        chosen.build_query_as().persistent(false).fetch_all(&mut *tx).await?;
-    let rows = list(chosen.into_iter());
+    let rows = loop {
+        let mut found = select(outbox, "r.lane, r.id, r.event_id", FailedTable::Dead, filter);
+        found.push(" ORDER BY r.id LIMIT ").push_bind(limit.min(MOST));
+        let found: Vec<(i16, i64, Uuid)> =
+            found.build_query_as().persistent(false).fetch_all(&mut *tx).await?;
+        if found.is_empty() {
+            return Ok(0);
+        }
+        let query = sqlx::query_as(render(&lock)).bind(list(found.into_iter()));
+        let locked: Vec<(i16, i64, Uuid)> = query.fetch_all(&mut *tx).await?;
+        // Otherwise others have changed them all, and there may be more.
+        if !locked.is_empty() {
+            break list(locked.into_iter());
+        }
+    };
     let mut changed = 0;
     for sql in then.into_iter().chain([delete]) {
-        let query = sqlx::query(AssertSqlSafe(outbox.tables().render(&sql))).bind(&rows);
+        let query = sqlx::query(render(&sql)).bind(&rows);
         changed = query.execute(&mut *tx).await?.rows_affected();
     }
     tx.commit().await?;
