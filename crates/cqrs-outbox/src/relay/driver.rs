@@ -420,9 +420,11 @@ impl<S: Store> Driver<S> {
         let text = text_of(error);
         self.statements.failed(kind, now, &text);
         self.progress.failed(text);
-        if error.kind() == OutboxErrorKind::Unavailable && !error.is_timeout() {
+        if error.kind() == OutboxErrorKind::Unavailable {
+            self.store.forget_connections();
             // The database may be another one now, with fewer rows and ids that are used again.
             match self.lanes.is_reading() {
+                _ if error.is_timeout() => {}
                 true => self.needs_reset = true,
                 false => self.lanes.reset(),
             }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cqrs_core::{MemoryBroker, Message};
 
@@ -23,6 +24,8 @@ struct Scripted {
     moved: Mutex<Vec<Vec<i64>>>,
     /// What a release waits for.
     connection: tokio::sync::Mutex<()>,
+    /// How often its connections were forgotten.
+    forgotten: AtomicUsize,
 }
 
 fn lane(lane: i16) -> LaneEpoch {
@@ -86,6 +89,10 @@ impl Store for Scripted {
 
     async fn load(&self, _: &Load) -> Result<HashMap<RowId, Payload>, OutboxError> {
         nothing().await
+    }
+
+    fn forget_connections(&self) {
+        self.forgotten.fetch_add(1, Ordering::Relaxed);
     }
 
     async fn notify(&self) -> Result<(), OutboxError> {
@@ -289,4 +296,18 @@ async fn longest_times_are_no_overflow() {
     let mut times = ReadTimes::new(&settings);
     times.start(seconds(1));
     assert_eq!(times.next(), Duration::MAX);
+}
+
+#[tokio::test]
+async fn outage_ends_all_connections() {
+    let mut driver = driver();
+    let refused = OutboxError::database("the test", sqlx::Error::RowNotFound);
+    let away = || OutboxError::database("the test", sqlx::Error::WorkerCrashed);
+    let late = OutboxError::no_answer("the test", Duration::from_secs(1));
+    for (error, forgotten) in [(refused, 0), (away(), 1), (late, 2)] {
+        driver.done(Done::Seen(0, Err(error)));
+        assert_eq!(driver.store.forgotten.load(Ordering::Relaxed), forgotten);
+    }
+    driver.done(Done::Notified(Err(away())));
+    assert_eq!(driver.store.forgotten.load(Ordering::Relaxed), 3);
 }

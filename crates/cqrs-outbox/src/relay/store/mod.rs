@@ -126,6 +126,9 @@ pub(super) trait Store: Send + Sync + 'static {
         load: &Load,
     ) -> impl Future<Output = Result<HashMap<RowId, Payload>, OutboxError>> + Send;
 
+    /// Uses no connection again that was made before: the server may be another one now.
+    fn forget_connections(&self);
+
     /// Wakes the relays of other processes, where the database can.
     fn notify(&self) -> impl Future<Output = Result<(), OutboxError>> + Send;
 }

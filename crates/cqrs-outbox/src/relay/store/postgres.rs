@@ -342,6 +342,11 @@ impl Store for PostgresStore {
         self.try_load(load).await.map_err(error("reading the parked rows of the outbox"))
     }
 
+    fn forget_connections(&self) {
+        self.connections.forget();
+        self.heartbeats.forget();
+    }
+
     async fn notify(&self) -> Result<(), OutboxError> {
         self.execute(query(&self.sql.notify)).await.map_err(error("waking other relays"))
     }

@@ -374,6 +374,9 @@ impl Store for SqliteStore {
         rows.iter().map(entry).collect::<Result<_, _>>().map_err(error)
     }
 
+    /// The connections are those of the application.
+    fn forget_connections(&self) {}
+
     /// Other processes see the rows at their next poll.
     async fn notify(&self) -> Result<(), OutboxError> {
         Ok(())

@@ -389,6 +389,11 @@ impl Store for MysqlStore {
         self.try_load(load).await.map_err(error("reading the parked rows of the outbox"))
     }
 
+    fn forget_connections(&self) {
+        self.connections.forget();
+        self.heartbeats.forget();
+    }
+
     /// Other processes see the rows at their next poll.
     async fn notify(&self) -> Result<(), OutboxError> {
         Ok(())
