@@ -36,6 +36,9 @@ pub trait TestDatabase: RelayDatabase + Sync {
     /// A day, to be subtracted from a time of the tables.
     const DAY: &'static str;
 
+    /// A UUID in SQL.
+    fn uuid(id: Uuid) -> String;
+
     /// The numbers of the connections that hold the sessions of relays.
     const SESSIONS: &'static str;
 
@@ -100,6 +103,10 @@ impl TestDatabase for Postgres {
         servers::postgres()
     }
 
+    fn uuid(id: Uuid) -> String {
+        format!("'{id}'")
+    }
+
     fn options(schema: &str) -> Options<Self> {
         servers::postgres_options(schema)
     }
@@ -150,6 +157,10 @@ impl TestDatabase for MySql {
 
     fn url() -> String {
         servers::mariadb()
+    }
+
+    fn uuid(id: Uuid) -> String {
+        format!("0x{}", id.simple())
     }
 
     fn options(schema: &str) -> Options<Self> {

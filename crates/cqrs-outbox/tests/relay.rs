@@ -423,6 +423,20 @@ async fn aborted_relay_loses_its_lane_after_the_lease() {
 }
 
 #[tokio::test]
+async fn relay_that_owned_no_lane_is_forgotten() {
+    let database = Database::new().await;
+    let insert = "INSERT INTO cqrs_outbox_relay (id, seen_at) VALUES (randomblob(16), 0)";
+    sqlx::query(insert).execute(database.outbox.pool()).await.unwrap();
+    let running = Running::start(database.relay(&MemoryBroker::new()));
+    let is_alone = async || {
+        let relays = database.outbox.status().await.unwrap().relays;
+        relays.len() == 1 && relays[0].lanes == 1
+    };
+    wait(is_alone, "one relay").await;
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn shut_down_broker_ends_the_relay() {
     let database = Database::new().await;
     let broker = MemoryBroker::new();

@@ -17,6 +17,7 @@ on_each_database!(
     status_has_counts_and_live_relays,
     unreadable_rows_are_listed_and_share_a_page,
     large_bodies_are_compressed_and_published_as_they_were,
+    relay_that_owned_no_lane_is_forgotten,
 );
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -253,5 +254,23 @@ async fn row_with_an_endless_time_is_dead_and_stops_no_other() {
     let dead = schema.outbox.dead_rows(&FailedFilter::default(), 0, 10).await.unwrap();
     assert_eq!((dead.len(), dead[0].event_id), (1, messages[0].id));
     assert!(dead[0].unreadable.as_ref().unwrap().contains("occurred_at"), "{:?}", dead[0]);
+    schema.drop().await;
+}
+
+async fn relay_that_owned_no_lane_is_forgotten<DB: TestDatabase>() {
+    let schema = database::Schema::<DB>::new().await;
+    let (now, day) = (DB::NOW, DB::DAY);
+    let killed = uuid::Uuid::now_v7();
+    let insert = format!("INSERT INTO cqrs_outbox_relay (id, seen_at) VALUES ($ID, {now} - {day})");
+    schema.run(insert.replace("$ID", &DB::uuid(killed))).await;
+    let relay = Relay::builder(&schema.outbox, MemoryBroker::new()).build().unwrap();
+    let (handle, running) = (relay.handle(), tokio::spawn(relay.run()));
+    let is_alone = async || {
+        let relays = schema.outbox.status().await.unwrap().relays;
+        relays.len() == 1 && relays[0].id != killed
+    };
+    until_within(LIMIT, "the killed relay is forgotten", is_alone).await;
+    handle.stop();
+    running.await.unwrap();
     schema.drop().await;
 }

@@ -28,6 +28,9 @@ use super::outage::cut;
 use crate::error::OutboxError;
 use crate::outbox::Outbox;
 
+/// A relay that ended without a word while it owned no lane is forgotten after so many leases.
+pub(super) const FORGOTTEN_AFTER: u32 = 10;
+
 /// The message of a row, or the reason why the row cannot be read.
 pub(super) type Payload = Result<Message, Arc<str>>;
 
@@ -76,7 +79,8 @@ pub(super) trait Store: Send + Sync + 'static {
     /// Tells that this relay is alive, and returns who else is.
     fn heartbeat(&self) -> impl Future<Output = Result<View, OutboxError>> + Send;
 
-    /// Takes at most `count` lanes that are free or owned by `dead` relays.
+    /// Takes at most `count` lanes that are free or owned by `dead` relays, and forgets these and all relays that were
+    /// not seen for [`FORGOTTEN_AFTER`] leases.
     fn take(
         &self,
         dead: &[Uuid],

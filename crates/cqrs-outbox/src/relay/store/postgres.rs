@@ -15,7 +15,7 @@ use uuid::Uuid;
 use self::sql::Sql;
 use super::connections::Connections;
 use super::session::Session;
-use super::{Payload, ReadEntry, Store, View, entry_of, order_of};
+use super::{FORGOTTEN_AFTER, Payload, ReadEntry, Store, View, entry_of, order_of};
 use crate::error::OutboxError;
 use crate::relay::effects::{
     Delete, LaneEpoch, LaneRange, LaneRead, Late, LateRow, Load, Move, ReadAnswer, RowId, Table,
@@ -179,9 +179,8 @@ impl PostgresStore {
     async fn try_take(&self, dead: &[Uuid], most: usize) -> Result<Vec<LaneEpoch>, Error> {
         let take = query(&self.sql.take).bind(self.relay).bind(dead).bind(count(most));
         let taken = self.fetch(take).await?;
-        if !dead.is_empty() {
-            self.execute(query(&self.sql.remove_relays).bind(dead)).await?;
-        }
+        let forgotten = self.lease.as_secs_f64() * f64::from(FORGOTTEN_AFTER);
+        self.execute(query(&self.sql.remove_relays).bind(dead).bind(forgotten)).await?;
         let lane = |row: &PgRow| {
             Ok(LaneEpoch { lane: row.try_get("lane")?, epoch: row.try_get("epoch")? })
         };

@@ -10,7 +10,10 @@ use sqlx::{AssertSqlSafe, Error, Row as _, Sqlite, SqlitePool, Transaction};
 use uuid::Uuid;
 use uuid::fmt::Simple;
 
-use super::{Payload, ReadEntry, RelayDatabase, Store, StoreSettings, View, entry_of, order_of};
+use super::{
+    FORGOTTEN_AFTER, Payload, ReadEntry, RelayDatabase, Store, StoreSettings, View, entry_of,
+    order_of,
+};
 use crate::error::OutboxError;
 use crate::outbox::Outbox;
 use crate::relay::effects::{
@@ -152,6 +155,9 @@ impl SqliteStore {
             let sql = self.sql("DELETE FROM {t}outbox_relay WHERE id = ?");
             sqlx::query(sql).bind(*relay).execute(&mut *tx).await?;
         }
+        let sql = self.sql(&format!("DELETE FROM {{t}}outbox_relay WHERE {NOW} - seen_at > ?"));
+        let forgotten = micros(self.lease.saturating_mul(FORGOTTEN_AFTER));
+        sqlx::query(sql).bind(forgotten).execute(&mut *tx).await?;
         tx.commit().await?;
         Ok(taken)
     }

@@ -20,7 +20,7 @@ use uuid::Uuid;
 use self::session::Session;
 use self::sql::{Asked, Moved, Sql, micros};
 use super::connections::Connections;
-use super::{Payload, ReadEntry, Store, View, entry_of, order_of};
+use super::{FORGOTTEN_AFTER, Payload, ReadEntry, Store, View, entry_of, order_of};
 use crate::database::mysql_list::{json, list};
 use crate::error::OutboxError;
 use crate::relay::effects::{
@@ -188,7 +188,10 @@ impl MysqlStore {
             }
             Ok(taken)
         });
-        taken.await
+        let taken = taken.await?;
+        let forgotten = micros(self.lease.saturating_mul(FORGOTTEN_AFTER));
+        self.fetch(query(&self.sql.forget_relays).bind(forgotten)).await?;
+        Ok(taken)
     }
 
     async fn try_parked(&self, lanes: &[LaneEpoch]) -> Result<Vec<ParkedEntry>, Error> {

@@ -34,6 +34,7 @@ pub(super) struct Sql {
     pub(super) free: String,
     pub(super) free_all: String,
     pub(super) remove_relay: String,
+    pub(super) forget_relays: String,
     pub(super) rows: String,
     pub(super) load: String,
     delete: String,
@@ -72,6 +73,9 @@ impl Sql {
                     .to_owned(),
             ),
             remove_relay: render("DELETE FROM {t}outbox_relay WHERE id = ?".to_owned()),
+            forget_relays: render(format!(
+                "DELETE FROM {{t}}outbox_relay WHERE {NOW} - seen_at > ?"
+            )),
             rows: render(format!(
                 "({owned}) UNION ALL (SELECT 0, {cols} FROM {LIST} STRAIGHT_JOIN {{t}}outbox r \
                  FORCE INDEX (PRIMARY) ON r.lane = q.lane AND r.id = q.id)"

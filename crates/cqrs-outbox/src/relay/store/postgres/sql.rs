@@ -100,7 +100,10 @@ impl Sql {
                  UPDATE {t}outbox_lane o SET owner = $1, epoch = o.epoch + 1 FROM free \
                  WHERE o.lane = free.lane RETURNING o.lane, o.epoch",
             ),
-            remove_relays: render("DELETE FROM {t}outbox_relay WHERE id = ANY ($1)"),
+            remove_relays: render(
+                "DELETE FROM {t}outbox_relay WHERE id = ANY ($1) \
+                 OR extract(epoch FROM clock_timestamp() - seen_at)::float8 > $2",
+            ),
             parked: render(
                 "SELECT lane, id, event_id, topic, key, coalesce(uncompressed_size, octet_length(body)) AS size, attempts, \
                  greatest(extract(epoch FROM next_at - clock_timestamp()), 0)::float8 AS due_in \
