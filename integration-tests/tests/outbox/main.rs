@@ -6,6 +6,7 @@ mod cli;
 mod debezium;
 mod inbox;
 mod mysql;
+mod mysql_relay;
 mod operations;
 mod relaying;
 mod writing;

@@ -203,6 +203,14 @@ impl<DB: RelayDatabase> RelayBuilder<DB> {
         self
     }
 
+    /// MySQL: the longest time from the insert of an event to the commit of its transaction. 60 s by default. Each read
+    /// looks again at the ids of so long a time. A row that takes longer is found by the next [sweep](Self::sweep), so
+    /// later ones of its key may be published before it.
+    pub fn longest_transaction(mut self, longest: Duration) -> Self {
+        self.settings.longest_transaction = longest;
+        self
+    }
+
     /// A relay whose heartbeat (one a second) is older than this, by the database's clock, loses its lanes.
     /// 30 s by default.
     pub fn lease(mut self, lease: Duration) -> Self {
@@ -211,7 +219,7 @@ impl<DB: RelayDatabase> RelayBuilder<DB> {
     }
 
     /// PostgreSQL and MySQL: tells by the heartbeat alone if a relay is alive, without a session of its own and without
-    /// settings of its connections. For a pooler that lends connections for a transaction or refuses startup
+    /// settings of its connections (on MySQL: none but `autocommit = 1`). For a pooler that lends connections for a transaction or refuses startup
     /// parameters (pgbouncer, ProxySQL). A take-over waits for the [lease](Self::lease) then, and wake-ups of other
     /// processes are not seen before the next poll. On PostgreSQL each statement has two round trips more, for a
     /// transaction with these settings.
@@ -225,7 +233,8 @@ impl<DB: RelayDatabase> RelayBuilder<DB> {
     /// [lease](Self::lease).
     ///
     /// After it its connection is closed, and the statement is tried again, as after any error of the database. A
-    /// read asks for fewer lanes, rows and bytes then.
+    /// read asks for fewer lanes, rows and bytes then. The server ends the statement, too: on MySQL and MariaDB not with
+    /// [`heartbeat_only`](Self::heartbeat_only), and on MySQL only if it reads or waits for the lock of a row.
     pub fn statement_timeout(mut self, longest: Duration) -> Self {
         self.statement_timeout = Some(longest);
         self
@@ -255,7 +264,14 @@ impl<DB: RelayDatabase> RelayBuilder<DB> {
             statement_timeout.unwrap_or(settings.statement_timeout.min(longest));
         settings.statement_timeout = statement_timeout;
         let Settings { window, window_bytes, backoff, poll, idle_poll, sweep, .. } = settings;
-        let times = [backoff.first, poll, idle_poll, sweep, statement_timeout];
+        let times = [
+            backoff.first,
+            poll,
+            idle_poll,
+            sweep,
+            settings.longest_transaction,
+            statement_timeout,
+        ];
         if window == 0 || window_bytes == 0 || times.contains(&Duration::ZERO) {
             return Err(OutboxError::config(
                 "a setting of the relay is zero: leave it to its default",

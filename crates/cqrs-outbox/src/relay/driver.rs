@@ -69,14 +69,12 @@ impl<S: Store> Driver<S> {
         settings: Settings,
         progress: Arc<Progress>,
     ) -> Self {
+        let capacity = Capacity { rows: settings.window, bytes: settings.window_bytes };
         Self {
             store,
             relay,
             progress,
-            lanes: Lanes::new(
-                Capacity { rows: settings.window, bytes: settings.window_bytes },
-                settings.backoff,
-            ),
+            lanes: Lanes::new(capacity, settings.backoff, settings.longest_transaction),
             publisher: Publisher::new(broker, settings.dead_letters_unroutable),
             started: Instant::now(),
             statements: Statements::new(settings.statement_timeout),

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -126,8 +126,10 @@ pub(super) enum Late {
     None,
     /// Those of transactions that have finished since.
     Since(Snapshot),
-    /// Those above an id.
-    Above(i64),
+    /// Those of transactions that were open at an earlier read. The read ran in this time, on a database that tells no
+    /// snapshot. Nor is the one that it has made in an instant: it may have a row, and none that was committed before
+    /// that one was inserted.
+    Between(Instant, Instant),
 }
 
 /// A row to publish.

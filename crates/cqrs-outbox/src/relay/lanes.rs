@@ -25,11 +25,11 @@ pub(super) struct Lanes<P> {
 }
 
 impl<P> Lanes<P> {
-    pub(super) fn new(capacity: Capacity, backoff: Backoff) -> Self {
+    pub(super) fn new(capacity: Capacity, backoff: Backoff, longest_transaction: Duration) -> Self {
         Self {
             lanes: BTreeMap::new(),
             effects: Effects::default(),
-            reader: Reader::new(),
+            reader: Reader::new(longest_transaction),
             draining: 0,
             has_starved: false,
             capacity,

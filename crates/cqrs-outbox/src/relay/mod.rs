@@ -20,8 +20,10 @@
 //!    only after a late read with a later snapshot has looked for rows that became visible below it. If the
 //!    earlier row of a key was committed before the id of the later one was taken, it is found in time.
 //!    Writers that break that rule lose the order; the sweep, which reads all ids, still finds their rows.
-//!    MySQL shows no snapshots: there a late read looks at the ids of the last minute, and a transaction that
-//!    is open for longer breaks the rule.
+//!    MySQL shows no snapshots: there a late read looks at the ids of the last minute (a setting), and a transaction
+//!    that is open for longer breaks the rule. MariaDB does not make the snapshot of a statement in an instant. A
+//!    hot read may have the later row and not the earlier one, so there the late read looks up to the highest row of
+//!    the hot read, not only below it.
 //! 4. **Known rows.** A lane knows the rows that it holds, until their removal is through and no read that
 //!    began before runs. So no read brings a row back that is published.
 //!    A row is its id and its event's id: after a failover that lost the end of the sequence another row may
@@ -57,7 +59,6 @@ mod snapshot;
 mod statements;
 mod status;
 mod store;
-#[cfg(feature = "mysql")]
 mod trailing;
 
 #[cfg(test)]

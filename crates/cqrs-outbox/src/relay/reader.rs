@@ -1,11 +1,13 @@
 //! The reads of the owned lanes: what to ask for, and when the rows that were read may start; used by the lanes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use super::effects::{Effects, LaneEpoch, LaneRange, LaneRead, Late, LateRow, ReadStep};
+use super::effects::{Effects, LaneEpoch, LaneRange, LaneRead, Late, LateRow, ReadStep, RowId};
 use super::lane::{Capacity, Entry, Lane};
 use super::part::Part;
 use super::snapshot::LateRows;
+use super::trailing::TrailingIds;
 
 /// The lanes, by number.
 type Owned<P> = BTreeMap<i16, Lane<P>>;
@@ -13,6 +15,8 @@ type Owned<P> = BTreeMap<i16, Lane<P>>;
 #[derive(Debug)]
 pub(super) struct Reader<P> {
     late: LateRows,
+    /// In place of `late`, for a database that tells no snapshots.
+    trailing: TrailingIds,
     /// The hot rows of the running read. They wait until the late rows are known.
     reading: Option<Reading<P>>,
     /// The lanes, rows and bytes of one read.
@@ -31,15 +35,17 @@ struct Reading<P> {
 }
 
 impl<P> Reader<P> {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(longest_transaction: Duration) -> Self {
         let (late, part) = (LateRows::default(), Part::default());
-        Self { late, reading: None, part, last_read: i16::MAX }
+        let trailing = TrailingIds::new(longest_transaction);
+        Self { late, trailing, reading: None, part, last_read: i16::MAX }
     }
 
     /// See [`Lanes::reset`](super::lanes::Lanes::reset).
     pub(super) fn reset(&mut self, lanes: &mut Owned<P>) {
         self.end(lanes);
         self.late = LateRows::default();
+        self.trailing.clear();
         for lane in lanes.values_mut() {
             (lane.highest, lane.late_from, lane.has_more) = (i64::MIN, None, true);
         }
@@ -93,17 +99,25 @@ impl<P> Reader<P> {
         late: Late,
         effects: &mut Effects,
     ) -> ReadStep {
-        if let Some(above) = self.observe(late) {
+        let is_torn = matches!(late, Late::Between(..));
+        let highest = rows.iter().map(|(_, entry)| entry.row.id).max();
+        if let Some(above) = self.observe(late, highest) {
             late_from(lanes, above);
         }
-        if let Some(highest) = rows.iter().map(|(_, entry)| entry.row.id).max() {
+        if let Some(highest) = highest {
             self.late.read_up_to(highest);
         }
+        // The rows between which others may be missing.
+        let torn: &[_] = if is_torn { &rows } else { &[] };
         let Some(mut reading) = self.reading.take() else { return ReadStep::End };
         for read in &reading.lanes {
             let Some(lane) = lanes.get_mut(&read.lane.lane) else { continue };
-            if let Some(above) = lane.late_from.filter(|above| *above < lane.highest) {
-                let (up_to, limit) = (lane.highest, lane.held().rows + read.limit + 1);
+            let of_lane = torn.iter().filter(|(of, _)| *of == lane.at.lane);
+            let (hot, up_to) = of_lane.fold((0, lane.highest), |(hot, up_to), (_, entry)| {
+                (hot + 1, up_to.max(entry.row.id))
+            });
+            if let Some(above) = lane.late_from.filter(|above| *above < up_to) {
+                let limit = lane.held().rows + hot + read.limit + 1;
                 reading.ranges.push(LaneRange { lane: lane.at, above, up_to, limit });
             } else {
                 lane.late_from = None;
@@ -134,7 +148,7 @@ impl<P> Reader<P> {
         late: Late,
         effects: &mut Effects,
     ) -> ReadStep {
-        let above = self.observe(late);
+        let above = self.observe(late, None);
         let Some(reading) = &mut self.reading else { return ReadStep::End };
         if let Some(above) = above {
             reading.late_again = Some(reading.late_again.map_or(above, |again| again.min(above)));
@@ -160,7 +174,13 @@ impl<P> Reader<P> {
             let Some(lane) = lane else { continue };
             let found = found.remove(&lane.at.lane).unwrap_or_default();
             let hot = hot.get(&lane.at.lane).copied().unwrap_or(0);
-            let new = found.iter().copied().filter(|late| !lane.knows(late.row));
+            let is_hot = |row: RowId| {
+                let place = (lane.at.lane, row);
+                row.id > lane.highest
+                    && reading.hot.binary_search_by_key(&place, |(of, at)| (*of, at.row)).is_ok()
+            };
+            let is_new = |row: RowId| !lane.knows(row) && !is_hot(row);
+            let new = found.iter().copied().filter(|late| is_new(late.row));
             let mut new: Vec<LateRow> = new.collect();
             let room = lane.room(share).bytes;
             // More late rows than room: the rows behind them wait.
@@ -244,11 +264,11 @@ impl<P> Reader<P> {
     }
 
     /// The id above which rows may have become visible late.
-    fn observe(&mut self, late: Late) -> Option<i64> {
+    fn observe(&mut self, late: Late, highest: Option<i64>) -> Option<i64> {
         match late {
             Late::None => None,
             Late::Since(snapshot) => self.late.observe(snapshot),
-            Late::Above(id) => Some(id),
+            Late::Between(began, ended) => Some(self.trailing.observe(began, ended, highest)),
         }
     }
 

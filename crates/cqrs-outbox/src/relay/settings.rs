@@ -14,6 +14,8 @@ pub(super) struct Settings {
     pub(super) poll: Duration,
     pub(super) idle_poll: Duration,
     pub(super) sweep: Duration,
+    /// From the insert of a row to its commit.
+    pub(super) longest_transaction: Duration,
     pub(super) lease: Duration,
     pub(super) uses_session: bool,
     pub(super) statement_timeout: Duration,
@@ -30,6 +32,7 @@ impl Default for Settings {
             poll: Duration::from_millis(250),
             idle_poll: Duration::from_secs(1),
             sweep: Duration::from_secs(30),
+            longest_transaction: Duration::from_secs(60),
             lease: Duration::from_secs(30),
             uses_session: true,
             statement_timeout: Duration::from_secs(10),

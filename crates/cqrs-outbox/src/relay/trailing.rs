@@ -4,10 +4,6 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// The longest that a transaction may take from the id of its row to the commit. Rows that take longer are found
-/// by the next sweep.
-const LONGEST: Duration = Duration::from_secs(60);
-
 /// Between two marks. Fewer marks make a late read longer, never wrong.
 const STEP: Duration = Duration::from_secs(1);
 
@@ -15,8 +11,11 @@ const STEP: Duration = Duration::from_secs(1);
 ///
 /// Ids are taken in order. So all ids up to one that a read has seen are older than that read: that pair is a
 /// mark. Once it is older than the longest transaction, the rows below it are visible or will never be.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct TrailingIds {
+    /// The longest that a transaction may take from the id of its row to the commit. Rows that take longer are found
+    /// by the next sweep.
+    longest: Duration,
     /// (time after a read, the highest id read until then), both ascending.
     marks: VecDeque<(Instant, i64)>,
     /// The beginning of the last read.
@@ -24,15 +23,19 @@ pub(super) struct TrailingIds {
 }
 
 impl TrailingIds {
+    pub(super) fn new(longest: Duration) -> Self {
+        Self { longest, marks: VecDeque::new(), last: None }
+    }
+
     /// Forgets what was read: the database may be another one now, with other ids.
     pub(super) fn clear(&mut self) {
-        *self = Self::default();
+        *self = Self::new(self.longest);
     }
 
     /// A read ran from `began` to `ended`, and `highest` is the highest id that it brought. Rows above the
     /// returned id may be visible that the read before could not see.
     pub(super) fn observe(&mut self, began: Instant, ended: Instant, highest: Option<i64>) -> i64 {
-        let last = self.last.replace(began).and_then(|last| last.checked_sub(LONGEST));
+        let last = self.last.replace(began).and_then(|last| last.checked_sub(self.longest));
         let above = last.map_or(i64::MIN, |bound| {
             let place = self.marks.iter().rposition(|(time, _)| *time <= bound);
             // Those before it are not needed again.
@@ -52,6 +55,8 @@ impl TrailingIds {
 mod tests {
     use super::*;
 
+    const LONGEST: Duration = Duration::from_secs(60);
+
     /// Reads once a second, each taking 10 ms; `ids` are the highest ones of the reads.
     fn read(trailing: &mut TrailingIds, start: Instant, seconds: u64, highest: Option<i64>) -> i64 {
         let began = start + Duration::from_secs(seconds);
@@ -60,7 +65,7 @@ mod tests {
 
     #[test]
     fn ids_older_than_the_longest_transaction_are_not_read_again() {
-        let (mut trailing, start) = (TrailingIds::default(), Instant::now());
+        let (mut trailing, start) = (TrailingIds::new(LONGEST), Instant::now());
         for second in 0..200_u64 {
             let id = i64::try_from(second).unwrap();
             let above = read(&mut trailing, start, second * 2, Some(id));
@@ -73,7 +78,7 @@ mod tests {
 
     #[test]
     fn pause_between_reads_is_covered() {
-        let (mut trailing, start) = (TrailingIds::default(), Instant::now());
+        let (mut trailing, start) = (TrailingIds::new(LONGEST), Instant::now());
         read(&mut trailing, start, 0, Some(7));
         read(&mut trailing, start, 1, Some(9));
         // A row below 9 may have become visible at any time since the last read.

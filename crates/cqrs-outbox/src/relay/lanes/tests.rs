@@ -1,7 +1,7 @@
 //! Tests of the lanes' memory, moves and reset.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -10,11 +10,12 @@ use crate::relay::effects::{Late, OrderKey, Table, Target};
 
 const AT: LaneEpoch = LaneEpoch { lane: 0, epoch: 1 };
 const NOW: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// One lane, with a window of 100 rows and 100 bytes.
 fn lanes(parked: Vec<ParkedEntry>) -> Lanes<i64> {
     let backoff = Backoff { first: NOW, longest: NOW };
-    let mut lanes = Lanes::new(Capacity { rows: 100, bytes: 100 }, backoff);
+    let mut lanes = Lanes::new(Capacity { rows: 100, bytes: 100 }, backoff, LONGEST);
     lanes.take(vec![AT], parked, NOW);
     lanes
 }
@@ -192,7 +193,7 @@ fn read_that_took_too_long_is_made_again_with_its_late_rows() {
 #[test]
 fn read_starts_behind_the_last_lane_that_was_read() {
     let backoff = Backoff { first: NOW, longest: NOW };
-    let mut lanes = Lanes::<i64>::new(Capacity { rows: 100, bytes: 100 }, backoff);
+    let mut lanes = Lanes::<i64>::new(Capacity { rows: 100, bytes: 100 }, backoff, LONGEST);
     lanes.take((0..4).map(|lane| LaneEpoch { lane, epoch: 1 }).collect(), Vec::new(), NOW);
     lanes.reader.part.timed_out();
     let mut read = Vec::new();
@@ -203,4 +204,67 @@ fn read_starts_behind_the_last_lane_that_was_read() {
         hot(&mut lanes, Vec::new());
     }
     assert_eq!(read, [[0, 1], [2, 3], [0, 1]]);
+}
+
+/// A hot read of a database that tells no snapshots, at a time in seconds.
+fn timed(lanes: &mut Lanes<i64>, start: Instant, at: u64, ids: &[i64]) -> ReadStep {
+    lanes.wake();
+    let ReadStep::Hot(_) = lanes.start_read() else { panic!("a read") };
+    let rows = ids.iter().map(|id| entry(*id, 1)).collect();
+    let began = start + Duration::from_secs(at);
+    lanes.hot_rows(ReadAnswer { rows, lost: Vec::new(), late: Late::Between(began, began) })
+}
+
+/// The answer to the late read of such a hot read.
+fn timed_ids(lanes: &mut Lanes<i64>, ids: &[i64]) -> ReadStep {
+    let rows = ids.iter().map(|id| (AT.lane, LateRow { row: row(*id), size: 1 })).collect();
+    lanes.late_ids(ReadAnswer { rows, lost: Vec::new(), late: Late::None })
+}
+
+#[test]
+fn lane_without_rows_does_not_lengthen_late_reads() {
+    let (mut lanes, start) = (lanes(Vec::new()), Instant::now());
+    lanes.take(vec![LaneEpoch { lane: 1, epoch: 1 }], Vec::new(), NOW);
+    let mut above = Vec::new();
+    for second in 0..100 {
+        let id = i64::try_from(second).unwrap();
+        let ReadStep::Ids(ranges) = timed(&mut lanes, start, second, &[id]) else {
+            panic!("a late read")
+        };
+        above.push(ranges[0].above);
+        assert_eq!(timed_ids(&mut lanes, &[id]), ReadStep::End);
+        publish_all(&mut lanes);
+    }
+    assert_eq!(above[60], i64::MIN);
+    assert_eq!(above[99], 38, "the last read below began at 98, and a row may be 60 s old");
+    lanes.reset();
+    let ReadStep::Ids(ranges) = timed(&mut lanes, start, 100, &[100]) else {
+        panic!("a late read")
+    };
+    assert_eq!(ranges[0].above, i64::MIN);
+}
+
+#[test]
+fn row_that_a_torn_read_misses_goes_first() {
+    let (mut lanes, start) = (lanes(Vec::new()), Instant::now());
+    let of_key = |id: i64| {
+        let (lane, of) = entry(id, 1);
+        (lane, Entry { order: order("k"), ..of })
+    };
+    for (ids, missed) in [([110, 120], 105), ([130, 140], 135)] {
+        lanes.wake();
+        let ReadStep::Hot(_) = lanes.start_read() else { panic!("a read") };
+        let rows = ids.into_iter().map(of_key).collect();
+        let late = Late::Between(start, start);
+        let step = lanes.hot_rows(ReadAnswer { rows, lost: Vec::new(), late });
+        let ReadStep::Ids(ranges) = step else { panic!("a late read") };
+        assert_eq!(ranges[0].up_to, ids[1]);
+        let mut all = [ids[0], ids[1], missed];
+        all.sort_unstable();
+        let step = timed_ids(&mut lanes, &all);
+        assert_eq!(step, ReadStep::Rows(vec![(AT, row(missed))]), "not those of the hot read");
+        let rows = vec![of_key(missed)];
+        lanes.late_rows(ReadAnswer { rows, lost: Vec::new(), late: Late::None });
+        assert_eq!(publish_all(&mut lanes), all);
+    }
 }

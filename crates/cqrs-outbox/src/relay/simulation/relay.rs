@@ -59,7 +59,7 @@ pub(super) struct Relay {
 
 impl Relay {
     pub(super) fn new(number: usize) -> Self {
-        let lanes = Lanes::new(CAPACITY, BACKOFF);
+        let lanes = Lanes::new(CAPACITY, BACKOFF, Duration::MAX);
         let (requests, answers) = (Vec::new(), Vec::new());
         Self {
             number,

@@ -1,14 +1,14 @@
 //! The relay's statements on MySQL and MariaDB.
 //!
-//! They read without locks. Those that write several rows run in READ COMMITTED, which locks no gaps where writers
-//! insert.
+//! They read without locks. All but the heartbeat run in transactions of their own, in READ COMMITTED: it shows no row that
+//! may still be rolled back, whatever the default of the server, and locks no gaps where writers insert. A proxy that
+//! splits reads from writes sends transactions to the server that is written.
 
 mod session;
 mod sql;
 mod start;
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,8 +19,9 @@ use uuid::Uuid;
 
 use self::session::Session;
 use self::sql::{Asked, Moved, Sql, micros};
-use super::connections::Connections;
+use super::connections::{Connections, Lent};
 use super::{FORGOTTEN_AFTER, Payload, ReadEntry, Store, View, entry_of, order_of};
+use crate::database::mysql::BEGIN_READ_COMMITTED;
 use crate::database::mysql_list::{json, list};
 use crate::error::OutboxError;
 use crate::relay::effects::{
@@ -28,7 +29,6 @@ use crate::relay::effects::{
     Target,
 };
 use crate::relay::lane::ParkedEntry;
-use crate::relay::trailing::TrailingIds;
 use crate::row::{MessageReader, unread_size};
 
 #[derive(Debug)]
@@ -39,10 +39,9 @@ pub struct MysqlStore {
     relay: Uuid,
     session: Option<Session>,
     lease: Duration,
-    /// The statements that begin a transaction.
-    begin: String,
+    /// The statement that makes the settings of a new connection.
+    settings: String,
     sql: Sql,
-    trailing: Mutex<TrailingIds>,
 }
 
 fn error(doing: &'static str) -> impl Fn(Error) -> OutboxError {
@@ -115,50 +114,65 @@ fn query_once<'q>(sql: String) -> Query<'q, MySql, MySqlArguments> {
     sqlx::query(AssertSqlSafe(sql)).persistent(false)
 }
 
-/// The rows of a statement.
-async fn fetch(
-    connections: &Connections<MySql>,
-    query: Query<'_, MySql, MySqlArguments>,
-) -> Result<Vec<MySqlRow>, Error> {
-    let mut lent = connections.lend().await?;
-    let rows = query.fetch_all(lent.connection()).await?;
-    lent.give_back();
-    Ok(rows)
-}
-
 impl MysqlStore {
-    /// The rows of a statement; none of one that writes.
-    async fn fetch(&self, query: Query<'_, MySql, MySqlArguments>) -> Result<Vec<MySqlRow>, Error> {
-        fetch(&self.connections, query).await
+    async fn lend<'c>(
+        &self,
+        connections: &'c Connections<MySql>,
+    ) -> Result<Lent<'c, MySql>, Error> {
+        let mut lent = connections.lend().await?;
+        if lent.is_new() {
+            let settings = sqlx::raw_sql(AssertSqlSafe(self.settings.clone()));
+            settings.execute(lent.connection()).await?;
+        }
+        Ok(lent)
     }
 
     /// Runs `statements` in a transaction. After an error or a drop the connection is closed, which rolls back.
+    async fn transaction_on<T>(
+        &self,
+        connections: &Connections<MySql>,
+        statements: impl AsyncFnOnce(&mut MySqlConnection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut lent = self.lend(connections).await?;
+        let mut tx = lent.connection().begin_with(BEGIN_READ_COMMITTED).await?;
+        // Boxed: the compiler bounds the depth of the futures that a relay is part of.
+        let done = Box::pin(statements(&mut tx)).await?;
+        tx.commit().await?;
+        lent.give_back();
+        Ok(done)
+    }
+
     async fn in_transaction<T>(
         &self,
         statements: impl AsyncFnOnce(&mut MySqlConnection) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let mut lent = self.connections.lend().await?;
-        let begin = AssertSqlSafe(self.begin.clone());
-        let mut tx = lent.connection().begin_with(begin).await?;
-        let done = statements(&mut tx).await?;
-        tx.commit().await?;
-        lent.give_back();
-        Ok(done)
+        self.transaction_on(&self.connections, statements).await
+    }
+
+    /// The rows of a statement; none of one that writes.
+    async fn fetch(&self, query: Query<'_, MySql, MySqlArguments>) -> Result<Vec<MySqlRow>, Error> {
+        self.in_transaction(async |tx| query.fetch_all(tx).await).await
     }
 
     async fn try_heartbeat(&self) -> Result<View, Error> {
         if let Some(session) = &self.session {
             session.ensure().await?;
         }
-        let of = &self.heartbeats;
-        fetch(of, query(&self.sql.heartbeat).bind(self.relay)).await?;
+        // Alone, so that reads that fail do not cost the lanes.
+        let mut lent = self.lend(&self.heartbeats).await?;
+        query(&self.sql.heartbeat).bind(self.relay).execute(lent.connection()).await?;
+        lent.give_back();
         let lane = |row: &MySqlRow| {
             let at = LaneEpoch { lane: row.try_get("lane")?, epoch: row.try_get("epoch")? };
             Ok((at, row.try_get("owner")?))
         };
-        let lanes = fetch(of, query(&self.sql.lanes)).await?;
+        let seen = self.transaction_on(&self.heartbeats, async |tx| {
+            let lanes = query(&self.sql.lanes).fetch_all(&mut *tx).await?;
+            let live = query(&self.sql.live).bind(micros(self.lease)).fetch_all(&mut *tx).await?;
+            Ok((lanes, live))
+        });
+        let (lanes, live) = seen.await?;
         let lanes = lanes.iter().map(lane).collect::<Result<_, Error>>()?;
-        let live = fetch(of, query(&self.sql.live).bind(micros(self.lease))).await?;
         let live: Vec<Uuid> = live.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
         if let Some(session) = &self.session
             && !live.contains(&self.relay)
@@ -224,24 +238,27 @@ impl MysqlStore {
             let LaneRead { lane, above, limit, bytes: _ } = *read;
             LaneRange { lane, above, up_to: i64::MAX, limit }
         };
-        let ids = self.try_ids(&reads.iter().map(range).collect::<Vec<_>>()).await?;
-        let rows = within_bytes(reads, &ids.rows);
-        let mut answer = match rows.is_empty() {
-            true => ReadAnswer { rows: Vec::new(), lost: Vec::new(), late: Late::None },
-            false => self.try_rows(&rows).await?,
-        };
-        answer.lost.extend(ids.lost);
-        let highest = answer.rows.iter().map(|(_, entry)| entry.row.id).max();
-        let mut trailing = self.trailing.lock().unwrap_or_else(PoisonError::into_inner);
-        // The lanes were just taken, or what was read of them is forgotten.
-        if reads.iter().any(|read| read.above == i64::MIN) {
-            trailing.clear();
-        }
-        answer.late = Late::Above(trailing.observe(began, Instant::now(), highest));
+        let ranges: Vec<_> = reads.iter().map(range).collect();
+        let hot = self.in_transaction(async |tx| {
+            let ids = self.read_ids(tx, &ranges).await?;
+            let rows = within_bytes(reads, &ids.rows);
+            let mut answer = match rows.is_empty() {
+                true => ReadAnswer { rows: Vec::new(), lost: Vec::new(), late: Late::None },
+                false => self.read_rows(tx, &rows).await?,
+            };
+            answer.lost.extend(ids.lost);
+            Ok(answer)
+        });
+        let mut answer = hot.await?;
+        answer.late = Late::Between(began, Instant::now());
         Ok(answer)
     }
 
-    async fn try_ids(&self, ranges: &[LaneRange]) -> Result<ReadAnswer<LateRow>, Error> {
+    async fn read_ids(
+        &self,
+        tx: &mut MySqlConnection,
+        ranges: &[LaneRange],
+    ) -> Result<ReadAnswer<LateRow>, Error> {
         let asked = Asked::new(ranges);
         let sql = self.sql.ids(asked.parts);
         let mut query = query(&sql).bind(self.relay);
@@ -252,14 +269,19 @@ impl MysqlStore {
             };
             query = query.bind(lane).bind(above).bind(up_to).bind(limit);
         }
-        let rows = self.fetch(query).await?;
+        let rows = query.fetch_all(tx).await?;
         let lanes = ranges.iter().map(|range| range.lane);
         answer(&rows, lanes, |row, of| Ok(LateRow { row, size: size(of)? }))
     }
 
-    async fn try_rows(&self, rows: &[(LaneEpoch, RowId)]) -> Result<ReadAnswer<ReadEntry>, Error> {
+    async fn read_rows(
+        &self,
+        tx: &mut MySqlConnection,
+        rows: &[(LaneEpoch, RowId)],
+    ) -> Result<ReadAnswer<ReadEntry>, Error> {
         let list = list(rows.iter().map(|(at, row)| (at.lane, row.id, row.event_id)));
-        let found = self.fetch(query(&self.sql.rows).bind(self.relay).bind(list)).await?;
+        let query = query(&self.sql.rows).bind(self.relay).bind(list);
+        let found = query.fetch_all(tx).await?;
         let mut asked: Vec<_> = rows.iter().map(|(at, _)| *at).collect();
         asked.dedup();
         let mut messages = MessageReader::new();
@@ -368,14 +390,16 @@ impl Store for MysqlStore {
     }
 
     async fn ids(&self, ranges: &[LaneRange]) -> Result<ReadAnswer<LateRow>, OutboxError> {
-        self.try_ids(ranges).await.map_err(error("reading late rows of the outbox"))
+        let ids = self.in_transaction(async |tx| self.read_ids(tx, ranges).await).await;
+        ids.map_err(error("reading late rows of the outbox"))
     }
 
     async fn rows(
         &self,
         rows: &[(LaneEpoch, RowId)],
     ) -> Result<ReadAnswer<ReadEntry>, OutboxError> {
-        self.try_rows(rows).await.map_err(error("reading late rows of the outbox"))
+        let rows = self.in_transaction(async |tx| self.read_rows(tx, rows).await).await;
+        rows.map_err(error("reading late rows of the outbox"))
     }
 
     async fn delete(&self, rows: &[Delete]) -> Result<Option<u64>, OutboxError> {

@@ -1,18 +1,22 @@
 //! The start of a relay's store on MySQL: its connections and their settings.
 
+use std::time::Duration;
+
 use sqlx::MySql;
 use uuid::Uuid;
 
 use super::MysqlStore;
 use super::session::Session;
 use super::sql::Sql;
-use crate::database::mysql::BEGIN_READ_COMMITTED;
 use crate::outbox::Outbox;
 use crate::relay::store::connections::Connections;
 use crate::relay::store::{RelayDatabase, StoreSettings};
 
 /// One for the reads, one for the deletes and moves. The session and the heartbeat have one each besides.
 const CONNECTIONS: usize = 2;
+
+/// In the range of all settings of both servers.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(1_000_000);
 
 impl RelayDatabase for MySql {
     type Store = MysqlStore;
@@ -28,12 +32,26 @@ impl RelayDatabase for MySql {
         // Statements that take long must not cost the lanes.
         let connections = Connections::new(pool(), CONNECTIONS);
         let heartbeats = Connections::new(pool(), 1);
-        // The server, too, ends a statement that waits for a lock for too long.
-        let timeout = statement_timeout.as_secs().clamp(1, i32::MAX as u64);
-        let begin =
-            format!("SET SESSION innodb_lock_wait_timeout = {timeout}; {BEGIN_READ_COMMITTED}");
+        let settings = settings_of(uses_session.then_some(statement_timeout));
         let sql = Sql::new(outbox.tables(), uses_session);
-        let trailing = std::sync::Mutex::default();
-        MysqlStore { connections, heartbeats, relay, session, lease, begin, sql, trailing }
+        MysqlStore { connections, heartbeats, relay, session, lease, settings, sql }
     }
+}
+
+/// The statement that makes the settings of a new connection. `timeout`: the longest that the server may take for a
+/// statement, which would not notice that its client is gone.
+fn settings_of(timeout: Option<Duration>) -> String {
+    // The hook of the application's pool may have set something else.
+    let mut settings = "SET autocommit = 1".to_owned();
+    if let Some(timeout) = timeout {
+        let timeout = timeout.clamp(Duration::from_millis(1), LONGEST_TIMEOUT);
+        let (seconds, millis) = (timeout.as_secs_f64(), timeout.as_millis());
+        let lock_wait = timeout.as_secs().max(1);
+        // MySQL and MariaDB each read the comment of their own.
+        settings += &format!(
+            ", innodb_lock_wait_timeout = {lock_wait} /*!80000 , max_execution_time = {millis} */ \
+             /*M!100000 , max_statement_time = {seconds:.3} */"
+        );
+    }
+    settings
 }
