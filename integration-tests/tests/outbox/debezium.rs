@@ -64,7 +64,7 @@ async fn events_are_rows_of_the_handlers_transaction() {
     schema.drop().await;
 }
 
-/// The topic, key and body that the router makes of the rows, in order of writing, with
+/// The columns that the router takes as topic, key and body by its manual, in order of writing, with
 /// `route.topic.replacement=${routedByValue}` and the converters of the manual.
 async fn routed(schema: &Schema) -> Vec<(String, Option<Vec<u8>>, Vec<u8>)> {
     let sql =
@@ -73,7 +73,7 @@ async fn routed(schema: &Schema) -> Vec<(String, Option<Vec<u8>>, Vec<u8>)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn routed_record_equals_that_of_the_relay() {
+async fn columns_of_a_row_equal_the_record_of_the_relay() {
     let schema = Schema::new().await;
     let debezium = DebeziumOutbox::new(schema.pool.clone());
     debezium.create_table().await.unwrap();

@@ -14,6 +14,9 @@ const RELAY: &str = env!("CARGO_BIN_EXE_relay");
 /// Unconfirmed or undeleted rows of one relay: its broker's window, and the rows of a delete and a half.
 const IN_FLIGHT: usize = 1_000 + 6_000;
 
+/// Of relays whose session tells that they are alive.
+const LEASE: Duration = Duration::from_secs(30);
+
 on_each_database!(
     relays_share_lanes_and_publish_each_row_once,
     killed_relays_lose_nothing_and_keep_order,
@@ -53,7 +56,8 @@ async fn killed_relays_lose_nothing_and_keep_order<DB: TestDatabase>() {
     let (schema, topic) = fresh::<DB>("kill").await;
     let (rows, kills) = if full() { (100_000, 10) } else { (20_000, 3) };
     let (server, name) = (DB::SERVER.to_owned(), schema.name.clone());
-    let options = RelayOptions { server, schema: name, lease_ms: 30_000 };
+    let lease_ms = LEASE.as_millis() as u64;
+    let options = RelayOptions { server, schema: name, lease_ms };
     let mut relays: Vec<_> = (0..4).map(|_| RelayProcess::spawn(RELAY, &options)).collect();
     wait(async || owners(&schema).await == [16, 16, 16, 16], "fair share").await;
     let mut slowest = Duration::ZERO;
@@ -87,6 +91,7 @@ async fn killed_relays_lose_nothing_and_keep_order<DB: TestDatabase>() {
         arrived.duplicates,
     );
     assert!(arrived.duplicates <= kills * IN_FLIGHT);
+    assert!(slowest < LEASE / 2, "taken over by the lease, not by the end of the session");
     schema.drop().await;
 }
 
