@@ -167,11 +167,7 @@ impl Sql {
             load: render(&format!(
                 "SELECT {cols} FROM {{t}}outbox_parked r WHERE r.lane = $1 AND r.id = ANY ($2)"
             )),
-            // A notification is in no log: its commit need not wait for the disk.
-            notify: format!(
-                "SELECT set_config('synchronous_commit', 'off', true), pg_notify({}, '')",
-                channel(&tables.name("outbox_relay"))
-            ),
+            notify: format!("SELECT pg_notify({}, '')", channel(&tables.name("outbox_relay"))),
         }
     }
 }
