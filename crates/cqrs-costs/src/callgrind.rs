@@ -9,8 +9,10 @@ use std::process::Command;
 use crate::measured::COUNTED;
 use crate::scenario::Scenario;
 
-/// The functions of the C library that allocate: Rust's allocator calls them.
-const ALLOCATORS: [&str; 5] = ["malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc"];
+/// What Rust code calls to allocate. Those of the C library below are no measure: callgrind keeps their calls from
+/// before the counting.
+const ALLOCATORS: [&str; 3] =
+    ["__rustc::__rust_alloc", "__rustc::__rust_alloc_zeroed", "__rustc::__rust_realloc"];
 
 /// The cost of one message.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -49,34 +51,52 @@ pub(crate) fn cost_of(scenario: Scenario) -> Result<Cost, String> {
 
 fn run(scenario: Scenario, count: usize) -> Result<Counted, String> {
     let name = scenario.name();
-    let out = env::temp_dir().join(format!("cqrs-costs-{}-{name}", std::process::id()));
+    let directory = env::temp_dir().join(format!("cqrs-costs-{}-{name}", std::process::id()));
+    fs::create_dir(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    let counted = run_in(&directory, &name, count);
+    if let Err(error) = fs::remove_dir_all(&directory) {
+        eprintln!("cqrs-costs: {}: {error}", directory.display());
+    }
+    counted
+}
+
+/// Calls are counted outside of `COUNTED`, too, and on all threads: so the counts start with it and are written at
+/// its end, for each thread alone.
+fn run_in(directory: &Path, name: &str, count: usize) -> Result<Counted, String> {
     let program = env::current_exe().map_err(|error| format!("its own path: {error}"))?;
     let ran = Command::new("valgrind")
-        .args(["--tool=callgrind", "--quiet", "--combine-dumps=yes"])
-        .arg(format!("--toggle-collect={COUNTED}"))
-        .arg(format!("--callgrind-out-file={}", out.display()))
+        .args(["--tool=callgrind", "--quiet", "--separate-threads=yes"])
+        .args(
+            ["--toggle-collect", "--zero-before", "--dump-after"]
+                .map(|option| format!("{option}={COUNTED}")),
+        )
+        .arg(format!("--callgrind-out-file={}", directory.join("out").display()))
         .arg(program)
-        .args(["run", &name, &count.to_string()])
+        .args(["run", name, &count.to_string()])
         .output()
         .map_err(|error| {
             format!("valgrind cannot be started ({error}): scripts/costs installs it")
         })?;
-    let counted = fs::read_to_string(&out).map_err(|error| format!("{}: {error}", out.display()));
-    remove(&out);
     if !ran.status.success() {
         let errors = String::from_utf8_lossy(&ran.stderr);
         return Err(format!("{name} with {count} messages failed ({}):\n{errors}", ran.status));
     }
-    match parse(&counted?) {
-        Some(counted) if counted.instructions > 0 => Ok(counted),
-        _ => Err(format!("{name}: nothing was counted in `{COUNTED}`")),
+    let mut counted = Counted::default();
+    let files =
+        fs::read_dir(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    for file in files {
+        let path = file.map_err(|error| format!("{}: {error}", directory.display()))?.path();
+        let text =
+            fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        // Threads and phases that were not counted have no instructions.
+        if let Some(part) = parse(&text).filter(|part| part.instructions > 0) {
+            counted.instructions += part.instructions;
+            counted.allocations += part.allocations;
+        }
     }
-}
-
-/// A file that is left behind is one in the directory for temporary files.
-fn remove(file: &Path) {
-    if let Err(error) = fs::remove_file(file) {
-        eprintln!("cqrs-costs: {}: {error}", file.display());
+    match counted.instructions {
+        0 => Err(format!("{name}: nothing was counted in `{COUNTED}`")),
+        _ => Ok(counted),
     }
 }
 
@@ -112,8 +132,8 @@ mod tests {
 
     #[test]
     fn allocations_are_the_calls_of_the_allocators() {
-        let text = "fn=(1) work\n10 5\ncfn=(2) malloc\ncalls=3 0\n10 60\ncfn=(3) free\ncalls=3 0\n11 6\n\
-                    fn=(2)\n1 60\ncfn=(4) _int_malloc\ncalls=3 0\n1 50\nfn=(5) more\ncfn=(2)\n\
+        let text = "fn=(1) work\n10 5\ncfn=(2) __rustc::__rust_alloc\ncalls=3 0\n10 60\ncfn=(3) free\ncalls=3 0\n11 6\n\
+                    fn=(2)\n1 60\ncfn=(4) malloc\ncalls=3 0\n1 50\nfn=(5) more\ncfn=(2)\n\
                     calls=4 0\n12 9\n\ntotals: 130\n";
         assert_eq!(parse(text), Some(Counted { instructions: 130, allocations: 7 }));
     }
