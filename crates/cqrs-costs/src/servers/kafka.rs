@@ -108,7 +108,9 @@ pub(crate) fn publish_raw(count: usize) {
             let key = format!("key-{}", index % 100);
             let record = FutureRecord::to(&topic.name).key(&key).payload(&body);
             let sent = producer.send_result(record).map_err(|(error, _)| error).expect("queued");
-            sent.map(|stored| drop(stored.expect("a live producer").expect("stored")))
+            sent.map(|stored| {
+                let _place = stored.expect("a live producer").expect("stored");
+            })
         }),
     );
 }

@@ -1,5 +1,7 @@
 //! The scenarios on real servers: the thread that runs ours, beside the same loop on the raw client.
 
+#![allow(clippy::async_yields_async)] // the outer future enqueues, the inner one is the confirm
+
 pub(crate) mod amqp;
 pub(crate) mod kafka;
 
