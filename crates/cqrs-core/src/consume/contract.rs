@@ -183,10 +183,10 @@ pub trait Settle: Send + Sync + 'static {
 }
 
 impl dyn Settle {
-    /// Acks the message; see [`poll_ack`](Self::poll_ack).
+    /// Acks the message; see [`poll_ack`](Settle::poll_ack).
     ///
     /// # Errors
-    /// As [`poll_ack`](Self::poll_ack).
+    /// As [`poll_ack`](Settle::poll_ack).
     ///
     /// # Cancel safety
     /// A dropped call may have acked the message. A further call continues it.
