@@ -4,7 +4,7 @@ use std::future::Future;
 
 use tokio::runtime::Runtime;
 
-/// The function that valgrind is told to count, on the thread that calls it.
+/// The function that valgrind counts, on the thread that calls it.
 pub(crate) const COUNTED: &str = "cqrs_costs::measured::counted";
 
 #[inline(never)]
