@@ -162,3 +162,38 @@ impl Deref for Received {
 
 crate::debug_fields!(Received {}, |it|
     message: it.message(), group: it.group(), attempt: it.attempt());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn received(body: &'static str) -> Received {
+        Received::new(Incoming::new("users", body), "group".into(), RetryState::default())
+    }
+
+    #[test]
+    fn spare_has_nothing_of_its_earlier_message() {
+        let (mut spare, mut done) = (SpareReceived::default(), received("first"));
+        done.note_failure();
+        done.note_return();
+        spare.keep(done);
+        assert_eq!(spare.0.len(), 1);
+        let group = "other".into();
+        let filled = spare.fill(Incoming::new("orders", "second"), &group, RetryState::default());
+        assert!(spare.0.is_empty());
+        let expected =
+            Received::new(Incoming::new("orders", "second"), group, RetryState::default());
+        assert_eq!(filled.message(), expected.message());
+        assert_eq!((filled.group(), filled.attempt()), ("other", 1));
+        assert_eq!(filled.retry(), expected.retry());
+    }
+
+    #[test]
+    fn message_that_a_handler_keeps_is_no_spare() {
+        let (mut spare, done) = (SpareReceived::default(), received("kept"));
+        let kept = done.clone();
+        spare.keep(done);
+        assert!(spare.0.is_empty());
+        assert_eq!(kept.body.as_deref(), Some(&b"kept"[..]));
+    }
+}
