@@ -128,7 +128,7 @@ impl Fixture {
         self.execute("TRUNCATE cqrs_outbox").await;
     }
 
-    /// Inserts `rows` rows with bodies of 256 bytes, in one transaction.
+    /// Inserts `rows` rows with bodies of 256 bytes, in one transaction. The keys take turns.
     pub(super) async fn fill(&self, rows: usize) {
         self.insert_into("cqrs_outbox (", "", rows).await;
     }
@@ -149,7 +149,7 @@ impl Fixture {
              'application/json', convert_to('{{\"order\":' || lpad(n::text, 10, '1') || \
              ',\"filling\":\"' || repeat('x', 224) || '\"}}', 'UTF8'), now(), true, now() \
              FROM generate_series(1, $2) n JOIN unnest($3::int2[], $4::bytea[]) WITH ORDINALITY \
-             AS k (lane, key, number) ON k.number = n % {} + 1",
+             AS k (lane, key, number) ON k.number = n % {} + 1 ORDER BY n",
             self.keys
         );
         let query = sqlx::query(AssertSqlSafe(sql)).bind(&self.topic);
