@@ -27,6 +27,10 @@ pub(super) fn read<P: Notification + DeserializeOwned>(text: &str) -> Option<Not
     let rest = rest.strip_prefix(r#"","event_timestamp":""#)?;
     let ends_at = |length: &usize| rest.as_bytes().get(*length) == Some(&b'"');
     let (timestamp, rest) = rest.split_at_checked(TIMESTAMP_LENGTHS.into_iter().find(ends_at)?)?;
+    // Its parser takes any byte here, also one that ends the string. Elsewhere it takes digits and signs.
+    if timestamp.as_bytes().get(DATE_LENGTH) != Some(&b'T') {
+        return None;
+    }
     let event_timestamp: Timestamp = timestamp.parse().ok()?;
     let rest = rest.strip_prefix(r#"","event_name":""#)?.strip_prefix(P::NAME)?;
     let topic = rest.strip_prefix(r#"","topic":""#)?.strip_suffix(r#""}"#)?;
@@ -52,8 +56,10 @@ const fn is_plain(text: &str) -> bool {
 
 /// The length of a hyphenated UUID.
 const UUID_LENGTH: usize = 36;
-/// The lengths of a timestamp: with and without a fraction, in UTC and, as python-cqrs writes it, without an offset.
-const TIMESTAMP_LENGTHS: [usize; 4] = [32, 25, 26, 19];
+const DATE_LENGTH: usize = "2024-01-02".len();
+/// The lengths of a timestamp: with and without a fraction, in UTC and, as python-cqrs writes it, without an offset. The
+/// shortest one comes first: with it, a quote of what follows stands at the end of the longest one.
+const TIMESTAMP_LENGTHS: [usize; 4] = [19, 32, 25, 26];
 
 #[cfg(test)]
 mod tests {
@@ -67,6 +73,13 @@ mod tests {
     struct UserCreated {
         user_id: String,
         tags: Vec<Option<f64>>,
+    }
+
+    /// An event at a time of 2024-01-02.
+    fn text(time: &str) -> String {
+        format!(
+            r#"{{"payload":{{"user_id":"1","tags":[]}},"event_id":"3fa85f64-5717-4562-b3fc-2c963f66afa6","event_timestamp":"2024-01-02{time}","event_name":"UserCreated","topic":"user_events"}}"#
+        )
     }
 
     fn event() -> impl Strategy<Value = NotificationEvent<UserCreated>> {
@@ -88,8 +101,19 @@ mod tests {
             let event = NotificationEvent::new(payload.clone()).with_topic(topic);
             assert_eq!(read(&serde_json::to_string(&event).unwrap()), Some(event));
         }
-        let python = r#"{"payload":{"user_id":"1","tags":[]},"event_id":"3fa85f64-5717-4562-b3fc-2c963f66afa6","event_timestamp":"2024-01-02T03:04:05.678901","event_name":"UserCreated","topic":"user_events"}"#;
-        assert!(read::<UserCreated>(python).is_some());
+        for end in [".678901+00:00", "+00:00", ".678901", ""] {
+            assert!(read::<UserCreated>(&text(&format!("T03:04:05{end}"))).is_some(), "{end}");
+        }
+    }
+
+    /// A timestamp may have any byte between its date and its time, a string of JSON may not.
+    #[test]
+    fn what_is_no_json_is_not_read() {
+        for separator in ["\"", "\\", "\u{1}"] {
+            let text = text(&format!("{separator}03:04:05.678901+00:00"));
+            assert!(serde_json::from_str::<NotificationEvent<UserCreated>>(&text).is_err());
+            assert_eq!(read::<UserCreated>(&text), None, "{text}");
+        }
     }
 
     proptest! {
