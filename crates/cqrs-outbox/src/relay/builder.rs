@@ -95,15 +95,24 @@ impl<DB: RelayDatabase> Relay<DB> {
     /// As [`run`](Self::run), until `signal` resolves, too.
     pub async fn run_until<F: Future>(self, signal: F) -> RelayReport {
         let stop = self.stop.clone();
-        let stopping = async {
-            signal.await;
-            stop.cancel();
-            std::future::pending().await
-        };
-        tokio::select! {
-            report = self.run() => report,
-            never = stopping => never,
-        }
+        stop_on(signal, stop, self.run()).await
+    }
+}
+
+/// Awaits `run`, and cancels `stop` once `signal` resolves.
+pub(super) async fn stop_on<F: Future>(
+    signal: F,
+    stop: CancellationToken,
+    run: impl Future<Output = RelayReport>,
+) -> RelayReport {
+    let stopping = async {
+        signal.await;
+        stop.cancel();
+        std::future::pending().await
+    };
+    tokio::select! {
+        report = run => report,
+        never = stopping => never,
     }
 }
 

@@ -231,6 +231,20 @@ pub trait Operations: OutboxDatabase {
     ) -> impl Future<Output = Result<u64, OutboxError>> + Send;
 }
 
+fn error(doing: &'static str) -> impl Fn(sqlx::Error) -> OutboxError {
+    move |error| OutboxError::database(doing, error)
+}
+
+/// The statement that [`owners_of`] reads, with the SQL of the present time in microseconds. One statement, so that it
+/// is one snapshot.
+#[cfg(any(feature = "mysql", feature = "sqlite"))]
+fn owners_sql(now: &str) -> String {
+    format!(
+        "SELECT id, 0, {now} - seen_at FROM {{t}}outbox_relay UNION ALL \
+         SELECT owner, count(*), NULL FROM {{t}}outbox_lane WHERE owner IS NOT NULL GROUP BY owner"
+    )
+}
+
 /// The owners of rows (relay, lanes, age of the heartbeat): several rows of a relay are one owner.
 #[cfg(any(feature = "mysql", feature = "sqlite"))]
 fn owners_of(rows: Vec<(Uuid, i64, Option<i64>)>) -> Vec<Owner> {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::filter::FailedFilter;
 use super::{
     COUNTING, DeadCount, Operations, Owner, PURGING, READING, READING_RELAYS, REPLAYED, REPLAYING,
-    owners_of,
+    error, owners_of, owners_sql,
 };
 use crate::database::mysql::{BEGIN_READ_COMMITTED, NOW};
 use crate::database::mysql_list::{LIST, LISTED, list, numbers};
@@ -38,11 +38,7 @@ impl Operations for MySql {
     }
 
     async fn owners(outbox: &Outbox<Self>) -> Result<Vec<Owner>, OutboxError> {
-        // In one statement, so that it is one snapshot.
-        let sql = outbox.tables().render(&format!(
-            "SELECT id, 0, {NOW} - seen_at FROM {{t}}outbox_relay UNION ALL \
-             SELECT owner, count(*), NULL FROM {{t}}outbox_lane WHERE owner IS NOT NULL GROUP BY owner"
-        ));
+        let sql = outbox.tables().render(&owners_sql(NOW));
         let query = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(outbox.pool());
         Ok(owners_of(query.await.map_err(error(READING_RELAYS))?))
     }
@@ -114,10 +110,6 @@ impl Operations for MySql {
     ) -> Result<u64, OutboxError> {
         change(outbox, filter, limit, None).await.map_err(error(PURGING))
     }
-}
-
-fn error(doing: &'static str) -> impl Fn(Error) -> OutboxError {
-    move |error| OutboxError::database(doing, error)
 }
 
 /// Selects `columns` of the rows `r` that meet a filter.

@@ -8,6 +8,7 @@ use sqlx::{AssertSqlSafe, Error, Postgres, Row as _};
 use super::filter::FailedFilter;
 use super::{
     COUNTING, DeadCount, Operations, Owner, PURGING, READING, READING_RELAYS, REPLAYED, REPLAYING,
+    error,
 };
 use crate::error::OutboxError;
 use crate::outbox::Outbox;
@@ -117,10 +118,6 @@ impl Operations for Postgres {
     ) -> Result<u64, OutboxError> {
         change(outbox, filter, limit, "SELECT FROM gone").await.map_err(error(PURGING))
     }
-}
-
-fn error(doing: &'static str) -> impl Fn(Error) -> OutboxError {
-    move |error| OutboxError::database(doing, error)
 }
 
 /// A time in microseconds since 1970-01-01 UTC; null if it is endless.

@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, Error, Row as _, Sqlite};
 use super::filter::FailedFilter;
 use super::{
     COUNTING, DeadCount, Operations, Owner, PURGING, READING, READING_RELAYS, REPLAYED, REPLAYING,
-    owners_of,
+    error, owners_of, owners_sql,
 };
 use crate::error::OutboxError;
 use crate::outbox::Outbox;
@@ -36,11 +36,7 @@ impl Operations for Sqlite {
     }
 
     async fn owners(outbox: &Outbox<Self>) -> Result<Vec<Owner>, OutboxError> {
-        // In one statement, so that it is one snapshot.
-        let sql = outbox.tables().render(&format!(
-            "SELECT id, 0, {NOW} - seen_at FROM {{t}}outbox_relay UNION ALL \
-             SELECT owner, count(*), NULL FROM {{t}}outbox_lane WHERE owner IS NOT NULL GROUP BY owner"
-        ));
+        let sql = outbox.tables().render(&owners_sql(NOW));
         let query = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(outbox.pool());
         Ok(owners_of(query.await.map_err(error(READING_RELAYS))?))
     }
@@ -115,10 +111,6 @@ impl Operations for Sqlite {
     ) -> Result<u64, OutboxError> {
         change(outbox, filter, limit, &[delete()]).await.map_err(error(PURGING))
     }
-}
-
-fn error(doing: &'static str) -> impl Fn(Error) -> OutboxError {
-    move |error| OutboxError::database(doing, error)
 }
 
 /// The conditions of a filter on a table with the alias `r`, with the parameters of [`bind`].

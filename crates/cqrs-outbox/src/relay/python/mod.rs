@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use self::driver::Driver;
 use self::store::Store;
 use super::RelayReport;
+use super::builder::stop_on;
 use super::lane::Backoff;
 use crate::error::OutboxError;
 use crate::python::{Compression, PythonOutbox};
@@ -100,15 +101,7 @@ impl PythonRelay {
     /// As [`run`](Self::run), until `signal` resolves, too.
     pub async fn run_until<F: Future>(self, signal: F) -> RelayReport {
         let stop = self.stop.clone();
-        let stopping = async {
-            signal.await;
-            stop.cancel();
-            std::future::pending().await
-        };
-        tokio::select! {
-            report = self.run() => report,
-            never = stopping => never,
-        }
+        stop_on(signal, stop, self.run()).await
     }
 }
 
