@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-/// The state of the outbox and of a relay, from [`RelayHandle::status`](super::RelayHandle::status).
+/// The state of the outbox and of a relay, from [`RelayHandle::status`](super::RelayHandle::status); with the feature
+/// `postgres` also that of a `PythonRelay`.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct RelayStatus {
@@ -91,7 +92,7 @@ pub struct Counts {
     pub(super) dead: i64,
 }
 
-/// The time of the last heartbeat, and the rows published until then.
+/// The time of the last measurement, and the rows published until then.
 #[derive(Debug, Default)]
 pub(super) struct Rate {
     at: Duration,
@@ -99,11 +100,20 @@ pub(super) struct Rate {
 }
 
 impl Rate {
-    /// Sets the rate since the last heartbeat.
+    /// The time since the last measurement.
+    #[cfg_attr(
+        not(feature = "postgres"),
+        allow(dead_code, reason = "a relay of python-cqrs's table asks")
+    )]
+    pub(super) fn age(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.at)
+    }
+
+    /// Sets the rate since the last measurement.
     pub(super) fn measure(&mut self, now: Duration, progress: &Progress) {
         let published = progress.published();
         let last = std::mem::replace(self, Self { at: now, published });
-        let seconds = now.saturating_sub(last.at).as_secs_f64();
+        let seconds = last.age(now).as_secs_f64();
         if seconds > 0.0 {
             progress.set_rate((published - last.published) as f64 / seconds);
         }

@@ -1,6 +1,10 @@
 //! Tests of the relay on rows that python-cqrs has written, with a real Kafka.
 
-use cqrs_outbox::PythonRelay;
+use std::time::Duration;
+
+use cqrs_core::MemoryBroker;
+use cqrs_outbox::{OutboxErrorKind, PythonRelay};
+use integration_tests::consuming::fixture::until;
 use integration_tests::kafka::{Raw, delete_topics, read_raw};
 use serde_json::json;
 
@@ -134,4 +138,53 @@ async fn cut_session_loses_and_reorders_nothing() {
     );
     tables.schema.drop().await;
     delete_topics(&topic).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn status_counts_rows_and_shows_the_relay() {
+    let (tables, hour) = (Tables::new().await, Duration::from_secs(3_600));
+    tables.add("users", "dataclass", payloads(6), false).await;
+    for (status, attempts, ids) in
+        [("NOT_PRODUCED", 2, "2, 3"), ("NOT_PRODUCED", 5, "4"), ("PRODUCED", 0, "6")]
+    {
+        let sql = format!(
+            "UPDATE outbox SET event_status = '{status}', flush_counter = {attempts} WHERE id IN ({ids})"
+        );
+        tables.execute(&sql).await;
+    }
+    tables.execute("UPDATE outbox SET created_at = now() AT TIME ZONE 'UTC'").await;
+    // The age is that of the rows that wait.
+    for (id, hours) in [(1, 1), (3, 2), (6, 3)] {
+        let sql = format!(
+            "UPDATE outbox SET created_at = created_at - interval '{hours} hours' WHERE id = {id}"
+        );
+        tables.execute(&sql).await;
+    }
+    let broker = MemoryBroker::new();
+    let relay = PythonRelay::builder(&tables.outbox(), broker.clone());
+    let handle = relay.build().unwrap().handle();
+    let status = handle.status().await.unwrap();
+    assert_eq!((status.pending, status.parked, status.dead), (2, 2, 1));
+    let oldest = status.oldest.unwrap();
+    assert!(oldest >= hour && oldest < hour + hour / 2, "{oldest:?}");
+
+    let relay = Running::start(PythonRelay::builder(&tables.outbox(), broker.clone()));
+    until("a rate", async || relay.handle.status().await.unwrap().rate > 0.0).await;
+    tables.until_produced(5).await;
+    until("its end", async || relay.handle.status().await.unwrap().rate == 0.0).await;
+    let status = relay.handle.status().await.unwrap();
+    assert_eq!((status.pending, status.parked, status.dead), (0, 0, 1));
+    assert_eq!((status.published, status.oldest, status.lanes), (4, None, 0));
+    assert!(!status.is_database_away && status.last_error.is_none(), "{status:?}");
+
+    tables.execute("ALTER TABLE outbox RENAME TO elsewhere").await;
+    until("an outage", async || relay.handle.is_database_away()).await;
+    let error = relay.handle.status().await.unwrap_err();
+    assert_eq!(error.kind(), OutboxErrorKind::NotMigrated);
+    tables.execute("ALTER TABLE elsewhere RENAME TO outbox").await;
+    until("the end of the outage", async || !relay.handle.is_database_away()).await;
+    let last_error = relay.handle.status().await.unwrap().last_error.unwrap();
+    assert!(last_error.contains("outbox"), "{last_error}");
+    relay.stop().await;
+    tables.schema.drop().await;
 }

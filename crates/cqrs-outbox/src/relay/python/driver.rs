@@ -19,6 +19,7 @@ use crate::relay::RelayReport;
 use crate::relay::effects::{LaneEpoch, OrderKey, Outcome, Publish, RowId, Table};
 use crate::relay::outage::{Outage, text_of};
 use crate::relay::publisher::{Answer, Publisher, Sends};
+use crate::relay::status::{Progress, Rate};
 
 /// Failed rows whose next attempt is remembered. Further ones are tried once there is room.
 const MAX_WAITING: usize = 8_192;
@@ -35,6 +36,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// The longest that a relay takes to set statuses at its end, and the longest that it overruns its drain.
 const LEAVE: Duration = Duration::from_secs(5);
 
+/// The time over which the rate is measured.
+const RATE_TIME: Duration = Duration::from_secs(1);
+
 /// Times are since the start of the relay.
 pub(super) struct Driver {
     store: Arc<Store>,
@@ -49,12 +53,20 @@ pub(super) struct Driver {
     unroutable: Unroutable,
     /// Of the batch that is published, or of one whose transaction is gone.
     unsettled: Settlement,
-    published: u64,
+    progress: Arc<Progress>,
+    rate: Rate,
+    /// Set if the last look at the table had rows.
+    is_draining: bool,
     empty_reads: u32,
 }
 
 impl Driver {
-    pub(super) fn new(store: Store, broker: Arc<dyn MessageBroker>, settings: Settings) -> Self {
+    pub(super) fn new(
+        store: Store,
+        broker: Arc<dyn MessageBroker>,
+        settings: Settings,
+        progress: Arc<Progress>,
+    ) -> Self {
         let backoff = settings.backoff;
         Self {
             store: Arc::new(store),
@@ -67,7 +79,9 @@ impl Driver {
             waiting: HashMap::new(),
             unroutable: Unroutable::new(backoff, MAX_UNROUTABLE),
             unsettled: Settlement::default(),
-            published: 0,
+            progress,
+            rate: Rate::default(),
+            is_draining: false,
             empty_reads: 0,
         }
     }
@@ -87,7 +101,7 @@ impl Driver {
             tracing::warn!("the relay of python-cqrs's outbox ends while its database is away");
         }
         RelayReport {
-            published: self.published,
+            published: self.progress.published(),
             unsettled: self.unsettled.len() + self.publisher.in_flight(),
             is_broker_closed: self.publisher.is_closed(),
         }
@@ -97,6 +111,7 @@ impl Driver {
     async fn rounds(&mut self, stop: &CancellationToken) -> bool {
         while !stop.is_cancelled() && !self.publisher.is_closed() {
             let pause = self.round(stop).await;
+            self.tell(self.now());
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => {}
@@ -138,6 +153,7 @@ impl Driver {
             () = stop.cancelled() => return Duration::ZERO,
         };
         let now = self.now();
+        self.is_draining = matches!(read, Ok(Read::Rows(_)));
         let mut batch = match read {
             Ok(read) => {
                 self.reading.succeeded(now);
@@ -148,7 +164,9 @@ impl Driver {
                 }
             }
             Err(error) => {
-                self.reading.failed(now, text_of(&error));
+                let error = text_of(&error);
+                self.progress.failed(Arc::clone(&error));
+                self.reading.failed(now, error);
                 return Duration::ZERO;
             }
         };
@@ -161,6 +179,16 @@ impl Driver {
         };
         self.settled(settled);
         if is_full { Duration::ZERO } else { self.settings.poll }
+    }
+
+    /// Tells the handle what this relay does.
+    fn tell(&mut self, now: Duration) {
+        let is_away = [&self.reading, &self.settling].iter().any(|of| of.retry_at().is_some());
+        self.progress.set_away(is_away, self.publisher.is_away());
+        self.progress.set_lanes(usize::from(self.is_draining), self.publisher.in_flight());
+        if self.rate.age(now) >= RATE_TIME {
+            self.rate.measure(now, &self.progress);
+        }
     }
 
     /// After a look without a row.
@@ -190,7 +218,11 @@ impl Driver {
                 self.settling.succeeded(now);
                 self.unsettled = Settlement::default();
             }
-            Err(error) => self.settling.failed(now, text_of(&error)),
+            Err(error) => {
+                let error = text_of(&error);
+                self.progress.failed(Arc::clone(&error));
+                self.settling.failed(now, error);
+            }
         }
     }
 
@@ -231,6 +263,7 @@ impl Driver {
             self.publisher.observe(now);
             let end_of_lock = alive_at.saturating_add(lease / 3 * 2);
             self.start(&mut queue, &mut permit, &tried, end_of_lock);
+            self.tell(now);
             let is_late = deadline.is_some_and(|deadline| now >= deadline);
             if self.publisher.is_idle() || is_late {
                 return lost;
@@ -298,7 +331,7 @@ impl Driver {
         let (Publish { row: RowId { id, .. }, .. }, outcome) = self.publisher.outcome(answer, now);
         match outcome {
             Outcome::Confirmed => {
-                self.published += 1;
+                self.progress.count_published();
                 self.unsettled.confirmed.push(id);
                 if let Some((_, topic)) = tried.get(&id) {
                     self.unroutable.routed(topic);

@@ -29,9 +29,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::driver::Driver;
 use self::store::Store;
-use super::RelayReport;
 use super::builder::stop_on;
 use super::lane::Backoff;
+use super::status::Progress;
+use super::{RelayReport, RelayStatus};
 use crate::error::OutboxError;
 use crate::python::{Compression, PythonOutbox};
 
@@ -68,7 +69,7 @@ const MAX_ATTEMPTS: i16 = 5;
 #[must_use = "it does nothing until it runs"]
 pub struct PythonRelay {
     driver: Driver,
-    stop: CancellationToken,
+    handle: PythonRelayHandle,
 }
 
 impl PythonRelay {
@@ -80,9 +81,9 @@ impl PythonRelay {
         PythonRelayBuilder { outbox: outbox.clone(), broker: Arc::new(broker), settings }
     }
 
-    /// A handle to stop it.
+    /// A handle to watch and stop it.
     pub fn handle(&self) -> PythonRelayHandle {
-        PythonRelayHandle { stop: self.stop.clone() }
+        self.handle.clone()
     }
 
     /// Publishes until [`PythonRelayHandle::stop`] is called or the broker value is shut down.
@@ -94,13 +95,13 @@ impl PythonRelay {
     /// # Cancel safety
     /// Dropped, nothing is lost: the rows in flight are published again by the next relay.
     pub async fn run(self) -> RelayReport {
-        let Self { driver, stop } = self;
-        driver.run(stop).await
+        let Self { driver, handle } = self;
+        driver.run(handle.stop).await
     }
 
     /// As [`run`](Self::run), until `signal` resolves, too.
     pub async fn run_until<F: Future>(self, signal: F) -> RelayReport {
-        let stop = self.stop.clone();
+        let stop = self.handle.stop.clone();
         stop_on(signal, stop, self.run()).await
     }
 }
@@ -111,9 +112,11 @@ impl fmt::Debug for PythonRelay {
     }
 }
 
-/// Stops a [`PythonRelay`]. Cloning is cheap.
-#[derive(Debug, Clone)]
+/// Watches and stops a [`PythonRelay`]. Cloning is cheap.
+#[derive(Clone)]
 pub struct PythonRelayHandle {
+    outbox: PythonOutbox,
+    progress: Arc<Progress>,
     stop: CancellationToken,
 }
 
@@ -121,6 +124,35 @@ impl PythonRelayHandle {
     /// Stops the relay gracefully.
     pub fn stop(&self) {
         self.stop.cancel();
+    }
+
+    /// `true` while the relay waits for its database. Asks nobody.
+    pub fn is_database_away(&self) -> bool {
+        self.progress.is_database_away()
+    }
+
+    /// The state of the table and of this relay. Counts the rows, on the pool of the outbox: not for every request. It
+    /// reads all rows that are not `PRODUCED`, by an index on `event_status` if there is one. The figures of the relay
+    /// itself are as old as its last look at the table, or a second.
+    ///
+    /// | of [`RelayStatus`] | in this table |
+    /// |---|---|
+    /// | `pending`, `oldest` | `NEW` rows, and the age of the earliest `created_at` of them |
+    /// | `parked` | Rows that failed, and have attempts left |
+    /// | `dead` | Rows without an attempt left |
+    /// | `lanes` | 1 while this relay has rows to publish, 0 while it has none or another one has the table |
+    /// | `late` | Not counted: 0 |
+    ///
+    /// # Errors
+    /// If the database is away, or the table is missing.
+    pub async fn status(&self) -> Result<RelayStatus, OutboxError> {
+        Ok(self.progress.status(store::counts(&self.outbox).await?))
+    }
+}
+
+impl fmt::Debug for PythonRelayHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PythonRelayHandle").field("outbox", &self.outbox).finish_non_exhaustive()
     }
 }
 
@@ -228,10 +260,10 @@ impl PythonRelayBuilder {
             return Err(OutboxError::config("the lease of the relay is below 3 s"));
         }
         let store = Store::new(&outbox, *lease);
-        Ok(PythonRelay {
-            driver: Driver::new(store, broker, settings),
-            stop: CancellationToken::new(),
-        })
+        let progress = Arc::new(Progress::default());
+        let driver = Driver::new(store, broker, settings, Arc::clone(&progress));
+        let stop = CancellationToken::new();
+        Ok(PythonRelay { driver, handle: PythonRelayHandle { outbox, progress, stop } })
     }
 }
 

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::MAX_ATTEMPTS;
 use crate::error::OutboxError;
 use crate::python::PythonOutbox;
+use crate::relay::status::Counts;
 use crate::relay::store::connections::{Connections, Lent};
 use crate::table_name::TableName;
 
@@ -266,6 +267,24 @@ impl Store {
             Err(Error::Io(io::Error::new(io::ErrorKind::TimedOut, "no answer within the lease")))
         })
     }
+}
+
+/// Counts the rows that are not `PRODUCED`. Their times are in UTC, without an offset.
+pub(super) async fn counts(outbox: &PythonOutbox) -> Result<Counts, OutboxError> {
+    // Not `<> 'PRODUCED'`, which cannot use an index on the status.
+    let sql = outbox.table().render(&format!(
+        "SELECT count(*) FILTER (WHERE is_new), \
+         (extract(epoch FROM clock_timestamp() AT TIME ZONE 'UTC' - min(created_at) FILTER (WHERE is_new)) \
+         * 1000000)::int8, count(*) FILTER (WHERE NOT is_new AND NOT is_dead), \
+         count(*) FILTER (WHERE is_dead) FROM (SELECT created_at, flush_counter >= {MAX_ATTEMPTS} AS is_dead, \
+         event_status = 'NEW' AND flush_counter < {MAX_ATTEMPTS} AS is_new \
+         FROM {{t}} WHERE event_status IN ('NEW', 'NOT_PRODUCED')) r"
+    ));
+    let counted = sqlx::query_as(AssertSqlSafe(sql)).fetch_one(outbox.pool()).await;
+    let (pending, oldest_micros, parked, dead) = counted.map_err(|error| {
+        OutboxError::database("counting the rows of python-cqrs's outbox", error)
+    })?;
+    Ok(Counts { pending, oldest_micros, parked, dead })
 }
 
 fn settling(error: Error) -> OutboxError {
