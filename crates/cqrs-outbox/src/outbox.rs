@@ -9,6 +9,7 @@ use sqlx::Pool;
 use crate::compression::compress;
 use crate::database::OutboxDatabase;
 use crate::error::OutboxError;
+use crate::lane::locks_of;
 use crate::row::NewRow;
 use crate::tables::{Dialect, Tables};
 use crate::wakeup::Wakeup;
@@ -32,8 +33,16 @@ struct Inner<DB: OutboxDatabase> {
     pool: Pool<DB>,
     tables: Tables,
     wakeup: Wakeup,
+    writing: Writing,
+}
+
+/// How rows are written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Writing {
     /// Bodies of more bytes are compressed.
-    compress_above: usize,
+    pub(crate) compress_above: usize,
+    /// PostgreSQL: set if each key is locked until the end of the transaction.
+    pub(crate) locks_keys: bool,
 }
 
 impl<DB: OutboxDatabase> Outbox<DB> {
@@ -55,7 +64,8 @@ impl<DB: OutboxDatabase> Outbox<DB> {
 
     fn of(pool: Pool<DB>, tables: Tables) -> Self {
         let (tables, wakeup) = (tables.of(DB::DIALECT), Wakeup::new());
-        Self(Arc::new(Inner { pool, tables, wakeup, compress_above: usize::MAX }))
+        let writing = Writing { compress_above: usize::MAX, locks_keys: false };
+        Self(Arc::new(Inner { pool, tables, wakeup, writing }))
     }
 
     /// Compresses (zlib) the bodies of more than so many bytes that this value writes, where that makes them smaller.
@@ -66,9 +76,15 @@ impl<DB: OutboxDatabase> Outbox<DB> {
     /// was.
     #[must_use]
     pub fn compress_above(self, bytes: usize) -> Self {
-        let Inner { pool, tables, wakeup, compress_above: _ } = &*self.0;
+        self.with_writing(|writing| writing.compress_above = bytes)
+    }
+
+    pub(crate) fn with_writing(self, set: impl FnOnce(&mut Writing)) -> Self {
+        let Inner { pool, tables, wakeup, writing } = &*self.0;
+        let mut writing = *writing;
+        set(&mut writing);
         let (pool, tables, wakeup) = (pool.clone(), tables.clone(), wakeup.clone());
-        Self(Arc::new(Inner { pool, tables, wakeup, compress_above: bytes }))
+        Self(Arc::new(Inner { pool, tables, wakeup, writing }))
     }
 
     /// Creates the tables, or brings them to this version. Several processes may do it at once.
@@ -141,13 +157,14 @@ impl<DB: OutboxDatabase> Outbox<DB> {
             }
         });
         let rows: Vec<_> = rows.collect();
-        DB::insert(transaction, self.tables(), &rows)
+        let locks = if self.0.writing.locks_keys { locks_of(messages) } else { Vec::new() };
+        DB::insert(transaction, self.tables(), &rows, &locks)
             .await
             .map_err(|error| OutboxError::database("writing events to the outbox", error))
     }
 
     fn compress(&self, message: &Message) -> Option<Vec<u8>> {
-        let is_large = message.body.len() > self.0.compress_above;
+        let is_large = message.body.len() > self.0.writing.compress_above;
         if is_large { compress(&message.body) } else { None }
     }
 

@@ -34,6 +34,15 @@ impl Dialect {
     }
 }
 
+/// What the statement of an insert has beside the ten parameters of [`Tables::insert`].
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Columns {
+    /// The size of each body before its compression, for each row.
+    pub(crate) is_compressed: bool,
+    /// PostgreSQL: the numbers of the locks to take, once.
+    pub(crate) has_locks: bool,
+}
+
 /// The names of the outbox's and inbox's tables: a schema, by default that of the connection, and a prefix,
 /// `cqrs_` by default.
 ///
@@ -120,21 +129,33 @@ impl Tables {
     /// for each row: the fields of the first row, then those of the second, and so on. Run it last in the
     /// transaction: then the ids of a key are in order of commit, if its writers wait for each other.
     pub fn insert(&self, dialect: Dialect, rows: usize) -> String {
-        self.insert_with(dialect, rows, false)
+        self.insert_with(dialect, rows, Columns::default())
     }
 
-    /// As [`insert`](Self::insert); `is_compressed`: with an eleventh parameter, the size of the body before its
-    /// compression.
-    pub(crate) fn insert_with(&self, dialect: Dialect, rows: usize, is_compressed: bool) -> String {
+    /// As [`insert`](Self::insert), with more parameters behind the ten.
+    pub(crate) fn insert_with(&self, dialect: Dialect, rows: usize, columns: Columns) -> String {
+        let Columns { is_compressed, has_locks } = columns;
         let size = if is_compressed { ", uncompressed_size" } else { "" };
         match dialect {
             Dialect::Postgres => {
                 let sizes = if is_compressed { ", $11::int4[]" } else { "" };
+                // The function locks in the order of the array.
+                let locks = if has_locks {
+                    let number = if is_compressed { 12 } else { 11 };
+                    format!(
+                        " FROM (SELECT count(pg_advisory_xact_lock('{{t}}outbox'::regclass::oid::int4, \
+                         number)) AS locks FROM unnest(${number}::int4[]) AS q (number)) l \
+                         WHERE l.locks IS NOT NULL"
+                    )
+                } else {
+                    String::new()
+                };
                 self.render_for(
                     dialect,
-                    // The transaction takes its number before its ids: the relay's late reads rely on it.
+                    // The transaction takes its number, and its locks, before its ids: the relay's late reads rely
+                    // on it.
                     &format!(
-                        "WITH own AS MATERIALIZED (SELECT pg_current_xact_id() AS xid) \
+                        "WITH own AS MATERIALIZED (SELECT pg_current_xact_id() AS xid{locks}) \
                          INSERT INTO {{t}}outbox (lane, event_id, name, topic, key, content_type, headers, \
                          body, occurred_at, mandatory{size}) \
                          SELECT lane, event_id, name, topic, key, content_type, headers::json, body, \

@@ -8,6 +8,7 @@ mod inbox;
 mod mysql;
 mod mysql_relay;
 mod operations;
+mod order;
 mod relaying;
 mod writing;
 

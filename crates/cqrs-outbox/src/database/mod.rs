@@ -35,11 +35,13 @@ pub trait Backend: Database {
     /// Set if an insert fails once the transaction can no longer be committed.
     const INSERT_NEEDS_TRANSACTION: bool;
 
-    /// Inserts `rows`, in their order. Not empty.
+    /// Inserts `rows`, in their order. Not empty. On PostgreSQL it takes the locks `locks` before, in their order; the
+    /// others have none.
     fn insert(
         connection: &mut Self::Connection,
         tables: &Tables,
         rows: &[NewRow<'_>],
+        locks: &[i32],
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Inserts the mark of a message into the inbox. `false`: it is there already. Waits for a concurrent

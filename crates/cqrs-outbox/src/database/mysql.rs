@@ -10,7 +10,7 @@ use crate::error_kind::OutboxErrorKind;
 use crate::migrate::Migration;
 use crate::mysql_errors::{kind, number};
 use crate::row::NewRow;
-use crate::tables::{Dialect, Tables};
+use crate::tables::{Columns, Dialect, Tables};
 
 /// Bounds of one insert: the statement has at most 65,535 parameters, up to eleven for each row, and a server takes
 /// at most `max_allowed_packet` bytes, 16 MiB by default. A row above the second is alone.
@@ -41,12 +41,13 @@ impl Backend for MySql {
         connection: &mut MySqlConnection,
         tables: &Tables,
         rows: &[NewRow<'_>],
+        _locks: &[i32],
     ) -> Result<(), Error> {
         let mut rows = rows;
-        let is_compressed = NewRow::is_any_compressed(rows);
+        let columns = Columns { is_compressed: NewRow::is_any_compressed(rows), has_locks: false };
         while !rows.is_empty() {
             let (now, later) = rows.split_at(batch(rows));
-            let sql = tables.insert_with(Dialect::Mysql, now.len(), is_compressed);
+            let sql = tables.insert_with(Dialect::Mysql, now.len(), columns);
             let sql = AssertSqlSafe(sql);
             // The text depends on the number of rows: only the most frequent ones stay prepared.
             let mut query = sqlx::query(sql).persistent(now.len() <= 4);
@@ -62,7 +63,7 @@ impl Backend for MySql {
                     .bind(row.body)
                     .bind(row.occurred_at)
                     .bind(row.mandatory);
-                if is_compressed {
+                if columns.is_compressed {
                     query = query.bind(row.uncompressed_size);
                 }
             }

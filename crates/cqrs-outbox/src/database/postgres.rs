@@ -5,8 +5,9 @@ use uuid::Uuid;
 
 use super::Backend;
 use crate::migrate::Migration;
+use crate::outbox::Outbox;
 use crate::row::NewRow;
-use crate::tables::{Dialect, Tables};
+use crate::tables::{Columns, Dialect, Tables};
 
 impl Backend for Postgres {
     const DIALECT: Dialect = Dialect::Postgres;
@@ -18,13 +19,15 @@ impl Backend for Postgres {
         connection: &mut PgConnection,
         tables: &Tables,
         rows: &[NewRow<'_>],
+        locks: &[i32],
     ) -> Result<(), Error> {
         /// One column of all rows.
         fn column<'r, T>(rows: &'r [NewRow<'_>], value: impl Fn(&'r NewRow<'_>) -> T) -> Vec<T> {
             rows.iter().map(value).collect()
         }
         let is_compressed = NewRow::is_any_compressed(rows);
-        let sql = tables.insert_with(Dialect::Postgres, rows.len(), is_compressed);
+        let columns = Columns { is_compressed, has_locks: !locks.is_empty() };
+        let sql = tables.insert_with(Dialect::Postgres, rows.len(), columns);
         let query = sqlx::query(AssertSqlSafe(sql))
             .bind(column(rows, |row| row.lane))
             .bind(column(rows, |row| row.event_id))
@@ -40,6 +43,7 @@ impl Backend for Postgres {
             true => query.bind(column(rows, |row| row.uncompressed_size)),
             false => query,
         };
+        let query = if locks.is_empty() { query } else { query.bind(locks) };
         query.execute(connection).await?;
         Ok(())
     }
@@ -128,6 +132,29 @@ impl Backend for Postgres {
             query.execute(&mut *tx).await?;
         }
         tx.commit().await
+    }
+}
+
+/// What PostgreSQL alone has.
+impl Outbox<Postgres> {
+    /// Makes the writers of a key wait for each other, so that its rows are published in the order of their commits
+    /// although these writers lock no row of their own. Off by default.
+    ///
+    /// Before a row gets its id its transaction takes an advisory lock of its topic and key, which it holds until it ends.
+    /// A second writer of the key waits that long, in the insert of its event: write events last, and commit soon. A
+    /// `lock_timeout` of the session bounds the wait. It costs no statement more, and the server one entry of its lock
+    /// table for each key of a transaction (`max_locks_per_transaction`).
+    ///
+    /// Only writers that all have this setting wait for each other: each process, and no [`Tables::insert`] of another
+    /// driver. The locks of one call are taken in one order, which leaves no deadlock. A transaction that writes events
+    /// in several calls of [`put`](Self::put) or [`add`](Self::add) may end by a deadlock: the error is
+    /// [`Conflict`](crate::OutboxErrorKind::Conflict), and retryable. A unit of work writes its events in one call.
+    ///
+    /// SQLite has one writer, and does not need it. MySQL has no lock that ends with the transaction: there, and where
+    /// a wait in the insert is too late, lock a row of your own first (`SELECT .. FOR UPDATE`).
+    #[must_use]
+    pub fn lock_keys(self) -> Self {
+        self.with_writing(|writing| writing.locks_keys = true)
     }
 }
 

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::Backend;
 use crate::migrate::Migration;
 use crate::row::NewRow;
-use crate::tables::{Dialect, Tables};
+use crate::tables::{Columns, Dialect, Tables};
 
 /// SQLite allows 32,766 parameters in a statement; a row has up to eleven.
 const MAX_ROWS: usize = 2_900;
@@ -22,10 +22,11 @@ impl Backend for Sqlite {
         connection: &mut SqliteConnection,
         tables: &Tables,
         rows: &[NewRow<'_>],
+        _locks: &[i32],
     ) -> Result<(), Error> {
-        let is_compressed = NewRow::is_any_compressed(rows);
+        let columns = Columns { is_compressed: NewRow::is_any_compressed(rows), has_locks: false };
         for rows in rows.chunks(MAX_ROWS) {
-            let sql = tables.insert_with(Dialect::Sqlite, rows.len(), is_compressed);
+            let sql = tables.insert_with(Dialect::Sqlite, rows.len(), columns);
             let sql = AssertSqlSafe(sql);
             // The text depends on the number of rows: only the most frequent ones stay prepared.
             let mut query = sqlx::query(sql).persistent(rows.len() <= 4);
@@ -41,7 +42,7 @@ impl Backend for Sqlite {
                     .bind(row.body)
                     .bind(row.occurred_at)
                     .bind(row.mandatory);
-                if is_compressed {
+                if columns.is_compressed {
                     query = query.bind(row.uncompressed_size);
                 }
             }
