@@ -17,11 +17,18 @@ pub struct Migration {
 }
 
 impl Migration {
-    pub(crate) const POSTGRES: &'static [Self] = &[Self {
-        version: 1,
-        name: "outbox",
-        template: include_str!("../migrations/postgres/0001_outbox.sql"),
-    }];
+    pub(crate) const POSTGRES: &'static [Self] = &[
+        Self {
+            version: 1,
+            name: "outbox",
+            template: include_str!("../migrations/postgres/0001_outbox.sql"),
+        },
+        Self {
+            version: 2,
+            name: "history",
+            template: include_str!("../migrations/postgres/0002_history.sql"),
+        },
+    ];
 
     pub(crate) const MYSQL: &'static [Self] = &[Self {
         version: 1,

@@ -96,7 +96,7 @@ impl Tables {
     }
 
     /// The name of a table in SQL, with schema and prefix: `outbox`, `outbox_parked`, `outbox_dead`,
-    /// `outbox_relay`, `outbox_lane`, `inbox` or `migrations`. The tables of an
+    /// `outbox_relay`, `outbox_lane`, `inbox` or `migrations`; on PostgreSQL also `outbox_done`. The tables of an
     /// [outbox](crate::Outbox::tables) quote the schema as its database does, all others as PostgreSQL.
     pub fn name(&self, table: &str) -> String {
         self.name_for(self.dialect, table)

@@ -23,7 +23,7 @@ on_each_database!(
 );
 
 /// Runs the program, which `scripts/test` built, on the tables of a schema.
-fn run<DB: TestDatabase>(schema: &database::Schema<DB>, arguments: &[&str]) -> Output {
+pub(super) fn run<DB: TestDatabase>(schema: &database::Schema<DB>, arguments: &[&str]) -> Output {
     cqrs(&["--schema", &schema.name], arguments, &DB::url())
 }
 

@@ -4,6 +4,7 @@
 
 mod cli;
 mod debezium;
+mod history;
 mod inbox;
 mod mysql;
 mod mysql_relay;

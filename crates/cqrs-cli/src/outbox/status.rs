@@ -70,6 +70,9 @@ fn text(status: &OutboxStatus, lease: Duration) -> String {
         format!("lanes    {} of {} owned", status.owned_lanes, status.lanes),
         format!("relays   {} alive", alive(status, lease)),
     ];
+    if let Some(rows) = status.history {
+        lines.insert(3, format!("history  about {rows}"));
+    }
     if !status.relays.is_empty() {
         let mut table = Table::new(["RELAY", "LANES", "SEEN"]);
         for relay in &status.relays {
@@ -97,6 +100,7 @@ fn json(status: &OutboxStatus, lease: Duration) -> serde_json::Value {
         "oldest_seconds": status.oldest.map(|oldest| oldest.as_secs_f64()),
         "parked": status.parked,
         "dead": status.dead,
+        "history_estimate": status.history,
         "lanes": status.lanes,
         "owned_lanes": status.owned_lanes,
         "relays_alive": alive(status, lease),

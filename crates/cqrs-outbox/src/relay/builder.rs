@@ -166,9 +166,9 @@ impl<DB: RelayDatabase> fmt::Debug for RelayHandle<DB> {
 /// Settings of a [`Relay`].
 #[must_use = "call `build`"]
 pub struct RelayBuilder<DB: RelayDatabase> {
-    outbox: Outbox<DB>,
+    pub(super) outbox: Outbox<DB>,
     broker: Arc<dyn MessageBroker>,
-    settings: Settings,
+    pub(super) settings: Settings,
     /// As it was set.
     statement_timeout: Option<Duration>,
 }
@@ -304,6 +304,7 @@ impl<DB: RelayDatabase> RelayBuilder<DB> {
             lease: settings.lease,
             uses_session: settings.uses_session,
             statement_timeout,
+            history: settings.history,
         };
         let store = Arc::new(DB::store(&outbox, relay, store));
         let driver = Driver::new(store, relay, broker, settings, Arc::clone(&progress));

@@ -40,6 +40,8 @@ mod builder;
 mod driver;
 mod effects;
 mod failed;
+#[cfg(feature = "postgres")]
+mod history;
 mod key;
 mod lane;
 mod lanes;

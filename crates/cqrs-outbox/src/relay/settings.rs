@@ -21,6 +21,8 @@ pub(super) struct Settings {
     pub(super) statement_timeout: Duration,
     pub(super) drain: Duration,
     pub(super) dead_letters_unroutable: bool,
+    /// PostgreSQL: the time for which published rows are kept.
+    pub(super) history: Option<Duration>,
 }
 
 impl Default for Settings {
@@ -38,6 +40,7 @@ impl Default for Settings {
             statement_timeout: Duration::from_secs(10),
             drain: Duration::from_secs(30),
             dead_letters_unroutable: false,
+            history: None,
         }
     }
 }

@@ -61,6 +61,9 @@ pub struct OutboxStatus {
     pub parked: u64,
     /// Rows that were refused for good.
     pub dead: u64,
+    /// The rows of the history (`RelayBuilder::keep_history` on PostgreSQL), estimated from the database's own counts. `None`
+    /// without one.
+    pub history: Option<u64>,
     /// The lanes of the outbox.
     pub lanes: u64,
     /// The lanes that have an owner, dead or alive.
@@ -90,6 +93,8 @@ pub struct Counts {
     pub(super) oldest_micros: Option<i64>,
     pub(super) parked: i64,
     pub(super) dead: i64,
+    /// An estimate of the rows of the history, if it has partitions.
+    pub(super) history: Option<i64>,
 }
 
 /// The time of the last measurement, and the rows published until then.

@@ -170,7 +170,8 @@ async fn status_counts_rows_and_shows_the_relay() {
 
     let relay = Running::start(PythonRelay::builder(&tables.outbox(), broker.clone()));
     until("a rate", async || relay.handle.status().await.unwrap().rate > 0.0).await;
-    tables.until_produced(5).await;
+    tables.until_produced(3).await;
+    until("the failed ones", async || tables.count("PRODUCED", 2).await == 2).await;
     until("its end", async || relay.handle.status().await.unwrap().rate == 0.0).await;
     let status = relay.handle.status().await.unwrap();
     assert_eq!((status.pending, status.parked, status.dead), (0, 0, 1));

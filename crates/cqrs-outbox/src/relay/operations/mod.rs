@@ -60,6 +60,7 @@ impl<DB: Operations> Outbox<DB> {
             oldest: counts.oldest_micros.map(duration),
             parked: number(counts.parked),
             dead: number(counts.dead),
+            history: counts.history.map(number),
             lanes: u64::from(DB::DIALECT.lanes()),
             owned_lanes,
             relays,

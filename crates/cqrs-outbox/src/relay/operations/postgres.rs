@@ -25,13 +25,16 @@ impl Operations for Postgres {
              (SELECT (extract(epoch FROM clock_timestamp() - min(r.created_at)) * 1000000)::int8 \
              FROM {t}outbox_lane l CROSS JOIN LATERAL (SELECT o.created_at FROM {t}outbox o \
              WHERE o.lane = l.lane ORDER BY o.id LIMIT 1) r), \
-             (SELECT count(*) FROM {t}outbox_parked), (SELECT count(*) FROM {t}outbox_dead)",
+             (SELECT count(*) FROM {t}outbox_parked), (SELECT count(*) FROM {t}outbox_dead), \
+             (SELECT sum(greatest(c.reltuples::int8, pg_stat_get_live_tuples(c.oid)))::int8 \
+             FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
+             WHERE i.inhparent = to_regclass('{t}outbox_done'))",
         );
-        let (pending, oldest_micros, parked, dead) = sqlx::query_as(AssertSqlSafe(sql))
+        let (pending, oldest_micros, parked, dead, history) = sqlx::query_as(AssertSqlSafe(sql))
             .fetch_one(outbox.pool())
             .await
             .map_err(error(COUNTING))?;
-        Ok(Counts { pending, oldest_micros, parked, dead })
+        Ok(Counts { pending, oldest_micros, parked, dead, history })
     }
 
     async fn owners(outbox: &Outbox<Self>) -> Result<Vec<Owner>, OutboxError> {

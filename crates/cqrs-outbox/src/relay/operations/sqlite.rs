@@ -32,7 +32,7 @@ impl Operations for Sqlite {
             .fetch_one(outbox.pool())
             .await
             .map_err(error(COUNTING))?;
-        Ok(Counts { pending, oldest_micros, parked, dead })
+        Ok(Counts { pending, oldest_micros, parked, dead, history: None })
     }
 
     async fn owners(outbox: &Outbox<Self>) -> Result<Vec<Owner>, OutboxError> {

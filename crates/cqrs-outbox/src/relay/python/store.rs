@@ -284,7 +284,7 @@ pub(super) async fn counts(outbox: &PythonOutbox) -> Result<Counts, OutboxError>
     let (pending, oldest_micros, parked, dead) = counted.map_err(|error| {
         OutboxError::database("counting the rows of python-cqrs's outbox", error)
     })?;
-    Ok(Counts { pending, oldest_micros, parked, dead })
+    Ok(Counts { pending, oldest_micros, parked, dead, history: None })
 }
 
 fn settling(error: Error) -> OutboxError {

@@ -61,6 +61,8 @@ pub(super) struct StoreSettings {
     pub(super) uses_session: bool,
     /// The longest that a statement may take.
     pub(super) statement_timeout: Duration,
+    /// PostgreSQL: the time for which published rows are kept.
+    pub(super) history: Option<Duration>,
 }
 
 /// The relays and the owners of the lanes, as the database has them.

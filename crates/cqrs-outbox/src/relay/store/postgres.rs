@@ -21,6 +21,7 @@ use crate::relay::effects::{
     Delete, LaneEpoch, LaneRange, LaneRead, Late, LateRow, Load, Move, ReadAnswer, RowId, Table,
     Target,
 };
+use crate::relay::history::History;
 use crate::relay::lane::ParkedEntry;
 use crate::row::{MessageReader, unread_size};
 
@@ -38,6 +39,8 @@ pub struct PostgresStore {
     /// The statements that begin the transaction of each statement, where connections have no settings.
     begin: Option<String>,
     sql: Sql,
+    /// Set if published rows are kept.
+    history: Option<History>,
 }
 
 /// One column of all elements.
@@ -153,6 +156,9 @@ impl PostgresStore {
     }
 
     async fn try_heartbeat(&self) -> Result<View, Error> {
+        if let Some(history) = &self.history {
+            history.ensure();
+        }
         if let Some(session) = &self.session {
             session.ensure().await?;
         }
@@ -305,6 +311,9 @@ impl Store for PostgresStore {
     }
 
     async fn leave(&self) -> Result<(), OutboxError> {
+        if let Some(history) = &self.history {
+            history.end();
+        }
         if let Some(session) = &self.session {
             session.end().await;
         }
@@ -330,7 +339,11 @@ impl Store for PostgresStore {
     }
 
     async fn delete(&self, rows: &[Delete]) -> Result<Option<u64>, OutboxError> {
-        self.try_delete(rows).await.map_err(error("deleting confirmed rows of the outbox"))
+        let deleted = self.try_delete(rows).await;
+        if let (Err(_), Some(history)) = (&deleted, &self.history) {
+            history.look();
+        }
+        deleted.map_err(error("deleting confirmed rows of the outbox"))
     }
 
     async fn change(&self, moves: &[Move]) -> Result<Vec<i16>, OutboxError> {

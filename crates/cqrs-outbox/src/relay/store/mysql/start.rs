@@ -23,7 +23,8 @@ impl RelayDatabase for MySql {
 
     #[expect(private_interfaces, reason = "seals the trait")]
     fn store(outbox: &Outbox<Self>, relay: Uuid, settings: StoreSettings) -> MysqlStore {
-        let StoreSettings { wake: _, lease, uses_session, statement_timeout } = settings;
+        let StoreSettings { wake: _, lease, uses_session, statement_timeout, history: _ } =
+            settings;
         let options = (*outbox.pool().connect_options()).clone();
         // Its own connections, as the application's may all be busy; with the application's hooks.
         let pool = outbox.pool().options().clone().max_connections(1).min_connections(0);

@@ -44,6 +44,15 @@ fn is_asked(table: &str, asked: &str) -> String {
     )
 }
 
+/// The statement that deletes rows by lane, id and event id, and keeps them in the history.
+fn delete_and_keep(table: &str) -> String {
+    format!(
+        "WITH gone AS ({} RETURNING {COLUMNS}), \
+         kept AS (INSERT INTO {{t}}outbox_done ({COLUMNS}) SELECT {COLUMNS} FROM gone)",
+        delete(table)
+    )
+}
+
 /// The statement that deletes rows by lane, id and event id.
 fn delete(table: &str) -> String {
     let asked = "unnest($1::int2[], $2::int8[], $3::uuid[]) AS q (lane, id, event_id)";
@@ -51,7 +60,7 @@ fn delete(table: &str) -> String {
 }
 
 impl Sql {
-    pub(super) fn new(tables: &Tables, uses_session: bool) -> Self {
+    pub(super) fn new(tables: &Tables, uses_session: bool, keeps_history: bool) -> Self {
         let cols = message_columns(Dialect::Postgres);
         let lock = LOCK_NUMBER.replace("$ID", "r.id");
         let holds_lock = match uses_session {
@@ -138,10 +147,16 @@ impl Sql {
                  ON l.lane IS NOT NULL"
             )),
             delete: render(&format!(
-                "WITH gone AS ({}) SELECT pg_current_xact_id()::text::int8",
-                delete("outbox")
+                "{} SELECT pg_current_xact_id()::text::int8",
+                match keeps_history {
+                    true => delete_and_keep("outbox"),
+                    false => format!("WITH gone AS ({})", delete("outbox")),
+                }
             )),
-            delete_parked: render(&delete("outbox_parked")),
+            delete_parked: render(&match keeps_history {
+                true => format!("{} SELECT", delete_and_keep("outbox_parked")),
+                false => delete("outbox_parked"),
+            }),
             park: render(&format!(
                 "WITH {fence}, moved AS (DELETE FROM {{t}}outbox WHERE {is_pending} RETURNING *), \
                  added AS (INSERT INTO {{t}}outbox_parked ({COLUMNS}, attempts, next_at, \

@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::PostgresStore;
 use super::sql::Sql;
 use crate::outbox::Outbox;
+use crate::relay::history::History;
 use crate::relay::store::connections::Connections;
 use crate::relay::store::session::Session;
 use crate::relay::store::{RelayDatabase, StoreSettings};
@@ -18,7 +19,7 @@ impl RelayDatabase for Postgres {
 
     #[expect(private_interfaces, reason = "seals the trait")]
     fn store(outbox: &Outbox<Self>, relay: Uuid, settings: StoreSettings) -> PostgresStore {
-        let StoreSettings { wake, lease, uses_session, statement_timeout } = settings;
+        let StoreSettings { wake, lease, uses_session, statement_timeout, history } = settings;
         let mut options = (*outbox.pool().connect_options()).clone();
         // Plans with the index only, whatever the statistics of a table say that is empty one moment and full the
         // next. The server, too, ends a statement that takes too long or waits for a lock: it would not notice that
@@ -53,7 +54,10 @@ impl RelayDatabase for Postgres {
             |most| Connections::new(pool.clone().connect_lazy_with(options.clone()), most);
         // Statements that take long must not cost the lanes.
         let (connections, heartbeats) = (connections(CONNECTIONS), connections(1));
-        let sql = Sql::new(tables, uses_session);
-        PostgresStore { connections, heartbeats, relay, session, lease, begin, sql }
+        let sql = Sql::new(tables, uses_session, history.is_some());
+        let history = history.map(|retention| {
+            History::new(pool.clone(), options.clone(), tables.clone(), retention)
+        });
+        PostgresStore { connections, heartbeats, relay, session, lease, begin, sql, history }
     }
 }
