@@ -11,10 +11,10 @@ use super::error::SendError;
 /// middlewares; the stack of a tokio thread has 2 MiB.
 pub(super) const MAX_NESTING: usize = 32;
 
-/// The innermost send that is being polled on a thread's stack.
+/// The innermost send that is being polled on a thread's stack. Small, because each poll of a send sets it twice.
 #[derive(Clone, Copy)]
 struct Level {
-    depth: usize,
+    depth: u32,
     /// Set if a nested send committed its work and failed to publish the events.
     committed_below: bool,
     /// Set for a send, and for code run by [`track_commits`]. Otherwise no code resets the mark.
@@ -29,7 +29,7 @@ thread_local! {
 
 /// The number of sends around the caller.
 pub(super) fn nesting() -> usize {
-    LEVEL.get().depth
+    LEVEL.get().depth as usize
 }
 
 /// `true` if a send nested in the caller's send, or in the code that [`track_commits`] runs, committed its
@@ -54,31 +54,42 @@ pub(super) async fn nested<T, E: fmt::Display>(
     send: Pin<&mut impl Future<Output = Result<T, SendError<T, E>>>>,
 ) -> (Result<T, SendError<T, E>>, bool) {
     let (result, committed_below) = run(send, 1).await;
-    let result = match committed_below {
-        true => result.map_err(SendError::after_commit),
-        false => result,
+    match result {
+        Ok(response) => (Ok(response), committed_below),
+        Err(error) => (Err(failed(error, committed_below)), committed_below),
+    }
+}
+
+/// The error of a send that failed with `error`. Marks the enclosing send if work is committed.
+fn failed<T, E: fmt::Display>(error: SendError<T, E>, committed_below: bool) -> SendError<T, E> {
+    let error = match committed_below {
+        true => error.after_commit(),
+        false => error,
     };
-    if matches!(result, Err(SendError::Undelivered(_))) || (result.is_err() && committed_below) {
+    if matches!(error, SendError::Undelivered(_)) || committed_below {
         let level = LEVEL.get();
         LEVEL.set(Level { committed_below: level.is_tracked, ..level });
     }
-    (result, committed_below)
+    error
 }
 
 /// Runs code that may send. The second value is that of [`nested`].
-pub(crate) async fn track_commits<T>(code: Pin<&mut impl Future<Output = T>>) -> (T, bool) {
-    run(code, 0).await
+pub(crate) fn track_commits<T>(
+    code: Pin<&mut impl Future<Output = T>>,
+) -> impl Future<Output = (T, bool)> {
+    run(code, 0)
 }
 
-async fn run<T>(mut code: Pin<&mut impl Future<Output = T>>, deeper: usize) -> (T, bool) {
+fn run<T>(
+    mut code: Pin<&mut impl Future<Output = T>>,
+    deeper: u32,
+) -> impl Future<Output = (T, bool)> {
     let mut committed_below = false;
-    let result = poll_fn(|cx| {
+    poll_fn(move |cx| {
         let enclosing = Enclosing(LEVEL.get());
         LEVEL.set(Level { depth: enclosing.0.depth + deeper, committed_below, is_tracked: true });
         let polled = code.as_mut().poll(cx);
         committed_below = LEVEL.get().committed_below;
-        polled
+        polled.map(|result| (result, committed_below))
     })
-    .await;
-    (result, committed_below)
 }

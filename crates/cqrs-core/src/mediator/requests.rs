@@ -71,12 +71,13 @@ impl Mediator {
             answered
         });
         match nested(send).await {
+            (Ok(response), _) => Ok(response),
             (Err(SendError::Handler(error)), true) => Err(SendError::HandlerAfterCommit(error)),
             (Err(SendError::Undelivered(undelivered)), _) => {
                 undelivered.log();
                 Err(SendError::Undelivered(undelivered))
             }
-            (sent, _) => sent,
+            (Err(error), _) => Err(error),
         }
     }
 
