@@ -12,8 +12,7 @@ use futures_util::stream;
 use super::panics::caught;
 use crate::error::listed;
 use crate::event::{
-    AnyEvent, BoundHandler, Emission, EmissionKind, EventMap, HandlerArgument, HandlerError,
-    OutgoingEvent,
+    AnyEvent, BoundHandler, Emission, EmissionKind, EventMap, HandlerError, OutgoingEvent,
 };
 use crate::scope::Scope;
 
@@ -175,16 +174,16 @@ impl EventRounds {
 
     /// Runs all handlers of a consumed event; their events stay in the scope. Failures are never only
     /// logged: the caller must retry the delivery.
-    pub(crate) async fn run_consumed(
+    pub(crate) fn run_consumed(
         &self,
         event: &dyn AnyEvent,
         scope: &mut Scope,
-    ) -> Result<(), EventsError> {
+    ) -> impl Future<Output = Result<(), EventsError>> + Send {
         let policy = match self.options.on_failure {
             OnEventFailure::Log => OnEventFailure::FinishRound,
             policy => policy,
         };
-        self.run_round(std::iter::once(event), scope, policy).await
+        self.run_round(std::iter::once(event), scope, policy)
     }
 
     /// Runs all handlers of `events`; their events stay in the scope.
@@ -194,26 +193,29 @@ impl EventRounds {
         scope: &mut Scope,
         policy: OnEventFailure,
     ) -> Result<(), EventsError> {
-        let failures = match self.options.concurrency {
-            0 | 1 => self.run_in_order(events, scope, policy).await,
-            concurrency => {
-                let calls = events.flat_map(|event| self.calls(event));
-                Box::pin(run_in_parallel(calls, scope, policy, concurrency)).await
-            }
-        };
-        match policy {
-            _ if failures.is_empty() => Ok(()),
-            OnEventFailure::Fail | OnEventFailure::FinishRound => {
-                Err(EventsError::Failed(failures))
-            }
-            OnEventFailure::Log => {
-                for failure in failures {
-                    let EventFailure { event, handler, error } = &failure;
-                    tracing::error!(event, handler, error = error.source(), "event handler failed");
+        if self.options.concurrency > 1 {
+            let calls = events.flat_map(|event| self.calls(event));
+            let run = run_in_parallel(calls, scope, policy, self.options.concurrency);
+            return ended(Box::pin(run).await, policy);
+        }
+        let mut failures = Vec::new();
+        for event in events {
+            // Not by `calls`, whose iterator is large and would be copied for each event.
+            let (first, mut second) = event.handler_arguments();
+            let mut next = Some(first);
+            while let Some((of, argument)) = next {
+                for bound in self.map.handlers(of) {
+                    if stops(policy, &failures) {
+                        return ended(failures, policy);
+                    }
+                    if let Err(failure) = (Call { event, argument, bound }).run(scope).await {
+                        failures.push(failure);
+                    }
                 }
-                Ok(())
+                next = second.take();
             }
         }
+        ended(failures, policy)
     }
 
     /// Warns once of a domain event without a handler.
@@ -237,41 +239,19 @@ impl EventRounds {
             self.map.handlers(of).iter().map(move |bound| Call { event, argument, bound })
         })
     }
+}
 
-    async fn run_in_order<'e>(
-        &self,
-        events: impl Iterator<Item = &'e dyn AnyEvent>,
-        scope: &mut Scope,
-        policy: OnEventFailure,
-    ) -> Vec<EventFailure> {
-        let mut failures = Vec::new();
-        for event in events {
-            // Not by `calls`, whose iterator is large and would be copied for each event.
-            let (first, second) = event.handler_arguments();
-            self.run_bound(event, first, scope, policy, &mut failures).await;
-            if let Some(second) = second {
-                self.run_bound(event, second, scope, policy, &mut failures).await;
+/// The end of a round with `failures`.
+fn ended(failures: Vec<EventFailure>, policy: OnEventFailure) -> Result<(), EventsError> {
+    match policy {
+        _ if failures.is_empty() => Ok(()),
+        OnEventFailure::Fail | OnEventFailure::FinishRound => Err(EventsError::Failed(failures)),
+        OnEventFailure::Log => {
+            for failure in failures {
+                let EventFailure { event, handler, error } = &failure;
+                tracing::error!(event, handler, error = error.source(), "event handler failed");
             }
-        }
-        failures
-    }
-
-    /// Runs the handlers that are bound to one argument of an event, until one fails that stops the round.
-    async fn run_bound(
-        &self,
-        event: &dyn AnyEvent,
-        (of, argument): HandlerArgument<'_>,
-        scope: &mut Scope,
-        policy: OnEventFailure,
-        failures: &mut Vec<EventFailure>,
-    ) {
-        for bound in self.map.handlers(of) {
-            if stops(policy, failures) {
-                return;
-            }
-            if let Err(failure) = (Call { event, argument, bound }).run(scope).await {
-                failures.push(failure);
-            }
+            Ok(())
         }
     }
 }

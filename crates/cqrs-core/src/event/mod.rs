@@ -8,7 +8,7 @@ mod notification;
 mod timestamp;
 
 pub use emission::Emission;
-pub(crate) use emission::{AnyEvent, EmissionKind, HandlerArgument, OutgoingEvent};
+pub(crate) use emission::{AnyEvent, EmissionKind, OutgoingEvent};
 pub(crate) use handler::Class;
 pub use handler::{EventHandler, HandlerError, HandlerResultExt};
 pub use key::message_key;
