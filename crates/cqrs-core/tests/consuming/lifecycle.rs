@@ -1,5 +1,7 @@
 //! Tests of start, stop, drain and failure.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -208,4 +210,35 @@ async fn nothing_starts_after_stop() {
         assert_eq!(records(&seen).last().unwrap(), "20", "with {concurrency}");
         assert_eq!((counts.handled, counts.received - counts.given_back), (21, 21));
     }
+}
+
+#[tokio::test]
+async fn stop_while_worker_yields_starts_no_job() {
+    const MESSAGES: usize = 2_000;
+    let (broker, handled) = (MemoryBroker::new(), Arc::new(AtomicUsize::new(0)));
+    for step in 0..2_000 {
+        publish(&broker, "ada", step).await;
+    }
+    let target = {
+        let handled = Arc::clone(&handled);
+        each(move |_: NotificationEvent<UserCreated>, _: Received| {
+            handled.fetch_add(1, Ordering::Relaxed);
+            async { Ok::<(), HandlerError>(()) }
+        })
+    };
+    let subscription = users().max_unsettled(MESSAGES);
+    let service = Service::builder(broker).subscribe(subscription, target).build().unwrap();
+    // A handler that never waits lets this task run only when its worker yields. After it fetched, it yields with
+    // one job done, and has the others.
+    let mut at_stop = 0;
+    let stopped = async {
+        let mut before = 0;
+        while at_stop != MESSAGES && (before == 0 || at_stop != before + 1) {
+            tokio::task::yield_now().await;
+            (before, at_stop) = (at_stop, handled.load(Ordering::Relaxed));
+        }
+    };
+    let report = service.run_until(stopped).await.unwrap();
+    assert_eq!(handled.load(Ordering::Relaxed), at_stop);
+    assert_eq!(report.subscriptions[0].counts.handled, at_stop as u64);
 }

@@ -74,9 +74,9 @@ async fn process_run(
             }
             JobOutcome::Fatal(error) => scheduler.fail(error),
         }
-        if scheduler.is_stopped() {
-            run.clear();
-        } else if ctx.monitor.is_paused() || !coop::has_budget_remaining() {
+        // Before a yield, other workers get the jobs, if there are others.
+        let shares = !scheduler.is_strict() && !coop::has_budget_remaining();
+        if ctx.monitor.is_paused() || shares {
             yields |= scheduler.return_jobs(None, run, ended);
         }
         if yields {
@@ -84,6 +84,9 @@ async fn process_run(
         }
         // A handler that never waits must not keep the other tasks of its thread from running.
         coop::consume_budget().await;
+        if scheduler.is_stopped() {
+            run.clear();
+        }
     }
     waited
 }
