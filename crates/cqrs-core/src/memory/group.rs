@@ -105,6 +105,11 @@ impl Entry {
         let (tag, retry) = (Tag::default(), RetryState::default());
         Self { offset, tag, member: 0, message, attempt: 0, retry, delayed: false, queue: None }
     }
+
+    /// A retry copy of a message, with its earlier attempts.
+    pub(super) fn retry_copy(offset: u64, message: Arc<StoredMessage>, retry: RetryState) -> Self {
+        Self { retry, delayed: true, ..Self::new(offset, message) }
+    }
 }
 
 impl KeyQueue {

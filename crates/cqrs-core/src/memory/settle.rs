@@ -40,7 +40,7 @@ impl Settle for MemorySettle {
     fn postpone(&mut self) {}
 
     fn note_attempt(&mut self, state: &RetryState) {
-        if let Some(delivery) = &mut self.delivery {
+        if let Some(delivery) = &self.delivery {
             delivery.set_retry(*state);
         }
     }
@@ -71,7 +71,7 @@ impl Settle for MemorySettle {
         if self.state.broker.fault_plan().occurs(Fault::FailedRetry) {
             return ready(Err(SettleError::new("an injected fault did not confirm the retry")));
         }
-        let Some(delivery) = &mut self.delivery else { return ready(Ok(Delayed::Scheduled)) };
+        let Some(delivery) = &self.delivery else { return ready(Ok(Delayed::Scheduled)) };
         let options = self.state.request.options.get::<MemorySubscription>();
         ready(Ok(match options.copied().unwrap_or_default().retry {
             MemoryRetry::Hold => {

@@ -7,9 +7,10 @@ use std::time::Duration;
 use tokio::task::coop;
 
 use super::broker::MemoryBroker;
+use super::group::Entry;
 use super::settle::MemorySettle;
 use super::source_state::SourceState;
-use super::subscriber::{Deliveries, MemoryDelivery};
+use super::subscriber::Deliveries;
 use crate::broker::BoxFuture;
 use crate::consume::support::{own_dead_letters, request_problems};
 use crate::consume::{
@@ -58,14 +59,12 @@ struct MemorySource {
     /// The topic that is asked first, in turn.
     next: usize,
     state: Arc<SourceState>,
-    max: usize,
     stopped: bool,
 }
 
 impl MemorySource {
     fn open(broker: MemoryBroker, request: SubscribeRequest) -> Result<Self, SubscribeError> {
         let topics = topics(&request)?;
-        let max = request.max_unsettled.unwrap_or_else(|| (3 * request.concurrency).clamp(16, 300));
         let topics = topics.iter().map(|topic| {
             broker.create_group(topic, &request.group, request.start);
             broker.subscriber(topic, &request.group).into_deliveries()
@@ -73,11 +72,7 @@ impl MemorySource {
         let topics = topics.collect();
         request.status.report(SourceStatus::Consuming);
         let state = Arc::new(SourceState::new(broker, request));
-        Ok(Self { topics, next: 0, state, max, stopped: false })
-    }
-
-    fn is_full(&self) -> bool {
-        self.state.unsettled() >= self.max
+        Ok(Self { topics, next: 0, state, stopped: false })
     }
 
     /// While no message is taken, wake-ups must go to other members.
@@ -86,7 +81,7 @@ impl MemorySource {
     }
 
     /// The next delivery of any topic; `None` once all topics have ended.
-    fn poll_topics(&mut self, cx: &mut Context<'_>) -> Poll<Option<MemoryDelivery>> {
+    fn poll_topics(&mut self, cx: &mut Context<'_>) -> Poll<Option<SourceDelivery>> {
         // A task that always finds a message must yield, too.
         let budget = ready!(coop::poll_proceed(cx));
         let mut ended = 0;
@@ -95,9 +90,9 @@ impl MemorySource {
             self.next = (at + 1) % self.topics.len();
             let Some(topic) = self.topics.get_mut(at) else { continue };
             match topic.poll_next(cx) {
-                Poll::Ready(Some(delivery)) => {
+                Poll::Ready(Some(entry)) => {
                     budget.made_progress();
-                    return Poll::Ready(Some(delivery));
+                    return Poll::Ready(Some(deliver(topic, entry, &self.state)));
                 }
                 Poll::Ready(None) => ended += 1,
                 Poll::Pending => {}
@@ -108,16 +103,16 @@ impl MemorySource {
             false => Poll::Pending,
         }
     }
+}
 
-    fn deliver(&self, delivery: MemoryDelivery) -> SourceDelivery {
-        self.state.delivered();
-        let mut message = delivery.incoming();
-        message.offset = i64::try_from(delivery.offset()).ok();
-        message.redelivered = delivery.redelivered();
-        let (retry, delayed) = (delivery.retry(), delivery.delayed());
-        let settle = Box::new(MemorySettle::new(delivery, Arc::clone(&self.state)));
-        SourceDelivery { message, retry, delayed, settle }
-    }
+fn deliver(topic: &Deliveries, entry: Entry, state: &Arc<SourceState>) -> SourceDelivery {
+    state.delivered();
+    let mut message = entry.message.to_incoming();
+    message.offset = i64::try_from(entry.offset).ok();
+    message.redelivered = entry.attempt > 1;
+    let (retry, delayed) = (entry.retry, entry.delayed);
+    let settle = Box::new(MemorySettle::new(topic.delivery(entry), Arc::clone(state)));
+    SourceDelivery { message, retry, delayed, settle }
 }
 
 impl Source for MemorySource {
@@ -128,16 +123,16 @@ impl Source for MemorySource {
         if self.stopped {
             return Poll::Ready(None);
         }
-        if self.is_full() {
+        if self.state.is_full() {
             self.stop_waiting();
             self.state.register(cx.waker());
             // A delivery may have been settled before the waker was registered.
-            if self.is_full() {
+            if self.state.is_full() {
                 return Poll::Pending;
             }
         }
         match self.poll_topics(cx) {
-            Poll::Ready(Some(delivery)) => Poll::Ready(Some(Ok(self.deliver(delivery)))),
+            Poll::Ready(Some(delivery)) => Poll::Ready(Some(Ok(delivery))),
             Poll::Ready(None) => {
                 let last_error = "the broker is shut down".into();
                 self.state.request.status.report(SourceStatus::Disconnected { last_error });

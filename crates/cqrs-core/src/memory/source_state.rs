@@ -11,18 +11,27 @@ use crate::consume::SubscribeRequest;
 pub(super) struct SourceState {
     pub(super) broker: MemoryBroker,
     pub(super) request: SubscribeRequest,
+    /// The most deliveries in flight.
+    max: usize,
+    /// At most `max`: only the source adds to it.
     unsettled: AtomicUsize,
-    /// Woken when a delivery is settled or requeued.
+    /// Woken when a delivery of a full source is settled or requeued.
     waker: AtomicWaker,
 }
 
 impl SourceState {
     pub(super) fn new(broker: MemoryBroker, request: SubscribeRequest) -> Self {
-        Self { broker, request, unsettled: AtomicUsize::new(0), waker: AtomicWaker::new() }
+        let max = request.max_unsettled.unwrap_or_else(|| (3 * request.concurrency).clamp(16, 300));
+        let (unsettled, waker) = (AtomicUsize::new(0), AtomicWaker::new());
+        Self { broker, request, max, unsettled, waker }
     }
 
     pub(super) fn unsettled(&self) -> usize {
         self.unsettled.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.unsettled() >= self.max
     }
 
     pub(super) fn delivered(&self) {
@@ -31,8 +40,10 @@ impl SourceState {
 
     /// A delivery was settled or requeued.
     pub(super) fn end_in_flight(&self) {
-        self.unsettled.fetch_sub(1, Ordering::AcqRel);
-        self.waker.wake();
+        // Only a full source waits for it.
+        if self.unsettled.fetch_sub(1, Ordering::AcqRel) == self.max {
+            self.waker.wake();
+        }
     }
 
     pub(super) fn register(&self, waker: &std::task::Waker) {

@@ -9,9 +9,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
-use super::group::{Entry, Member};
+use super::group::{Entry, Member, Tag};
+use super::stored::StoredMessage;
 use super::topic::{Taken, Topic};
-use crate::consume::{Incoming, RetryState};
+use crate::consume::RetryState;
 use crate::message::Message;
 
 /// One member of a group; its members share the group's messages.
@@ -36,13 +37,14 @@ pub(super) struct Deliveries {
 }
 
 impl Deliveries {
-    /// The next message; `None` as for [`MemorySubscriber::recv`].
-    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<MemoryDelivery>> {
+    /// The next message; `None` as for [`MemorySubscriber::recv`]. The caller makes a
+    /// [`delivery`](Self::delivery) of it.
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Entry>> {
         loop {
             match self.subscriber.take() {
                 Taken::Entry(entry) => {
                     self.stop_waiting();
-                    return Poll::Ready(Some(self.subscriber.delivery(entry)));
+                    return Poll::Ready(Some(entry));
                 }
                 Taken::Ended => return Poll::Ready(None),
                 Taken::Empty => {}
@@ -59,6 +61,10 @@ impl Deliveries {
                 }
             }
         }
+    }
+
+    pub(super) fn delivery(&self, entry: Entry) -> MemoryDelivery {
+        self.subscriber.delivery(entry)
     }
 
     /// Unregisters. A wake-up that came already goes to another member.
@@ -123,7 +129,8 @@ impl MemorySubscriber {
 
     fn delivery(&self, entry: Entry) -> MemoryDelivery {
         let topic = Arc::clone(&self.topic);
-        MemoryDelivery { topic, group: self.group, entry, settled: false }
+        let Entry { offset, tag, message, attempt, .. } = entry;
+        MemoryDelivery { topic, group: self.group, tag, offset, message, attempt, settled: false }
     }
 }
 
@@ -134,66 +141,54 @@ crate::debug_fields!(MemorySubscriber { group });
 pub struct MemoryDelivery {
     topic: Arc<Topic>,
     group: u64,
-    entry: Entry,
+    tag: Tag,
+    offset: u64,
+    message: Arc<StoredMessage>,
+    attempt: u32,
     settled: bool,
 }
 
 impl MemoryDelivery {
     /// The message as it was published.
     pub fn message(&self) -> &Message {
-        self.entry.message.message()
-    }
-
-    pub(super) fn incoming(&self) -> Incoming {
-        self.entry.message.to_incoming()
+        self.message.message()
     }
 
     /// The number of deliveries of this message in this group, including this one: 1 at first.
     pub fn attempt(&self) -> u32 {
-        self.entry.attempt
+        self.attempt
     }
 
     /// `true` if it was delivered before.
     pub fn redelivered(&self) -> bool {
-        self.entry.attempt > 1
+        self.attempt > 1
     }
 
     /// The message's offset in its topic.
     pub fn offset(&self) -> u64 {
-        self.entry.offset
-    }
-
-    pub(super) fn retry(&self) -> RetryState {
-        self.entry.retry
-    }
-
-    /// `true` for a retry copy.
-    pub(super) fn delayed(&self) -> bool {
-        self.entry.delayed
+        self.offset
     }
 
     /// Recorded for the next delivery.
-    pub(super) fn set_retry(&mut self, retry: RetryState) {
-        self.entry.retry = retry;
-        self.topic.set_retry(self.group, self.entry.tag, retry);
+    pub(super) fn set_retry(&self, retry: RetryState) {
+        self.topic.set_retry(self.group, self.tag, retry);
     }
 
     /// Adds a retry copy, delivered after `delay` with `retry`.
     pub(super) fn schedule(&self, delay: Duration, retry: RetryState) {
-        let mut entry = self.entry.clone();
-        (entry.retry, entry.delayed) = (retry, true);
-        self.topic.schedule(self.group, entry, delay);
+        let copy = Entry::retry_copy(self.offset, Arc::clone(&self.message), retry);
+        self.topic.schedule(self.group, copy, delay);
     }
 
     /// `false` once it is settled or revoked ([`MemoryFaults::revoke`](super::MemoryFaults)).
     pub(super) fn is_in_flight(&self) -> bool {
-        self.topic.is_in_flight(self.group, self.entry.tag)
+        self.topic.is_in_flight(self.group, self.tag)
     }
 
     /// As [`ack`](Self::ack). `false` if it was revoked.
     pub(super) fn settle(mut self) -> bool {
         self.settled = true;
-        self.topic.settle(self.group, self.entry.tag)
+        self.topic.settle(self.group, self.tag)
     }
 
     /// Settles it: the group does not receive it again, and the next message of its key is delivered.
@@ -210,9 +205,9 @@ impl MemoryDelivery {
 impl Drop for MemoryDelivery {
     fn drop(&mut self) {
         if !self.settled {
-            self.topic.give_back(self.group, self.entry.tag);
+            self.topic.give_back(self.group, self.tag);
         }
     }
 }
 
-crate::debug_fields!(MemoryDelivery {}, |it| message: it.message(), attempt: it.entry.attempt);
+crate::debug_fields!(MemoryDelivery {}, |it| message: it.message(), attempt: it.attempt);

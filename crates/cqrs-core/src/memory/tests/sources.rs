@@ -87,3 +87,25 @@ async fn full_or_stopped_source_takes_no_wakeup() {
         drop((held, source));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn ended_delivery_wakes_full_source() {
+    for ack in [true, false] {
+        let broker = MemoryBroker::new();
+        let mut source = source(&broker, 2).await;
+        for _ in 0..3 {
+            publish(&broker, "t").await;
+        }
+        let (first, _second) = (next(&mut source).await, next(&mut source).await);
+        let mut first = first.unwrap();
+        let waiting = tokio::spawn(async move { poll_fn(|cx| source.poll_next(cx)).await });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished(), "it is full");
+        if ack {
+            first.settle.ack().await.unwrap();
+        }
+        drop(first);
+        let woken = timeout(Duration::from_secs(1), waiting).await.expect("it was not woken");
+        assert!(woken.unwrap().is_some());
+    }
+}
