@@ -55,7 +55,7 @@ enum Scenario {
     PublishAmqp,
     /// Consuming from Kafka against a raw `StreamConsumer`: decode, dispatch, offsets.
     ConsumeKafka,
-    /// Consuming from RabbitMQ against raw lapin: decode, dispatch, one ack each.
+    /// Consuming from RabbitMQ against raw lapin: decode, dispatch, acks.
     ConsumeAmqp,
     /// Latency from the time a message was due to its handler, at a fixed rate, against the raw clients.
     Roundtrip(Roundtrip),

@@ -6,7 +6,8 @@ use cqrs_amqp::{AmqpSubscription, QueueKind};
 use cqrs_core::consume::{SourceStatus, SubscribeRequest};
 use cqrs_core::{Message, MessageBroker, MessageBrokerExt};
 use cqrs_testkit::source::text;
-use integration_tests::amqp::QueueTest;
+use integration_tests::amqp::{QueueTest, unacknowledged};
+use integration_tests::consuming::fixture::until;
 use integration_tests::consuming::open;
 
 const LONG: Duration = Duration::from_secs(20);
@@ -125,6 +126,43 @@ async fn in_flight_stays_within_max_unsettled() {
     }
     assert_eq!(source.ack(2).await, ["4", "5"]);
     source.close().await;
+    test.clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acks_around_unsettled_deliveries_reach_the_server() {
+    let test = QueueTest::new("around").await;
+    let mut source = test.open(|_| {}).await;
+    test.put(0..10).await;
+    let mut out: Vec<_> = source.take(10).await.into_iter().map(Some).collect();
+    let unacked = async |count| {
+        let what = format!("{count} are unacknowledged");
+        until(&what, async || unacknowledged(&test.queue).await == Some(count)).await;
+    };
+    let mut ack = async |indices: &[usize]| {
+        for index in indices {
+            let mut delivery = out[*index].take().unwrap();
+            assert!(delivery.settle.begin());
+            delivery.settle.ack().await.unwrap();
+        }
+    };
+    ack(&[1, 0, 9, 4, 3]).await;
+    unacked(5).await;
+    // 2, 5 and 8 are unsettled.
+    ack(&[6, 7]).await;
+    unacked(3).await;
+    // The dropped one is requeued, and not acked with those around it.
+    drop(out[2].take());
+    let mut again = source.next().await;
+    assert_eq!((text(&again), again.message.redelivered), ("2".to_owned(), true));
+    for mut delivery in [out[5].take().unwrap(), out[8].take().unwrap()] {
+        delivery.settle.ack().await.unwrap();
+    }
+    unacked(1).await;
+    again.settle.ack().await.unwrap();
+    unacked(0).await;
+    source.close().await;
+    assert_eq!(test.count().await, 0);
     test.clean().await;
 }
 

@@ -159,8 +159,8 @@ mod tests {
 
     fn delivery(epoch: &Arc<ChannelEpoch>) -> Box<InboundDelivery> {
         let mock = lapin::message::Delivery::mock(1, "".into(), "".into(), false, Vec::new());
-        let message = StreamMessage { queue: 0, original: Original::default() };
-        InboundDelivery::of_stream(1, mock.acker, message, epoch)
+        let (acker, original) = (mock.acker, Original::default());
+        InboundDelivery::of_stream(1, StreamMessage { queue: 0, acker, original }, epoch)
     }
 
     #[test]

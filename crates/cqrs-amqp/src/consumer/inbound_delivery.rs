@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use futures_util::FutureExt;
 use lapin::Acker;
 use lapin::message::Delivery;
-use lapin::options::BasicAckOptions;
 
 use super::channel_epoch::{ChannelEpoch, StreamMessage};
 use super::context::SourceContext;
@@ -17,6 +15,7 @@ pub(super) struct InboundDelivery {
     /// The number of its queue in the plan.
     pub(super) queue: usize,
     pub(super) tag: u64,
+    /// Tells if lapin closed the channel.
     pub(super) acker: Acker,
     pub(super) original: Original,
     pub(super) redelivered: bool,
@@ -38,17 +37,16 @@ impl InboundDelivery {
         context: &SourceContext,
     ) -> Option<Box<Self>> {
         let plan = context.plan.queues.get(queue)?;
-        let (tag, acker, redelivered) =
-            (delivery.delivery_tag, delivery.acker.clone(), delivery.redelivered);
-        let original = Original::new(delivery, &plan.name);
+        let (tag, redelivered) = (delivery.delivery_tag, delivery.redelivered);
+        let (acker, original) = Original::new(delivery, &plan.name);
         if let Some(offset) = original.stream_offset()
             && !context.stream_offsets.received(queue, offset)
         {
             // Acked for the credit only.
-            let _or_void = acker.ack(BasicAckOptions::default()).now_or_never();
+            let _or_void = epoch.acks.record(tag);
             return None;
         }
-        let mut new = Self::of_stream(tag, acker, StreamMessage { queue, original }, epoch);
+        let mut new = Self::of_stream(tag, StreamMessage { queue, acker, original }, epoch);
         new.redelivered = redelivered;
         Some(new)
     }
@@ -56,8 +54,7 @@ impl InboundDelivery {
     /// A delivery of a stream that was dropped and is redelivered without the server.
     pub(super) fn of_stream(
         tag: u64,
-        acker: Acker,
-        StreamMessage { queue, original }: StreamMessage,
+        StreamMessage { queue, acker, original }: StreamMessage,
         epoch: &Arc<ChannelEpoch>,
     ) -> Box<Self> {
         Box::new(Self {

@@ -24,9 +24,9 @@
 //!
 //! # In flight
 //! At most the prefetch is in flight between the server and the runtime: the inbound queue is emptied when its
-//! session ends. The runtime holds as much again, over all channels. The runtime's tasks write one
-//! acknowledgement per delivery through lapin; one that the server did not read is lost with the connection, and
-//! its message is redelivered.
+//! session ends. The runtime holds as much again, over all channels. An acknowledgement is recorded,
+//! and the supervisor writes what was recorded since it ran last, many [with one frame](acks::Acks). Those that
+//! the server did not read are lost with the connection, and their messages are redelivered.
 //!
 //! # Order
 //! The order is that of the queue, as long as nothing is requeued. A requeued message (dropped, or lost with its
@@ -44,6 +44,7 @@
 //! so that no other confirm is taken for its own. If the supervisor panics, its connection is dropped, all its
 //! deliveries are revoked, and the source ends with an error.
 
+mod acks;
 mod channel_epoch;
 mod check;
 mod consumers;

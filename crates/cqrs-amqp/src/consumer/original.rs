@@ -6,9 +6,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use bytes::Bytes;
 use cqrs_core::consume::{Incoming, RETRY_HEADERS, RetryState};
 use cqrs_core::message::{Headers, header};
-use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Acker, BasicProperties};
 
 use super::plan::{QUARANTINE, QueuePlan};
 use crate::headers::{
@@ -28,16 +28,16 @@ pub(super) struct Original {
 }
 
 impl Original {
-    /// Takes a delivery of `queue` apart.
-    pub(super) fn new(delivery: Delivery, queue: &str) -> Self {
-        let Delivery { exchange, routing_key, properties, data, .. } = delivery;
+    /// Takes a delivery of `queue` apart: its acker and the rest.
+    pub(super) fn new(delivery: Delivery, queue: &str) -> (Acker, Self) {
+        let Delivery { exchange, routing_key, properties, data, acker, .. } = delivery;
         let body = data.into();
         let mut original = Self { exchange, routing_key, properties, body, is_copy: false };
         if let Some((exchange, routing_key)) = original.first_published(queue) {
             (original.exchange, original.routing_key) = (exchange, routing_key);
             original.is_copy = true;
         }
-        original
+        (acker, original)
     }
 
     /// The exchange and routing key that a retry copy of ours was first published with. A retry copy was
@@ -186,6 +186,10 @@ mod tests {
         delivery
     }
 
+    fn received(delivery: Delivery, queue: &str) -> Original {
+        Original::new(delivery, queue).1
+    }
+
     fn headers(headers: &[(&str, AMQPValue)]) -> BasicProperties {
         let mut table = FieldTable::default();
         for (name, value) in headers {
@@ -207,7 +211,7 @@ mod tests {
             ("share", AMQPValue::Float(0.1)),
             ("bytes", AMQPValue::LongString(vec![0xff].into())),
         ]);
-        let view = Original::new(delivery("e", "t", properties), "t.g").view(&queue(), true);
+        let view = received(delivery("e", "t", properties), "t.g").view(&queue(), true);
         assert_eq!((view.name.as_deref(), view.id.as_deref()), (Some("UserJoined"), Some("0a")));
         assert_eq!((view.key.as_deref(), view.redelivered), (Some(&b"7"[..]), true));
         assert_eq!(
@@ -225,7 +229,7 @@ mod tests {
             .with_message_id("1".into())
             .with_correlation_id("c".into())
             .with_timestamp(9);
-        let view = Original::new(delivery("e", "other", properties), "t.g").view(&queue(), false);
+        let view = received(delivery("e", "other", properties), "t.g").view(&queue(), false);
         assert_eq!((view.name.as_deref(), view.id.as_deref()), (Some("A"), Some("1")));
         assert_eq!((&*view.topic, view.headers.correlation_id()), ("other", Some("c")));
         assert_eq!(view.timestamp, Some(UNIX_EPOCH + Duration::from_secs(9)));
@@ -233,14 +237,14 @@ mod tests {
 
     #[test]
     fn only_our_copies_restore_the_routing() {
-        let original = Original::new(delivery("e", "t", BasicProperties::default()), "t.g");
+        let original = received(delivery("e", "t", BasicProperties::default()), "t.g");
         let properties = copy_properties::retry(&original, &RetryState::default());
         let from = |exchange, key| {
-            let copy = Original::new(delivery(exchange, key, properties.clone()), "t.g");
+            let copy = received(delivery(exchange, key, properties.clone()), "t.g");
             (copy.exchange.to_string(), copy.routing_key.to_string())
         };
         assert_eq!(from("", "t.g"), ("e".into(), "t".into()));
-        let copy = Original::new(delivery("", "t.g", properties.clone()), "t.g");
+        let copy = received(delivery("", "t.g", properties.clone()), "t.g");
         assert!(copy.view(&queue(), false).headers.is_empty());
         // Published by another client that copied the headers.
         assert_eq!(from("e", "u"), ("e".into(), "u".into()));

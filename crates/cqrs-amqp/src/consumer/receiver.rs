@@ -193,7 +193,7 @@ impl DeliveryReceiver {
         if let Some(mut consumers) = consumers {
             consumers.cancel(&self.channel).await;
         }
-        self.acked_before_cancel = self.epoch.acked();
+        self.acked_before_cancel = self.epoch.acks.written();
     }
 
     /// Makes sure that the server keeps the acknowledgements written since the cancel.
@@ -204,7 +204,7 @@ impl DeliveryReceiver {
     pub(super) async fn flush_acks(&mut self) {
         /// The queue client's limit in the channel.
         const PENDING: u64 = 32;
-        let acked = self.epoch.acked() - self.acked_before_cancel;
+        let acked = self.epoch.acks.written() - self.acked_before_cancel;
         if acked < PENDING || self.is_of_stream() {
             return;
         }

@@ -3,9 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use lapin::Acker;
-use lapin::options::BasicNackOptions;
 use tokio::time::Instant;
 
 use super::channel_epoch::{ChannelEpoch, DroppedDelivery, StreamMessage};
@@ -43,24 +40,27 @@ impl Redelivery {
         self.due
     }
 
-    /// Requeues all waiting deliveries in their order; those of a stream go to `redeliver`. Does not wait: if
-    /// the channel is lost, the server requeues them.
-    pub(super) fn requeue(&mut self, mut redeliver: impl FnMut(u64, Acker, StreamMessage)) {
-        let acked = self.epoch.acked();
+    /// Requeues all waiting deliveries in their order, by `nack`, which writes that of a tag to the channel. Those
+    /// of a stream go to `redeliver`.
+    pub(super) fn requeue(
+        &mut self,
+        nack: impl Fn(u64),
+        mut redeliver: impl FnMut(u64, StreamMessage),
+    ) {
+        let acked = self.epoch.acks.count();
         self.delay = match acked > self.acked {
             true => MIN_DELAY,
             false => (self.delay * 2).min(MAX_DELAY),
         };
         (self.acked, self.due) = (acked, None);
         self.waiting.sort_by_key(|delivery| delivery.tag);
-        for DroppedDelivery { tag, acker, of_stream } in self.waiting.drain(..) {
+        for DroppedDelivery { tag, of_stream } in self.waiting.drain(..) {
             if let Some(message) = of_stream {
-                redeliver(tag, acker, message);
+                redeliver(tag, message);
                 continue;
             }
-            let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
-            // One poll gives the frame to lapin. The result does not matter: a lost channel requeues it, too.
-            let _ = acker.nack(options).now_or_never();
+            nack(tag);
+            self.epoch.acks.requeued(tag);
         }
     }
 }
@@ -70,8 +70,7 @@ mod tests {
     use super::*;
 
     fn dropped(tag: u64) -> DroppedDelivery {
-        let delivery = lapin::message::Delivery::mock(tag, "".into(), "".into(), false, Vec::new());
-        DroppedDelivery { tag, acker: delivery.acker, of_stream: None }
+        DroppedDelivery { tag, of_stream: None }
     }
 
     #[tokio::test(start_paused = true)]
@@ -82,13 +81,13 @@ mod tests {
         let mut delays = Vec::new();
         for round in 0..9 {
             if round == 8 {
-                epoch.count_ack();
+                epoch.acks.record(3);
             }
             let now = Instant::now();
             redelivery.push(dropped(2));
             redelivery.push(dropped(1));
             delays.push((redelivery.due().unwrap() - now).as_millis());
-            redelivery.requeue(|_, _, _| {});
+            redelivery.requeue(|_| {}, |_, _| {});
         }
         let now = Instant::now();
         redelivery.push(dropped(3));

@@ -72,6 +72,7 @@ impl Session {
     pub(super) async fn close(&mut self, limit: Duration) -> Result<(), AmqpError> {
         self.epoch.end();
         let (channel, receiver) = (&self.pooled.channel, &mut self.receiver);
+        self.epoch.acks.write(channel);
         let closing = async {
             receiver.wait_until_idle(limit / 4).await;
             receiver.cancel().await;

@@ -1,16 +1,13 @@
 //! Settles one delivery (ack, retry copy, dead letter); part of the consumer, used by the runtime.
 
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use cqrs_core::broker::BoxFuture;
 use cqrs_core::consume::{DeadLetter, Delayed, RetryState, Settle, SettleError};
-use lapin::Acker;
-use lapin::options::BasicAckOptions;
-use tokio_util::sync::ReusableBoxFuture;
 
-use super::channel_epoch::{ChannelEpoch, DroppedDelivery, StreamMessage};
+use super::channel_epoch::{DroppedDelivery, StreamMessage};
 use super::context::SourceContext;
 use super::copies::{IfMissing, Target, Written};
 use super::copy_properties;
@@ -24,8 +21,6 @@ pub(super) struct AmqpSettle {
     delivery: Box<InboundDelivery>,
     context: Arc<SourceContext>,
     settled: bool,
-    /// The ack that is being written.
-    acking: Option<ReusableBoxFuture<'static, Result<(), Option<lapin::Error>>>>,
     /// Held until it is settled.
     in_flight: Option<Permit>,
     running: Option<Permit>,
@@ -37,12 +32,12 @@ impl Drop for AmqpSettle {
         if self.settled || epoch.is_over() {
             return;
         }
-        let of_stream = self
-            .context
-            .plan
-            .is_stream()
-            .then(|| StreamMessage { queue: *queue, original: std::mem::take(original) });
-        epoch.redeliver(DroppedDelivery { tag: *tag, acker: acker.clone(), of_stream });
+        let of_stream = self.context.plan.is_stream().then(|| StreamMessage {
+            queue: *queue,
+            acker: acker.clone(),
+            original: std::mem::take(original),
+        });
+        epoch.redeliver(DroppedDelivery { tag: *tag, of_stream });
     }
 }
 
@@ -52,25 +47,14 @@ impl AmqpSettle {
         context: Arc<SourceContext>,
         in_flight: Permit,
     ) -> Self {
-        Self {
-            delivery,
-            context,
-            settled: false,
-            acking: None,
-            in_flight: Some(in_flight),
-            running: None,
-        }
+        Self { delivery, context, settled: false, in_flight: Some(in_flight), running: None }
     }
 
-    fn unacked(&self, cause: Option<lapin::Error>) -> SettleError {
-        let detail = format!(
+    fn unacked(&self) -> SettleError {
+        SettleError::new(format!(
             "queue {:?}: the channel that delivered the message is gone; it is redelivered",
             &*self.queue_name()
-        );
-        match cause {
-            Some(cause) => SettleError::new(detail).with_source(cause),
-            None => SettleError::new(detail),
-        }
+        ))
     }
 
     fn queue(&self) -> Option<&QueuePlan> {
@@ -115,25 +99,6 @@ impl AmqpSettle {
     }
 }
 
-/// `Ok` if the ack was written to the channel of the delivery, which was open.
-async fn write_ack(acker: Acker, epoch: Arc<ChannelEpoch>) -> Result<(), Option<lapin::Error>> {
-    let ended = epoch.ended();
-    if epoch.is_over() {
-        return Err(None);
-    }
-    let acked = tokio::select! {
-        biased;
-        acked = acker.ack(BasicAckOptions::default()) => acked,
-        () = ended => return Err(None),
-    };
-    match acked {
-        Ok(true) => Ok(()),
-        // The channel is closed; lapin does not report that as an error.
-        Ok(false) => Err(None),
-        Err(error) => Err(Some(error)),
-    }
-}
-
 /// True if retrying cannot fix a copy that was not stored: its queue is missing and not ours to declare, or
 /// the user lacks a right. It concerns this queue only: other messages continue.
 fn is_permanent(error: &AmqpError) -> bool {
@@ -171,20 +136,12 @@ impl Settle for AmqpSettle {
         self.settled || self.delivery.epoch.is_over() || !self.delivery.acker.usable()
     }
 
-    fn poll_ack(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SettleError>> {
-        let InboundDelivery { acker, epoch, handed_out, original, queue, .. } = &mut *self.delivery;
-        if self.settled {
-            return Poll::Ready(Err(self.unacked(None)));
+    /// Records the ack, which the supervisor writes; ready at once.
+    fn poll_ack(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SettleError>> {
+        if self.is_revoked() || !self.delivery.epoch.acks.record(self.delivery.tag) {
+            return Poll::Ready(Err(self.unacked()));
         }
-        let ack = self.acking.get_or_insert_with(|| {
-            ReusableBoxFuture::new(write_ack(acker.clone(), Arc::clone(epoch)))
-        });
-        let written = ready!(ack.poll(cx));
-        self.acking = None;
-        if let Err(cause) = written {
-            return Poll::Ready(Err(self.unacked(cause)));
-        }
-        epoch.count_ack();
+        let InboundDelivery { handed_out, original, queue, .. } = &mut *self.delivery;
         self.settled = true;
         (self.in_flight, *handed_out, self.running) = (None, None, None);
         if let Some(offset) = original.stream_offset() {
@@ -331,22 +288,22 @@ mod tests {
         let (mut settle, epoch) = delivery();
         assert!(settle.begin());
         ack(&mut settle).unwrap();
-        assert_eq!(epoch.acked(), 1);
+        assert_eq!(epoch.acks.count(), 1);
         assert!(settle.settled && settle.is_revoked());
         ack(&mut settle).unwrap_err();
-        assert_eq!(epoch.acked(), 1);
+        assert_eq!(epoch.acks.count(), 1);
     }
 
     #[tokio::test]
     async fn ack_on_a_closed_channel_is_an_error() {
         let (mut settle, epoch) = delivery();
-        // lapin's answer on a closed channel: nothing was written, and that is no error.
+        // lapin's mark of a delivery that cannot be acked any more.
         let acker = settle.delivery.acker.clone();
-        assert!(acker.ack(BasicAckOptions::default()).await.unwrap());
-        assert!(!acker.ack(BasicAckOptions::default()).await.unwrap());
+        assert!(acker.ack(lapin::options::BasicAckOptions::default()).await.unwrap());
+        assert!(!acker.usable());
         let error = ack(&mut settle).unwrap_err();
         assert!(error.to_string().contains("queue \"t.g\""), "{error}");
-        assert_eq!(epoch.acked(), 0);
+        assert_eq!(epoch.acks.count(), 0);
     }
 
     #[tokio::test]
@@ -354,7 +311,7 @@ mod tests {
         let (mut settle, epoch) = delivery();
         epoch.end();
         ack(&mut settle).unwrap_err();
-        assert_eq!(epoch.acked(), 0);
+        assert_eq!(epoch.acks.count(), 0);
         assert!(settle.is_revoked() && !settle.begin());
         assert!(settle.delivery.acker.usable(), "lapin wrote nothing");
     }

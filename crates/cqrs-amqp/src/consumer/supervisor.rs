@@ -1,10 +1,13 @@
 //! The supervisor of a source: the task that owns its connection, replaces lost sessions and closes the last.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_core::consume::SourceError;
 use cqrs_core::consume::support::far_deadline;
+use futures_util::FutureExt;
+use lapin::options::BasicNackOptions;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -93,8 +96,8 @@ impl Supervisor {
         let mut health = session.pooled.health.clone();
         loop {
             let (due, stopped) = (redelivery.due(), self.stopped);
-            let Session { receiver, epoch, dropped, .. } = session;
-            let inbound = Arc::clone(self.inbound.queue());
+            let Session { receiver, epoch, dropped, pooled } = session;
+            let (channel, inbound) = (&*pooled.channel, Arc::clone(self.inbound.queue()));
             let receiving = async {
                 match stopped {
                     false => receiver.run(self.inbound.queue()).await,
@@ -113,11 +116,13 @@ impl Supervisor {
                     continue;
                 }
                 () = sleep_until(due), if !stopped => {
-                    redelivery.requeue(|tag, acker, message| {
-                        inbound.push(InboundDelivery::of_stream(tag, acker, message, epoch));
-                    });
+                    redelivery.requeue(
+                        |tag| requeue(channel, tag),
+                        |tag, message| inbound.push(InboundDelivery::of_stream(tag, message, epoch)),
+                    );
                     continue;
                 }
+                never = poll_fn(|cx| epoch.acks.poll_write(channel, cx)) => match never {},
                 error = receiving => return SessionEnd::Lost(error),
             };
             match command {
@@ -137,7 +142,7 @@ impl Supervisor {
     async fn recover(&mut self, lost: Session, error: AmqpError) -> Result<Session, CloseRequest> {
         lost.epoch.end();
         self.inbound.queue().clear();
-        self.settlements_in_doubt = lost.epoch.acked() > 0;
+        self.settlements_in_doubt = lost.epoch.acks.count() > 0;
         self.reconnector.report(true, &error);
         self.reconnector.context.quarantine.lost();
         self.reconnector.connector.lost(&lost.pooled).await;
@@ -176,7 +181,7 @@ impl Supervisor {
         const CONNECTION: Duration = Duration::from_millis(200);
         let seen = match session {
             Some(mut session) => {
-                let acked = session.epoch.acked() > 0;
+                let acked = session.epoch.acks.count() > 0;
                 let closed = session.close(request.time_left().saturating_sub(CONNECTION)).await;
                 if acked { closed.map_err(Some) } else { Ok(()) }
             }
@@ -203,6 +208,13 @@ impl Supervisor {
             let _or_the_source_is_gone = reply.send(result);
         }
     }
+}
+
+/// Requeues one delivery. Does not wait: if the channel is lost, the server requeues it.
+fn requeue(channel: &lapin::Channel, tag: u64) {
+    let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+    // One poll gives the frame to lapin.
+    let _or_lost = channel.basic_nack(tag, options).now_or_never();
 }
 
 async fn sleep_until(due: Option<Instant>) {

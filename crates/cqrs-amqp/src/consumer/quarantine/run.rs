@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cqrs_core::consume::support::error_chain;
-use lapin::options::{BasicAckOptions, BasicGetOptions};
+use lapin::options::BasicGetOptions;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
@@ -130,7 +130,7 @@ impl QuarantineRun {
             }
         }
         // If the channel is gone, the original is redelivered as well.
-        let _or_void = delivery.acker.ack(BasicAckOptions::default()).await;
+        let _or_void = self.epoch.acks.record(delivery.tag);
         true
     }
 
@@ -164,6 +164,8 @@ impl QuarantineRun {
             if !others_settled(&self.context.handed_out, &self.context.running, end).await {
                 return Ok(Drained::TimeUp);
             }
+            // Those of the others first: a crash of the next message must not return them.
+            self.epoch.acks.write(&self.channel);
             // From here on the server may have delivered a message, even if it is not received here.
             state.running.store(true, Ordering::Relaxed);
             let got = self.channel.basic_get(short(name)?, BasicGetOptions::default()).await;
