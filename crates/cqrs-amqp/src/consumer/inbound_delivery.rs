@@ -39,7 +39,8 @@ impl InboundDelivery {
         let plan = context.plan.queues.get(queue)?;
         let (tag, redelivered) = (delivery.delivery_tag, delivery.redelivered);
         let (acker, original) = Original::new(delivery, &plan.name);
-        if let Some(offset) = original.stream_offset()
+        if context.plan.is_stream()
+            && let Some(offset) = original.stream_offset()
             && !context.stream_offsets.received(queue, offset)
         {
             // Acked for the credit only.

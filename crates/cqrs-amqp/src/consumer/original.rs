@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use cqrs_core::consume::{Incoming, RETRY_HEADERS, RetryState};
-use cqrs_core::message::{Headers, header};
+use cqrs_core::message::{ByteString, Headers, header};
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Acker, BasicProperties};
@@ -79,11 +79,14 @@ impl Original {
 
     /// The earlier attempts, read from its headers.
     pub(super) fn retry(&self) -> RetryState {
-        RetryState::from_headers(&self.shown_headers(|name| RETRY_HEADERS.contains(&name)))
-    }
-
-    fn shown_headers(&self, shown: impl Fn(&str) -> bool) -> Headers {
-        self.headers().map(|table| shown_headers(table, shown)).unwrap_or_default()
+        match self.headers() {
+            // All copies have the first of them.
+            Some(table) if table.contains_key(RETRY_HEADERS[0]) => {
+                let shown = |name: &str| RETRY_HEADERS.contains(&name);
+                RetryState::from_headers(&shown_headers(table, shown, &mut Texts::default()))
+            }
+            _ => RetryState::default(),
+        }
     }
 
     /// The message as handlers see it, the same on every attempt.
@@ -93,10 +96,14 @@ impl Original {
         let topic = known.map_or_else(|| Arc::from(routing_key), Arc::clone);
         let mut incoming = Incoming::new(topic, self.body.clone());
         let properties = &self.properties;
-        let text = |value: &Option<ShortString>| value.as_ref().map(|text| text.as_str().into());
-        incoming.key = self.header(header::KEY).and_then(key);
-        let shown = |name: &str| !(is_server_made(name) || (self.is_copy && is_of_retry(name)));
-        incoming.headers = self.shown_headers(shown);
+        let mut texts = Texts::of(properties);
+        incoming.key = self.header(header::KEY).and_then(bytes).map(|key| texts.bytes(key));
+        if let Some(table) = self.headers() {
+            let shown = |name: &str| !(is_server_made(name) || (self.is_copy && is_of_retry(name)));
+            incoming.headers = shown_headers(table, shown, &mut texts);
+        }
+        let mut text =
+            |value: &Option<ShortString>| value.as_ref().map(|text| texts.text(text.as_str()));
         let header = |name| incoming.headers.get(name).map(Into::into);
         incoming.id = text(properties.message_id()).or_else(|| header(header::MESSAGE_ID));
         incoming.name = text(properties.kind()).or_else(|| header(header::EVENT_NAME));
@@ -109,45 +116,86 @@ impl Original {
         incoming.redelivered = redelivered;
         incoming.unreadable = incoming.headers.get(UNREADABLE).map(Arc::from);
         if incoming.headers.correlation_id().is_none()
-            && let Some(id) = properties.correlation_id()
+            && let Some(id) = text(properties.correlation_id())
         {
-            incoming.headers.set_correlation_id(id.as_str());
+            incoming.headers.set_correlation_id(id);
         }
         incoming
     }
 }
 
-fn key(value: &AMQPValue) -> Option<Bytes> {
+/// The texts of one message, in one buffer that they share: most messages have several.
+#[derive(Default)]
+struct Texts(BytesMut);
+
+impl Texts {
+    /// With room for the properties and the headers whose values are text or bytes.
+    fn of(properties: &BasicProperties) -> Self {
+        let headers = properties.headers().iter().flatten();
+        let headers = headers.map(|(name, value)| {
+            let twice_the_key = if name.as_str() == header::KEY { 2 } else { 1 };
+            name.as_str().len() + twice_the_key * bytes(value).map_or(0, <[u8]>::len)
+        });
+        let of_properties = [
+            properties.message_id(),
+            properties.kind(),
+            properties.content_type(),
+            properties.correlation_id(),
+        ];
+        let of_properties = of_properties.into_iter().flatten().map(|text| text.as_str().len());
+        Self(BytesMut::with_capacity(headers.chain(of_properties).sum()))
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> Bytes {
+        self.0.extend_from_slice(bytes);
+        self.0.split().freeze()
+    }
+
+    fn text(&mut self, text: &str) -> ByteString {
+        ByteString::try_from(self.bytes(text.as_bytes())).unwrap_or_default()
+    }
+
+    /// The name of a header. Those of the framework are not copied.
+    fn name(&mut self, name: &str) -> ByteString {
+        const KNOWN: [&str; 6] = [
+            header::KEY,
+            header::CORRELATION_ID,
+            header::TRACEPARENT,
+            header::TRACESTATE,
+            header::EVENT_NAME,
+            header::MESSAGE_ID,
+        ];
+        match KNOWN.into_iter().find(|known| *known == name) {
+            Some(known) => ByteString::from_static(known),
+            None => self.text(name),
+        }
+    }
+}
+
+/// The value of a header that is text or bytes.
+fn bytes(value: &AMQPValue) -> Option<&[u8]> {
     match value {
-        AMQPValue::LongString(text) => Some(Bytes::copy_from_slice(text.as_bytes())),
-        AMQPValue::ByteArray(bytes) => Some(Bytes::copy_from_slice(bytes.as_slice())),
-        AMQPValue::ShortString(text) => Some(Bytes::copy_from_slice(text.as_str().as_bytes())),
+        AMQPValue::LongString(text) => Some(text.as_bytes()),
+        AMQPValue::ByteArray(bytes) => Some(bytes.as_slice()),
+        AMQPValue::ShortString(text) => Some(text.as_str().as_bytes()),
         _ => None,
     }
 }
 
-fn shown_headers(table: &FieldTable, shown: impl Fn(&str) -> bool) -> Headers {
-    let mut pairs = Vec::new();
+fn shown_headers(table: &FieldTable, shown: impl Fn(&str) -> bool, texts: &mut Texts) -> Headers {
+    let mut pairs = Vec::with_capacity(table.inner().len());
     for (name, value) in table.into_iter().filter(|(name, _)| shown(name.as_str())) {
-        let text = match value {
-            AMQPValue::LongString(text) => {
-                pairs.push((name.as_str().into(), Bytes::copy_from_slice(text.as_bytes())));
-                continue;
-            }
-            AMQPValue::ByteArray(bytes) => {
-                pairs.push((name.as_str().into(), Bytes::copy_from_slice(bytes.as_slice())));
-                continue;
-            }
-            AMQPValue::ShortString(text) => text.to_string(),
-            AMQPValue::Boolean(flag) => flag.to_string(),
-            AMQPValue::Float(number) => number.to_string(),
-            AMQPValue::Double(number) => number.to_string(),
-            other => match integer(other) {
-                Some(number) => number.to_string(),
-                None => continue,
+        let value = match value {
+            AMQPValue::Boolean(flag) => flag.to_string().into(),
+            AMQPValue::Float(number) => number.to_string().into(),
+            AMQPValue::Double(number) => number.to_string().into(),
+            other => match (bytes(other), integer(other)) {
+                (Some(bytes), _) => texts.bytes(bytes),
+                (None, Some(number)) => number.to_string().into(),
+                (None, None) => continue,
             },
         };
-        pairs.push((name.as_str().into(), text.into()));
+        pairs.push((texts.name(name.as_str()), value));
     }
     Headers::from_pairs(pairs)
 }

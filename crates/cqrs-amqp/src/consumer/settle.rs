@@ -144,7 +144,9 @@ impl Settle for AmqpSettle {
         let InboundDelivery { handed_out, original, queue, .. } = &mut *self.delivery;
         self.settled = true;
         (self.in_flight, *handed_out, self.running) = (None, None, None);
-        if let Some(offset) = original.stream_offset() {
+        if self.context.plan.is_stream()
+            && let Some(offset) = original.stream_offset()
+        {
             self.context.stream_offsets.settled(*queue, offset);
         }
         Poll::Ready(Ok(()))
