@@ -28,7 +28,7 @@ pub(crate) struct ProducerHandle {
     intake: Intake,
     publishers: Box<[mpsc::UnboundedSender<PendingConfirm>]>,
     next_keyless: AtomicUsize,
-    format: FrameFormat,
+    format: Arc<FrameFormat>,
     pub(crate) status: Status,
     runtime: Handle,
     /// Taken by the first shutdown.
@@ -52,13 +52,13 @@ impl ProducerHandle {
         let connector = Arc::new(Connector::new(config)?);
         let count = usize::from(config.pool_size) * usize::from(config.channels_per_connection);
         let status = Status::new(count);
-        let format = FrameFormat::new(config);
+        let format = Arc::new(FrameFormat::new(config));
         let (stop, stopped) = watch::channel(None);
         let (report_sender, report) = watch::channel(None);
         let context = PublisherContext {
             connector: Arc::clone(&connector),
             status: status.clone(),
-            format: format.clone(),
+            format: Arc::clone(&format),
             stop: stopped,
         };
         let (publishers, tasks): (Vec<_>, Vec<_>) = (0..count)

@@ -3,27 +3,44 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::Bytes;
-use lapin::Confirmation;
+use cqrs_core::Message;
 use lapin::message::BasicReturnMessage;
 use lapin::options::BasicPublishOptions;
+use lapin::{Confirmation, ConnectionState, ErrorKind};
 
-use super::frame::Frame;
+use super::frame::{Frame, FrameFormat};
 use super::unconfirmed::Returned;
 
+/// The server's answer to one message. Small, because it is moved several times on its way.
+pub(super) struct Answer {
+    pub(super) ack: bool,
+    /// The return that lapin attached to it; it may name another message.
+    pub(super) returned: Option<Box<Returned>>,
+}
+
 /// Publishes one message and waits for its confirm. The first poll hands it to lapin.
+///
+/// The frame is made in here, because a future is moved into its place with all that it holds.
 pub(super) async fn publish(
     channel: Arc<lapin::Channel>,
-    frame: Frame,
-    body: Bytes,
-    mandatory: bool,
+    format: Arc<FrameFormat>,
+    message: Arc<Message>,
     unwritten: Unwritten,
-) -> lapin::Result<Confirmation> {
-    let options = BasicPublishOptions { mandatory, ..BasicPublishOptions::default() };
-    let Frame { exchange, routing_key, properties } = frame;
-    let confirm = channel.basic_publish(exchange, routing_key, options, &body, properties).await?;
-    drop((unwritten, body));
-    confirm.await
+) -> lapin::Result<Answer> {
+    let options =
+        BasicPublishOptions { mandatory: message.mandatory, ..BasicPublishOptions::default() };
+    let Frame { exchange, routing_key, properties } = format.frame(&message);
+    let confirm =
+        channel.basic_publish(exchange, routing_key, options, &message.body, properties).await?;
+    drop((unwritten, message, format));
+    let (ack, returned) = match confirm.await? {
+        Confirmation::Ack(returned) => (true, returned),
+        Confirmation::Nack(returned) => (false, returned),
+        Confirmation::NotRequested => {
+            return Err(ErrorKind::InvalidConnectionState(ConnectionState::Error).into());
+        }
+    };
+    Ok(Answer { ack, returned: returned.map(|returned| Box::new(read_return(returned))) })
 }
 
 /// Counts a message until lapin has written it.
@@ -43,7 +60,7 @@ impl Drop for Unwritten {
 }
 
 /// The part of a return that names its message.
-pub(super) fn read_return(returned: BasicReturnMessage) -> Returned {
+fn read_return(returned: BasicReturnMessage) -> Returned {
     let id = returned.properties.message_id().as_ref();
     Returned {
         id: id.and_then(|id| id.as_str().parse().ok()),

@@ -10,13 +10,12 @@ use std::time::Duration;
 use cqrs_core::PublishErrorKind;
 use cqrs_core::broker::{BoxFuture, PendingConfirm};
 use cqrs_core::consume::support::error_chain;
-use lapin::Confirmation;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
 
 use super::confirms::Confirms;
 use super::frame::FrameFormat;
-use super::publish::{Unwritten, publish, read_return};
+use super::publish::{Answer, Unwritten, publish};
 use super::status::{PublisherState, Status};
 use super::unconfirmed::Unconfirmed;
 use crate::connect::{Connector, Health, PooledChannel};
@@ -35,7 +34,7 @@ const MAX_UNANSWERED: usize = 10_000;
 pub(crate) struct PublisherContext {
     pub(crate) connector: Arc<Connector>,
     pub(crate) status: Status,
-    pub(crate) format: FrameFormat,
+    pub(crate) format: Arc<FrameFormat>,
     /// Set by a shutdown: the time until which a publisher may finish.
     pub(crate) stop: watch::Receiver<Option<Instant>>,
 }
@@ -58,7 +57,7 @@ struct Publisher {
     messages: mpsc::UnboundedReceiver<PendingConfirm>,
     unconfirmed: Unconfirmed,
     channel: PublisherChannel,
-    confirms: Confirms<lapin::Result<Confirmation>>,
+    confirms: Confirms<lapin::Result<Answer>>,
     unwritten: Arc<AtomicUsize>,
     declaring: Option<Declaring>,
     /// Set if the topology was declared again since the last ack.
@@ -170,7 +169,7 @@ impl Publisher {
     async fn wait(
         &mut self,
         batch: &mut Vec<PendingConfirm>,
-        done: &mut Vec<(u64, lapin::Result<Confirmation>)>,
+        done: &mut Vec<(u64, lapin::Result<Answer>)>,
         mut timer: Pin<&mut Sleep>,
     ) -> PublisherEvent {
         let deadline = [self.unconfirmed.next_deadline(), self.stop_at].into_iter().flatten().min();
@@ -230,7 +229,7 @@ impl Publisher {
     }
 
     /// Hands messages to lapin, at most a batch, until one of them has its answer at once.
-    fn write(&mut self, done: &mut Vec<(u64, lapin::Result<Confirmation>)>) {
+    fn write(&mut self, done: &mut Vec<(u64, lapin::Result<Answer>)>) {
         if !self.wants_to_write() {
             return;
         }
@@ -255,12 +254,9 @@ impl Publisher {
                 self.declaring = Some(declare(&self.context.connector, pooled, topic));
                 return;
             }
-            let frame = self.context.format.frame(message);
-            let (body, mandatory) = (message.body.clone(), message.mandatory);
-            let Some(number) = self.unconfirmed.send_next() else { continue };
-            let unwritten = Unwritten::new(&self.unwritten);
-            let publishing =
-                publish(Arc::clone(&pooled.channel), frame, body, mandatory, unwritten);
+            let Some((number, message)) = self.unconfirmed.send_next() else { continue };
+            let (channel, format) = (Arc::clone(&pooled.channel), Arc::clone(&self.context.format));
+            let publishing = publish(channel, format, message, Unwritten::new(&self.unwritten));
             if let Some(result) = self.confirms.start(number, publishing) {
                 // An error, nearly always: the channel is closed.
                 done.push((number, result));
@@ -270,24 +266,18 @@ impl Publisher {
     }
 
     /// Records the server's answers and settles the messages whose outcome they make certain.
-    fn settle(&mut self, done: &mut Vec<(u64, lapin::Result<Confirmation>)>) {
+    fn settle(&mut self, done: &mut Vec<(u64, lapin::Result<Answer>)>) {
         let mut failure: Option<lapin::Error> = None;
         for (number, result) in done.drain(..) {
             match result {
-                Ok(Confirmation::Ack(returned)) => {
-                    self.declared_again = false;
-                    if let PublisherChannel::Open(pooled) = &mut self.channel {
-                        pooled.confirmed = true;
+                Ok(Answer { ack, returned }) => {
+                    if ack {
+                        self.declared_again = false;
+                        if let PublisherChannel::Open(pooled) = &mut self.channel {
+                            pooled.confirmed = true;
+                        }
                     }
-                    self.unconfirmed.answered(number, true, returned.map(read_return));
-                }
-                Ok(Confirmation::Nack(returned)) => {
-                    self.unconfirmed.answered(number, false, returned.map(read_return));
-                }
-                Ok(Confirmation::NotRequested) => {
-                    let state =
-                        lapin::ErrorKind::InvalidConnectionState(lapin::ConnectionState::Error);
-                    failure.get_or_insert(state.into());
+                    self.unconfirmed.answered(number, ack, returned.map(|returned| *returned));
                 }
                 // A reply of the server is the cause; other errors are its consequence.
                 Err(error) if error.is_amqp_error() => failure = Some(error),
@@ -357,7 +347,7 @@ impl Publisher {
         self.show_health();
     }
 
-    fn health_changed(&mut self, done: &mut Vec<(u64, lapin::Result<Confirmation>)>) {
+    fn health_changed(&mut self, done: &mut Vec<(u64, lapin::Result<Answer>)>) {
         let PublisherChannel::Open(pooled) = &self.channel else { return };
         let health = pooled.health.borrow().clone();
         match health {

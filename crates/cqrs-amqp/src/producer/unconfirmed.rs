@@ -128,14 +128,14 @@ impl Unconfirmed {
         may_send.then(|| next.pending.message())
     }
 
-    /// Counts the next message as sent and returns its number. `None` if its deadline came first: it is
-    /// removed, and [`next`](Self::next) is another one.
-    pub(crate) fn send_next(&mut self) -> Option<u64> {
+    /// Counts the next message as sent and returns its number and the message. `None` if its deadline came first:
+    /// it is removed, and [`next`](Self::next) is another one.
+    pub(crate) fn send_next(&mut self) -> Option<(u64, Arc<Message>)> {
         let Queued { pending, isolated } = self.queued.pop_front()?;
         if !pending.start_sending() {
             return None;
         }
-        let message = pending.message();
+        let message = pending.shared_message();
         let sent = Sent {
             id: message.id,
             topic: Arc::clone(&message.topic),
@@ -147,7 +147,7 @@ impl Unconfirmed {
             ambiguous: false,
         };
         self.unanswered += 1;
-        Some(self.sent.push(sent))
+        Some((self.sent.push(sent), message))
     }
 
     /// Rejects the next message, which cannot be sent.

@@ -35,7 +35,7 @@ fn write(unconfirmed: &mut Unconfirmed) -> Vec<(u64, String)> {
     let mut written = Vec::new();
     while let Some(message) = unconfirmed.next() {
         let body = String::from_utf8(message.body.to_vec()).unwrap();
-        if let Some(number) = unconfirmed.send_next() {
+        if let Some((number, _)) = unconfirmed.send_next() {
             written.push((number, body));
         }
     }

@@ -18,7 +18,7 @@ struct Sent {
 fn send(unconfirmed: &mut Unconfirmed, intake: &Intake, message: Message, routable: bool) -> Sent {
     let (pending, receipt) = admit(intake, message.clone());
     unconfirmed.push(pending);
-    let number = unconfirmed.send_next().unwrap();
+    let number = unconfirmed.send_next().unwrap().0;
     Sent { number, message, routable, receipt }
 }
 
