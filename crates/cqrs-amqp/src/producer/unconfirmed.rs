@@ -209,7 +209,8 @@ impl Unconfirmed {
             && self
                 .sent()
                 .any(|sent| sent.answer.is_none() && (sent.returned.is_some() || sent.ambiguous));
-        for number in std::mem::take(&mut self.answered) {
+        let mut answered = std::mem::take(&mut self.answered);
+        for number in answered.drain(..) {
             let Some(sent) = self.sent.get(number) else { continue };
             if sent.ambiguous {
                 self.settle_group(number, open);
@@ -219,6 +220,9 @@ impl Unconfirmed {
                 self.finish(number);
             }
         }
+        // Its memory serves the next ones.
+        answered.append(&mut self.answered);
+        self.answered = answered;
     }
 
     /// Settles `number` and all others of its id and topic, once all of them are answered.
