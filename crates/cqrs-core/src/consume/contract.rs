@@ -151,10 +151,11 @@ pub trait Settle: Send + Sync + 'static {
     ///
     /// The first poll begins the ack. `Pending`: it is on its way to the broker, and a further poll continues it.
     /// [`ack`](trait.Settle.html#method.ack) is the future of it. An ack is a poll and not a future, because most
-    /// messages are acked and most brokers need not wait for that.
+    /// messages are acked and most brokers need not wait for that: they write the acks of several messages together, a
+    /// moment later (Kafka its offsets, RabbitMQ one frame). A message whose ack is lost after that is redelivered.
     ///
     /// # Errors
-    /// If the ack did not reach the broker. It can be tried again if the cause may pass. If the channel is
+    /// If the ack cannot be written. It can be tried again if the cause may pass. If the channel is
     /// lost, no further try succeeds: the message is redelivered, and this must be dropped.
     fn poll_ack(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SettleError>>;
 

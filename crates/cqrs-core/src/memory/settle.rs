@@ -50,17 +50,16 @@ impl Settle for MemorySettle {
     }
 
     fn poll_ack(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SettleError>> {
-        if self.delivery.is_none() {
-            return Poll::Ready(Ok(()));
-        }
+        let Some(delivery) = &mut self.delivery else { return Poll::Ready(Ok(())) };
         if self.state.broker.fault_plan().occurs(Fault::FailedAck) {
             return Poll::Ready(Err(SettleError::new("an injected fault lost the ack")));
         }
-        let settled = self.delivery.take().is_some_and(MemoryDelivery::settle);
-        Poll::Ready(match settled {
-            true => Ok(()),
-            false => Err(SettleError::new("the delivery was revoked; it is redelivered")),
-        })
+        if !delivery.settle() {
+            let error = SettleError::new("the delivery was revoked; it is redelivered");
+            return Poll::Ready(Err(error));
+        }
+        self.delivery = None;
+        Poll::Ready(Ok(()))
     }
 
     fn retry_later(

@@ -186,15 +186,15 @@ impl MemoryDelivery {
     }
 
     /// As [`ack`](Self::ack). `false` if it was revoked.
-    pub(super) fn settle(mut self) -> bool {
-        self.settled = true;
-        self.topic.settle(self.group, self.tag)
+    pub(super) fn settle(&mut self) -> bool {
+        self.settled = self.topic.settle(self.group, self.tag);
+        self.settled
     }
 
     /// Settles it: the group does not receive it again, and the next message of its key is delivered.
     ///
     /// Does nothing if it was revoked by [`MemoryFaults::revoke`](super::MemoryFaults::revoke).
-    pub fn ack(self) {
+    pub fn ack(mut self) {
         self.settle();
     }
 
