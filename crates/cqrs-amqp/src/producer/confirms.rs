@@ -105,6 +105,11 @@ impl<T> Confirms<T> {
         }
     }
 
+    /// Moves the futures that have completed to `done`, as [`poll_done`](Self::poll_done) does, and waits for none.
+    pub(crate) fn take_done(&mut self, done: &mut Vec<(u64, T)>) {
+        let _all_taken = self.poll_done(&mut Context::from_waker(Waker::noop()), done);
+    }
+
     /// Drops all futures.
     pub(crate) fn clear(&mut self) {
         *self = Self::new();
@@ -184,6 +189,27 @@ mod tests {
             sender.send(value as u64).unwrap();
         }
         assert_eq!(waiting.await.unwrap(), 50);
+    }
+
+    #[tokio::test]
+    async fn what_has_completed_is_taken_without_a_wait() {
+        let mut confirms = Confirms::new();
+        let (mut found, mut senders) = (Vec::new(), Vec::new());
+        for number in 0..3 {
+            let (sender, receiver) = oneshot::channel::<u8>();
+            confirms.start(number, receiver);
+            senders.push(sender);
+        }
+        confirms.take_done(&mut found);
+        assert!(found.is_empty());
+        let waits = senders.pop().unwrap();
+        senders.into_iter().for_each(|sender| sender.send(7).unwrap());
+        // Beside what is there already.
+        found.push((9, Ok(0)));
+        confirms.take_done(&mut found);
+        assert_eq!(found, [(9, Ok(0)), (0, Ok(7)), (1, Ok(7))]);
+        waits.send(8).unwrap();
+        assert_eq!(done(&mut confirms).await, [(2, Ok(8))]);
     }
 
     #[tokio::test]

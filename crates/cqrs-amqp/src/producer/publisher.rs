@@ -120,6 +120,9 @@ impl Publisher {
             self.expire();
             self.write(&mut done);
             if !done.is_empty() {
+                // A channel that is closed answers what was written to it before it refuses more: those answers name
+                // the cause.
+                self.confirms.take_done(&mut done);
                 self.settle(&mut done);
                 continue;
             }
@@ -238,6 +241,10 @@ impl Publisher {
                 return;
             }
             let PublisherChannel::Open(pooled) = &self.channel else { return };
+            // It may be closed at any time. Then its answers are on their way.
+            if !pooled.channel.status().connected() {
+                return;
+            }
             let Some(message) = self.unconfirmed.next() else { return };
             let (header, limit) =
                 (self.context.format.header_bytes(message), pooled.connection.header_max());
@@ -354,8 +361,8 @@ impl Publisher {
             Health::Up | Health::Blocked(_) => self.show_health(),
             Health::Lost(error) => {
                 // Answers received before the loss count.
-                let mut cx = Context::from_waker(std::task::Waker::noop());
-                if self.confirms.poll_done(&mut cx, done).is_ready() {
+                self.confirms.take_done(done);
+                if !done.is_empty() {
                     self.settle(done);
                 }
                 self.lose(error);
