@@ -43,7 +43,10 @@ async fn consume(settings: &Settings, case: &Case, topic: &Arc<str>) {
             concurrency,
             codec: template.codec(),
         };
-        let filled = || fill(&broker, topic, messages, template);
+        let filled = async || {
+            amqp::purge(&connection, &queue(topic)).await;
+            fill(&broker, topic, messages, template).await;
+        };
         let mut sides = vec![
             Side::new("raw", || async {
                 filled().await;

@@ -9,7 +9,7 @@ use cqrs_core::message::{content_type, header};
 use futures_util::StreamExt as _;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
-    ConfirmSelectOptions, QueueDeleteOptions,
+    ConfirmSelectOptions, QueueDeleteOptions, QueuePurgeOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
@@ -32,6 +32,13 @@ pub(crate) async fn delete_queues(dsn: &str, names: &[&str]) {
         let options = QueueDeleteOptions::default();
         channel.queue_delete(name.into(), options).await.expect("a deleted queue");
     }
+}
+
+/// Drops what an earlier round left in a queue: another framework's program may end without its last acks.
+pub(crate) async fn purge(connection: &Connection, queue: &str) {
+    let channel = connection.create_channel().await.expect("a channel");
+    let options = QueuePurgeOptions::default();
+    channel.queue_purge(queue.into(), options).await.expect("an empty queue");
 }
 
 /// What the raw client sends with each message.
