@@ -82,6 +82,10 @@ impl KafkaConfig {
         // The pause of fetching a partition whose queue was full: with the default of a second, a consumer
         // that empties the queue faster waits for the rest of it each time.
         set("fetch.queue.backoff.ms", "10");
+        // librdkafka sends a broker one fetch at a time, for the partitions whose queues have room. One for partitions
+        // without a new record waits for so long, and a partition that has room again waits with it: with the
+        // default of half a second, a backlog beside idle partitions comes as one full queue in that time.
+        set("fetch.wait.max.ms", "50");
         let fetch = subscription.prefetch_bytes.clamp(64 << 10, 1 << 20);
         set("max.partition.fetch.bytes", &fetch.to_string());
         // A topic that is created later is found after that time.
@@ -133,6 +137,7 @@ mod tests {
             ("max.poll.interval.ms", "300000"),
             ("auto.offset.reset", "earliest"),
             ("queued.min.messages", "10000"),
+            ("fetch.wait.max.ms", "50"),
         ] {
             assert_eq!(options.get(name), Some(value), "{name}");
         }
@@ -144,12 +149,12 @@ mod tests {
         let subscription = KafkaSubscription::new()
             .with_assignors([Assignor::CooperativeSticky])
             .with_group_instance_id("one")
-            .with_raw("fetch.wait.max.ms", "50");
+            .with_raw("fetch.wait.max.ms", "200");
         let options = options(&subscription).unwrap();
         for (name, value) in [
             ("partition.assignment.strategy", "cooperative-sticky"),
             ("group.instance.id", "one"),
-            ("fetch.wait.max.ms", "50"),
+            ("fetch.wait.max.ms", "200"),
         ] {
             assert_eq!(options.get(name), Some(value), "{name}");
         }
