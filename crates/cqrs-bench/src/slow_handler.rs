@@ -55,8 +55,7 @@ pub(crate) async fn run(args: &SlowHandler, settings: &Settings) {
                 On::Amqp => {
                     let topic: Arc<str> = format!("bench-slow-{}", unique()).into();
                     slow(Arc::clone(&topic)).amqp(&settings.dsn).await;
-                    let queue = format!("{topic}.bench");
-                    delete_queues(&settings.dsn, &[&queue, &format!("{queue}.dead")]).await;
+                    delete_queues(&settings.dsn, &[&format!("{topic}.bench")]).await;
                 }
             }
         }

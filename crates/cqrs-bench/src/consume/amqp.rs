@@ -19,8 +19,7 @@ pub(crate) async fn run(settings: &Settings) {
     for case in settings.event_cases(20_000) {
         let topic: Arc<str> = format!("bench-consume-{}", unique()).into();
         consume(settings, &case, &topic).await;
-        let queue = queue(&topic);
-        amqp::delete_queues(&settings.dsn, &[&queue, &format!("{queue}.dead")]).await;
+        amqp::delete_queues(&settings.dsn, &[&queue(&topic)]).await;
     }
 }
 

@@ -82,7 +82,7 @@ pub(super) async fn amqp(settings: &Settings) {
         });
         compare(settings, "options-consume-amqp", case.template.to_string(), sides.into()).await;
         let queue = format!("{topic}.bench");
-        delete_queues(dsn, &[&queue, &format!("{queue}.dead")]).await;
+        delete_queues(dsn, &[&queue]).await;
     }
 }
 

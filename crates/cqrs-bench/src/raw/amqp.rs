@@ -25,12 +25,16 @@ pub(crate) async fn connect(dsn: &str) -> Connection {
     Connection::connect(dsn, ConnectionProperties::default()).await.expect("a raw connection")
 }
 
+/// What the names of the queues that a subscription with the defaults declares add to that of its queue.
+const BESIDE: [&str; 6] = ["", ".dead", ".quarantine", ".retry.10s", ".retry.60s", ".retry.300s"];
+
+/// Deletes queues with those that were declared for their subscriptions. They need not exist.
 pub(crate) async fn delete_queues(dsn: &str, names: &[&str]) {
     let connection = connect(dsn).await;
     let channel = connection.create_channel().await.expect("a channel");
-    for &name in names {
+    for name in names.iter().flat_map(|name| BESIDE.map(|beside| format!("{name}{beside}"))) {
         let options = QueueDeleteOptions::default();
-        channel.queue_delete(name.into(), options).await.expect("a deleted queue");
+        channel.queue_delete(name.as_str().into(), options).await.expect("a deleted queue");
     }
 }
 

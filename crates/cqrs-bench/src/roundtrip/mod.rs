@@ -159,9 +159,7 @@ impl Measure<'_> {
         let ours = Way::ours(publisher, broker, subscription(&topics[1])).await;
         self.compare(&format!("RabbitMQ, {}", self.case.template), raw, ours).await;
         connection.close(200, "done".into()).await.expect("a closed connection");
-        let dead = queues.each_ref().map(|queue| format!("{queue}.dead"));
-        let names: Vec<_> = queues.iter().chain(&dead).map(String::as_str).collect();
-        delete_queues(dsn, &names).await;
+        delete_queues(dsn, &queues.each_ref().map(String::as_str)).await;
     }
 }
 

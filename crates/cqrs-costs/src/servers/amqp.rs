@@ -20,7 +20,10 @@ use crate::measured::{block_on, runtime};
 const EXCHANGE: &str = "costs";
 const PREFETCH: u16 = 256;
 
-/// A queue that is bound by its name, deleted at the end.
+/// What the names of the queues that a subscription with the defaults declares add to that of its queue.
+const BESIDE: [&str; 6] = ["", ".dead", ".quarantine", ".retry.10s", ".retry.60s", ".retry.300s"];
+
+/// A queue that is bound by its name, deleted at the end with those of its subscription.
 struct Queue {
     runtime: Runtime,
     name: String,
@@ -51,7 +54,7 @@ impl Queue {
 impl Drop for Queue {
     fn drop(&mut self) {
         self.runtime.block_on(async {
-            for name in [self.name.clone(), format!("{}.dead", self.name)] {
+            for name in BESIDE.map(|beside| format!("{}{beside}", self.name)) {
                 let options = QueueDeleteOptions::default();
                 self.raw.queue_delete(name.as_str().into(), options).await.expect("deleted");
             }
