@@ -1,12 +1,16 @@
 //! Tests of the migrations, and of writes, events and their commit.
 
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use cqrs_core::message::{Headers, header};
 use cqrs_core::scope::UnitOfWorkError;
 use cqrs_core::{Mediator, Message, RequestHandler, SendError};
 use cqrs_macros::Command;
 use cqrs_outbox::{OutboxErrorKind, Tables};
+use integration_tests::consuming::fixture::until_within;
+use integration_tests::postgres::options;
+use sqlx::postgres::PgPoolOptions;
 
 use super::*;
 
@@ -141,6 +145,46 @@ async fn concurrent_migrations_run_once_in_their_schema<DB: TestDatabase>() {
     }
     mediator_writes_to(&outbox, &schema).await;
     schema.run(DB::DROP.replace("$1", &name)).await;
+    schema.drop().await;
+}
+
+/// A session of PostgreSQL remembers that it did not find a name, and a wait for an advisory lock does not make it
+/// look again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn migration_that_waited_sees_the_tables_of_the_one_before() {
+    let schema = Schema::new().await;
+    let name = format!("new_{}", uuid::Uuid::now_v7().simple());
+    let outbox = async || {
+        let pool = PgPoolOptions::new().max_connections(1);
+        let pool = pool.connect_with(options(&schema.name)).await.unwrap();
+        let tables = Tables::default().with_schema(&*name).unwrap();
+        let outbox = Outbox::with_tables(pool.clone(), tables).unwrap();
+        (pool, outbox)
+    };
+    let (first_pool, first) = outbox().await;
+    let (second_pool, second) = outbox().await;
+    let table = second.tables().name("migrations");
+    // Twice: the second one finds its statements prepared, and loads nothing that would make it look again.
+    let remember = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = to_regclass($1)), \
+                    to_regclass($1) IS NOT NULL";
+    for _ in 0..2 {
+        let found: (bool, bool) =
+            sqlx::query_as(remember).bind(&table).fetch_one(&second_pool).await.unwrap();
+        assert_eq!(found, (false, false));
+    }
+    let lock = format!("(hashtextextended('{table}', 0))");
+    execute(&first_pool, format!("SELECT pg_advisory_lock{lock}")).await;
+    let waiting = tokio::spawn(async move { second.migrate().await });
+    let is_waiting = format!(
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted \
+         AND (classid::int8 << 32 | objid::int8) = hashtextextended('{table}', 0)"
+    );
+    let waits = async || schema.numbers(&*is_waiting).await == [1];
+    until_within(Duration::from_secs(30), "the second migration waits", waits).await;
+    first.migrate().await.unwrap();
+    execute(&first_pool, format!("SELECT pg_advisory_unlock{lock}")).await;
+    waiting.await.unwrap().unwrap();
+    schema.run(format!("DROP SCHEMA {name} CASCADE")).await;
     schema.drop().await;
 }
 

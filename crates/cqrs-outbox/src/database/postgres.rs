@@ -107,10 +107,14 @@ impl Backend for Postgres {
             .bind(&versions)
             .execute(&mut *tx)
             .await?;
-        let is_there: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
-            .bind(&versions)
-            .fetch_one(&mut *tx)
-            .await?;
+        // Not `to_regclass` alone: a session remembers names that it did not find, and looks again only when it locks a
+        // table, which the wait above is not.
+        let is_there: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = to_regclass($1))",
+        )
+        .bind(&versions)
+        .fetch_one(&mut *tx)
+        .await?;
         if !is_there {
             if let Some(schema) = tables.schema() {
                 create_schema(&mut tx, schema).await?;
