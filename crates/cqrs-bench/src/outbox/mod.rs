@@ -38,7 +38,7 @@ pub(crate) struct OutboxRelay {
 
 #[derive(Subcommand)]
 enum Scenario {
-    /// Events a second from the start of the relays to the last delete, beside raw publishing and raw reading.
+    /// Events a second from the commit of all rows to the last delete, beside raw publishing and raw reading.
     Rate {
         /// Rows that are inserted before.
         #[arg(long, default_value_t = 100_000)]

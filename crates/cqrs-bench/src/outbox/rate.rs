@@ -1,10 +1,10 @@
-//! The rate of relays over rows that were inserted before, beside what the servers do without a relay.
+//! The rate of relays that share the lanes already, over rows that are committed at once, beside what the servers do without a relay.
 
 use std::time::{Duration, Instant};
 
 use super::fixture::Fixture;
 use super::raw;
-use super::relays::{Relays, wait};
+use super::relays::{Relays, even_shares, owned, wait};
 use super::table::{Series, Table};
 use crate::event::{Codec, Template};
 use crate::measure::Unit;
@@ -38,12 +38,10 @@ pub(super) async fn run(on: &Fixture, rows: usize, relays: &[usize], rounds: usi
             reading.push(read);
         }
         for side in &mut sides {
-            fill(on, rows).await;
-            let before = on.wal().await;
-            let rate = drain(on, side.relays, rows, &index).await;
+            let (rate, wal) = drain(on, side.relays, rows, &index).await;
             if round > 0 {
                 side.rate.push(rate);
-                side.wal.push((on.wal().await - before) / rows as f64);
+                side.wal.push(wal);
             }
         }
     }
@@ -70,14 +68,18 @@ async fn fill(on: &Fixture, rows: usize) -> f64 {
     (on.wal().await - before) / rows as f64
 }
 
-/// Starts relays, and returns the events a second until the table is empty.
-async fn drain(on: &Fixture, relays: usize, rows: usize, index: &sqlx::PgPool) -> f64 {
+/// Fills the table while relays share its lanes. Returns the events a second until it is empty, and the bytes of WAL
+/// for each.
+async fn drain(on: &Fixture, relays: usize, rows: usize, index: &sqlx::PgPool) -> (f64, f64) {
+    on.truncate().await;
     let mut brokers = Vec::new();
     for _ in 0..relays {
         brokers.push(on.broker().await);
     }
-    let start = Instant::now();
     let running = Relays::start(&on.outbox, &brokers);
+    owned(index, &even_shares(relays)).await;
+    on.fill(rows).await;
+    let (start, before) = (Instant::now(), on.wal().await);
     let sent = async || brokers.iter().map(|broker| broker.sent()).sum::<usize>() >= rows;
     wait(Duration::from_millis(2), "publishes of all rows", sent).await;
     let is_empty = async || {
@@ -86,6 +88,7 @@ async fn drain(on: &Fixture, relays: usize, rows: usize, index: &sqlx::PgPool) -
     };
     wait(Duration::from_millis(2), "empty table", is_empty).await;
     let took = start.elapsed();
+    let wal = (on.wal().await - before) / rows as f64;
     running.stop().await;
-    Unit::MessagesPerSecond.of(rows, took)
+    (Unit::MessagesPerSecond.of(rows, took), wal)
 }

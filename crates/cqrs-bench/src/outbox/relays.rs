@@ -41,6 +41,11 @@ pub(super) async fn wait(every: Duration, what: &str, condition: impl AsyncFn() 
     }
 }
 
+/// The numbers of lanes of relays that share them evenly, the smallest first.
+pub(super) fn even_shares(relays: usize) -> Vec<i64> {
+    (0..relays).map(|relay| ((64 + relay) / relays) as i64).collect()
+}
+
 /// Waits until the relays own `lanes` lanes each.
 pub(super) async fn owned(pool: &PgPool, lanes: &[i64]) {
     let sql =
