@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cqrs_core::broker::{BoxFuture, BrokerState, Receipt, ShutdownReport};
 use cqrs_core::consume::{
-    Source, SourceDelivery, SourceError, SourceStatus, SubscribeError, SubscribeRequest,
+    Fetch, Source, SourceError, SourceStatus, SubscribeError, SubscribeRequest,
 };
 use cqrs_core::service::{ServiceBuilder, SubscriptionState, Target};
 use cqrs_core::{
@@ -86,10 +86,11 @@ impl Subscribe for Broken {
 struct Faulty(Fault);
 
 impl Source for Faulty {
-    fn poll_next(
+    fn poll_fetch(
         &mut self,
         _: &mut Context<'_>,
-    ) -> Poll<Option<Result<SourceDelivery, SourceError>>> {
+        _: &mut Fetch,
+    ) -> Poll<Option<Result<(), SourceError>>> {
         assert_ne!(self.0, Fault::PanicsAtOnce, "a source that panics");
         Poll::Pending
     }
@@ -117,21 +118,24 @@ struct Late {
 }
 
 impl Source for Late {
-    fn poll_next(
+    fn poll_fetch(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<SourceDelivery, SourceError>>> {
+        fetch: &mut Fetch,
+    ) -> Poll<Option<Result<(), SourceError>>> {
         if self.panicked {
             POLLED_AGAIN.store(true, Ordering::SeqCst);
         }
-        let polled = self.source.poll_next(cx);
-        if let Poll::Ready(Some(Ok(delivery))) = &polled
-            && delivery.message.bytes() == "panic"
-        {
-            self.panicked = true;
-            panic!("a source that panics late");
-        }
-        polled
+        fetch.poll_fill(|_| {
+            let polled = self.source.poll_next(cx);
+            if let Poll::Ready(Some(Ok(delivery))) = &polled
+                && delivery.message.bytes() == "panic"
+            {
+                self.panicked = true;
+                panic!("a source that panics late");
+            }
+            polled
+        })
     }
     fn stop(&mut self) -> BoxFuture<'_, ()> {
         self.source.stop()

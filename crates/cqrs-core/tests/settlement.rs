@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use cqrs_core::broker::{BoxFuture, BrokerState, Receipt, ShutdownReport};
 use cqrs_core::consume::{
-    DeadLetter, Delayed, Incoming, RetryState, Settle, SettleError, Source, SourceDelivery,
+    DeadLetter, Delayed, Fetch, Incoming, RetryState, Settle, SettleError, Source, SourceDelivery,
     SourceError, SourceStatus, SubscribeError, SubscribeRequest,
 };
 use cqrs_core::service::{ServiceError, ServiceReport, SubscriptionState, Target};
@@ -107,10 +107,11 @@ impl Subscribe for Scribe {
 }
 
 impl Source for Scribe {
-    fn poll_next(
+    fn poll_fetch(
         &mut self,
         _: &mut Context<'_>,
-    ) -> Poll<Option<Result<SourceDelivery, SourceError>>> {
+        fetch: &mut Fetch,
+    ) -> Poll<Option<Result<(), SourceError>>> {
         let Some(message) = self.messages.lock().unwrap().pop_front() else { return Poll::Pending };
         let number = message.key.as_ref().map_or(1, |key| u32::from(key[0]));
         let settle = Written {
@@ -124,7 +125,8 @@ impl Source for Scribe {
         };
         let mut delivery = SourceDelivery::new(message, settle);
         delivery.retry.crashes = self.script.crashes;
-        Poll::Ready(Some(Ok(delivery)))
+        fetch.push(delivery);
+        Poll::Ready(Some(Ok(())))
     }
     fn stop(&mut self) -> BoxFuture<'_, ()> {
         Box::pin(async {})

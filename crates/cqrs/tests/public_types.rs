@@ -13,7 +13,7 @@ use cqrs::codec::{
     JsonSerializer, SerializeError,
 };
 use cqrs::consume::{
-    BrokerOptions, DeadLetter, DeadLetterReason, DeadLetterTarget, Delayed, Incoming,
+    BrokerOptions, DeadLetter, DeadLetterReason, DeadLetterTarget, Delayed, Fetch, Incoming,
     InvalidDeadLetter, Retry, RetryState, SettleError, Source, SourceDelivery, SourceError,
     SourceStatus, StartAt, StatusReporter, Subscribe, SubscribeError, SubscribeErrorKind,
     SubscribeRequest, TopicSet,
@@ -148,6 +148,7 @@ const _: () = {
     shared::<SubscriptionReport>();
     shared::<SubscriptionState>();
     shared::<Received>();
+    shared::<Fetch>();
     shared::<SourceDelivery>();
     shared::<Delivery>();
     shared::<OnDecodeError>();

@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use cqrs_core::broker::BoxFuture;
-use cqrs_core::consume::{Source, SourceDelivery, SourceError};
+use cqrs_core::consume::{Fetch, Source, SourceDelivery, SourceError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::context::SourceContext;
@@ -42,9 +42,10 @@ impl AmqpSource {
         &self,
         delivery: Box<InboundDelivery>,
         in_flight: Permit,
+        fetch: &mut Fetch,
     ) -> Option<SourceDelivery> {
         let plan = self.context.plan.queues.get(delivery.queue)?;
-        let message = delivery.original.view(plan, delivery.redelivered);
+        let message = fetch.message(delivery.original.view(plan, delivery.redelivered));
         let mut retry = delivery.original.retry();
         retry.crashes = delivery.crashes;
         let settle = AmqpSettle::new(delivery, Arc::clone(&self.context), in_flight);
@@ -59,12 +60,11 @@ impl AmqpSource {
         self.failed = true;
         Poll::Ready(Some(Err(error)))
     }
-}
 
-impl Source for AmqpSource {
-    fn poll_next(
+    fn poll_delivery(
         &mut self,
         cx: &mut Context<'_>,
+        fetch: &mut Fetch,
     ) -> Poll<Option<Result<SourceDelivery, SourceError>>> {
         if self.stopped || self.failed {
             return Poll::Ready(None);
@@ -90,10 +90,20 @@ impl Source for AmqpSource {
             if delivery.epoch.is_over() {
                 continue;
             }
-            if let Some(delivery) = self.delivery(delivery, self.in_flight.add()) {
+            if let Some(delivery) = self.delivery(delivery, self.in_flight.add(), fetch) {
                 return Poll::Ready(Some(Ok(delivery)));
             }
         }
+    }
+}
+
+impl Source for AmqpSource {
+    fn poll_fetch(
+        &mut self,
+        cx: &mut Context<'_>,
+        fetch: &mut Fetch,
+    ) -> Poll<Option<Result<(), SourceError>>> {
+        fetch.poll_fill(|fetch| self.poll_delivery(cx, fetch))
     }
 
     fn stop(&mut self) -> BoxFuture<'_, ()> {

@@ -1,13 +1,15 @@
 //! The consuming contract of a message broker, which the service runtime calls and broker crates implement.
 
+use std::any::Any;
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use super::dead_letter::DeadLetter;
 use super::error::{SettleError, SourceError, SubscribeError};
+use super::fetch::Fetch;
 use super::incoming::Incoming;
 use super::request::SubscribeRequest;
 use super::retry::RetryState;
@@ -75,14 +77,16 @@ impl_for_pointer!(Arc, Box);
 ///   retrying cannot fix ends the source.
 /// * **No blocking.** Nothing here blocks the calling thread.
 pub trait Source: fmt::Debug + Send + 'static {
-    /// The next delivery. `None` only after [`stop`](Self::stop).
+    /// Adds the next deliveries to `fetch`, in order: all that are there, as far as it has room. `Pending` if there is
+    /// none. `None` only after [`stop`](Self::stop).
     ///
     /// # Errors
-    /// If the subscription cannot go on; no delivery follows.
-    fn poll_next(
+    /// If the subscription cannot go on; no delivery follows. What was added before counts.
+    fn poll_fetch(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<SourceDelivery, SourceError>>>;
+        fetch: &mut Fetch,
+    ) -> Poll<Option<Result<(), SourceError>>>;
 
     /// Stops fetching: no further delivery follows. Those in flight can be settled until
     /// [`close`](Self::close).
@@ -96,11 +100,31 @@ pub trait Source: fmt::Debug + Send + 'static {
     fn close(self: Box<Self>, deadline: Duration) -> BoxFuture<'static, Result<(), SourceError>>;
 }
 
+impl dyn Source {
+    /// The next delivery alone. The runtime takes several at once; see [`poll_fetch`](Source::poll_fetch).
+    ///
+    /// # Errors
+    /// As [`poll_fetch`](Source::poll_fetch).
+    pub fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<SourceDelivery, SourceError>>> {
+        let mut fetch = Fetch::new(1);
+        let polled = ready!(self.poll_fetch(cx, &mut fetch));
+        match (fetch.pop(), polled) {
+            (Some(delivery), _) => Poll::Ready(Some(Ok(delivery))),
+            (None, Some(Err(error))) => Poll::Ready(Some(Err(error))),
+            (None, Some(Ok(()))) => Poll::Pending, // it breaks its contract
+            (None, None) => Poll::Ready(None),
+        }
+    }
+}
+
 /// One message delivered to the runtime. Dropped, it is given back, never acked.
 #[must_use = "dropping it gives the message back"]
 pub struct SourceDelivery {
-    /// The message.
-    pub message: Incoming,
+    /// The message. A broker in memory shares it with its log.
+    pub message: Arc<Incoming>,
     /// The earlier attempts, in this process or another.
     pub retry: RetryState,
     /// Set if the broker has delayed this attempt already: the message is a retry copy. Otherwise the
@@ -112,9 +136,9 @@ pub struct SourceDelivery {
 
 impl SourceDelivery {
     /// A delivery of `message` without earlier attempts.
-    pub fn new(message: Incoming, settle: impl Settle) -> Self {
+    pub fn new(message: impl Into<Arc<Incoming>>, settle: impl Settle) -> Self {
         let (retry, settle) = (RetryState::default(), Box::new(settle));
-        Self { message, retry, delayed: false, settle }
+        Self { message: message.into(), retry, delayed: false, settle }
     }
 }
 
@@ -124,7 +148,7 @@ crate::debug_fields!(SourceDelivery { message, retry });
 ///
 /// Implementations do not lose a message on a cancel: a dropped future of a method settles nothing, or
 /// leaves a copy beside an original that is redelivered.
-pub trait Settle: Send + Sync + 'static {
+pub trait Settle: Any + Send + Sync {
     /// Called before a handler starts, and again before each start after a [`Delayed::Hold`]. `false`:
     /// the message is no longer this consumer's (its Kafka partition was revoked); drop the delivery.
     ///

@@ -83,6 +83,11 @@ impl Incoming {
 }
 
 impl Incoming {
+    /// Drops all but the topic.
+    pub(crate) fn clear(&mut self) {
+        *self = Self { body: None, ..Self::new(Arc::clone(&self.topic), Bytes::new()) };
+    }
+
     /// A published message as a consumer gets it, with the text of its id.
     pub(crate) fn with_id(message: &Message, id: ByteString) -> Self {
         Self {

@@ -14,6 +14,7 @@
 mod contract;
 mod dead_letter;
 mod error;
+mod fetch;
 mod incoming;
 mod log_limit;
 mod received;
@@ -27,10 +28,11 @@ pub use dead_letter::{
     DEAD_LETTER_HEADERS, DeadLetter, DeadLetterReason, InvalidDeadLetter, ORIGINAL_PREFIX,
 };
 pub use error::{SettleError, SourceError, SubscribeError, SubscribeErrorKind};
+pub use fetch::Fetch;
+pub(crate) use fetch::Spare;
 pub use incoming::Incoming;
 pub use log_limit::LogLimit;
 pub use received::Received;
-pub(crate) use received::SpareReceived;
 pub(crate) use request::DEFAULT_MAX_CRASHES;
 pub use request::{BrokerOptions, DeadLetterTarget, StartAt, SubscribeRequest, TopicSet};
 pub(crate) use retry::NextAttempt;

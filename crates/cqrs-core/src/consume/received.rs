@@ -5,6 +5,7 @@ use std::any::{Any, TypeId};
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
+use super::fetch::Fetch;
 use super::incoming::Incoming;
 use super::retry::RetryState;
 use crate::event::Timestamp;
@@ -20,7 +21,7 @@ pub struct Received(Arc<Shared>);
 #[derive(Clone)]
 struct Shared {
     /// `None` only in a spare one.
-    message: Option<Incoming>,
+    message: Option<Arc<Incoming>>,
     group: Arc<str>,
     retry: RetryState,
     /// The number of times this process gave the message back without a failed attempt. Lost on a restart.
@@ -37,8 +38,12 @@ struct HeaderContext {
 }
 
 impl Received {
-    pub(crate) fn new(message: Incoming, group: Arc<str>, retry: RetryState) -> Self {
-        let (message, context) = (Some(message), OnceLock::new());
+    pub(crate) fn new(
+        message: impl Into<Arc<Incoming>>,
+        group: Arc<str>,
+        retry: RetryState,
+    ) -> Self {
+        let (message, context) = (Some(message.into()), OnceLock::new());
         Self(Arc::new(Shared { message, group, retry, returned: 0, context }))
     }
 
@@ -110,34 +115,36 @@ impl Received {
     }
 }
 
-/// Received messages that are done, to be filled again: a new one costs an allocation beyond the allocator's fast
-/// path, because many are fetched before the first is done.
+/// Values of [`Received`] whose message is done, to be filled again.
 #[derive(Default)]
 pub(crate) struct SpareReceived(Vec<Received>);
 
 impl SpareReceived {
-    const MOST: usize = 128;
-
-    /// Keeps `done` if nobody else has it. What it held is dropped.
-    pub(crate) fn keep(&mut self, mut done: Received) {
-        if self.0.len() < Self::MOST
-            && let Some(shared) = Arc::get_mut(&mut done.0)
-        {
-            (shared.message, shared.context) = (None, OnceLock::new());
+    /// Keeps `done` if nobody else has it, without its message, which is returned.
+    pub(crate) fn keep(&mut self, mut done: Received) -> Option<Arc<Incoming>> {
+        let shared = Arc::get_mut(&mut done.0)?;
+        let message = shared.message.take();
+        shared.context = OnceLock::new();
+        if self.0.len() < Fetch::MOST {
             self.0.push(done);
         }
+        message
     }
 
     /// Takes the values of `other`, as far as there is room.
     pub(crate) fn append(&mut self, other: &mut Self) {
-        other.0.truncate(Self::MOST - self.0.len());
-        self.0.append(&mut other.0);
+        let room = Fetch::MOST.saturating_sub(self.0.len());
+        self.0.extend(other.0.drain(..room.min(other.0.len())));
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
     }
 
     /// As [`Received::new`].
     pub(crate) fn fill(
         &mut self,
-        message: Incoming,
+        message: Arc<Incoming>,
         group: &Arc<str>,
         retry: RetryState,
     ) -> Received {
@@ -145,7 +152,9 @@ impl SpareReceived {
             && let Some(shared) = Arc::get_mut(&mut spare.0)
         {
             (shared.message, shared.retry, shared.returned) = (Some(message), retry, 0);
-            shared.group.clone_from(group);
+            if !Arc::ptr_eq(&shared.group, group) {
+                shared.group.clone_from(group);
+            }
             return spare;
         }
         Received::new(message, Arc::clone(group), retry)
@@ -176,10 +185,11 @@ mod tests {
         let (mut spare, mut done) = (SpareReceived::default(), received("first"));
         done.note_failure();
         done.note_return();
-        spare.keep(done);
+        assert!(spare.keep(done).is_some());
         assert_eq!(spare.0.len(), 1);
         let group = "other".into();
-        let filled = spare.fill(Incoming::new("orders", "second"), &group, RetryState::default());
+        let second = Incoming::new("orders", "second").into();
+        let filled = spare.fill(second, &group, RetryState::default());
         assert!(spare.0.is_empty());
         let expected =
             Received::new(Incoming::new("orders", "second"), group, RetryState::default());
@@ -192,7 +202,7 @@ mod tests {
     fn message_that_a_handler_keeps_is_no_spare() {
         let (mut spare, done) = (SpareReceived::default(), received("kept"));
         let kept = done.clone();
-        spare.keep(done);
+        assert!(spare.keep(done).is_none());
         assert!(spare.0.is_empty());
         assert_eq!(kept.body.as_deref(), Some(&b"kept"[..]));
     }

@@ -1,6 +1,9 @@
 //! The unsettled messages of one group of a topic: ready, queued per key, in flight, delayed.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+mod entry;
+mod key_queue;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,45 +12,19 @@ use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+pub(super) use entry::{Delivered, Tag};
+use entry::{Entry, EntryId};
+use key_queue::{KeyQueue, Position, QueueId};
+
 use super::ordered::OrderedQueue;
 use super::stored::StoredMessage;
 use crate::consume::RetryState;
 
-/// A message of one group, until it is settled.
-#[derive(Debug, Clone)]
-pub(super) struct Entry {
-    pub(super) offset: u64,
-    pub(super) tag: Tag,
-    /// The member that has it, while it is in flight.
-    pub(super) member: u64,
-    pub(super) message: Arc<StoredMessage>,
-    /// The number of deliveries.
-    pub(super) attempt: u32,
-    /// The earlier attempts, as its consumers recorded them.
-    pub(super) retry: RetryState,
-    /// Set for a retry copy.
-    pub(super) delayed: bool,
-    /// The queue of its key, unless it is delayed.
-    queue: Option<QueueId>,
-}
-
-/// The delivery tag of a message in flight.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Tag {
-    /// Unique per delivery, so that a revoked one settles nothing.
-    number: u64,
-    /// The place in `in_flight`.
-    place: usize,
-}
-
-/// The position of an entry in the order of delivery: its offset. One that was given back goes behind all
-/// messages that the topic had then, so that a message that keeps failing does not block other keys.
-type Position = (u64, u64);
-
-/// The place of a key's queue in `queues`.
-type QueueId = usize;
-
 /// The unsettled messages of one group. See the invariants of [`super`].
+///
+/// A member that keeps the order of a key itself needs no queues while it alone has messages in flight: all others
+/// are ready, in order. The queues are made when another member takes a message, or one is given back, and given up
+/// when all messages are settled.
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) id: u64,
@@ -55,36 +32,28 @@ pub(super) struct Group {
     pub(super) signal: Arc<Notify>,
     /// The first offset that the group reads.
     start: u64,
+    /// All unsettled messages.
+    entries: Slab<Entry>,
     /// Ready for any member.
-    ready: OrderedQueue<Position, Entry>,
+    ready: OrderedQueue<Position, EntryId>,
+    /// Set while each key has its queue. Until then only `last_member` has messages in flight, and it keeps order.
+    has_queues: bool,
+    /// The member that took a message last.
+    last_member: Option<Member>,
     queues: Slab<KeyQueue>,
     queue_of_key: HashMap<Bytes, QueueId, RandomState>,
     /// The keys whose next message is for one member only, by member.
     reserved: Vec<(u64, OrderedQueue<Position, QueueId>)>,
-    in_flight: Slab<Entry>,
+    /// The number of entries in flight.
+    in_flight: usize,
     /// Retry copies, by the time at which they are due. They are in no queue.
-    delayed: BTreeMap<(Instant, u64), Entry>,
-    unsettled: usize,
+    delayed: BTreeMap<(Instant, u64), EntryId>,
     /// The last number given to a delivery tag, a position or a delayed copy.
     numbers: u64,
 }
 
-/// The messages of one key. Exists while one of them is ready or in flight.
-#[derive(Debug)]
-struct KeyQueue {
-    key: Bytes,
-    /// Behind those that are ready or in flight.
-    waiting: VecDeque<Entry>,
-    /// The number in flight. While it is not 0, none is ready.
-    in_flight: usize,
-    /// The member that has them and may take the next ones, too.
-    holder: Option<u64>,
-    /// The position of the next one in `reserved`.
-    position: Option<Position>,
-}
-
 /// A member of a group.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Member {
     pub(super) id: u64,
     /// Set if the member keeps the order of a key itself, so that it may take several messages of one key.
@@ -100,28 +69,20 @@ pub(super) enum ReadyFor {
     Holder,
 }
 
-impl Entry {
-    fn new(offset: u64, message: Arc<StoredMessage>) -> Self {
-        let (tag, retry) = (Tag::default(), RetryState::default());
-        Self { offset, tag, member: 0, message, attempt: 0, retry, delayed: false, queue: None }
-    }
-
-    /// A retry copy of a message, with its earlier attempts.
-    pub(super) fn retry_copy(offset: u64, message: Arc<StoredMessage>, retry: RetryState) -> Self {
-        Self { retry, delayed: true, ..Self::new(offset, message) }
-    }
+/// The result of [`Group::take`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TakeResult {
+    pub(super) taken: usize,
+    /// Set if messages have become ready for other members only: all waiting members must be woken.
+    pub(super) wakes_all: bool,
 }
 
-impl KeyQueue {
-    fn new(key: Bytes) -> Self {
-        Self { key, waiting: VecDeque::new(), in_flight: 0, holder: None, position: None }
-    }
-
-    /// Inserts by offset. Copies have the offsets of their originals and keep their places.
-    fn insert(&mut self, entry: Entry) {
-        let later = self.waiting.iter().position(|waiting| waiting.offset > entry.offset);
-        self.waiting.insert(later.unwrap_or(self.waiting.len()), entry);
-    }
+/// The result of [`Group::settle`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Settled {
+    pub(super) offset: u64,
+    /// Set if the next message of its key has become ready for any member.
+    pub(super) wakes_one: bool,
 }
 
 impl Group {
@@ -131,13 +92,15 @@ impl Group {
             name,
             signal: Arc::default(),
             start,
+            entries: Slab::new(),
             ready: OrderedQueue::default(),
+            has_queues: false,
+            last_member: None,
             queues: Slab::new(),
             queue_of_key: HashMap::default(),
             reserved: Vec::new(),
-            in_flight: Slab::new(),
+            in_flight: 0,
             delayed: BTreeMap::new(),
-            unsettled: 0,
             numbers: 0,
         }
     }
@@ -148,40 +111,62 @@ impl Group {
     }
 
     /// Adds the message of a new, highest offset.
-    pub(super) fn push(&mut self, offset: u64, message: Arc<StoredMessage>) -> ReadyFor {
-        self.unsettled += 1;
-        self.enter(Entry::new(offset, message), (offset, u64::MAX))
+    pub(super) fn push(&mut self, offset: u64, message: StoredMessage) -> ReadyFor {
+        let id = self.entries.insert(Entry::new(offset, message));
+        self.enter(id, (offset, u64::MAX))
     }
 
-    /// The queue of the entry's key, which is made if there is none, and `true` if it was made. `None` if
-    /// the entry has no key.
-    fn queue_for(&mut self, entry: &Entry) -> Option<(QueueId, bool)> {
-        let key = entry.message.message().key.as_ref()?;
-        if let Some(id) = self.queue_of_key.get(key) {
-            return Some((*id, false));
-        }
-        let id = self.queues.insert(KeyQueue::new(key.clone()));
-        self.queue_of_key.insert(key.clone(), id);
-        Some((id, true))
-    }
-
-    /// Makes `entry` ready, or adds it at the end of its key's queue.
-    fn enter(&mut self, mut entry: Entry, position: Position) -> ReadyFor {
-        match self.queue_for(&entry) {
-            Some((id, false)) => {
-                entry.queue = Some(id);
-                let Some(queue) = self.queues.get_mut(id) else { return ReadyFor::None };
-                queue.waiting.push_back(entry);
+    /// Makes an entry ready, or adds it at the end of its key's queue.
+    fn enter(&mut self, id: EntryId, position: Position) -> ReadyFor {
+        let found = if self.has_queues { self.queue_for(id) } else { None };
+        match found {
+            Some((queue_id, false)) => {
+                let Some(queue) = self.queues.get_mut(queue_id) else { return ReadyFor::None };
+                queue.waiting.push_back(id);
                 match queue.position {
                     Some(_) => ReadyFor::None, // the one before it is reserved
-                    None => self.reserve(id),
+                    None => self.reserve(queue_id),
                 }
             }
-            made => {
-                entry.queue = made.map(|(id, _)| id);
-                self.ready.insert(position, entry);
+            _ => {
+                self.ready.insert(position, id);
                 ReadyFor::Any
             }
+        }
+    }
+
+    /// Puts an entry into the queue of its key, which is made if there is none: the queue, and `true` if it was
+    /// made. `None` if the entry has no key.
+    fn queue_for(&mut self, id: EntryId) -> Option<(QueueId, bool)> {
+        let entry = self.entries.get_mut(id)?;
+        let key = entry.message.message().key.as_ref()?;
+        if let Some(queue) = self.queue_of_key.get(key) {
+            entry.queue = Some(*queue);
+            return Some((*queue, false));
+        }
+        let queue = self.queues.insert(KeyQueue::new(key.clone()));
+        self.queue_of_key.insert(key.clone(), queue);
+        entry.queue = Some(queue);
+        Some((queue, true))
+    }
+
+    /// Gives each key its queue.
+    fn make_queues(&mut self) {
+        if std::mem::replace(&mut self.has_queues, true) {
+            return;
+        }
+        let in_flight = self.entries.iter().filter(|(_, entry)| entry.number.is_some());
+        let in_flight: Vec<_> = in_flight.map(|(id, entry)| (id, entry.member)).collect();
+        for (id, member) in in_flight {
+            let queue = self.queue_for(id);
+            if let Some(queue) = queue.and_then(|(id, _)| self.queues.get_mut(id)) {
+                queue.in_flight += 1;
+                queue.holder = Some(member);
+            }
+        }
+        let mut ready = std::mem::take(&mut self.ready);
+        while let Some((position, id)) = ready.pop_first() {
+            self.enter(id, position);
         }
     }
 
@@ -190,7 +175,8 @@ impl Group {
         let Some(queue) = self.queues.get_mut(id) else { return ReadyFor::None };
         let Some(holder) = queue.holder else { return ReadyFor::None };
         let before = queue.position.take();
-        let next = queue.waiting.front().map(|next| (next.offset, self.numbers + 1));
+        let next = queue.waiting.front().and_then(|next| self.entries.get(*next));
+        let next = next.map(|next| (next.offset, self.numbers + 1));
         queue.position = next;
         if let Some(before) = before {
             self.unreserve(holder, before);
@@ -219,57 +205,90 @@ impl Group {
         known.map(|(_, reserved)| reserved)
     }
 
-    /// Delivers the next message.
-    pub(super) fn take(&mut self, member: Member) -> Option<Entry> {
-        let ready = self.ready.first_key();
-        let reserved = self.reserved_for(member.id).filter(|reserved| {
-            let first = reserved.first_key();
-            first.is_some_and(|first| ready.is_none_or(|ready| first < ready))
-        });
-        let mut entry = match reserved.and_then(OrderedQueue::pop_first) {
-            Some((_, id)) => self.take_reserved(id)?,
+    /// Delivers the next messages, at most `max`.
+    pub(super) fn take(
+        &mut self,
+        member: Member,
+        max: usize,
+        mut deliver: impl FnMut(Delivered),
+    ) -> TakeResult {
+        let is_alone =
+            member.keeps_order && (self.in_flight == 0 || self.last_member == Some(member));
+        let makes_queues = !(self.has_queues || is_alone);
+        if makes_queues {
+            self.make_queues();
+        }
+        self.last_member = Some(member);
+        let mut taken = 0;
+        while taken < max
+            && let Some(delivered) = self.take_next(member)
+        {
+            deliver(delivered);
+            taken += 1;
+        }
+        TakeResult { taken, wakes_all: makes_queues && !self.reserved.is_empty() }
+    }
+
+    fn take_next(&mut self, member: Member) -> Option<Delivered> {
+        let id = match self.pop_reserved(member) {
+            Some(id) => id,
             None => self.take_ready(member)?,
         };
+        let number = self.number();
+        let entry = self.entries.get_mut(id)?;
         entry.attempt = entry.attempt.saturating_add(1);
         entry.member = member.id;
-        let number = self.number();
-        let place = self.in_flight.vacant_entry();
-        entry.tag = Tag { number, place: place.key() };
-        place.insert(entry.clone());
-        Some(entry)
+        entry.number = Some(number);
+        self.in_flight += 1;
+        let Entry { offset, attempt, retry, delayed, .. } = *entry;
+        let (tag, message) = (Tag { number, entry: id }, entry.message.clone());
+        Some(Delivered { tag, offset, message, attempt, retry, delayed })
     }
 
-    fn take_reserved(&mut self, id: QueueId) -> Option<Entry> {
-        let queue = self.queues.get_mut(id)?;
+    /// Takes the next message that is reserved for `member`, unless one that is ready for any is before it.
+    fn pop_reserved(&mut self, member: Member) -> Option<EntryId> {
+        if self.reserved.is_empty() {
+            return None;
+        }
+        let ready = self.ready.first_key();
+        let reserved = self.reserved_for(member.id)?;
+        let first = reserved.first_key()?;
+        if ready.is_some_and(|ready| ready < first) {
+            return None;
+        }
+        let (_, queue_id) = reserved.pop_first()?;
+        let queue = self.queues.get_mut(queue_id)?;
         queue.in_flight += 1;
         queue.position = None;
-        let entry = queue.waiting.pop_front();
-        self.reserve(id);
-        entry
+        let id = queue.waiting.pop_front();
+        self.reserve(queue_id);
+        id
     }
 
-    fn take_ready(&mut self, member: Member) -> Option<Entry> {
-        let (_, entry) = self.ready.pop_first()?;
-        if let Some(id) = entry.queue
-            && let Some(queue) = self.queues.get_mut(id)
+    fn take_ready(&mut self, member: Member) -> Option<EntryId> {
+        let (_, id) = self.ready.pop_first()?;
+        if self.has_queues
+            && let Some(queue_id) = self.entries.get(id)?.queue
+            && let Some(queue) = self.queues.get_mut(queue_id)
         {
             queue.in_flight = 1;
             queue.holder = member.keeps_order.then_some(member.id);
-            self.reserve(id);
+            self.reserve(queue_id);
         }
-        Some(entry)
+        Some(id)
     }
 
-    /// A message of a key is no longer in flight. Once none is, the next one is ready for any member.
-    fn end_in_flight(&mut self, id: QueueId, position: impl FnOnce(&Entry) -> Position) {
-        let Some(queue) = self.queues.get_mut(id) else { return };
+    /// A message of a key is no longer in flight. Once none is, the next one is ready for any member: `true`.
+    fn end_in_flight(&mut self, id: QueueId, position: impl FnOnce(&Entry) -> Position) -> bool {
+        let Some(queue) = self.queues.get_mut(id) else { return false };
         queue.in_flight -= 1;
         if queue.in_flight > 0 {
-            return;
+            return false;
         }
         let reserved = queue.holder.take().zip(queue.position.take());
-        match queue.waiting.pop_front() {
-            Some(next) => self.ready.insert(position(&next), next),
+        let next = queue.waiting.pop_front();
+        match next.and_then(|next| Some((next, self.entries.get(next)?))) {
+            Some((next, entry)) => self.ready.insert(position(entry), next),
             None => {
                 self.queue_of_key.remove(&queue.key);
                 self.queues.remove(id);
@@ -278,60 +297,73 @@ impl Group {
         if let Some((holder, position)) = reserved {
             self.unreserve(holder, position);
         }
+        next.is_some()
     }
 
     pub(super) fn is_in_flight(&self, tag: Tag) -> bool {
-        self.in_flight.get(tag.place).is_some_and(|entry| entry.tag == tag)
+        self.entries.get(tag.entry).is_some_and(|entry| entry.number == Some(tag.number))
     }
 
-    fn remove_in_flight(&mut self, tag: Tag) -> Option<Entry> {
-        self.is_in_flight(tag).then(|| self.in_flight.remove(tag.place))
+    /// Ends a delivery. `false` if it was revoked.
+    fn end_delivery(&mut self, tag: Tag) -> bool {
+        let entry = self.entries.get_mut(tag.entry);
+        let ended = entry.and_then(|entry| entry.number.take_if(|number| *number == tag.number));
+        self.in_flight -= usize::from(ended.is_some());
+        ended.is_some()
     }
 
     /// Recorded for the next delivery.
     pub(super) fn set_retry(&mut self, tag: Tag, retry: RetryState) {
-        let entry = self.in_flight.get_mut(tag.place).filter(|entry| entry.tag == tag);
-        if let Some(entry) = entry {
+        let entry = self.entries.get_mut(tag.entry);
+        if let Some(entry) = entry.filter(|entry| entry.number == Some(tag.number)) {
             (entry.retry, entry.delayed) = (retry, false);
         }
     }
 
-    /// Settles a message in flight and returns its offset. `None` if it was revoked.
-    pub(super) fn settle(&mut self, tag: Tag) -> Option<u64> {
-        let entry = self.remove_in_flight(tag)?;
-        self.unsettled -= 1;
-        if let Some(queue) = entry.queue {
-            self.end_in_flight(queue, |next| (next.offset, u64::MAX));
+    /// Settles a message in flight. `None` if it was revoked.
+    pub(super) fn settle(&mut self, tag: Tag) -> Option<Settled> {
+        if !self.end_delivery(tag) {
+            return None;
         }
-        Some(entry.offset)
+        let Entry { offset, queue, .. } = self.entries.remove(tag.entry);
+        let mut wakes_one = false;
+        if let Some(queue) = queue {
+            wakes_one = self.end_in_flight(queue, |next| (next.offset, u64::MAX));
+        }
+        if self.entries.is_empty() {
+            self.has_queues = self.last_member.is_some_and(|member| !member.keeps_order);
+        }
+        Some(Settled { offset, wakes_one })
     }
 
     /// Makes a message in flight ready again. `end` is the topic's next offset.
     pub(super) fn give_back(&mut self, tag: Tag, end: u64) {
-        if let Some(entry) = self.remove_in_flight(tag) {
-            let position = (end, self.number());
-            self.return_entry(entry, |_| position);
+        if !self.is_in_flight(tag) {
+            return;
         }
+        self.make_queues();
+        self.end_delivery(tag);
+        let position = (end, self.number());
+        self.return_entry(tag.entry, |_| position);
     }
 
     /// `position` is that of the message of its key that becomes ready.
-    fn return_entry(&mut self, entry: Entry, position: impl FnOnce(&Entry) -> Position) {
-        let Some(id) = entry.queue else {
-            self.ready.insert(position(&entry), entry);
+    fn return_entry(&mut self, id: EntryId, position: impl FnOnce(&Entry) -> Position) {
+        let Some(entry) = self.entries.get(id) else { return };
+        let Some(queue_id) = entry.queue else {
+            self.ready.insert(position(entry), id);
             return;
         };
-        if let Some(queue) = self.queues.get_mut(id) {
-            queue.insert(entry);
-            self.reserve(id);
-            self.end_in_flight(id, position);
+        if let Some(queue) = self.queues.get_mut(queue_id) {
+            queue.insert(id, &self.entries);
+            self.reserve(queue_id);
+            self.end_in_flight(queue_id, position);
         }
     }
 
     /// Makes all messages in flight ready again, in their old order; returns their number.
     pub(super) fn revoke_all(&mut self) -> usize {
-        let taken = self.in_flight.len();
-        self.revoke_if(|_| true);
-        taken
+        self.revoke_if(|_| true)
     }
 
     /// The same for the messages of one member.
@@ -340,22 +372,35 @@ impl Group {
         self.reserved.retain(|(known, _)| *known != member);
     }
 
-    fn revoke_if(&mut self, condition: impl Fn(&Entry) -> bool) {
-        let taken = self.in_flight.iter().filter(|(_, entry)| condition(entry));
-        let taken: Vec<_> = taken.map(|(_, entry)| entry.tag).collect();
-        for tag in taken {
-            let Some(entry) = self.remove_in_flight(tag) else { continue };
+    fn revoke_if(&mut self, condition: impl Fn(&Entry) -> bool) -> usize {
+        let tags = self.entries.iter().filter(|(_, entry)| condition(entry));
+        let tags = tags.filter_map(|(id, entry)| Some(Tag { number: entry.number?, entry: id }));
+        let tags: Vec<_> = tags.collect();
+        if tags.is_empty() {
+            return 0;
+        }
+        self.make_queues();
+        for &tag in &tags {
+            self.end_delivery(tag);
             // A copy and its original may both be in flight, with one offset.
             let number = self.number();
-            self.return_entry(entry, |next| (next.offset, number));
+            self.return_entry(tag.entry, |next| (next.offset, number));
         }
+        tags.len()
     }
 
-    /// Adds a retry copy of `entry`, delivered when it is `due`, behind the messages that are there then.
-    pub(super) fn delay(&mut self, entry: Entry, due: Instant) {
-        self.unsettled += 1;
+    /// Adds a retry copy of a message with its earlier attempts, delivered when it is `due`, behind the messages that
+    /// are there then.
+    pub(super) fn delay(
+        &mut self,
+        offset: u64,
+        message: StoredMessage,
+        retry: RetryState,
+        due: Instant,
+    ) {
+        let copy = Entry { retry, delayed: true, ..Entry::new(offset, message) };
         let number = self.number();
-        self.delayed.insert((due, number), Entry { attempt: 0, queue: None, ..entry });
+        self.delayed.insert((due, number), self.entries.insert(copy));
     }
 
     /// Makes due retry copies ready. `true` if there were some.
@@ -368,37 +413,41 @@ impl Group {
         while let Some(first) = self.delayed.first_entry()
             && first.key().0 <= now
         {
-            let entry = first.remove();
+            let id = first.remove();
             let position = (end, self.number());
-            self.enter(entry, position);
+            self.make_queues();
+            self.enter(id, position);
             released = true;
         }
         released
     }
 
     /// Adds a settled message again, before the later ones of its key that are not in flight.
-    pub(super) fn push_redelivered(&mut self, offset: u64, message: Arc<StoredMessage>) {
-        // It was delivered before.
-        let mut entry = Entry { attempt: 1, ..Entry::new(offset, message) };
-        self.unsettled += 1;
+    pub(super) fn push_redelivered(&mut self, offset: u64, message: StoredMessage) {
+        self.make_queues();
         let position = (offset, self.number());
-        let key = entry.message.message().key.as_ref();
-        let Some(&id) = key.and_then(|key| self.queue_of_key.get(key)) else {
-            self.enter(entry, position);
+        let key = message.message().key.as_ref();
+        let queue_id = key.and_then(|key| self.queue_of_key.get(key).copied());
+        // It was delivered before.
+        let entry = Entry { attempt: 1, queue: queue_id, ..Entry::new(offset, message) };
+        let id = self.entries.insert(entry);
+        let Some(queue_id) = queue_id else {
+            self.enter(id, position);
             return;
         };
-        let Some(queue) = self.queues.get_mut(id) else { return };
-        entry.queue = Some(id);
-        queue.insert(entry);
+        let Some(queue) = self.queues.get_mut(queue_id) else { return };
+        queue.insert(id, &self.entries);
         if queue.in_flight > 0 {
-            self.reserve(id);
+            self.reserve(queue_id);
             return;
         }
         // A message of its key is ready: the earlier of the two must be.
-        let ready = self.ready.iter().find(|(_, ready)| ready.queue == Some(id));
+        let is_of_key =
+            |id: EntryId| self.entries.get(id).is_some_and(|e| e.queue == Some(queue_id));
+        let ready = self.ready.iter().find(|(_, ready)| is_of_key(**ready));
         let ready = ready.map(|(position, _)| position);
         if let Some(ready) = ready.and_then(|position| self.ready.remove(position)) {
-            queue.insert(ready);
+            queue.insert(ready, &self.entries);
         }
         if let Some(first) = queue.waiting.pop_front() {
             self.ready.insert(position, first);
@@ -417,15 +466,12 @@ impl Group {
     }
 
     pub(super) fn unsettled(&self) -> usize {
-        self.unsettled
+        self.entries.len()
     }
 
     /// The offsets of all unsettled messages, including retry copies.
     pub(super) fn unsettled_offsets(&self) -> impl Iterator<Item = u64> {
-        let queued = self.queues.iter().flat_map(|(_, queue)| &queue.waiting);
-        let waiting = self.ready.iter().map(|(_, entry)| entry).chain(queued);
-        let in_flight = self.in_flight.iter().map(|(_, entry)| entry);
-        waiting.chain(in_flight).chain(self.delayed.values()).map(|entry| entry.offset)
+        self.entries.iter().map(|(_, entry)| entry.offset)
     }
 }
 

@@ -1,7 +1,5 @@
 //! The log of one topic: its kept messages by offset. Used by the topic's state.
 
-use std::sync::Arc;
-
 use super::ordered::OrderedQueue;
 use super::stored::StoredMessage;
 use crate::broker::NumberRing;
@@ -17,7 +15,7 @@ pub(super) struct Log {
 
 #[derive(Debug)]
 struct Kept {
-    message: Arc<StoredMessage>,
+    message: StoredMessage,
     /// The number of groups that did not settle it; a group counts once more for each retry copy.
     unsettled_by: usize,
 }
@@ -38,7 +36,7 @@ impl Log {
 
     /// Adds a message, for which there is room, and returns its offset. The oldest message that all groups
     /// have settled is evicted, if the log is full.
-    pub(super) fn append(&mut self, message: Arc<StoredMessage>, unsettled_by: usize) -> u64 {
+    pub(super) fn append(&mut self, message: StoredMessage, unsettled_by: usize) -> u64 {
         if self.kept.len() >= self.capacity
             && let Some((oldest, ())) = self.evictable.pop_first()
         {
@@ -52,11 +50,11 @@ impl Log {
     }
 
     /// The messages from an offset on.
-    pub(super) fn since(&self, start: u64) -> impl Iterator<Item = (u64, &Arc<StoredMessage>)> {
+    pub(super) fn since(&self, start: u64) -> impl Iterator<Item = (u64, &StoredMessage)> {
         self.kept.range(start..).map(|(offset, kept)| (offset, &kept.message))
     }
 
-    pub(super) fn get(&self, offset: u64) -> Option<&Arc<StoredMessage>> {
+    pub(super) fn get(&self, offset: u64) -> Option<&StoredMessage> {
         self.kept.get(offset).map(|kept| &kept.message)
     }
 
@@ -82,6 +80,7 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::Arc;
 
     use proptest::prelude::*;
 
@@ -108,8 +107,8 @@ mod tests {
         proptest::collection::vec(step, 0..300)
     }
 
-    fn stored(body: u64) -> Arc<StoredMessage> {
-        StoredMessage::new(Arc::new(Message::new("t", body.to_string())))
+    fn stored(body: u64) -> StoredMessage {
+        StoredMessage::new(Arc::new(Message::new("t", body.to_string())), body)
     }
 
     proptest! {

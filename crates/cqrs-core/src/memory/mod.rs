@@ -38,7 +38,8 @@
 //!    overtakes one that waits for room in its topic.
 //! 3. In one group at most one message of a key is in flight or ready; the others wait in the key's queue.
 //!    A message without a key waits for no other. A service keeps the order of a key itself, so only it
-//!    takes the next messages of a key that it has. (After [`MemoryFaults::revoke`] a handler of the
+//!    takes the next messages of a key that it has; while no other member takes messages, none has to wait
+//!    in a queue. (After [`MemoryFaults::revoke`] a handler of the
 //!    revoked delivery may still run.)
 //! 4. Every unsettled message of a group is in exactly one place: ready, in a queue, in flight, or delayed.
 //!    A retry copy counts beside its original, until that is acked.

@@ -23,6 +23,14 @@ impl MemorySettle {
     pub(super) fn new(delivery: MemoryDelivery, state: Arc<SourceState>) -> Self {
         Self { delivery: Some(delivery), state }
     }
+
+    /// Gives the message back, unless it is settled.
+    fn end(&mut self) {
+        // Before the source is woken, so that it finds the message.
+        if self.delivery.take().is_some() {
+            self.state.end_in_flight();
+        }
+    }
 }
 
 fn ready<T: Send + 'static>(
@@ -58,7 +66,7 @@ impl Settle for MemorySettle {
             let error = SettleError::new("the delivery was revoked; it is redelivered");
             return Poll::Ready(Err(error));
         }
-        self.delivery = None;
+        self.end();
         Poll::Ready(Ok(()))
     }
 
@@ -125,8 +133,6 @@ fn dead(message: &Message, topic: String, letter: &DeadLetter) -> Result<Message
 
 impl Drop for MemorySettle {
     fn drop(&mut self) {
-        // Given back before the source is woken, so that it finds the message.
-        drop(self.delivery.take());
-        self.state.end_in_flight();
+        self.end();
     }
 }

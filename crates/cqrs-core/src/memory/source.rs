@@ -7,14 +7,14 @@ use std::time::Duration;
 use tokio::task::coop;
 
 use super::broker::MemoryBroker;
-use super::group::Entry;
+use super::group::Delivered;
 use super::settle::MemorySettle;
 use super::source_state::SourceState;
 use super::subscriber::Deliveries;
 use crate::broker::BoxFuture;
 use crate::consume::support::{own_dead_letters, request_problems};
 use crate::consume::{
-    Source, SourceDelivery, SourceError, SourceStatus, Subscribe, SubscribeError,
+    Fetch, Source, SourceDelivery, SourceError, SourceStatus, Subscribe, SubscribeError,
     SubscribeErrorKind, SubscribeRequest, TopicSet,
 };
 
@@ -58,6 +58,8 @@ struct MemorySource {
     topics: Vec<Deliveries>,
     /// The topic that is asked first, in turn.
     next: usize,
+    /// Messages, with their topics, on their way to a fetch. Kept for its allocation.
+    taken: Vec<(usize, Delivered)>,
     state: Arc<SourceState>,
     stopped: bool,
 }
@@ -72,7 +74,7 @@ impl MemorySource {
         let topics = topics.collect();
         request.status.report(SourceStatus::Consuming);
         let state = Arc::new(SourceState::new(broker, request));
-        Ok(Self { topics, next: 0, state, stopped: false })
+        Ok(Self { topics, next: 0, taken: Vec::new(), state, stopped: false })
     }
 
     /// While no message is taken, wake-ups must go to other members.
@@ -80,65 +82,74 @@ impl MemorySource {
         self.topics.iter_mut().for_each(Deliveries::stop_waiting);
     }
 
-    /// The next delivery of any topic; `None` once all topics have ended.
-    fn poll_topics(&mut self, cx: &mut Context<'_>) -> Poll<Option<SourceDelivery>> {
+    /// Takes messages of the topics, at most `max`, into `taken`; `false` once all topics have ended.
+    fn poll_topics(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<bool> {
         // A task that always finds a message must yield, too.
         let budget = ready!(coop::poll_proceed(cx));
-        let mut ended = 0;
+        let (mut ended, taken) = (0, &mut self.taken);
         for _ in 0..self.topics.len() {
             let at = self.next;
-            self.next = (at + 1) % self.topics.len();
+            self.next = if at + 1 < self.topics.len() { at + 1 } else { 0 };
             let Some(topic) = self.topics.get_mut(at) else { continue };
-            match topic.poll_next(cx) {
-                Poll::Ready(Some(entry)) => {
-                    budget.made_progress();
-                    return Poll::Ready(Some(deliver(topic, entry, &self.state)));
-                }
-                Poll::Ready(None) => ended += 1,
-                Poll::Pending => {}
+            let room = max - taken.len();
+            match topic.poll_take(cx, room, |delivered| taken.push((at, delivered))) {
+                Poll::Ready(true) if taken.len() == max => break,
+                Poll::Ready(true) | Poll::Pending => {}
+                Poll::Ready(false) => ended += 1,
             }
         }
+        if !taken.is_empty() {
+            budget.made_progress();
+            return Poll::Ready(true);
+        }
         match ended == self.topics.len() {
-            true => Poll::Ready(None),
+            true => Poll::Ready(false),
             false => Poll::Pending,
+        }
+    }
+
+    /// Makes deliveries of the taken messages.
+    fn deliver(&mut self, fetch: &mut Fetch) {
+        self.state.delivered(self.taken.len());
+        for (topic, delivered) in self.taken.drain(..) {
+            let Some(topic) = self.topics.get(topic) else { continue };
+            let message = delivered.message.to_incoming(delivered.attempt > 1);
+            let (retry, delayed) = (delivered.retry, delivered.delayed);
+            let settle = MemorySettle::new(topic.delivery(delivered), Arc::clone(&self.state));
+            let settle = fetch.settle(settle);
+            fetch.push(SourceDelivery { message, retry, delayed, settle });
         }
     }
 }
 
-fn deliver(topic: &Deliveries, entry: Entry, state: &Arc<SourceState>) -> SourceDelivery {
-    state.delivered();
-    let mut message = entry.message.to_incoming();
-    message.offset = i64::try_from(entry.offset).ok();
-    message.redelivered = entry.attempt > 1;
-    let (retry, delayed) = (entry.retry, entry.delayed);
-    let settle = Box::new(MemorySettle::new(topic.delivery(entry), Arc::clone(state)));
-    SourceDelivery { message, retry, delayed, settle }
-}
-
 impl Source for MemorySource {
-    fn poll_next(
+    fn poll_fetch(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<SourceDelivery, SourceError>>> {
+        fetch: &mut Fetch,
+    ) -> Poll<Option<Result<(), SourceError>>> {
         if self.stopped {
             return Poll::Ready(None);
         }
-        if self.state.is_full() {
+        if self.state.room() == 0 {
             self.stop_waiting();
             self.state.register(cx.waker());
             // A delivery may have been settled before the waker was registered.
-            if self.state.is_full() {
+            if self.state.room() == 0 {
                 return Poll::Pending;
             }
         }
-        match self.poll_topics(cx) {
-            Poll::Ready(Some(delivery)) => Poll::Ready(Some(Ok(delivery))),
-            Poll::Ready(None) => {
+        let max = self.state.room().min(fetch.room());
+        match ready!(self.poll_topics(cx, max)) {
+            true => {
+                self.deliver(fetch);
+                Poll::Ready(Some(Ok(())))
+            }
+            false => {
                 let last_error = "the broker is shut down".into();
                 self.state.request.status.report(SourceStatus::Disconnected { last_error });
                 Poll::Pending
             }
-            Poll::Pending => Poll::Pending,
         }
     }
 

@@ -30,12 +30,13 @@ impl SourceState {
         self.unsettled.load(Ordering::Acquire)
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.unsettled() >= self.max
+    /// The number of messages that may be delivered now.
+    pub(super) fn room(&self) -> usize {
+        self.max.saturating_sub(self.unsettled())
     }
 
-    pub(super) fn delivered(&self) {
-        self.unsettled.fetch_add(1, Ordering::AcqRel);
+    pub(super) fn delivered(&self, messages: usize) {
+        self.unsettled.fetch_add(messages, Ordering::AcqRel);
     }
 
     /// A delivery was settled or requeued.

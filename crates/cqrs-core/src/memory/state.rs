@@ -75,7 +75,7 @@ impl TopicState {
         };
         let mut group = Group::new(self.group_ids, name.into(), start);
         let kept = self.log.since(start).map(|(offset, message)| {
-            group.push(offset, Arc::clone(message));
+            group.push(offset, message.clone());
             offset
         });
         for offset in kept.collect::<Vec<_>>() {
@@ -106,7 +106,7 @@ impl TopicState {
         let settled = group.settled(log.since(0).map(|(offset, _)| offset));
         let redelivered = &settled[settled.len().saturating_sub(n)..];
         for &offset in redelivered {
-            if let Some(message) = log.get(offset).map(Arc::clone) {
+            if let Some(message) = log.get(offset).cloned() {
                 log.add_unsettled(offset);
                 group.push_redelivered(offset, message);
             }
@@ -149,10 +149,9 @@ impl TopicState {
         if self.faults.occurs(Fault::RefusedMessage) {
             return PublishOutcome::Refused;
         }
-        let message = StoredMessage::new(pending.shared_message());
-        let offset = self.append(&message, deferred);
+        let offset = self.append(pending.shared_message(), deferred);
         if self.log.has_room() && self.faults.occurs(Fault::Duplicate) {
-            self.append(&message, deferred);
+            self.append(pending.shared_message(), deferred);
         }
         match () {
             () if self.faults.occurs(Fault::LostConfirm) => PublishOutcome::Lost,
@@ -161,10 +160,11 @@ impl TopicState {
         }
     }
 
-    fn append(&mut self, message: &Arc<StoredMessage>, deferred: &mut Deferred) -> u64 {
-        let offset = self.log.append(Arc::clone(message), self.groups.len());
+    fn append(&mut self, message: Arc<Message>, deferred: &mut Deferred) -> u64 {
+        let message = StoredMessage::new(message, self.log.end());
+        let offset = self.log.append(message.clone(), self.groups.len());
         for group in &mut self.groups {
-            match group.push(offset, Arc::clone(message)) {
+            match group.push(offset, message.clone()) {
                 ReadyFor::None => {}
                 ReadyFor::Any => deferred.wake_one.add(&group.signal),
                 // The signal cannot wake one certain member.

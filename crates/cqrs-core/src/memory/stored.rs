@@ -8,11 +8,11 @@ use uuid::fmt::Hyphenated;
 use crate::consume::Incoming;
 use crate::message::{ByteString, Message};
 
-/// A stored message, and its id as text, which every delivery has.
-#[derive(Debug)]
+/// A stored message as it was published, and as a service gets it.
+#[derive(Debug, Clone)]
 pub(super) struct StoredMessage {
     message: Arc<Message>,
-    id: ByteString,
+    incoming: Arc<Incoming>,
 }
 
 /// The text of an id. As the owner of [`Bytes`], it takes one allocation, and its clones take none.
@@ -25,13 +25,14 @@ impl AsRef<[u8]> for IdText {
 }
 
 impl StoredMessage {
-    pub(super) fn new(message: Arc<Message>) -> Arc<Self> {
+    /// The message at `offset`.
+    pub(super) fn new(message: Arc<Message>, offset: u64) -> Self {
         let mut text = [0; Hyphenated::LENGTH];
         message.id.hyphenated().encode_lower(&mut text);
         let id = ByteString::try_from(Bytes::from_owner(IdText(text))).unwrap_or_default();
-        // Bytes of a vector allocate at their first clone: here, so that no delivery does.
-        drop((message.key.clone(), message.body.clone()));
-        Arc::new(Self { message, id })
+        let mut incoming = Incoming::with_id(&message, id);
+        incoming.offset = i64::try_from(offset).ok();
+        Self { message, incoming: Arc::new(incoming) }
     }
 
     pub(super) fn message(&self) -> &Message {
@@ -42,8 +43,11 @@ impl StoredMessage {
         Arc::clone(&self.message)
     }
 
-    /// The message as a consumer gets it.
-    pub(super) fn to_incoming(&self) -> Incoming {
-        Incoming::with_id(&self.message, self.id.clone())
+    /// The message as a service gets it.
+    pub(super) fn to_incoming(&self, redelivered: bool) -> Arc<Incoming> {
+        match redelivered {
+            false => Arc::clone(&self.incoming),
+            true => Arc::new(Incoming { redelivered, ..(*self.incoming).clone() }),
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
-use super::group::{Entry, Member, Tag};
+use super::group::{Delivered, Member, Tag};
 use super::stored::StoredMessage;
 use super::topic::{Taken, Topic};
 use crate::consume::RetryState;
@@ -37,16 +37,21 @@ pub(super) struct Deliveries {
 }
 
 impl Deliveries {
-    /// The next message; `None` as for [`MemorySubscriber::recv`]. The caller makes a
-    /// [`delivery`](Self::delivery) of it.
-    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Entry>> {
+    /// Takes the next messages, at most `max`, and returns `true`; `false` after the last one, as
+    /// [`MemorySubscriber::recv`]. The caller makes [deliveries](Self::delivery) of them.
+    pub(super) fn poll_take(
+        &mut self,
+        cx: &mut Context<'_>,
+        max: usize,
+        mut deliver: impl FnMut(Delivered),
+    ) -> Poll<bool> {
         loop {
-            match self.subscriber.take() {
-                Taken::Entry(entry) => {
+            match self.subscriber.take(max, &mut deliver) {
+                Taken::Some => {
                     self.stop_waiting();
-                    return Poll::Ready(Some(entry));
+                    return Poll::Ready(true);
                 }
-                Taken::Ended => return Poll::Ready(None),
+                Taken::Ended => return Poll::Ready(false),
                 Taken::Empty => {}
             }
             match self.changed.as_mut().as_pin_mut() {
@@ -63,8 +68,8 @@ impl Deliveries {
         }
     }
 
-    pub(super) fn delivery(&self, entry: Entry) -> MemoryDelivery {
-        self.subscriber.delivery(entry)
+    pub(super) fn delivery(&self, delivered: Delivered) -> MemoryDelivery {
+        self.subscriber.delivery(delivered)
     }
 
     /// Unregisters. A wake-up that came already goes to another member.
@@ -94,8 +99,8 @@ impl MemorySubscriber {
         Deliveries { subscriber: self, changed: Box::pin(None) }
     }
 
-    fn take(&self) -> Taken {
-        self.topic.take(self.group, self.member)
+    fn take(&self, max: usize, deliver: impl FnMut(Delivered)) -> Taken {
+        self.topic.take(self.group, self.member, max, deliver)
     }
 
     /// The next message; `None` after the last one: the broker is shut down (or dropped) and the group
@@ -111,8 +116,9 @@ impl MemorySubscriber {
         loop {
             // Registered before the check, so that no later wake-up is missed.
             let changed = self.signal.notified();
-            match self.take() {
-                Taken::Entry(entry) => return Some(self.delivery(entry)),
+            let mut delivery = None;
+            match self.take(1, |delivered| delivery = Some(self.delivery(delivered))) {
+                Taken::Some => return delivery,
                 Taken::Ended => return None,
                 Taken::Empty => changed.await,
             }
@@ -121,15 +127,14 @@ impl MemorySubscriber {
 
     /// The next message, if there is one now.
     pub fn try_recv(&self) -> Option<MemoryDelivery> {
-        match self.take() {
-            Taken::Entry(entry) => Some(self.delivery(entry)),
-            Taken::Empty | Taken::Ended => None,
-        }
+        let mut delivery = None;
+        self.take(1, |delivered| delivery = Some(self.delivery(delivered)));
+        delivery
     }
 
-    fn delivery(&self, entry: Entry) -> MemoryDelivery {
+    fn delivery(&self, delivered: Delivered) -> MemoryDelivery {
         let topic = Arc::clone(&self.topic);
-        let Entry { offset, tag, message, attempt, .. } = entry;
+        let Delivered { offset, tag, message, attempt, .. } = delivered;
         MemoryDelivery { topic, group: self.group, tag, offset, message, attempt, settled: false }
     }
 }
@@ -143,7 +148,7 @@ pub struct MemoryDelivery {
     group: u64,
     tag: Tag,
     offset: u64,
-    message: Arc<StoredMessage>,
+    message: StoredMessage,
     attempt: u32,
     settled: bool,
 }
@@ -176,8 +181,8 @@ impl MemoryDelivery {
 
     /// Adds a retry copy, delivered after `delay` with `retry`.
     pub(super) fn schedule(&self, delay: Duration, retry: RetryState) {
-        let copy = Entry::retry_copy(self.offset, Arc::clone(&self.message), retry);
-        self.topic.schedule(self.group, copy, delay);
+        let copy = (self.offset, self.message.clone());
+        self.topic.schedule(self.group, copy, retry, delay);
     }
 
     /// `false` once it is settled or revoked ([`MemoryFaults::revoke`](super::MemoryFaults)).

@@ -8,8 +8,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::fault_plan::FaultPlan;
-use super::group::{Entry, Member, Tag};
+use super::group::{Delivered, Member, Tag, TakeResult};
 use super::state::{Deferred, PublishOutcome, TopicLimits, TopicState};
+use super::stored::StoredMessage;
 use crate::broker::{PendingConfirm, PublishError, PublishErrorKind};
 use crate::consume::support::far_deadline;
 use crate::consume::{RetryState, StartAt};
@@ -34,7 +35,7 @@ enum Published {
 /// The result of [`Topic::take`].
 #[derive(Debug)]
 pub(super) enum Taken {
-    Entry(Entry),
+    Some,
     Empty,
     Ended,
 }
@@ -164,23 +165,34 @@ impl Topic {
         self.with(|state, deferred| state.delete_group(name, deferred))
     }
 
-    pub(super) fn take(&self, group: u64, member: Member) -> Taken {
+    /// Delivers the next messages, at most `max`. `deliver` is called under the lock.
+    pub(super) fn take(
+        &self,
+        group: u64,
+        member: Member,
+        max: usize,
+        deliver: impl FnMut(Delivered),
+    ) -> Taken {
         let mut state = self.lock();
         let ended = state.closed && state.waiting.is_empty();
         let end = state.log.end();
         let Some(group) = state.group_mut(group) else { return Taken::Ended };
         // Here, too, because the runtime that waits for them may be gone.
         group.release(end);
-        match group.take(member) {
-            Some(entry) => {
-                // One stored wake-up may stand for several ready messages.
-                let signal = group.signal_if_ready();
-                drop(state);
-                wake_one(signal);
-                Taken::Entry(entry)
-            }
-            None if ended && group.unsettled() == 0 => Taken::Ended,
-            None => Taken::Empty,
+        let TakeResult { taken, wakes_all } = group.take(member, max, deliver);
+        // One stored wake-up may stand for several ready messages.
+        let one = if taken > 0 { group.signal_if_ready() } else { None };
+        let all = wakes_all.then(|| Arc::clone(&group.signal));
+        let ended = ended && group.unsettled() == 0;
+        drop(state);
+        wake_one(one);
+        if let Some(signal) = all {
+            signal.notify_waiters();
+        }
+        match taken {
+            0 if ended => Taken::Ended,
+            0 => Taken::Empty,
+            _ => Taken::Some,
         }
     }
 
@@ -202,9 +214,9 @@ impl Topic {
     pub(super) fn settle(&self, group: u64, tag: Tag) -> bool {
         let mut state = self.lock();
         let Some(group) = state.group_mut(group) else { return false };
-        let Some(offset) = group.settle(tag) else { return false };
-        let signal = group.signal_if_ready();
-        state.log.settle(offset);
+        let Some(settled) = group.settle(tag) else { return false };
+        let signal = settled.wakes_one.then(|| Arc::clone(&group.signal));
+        state.log.settle(settled.offset);
         if state.closed || !state.waiting.is_empty() {
             let mut deferred = Deferred::default();
             state.admit_waiting(&mut deferred);
@@ -238,12 +250,18 @@ impl Topic {
         });
     }
 
-    /// Adds a retry copy of `entry`, delivered after `delay`.
-    pub(super) fn schedule(self: &Arc<Self>, group: u64, entry: Entry, delay: Duration) {
+    /// Adds a retry copy of the message at `offset` with its earlier attempts, delivered after `delay`.
+    pub(super) fn schedule(
+        self: &Arc<Self>,
+        group: u64,
+        (offset, message): (u64, StoredMessage),
+        retry: RetryState,
+        delay: Duration,
+    ) {
         let due = far_deadline(delay);
         let scheduled = self.with(|state, _| {
-            let offset = entry.offset;
-            let is_known = state.group_mut(group).map(|group| group.delay(entry, due)).is_some();
+            let group = state.group_mut(group);
+            let is_known = group.map(|group| group.delay(offset, message, retry, due)).is_some();
             if is_known {
                 state.log.add_unsettled(offset);
             }

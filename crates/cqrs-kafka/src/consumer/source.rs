@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use cqrs_core::broker::BoxFuture;
 use cqrs_core::consume::support::far_deadline;
-use cqrs_core::consume::{Source, SourceDelivery, SourceError};
+use cqrs_core::consume::{Fetch, Source, SourceDelivery, SourceError};
 use tokio::time::Sleep;
 
 use super::partition::Partition;
@@ -44,15 +44,19 @@ impl KafkaSource {
         }
     }
 
-    fn deliver(&self, partition: Arc<Partition>, record: Record) -> SourceDelivery {
+    fn deliver(
+        &self,
+        partition: Arc<Partition>,
+        record: Record,
+        fetch: &mut Fetch,
+    ) -> SourceDelivery {
         let retry = partition.attempts(&record);
         // A retry copy is delivered after its delay, unless an attempt failed since.
         let delayed = partition.is_retry && record.retry_state().attempts >= retry.attempts;
         let message = record.to_incoming(&partition.topic, partition.id, partition.is_retry);
-        let settle = KafkaSettle::new(Arc::clone(&self.state), partition, record);
-        let mut delivery = SourceDelivery::new(message, settle);
-        (delivery.retry, delivery.delayed) = (retry, delayed);
-        delivery
+        let message = fetch.message(message);
+        let settle = fetch.settle(KafkaSettle::new(Arc::clone(&self.state), partition, record));
+        SourceDelivery { message, retry, delayed, settle }
     }
 
     /// The next dropped delivery that is due.
@@ -109,12 +113,11 @@ impl KafkaSource {
         }
         self.sleep = None;
     }
-}
 
-impl Source for KafkaSource {
-    fn poll_next(
+    fn poll_delivery(
         &mut self,
         cx: &mut Context<'_>,
+        fetch: &mut Fetch,
     ) -> Poll<Option<Result<SourceDelivery, SourceError>>> {
         loop {
             if self.failed || self.state.is_stopped() {
@@ -129,10 +132,10 @@ impl Source for KafkaSource {
             if !self.redelivery.is_empty()
                 && let Some((partition, record)) = self.next_redelivered(cx)
             {
-                return Poll::Ready(Some(Ok(self.deliver(partition, record))));
+                return Poll::Ready(Some(Ok(self.deliver(partition, record, fetch))));
             }
             if let Some((partition, record)) = self.next_fetched() {
-                return Poll::Ready(Some(Ok(self.deliver(partition, record))));
+                return Poll::Ready(Some(Ok(self.deliver(partition, record, fetch))));
             }
             match self.state.take_batches(&mut self.batches, cx.waker()) {
                 Ok(true) => {}
@@ -144,6 +147,16 @@ impl Source for KafkaSource {
                 }
             }
         }
+    }
+}
+
+impl Source for KafkaSource {
+    fn poll_fetch(
+        &mut self,
+        cx: &mut Context<'_>,
+        fetch: &mut Fetch,
+    ) -> Poll<Option<Result<(), SourceError>>> {
+        fetch.poll_fill(|fetch| self.poll_delivery(cx, fetch))
     }
 
     fn stop(&mut self) -> BoxFuture<'_, ()> {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use cqrs_core::broker::{BoxFuture, BrokerState, Receipt, ShutdownReport};
 use cqrs_core::consume::{
-    DeadLetter, Delayed, RetryState, Settle, SettleError, Source, SourceDelivery, SourceError,
-    SubscribeError, SubscribeRequest, TopicSet,
+    DeadLetter, Delayed, Fetch, RetryState, Settle, SettleError, Source, SourceDelivery,
+    SourceError, SubscribeError, SubscribeRequest, TopicSet,
 };
 use cqrs_core::{MemoryBroker, Message, MessageBroker, PublishError, Subscribe};
 
@@ -86,25 +86,28 @@ struct Recorded {
     journal: Arc<Journal>,
 }
 
+impl Recorded {
+    fn record(&self, delivery: SourceDelivery) -> SourceDelivery {
+        let SourceDelivery { message, retry, delayed, settle } = delivery;
+        let subject = Arc::new(Subject::new(&message, &self.group));
+        self.journal.note(&subject, Outcome::Delivered { attempts: retry.attempts });
+        let journal = Arc::clone(&self.journal);
+        let pending = PendingOutcome::Handled;
+        let settle = Box::new(RecordedSettle { inner: settle, subject, journal, pending });
+        SourceDelivery { message, retry, delayed, settle }
+    }
+}
+
 impl Source for Recorded {
-    fn poll_next(
+    fn poll_fetch(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<SourceDelivery, SourceError>>> {
-        let next = ready!(self.inner.poll_next(cx));
-        Poll::Ready(next.map(|delivery| {
-            let SourceDelivery { message, retry, delayed, settle } = delivery?;
-            let subject = Arc::new(Subject::new(&message, &self.group));
-            self.journal.note(&subject, Outcome::Delivered { attempts: retry.attempts });
-            let journal = Arc::clone(&self.journal);
-            let settle = RecordedSettle {
-                inner: settle,
-                subject,
-                journal,
-                pending: PendingOutcome::Handled,
-            };
-            Ok(SourceDelivery { message, retry, delayed, settle: Box::new(settle) })
-        }))
+        fetch: &mut Fetch,
+    ) -> Poll<Option<Result<(), SourceError>>> {
+        fetch.poll_fill(|_| {
+            let next = ready!(self.inner.poll_next(cx));
+            Poll::Ready(next.map(|delivery| Ok(self.record(delivery?))))
+        })
     }
 
     fn stop(&mut self) -> BoxFuture<'_, ()> {

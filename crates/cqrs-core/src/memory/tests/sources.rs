@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::consume::{
-    Source, SourceDelivery, StatusReporter, Subscribe, SubscribeRequest, TopicSet,
+    Fetch, Source, SourceDelivery, StatusReporter, Subscribe, SubscribeRequest, TopicSet,
 };
 use crate::{MemoryBroker, Message, MessageBrokerExt};
 
@@ -42,6 +42,34 @@ async fn topics_are_served_in_turn() {
         delivery.settle.ack().await.unwrap();
     }
     assert_eq!(topics, ["t", "u", "t", "u", "t"]);
+}
+
+/// The topics of the deliveries that one poll adds to a fetch with room for `max`.
+async fn fetched(source: &mut Box<dyn Source>, max: usize) -> Vec<SourceDelivery> {
+    let mut fetch = Fetch::new(max);
+    poll_fn(|cx| source.poll_fetch(cx, &mut fetch)).await.unwrap().unwrap();
+    fetch.parts().0.collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn fetch_takes_what_fits_of_all_topics() {
+    let topics = |taken: &[SourceDelivery]| {
+        taken.iter().map(|delivery| delivery.message.topic.to_string()).collect::<String>()
+    };
+    let broker = MemoryBroker::new();
+    let mut source = source(&broker, 5).await;
+    for topic in ["t", "t", "t", "u", "u", "u", "u"] {
+        publish(&broker, topic).await;
+    }
+    let mut taken = fetched(&mut source, 2).await;
+    assert_eq!(topics(&taken), "tt");
+    taken.extend(fetched(&mut source, 100).await);
+    assert_eq!(topics(&taken), "ttuuu", "at most 5 are in flight");
+    taken.drain(..4).for_each(drop);
+    taken[0].settle.ack().await.unwrap();
+    let rest = fetched(&mut source, 100).await;
+    assert_eq!(topics(&rest), "tttuu", "the others were given back");
+    assert_eq!(rest.iter().filter(|delivery| delivery.message.redelivered).count(), 3);
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,7 +16,7 @@ use super::read::read_for_batch;
 use super::repeats::{Logged, log_first};
 use super::settle::settle;
 use crate::consume::support::far_deadline;
-use crate::consume::{NextAttempt, SpareReceived};
+use crate::consume::{NextAttempt, Spare};
 
 /// Collects and handles batches until the subscription stops.
 pub(super) async fn work(ctx: Arc<SubscriptionContext>, limits: BatchLimits) {
@@ -30,7 +30,7 @@ pub(super) async fn work(ctx: Arc<SubscriptionContext>, limits: BatchLimits) {
             process_batch(&ctx, jobs, together).await;
         }
         // The jobs of a batch are in no lane.
-        ctx.scheduler.finish(&mut Vec::new(), &mut SpareReceived::default());
+        ctx.scheduler.finish(&mut Vec::new(), &mut Spare::default());
         // As in `worker::work`.
         tokio::task::coop::consume_budget().await;
     }

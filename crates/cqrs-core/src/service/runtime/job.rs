@@ -7,8 +7,7 @@ use super::monitor::{Counter, Counters, Monitor};
 use super::repeats::{Logged, log_first};
 use crate::consume::support::error_chain;
 use crate::consume::{
-    DeadLetter, DeadLetterReason, Received, RetryState, Settle, SettleError, SourceDelivery,
-    SpareReceived,
+    DeadLetter, DeadLetterReason, Received, RetryState, Settle, SettleError, SourceDelivery, Spare,
 };
 use crate::event::Timestamp;
 
@@ -47,15 +46,11 @@ impl Drop for Uncounted {
 }
 
 impl Job {
-    pub(crate) fn new(
-        delivery: SourceDelivery,
-        monitor: &Arc<Monitor>,
-        spare: &mut SpareReceived,
-    ) -> Self {
+    pub(crate) fn new(delivery: SourceDelivery, monitor: &Arc<Monitor>, spare: &mut Spare) -> Self {
         monitor.counters.received.one();
         Self {
             uncounted: Uncounted(Some(Arc::clone(monitor))),
-            received: spare.fill(delivery.message, &monitor.group, delivery.retry),
+            received: spare.received.fill(delivery.message, &monitor.group, delivery.retry),
             delayed: delivery.delayed,
             postponed: 0,
             settle: delivery.settle,
@@ -68,10 +63,16 @@ impl Job {
         self.uncounted.count_as(counter);
     }
 
-    /// As [`count_as`](Self::count_as), but keeps the message.
-    pub(super) fn into_received(mut self, counter: impl FnOnce(&Counters) -> &Counter) -> Received {
+    /// As [`count_as`](Self::count_as), of an acked one, but keeps it.
+    pub(super) fn acked(mut self, counter: impl FnOnce(&Counters) -> &Counter) -> Self {
         self.uncounted.count_as(counter);
-        self.received
+        self
+    }
+
+    /// Keeps the parts of an acked one that can be used again.
+    pub(super) fn recycle(self, spare: &mut Spare) {
+        let message = spare.received.keep(self.received);
+        spare.keep(message, self.settle);
     }
 
     /// `true` if a log line of this cause must be written.

@@ -6,7 +6,6 @@ use tokio::time::Instant;
 
 use super::failure::AttemptFailure;
 use super::job::Job;
-use crate::consume::Received;
 use crate::service::policy::Undecodable;
 
 /// The result of handling a message.
@@ -26,8 +25,8 @@ pub(super) enum Verdict {
 pub(super) enum JobOutcome {
     /// Settled or given back.
     Done,
-    /// Acked: its message is done.
-    Acked(Received),
+    /// Acked.
+    Acked(Job),
     /// Must be taken again, not before this time.
     Hold(Job, Instant),
     /// The subscription cannot go on.

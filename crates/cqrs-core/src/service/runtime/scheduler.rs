@@ -12,14 +12,14 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::fetch::{FETCH, FetchBuffer, SourceEnd, fetch};
+use super::fetch::{FETCH, SourceEnd, fetch};
 use super::handler::HandlerKind;
 use super::job::Job;
 use super::lanes::{LaneId, Lanes, Run};
 use super::monitor::Monitor;
 use super::spec::Spec;
 use crate::consume::support::error_chain;
-use crate::consume::{Source, SpareReceived};
+use crate::consume::{Fetch, Source, Spare};
 
 /// The time after which the subscription's task polls a source that no worker polls.
 const UNPOLLED: Duration = Duration::from_millis(100);
@@ -53,7 +53,7 @@ struct SchedulerState {
     /// `None` while it is polled.
     source: Option<Box<dyn Source>>,
     /// For the next fetch.
-    buffer: FetchBuffer,
+    fetch: Fetch,
     /// Set when the subscription's task is gone: a returned source is dropped.
     closed: bool,
     /// Workers that wait and were not woken. A worker adds itself under the lock when there is no job, and
@@ -69,14 +69,14 @@ pub(super) struct SourceLease<'s> {
     scheduler: &'s Scheduler,
     /// `None` once it was returned.
     source: Option<Box<dyn Source>>,
-    buffer: FetchBuffer,
+    fetch: Fetch,
 }
 
 impl SourceLease<'_> {
     /// Cancel safe, as [`fetch`].
     async fn fetch(&mut self) -> SourceEnd {
         match &mut self.source {
-            Some(source) => fetch(&mut **source, &self.scheduler.monitor, &mut self.buffer).await,
+            Some(source) => fetch(&mut **source, &mut self.fetch).await,
             None => pending().await,
         }
     }
@@ -84,7 +84,7 @@ impl SourceLease<'_> {
     /// Returns the source and its fetched jobs.
     fn give_back(&mut self) {
         if let Some(source) = self.source.take() {
-            self.scheduler.return_source(source, std::mem::take(&mut self.buffer));
+            self.scheduler.return_source(source, std::mem::take(&mut self.fetch));
         }
     }
 
@@ -124,7 +124,7 @@ impl Scheduler {
         let state = SchedulerState {
             lanes,
             source,
-            buffer: FetchBuffer::default(),
+            fetch: Fetch::default(),
             closed: false,
             idle: 0,
             workers: 0,
@@ -169,27 +169,32 @@ impl Scheduler {
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        let source = state.source.take();
+        let dropped = (state.source.take(), std::mem::take(&mut state.fetch));
         drop(state);
-        drop(source);
+        drop(dropped);
     }
 
-    fn return_source(&self, source: Box<dyn Source>, mut buffer: FetchBuffer) {
+    fn return_source(&self, source: Box<dyn Source>, mut fetch: Fetch) {
         let mut state = self.lock();
+        let (deliveries, spare) = fetch.parts();
+        let jobs = deliveries.map(|delivery| Job::new(delivery, &self.monitor, spare));
         if state.closed {
             drop(state);
+            jobs.for_each(drop);
             return drop(source);
         }
-        for job in buffer.jobs.drain(..) {
+        for job in jobs {
             let lane = self.lane(&job);
             state.lanes.push(lane, job);
         }
         state.source = Some(source);
-        buffer.spare.append(&mut state.buffer.spare);
-        state.buffer = buffer;
+        fetch.spare.append(&mut state.fetch.spare);
+        let before = std::mem::replace(&mut state.fetch, fetch);
         self.source_returned.notify_one();
         // The caller runs no handler before it looks for a job itself.
         let _ = self.wake_worker(&mut state);
+        drop(state);
+        drop(before);
     }
 
     /// Polls the source while all workers are busy for long: deliveries are fetched up to the subscription's
@@ -211,7 +216,7 @@ impl Scheduler {
 
     fn lease_source(&self, state: &mut SchedulerState) -> Option<SourceLease<'_>> {
         let source = Some(state.source.take()?);
-        Some(SourceLease { scheduler: self, source, buffer: std::mem::take(&mut state.buffer) })
+        Some(SourceLease { scheduler: self, source, fetch: std::mem::take(&mut state.fetch) })
     }
 
     // ---- workers
@@ -347,13 +352,15 @@ impl Scheduler {
 
     // ---- jobs
 
-    /// Ends the jobs that a worker took, and the lanes in `ended`. Takes its `spare` messages for the next fetch.
-    pub(super) fn finish(&self, ended: &mut Vec<LaneId>, spare: &mut SpareReceived) {
+    /// Ends the jobs that a worker took, and the lanes in `ended`. Takes the `spare` parts for the next fetch.
+    pub(super) fn finish(&self, ended: &mut Vec<LaneId>, spare: &mut Spare) {
         let mut state = self.lock();
-        state.buffer.spare.append(spare);
+        state.fetch.spare.append(spare);
         state.busy -= 1;
         // The calling worker looks for the next jobs itself.
         ended.drain(..).for_each(|lane| state.lanes.done(lane));
+        drop(state);
+        spare.clear();
     }
 
     /// Returns the jobs that a worker took beyond the one of `lane`, which has to wait. The result is that

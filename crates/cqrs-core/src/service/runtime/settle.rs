@@ -266,7 +266,7 @@ fn keep(mut job: Job, mut held: HeldSettlement) -> JobOutcome {
 
 pub(super) async fn ack(mut job: Job, counter: fn(&Counters) -> &Counter) -> JobOutcome {
     match job.settle.ack().await {
-        Ok(()) => JobOutcome::Acked(job.into_received(counter)),
+        Ok(()) => JobOutcome::Acked(job.acked(counter)),
         Err(error) => {
             log_unacked(&job, &error);
             job.count_as(|counters| &counters.unacked);

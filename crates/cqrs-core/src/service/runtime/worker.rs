@@ -14,7 +14,7 @@ use super::lanes::{LaneId, Placed, Run};
 use super::outcome::JobOutcome;
 use super::process::process;
 use super::scheduler::yield_lifo_slot;
-use crate::consume::SpareReceived;
+use crate::consume::Spare;
 
 /// A handler that takes longer counts as one that waits: jobs taken beyond its own would wait for it.
 const SHORT: Duration = Duration::from_millis(1);
@@ -22,7 +22,7 @@ const SHORT: Duration = Duration::from_millis(1);
 /// Takes and handles jobs until the subscription stops.
 pub(super) async fn work(ctx: Arc<SubscriptionContext>) {
     let (mut run, mut ended, mut max) = (Run::new(), Vec::new(), 1);
-    let mut spare = SpareReceived::default();
+    let mut spare = Spare::default();
     while let Some(yields) = ctx.scheduler.take(&mut run, max).await {
         if yields {
             yield_lifo_slot().await;
@@ -37,12 +37,12 @@ pub(super) async fn work(ctx: Arc<SubscriptionContext>) {
 }
 
 /// Handles and settles the jobs of a run one after the other, until one has to wait; returns `true` if one
-/// had to. Adds the lanes whose job has ended to `ended`, and acked messages to `spare`.
+/// had to. Adds the lanes whose job has ended to `ended`, and the parts of acked ones to `spare`.
 async fn process_run(
     ctx: &SubscriptionContext,
     run: &mut Run<Job>,
     ended: &mut Vec<LaneId>,
-    spare: &mut SpareReceived,
+    spare: &mut Spare,
 ) -> bool {
     let scheduler = &ctx.scheduler;
     let mut waited = false;
@@ -59,8 +59,8 @@ async fn process_run(
         let mut yields = false;
         match outcome.await {
             JobOutcome::Done => end_lane(lane, run, ended),
-            JobOutcome::Acked(received) => {
-                spare.keep(received);
+            JobOutcome::Acked(job) => {
+                job.recycle(spare);
                 end_lane(lane, run, ended);
             }
             // The handler is done, and strict order is one lane for all: the others go on.

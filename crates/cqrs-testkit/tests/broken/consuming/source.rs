@@ -8,8 +8,8 @@ use std::time::Duration;
 use cqrs_core::MemoryBroker;
 use cqrs_core::broker::BoxFuture;
 use cqrs_core::consume::{
-    RETRY_HEADERS, Source, SourceDelivery, SourceError, SourceStatus, StatusReporter, Subscribe,
-    SubscribeRequest,
+    Fetch, RETRY_HEADERS, Source, SourceDelivery, SourceError, SourceStatus, StatusReporter,
+    Subscribe, SubscribeRequest,
 };
 use cqrs_core::message::Headers;
 use tokio::sync::watch;
@@ -119,7 +119,7 @@ impl FlawedSource {
     }
 
     fn deliver(&mut self, mut delivery: SourceDelivery) -> SourceDelivery {
-        let message = &mut delivery.message;
+        let message = Arc::make_mut(&mut delivery.message);
         let asked = message.headers.remove(TOMBSTONE);
         if asked && self.flaw != Flaw::TombstoneIsEmpty {
             message.body = None;
@@ -142,7 +142,7 @@ impl FlawedSource {
         let (flaw, shared) = (self.flaw, Arc::clone(&self.shared));
         let out = Arc::new(InFlight {
             inner: Mutex::new(Some(delivery.settle)),
-            message: delivery.message.clone(),
+            message: (*delivery.message).clone(),
             request: self.request.clone(),
             sound: self.sound.clone(),
             place,
@@ -156,8 +156,8 @@ impl FlawedSource {
     }
 }
 
-impl Source for FlawedSource {
-    fn poll_next(
+impl FlawedSource {
+    fn poll_delivery(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<SourceDelivery, SourceError>>> {
@@ -176,6 +176,16 @@ impl Source for FlawedSource {
             }
             return Poll::Ready(Some(Ok(delivery)));
         }
+    }
+}
+
+impl Source for FlawedSource {
+    fn poll_fetch(
+        &mut self,
+        cx: &mut Context<'_>,
+        fetch: &mut Fetch,
+    ) -> Poll<Option<Result<(), SourceError>>> {
+        fetch.poll_fill(|_| self.poll_delivery(cx))
     }
 
     fn stop(&mut self) -> BoxFuture<'_, ()> {

@@ -1,0 +1,251 @@
+//! [`Fetch`]: the deliveries that a source gives to the runtime at once, and what is left of settled ones.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::task::Poll;
+
+use super::contract::{Settle, SourceDelivery};
+use super::error::SourceError;
+use super::incoming::Incoming;
+use super::received::SpareReceived;
+
+/// Deliveries on their way from a [`Source`](super::Source) to the runtime, which passes it to
+/// [`poll_fetch`](super::Source::poll_fetch).
+///
+/// It has the allocations of settled deliveries, too: a source that makes its messages with
+/// [`message`](Self::message) and their settlement with [`settle`](Self::settle) takes nearly none.
+pub struct Fetch {
+    deliveries: Vec<SourceDelivery>,
+    max: usize,
+    pub(crate) spare: Spare,
+}
+
+impl Fetch {
+    /// The room of the default.
+    pub(crate) const MOST: usize = 128;
+
+    /// An empty one with room for `max` deliveries.
+    pub fn new(max: usize) -> Self {
+        Self { deliveries: Vec::new(), max, spare: Spare::default() }
+    }
+
+    /// The number of deliveries that can be added.
+    pub fn room(&self) -> usize {
+        self.max.saturating_sub(self.deliveries.len())
+    }
+
+    /// `true` if there is no delivery.
+    pub fn is_empty(&self) -> bool {
+        self.deliveries.is_empty()
+    }
+
+    /// Adds a delivery, behind the others.
+    pub fn push(&mut self, delivery: SourceDelivery) {
+        self.deliveries.push(delivery);
+    }
+
+    /// Adds the deliveries of `next` until it has none, or there is no room: for a source that makes them one by one.
+    /// The result is that of [`poll_fetch`](super::Source::poll_fetch).
+    pub fn poll_fill(
+        &mut self,
+        mut next: impl FnMut(&mut Self) -> Poll<Option<Result<SourceDelivery, SourceError>>>,
+    ) -> Poll<Option<Result<(), SourceError>>> {
+        while self.room() > 0 {
+            match next(self) {
+                Poll::Ready(Some(Ok(delivery))) => self.push(delivery),
+                Poll::Ready(end) => return Poll::Ready(end.map(|end| end.map(drop))),
+                Poll::Pending if self.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
+            }
+        }
+        Poll::Ready(Some(Ok(())))
+    }
+
+    /// `message` in the allocation of a settled one, if there is one.
+    pub fn message(&mut self, message: Incoming) -> Arc<Incoming> {
+        if let Some(mut spare) = self.spare.messages.pop()
+            && let Some(place) = Arc::get_mut(&mut spare)
+        {
+            *place = message;
+            return spare;
+        }
+        Arc::new(message)
+    }
+
+    /// `settle` in the allocation of a settled delivery, if there is one. What an acked one keeps alive is freed later
+    /// then: after its ack it must not hold the message.
+    pub fn settle<S: Settle>(&mut self, settle: S) -> Box<dyn Settle> {
+        self.spare.wants_settles = true;
+        if let Some(spare) = self.spare.settles.pop()
+            && let Ok(mut place) = (spare as Box<dyn Any>).downcast::<S>()
+        {
+            *place = settle;
+            return place;
+        }
+        Box::new(settle)
+    }
+
+    /// The deliveries, which are removed, and the spare parts.
+    pub(crate) fn parts(&mut self) -> (impl Iterator<Item = SourceDelivery>, &mut Spare) {
+        (self.deliveries.drain(..), &mut self.spare)
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<SourceDelivery> {
+        self.deliveries.pop()
+    }
+}
+
+impl Default for Fetch {
+    fn default() -> Self {
+        Self::new(Self::MOST)
+    }
+}
+
+crate::debug_fields!(Fetch { deliveries, max });
+
+/// The allocations of deliveries that are acked, for new ones. New allocations cost more than the fast path of the
+/// allocator, because many deliveries are fetched before the first is settled.
+#[derive(Default)]
+pub(crate) struct Spare {
+    pub(crate) received: SpareReceived,
+    messages: Vec<Arc<Incoming>>,
+    settles: Vec<Box<dyn Settle>>,
+    /// Set if the source uses the settlements of acked deliveries.
+    wants_settles: bool,
+}
+
+impl Spare {
+    /// Keeps an acked settlement, and a message, without its content, that nobody else has.
+    pub(crate) fn keep(&mut self, message: Option<Arc<Incoming>>, settle: Box<dyn Settle>) {
+        if self.settles.len() < Fetch::MOST {
+            self.settles.push(settle);
+        }
+        if let Some(mut message) = message
+            && self.messages.len() < Fetch::MOST
+            && let Some(content) = Arc::get_mut(&mut message)
+        {
+            content.clear();
+            self.messages.push(message);
+        }
+    }
+
+    /// Takes the parts of `other`, as far as there is room. The others stay, to be dropped without a lock.
+    pub(crate) fn append(&mut self, other: &mut Self) {
+        self.received.append(&mut other.received);
+        append(&mut self.messages, &mut other.messages);
+        if self.wants_settles {
+            append(&mut self.settles, &mut other.settles);
+        }
+    }
+
+    /// Drops what [`append`](Self::append) left.
+    pub(crate) fn clear(&mut self) {
+        self.received.clear();
+        self.messages.clear();
+        self.settles.clear();
+    }
+}
+
+fn append<T>(spare: &mut Vec<T>, other: &mut Vec<T>) {
+    let room = Fetch::MOST.saturating_sub(spare.len());
+    spare.extend(other.drain(..room.min(other.len())));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Context;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::broker::BoxFuture;
+    use crate::consume::{DeadLetter, Delayed, RetryState, SettleError};
+
+    struct Numbered(u32);
+
+    impl Settle for Numbered {
+        fn begin(&mut self) -> bool {
+            true
+        }
+        fn postpone(&mut self) {}
+        fn note_attempt(&mut self, _: &RetryState) {}
+        fn is_revoked(&self) -> bool {
+            false
+        }
+        fn poll_ack(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SettleError>> {
+            Poll::Ready(Ok(()))
+        }
+        fn retry_later(
+            &mut self,
+            _: Duration,
+            _: &RetryState,
+        ) -> BoxFuture<'_, Result<Delayed, SettleError>> {
+            Box::pin(async { Ok(Delayed::Hold) })
+        }
+        fn dead_letter(&mut self, _: &DeadLetter) -> BoxFuture<'_, Result<(), SettleError>> {
+            Box::pin(async { Ok(()) })
+        }
+    }
+
+    fn number(settle: Box<dyn Settle>) -> Option<u32> {
+        (settle as Box<dyn Any>).downcast::<Numbered>().ok().map(|numbered| numbered.0)
+    }
+
+    fn message(body: &'static str) -> Incoming {
+        Incoming { key: Some("k".into()), redelivered: true, ..Incoming::new("t", body) }
+    }
+
+    #[test]
+    fn settled_allocations_are_used_again_without_content() {
+        let mut fetch = Fetch::default();
+        let (first, settle) = (fetch.message(message("first")), fetch.settle(Numbered(1)));
+        let at = Arc::as_ptr(&first);
+        fetch.spare.keep(Some(first), settle);
+        assert!(fetch.spare.messages[0].is_tombstone() && fetch.spare.messages[0].key.is_none());
+        let second = fetch.message(Incoming::new("u", "second"));
+        assert_eq!((Arc::as_ptr(&second), &*second), (at, &Incoming::new("u", "second")));
+        assert_eq!(number(fetch.settle(Numbered(2))), Some(2));
+        assert!(fetch.spare.settles.is_empty() && fetch.spare.messages.is_empty());
+    }
+
+    #[test]
+    fn message_that_is_shared_is_no_spare() {
+        let (mut fetch, kept) = (Fetch::default(), Arc::new(message("kept")));
+        fetch.spare.keep(Some(Arc::clone(&kept)), Box::new(Numbered(1)));
+        assert!(fetch.spare.messages.is_empty());
+        assert_eq!(*kept, message("kept"));
+    }
+
+    #[test]
+    fn settlements_are_kept_only_for_a_source_that_uses_them() {
+        let (mut fetch, mut of_worker) = (Fetch::default(), Spare::default());
+        for used in [0, 1] {
+            of_worker.keep(None, Box::new(Numbered(1)));
+            fetch.spare.append(&mut of_worker);
+            of_worker.clear();
+            assert_eq!(fetch.spare.settles.len(), used);
+            drop(fetch.settle(Numbered(2)));
+        }
+    }
+
+    #[test]
+    fn fill_ends_at_its_room_or_with_the_source() {
+        let delivery = || SourceDelivery::new(message("one"), Numbered(1));
+        let mut fetch = Fetch::new(3);
+        assert!(fetch.poll_fill(|_| Poll::Pending).is_pending());
+        let mut left = 2;
+        let mut next = |_: &mut Fetch| match left {
+            0 => Poll::Pending,
+            _ => {
+                left -= 1;
+                Poll::Ready(Some(Ok(delivery())))
+            }
+        };
+        assert!(matches!(fetch.poll_fill(&mut next), Poll::Ready(Some(Ok(())))));
+        assert_eq!(fetch.room(), 1);
+        let polled = fetch.poll_fill(|_| Poll::Ready(Some(Err(SourceError::new("it failed")))));
+        assert!(matches!(polled, Poll::Ready(Some(Err(_)))));
+        assert_eq!(fetch.room(), 1, "what was added counts");
+        let polled = fetch.poll_fill(|_| Poll::Ready(Some(Ok(delivery()))));
+        assert!(matches!(polled, Poll::Ready(Some(Ok(())))) && fetch.room() == 0);
+    }
+}
