@@ -111,7 +111,7 @@ pub(crate) struct Spare {
     messages: Vec<Arc<Incoming>>,
     settles: Vec<Box<dyn Settle>>,
     /// Set if the source uses the settlements of acked deliveries.
-    wants_settles: bool,
+    pub(crate) wants_settles: bool,
 }
 
 impl Spare {

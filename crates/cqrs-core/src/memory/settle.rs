@@ -5,31 +5,33 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::fault_plan::Fault;
+use super::group::Delivered;
 use super::options::{MemoryRetry, MemorySubscription};
 use super::source_state::SourceState;
-use super::subscriber::MemoryDelivery;
+use super::topic::Topic;
 use crate::broker::{BoxFuture, MessageBrokerExt};
 use crate::consume::{DeadLetter, Delayed, RETRY_HEADERS, RetryState, Settle, SettleError};
 use crate::message::Message;
 
+/// One topic of a source, shared by its deliveries.
+pub(super) struct SourceTopic {
+    pub(super) topic: Arc<Topic>,
+    pub(super) group: u64,
+    pub(super) state: Arc<SourceState>,
+}
+
 /// Settles one delivery of a source.
 pub(super) struct MemorySettle {
+    of: Arc<SourceTopic>,
     /// `None` once it is settled.
-    delivery: Option<MemoryDelivery>,
-    state: Arc<SourceState>,
+    delivered: Option<Delivered>,
+    /// The topic's revocations before it was taken.
+    revocations: u64,
 }
 
 impl MemorySettle {
-    pub(super) fn new(delivery: MemoryDelivery, state: Arc<SourceState>) -> Self {
-        Self { delivery: Some(delivery), state }
-    }
-
-    /// Gives the message back, unless it is settled.
-    fn end(&mut self) {
-        // Before the source is woken, so that it finds the message.
-        if self.delivery.take().is_some() {
-            self.state.end_in_flight();
-        }
+    pub(super) fn new(of: Arc<SourceTopic>, delivered: Delivered, revocations: u64) -> Self {
+        Self { of, delivered: Some(delivered), revocations }
     }
 }
 
@@ -48,25 +50,30 @@ impl Settle for MemorySettle {
     fn postpone(&mut self) {}
 
     fn note_attempt(&mut self, state: &RetryState) {
-        if let Some(delivery) = &self.delivery {
-            delivery.set_retry(*state);
+        if let Some(delivered) = &self.delivered {
+            self.of.topic.set_retry(self.of.group, delivered.tag, *state);
         }
     }
 
     fn is_revoked(&self) -> bool {
-        !self.delivery.as_ref().is_some_and(MemoryDelivery::is_in_flight)
+        let SourceTopic { topic, group, .. } = &*self.of;
+        self.delivered.as_ref().is_none_or(|delivered| {
+            topic.revocations() != self.revocations && !topic.is_in_flight(*group, delivered.tag)
+        })
     }
 
     fn poll_ack(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SettleError>> {
-        let Some(delivery) = &mut self.delivery else { return Poll::Ready(Ok(())) };
-        if self.state.broker.fault_plan().occurs(Fault::FailedAck) {
+        let SourceTopic { topic, group, state } = &*self.of;
+        let Some(delivered) = &self.delivered else { return Poll::Ready(Ok(())) };
+        if state.broker.fault_plan().occurs(Fault::FailedAck) {
             return Poll::Ready(Err(SettleError::new("an injected fault lost the ack")));
         }
-        if !delivery.settle() {
+        if !topic.settle(*group, delivered.tag) {
             let error = SettleError::new("the delivery was revoked; it is redelivered");
             return Poll::Ready(Err(error));
         }
-        self.end();
+        self.delivered = None;
+        state.end_in_flight();
         Poll::Ready(Ok(()))
     }
 
@@ -75,32 +82,35 @@ impl Settle for MemorySettle {
         delay: Duration,
         state: &RetryState,
     ) -> BoxFuture<'_, Result<Delayed, SettleError>> {
-        if self.state.broker.fault_plan().occurs(Fault::FailedRetry) {
+        let SourceTopic { topic, group, state: source } = &*self.of;
+        if source.broker.fault_plan().occurs(Fault::FailedRetry) {
             return ready(Err(SettleError::new("an injected fault did not confirm the retry")));
         }
-        let Some(delivery) = &self.delivery else { return ready(Ok(Delayed::Scheduled)) };
-        let options = self.state.request.options.get::<MemorySubscription>();
+        let Some(delivered) = &self.delivered else { return ready(Ok(Delayed::Scheduled)) };
+        let options = source.request.options.get::<MemorySubscription>();
         ready(Ok(match options.copied().unwrap_or_default().retry {
             MemoryRetry::Hold => {
-                delivery.set_retry(*state);
+                topic.set_retry(*group, delivered.tag, *state);
                 Delayed::Hold
             }
             MemoryRetry::Scheduled => {
-                delivery.schedule(delay, *state);
+                let copy = (delivered.offset, delivered.message.clone());
+                topic.schedule(*group, copy, *state, delay);
                 Delayed::Scheduled
             }
         }))
     }
 
     fn dead_letter(&mut self, letter: &DeadLetter) -> BoxFuture<'_, Result<(), SettleError>> {
-        let Some(delivery) = &self.delivery else { return ready(Ok(())) };
-        if self.state.broker.fault_plan().occurs(Fault::FailedDeadLetter) {
+        let Some(delivered) = &self.delivered else { return ready(Ok(())) };
+        let source = &self.of.state;
+        if source.broker.fault_plan().occurs(Fault::FailedDeadLetter) {
             return ready(Err(SettleError::new(
                 "an injected fault did not confirm the dead letter",
             )));
         }
-        let message = delivery.message();
-        let Some(topic) = self.state.request.dead_letter_topic(&message.topic) else {
+        let message = delivered.message.message();
+        let Some(topic) = source.request.dead_letter_topic(&message.topic) else {
             return ready(Ok(()));
         };
         let message = match dead(message, topic, letter) {
@@ -108,7 +118,7 @@ impl Settle for MemorySettle {
             Err(error) => return ready(Err(error)),
         };
         Box::pin(async move {
-            let published = self.state.broker.publish(message).await;
+            let published = source.broker.publish(message).await;
             published.map_err(|error| SettleError::new("not published").with_source(error))?;
             Ok(())
         })
@@ -133,6 +143,10 @@ fn dead(message: &Message, topic: String, letter: &DeadLetter) -> Result<Message
 
 impl Drop for MemorySettle {
     fn drop(&mut self) {
-        self.end();
+        if let Some(delivered) = self.delivered.take() {
+            // Given back before the source is woken, so that it finds the message.
+            self.of.topic.give_back(self.of.group, delivered.tag);
+            self.of.state.end_in_flight();
+        }
     }
 }

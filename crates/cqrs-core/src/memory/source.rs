@@ -8,7 +8,7 @@ use tokio::task::coop;
 
 use super::broker::MemoryBroker;
 use super::group::Delivered;
-use super::settle::MemorySettle;
+use super::settle::{MemorySettle, SourceTopic};
 use super::source_state::SourceState;
 use super::subscriber::Deliveries;
 use crate::broker::BoxFuture;
@@ -55,31 +55,34 @@ fn topics(request: &SubscribeRequest) -> Result<Vec<Arc<str>>, SubscribeError> {
 
 /// The source of one subscription: the deliveries of all its topics.
 struct MemorySource {
-    topics: Vec<Deliveries>,
+    topics: Vec<(Deliveries, Arc<SourceTopic>)>,
     /// The topic that is asked first, in turn.
     next: usize,
-    /// Messages, with their topics, on their way to a fetch. Kept for its allocation.
-    taken: Vec<(usize, Delivered)>,
+    /// Taken messages, with their topics and the revocations before, on their way to a fetch.
+    taken: Vec<(usize, u64, Delivered)>,
     state: Arc<SourceState>,
     stopped: bool,
 }
 
 impl MemorySource {
     fn open(broker: MemoryBroker, request: SubscribeRequest) -> Result<Self, SubscribeError> {
-        let topics = topics(&request)?;
-        let topics = topics.iter().map(|topic| {
+        let names = topics(&request)?;
+        let state = Arc::new(SourceState::new(broker, request));
+        let SourceState { broker, request, .. } = &*state;
+        let topics = names.iter().map(|topic| {
             broker.create_group(topic, &request.group, request.start);
-            broker.subscriber(topic, &request.group).into_deliveries()
+            let deliveries = broker.subscriber(topic, &request.group).into_deliveries();
+            let (topic, group) = (Arc::clone(deliveries.topic()), deliveries.group());
+            (deliveries, Arc::new(SourceTopic { topic, group, state: Arc::clone(&state) }))
         });
         let topics = topics.collect();
         request.status.report(SourceStatus::Consuming);
-        let state = Arc::new(SourceState::new(broker, request));
         Ok(Self { topics, next: 0, taken: Vec::new(), state, stopped: false })
     }
 
     /// While no message is taken, wake-ups must go to other members.
     fn stop_waiting(&mut self) {
-        self.topics.iter_mut().for_each(Deliveries::stop_waiting);
+        self.topics.iter_mut().for_each(|(deliveries, _)| deliveries.stop_waiting());
     }
 
     /// Takes messages of the topics, at most `max`, into `taken`; `false` once all topics have ended.
@@ -90,9 +93,10 @@ impl MemorySource {
         for _ in 0..self.topics.len() {
             let at = self.next;
             self.next = if at + 1 < self.topics.len() { at + 1 } else { 0 };
-            let Some(topic) = self.topics.get_mut(at) else { continue };
-            let room = max - taken.len();
-            match topic.poll_take(cx, room, |delivered| taken.push((at, delivered))) {
+            let Some((deliveries, of)) = self.topics.get_mut(at) else { continue };
+            let (room, revocations) = (max - taken.len(), of.topic.revocations());
+            let take = |delivered| taken.push((at, revocations, delivered));
+            match deliveries.poll_take(cx, room, take) {
                 Poll::Ready(true) if taken.len() == max => break,
                 Poll::Ready(true) | Poll::Pending => {}
                 Poll::Ready(false) => ended += 1,
@@ -111,12 +115,11 @@ impl MemorySource {
     /// Makes deliveries of the taken messages.
     fn deliver(&mut self, fetch: &mut Fetch) {
         self.state.delivered(self.taken.len());
-        for (topic, delivered) in self.taken.drain(..) {
-            let Some(topic) = self.topics.get(topic) else { continue };
+        for (topic, revocations, delivered) in self.taken.drain(..) {
+            let Some((_, of)) = self.topics.get(topic) else { continue };
             let message = delivered.message.to_incoming(delivered.attempt > 1);
             let (retry, delayed) = (delivered.retry, delivered.delayed);
-            let settle = MemorySettle::new(topic.delivery(delivered), Arc::clone(&self.state));
-            let settle = fetch.settle(settle);
+            let settle = fetch.settle(MemorySettle::new(Arc::clone(of), delivered, revocations));
             fetch.push(SourceDelivery { message, retry, delayed, settle });
         }
     }

@@ -4,7 +4,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
@@ -12,7 +11,6 @@ use tokio::sync::futures::OwnedNotified;
 use super::group::{Delivered, Member, Tag};
 use super::stored::StoredMessage;
 use super::topic::{Taken, Topic};
-use crate::consume::RetryState;
 use crate::message::Message;
 
 /// One member of a group; its members share the group's messages.
@@ -37,8 +35,16 @@ pub(super) struct Deliveries {
 }
 
 impl Deliveries {
+    pub(super) fn topic(&self) -> &Arc<Topic> {
+        &self.subscriber.topic
+    }
+
+    pub(super) fn group(&self) -> u64 {
+        self.subscriber.group
+    }
+
     /// Takes the next messages, at most `max`, and returns `true`; `false` after the last one, as
-    /// [`MemorySubscriber::recv`]. The caller makes [deliveries](Self::delivery) of them.
+    /// [`MemorySubscriber::recv`].
     pub(super) fn poll_take(
         &mut self,
         cx: &mut Context<'_>,
@@ -66,10 +72,6 @@ impl Deliveries {
                 }
             }
         }
-    }
-
-    pub(super) fn delivery(&self, delivered: Delivered) -> MemoryDelivery {
-        self.subscriber.delivery(delivered)
     }
 
     /// Unregisters. A wake-up that came already goes to another member.
@@ -174,33 +176,11 @@ impl MemoryDelivery {
         self.offset
     }
 
-    /// Recorded for the next delivery.
-    pub(super) fn set_retry(&self, retry: RetryState) {
-        self.topic.set_retry(self.group, self.tag, retry);
-    }
-
-    /// Adds a retry copy, delivered after `delay` with `retry`.
-    pub(super) fn schedule(&self, delay: Duration, retry: RetryState) {
-        let copy = (self.offset, self.message.clone());
-        self.topic.schedule(self.group, copy, retry, delay);
-    }
-
-    /// `false` once it is settled or revoked ([`MemoryFaults::revoke`](super::MemoryFaults)).
-    pub(super) fn is_in_flight(&self) -> bool {
-        self.topic.is_in_flight(self.group, self.tag)
-    }
-
-    /// As [`ack`](Self::ack). `false` if it was revoked.
-    pub(super) fn settle(&mut self) -> bool {
-        self.settled = self.topic.settle(self.group, self.tag);
-        self.settled
-    }
-
     /// Settles it: the group does not receive it again, and the next message of its key is delivered.
     ///
     /// Does nothing if it was revoked by [`MemoryFaults::revoke`](super::MemoryFaults::revoke).
     pub fn ack(mut self) {
-        self.settle();
+        self.settled = self.topic.settle(self.group, self.tag);
     }
 
     /// Gives it back, as dropping it does: it is redelivered before the later messages of its key.

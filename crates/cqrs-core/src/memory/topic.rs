@@ -1,6 +1,7 @@
 //! One topic of a memory broker: the lock around its state, and the wake-ups after it.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ use crate::message::Message;
 pub(super) struct Topic {
     /// Notified when a message no longer waits for room; shared by all topics of a broker.
     progress: Arc<Notify>,
+    /// The number of times that deliveries were revoked. Changed under the lock.
+    revocations: AtomicU64,
     state: Mutex<TopicState>,
 }
 
@@ -47,7 +50,8 @@ impl Topic {
         progress: Arc<Notify>,
         closed: bool,
     ) -> Self {
-        Self { progress, state: Mutex::new(TopicState::new(limits, faults, closed)) }
+        let state = Mutex::new(TopicState::new(limits, faults, closed));
+        Self { progress, revocations: AtomicU64::new(0), state }
     }
 
     /// No user code runs under the lock, so a poisoned state is consistent.
@@ -162,7 +166,10 @@ impl Topic {
     }
 
     pub(super) fn delete_group(&self, name: &str) -> bool {
-        self.with(|state, deferred| state.delete_group(name, deferred))
+        self.with(|state, deferred| {
+            self.count_revocation();
+            state.delete_group(name, deferred)
+        })
     }
 
     /// Delivers the next messages, at most `max`. `deliver` is called under the lock.
@@ -200,6 +207,16 @@ impl Topic {
         self.lock().named(group).map_or(0, |group| group.unsettled())
     }
 
+    /// The number of times that deliveries were revoked.
+    pub(super) fn revocations(&self) -> u64 {
+        self.revocations.load(Ordering::Acquire)
+    }
+
+    fn count_revocation(&self) {
+        self.revocations.fetch_add(1, Ordering::Release);
+    }
+
+    /// `false` once a delivery is settled or revoked.
     pub(super) fn is_in_flight(&self, group: u64, tag: Tag) -> bool {
         self.lock().group_mut(group).is_some_and(|group| group.is_in_flight(tag))
     }
@@ -243,6 +260,7 @@ impl Topic {
     /// Revokes the deliveries of `member`.
     pub(super) fn leave(&self, group: u64, member: u64) {
         self.with(|state, deferred| {
+            self.count_revocation();
             if let Some(group) = state.group_mut(group) {
                 group.revoke_from(member);
                 deferred.wake_one.add(&group.signal);
@@ -295,6 +313,7 @@ impl Topic {
     /// Revokes all deliveries of the group; returns their number.
     pub(super) fn revoke(&self, group: &str) -> usize {
         self.with(|state, deferred| {
+            self.count_revocation();
             let Some(group) = state.named(group) else { return 0 };
             let taken = group.revoke_all();
             deferred.wake_one.add(&group.signal);

@@ -52,8 +52,10 @@ struct SchedulerState {
     lanes: Lanes<Job>,
     /// `None` while it is polled.
     source: Option<Box<dyn Source>>,
-    /// For the next fetch.
+    /// For the next fetch. Empty while the source is polled.
     fetch: Fetch,
+    /// The parts of acked jobs, for the next fetch.
+    spare: Spare,
     /// Set when the subscription's task is gone: a returned source is dropped.
     closed: bool,
     /// Workers that wait and were not woken. A worker adds itself under the lock when there is no job, and
@@ -125,6 +127,7 @@ impl Scheduler {
             lanes,
             source,
             fetch: Fetch::default(),
+            spare: Spare::default(),
             closed: false,
             idle: 0,
             workers: 0,
@@ -169,9 +172,10 @@ impl Scheduler {
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        let dropped = (state.source.take(), std::mem::take(&mut state.fetch));
+        let spare = (std::mem::take(&mut state.fetch), std::mem::take(&mut state.spare));
+        let source = state.source.take();
         drop(state);
-        drop(dropped);
+        drop((source, spare));
     }
 
     fn return_source(&self, source: Box<dyn Source>, mut fetch: Fetch) {
@@ -188,13 +192,11 @@ impl Scheduler {
             state.lanes.push(lane, job);
         }
         state.source = Some(source);
-        fetch.spare.append(&mut state.fetch.spare);
-        let before = std::mem::replace(&mut state.fetch, fetch);
+        state.spare.wants_settles = fetch.spare.wants_settles;
+        state.fetch = fetch;
         self.source_returned.notify_one();
         // The caller runs no handler before it looks for a job itself.
         let _ = self.wake_worker(&mut state);
-        drop(state);
-        drop(before);
     }
 
     /// Polls the source while all workers are busy for long: deliveries are fetched up to the subscription's
@@ -216,7 +218,9 @@ impl Scheduler {
 
     fn lease_source(&self, state: &mut SchedulerState) -> Option<SourceLease<'_>> {
         let source = Some(state.source.take()?);
-        Some(SourceLease { scheduler: self, source, fetch: std::mem::take(&mut state.fetch) })
+        let mut fetch = std::mem::take(&mut state.fetch);
+        fetch.spare.append(&mut state.spare);
+        Some(SourceLease { scheduler: self, source, fetch })
     }
 
     // ---- workers
@@ -355,7 +359,7 @@ impl Scheduler {
     /// Ends the jobs that a worker took, and the lanes in `ended`. Takes the `spare` parts for the next fetch.
     pub(super) fn finish(&self, ended: &mut Vec<LaneId>, spare: &mut Spare) {
         let mut state = self.lock();
-        state.fetch.spare.append(spare);
+        state.spare.append(spare);
         state.busy -= 1;
         // The calling worker looks for the next jobs itself.
         ended.drain(..).for_each(|lane| state.lanes.done(lane));
