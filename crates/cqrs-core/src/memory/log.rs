@@ -1,6 +1,7 @@
 //! The log of one topic: its kept messages by offset. Used by the topic's state.
 
-use super::ordered::OrderedQueue;
+use std::collections::BTreeSet;
+
 use super::stored::StoredMessage;
 use crate::broker::NumberRing;
 
@@ -9,8 +10,12 @@ use crate::broker::NumberRing;
 pub(super) struct Log {
     capacity: usize,
     kept: NumberRing<Kept>,
-    /// Offsets that all groups have settled: they are evicted for new messages.
-    evictable: OrderedQueue<u64, ()>,
+    /// The number of messages that all groups have settled: they are evicted for new ones.
+    settled: usize,
+    /// All below are unsettled, but those in `late`.
+    searched: u64,
+    /// Offsets that were settled after the search for the oldest settled one had passed them.
+    late: BTreeSet<u64>,
 }
 
 #[derive(Debug)]
@@ -22,7 +27,7 @@ struct Kept {
 
 impl Log {
     pub(super) fn new(capacity: usize) -> Self {
-        Self { capacity, kept: NumberRing::new(), evictable: OrderedQueue::default() }
+        Self { capacity, kept: NumberRing::new(), settled: 0, searched: 0, late: BTreeSet::new() }
     }
 
     /// The offset of the next message.
@@ -31,22 +36,35 @@ impl Log {
     }
 
     pub(super) fn has_room(&self) -> bool {
-        self.kept.len() < self.capacity || !self.evictable.is_empty()
+        self.kept.len() < self.capacity || self.settled > 0
     }
 
     /// Adds a message, for which there is room, and returns its offset. The oldest message that all groups
     /// have settled is evicted, if the log is full.
     pub(super) fn append(&mut self, message: StoredMessage, unsettled_by: usize) -> u64 {
         if self.kept.len() >= self.capacity
-            && let Some((oldest, ())) = self.evictable.pop_first()
+            && let Some(oldest) = self.oldest_settled()
         {
             self.kept.remove(oldest);
+            self.settled -= 1;
         }
-        let offset = self.kept.push(Kept { message, unsettled_by });
-        if unsettled_by == 0 {
-            self.evictable.insert(offset, ());
+        self.settled += usize::from(unsettled_by == 0);
+        self.kept.push(Kept { message, unsettled_by })
+    }
+
+    /// Takes the oldest settled message from the search. Each message is passed once, whatever the order of acks.
+    fn oldest_settled(&mut self) -> Option<u64> {
+        if let Some(late) = self.late.pop_first() {
+            return Some(late);
         }
-        offset
+        while self.searched < self.end() {
+            let offset = self.searched;
+            self.searched += 1;
+            if self.kept.get(offset).is_some_and(|kept| kept.unsettled_by == 0) {
+                return Some(offset);
+            }
+        }
+        None
     }
 
     /// The messages from an offset on.
@@ -63,7 +81,10 @@ impl Log {
         let Some(kept) = self.kept.get_mut(offset) else { return };
         kept.unsettled_by += 1;
         if kept.unsettled_by == 1 {
-            self.evictable.remove(offset);
+            self.settled -= 1;
+            if offset < self.searched {
+                self.late.remove(&offset);
+            }
         }
     }
 
@@ -72,7 +93,10 @@ impl Log {
         let Some(kept) = self.kept.get_mut(offset) else { return };
         kept.unsettled_by -= 1;
         if kept.unsettled_by == 0 {
-            self.evictable.insert(offset, ());
+            self.settled += 1;
+            if offset < self.searched {
+                self.late.insert(offset);
+            }
         }
     }
 }
@@ -144,6 +168,8 @@ mod tests {
                         }
                     }
                 }
+                let settled = model.values().filter(|unsettled| **unsettled == 0).count();
+                prop_assert_eq!(log.settled, settled);
                 let kept: Vec<_> = log.since(0).map(|(offset, _)| offset).collect();
                 prop_assert_eq!(&kept, &model.keys().copied().collect::<Vec<_>>());
                 for offset in 0..log.end() {

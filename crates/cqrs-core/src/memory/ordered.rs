@@ -1,4 +1,4 @@
-//! A queue in the order of its keys, used by the log and the groups of a topic.
+//! A queue in the order of its keys, used by the groups of a topic.
 
 use std::collections::{BTreeMap, VecDeque};
 
