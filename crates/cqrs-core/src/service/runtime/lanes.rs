@@ -9,6 +9,9 @@ use tokio::time::Instant;
 /// not order.
 pub(super) type LaneId = u64;
 
+/// The most empty queues that are kept, and the largest: about those of one fetch.
+const MOST_SPARE: usize = 128;
+
 /// The jobs that wait for a worker. Jobs of one lane run one after the other, those of different lanes in
 /// parallel.
 ///
@@ -23,8 +26,8 @@ pub(super) type LaneId = u64;
 #[derive(Debug)]
 pub(super) struct Lanes<J> {
     lanes: HashMap<LaneId, VecDeque<J>, BuildHasherDefault<IsHash>>,
-    /// The empty queue of the lane that ended last, for the next one: with few lanes none is allocated.
-    spare: VecDeque<J>,
+    /// The empty queues of lanes that ended, for the next ones.
+    spare: Vec<VecDeque<J>>,
     ready: VecDeque<Placed<J>>,
     held: BTreeMap<(Instant, u64), Placed<J>>,
     holds: u64,
@@ -44,7 +47,7 @@ impl<J> Default for Lanes<J> {
     fn default() -> Self {
         Self {
             lanes: HashMap::default(),
-            spare: VecDeque::new(),
+            spare: Vec::new(),
             ready: VecDeque::new(),
             held: BTreeMap::new(),
             holds: 0,
@@ -60,7 +63,7 @@ impl<J> Lanes<J> {
                 waiting.push_back(job);
                 return;
             }
-            self.lanes.insert(lane, std::mem::take(&mut self.spare));
+            self.lanes.insert(lane, self.spare.pop().unwrap_or_default());
         }
         self.ready.push_back(Placed { lane, job });
     }
@@ -95,7 +98,14 @@ impl<J> Lanes<J> {
         let Some(waiting) = self.lanes.get_mut(&lane) else { return };
         match waiting.pop_front() {
             Some(job) => self.ready.push_back(Placed { lane: Some(lane), job }),
-            None => self.spare = self.lanes.remove(&lane).unwrap_or_default(),
+            None => {
+                let spare = self.lanes.remove(&lane);
+                if let Some(spare) = spare.filter(|queue| queue.capacity() <= MOST_SPARE)
+                    && self.spare.len() < MOST_SPARE
+                {
+                    self.spare.push(spare);
+                }
+            }
         }
     }
 

@@ -2,11 +2,12 @@
 
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
@@ -138,7 +139,7 @@ impl Scheduler {
             monitor,
             concurrency: spec.limits.concurrency,
             is_batch: matches!(spec.handler, HandlerKind::Batch { .. }),
-            hashes: RandomState::new(),
+            hashes: RandomState::default(),
             threads: Handle::current().metrics().num_workers(),
             wake_ups: Semaphore::new(0),
             supervisor: Notify::new(),
