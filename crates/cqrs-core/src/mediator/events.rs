@@ -88,7 +88,8 @@ impl EventMediator {
             let send = pin!(async {
                 let answered = match inner.middlewares.is_empty() {
                     true => {
-                        run_handlers(inner, &*event, &mut scope).await.map_err(SendError::Handler)
+                        let handled = inner.rounds.run_consumed(&*event, &mut scope).await;
+                        handled.map_err(SendError::Handler)
                     }
                     false => Box::pin(run_chain(inner, event, &mut scope)).await,
                 };
@@ -184,21 +185,6 @@ async fn run_chain(
     }
 }
 
-/// Runs the handlers. Their work is rolled back if one fails, or if this is dropped.
-async fn run_handlers(
-    inner: &Inner,
-    event: &dyn AnyEvent,
-    scope: &mut Scope,
-) -> Result<(), EventsError> {
-    let mut guard = scope.guard();
-    let handled = inner.rounds.run_consumed(event, guard.scope()).await;
-    let scope = guard.disarm();
-    if handled.is_err() {
-        inner.finisher.fail(scope).await;
-    }
-    handled
-}
-
 /// The end of a consumed event's middleware chain: runs the handlers.
 struct EventAnswer<'r> {
     inner: &'r Inner,
@@ -215,7 +201,13 @@ impl Answer for EventAnswer<'_> {
 
     fn run<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, Outcome> {
         Box::pin(async {
-            let handled = run_handlers(self.inner, &*self.event, scope).await;
+            // Their work is rolled back if one fails, or if this is dropped.
+            let mut guard = scope.guard();
+            let handled = self.inner.rounds.run_consumed(&*self.event, guard.scope()).await;
+            let scope = guard.disarm();
+            if handled.is_err() {
+                self.inner.finisher.fail(scope).await;
+            }
             self.result.set(handled)
         })
     }

@@ -11,7 +11,7 @@ use crate::broker::BoxFuture;
 use crate::consume::Received;
 use crate::consume::support::error_chain;
 use crate::event::AnyEvent;
-use crate::mediator::{Consumed, EventMediator, SendError};
+use crate::mediator::{Consumed, EventMediator, EventSendError, SendError};
 use crate::scope::{Scope, SubscriptionInbox, UnitOfWorkError};
 use crate::service::delivery::Delivery;
 
@@ -111,7 +111,10 @@ impl EachHandler {
         monitor: &Monitor,
     ) -> Attempted {
         match self {
-            Self::Mediator(mediator) => send(mediator, event, scope, monitor).await,
+            Self::Mediator(mediator) => match mediator.send_any(scope, event).await {
+                Ok(Consumed::Handled) => Ok(()),
+                sent => Box::pin(after_send(mediator, sent, monitor)).await,
+            },
             Self::PerDelivery(build) => {
                 let mediator = build(received);
                 if !mediator.handles_event(&*event) {
@@ -121,21 +124,21 @@ impl EachHandler {
                 if scope.get::<SubscriptionInbox>().is_some() && mediator.broker().is_some() {
                     return Err(AttemptFailure::permanent("Inbox", INBOX_WITHOUT_OUTBOX));
                 }
-                Box::pin(send(&mediator, event, scope, monitor)).await
+                let sent = Box::pin(mediator.send_any(scope, event)).await;
+                Box::pin(after_send(&mediator, sent, monitor)).await
             }
             Self::Function(_, run) => run((event, received.clone())).await,
         }
     }
 }
 
-/// Sends `event` to its handlers.
-async fn send(
+/// The result of an attempt whose event was sent to its handlers.
+async fn after_send(
     mediator: &EventMediator,
-    event: Box<dyn AnyEvent>,
-    scope: Scope,
+    sent: Result<Consumed, EventSendError>,
     monitor: &Monitor,
 ) -> Attempted {
-    match mediator.send_any(scope, event).await {
+    match sent {
         Ok(Consumed::Handled) => Ok(()),
         Ok(Consumed::Duplicate) => {
             monitor.counters.duplicates.one();
@@ -153,7 +156,7 @@ async fn send(
             Err(AttemptFailure::not_tried("UnitOfWorkError", error))
         }
         Err(SendError::Undelivered(undelivered)) => {
-            Box::pin(publish_again(mediator.broker(), undelivered.events, monitor)).await
+            publish_again(mediator.broker(), undelivered.events, monitor).await
         }
         Err(error) => Err(AttemptFailure::of_mediator(&error)),
     }

@@ -12,7 +12,7 @@ use super::handler::{EachHandler, Erased, HandlerKind};
 use super::job::Job;
 use super::middlewares::{Handling, run_chain};
 use super::outcome::{JobOutcome, ManualOutcome, Verdict};
-use super::read::{read, read_by_policy};
+use super::read::{decode_at_once, read, read_further};
 use super::repeats::{Logged, log_first};
 use super::settle::{ack, after_manual, hold_events, postpone, retry_later, settle, settle_held};
 use crate::consume::support::far_deadline;
@@ -23,7 +23,7 @@ use crate::mediator::track_commits;
 use crate::scope::{Committing, Scope, SubscriptionInbox};
 use crate::service::delivery::Delivery;
 
-/// Handles and settles one message.
+/// Handles and settles one message: until it is handled, must wait for long, or has failed permanently.
 pub(super) async fn process(ctx: &SubscriptionContext, mut job: Job) -> JobOutcome {
     let until = not_before(ctx, &job);
     job.delayed = true;
@@ -38,10 +38,29 @@ pub(super) async fn process(ctx: &SubscriptionContext, mut job: Job) -> JobOutco
         return Box::pin(settle_held(ctx, job, *held)).await;
     }
     // Rare or expensive branches are boxed: this future is built and moved for each message.
-    match &ctx.spec.handler {
-        HandlerKind::Each(handler) => process_each(ctx, job, handler).await,
-        HandlerKind::Manual(_, handler) => Box::pin(process_manual(ctx, job, handler)).await,
-        HandlerKind::Batch { alone, .. } => Box::pin(process_each(ctx, job, alone)).await,
+    let handler = match &ctx.spec.handler {
+        HandlerKind::Each(handler) | HandlerKind::Batch { alone: handler, .. } => handler,
+        HandlerKind::Manual(_, handler) => {
+            return Box::pin(process_manual(ctx, job, handler)).await;
+        }
+    };
+    loop {
+        let scope = scope_of(ctx, &job.received);
+        let attempted = match ctx.spec.limits.timeout {
+            None => guarded(pin!(read_and_handle(ctx, &job.received, scope, handler))).await,
+            Some(limit) => {
+                let attempt = attempt_within(ctx, limit, &job.received, scope, handler);
+                guarded(Box::pin(attempt).as_mut()).await
+            }
+        };
+        match attempted.unwrap_or_else(Verdict::Failed) {
+            Verdict::Handled => return ack(job, |counters| &counters.handled).await,
+            Verdict::Failed(failure) => match Box::pin(after_failure(ctx, job, failure)).await {
+                Ok(retried) => job = retried,
+                Err(end) => return end,
+            },
+            verdict => return Box::pin(settle(ctx, job, verdict)).await,
+        }
     }
 }
 
@@ -52,24 +71,6 @@ pub(super) fn not_before(ctx: &SubscriptionContext, job: &Job) -> Option<tokio::
     }
     let remaining = ctx.spec.retry.remaining(job.received.retry(), Timestamp::now())?;
     Some(far_deadline(remaining))
-}
-
-/// Handles a job until it succeeds, must wait for long, or has failed permanently.
-async fn process_each(
-    ctx: &SubscriptionContext,
-    mut job: Job,
-    handler: &EachHandler,
-) -> JobOutcome {
-    loop {
-        match attempt(ctx, &job.received, handler).await {
-            Verdict::Handled => return ack(job, |counters| &counters.handled).await,
-            Verdict::Failed(failure) => match Box::pin(after_failure(ctx, job, failure)).await {
-                Ok(retried) => job = retried,
-                Err(end) => return end,
-            },
-            verdict => return Box::pin(settle(ctx, job, verdict)).await,
-        }
-    }
 }
 
 async fn process_manual(
@@ -184,21 +185,8 @@ fn log_failure(ctx: &SubscriptionContext, job: &Job, failure: &AttemptFailure, n
     );
 }
 
-/// Decodes and handles a message once. The timeout does not cancel a handler that began to commit: its work
-/// would be done twice.
-async fn attempt(ctx: &SubscriptionContext, received: &Received, handler: &EachHandler) -> Verdict {
-    let scope = scope_of(ctx, received);
-    let attempted = match ctx.spec.limits.timeout {
-        None => guarded(pin!(read_and_handle(ctx, received, scope, handler))).await,
-        Some(limit) => {
-            let attempt = Box::pin(attempt_within(ctx, limit, received, scope, handler));
-            guarded(pin!(attempt)).await
-        }
-    };
-    attempted.unwrap_or_else(Verdict::Failed)
-}
-
-/// As [`read_and_handle`], for no longer than `limit`.
+/// As [`read_and_handle`], for no longer than `limit`. A handler that began to commit is not cancelled: its work would
+/// be done twice.
 async fn attempt_within(
     ctx: &SubscriptionContext,
     limit: Duration,
@@ -248,16 +236,19 @@ fn log_blocked(ctx: &SubscriptionContext, event: Option<&str>, limit: Duration, 
     );
 }
 
-/// A panic in user code is not caught here.
+/// Decodes and handles a message once. A panic in user code is not caught here.
 async fn read_and_handle(
     ctx: &SubscriptionContext,
     received: &Received,
     scope: Scope,
     handler: &EachHandler,
 ) -> Verdict {
-    let event = match read_by_policy(ctx, received).await {
+    let event = match decode_at_once(ctx, received) {
         Ok(event) => event,
-        Err(verdict) => return verdict,
+        Err(undecoded) => match Box::pin(read_further(ctx, received, undecoded)).await {
+            Ok(event) => event,
+            Err(verdict) => return verdict,
+        },
     };
     let handled = if ctx.spec.middlewares.is_empty() {
         handler.handle(event, received, scope, &ctx.monitor).await

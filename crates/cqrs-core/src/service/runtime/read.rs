@@ -20,18 +20,43 @@ pub(super) async fn read(
     ctx: &SubscriptionContext,
     received: &Received,
 ) -> Result<Box<dyn AnyEvent>, Verdict> {
-    let read = guarded(pin!(read_by_policy(ctx, received))).await;
-    read.unwrap_or_else(|failure| Err(Verdict::Failed(failure)))
+    let read = async {
+        match decode_at_once(ctx, received) {
+            Ok(event) => Ok(event),
+            Err(undecoded) => read_further(ctx, received, undecoded).await,
+        }
+    };
+    guarded(pin!(read)).await.unwrap_or_else(|failure| Err(Verdict::Failed(failure)))
 }
 
-/// As [`read`], but a panic in user code that is dropped here is not caught.
-pub(super) async fn read_by_policy(
+/// The reason why a message is not decoded at once: its verdict, or the subscription's decoders, which may wait.
+pub(super) enum Undecoded {
+    Verdict(Verdict),
+    InSteps,
+}
+
+/// Decodes a message of a subscription without decoders. No future, since most messages need none.
+pub(super) fn decode_at_once(
     ctx: &SubscriptionContext,
     received: &Received,
+) -> Result<Box<dyn AnyEvent>, Undecoded> {
+    check(ctx, received).map_err(Undecoded::Verdict)?;
+    match ctx.spec.decoders.is_empty() {
+        true => decode_plain(ctx, received.message()).map_err(Undecoded::Verdict),
+        false => Err(Undecoded::InSteps),
+    }
+}
+
+/// Continues after [`decode_at_once`]: runs the decoders, or applies the policy. A panic in user code that is dropped
+/// here is not caught.
+pub(super) async fn read_further(
+    ctx: &SubscriptionContext,
+    received: &Received,
+    undecoded: Undecoded,
 ) -> Result<Box<dyn AnyEvent>, Verdict> {
-    match decode(ctx, received).await {
+    match decode_further(ctx, received, undecoded).await {
         Ok(event) => Ok(event),
-        Err(Verdict::Undecodable(case)) => Err(Box::pin(by_policy(ctx, case, received)).await),
+        Err(Verdict::Undecodable(case)) => Err(by_policy(ctx, case, received).await),
         Err(verdict) => {
             if let Verdict::Failed(failure) = &verdict {
                 warn_if_not_now(ctx, failure, received);
@@ -95,7 +120,11 @@ pub(super) async fn read_for_batch(
     received: &Received,
 ) -> Option<Result<Box<dyn AnyEvent>, Verdict>> {
     let read = limited(ctx.spec.limits.timeout, async {
-        match decode(ctx, received).await {
+        let decoded = match decode_at_once(ctx, received) {
+            Ok(event) => Ok(event),
+            Err(undecoded) => decode_further(ctx, received, undecoded).await,
+        };
+        match decoded {
             Ok(event) => Some(Ok(event)),
             Err(Verdict::Undecodable(case)) => match ctx.spec.policies.of(&case) {
                 OnDecodeError::DeadLetter | OnDecodeError::Skip => {
@@ -110,23 +139,28 @@ pub(super) async fn read_for_batch(
     read.await.unwrap_or(None)
 }
 
-async fn decode(
+/// Runs the decoders if the message waits for them.
+async fn decode_further(
     ctx: &SubscriptionContext,
     received: &Received,
+    undecoded: Undecoded,
 ) -> Result<Box<dyn AnyEvent>, Verdict> {
+    match undecoded {
+        Undecoded::Verdict(verdict) => Err(verdict),
+        Undecoded::InSteps => decode_in_steps(ctx, received.message()).await,
+    }
+}
+
+/// Checks what must hold of a message before its first byte is read.
+fn check(ctx: &SubscriptionContext, received: &Received) -> Result<(), Verdict> {
     let max_crashes = ctx.spec.limits.max_crashes;
     if max_crashes > 0 && received.retry().crashes >= max_crashes {
         return Err(Verdict::Crashed);
     }
     let message = received.message();
-    if let Some(text) = &message.unreadable {
-        return Err(malformed(message, text));
-    }
-    check_size(ctx, message)?;
-    match ctx.spec.decoders.is_empty() {
-        true => decode_plain(ctx, message),
-        // Boxed, so that the future of a subscription without decoders is small.
-        false => Box::pin(decode_in_steps(ctx, message)).await,
+    match &message.unreadable {
+        Some(text) => Err(malformed(message, text)),
+        None => check_size(ctx, message),
     }
 }
 
