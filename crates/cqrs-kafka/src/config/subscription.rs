@@ -180,7 +180,7 @@ impl KafkaSubscription {
         /// The largest number of bytes that are fetched and not settled (one more record may exceed it). Like
         /// `max_unsettled` it is divided among the assigned partitions; one whose share is full is not
         /// fetched, the others go on.
-        /// Records below 1 KiB share buffers of 4 KiB: a record whose key waits for a retry keeps its buffer
+        /// Records up to 2 KiB share buffers of 8 KiB: a record whose key waits for a retry keeps its buffer
         /// as well. Default 64 MiB. Above 512 GiB, or with a `max_unsettled` above 8,388,608, the subscription is refused.
         pub fn with_max_unsettled_bytes(bytes: usize) { self.max_unsettled_bytes = bytes }
 

@@ -27,9 +27,10 @@ pub(super) struct Copier {
 }
 
 /// The size of a shared buffer. A record that is kept for long keeps its buffer too.
-const BUFFER: usize = 4 * 1024;
-/// Larger records have their own buffer.
+const BUFFER: usize = 8 * 1024;
+/// Larger records have their own buffer: two allocations beyond the allocator's fast path, freed by another thread.
 const SHARED: usize = BUFFER / 4;
+
 impl Copier {
     pub(super) fn copy(&mut self, message: &BorrowedMessage<'_>) -> Record {
         let mut headers = std::mem::take(&mut self.headers);
