@@ -11,37 +11,54 @@ use super::error::SendError;
 /// middlewares; the stack of a tokio thread has 2 MiB.
 pub(super) const MAX_NESTING: usize = 32;
 
-/// The innermost send that is being polled on a thread's stack. Small, because each poll of a send sets it twice.
+/// The innermost send that is being polled on a thread's stack. One integer, because each poll of a send reads and
+/// sets it twice: the number of sends in the upper bits, and two marks.
 #[derive(Clone, Copy)]
-struct Level {
-    depth: u32,
-    /// Set if a nested send committed its work and failed to publish the events.
-    committed_below: bool,
-    /// Set for a send, and for code run by [`track_commits`]. Otherwise no code resets the mark.
-    is_tracked: bool,
-}
+struct Level(u32);
 
-const OUTSIDE: Level = Level { depth: 0, committed_below: false, is_tracked: false };
+const OUTSIDE: Level = Level(0);
+/// Set if a nested send committed its work and failed to publish the events.
+const COMMITTED_BELOW: u32 = 1;
+/// Set for a send, and for code run by [`track_commits`]. Otherwise no code resets the other mark.
+const TRACKED: u32 = 2;
+/// One send.
+const SEND: u32 = 4;
+
+impl Level {
+    fn depth(self) -> usize {
+        (self.0 / SEND) as usize
+    }
+
+    fn is_tracked(self) -> bool {
+        self.0 & TRACKED != 0
+    }
+
+    fn committed_below(self) -> bool {
+        self.0 & COMMITTED_BELOW != 0
+    }
+}
 
 thread_local! {
     static LEVEL: Cell<Level> = const { Cell::new(OUTSIDE) };
 }
 
 /// The number of sends around the caller.
+#[inline]
 pub(super) fn nesting() -> usize {
-    LEVEL.get().depth as usize
+    LEVEL.get().depth()
 }
 
 /// `true` if a send nested in the caller's send, or in the code that [`track_commits`] runs, committed its
 /// work without publishing the events.
 pub(crate) fn committed_below() -> bool {
-    LEVEL.get().committed_below
+    LEVEL.get().committed_below()
 }
 
 /// Restores the level of the enclosing send, also after a panic.
 struct Enclosing(Level);
 
 impl Drop for Enclosing {
+    #[inline]
     fn drop(&mut self) {
         LEVEL.set(self.0);
     }
@@ -53,7 +70,7 @@ impl Drop for Enclosing {
 pub(super) async fn nested<T, E: fmt::Display>(
     send: Pin<&mut impl Future<Output = Result<T, SendError<T, E>>>>,
 ) -> (Result<T, SendError<T, E>>, bool) {
-    let (result, committed_below) = run(send, 1).await;
+    let (result, committed_below) = run(send, SEND).await;
     match result {
         Ok(response) => (Ok(response), committed_below),
         Err(error) => (Err(failed(error, committed_below)), committed_below),
@@ -68,7 +85,9 @@ fn failed<T, E: fmt::Display>(error: SendError<T, E>, committed_below: bool) -> 
     };
     if matches!(error, SendError::Undelivered(_)) || committed_below {
         let level = LEVEL.get();
-        LEVEL.set(Level { committed_below: level.is_tracked, ..level });
+        if level.is_tracked() {
+            LEVEL.set(Level(level.0 | COMMITTED_BELOW));
+        }
     }
     error
 }
@@ -84,12 +103,13 @@ fn run<T>(
     mut code: Pin<&mut impl Future<Output = T>>,
     deeper: u32,
 ) -> impl Future<Output = (T, bool)> {
-    let mut committed_below = false;
+    let mut mark = 0;
     poll_fn(move |cx| {
         let enclosing = Enclosing(LEVEL.get());
-        LEVEL.set(Level { depth: enclosing.0.depth + deeper, committed_below, is_tracked: true });
+        let depth = enclosing.0.0 & !(TRACKED | COMMITTED_BELOW);
+        LEVEL.set(Level((depth + deeper) | TRACKED | mark));
         let polled = code.as_mut().poll(cx);
-        committed_below = LEVEL.get().committed_below;
-        polled.map(|result| (result, committed_below))
+        mark = LEVEL.get().0 & COMMITTED_BELOW;
+        polled.map(|result| (result, mark != 0))
     })
 }
