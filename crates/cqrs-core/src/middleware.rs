@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::broker::BoxFuture;
+use crate::dispatch::boxed;
 use crate::request::RequestKind;
 use crate::scope::Scope;
 
@@ -155,10 +156,6 @@ impl<'a> Invocation<'a> {
         let mut response = Some(response);
         self.answer.result_mut().respond(&mut response)
     }
-
-    async fn run_handler(&mut self) -> Outcome {
-        self.answer.run(self.scope).await
-    }
 }
 
 impl fmt::Debug for Invocation<'_> {
@@ -241,14 +238,17 @@ impl<'a> Next<'a> {
     ///
     /// # Errors
     /// If the handler failed or a later middleware stopped the call; pass it on.
-    pub async fn run(self, call: &mut Invocation<'_>) -> Outcome {
-        let Some((first, rest)) = self.0.split_first() else { return call.run_handler().await };
-        let outcome = first.handle(call, Next(rest)).await;
-        if outcome.as_ref().is_err_and(Failure::is_rejection) {
-            // The handler's work is undone before an outer middleware can recover.
-            call.answer.undo(call.scope).await;
+    pub fn run<'c>(
+        self,
+        call: &'c mut Invocation<'_>,
+    ) -> impl Future<Output = Outcome> + Send + use<'a, 'c>
+    where
+        'a: 'c,
+    {
+        match self.0.split_first() {
+            Some((first, rest)) => first.handle(call, Next(rest)),
+            None => call.answer.run(call.scope),
         }
-        outcome
     }
 }
 
@@ -273,6 +273,13 @@ impl<M: Middleware> DynMiddleware for M {
         call: &'a mut Invocation<'b>,
         next: Next<'a>,
     ) -> BoxFuture<'a, Outcome> {
-        Box::pin(Middleware::handle(self, call, next))
+        boxed(|| async move {
+            let outcome = Middleware::handle(self, call, next).await;
+            if outcome.as_ref().is_err_and(Failure::is_rejection) {
+                // The handler's work is undone before an outer middleware can recover.
+                call.answer.undo(call.scope).await;
+            }
+            outcome
+        })
     }
 }

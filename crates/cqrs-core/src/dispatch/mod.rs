@@ -1,5 +1,6 @@
 //! The parts of both mediators: the rounds of event handlers, and the end of a scope.
 
+mod boxed;
 mod events;
 mod finish;
 mod gate;
@@ -7,6 +8,7 @@ mod panics;
 mod publish;
 mod undelivered;
 
+pub(crate) use boxed::boxed;
 pub(crate) use events::EventRounds;
 pub use events::{EventFailure, EventsError, OnEventFailure};
 pub(crate) use finish::{FinishError, Finisher};

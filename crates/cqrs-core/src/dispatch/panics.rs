@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 /// Calls `call` and runs its future; a panic in either becomes its text. Borrowed values may be
 /// inconsistent afterwards, so the caller must treat the call as failed.
+#[inline]
 pub(crate) fn caught<F: Future + Unpin>(call: impl FnOnce() -> F) -> Caught<F> {
     Caught(catch_unwind(AssertUnwindSafe(call)).map_err(panic_message))
 }
@@ -17,6 +18,7 @@ pub(crate) struct Caught<F>(Result<F, String>);
 impl<F: Future + Unpin> Future for Caught<F> {
     type Output = Result<F::Output, String>;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
             Ok(future) => match catch_unwind(AssertUnwindSafe(|| Pin::new(future).poll(cx))) {

@@ -7,6 +7,7 @@ use std::marker::PhantomData;
 
 use super::Event;
 use crate::broker::BoxFuture;
+use crate::dispatch::boxed;
 use crate::error::debug_error;
 use crate::scope::Scope;
 
@@ -191,7 +192,7 @@ impl<E: Event, H: EventHandler<E>> DynEventHandler for Typed<E, H> {
         scope: &'a mut Scope,
     ) -> BoxFuture<'a, Result<(), HandlerError>> {
         match event.downcast_ref::<E>() {
-            Some(event) => Box::pin(self.0.handle(event, scope)),
+            Some(event) => boxed(|| self.0.handle(event, scope)),
             None => Box::pin(async {
                 let expected = std::any::type_name::<E>();
                 Err(HandlerError::permanent(format!("got an event that is no {expected}")))

@@ -52,6 +52,6 @@ impl EventEmitter {
         let _entered = inner.open(&mut scope)?;
         let mut scope = scope;
         scope.push(route(event)?);
-        nested(pin!(inner.finish(&mut scope, Ok(())))).await.0
+        nested(pin!(inner.finish(&mut scope, Ok(())))).await
     }
 }

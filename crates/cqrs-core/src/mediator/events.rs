@@ -108,7 +108,7 @@ impl EventMediator {
                 answered
             });
             // The errors of its handlers decide themselves whether a retry may help.
-            nested(send).await.0
+            nested(send).await
         };
         sent.map(|()| consumed)
     }

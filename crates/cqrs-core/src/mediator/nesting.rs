@@ -2,8 +2,8 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::future::poll_fn;
 use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use super::error::SendError;
 
@@ -64,17 +64,38 @@ impl Drop for Enclosing {
     }
 }
 
-/// Runs a send, and counts it in [`nesting`] while it is polled. The second value is `true` if a nested
-/// send committed its work without publishing the events. If this send then fails, its error says so,
-/// unless it is that of a handler or a middleware, and the enclosing send is marked.
+/// The level of one send, and the mark that nested sends leave in it between its polls.
+#[derive(Default)]
+pub(super) struct SendLevel {
+    mark: u32,
+}
+
+impl SendLevel {
+    /// Runs a part of the send, and counts the send in [`nesting`] while that is polled.
+    #[inline]
+    pub(super) fn run<F: Future + Unpin>(&mut self, part: F) -> AtLevel<'_, F> {
+        AtLevel { code: part, deeper: SEND, mark: &mut self.mark }
+    }
+
+    /// `true` if a nested send committed its work without publishing the events.
+    #[inline]
+    pub(super) fn committed_below(&self) -> bool {
+        self.mark != 0
+    }
+
+    /// The error of this send, which failed with `error`. If a nested send committed its work, the error says so,
+    /// unless it is that of a handler or a middleware, and the enclosing send is marked.
+    pub(super) fn failed<T, E: fmt::Display>(&self, error: SendError<T, E>) -> SendError<T, E> {
+        failed(error, self.committed_below())
+    }
+}
+
+/// Runs a send as [`SendLevel`] does.
 pub(super) async fn nested<T, E: fmt::Display>(
     send: Pin<&mut impl Future<Output = Result<T, SendError<T, E>>>>,
-) -> (Result<T, SendError<T, E>>, bool) {
-    let (result, committed_below) = run(send, SEND).await;
-    match result {
-        Ok(response) => (Ok(response), committed_below),
-        Err(error) => (Err(failed(error, committed_below)), committed_below),
-    }
+) -> Result<T, SendError<T, E>> {
+    let mut level = SendLevel::default();
+    level.run(send).await.map_err(|error| level.failed(error))
 }
 
 /// The error of a send that failed with `error`. Marks the enclosing send if work is committed.
@@ -92,24 +113,31 @@ fn failed<T, E: fmt::Display>(error: SendError<T, E>, committed_below: bool) -> 
     error
 }
 
-/// Runs code that may send. The second value is that of [`nested`].
-pub(crate) fn track_commits<T>(
-    code: Pin<&mut impl Future<Output = T>>,
-) -> impl Future<Output = (T, bool)> {
-    run(code, 0)
+/// Runs code that may send. The second value is `true` if a nested send committed its work without publishing the
+/// events.
+pub(crate) async fn track_commits<T>(code: Pin<&mut impl Future<Output = T>>) -> (T, bool) {
+    let mut mark = 0;
+    let result = AtLevel { code, deeper: 0, mark: &mut mark }.await;
+    (result, mark != 0)
 }
 
-fn run<T>(
-    mut code: Pin<&mut impl Future<Output = T>>,
+/// Code that runs at its own level.
+pub(super) struct AtLevel<'l, F> {
+    code: F,
     deeper: u32,
-) -> impl Future<Output = (T, bool)> {
-    let mut mark = 0;
-    poll_fn(move |cx| {
+    mark: &'l mut u32,
+}
+
+impl<F: Future + Unpin> Future for AtLevel<'_, F> {
+    type Output = F::Output;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let enclosing = Enclosing(LEVEL.get());
         let depth = enclosing.0.0 & !(TRACKED | COMMITTED_BELOW);
-        LEVEL.set(Level((depth + deeper) | TRACKED | mark));
-        let polled = code.as_mut().poll(cx);
-        mark = LEVEL.get().0 & COMMITTED_BELOW;
-        polled.map(|result| (result, mark != 0))
-    })
+        LEVEL.set(Level((depth + self.deeper) | TRACKED | *self.mark));
+        let polled = Pin::new(&mut self.code).poll(cx);
+        *self.mark = LEVEL.get().0 & COMMITTED_BELOW;
+        polled
+    }
 }

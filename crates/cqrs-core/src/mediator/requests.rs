@@ -1,15 +1,17 @@
 //! The mediator of commands and queries.
 
 use std::any::{Any, TypeId, type_name};
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::SendError;
 use super::inner::{Inner, MediatorShutdown};
-use super::nesting::nested;
+use super::nesting::SendLevel;
 use crate::broker::{BoxFuture, MessageBroker, PublishError};
-use crate::dispatch::{Finisher, caught, sealed};
+use crate::dispatch::{Entered, Finisher, boxed, caught, panic_message, sealed};
 use crate::message::Message;
 use crate::middleware::{Answer, AnyResult, CallResult, Failure, InvocationKind, Outcome};
 use crate::request::{DynRequestHandler, Request, RequestHandler, RequestMap};
@@ -25,6 +27,7 @@ pub(super) struct MediatorInner {
     pub(super) inner: Inner,
 }
 
+/// The result of a send.
 type Sent<R> = Result<<R as Request>::Response, SendErrorOf<R>>;
 type SendErrorOf<R> = SendError<<R as Request>::Response, <R as Request>::Error>;
 
@@ -49,58 +52,36 @@ impl Mediator {
     ///
     /// # Errors
     /// As [`send`](Self::send).
-    pub async fn send_in<R: Request>(&self, mut scope: Scope, request: R) -> Sent<R> {
+    pub fn send_in<R: Request>(
+        &self,
+        scope: Scope,
+        request: R,
+    ) -> impl Future<Output = Sent<R>> + Send {
         let MediatorInner { requests, inner } = &*self.0;
-        let _entered = inner.open(&mut scope)?;
-        let mut scope = scope;
-        let handler =
-            requests.get::<R>().ok_or(SendError::NoHandler { request: type_name::<R>() })?;
-        let send = pin!(async {
-            let answered = if inner.middlewares.is_empty() {
-                match caught(|| handler.handle(request, &mut scope)).await {
-                    Ok(answer) => answer.map_err(SendError::Handler),
-                    Err(panic) => Err(SendError::Panicked(panic)),
-                }
-            } else {
-                Box::pin(self.send_through(handler, request, &mut scope)).await
+        let mut send = OneSend { scope, entered: None };
+        async move {
+            // Captured as a whole, for the order of its drop.
+            let OneSend { scope, entered } = &mut send;
+            *entered = Some(inner.open(scope)?);
+            let handler =
+                requests.get::<R>().ok_or(SendError::NoHandler { request: type_name::<R>() })?;
+            let mut level = SendLevel::default();
+            let answered = match inner.middlewares.is_empty() {
+                true => answer_of(level.run(caught(|| handler.handle(request, scope))).await),
+                false => level.run(boxed(|| run_chain(inner, handler, request, scope))).await,
             };
             if scope.has_work() {
                 // Boxed, so that the future of a request without events or writes is small.
-                return Box::pin(inner.finish(&mut scope, answered)).await;
+                let finished = level.run(boxed(|| inner.finish(scope, answered))).await;
+                return level.ended(finished);
             }
-            answered
-        });
-        match nested(send).await {
-            (Ok(response), _) => Ok(response),
-            (Err(SendError::Handler(error)), true) => Err(SendError::HandlerAfterCommit(error)),
-            (Err(SendError::Undelivered(undelivered)), _) => {
-                undelivered.log();
-                Err(SendError::Undelivered(undelivered))
-            }
-            (Err(error), _) => Err(error),
+            level.ended(answered)
         }
     }
 
     /// The broker, if there is one.
     pub(crate) fn broker(&self) -> Option<&Arc<dyn MessageBroker>> {
         self.0.inner.finisher.broker.as_ref()
-    }
-
-    async fn send_through<R: Request>(
-        &self,
-        handler: &dyn DynRequestHandler<R>,
-        request: R,
-        scope: &mut Scope,
-    ) -> Sent<R> {
-        let mut answer = RequestAnswer {
-            inner: &self.0.inner,
-            handler,
-            request: Some(request),
-            result: CallResult(None),
-        };
-        let kind = InvocationKind::Request(R::KIND);
-        self.0.inner.run_chain(kind, R::NAME, scope, &mut answer).await?;
-        answer.result.0.unwrap_or(Err(SendError::NoResponse))
     }
 
     /// Refuses new requests, and waits up to `deadline` for running sends, commits and publishes.
@@ -124,6 +105,46 @@ impl sealed::Sealed for Mediator {
 crate::debug_fields!(Mediator {}, |it|
     requests: it.0.requests, events: it.0.inner.rounds.map, broker: it.0.inner.finisher.broker);
 
+/// One send: its scope, and its place in the gate, which it leaves after the scope is dropped, so that the shutdown waits
+/// for the rollback.
+struct OneSend<'m> {
+    scope: Scope,
+    entered: Option<Entered<'m>>,
+}
+
+/// Runs the middlewares around a handler.
+async fn run_chain<R: Request>(
+    inner: &Inner,
+    handler: &dyn DynRequestHandler<R>,
+    request: R,
+    scope: &mut Scope,
+) -> Sent<R> {
+    let mut answer =
+        RequestAnswer { inner, handler, request: Some(request), result: CallResult(None) };
+    inner.run_chain(InvocationKind::Request(R::KIND), R::NAME, scope, &mut answer).await?;
+    answer.result.0.unwrap_or(Err(SendError::NoResponse))
+}
+
+impl SendLevel {
+    /// The result of a send whose scope is ended.
+    #[inline]
+    fn ended<T, E: fmt::Display>(
+        &self,
+        ended: Result<T, SendError<T, E>>,
+    ) -> Result<T, SendError<T, E>> {
+        ended.map_err(|error| match self.failed(error) {
+            SendError::Handler(error) if self.committed_below() => {
+                SendError::HandlerAfterCommit(error)
+            }
+            SendError::Undelivered(undelivered) => {
+                undelivered.log();
+                SendError::Undelivered(undelivered)
+            }
+            error => error,
+        })
+    }
+}
+
 /// The end of a request's middleware chain: runs the handler.
 struct RequestAnswer<'h, R: Request> {
     inner: &'h Inner,
@@ -139,12 +160,12 @@ impl<R: Request> Answer for RequestAnswer<'_, R> {
     }
 
     fn run<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, Outcome> {
-        let Some(request) = self.request.take() else {
-            let twice = Failure::rejected("the handler was run already");
-            return Box::pin(std::future::ready(Err(twice)));
+        let end = ChainEnd {
+            finisher: &self.inner.finisher,
+            request: &mut self.request,
+            result: &mut self.result,
         };
-        let end = ChainEnd { finisher: &self.inner.finisher, result: &mut self.result };
-        self.handler.end_chain(request, scope, end)
+        self.handler.end_chain(scope, end)
     }
 
     fn undo<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, ()> {
@@ -161,33 +182,48 @@ impl<R: Request> Answer for RequestAnswer<'_, R> {
     }
 }
 
-/// What follows a handler at the end of a middleware chain: it keeps the result, and ends a failed scope.
+/// The end of a middleware chain: it runs the handler, keeps the result, and ends a failed scope.
 pub(crate) struct ChainEnd<'a, R: Request> {
     finisher: &'a Finisher,
+    request: &'a mut Option<R>,
     result: &'a mut CallResult<R::Response, SendErrorOf<R>>,
 }
 
-impl<R: Request> ChainEnd<'_, R> {
-    pub(crate) async fn handle(
+impl<'a, R: Request> ChainEnd<'a, R> {
+    pub(crate) fn run(
         self,
-        handler: &impl RequestHandler<R>,
-        request: R,
-        scope: &mut Scope,
-    ) -> Outcome {
-        let mut guard = scope.guard();
-        let handled = {
-            let call = pin!(async { handler.handle(request, guard.scope()).await });
-            caught(|| call).await
-        };
-        let answered = match handled {
-            Ok(answer) => answer.map_err(SendError::Handler),
-            Err(panic) => Err(SendError::Panicked(panic)),
-        };
-        let scope = guard.disarm();
-        if answered.is_err() {
-            // A middleware that recovers must commit nothing of the handler's work.
-            self.finisher.fail(scope).await;
-        }
-        self.result.set(answered)
+        handler: &'a impl RequestHandler<R>,
+        scope: &'a mut Scope,
+    ) -> BoxFuture<'a, Outcome> {
+        boxed(move || async move {
+            let Some(request) = self.request.take() else {
+                return Err(Failure::rejected("the handler was run already"));
+            };
+            let mut guard = scope.guard();
+            let answered = {
+                let mut call = pin!(None);
+                let made = catch_unwind(AssertUnwindSafe(|| {
+                    call.set(Some(handler.handle(request, guard.scope())));
+                }));
+                match (made, call.as_pin_mut()) {
+                    (Ok(()), Some(call)) => answer_of(caught(|| call).await),
+                    (Err(panic), _) => Err(SendError::Panicked(panic_message(panic))),
+                    (Ok(()), None) => unreachable!("it was made"),
+                }
+            };
+            let scope = guard.disarm();
+            if answered.is_err() {
+                // A middleware that recovers must commit nothing of the handler's work.
+                self.finisher.fail(scope).await;
+            }
+            self.result.set(answered)
+        })
+    }
+}
+
+fn answer_of<T, E>(handled: Result<Result<T, E>, String>) -> Result<T, SendError<T, E>> {
+    match handled {
+        Ok(answer) => answer.map_err(SendError::Handler),
+        Err(panic) => Err(SendError::Panicked(panic)),
     }
 }

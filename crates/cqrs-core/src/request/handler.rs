@@ -2,6 +2,7 @@
 
 use super::Request;
 use crate::broker::BoxFuture;
+use crate::dispatch::boxed;
 use crate::mediator::ChainEnd;
 use crate::middleware::Outcome;
 use crate::scope::Scope;
@@ -52,10 +53,9 @@ pub(crate) trait DynRequestHandler<R: Request>: Send + Sync {
         scope: &'a mut Scope,
     ) -> BoxFuture<'a, Result<R::Response, R::Error>>;
 
-    /// As [`handle`](Self::handle), with what follows it at the end of a chain of middlewares.
+    /// Runs the handler at the end of a chain of middlewares.
     fn end_chain<'a>(
         &'a self,
-        request: R,
         scope: &'a mut Scope,
         end: ChainEnd<'a, R>,
     ) -> BoxFuture<'a, Outcome>;
@@ -67,16 +67,15 @@ impl<R: Request, H: RequestHandler<R>> DynRequestHandler<R> for H {
         request: R,
         scope: &'a mut Scope,
     ) -> BoxFuture<'a, Result<R::Response, R::Error>> {
-        Box::pin(RequestHandler::handle(self, request, scope))
+        boxed(|| RequestHandler::handle(self, request, scope))
     }
 
     fn end_chain<'a>(
         &'a self,
-        request: R,
         scope: &'a mut Scope,
         end: ChainEnd<'a, R>,
     ) -> BoxFuture<'a, Outcome> {
-        Box::pin(end.handle(self, request, scope))
+        end.run(self, scope)
     }
 }
 
