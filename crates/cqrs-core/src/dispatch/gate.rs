@@ -1,54 +1,94 @@
 //! The count of running sends, closed by a mediator's shutdown.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
-
-use tokio::sync::Notify;
 
 /// Counts the running sends, and refuses new ones once it is closed.
 ///
-/// Invariant: the lowest bit of `state` is "closed", the others count [`Entered`] values. Both change in
-/// one atomic step, so a send is either refused or awaited.
-#[derive(Debug, Default)]
+/// Each thread counts the sends that it admits and ends in a slot of its own; a send that moves to another thread leaves a
+/// one in the first slot and takes it from the second. Only the sum means something, and only [`close`](Self::close) needs it.
+///
+/// Invariant: a slot has one writer, so that it needs no atomic addition. A send counts first and reads `closed` then; the
+/// closing sets `closed` first and reads the slots then. Both are sequentially consistent, so one of them sees the other: a
+/// send is either refused or awaited.
+#[derive(Debug)]
 pub(crate) struct Gate {
-    state: AtomicUsize,
-    left: Notify,
+    slots: Box<[Slot]>,
+    /// The count of the threads without a slot.
+    shared: AtomicUsize,
+    closed: AtomicBool,
     /// Set when the time for running sends is over: they must not commit.
     over: AtomicBool,
 }
 
-const CLOSED: usize = 1;
-const ONE: usize = 2;
+/// The count of one thread, in a cache line of its own. It wraps.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Slot(AtomicUsize);
+
+/// The number of slots. Threads beyond share one count.
+const SLOTS: usize = 128;
+/// The pause between two looks at the count, while a closed gate waits.
+const PAUSE: Duration = Duration::from_millis(1);
+
+static THREADS: AtomicU32 = AtomicU32::new(0);
+
+thread_local! {
+    /// The thread's number, from 1 on, for the life of the process.
+    static THREAD: Cell<u32> = const { Cell::new(0) };
+}
 
 /// A running send. Must outlive its scope, whose drop may start a rollback.
 #[derive(Debug)]
 pub(crate) struct Entered<'g>(&'g Gate);
 
+impl Default for Gate {
+    fn default() -> Self {
+        Self {
+            slots: (0..SLOTS).map(|_| Slot::default()).collect(),
+            shared: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+        }
+    }
+}
+
 impl Gate {
     /// `None` once the gate is closed.
     #[inline]
     pub(crate) fn enter(&self) -> Option<Entered<'_>> {
+        match self.slot() {
+            Some(Slot(count)) => {
+                count.swap(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::SeqCst)
+            }
+            None => self.shared.fetch_add(1, Ordering::SeqCst),
+        };
         let entered = Entered(self);
-        match self.state.fetch_add(ONE, Ordering::AcqRel) & CLOSED {
-            0 => Some(entered),
-            _ => None,
-        }
+        (!self.closed.load(Ordering::SeqCst)).then_some(entered)
+    }
+
+    /// The slot of the calling thread.
+    #[inline]
+    fn slot(&self) -> Option<&Slot> {
+        let thread = match THREAD.get() {
+            0 => number_thread(),
+            thread => thread,
+        };
+        self.slots.get(thread as usize - 1)
     }
 
     pub(crate) fn running(&self) -> usize {
-        self.state.load(Ordering::Acquire) / ONE
+        let slots = self.slots.iter().map(|Slot(count)| count.load(Ordering::SeqCst));
+        slots.fold(self.shared.load(Ordering::SeqCst), usize::wrapping_add)
     }
 
     /// Refuses new sends, and waits up to `within` for the running ones.
     pub(crate) async fn close(&self, within: Duration) {
-        self.state.fetch_or(CLOSED, Ordering::AcqRel);
+        self.closed.store(true, Ordering::SeqCst);
         let all_left = async {
-            loop {
-                let left = self.left.notified();
-                if self.running() == 0 {
-                    return;
-                }
-                left.await;
+            while self.running() != 0 {
+                tokio::time::sleep(PAUSE).await;
             }
         };
         let _in_time = tokio::time::timeout(within, all_left).await;
@@ -60,11 +100,21 @@ impl Gate {
     }
 }
 
+#[cold]
+fn number_thread() -> u32 {
+    let number = THREADS.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+    THREAD.set(number);
+    number
+}
+
 impl Drop for Entered<'_> {
     #[inline]
     fn drop(&mut self) {
-        if self.0.state.fetch_sub(ONE, Ordering::AcqRel) == ONE | CLOSED {
-            self.0.left.notify_waiters();
+        match self.0.slot() {
+            Some(Slot(count)) => {
+                count.store(count.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Release)
+            }
+            None => drop(self.0.shared.fetch_sub(1, Ordering::Release)),
         }
     }
 }
@@ -97,5 +147,53 @@ mod tests {
         gate.close(Duration::from_secs(5)).await;
         assert!(inside.is_some() && gate.is_over());
         assert_eq!(gate.running(), 1);
+    }
+
+    #[test]
+    fn send_may_leave_on_another_thread() {
+        let gate = Gate::default();
+        let inside = gate.enter();
+        std::thread::scope(|threads| {
+            threads.spawn(|| drop((inside, gate.enter())));
+        });
+        assert_eq!(gate.running(), 0);
+    }
+
+    #[test]
+    fn threads_without_a_slot_are_counted() {
+        let gate = Gate::default();
+        std::thread::scope(|threads| {
+            for thread in [SLOTS, SLOTS + 1, SLOTS + 1, SLOTS + 2] {
+                let gate = &gate;
+                threads.spawn(move || {
+                    THREAD.set(thread as u32);
+                    std::mem::forget(gate.enter());
+                });
+            }
+        });
+        assert_eq!(gate.running(), 4);
+    }
+
+    #[test]
+    fn no_send_runs_once_close_returned() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        for _ in 0..50 {
+            let (gate, is_closed) = (Gate::default(), AtomicBool::new(false));
+            std::thread::scope(|threads| {
+                for _ in 0..3 {
+                    threads.spawn(|| {
+                        while let Some(_entered) = gate.enter() {
+                            assert!(!is_closed.load(Ordering::SeqCst), "admitted and not awaited");
+                        }
+                    });
+                }
+                while gate.running() == 0 {
+                    std::thread::yield_now();
+                }
+                runtime.block_on(gate.close(Duration::from_secs(60)));
+                is_closed.store(true, Ordering::SeqCst);
+            });
+            assert_eq!(gate.running(), 0);
+        }
     }
 }
