@@ -84,14 +84,14 @@ impl MessageBroker for KafkaMessageBroker {
     fn enqueue(&self, message: Message) -> BoxFuture<'_, Result<Receipt, PublishError>> {
         Box::pin(async move {
             let producer = &*self.0.producer;
-            let (pending, receipt) = producer.intake.admit(producer.check(message)?).await?;
+            let (pending, receipt) = producer.admit(message).await?;
             producer.send(pending, receipt)
         })
     }
 
     fn try_enqueue(&self, message: Message) -> Result<Receipt, PublishError> {
         let producer = &*self.0.producer;
-        let (pending, receipt) = producer.intake.try_admit(producer.check(message)?)?;
+        let (pending, receipt) = producer.try_admit(message)?;
         producer.send(pending, receipt)
     }
 

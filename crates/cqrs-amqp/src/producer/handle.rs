@@ -100,22 +100,21 @@ impl ProducerHandle {
     }
 
     pub(crate) async fn enqueue(&self, message: Message) -> Result<Receipt, PublishError> {
-        let (pending, receipt) = self.intake.admit(self.check(message)?).await?;
+        if let Err((kind, detail)) = self.format.check(&message) {
+            return Err(PublishError::new(kind, message, detail));
+        }
+        let (pending, receipt) = self.intake.admit(message).await?;
         self.send(pending)?;
         Ok(receipt)
     }
 
     pub(crate) fn try_enqueue(&self, message: Message) -> Result<Receipt, PublishError> {
-        let (pending, receipt) = self.intake.try_admit(self.check(message)?)?;
+        if let Err((kind, detail)) = self.format.check(&message) {
+            return Err(PublishError::new(kind, message, detail));
+        }
+        let (pending, receipt) = self.intake.try_admit(message)?;
         self.send(pending)?;
         Ok(receipt)
-    }
-
-    fn check(&self, message: Message) -> Result<Message, PublishError> {
-        match self.format.check(&message) {
-            Ok(()) => Ok(message),
-            Err((kind, detail)) => Err(PublishError::new(kind, message, detail)),
-        }
     }
 
     /// Fixes the message's place in the order of its publisher.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cqrs_core::Message;
+use cqrs_core::broker::SharedMessage;
 use lapin::message::BasicReturnMessage;
 use lapin::options::BasicPublishOptions;
 use lapin::{Confirmation, ConnectionState, ErrorKind};
@@ -24,7 +24,7 @@ pub(super) struct Answer {
 pub(super) async fn publish(
     channel: Arc<lapin::Channel>,
     format: Arc<FrameFormat>,
-    message: Arc<Message>,
+    message: SharedMessage,
     unwritten: Unwritten,
 ) -> lapin::Result<Answer> {
     let options =

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use cqrs_core::broker::{Confirmation, NumberRing, PendingConfirm};
+use cqrs_core::broker::{Confirmation, NumberRing, PendingConfirm, SharedMessage};
 use cqrs_core::consume::support::error_chain;
 use cqrs_core::{Message, PublishErrorKind};
 use tokio::time::Instant;
@@ -130,7 +130,7 @@ impl Unconfirmed {
 
     /// Counts the next message as sent and returns its number and the message. `None` if its deadline came first:
     /// it is removed, and [`next`](Self::next) is another one.
-    pub(crate) fn send_next(&mut self) -> Option<(u64, Arc<Message>)> {
+    pub(crate) fn send_next(&mut self) -> Option<(u64, SharedMessage)> {
         let Queued { pending, isolated } = self.queued.pop_front()?;
         if !pending.start_sending() {
             return None;

@@ -1,12 +1,14 @@
 //! The window, the publish deadline and the closed state, used by the `enqueue` of every broker.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::error::{PublishError, PublishErrorKind};
 use super::receipt::{ExpiryCause, PendingConfirm, Receipt};
+use super::timers::Timers;
 use super::window::{Slot, Window};
 use crate::consume::support::far_deadline;
 use crate::message::Message;
@@ -18,7 +20,14 @@ use crate::message::Message;
 pub struct Intake {
     window: Window,
     timeout: Duration,
-    cause: Option<ExpiryCause>,
+    state: Arc<IntakeState>,
+}
+
+/// The parts of an intake that its messages need until their outcome.
+#[derive(Debug, Default)]
+pub(super) struct IntakeState {
+    pub(super) cause: Option<ExpiryCause>,
+    pub(super) timers: Timers,
 }
 
 impl Intake {
@@ -27,7 +36,7 @@ impl Intake {
 
     /// An intake with `window`; each publish ends within `timeout` of the start of its admission.
     pub fn new(window: Window, timeout: Duration) -> Self {
-        Self { window, timeout, cause: None }
+        Self { window, timeout, state: Arc::default() }
     }
 
     /// Sets the function that finds the cause of an expired deadline, for brokers whose clients report
@@ -38,7 +47,8 @@ impl Intake {
         mut self,
         cause: impl Fn() -> Option<Box<dyn Error + Send + Sync>> + Send + Sync + 'static,
     ) -> Self {
-        self.cause = Some(ExpiryCause::new(cause));
+        let cause = Some(ExpiryCause::new(cause));
+        self.state = Arc::new(IntakeState { cause, timers: Timers::default() });
         self
     }
 
@@ -50,31 +60,31 @@ impl Intake {
     /// `NotSent` if the window stayed full until the deadline; `Closed`.
     pub async fn admit(&self, message: Message) -> Result<(PendingConfirm, Receipt), PublishError> {
         let deadline = far_deadline(self.timeout);
-        match self.window.try_acquire(message.size()) {
-            Some(slot) => Ok(self.pending(message, deadline, slot)),
+        let slot = match self.window.try_acquire(message.size()) {
+            Some(slot) => Ok(slot),
             // Boxed, so that the future of a message that does not wait is small.
-            None => Box::pin(self.admit_later(message, deadline)).await,
-        }
-    }
-
-    async fn admit_later(
-        &self,
-        message: Message,
-        deadline: Instant,
-    ) -> Result<(PendingConfirm, Receipt), PublishError> {
-        let slot = self.window.acquire(message.size());
-        match tokio::time::timeout_at(deadline, slot).await {
-            Ok(Some(slot)) => Ok(self.pending(message, deadline, slot)),
-            Ok(None) => Err(closed(message)),
-            Err(_elapsed) => {
+            None => Box::pin(self.acquire(message.size(), deadline)).await,
+        };
+        match slot {
+            Ok(slot) => Ok(self.pending(message, deadline, slot)),
+            Err(PublishErrorKind::Closed) => Err(closed(message)),
+            Err(kind) => {
                 let detail = format!(
                     "the window of messages in flight stayed full for {:?}; \
                      the broker confirms too slowly or not at all",
                     self.timeout
                 );
-                let error = PublishError::new(PublishErrorKind::NotSent, message, detail);
-                Err(ExpiryCause::attach(self.cause.as_ref(), error))
+                let error = PublishError::new(kind, message, detail);
+                Err(ExpiryCause::attach(self.state.cause.as_ref(), error))
             }
+        }
+    }
+
+    /// Waits for a slot until the deadline.
+    async fn acquire(&self, bytes: usize, deadline: Instant) -> Result<Slot, PublishErrorKind> {
+        match tokio::time::timeout_at(deadline, self.window.acquire(bytes)).await {
+            Ok(slot) => slot.ok_or(PublishErrorKind::Closed),
+            Err(_elapsed) => Err(PublishErrorKind::NotSent),
         }
     }
 
@@ -90,13 +100,18 @@ impl Intake {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn timers(&self) -> &Timers {
+        &self.state.timers
+    }
+
     fn pending(
         &self,
         message: Message,
         deadline: Instant,
         slot: Slot,
     ) -> (PendingConfirm, Receipt) {
-        PendingConfirm::new(message, deadline, slot, self.cause.clone())
+        PendingConfirm::new(message, deadline, slot, Arc::clone(&self.state))
     }
 
     /// Refuses all further messages and ends the waits of those without a slot.

@@ -8,6 +8,7 @@ mod event_error;
 mod intake;
 mod number_ring;
 mod receipt;
+mod timers;
 mod window;
 
 pub use connect::connect_within;
@@ -17,7 +18,7 @@ pub use error::{PublishError, PublishErrorKind};
 pub use event_error::PublishEventError;
 pub use intake::Intake;
 pub use number_ring::NumberRing;
-pub use receipt::{Confirmation, PendingConfirm, Receipt};
+pub use receipt::{Confirmation, PendingConfirm, Receipt, SharedMessage};
 pub use window::{Slot, Window};
 
 /// A boxed, sendable future, as dyn-safe contract traits return it.

@@ -3,15 +3,18 @@
 use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use tokio::task::coop;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::error::{PublishError, PublishErrorKind};
+use super::intake::IntakeState;
+use super::timers::Timer;
 use super::window::Slot;
 use crate::message::Message;
 
@@ -33,8 +36,7 @@ impl Confirmation {
 }
 
 /// Finds the cause of an expired deadline. See [`Intake::with_cause`](super::Intake::with_cause).
-#[derive(Clone)]
-pub(super) struct ExpiryCause(Arc<CauseFn>);
+pub(super) struct ExpiryCause(Box<CauseFn>);
 
 type CauseFn = dyn Fn() -> Option<Box<dyn Error + Send + Sync>> + Send + Sync;
 
@@ -42,7 +44,7 @@ impl ExpiryCause {
     pub(super) fn new(
         cause: impl Fn() -> Option<Box<dyn Error + Send + Sync>> + Send + Sync + 'static,
     ) -> Self {
-        Self(Arc::new(cause))
+        Self(Box::new(cause))
     }
 
     pub(super) fn attach(cause: Option<&Self>, error: PublishError) -> PublishError {
@@ -68,10 +70,10 @@ impl fmt::Debug for ExpiryCause {
 ///   registered. Wakers are called and dropped after the lock is released.
 #[derive(Debug)]
 struct PublishState {
-    message: Arc<Message>,
+    message: Message,
     deadline: Instant,
     phase: AtomicU8,
-    cause: Option<ExpiryCause>,
+    intake: Arc<IntakeState>,
     outcome: Mutex<OutcomeSlot>,
 }
 
@@ -93,7 +95,7 @@ impl PublishState {
     }
 
     fn expired_error(&self) -> PublishError {
-        let message = Arc::clone(&self.message);
+        let message = self.message.clone();
         let error = if self.leave_queue(EXPIRED) || self.phase.load(Ordering::Acquire) == EXPIRED {
             let detail = "it waited for the broker until its deadline; check the broker's state";
             PublishError::new(PublishErrorKind::NotSent, message, detail)
@@ -101,7 +103,7 @@ impl PublishState {
             let detail = "sent, but no confirm came before its deadline";
             PublishError::new(PublishErrorKind::Unknown, message, detail)
         };
-        ExpiryCause::attach(self.cause.as_ref(), error)
+        ExpiryCause::attach(self.intake.cause.as_ref(), error)
     }
 
     fn abandoned_error(&self) -> PublishError {
@@ -110,7 +112,7 @@ impl PublishState {
             false => PublishErrorKind::Unknown,
         };
         let detail = "the broker value was dropped before the confirm";
-        PublishError::new(kind, Arc::clone(&self.message), detail)
+        PublishError::new(kind, self.message.clone(), detail)
     }
 
     fn outcome(&self) -> MutexGuard<'_, OutcomeSlot> {
@@ -159,7 +161,7 @@ impl PublishState {
 pub struct Receipt {
     state: Arc<PublishState>,
     /// Set once it was polled without an outcome.
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Option<Timer>,
 }
 
 impl Receipt {
@@ -168,8 +170,8 @@ impl Receipt {
         &self.state.message
     }
 
-    pub(crate) fn shared_message(&self) -> Arc<Message> {
-        Arc::clone(&self.state.message)
+    pub(crate) fn shared_message(&self) -> SharedMessage {
+        SharedMessage(Arc::clone(&self.state))
     }
 }
 
@@ -182,12 +184,14 @@ impl Future for Receipt {
         let this = &mut *self;
         if let Some(outcome) = this.state.poll_outcome(cx.waker()) {
             budget.made_progress();
+            if let Some(timer) = this.timer.take() {
+                this.state.intake.timers.keep(timer);
+            }
             return Poll::Ready(outcome);
         }
-        let timer = this
-            .timer
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(this.state.deadline)));
-        timer.as_mut().poll(cx).map(|()| Err(this.state.expired_error()))
+        let state = &this.state;
+        let timer = this.timer.get_or_insert_with(|| state.intake.timers.take(state.deadline));
+        timer.sleep.as_mut().poll(cx).map(|()| Err(state.expired_error()))
     }
 }
 
@@ -201,6 +205,28 @@ impl Drop for Receipt {
 }
 
 crate::debug_fields!(Receipt {}, |it| message: it.state.message);
+
+/// A published message that a broker keeps without a copy. Cloning it is cheap.
+#[derive(Clone)]
+pub struct SharedMessage(Arc<PublishState>);
+
+impl Deref for SharedMessage {
+    type Target = Message;
+
+    fn deref(&self) -> &Message {
+        &self.0.message
+    }
+}
+
+crate::debug_fields!(SharedMessage {}, |it| message: it.0.message);
+
+#[cfg(test)]
+impl From<Message> for SharedMessage {
+    fn from(message: Message) -> Self {
+        let admitted = super::Intake::default().try_admit(message);
+        admitted.map(|(pending, _receipt)| pending.shared_message()).unwrap()
+    }
+}
 
 /// The broker's half of a [`Receipt`]: holds the message and its slot in the window until the outcome.
 ///
@@ -217,11 +243,11 @@ impl PendingConfirm {
         message: Message,
         deadline: Instant,
         slot: Slot,
-        cause: Option<ExpiryCause>,
+        intake: Arc<IntakeState>,
     ) -> (Self, Receipt) {
-        let (message, phase) = (Arc::new(message), AtomicU8::new(QUEUED));
+        let phase = AtomicU8::new(QUEUED);
         let outcome = Mutex::new(OutcomeSlot::Open(None));
-        let state = Arc::new(PublishState { message, deadline, phase, cause, outcome });
+        let state = Arc::new(PublishState { message, deadline, phase, intake, outcome });
         let receipt = Receipt { state: Arc::clone(&state), timer: None };
         (Self { state, slot: Some(slot) }, receipt)
     }
@@ -232,8 +258,8 @@ impl PendingConfirm {
     }
 
     /// The message to send, for a broker that keeps it: no copy is made.
-    pub fn shared_message(&self) -> Arc<Message> {
-        Arc::clone(&self.state.message)
+    pub fn shared_message(&self) -> SharedMessage {
+        SharedMessage(Arc::clone(&self.state))
     }
 
     /// The deadline of the publish.
@@ -265,7 +291,7 @@ impl PendingConfirm {
         detail: impl Into<Cow<'static, str>>,
         source: Option<Box<dyn Error + Send + Sync>>,
     ) {
-        let mut error = PublishError::new(kind, Arc::clone(&self.state.message), detail);
+        let mut error = PublishError::new(kind, self.state.message.clone(), detail);
         if let Some(source) = source {
             error = error.with_source(source);
         }
@@ -300,7 +326,7 @@ impl PendingConfirm {
         kind: PublishErrorKind,
         detail: impl Into<Cow<'static, str>>,
     ) -> PublishError {
-        PublishError::new(kind, Arc::clone(&self.state.message), detail)
+        PublishError::new(kind, self.state.message.clone(), detail)
     }
 }
 

@@ -111,8 +111,10 @@ struct PublishInOrder<'b, B: ?Sized> {
 
 impl<B: MessageBroker + ?Sized> PublishInOrder<'_, B> {
     async fn enqueue(&mut self, message: Message) -> Result<Receipt, PublishError> {
-        let lane = message.key.clone().map(|key| (Arc::clone(&message.topic), key));
-        if lane.as_ref().is_some_and(|lane| self.held.contains(lane)) {
+        let of_message = |(topic, key): &(Arc<str>, Bytes)| {
+            message.key.as_ref() == Some(key) && message.topic == *topic
+        };
+        if self.held.iter().any(of_message) {
             return Err(behind_its_key(message));
         }
         let kept = message.clone();
@@ -124,10 +126,13 @@ impl<B: MessageBroker + ?Sized> PublishInOrder<'_, B> {
                 AssertUnwindSafe(async { self.broker.enqueue(message).await }).catch_unwind().await
             }
         };
-        let accepted = accepted.unwrap_or_else(|panic| Err(panicked(kept, panic_message(panic))));
+        let accepted = match accepted {
+            Ok(accepted) => accepted,
+            Err(panic) => Err(panicked(kept.clone(), panic_message(panic))),
+        };
         if let Err(error) = &accepted {
             self.is_stuck |= error.kind() == PublishErrorKind::NotSent;
-            self.held.extend(lane);
+            self.held.extend(kept.key.map(|key| (kept.topic, key)));
         }
         accepted
     }
@@ -137,11 +142,11 @@ async fn confirmed(receipt: Receipt) -> Result<(), PublishError> {
     let message = receipt.shared_message();
     match AssertUnwindSafe(receipt).catch_unwind().await {
         Ok(confirmed) => confirmed.map(drop),
-        Err(panic) => Err(panicked(message, panic_message(panic))),
+        Err(panic) => Err(panicked(Message::clone(&message), panic_message(panic))),
     }
 }
 
-fn panicked(message: impl Into<Arc<Message>>, panic: String) -> PublishError {
+fn panicked(message: Message, panic: String) -> PublishError {
     let detail = format!("the broker panicked: {panic}");
     PublishError::new(PublishErrorKind::Unknown, message, detail)
 }

@@ -77,8 +77,7 @@ impl MemoryBroker {
 
     /// The messages that `topic` keeps, the oldest first, settled or not. For assertions in tests.
     pub fn messages(&self, topic: &str) -> Vec<Message> {
-        let kept = self.0.known_topic(topic).map(|topic| topic.messages()).unwrap_or_default();
-        kept.into_iter().map(Arc::unwrap_or_clone).collect()
+        self.0.known_topic(topic).map(|topic| topic.messages()).unwrap_or_default()
     }
 
     /// The number of messages of `topic` that the group has not settled; 0 if there is no such group. For

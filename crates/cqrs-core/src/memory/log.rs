@@ -104,7 +104,6 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::sync::Arc;
 
     use proptest::prelude::*;
 
@@ -132,7 +131,7 @@ mod tests {
     }
 
     fn stored(body: u64) -> StoredMessage {
-        StoredMessage::new(Arc::new(Message::new("t", body.to_string())), body)
+        StoredMessage::new(Message::new("t", body.to_string()).into(), body)
     }
 
     proptest! {

@@ -10,7 +10,7 @@ use super::fault_plan::{Fault, FaultPlan};
 use super::group::{Group, ReadyFor};
 use super::log::Log;
 use super::stored::StoredMessage;
-use crate::broker::{Confirmation, PendingConfirm, PublishErrorKind};
+use crate::broker::{Confirmation, PendingConfirm, PublishErrorKind, SharedMessage};
 use crate::consume::StartAt;
 use crate::message::Message;
 
@@ -116,8 +116,8 @@ impl TopicState {
 
     // ---- messages
 
-    pub(super) fn messages(&self) -> impl Iterator<Item = Arc<Message>> {
-        self.log.since(0).map(|(_, message)| message.shared())
+    pub(super) fn messages(&self) -> impl Iterator<Item = Message> {
+        self.log.since(0).map(|(_, stored)| stored.message().clone())
     }
 
     /// `true` if a message has no receiver, as on RabbitMQ.
@@ -160,7 +160,7 @@ impl TopicState {
         }
     }
 
-    fn append(&mut self, message: Arc<Message>, deferred: &mut Deferred) -> u64 {
+    fn append(&mut self, message: SharedMessage, deferred: &mut Deferred) -> u64 {
         let message = StoredMessage::new(message, self.log.end());
         let offset = self.log.append(message.clone(), self.groups.len());
         for group in &mut self.groups {

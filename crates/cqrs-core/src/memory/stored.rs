@@ -5,13 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use uuid::fmt::Hyphenated;
 
+use crate::broker::SharedMessage;
 use crate::consume::Incoming;
 use crate::message::{ByteString, Message};
 
 /// A stored message as it was published, and as a service gets it.
 #[derive(Debug, Clone)]
 pub(super) struct StoredMessage {
-    message: Arc<Message>,
+    message: SharedMessage,
     incoming: Arc<Incoming>,
 }
 
@@ -26,7 +27,7 @@ impl AsRef<[u8]> for IdText {
 
 impl StoredMessage {
     /// The message at `offset`.
-    pub(super) fn new(message: Arc<Message>, offset: u64) -> Self {
+    pub(super) fn new(message: SharedMessage, offset: u64) -> Self {
         let mut text = [0; Hyphenated::LENGTH];
         message.id.hyphenated().encode_lower(&mut text);
         let id = ByteString::try_from(Bytes::from_owner(IdText(text))).unwrap_or_default();
@@ -37,10 +38,6 @@ impl StoredMessage {
 
     pub(super) fn message(&self) -> &Message {
         &self.message
-    }
-
-    pub(super) fn shared(&self) -> Arc<Message> {
-        Arc::clone(&self.message)
     }
 
     /// The message as a service gets it.

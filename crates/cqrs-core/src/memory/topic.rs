@@ -99,7 +99,7 @@ impl Topic {
         Ok(())
     }
 
-    pub(super) fn messages(&self) -> Vec<Arc<Message>> {
+    pub(super) fn messages(&self) -> Vec<Message> {
         self.lock().messages().collect()
     }
 

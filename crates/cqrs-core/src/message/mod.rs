@@ -32,6 +32,9 @@ pub mod content_type {
     /// `true` for `application/json`, with or without parameters, and for `application/*+json` ([RFC
     /// 6839](https://www.rfc-editor.org/rfc/rfc6839)).
     pub fn is_json(media_type: &str) -> bool {
+        if media_type == JSON {
+            return true;
+        }
         let essence = essence(media_type);
         let end = essence.get(essence.len().saturating_sub(5)..);
         essence.eq_ignore_ascii_case(JSON)

@@ -249,7 +249,7 @@ async fn publish(producer: &ProducerHandle, copy: &RecordCopy) -> Result<(), Pub
     message.key.clone_from(&copy.key);
     let raw =
         Raw { headers: copy.headers.clone(), size: copy.size, is_tombstone: copy.body.is_none() };
-    let (pending, receipt) = producer.intake.admit(producer.check(message)?).await?;
+    let (pending, receipt) = producer.admit(message).await?;
     producer.send_raw(pending, receipt, raw)?.await.map(|_confirmation| ())
 }
 

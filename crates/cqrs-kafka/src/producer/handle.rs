@@ -60,12 +60,26 @@ impl ProducerHandle {
         }
     }
 
-    /// Refuses a message that cannot be a record, before it takes a slot of the window.
-    pub(crate) fn check(&self, message: Message) -> Result<Message, PublishError> {
-        match record::check(&message, self.max_bytes) {
-            Ok(()) => Ok(message),
-            Err((kind, detail)) => Err(PublishError::new(kind, message, detail)),
+    /// Waits for a slot of the window, unless the message cannot be a record.
+    pub(crate) async fn admit(
+        &self,
+        message: Message,
+    ) -> Result<(PendingConfirm, Receipt), PublishError> {
+        if let Err((kind, detail)) = record::check(&message, self.max_bytes) {
+            return Err(PublishError::new(kind, message, detail));
         }
+        self.intake.admit(message).await
+    }
+
+    /// As [`admit`](Self::admit), without waiting.
+    pub(crate) fn try_admit(
+        &self,
+        message: Message,
+    ) -> Result<(PendingConfirm, Receipt), PublishError> {
+        if let Err((kind, detail)) = record::check(&message, self.max_bytes) {
+            return Err(PublishError::new(kind, message, detail));
+        }
+        self.intake.try_admit(message)
     }
 
     /// Gives an admitted message to librdkafka, or to the overflow queue when librdkafka cannot take it now. Does
@@ -172,8 +186,7 @@ impl ProducerHandle {
 
     /// Gives a message whose receipt is out to librdkafka. Returns it when it has to wait.
     pub(super) fn submit_queued(&self, client: &Client, outgoing: Outgoing) -> Option<Outgoing> {
-        // A clone shares topic, key and body.
-        let message = outgoing.pending.message().clone();
+        let message = outgoing.pending.shared_message();
         match submit(client, outgoing, &message, self.headers) {
             Ok(()) => None,
             Err((outgoing, Code::QueueFull | Code::Fatal)) => Some(outgoing),

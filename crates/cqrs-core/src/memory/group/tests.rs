@@ -13,7 +13,7 @@ const KEEPER: Member = Member { id: 1, keeps_order: true };
 fn push(group: &mut Group, offset: u64, key: Option<&[u8]>) -> ReadyFor {
     let mut message = Message::new("t", "");
     message.key = key.map(Bytes::copy_from_slice);
-    group.push(offset, StoredMessage::new(Arc::new(message), offset))
+    group.push(offset, StoredMessage::new(message.into(), offset))
 }
 
 fn group(keys: &[&'static str]) -> Group {
@@ -311,7 +311,7 @@ proptest! {
                 Step::Push(key) => {
                     let mut message = Message::new("t", "");
                     message.key = (key > 0).then(|| Bytes::from(vec![key]));
-                    let message = StoredMessage::new(Arc::new(message), end);
+                    let message = StoredMessage::new(message.into(), end);
                     group.push(end, message.clone());
                     stored.push(message);
                     unsettled += 1;
