@@ -13,8 +13,8 @@
 //!   so swap confirms).
 //! * **[`Unconfirmed`](unconfirmed::Unconfirmed)** holds every message of a publisher, queued or sent. It does
 //!   no I/O. A message is in it exactly once, and leaves it with exactly one outcome on its receipt.
-//! * **[`Confirms`](confirms::Confirms)** hold one future of lapin per sent message and no message:
-//!   dropping them loses none.
+//! * **[`Confirms`](confirms::Confirms)** hold one future of lapin per sent message: its write, then its confirm.
+//!   Dropping them loses no message.
 //! * **[`Status`](status::Status)** is the state of all publishers, for health checks and errors.
 //! * The window bounds the sum over all publishers; the queues in between are unbounded and never block.
 //!

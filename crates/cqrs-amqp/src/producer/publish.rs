@@ -1,12 +1,13 @@
 //! Publishes one message on a channel and reads returns; used by the publisher.
 
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 
 use cqrs_core::broker::SharedMessage;
 use lapin::message::BasicReturnMessage;
 use lapin::options::BasicPublishOptions;
-use lapin::{Confirmation, ConnectionState, ErrorKind};
+use lapin::{Confirmation, ConnectionState, ErrorKind, PublisherConfirm};
 
 use super::frame::{Frame, FrameFormat};
 use super::unconfirmed::Returned;
@@ -18,45 +19,40 @@ pub(super) struct Answer {
     pub(super) returned: Option<Box<Returned>>,
 }
 
-/// Publishes one message and waits for its confirm. The first poll hands it to lapin.
+/// The future of the server's answer to a message that lapin has written.
+pub(super) struct Confirm(PublisherConfirm);
+
+impl Future for Confirm {
+    type Output = lapin::Result<Answer>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let (ack, returned) = match ready!(Pin::new(&mut self.0).poll(cx))? {
+            Confirmation::Ack(returned) => (true, returned),
+            Confirmation::Nack(returned) => (false, returned),
+            Confirmation::NotRequested => {
+                let error = ErrorKind::InvalidConnectionState(ConnectionState::Error);
+                return Poll::Ready(Err(error.into()));
+            }
+        };
+        let returned = returned.map(|returned| Box::new(read_return(returned)));
+        Poll::Ready(Ok(Answer { ack, returned }))
+    }
+}
+
+/// Publishes one message and waits until it is written. The first poll hands it to lapin.
 ///
 /// The frame is made in here, because a future is moved into its place with all that it holds.
-pub(super) async fn publish(
+pub(super) async fn write(
     channel: Arc<lapin::Channel>,
     format: Arc<FrameFormat>,
     message: SharedMessage,
-    unwritten: Unwritten,
-) -> lapin::Result<Answer> {
+) -> Result<Confirm, lapin::Result<Answer>> {
     let options =
         BasicPublishOptions { mandatory: message.mandatory, ..BasicPublishOptions::default() };
     let Frame { exchange, routing_key, properties } = format.frame(&message);
-    let confirm =
-        channel.basic_publish(exchange, routing_key, options, &message.body, properties).await?;
-    drop((unwritten, message, format));
-    let (ack, returned) = match confirm.await? {
-        Confirmation::Ack(returned) => (true, returned),
-        Confirmation::Nack(returned) => (false, returned),
-        Confirmation::NotRequested => {
-            return Err(ErrorKind::InvalidConnectionState(ConnectionState::Error).into());
-        }
-    };
-    Ok(Answer { ack, returned: returned.map(|returned| Box::new(read_return(returned))) })
-}
-
-/// Counts a message until lapin has written it.
-pub(super) struct Unwritten(Arc<AtomicUsize>);
-
-impl Unwritten {
-    pub(super) fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(count))
-    }
-}
-
-impl Drop for Unwritten {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
+    let written =
+        channel.basic_publish(exchange, routing_key, options, &message.body, properties).await;
+    written.map(Confirm).map_err(Err)
 }
 
 /// The part of a return that names its message.

@@ -3,7 +3,6 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::confirms::Confirms;
 use super::frame::FrameFormat;
-use super::publish::{Answer, Unwritten, publish};
+use super::publish::{Answer, Confirm, write};
 use super::status::{PublisherState, Status};
 use super::unconfirmed::Unconfirmed;
 use crate::connect::{Connector, Health, PooledChannel};
@@ -57,8 +56,7 @@ struct Publisher {
     messages: mpsc::UnboundedReceiver<PendingConfirm>,
     unconfirmed: Unconfirmed,
     channel: PublisherChannel,
-    confirms: Confirms<lapin::Result<Answer>>,
-    unwritten: Arc<AtomicUsize>,
+    confirms: Confirms<Confirm>,
     declaring: Option<Declaring>,
     /// Set if the topology was declared again since the last ack.
     declared_again: bool,
@@ -104,7 +102,6 @@ impl Publisher {
             unconfirmed: Unconfirmed::default(),
             channel,
             confirms: Confirms::new(),
-            unwritten: Arc::default(),
             declaring: None,
             declared_again: false,
             stop_at: None,
@@ -182,7 +179,7 @@ impl Publisher {
             timer.as_mut().reset(deadline);
         }
         let wants_to_write = self.wants_to_write();
-        let Self { context, messages, channel, confirms, unwritten, declaring, stop_at, .. } = self;
+        let Self { context, messages, channel, confirms, declaring, stop_at, .. } = self;
         let stopping = stop_at.is_some();
         let (opening, pooled) = match channel {
             PublisherChannel::Opening(opening) => (Some(opening), None),
@@ -191,9 +188,7 @@ impl Publisher {
         let is_open = pooled.is_some();
         let progress = |cx: &mut Context<'_>| match confirms.poll_done(cx, done) {
             // lapin wrote messages, so more can be handed to it.
-            Poll::Pending if wants_to_write && unwritten.load(Ordering::Acquire) < UNWRITTEN => {
-                Poll::Ready(())
-            }
+            Poll::Pending if wants_to_write && confirms.unwritten() < UNWRITTEN => Poll::Ready(()),
             poll => poll,
         };
         tokio::select! {
@@ -237,7 +232,7 @@ impl Publisher {
             return;
         }
         for _ in 0..BATCH {
-            if self.unwritten.load(Ordering::Acquire) >= UNWRITTEN {
+            if self.confirms.unwritten() >= UNWRITTEN {
                 return;
             }
             let PublisherChannel::Open(pooled) = &self.channel else { return };
@@ -263,8 +258,7 @@ impl Publisher {
             }
             let Some((number, message)) = self.unconfirmed.send_next() else { continue };
             let (channel, format) = (Arc::clone(&pooled.channel), Arc::clone(&self.context.format));
-            let publishing = publish(channel, format, message, Unwritten::new(&self.unwritten));
-            if let Some(result) = self.confirms.start(number, publishing) {
+            if let Some(result) = self.confirms.start(number, write(channel, format, message)) {
                 // An error, nearly always: the channel is closed.
                 done.push((number, result));
                 return;
@@ -340,7 +334,6 @@ impl Publisher {
 
     fn reopen(&mut self, error: AmqpError, backoff: bool) {
         self.declaring = None;
-        self.unwritten = Arc::default();
         self.context.status.set(self.index, PublisherState::Down(Some(error)));
         let next = PublisherChannel::Opening(Box::pin(std::future::pending()));
         if let PublisherChannel::Open(pooled) = std::mem::replace(&mut self.channel, next) {
