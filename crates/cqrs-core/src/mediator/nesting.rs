@@ -71,6 +71,13 @@ pub(super) struct SendLevel {
 }
 
 impl SendLevel {
+    /// Calls a part of the send that is no future, such as what a handler does before it returns its own, and counts the
+    /// send in [`nesting`] meanwhile.
+    #[inline]
+    pub(super) fn call<T>(&mut self, part: impl FnOnce() -> T) -> T {
+        at_level(SEND, &mut self.mark, part)
+    }
+
     /// Runs a part of the send, and counts the send in [`nesting`] while that is polled.
     #[inline]
     pub(super) fn run<F: Future + Unpin>(&mut self, part: F) -> AtLevel<'_, F> {
@@ -133,11 +140,17 @@ impl<F: Future + Unpin> Future for AtLevel<'_, F> {
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let enclosing = Enclosing(LEVEL.get());
-        let depth = enclosing.0.0 & !(TRACKED | COMMITTED_BELOW);
-        LEVEL.set(Level((depth + self.deeper) | TRACKED | *self.mark));
-        let polled = Pin::new(&mut self.code).poll(cx);
-        *self.mark = LEVEL.get().0 & COMMITTED_BELOW;
-        polled
+        let Self { code, deeper, mark } = &mut *self;
+        at_level(*deeper, mark, || Pin::new(code).poll(cx))
     }
+}
+
+#[inline]
+fn at_level<T>(deeper: u32, mark: &mut u32, code: impl FnOnce() -> T) -> T {
+    let enclosing = Enclosing(LEVEL.get());
+    let depth = enclosing.0.0 & !(TRACKED | COMMITTED_BELOW);
+    LEVEL.set(Level((depth + deeper) | TRACKED | *mark));
+    let result = code();
+    *mark = LEVEL.get().0 & COMMITTED_BELOW;
+    result
 }

@@ -67,7 +67,10 @@ impl Mediator {
                 requests.get::<R>().ok_or(SendError::NoHandler { request: type_name::<R>() })?;
             let mut level = SendLevel::default();
             let answered = match inner.middlewares.is_empty() {
-                true => answer_of(level.run(caught(|| handler.handle(request, scope))).await),
+                true => {
+                    let handling = level.call(|| caught(|| handler.handle(request, scope)));
+                    answer_of(level.run(handling).await)
+                }
                 false => level.run(boxed(|| run_chain(inner, handler, request, scope))).await,
             };
             if scope.has_work() {
