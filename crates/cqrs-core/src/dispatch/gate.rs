@@ -6,17 +6,18 @@ use std::time::Duration;
 
 /// Counts the running sends, and refuses new ones once it is closed.
 ///
-/// Each thread counts the sends that it admits and ends in a slot of its own; a send that moves to another thread leaves a
-/// one in the first slot and takes it from the second. Only the sum means something, and only [`close`](Self::close) needs it.
+/// Each of the first threads that send counts the sends that it admits and ends in a slot of its own; a send that moves to
+/// another thread leaves a one in the first slot and takes it from the second. Only the sum means something, and only
+/// [`close`](Self::close) needs it.
 ///
-/// Invariant: a slot has one writer, so that it needs no atomic addition. A send counts first and reads `closed` then; the
-/// closing sets `closed` first and reads the slots then. Both are sequentially consistent, so one of them sees the other: a
-/// send is either refused or awaited.
+/// Invariant: a slot has one writer, so that it needs no atomic addition. A send counts first and reads `closed` then;
+/// the closing sets `closed` first and reads the slots then. Both are sequentially consistent, so one of them sees the
+/// other: a send is either refused or awaited.
 #[derive(Debug)]
 pub(crate) struct Gate {
     slots: Box<[Slot]>,
     /// The count of the threads without a slot.
-    shared: AtomicUsize,
+    shared: Slot,
     closed: AtomicBool,
     /// Set when the time for running sends is over: they must not commit.
     over: AtomicBool,
@@ -27,8 +28,8 @@ pub(crate) struct Gate {
 #[repr(align(64))]
 struct Slot(AtomicUsize);
 
-/// The number of slots. Threads beyond share one count.
-const SLOTS: usize = 128;
+/// The number of slots. All later threads share one count, since numbers of threads that ended are not used again.
+const SLOTS: usize = 32;
 /// The pause between two looks at the count, while a closed gate waits.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -47,7 +48,7 @@ impl Default for Gate {
     fn default() -> Self {
         Self {
             slots: (0..SLOTS).map(|_| Slot::default()).collect(),
-            shared: AtomicUsize::new(0),
+            shared: Slot::default(),
             closed: AtomicBool::new(false),
             over: AtomicBool::new(false),
         }
@@ -58,11 +59,15 @@ impl Gate {
     /// `None` once the gate is closed.
     #[inline]
     pub(crate) fn enter(&self) -> Option<Entered<'_>> {
+        // So that callers who are refused again and again do not keep the sum from 0.
+        if self.closed.load(Ordering::Relaxed) {
+            return None;
+        }
         match self.slot() {
             Some(Slot(count)) => {
                 count.swap(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::SeqCst)
             }
-            None => self.shared.fetch_add(1, Ordering::SeqCst),
+            None => self.shared.0.fetch_add(1, Ordering::SeqCst),
         };
         let entered = Entered(self);
         (!self.closed.load(Ordering::SeqCst)).then_some(entered)
@@ -80,7 +85,7 @@ impl Gate {
 
     pub(crate) fn running(&self) -> usize {
         let slots = self.slots.iter().map(|Slot(count)| count.load(Ordering::SeqCst));
-        slots.fold(self.shared.load(Ordering::SeqCst), usize::wrapping_add)
+        slots.fold(self.shared.0.load(Ordering::SeqCst), usize::wrapping_add)
     }
 
     /// Refuses new sends, and waits up to `within` for the running ones.
@@ -114,7 +119,7 @@ impl Drop for Entered<'_> {
             Some(Slot(count)) => {
                 count.store(count.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Release)
             }
-            None => drop(self.0.shared.fetch_sub(1, Ordering::Release)),
+            None => drop(self.0.shared.0.fetch_sub(1, Ordering::Release)),
         }
     }
 }
@@ -167,11 +172,34 @@ mod tests {
                 let gate = &gate;
                 threads.spawn(move || {
                     THREAD.set(thread as u32);
+                    drop(gate.enter());
                     std::mem::forget(gate.enter());
                 });
             }
         });
         assert_eq!(gate.running(), 4);
+    }
+
+    #[test]
+    fn refused_callers_do_not_hold_up_the_close() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let (gate, is_closed) = (Gate::default(), AtomicBool::new(false));
+        gate.closed.store(true, Ordering::SeqCst);
+        std::thread::scope(|threads| {
+            for _ in 0..8 {
+                threads.spawn(|| {
+                    while !is_closed.load(Ordering::Relaxed) {
+                        assert!(gate.enter().is_none());
+                    }
+                });
+            }
+            for _ in 0..20 {
+                assert_eq!(gate.running(), 0, "a refused caller counts");
+                std::thread::yield_now();
+            }
+            runtime.block_on(gate.close(Duration::from_secs(60)));
+            is_closed.store(true, Ordering::Relaxed);
+        });
     }
 
     #[test]
