@@ -180,8 +180,10 @@ impl KafkaSubscription {
         /// The largest number of bytes that are fetched and not settled (one more record may exceed it). Like
         /// `max_unsettled` it is divided among the assigned partitions; one whose share is full is not
         /// fetched, the others go on.
-        /// Records up to 2 KiB share buffers of 8 KiB: a record whose key waits for a retry keeps its buffer
-        /// as well. Default 64 MiB. Above 512 GiB, or with a `max_unsettled` above 8,388,608, the subscription is refused.
+        /// Records up to 2 KiB, key and headers included, share buffers of 6 KiB. One that is not settled for long, or
+        /// whose bytes a handler keeps, keeps its buffer as well, which counts here as its own bytes alone: at most
+        /// `max_unsettled` times 6 KiB. Default 64 MiB. Above 512 GiB, or with a `max_unsettled` above 8,388,608, the
+        /// subscription is refused.
         pub fn with_max_unsettled_bytes(bytes: usize) { self.max_unsettled_bytes = bytes }
 
         /// The largest number of bytes that wait in the client for each partition, beside

@@ -26,10 +26,11 @@ pub(super) struct Copier {
     log_limit: LogLimit,
 }
 
-/// The size of a shared buffer. A record that is kept for long keeps its buffer too.
-const BUFFER: usize = 8 * 1024;
+/// The size of a shared buffer. A record that is kept for long keeps its buffer too, whatever its own size: as many as may
+/// be unsettled by default keep no more than the bytes that may be.
+const BUFFER: usize = 6 * 1024;
 /// Larger records have their own buffer: two allocations beyond the allocator's fast path, freed by another thread.
-const SHARED: usize = BUFFER / 4;
+const SHARED: usize = BUFFER / 3;
 
 impl Copier {
     pub(super) fn copy(&mut self, message: &BorrowedMessage<'_>) -> Record {
@@ -151,6 +152,14 @@ fn read_headers(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::KafkaSubscription;
+    use crate::config::DEFAULT_UNSETTLED;
+
+    #[test]
+    fn records_that_each_keep_a_buffer_stay_within_the_bound() {
+        let bound = KafkaSubscription::default().max_unsettled_bytes;
+        assert!(DEFAULT_UNSETTLED * BUFFER <= bound, "of {bound}");
+    }
 
     #[test]
     fn small_records_share_a_buffer() {
