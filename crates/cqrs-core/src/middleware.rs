@@ -245,6 +245,11 @@ impl<'a> Next<'a> {
     where
         'a: 'c,
     {
+        self.boxed(call)
+    }
+
+    /// As [`run`](Self::run), with the type of its future.
+    pub(crate) fn boxed(self, call: &'a mut Invocation<'_>) -> BoxFuture<'a, Outcome> {
         match self.0.split_first() {
             Some((first, rest)) => first.handle(call, Next(rest)),
             None => call.answer.run(call.scope),

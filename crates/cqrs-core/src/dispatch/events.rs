@@ -127,8 +127,6 @@ pub(crate) struct EventRounds {
     pub(crate) unhandled: Mutex<HashSet<TypeId>>,
 }
 
-type Round = Vec<Box<dyn AnyEvent>>;
-
 /// The call of one handler with one event of a round.
 struct Call<'a> {
     event: &'a dyn AnyEvent,
@@ -157,19 +155,26 @@ impl EventRounds {
         scope: &mut Scope,
     ) -> Result<Vec<Box<dyn OutgoingEvent>>, EventsError> {
         let mut outgoing = Vec::new();
-        let mut round = sort(scope.take_emitted(), &mut outgoing);
         let mut depth = 0;
-        while let Some(first) = round.first() {
-            if depth == self.options.max_depth {
-                return Err(EventsError::TooDeep { event: first.name().to_owned(), depth });
+        loop {
+            let round = scope.take_emitted();
+            let is_last = match domain_events(&round).next() {
+                Some(first) if depth == self.options.max_depth => {
+                    return Err(EventsError::TooDeep { event: first.name().to_owned(), depth });
+                }
+                Some(_) => {
+                    domain_events(&round).for_each(|event| self.warn_if_unhandled(event));
+                    self.run_round(domain_events(&round), scope, self.options.on_failure).await?;
+                    depth += 1;
+                    false
+                }
+                None => true,
+            };
+            outgoing.extend(round.into_iter().filter_map(Emission::into_notification));
+            if is_last {
+                return Ok(outgoing);
             }
-            let events = round.iter().map(|event| &**event);
-            events.clone().for_each(|event| self.warn_if_unhandled(event));
-            self.run_round(events, scope, self.options.on_failure).await?;
-            round = sort(scope.take_emitted(), &mut outgoing);
-            depth += 1;
         }
-        Ok(outgoing)
     }
 
     /// Runs all handlers of a consumed event; their events stay in the scope. Failures are never only
@@ -291,13 +296,9 @@ async fn run_in_parallel(
     failures
 }
 
-fn sort(emitted: Vec<Emission>, outgoing: &mut Vec<Box<dyn OutgoingEvent>>) -> Round {
-    let mut round = Round::new();
-    for emission in emitted {
-        match emission.0 {
-            EmissionKind::Domain(event) => round.push(event),
-            EmissionKind::Notification(event) => outgoing.push(event),
-        }
-    }
-    round
+fn domain_events(round: &[Emission]) -> impl Iterator<Item = &dyn AnyEvent> {
+    round.iter().filter_map(|emission| match &emission.0 {
+        EmissionKind::Domain(event) => Some(&**event),
+        EmissionKind::Notification(_) => None,
+    })
 }

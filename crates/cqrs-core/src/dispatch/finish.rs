@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use uuid::Uuid;
 
+use super::events::EventsError;
 use super::panics::panic_message;
 use super::publish::publish_all;
 use super::undelivered::log_undelivered;
@@ -40,6 +41,8 @@ pub(crate) struct Finisher {
 /// The error of a scope that was not committed although its handlers succeeded.
 #[derive(Debug)]
 pub(crate) enum FinishError {
+    Events(EventsError),
+    ShutDown,
     NoBroker { event: String },
     Serialize(SerializeError),
     Panicked(String),

@@ -41,6 +41,13 @@ impl Emission {
         }
     }
 
+    pub(crate) fn into_notification(self) -> Option<Box<dyn OutgoingEvent>> {
+        match self.0 {
+            EmissionKind::Domain(_) => None,
+            EmissionKind::Notification(event) => Some(event),
+        }
+    }
+
     pub(crate) fn into_event(self) -> Box<dyn AnyEvent> {
         match self.0 {
             EmissionKind::Domain(event) => event,

@@ -131,6 +131,8 @@ impl<T, E> SendError<T, E> {
 
     pub(super) fn from_finish(error: FinishError) -> Self {
         match error {
+            FinishError::Events(error) => Self::Events(error),
+            FinishError::ShutDown => Self::ShutDown,
             FinishError::NoBroker { event } => Self::NoBroker { event },
             FinishError::Serialize(error) => Self::Serialize(error),
             FinishError::Panicked(text) => Self::Panicked(text),

@@ -1,7 +1,6 @@
 //! The parts that both mediators share.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,12 +12,14 @@ use super::nesting::{MAX_NESTING, nesting};
 use crate::broker::{PublishError, PublishErrorKind};
 use crate::consume::support::far_deadline;
 use crate::dispatch::{
-    Entered, EventRounds, Finisher, Gate, Undelivered, caught, panic_message,
+    Entered, EventRounds, FinishError, Finisher, Gate, Undelivered, caught, panic_message,
     publish_each_confirmed,
 };
 use crate::event::{Emission, Event};
 use crate::message::Message;
-use crate::middleware::{Answer, DynMiddleware, FailureKind, Invocation, InvocationKind, Next};
+use crate::middleware::{
+    Answer, DynMiddleware, FailureKind, Invocation, InvocationKind, Next, Outcome,
+};
 use crate::scope::{Scope, UnitSource};
 
 /// The parts that both mediators share: middlewares, rounds of events, the end of a scope.
@@ -68,11 +69,16 @@ impl Inner {
         answer: &mut dyn Answer,
     ) -> Result<(), SendError<T, E>> {
         let mut call = Invocation::new(kind, name, scope, answer);
-        let outcome = {
-            let chain = pin!(Next::new(&self.middlewares).run(&mut call));
-            caught(|| chain).await
-        };
-        match outcome {
+        let ran = caught(|| Next::new(&self.middlewares).boxed(&mut call)).await;
+        Self::ran(ran, &call)
+    }
+
+    /// The end of a chain of middlewares. `Ok`: the outcome is in the answer of `call`.
+    pub(super) fn ran<T, E>(
+        ran: Result<Outcome, String>,
+        call: &Invocation<'_>,
+    ) -> Result<(), SendError<T, E>> {
+        match ran {
             Ok(Ok(())) => Ok(()),
             Ok(Err(failure)) => match failure.0 {
                 FailureKind::Rejected(reason) => Err(SendError::Rejected(reason)),
@@ -93,32 +99,47 @@ impl Inner {
         scope: &mut Scope,
         answered: Result<T, SendError<T, E>>,
     ) -> Result<T, SendError<T, E>> {
-        let response = match answered {
-            Ok(response) => response,
+        match answered {
+            Ok(response) => Self::finished(response, self.succeed(scope).await),
             Err(error) => {
                 self.finisher.fail(scope).await;
-                return Err(error);
+                Err(error)
             }
-        };
+        }
+    }
+
+    /// The result of a send that responds with `response`, after its scope was [ended](Self::succeed).
+    #[inline]
+    pub(super) fn finished<T, E>(
+        response: T,
+        unconfirmed: Result<Vec<PublishError>, FinishError>,
+    ) -> Result<T, SendError<T, E>> {
+        match unconfirmed {
+            Ok(events) if events.is_empty() => Ok(response),
+            Ok(events) => Err(Undelivered::new(response, events).into()),
+            Err(error) => Err(SendError::from_finish(error)),
+        }
+    }
+
+    /// Ends the scope of a handler that succeeded. Returns the errors of unconfirmed events.
+    pub(super) async fn succeed(
+        &self,
+        scope: &mut Scope,
+    ) -> Result<Vec<PublishError>, FinishError> {
         let outgoing = match self.rounds.settle(scope).await {
             Ok(outgoing) => outgoing,
             Err(error) => {
                 self.finisher.fail(scope).await;
-                return Err(SendError::Events(error));
+                return Err(FinishError::Events(error));
             }
         };
         if self.gate.is_over() {
             // The broker is shut down next, so the events of a commit could not be published.
             self.finisher.fail(scope).await;
-            return Err(SendError::ShutDown);
+            return Err(FinishError::ShutDown);
         }
         scope.commits();
-        let events =
-            self.finisher.succeed(scope, outgoing).await.map_err(SendError::from_finish)?;
-        match events.is_empty() {
-            true => Ok(response),
-            false => Err(Undelivered::new(response, events).into()),
-        }
+        self.finisher.succeed(scope, outgoing).await
     }
 
     /// Publishes messages to the broker, in order. Returns the errors of unconfirmed ones.

@@ -13,7 +13,9 @@ use super::nesting::SendLevel;
 use crate::broker::{BoxFuture, MessageBroker, PublishError};
 use crate::dispatch::{Entered, Finisher, boxed, caught, panic_message, sealed};
 use crate::message::Message;
-use crate::middleware::{Answer, AnyResult, CallResult, Failure, InvocationKind, Outcome};
+use crate::middleware::{
+    Answer, AnyResult, CallResult, Failure, Invocation, InvocationKind, Next, Outcome,
+};
 use crate::request::{DynRequestHandler, Request, RequestHandler, RequestMap};
 use crate::scope::Scope;
 
@@ -73,12 +75,20 @@ impl Mediator {
                 }
                 false => level.run(boxed(|| run_chain(inner, handler, request, scope))).await,
             };
-            if scope.has_work() {
-                // Boxed, so that the future of a request without events or writes is small.
-                let finished = level.run(boxed(|| inner.finish(scope, answered))).await;
-                return level.ended(finished);
+            if !scope.has_work() {
+                return level.ended(answered);
             }
-            level.ended(answered)
+            // Boxed, so that the future of a request without events or writes is small.
+            let ended = match answered {
+                Ok(response) => {
+                    Inner::finished(response, level.run(boxed(|| inner.succeed(scope))).await)
+                }
+                Err(error) => {
+                    level.run(boxed(|| inner.finisher.fail(scope))).await;
+                    Err(error)
+                }
+            };
+            level.ended(ended)
         }
     }
 
@@ -124,7 +134,10 @@ async fn run_chain<R: Request>(
 ) -> Sent<R> {
     let mut answer =
         RequestAnswer { inner, handler, request: Some(request), result: CallResult(None) };
-    inner.run_chain(InvocationKind::Request(R::KIND), R::NAME, scope, &mut answer).await?;
+    let kind = InvocationKind::Request(R::KIND);
+    let mut call = Invocation::new(kind, R::NAME, scope, &mut answer);
+    let ran = caught(|| Next::new(&inner.middlewares).boxed(&mut call)).await;
+    Inner::ran(ran, &call)?;
     answer.result.0.unwrap_or(Err(SendError::NoResponse))
 }
 
