@@ -9,23 +9,60 @@ use std::task::{Context, Poll};
 /// inconsistent afterwards, so the caller must treat the call as failed.
 #[inline]
 pub(crate) fn caught<F: Future + Unpin>(call: impl FnOnce() -> F) -> Caught<F> {
-    Caught(catch_unwind(AssertUnwindSafe(call)).map_err(panic_message))
+    Caught(caught_panic(call))
+}
+
+/// As [`caught`], with an error of one word: the result of a handler that returns one word stays in registers.
+#[inline]
+pub(crate) fn caught_panic<F: Future + Unpin>(call: impl FnOnce() -> F) -> CaughtPanic<F> {
+    CaughtPanic(catch_unwind(AssertUnwindSafe(call)).map_err(Panic::new))
+}
+
+/// A caught panic.
+pub(crate) struct Panic(Box<PanicText>);
+
+struct PanicText(String);
+
+impl Panic {
+    #[cold]
+    fn new(panic: Box<dyn Any + Send>) -> Self {
+        Self(Box::new(PanicText(panic_message(panic))))
+    }
+
+    pub(crate) fn into_text(self) -> String {
+        self.0.0
+    }
 }
 
 /// The future of [`caught`].
-pub(crate) struct Caught<F>(Result<F, String>);
+pub(crate) struct Caught<F>(CaughtPanic<F>);
 
 impl<F: Future + Unpin> Future for Caught<F> {
     type Output = Result<F::Output, String>;
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map_err(Panic::into_text)
+    }
+}
+
+/// The future of [`caught_panic`].
+pub(crate) struct CaughtPanic<F>(Result<F, Panic>);
+
+impl<F: Future + Unpin> Future for CaughtPanic<F> {
+    type Output = Result<F::Output, Panic>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
             Ok(future) => match catch_unwind(AssertUnwindSafe(|| Pin::new(future).poll(cx))) {
                 Ok(poll) => poll.map(Ok),
-                Err(panic) => Poll::Ready(Err(panic_message(panic))),
+                Err(panic) => Poll::Ready(Err(Panic::new(panic))),
             },
-            Err(panic) => Poll::Ready(Err(std::mem::take(panic))),
+            Err(panic) => {
+                let polled_again = Panic(Box::new(PanicText(String::new())));
+                Poll::Ready(Err(std::mem::replace(panic, polled_again)))
+            }
         }
     }
 }

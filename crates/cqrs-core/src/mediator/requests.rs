@@ -11,7 +11,9 @@ use super::error::SendError;
 use super::inner::{Inner, MediatorShutdown};
 use super::nesting::SendLevel;
 use crate::broker::{BoxFuture, MessageBroker, PublishError};
-use crate::dispatch::{Entered, Finisher, boxed, caught, panic_message, sealed};
+use crate::dispatch::{
+    Entered, Finisher, Panic, boxed, caught, caught_panic, panic_message, sealed,
+};
 use crate::message::Message;
 use crate::middleware::{
     Answer, AnyResult, CallResult, Failure, Invocation, InvocationKind, Next, Outcome,
@@ -65,12 +67,13 @@ impl Mediator {
             // Captured as a whole, for the order of its drop.
             let OneSend { scope, entered } = &mut send;
             *entered = Some(inner.open(scope)?);
-            let handler =
-                requests.get::<R>().ok_or(SendError::NoHandler { request: type_name::<R>() })?;
+            let Some(handler) = requests.get::<R>() else {
+                return Err(SendError::NoHandler { request: type_name::<R>() });
+            };
             let mut level = SendLevel::default();
             let answered = match inner.middlewares.is_empty() {
                 true => {
-                    let handling = level.call(|| caught(|| handler.handle(request, scope)));
+                    let handling = level.call(|| caught_panic(|| handler.handle(request, scope)));
                     answer_of(level.run(handling).await)
                 }
                 false => level.run(boxed(|| run_chain(inner, handler, request, scope))).await,
@@ -222,7 +225,7 @@ impl<'a, R: Request> ChainEnd<'a, R> {
                     call.set(Some(handler.handle(request, guard.scope())));
                 }));
                 match (made, call.as_pin_mut()) {
-                    (Ok(()), Some(call)) => answer_of(caught(|| call).await),
+                    (Ok(()), Some(call)) => answer_of(caught_panic(|| call).await),
                     (Err(panic), _) => Err(SendError::Panicked(panic_message(panic))),
                     (Ok(()), None) => unreachable!("it was made"),
                 }
@@ -237,9 +240,10 @@ impl<'a, R: Request> ChainEnd<'a, R> {
     }
 }
 
-fn answer_of<T, E>(handled: Result<Result<T, E>, String>) -> Result<T, SendError<T, E>> {
+#[inline]
+fn answer_of<T, E>(handled: Result<Result<T, E>, Panic>) -> Result<T, SendError<T, E>> {
     match handled {
         Ok(answer) => answer.map_err(SendError::Handler),
-        Err(panic) => Err(SendError::Panicked(panic)),
+        Err(panic) => Err(SendError::Panicked(panic.into_text())),
     }
 }
