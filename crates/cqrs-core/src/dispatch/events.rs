@@ -9,7 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use futures_util::StreamExt;
 use futures_util::stream;
 
-use super::panics::caught;
+use super::panics::{Caught, caught};
+use crate::broker::BoxFuture;
 use crate::error::listed;
 use crate::event::{
     AnyEvent, BoundHandler, Emission, EmissionKind, EventMap, HandlerError, OutgoingEvent,
@@ -128,6 +129,7 @@ pub(crate) struct EventRounds {
 }
 
 /// The call of one handler with one event of a round.
+#[derive(Clone, Copy)]
 struct Call<'a> {
     event: &'a dyn AnyEvent,
     argument: &'a (dyn Any + Send + Sync),
@@ -135,17 +137,22 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Runs the handler. If it fails, its events are dropped.
-    async fn run(&self, scope: &mut Scope) -> Result<(), EventFailure> {
-        let emitted = scope.emitted_len();
-        let error = match caught(|| self.bound.handler.handle(self.argument, scope)).await {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(error)) => error,
-            Err(panic) => HandlerError::panicked(panic),
-        };
-        scope.truncate_emitted(emitted);
-        Err(EventFailure { event: self.event.name().to_owned(), handler: self.bound.name, error })
+    /// Starts the handler.
+    fn start<'s>(&'s self, scope: &'s mut Scope) -> Caught<BoxFuture<'s, Handled>> {
+        caught(|| self.bound.handler.handle(self.argument, scope))
     }
+
+    /// The failure of a run that ended with `error`. Its events are dropped: all but the first `emitted` in the scope.
+    fn failure(self, error: HandlerError, scope: &mut Scope, emitted: usize) -> EventFailure {
+        scope.truncate_emitted(emitted);
+        EventFailure { event: self.event.name().to_owned(), handler: self.bound.name, error }
+    }
+}
+
+type Handled = Result<(), HandlerError>;
+
+fn or_panic(ended: Result<Handled, String>) -> Handled {
+    ended.unwrap_or_else(|panic| Err(HandlerError::panicked(panic)))
 }
 
 impl EventRounds {
@@ -213,14 +220,18 @@ impl EventRounds {
                     if stops(policy, &failures) {
                         return ended(failures, policy);
                     }
-                    if let Err(failure) = (Call { event, argument, bound }).run(scope).await {
-                        failures.push(failure);
+                    let (call, emitted) = (Call { event, argument, bound }, scope.emitted_len());
+                    if let Err(error) = or_panic(call.start(scope).await) {
+                        failures.push(call.failure(error, scope, emitted));
                     }
                 }
                 next = second.take();
             }
         }
-        ended(failures, policy)
+        match failures.is_empty() {
+            true => Ok(()),
+            false => ended(failures, policy),
+        }
     }
 
     /// Warns once of a domain event without a handler.
@@ -282,12 +293,15 @@ async fn run_in_parallel(
             let Some((index, call)) = waiting.next() else { break };
             let mut child = scope.child();
             running.push(async move {
-                let result = call.run(&mut child).await;
-                (index, result, child.take_emitted())
+                let failure = match or_panic(call.start(&mut child).await) {
+                    Ok(()) => None,
+                    Err(error) => Some(call.failure(error, &mut child, 0)),
+                };
+                (index, failure, child.take_emitted())
             });
         }
-        let Some((index, result, events)) = running.next().await else { break };
-        failures.extend(result.err());
+        let Some((index, failure, events)) = running.next().await else { break };
+        failures.extend(failure);
         emitted.push((index, events));
     }
     drop(running);

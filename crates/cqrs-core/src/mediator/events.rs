@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::error::{EventSendError, SendError};
 use super::inner::{Inner, MediatorShutdown, route};
-use super::nesting::nested;
+use super::nesting::SendLevel;
 use crate::broker::{BoxFuture, MessageBroker, PublishError};
 use crate::dispatch::{EventsError, sealed};
 use crate::event::{AnyEvent, Event};
@@ -83,34 +83,20 @@ impl EventMediator {
                 return Ok(Consumed::Duplicate);
             }
         }
-        let mut consumed = Consumed::Handled;
-        let sent = {
-            let send = pin!(async {
-                let answered = match inner.middlewares.is_empty() {
-                    true => {
-                        let handled = inner.rounds.run_consumed(&*event, &mut scope).await;
-                        handled.map_err(SendError::Handler)
-                    }
-                    false => Box::pin(run_chain(inner, event, &mut scope)).await,
-                };
-                // The mark is gone if a middleware recovered from a failure: that rolled it back.
-                if let Some((inbox, id)) = &inbox
-                    && answered.is_ok()
-                    && !scope.is_marked()
-                    && !Box::pin(mark(inner, inbox, *id, &mut scope)).await?
-                {
-                    consumed = Consumed::Duplicate;
-                    return Ok(());
-                }
-                if scope.has_work() {
-                    return Box::pin(inner.finish(&mut scope, answered)).await;
-                }
-                answered
-            });
-            // The errors of its handlers decide themselves whether a retry may help.
-            nested(send).await
+        let mut level = SendLevel::default();
+        let answered = match inner.middlewares.is_empty() {
+            true => {
+                let run = pin!(inner.rounds.run_consumed(&*event, &mut scope));
+                level.run(run).await.map_err(SendError::Handler)
+            }
+            false => level.run(Box::pin(run_chain(inner, event, &mut scope))).await,
         };
-        sent.map(|()| consumed)
+        let sent = match inbox.is_some() || scope.has_work() {
+            true => level.run(Box::pin(end(inner, inbox, &mut scope, answered))).await,
+            false => answered.map(|()| Consumed::Handled),
+        };
+        // The errors of its handlers decide themselves whether a retry may help.
+        sent.map_err(|error| level.failed(error))
     }
 
     /// `true` if a handler is bound to one of these types.
@@ -169,6 +155,27 @@ async fn mark(
         inner.finisher.fail(scope).await;
     }
     marked
+}
+
+/// Ends the scope of handlers that returned `answered`.
+async fn end(
+    inner: &Inner,
+    inbox: Option<(SubscriptionInbox, Uuid)>,
+    scope: &mut Scope,
+    answered: Result<(), EventSendError>,
+) -> Result<Consumed, EventSendError> {
+    // The mark is gone if a middleware recovered from a failure: that rolled it back.
+    if let Some((inbox, id)) = &inbox
+        && answered.is_ok()
+        && !scope.is_marked()
+        && !mark(inner, inbox, *id, scope).await?
+    {
+        return Ok(Consumed::Duplicate);
+    }
+    match scope.has_work() {
+        true => inner.finish(scope, answered).await.map(|()| Consumed::Handled),
+        false => answered.map(|()| Consumed::Handled),
+    }
 }
 
 async fn run_chain(
