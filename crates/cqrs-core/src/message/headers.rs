@@ -109,17 +109,15 @@ impl Headers {
     /// As [`insert_bytes`](Self::insert_bytes) for each pair, in linear time: for received headers, whose
     /// number is not bounded. Names that are empty or longer than 255 bytes are left out.
     pub fn from_pairs(pairs: impl IntoIterator<Item = (ByteString, Bytes)>) -> Self {
-        let pairs: Vec<_> = pairs.into_iter().collect();
-        if pairs.len() <= FEW {
-            let mut headers = Self::new();
-            for (name, value) in pairs {
-                let _invalid = headers.insert_bytes(name, value);
-            }
-            return headers;
+        let (mut pairs, mut few) = (pairs.into_iter(), Self::new());
+        for (name, value) in pairs.by_ref().take(FEW) {
+            let _invalid = few.insert_bytes(name, value);
         }
-        let mut places: HashMap<ByteString, usize> = HashMap::with_capacity(pairs.len());
-        let mut unique: Vec<(ByteString, Bytes)> = Vec::with_capacity(pairs.len());
-        for (name, value) in pairs {
+        let Some(next) = pairs.next() else { return few };
+        let text = few.text.into_iter().map(|(name, value)| (name, value.into_bytes()));
+        let binary = few.binary.map(|binary| *binary).unwrap_or_default();
+        let (mut places, mut unique) = (HashMap::<ByteString, usize>::new(), Named::new());
+        for (name, value) in text.chain(binary).chain([next]).chain(pairs) {
             let Ok(name) = valid(name) else { continue };
             match places.entry(name) {
                 Entry::Occupied(place) => unique[*place.get()].1 = value,

@@ -186,22 +186,25 @@ impl Record {
 
     /// Puts the headers that are legal in [`Headers`] into the message, and the fields that they fill.
     fn put_headers(&self, incoming: &mut Incoming) {
-        let mut pairs = Vec::new();
-        for RawHeader { name, value } in self.original_headers() {
+        let Incoming { id, name: event_name, content_type, .. } = &mut *incoming;
+        let pairs = self.original_headers().filter_map(|RawHeader { name, value }| {
+            let value = value.map(|value| self.content.slice_ref(value));
             let field = match name {
-                header::MESSAGE_ID => Some(&mut incoming.id),
-                header::EVENT_NAME => Some(&mut incoming.name),
-                CONTENT_TYPE => Some(&mut incoming.content_type),
+                header::MESSAGE_ID => Some((header::MESSAGE_ID, &mut *id)),
+                header::EVENT_NAME => Some((header::EVENT_NAME, &mut *event_name)),
+                CONTENT_TYPE => Some((CONTENT_TYPE, &mut *content_type)),
                 _ => None,
             };
-            let value = value.map(|value| self.content.slice_ref(value));
-            if let Some(field) = field {
-                *field = value.clone().and_then(|value| ByteString::try_from(value).ok());
-            }
-            let name = ByteString::try_from(self.content.slice_ref(name.as_bytes()));
+            let name = match field {
+                Some((name, field)) => {
+                    *field = value.clone().and_then(|value| ByteString::try_from(value).ok());
+                    ByteString::from_static(name)
+                }
+                None => ByteString::try_from(self.content.slice_ref(name.as_bytes())).ok()?,
+            };
             // An empty or overlong name is left out here; copies of the record keep it.
-            pairs.extend(name.ok().zip(value));
-        }
+            Some((name, value?))
+        });
         incoming.headers = Headers::from_pairs(pairs);
     }
 
