@@ -9,10 +9,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use cqrs_core::codec::{DeserializeError, DeserializeErrorKind, Deserializer, JsonDeserializer};
 use cqrs_core::consume::Incoming;
 use cqrs_core::event::Timestamp;
+use cqrs_core::message::content_type;
 use cqrs_core::{
-    EventHandler, EventMediator, HandlerError, MemoryBroker, Message, MessageBrokerExt,
+    Event as _, EventHandler, EventMediator, HandlerError, MemoryBroker, Message, MessageBrokerExt,
     Notification, NotificationEvent, Scope, Service, StartAt, Subscribe, Subscription,
 };
+use cqrs_protobuf::{ProtobufDeserializer, ProtobufSerializer};
+use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
@@ -25,17 +28,19 @@ const GROUP: &str = "costs";
 const KEYS: usize = 100;
 
 /// An event, its deserializer and its bytes.
-pub(crate) trait Body: Notification + Clone + serde::de::DeserializeOwned {
+pub(crate) trait Body: Notification + Clone {
     type Deserializer: Deserializer<Self> + Default;
 
     fn bytes() -> Vec<u8>;
 
+    /// Names the event in the frame, if its bytes do not.
+    fn name(message: Message) -> Message {
+        message
+    }
+
     /// Decodes `body` without a message around it, as a loop on the raw client does.
     #[cfg(feature = "servers")]
-    fn decode(body: &[u8]) {
-        let event: NotificationEvent<Self> = serde_json::from_slice(body).expect("an event");
-        black_box(event);
-    }
+    fn decode(body: &[u8]);
 }
 
 /// 256 bytes of JSON, with the envelope of python-cqrs.
@@ -64,6 +69,44 @@ impl Body for Text {
     fn bytes() -> Vec<u8> {
         serde_json::to_vec(&Self::event()).expect("JSON")
     }
+
+    #[cfg(feature = "servers")]
+    fn decode(body: &[u8]) {
+        let event: NotificationEvent<Self> = serde_json::from_slice(body).expect("an event");
+        black_box(event);
+    }
+}
+
+/// A Protobuf message of `SIZE` bytes.
+#[derive(Clone, PartialEq, prost::Message, cqrs_macros::Notification)]
+#[cqrs(crate = "cqrs_core", topic = "costs", serializer = ProtobufSerializer)]
+pub(crate) struct Binary<const SIZE: usize> {
+    #[prost(string, tag = "1")]
+    user_id: String,
+    #[prost(string, tag = "2")]
+    filling: String,
+}
+
+impl<const SIZE: usize> Body for Binary<SIZE> {
+    type Deserializer = ProtobufDeserializer;
+
+    fn bytes() -> Vec<u8> {
+        let of_filling = |filling: usize| {
+            let filling = "x".repeat(filling);
+            Self { user_id: "1234".to_owned(), filling }.encode_to_vec()
+        };
+        let bare = of_filling(128).len() - 128;
+        of_filling(SIZE - bare)
+    }
+
+    fn name(message: Message) -> Message {
+        message.with_name(Self::NAME).with_content_type(content_type::PROTOBUF)
+    }
+
+    #[cfg(feature = "servers")]
+    fn decode(body: &[u8]) {
+        black_box(<Self as prost::Message>::decode(body).expect("an event"));
+    }
 }
 
 /// A body of two integers, without an envelope: nothing of it has to be allocated.
@@ -79,6 +122,12 @@ impl Body for Integers {
 
     fn bytes() -> Vec<u8> {
         serde_json::to_vec(&Self { user_id: 1234, amount: 567 }).expect("JSON")
+    }
+
+    #[cfg(feature = "servers")]
+    fn decode(body: &[u8]) {
+        let payload: Self = serde_json::from_slice(body).expect("a payload");
+        black_box(payload);
     }
 }
 
@@ -106,7 +155,8 @@ impl Deserializer<Integers> for Bare {
 }
 
 pub(crate) fn decode<B: Body>(messages: usize) {
-    let (message, deserializer) = (Incoming::new(TOPIC, B::bytes()), B::Deserializer::default());
+    let message = Incoming::from(&message::<B>(TOPIC, &B::bytes(), 0));
+    let deserializer = B::Deserializer::default();
     measured(|| {
         for _ in 0..messages {
             black_box(deserializer.deserialize(black_box(&message)).expect("an event"));
@@ -122,15 +172,15 @@ pub(crate) fn memory<B: Body>(messages: usize, concurrency: usize) {
     runtime.block_on(async {
         let body = B::bytes();
         for index in 0..messages {
-            broker.publish(message(TOPIC, &body, index)).await.expect("room");
+            broker.publish(message::<B>(TOPIC, &body, index)).await.expect("room");
         }
     });
     let subscription = Subscription::to(TOPIC).concurrency(concurrency).max_unsettled(1_000);
     service::<B>(&runtime, broker, subscription, messages);
 }
 
-pub(crate) fn message(topic: &str, body: &[u8], index: usize) -> Message {
-    Message::new(topic, body.to_vec()).with_key(format!("key-{}", index % KEYS))
+pub(crate) fn message<B: Body>(topic: &str, body: &[u8], index: usize) -> Message {
+    B::name(Message::new(topic, body.to_vec()).with_key(format!("key-{}", index % KEYS)))
 }
 
 /// Counts a service that handles `messages`.

@@ -31,6 +31,11 @@ pub(crate) enum Scenario {
     DecodeJson,
     /// The same of a body with two integers.
     DecodeIntegers,
+    /// Protobuf of 256 bytes decoded, with the id and the name in the frame.
+    DecodeProtobuf,
+    /// The same of 1,000 bytes.
+    #[value(name = "decode-protobuf-1k")]
+    DecodeProtobuf1k,
     /// JSON of 256 bytes from a full queue of the memory broker: decoded, handled, acked.
     ConsumeJson,
     /// The same in 16 lanes.
@@ -44,6 +49,12 @@ pub(crate) enum Scenario {
     /// The raw client's.
     #[cfg(feature = "servers")]
     ConsumeKafkaRaw,
+    /// The same in Protobuf, with the id and the name in headers.
+    #[cfg(feature = "servers")]
+    ConsumeKafkaProtobuf,
+    /// The raw client's, without the headers.
+    #[cfg(feature = "servers")]
+    ConsumeKafkaProtobufRaw,
     /// The publisher's thread on Kafka.
     #[cfg(feature = "servers")]
     PublishKafka,
@@ -87,6 +98,8 @@ impl Scenario {
             #[cfg(feature = "servers")]
             Self::ConsumeKafka
             | Self::ConsumeKafkaRaw
+            | Self::ConsumeKafkaProtobuf
+            | Self::ConsumeKafkaProtobufRaw
             | Self::PublishKafka
             | Self::PublishKafkaRaw
             | Self::ConsumeAmqp
@@ -110,13 +123,23 @@ impl Scenario {
             Self::PublishMemory => publish::memory(count),
             Self::DecodeJson => consume::decode::<consume::Text>(count),
             Self::DecodeIntegers => consume::decode::<consume::Integers>(count),
+            Self::DecodeProtobuf => consume::decode::<consume::Binary<256>>(count),
+            Self::DecodeProtobuf1k => consume::decode::<consume::Binary<1_000>>(count),
             Self::ConsumeJson => consume::memory::<consume::Text>(count, 1),
             Self::ConsumeJson16Lanes => consume::memory::<consume::Text>(count, 16),
             Self::ConsumeIntegers => consume::memory::<consume::Integers>(count, 1),
             #[cfg(feature = "servers")]
-            Self::ConsumeKafka => crate::servers::kafka::consume(count),
+            Self::ConsumeKafka => crate::servers::kafka::consume::<consume::Text>(count),
             #[cfg(feature = "servers")]
-            Self::ConsumeKafkaRaw => crate::servers::kafka::consume_raw(count),
+            Self::ConsumeKafkaRaw => crate::servers::kafka::consume_raw::<consume::Text>(count),
+            #[cfg(feature = "servers")]
+            Self::ConsumeKafkaProtobuf => {
+                crate::servers::kafka::consume::<consume::Binary<256>>(count)
+            }
+            #[cfg(feature = "servers")]
+            Self::ConsumeKafkaProtobufRaw => {
+                crate::servers::kafka::consume_raw::<consume::Binary<256>>(count)
+            }
             #[cfg(feature = "servers")]
             Self::PublishKafka => crate::servers::kafka::publish(count),
             #[cfg(feature = "servers")]

@@ -41,7 +41,7 @@ impl Queue {
             config.queues.push(QueueConfig::new(&name));
             config.bindings.push(BindingConfig::new(&name, &name));
             let broker = AmqpMessageBroker::connect(config).await.expect("rabbitmq");
-            publish_ours(&broker, &name, count).await;
+            publish_ours::<Text>(&broker, &name, count).await;
             let properties = ConnectionProperties::default();
             let connection = Connection::connect(&dsn(), properties).await.expect("rabbitmq");
             let raw = connection.create_channel().await.expect("a channel");
@@ -93,7 +93,7 @@ pub(crate) fn consume_raw(count: usize) {
 
 pub(crate) fn publish(count: usize) {
     let queue = Queue::with(0);
-    block_on(&queue.runtime, publish_ours(&queue.broker, &queue.name, count));
+    block_on(&queue.runtime, publish_ours::<Text>(&queue.broker, &queue.name, count));
 }
 
 pub(crate) fn publish_raw(count: usize) {

@@ -22,7 +22,7 @@ struct Topic {
 }
 
 impl Topic {
-    fn with(count: usize) -> Self {
+    fn with<B: Body>(count: usize) -> Self {
         let runtime = runtime();
         let (name, broker) = runtime.block_on(async {
             let name = unique();
@@ -30,7 +30,7 @@ impl Topic {
             admin().create_topics([&new], &AdminOptions::new()).await.expect("a topic");
             let config = KafkaConfig::new([servers()]);
             let broker = KafkaMessageBroker::connect(config).await.expect("kafka");
-            publish_ours(&broker, &name, count).await;
+            publish_ours::<B>(&broker, &name, count).await;
             (name, broker)
         });
         Self { runtime, name, broker }
@@ -60,14 +60,14 @@ fn client() -> ClientConfig {
     config
 }
 
-pub(crate) fn consume(count: usize) {
-    let topic = Topic::with(count);
+pub(crate) fn consume<B: Body>(count: usize) {
+    let topic = Topic::with::<B>(count);
     let subscription = Subscription::to(topic.name.as_str());
-    service::<Text>(&topic.runtime, topic.broker.clone(), subscription, count);
+    service::<B>(&topic.runtime, topic.broker.clone(), subscription, count);
 }
 
-pub(crate) fn consume_raw(count: usize) {
-    let topic = Topic::with(count);
+pub(crate) fn consume_raw<B: Body>(count: usize) {
+    let topic = Topic::with::<B>(count);
     // The client spawns a task.
     let _entered = topic.runtime.enter();
     let consumer: StreamConsumer = client()
@@ -80,19 +80,19 @@ pub(crate) fn consume_raw(count: usize) {
     block_on(&topic.runtime, async {
         for _ in 0..count {
             let record = consumer.recv().await.expect("a record");
-            Text::decode(record.payload().expect("a body"));
+            B::decode(record.payload().expect("a body"));
             consumer.store_offset_from_message(&record).expect("stored");
         }
     });
 }
 
 pub(crate) fn publish(count: usize) {
-    let topic = Topic::with(0);
-    block_on(&topic.runtime, publish_ours(&topic.broker, &topic.name, count));
+    let topic = Topic::with::<Text>(0);
+    block_on(&topic.runtime, publish_ours::<Text>(&topic.broker, &topic.name, count));
 }
 
 pub(crate) fn publish_raw(count: usize) {
-    let topic = Topic::with(0);
+    let topic = Topic::with::<Text>(0);
     let producer: FutureProducer = client()
         .set("acks", "all")
         .set("enable.idempotence", "true")

@@ -10,7 +10,7 @@ use std::future::Future;
 
 use cqrs_core::MessageBroker;
 
-use crate::consume::{Body as _, Text, message};
+use crate::consume::{Body, message};
 
 /// Messages in flight.
 const WINDOW: usize = 100;
@@ -46,10 +46,10 @@ async fn pipelined<C: Future<Output = ()>>(count: usize, send: impl AsyncFn(usiz
 }
 
 /// Publishes `count` messages through a broker of ours.
-async fn publish_ours(broker: &impl MessageBroker, topic: &str, count: usize) {
-    let body = Text::bytes();
+async fn publish_ours<B: Body>(broker: &impl MessageBroker, topic: &str, count: usize) {
+    let body = B::bytes();
     pipelined(count, async |index| {
-        let message = message(topic, &body, index);
+        let message = message::<B>(topic, &body, index);
         let receipt = broker.enqueue(message).await.expect("a place in the window");
         async move {
             let _confirmation = receipt.await.expect("confirmed");
