@@ -165,7 +165,8 @@ impl FrameExt for Incoming {
         let name = name.map_or(Cow::Borrowed(P::NAME), |name| Cow::Owned(name.to_owned()));
         let mut topic = P::topic();
         if topic != *self.topic {
-            topic = Cow::Owned(self.topic.to_string());
+            // Not by `to_string`, which formats an `Arc<str>`.
+            topic = Cow::Owned(str::to_owned(&self.topic));
         }
         NotificationEvent::from_parts(payload, id, time, name, topic)
     }
