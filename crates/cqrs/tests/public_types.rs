@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use cqrs::app::{AppError, AppReport, Stopping};
 use cqrs::broker::{
-    BrokerState, Confirmation, Intake, PendingConfirm, Receipt, ShutdownReport, Slot, Window,
+    BrokerState, Confirmation, Intake, PendingConfirm, Receipt, SharedMessage, ShutdownReport,
+    Slot, Window,
 };
 use cqrs::codec::{
     ByContentType, DeserializeError, DeserializeErrorKind, Encoded, JsonDeserializer,
@@ -99,6 +100,7 @@ const _: () = {
     shared::<Intake>();
     shared::<PendingConfirm>();
     shared::<Receipt>();
+    shared::<SharedMessage>();
     shared::<ShutdownReport>();
     shared::<Slot>();
     shared::<Window>();

@@ -1,7 +1,9 @@
 //! The timers of receipts, kept for the next ones; part of the intake.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
 
 use tokio::runtime::{Handle, Id};
 use tokio::time::{Instant, Sleep};
@@ -10,26 +12,26 @@ use tokio::time::{Instant, Sleep};
 ///
 /// A kept timer stays registered, and its deadline is nearly always earlier than that of the next receipt. tokio
 /// postpones such a timer without its lock, so the timer of a confirmed message costs no registration.
-#[derive(Debug, Default)]
+///
+/// Invariant: all kept timers are of one runtime, the last that gave one back.
+#[derive(Default)]
 pub(super) struct Timers(Mutex<Vec<Timer>>);
 
 /// A timer. Belongs to one runtime, after whose shutdown it must not be polled.
-#[derive(Debug)]
 pub(super) struct Timer {
+    /// tokio may reuse the id of a runtime that has ended. It does not today: they are counted.
     runtime: Id,
     pub(super) sleep: Pin<Box<Sleep>>,
 }
 
-/// The number of timers that are kept. Each may keep the task in memory that polled it last, until it is used again
-/// or its time comes.
+/// The number of timers that are kept.
 const KEPT: usize = 128;
 
 impl Timers {
     /// A timer of the current runtime.
     pub(super) fn take(&self, deadline: Instant) -> Timer {
         let runtime = Handle::current().id();
-        // Those of another runtime are dropped.
-        let kept = self.lock().pop().filter(|timer| timer.runtime == runtime);
+        let kept = self.lock().pop_if(|timer| timer.runtime == runtime);
         match kept {
             Some(mut timer) => {
                 timer.sleep.as_mut().reset(deadline);
@@ -39,16 +41,28 @@ impl Timers {
         }
     }
 
-    /// Keeps a timer for a later receipt.
-    pub(super) fn keep(&self, timer: Timer) {
-        let mut kept = self.lock();
-        match kept.len() < KEPT {
-            true => kept.push(timer),
-            false => {
-                drop(kept);
-                drop(timer);
-            }
+    /// Keeps a timer of the current runtime for a later receipt.
+    pub(super) fn keep(&self, mut timer: Timer) {
+        if Handle::try_current().map(|current| current.id()).ok() != Some(timer.runtime) {
+            return;
         }
+        // Unregisters the waker, which keeps its task in memory.
+        let _elapsed = timer.sleep.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        let mut kept = self.lock();
+        let foreign = match kept.first() {
+            Some(first) if first.runtime != timer.runtime => std::mem::take(&mut *kept),
+            _ => Vec::new(),
+        };
+        let surplus = match kept.len() < KEPT {
+            true => {
+                kept.push(timer);
+                None
+            }
+            false => Some(timer),
+        };
+        drop(kept);
+        // They take a lock of their runtime.
+        drop((foreign, surplus));
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Timer>> {
@@ -56,8 +70,16 @@ impl Timers {
     }
 }
 
+impl fmt::Debug for Timers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Timers")
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::task::Wake;
     use std::time::Duration;
 
     use futures_util::FutureExt;
@@ -102,6 +124,26 @@ mod tests {
             runtime.unwrap().block_on(publish(&intake));
             assert_eq!(intake.timers().lock().len(), 1);
         }
+    }
+
+    #[tokio::test]
+    async fn kept_timer_keeps_no_waker() {
+        struct Task;
+
+        impl Wake for Task {
+            fn wake(self: Arc<Self>) {}
+        }
+
+        let (intake, task) = (Intake::new(Window::default(), TIMEOUT), Arc::new(Task));
+        let (pending, mut receipt) = intake.try_admit(message()).unwrap();
+        let waker = Waker::from(Arc::clone(&task));
+        let mut poll = || Pin::new(&mut receipt).poll(&mut Context::from_waker(&waker));
+        assert!(poll().is_pending());
+        pending.confirm(Confirmation::default());
+        assert!(poll().is_ready());
+        drop(waker);
+        assert_eq!(intake.timers().lock().len(), 1);
+        assert_eq!(Arc::strong_count(&task), 1);
     }
 
     #[tokio::test]

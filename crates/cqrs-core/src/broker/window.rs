@@ -322,6 +322,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn slot_freed_before_a_wait_is_queued_is_not_missed() {
+        let window = Window::new(1, 10);
+        drop(window.try_acquire(1).unwrap());
+        let mut wait = window.0.queue(1).unwrap();
+        assert!((&mut wait.slot).now_or_never().is_some());
+    }
+
+    #[tokio::test]
     async fn cancelled_wait_lets_those_behind_it_through() {
         let window = Window::new(10, 100);
         let _held = window.try_acquire(60).unwrap();

@@ -111,10 +111,10 @@ struct PublishInOrder<'b, B: ?Sized> {
 
 impl<B: MessageBroker + ?Sized> PublishInOrder<'_, B> {
     async fn enqueue(&mut self, message: Message) -> Result<Receipt, PublishError> {
-        let of_message = |(topic, key): &(Arc<str>, Bytes)| {
+        let holds = |(topic, key): &(Arc<str>, Bytes)| {
             message.key.as_ref() == Some(key) && message.topic == *topic
         };
-        if self.held.iter().any(of_message) {
+        if self.held.iter().any(holds) {
             return Err(behind_its_key(message));
         }
         let kept = message.clone();
