@@ -60,6 +60,9 @@ pub(super) struct Member {
     pub(super) keeps_order: bool,
 }
 
+/// The largest number of empty places that are kept: all of them are looked at when queues are made.
+const MOST_EMPTY: usize = 4_096;
+
 /// The members for which a message has become ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReadyFor {
@@ -331,6 +334,9 @@ impl Group {
             wakes_one = self.end_in_flight(queue, |next| (next.offset, u64::MAX));
         }
         if self.entries.is_empty() {
+            if self.entries.capacity() > MOST_EMPTY {
+                self.entries = Slab::new();
+            }
             self.has_queues = self.last_member.is_some_and(|member| !member.keeps_order);
         }
         Some(Settled { offset, wakes_one })

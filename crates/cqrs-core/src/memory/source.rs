@@ -104,6 +104,8 @@ impl MemorySource {
         }
         if !taken.is_empty() {
             budget.made_progress();
+            // It may not be polled again before their handlers end.
+            self.stop_waiting();
             return Poll::Ready(true);
         }
         match ended == self.topics.len() {
@@ -143,6 +145,9 @@ impl Source for MemorySource {
             }
         }
         let max = self.state.room().min(fetch.room());
+        if max == 0 {
+            return Poll::Ready(Some(Ok(())));
+        }
         match ready!(self.poll_topics(cx, max)) {
             true => {
                 self.deliver(fetch);

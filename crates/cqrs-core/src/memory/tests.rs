@@ -6,3 +6,4 @@ mod publishing;
 mod sources;
 mod stress;
 mod subscribing;
+mod wakeups;

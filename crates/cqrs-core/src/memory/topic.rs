@@ -184,12 +184,12 @@ impl Topic {
         let ended = state.closed && state.waiting.is_empty();
         let end = state.log.end();
         let Some(group) = state.group_mut(group) else { return Taken::Ended };
-        // Here, too, because the runtime that waits for them may be gone.
-        group.release(end);
+        // Here, too, because the runtime that waits for them may be gone. They may be for other members.
+        let released = group.release(end);
         let TakeResult { taken, wakes_all } = group.take(member, max, deliver);
         // One stored wake-up may stand for several ready messages.
         let one = if taken > 0 { group.signal_if_ready() } else { None };
-        let all = wakes_all.then(|| Arc::clone(&group.signal));
+        let all = (released || wakes_all).then(|| Arc::clone(&group.signal));
         let ended = ended && group.unsettled() == 0;
         drop(state);
         wake_one(one);
