@@ -53,6 +53,8 @@ struct Script {
     revoked_when_held: bool,
     /// Records `begin` and `postpone`, too.
     writes_starts: bool,
+    /// Records the drop of an acked settlement, too.
+    writes_drops: bool,
     /// The first message is revoked after the given time.
     first_revoked_after: Option<Duration>,
     crashes: u32,
@@ -74,6 +76,21 @@ impl Scribe {
         let messages = VecDeque::from([Incoming::new("paid", body)]);
         let inner = RecordingBroker::with_log(&log);
         Self { inner, log, script, messages: Arc::new(Mutex::new(messages)) }
+    }
+
+    fn delivery(&self, message: Incoming) -> SourceDelivery {
+        let settle = Written {
+            log: self.log.clone(),
+            number: message.key.as_ref().map_or(1, |key| u32::from(key[0])),
+            script: self.script,
+            failed: 0,
+            held: false,
+            settled: false,
+            handed_out: tokio::time::Instant::now(),
+        };
+        let mut delivery = SourceDelivery::new(message, settle);
+        delivery.retry.crashes = self.script.crashes;
+        delivery
     }
 }
 
@@ -112,21 +129,10 @@ impl Source for Scribe {
         _: &mut Context<'_>,
         fetch: &mut Fetch,
     ) -> Poll<Option<Result<(), SourceError>>> {
-        let Some(message) = self.messages.lock().unwrap().pop_front() else { return Poll::Pending };
-        let number = message.key.as_ref().map_or(1, |key| u32::from(key[0]));
-        let settle = Written {
-            log: self.log.clone(),
-            number,
-            script: self.script,
-            failed: 0,
-            held: false,
-            settled: false,
-            handed_out: tokio::time::Instant::now(),
-        };
-        let mut delivery = SourceDelivery::new(message, settle);
-        delivery.retry.crashes = self.script.crashes;
-        fetch.push(delivery);
-        Poll::Ready(Some(Ok(())))
+        fetch.poll_fill(|_| match self.messages.lock().unwrap().pop_front() {
+            Some(message) => Poll::Ready(Some(Ok(self.delivery(message)))),
+            None => Poll::Pending,
+        })
     }
     fn stop(&mut self) -> BoxFuture<'_, ()> {
         Box::pin(async {})
@@ -209,6 +215,8 @@ impl Drop for Written {
     fn drop(&mut self) {
         if !self.settled {
             self.log.add("given back");
+        } else if self.script.writes_drops {
+            self.log.add(format!("drop {}", self.number));
         }
     }
 }
@@ -310,6 +318,36 @@ fn three(script: Script) -> Scribe {
     };
     *broker.messages.lock().unwrap() = (1..=3).map(message).collect();
     broker
+}
+
+#[tokio::test(start_paused = true)]
+async fn acked_settlement_is_dropped_before_the_next_handler_ends() {
+    let broker = three(Script { writes_drops: true, ..Script::default() });
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let waits = {
+        let gate = Arc::clone(&gate);
+        each(move |event: NotificationEvent<Ordered>, _: Received| {
+            let gate = Arc::clone(&gate);
+            async move {
+                if event.payload.number == 3 {
+                    let _open = gate.acquire().await;
+                }
+                Ok(())
+            }
+        })
+    };
+    let subscription = paid(Retry::none()).concurrency(1);
+    let service = Service::builder(broker.clone()).subscribe(subscription, waits).build().unwrap();
+    let log = broker.log.clone();
+    let seen = async move {
+        // The second and the third are one run of the worker.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(log.lines(), ["ack", "drop 1", "ack", "drop 2"]);
+        gate.close();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    };
+    drop(service.run_until(seen).await.unwrap());
+    assert_eq!(broker.log.lines()[4..], ["ack", "drop 3", "closed"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -144,6 +144,7 @@ impl Settle for AmqpSettle {
         let InboundDelivery { handed_out, original, queue, .. } = &mut *self.delivery;
         self.settled = true;
         (self.in_flight, *handed_out, self.running) = (None, None, None);
+        let original = std::mem::take(original);
         if self.context.plan.is_stream()
             && let Some(offset) = original.stream_offset()
         {
@@ -292,6 +293,10 @@ mod tests {
         ack(&mut settle).unwrap();
         assert_eq!(epoch.acks.count(), 1);
         assert!(settle.settled && settle.is_revoked());
+        assert!(
+            settle.delivery.original.body.is_empty(),
+            "it may live until its worker's run ends"
+        );
         ack(&mut settle).unwrap_err();
         assert_eq!(epoch.acks.count(), 1);
     }

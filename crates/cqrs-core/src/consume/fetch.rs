@@ -72,8 +72,8 @@ impl Fetch {
         Arc::new(message)
     }
 
-    /// `settle` in the allocation of a settled delivery, if there is one. What an acked one keeps alive is freed later
-    /// then: after its ack it must not hold the message.
+    /// `settle` in the allocation of a settled delivery, if there is one. From now on acked ones are kept for it: see
+    /// [`Settle::poll_ack`].
     pub fn settle<S: Settle>(&mut self, settle: S) -> Box<dyn Settle> {
         self.spare.wants_settles = true;
         if let Some(spare) = self.spare.settles.pop()
@@ -115,9 +115,9 @@ pub(crate) struct Spare {
 }
 
 impl Spare {
-    /// Keeps an acked settlement, and a message, without its content, that nobody else has.
+    /// Keeps an acked settlement, if the source uses it, and a message, without its content, that nobody else has.
     pub(crate) fn keep(&mut self, message: Option<Arc<Incoming>>, settle: Box<dyn Settle>) {
-        if self.settles.len() < Fetch::MOST {
+        if self.wants_settles && self.settles.len() < Fetch::MOST {
             self.settles.push(settle);
         }
         if let Some(mut message) = message
@@ -129,13 +129,15 @@ impl Spare {
         }
     }
 
-    /// Takes the parts of `other`, as far as there is room. The others stay, to be dropped without a lock.
+    /// Takes the parts of `other`, as far as there is room, and tells it what to keep from now on. The others stay,
+    /// to be dropped without a lock.
     pub(crate) fn append(&mut self, other: &mut Self) {
         self.received.append(&mut other.received);
         append(&mut self.messages, &mut other.messages);
         if self.wants_settles {
             append(&mut self.settles, &mut other.settles);
         }
+        other.wants_settles = self.wants_settles;
     }
 
     /// Drops what [`append`](Self::append) left.
@@ -218,11 +220,12 @@ mod tests {
     #[test]
     fn settlements_are_kept_only_for_a_source_that_uses_them() {
         let (mut fetch, mut of_worker) = (Fetch::default(), Spare::default());
-        for used in [0, 1] {
+        // A worker knows it after its first run.
+        for kept in [0, 0, 1] {
             of_worker.keep(None, Box::new(Numbered(1)));
+            assert_eq!(of_worker.settles.len(), kept);
             fetch.spare.append(&mut of_worker);
-            of_worker.clear();
-            assert_eq!(fetch.spare.settles.len(), used);
+            assert_eq!((of_worker.settles.len(), fetch.spare.settles.len()), (0, kept));
             drop(fetch.settle(Numbered(2)));
         }
     }
