@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use cqrs_core::broker::{BoxFuture, BrokerState, Receipt, ShutdownReport};
 use cqrs_core::consume::{
-    Fetch, Source, SourceError, SourceStatus, SubscribeError, SubscribeRequest,
+    DeadLetter, Delayed, Fetch, Incoming, RetryState, Settle, SettleError, Source, SourceDelivery,
+    SourceError, SourceStatus, SubscribeError, SubscribeRequest,
 };
 use cqrs_core::service::{ServiceBuilder, SubscriptionState, Target};
 use cqrs_core::{
@@ -34,6 +35,12 @@ enum Fault {
     PanicsLater,
     NeverStops,
     NeverCloses,
+    /// Adds a message, and is pending.
+    PendsWithDelivery,
+    /// Adds a message, and fails.
+    FailsWithDelivery,
+    /// Is ready without a message, for a time that a spinning worker does not survive.
+    ReadyWithNothing,
 }
 
 /// Its sources deliver nothing; those of the topic `bad` have a fault.
@@ -78,21 +85,40 @@ impl Subscribe for Broken {
         }
         request.status.report(SourceStatus::Consuming);
         let fault = if request.topics.to_string() == "bad" { self.0 } else { Fault::None };
-        Box::pin(async move { Ok(Box::new(Faulty(fault)) as Box<dyn Source>) })
+        Box::pin(async move { Ok(Box::new(Faulty(fault, 0)) as Box<dyn Source>) })
     }
 }
 
+/// A fault, and the number of polls.
 #[derive(Debug)]
-struct Faulty(Fault);
+struct Faulty(Fault, u32);
 
 impl Source for Faulty {
     fn poll_fetch(
         &mut self,
         _: &mut Context<'_>,
-        _: &mut Fetch,
+        fetch: &mut Fetch,
     ) -> Poll<Option<Result<(), SourceError>>> {
         assert_ne!(self.0, Fault::PanicsAtOnce, "a source that panics");
-        Poll::Pending
+        self.1 += 1;
+        match self.0 {
+            Fault::PendsWithDelivery | Fault::FailsWithDelivery if self.1 == 1 => {
+                for number in [1, 2] {
+                    fetch.push(SourceDelivery::new(ordered(number), Settled));
+                }
+                match self.0 {
+                    Fault::FailsWithDelivery => {
+                        Poll::Ready(Some(Err(SourceError::new("it fails"))))
+                    }
+                    _ => Poll::Pending,
+                }
+            }
+            Fault::ReadyWithNothing => {
+                assert!(self.1 < 10_000, "it is polled without a pause");
+                Poll::Ready(Some(Ok(())))
+            }
+            _ => Poll::Pending,
+        }
     }
     fn stop(&mut self) -> BoxFuture<'_, ()> {
         match self.0 {
@@ -105,6 +131,41 @@ impl Source for Faulty {
             Fault::NeverCloses => Box::pin(std::future::pending()),
             _ => Box::pin(async { Ok(()) }),
         }
+    }
+}
+
+fn ordered(number: u32) -> Incoming {
+    let event = NotificationEvent::new(Ordered { number });
+    let body = serde_json::to_vec(&event).unwrap();
+    let mut message = Incoming::new("bad", body);
+    message.offset = Some(number.into());
+    message
+}
+
+/// Settles nothing.
+struct Settled;
+
+impl Settle for Settled {
+    fn begin(&mut self) -> bool {
+        true
+    }
+    fn postpone(&mut self) {}
+    fn note_attempt(&mut self, _: &RetryState) {}
+    fn is_revoked(&self) -> bool {
+        false
+    }
+    fn poll_ack(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SettleError>> {
+        Poll::Ready(Ok(()))
+    }
+    fn retry_later(
+        &mut self,
+        _: Duration,
+        _: &RetryState,
+    ) -> BoxFuture<'_, Result<Delayed, SettleError>> {
+        Box::pin(async { Ok(Delayed::Hold) })
+    }
+    fn dead_letter(&mut self, _: &DeadLetter) -> BoxFuture<'_, Result<(), SettleError>> {
+        Box::pin(async { Ok(()) })
     }
 }
 
@@ -200,6 +261,52 @@ async fn panicked_source_is_not_polled_again() {
     let error = running.await.unwrap().unwrap_err();
     assert!(error.detail.contains("a source that panics late"), "{error}");
     assert!(!POLLED_AGAIN.load(Ordering::SeqCst), "nobody knows what state it is in");
+}
+
+#[tokio::test(start_paused = true)]
+async fn deliveries_of_a_pending_source_are_handled() {
+    let service = service(Fault::PendsWithDelivery, &["bad"]);
+    let report = service.run_until(tokio::time::sleep(Duration::from_secs(60))).await.unwrap();
+    assert_eq!(report.subscriptions[0].counts.handled, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn deliveries_before_an_error_are_received() {
+    let service = service(Fault::FailsWithDelivery, &["bad"]);
+    let health = service.health();
+    let error = service.run_until(std::future::pending::<()>()).await.unwrap_err();
+    assert!(error.detail.contains("it fails"), "{error}");
+    assert_eq!(health.subscriptions()[0].counts.received, 2);
+}
+
+#[tokio::test]
+async fn source_that_is_ready_with_nothing_does_not_block_its_thread() {
+    let service = service(Fault::ReadyWithNothing, &["bad"]);
+    let stops = async {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    };
+    drop(service.run_until(stops).await.unwrap());
+}
+
+#[tokio::test]
+async fn next_delivery_is_the_first_of_a_faulty_source() {
+    for fault in [Fault::PendsWithDelivery, Fault::FailsWithDelivery] {
+        let mut source: Box<dyn Source> = Box::new(Faulty(fault, 0));
+        let next = std::future::poll_fn(|cx| source.poll_next(cx));
+        let next = tokio::time::timeout(Duration::from_secs(1), next).await;
+        let delivery = next.expect("it is there").unwrap().unwrap();
+        assert_eq!(delivery.message.offset, Some(1), "{fault:?}");
+    }
+    let mut source: Box<dyn Source> = Box::new(Faulty(Fault::ReadyWithNothing, 0));
+    let mut polls = 0;
+    let until_third = std::future::poll_fn(|cx| {
+        polls += 1;
+        assert!(source.poll_next(cx).is_pending());
+        if polls == 3 { Poll::Ready(()) } else { Poll::Pending }
+    });
+    tokio::time::timeout(Duration::from_secs(1), until_third).await.expect("it is woken");
 }
 
 #[tokio::test(start_paused = true)]

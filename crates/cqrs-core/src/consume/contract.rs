@@ -110,13 +110,8 @@ impl dyn Source {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<SourceDelivery, SourceError>>> {
         let mut fetch = Fetch::new(1);
-        let polled = ready!(self.poll_fetch(cx, &mut fetch));
-        match (fetch.pop(), polled) {
-            (Some(delivery), _) => Poll::Ready(Some(Ok(delivery))),
-            (None, Some(Err(error))) => Poll::Ready(Some(Err(error))),
-            (None, Some(Ok(()))) => Poll::Pending, // it breaks its contract
-            (None, None) => Poll::Ready(None),
-        }
+        let end = ready!(fetch.poll(self, cx)).and_then(Result::err);
+        Poll::Ready(fetch.into_first().map(Ok).or(end.map(Err)))
     }
 }
 

@@ -2,15 +2,15 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
-use super::contract::{Settle, SourceDelivery};
+use super::contract::{Settle, Source, SourceDelivery};
 use super::error::SourceError;
 use super::incoming::Incoming;
 use super::received::SpareReceived;
 
-/// Deliveries on their way from a [`Source`](super::Source) to the runtime, which passes it to
-/// [`poll_fetch`](super::Source::poll_fetch).
+/// Deliveries on their way from a [`Source`] to the runtime, which passes it to
+/// [`poll_fetch`](Source::poll_fetch).
 ///
 /// It has the allocations of settled deliveries, too: a source that makes its messages with
 /// [`message`](Self::message) and their settlement with [`settle`](Self::settle) takes nearly none.
@@ -45,7 +45,7 @@ impl Fetch {
     }
 
     /// Adds the deliveries of `next` until it has none, or there is no room: for a source that makes them one by one.
-    /// The result is that of [`poll_fetch`](super::Source::poll_fetch).
+    /// The result is that of [`poll_fetch`](Source::poll_fetch).
     pub fn poll_fill(
         &mut self,
         mut next: impl FnMut(&mut Self) -> Poll<Option<Result<SourceDelivery, SourceError>>>,
@@ -85,13 +85,31 @@ impl Fetch {
         Box::new(settle)
     }
 
+    /// Polls `source`, which may break its contract: it is ready if it added a delivery, and polled again later if
+    /// it is ready with nothing.
+    pub(crate) fn poll(
+        &mut self,
+        source: &mut dyn Source,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<(), SourceError>>> {
+        match source.poll_fetch(cx, self) {
+            Poll::Pending if !self.is_empty() => Poll::Ready(Some(Ok(()))),
+            Poll::Ready(Some(Ok(()))) if self.is_empty() => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            polled => polled,
+        }
+    }
+
     /// The deliveries, which are removed, and the spare parts.
     pub(crate) fn parts(&mut self) -> (impl Iterator<Item = SourceDelivery>, &mut Spare) {
         (self.deliveries.drain(..), &mut self.spare)
     }
 
-    pub(crate) fn pop(&mut self) -> Option<SourceDelivery> {
-        self.deliveries.pop()
+    /// The first delivery. The others are given back.
+    pub(crate) fn into_first(self) -> Option<SourceDelivery> {
+        self.deliveries.into_iter().next()
     }
 }
 
@@ -155,7 +173,6 @@ fn append<T>(spare: &mut Vec<T>, other: &mut Vec<T>) {
 
 #[cfg(test)]
 mod tests {
-    use std::task::Context;
     use std::time::Duration;
 
     use super::*;

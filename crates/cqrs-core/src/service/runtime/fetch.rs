@@ -21,7 +21,7 @@ pub(super) async fn fetch(source: &mut dyn Source, fetch: &mut Fetch) -> SourceE
     poll_fn(|cx| {
         // A source is code of a broker crate. Deliveries from before its panic are kept, in order, and the source
         // is not polled again.
-        let polled = catch_unwind(AssertUnwindSafe(|| source.poll_fetch(cx, fetch)));
+        let polled = catch_unwind(AssertUnwindSafe(|| fetch.poll(source, cx)));
         polled.unwrap_or_else(|panic| {
             let text = format!("its source panicked: {}", panic_message(panic));
             Poll::Ready(Some(Err(SourceError::new(text))))
