@@ -66,7 +66,7 @@ async fn copy_that_another_member_releases_wakes_the_holder_of_its_key() {
     publish(&broker, "t").await;
     publish(&broker, "t").await;
     let (mut copied, _second) = (holder.next().unwrap(), holder.next().unwrap());
-    let delay = Duration::from_millis(20);
+    let delay = Duration::from_millis(500);
     let scheduled = copied.settle.retry_later(delay, &RetryState::default()).now_or_never();
     assert_eq!(scheduled.unwrap().unwrap(), Delayed::Scheduled);
     copied.settle.ack().now_or_never().unwrap().unwrap();
