@@ -1,4 +1,5 @@
-//! The rate of relays that share the lanes already, over rows that are committed at once, beside what the servers do without a relay.
+//! The rate of relays that share the lanes already, over rows that are committed at once, beside what the servers do
+//! without a relay.
 
 use std::time::{Duration, Instant};
 

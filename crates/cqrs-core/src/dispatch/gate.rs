@@ -6,9 +6,9 @@ use std::time::Duration;
 
 /// Counts the running sends, and refuses new ones once it is closed.
 ///
-/// Each of the first threads that send counts the sends that it admits and ends in a slot of its own; a send that moves to
-/// another thread leaves a one in the first slot and takes it from the second. Only the sum means something, and only
-/// [`close`](Self::close) needs it.
+/// Each of the first threads that send counts the sends that it admits and ends in a slot of its own; a send that moves
+/// to another thread leaves a one in the first slot and takes it from the second. Only the sum means something, and
+/// only [`close`](Self::close) needs it.
 ///
 /// Invariant: a slot has one writer, so that it needs no atomic addition. A send counts first and reads `closed` then;
 /// the closing sets `closed` first and reads the slots then. Both are sequentially consistent, so one of them sees the

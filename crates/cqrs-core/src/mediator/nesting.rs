@@ -71,8 +71,8 @@ pub(super) struct SendLevel {
 }
 
 impl SendLevel {
-    /// Calls a part of the send that is no future, such as what a handler does before it returns its own, and counts the
-    /// send in [`nesting`] meanwhile.
+    /// Calls a part of the send that is no future, such as what a handler does before it returns its own, and counts
+    /// the send in [`nesting`] meanwhile.
     #[inline]
     pub(super) fn call<T>(&mut self, part: impl FnOnce() -> T) -> T {
         at_level(SEND, &mut self.mark, part)

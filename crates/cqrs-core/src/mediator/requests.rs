@@ -121,8 +121,8 @@ impl sealed::Sealed for Mediator {
 crate::debug_fields!(Mediator {}, |it|
     requests: it.0.requests, events: it.0.inner.rounds.map, broker: it.0.inner.finisher.broker);
 
-/// One send: its scope, and its place in the gate, which it leaves after the scope is dropped, so that the shutdown waits
-/// for the rollback.
+/// One send: its scope, and its place in the gate, which it leaves after the scope is dropped, so that the shutdown
+/// waits for the rollback.
 struct OneSend<'m> {
     scope: Scope,
     entered: Option<Entered<'m>>,

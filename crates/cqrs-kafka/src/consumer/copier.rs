@@ -26,8 +26,8 @@ pub(super) struct Copier {
     log_limit: LogLimit,
 }
 
-/// The size of a shared buffer. A record that is kept for long keeps its buffer too, whatever its own size: as many as may
-/// be unsettled by default keep no more than the bytes that may be.
+/// The size of a shared buffer. A record that is kept for long keeps its buffer too, whatever its own size. By default
+/// all records that may be unsettled keep no more bytes in this way than may be unsettled.
 const BUFFER: usize = 6 * 1024;
 /// Larger records have their own buffer: two allocations beyond the allocator's fast path, freed by another thread.
 const SHARED: usize = BUFFER / 3;
