@@ -12,8 +12,8 @@ use super::nesting::{MAX_NESTING, nesting};
 use crate::broker::{PublishError, PublishErrorKind};
 use crate::consume::support::far_deadline;
 use crate::dispatch::{
-    Entered, EventRounds, FinishError, Finisher, Gate, Undelivered, caught, panic_message,
-    publish_each_confirmed,
+    Entered, EventRounds, FinishError, Finisher, Gate, Panic, Undelivered, caught_panic,
+    panic_message, publish_each_confirmed,
 };
 use crate::event::{Emission, Event};
 use crate::message::Message;
@@ -69,13 +69,13 @@ impl Inner {
         answer: &mut dyn Answer,
     ) -> Result<(), SendError<T, E>> {
         let mut call = Invocation::new(kind, name, scope, answer);
-        let ran = caught(|| Next::new(&self.middlewares).boxed(&mut call)).await;
+        let ran = caught_panic(|| Next::new(&self.middlewares).boxed(&mut call)).await;
         Self::ran(ran, &call)
     }
 
     /// The end of a chain of middlewares. `Ok`: the outcome is in the answer of `call`.
     pub(super) fn ran<T, E>(
-        ran: Result<Outcome, String>,
+        ran: Result<Outcome, Panic>,
         call: &Invocation<'_>,
     ) -> Result<(), SendError<T, E>> {
         match ran {
@@ -89,7 +89,7 @@ impl Inner {
                     Err(SendError::Rejected(text.into()))
                 }
             },
-            Err(panic) => Err(SendError::Panicked(panic)),
+            Err(panic) => Err(SendError::Panicked(panic.into_text())),
         }
     }
 

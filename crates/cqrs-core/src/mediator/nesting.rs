@@ -42,6 +42,12 @@ thread_local! {
     static LEVEL: Cell<Level> = const { Cell::new(OUTSIDE) };
 }
 
+/// As `LEVEL.set`, which compilers do not always inline.
+#[inline]
+fn set_level(level: Level) {
+    LEVEL.with(|cell| cell.set(level));
+}
+
 /// The number of sends around the caller.
 #[inline]
 pub(super) fn nesting() -> usize {
@@ -60,7 +66,7 @@ struct Enclosing(Level);
 impl Drop for Enclosing {
     #[inline]
     fn drop(&mut self) {
-        LEVEL.set(self.0);
+        set_level(self.0);
     }
 }
 
@@ -114,7 +120,7 @@ fn failed<T, E: fmt::Display>(error: SendError<T, E>, committed_below: bool) -> 
     if matches!(error, SendError::Undelivered(_)) || committed_below {
         let level = LEVEL.get();
         if level.is_tracked() {
-            LEVEL.set(Level(level.0 | COMMITTED_BELOW));
+            set_level(Level(level.0 | COMMITTED_BELOW));
         }
     }
     error
@@ -149,7 +155,7 @@ impl<F: Future + Unpin> Future for AtLevel<'_, F> {
 fn at_level<T>(deeper: u32, mark: &mut u32, code: impl FnOnce() -> T) -> T {
     let enclosing = Enclosing(LEVEL.get());
     let depth = enclosing.0.0 & !(TRACKED | COMMITTED_BELOW);
-    LEVEL.set(Level((depth + deeper) | TRACKED | *mark));
+    set_level(Level((depth + deeper) | TRACKED | *mark));
     let result = code();
     *mark = LEVEL.get().0 & COMMITTED_BELOW;
     result

@@ -11,9 +11,7 @@ use super::error::SendError;
 use super::inner::{Inner, MediatorShutdown};
 use super::nesting::SendLevel;
 use crate::broker::{BoxFuture, MessageBroker, PublishError};
-use crate::dispatch::{
-    Entered, Finisher, Panic, boxed, caught, caught_panic, panic_message, sealed,
-};
+use crate::dispatch::{Entered, Finisher, Panic, boxed, caught_panic, panic_message, sealed};
 use crate::message::Message;
 use crate::middleware::{
     Answer, AnyResult, CallResult, Failure, Invocation, InvocationKind, Next, Outcome,
@@ -71,12 +69,21 @@ impl Mediator {
                 return Err(SendError::NoHandler { request: type_name::<R>() });
             };
             let mut level = SendLevel::default();
-            let answered = match inner.middlewares.is_empty() {
-                true => {
-                    let handling = level.call(|| caught_panic(|| handler.handle(request, scope)));
-                    answer_of(level.run(handling).await)
+            let answered = if inner.middlewares.is_empty() {
+                let handling = level.call(|| caught_panic(|| handler.handle(request, scope)));
+                answer_of(level.run(handling).await)
+            } else {
+                let request = Some(request);
+                let mut answer =
+                    RequestAnswer { inner, handler, request, result: CallResult(None) };
+                let kind = InvocationKind::Request(R::KIND);
+                let mut call = Invocation::new(kind, R::NAME, scope, &mut answer);
+                let chain = Next::new(&inner.middlewares);
+                let running = level.call(|| caught_panic(|| chain.boxed(&mut call)));
+                match Inner::ran(level.run(running).await, &call) {
+                    Ok(()) => answer.result.0.unwrap_or(Err(SendError::NoResponse)),
+                    Err(error) => Err(error),
                 }
-                false => level.run(boxed(|| run_chain(inner, handler, request, scope))).await,
             };
             if !scope.has_work() {
                 return level.ended(answered);
@@ -126,22 +133,6 @@ crate::debug_fields!(Mediator {}, |it|
 struct OneSend<'m> {
     scope: Scope,
     entered: Option<Entered<'m>>,
-}
-
-/// Runs the middlewares around a handler.
-async fn run_chain<R: Request>(
-    inner: &Inner,
-    handler: &dyn DynRequestHandler<R>,
-    request: R,
-    scope: &mut Scope,
-) -> Sent<R> {
-    let mut answer =
-        RequestAnswer { inner, handler, request: Some(request), result: CallResult(None) };
-    let kind = InvocationKind::Request(R::KIND);
-    let mut call = Invocation::new(kind, R::NAME, scope, &mut answer);
-    let ran = caught(|| Next::new(&inner.middlewares).boxed(&mut call)).await;
-    Inner::ran(ran, &call)?;
-    answer.result.0.unwrap_or(Err(SendError::NoResponse))
 }
 
 impl SendLevel {
