@@ -191,6 +191,13 @@ pub(crate) trait AnyResult {
 pub(crate) struct CallResult<T, E>(pub(crate) Option<Result<T, E>>);
 
 impl<T, E> CallResult<T, E> {
+    /// As [`set`](Self::set), with a response. It is written where it stays: a copy of the whole result waits for the
+    /// parts of it that were just written.
+    pub(crate) fn succeed(&mut self, response: T) -> Outcome {
+        self.0 = Some(Ok(response));
+        Ok(())
+    }
+
     /// Stores the handler's result, and returns the outcome that middlewares see.
     pub(crate) fn set(&mut self, result: Result<T, E>) -> Outcome {
         let failed = result.is_err();
@@ -279,6 +286,9 @@ impl<M: Middleware> DynMiddleware for M {
         next: Next<'a>,
     ) -> BoxFuture<'a, Outcome> {
         boxed(|| async move {
+            // Named in another order than the arguments: two that were just written as words and are copied as a pair
+            // cost a stall of the processor.
+            let (next, call) = (next, call);
             let outcome = Middleware::handle(self, call, next).await;
             if outcome.as_ref().is_err_and(Failure::is_rejection) {
                 // The handler's work is undone before an outer middleware can recover.

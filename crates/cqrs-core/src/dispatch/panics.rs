@@ -25,7 +25,7 @@ struct PanicText(String);
 
 impl Panic {
     #[cold]
-    fn new(panic: Box<dyn Any + Send>) -> Self {
+    pub(crate) fn new(panic: Box<dyn Any + Send>) -> Self {
         Self(Box::new(PanicText(panic_message(panic))))
     }
 

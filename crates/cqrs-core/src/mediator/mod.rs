@@ -21,5 +21,5 @@ pub(crate) use nesting::{committed_below, track_commits};
 #[doc(hidden)]
 pub use permanent::classed;
 pub(crate) use permanent::is_permanent;
-pub(crate) use requests::ChainEnd;
 pub use requests::Mediator;
+pub(crate) use requests::RequestAnswer;

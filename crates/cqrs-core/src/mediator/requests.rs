@@ -11,7 +11,7 @@ use super::error::SendError;
 use super::inner::{Inner, MediatorShutdown};
 use super::nesting::SendLevel;
 use crate::broker::{BoxFuture, MessageBroker, PublishError};
-use crate::dispatch::{Entered, Finisher, Panic, boxed, caught_panic, panic_message, sealed};
+use crate::dispatch::{Entered, Panic, boxed, caught_panic, sealed};
 use crate::message::Message;
 use crate::middleware::{
     Answer, AnyResult, CallResult, Failure, Invocation, InvocationKind, Next, Outcome,
@@ -155,12 +155,49 @@ impl SendLevel {
     }
 }
 
-/// The end of a request's middleware chain: runs the handler.
-struct RequestAnswer<'h, R: Request> {
+/// The end of a request's middleware chain: it runs the handler, keeps the result, and ends a failed scope.
+pub(crate) struct RequestAnswer<'h, R: Request> {
     inner: &'h Inner,
     handler: &'h dyn DynRequestHandler<R>,
     request: Option<R>,
     result: CallResult<R::Response, SendErrorOf<R>>,
+}
+
+impl<R: Request> RequestAnswer<'_, R> {
+    /// Runs `handler`, which is its own.
+    pub(crate) fn run_handler<'a>(
+        &'a mut self,
+        handler: &'a impl RequestHandler<R>,
+        scope: &'a mut Scope,
+    ) -> BoxFuture<'a, Outcome> {
+        boxed(move || async move {
+            let Some(request) = self.request.take() else {
+                return Err(Failure::rejected("the handler was run already"));
+            };
+            let mut guard = scope.guard();
+            let handled = {
+                let mut call = pin!(None);
+                let made = catch_unwind(AssertUnwindSafe(|| {
+                    call.set(Some(handler.handle(request, guard.scope())));
+                }));
+                match (made, call.as_pin_mut()) {
+                    (Ok(()), Some(call)) => caught_panic(|| call).await,
+                    (Err(panic), _) => Err(Panic::new(panic)),
+                    (Ok(()), None) => unreachable!("it was made"),
+                }
+            };
+            let scope = guard.disarm();
+            let outcome = match handled {
+                Ok(Ok(response)) => self.result.succeed(response),
+                failed => self.result.set(answer_of(failed)),
+            };
+            if outcome.is_err() {
+                // A middleware that recovers must commit nothing of the handler's work.
+                self.inner.finisher.fail(scope).await;
+            }
+            outcome
+        })
+    }
 }
 
 impl<R: Request> Answer for RequestAnswer<'_, R> {
@@ -170,12 +207,7 @@ impl<R: Request> Answer for RequestAnswer<'_, R> {
     }
 
     fn run<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, Outcome> {
-        let end = ChainEnd {
-            finisher: &self.inner.finisher,
-            request: &mut self.request,
-            result: &mut self.result,
-        };
-        self.handler.end_chain(scope, end)
+        self.handler.end_chain(scope, self)
     }
 
     fn undo<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, ()> {
@@ -189,45 +221,6 @@ impl<R: Request> Answer for RequestAnswer<'_, R> {
 
     fn result_mut(&mut self) -> &mut dyn AnyResult {
         &mut self.result
-    }
-}
-
-/// The end of a middleware chain: it runs the handler, keeps the result, and ends a failed scope.
-pub(crate) struct ChainEnd<'a, R: Request> {
-    finisher: &'a Finisher,
-    request: &'a mut Option<R>,
-    result: &'a mut CallResult<R::Response, SendErrorOf<R>>,
-}
-
-impl<'a, R: Request> ChainEnd<'a, R> {
-    pub(crate) fn run(
-        self,
-        handler: &'a impl RequestHandler<R>,
-        scope: &'a mut Scope,
-    ) -> BoxFuture<'a, Outcome> {
-        boxed(move || async move {
-            let Some(request) = self.request.take() else {
-                return Err(Failure::rejected("the handler was run already"));
-            };
-            let mut guard = scope.guard();
-            let answered = {
-                let mut call = pin!(None);
-                let made = catch_unwind(AssertUnwindSafe(|| {
-                    call.set(Some(handler.handle(request, guard.scope())));
-                }));
-                match (made, call.as_pin_mut()) {
-                    (Ok(()), Some(call)) => answer_of(caught_panic(|| call).await),
-                    (Err(panic), _) => Err(SendError::Panicked(panic_message(panic))),
-                    (Ok(()), None) => unreachable!("it was made"),
-                }
-            };
-            let scope = guard.disarm();
-            if answered.is_err() {
-                // A middleware that recovers must commit nothing of the handler's work.
-                self.finisher.fail(scope).await;
-            }
-            self.result.set(answered)
-        })
     }
 }
 

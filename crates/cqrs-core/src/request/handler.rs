@@ -3,7 +3,7 @@
 use super::Request;
 use crate::broker::BoxFuture;
 use crate::dispatch::boxed;
-use crate::mediator::ChainEnd;
+use crate::mediator::RequestAnswer;
 use crate::middleware::Outcome;
 use crate::scope::Scope;
 
@@ -57,7 +57,7 @@ pub(crate) trait DynRequestHandler<R: Request>: Send + Sync {
     fn end_chain<'a>(
         &'a self,
         scope: &'a mut Scope,
-        end: ChainEnd<'a, R>,
+        answer: &'a mut RequestAnswer<'_, R>,
     ) -> BoxFuture<'a, Outcome>;
 }
 
@@ -73,9 +73,9 @@ impl<R: Request, H: RequestHandler<R>> DynRequestHandler<R> for H {
     fn end_chain<'a>(
         &'a self,
         scope: &'a mut Scope,
-        end: ChainEnd<'a, R>,
+        answer: &'a mut RequestAnswer<'_, R>,
     ) -> BoxFuture<'a, Outcome> {
-        end.run(self, scope)
+        answer.run_handler(self, scope)
     }
 }
 
