@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use cqrs_core::Subscribe;
 use cqrs_core::consume::{
-    Source, SourceDelivery, SourceError, SourceStatus, StatusReporter, SubscribeError,
+    Fetch, Source, SourceDelivery, SourceError, SourceStatus, StatusReporter, SubscribeError,
     SubscribeRequest,
 };
 use tokio::sync::watch;
@@ -76,6 +76,21 @@ impl TestSource {
     pub async fn next_within(&mut self, time: Duration) -> Option<SourceDelivery> {
         let next = tokio::time::timeout(time, self.poll()).await.ok()?;
         Some(sound(next.expect("a source ends only after a stop")))
+    }
+
+    /// The deliveries that the source adds at once to a [`Fetch`] with this room, as the runtime takes them: at least
+    /// one.
+    pub async fn fetch(&mut self, room: usize) -> Vec<SourceDelivery> {
+        assert!(self.received.is_empty(), "`poll_until` has received deliveries: take these first");
+        let mut fetch = Fetch::new(room);
+        let Self { source, timeout, .. } = self;
+        let polling =
+            tokio::time::timeout(*timeout, poll_fn(|cx| source.poll_fetch(cx, &mut fetch)));
+        let polled = polling.await.unwrap_or_else(|_| panic!("no delivery within {timeout:?}"));
+        sound(polled.expect("a source ends only after a stop"));
+        let fetched: Vec<_> = fetch.drain().collect();
+        assert!((1..=room).contains(&fetched.len()), "{} in a room of {room}", fetched.len());
+        fetched
     }
 
     /// The next `count` deliveries.
@@ -211,7 +226,7 @@ impl fmt::Debug for TestSource {
     }
 }
 
-fn sound(next: Result<SourceDelivery, SourceError>) -> SourceDelivery {
+fn sound<T>(next: Result<T, SourceError>) -> T {
     next.unwrap_or_else(|error| panic!("the source failed: {}", error_chain(&error)))
 }
 

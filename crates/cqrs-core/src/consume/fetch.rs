@@ -102,6 +102,11 @@ impl Fetch {
         }
     }
 
+    /// The deliveries, in their order, which are removed: for a test that polls a source itself.
+    pub fn drain(&mut self) -> impl Iterator<Item = SourceDelivery> {
+        self.deliveries.drain(..)
+    }
+
     /// The deliveries, which are removed, and the spare parts.
     pub(crate) fn parts(&mut self) -> (impl Iterator<Item = SourceDelivery>, &mut Spare) {
         (self.deliveries.drain(..), &mut self.spare)

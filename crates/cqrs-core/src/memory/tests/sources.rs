@@ -48,7 +48,7 @@ async fn topics_are_served_in_turn() {
 async fn fetched(source: &mut Box<dyn Source>, max: usize) -> Vec<SourceDelivery> {
     let mut fetch = Fetch::new(max);
     poll_fn(|cx| source.poll_fetch(cx, &mut fetch)).await.unwrap().unwrap();
-    fetch.parts().0.collect()
+    fetch.drain().collect()
 }
 
 #[tokio::test(start_paused = true)]

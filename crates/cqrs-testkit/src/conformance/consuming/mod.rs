@@ -39,6 +39,7 @@ macro_rules! __consuming_cases {
         $crate::$callback! { $($argument)?;
             a_published_message_is_received_whole
             messages_of_a_key_are_received_in_order
+            messages_fetched_together_are_in_order
             several_topics_are_one_subscription
             acked_message_is_not_redelivered
             the_status_becomes_consuming

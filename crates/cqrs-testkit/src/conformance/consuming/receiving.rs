@@ -57,6 +57,15 @@ fn cut(time: SystemTime, unit: Duration) -> Duration {
 }
 
 pub(crate) async fn messages_of_a_key_are_received_in_order<H: Harness>(harness: &H) {
+    keys_are_in_order_by_rooms(harness, &[1]).await;
+}
+
+pub(crate) async fn messages_fetched_together_are_in_order<H: Harness>(harness: &H) {
+    keys_are_in_order_by_rooms(harness, &[128, 2, 7, 1]).await;
+}
+
+/// Receives the messages of several keys, fetched with these rooms in turn.
+async fn keys_are_in_order_by_rooms<H: Harness>(harness: &H, rooms: &[usize]) {
     const COUNT: usize = 200;
     let fixture = Fixture::new(harness).await;
     let mut source = fixture.open().await;
@@ -64,11 +73,14 @@ pub(crate) async fn messages_of_a_key_are_received_in_order<H: Harness>(harness:
     let message = |number: usize| fixture.message_of(keys[number % keys.len()], number);
     fixture.publish_all((0..COUNT).map(message)).await;
     let mut came: BTreeMap<_, Vec<usize>> = BTreeMap::new();
-    for _ in 0..COUNT {
-        let delivery = source.next().await;
-        let key = delivery.message.key.clone().expect("a key");
-        came.entry(key).or_default().push(text(&delivery).parse().expect("a number"));
-        assert!(ack(delivery).await);
+    let mut rooms = rooms.iter().cycle();
+    while came.values().map(Vec::len).sum::<usize>() < COUNT {
+        let room = rooms.next().expect("a cycle has no end");
+        for delivery in source.fetch(*room).await {
+            let key = delivery.message.key.clone().expect("a key");
+            came.entry(key).or_default().push(text(&delivery).parse().expect("a number"));
+            assert!(ack(delivery).await);
+        }
     }
     for (index, key) in keys.iter().enumerate() {
         let sent: Vec<_> = (index..COUNT).step_by(keys.len()).collect();

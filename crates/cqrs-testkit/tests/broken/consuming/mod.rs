@@ -121,7 +121,10 @@ flaws! {
         handled_messages_are_not_redelivered,
         keys_run_in_parallel_and_each_in_order,
         messages_of_a_key_are_received_in_order,
+        messages_fetched_together_are_in_order,
     ]
+    ReversesFullFetch fails [messages_fetched_together_are_in_order]
+    IgnoresRoom fails [messages_of_a_key_are_received_in_order, messages_fetched_together_are_in_order]
     IgnoresCap fails [in_flight_stays_within_the_cap]
     ForgetsHeaders fails [
         dead_letter_keeps_the_message_unchanged,
@@ -137,6 +140,7 @@ flaws! {
         cuts_lose_nothing_and_keep_order,
         keys_run_in_parallel_and_each_in_order,
         messages_of_a_key_are_received_in_order,
+        messages_fetched_together_are_in_order,
         a_retried_message_is_the_same_to_its_handler,
     ]
     HidesRedelivery fails [

@@ -185,7 +185,24 @@ impl Source for FlawedSource {
         cx: &mut Context<'_>,
         fetch: &mut Fetch,
     ) -> Poll<Option<Result<(), SourceError>>> {
-        fetch.poll_fill(|_| self.poll_delivery(cx))
+        match self.flaw {
+            Flaw::IgnoresRoom => {
+                let mut larger = Fetch::new(fetch.room() + 1);
+                let filled = larger.poll_fill(|_| self.poll_delivery(cx));
+                larger.drain().for_each(|delivery| fetch.push(delivery));
+                filled
+            }
+            Flaw::ReversesFullFetch => {
+                let filled = fetch.poll_fill(|_| self.poll_delivery(cx));
+                if fetch.room() == 0 {
+                    let mut added: Vec<_> = fetch.drain().collect();
+                    added.reverse();
+                    added.into_iter().for_each(|delivery| fetch.push(delivery));
+                }
+                filled
+            }
+            _ => fetch.poll_fill(|_| self.poll_delivery(cx)),
+        }
     }
 
     fn stop(&mut self) -> BoxFuture<'_, ()> {
