@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use cqrs_core::{ClientError, ClientErrorKind, PublishErrorKind};
-use lapin::protocol::AMQPError;
+use lapin::protocol::{AMQPError, AMQPErrorKind};
 
 /// The kinds of [`AmqpError`]. The first five are the same for every broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,6 +81,26 @@ pub(crate) fn from_lapin(
     AmqpError::new(kind, text).with_source(source).with_code(code.map(u32::from))
 }
 
+/// The error of a channel that the server closed: of kind `ChannelClosed` if a frame on it was the reason.
+pub(crate) fn channel_close(code: u16, text: &str) -> AmqpError {
+    let text = &text[..text.floor_char_boundary(255)];
+    let text = lapin::types::ShortString::try_new(text).unwrap_or_default();
+    match AMQPError::from_id(code, text) {
+        Some(reply) => {
+            let kind = match reply.kind() {
+                AMQPErrorKind::Soft(_) => ErrorKind::ChannelClosed,
+                AMQPErrorKind::Hard(_) => ErrorKind::ConnectionLost,
+            };
+            let error = lapin::ErrorKind::ProtocolError(reply).into();
+            from_lapin(kind, "the server closed the channel", &error)
+        }
+        None => {
+            let detail = format!("the server closed the channel with code {code}");
+            AmqpError::new(ErrorKind::ConnectionLost, detail).with_code(Some(code.into()))
+        }
+    }
+}
+
 /// True if a user, virtual host or node has as many connections as it may have: room can come. All three texts of
 /// RabbitMQ say `connection limit (N) is reached`, with the reply code of a missing virtual host.
 fn is_limit(reply: &AMQPError) -> bool {
@@ -113,7 +133,7 @@ impl Error for ServerReply {}
 #[cfg(test)]
 mod tests {
     use cqrs_core::consume::support::error_chain;
-    use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+    use lapin::protocol::{AMQPHardError, AMQPSoftError};
 
     use super::*;
 

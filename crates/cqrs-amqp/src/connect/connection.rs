@@ -10,6 +10,7 @@ use futures_util::{Stream, StreamExt};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use super::confirm_channel::{ConfirmChannel, ConfirmChannels};
 use super::socket::SocketHandle;
 use crate::error::{AmqpError, ErrorKind, from_lapin};
 
@@ -28,6 +29,7 @@ pub(crate) enum Health {
 /// lapin to close and shuts the socket after [`GRACE`] at the latest.
 pub(crate) struct Connection {
     lapin: lapin::Connection,
+    confirm_channels: ConfirmChannels,
     address: Arc<str>,
     socket: SocketHandle,
     health: watch::Receiver<Health>,
@@ -49,7 +51,12 @@ const ADDED: usize = 2_560;
 const GRACE: Duration = Duration::from_secs(1);
 
 impl Connection {
-    pub(super) fn new(lapin: lapin::Connection, socket: SocketHandle, address: Arc<str>) -> Self {
+    pub(super) fn new(
+        lapin: lapin::Connection,
+        confirm_channels: ConfirmChannels,
+        socket: SocketHandle,
+        address: Arc<str>,
+    ) -> Self {
         // The only listener: lapin's listeners share a queue, and each event reaches one of them.
         let events = lapin.events_listener();
         let status = lapin.status().clone();
@@ -57,6 +64,7 @@ impl Connection {
         let watcher = tokio::spawn(watch(events, status, sender, Arc::clone(&address)));
         Self {
             lapin,
+            confirm_channels,
             address,
             socket,
             health,
@@ -83,8 +91,13 @@ impl Connection {
         &self.address
     }
 
+    /// Publishes past lapin on one of its channels, which is in confirm mode and has published nothing.
+    pub(crate) fn confirm_channel(&self, channel: &lapin::Channel) -> ConfirmChannel {
+        self.confirm_channels.open(channel.id())
+    }
+
     /// The largest frame, as negotiated with the server, in bytes.
-    fn frame_max(&self) -> usize {
+    pub(crate) fn frame_max(&self) -> usize {
         self.lapin.configuration().frame_max() as usize
     }
 

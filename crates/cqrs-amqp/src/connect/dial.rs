@@ -10,6 +10,7 @@ use lapin::tcp::{AsyncTcpStream, RustlsConnector};
 use lapin::uri::{AMQPScheme, AMQPUri};
 use socket2::SockRef;
 
+use super::confirm_channel::ConfirmChannels;
 use super::connection::Connection;
 use super::frame_filter::{Filtered, FirstByte, Sockets};
 use super::socket::SocketHandle;
@@ -56,6 +57,7 @@ impl Dialer {
         let guard = ShutOnDrop(socket.clone());
         let failure = Arc::new(OnceLock::new());
         let first = FirstByte::default();
+        let channels = ConfirmChannels::default();
         let doing = || format!("connecting to {}", self.address);
         let tokio = Tokio::current();
         let runtime = Runtime::new(RuntimeParts::new(tokio.clone(), Sockets(tokio)));
@@ -65,6 +67,7 @@ impl Dialer {
             socket: socket.clone(),
             failure: Arc::clone(&failure),
             first: Arc::clone(&first),
+            channels: channels.clone(),
             runtime: TokioRuntime::tokio_current(),
         };
         let limit = self.timeout;
@@ -91,7 +94,8 @@ impl Dialer {
                     };
                     // The filter replaces frames that lapin cannot read.
                     let (frame_max, first) = (uri.query.frame_max, Arc::clone(&transport.first));
-                    Ok(AsyncTcpStream::Plain(Filtered::noting(stream, frame_max, first)))
+                    let channels = transport.channels.clone();
+                    Ok(AsyncTcpStream::Plain(Filtered::noting(stream, frame_max, channels, first)))
                 };
                 match tokio::time::timeout(limit, opening).await {
                     Ok(opened) => opened.map_err(|error: io::Error| error.into()),
@@ -123,7 +127,7 @@ impl Dialer {
             }
         };
         guard.defuse();
-        Ok(Connection::new(connection, socket, Arc::clone(&self.address)))
+        Ok(Connection::new(connection, channels, socket, Arc::clone(&self.address)))
     }
 }
 
@@ -134,6 +138,7 @@ struct Transport {
     socket: SocketHandle,
     failure: Arc<OnceLock<AmqpError>>,
     first: FirstByte,
+    channels: ConfirmChannels,
     runtime: TokioRuntime,
 }
 

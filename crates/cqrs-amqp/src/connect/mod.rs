@@ -4,6 +4,7 @@
 //! letters), so that these never share a connection.
 
 mod backoff;
+mod confirm_channel;
 mod connection;
 mod connector;
 mod dial;
@@ -12,5 +13,6 @@ mod pool;
 mod socket;
 pub(crate) mod topology;
 
+pub(crate) use confirm_channel::{Answer, ConfirmChannel, Returned};
 pub(crate) use connection::{Connection, Health, lost};
 pub(crate) use connector::{Connector, PooledChannel};

@@ -1,12 +1,10 @@
-//! Messages as AMQP frames: the check before sending and the properties; part of the producer.
+//! Messages as AMQP frames: the check before sending, and the bytes; part of the producer.
 
 use std::borrow::Cow;
 use std::time::UNIX_EPOCH;
 
 use cqrs_core::message::{content_type, header};
 use cqrs_core::{Message, PublishErrorKind};
-use lapin::BasicProperties;
-use lapin::types::{AMQPValue, ByteArray, FieldTable, LongString, ShortString};
 
 use crate::config::AmqpConfig;
 
@@ -25,17 +23,10 @@ use crate::config::AmqpConfig;
 /// | mandatory | `mandatory` |
 #[derive(Debug, Clone)]
 pub(crate) struct FrameFormat {
-    exchange: ShortString,
-    app_id: Option<ShortString>,
+    exchange: Box<str>,
+    app_id: Option<Box<str>>,
     delivery_mode: u8,
     max_message_size: usize,
-}
-
-/// One message for lapin, without its body.
-pub(crate) struct Frame {
-    pub(crate) exchange: ShortString,
-    pub(crate) routing_key: ShortString,
-    pub(crate) properties: BasicProperties,
 }
 
 /// AMQP 0-9-1, 4.2.5.3: a short string has one byte for its length.
@@ -44,8 +35,8 @@ const SHORT: usize = 255;
 impl FrameFormat {
     pub(crate) fn new(config: &AmqpConfig) -> Self {
         Self {
-            exchange: short(&config.exchange.name),
-            app_id: config.app_id.as_deref().map(short),
+            exchange: config.exchange.name.as_str().into(),
+            app_id: config.app_id.as_deref().map(Into::into),
             delivery_mode: if config.persistent { 2 } else { 1 },
             max_message_size: config.max_message_size,
         }
@@ -78,75 +69,158 @@ impl FrameFormat {
         Ok(())
     }
 
-    /// Bytes of the content header frame, which must fit into one frame of the connection.
-    pub(crate) fn header_bytes(&self, message: &Message) -> usize {
-        /// Frame envelope, class, weight, body size, property flags, and all properties of fixed size.
-        const FIXED: usize = 8 + 2 + 2 + 8 + 2 + 4 + 1 + (1 + 36) + 8;
-        const ENTRY: usize = 1 + 1 + 4;
-        let mut id = Id::default();
-        let identity = identity(message, &mut id).into_iter().flatten();
-        let identity = identity.map(|(name, text)| ENTRY + name.len() + text.len()).sum::<usize>();
-        let headers = message.headers.len() * ENTRY + message.headers.size() + identity;
-        let key = message.key.as_ref().map_or(0, |key| ENTRY + header::KEY.len() + key.len());
-        let text = |text: Option<&str>| text.map_or(0, |text| 1 + text.len());
-        FIXED
-            + headers
-            + key
-            + text(message.content_type.as_deref())
-            + text(message.headers.correlation_id())
-            + text(Some(&message.name))
-            + text(self.app_id.as_ref().map(ShortString::as_str))
+    /// Appends the frames of a message that passed [`check`](Self::check), for a channel that takes frames of `frame_max`
+    /// bytes. Returns the bytes of its content header frame, which must fit into one frame of the connection.
+    pub(crate) fn write(
+        &self,
+        message: &Message,
+        channel: u16,
+        frame_max: usize,
+        out: &mut Vec<u8>,
+    ) -> usize {
+        let method = begin_frame(out, METHOD, channel);
+        out.extend_from_slice(&BASIC_PUBLISH);
+        short(out, &self.exchange);
+        short(out, &message.topic);
+        out.push(u8::from(message.mandatory));
+        end_frame(out, method);
+        let header = begin_frame(out, HEADER, channel);
+        self.write_header(message, out);
+        let header_bytes = end_frame(out, header);
+        for part in message.body.chunks(frame_max.saturating_sub(ENVELOPE).max(1)) {
+            let body = begin_frame(out, BODY, channel);
+            out.extend_from_slice(part);
+            end_frame(out, body);
+        }
+        header_bytes
     }
 
-    /// The frame of a message that passed [`check`](Self::check).
-    pub(crate) fn frame(&self, message: &Message) -> Frame {
-        let seconds = message.timestamp.duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
-        let mut id = Id::default();
-        let id: &str = message.id.hyphenated().encode_lower(&mut id.0);
-        let mut properties = BasicProperties::default()
-            .with_delivery_mode(self.delivery_mode)
-            .with_message_id(short(id))
-            .with_timestamp(seconds);
+    /// The payload of the content header frame. The properties are in the order of their flags.
+    fn write_header(&self, message: &Message, out: &mut Vec<u8>) {
+        let mut buffer = Id::default();
+        let id: &str = message.id.hyphenated().encode_lower(&mut buffer.0);
+        out.extend_from_slice(&CLASS_AND_WEIGHT);
+        out.extend_from_slice(&(message.body.len() as u64).to_be_bytes());
+        let at = out.len();
+        let mut flags = DELIVERY_MODE | MESSAGE_ID | TIMESTAMP;
+        out.extend_from_slice(&[0; 2]);
         if let Some(content_type) = &message.content_type {
-            properties = properties.with_content_type(short(content_type));
+            flags |= CONTENT_TYPE;
+            short(out, content_type);
         }
-        if !message.name.is_empty() {
-            properties = properties.with_type(short(&message.name));
+        let table = out.len();
+        out.extend_from_slice(&[0; 4]);
+        write_table(message, id, out);
+        match out.len() - table - 4 {
+            0 => out.truncate(table),
+            size => {
+                flags |= HEADERS;
+                out[table..table + 4].copy_from_slice(&length(size));
+            }
         }
+        out.push(self.delivery_mode);
         if let Some(id) = message.headers.correlation_id() {
-            properties = properties.with_correlation_id(short(id));
+            flags |= CORRELATION_ID;
+            short(out, id);
+        }
+        short(out, id);
+        let seconds = message.timestamp.duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
+        out.extend_from_slice(&seconds.to_be_bytes());
+        if !message.name.is_empty() {
+            flags |= TYPE;
+            short(out, &message.name);
         }
         if let Some(app_id) = &self.app_id {
-            properties = properties.with_app_id(app_id.clone());
+            flags |= APP_ID;
+            short(out, app_id);
         }
-        let table = table(message);
-        if !table.inner().is_empty() {
-            properties = properties.with_headers(table);
-        }
-        Frame { exchange: self.exchange.clone(), routing_key: short(&message.topic), properties }
+        out[at..at + 2].copy_from_slice(&flags.to_be_bytes());
     }
 }
 
-fn table(message: &Message) -> FieldTable {
-    let mut table = FieldTable::default();
-    for (name, value) in message.headers.iter() {
-        table.insert(short(name), AMQPValue::LongString(LongString::from(value)));
+// AMQP 0-9-1, 4.2.3: the types of frames and the octet at their end.
+const METHOD: u8 = 1;
+const HEADER: u8 = 2;
+const BODY: u8 = 3;
+const FRAME_END: u8 = 0xCE;
+/// Bytes of a frame before its payload (type, channel, size) and around it.
+const HEAD: usize = 7;
+const ENVELOPE: usize = HEAD + 1;
+/// Class 60, method 40, and a reserved field.
+const BASIC_PUBLISH: [u8; 6] = [0, 60, 0, 40, 0, 0];
+const CLASS_AND_WEIGHT: [u8; 4] = [0, 60, 0, 0];
+
+// The flags of properties.
+const CONTENT_TYPE: u16 = 1 << 15;
+const HEADERS: u16 = 1 << 13;
+const DELIVERY_MODE: u16 = 1 << 12;
+const CORRELATION_ID: u16 = 1 << 10;
+const MESSAGE_ID: u16 = 1 << 7;
+const TIMESTAMP: u16 = 1 << 6;
+const TYPE: u16 = 1 << 5;
+const APP_ID: u16 = 1 << 3;
+
+/// Begins a frame and returns its place.
+fn begin_frame(out: &mut Vec<u8>, kind: u8, channel: u16) -> usize {
+    let [c1, c0] = channel.to_be_bytes();
+    let at = out.len();
+    out.extend_from_slice(&[kind, c1, c0, 0, 0, 0, 0]);
+    at
+}
+
+/// Ends the frame that began at `at` and returns its bytes.
+fn end_frame(out: &mut Vec<u8>, at: usize) -> usize {
+    let size = length(out.len() - at - HEAD);
+    out[at + HEAD - size.len()..at + HEAD].copy_from_slice(&size);
+    out.push(FRAME_END);
+    out.len() - at
+}
+
+fn length(bytes: usize) -> [u8; 4] {
+    u32::try_from(bytes).unwrap_or(u32::MAX).to_be_bytes()
+}
+
+/// Appends a short string. Longer texts were rejected by the check.
+fn short(out: &mut Vec<u8>, text: &str) {
+    let (length, text) = match u8::try_from(text.len()) {
+        Ok(length) => (length, text),
+        Err(_) => (0, ""),
+    };
+    out.push(length);
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// Appends the entries of the header table. `id` is the message's id as text.
+fn write_table(message: &Message, id: &str, out: &mut Vec<u8>) {
+    let mut entry = |name: &str, kind: u8, value: &[u8]| {
+        short(out, name);
+        out.push(kind);
+        out.extend_from_slice(&length(value.len()));
+        out.extend_from_slice(value);
+    };
+    // The key replaces a header of its name.
+    let kept = |name: &str| message.key.is_none() || name != header::KEY;
+    for (name, value) in message.headers.iter().filter(|(name, _)| kept(name)) {
+        entry(name, LONG_STRING, value.as_bytes());
     }
-    for (name, value) in message.headers.iter_bytes() {
-        table.insert(short(name), AMQPValue::ByteArray(ByteArray::from(&value[..])));
+    for (name, value) in message.headers.iter_bytes().filter(|(name, _)| kept(name)) {
+        entry(name, BYTE_ARRAY, value);
     }
-    for (name, text) in identity(message, &mut Id::default()).into_iter().flatten() {
-        table.insert(short(name), AMQPValue::LongString(LongString::from(text)));
+    for (name, text) in identity(message, id).into_iter().flatten() {
+        entry(name, LONG_STRING, text.as_bytes());
     }
     if let Some(key) = &message.key {
-        let value = match std::str::from_utf8(key) {
-            Ok(text) => AMQPValue::LongString(LongString::from(text)),
-            Err(_) => AMQPValue::ByteArray(ByteArray::from(&key[..])),
+        let kind = match std::str::from_utf8(key) {
+            Ok(_) => LONG_STRING,
+            Err(_) => BYTE_ARRAY,
         };
-        table.insert(short(header::KEY), value);
+        entry(header::KEY, kind, key);
     }
-    table
 }
+
+// The types of values in a table.
+const LONG_STRING: u8 = b'S';
+const BYTE_ARRAY: u8 = b'x';
 
 /// A buffer for an id's text.
 struct Id([u8; uuid::fmt::Hyphenated::LENGTH]);
@@ -159,26 +233,25 @@ impl Default for Id {
 
 /// The headers with the event's name and id that python-cqrs adds unless the body is JSON. A header of the
 /// message with the same name has precedence.
-fn identity<'m>(message: &'m Message, id: &'m mut Id) -> [Option<(&'static str, &'m str)>; 2] {
+fn identity<'m>(message: &'m Message, id: &'m str) -> [Option<(&'static str, &'m str)>; 2] {
     let media_type = message.content_type.as_deref();
     if media_type.is_none_or(content_type::is_json) {
         return [None; 2];
     }
     let absent = |name: &&str| message.headers.get_bytes(name).is_none();
     let name = Some(header::EVENT_NAME).filter(absent).map(|name| (name, &*message.name));
-    let id = message.id.hyphenated().encode_lower(&mut id.0);
-    let id = Some(header::MESSAGE_ID).filter(absent).map(|name| (name, &*id));
+    let id = Some(header::MESSAGE_ID).filter(absent).map(|name| (name, id));
     [name.filter(|(_, text)| !text.is_empty()), id]
-}
-
-/// Longer texts were rejected by the check.
-fn short(text: &str) -> ShortString {
-    ShortString::try_new(text).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use amq_protocol::frame::{AMQPFrame, parse_frame};
+    use amq_protocol::protocol::{AMQPClass, BasicProperties, basic};
+    use lapin::types::{AMQPValue, ByteArray, ShortString};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -190,6 +263,48 @@ mod tests {
         })
     }
 
+    /// A message as lapin reads its frames.
+    struct Read {
+        publish: basic::Publish,
+        properties: BasicProperties,
+        body: Vec<u8>,
+        body_frames: usize,
+    }
+
+    /// Writes a message on channel 7 and reads it with lapin's parser.
+    fn written(format: &FrameFormat, message: &Message, frame_max: usize) -> Read {
+        let mut bytes = vec![0xAB; 3];
+        let header_bytes = format.write(message, 7, frame_max, &mut bytes);
+        let mut rest = &bytes[3..];
+        let mut next = || {
+            let before = rest.len();
+            let (left, frame) = parse_frame(rest).expect("a frame");
+            rest = left;
+            (frame, before - rest.len())
+        };
+        let (AMQPFrame::Method(7, AMQPClass::Basic(basic::AMQPMethod::Publish(publish))), _) =
+            next()
+        else {
+            panic!("no basic.publish")
+        };
+        let (AMQPFrame::Header(7, header), size) = next() else { panic!("no content header") };
+        assert_eq!((header.class_id, size), (60, header_bytes));
+        let (mut body, mut body_frames) = (Vec::new(), 0);
+        while body.len() < message.body.len() {
+            let (AMQPFrame::Body(7, part), size) = next() else { panic!("no body") };
+            assert!(size <= frame_max);
+            body.extend(part);
+            body_frames += 1;
+        }
+        assert_eq!(header.body_size, body.len() as u64);
+        assert!(rest.is_empty());
+        Read { publish, properties: header.properties, body, body_frames }
+    }
+
+    fn properties(message: &Message) -> BasicProperties {
+        written(&format(), message, 4_096).properties
+    }
+
     #[test]
     fn message_parts_are_mapped_to_properties() {
         let mut message = Message::new("user_events", "{}")
@@ -199,12 +314,12 @@ mod tests {
             .with_key("42");
         message.headers.set_correlation_id("c-1");
         message.headers.insert("a", "ä").unwrap();
-        let frame = format().frame(&message);
-        let properties = frame.properties;
+        let Read { publish, properties, body, .. } = written(&format(), &message, 4_096);
         assert_eq!(
-            (frame.exchange.as_str(), frame.routing_key.as_str()),
+            (publish.exchange.as_str(), publish.routing_key.as_str()),
             ("events", "user_events")
         );
+        assert_eq!((publish.mandatory, publish.immediate, &body[..]), (true, false, &b"{}"[..]));
         let text = |value: &Option<ShortString>| value.as_ref().unwrap().to_string();
         assert_eq!(text(properties.message_id()), message.id.to_string());
         assert_eq!(text(properties.kind()), "UserCreated");
@@ -223,7 +338,7 @@ mod tests {
     #[test]
     fn body_that_is_not_json_adds_name_and_id_headers() {
         let message = Message::new("t", "").with_name("UserJoined");
-        let headers = |message: &Message| format().frame(message).properties.headers().clone();
+        let headers = |message: &Message| properties(message).headers().clone();
         let protobuf = message.clone().with_content_type("application/x-protobuf");
         let table = headers(&protobuf).unwrap();
         let long = |text: &str| AMQPValue::LongString(text.into());
@@ -242,15 +357,17 @@ mod tests {
     #[test]
     fn minimal_message_has_no_headers() {
         let early = UNIX_EPOCH - Duration::from_secs(1);
-        let frame = format().frame(&Message::new("t", "").with_timestamp(early));
-        assert!(frame.properties.headers().is_none() && frame.properties.kind().is_none());
-        assert_eq!(*frame.properties.timestamp(), Some(0));
+        let message = Message::new("t", "").with_timestamp(early).with_mandatory(false);
+        let Read { publish, properties, body_frames, .. } = written(&format(), &message, 4_096);
+        assert!(properties.headers().is_none() && properties.kind().is_none());
+        assert_eq!(*properties.timestamp(), Some(0));
+        assert_eq!((publish.mandatory, body_frames), (false, 0));
     }
 
     #[test]
     fn key_that_is_not_utf8_is_a_byte_array() {
-        let frame = format().frame(&Message::new("t", "").with_key(vec![0xff, 0]));
-        let headers = frame.properties.headers().clone().unwrap();
+        let properties = properties(&Message::new("t", "").with_key(vec![0xff, 0]));
+        let headers = properties.headers().clone().unwrap();
         let bytes = ByteArray::from(vec![0xff, 0]);
         assert_eq!(headers.inner()["message_key"], AMQPValue::ByteArray(bytes));
     }
@@ -275,19 +392,47 @@ mod tests {
     }
 
     #[test]
-    fn header_bytes_are_not_underestimated() {
-        // A content type that is not JSON's, for all headers.
-        let mut message = Message::new("t", "").with_name("N").with_key("k").with_content_type("c");
-        message.headers.insert("name", "value").unwrap();
-        message.headers.set_correlation_id("c");
-        let frame = format().frame(&message);
-        let mut buffer = [0; 1_024];
-        let buffer = std::io::Cursor::new(&mut buffer[..]);
-        let properties = frame.properties;
-        let written =
-            lapin::protocol::basic::gen_properties(&properties)(buffer.into()).unwrap().position;
-        let envelope = 8 + 2 + 2 + 8;
-        let bytes = u64::try_from(format().header_bytes(&message)).unwrap();
-        assert!((written + envelope..=written + envelope + 8).contains(&bytes), "{written}");
+    fn key_replaces_a_header_of_its_name() {
+        let mut message = Message::new("t", "").with_key("k");
+        message.headers.insert(header::KEY, "other").unwrap();
+        let headers = properties(&message).headers().clone().unwrap();
+        assert_eq!(headers.inner().len(), 1);
+        assert_eq!(headers.inner()["message_key"], AMQPValue::LongString("k".into()));
+    }
+
+    proptest! {
+        #[test]
+        fn lapin_reads_any_message(
+            body in proptest::collection::vec(any::<u8>(), 0..9_000),
+            texts in proptest::collection::vec("[a-zé]{0,60}", 4),
+            headers in proptest::collection::btree_map("[a-zé]{1,20}", "[a-zé]{0,300}", 0..5),
+            bytes in proptest::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let [topic, name, kind, key] = &texts[..] else { unreachable!() };
+            let mut message = Message::new(topic.as_str(), body.clone())
+                .with_name(name.as_str())
+                .with_content_type(kind.as_str())
+                .with_key(key.clone());
+            for (name, value) in &headers {
+                message.headers.insert(name.as_str(), value.as_str()).unwrap();
+            }
+            message.headers.insert_bytes("bytes", bytes.clone()).unwrap();
+            let config = AmqpConfig { max_message_size: 1 << 20, ..AmqpConfig::default() };
+            let read = written(&FrameFormat::new(&config), &message, 4_096);
+            prop_assert_eq!(read.publish.routing_key.as_str(), topic.as_str());
+            prop_assert_eq!(&read.body, &body);
+            prop_assert_eq!(read.body_frames, body.len().div_ceil(4_088));
+            let table = read.properties.headers().clone().unwrap();
+            for (name, value) in &headers {
+                let value = AMQPValue::LongString(value.as_str().into());
+                prop_assert_eq!(&table.inner()[name.as_str()], &value);
+            }
+            let read = match &table.inner()["bytes"] {
+                AMQPValue::ByteArray(read) => read.as_slice().to_vec(),
+                AMQPValue::LongString(read) => read.as_bytes().to_vec(),
+                other => panic!("{other:?}"),
+            };
+            prop_assert_eq!(read, bytes);
+        }
     }
 }

@@ -9,12 +9,11 @@
 //! * The **[`ProducerHandle`](handle::ProducerHandle)** is the broker value's end: it admits messages and
 //!   sends each to its publisher.
 //! * A **[publisher]** is one task. It alone publishes on its channel, so delivery tags, frames and its
-//!   unconfirmed messages have one order (in lapin two tasks can swap tags and frames of one channel, and
-//!   so swap confirms).
+//!   unconfirmed messages have one order. It publishes past lapin, on a
+//!   [`ConfirmChannel`](crate::connect::ConfirmChannel).
 //! * **[`Unconfirmed`](unconfirmed::Unconfirmed)** holds every message of a publisher, queued or sent. It does
 //!   no I/O. A message is in it exactly once, and leaves it with exactly one outcome on its receipt.
-//! * **[`Confirms`](confirms::Confirms)** hold one future of lapin per sent message: its write, then its confirm.
-//!   Dropping them loses no message.
+//! * The **[`FrameFormat`](frame::FrameFormat)** makes the bytes of a message.
 //! * **[`Status`](status::Status)** is the state of all publishers, for health checks and errors.
 //! * The window bounds the sum over all publishers; the queues in between are unbounded and never block.
 //!
@@ -29,10 +28,8 @@
 //! state is `Disconnected` from then on, and publishing to that publisher is `Closed`. Dropping the broker value
 //! ends all publishers in the same way.
 
-pub(crate) mod confirms;
 pub(crate) mod frame;
 pub(crate) mod handle;
-mod publish;
 pub(crate) mod publisher;
 pub(crate) mod status;
 pub(crate) mod unconfirmed;

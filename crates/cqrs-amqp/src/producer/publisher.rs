@@ -12,16 +12,14 @@ use cqrs_core::consume::support::error_chain;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
 
-use super::confirms::Confirms;
 use super::frame::FrameFormat;
-use super::publish::{Answer, Confirm, write};
 use super::status::{PublisherState, Status};
 use super::unconfirmed::Unconfirmed;
-use crate::connect::{Connector, Health, PooledChannel};
-use crate::error::{AmqpError, ErrorKind, from_lapin};
+use crate::connect::{Answer, ConfirmChannel, Connector, Health, PooledChannel};
+use crate::error::{AmqpError, ErrorKind, channel_close};
 
-/// Messages handed to lapin that it has not written to the socket. Further ones stay queued here and can be
-/// reported as "not sent" if the server does not read.
+/// Messages handed to the connection that are not on their way to the socket. Further ones stay queued here and can
+/// be reported as "not sent" if the server does not read.
 const UNWRITTEN: usize = 128;
 /// Messages sent before the other events of the publisher are polled.
 const BATCH: usize = 64;
@@ -56,7 +54,8 @@ struct Publisher {
     messages: mpsc::UnboundedReceiver<PendingConfirm>,
     unconfirmed: Unconfirmed,
     channel: PublisherChannel,
-    confirms: Confirms<Confirm>,
+    /// Memory for frames.
+    frames: Vec<u8>,
     declaring: Option<Declaring>,
     /// Set if the topology was declared again since the last ack.
     declared_again: bool,
@@ -67,7 +66,13 @@ struct Publisher {
 enum PublisherChannel {
     /// Retried forever.
     Opening(BoxFuture<'static, PooledChannel>),
-    Open(PooledChannel),
+    Open(OpenChannel),
+}
+
+/// Dropped in this order: what it has not written is discarded before lapin closes the channel.
+struct OpenChannel {
+    confirms: ConfirmChannel,
+    pooled: PooledChannel,
 }
 
 /// The declaration of a topic: its name and the result.
@@ -81,7 +86,7 @@ enum PublisherEvent {
     /// More messages to publish.
     Messages,
     Opened(PooledChannel),
-    /// Confirms completed, or lapin wrote messages.
+    /// Answers of the server, or room for messages to write.
     Progress,
     Health,
     Declared(Arc<str>, Result<(), AmqpError>),
@@ -94,14 +99,14 @@ impl Publisher {
         context: PublisherContext,
         messages: mpsc::UnboundedReceiver<PendingConfirm>,
     ) -> Self {
-        let channel = PublisherChannel::Opening(open(index, context.clone(), None));
+        let channel = PublisherChannel::Opening(Box::pin(open(index, context.clone())));
         Self {
             index,
             context,
             messages,
             unconfirmed: Unconfirmed::default(),
             channel,
-            confirms: Confirms::new(),
+            frames: Vec::new(),
             declaring: None,
             declared_again: false,
             stop_at: None,
@@ -111,24 +116,17 @@ impl Publisher {
 
     async fn run(mut self) -> usize {
         let mut batch = Vec::new();
-        let mut done = Vec::new();
+        let mut answers = Vec::new();
         let mut timer = Box::pin(tokio::time::sleep_until(Instant::now()));
         loop {
             self.expire();
-            self.write(&mut done);
-            if !done.is_empty() {
-                // A channel that is closed answers what was written to it before it refuses more: those answers name
-                // the cause.
-                self.confirms.take_done(&mut done);
-                self.settle(&mut done);
-                continue;
-            }
+            self.write();
             let is_last = self.messages.is_closed() && self.messages.is_empty();
             if self.stop_at.is_some() && is_last && self.unconfirmed.is_empty() {
                 self.close_channel().await;
                 return self.undelivered;
             }
-            match self.wait(&mut batch, &mut done, timer.as_mut()).await {
+            match self.wait(&mut batch, &mut answers, timer.as_mut()).await {
                 PublisherEvent::Stop(at) => {
                     self.stop_at = at;
                     self.messages.close();
@@ -144,8 +142,8 @@ impl Publisher {
                     batch.drain(..).for_each(|message| self.unconfirmed.push(message))
                 }
                 PublisherEvent::Opened(pooled) => self.opened(pooled),
-                PublisherEvent::Progress => self.settle(&mut done),
-                PublisherEvent::Health => self.health_changed(&mut done),
+                PublisherEvent::Progress => self.settle(&mut answers),
+                PublisherEvent::Health => self.health_changed(&mut answers),
                 PublisherEvent::Declared(topic, result) => self.declared(&topic, result),
                 PublisherEvent::Deadline => self.check_channel(),
             }
@@ -155,7 +153,7 @@ impl Publisher {
     /// Closes the channel before its connection is: if both end at once, lapin logs an error.
     async fn close_channel(&mut self) {
         const LIMIT: Duration = Duration::from_secs(1);
-        let PublisherChannel::Open(pooled) = &self.channel else { return };
+        let PublisherChannel::Open(OpenChannel { pooled, .. }) = &self.channel else { return };
         let left = self.stop_at.map(|at| at.saturating_duration_since(Instant::now()));
         let limit = left.map_or(LIMIT, |left| left.min(LIMIT));
         // lapin writes no frame on a blocked connection.
@@ -169,7 +167,7 @@ impl Publisher {
     async fn wait(
         &mut self,
         batch: &mut Vec<PendingConfirm>,
-        done: &mut Vec<(u64, lapin::Result<Answer>)>,
+        answers: &mut Vec<Answer>,
         mut timer: Pin<&mut Sleep>,
     ) -> PublisherEvent {
         let deadline = [self.unconfirmed.next_deadline(), self.stop_at].into_iter().flatten().min();
@@ -179,17 +177,23 @@ impl Publisher {
             timer.as_mut().reset(deadline);
         }
         let wants_to_write = self.wants_to_write();
-        let Self { context, messages, channel, confirms, declaring, stop_at, .. } = self;
+        let Self { context, messages, channel, declaring, stop_at, .. } = self;
         let stopping = stop_at.is_some();
-        let (opening, pooled) = match channel {
+        let (opening, open) = match channel {
             PublisherChannel::Opening(opening) => (Some(opening), None),
-            PublisherChannel::Open(pooled) => (None, Some(pooled)),
+            PublisherChannel::Open(open) => (None, Some(open)),
         };
-        let is_open = pooled.is_some();
-        let progress = |cx: &mut Context<'_>| match confirms.poll_done(cx, done) {
-            // lapin wrote messages, so more can be handed to it.
-            Poll::Pending if wants_to_write && confirms.unwritten() < UNWRITTEN => Poll::Ready(()),
-            poll => poll,
+        let (confirms, pooled) = match open {
+            Some(OpenChannel { confirms, pooled }) => (Some(confirms), Some(pooled)),
+            None => (None, None),
+        };
+        let progress = |cx: &mut Context<'_>| match &confirms {
+            Some(confirms) => match confirms.poll_answers(cx, answers) {
+                // Messages were taken to be written, so more can be handed over.
+                Poll::Pending if wants_to_write && confirms.room(UNWRITTEN) > 0 => Poll::Ready(()),
+                poll => poll,
+            },
+            None => Poll::Pending,
         };
         tokio::select! {
             biased;
@@ -213,91 +217,82 @@ impl Publisher {
                     _ => PublisherEvent::Messages,
                 }
             },
-            () = poll_fn(progress), if is_open => PublisherEvent::Progress,
+            () = poll_fn(progress) => PublisherEvent::Progress,
         }
     }
 
     /// True if a message may be sent now.
     fn wants_to_write(&self) -> bool {
-        let PublisherChannel::Open(pooled) = &self.channel else { return false };
+        let PublisherChannel::Open(OpenChannel { pooled, .. }) = &self.channel else {
+            return false;
+        };
         let up = matches!(*pooled.health.borrow(), Health::Up);
         up && self.declaring.is_none()
             && pooled.channel.status().connected()
             && self.unconfirmed.next().is_some()
     }
 
-    /// Hands messages to lapin, at most a batch, until one of them has its answer at once.
-    fn write(&mut self, done: &mut Vec<(u64, lapin::Result<Answer>)>) {
+    /// Hands messages to the connection, at most a batch.
+    fn write(&mut self) {
         if !self.wants_to_write() {
             return;
         }
-        for _ in 0..BATCH {
-            if self.confirms.unwritten() >= UNWRITTEN {
-                return;
+        let PublisherChannel::Open(OpenChannel { confirms, pooled }) = &self.channel else {
+            return;
+        };
+        let (connector, connection) = (&self.context.connector, &pooled.connection);
+        let (frame_max, header_max) = (connection.frame_max(), connection.header_max());
+        let mut count = 0;
+        for _ in 0..BATCH.min(confirms.room(UNWRITTEN)) {
+            let Some(message) = self.unconfirmed.next() else { break };
+            if connector.topology().is_missing(connection, &message.topic) {
+                let topic = Arc::clone(&message.topic);
+                self.declaring = Some(declare(connector, pooled, topic));
+                break;
             }
-            let PublisherChannel::Open(pooled) = &self.channel else { return };
-            // It may be closed at any time. Then its answers are on their way.
-            if !pooled.channel.status().connected() {
-                return;
-            }
-            let Some(message) = self.unconfirmed.next() else { return };
-            let (header, limit) =
-                (self.context.format.header_bytes(message), pooled.connection.header_max());
-            if header > limit {
+            let before = self.frames.len();
+            let header =
+                self.context.format.write(message, confirms.id(), frame_max, &mut self.frames);
+            if header > header_max {
+                self.frames.truncate(before);
                 let detail = format!(
-                    "its headers and properties take {header} bytes, at most {limit} fit into a frame \
-                     of this connection beside what the server adds"
+                    "its headers and properties take {header} bytes, at most {header_max} fit into a \
+                     frame of this connection beside what the server adds"
                 );
                 self.unconfirmed.reject_next(PublishErrorKind::TooLarge, detail, None);
-                continue;
+            } else if self.unconfirmed.send_next() {
+                count += 1;
+            } else {
+                self.frames.truncate(before);
             }
-            if self.context.connector.topology().is_missing(&pooled.connection, &message.topic) {
-                let topic = Arc::clone(&message.topic);
-                self.declaring = Some(declare(&self.context.connector, pooled, topic));
-                return;
-            }
-            let Some((number, message)) = self.unconfirmed.send_next() else { continue };
-            let (channel, format) = (Arc::clone(&pooled.channel), Arc::clone(&self.context.format));
-            if let Some(result) = self.confirms.start(number, write(channel, format, message)) {
-                // An error, nearly always: the channel is closed.
-                done.push((number, result));
-                return;
-            }
+        }
+        if count > 0 {
+            confirms.send(&mut self.frames, count);
         }
     }
 
-    /// Records the server's answers and settles the messages whose outcome they make certain.
-    fn settle(&mut self, done: &mut Vec<(u64, lapin::Result<Answer>)>) {
-        let mut failure: Option<lapin::Error> = None;
-        for (number, result) in done.drain(..) {
-            match result {
-                Ok(Answer { ack, returned }) => {
+    /// Settles messages by the server's answers.
+    fn settle(&mut self, answers: &mut Vec<Answer>) {
+        let mut closed = None;
+        for answer in answers.drain(..) {
+            match answer {
+                Answer::Confirm { tag, multiple, ack } => {
                     if ack {
                         self.declared_again = false;
-                        if let PublisherChannel::Open(pooled) = &mut self.channel {
-                            pooled.confirmed = true;
+                        if let PublisherChannel::Open(open) = &mut self.channel {
+                            open.pooled.confirmed = true;
                         }
                     }
-                    self.unconfirmed.answered(number, ack, returned.map(|returned| *returned));
+                    self.unconfirmed.answered(tag, multiple, ack);
                 }
-                // A reply of the server is the cause; other errors are its consequence.
-                Err(error) if error.is_amqp_error() => failure = Some(error),
-                Err(error) => {
-                    failure.get_or_insert(error);
-                }
+                Answer::Returned(returned) => self.unconfirmed.returned(&returned),
+                Answer::Closed { code, text } => closed = Some(channel_close(code, &text)),
             }
         }
-        match failure {
-            None => self.unconfirmed.settle(),
-            Some(error) if error.is_amqp_soft_error() => {
-                let detail = "the server closed the channel";
-                let error = from_lapin(ErrorKind::ChannelClosed, detail, &error);
-                self.channel_closed(error);
-            }
-            Some(error) => {
-                let detail = "the channel was lost with its connection";
-                self.lose(from_lapin(ErrorKind::ConnectionLost, detail, &error));
-            }
+        match closed {
+            None => {}
+            Some(error) if error.kind() == ErrorKind::ChannelClosed => self.channel_closed(error),
+            Some(error) => self.lose(error),
         }
         if self.unconfirmed.expired() > MAX_UNANSWERED {
             let detail =
@@ -308,8 +303,7 @@ impl Publisher {
 
     fn channel_closed(&mut self, error: AmqpError) {
         tracing::warn!(error = %error_chain(&error), "channel closed by the server");
-        let PublisherChannel::Open(pooled) = &self.channel else { return };
-        self.confirms.clear();
+        let PublisherChannel::Open(OpenChannel { pooled, .. }) = &self.channel else { return };
         let missing = error.code() == Some(404);
         if missing && self.context.connector.topology().declares() && !self.declared_again {
             // The exchange was deleted. No message is rejected before it is declared again.
@@ -326,7 +320,6 @@ impl Publisher {
     /// Drops the channel; its unconfirmed messages are sent again on the next one.
     fn lose(&mut self, error: AmqpError) {
         if let PublisherChannel::Open(_) = &self.channel {
-            self.confirms.clear();
             self.unconfirmed.channel_lost(false);
             self.reopen(error, true);
         }
@@ -336,35 +329,36 @@ impl Publisher {
         self.declaring = None;
         self.context.status.set(self.index, PublisherState::Down(Some(error)));
         let next = PublisherChannel::Opening(Box::pin(std::future::pending()));
-        if let PublisherChannel::Open(pooled) = std::mem::replace(&mut self.channel, next) {
-            let lost = backoff.then_some(pooled);
-            self.channel = PublisherChannel::Opening(open(self.index, self.context.clone(), lost));
+        if let PublisherChannel::Open(open) = std::mem::replace(&mut self.channel, next) {
+            let opening = reopen(self.index, self.context.clone(), open.pooled, backoff);
+            self.channel = PublisherChannel::Opening(opening);
         }
     }
 
     fn opened(&mut self, pooled: PooledChannel) {
-        self.channel = PublisherChannel::Open(pooled);
+        let confirms = pooled.connection.confirm_channel(&pooled.channel);
+        self.channel = PublisherChannel::Open(OpenChannel { confirms, pooled });
         self.show_health();
     }
 
-    fn health_changed(&mut self, done: &mut Vec<(u64, lapin::Result<Answer>)>) {
-        let PublisherChannel::Open(pooled) = &self.channel else { return };
+    fn health_changed(&mut self, answers: &mut Vec<Answer>) {
+        let PublisherChannel::Open(OpenChannel { confirms, pooled }) = &self.channel else {
+            return;
+        };
         let health = pooled.health.borrow().clone();
+        if let Health::Lost(_) = health {
+            // Answers received before the loss count.
+            confirms.take_answers(answers);
+            self.settle(answers);
+        }
         match health {
             Health::Up | Health::Blocked(_) => self.show_health(),
-            Health::Lost(error) => {
-                // Answers received before the loss count.
-                self.confirms.take_done(done);
-                if !done.is_empty() {
-                    self.settle(done);
-                }
-                self.lose(error);
-            }
+            Health::Lost(error) => self.lose(error),
         }
     }
 
     fn show_health(&self) {
-        let PublisherChannel::Open(pooled) = &self.channel else { return };
+        let PublisherChannel::Open(OpenChannel { pooled, .. }) = &self.channel else { return };
         let state = match &*pooled.health.borrow() {
             Health::Up => PublisherState::Ready,
             Health::Blocked(reason) => PublisherState::Blocked(Arc::clone(reason)),
@@ -396,7 +390,7 @@ impl Publisher {
 
     /// Detects a channel that was closed while no message on it could report that.
     fn check_channel(&mut self) {
-        if let PublisherChannel::Open(pooled) = &self.channel
+        if let PublisherChannel::Open(OpenChannel { pooled, .. }) = &self.channel
             && !pooled.channel.status().connected()
         {
             self.lose(AmqpError::new(ErrorKind::ConnectionLost, "the channel is closed"));
@@ -404,23 +398,42 @@ impl Publisher {
     }
 }
 
-/// Opens a channel, retried forever; `lost` is the one before, if its loss counts for the backoff.
-fn open(
+/// Opens a channel, retried forever.
+async fn open(index: usize, context: PublisherContext) -> PooledChannel {
+    loop {
+        match context.connector.open().await {
+            Ok(pooled) => return pooled,
+            Err(error) => context.status.set(index, PublisherState::Down(Some(error))),
+        }
+    }
+}
+
+/// Opens a channel after the loss of another one, which counts for the backoff if `backoff` is set.
+fn reopen(
     index: usize,
     context: PublisherContext,
-    lost: Option<PooledChannel>,
+    lost: PooledChannel,
+    backoff: bool,
 ) -> BoxFuture<'static, PooledChannel> {
     Box::pin(async move {
-        if let Some(pooled) = lost {
-            context.connector.lost(&pooled).await;
+        match backoff {
+            true => context.connector.lost(&lost).await,
+            false => closed(&lost).await,
         }
-        loop {
-            match context.connector.open().await {
-                Ok(pooled) => return pooled,
-                Err(error) => context.status.set(index, PublisherState::Down(Some(error))),
-            }
-        }
+        drop(lost);
+        open(index, context).await
     })
+}
+
+/// Waits until lapin, too, has read that the server closed a channel: dropped before, it would close the channel again.
+async fn closed(pooled: &PooledChannel) {
+    const STEP: Duration = Duration::from_millis(1);
+    for _ in 0..100 {
+        if !pooled.channel.status().connected() {
+            return;
+        }
+        tokio::time::sleep(STEP).await;
+    }
 }
 
 fn declare(connector: &Arc<Connector>, pooled: &PooledChannel, topic: Arc<str>) -> Declaring {

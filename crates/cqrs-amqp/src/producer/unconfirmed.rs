@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use cqrs_core::broker::{Confirmation, NumberRing, PendingConfirm, SharedMessage};
+use cqrs_core::broker::{Confirmation, NumberRing, PendingConfirm};
 use cqrs_core::consume::support::error_chain;
 use cqrs_core::{Message, PublishErrorKind};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::connect::Returned;
 use crate::error::{AmqpError, publish_error_kind};
 
 /// All messages of one publisher and the answers of the server to them. No I/O, no clock: the publisher
@@ -23,39 +24,26 @@ use crate::error::{AmqpError, publish_error_kind};
 ///   other is unanswered. So when the channel closes again, it is known which message is the reason.
 ///
 /// # Returned messages
-/// RabbitMQ sends `basic.return` for an unroutable mandatory message before it acknowledges it. lapin
-/// keeps returns in a queue and attaches the oldest to *whichever* confirm completes next; the confirms of
-/// one "multiple" acknowledgement complete in no order. So the confirm of a message may carry the return
-/// of another one, and its own return may come with a later or an earlier confirm.
+/// RabbitMQ sends `basic.return` for an unroutable mandatory message before it acknowledges it, and the answers
+/// are reported here in the order of the server. So an acknowledged message was not returned unless its return
+/// was reported before.
 ///
-/// Therefore a return counts for the message that it names (id and routing key), and an acknowledgement
-/// does not count before it is certain that no return of the same message follows:
-///
-/// 1. [`settle`](Self::settle) is called when the answers seen so far have no gap
-///    ([`Confirms`](super::confirms::Confirms) guarantees that).
-/// 2. A confirm that carries no return found lapin's queue empty: the return of its message, if there is
-///    one, left the queue before, and was seen by `settle`.
-/// 3. Otherwise its return may still be in the queue. Every acknowledgement takes one return out, and
-///    every returned message is acknowledged after its return; so the queue never holds more returns
-///    than there are messages returned and not yet acknowledged. Hence: when all messages whose returns
-///    were seen are acknowledged too, no return of an acknowledged message is left in the queue. Until
-///    then the acknowledgement is held back.
-///
-/// Two messages of one id and topic on one channel at the same time cannot be told apart by a return.
-/// If all of them were returned, all are unroutable; if only some were, all are reported as unknown.
+/// A return names its message by id and routing key. Two messages of one id and topic on one channel at the same
+/// time cannot be told apart by it. If all of them were returned, all are unroutable; if only some were, all are
+/// reported as unknown.
 #[derive(Default)]
 pub(crate) struct Unconfirmed {
     queued: VecDeque<Queued>,
     /// By number, counted over all channels.
     sent: NumberRing<Sent>,
-    /// Numbers of the sent messages that are answered and not settled yet.
-    answered: Vec<u64>,
+    /// The number of the current channel's first message, whose delivery tag is 1.
+    first: u64,
+    /// Memory for the numbers of messages that are answered together.
+    numbers: Vec<u64>,
     /// Sent messages without an answer.
     unanswered: usize,
     /// Sent messages that expired before their answer.
     expired: usize,
-    /// Sent messages that a return names.
-    returned: usize,
     /// Not later than the earliest deadline.
     next_deadline: Option<Instant>,
 }
@@ -67,43 +55,55 @@ struct Queued {
 }
 
 struct Sent {
-    /// `None` after it expired: the server may still answer.
-    pending: Option<PendingConfirm>,
-    id: Uuid,
-    topic: Arc<str>,
-    mandatory: bool,
+    owner: Owner,
     isolated: bool,
-    answer: Option<Answer>,
+    /// True for `basic.ack`; only a message whose return is ambiguous is kept after its answer.
+    answer: Option<bool>,
     /// The reason of its return.
     returned: Option<String>,
     /// Another message of the same id and topic was in flight when one of them was returned.
     ambiguous: bool,
 }
 
-impl Sent {
-    /// True if its return may be in lapin's queue though it was acknowledged: case 3 of [`Unconfirmed`].
-    fn may_be_returned(&self) -> bool {
-        let with_another = matches!(self.answer, Some(Answer::Ack { with_another: true }));
-        with_another && self.mandatory && self.returned.is_none()
-    }
-}
-
-#[derive(Clone, Copy)]
-enum Answer {
-    /// `with_another`: its confirm carried the return of another message.
-    Ack {
-        with_another: bool,
+enum Owner {
+    Waiting(PendingConfirm),
+    /// The message expired, and the server may still answer.
+    Expired {
+        id: Uuid,
+        topic: Arc<str>,
+        mandatory: bool,
     },
-    Nack,
 }
 
-/// A returned message as the server names it.
-#[derive(Debug, Clone)]
-pub(crate) struct Returned {
-    pub(crate) id: Option<Uuid>,
-    pub(crate) topic: String,
-    /// The reason in the server's words.
-    pub(crate) reason: String,
+impl Owner {
+    fn pending(self) -> Option<PendingConfirm> {
+        match self {
+            Self::Waiting(pending) => Some(pending),
+            Self::Expired { .. } => None,
+        }
+    }
+
+    fn parts(&self) -> (Uuid, &str, bool) {
+        match self {
+            Self::Waiting(pending) => {
+                let message = pending.message();
+                (message.id, &message.topic, message.mandatory)
+            }
+            Self::Expired { id, topic, mandatory } => (*id, topic, *mandatory),
+        }
+    }
+
+    /// Expires a message that waits.
+    fn expire(&mut self) -> Option<PendingConfirm> {
+        let Self::Waiting(pending) = self else { return None };
+        let message = pending.message();
+        let expired = Self::Expired {
+            id: message.id,
+            topic: Arc::clone(&message.topic),
+            mandatory: message.mandatory,
+        };
+        std::mem::replace(self, expired).pending()
+    }
 }
 
 impl Unconfirmed {
@@ -128,26 +128,17 @@ impl Unconfirmed {
         may_send.then(|| next.pending.message())
     }
 
-    /// Counts the next message as sent and returns its number and the message. `None` if its deadline came first:
-    /// it is removed, and [`next`](Self::next) is another one.
-    pub(crate) fn send_next(&mut self) -> Option<(u64, SharedMessage)> {
-        let Queued { pending, isolated } = self.queued.pop_front()?;
+    /// Counts the next message as sent: it has the next delivery tag. False if its deadline came first: it is removed,
+    /// must not be sent, and [`next`](Self::next) is another one.
+    pub(crate) fn send_next(&mut self) -> bool {
+        let Some(Queued { pending, isolated }) = self.queued.pop_front() else { return false };
         if !pending.start_sending() {
-            return None;
+            return false;
         }
-        let message = pending.shared_message();
-        let sent = Sent {
-            id: message.id,
-            topic: Arc::clone(&message.topic),
-            mandatory: message.mandatory,
-            pending: Some(pending),
-            isolated,
-            answer: None,
-            returned: None,
-            ambiguous: false,
-        };
+        let owner = Owner::Waiting(pending);
+        self.sent.push(Sent { owner, isolated, answer: None, returned: None, ambiguous: false });
         self.unanswered += 1;
-        Some((self.sent.push(sent), message))
+        true
     }
 
     /// Rejects the next message, which cannot be sent.
@@ -162,32 +153,50 @@ impl Unconfirmed {
         }
     }
 
-    /// Records the server's answer to `number`. lapin attached `returned` to it, which may name another
-    /// message.
-    pub(crate) fn answered(&mut self, number: u64, ack: bool, returned: Option<Returned>) {
-        let carried = returned.is_some();
-        let owner = returned.and_then(|returned| self.assign(returned));
+    /// Settles the message with a delivery tag of the current channel, or all up to it: the server acknowledged them
+    /// (or not: `basic.nack`).
+    pub(crate) fn answered(&mut self, tag: u64, multiple: bool, ack: bool) {
+        if !multiple {
+            self.answer(self.first + tag.saturating_sub(1), ack);
+            return;
+        }
+        // AMQP 0-9-1: tag 0 stands for all messages.
+        let last = match tag {
+            0 => u64::MAX,
+            tag => self.first + (tag - 1),
+        };
+        let mut numbers = std::mem::take(&mut self.numbers);
+        let sent = self.sent.iter().take_while(|(number, _)| *number <= last);
+        numbers.extend(sent.filter(|(_, sent)| sent.answer.is_none()).map(|(number, _)| number));
+        for number in numbers.drain(..) {
+            self.answer(number, ack);
+        }
+        self.numbers = numbers;
+    }
+
+    fn answer(&mut self, number: u64, ack: bool) {
         let Some(sent) = self.sent.get_mut(number) else { return };
         if sent.answer.is_none() {
             self.unanswered -= 1;
-            self.answered.push(number);
         }
-        sent.answer = Some(match ack {
-            true => Answer::Ack { with_another: carried && owner != Some(number) },
-            false => Answer::Nack,
-        });
+        sent.answer = Some(ack);
+        match sent.ambiguous {
+            true => self.settle_group(number),
+            false => self.finish(number),
+        }
     }
 
-    /// Assigns a return to the oldest message of its id and topic that has none yet.
-    fn assign(&mut self, returned: Returned) -> Option<u64> {
+    /// Records a return: it counts for the oldest message of its id and topic that has none yet.
+    pub(crate) fn returned(&mut self, returned: &Returned) {
         let same = |sent: &Sent| {
-            Some(sent.id) == returned.id && *sent.topic == *returned.topic && sent.mandatory
+            let (id, topic, mandatory) = sent.owner.parts();
+            Some(id) == returned.id && topic == returned.topic && mandatory
         };
         let ambiguous = self.sent().filter(|sent| same(sent)).nth(1).is_some();
         let owner = self.sent.iter().find(|(_, sent)| same(sent) && sent.returned.is_none());
         let Some(owner) = owner.map(|(number, _)| number) else {
             tracing::warn!(topic = %returned.topic, "the server returned an unknown message");
-            return None;
+            return;
         };
         for (number, sent) in self.sent.iter_mut().filter(|(_, sent)| same(sent)) {
             sent.ambiguous |= ambiguous;
@@ -195,57 +204,27 @@ impl Unconfirmed {
                 sent.returned = Some(returned.reason.clone());
             }
         }
-        self.returned += 1;
-        Some(owner)
-    }
-
-    /// Confirms or rejects the answered messages whose outcome is certain. To be called when the answers
-    /// seen so far have no gap.
-    pub(crate) fn settle(&mut self) {
-        if self.answered.is_empty() {
-            return;
-        }
-        let open = self.returned > 0
-            && self
-                .sent()
-                .any(|sent| sent.answer.is_none() && (sent.returned.is_some() || sent.ambiguous));
-        let mut answered = std::mem::take(&mut self.answered);
-        for number in answered.drain(..) {
-            let Some(sent) = self.sent.get(number) else { continue };
-            if sent.ambiguous {
-                self.settle_group(number, open);
-            } else if open && sent.may_be_returned() {
-                self.answered.push(number);
-            } else {
-                self.finish(number);
-            }
-        }
-        // Its memory serves the next ones.
-        answered.append(&mut self.answered);
-        self.answered = answered;
     }
 
     /// Settles `number` and all others of its id and topic, once all of them are answered.
-    fn settle_group(&mut self, number: u64, open: bool) {
-        let Some(Sent { id, topic, .. }) = self.sent.get(number) else { return };
+    fn settle_group(&mut self, number: u64) {
+        let Some(sent) = self.sent.get(number) else { return };
+        let parts = sent.owner.parts();
         let members: Vec<_> = self
             .sent
             .iter()
-            .filter(|(_, other)| other.ambiguous && other.id == *id && other.topic == *topic)
-            .map(|(number, sent)| {
-                let held = sent.answer.is_none() || (open && sent.may_be_returned());
-                (number, held, sent.returned.is_some())
-            })
+            .filter(|(_, other)| other.ambiguous && other.owner.parts() == parts)
+            .map(|(number, sent)| (number, sent.answer.is_some(), sent.returned.is_some()))
             .collect();
-        if members.iter().any(|(_, held, _)| *held) {
-            self.answered.push(number);
+        if members.iter().any(|(_, answered, _)| !answered) {
             return;
         }
         let all_returned = members.iter().all(|(_, _, returned)| *returned);
         for (number, _, _) in members {
             if all_returned {
                 self.finish(number);
-            } else if let Some(pending) = self.remove(number).and_then(|sent| sent.pending) {
+            } else if let Some(pending) = self.remove(number).and_then(|sent| sent.owner.pending())
+            {
                 let detail = "several messages of this id and topic were in flight and some of them \
                               were returned as unroutable; which ones cannot be told";
                 pending.fail(PublishErrorKind::Unknown, detail, None);
@@ -255,10 +234,10 @@ impl Unconfirmed {
 
     fn finish(&mut self, number: u64) {
         let Some(sent) = self.remove(number) else { return };
-        let Some(pending) = sent.pending else { return };
+        let Some(pending) = sent.owner.pending() else { return };
         match (sent.returned, sent.answer) {
             (Some(reason), _) => pending.fail(PublishErrorKind::Unroutable, reason, None),
-            (None, Some(Answer::Ack { .. })) => pending.confirm(Confirmation::default()),
+            (None, Some(true)) => pending.confirm(Confirmation::default()),
             (None, _) => {
                 let detail = "the server did not take responsibility for it (basic.nack)";
                 pending.fail(PublishErrorKind::Refused, detail, None);
@@ -269,34 +248,31 @@ impl Unconfirmed {
     fn remove(&mut self, number: u64) -> Option<Sent> {
         let sent = self.sent.remove(number)?;
         self.unanswered -= usize::from(sent.answer.is_none());
-        self.expired -= usize::from(sent.pending.is_none());
-        self.returned -= usize::from(sent.returned.is_some());
+        self.expired -= usize::from(matches!(sent.owner, Owner::Expired { .. }));
         Some(sent)
     }
 
     /// The server closed the channel because of a message on it. If only one is unanswered, it is rejected
     /// with the server's words; otherwise all unanswered ones are isolated.
     pub(crate) fn channel_closed(&mut self, error: &AmqpError) {
-        self.settle();
         let unanswered = self.sent.iter().filter(|(_, sent)| sent.answer.is_none());
         let unanswered: Vec<_> = unanswered.map(|(number, _)| number).take(2).collect();
         let only = match unanswered[..] {
             [only] => Some(only),
             _ => None,
         };
-        if let Some(pending) = only.and_then(|number| self.remove(number)?.pending) {
+        if let Some(pending) = only.and_then(|number| self.remove(number)?.owner.pending()) {
             let detail = format!("the server closed the channel over it: {}", error_chain(error));
             pending.fail(publish_error_kind(error), detail, Some(error.clone().into()));
         }
         self.channel_lost(only.is_none());
     }
 
-    /// The channel is gone. Settles what is certain, and queues the rest to be sent again, in the same
-    /// order. `isolate`: unanswered messages are isolated, because one of them may have closed the channel.
+    /// The channel is gone. Queues its messages to be sent again, in the same order, unless their outcome is
+    /// certain. `isolate`: unanswered messages are isolated, because one of them may have closed the channel.
     pub(crate) fn channel_lost(&mut self, isolate: bool) {
-        self.settle();
         for sent in self.sent.take_all().rev() {
-            let Some(pending) = sent.pending else { continue };
+            let Some(pending) = sent.owner.pending() else { continue };
             match sent.returned {
                 // Returned before the channel was lost: certain without its acknowledgement.
                 Some(reason) if !sent.ambiguous => {
@@ -308,8 +284,8 @@ impl Unconfirmed {
                 }
             }
         }
-        self.answered.clear();
-        (self.unanswered, self.expired, self.returned) = (0, 0, 0);
+        self.first = self.sent.next_number();
+        (self.unanswered, self.expired) = (0, 0);
     }
 
     /// The time of the next [`expire`](Self::expire), or an earlier one.
@@ -354,17 +330,29 @@ impl Unconfirmed {
     fn take_pending(&mut self, condition: impl Fn(&PendingConfirm) -> bool) -> Vec<PendingConfirm> {
         let of_sent = self.sent.iter_mut();
         let mut taken: Vec<_> = of_sent
-            .filter_map(|(_, sent)| sent.pending.take_if(|pending| condition(pending)))
+            .filter_map(|(_, sent)| match &sent.owner {
+                Owner::Waiting(pending) if condition(pending) => sent.owner.expire(),
+                _ => None,
+            })
             .collect();
         self.expired += taken.len();
         let (queued, kept): (VecDeque<_>, _) =
             std::mem::take(&mut self.queued).into_iter().partition(|next| condition(&next.pending));
         self.queued = kept;
         taken.extend(queued.into_iter().map(|queued| queued.pending));
-        let of_sent = self.sent().filter_map(|sent| sent.pending.as_ref());
+        let of_sent = self.sent().filter_map(|sent| match &sent.owner {
+            Owner::Waiting(pending) => Some(pending),
+            Owner::Expired { .. } => None,
+        });
         let left = self.queued.iter().map(|queued| &queued.pending).chain(of_sent);
         self.next_deadline = left.map(PendingConfirm::deadline).min();
         taken
+    }
+
+    /// The delivery tag of the next message.
+    #[cfg(test)]
+    pub(super) fn next_tag(&self) -> u64 {
+        self.sent.next_number() - self.first + 1
     }
 
     fn sent(&self) -> impl Iterator<Item = &Sent> {

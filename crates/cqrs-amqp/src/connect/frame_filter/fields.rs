@@ -6,7 +6,7 @@ pub(super) const MAX_DEPTH: usize = 64;
 
 /// Unread bytes. A read of more bytes than are left returns `None`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+pub(in crate::connect) struct Fields<'a>(pub(in crate::connect) &'a [u8]);
 
 impl<'a> Fields<'a> {
     pub(super) fn is_empty(&self) -> bool {
@@ -25,11 +25,11 @@ impl<'a> Fields<'a> {
         Some(*read)
     }
 
-    pub(super) fn u8(&mut self) -> Option<u8> {
+    pub(in crate::connect) fn u8(&mut self) -> Option<u8> {
         self.array().map(u8::from_be_bytes)
     }
 
-    pub(super) fn u16(&mut self) -> Option<u16> {
+    pub(in crate::connect) fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_be_bytes)
     }
 
@@ -37,8 +37,12 @@ impl<'a> Fields<'a> {
         self.array().map(u32::from_be_bytes)
     }
 
+    pub(in crate::connect) fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_be_bytes)
+    }
+
     /// A short string without its length; not checked for UTF-8.
-    pub(super) fn short(&mut self) -> Option<&'a [u8]> {
+    pub(in crate::connect) fn short(&mut self) -> Option<&'a [u8]> {
         let (&length, rest) = self.0.split_first()?;
         let (read, rest) = rest.split_at_checked(usize::from(length))?;
         self.0 = rest;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::header;
 use super::method::{self, Method, Replacement};
+use crate::connect::confirm_channel::{AnswerReader, ConfirmChannels, Recipient};
 use crate::headers::UNREADABLE;
 
 /// Type, channel and size before a frame's payload.
@@ -16,6 +17,7 @@ pub(super) const METHOD: u8 = 1;
 pub(super) const HEADER: u8 = 2;
 pub(super) const BODY: u8 = 3;
 const HEARTBEAT: u8 = 8;
+const HEARTBEAT_FRAME: [u8; 8] = [HEARTBEAT, 0, 0, 0, 0, 0, 0, FRAME_END];
 /// AMQP 0-9-1, 4.2.3 (`frame-min-size`); lapin takes no less.
 const FRAME_MIN: usize = 4_096;
 /// A larger content header is not buffered: it passes unchanged, and lapin ends the connection.
@@ -33,25 +35,30 @@ pub(super) struct FrameFilter {
     end: usize,
     /// Bytes of the current frame that pass without a check and were not received yet.
     passing: u64,
+    /// Bytes of the current frame that lapin does not get and that were not received yet.
+    removing: u64,
     /// Set after bytes that are not a frame: all further bytes pass, and lapin reports it.
     disabled: bool,
     checks: Checks,
+    answers: AnswerReader,
 }
 
 impl FrameFilter {
     /// `frame_max` is the limit that the client asks for, in bytes; `None` or 0 stands for the server's.
-    pub(super) fn new(frame_max: Option<u32>) -> Self {
+    pub(super) fn new(frame_max: Option<u32>, channels: ConfirmChannels) -> Self {
         Self {
             buffer: Vec::new(),
             taken: 0,
             checked: 0,
             end: 0,
             passing: 0,
+            removing: 0,
             disabled: false,
             checks: Checks {
                 frame_max: limit(frame_max.unwrap_or_default()),
                 renamed: HashMap::new(),
             },
+            answers: AnswerReader::new(channels),
         }
     }
 
@@ -77,7 +84,9 @@ impl FrameFilter {
     /// The first `count` bytes of [`space`](Self::space) were received.
     pub(super) fn received(&mut self, count: usize) {
         self.end = (self.end + count).min(self.buffer.len());
+        self.answers.begin();
         while self.advance() {}
+        self.answers.finish();
     }
 
     /// The socket ended: the rest of a frame passes.
@@ -124,6 +133,12 @@ impl FrameFilter {
             self.bypassed(count);
             return true;
         }
+        if self.removing > 0 {
+            let count = rest.len().min(usize::try_from(self.removing).unwrap_or(usize::MAX));
+            self.removing -= count as u64;
+            self.remove(count);
+            return true;
+        }
         // Also the answer of a server of another protocol version: `AMQP0091`.
         if !matches!(rest[0], METHOD | HEADER | BODY | HEARTBEAT) {
             self.disabled = true;
@@ -133,8 +148,13 @@ impl FrameFilter {
             return false;
         };
         let size = u32::from_be_bytes([s3, s2, s1, s0]);
+        let channel = u16::from_be_bytes([c1, c0]);
         if matches!(kind, BODY | HEARTBEAT) {
-            self.passing = u64::from(size) + ENVELOPE as u64;
+            let total = u64::from(size) + ENVELOPE as u64;
+            match kind == BODY && self.answers.body(channel) == Recipient::Publisher {
+                true => self.removing = total,
+                false => self.passing = total,
+            }
             return true;
         }
         let total = usize::try_from(size).unwrap_or(usize::MAX).saturating_add(ENVELOPE);
@@ -144,8 +164,23 @@ impl FrameFilter {
             self.disabled = true;
             return true;
         }
-        let channel = u16::from_be_bytes([c1, c0]);
         let payload = &frame[HEAD..total - 1];
+        let recipient = match kind {
+            METHOD => self.answers.method(channel, payload),
+            _ => self.answers.header(channel, payload),
+        };
+        if recipient == Recipient::Publisher {
+            // Shorter than any frame that is removed.
+            let kept = match self.answers.needs_heartbeat() {
+                true => HEARTBEAT_FRAME.len(),
+                false => 0,
+            };
+            self.buffer[self.checked..self.checked + kept]
+                .copy_from_slice(&HEARTBEAT_FRAME[..kept]);
+            self.checked += kept;
+            self.remove(total - kept);
+            return true;
+        }
         let replaced = match kind {
             METHOD => self.checks.method(channel, payload),
             _ => self.checks.header(channel, payload),
@@ -161,6 +196,17 @@ impl FrameFilter {
             }
         }
         true
+    }
+
+    /// Removes `count` received bytes behind the checked ones.
+    fn remove(&mut self, count: usize) {
+        if self.taken == self.checked {
+            self.taken += count;
+            self.checked += count;
+        } else {
+            self.buffer.copy_within(self.checked + count..self.end, self.checked);
+            self.end -= count;
+        }
     }
 }
 

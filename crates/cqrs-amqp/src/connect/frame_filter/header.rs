@@ -20,8 +20,9 @@ const PROPERTIES: [(&str, Kind); 14] = [
     ("app_id", Kind::Short),
     ("cluster_id", Kind::Short),
 ];
-/// The index of the header table among them.
+/// The indices of the header table and of the message's id among them.
 const HEADERS: usize = 2;
+const MESSAGE_ID: usize = 8;
 
 #[derive(Clone, Copy)]
 enum Kind {
@@ -84,6 +85,27 @@ fn table(fields: &mut Fields<'_>) -> Result<(), Fault> {
         entries.entry(0)?;
     }
     Ok(())
+}
+
+/// The `message_id` in the payload of a content header frame.
+pub(in crate::connect) fn message_id(payload: &[u8]) -> Option<&[u8]> {
+    let mut fields = Fields(payload);
+    fields.bytes(FIXED)?;
+    let flags = fields.u16()?;
+    for (index, (_, kind)) in PROPERTIES.into_iter().enumerate() {
+        if flags & bit(index) == 0 {
+            continue;
+        }
+        let value = match kind {
+            Kind::Fixed(size) => fields.bytes(size)?,
+            Kind::Short => fields.short()?,
+            Kind::Table => fields.long()?,
+        };
+        if index == MESSAGE_ID {
+            return Some(value);
+        }
+    }
+    None
 }
 
 /// A payload that lapin can read: the readable parts of the original, with the reason and the original's

@@ -9,6 +9,9 @@
 //! * the header [`UNREADABLE`](crate::headers::UNREADABLE) has the reason,
 //! * [`UNREADABLE_PROPERTIES`](crate::headers::UNREADABLE_PROPERTIES) has the original property flags and list, cut where they do not fit.
 //!
+//! The frames about messages of confirm channels do not pass: they go to their publishers
+//! ([`confirm_channel`](super::confirm_channel)), whose messages the stream writes between the frames of lapin.
+//!
 //! Names in method frames that are not UTF-8 (a routing key) are replaced by their nearest text, and the
 //! message's header says so and has the original bytes. All other bytes pass unchanged.
 //!
@@ -22,4 +25,6 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+pub(super) use fields::Fields;
+pub(super) use header::message_id;
 pub(super) use stream::{Filtered, FirstByte, Sockets};

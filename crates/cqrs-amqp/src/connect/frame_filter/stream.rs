@@ -14,6 +14,7 @@ use futures_util::io::{AsyncRead, AsyncWrite};
 use lapin::tcp::AsyncTcpStream;
 
 use super::filter::FrameFilter;
+use crate::connect::confirm_channel::{ConfirmChannels, FrameWriter};
 
 /// A socket of tokio, with TLS if any.
 type Socket = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
@@ -21,22 +22,35 @@ type Socket = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
 /// The first byte of the server, or `None` if it sent none before the connection ended. Not set before.
 pub(in crate::connect) type FirstByte = Arc<OnceLock<Option<u8>>>;
 
-/// A socket whose incoming frames go through a [`FrameFilter`].
+/// A socket whose incoming frames go through a [`FrameFilter`], and which a [`FrameWriter`] writes messages to.
 pub(in crate::connect) struct Filtered<S = Socket> {
     socket: S,
     filter: FrameFilter,
+    writer: FrameWriter,
+    channels: ConfirmChannels,
     first: FirstByte,
 }
 
 impl<S> Filtered<S> {
     /// `frame_max` is the limit the client asks for, in bytes.
     pub(in crate::connect) fn new(socket: S, frame_max: Option<u32>) -> Self {
-        Self::noting(socket, frame_max, FirstByte::default())
+        Self::noting(socket, frame_max, ConfirmChannels::default(), FirstByte::default())
     }
 
-    /// Likewise; notes the server's first byte.
-    pub(in crate::connect) fn noting(socket: S, frame_max: Option<u32>, first: FirstByte) -> Self {
-        Self { socket, filter: FrameFilter::new(frame_max), first }
+    /// Likewise, with confirm channels; notes the server's first byte.
+    pub(in crate::connect) fn noting(
+        socket: S,
+        frame_max: Option<u32>,
+        channels: ConfirmChannels,
+        first: FirstByte,
+    ) -> Self {
+        let filter = FrameFilter::new(frame_max, channels.clone());
+        Self { socket, filter, writer: FrameWriter::new(channels.clone()), channels, first }
+    }
+
+    #[cfg(test)]
+    pub(in crate::connect) fn socket_mut(&mut self) -> &mut S {
+        &mut self.socket
     }
 }
 
@@ -48,7 +62,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Filtered<S> {
     ) -> Poll<io::Result<usize>> {
         /// Fewer bytes are read together with the frames behind them.
         const WORTH_BYPASSING: usize = 4 << 10;
-        let Self { socket, filter, first } = self.get_mut();
+        let Self { socket, filter, channels, first, .. } = self.get_mut();
+        channels.set_reader(cx.waker());
         loop {
             let taken = filter.take(out);
             if taken > 0 || out.is_empty() {
@@ -85,7 +100,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Filtered<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().socket).poll_write(cx, bytes)
+        let Self { socket, writer, .. } = self.get_mut();
+        writer.poll_write_lapin(socket, cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -93,11 +109,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Filtered<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().socket).poll_write_vectored(cx, slices)
+        let Self { socket, writer, .. } = self.get_mut();
+        writer.poll_write_lapin_vectored(socket, cx, slices)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
+        let Self { socket, writer, .. } = self.get_mut();
+        ready!(writer.poll_write_messages(socket, cx))?;
+        Pin::new(socket).poll_flush(cx)
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,4 +1,4 @@
-//! Tests of `Unconfirmed` with real receipts and a simulated server and lapin.
+//! Tests of `Unconfirmed` with real receipts and a simulated server.
 
 mod returns;
 
@@ -7,11 +7,11 @@ use std::time::Duration;
 use cqrs_core::broker::{Confirmation, Intake, PendingConfirm, Receipt, Window};
 use cqrs_core::{Message, PublishError, PublishErrorKind};
 use futures_util::FutureExt;
-use lapin::protocol::{AMQPError, AMQPErrorKind, AMQPSoftError};
 use tokio::time::Instant;
 
-use super::unconfirmed::{Returned, Unconfirmed};
-use crate::error::{AmqpError, ErrorKind, from_lapin};
+use super::unconfirmed::Unconfirmed;
+use crate::connect::Returned;
+use crate::error::{AmqpError, channel_close};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -30,13 +30,14 @@ fn push(unconfirmed: &mut Unconfirmed, intake: &Intake, body: &str) -> Receipt {
     receipt
 }
 
-/// Writes what may be written; numbers and bodies in order.
+/// Writes what may be written; delivery tags and bodies in order.
 fn write(unconfirmed: &mut Unconfirmed) -> Vec<(u64, String)> {
     let mut written = Vec::new();
     while let Some(message) = unconfirmed.next() {
         let body = String::from_utf8(message.body.to_vec()).unwrap();
-        if let Some((number, _)) = unconfirmed.send_next() {
-            written.push((number, body));
+        let tag = unconfirmed.next_tag();
+        if unconfirmed.send_next() {
+            written.push((tag, body));
         }
     }
     written
@@ -46,9 +47,8 @@ fn bodies(written: &[(u64, String)]) -> Vec<&str> {
     written.iter().map(|(_, body)| body.as_str()).collect()
 }
 
-fn ack(unconfirmed: &mut Unconfirmed, number: u64) {
-    unconfirmed.answered(number, true, None);
-    unconfirmed.settle();
+fn ack(unconfirmed: &mut Unconfirmed, tag: u64) {
+    unconfirmed.answered(tag, false, true);
 }
 
 fn outcome(receipt: &mut Receipt) -> Option<Result<Confirmation, PublishError>> {
@@ -68,9 +68,7 @@ fn returned(message: &Message) -> Returned {
 }
 
 fn too_large() -> AmqpError {
-    let kind = AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED);
-    let error = lapin::ErrorKind::ProtocolError(AMQPError::new(kind, "too large".into()));
-    from_lapin(ErrorKind::ChannelClosed, "the server closed the channel", &error.into())
+    channel_close(406, "too large")
 }
 
 #[tokio::test]
@@ -80,10 +78,9 @@ async fn ack_confirms_and_nack_refuses() {
     let mut second = push(&mut unconfirmed, &intake, "2");
     let written = write(&mut unconfirmed);
     assert_eq!(bodies(&written), ["1", "2"]);
-    unconfirmed.answered(written[1].0, false, None);
-    unconfirmed.answered(written[0].0, true, None);
-    assert!(outcome(&mut first).is_none(), "not before it is settled");
-    unconfirmed.settle();
+    unconfirmed.answered(written[1].0, false, false);
+    assert!(outcome(&mut first).is_none());
+    unconfirmed.answered(written[0].0, false, true);
     outcome(&mut first).unwrap().unwrap();
     assert_eq!(kind(&mut second), Some(PublishErrorKind::Refused));
     assert!(unconfirmed.is_empty());
@@ -102,10 +99,38 @@ async fn unconfirmed_are_resent_first_and_in_order() {
     assert_eq!(bodies(&write(&mut unconfirmed)), ["1", "3", "4", "5"]);
     assert!(outcome(&mut receipts[1]).unwrap().is_ok());
     assert!(outcome(&mut receipts[0]).is_none());
-    // Answers of the lost channel are ignored.
-    ack(&mut unconfirmed, written[0].0);
+    // Tags count anew on each channel.
+    ack(&mut unconfirmed, 2);
     assert!(outcome(&mut receipts[0]).is_none());
-    assert_eq!(intake.in_flight(), 4);
+    assert!(outcome(&mut receipts[2]).unwrap().is_ok());
+    assert_eq!(intake.in_flight(), 3);
+}
+
+#[tokio::test]
+async fn multiple_ack_confirms_all_up_to_its_tag() {
+    for (tag, confirmed) in [(1, 1), (3, 3), (4, 4), (9, 4), (0, 4)] {
+        let (intake, mut unconfirmed) = (intake(), Unconfirmed::default());
+        let mut lost = push(&mut unconfirmed, &intake, "lost");
+        write(&mut unconfirmed);
+        unconfirmed.channel_lost(false);
+        let mut receipts: Vec<_> =
+            ["2", "3", "4"].iter().map(|body| push(&mut unconfirmed, &intake, body)).collect();
+        receipts.insert(0, lost);
+        assert_eq!(bodies(&write(&mut unconfirmed)), ["lost", "2", "3", "4"]);
+        ack(&mut unconfirmed, 2);
+        assert!(outcome(&mut receipts[1]).unwrap().is_ok());
+        unconfirmed.answered(tag, true, true);
+        for (index, receipt) in receipts.iter_mut().enumerate().filter(|(index, _)| *index != 1) {
+            assert_eq!(outcome(receipt).is_some(), index < confirmed, "{tag}: {index}");
+        }
+        // A later tag counts on.
+        lost = push(&mut unconfirmed, &intake, "5");
+        write(&mut unconfirmed);
+        ack(&mut unconfirmed, 5);
+        outcome(&mut lost).unwrap().unwrap();
+        let unconfirmed = (1..=4).filter(|number| *number != 2 && *number > confirmed).count();
+        assert_eq!(intake.in_flight(), unconfirmed);
+    }
 }
 
 #[tokio::test]
@@ -113,7 +138,7 @@ async fn ack_before_a_lost_channel_counts() {
     let (intake, mut unconfirmed) = (intake(), Unconfirmed::default());
     let mut receipt = push(&mut unconfirmed, &intake, "1");
     let written = write(&mut unconfirmed);
-    unconfirmed.answered(written[0].0, true, None);
+    ack(&mut unconfirmed, written[0].0);
     unconfirmed.channel_lost(false);
     outcome(&mut receipt).unwrap().unwrap();
     assert!(unconfirmed.is_empty());
@@ -197,7 +222,7 @@ async fn message_of_an_expired_receipt_is_not_sent() {
     // The receipt's own timer fires before the publisher looks.
     assert_eq!(receipt.await.unwrap_err().kind(), PublishErrorKind::NotSent);
     assert!(unconfirmed.next().is_some());
-    assert!(unconfirmed.send_next().is_none());
+    assert!(!unconfirmed.send_next());
     assert_eq!(intake.in_flight(), 0);
 }
 

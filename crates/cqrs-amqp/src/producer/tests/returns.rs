@@ -1,7 +1,5 @@
 //! Tests of returned messages: their assignment to the messages in flight.
 
-use std::collections::VecDeque;
-
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -9,7 +7,7 @@ use super::*;
 
 /// A written message, as the server sees it.
 struct Sent {
-    number: u64,
+    tag: u64,
     message: Message,
     routable: bool,
     receipt: Receipt,
@@ -18,8 +16,9 @@ struct Sent {
 fn send(unconfirmed: &mut Unconfirmed, intake: &Intake, message: Message, routable: bool) -> Sent {
     let (pending, receipt) = admit(intake, message.clone());
     unconfirmed.push(pending);
-    let number = unconfirmed.send_next().unwrap().0;
-    Sent { number, message, routable, receipt }
+    let tag = unconfirmed.next_tag();
+    assert!(unconfirmed.send_next());
+    Sent { tag, message, routable, receipt }
 }
 
 fn unique(unconfirmed: &mut Unconfirmed, intake: &Intake, routable: bool) -> Sent {
@@ -27,44 +26,42 @@ fn unique(unconfirmed: &mut Unconfirmed, intake: &Intake, routable: bool) -> Sen
 }
 
 #[tokio::test]
-async fn return_on_another_confirm_finds_its_message() {
+async fn return_counts_for_the_message_it_names() {
     let (intake, mut unconfirmed) = (intake(), Unconfirmed::default());
     let mut good = unique(&mut unconfirmed, &intake, true);
     let mut bad = unique(&mut unconfirmed, &intake, false);
-    // One multiple ack, resolved out of order.
-    unconfirmed.answered(good.number, true, Some(returned(&bad.message)));
-    unconfirmed.answered(bad.number, true, None);
-    unconfirmed.settle();
+    unconfirmed.returned(&returned(&bad.message));
+    ack(&mut unconfirmed, good.tag);
     outcome(&mut good.receipt).unwrap().unwrap();
+    assert!(outcome(&mut bad.receipt).is_none(), "not before its ack");
+    ack(&mut unconfirmed, bad.tag);
     let error = outcome(&mut bad.receipt).unwrap().unwrap_err();
     assert_eq!(error.kind(), PublishErrorKind::Unroutable);
     assert!(error.detail().contains("312: NO_ROUTE"), "{error}");
 }
 
 #[tokio::test]
-async fn ack_with_another_return_is_held_back() {
+async fn returns_of_one_multiple_ack_are_told_apart() {
     let (intake, mut unconfirmed) = (intake(), Unconfirmed::default());
-    let mut late = unique(&mut unconfirmed, &intake, false);
-    let mut early = unique(&mut unconfirmed, &intake, false);
-    // The returns of both came in, then the ack of `early` alone: it carries the return of `late`.
-    unconfirmed.answered(early.number, true, Some(returned(&late.message)));
-    unconfirmed.settle();
-    assert!(outcome(&mut early.receipt).is_none(), "its own return may still come");
-    unconfirmed.answered(late.number, true, Some(returned(&early.message)));
-    unconfirmed.settle();
-    for sent in [&mut early, &mut late] {
-        assert_eq!(kind(&mut sent.receipt), Some(PublishErrorKind::Unroutable));
+    let mut sent: Vec<_> =
+        (0..4).map(|number| unique(&mut unconfirmed, &intake, number % 2 == 0)).collect();
+    for sent in sent.iter().filter(|sent| !sent.routable) {
+        unconfirmed.returned(&returned(&sent.message));
     }
+    unconfirmed.answered(4, true, true);
+    for sent in &mut sent {
+        assert_eq!(outcome(&mut sent.receipt).unwrap().is_ok(), sent.routable);
+    }
+    assert!(unconfirmed.is_empty());
 }
 
 #[tokio::test]
-async fn ack_of_optional_message_is_not_held_back() {
+async fn return_of_an_optional_message_is_ignored() {
     let (intake, mut unconfirmed) = (intake(), Unconfirmed::default());
-    let late = unique(&mut unconfirmed, &intake, false);
     let optional = Message::new("t", "").with_mandatory(false);
     let mut optional = send(&mut unconfirmed, &intake, optional, false);
-    unconfirmed.answered(optional.number, true, Some(returned(&late.message)));
-    unconfirmed.settle();
+    unconfirmed.returned(&returned(&optional.message));
+    ack(&mut unconfirmed, optional.tag);
     outcome(&mut optional.receipt).unwrap().unwrap();
 }
 
@@ -73,7 +70,7 @@ async fn returned_message_is_not_resent_after_a_loss() {
     let (intake, mut unconfirmed) = (intake(), Unconfirmed::default());
     let mut bad = unique(&mut unconfirmed, &intake, false);
     let mut good = unique(&mut unconfirmed, &intake, true);
-    unconfirmed.answered(good.number, true, Some(returned(&bad.message)));
+    unconfirmed.returned(&returned(&bad.message));
     unconfirmed.channel_lost(false);
     assert_eq!(kind(&mut bad.receipt), Some(PublishErrorKind::Unroutable));
     assert!(outcome(&mut good.receipt).is_none(), "not certain: it is sent again");
@@ -93,15 +90,34 @@ async fn same_id_and_topic_partly_returned_is_unknown() {
         let mut elsewhere = Message::new("other", "").with_id(id);
         elsewhere.mandatory = true;
         let mut other = send(&mut unconfirmed, &intake, elsewhere, true);
-        unconfirmed.answered(first.number, true, Some(returned(&first.message)));
-        unconfirmed.answered(other.number, true, None);
-        unconfirmed.settle();
+        unconfirmed.returned(&returned(&first.message));
+        ack(&mut unconfirmed, first.tag);
+        ack(&mut unconfirmed, other.tag);
         outcome(&mut other.receipt).unwrap().unwrap();
         assert!(outcome(&mut first.receipt).is_none());
-        unconfirmed.answered(second.number, true, both.then(|| returned(&second.message)));
-        unconfirmed.settle();
+        if both {
+            unconfirmed.returned(&returned(&second.message));
+        }
+        ack(&mut unconfirmed, second.tag);
         assert_eq!(kind(&mut first.receipt), Some(expected));
         assert_eq!(kind(&mut second.receipt), Some(expected));
+    }
+}
+
+#[tokio::test]
+async fn ambiguous_message_survives_a_lost_channel() {
+    let (intake, mut unconfirmed) = (intake(), Unconfirmed::default());
+    let id = Uuid::now_v7();
+    let same_id = || Message::new("t", "").with_id(id);
+    let mut first = send(&mut unconfirmed, &intake, same_id(), false);
+    let mut second = send(&mut unconfirmed, &intake, same_id(), true);
+    unconfirmed.returned(&returned(&first.message));
+    ack(&mut unconfirmed, first.tag);
+    unconfirmed.channel_lost(false);
+    assert_eq!(write(&mut unconfirmed).len(), 2, "which one was returned is unknown");
+    unconfirmed.answered(2, true, true);
+    for sent in [&mut first, &mut second] {
+        outcome(&mut sent.receipt).unwrap().unwrap();
     }
 }
 
@@ -114,54 +130,42 @@ enum Step {
     Take,
     /// It acknowledges one message it took.
     Ack(usize),
-    /// It acknowledges all it took; lapin resolves them in any order.
-    AckAll(usize),
-    /// The publisher sees the answers so far, in any order.
-    Drain(usize),
+    /// It acknowledges all up to one that it took.
+    AckMultiple(usize),
 }
 
-/// RabbitMQ and lapin, reduced to returns: the return comes before the ack, and every ack carries the
-/// oldest return.
+/// RabbitMQ, reduced to returns: the return comes before the ack.
 #[derive(Default)]
 struct Server {
     sent: Vec<Sent>,
     taken: usize,
     unacked: Vec<usize>,
-    returns: VecDeque<usize>,
-    /// Resolved by lapin, not seen by the publisher.
-    resolved: Vec<(u64, Option<Returned>)>,
 }
 
 impl Server {
-    fn take(&mut self) {
+    fn take(&mut self, unconfirmed: &mut Unconfirmed) {
         if let Some(next) = self.sent.get(self.taken) {
             if !next.routable && next.message.mandatory {
-                self.returns.push_back(self.taken);
+                unconfirmed.returned(&returned(&next.message));
             }
             self.unacked.push(self.taken);
             self.taken += 1;
         }
     }
 
-    fn ack(&mut self, which: usize) {
+    fn ack(&mut self, unconfirmed: &mut Unconfirmed, which: usize) {
         if !self.unacked.is_empty() {
             let index = self.unacked.remove(which % self.unacked.len());
-            let carried = self.returns.pop_front();
-            let carried = carried.map(|owner| returned(&self.sent[owner].message));
-            self.resolved.push((self.sent[index].number, carried));
+            ack(unconfirmed, self.sent[index].tag);
         }
     }
 
-    fn drain(&mut self, unconfirmed: &mut Unconfirmed, turn: usize) {
-        let count = self.resolved.len().max(1);
-        self.resolved.rotate_left(turn % count);
-        if turn.is_multiple_of(2) {
-            self.resolved.reverse();
+    fn ack_multiple(&mut self, unconfirmed: &mut Unconfirmed, which: usize) {
+        if !self.unacked.is_empty() {
+            let last = which % self.unacked.len();
+            unconfirmed.answered(self.sent[self.unacked[last]].tag, true, true);
+            self.unacked.drain(..=last);
         }
-        for (number, returned) in self.resolved.drain(..) {
-            unconfirmed.answered(number, true, returned);
-        }
-        unconfirmed.settle();
     }
 }
 
@@ -171,8 +175,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => write.prop_map(|(id, routable, mandatory)| Step::Write { id, routable, mandatory }),
         4 => Just(Step::Take),
         3 => any::<usize>().prop_map(Step::Ack),
-        1 => any::<usize>().prop_map(Step::AckAll),
-        2 => any::<usize>().prop_map(Step::Drain),
+        1 => any::<usize>().prop_map(Step::AckMultiple),
     ]
 }
 
@@ -193,24 +196,18 @@ proptest! {
                     let sent = send(&mut unconfirmed, &intake, message, routable);
                     server.sent.push(sent);
                 }
-                Step::Take => server.take(),
-                Step::Ack(which) => server.ack(which),
-                Step::AckAll(turn) => {
-                    for step in 0..server.unacked.len() {
-                        server.ack(turn.wrapping_add(step * 7));
-                    }
-                }
-                Step::Drain(turn) => server.drain(&mut unconfirmed, turn),
+                Step::Take => server.take(&mut unconfirmed),
+                Step::Ack(which) => server.ack(&mut unconfirmed, which),
+                Step::AckMultiple(which) => server.ack_multiple(&mut unconfirmed, which),
             }
         }
         while server.taken < server.sent.len() {
-            server.take();
+            server.take(&mut unconfirmed);
         }
         while !server.unacked.is_empty() {
-            server.ack(0);
+            server.ack(&mut unconfirmed, 0);
         }
-        server.drain(&mut unconfirmed, 1);
-        prop_assert!(server.returns.is_empty() && unconfirmed.is_empty());
+        prop_assert!(unconfirmed.is_empty());
         prop_assert_eq!(intake.in_flight(), 0);
         let count = |id| server.sent.iter().filter(|sent| sent.message.id == id).count();
         let same_id: Vec<_> = server.sent.iter().map(|sent| count(sent.message.id) > 1).collect();
