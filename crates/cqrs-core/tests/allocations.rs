@@ -1,9 +1,16 @@
-//! The number of allocations of a `send`.
+//! The number of allocations of a `send` and of a consumed message.
 
 #![allow(clippy::unwrap_used)] // a test says what it expects by unwrapping
 
-use cqrs_core::{Mediator, RequestHandler, Scope};
-use cqrs_macros::Command;
+use std::sync::Arc;
+
+use cqrs_core::{
+    EventHandler, EventMediator, HandlerError, Mediator, MemoryBroker, MessageBrokerExt,
+    Notification, NotificationEvent, RequestHandler, Scope, Service, StartAt, Subscription,
+};
+use cqrs_macros::{Command, Notification};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 #[derive(Command)]
 #[cqrs(crate = "cqrs_core", response = String, error = String)]
@@ -35,4 +42,48 @@ fn a_send_without_middlewares_allocates_at_most_twice() {
         let ours = counted.count_total - idle.count_total;
         assert!((1..=2).contains(&ours), "{ours} allocations for one send");
     }
+}
+
+#[derive(Serialize, Deserialize, Notification)]
+#[cqrs(crate = "cqrs_core", topic = "numbers")]
+struct Counted {
+    number: u32,
+}
+
+/// Wakes at the last number.
+struct Last(u32, Arc<Notify>);
+
+impl EventHandler<Counted> for Last {
+    async fn handle(&self, event: &Counted, _: &mut Scope) -> Result<(), HandlerError> {
+        if event.number == self.0 {
+            self.1.notify_one();
+        }
+        Ok(())
+    }
+}
+
+/// The allocations of a service that consumes `messages`.
+fn consumed(messages: u32) -> u64 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (broker, last) = (MemoryBroker::new(), Arc::new(Notify::new()));
+    broker.create_group(&Counted::topic(), "group", StartAt::Earliest);
+    for number in 1..=messages {
+        let event = NotificationEvent::new(Counted { number });
+        runtime.block_on(broker.publish(event.to_message().unwrap())).unwrap();
+    }
+    let handler = Last(messages, Arc::clone(&last));
+    let events = EventMediator::builder().event::<Counted, _>(handler).build().unwrap();
+    let subscription = Subscription::to("numbers").group("group").json::<Counted>();
+    let service = Service::builder(broker).subscribe(subscription, events).build().unwrap();
+    let counted = allocation_counter::measure(|| {
+        runtime.block_on(service.run_until(last.notified())).unwrap();
+    });
+    counted.count_total
+}
+
+#[test]
+fn a_consumed_message_without_texts_allocates_nothing() {
+    let (few, many) = (consumed(1_000), consumed(3_000));
+    let each = (many as f64 - few as f64) / 2_000.0;
+    assert!(each < 0.1, "{each} allocations for one message");
 }

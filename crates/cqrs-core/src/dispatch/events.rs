@@ -50,6 +50,16 @@ impl Default for EventOptions {
     }
 }
 
+impl EventOptions {
+    /// The policy for the handlers of a consumed event: a failure is never only logged.
+    pub(super) fn of_consumed(&self) -> OnEventFailure {
+        match self.on_failure {
+            OnEventFailure::Log => OnEventFailure::FinishRound,
+            policy => policy,
+        }
+    }
+}
+
 /// One handler that failed on one event.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -191,11 +201,7 @@ impl EventRounds {
         event: &dyn AnyEvent,
         scope: &mut Scope,
     ) -> impl Future<Output = Result<(), EventsError>> + Send {
-        let policy = match self.options.on_failure {
-            OnEventFailure::Log => OnEventFailure::FinishRound,
-            policy => policy,
-        };
-        self.run_round(std::iter::once(event), scope, policy)
+        self.run_round(std::iter::once(event), scope, self.options.of_consumed())
     }
 
     /// Runs all handlers of `events`; their events stay in the scope.
@@ -258,7 +264,10 @@ impl EventRounds {
 }
 
 /// The end of a round with `failures`.
-fn ended(failures: Vec<EventFailure>, policy: OnEventFailure) -> Result<(), EventsError> {
+pub(super) fn ended(
+    failures: Vec<EventFailure>,
+    policy: OnEventFailure,
+) -> Result<(), EventsError> {
     match policy {
         _ if failures.is_empty() => Ok(()),
         OnEventFailure::Fail | OnEventFailure::FinishRound => Err(EventsError::Failed(failures)),

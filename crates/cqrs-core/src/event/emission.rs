@@ -70,14 +70,17 @@ impl fmt::Debug for Emission {
 pub(crate) type HandlerArgument<'a> = (TypeId, &'a (dyn Any + Send + Sync));
 
 /// An event of any type, as the dispatch sees it.
-pub(crate) trait AnyEvent: Send + Sync {
+pub(crate) trait AnyEvent: Any + Send + Sync {
     fn name(&self) -> &str;
     /// The id of a notification.
     fn id(&self) -> Option<Uuid>;
     /// A notification offers two: its payload, and the whole event around it.
     fn handler_arguments(&self) -> (HandlerArgument<'_>, Option<HandlerArgument<'_>>);
-    /// The event itself, to be downcast.
-    fn into_any(self: Box<Self>) -> Box<dyn Any + Send + Sync>;
+    /// The argument of the handlers that are bound to `of`.
+    fn argument(&self, of: TypeId) -> Option<&(dyn Any + Send + Sync)> {
+        let (first, second) = self.handler_arguments();
+        [Some(first), second].into_iter().flatten().find(|view| view.0 == of).map(|view| view.1)
+    }
 }
 
 /// A notification event of any payload, as the publishing side sees it.
@@ -100,10 +103,6 @@ impl<E: DomainEvent> AnyEvent for E {
     fn handler_arguments(&self) -> (HandlerArgument<'_>, Option<HandlerArgument<'_>>) {
         ((TypeId::of::<E>(), self), None)
     }
-
-    fn into_any(self: Box<Self>) -> Box<dyn Any + Send + Sync> {
-        self
-    }
 }
 
 /// Keeps the blanket impl for domain events apart from the one for notifications.
@@ -120,8 +119,15 @@ impl<P: Notification> AnyEvent for NotificationEvent<P> {
         ((TypeId::of::<P>(), &self.payload), Some((TypeId::of::<Self>(), self)))
     }
 
-    fn into_any(self: Box<Self>) -> Box<dyn Any + Send + Sync> {
-        self
+    /// As the trait's, in fewer instructions: consumed events need it.
+    fn argument(&self, of: TypeId) -> Option<&(dyn Any + Send + Sync)> {
+        if of == TypeId::of::<Self>() {
+            Some(self)
+        } else if of == TypeId::of::<P>() {
+            Some(&self.payload)
+        } else {
+            None
+        }
     }
 }
 

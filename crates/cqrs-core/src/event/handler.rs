@@ -1,13 +1,16 @@
 //! The event handler trait, its error, and the type-erased twin that maps hold.
 
-use std::any::{Any, type_name};
+use std::any::{Any, TypeId, type_name};
 use std::error::Error;
 use std::fmt;
 use std::marker::PhantomData;
+use std::pin::pin;
+use std::sync::Arc;
 
 use super::Event;
+use super::place::{Ended, HandlerPlace, Place};
 use crate::broker::BoxFuture;
-use crate::dispatch::boxed;
+use crate::dispatch::{boxed, caught_panic};
 use crate::error::debug_error;
 use crate::scope::Scope;
 
@@ -181,6 +184,9 @@ pub(crate) trait DynEventHandler: Send + Sync {
         event: &'a (dyn Any + Send + Sync),
         scope: &'a mut Scope,
     ) -> BoxFuture<'a, Result<(), HandlerError>>;
+
+    /// A place for its runs.
+    fn place(self: Arc<Self>) -> Box<dyn HandlerPlace>;
 }
 
 pub(crate) struct Typed<E, H>(pub(crate) H, pub(crate) PhantomData<fn(E)>);
@@ -193,12 +199,28 @@ impl<E: Event, H: EventHandler<E>> DynEventHandler for Typed<E, H> {
     ) -> BoxFuture<'a, Result<(), HandlerError>> {
         match event.downcast_ref::<E>() {
             Some(event) => boxed(|| self.0.handle(event, scope)),
-            None => Box::pin(async {
-                let expected = std::any::type_name::<E>();
-                Err(HandlerError::permanent(format!("got an event that is no {expected}")))
-            }),
+            None => Box::pin(async { Err(wrong_event::<E>()) }),
         }
     }
+
+    fn place(self: Arc<Self>) -> Box<dyn HandlerPlace> {
+        Place::new(self, |this, event, mut scope| async move {
+            let handled = match event.argument(TypeId::of::<E>()).and_then(|of| of.downcast_ref()) {
+                Some(event) => {
+                    let run = pin!(async { this.0.handle(event, &mut scope).await });
+                    caught_panic(|| run)
+                        .await
+                        .unwrap_or_else(|panic| Err(HandlerError::panicked(panic.into_text())))
+                }
+                None => Err(wrong_event::<E>()),
+            };
+            (this, Ended { handled, event, scope })
+        })
+    }
+}
+
+fn wrong_event<E>() -> HandlerError {
+    HandlerError::permanent(format!("got an event that is no {}", type_name::<E>()))
 }
 
 /// An event handler that is built for each call.

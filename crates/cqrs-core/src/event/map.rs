@@ -3,8 +3,10 @@
 use std::any::{TypeId, type_name};
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use super::handler::{BuiltEvent, DynEventHandler, EventHandler, Typed};
+use super::place::HandlerPlace;
 use super::{Event, EventRoute};
 use crate::scope::Scope;
 use crate::type_map::TypeIdMap;
@@ -25,7 +27,14 @@ struct Entry {
 /// A handler and its name in errors.
 pub(crate) struct BoundHandler {
     pub(crate) name: &'static str,
-    pub(crate) handler: Box<dyn DynEventHandler>,
+    pub(crate) handler: Arc<dyn DynEventHandler>,
+}
+
+impl BoundHandler {
+    /// A place for runs of the handler.
+    pub(crate) fn place(&self) -> Box<dyn HandlerPlace> {
+        Arc::clone(&self.handler).place()
+    }
 }
 
 impl EventMap {
@@ -36,7 +45,7 @@ impl EventMap {
 
     /// Adds `handler` to those of `E`; one value serves all events.
     pub fn bind<E: Event, H: EventHandler<E>>(self, handler: H) -> Self {
-        self.insert::<E>(type_name::<H>(), Box::new(Typed(handler, PhantomData::<fn(E)>)))
+        self.insert::<E>(type_name::<H>(), Arc::new(Typed(handler, PhantomData::<fn(E)>)))
     }
 
     /// Adds a handler of `E` that `factory` builds for each event from the scope.
@@ -45,7 +54,7 @@ impl EventMap {
         factory: impl Fn(&Scope) -> H + Send + Sync + 'static,
     ) -> Self {
         let handler = Typed(BuiltEvent(factory), PhantomData::<fn(E)>);
-        self.insert::<E>(type_name::<H>(), Box::new(handler))
+        self.insert::<E>(type_name::<H>(), Arc::new(handler))
     }
 
     /// Adds all bindings of `other` after the present ones.
@@ -59,7 +68,7 @@ impl EventMap {
         self
     }
 
-    fn insert<E: Event>(mut self, name: &'static str, handler: Box<dyn DynEventHandler>) -> Self {
+    fn insert<E: Event>(mut self, name: &'static str, handler: Arc<dyn DynEventHandler>) -> Self {
         self.entries
             .entry(TypeId::of::<E>())
             .or_insert_with(|| Entry {

@@ -5,6 +5,8 @@ mod handler;
 mod key;
 mod map;
 mod notification;
+mod place;
+mod slot;
 mod timestamp;
 
 pub use emission::Emission;
@@ -17,6 +19,8 @@ pub use map::EventMap;
 pub use notification::{
     DEFAULT_OUTPUT_TOPIC, Notification, NotificationEvent, Serializer, default_topic,
 };
+pub(crate) use place::{Ended, HandlerPlace};
+pub(crate) use slot::{EventSlot, Slot};
 pub use timestamp::{InvalidTimestamp, Timestamp};
 
 /// Something that happened. [`Scope::emit`](crate::Scope::emit) takes it.

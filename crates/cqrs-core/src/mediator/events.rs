@@ -3,6 +3,7 @@
 use std::any::{Any, TypeId, type_name};
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -11,8 +12,8 @@ use super::error::{EventSendError, SendError};
 use super::inner::{Inner, MediatorShutdown, route};
 use super::nesting::SendLevel;
 use crate::broker::{BoxFuture, MessageBroker, PublishError};
-use crate::dispatch::{EventsError, sealed};
-use crate::event::{AnyEvent, Event};
+use crate::dispatch::{Entered, EventsError, PreparedEvent, PreparedRun, sealed};
+use crate::event::{AnyEvent, Event, EventSlot};
 use crate::message::Message;
 use crate::middleware::{Answer, AnyResult, CallResult, InvocationKind, Outcome};
 use crate::scope::{Scope, SubscriptionInbox};
@@ -99,6 +100,26 @@ impl EventMediator {
         sent.map_err(|error| level.failed(error))
     }
 
+    /// The handlers of the events of these types, for one worker. `None` if they run in parallel, or middlewares around
+    /// them.
+    pub(crate) fn prepare(&self, types: [TypeId; 2]) -> Option<PreparedEvent> {
+        match self.0.middlewares.is_empty() {
+            true => self.0.rounds.prepare(types),
+            false => None,
+        }
+    }
+
+    /// Starts the prepared handlers of `event`, which [`SendRun::poll`] runs.
+    pub(crate) fn start<'s>(
+        &'s self,
+        mut scope: Scope,
+        prepared: &'s mut PreparedEvent,
+        event: Box<dyn EventSlot>,
+    ) -> Result<SendRun<'s>, EventSendError> {
+        let entered = Some(self.0.open(&mut scope)?);
+        Ok(SendRun { run: prepared.start(event, scope), entered, inner: &self.0 })
+    }
+
     /// `true` if a handler is bound to one of these types.
     pub(crate) fn handles(&self, types: impl IntoIterator<Item = TypeId>) -> bool {
         types.into_iter().any(|event| self.0.rounds.map.contains(event))
@@ -138,6 +159,55 @@ impl EventMediator {
 impl sealed::Sealed for EventMediator {
     fn publish_in_order(&self, messages: Vec<Message>) -> BoxFuture<'_, Vec<PublishError>> {
         Box::pin(self.0.publish(messages))
+    }
+}
+
+/// A send of a consumed event to prepared handlers. It is polled inside of [`SendLevel::call`].
+///
+/// Dropped before its end, it drops the running handler with its scope, which rolls back.
+pub(crate) struct SendRun<'s> {
+    run: PreparedRun<'s>,
+    /// Dropped after the scope.
+    entered: Option<Entered<'s>>,
+    inner: &'s Inner,
+}
+
+/// A send whose handlers have run. It is not over: one failed, or there is work to commit.
+pub(crate) struct SendEnd<'s> {
+    answered: Result<(), EventSendError>,
+    scope: Scope,
+    /// Dropped after the scope.
+    _entered: Option<Entered<'s>>,
+    inner: &'s Inner,
+}
+
+impl<'s> SendRun<'s> {
+    /// Runs the handlers. `None`: the event is handled.
+    #[inline]
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<SendEnd<'s>>> {
+        let (scope, answered) = ready!(self.run.poll(cx));
+        if answered.is_ok() && !scope.has_work() {
+            return Poll::Ready(None);
+        }
+        let answered = answered.map_err(SendError::Handler);
+        Poll::Ready(Some(SendEnd {
+            answered,
+            scope,
+            _entered: self.entered.take(),
+            inner: self.inner,
+        }))
+    }
+}
+
+impl SendEnd<'_> {
+    /// Commits or rolls back. `level` is that of the run.
+    pub(crate) async fn end(mut self, mut level: SendLevel) -> Result<Consumed, EventSendError> {
+        let answered = self.answered;
+        let sent = match self.scope.has_work() {
+            true => level.run(pin!(end(self.inner, None, &mut self.scope, answered))).await,
+            false => answered.map(|()| Consumed::Handled),
+        };
+        sent.map_err(|error| level.failed(error))
     }
 }
 
@@ -201,9 +271,7 @@ struct EventAnswer<'r> {
 
 impl Answer for EventAnswer<'_> {
     fn input(&self, input: TypeId) -> Option<&dyn Any> {
-        let (first, second) = self.event.handler_arguments();
-        let view = [Some(first), second].into_iter().flatten().find(|view| view.0 == input)?;
-        Some(view.1)
+        Some(self.event.argument(input)?)
     }
 
     fn run<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, Outcome> {

@@ -14,10 +14,10 @@ pub use bootstrap::{Bootstrap, BuildError, BuildProblem};
 pub use emitter::EventEmitter;
 pub(crate) use error::CommittedBelow;
 pub use error::{EventSendError, SendError};
-pub(crate) use events::Consumed;
 pub use events::EventMediator;
+pub(crate) use events::{Consumed, SendEnd, SendRun};
 pub use inner::MediatorShutdown;
-pub(crate) use nesting::{committed_below, track_commits};
+pub(crate) use nesting::{SendLevel, committed_below, track_commits};
 #[doc(hidden)]
 pub use permanent::classed;
 pub(crate) use permanent::is_permanent;

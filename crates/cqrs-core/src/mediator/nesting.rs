@@ -72,7 +72,7 @@ impl Drop for Enclosing {
 
 /// The level of one send, and the mark that nested sends leave in it between its polls.
 #[derive(Default)]
-pub(super) struct SendLevel {
+pub(crate) struct SendLevel {
     mark: u32,
 }
 
@@ -80,7 +80,7 @@ impl SendLevel {
     /// Calls a part of the send that is no future, such as what a handler does before it returns its own, and counts
     /// the send in [`nesting`] meanwhile.
     #[inline]
-    pub(super) fn call<T>(&mut self, part: impl FnOnce() -> T) -> T {
+    pub(crate) fn call<T>(&mut self, part: impl FnOnce() -> T) -> T {
         at_level(SEND, &mut self.mark, part)
     }
 

@@ -9,7 +9,7 @@ use super::runtime::{AttemptFailure, Attempted, BatchLimits, EachHandler, Events
 use super::target::Handler;
 use crate::broker::BoxFuture;
 use crate::consume::Received;
-use crate::event::{AnyEvent, HandlerError, Notification, NotificationEvent};
+use crate::event::{EventSlot, HandlerError, Notification, NotificationEvent, Slot};
 
 /// A function that [`each`] takes: an alias of its `Fn` bound, so that the compiler's error says what to
 /// write.
@@ -161,14 +161,13 @@ where
 
 /// The payload's event. `Err` is never returned: `build` checks that every type of a subscription has a handler.
 fn typed<P: Notification>(
-    event: Box<dyn AnyEvent>,
+    event: Box<dyn EventSlot>,
 ) -> Result<NotificationEvent<P>, AttemptFailure> {
-    let event: Box<dyn Any + Send + Sync> = event.into_any();
-    let event = event.downcast::<NotificationEvent<P>>().map_err(|_| {
+    let slot = (event as Box<dyn Any>).downcast::<Slot<P>>().ok();
+    slot.and_then(|slot| slot.into_event()).ok_or_else(|| {
         let text = format!("the handler takes {} only", type_name::<P>());
         AttemptFailure::permanent("NoHandler", text)
-    })?;
-    Ok(*event)
+    })
 }
 
 /// The future of a run that may not have begun.

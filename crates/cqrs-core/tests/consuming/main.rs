@@ -5,6 +5,7 @@
 mod blocking;
 mod counts;
 mod functions;
+mod handlers;
 mod inbox;
 mod lifecycle;
 mod options;

@@ -126,6 +126,20 @@ async fn in_the_drop_of_an_event_that_no_handler_got() {
     one_is_dead_and_the_other_handled(subscription, target).await;
 }
 
+struct Ignores;
+
+impl EventHandler<Fragile> for Ignores {
+    async fn handle(&self, _: &Fragile, _: &mut Scope) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_drop_of_event_that_handlers_only_borrow() {
+    let events = EventMediator::builder().event::<Fragile, _>(Ignores).build().unwrap();
+    one_is_dead_and_the_other_handled(fragile(), events).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn in_drop_of_event_of_a_cancelled_handler() {
     let target = each(|event: NotificationEvent<Fragile>, _: Received| async move {

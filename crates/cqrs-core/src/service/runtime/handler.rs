@@ -10,7 +10,7 @@ use super::undelivered::publish_again;
 use crate::broker::BoxFuture;
 use crate::consume::Received;
 use crate::consume::support::error_chain;
-use crate::event::AnyEvent;
+use crate::event::EventSlot;
 use crate::mediator::{Consumed, EventMediator, EventSendError, SendError};
 use crate::scope::{Scope, SubscriptionInbox, UnitOfWorkError};
 use crate::service::delivery::Delivery;
@@ -23,12 +23,12 @@ pub(crate) type Attempted = Result<(), AttemptFailure>;
 /// while its events are not published yet is a duplicate, and acked.
 pub(crate) const INBOX_WITHOUT_OUTBOX: &str = "with an inbox, events that its handlers emit could be lost: use \
      `outbox(..)` of the mediator's builder instead of `broker(..)`";
-pub(crate) type Events = Vec<(Box<dyn AnyEvent>, Received)>;
+pub(crate) type Events = Vec<(Box<dyn EventSlot>, Received)>;
 
 pub(crate) enum HandlerKind {
     Each(EachHandler),
     /// With the type of its payload.
-    Manual(TypeId, Erased<(Box<dyn AnyEvent>, Delivery), ()>),
+    Manual(TypeId, Erased<(Box<dyn EventSlot>, Delivery), ()>),
     Batch {
         /// Handles a batch of one.
         alone: EachHandler,
@@ -41,7 +41,7 @@ pub(crate) enum EachHandler {
     Mediator(EventMediator),
     PerDelivery(Box<dyn Fn(&Received) -> EventMediator + Send + Sync>),
     /// With the type of its payload.
-    Function(TypeId, Erased<(Box<dyn AnyEvent>, Received), Attempted>),
+    Function(TypeId, Erased<(Box<dyn EventSlot>, Received), Attempted>),
 }
 
 impl HandlerKind {
@@ -105,7 +105,7 @@ impl EachHandler {
 
     pub(super) async fn handle(
         &self,
-        event: Box<dyn AnyEvent>,
+        event: Box<dyn EventSlot>,
         received: &Received,
         scope: Scope,
         monitor: &Monitor,
@@ -133,7 +133,7 @@ impl EachHandler {
 }
 
 /// The result of an attempt whose event was sent to its handlers.
-async fn after_send(
+pub(super) async fn after_send(
     mediator: &EventMediator,
     sent: Result<Consumed, EventSendError>,
     monitor: &Monitor,

@@ -11,7 +11,7 @@ use crate::broker::BoxFuture;
 use crate::consume::Received;
 use crate::consume::support::error_chain;
 use crate::dispatch::caught;
-use crate::event::AnyEvent;
+use crate::event::EventSlot;
 use crate::middleware::{
     Answer, AnyResult, CallResult, DynMiddleware, Failure, FailureKind, Invocation, InvocationKind,
     Next, Outcome,
@@ -54,14 +54,14 @@ pub(super) struct Handling<'h> {
     received: &'h Received,
     monitor: &'h Monitor,
     /// `None` once the handler runs.
-    event: Option<Box<dyn AnyEvent>>,
+    event: Option<Box<dyn EventSlot>>,
     result: CallResult<(), AttemptFailure>,
 }
 
 impl<'h> Handling<'h> {
     pub(super) fn new(
         handler: &'h EachHandler,
-        event: Box<dyn AnyEvent>,
+        event: Box<dyn EventSlot>,
         received: &'h Received,
         monitor: &'h Monitor,
     ) -> Self {
@@ -75,9 +75,7 @@ impl<'h> Handling<'h> {
 
 impl Answer for Handling<'_> {
     fn input(&self, input: TypeId) -> Option<&dyn Any> {
-        let (first, second) = self.event.as_ref()?.handler_arguments();
-        let view = [Some(first), second].into_iter().flatten().find(|view| view.0 == input)?;
-        Some(view.1)
+        Some(self.event.as_ref()?.argument(input)?)
     }
 
     fn run<'a>(&'a mut self, scope: &'a mut Scope) -> BoxFuture<'a, Outcome> {

@@ -11,6 +11,7 @@
 //! * [`scheduler`]: all that is under the subscription's lock: the source, the lanes, the idle workers.
 //! * [`worker`] and [`batch`]: the loops that take jobs from the scheduler.
 //! * [`process`], [`read`] and [`middlewares`]: one message: decode it, handle it, retry it.
+//! * [`prepared`]: the same in fewer steps for a mediator's handlers, the common case.
 //! * [`settle`]: acks, retry copies, dead letters, and what the broker refuses.
 //! * [`context`]: the configuration, the scheduler and the monitor that these share.
 //!
@@ -41,6 +42,7 @@ mod lanes;
 mod middlewares;
 mod monitor;
 mod outcome;
+mod prepared;
 mod process;
 mod read;
 mod repeats;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::failure::AttemptFailure;
+use super::handler::Attempted;
 use super::job::Job;
 use crate::service::policy::Undecodable;
 
@@ -19,6 +20,15 @@ pub(super) enum Verdict {
     Stop(Box<Undecodable>),
     /// Its handling ended the process too often.
     Crashed,
+}
+
+impl Verdict {
+    pub(super) fn of(attempted: Attempted) -> Self {
+        match attempted {
+            Ok(()) => Self::Handled,
+            Err(failure) => Self::Failed(failure),
+        }
+    }
 }
 
 /// The result of processing a job.

@@ -18,21 +18,19 @@ use super::settle::{ack, after_manual, hold_events, postpone, retry_later, settl
 use crate::consume::support::far_deadline;
 use crate::consume::{NextAttempt, Received};
 use crate::dispatch::caught;
-use crate::event::{AnyEvent, Timestamp};
+use crate::event::{EventSlot, Timestamp};
 use crate::mediator::track_commits;
 use crate::scope::{Committing, Scope, SubscriptionInbox};
 use crate::service::delivery::Delivery;
 
 /// Handles and settles one message: until it is handled, must wait for long, or has failed permanently.
 pub(super) async fn process(ctx: &SubscriptionContext, mut job: Job) -> JobOutcome {
-    let until = not_before(ctx, &job);
-    job.delayed = true;
-    if let Some(until) = until {
+    if let Some(until) = not_before(ctx, &job) {
+        job.delayed = true;
         return JobOutcome::Hold(job, until);
     }
-    if !job.settle.begin() {
-        job.count_as(|counters| &counters.revoked);
-        return JobOutcome::Done;
+    if !begin(&mut job) {
+        return revoked(job);
     }
     if let Some(held) = job.held.take() {
         return Box::pin(settle_held(ctx, job, *held)).await;
@@ -44,16 +42,43 @@ pub(super) async fn process(ctx: &SubscriptionContext, mut job: Job) -> JobOutco
             return Box::pin(process_manual(ctx, job, handler)).await;
         }
     };
+    let verdict = attempt(ctx, &job, handler).await;
+    conclude(ctx, job, handler, verdict).await
+}
+
+/// Begins a job. `false` if it is revoked.
+pub(super) fn begin(job: &mut Job) -> bool {
+    job.delayed = true;
+    job.settle.begin()
+}
+
+pub(super) fn revoked(job: Job) -> JobOutcome {
+    job.count_as(|counters| &counters.revoked);
+    JobOutcome::Done
+}
+
+/// Decodes and handles a message once. A panic in user code is a failure.
+async fn attempt(ctx: &SubscriptionContext, job: &Job, handler: &EachHandler) -> Verdict {
+    let scope = scope_of(ctx, &job.received);
+    let attempted = match ctx.spec.limits.timeout {
+        None => guarded(pin!(read_and_handle(ctx, &job.received, scope, handler))).await,
+        Some(limit) => {
+            let attempt = attempt_within(ctx, limit, &job.received, scope, handler);
+            guarded(Box::pin(attempt).as_mut()).await
+        }
+    };
+    attempted.unwrap_or_else(Verdict::Failed)
+}
+
+/// Settles a job whose first attempt ended with `verdict`, after further attempts if the retry schedule has some.
+pub(super) async fn conclude(
+    ctx: &SubscriptionContext,
+    mut job: Job,
+    handler: &EachHandler,
+    mut verdict: Verdict,
+) -> JobOutcome {
     loop {
-        let scope = scope_of(ctx, &job.received);
-        let attempted = match ctx.spec.limits.timeout {
-            None => guarded(pin!(read_and_handle(ctx, &job.received, scope, handler))).await,
-            Some(limit) => {
-                let attempt = attempt_within(ctx, limit, &job.received, scope, handler);
-                guarded(Box::pin(attempt).as_mut()).await
-            }
-        };
-        match attempted.unwrap_or_else(Verdict::Failed) {
+        match verdict {
             Verdict::Handled => return ack(job, |counters| &counters.handled).await,
             Verdict::Failed(failure) => match Box::pin(after_failure(ctx, job, failure)).await {
                 Ok(retried) => job = retried,
@@ -61,6 +86,7 @@ pub(super) async fn process(ctx: &SubscriptionContext, mut job: Job) -> JobOutco
             },
             verdict => return Box::pin(settle(ctx, job, verdict)).await,
         }
+        verdict = attempt(ctx, &job, handler).await;
     }
 }
 
@@ -76,7 +102,7 @@ pub(super) fn not_before(ctx: &SubscriptionContext, job: &Job) -> Option<tokio::
 async fn process_manual(
     ctx: &SubscriptionContext,
     mut job: Job,
-    handler: &Erased<(Box<dyn AnyEvent>, Delivery), ()>,
+    handler: &Erased<(Box<dyn EventSlot>, Delivery), ()>,
 ) -> JobOutcome {
     loop {
         let event = match read(ctx, &job.received).await {
@@ -257,10 +283,7 @@ async fn read_and_handle(
         let chained = Box::pin(run_chain(&ctx.spec.middlewares, handling, scope)).await;
         chained.unwrap_or_else(|panic| Err(AttemptFailure::panicked(&panic)))
     };
-    match handled {
-        Ok(()) => Verdict::Handled,
-        Err(failure) => Verdict::Failed(failure),
-    }
+    Verdict::of(handled)
 }
 
 /// A scope with the message, for its handlers and the events they emit, and with the inbox, for its mediator.

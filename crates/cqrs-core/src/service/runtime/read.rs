@@ -8,18 +8,19 @@ use super::failure::{AttemptFailure, FailureClass};
 use super::guard::{guarded, limited};
 use super::outcome::Verdict;
 use super::repeats::{Logged, log_first};
+use super::routes::Decoded;
 use crate::codec::{DeserializeError, DeserializeErrorKind};
 use crate::consume::support::error_chain;
 use crate::consume::{Incoming, Received};
-use crate::dispatch::{caught, panic_message};
-use crate::event::AnyEvent;
+use crate::dispatch::{PreparedEvent, caught, panic_message};
+use crate::event::EventSlot;
 use crate::service::policy::{DecodeError, OnDecodeError, Undecodable};
 
 /// Decodes a message: its event, or the verdict if it has none.
 pub(super) async fn read(
     ctx: &SubscriptionContext,
     received: &Received,
-) -> Result<Box<dyn AnyEvent>, Verdict> {
+) -> Result<Box<dyn EventSlot>, Verdict> {
     let read = async {
         match decode_at_once(ctx, received) {
             Ok(event) => Ok(event),
@@ -39,12 +40,22 @@ pub(super) enum Undecoded {
 pub(super) fn decode_at_once(
     ctx: &SubscriptionContext,
     received: &Received,
-) -> Result<Box<dyn AnyEvent>, Undecoded> {
+) -> Result<Box<dyn EventSlot>, Undecoded> {
     check(ctx, received).map_err(Undecoded::Verdict)?;
     match ctx.spec.decoders.is_empty() {
         true => decode_plain(ctx, received.message()).map_err(Undecoded::Verdict),
         false => Err(Undecoded::InSteps),
     }
+}
+
+/// Decodes a message of a subscription without decoders, in the slot of its route.
+pub(super) fn decode_prepared(
+    ctx: &SubscriptionContext,
+    received: &Received,
+    prepared: &mut [PreparedEvent],
+) -> Result<Decoded, Verdict> {
+    check(ctx, received)?;
+    decode_in(ctx, received.message(), prepared)
 }
 
 /// Continues after [`decode_at_once`]: runs the decoders, or applies the policy. A panic in user code that is dropped
@@ -53,7 +64,7 @@ pub(super) async fn read_further(
     ctx: &SubscriptionContext,
     received: &Received,
     undecoded: Undecoded,
-) -> Result<Box<dyn AnyEvent>, Verdict> {
+) -> Result<Box<dyn EventSlot>, Verdict> {
     match decode_further(ctx, received, undecoded).await {
         Ok(event) => Ok(event),
         Err(Verdict::Undecodable(case)) => Err(by_policy(ctx, case, received).await),
@@ -82,7 +93,7 @@ fn warn_if_not_now(ctx: &SubscriptionContext, failure: &AttemptFailure, received
 }
 
 /// Applies the policy to a message that cannot be decoded.
-async fn by_policy(
+pub(super) async fn by_policy(
     ctx: &SubscriptionContext,
     case: Box<Undecodable>,
     received: &Received,
@@ -118,7 +129,7 @@ async fn by_policy(
 pub(super) async fn read_for_batch(
     ctx: &SubscriptionContext,
     received: &Received,
-) -> Option<Result<Box<dyn AnyEvent>, Verdict>> {
+) -> Option<Result<Box<dyn EventSlot>, Verdict>> {
     let read = limited(ctx.spec.limits.timeout, async {
         let decoded = match decode_at_once(ctx, received) {
             Ok(event) => Ok(event),
@@ -144,7 +155,7 @@ async fn decode_further(
     ctx: &SubscriptionContext,
     received: &Received,
     undecoded: Undecoded,
-) -> Result<Box<dyn AnyEvent>, Verdict> {
+) -> Result<Box<dyn EventSlot>, Verdict> {
     match undecoded {
         Undecoded::Verdict(verdict) => Err(verdict),
         Undecoded::InSteps => decode_in_steps(ctx, received.message()).await,
@@ -168,7 +179,7 @@ fn check(ctx: &SubscriptionContext, received: &Received) -> Result<(), Verdict> 
 async fn decode_in_steps(
     ctx: &SubscriptionContext,
     message: &Incoming,
-) -> Result<Box<dyn AnyEvent>, Verdict> {
+) -> Result<Box<dyn EventSlot>, Verdict> {
     let mut decoded = message.clone();
     for decoder in &ctx.spec.decoders {
         decoded = match caught(|| decoder(decoded)).await {
@@ -209,12 +220,21 @@ fn check_size(ctx: &SubscriptionContext, message: &Incoming) -> Result<(), Verdi
 fn decode_plain(
     ctx: &SubscriptionContext,
     message: &Incoming,
-) -> Result<Box<dyn AnyEvent>, Verdict> {
+) -> Result<Box<dyn EventSlot>, Verdict> {
+    decode_in(ctx, message, &mut []).map(|decoded| decoded.event)
+}
+
+/// Decodes a message in the slot of its route, if there are slots.
+fn decode_in(
+    ctx: &SubscriptionContext,
+    message: &Incoming,
+    prepared: &mut [PreparedEvent],
+) -> Result<Decoded, Verdict> {
     if message.body.is_none() {
         return Err(undecodable(Undecodable::Tombstone));
     }
     // Deserializers are user code.
-    match catch_unwind(AssertUnwindSafe(|| ctx.spec.routes.read(message))) {
+    match catch_unwind(AssertUnwindSafe(|| ctx.spec.routes.read(message, prepared))) {
         Ok(read) => read.map_err(Verdict::Undecodable),
         Err(panic) => {
             let text = format!("the deserializer panicked: {}", panic_message(panic));

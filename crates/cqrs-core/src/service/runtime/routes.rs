@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use crate::codec::{DeserializeError, DeserializeErrorKind, Deserializer};
 use crate::consume::Incoming;
-use crate::event::{AnyEvent, Notification, NotificationEvent};
+use crate::dispatch::PreparedEvent;
+use crate::event::{EventSlot, Notification, NotificationEvent, Slot};
 use crate::service::policy::Undecodable;
 
 /// The event types of a subscription and their deserializers.
@@ -19,13 +20,26 @@ pub(crate) struct Routes {
     pub(crate) any_name: bool,
 }
 
+/// A decoded event, and the index of its route.
+pub(crate) struct Decoded {
+    pub(crate) route: usize,
+    pub(crate) event: Box<dyn EventSlot>,
+}
+
 /// One type of event.
 pub(crate) trait Route: Send + Sync {
     fn name(&self) -> &'static str;
     fn type_name(&self) -> &'static str;
     /// The types that its handlers may be bound to: the payload, and the event with its frame.
     fn types(&self) -> [TypeId; 2];
-    fn read(&self, message: &Incoming) -> Result<Box<dyn AnyEvent>, DeserializeError>;
+    /// Decodes an event, in `spare` if that is a slot of this type. An event with the fields of the type but another
+    /// name is another event, unless it may have `any_name`.
+    fn read(
+        &self,
+        message: &Incoming,
+        any_name: bool,
+        spare: Option<Box<dyn EventSlot>>,
+    ) -> Result<Box<dyn EventSlot>, Box<Undecodable>>;
     /// The name of the event in the message, of this type or another.
     fn peek<'m>(&self, message: &'m Incoming) -> Option<Cow<'m, str>>;
 }
@@ -48,8 +62,17 @@ impl<P: Notification, D: Deserializer<P>> Route for Typed<P, D> {
         [TypeId::of::<P>(), TypeId::of::<NotificationEvent<P>>()]
     }
 
-    fn read(&self, message: &Incoming) -> Result<Box<dyn AnyEvent>, DeserializeError> {
-        Ok(Box::new(self.deserializer.deserialize(message)?))
+    fn read(
+        &self,
+        message: &Incoming,
+        any_name: bool,
+        spare: Option<Box<dyn EventSlot>>,
+    ) -> Result<Box<dyn EventSlot>, Box<Undecodable>> {
+        let event = self.deserializer.deserialize(message).map_err(undecodable)?;
+        match any_name || event.event_name == P::NAME {
+            true => Ok(Slot::fill(spare, event)),
+            false => Err(unknown(event.event_name.into_owned())),
+        }
     }
 
     fn peek<'m>(&self, message: &'m Incoming) -> Option<Cow<'m, str>> {
@@ -66,23 +89,27 @@ impl Routes {
         self.routes.iter().map(|route| &**route)
     }
 
-    /// Decodes `message`, which has a body.
-    pub(crate) fn read(&self, message: &Incoming) -> Result<Box<dyn AnyEvent>, Box<Undecodable>> {
+    /// Decodes `message`, which has a body, in an empty slot of `prepared`, which has none or all routes.
+    pub(crate) fn read(
+        &self,
+        message: &Incoming,
+        prepared: &mut [PreparedEvent],
+    ) -> Result<Decoded, Box<Undecodable>> {
         if let [only] = &*self.routes {
-            return self.read_only(&**only, message);
+            return self.read_only(&**only, message, prepared);
         }
         // A name in the frame saves reading the body. Only a known name is trusted: the property has other
         // uses, too.
         let framed = message.name.as_deref().and_then(|name| self.named(name));
-        let route = match framed {
-            Some(route) => route,
+        let (index, route) = match framed {
+            Some(found) => found,
             None => {
                 let name = self.peek(message).ok_or_else(|| self.nameless(message))?;
                 self.named(&name).ok_or_else(|| unknown(name.into_owned()))?
             }
         };
-        let event = route.read(message).map_err(undecodable)?;
-        of_route(route, event)
+        let spare = prepared.get_mut(index).and_then(PreparedEvent::take_slot);
+        Ok(Decoded { route: index, event: route.read(message, false, spare)? })
     }
 
     /// Reads the body once if it is of the expected type.
@@ -90,14 +117,17 @@ impl Routes {
         &self,
         route: &dyn Route,
         message: &Incoming,
-    ) -> Result<Box<dyn AnyEvent>, Box<Undecodable>> {
-        match route.read(message) {
-            Ok(event) if self.any_name => Ok(event),
-            Ok(event) => of_route(route, event),
-            Err(error) if self.any_name => Err(undecodable(error)),
-            Err(error) => match route.peek(message).filter(|name| name != route.name()) {
+        prepared: &mut [PreparedEvent],
+    ) -> Result<Decoded, Box<Undecodable>> {
+        let spare = prepared.first_mut().and_then(PreparedEvent::take_slot);
+        match route.read(message, self.any_name, spare) {
+            Ok(event) => Ok(Decoded { route: 0, event }),
+            Err(case) if self.any_name || matches!(*case, Undecodable::UnknownEvent { .. }) => {
+                Err(case)
+            }
+            Err(case) => match route.peek(message).filter(|name| name != route.name()) {
                 Some(name) => Err(unknown(name.into_owned())),
-                None => Err(undecodable(error)),
+                None => Err(case),
             },
         }
     }
@@ -117,8 +147,8 @@ impl Routes {
     /// them.
     fn nameless(&self, message: &Incoming) -> Box<Undecodable> {
         let is_none = |route: &dyn Route| {
-            let read = route.read(message);
-            read.is_err_and(|error| error.kind() == DeserializeErrorKind::Empty)
+            let read = route.read(message, true, None);
+            read.is_err_and(|case| matches!(*case, Undecodable::Empty))
         };
         let kind = match message.is_empty() && self.iter().all(is_none) {
             true => DeserializeErrorKind::Empty,
@@ -128,19 +158,8 @@ impl Routes {
         undecodable(DeserializeError::new(kind, text, message.bytes()))
     }
 
-    fn named(&self, name: &str) -> Option<&dyn Route> {
-        self.iter().find(|route| route.name() == name)
-    }
-}
-
-/// An event with the fields of the route's type but another name is another event.
-fn of_route(
-    route: &dyn Route,
-    event: Box<dyn AnyEvent>,
-) -> Result<Box<dyn AnyEvent>, Box<Undecodable>> {
-    match event.name() == route.name() {
-        true => Ok(event),
-        false => Err(unknown(event.name().to_owned())),
+    fn named(&self, name: &str) -> Option<(usize, &dyn Route)> {
+        self.iter().enumerate().find(|(_, route)| route.name() == name)
     }
 }
 

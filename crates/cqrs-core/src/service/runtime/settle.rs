@@ -265,7 +265,18 @@ fn keep(mut job: Job, mut held: HeldSettlement) -> JobOutcome {
 }
 
 pub(super) async fn ack(mut job: Job, counter: fn(&Counters) -> &Counter) -> JobOutcome {
-    match job.settle.ack().await {
+    let acked = job.settle.ack().await;
+    after_ack(job, acked, counter)
+}
+
+/// The outcome of a job after its ack.
+#[inline]
+pub(super) fn after_ack(
+    job: Job,
+    acked: Result<(), SettleError>,
+    counter: impl FnOnce(&Counters) -> &Counter,
+) -> JobOutcome {
+    match acked {
         Ok(()) => JobOutcome::Acked(job.acked(counter)),
         Err(error) => {
             log_unacked(&job, &error);

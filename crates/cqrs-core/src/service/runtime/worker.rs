@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::Either;
 use tokio::task::coop;
 
 use super::context::SubscriptionContext;
@@ -12,6 +13,7 @@ use super::fetch::FETCH;
 use super::job::Job;
 use super::lanes::{LaneId, Placed, Run};
 use super::outcome::JobOutcome;
+use super::prepared::Prepared;
 use super::process::process;
 use super::scheduler::yield_lifo_slot;
 use crate::consume::Spare;
@@ -22,13 +24,13 @@ const SHORT: Duration = Duration::from_millis(1);
 /// Takes and handles jobs until the subscription stops.
 pub(super) async fn work(ctx: Arc<SubscriptionContext>) {
     let (mut run, mut ended, mut max) = (Run::new(), Vec::new(), 1);
-    let mut spare = Spare::default();
+    let (mut spare, mut prepared) = (Spare::default(), Prepared::of(&ctx.spec));
     while let Some(yields) = ctx.scheduler.take(&mut run, max).await {
         if yields {
             yield_lifo_slot().await;
         }
         let (start, jobs) = (Instant::now(), run.len());
-        let waited = process_run(&ctx, &mut run, &mut ended, &mut spare).await;
+        let waited = process_run(&ctx, &mut run, &mut ended, &mut spare, &mut prepared).await;
         ctx.scheduler.finish(&mut ended, &mut spare);
         // While handlers wait, all jobs taken beyond the first would be returned.
         let slow = start.elapsed() > SHORT * u32::try_from(jobs).unwrap_or(u32::MAX);
@@ -43,11 +45,15 @@ async fn process_run(
     run: &mut Run<Job>,
     ended: &mut Vec<LaneId>,
     spare: &mut Spare,
+    prepared: &mut Option<Prepared>,
 ) -> bool {
     let scheduler = &ctx.scheduler;
     let mut waited = false;
     while let Some(Placed { lane, job }) = run.pop_front() {
-        let mut process = pin!(process(ctx, job));
+        let mut process = pin!(match prepared {
+            Some(prepared) => Either::Left(prepared.process(ctx, job)),
+            None => Either::Right(process(ctx, job)),
+        });
         let outcome = poll_fn(|cx| {
             let polled = process.as_mut().poll(cx);
             if polled.is_pending() && !std::mem::replace(&mut waited, true) {
