@@ -139,6 +139,7 @@ pub(crate) struct Spare {
 
 impl Spare {
     /// Keeps an acked settlement, if the source uses it, and a message, without its content, that nobody else has.
+    #[inline]
     pub(crate) fn keep(&mut self, message: Option<Arc<Incoming>>, settle: Box<dyn Settle>) {
         if self.wants_settles && self.settles.len() < Fetch::MOST {
             self.settles.push(settle);

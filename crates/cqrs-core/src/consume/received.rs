@@ -121,6 +121,7 @@ pub(crate) struct SpareReceived(Vec<Received>);
 
 impl SpareReceived {
     /// Keeps `done` if nobody else has it, without its message, which is returned.
+    #[inline]
     pub(crate) fn keep(&mut self, mut done: Received) -> Option<Arc<Incoming>> {
         let shared = Arc::get_mut(&mut done.0)?;
         let message = shared.message.take();
@@ -142,6 +143,7 @@ impl SpareReceived {
     }
 
     /// As [`Received::new`].
+    #[inline]
     pub(crate) fn fill(
         &mut self,
         message: Arc<Incoming>,

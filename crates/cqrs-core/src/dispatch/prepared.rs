@@ -41,11 +41,13 @@ impl PreparedEvent {
     }
 
     /// Starts the first handler of `event`.
+    #[inline]
     pub(crate) fn start(&mut self, event: Box<dyn EventSlot>, scope: Scope) -> PreparedRun<'_> {
         self.start_handler(0, event, scope);
         PreparedRun(self)
     }
 
+    #[inline]
     fn start_handler(&mut self, index: usize, event: Box<dyn EventSlot>, scope: Scope) {
         self.emitted = scope.emitted_len();
         self.running = index;

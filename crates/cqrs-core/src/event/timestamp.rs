@@ -95,7 +95,7 @@ fn parse_micros(text: &[u8]) -> Option<i64> {
         _ => (0, rest),
     };
     let offset_minutes = match *offset {
-        [] | [b'Z' | b'z'] => 0,
+        [] | [b'Z' | b'z'] | [b'+', b'0', b'0', b':', b'0', b'0'] => 0,
         [sign, h0, h1, b':', m0, m1] | [sign, h0, h1, m0, m1] => {
             offset_minutes(sign, [[h0, h1], [m0, m1]])?
         }
@@ -118,6 +118,13 @@ fn numbers<const N: usize>(texts: [[u8; 2]; N]) -> Option<[u32; N]> {
 
 /// The microseconds of a fraction, cut, and the text behind it.
 fn parse_fraction(text: &[u8]) -> Option<(u32, &[u8])> {
+    // Six digits at once, as this framework and python-cqrs write them.
+    if let Some(([a, b, c, d, e, f], rest)) = text.split_first_chunk::<6>()
+        && !rest.first().is_some_and(u8::is_ascii_digit)
+        && let Some([high, middle, low]) = numbers([[*a, *b], [*c, *d], [*e, *f]])
+    {
+        return Some((high * 10_000 + middle * 100 + low, rest));
+    }
     let (mut micros, mut unit, mut rest) = (0, 100_000, text);
     while let [digit @ b'0'..=b'9', behind @ ..] = rest {
         micros += u32::from(digit - b'0') * unit;

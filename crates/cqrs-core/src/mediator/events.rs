@@ -110,6 +110,7 @@ impl EventMediator {
     }
 
     /// Starts the prepared handlers of `event`, which [`SendRun::poll`] runs.
+    #[inline]
     pub(crate) fn start<'s>(
         &'s self,
         mut scope: Scope,

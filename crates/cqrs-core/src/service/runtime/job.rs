@@ -32,6 +32,7 @@ pub(crate) struct Job {
 struct Uncounted(Option<Arc<Monitor>>);
 
 impl Uncounted {
+    #[inline]
     fn count_as(&mut self, counter: impl FnOnce(&Counters) -> &Counter) {
         if let Some(monitor) = self.0.take() {
             counter(&monitor.counters).one();
@@ -64,12 +65,14 @@ impl Job {
     }
 
     /// As [`count_as`](Self::count_as), of an acked one, but keeps it.
+    #[inline]
     pub(super) fn acked(mut self, counter: impl FnOnce(&Counters) -> &Counter) -> Self {
         self.uncounted.count_as(counter);
         self
     }
 
     /// Keeps the parts of an acked one that can be used again.
+    #[inline]
     pub(super) fn recycle(self, spare: &mut Spare) {
         let message = spare.received.keep(self.received);
         spare.keep(message, self.settle);

@@ -91,6 +91,7 @@ pub(super) async fn conclude(
 }
 
 /// The end of the delay after a job's last failure, if that was in another process or delivery.
+#[inline]
 pub(super) fn not_before(ctx: &SubscriptionContext, job: &Job) -> Option<tokio::time::Instant> {
     if job.delayed || job.received.retry().attempts == 0 {
         return None;

@@ -3,6 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 
+use bytes::Bytes;
+
 use super::context::SubscriptionContext;
 use super::failure::{AttemptFailure, FailureClass};
 use super::guard::{guarded, limited};
@@ -163,6 +165,7 @@ async fn decode_further(
 }
 
 /// Checks what must hold of a message before its first byte is read.
+#[inline]
 fn check(ctx: &SubscriptionContext, received: &Received) -> Result<(), Verdict> {
     let max_crashes = ctx.spec.limits.max_crashes;
     if max_crashes > 0 && received.retry().crashes >= max_crashes {
@@ -201,20 +204,22 @@ async fn decode_in_steps(
     decode_plain(ctx, &decoded)
 }
 
+#[inline]
 fn check_size(ctx: &SubscriptionContext, message: &Incoming) -> Result<(), Verdict> {
     let max = ctx.spec.limits.max_body_size;
     match &message.body {
-        Some(body) if body.len() > max => {
-            let text = format!(
-                "{} bytes, at most {max} are decoded (`max_body_size` of the subscription)",
-                body.len()
-            );
-            let kind = DeserializeErrorKind::TooLarge;
-            let error = DeserializeError::new(kind, text, body.clone());
-            Err(undecodable(Undecodable::Malformed(error)))
-        }
+        Some(body) if body.len() > max => Err(too_large(body, max)),
         _ => Ok(()),
     }
+}
+
+#[cold]
+fn too_large(body: &Bytes, max: usize) -> Verdict {
+    let size = body.len();
+    let text =
+        format!("{size} bytes, at most {max} are decoded (`max_body_size` of the subscription)");
+    let error = DeserializeError::new(DeserializeErrorKind::TooLarge, text, body.clone());
+    undecodable(Undecodable::Malformed(error))
 }
 
 fn decode_plain(
@@ -225,6 +230,7 @@ fn decode_plain(
 }
 
 /// Decodes a message in the slot of its route, if there are slots.
+#[inline]
 fn decode_in(
     ctx: &SubscriptionContext,
     message: &Incoming,
@@ -243,10 +249,12 @@ fn decode_in(
     }
 }
 
+#[cold]
 fn undecodable(case: Undecodable) -> Verdict {
     Verdict::Undecodable(Box::new(case))
 }
 
+#[cold]
 fn malformed(message: &Incoming, text: &str) -> Verdict {
     let error = DeserializeError::new(DeserializeErrorKind::Syntax, text, message.bytes());
     undecodable(Undecodable::Malformed(error))

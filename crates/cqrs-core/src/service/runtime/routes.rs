@@ -90,6 +90,7 @@ impl Routes {
     }
 
     /// Decodes `message`, which has a body, in an empty slot of `prepared`, which has none or all routes.
+    #[inline]
     pub(crate) fn read(
         &self,
         message: &Incoming,
@@ -113,6 +114,7 @@ impl Routes {
     }
 
     /// Reads the body once if it is of the expected type.
+    #[inline]
     fn read_only(
         &self,
         route: &dyn Route,

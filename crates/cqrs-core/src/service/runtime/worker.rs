@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::Either;
-use tokio::task::coop;
 
 use super::context::SubscriptionContext;
 use super::fetch::FETCH;
@@ -21,16 +20,23 @@ use crate::consume::Spare;
 /// A handler that takes longer counts as one that waits: jobs taken beyond its own would wait for it.
 const SHORT: Duration = Duration::from_millis(1);
 
+/// The jobs after which a worker lets the other tasks of its thread run: tokio's budget of a task, but counted without
+/// access to the thread's state.
+const TURN: u32 = 128;
+
 /// Takes and handles jobs until the subscription stops.
 pub(super) async fn work(ctx: Arc<SubscriptionContext>) {
     let (mut run, mut ended, mut max) = (Run::new(), Vec::new(), 1);
     let (mut spare, mut prepared) = (Spare::default(), Prepared::of(&ctx.spec));
+    let mut in_turn = 0;
     while let Some(yields) = ctx.scheduler.take(&mut run, max).await {
         if yields {
             yield_lifo_slot().await;
         }
         let (start, jobs) = (Instant::now(), run.len());
-        let waited = process_run(&ctx, &mut run, &mut ended, &mut spare, &mut prepared).await;
+        let process =
+            process_run(&ctx, &mut run, &mut ended, &mut spare, &mut prepared, &mut in_turn);
+        let waited = process.await;
         ctx.scheduler.finish(&mut ended, &mut spare);
         // While handlers wait, all jobs taken beyond the first would be returned.
         let slow = start.elapsed() > SHORT * u32::try_from(jobs).unwrap_or(u32::MAX);
@@ -46,6 +52,7 @@ async fn process_run(
     ended: &mut Vec<LaneId>,
     spare: &mut Spare,
     prepared: &mut Option<Prepared>,
+    in_turn: &mut u32,
 ) -> bool {
     let scheduler = &ctx.scheduler;
     let mut waited = false;
@@ -80,16 +87,19 @@ async fn process_run(
             }
             JobOutcome::Fatal(error) => scheduler.fail(error),
         }
+        *in_turn += 1;
+        let turn_ends = *in_turn >= TURN;
         // Before a yield, other workers get the jobs, if there are others.
-        let shares = !scheduler.is_strict() && !coop::has_budget_remaining();
-        if ctx.monitor.is_paused() || shares {
+        if ctx.monitor.is_paused() || turn_ends && !scheduler.is_strict() {
             yields |= scheduler.return_jobs(None, run, ended);
         }
         if yields {
             yield_lifo_slot().await;
         }
-        // A handler that never waits must not keep the other tasks of its thread from running.
-        coop::consume_budget().await;
+        if turn_ends {
+            *in_turn = 0;
+            tokio::task::yield_now().await;
+        }
         if scheduler.is_stopped() {
             run.clear();
         }
