@@ -30,6 +30,7 @@
 
 pub(crate) mod frame;
 pub(crate) mod handle;
+mod opening;
 pub(crate) mod publisher;
 pub(crate) mod status;
 pub(crate) mod unconfirmed;

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep};
 
 use super::frame::FrameFormat;
+use super::opening::{open, reopen};
 use super::status::{PublisherState, Status};
 use super::unconfirmed::Unconfirmed;
 use crate::connect::{Answer, ConfirmChannel, Connector, Health, PooledChannel};
@@ -153,7 +154,13 @@ impl Publisher {
     /// Closes the channel before its connection is: if both end at once, lapin logs an error.
     async fn close_channel(&mut self) {
         const LIMIT: Duration = Duration::from_secs(1);
-        let PublisherChannel::Open(OpenChannel { pooled, .. }) = &self.channel else { return };
+        let next = PublisherChannel::Opening(Box::pin(std::future::pending()));
+        let PublisherChannel::Open(open) = std::mem::replace(&mut self.channel, next) else {
+            return;
+        };
+        let OpenChannel { confirms, pooled } = open;
+        // Discards expired messages: none may follow the close.
+        drop(confirms);
         let left = self.stop_at.map(|at| at.saturating_duration_since(Instant::now()));
         let limit = left.map_or(LIMIT, |left| left.min(LIMIT));
         // lapin writes no frame on a blocked connection.
@@ -339,6 +346,7 @@ impl Publisher {
         let confirms = pooled.connection.confirm_channel(&pooled.channel);
         self.channel = PublisherChannel::Open(OpenChannel { confirms, pooled });
         self.show_health();
+        self.check_channel();
     }
 
     fn health_changed(&mut self, answers: &mut Vec<Answer>) {
@@ -395,44 +403,6 @@ impl Publisher {
         {
             self.lose(AmqpError::new(ErrorKind::ConnectionLost, "the channel is closed"));
         }
-    }
-}
-
-/// Opens a channel, retried forever.
-async fn open(index: usize, context: PublisherContext) -> PooledChannel {
-    loop {
-        match context.connector.open().await {
-            Ok(pooled) => return pooled,
-            Err(error) => context.status.set(index, PublisherState::Down(Some(error))),
-        }
-    }
-}
-
-/// Opens a channel after the loss of another one, which counts for the backoff if `backoff` is set.
-fn reopen(
-    index: usize,
-    context: PublisherContext,
-    lost: PooledChannel,
-    backoff: bool,
-) -> BoxFuture<'static, PooledChannel> {
-    Box::pin(async move {
-        match backoff {
-            true => context.connector.lost(&lost).await,
-            false => closed(&lost).await,
-        }
-        drop(lost);
-        open(index, context).await
-    })
-}
-
-/// Waits until lapin, too, has read that the server closed a channel: dropped before, it would close the channel again.
-async fn closed(pooled: &PooledChannel) {
-    const STEP: Duration = Duration::from_millis(1);
-    for _ in 0..100 {
-        if !pooled.channel.status().connected() {
-            return;
-        }
-        tokio::time::sleep(STEP).await;
     }
 }
 

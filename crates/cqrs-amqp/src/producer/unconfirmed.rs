@@ -156,15 +156,16 @@ impl Unconfirmed {
     /// Settles the message with a delivery tag of the current channel, or all up to it: the server acknowledged them
     /// (or not: `basic.nack`).
     pub(crate) fn answered(&mut self, tag: u64, multiple: bool, ack: bool) {
+        let number = tag.checked_sub(1).and_then(|index| self.first.checked_add(index));
         if !multiple {
-            self.answer(self.first + tag.saturating_sub(1), ack);
+            // No message has tag 0.
+            if let Some(number) = number {
+                self.answer(number, ack);
+            }
             return;
         }
         // AMQP 0-9-1: tag 0 stands for all messages.
-        let last = match tag {
-            0 => u64::MAX,
-            tag => self.first + (tag - 1),
-        };
+        let last = number.unwrap_or(u64::MAX);
         let mut numbers = std::mem::take(&mut self.numbers);
         let sent = self.sent.iter().take_while(|(number, _)| *number <= last);
         numbers.extend(sent.filter(|(_, sent)| sent.answer.is_none()).map(|(number, _)| number));

@@ -69,6 +69,9 @@ pub(crate) struct Returned {
     pub(crate) reason: String,
 }
 
+/// The memory that is kept for the next messages, in bytes.
+pub(super) const KEPT: usize = 1 << 20;
+
 impl ConfirmChannels {
     /// Publishes past lapin on its channel `id`, which is in confirm mode and has published nothing.
     pub(in crate::connect) fn open(&self, id: u16) -> ConfirmChannel {
@@ -120,6 +123,10 @@ impl ConfirmChannels {
         }
     }
 
+    pub(super) fn reader(&self) -> Option<Waker> {
+        lock(&self.0.reader).clone()
+    }
+
     fn wake_reader(&self) {
         if let Some(reader) = &*lock(&self.0.reader) {
             reader.wake_by_ref();
@@ -146,10 +153,7 @@ impl ChannelQueues {
         let awaited = {
             let mut messages = lock(&self.messages);
             messages.count = 0;
-            match frames.is_empty() {
-                true => std::mem::swap(frames, &mut messages.frames),
-                false => frames.append(&mut messages.frames),
-            }
+            transfer(&mut messages.frames, frames);
             std::mem::take(&mut messages.awaited)
         };
         if awaited {
@@ -198,10 +202,7 @@ impl ConfirmChannel {
                 return;
             }
             messages.count += count;
-            match messages.frames.is_empty() {
-                true => std::mem::swap(frames, &mut messages.frames),
-                false => messages.frames.append(frames),
-            }
+            transfer(frames, &mut messages.frames);
         }
         // Until it is cleared, lapin's thread is on its way.
         if !self.connection.0.unwritten.swap(true, Ordering::AcqRel) {
@@ -241,6 +242,18 @@ impl Drop for ConfirmChannel {
     fn drop(&mut self) {
         // Its answers are kept from lapin until the channel is closed.
         self.queues.discard();
+    }
+}
+
+/// Moves all bytes of `from` behind `to`, without a copy if `to` is empty.
+fn transfer(from: &mut Vec<u8>, to: &mut Vec<u8>) {
+    if to.is_empty() {
+        std::mem::swap(from, to);
+        return;
+    }
+    to.append(from);
+    if from.capacity() > KEPT {
+        *from = Vec::new();
     }
 }
 

@@ -14,8 +14,9 @@
 //!
 //! # How it depends on lapin
 //! * lapin reads and writes through the stream of this crate ([`Filtered`](super::frame_filter::Filtered)), on one
-//!   thread. It flushes the stream in each turn of its loop, and a wake-up of its reader starts a turn. The
-//!   [`FrameWriter`] writes in that flush.
+//!   thread. It flushes the stream in each turn of its loop, and a wake-up of its reader starts a turn (one of its
+//!   writer only if it has bytes itself). The [`FrameWriter`] writes in that flush. lapin writes nothing after a flush
+//!   that is pending, so the flush never is. The manifest asks for this minor version of lapin.
 //! * lapin does not see `basic.ack`, `basic.nack` and `basic.return` of these channels, because it would close a
 //!   channel over a tag that it did not give. It counts what it reads as the server's heartbeat, so it gets a
 //!   heartbeat frame in their place, once a second.
@@ -26,7 +27,8 @@
 //!   frames of one message.
 //! * Nothing is written on a channel after lapin's `channel.close` or `channel.close-ok` for it: messages that the
 //!   writer has not begun are discarded when the server closes the channel, and when its owner drops it.
-//! * While the server blocks the connection, no message is begun.
+//! * While the server blocks the connection, no message is begun. Nor while lapin has bytes that wait: so a publisher
+//!   that saturates the socket does not hold lapin's frames up.
 
 mod channel;
 mod reader;

@@ -100,11 +100,9 @@ impl AnswerReader {
                 queues.push(Answer::Confirm { tag, multiple: flags & 1 != 0, ack });
             }
             BASIC_RETURN => {
-                let returned = read_return(fields).unwrap_or_else(|| Returned {
-                    id: None,
-                    topic: String::new(),
-                    reason: "the server returned it".to_owned(),
-                });
+                // lapin ends the connection over one that cannot be read.
+                let Some(returned) = read_return(fields) else { return Recipient::Lapin };
+                self.returning.retain(|(of, _)| *of != channel);
                 self.returning.push((channel, returned));
                 return Recipient::Publisher;
             }

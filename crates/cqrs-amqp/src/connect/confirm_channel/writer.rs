@@ -2,11 +2,12 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker, ready};
 
 use futures_util::io::AsyncWrite;
 
-use super::channel::{ConfirmChannels, OpenChannels};
+use super::channel::{ConfirmChannels, KEPT, OpenChannels};
 
 /// The writing half of a connection: places messages between the frames of lapin.
 #[derive(Debug)]
@@ -17,10 +18,30 @@ pub(in crate::connect) struct FrameWriter {
     frames: Vec<u8>,
     written: usize,
     lapin: LapinFrames,
+    /// Set while lapin has bytes that it could not write.
+    lapin_waits: bool,
+    waker: Option<(Waker, Waker)>,
 }
 
-/// The memory that is kept for the next messages, in bytes.
-const KEPT: usize = 1 << 20;
+/// Wakes lapin's thread when the socket is writable.
+///
+/// It wakes the reader, too: lapin knows its own bytes only, and after a wake-up of its writer without such bytes it
+/// may wait again without a flush.
+struct WakeBoth {
+    reader: Waker,
+    writer: Waker,
+}
+
+impl Wake for WakeBoth {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.writer.wake_by_ref();
+        self.reader.wake_by_ref();
+    }
+}
 
 impl FrameWriter {
     pub(in crate::connect) fn new(channels: ConfirmChannels) -> Self {
@@ -30,11 +51,27 @@ impl FrameWriter {
             frames: Vec::new(),
             written: 0,
             lapin: LapinFrames::default(),
+            lapin_waits: false,
+            waker: None,
         }
     }
 
-    /// Writes the messages that were handed over, unless a frame of lapin is written in part. Ready when there are no
-    /// more; the window of the broker value bounds them.
+    /// The waker to write and flush with, in the place of that of lapin's writer.
+    pub(in crate::connect) fn waker(&mut self, writer: &Waker) -> Waker {
+        if let Some((of, both)) = &self.waker
+            && of.will_wake(writer)
+        {
+            return both.clone();
+        }
+        // Before the first read there are no messages.
+        let Some(reader) = self.channels.reader() else { return writer.clone() };
+        let both = Waker::from(Arc::new(WakeBoth { reader, writer: writer.clone() }));
+        self.waker = Some((writer.clone(), both.clone()));
+        both
+    }
+
+    /// Writes the messages that were handed over. Ready when there are no more (the window of the broker value bounds
+    /// them), or lapin is next: it has a frame that is written in part, or bytes that wait.
     pub(in crate::connect) fn poll_write_messages<S: AsyncWrite + Unpin>(
         &mut self,
         socket: &mut S,
@@ -45,7 +82,7 @@ impl FrameWriter {
         }
         loop {
             ready!(self.poll_write_begun(socket, cx))?;
-            if self.channels.is_blocked() || !self.channels.start_writing() {
+            if self.lapin_waits || self.channels.is_blocked() || !self.channels.start_writing() {
                 return Poll::Ready(Ok(()));
             }
             self.channels.refresh(&mut self.open);
@@ -62,10 +99,12 @@ impl FrameWriter {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.lapin_waits = true;
         // While a frame of lapin is incomplete, no message is begun.
         ready!(self.poll_write_begun(socket, cx))?;
         let written = ready!(Pin::new(socket).poll_write(cx, bytes))?;
         self.lapin.advance(&bytes[..written]);
+        self.lapin_waits = false;
         Poll::Ready(Ok(written))
     }
 
@@ -76,6 +115,7 @@ impl FrameWriter {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.lapin_waits = true;
         ready!(self.poll_write_begun(socket, cx))?;
         let written = ready!(Pin::new(socket).poll_write_vectored(cx, slices))?;
         let mut left = written;
@@ -84,6 +124,7 @@ impl FrameWriter {
             self.lapin.advance(&slice[..count]);
             left -= count;
         }
+        self.lapin_waits = false;
         Poll::Ready(Ok(written))
     }
 

@@ -101,7 +101,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Filtered<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let Self { socket, writer, .. } = self.get_mut();
-        writer.poll_write_lapin(socket, cx, bytes)
+        let waker = writer.waker(cx.waker());
+        writer.poll_write_lapin(socket, &mut Context::from_waker(&waker), bytes)
     }
 
     fn poll_write_vectored(
@@ -110,13 +111,23 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Filtered<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let Self { socket, writer, .. } = self.get_mut();
-        writer.poll_write_lapin_vectored(socket, cx, slices)
+        let waker = writer.waker(cx.waker());
+        writer.poll_write_lapin_vectored(socket, &mut Context::from_waker(&waker), slices)
     }
 
+    /// Writes messages, too. Never pending: lapin would write nothing of its own while this is, and it flushes in
+    /// each turn.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self { socket, writer, .. } = self.get_mut();
-        ready!(writer.poll_write_messages(socket, cx))?;
-        Pin::new(socket).poll_flush(cx)
+        let waker = writer.waker(cx.waker());
+        let cx = &mut Context::from_waker(&waker);
+        if let Poll::Ready(written) = writer.poll_write_messages(socket, cx) {
+            written?;
+        }
+        match Pin::new(socket).poll_flush(cx) {
+            Poll::Ready(flushed) => Poll::Ready(flushed),
+            Poll::Pending => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

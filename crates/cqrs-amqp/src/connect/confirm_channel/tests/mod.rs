@@ -1,5 +1,7 @@
 //! Tests of the confirm channels through the stream that lapin reads and writes.
 
+mod turns;
+
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
@@ -23,6 +25,9 @@ struct Socket {
     written: Vec<u8>,
     /// The most that each write takes, in turn; 0: it is pending. Then without a limit.
     limits: VecDeque<usize>,
+    /// The bytes that fit into its buffer, if that is bounded, and the waker of the last write that was pending.
+    space: Option<usize>,
+    writer: Option<Waker>,
 }
 
 impl AsyncRead for Socket {
@@ -45,13 +50,16 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(
         mut self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
+        cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let count = self.limits.pop_front().unwrap_or(usize::MAX).min(bytes.len());
+        let count = count.min(self.space.unwrap_or(usize::MAX));
         if count == 0 {
+            self.writer = Some(cx.waker().clone());
             return Poll::Pending;
         }
+        self.space = self.space.map(|space| space - count);
         self.written.extend_from_slice(&bytes[..count]);
         Poll::Ready(Ok(count))
     }
@@ -453,7 +461,7 @@ proptest! {
     ) {
         let mut stream = Stream::open();
         let channel = stream.channels.open(1);
-        let (mut incoming, mut passed, mut expected) = (Vec::new(), Vec::new(), 0);
+        let (mut incoming, mut passed, mut expected) = (Vec::new(), Vec::new(), Vec::new());
         for (number, kind) in kinds.into_iter().enumerate() {
             let tag = number as u64 + 1;
             let frames = match kind {
@@ -463,15 +471,20 @@ proptest! {
                 3 => publish(4, "a body of another channel").to_vec(),
                 _ => vec![nack(1, tag)],
             };
-            if matches!(kind, 2 | 3) {
-                passed.extend(frames.clone());
-            } else {
-                expected += 1;
+            match kind {
+                0 => expected.push(Some(confirm(tag, number % 2 == 0, true))),
+                // A return.
+                1 => expected.push(None),
+                2 | 3 => passed.extend(frames.clone()),
+                _ => expected.push(Some(confirm(tag, false, false))),
             }
             incoming.extend(frames.iter().flat_map(bytes));
         }
         stream.socket().incoming = incoming.chunks(piece).map(<[u8]>::to_vec).collect();
         prop_assert_eq!(parsed(&stream.read()), passed);
-        prop_assert_eq!(answers(&channel).len(), expected);
+        let found = answers(&channel).into_iter();
+        let found: Vec<_> =
+            found.map(|answer| Some(answer).filter(|answer| !matches!(answer, Answer::Returned(_)))).collect();
+        prop_assert_eq!(found, expected);
     }
 }
