@@ -1,10 +1,11 @@
 //! The options of a subscription.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cqrs_amqp::{AmqpConfig, AmqpMessageBroker, AmqpSubscription};
 use cqrs_core::Subscription;
-use cqrs_kafka::{KafkaConfig, KafkaMessageBroker};
+use cqrs_kafka::{KafkaConfig, KafkaMessageBroker, KafkaSubscription};
 
 use crate::consume::{declare, decoding, fill, ours};
 use crate::measure::{Side, Unit};
@@ -14,7 +15,7 @@ use crate::settings::{Case, Settings};
 
 type Change = (&'static str, fn(Subscription) -> Subscription);
 
-const KAFKA: [Change; 7] = [
+const KAFKA: [Change; 11] = [
     ("defaults", |to| to),
     ("concurrency = 4", |to| to.concurrency(4)),
     ("concurrency = 16", |to| to.concurrency(16)),
@@ -22,6 +23,12 @@ const KAFKA: [Change; 7] = [
     ("max_unsettled = 16", |to| to.max_unsettled(16)),
     ("max_unsettled = 100", |to| to.max_unsettled(100)),
     ("max_unsettled = 1000", |to| to.max_unsettled(1_000)),
+    ("prefetch_bytes = 64 KiB", |to| kafka_option(to, |own| own.with_prefetch_bytes(64 << 10))),
+    ("prefetch_bytes = 1 MiB", |to| kafka_option(to, |own| own.with_prefetch_bytes(1 << 20))),
+    ("prefetch_bytes = 16 MiB", |to| kafka_option(to, |own| own.with_prefetch_bytes(16 << 20))),
+    ("commit_interval = 100 ms", |to| {
+        kafka_option(to, |own| own.with_commit_interval(Duration::from_millis(100)))
+    }),
 ];
 
 const AMQP: [Change; 8] = [
@@ -34,6 +41,13 @@ const AMQP: [Change; 8] = [
     ("prefetch 256", |to| prefetch(to, 256)),
     ("prefetch 2000", |to| prefetch(to, 2_000)),
 ];
+
+fn kafka_option(
+    to: Subscription,
+    change: fn(KafkaSubscription) -> KafkaSubscription,
+) -> Subscription {
+    to.option(change(KafkaSubscription::new()))
+}
 
 fn prefetch(to: Subscription, messages: u16) -> Subscription {
     to.max_unsettled(messages.into()).option(AmqpSubscription::new().with_prefetch(messages))
