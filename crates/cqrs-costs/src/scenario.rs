@@ -52,7 +52,7 @@ pub(crate) enum Scenario {
     /// The same in Protobuf, with the id and the name in headers.
     #[cfg(feature = "servers")]
     ConsumeKafkaProtobuf,
-    /// The raw client's, without the headers.
+    /// The raw client's, which reads them too.
     #[cfg(feature = "servers")]
     ConsumeKafkaProtobufRaw,
     /// The publisher's thread on Kafka.
@@ -131,14 +131,18 @@ impl Scenario {
             #[cfg(feature = "servers")]
             Self::ConsumeKafka => crate::servers::kafka::consume::<consume::Text>(count),
             #[cfg(feature = "servers")]
-            Self::ConsumeKafkaRaw => crate::servers::kafka::consume_raw::<consume::Text>(count),
+            Self::ConsumeKafkaRaw => {
+                use crate::servers::kafka::{consume_raw, read_body};
+                consume_raw::<consume::Text>(count, read_body::<consume::Text>);
+            }
             #[cfg(feature = "servers")]
             Self::ConsumeKafkaProtobuf => {
                 crate::servers::kafka::consume::<consume::Binary<256>>(count)
             }
             #[cfg(feature = "servers")]
             Self::ConsumeKafkaProtobufRaw => {
-                crate::servers::kafka::consume_raw::<consume::Binary<256>>(count)
+                use crate::servers::kafka::{consume_raw, read_event};
+                consume_raw::<consume::Binary<256>>(count, read_event::<consume::Binary<256>>);
             }
             #[cfg(feature = "servers")]
             Self::PublishKafka => crate::servers::kafka::publish(count),

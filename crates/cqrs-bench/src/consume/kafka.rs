@@ -7,9 +7,10 @@ use cqrs_core::Subscription;
 use cqrs_kafka::{KafkaConfig, KafkaMessageBroker};
 
 use super::{Meter, decoding, fill, ours};
+use crate::event::Benched;
 use crate::measure::{Round, Side, Unit};
 use crate::peers::{Request, Target};
-use crate::raw::kafka::{self, Topic, unique};
+use crate::raw::kafka::{self, Reads, Topic, unique};
 use crate::settings::{Case, Settings};
 
 pub(crate) async fn run(settings: &Settings) {
@@ -31,13 +32,14 @@ async fn consume(settings: &Settings, case: &Case, topic: Arc<str>) {
             codec: case.template.codec(),
         };
         let mut sides = vec![
-            Side::new("raw", || raw(servers, &topic, case)),
+            Side::new("raw", || raw(servers, &topic, case, Reads::Event)),
             Side::new("ours", || {
                 // A new group each time: the same records again.
                 let group = format!("bench-{}", unique());
                 let to = Subscription::to(&*topic).group(group).concurrency(concurrency);
                 ours(broker.clone(), decoding(&case.template, to), case.messages)
             }),
+            Side::new("raw, payload alone", || raw(servers, &topic, case, Reads::Payload)),
         ];
         sides.extend(settings.peer_sides(&request));
         let what = format!("{}, concurrency {concurrency}", case.on_kafka());
@@ -45,12 +47,12 @@ async fn consume(settings: &Settings, case: &Case, topic: Arc<str>) {
     }
 }
 
-async fn raw(servers: &str, topic: &str, case: &Case) -> Round {
+async fn raw(servers: &str, topic: &str, case: &Case, reads: Reads) -> Round {
     let consumer = kafka::consumer(servers, topic);
     let meter = Meter::new(case.messages);
     let counting = meter.clone();
-    let consuming =
-        kafka::consume(consumer, case.template.clone(), move |event| counting.count(&event));
+    let count = move |event: Benched| counting.count(&event);
+    let consuming = kafka::consume(consumer, case.template.clone(), reads, count);
     // In a task, as ours is: the main task of a runtime is woken in another way.
     tokio::spawn(consuming).await.expect("the loop");
     meter.round()

@@ -2,17 +2,19 @@
 //! handling it.
 
 use std::future::Future;
+use std::hint::black_box;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cqrs_core::Event as _;
+use cqrs_core::event::Timestamp;
 use cqrs_core::message::header;
+use cqrs_core::{Event as _, Notification as _, NotificationEvent};
 use futures_util::FutureExt as _;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{Consumer, StreamConsumer};
-use rdkafka::message::{BorrowedHeaders, Header, Headers as _, OwnedHeaders};
+use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Header, Headers as _, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{ClientConfig, Message};
 use uuid::Uuid;
@@ -123,18 +125,32 @@ pub(crate) fn consumer(servers: &str, topic: &str) -> StreamConsumer {
     consumer
 }
 
+/// The part of a record that a raw consumer reads.
+#[derive(Clone, Copy)]
+pub(crate) enum Reads {
+    /// The whole event, as ours. In Protobuf its id and name are in headers, and its time is the record's.
+    Event,
+    /// The payload, without a look at the headers.
+    Payload,
+}
+
 /// Decodes and handles records until `is_last` says so; stores each offset.
 pub(crate) async fn consume(
     consumer: StreamConsumer,
     template: Template,
+    reads: Reads,
     mut is_last: impl FnMut(Benched) -> bool + Send,
 ) {
     loop {
         let record = consumer.recv().await.expect("a record");
-        if let Some(headers) = record.headers() {
-            read(headers);
-        }
-        let is_last = is_last(template.decode(record.payload().expect("a body")));
+        let payload = template.decode(record.payload().expect("a body"));
+        let is_last = match reads {
+            Reads::Event => match record.headers() {
+                Some(headers) => is_last(black_box(event(&record, headers, payload)).payload),
+                None => is_last(payload),
+            },
+            Reads::Payload => is_last(payload),
+        };
         consumer.store_offset_from_message(&record).expect("stored");
         if is_last {
             break;
@@ -142,14 +158,23 @@ pub(crate) async fn consume(
     }
 }
 
-/// Reads what names an event that is no JSON: its id and its name, which ours hands to the handler.
-fn read(headers: &BorrowedHeaders) {
+/// The event of a record that is no JSON.
+fn event(
+    record: &BorrowedMessage<'_>,
+    headers: &BorrowedHeaders,
+    payload: Benched,
+) -> NotificationEvent<Benched> {
+    let (mut id, mut name) = (None, None);
     for header in headers.iter() {
-        let text = std::str::from_utf8(header.value.unwrap_or_default()).expect("text");
         match header.key {
-            header::MESSAGE_ID => assert!(!text.parse::<Uuid>().expect("an id").is_nil()),
-            header::EVENT_NAME => assert_eq!(text, Benched::NAME),
+            header::MESSAGE_ID => id = header.value,
+            header::EVENT_NAME => name = header.value,
             _ => {}
         }
     }
+    assert_eq!(name, Some(Benched::NAME.as_bytes()));
+    let id = Uuid::try_parse_ascii(id.expect("an id")).expect("a UUID");
+    let millis = record.timestamp().to_millis().expect("a time");
+    let time = Timestamp::from_unix_micros(millis * 1_000);
+    NotificationEvent::from_parts(payload, id, time, Benched::NAME, Benched::topic())
 }

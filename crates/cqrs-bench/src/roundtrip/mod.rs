@@ -19,7 +19,7 @@ use crate::event::{Benched, Template};
 use crate::measure::Side;
 use crate::publish::{Ours, Publisher};
 use crate::raw::amqp::{self, PREFETCH, RawChannels, delete_queues};
-use crate::raw::kafka::{self, RawProducer, Topic, unique};
+use crate::raw::kafka::{self, RawProducer, Reads, Topic, unique};
 use crate::raw::memory;
 use crate::settings::{Case, Settings};
 use crate::slow_handler::On;
@@ -109,7 +109,7 @@ impl Measure<'_> {
             let producer = RawProducer::new(servers, Arc::clone(&of_raw), self.template());
             let consumer = kafka::consumer(servers, &of_raw);
             let raw = Way::raw(producer, |recorder| {
-                kafka::consume(consumer, self.template(), forever(recorder))
+                kafka::consume(consumer, self.template(), Reads::Event, forever(recorder))
             });
             let raw = raw.await;
             let config = KafkaConfig::new([servers]);

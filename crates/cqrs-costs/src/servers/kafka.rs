@@ -1,14 +1,20 @@
 //! Kafka, against rdkafka's `StreamConsumer` and `FutureProducer` with the same settings.
 
-use cqrs_core::Subscription;
+use std::hint::black_box;
+
+use cqrs_core::event::Timestamp;
+use cqrs_core::message::header;
+use cqrs_core::{NotificationEvent, Subscription};
 use cqrs_kafka::{KafkaConfig, KafkaMessageBroker};
 use futures_util::FutureExt as _;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
+use rdkafka::message::{BorrowedMessage, Headers as _};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{ClientConfig, Message as _};
 use tokio::runtime::Runtime;
+use uuid::Uuid;
 
 use super::{address, pipelined, publish_ours, unique};
 use crate::consume::{Body, Text, service};
@@ -66,7 +72,8 @@ pub(crate) fn consume<B: Body>(count: usize) {
     service::<B>(&topic.runtime, topic.broker.clone(), subscription, count);
 }
 
-pub(crate) fn consume_raw<B: Body>(count: usize) {
+/// `read` decodes a record.
+pub(crate) fn consume_raw<B: Body>(count: usize, read: fn(&BorrowedMessage<'_>)) {
     let topic = Topic::with::<B>(count);
     // The client spawns a task.
     let _entered = topic.runtime.enter();
@@ -80,10 +87,33 @@ pub(crate) fn consume_raw<B: Body>(count: usize) {
     block_on(&topic.runtime, async {
         for _ in 0..count {
             let record = consumer.recv().await.expect("a record");
-            B::decode(record.payload().expect("a body"));
+            read(&record);
             consumer.store_offset_from_message(&record).expect("stored");
         }
     });
+}
+
+/// Decodes the body, without a look at the headers.
+pub(crate) fn read_body<B: Body>(record: &BorrowedMessage<'_>) {
+    black_box(B::decode(record.payload().expect("a body")));
+}
+
+/// Decodes an event whose id and name are in headers, and whose time is the record's, as ours does.
+pub(crate) fn read_event<B: Body>(record: &BorrowedMessage<'_>) {
+    let (mut id, mut name) = (None, None);
+    for header in record.headers().expect("headers").iter() {
+        match header.key {
+            header::MESSAGE_ID => id = header.value,
+            header::EVENT_NAME => name = header.value,
+            _ => {}
+        }
+    }
+    assert_eq!(name, Some(B::NAME.as_bytes()));
+    let id = Uuid::try_parse_ascii(id.expect("an id")).expect("a UUID");
+    let millis = record.timestamp().to_millis().expect("a time");
+    let time = Timestamp::from_unix_micros(millis * 1_000);
+    let payload = B::decode(record.payload().expect("a body"));
+    black_box(NotificationEvent::from_parts(payload, id, time, B::NAME, B::topic()));
 }
 
 pub(crate) fn publish(count: usize) {
