@@ -7,6 +7,7 @@ use std::fmt;
 use bytes::Bytes;
 use bytestring::ByteString;
 
+use super::packed::PackedHeaders;
 use super::trace_context::{InvalidTraceContext, TraceContext};
 
 /// Names of the headers this framework writes and reads, the same on every broker.
@@ -33,11 +34,18 @@ pub mod header {
 /// newer clients of a schema registry put into a header.
 ///
 /// `Debug` shows names only: values may be personal data.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Headers {
-    text: Named<ByteString>,
+    text: Texts,
     /// Values that are not text. Boxed, because few messages have one.
     binary: Option<Box<Named<Bytes>>>,
+}
+
+#[derive(Clone)]
+enum Texts {
+    List(Named<ByteString>),
+    /// As they were received. Becomes a list before it is changed.
+    Packed(PackedHeaders),
 }
 
 /// The number of headers up to which a linear search is faster than an index.
@@ -65,7 +73,7 @@ crate::error_debug!(InvalidHeader);
 impl Headers {
     /// No headers. Does not allocate.
     pub const fn new() -> Self {
-        Self { text: Vec::new(), binary: None }
+        Self { text: Texts::List(Vec::new()), binary: None }
     }
 
     /// Sets `name`, replacing an earlier value of the same name.
@@ -97,7 +105,7 @@ impl Headers {
             self.set(name, text);
             return Ok(());
         }
-        self.text.retain(|(known, _)| *known != name);
+        self.list().retain(|(known, _)| *known != name);
         let binary = self.binary.get_or_insert_default();
         match binary.iter_mut().find(|(known, _)| **known == *name) {
             Some((_, slot)) => *slot = value,
@@ -114,7 +122,8 @@ impl Headers {
             let _invalid = few.insert_bytes(name, value);
         }
         let Some(next) = pairs.next() else { return few };
-        let text = few.text.into_iter().map(|(name, value)| (name, value.into_bytes()));
+        let text = std::mem::take(few.list());
+        let text = text.into_iter().map(|(name, value)| (name, value.into_bytes()));
         let binary = few.binary.map(|binary| *binary).unwrap_or_default();
         let (mut places, mut unique) = (HashMap::<ByteString, usize>::new(), Named::new());
         for (name, value) in text.chain(binary).chain([next]).chain(pairs) {
@@ -134,15 +143,28 @@ impl Headers {
                 Err(_) => binary.push((name, value)),
             }
         }
+        let text = Texts::List(text);
         Self { text, binary: (!binary.is_empty()).then(|| Box::new(binary)) }
     }
 
+    /// The headers that are text, to be changed.
+    fn list(&mut self) -> &mut Named<ByteString> {
+        if let Texts::Packed(packed) = &self.text {
+            let shared = |(name, value)| (packed.share(name), packed.share(value));
+            self.text = Texts::List(packed.iter().map(shared).collect());
+        }
+        match &mut self.text {
+            Texts::List(list) => list,
+            Texts::Packed(_) => unreachable!("it is a list now"),
+        }
+    }
+
     fn set(&mut self, name: ByteString, value: ByteString) {
-        match self.text.iter_mut().find(|(known, _)| **known == *name) {
+        match self.list().iter_mut().find(|(known, _)| **known == *name) {
             Some((_, slot)) => *slot = value,
             None => {
                 self.remove_bytes(&name);
-                self.text.push((name, value));
+                self.list().push((name, value));
             }
         }
     }
@@ -150,7 +172,14 @@ impl Headers {
     /// The text of `name`; `None` if it is missing or its value is not text. Names are case-sensitive, as
     /// on both brokers.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.text.iter().find(|(known, _)| **known == *name).map(|(_, value)| &**value)
+        match &self.text {
+            Texts::List(list) => {
+                list.iter().find(|(known, _)| **known == *name).map(|(_, value)| &**value)
+            }
+            Texts::Packed(packed) => {
+                packed.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
+            }
+        }
     }
 
     /// The bytes of `name`, text or not.
@@ -161,13 +190,11 @@ impl Headers {
 
     /// Removes `name`. `false` if it was not there.
     pub fn remove(&mut self, name: &str) -> bool {
-        match self.text.iter().position(|(known, _)| **known == *name) {
-            Some(at) => {
-                self.text.remove(at);
-                true
-            }
-            None => self.remove_bytes(name),
-        }
+        let Some(at) = self.iter().position(|(known, _)| known == name) else {
+            return self.remove_bytes(name);
+        };
+        self.list().remove(at);
+        true
     }
 
     fn remove_bytes(&mut self, name: &str) -> bool {
@@ -183,7 +210,12 @@ impl Headers {
 
     /// Names and values of the headers that are text, in order of insertion.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
-        self.text.iter().map(|(name, value)| (&**name, &**value))
+        let (list, packed) = match &self.text {
+            Texts::List(list) => (&list[..], None),
+            Texts::Packed(packed) => (&[][..], Some(packed.iter())),
+        };
+        let left = packed.clone().map_or(list.len(), Iterator::count);
+        Iter { list: list.iter(), packed, left }
     }
 
     /// Names and values of the headers that are not text, in order of insertion.
@@ -194,19 +226,28 @@ impl Headers {
 
     /// The number of headers.
     pub fn len(&self) -> usize {
-        self.text.len() + self.binary.as_ref().map_or(0, |binary| binary.len())
+        self.iter().len() + self.binary.as_ref().map_or(0, |binary| binary.len())
     }
 
     /// `true` if there are no headers.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        let is_empty = match &self.text {
+            Texts::List(list) => list.is_empty(),
+            Texts::Packed(packed) => packed.iter().next().is_none(),
+        };
+        is_empty && self.binary.is_none()
     }
 
     /// Bytes of all names and values.
     pub fn size(&self) -> usize {
-        let text = self.iter().map(|(name, value)| name.len() + value.len());
+        let text: usize = match &self.text {
+            Texts::List(list) => list.iter().map(|(name, value)| name.len() + value.len()).sum(),
+            Texts::Packed(packed) => {
+                packed.iter().map(|(name, value)| name.len() + value.len()).sum()
+            }
+        };
         let binary = self.iter_bytes().map(|(name, value)| name.len() + value.len());
-        text.sum::<usize>() + binary.sum::<usize>()
+        text + binary.sum::<usize>()
     }
 
     /// The id of the request that caused this message.
@@ -240,11 +281,62 @@ impl Headers {
     }
 }
 
+impl Default for Headers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl PartialEq for Headers {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter()) && self.binary == other.binary
+    }
+}
+
+impl Eq for Headers {}
+
+impl From<PackedHeaders> for Headers {
+    fn from(packed: PackedHeaders) -> Self {
+        Self { text: Texts::Packed(packed), binary: None }
+    }
+}
+
+/// The headers of one of the two, and their number.
+struct Iter<'h, P> {
+    list: std::slice::Iter<'h, (ByteString, ByteString)>,
+    packed: Option<P>,
+    left: usize,
+}
+
+impl<'h, P: Iterator<Item = (&'h str, &'h str)>> Iterator for Iter<'h, P> {
+    type Item = (&'h str, &'h str);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = match &mut self.packed {
+            Some(packed) => packed.next(),
+            None => self.list.next().map(|(name, value)| (&**name, &**value)),
+        };
+        self.left -= usize::from(next.is_some());
+        next
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl<'h, P: Iterator<Item = (&'h str, &'h str)>> ExactSizeIterator for Iter<'h, P> {}
+
 impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let binary = self.iter_bytes().map(|(name, _)| name);
         f.debug_set().entries(self.iter().map(|(name, _)| name).chain(binary)).finish()
     }
+}
+
+/// `true` for a name that every broker can carry.
+pub(super) fn is_legal(name: &str) -> bool {
+    (1..=255).contains(&name.len())
 }
 
 fn valid(name: ByteString) -> Result<ByteString, InvalidHeader> {

@@ -3,6 +3,7 @@
 mod correlation;
 mod headers;
 mod name;
+pub(crate) mod packed;
 mod trace_context;
 
 use std::sync::Arc;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use cqrs_core::consume::LogLimit;
+use cqrs_core::consume::support::put_packed;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 
-use super::raw_headers::{header_len, put_header};
-use super::record::{Record, Unread};
+use super::record::{Record, Unread, header_len};
 use super::retry_headers::{MAX_RETRY_HEADERS, is_retry_header};
 
 /// The largest number of headers of a record that are read.
@@ -98,12 +98,12 @@ fn read_headers(
                 let header = headers.get(next - 1);
                 bytes += header_len(header.key, header.value);
                 if is_retry_header(header.key) {
-                    put_header(&mut added, header.key, header.value);
+                    put_packed(&mut added, header.key, header.value);
                     continue;
                 }
                 others += 1;
                 if others <= MAX_HEADERS {
-                    put_header(buffer, header.key, header.value);
+                    put_packed(buffer, header.key, header.value);
                 }
             }
         }));
@@ -115,7 +115,7 @@ fn read_headers(
         let _unreadable = catch_unwind(AssertUnwindSafe(|| {
             let header = headers.get(index);
             if is_retry_header(header.key) {
-                put_header(&mut added, header.key, header.value);
+                put_packed(&mut added, header.key, header.value);
             }
         }));
     }

@@ -53,7 +53,6 @@ mod plan;
 mod poller;
 mod process;
 mod quarantine;
-mod raw_headers;
 mod rebalance;
 mod rebalance_state;
 mod record;

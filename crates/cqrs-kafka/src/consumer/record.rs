@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use cqrs_core::consume::support::{PackedHeaders, PackedPairs};
 use cqrs_core::consume::{Incoming, RETRY_HEADERS, RetryState};
 use cqrs_core::message::{ByteString, Headers, header};
 use rdkafka::message::{Header, Headers as _, OwnedHeaders};
 
-use super::raw_headers::{RawHeader, RawHeaders, header_len};
 use super::retry_headers::{
     DUE, ORIGINAL_OFFSET, ORIGINAL_PARTITION, ORIGINAL_TIMESTAMP, ORIGINAL_TOPIC, is_retry_header,
 };
@@ -86,11 +86,11 @@ impl Record {
         self.key_end() + self.body_length.unwrap_or_default() as usize
     }
 
-    fn headers(&self) -> RawHeaders<'_> {
+    fn headers(&self) -> PackedPairs<'_> {
         if !self.has_headers {
-            return RawHeaders(&[]);
+            return PackedPairs(&[]);
         }
-        RawHeaders(&self.content[self.body_end()..])
+        PackedPairs(&self.content[self.body_end()..])
     }
 
     fn timestamp(&self) -> Option<SystemTime> {
@@ -104,8 +104,8 @@ impl Record {
     }
 
     /// The headers without those that a retry copy adds.
-    pub(super) fn original_headers(&self) -> impl Iterator<Item = RawHeader<'_>> {
-        self.headers().filter(|header| !is_retry_header(header.name))
+    pub(super) fn original_headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
+        self.headers().filter(|(name, _)| !is_retry_header(name))
     }
 
     /// Headers of a copy: the original ones, byte for byte, then `added` ones, which replace earlier ones of
@@ -117,7 +117,7 @@ impl Record {
             Some(unread) => (unread.all.clone(), None),
             None => (OwnedHeaders::new(), Some(self.original_headers())),
         };
-        for RawHeader { name: key, value } in original.into_iter().flatten() {
+        for (key, value) in original.into_iter().flatten() {
             if !is_replaced(key) {
                 headers = headers.insert(Header { key, value });
             }
@@ -133,7 +133,7 @@ impl Record {
         let headers = match &self.unread {
             // `content` has some of them too.
             Some(unread) => unread.known,
-            None => self.headers().map(|RawHeader { name, value }| header_len(name, value)).sum(),
+            None => self.headers().map(|(name, value)| header_len(name, value)).sum(),
         };
         self.body_end() + headers
     }
@@ -145,8 +145,8 @@ impl Record {
 
     /// The text of a header; of several with one name, the last.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
-        let last = self.headers().filter(|header| header.name == name).last()?;
-        std::str::from_utf8(last.value?).ok()
+        let (_, last) = self.headers().filter(|(known, _)| *known == name).last()?;
+        std::str::from_utf8(last?).ok()
     }
 
     /// The time at which a retry copy is due.
@@ -186,8 +186,26 @@ impl Record {
 
     /// Puts the headers that are legal in [`Headers`] into the message, and the fields that they fill.
     fn put_headers(&self, incoming: &mut Incoming) {
+        let buffer = self.content.slice(self.body_end()..);
+        let headers = PackedHeaders::read(buffer, |header| {
+            match header.name {
+                header::MESSAGE_ID => incoming.id = Some(header.share_value()),
+                header::EVENT_NAME => incoming.name = Some(header.share_value()),
+                CONTENT_TYPE => incoming.content_type = Some(header.share_value()),
+                name => return !is_retry_header(name),
+            }
+            true
+        });
+        match headers {
+            Some(headers) => incoming.headers = headers.into(),
+            None => self.put_pairs(incoming),
+        }
+    }
+
+    /// The same for any headers.
+    fn put_pairs(&self, incoming: &mut Incoming) {
         let Incoming { id, name: event_name, content_type, .. } = &mut *incoming;
-        let pairs = self.original_headers().filter_map(|RawHeader { name, value }| {
+        let pairs = self.original_headers().filter_map(|(name, value)| {
             let value = value.map(|value| self.content.slice_ref(value));
             let field = match name {
                 header::MESSAGE_ID => Some((header::MESSAGE_ID, &mut *id)),
@@ -220,13 +238,18 @@ impl Record {
     }
 }
 
+/// The length of a header's name and value together.
+pub(super) fn header_len(name: &str, value: Option<&[u8]>) -> usize {
+    name.len() + value.map_or(0, <[u8]>::len)
+}
+
 #[cfg(test)]
 impl Record {
     pub(super) fn of(offset: i64, key: Option<&str>, headers: &[(&str, Option<&[u8]>)]) -> Self {
         let mut content = format!("{}body", key.unwrap_or_default()).into_bytes();
-        headers
-            .iter()
-            .for_each(|(name, value)| super::raw_headers::put_header(&mut content, name, *value));
+        headers.iter().for_each(|(name, value)| {
+            cqrs_core::consume::support::put_packed(&mut content, name, *value)
+        });
         Self {
             offset,
             timestamp: Some(1_500),
@@ -280,6 +303,39 @@ mod tests {
         assert_eq!(incoming.headers.get_bytes("null"), None);
         assert_eq!((incoming.partition, incoming.offset), (Some(3), Some(7)));
         assert_eq!(record.original_headers().count(), 6);
+    }
+
+    #[test]
+    fn other_headers_do_not_change_the_fields() {
+        let texts: [(&str, Option<&[u8]>); 4] = [
+            ("message_id", Some(b"m-1")),
+            ("event_name", Some(b"Created")),
+            ("content-type", Some(b"text/plain")),
+            ("a", Some(b"1")),
+        ];
+        let read = |more: &[(&str, Option<&[u8]>)]| {
+            Record::of(7, None, &[&texts, more].concat()).to_incoming(&"t".into(), 3, false)
+        };
+        let plain = read(&[]);
+        assert_eq!(plain.headers.iter().len(), 4);
+        assert_eq!(plain.id.as_deref(), Some("m-1"));
+        assert_eq!(plain.name.as_deref(), Some("Created"));
+        assert_eq!(plain.content_type.as_deref(), Some("text/plain"));
+        for ignored in [("null", None), ("", Some(&b"no name"[..])), (RETRY_HEADERS[0], Some(b"4"))]
+        {
+            assert_eq!(read(&[ignored]), plain, "{ignored:?}");
+        }
+        let mut binary = read(&[("binary", Some(b"\xff"))]);
+        assert!(binary.headers.remove("binary"));
+        assert_eq!(binary, plain);
+    }
+
+    #[test]
+    fn last_header_of_a_name_counts() {
+        let both = [("message_id", Some(&b"m-1"[..])), ("message_id", Some(&b"m-2"[..]))];
+        let incoming = Record::of(7, None, &both).to_incoming(&"t".into(), 3, false);
+        assert_eq!(incoming.id.as_deref(), Some("m-2"));
+        assert_eq!(incoming.headers.iter().collect::<Vec<_>>(), [("message_id", "m-2")]);
     }
 
     #[test]
