@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
 use cqrs_core::NotificationEvent;
 use cqrs_core::codec::{DeserializeError, DeserializeErrorKind as Kind, Deserializer};
 use cqrs_core::consume::Incoming;
@@ -41,16 +40,15 @@ impl ProtobufDeserializer {
     fn decode<P: ProtobufEvent>(
         &self,
         message: &Incoming,
-        body: &Bytes,
     ) -> Result<NotificationEvent<P>, (Kind, String)> {
-        if message.is_tombstone() {
+        let Some(body) = message.body.as_deref() else {
             return Err((Kind::Empty, "a tombstone has no body".into()));
-        }
+        };
         if body.len() > self.max_size {
             let text = format!("{} bytes, at most {} are decoded", body.len(), self.max_size);
             return Err((Kind::TooLarge, text));
         }
-        let decoded = P::Message::decode(&body[..]);
+        let decoded = P::Message::decode(body);
         let decoded = decoded.map_err(|error| (Kind::Syntax, error.to_string()))?;
         P::from_message(decoded, message).map_err(|error| (Kind::Shape, error.to_string()))
     }
@@ -64,8 +62,8 @@ impl Default for ProtobufDeserializer {
 
 impl<P: ProtobufEvent> Deserializer<P> for ProtobufDeserializer {
     fn deserialize(&self, message: &Incoming) -> Result<NotificationEvent<P>, DeserializeError> {
-        let body = message.bytes();
-        self.decode(message, &body).map_err(|(kind, text)| DeserializeError::new(kind, text, body))
+        self.decode(message)
+            .map_err(|(kind, text)| DeserializeError::new(kind, text, message.bytes()))
     }
 
     fn event_name<'m>(&self, message: &'m Incoming) -> Option<Cow<'m, str>> {
