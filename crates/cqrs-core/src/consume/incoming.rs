@@ -85,7 +85,12 @@ impl Incoming {
 impl Incoming {
     /// Drops all but the topic.
     pub(crate) fn clear(&mut self) {
-        *self = Self { body: None, ..Self::new(Arc::clone(&self.topic), Bytes::new()) };
+        let Self { topic: _, key, body, id, name, headers, content_type, .. } = self;
+        (*key, *body, *id, *name, *content_type) = (None, None, None, None, None);
+        *headers = Headers::new();
+        let Self { timestamp, partition, offset, queue, redelivered, unreadable, .. } = self;
+        (*timestamp, *partition, *offset, *queue) = (None, None, None, None);
+        (*redelivered, *unreadable) = (false, None);
     }
 
     /// A published message as a consumer gets it, with the text of its id.
