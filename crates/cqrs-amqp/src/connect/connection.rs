@@ -108,7 +108,8 @@ impl Connection {
     }
 
     /// Waits for the answer to `request`. A loss of the connection ends the wait, because lapin may leave a
-    /// request unanswered then; a connection that does not answer within `limit` is killed.
+    /// request unanswered then; a connection that does not answer within `limit` is killed, unless the server blocks
+    /// it: then it answers after the unblock, and its messages are in flight.
     pub(crate) async fn answered<T>(
         &self,
         limit: Duration,
@@ -120,6 +121,10 @@ impl Connection {
             error = lost(&mut health) => return Err(error),
         };
         answer.unwrap_or_else(|_elapsed| {
+            if let Health::Blocked(reason) = &*self.health.borrow() {
+                let detail = format!("{} blocks publishers: {reason}", self.address);
+                return Err(AmqpError::new(ErrorKind::Blocked, detail));
+            }
             self.kill();
             let detail =
                 format!("{} did not answer within {limit:?} on an open connection", self.address);
