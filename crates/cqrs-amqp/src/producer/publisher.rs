@@ -251,6 +251,9 @@ impl Publisher {
         let (frame_max, header_max) = (connection.frame_max(), connection.header_max());
         let mut count = 0;
         for _ in 0..BATCH.min(confirms.room(UNWRITTEN)) {
+            if self.frames.len() >= ConfirmChannel::MAX_UNWRITTEN {
+                break;
+            }
             let Some(message) = self.unconfirmed.next() else { break };
             if connector.topology().is_missing(connection, &message.topic) {
                 let topic = Arc::clone(&message.topic);

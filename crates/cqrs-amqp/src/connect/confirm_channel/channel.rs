@@ -189,6 +189,10 @@ pub(crate) struct ConfirmChannel {
 }
 
 impl ConfirmChannel {
+    /// Bytes of frames from which on further messages wait. lapin's own frames, and the messages of other channels, go
+    /// behind what was handed over: opening a channel must not take longer than its time limit on a slow network.
+    pub(crate) const MAX_UNWRITTEN: usize = 256 << 10;
+
     pub(crate) fn id(&self) -> u16 {
         self.queues.id
     }
@@ -210,11 +214,15 @@ impl ConfirmChannel {
         }
     }
 
-    /// The number of messages that may be handed over until `limit` are not on their way to the socket. At 0 the task
-    /// of [`poll_answers`](Self::poll_answers) is woken when there is room again.
+    /// The number of messages that may be handed over until `limit` are not on their way to the socket, or their frames
+    /// have [`MAX_UNWRITTEN`](Self::MAX_UNWRITTEN) bytes. At 0 the task of [`poll_answers`](Self::poll_answers) is woken
+    /// when there is room again.
     pub(crate) fn room(&self, limit: usize) -> usize {
         let mut messages = lock(&self.queues.messages);
-        let room = limit.saturating_sub(messages.count);
+        let room = match messages.frames.len() < Self::MAX_UNWRITTEN {
+            true => limit.saturating_sub(messages.count),
+            false => 0,
+        };
         messages.awaited = room == 0;
         room
     }

@@ -373,6 +373,21 @@ fn messages_wake_the_reader_once_and_room_wakes_the_publisher() {
 }
 
 #[test]
+fn large_messages_wait_for_those_handed_over() {
+    let mut stream = Stream::open();
+    let channel = stream.channels.open(1);
+    channel.send(&mut vec![0; ConfirmChannel::MAX_UNWRITTEN - 1], 1);
+    assert_eq!(channel.room(128), 127);
+    channel.send(&mut vec![0], 1);
+    let publisher = Arc::new(Wakes::default());
+    let waker = Waker::from(Arc::clone(&publisher));
+    let polled = channel.poll_answers(&mut Context::from_waker(&waker), &mut Vec::new());
+    assert_eq!((polled, channel.room(128)), (Poll::Pending, 0));
+    stream.flush();
+    assert_eq!((publisher.0.load(Ordering::SeqCst), channel.room(128)), (1, 128));
+}
+
+#[test]
 fn lapin_gets_heartbeats_in_the_place_of_answers() {
     let mut stream = Stream::open();
     let channel = stream.channels.open(1);
