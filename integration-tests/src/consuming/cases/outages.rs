@@ -142,7 +142,7 @@ pub async fn memory_alarm(program: &'static str) -> Summary {
     // So slow that enough is left when the alarm is on.
     options.handler_ms = if full() { (10, 50) } else { (50, 100) };
     fixture.declare(&options).await;
-    let (total, more) = (count(8_000, 100_000), 500);
+    let (total, more) = (count(16_000, 100_000), 500);
     let mut published = fixture.publish(Work::over(1_000, total)).await;
     let mut outcomes = fixture.outcomes();
     let worker = fixture.start(&options, &mut outcomes).await;
