@@ -39,8 +39,11 @@ async fn consume(settings: &Settings, case: &Case, topic: Arc<str>) {
                 let to = Subscription::to(&*topic).group(group).concurrency(concurrency);
                 ours(broker.clone(), decoding(&case.template, to), case.messages)
             }),
-            Side::new("raw, payload alone", || raw(servers, &topic, case, Reads::Payload)),
         ];
+        if case.template.names_in_headers() {
+            let payload = || raw(servers, &topic, case, Reads::Payload);
+            sides.push(Side::new("raw, payload alone", payload));
+        }
         sides.extend(settings.peer_sides(&request));
         let what = format!("{}, concurrency {concurrency}", case.on_kafka());
         settings.comparison("consume-kafka", what, Unit::MessagesPerSecond).run(sides).await;

@@ -14,7 +14,7 @@ use futures_util::FutureExt as _;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{Consumer, StreamConsumer};
-use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Header, Headers as _, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, Header, Headers as _, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{ClientConfig, Message};
 use uuid::Uuid;
@@ -128,7 +128,8 @@ pub(crate) fn consumer(servers: &str, topic: &str) -> StreamConsumer {
 /// The part of a record that a raw consumer reads.
 #[derive(Clone, Copy)]
 pub(crate) enum Reads {
-    /// The whole event, as ours. In Protobuf its id and name are in headers, and its time is the record's.
+    /// The whole event, as ours. A JSON body is all of it. In Protobuf its id and name are in headers, and its time is
+    /// the record's.
     Event,
     /// The payload, without a look at the headers.
     Payload,
@@ -145,11 +146,10 @@ pub(crate) async fn consume(
         let record = consumer.recv().await.expect("a record");
         let payload = template.decode(record.payload().expect("a body"));
         let is_last = match reads {
-            Reads::Event => match record.headers() {
-                Some(headers) => is_last(black_box(event(&record, headers, payload)).payload),
-                None => is_last(payload),
-            },
-            Reads::Payload => is_last(payload),
+            Reads::Event if template.names_in_headers() => {
+                is_last(black_box(event(&record, payload)).payload)
+            }
+            Reads::Event | Reads::Payload => is_last(payload),
         };
         consumer.store_offset_from_message(&record).expect("stored");
         if is_last {
@@ -159,13 +159,9 @@ pub(crate) async fn consume(
 }
 
 /// The event of a record that is no JSON.
-fn event(
-    record: &BorrowedMessage<'_>,
-    headers: &BorrowedHeaders,
-    payload: Benched,
-) -> NotificationEvent<Benched> {
+fn event(record: &BorrowedMessage<'_>, payload: Benched) -> NotificationEvent<Benched> {
     let (mut id, mut name) = (None, None);
-    for header in headers.iter() {
+    for header in record.headers().expect("headers").iter() {
         match header.key {
             header::MESSAGE_ID => id = header.value,
             header::EVENT_NAME => name = header.value,
