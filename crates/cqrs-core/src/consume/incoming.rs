@@ -85,12 +85,24 @@ impl Incoming {
 impl Incoming {
     /// Drops all but the topic.
     pub(crate) fn clear(&mut self) {
-        let Self { topic: _, key, body, id, name, headers, content_type, .. } = self;
+        let Self {
+            topic: _,
+            key,
+            body,
+            id,
+            name,
+            headers,
+            content_type,
+            timestamp,
+            partition,
+            offset,
+            queue,
+            redelivered,
+            unreadable,
+        } = self;
         (*key, *body, *id, *name, *content_type) = (None, None, None, None, None);
-        *headers = Headers::new();
-        let Self { timestamp, partition, offset, queue, redelivered, unreadable, .. } = self;
-        (*timestamp, *partition, *offset, *queue) = (None, None, None, None);
-        (*redelivered, *unreadable) = (false, None);
+        (*headers, *timestamp, *partition) = (Headers::new(), None, None);
+        (*offset, *queue, *redelivered, *unreadable) = (None, None, false, None);
     }
 
     /// A published message as a consumer gets it, with the text of its id.

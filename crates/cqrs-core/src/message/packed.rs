@@ -43,7 +43,7 @@ fn read(characters: u64) -> u64 {
     bytes.iter().fold(0, |length, character| (length << BITS) | u64::from(*character))
 }
 
-/// The lengths of name and value at the begin of `packed`, and what follows them.
+/// The lengths of name and value at the beginning of `packed`, and what follows them.
 #[inline]
 fn split_lengths(packed: &[u8]) -> Option<(usize, Option<usize>, &[u8])> {
     let (name, rest) = packed.split_first_chunk()?;
@@ -214,6 +214,16 @@ mod tests {
         assert_eq!(packed.get_bytes("id"), Some(&b""[..]));
         assert_eq!(format!("{packed:?}"), format!("{inserted:?}"));
         assert_ne!(packed, headers(&pairs[1..]).unwrap());
+    }
+
+    #[test]
+    fn long_names_and_values_are_read() {
+        let name = "n".repeat(255);
+        for length in [127, 128, 16_383, 16_384, 2 << 20] {
+            let value = "v".repeat(length);
+            let pairs: [Pair<'_>; 2] = [(&name, Some(value.as_bytes())), ("a", Some(b"1"))];
+            assert_eq!(headers(&pairs).unwrap(), inserted(&pairs), "{length}");
+        }
     }
 
     #[test]

@@ -336,6 +336,11 @@ mod tests {
         let incoming = Record::of(7, None, &both).to_incoming(&"t".into(), 3, false);
         assert_eq!(incoming.id.as_deref(), Some("m-2"));
         assert_eq!(incoming.headers.iter().collect::<Vec<_>>(), [("message_id", "m-2")]);
+        for unread in [None, Some(&b"\xff"[..])] {
+            let both = [("message_id", Some(&b"m-1"[..])), ("message_id", unread)];
+            let incoming = Record::of(7, None, &both).to_incoming(&"t".into(), 3, false);
+            assert_eq!(incoming.id, None, "{unread:?}");
+        }
     }
 
     #[test]
