@@ -281,7 +281,7 @@ pub(super) fn ended(
     }
 }
 
-fn stops(policy: OnEventFailure, failures: &[EventFailure]) -> bool {
+pub(super) fn stops(policy: OnEventFailure, failures: &[EventFailure]) -> bool {
     policy == OnEventFailure::Fail && !failures.is_empty()
 }
 

@@ -4,8 +4,8 @@
 use std::any::TypeId;
 use std::task::{Context, Poll, ready};
 
-use super::events::{EventFailure, EventRounds, EventsError, OnEventFailure, ended};
-use crate::event::{Ended, EventSlot, HandlerError, HandlerPlace};
+use super::events::{EventFailure, EventRounds, EventsError, OnEventFailure, ended, stops};
+use crate::event::{BoundHandler, Ended, EventSlot, HandlerError, HandlerPlace};
 use crate::scope::Scope;
 
 /// The handlers of one type of consumed events, found once, with the allocations in which one worker runs them.
@@ -15,11 +15,11 @@ pub(crate) struct PreparedEvent {
     /// At least one.
     handlers: Vec<PreparedHandler>,
     policy: OnEventFailure,
-    /// The empty slot for the next event. `None` before the first event, while one is handled, and after one whose run
-    /// was dropped or whose destructor panicked.
+    /// The empty slot for the next event. `None` before the first event, while one is handled, and after one that was not
+    /// handled to its end.
     slot: Option<Box<dyn EventSlot>>,
-    /// The index of the handler that runs. The number of handlers if none does.
-    running: usize,
+    /// The index of the handler that runs.
+    running: Option<usize>,
     /// The length of the scope's emitted events before it.
     emitted: usize,
     failures: Vec<EventFailure>,
@@ -50,7 +50,7 @@ impl PreparedEvent {
     #[inline]
     fn start_handler(&mut self, index: usize, event: Box<dyn EventSlot>, scope: Scope) {
         self.emitted = scope.emitted_len();
-        self.running = index;
+        self.running = Some(index);
         if let Some(handler) = self.handlers.get_mut(index) {
             handler.place.start(event, scope);
         }
@@ -58,9 +58,15 @@ impl PreparedEvent {
 
     /// Notes the failure of the running handler, whose events are dropped.
     #[cold]
-    fn fail(&mut self, error: HandlerError, event: &dyn EventSlot, scope: &mut Scope) {
+    fn fail(
+        &mut self,
+        index: usize,
+        error: HandlerError,
+        event: &dyn EventSlot,
+        scope: &mut Scope,
+    ) {
         scope.truncate_emitted(self.emitted);
-        if let Some(PreparedHandler { name, .. }) = self.handlers.get(self.running) {
+        if let Some(PreparedHandler { name, .. }) = self.handlers.get(index) {
             let event = event.name().to_owned();
             self.failures.push(EventFailure { event, handler: name, error });
         }
@@ -69,24 +75,24 @@ impl PreparedEvent {
     /// Runs all handlers of the event, and drops it. The events that they emit stay in the scope.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Scope, Result<(), EventsError>)> {
         loop {
-            let Some(handler) = self.handlers.get_mut(self.running) else { return Poll::Pending };
-            let Ended { handled, mut event, mut scope } = ready!(handler.place.poll(cx));
+            let running =
+                self.running.and_then(|index| Some((index, self.handlers.get_mut(index)?)));
+            let Some((index, handler)) = running else { unreachable!("polled after its end") };
+            let Ended { handled, event, mut scope } = ready!(handler.place.poll(cx));
             if let Err(error) = handled {
-                self.fail(error, &*event, &mut scope);
+                self.fail(index, error, &*event, &mut scope);
             }
-            let stops = self.policy == OnEventFailure::Fail && !self.failures.is_empty();
-            let next = self.running + 1;
-            if next < self.handlers.len() && !stops {
+            let next = index + 1;
+            if next < self.handlers.len() && !stops(self.policy, &self.failures) {
                 self.start_handler(next, event, scope);
                 continue;
             }
-            self.running = self.handlers.len();
+            self.running = None;
             let answered = match self.failures.is_empty() {
                 true => Ok(()),
                 false => ended(std::mem::take(&mut self.failures), self.policy),
             };
-            event.clear();
-            self.slot = Some(event);
+            self.slot = event.into_spare();
             return Poll::Ready((scope, answered));
         }
     }
@@ -103,32 +109,98 @@ impl PreparedRun<'_> {
 impl Drop for PreparedRun<'_> {
     #[inline]
     fn drop(&mut self) {
-        let PreparedEvent { handlers, running, failures, .. } = &mut *self.0;
-        if let Some(handler) = handlers.get_mut(*running) {
-            *running = usize::MAX;
-            failures.clear();
-            handler.place.clear();
+        if let Some(running) = self.0.running.take() {
+            // Dropped after the handler, and not left to the next event.
+            let _failures = std::mem::take(&mut self.0.failures);
+            if let Some(handler) = self.0.handlers.get_mut(running) {
+                handler.place.clear();
+            }
         }
     }
 }
 
 impl EventRounds {
-    /// The handlers of a consumed event of these types, for one worker. `None` if they run in parallel, or if there are
-    /// none.
+    /// The handlers of a consumed event of these types, for one worker. `None` if they run in parallel, if one has a large
+    /// future, or if there are none.
     pub(crate) fn prepare(&self, types: [TypeId; 2]) -> Option<PreparedEvent> {
         let bound = types.into_iter().flat_map(|of| self.map.handlers(of));
-        let handlers: Vec<_> =
-            bound.map(|bound| PreparedHandler { name: bound.name, place: bound.place() }).collect();
+        let prepare = |bound: &BoundHandler| {
+            Some(PreparedHandler { name: bound.name, place: bound.place()? })
+        };
+        let handlers = bound.map(prepare).collect::<Option<Vec<_>>>()?;
         if self.options.concurrency > 1 || handlers.is_empty() {
             return None;
         }
         Some(PreparedEvent {
-            running: handlers.len(),
+            running: None,
             handlers,
             policy: self.options.of_consumed(),
             slot: None,
             emitted: 0,
             failures: Vec::new(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Waker;
+
+    use super::*;
+    use crate::event::{EventHandler, EventMap, NotificationEvent, Slot};
+
+    #[derive(serde::Serialize, cqrs_macros::Notification)]
+    #[cqrs(crate = "crate")]
+    struct Told(u32);
+
+    /// Counts its futures that exist. The first one fails at 1, the second one waits at 1.
+    struct Acts(bool, Arc<AtomicUsize>);
+
+    struct Counted<'c>(&'c AtomicUsize);
+
+    impl Drop for Counted<'_> {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    impl EventHandler<Told> for Acts {
+        async fn handle(&self, event: &Told, _: &mut Scope) -> Result<(), HandlerError> {
+            self.1.fetch_add(1, Ordering::SeqCst);
+            let _counted = Counted(&self.1);
+            match (event.0, self.0) {
+                (1, true) => return Err(HandlerError::permanent("it fails")),
+                (1, false) => std::future::pending().await,
+                _ => {}
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn dropped_run_leaves_nothing_to_the_next_event() {
+        let count = Arc::new(AtomicUsize::new(0));
+        let [first, second] = [true, false].map(|is_first| Acts(is_first, Arc::clone(&count)));
+        let mut rounds = EventRounds {
+            map: EventMap::new().bind::<Told, _>(first).bind::<Told, _>(second),
+            ..EventRounds::default()
+        };
+        rounds.options.on_failure = OnEventFailure::FinishRound;
+        let types = [TypeId::of::<Told>(), TypeId::of::<NotificationEvent<Told>>()];
+        let mut prepared = rounds.prepare(types).unwrap();
+        let mut cx = Context::from_waker(Waker::noop());
+        for number in [0, 1, 0, 1, 1, 0] {
+            let event = Slot::fill(prepared.take_slot(), NotificationEvent::new(Told(number)));
+            let mut run = prepared.start(event, Scope::new());
+            match run.poll(&mut cx) {
+                Poll::Ready((_, answered)) => assert!(number == 0 && answered.is_ok()),
+                Poll::Pending => assert_eq!((number, count.load(Ordering::SeqCst)), (1, 1)),
+            }
+            drop(run);
+            assert_eq!(count.load(Ordering::SeqCst), 0, "the handler that waits is dropped");
+            assert_eq!(prepared.slot.is_some(), number == 0);
+        }
     }
 }

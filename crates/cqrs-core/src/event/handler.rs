@@ -185,8 +185,8 @@ pub(crate) trait DynEventHandler: Send + Sync {
         scope: &'a mut Scope,
     ) -> BoxFuture<'a, Result<(), HandlerError>>;
 
-    /// A place for its runs.
-    fn place(self: Arc<Self>) -> Box<dyn HandlerPlace>;
+    /// A place for its runs. `None` if its future is large.
+    fn place(self: Arc<Self>) -> Option<Box<dyn HandlerPlace>>;
 }
 
 pub(crate) struct Typed<E, H>(pub(crate) H, pub(crate) PhantomData<fn(E)>);
@@ -203,11 +203,14 @@ impl<E: Event, H: EventHandler<E>> DynEventHandler for Typed<E, H> {
         }
     }
 
-    fn place(self: Arc<Self>) -> Box<dyn HandlerPlace> {
-        Place::new(self, |this, event, mut scope| async move {
+    fn place(self: Arc<Self>) -> Option<Box<dyn HandlerPlace>> {
+        let place = Place::new(self, |this, event, mut scope| async move {
+            // Dropped, the block drops what it captures in the order in which it names it: the scope, which rolls back,
+            // before the event.
+            let in_use = &mut scope;
             let handled = match event.argument(TypeId::of::<E>()).and_then(|of| of.downcast_ref()) {
                 Some(event) => {
-                    let run = pin!(async { this.0.handle(event, &mut scope).await });
+                    let run = pin!(async { this.0.handle(event, in_use).await });
                     caught_panic(|| run)
                         .await
                         .unwrap_or_else(|panic| Err(HandlerError::panicked(panic.into_text())))
@@ -215,7 +218,8 @@ impl<E: Event, H: EventHandler<E>> DynEventHandler for Typed<E, H> {
                 None => Err(wrong_event::<E>()),
             };
             (this, Ended { handled, event, scope })
-        })
+        })?;
+        Some(Box::new(place))
     }
 }
 

@@ -31,8 +31,8 @@ pub(crate) struct BoundHandler {
 }
 
 impl BoundHandler {
-    /// A place for runs of the handler.
-    pub(crate) fn place(&self) -> Box<dyn HandlerPlace> {
+    /// A place for runs of the handler. `None` if its future is large.
+    pub(crate) fn place(&self) -> Option<Box<dyn HandlerPlace>> {
         Arc::clone(&self.handler).place()
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use super::handler::HandlerError;
-use super::slot::EventSlot;
+use super::slot::{EventSlot, MOST_KEPT};
 use crate::scope::Scope;
 
 /// A handler's run that has ended, with what it was started with.
@@ -29,9 +29,6 @@ pub(crate) trait HandlerPlace: Send {
     fn clear(&mut self);
 }
 
-/// The future of a larger one is not kept between runs.
-const MOST_KEPT: usize = 4_096;
-
 /// The place of the handler `H`, whose runs are futures `F`.
 pub(super) struct Place<H, F> {
     handler: Arc<H>,
@@ -42,11 +39,12 @@ pub(super) struct Place<H, F> {
 }
 
 impl<H, F> Place<H, F> {
+    /// `None` if the future is large: it is copied into its place, which costs more than an allocation then.
     pub(super) fn new(
         handler: Arc<H>,
         run: fn(Arc<H>, Box<dyn EventSlot>, Scope) -> F,
-    ) -> Box<Self> {
-        Box::new(Self { handler, run, spare: None, running: None })
+    ) -> Option<Self> {
+        (size_of::<F>() <= MOST_KEPT).then(|| Self { handler, run, spare: None, running: None })
     }
 }
 
@@ -76,9 +74,6 @@ where
     fn clear(&mut self) {
         if let Some(running) = &mut self.running {
             running.set(None);
-        }
-        if size_of::<F>() > MOST_KEPT {
-            self.running = None;
         }
     }
 }
@@ -131,10 +126,9 @@ mod tests {
         }
     }
 
-    fn place<const SIZE: usize>() -> (Box<dyn HandlerPlace>, Arc<AtomicUsize>) {
-        let count = Arc::new(AtomicUsize::new(0));
-        let handler = Acts::<SIZE>(Arc::clone(&count));
-        (Arc::new(Typed(handler, PhantomData::<fn(Told)>)).place(), count)
+    fn place<const SIZE: usize>(count: &Arc<AtomicUsize>) -> Option<Box<dyn HandlerPlace>> {
+        let handler = Acts::<SIZE>(Arc::clone(count));
+        Arc::new(Typed(handler, PhantomData::<fn(Told)>)).place()
     }
 
     fn start(place: &mut dyn HandlerPlace, number: u32) {
@@ -148,8 +142,9 @@ mod tests {
         }
     }
 
-    fn outcomes_do_not_depend_on_the_runs_before<const SIZE: usize>() {
-        let (mut place, running) = place::<SIZE>();
+    fn outcomes_do_not_depend_on_the_runs_before(clears: bool) {
+        let running = Arc::new(AtomicUsize::new(0));
+        let mut place = place::<8>(&running).unwrap();
         assert!(poll(&mut *place).is_none(), "nothing runs");
         for number in [0, 3, 0, 2, 1, 0, 1, 3, 1, 1, 2, 0] {
             start(&mut *place, number);
@@ -157,7 +152,7 @@ mod tests {
                 None => {
                     assert_eq!((number, running.load(Ordering::SeqCst)), (1, 1));
                     // Else the next start drops it.
-                    if SIZE.is_multiple_of(2) {
+                    if clears {
                         place.clear();
                         assert_eq!(running.load(Ordering::SeqCst), 0);
                     }
@@ -177,9 +172,13 @@ mod tests {
     }
 
     #[test]
-    fn runs_are_independent_in_kept_and_in_large_futures() {
-        outcomes_do_not_depend_on_the_runs_before::<8>();
-        outcomes_do_not_depend_on_the_runs_before::<9>();
-        outcomes_do_not_depend_on_the_runs_before::<MOST_KEPT>();
+    fn runs_are_independent() {
+        outcomes_do_not_depend_on_the_runs_before(false);
+        outcomes_do_not_depend_on_the_runs_before(true);
+    }
+
+    #[test]
+    fn large_future_has_no_place() {
+        assert!(place::<MOST_KEPT>(&Arc::default()).is_none());
     }
 }

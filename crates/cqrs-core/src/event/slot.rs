@@ -9,12 +9,15 @@ use super::notification::{Notification, NotificationEvent};
 
 /// A consumed event in an allocation that is used again, with its type erased.
 ///
-/// It is empty before its first event and from [`clear`](Self::clear) on. An empty one has the name of its type, no id,
-/// and nothing for a handler.
+/// An empty one has the name of its type, no id, and nothing for a handler.
 pub(crate) trait EventSlot: AnyEvent {
-    /// Drops the event. If its destructor panics, the slot is empty all the same.
-    fn clear(&mut self);
+    /// Drops the event. The empty slot is for the next one, unless it is too large to be kept.
+    fn into_spare(self: Box<Self>) -> Option<Box<dyn EventSlot>>;
 }
+
+/// The size of the largest slot, and of the largest future of a handler, that a worker keeps: it has one for each route
+/// and one for each handler.
+pub(super) const MOST_KEPT: usize = 2_048;
 
 /// The slot of one type of events.
 pub(crate) struct Slot<P>(Option<NotificationEvent<P>>);
@@ -40,8 +43,12 @@ impl<P: Notification> Slot<P> {
 }
 
 impl<P: Notification> EventSlot for Slot<P> {
-    fn clear(&mut self) {
+    fn into_spare(mut self: Box<Self>) -> Option<Box<dyn EventSlot>> {
         self.0 = None;
+        match size_of::<Self>() > MOST_KEPT {
+            true => None,
+            false => Some(self),
+        }
     }
 }
 
@@ -68,8 +75,6 @@ impl<P: Notification> AnyEvent for Slot<P> {
 
 #[cfg(test)]
 mod tests {
-    use std::panic::{AssertUnwindSafe, catch_unwind};
-
     use super::*;
 
     #[derive(serde::Serialize, cqrs_macros::Notification)]
@@ -78,12 +83,13 @@ mod tests {
 
     #[derive(serde::Serialize, cqrs_macros::Notification)]
     #[cqrs(crate = "crate")]
-    struct Fragile;
+    struct Other;
 
-    impl Drop for Fragile {
-        fn drop(&mut self) {
-            panic!("it is dropped")
-        }
+    #[derive(serde::Serialize, cqrs_macros::Notification)]
+    #[cqrs(crate = "crate")]
+    struct Large {
+        #[serde(skip)]
+        _filling: [u8; MOST_KEPT],
     }
 
     fn told(number: u32) -> NotificationEvent<Told> {
@@ -96,10 +102,10 @@ mod tests {
 
     #[test]
     fn slot_of_the_type_is_filled_again() {
-        let mut slot = Slot::fill(None, told(1));
+        let slot = Slot::fill(None, told(1));
         let at = std::ptr::from_ref(&*slot).addr();
         assert_eq!(number(&*slot), Some(1));
-        slot.clear();
+        let slot = slot.into_spare().unwrap();
         assert_eq!((number(&*slot), slot.id(), slot.name()), (None, None, "Told"));
         let event = told(2);
         let id = event.event_id;
@@ -110,9 +116,13 @@ mod tests {
 
     #[test]
     fn slot_of_another_type_is_not_used() {
-        let mut other = Slot::fill(None, NotificationEvent::new(Fragile));
-        assert!(catch_unwind(AssertUnwindSafe(|| other.clear())).is_err());
-        assert!(other.argument(TypeId::of::<Fragile>()).is_none(), "empty after the panic");
-        assert_eq!(number(&*Slot::fill(Some(other), told(1))), Some(1));
+        let other = Slot::fill(None, NotificationEvent::new(Other));
+        assert_eq!(number(&*Slot::fill(other.into_spare(), told(1))), Some(1));
+    }
+
+    #[test]
+    fn large_slot_is_not_kept() {
+        let large = Slot::fill(None, NotificationEvent::new(Large { _filling: [0; MOST_KEPT] }));
+        assert!(large.into_spare().is_none());
     }
 }

@@ -87,8 +87,13 @@ impl EventMediator {
         let mut level = SendLevel::default();
         let answered = match inner.middlewares.is_empty() {
             true => {
-                let run = pin!(inner.rounds.run_consumed(&*event, &mut scope));
-                level.run(run).await.map_err(SendError::Handler)
+                let answered = {
+                    let run = pin!(inner.rounds.run_consumed(&*event, &mut scope));
+                    level.run(run).await
+                };
+                // If its destructor panics, nothing is committed yet.
+                drop(event);
+                answered.map_err(SendError::Handler)
             }
             false => level.run(Box::pin(run_chain(inner, event, &mut scope))).await,
         };

@@ -101,7 +101,14 @@ fn created(step: u32) -> UserCreated {
 
 /// Events of two types in one worker: each handler sees each event once, with a scope of its own, whatever happened to
 /// the events before.
-async fn every_event_is_handled_alone(steps: Vec<u32>, concurrency: usize, policy: OnEventFailure) {
+///
+/// With a timeout the worker does not prepare the handlers: the same must hold.
+async fn every_event_is_handled_alone(
+    steps: Vec<u32>,
+    subscription: Subscription,
+    attempts: u32,
+    policy: OnEventFailure,
+) {
     let (broker, seen) = (MemoryBroker::new(), Records::default());
     let mediator = EventMediator::builder()
         .event::<NotificationEvent<UserCreated>, _>(Acts(seen.clone()))
@@ -111,24 +118,25 @@ async fn every_event_is_handled_alone(steps: Vec<u32>, concurrency: usize, polic
         .build()
         .unwrap();
     let mut expected = BTreeMap::new();
-    let mut expect = |what: String| *expected.entry(what).or_insert(0) += 1;
+    let mut expect = |what: String, times| *expected.entry(what).or_insert(0) += times;
     let mut handled = 0;
     for (index, &step) in steps.iter().enumerate() {
         if step % 5 == 0 {
             publish_event(&broker, UserDeleted { user_id: index.to_string() }).await;
-            expect(format!("deleted {index}"));
+            expect(format!("deleted {index}"), 1);
             handled += 1;
             continue;
         }
         publish_event(&broker, created(step)).await;
         let (first, second) = (Act::of(step / 6), Act::of(step));
-        expect(format!("payload {step}"));
+        let succeeds = first.succeeds() && second.succeeds();
+        let times = if succeeds { 1 } else { attempts };
+        expect(format!("payload {step}"), times);
         if first.succeeds() || policy == OnEventFailure::FinishRound {
-            expect(format!("whole {step} again"));
+            expect(format!("whole {step} again"), times);
         }
-        handled += u64::from(first.succeeds() && second.succeeds());
+        handled += u64::from(succeeds);
     }
-    let subscription = users().json::<UserDeleted>().retry(Retry::none()).concurrency(concurrency);
     let running = run(&broker, subscription, mediator);
     let all = steps.len() as u64;
     until("all ended", || {
@@ -150,39 +158,54 @@ proptest! {
     fn every_event_meets_its_handlers_once(
         steps in proptest::collection::vec(0..36_u32, 1..60),
         concurrency in 1..4_usize,
+        retries in 0..3_u32,
         finishes in any::<bool>(),
+        prepares in any::<bool>(),
     ) {
         let policy = if finishes { OnEventFailure::FinishRound } else { OnEventFailure::Fail };
+        let retry = Retry::none().immediate((0..retries).map(|_| Duration::from_millis(50)));
+        let mut subscription =
+            users().json::<UserDeleted>().retry(retry).concurrency(concurrency);
+        if !prepares {
+            subscription = subscription.timeout(Duration::from_secs(3_600));
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
-        runtime.unwrap().block_on(every_event_is_handled_alone(steps, concurrency, policy));
+        runtime.unwrap().block_on(every_event_is_handled_alone(steps, subscription, retries + 1, policy));
     }
 }
 
 /// Counts its values that exist.
 static ALIVE: AtomicUsize = AtomicUsize::new(0);
+/// What was dropped, in order.
+static DROPPED: Mutex<Vec<&str>> = Mutex::new(Vec::new());
 
 #[derive(Debug, Serialize, Deserialize, Notification)]
 #[cqrs(crate = "cqrs_core", name = "UserCreated", topic = "users", key = "user_id")]
 struct Counted {
     user_id: String,
     step: u32,
-    #[serde(skip, default = "Alive::new")]
+    #[serde(skip, default = "of_event")]
     _alive: Alive,
 }
 
 #[derive(Debug)]
-struct Alive;
+struct Alive(&'static str);
+
+fn of_event() -> Alive {
+    Alive::new("event")
+}
 
 impl Alive {
-    fn new() -> Self {
+    fn new(of: &'static str) -> Self {
         ALIVE.fetch_add(1, Ordering::SeqCst);
-        Self
+        Self(of)
     }
 }
 
 impl Drop for Alive {
     fn drop(&mut self) {
         ALIVE.fetch_sub(1, Ordering::SeqCst);
+        DROPPED.lock().unwrap().push(self.0);
     }
 }
 
@@ -191,11 +214,11 @@ struct Waits;
 
 impl EventHandler<Counted> for Waits {
     async fn handle(&self, event: &Counted, scope: &mut Scope) -> Result<(), HandlerError> {
-        assert_eq!(ALIVE.load(Ordering::SeqCst), 1, "the event before it is kept");
-        scope.insert(Alive::new());
+        scope.insert(Alive::new("scope"));
+        let _alive = Alive::new("handler");
         match event.step {
             1 => std::future::pending().await,
-            2 => Err(HandlerError::permanent("it fails")),
+            2 => Err(HandlerError::retryable("it fails")),
             3 => panic!("it panics"),
             _ => Ok(()),
         }
@@ -207,26 +230,30 @@ impl EventHandler<Counted> for Waits {
 async fn event_and_scope_are_dropped_at_end_of_attempt() {
     let (broker, alive) = (MemoryBroker::new(), || ALIVE.load(Ordering::SeqCst));
     let events = EventMediator::builder().event::<Counted, _>(Waits).build().unwrap();
-    let subscription = Subscription::to("users").group("mailer").json::<Counted>();
-    let running = run(&broker, subscription.retry(Retry::none()), events);
-    for (step, ended) in [(0, 1), (2, 2), (3, 3), (0, 4)] {
+    let retry = Retry::none().immediate([Duration::from_secs(60)]);
+    let subscription = Subscription::to("users").group("mailer").json::<Counted>().retry(retry);
+    let running = run(&broker, subscription, events);
+    for (step, failed, ended) in [(0, 0, (1, 0)), (2, 2, (1, 1)), (3, 4, (1, 2)), (0, 4, (2, 2))] {
+        let counts = || running.health.subscriptions().remove(0).counts;
+        let failed_before = counts().failed_attempts;
         publish(&broker, "ada", step).await;
-        until("ended", || {
-            let counts = running.health.subscriptions().remove(0).counts;
-            counts.handled + counts.dead_lettered == ended
-        })
-        .await;
-        assert_eq!(alive(), 0, "after step {step}");
+        if failed > failed_before {
+            until("failed", || counts().failed_attempts > failed_before).await;
+            assert_eq!(alive(), 0, "while step {step} waits for its next attempt");
+        }
+        until("ended", || (counts().handled, counts().dead_lettered) == ended).await;
+        assert_eq!((alive(), counts().failed_attempts), (0, failed), "after step {step}");
     }
     publish(&broker, "ada", 1).await;
-    until("it waits", || alive() == 2).await;
+    until("it waits", || alive() == 3).await;
+    DROPPED.lock().unwrap().clear();
     running.stop.stop_now();
     let report = running.end().await;
     assert_eq!(
         (report.subscriptions[0].cancelled, report.subscriptions[0].counts.given_back),
         (1, 1)
     );
-    assert_eq!(alive(), 0, "a cancelled handler, its scope and its event");
+    assert_eq!(*DROPPED.lock().unwrap(), ["handler", "scope", "event"]);
 }
 
 /// Emits an event, and fails at step 1.

@@ -15,33 +15,47 @@ use super::process::{begin, conclude, not_before, process, revoked};
 use super::read::{by_policy, decode_prepared};
 use super::routes::Decoded;
 use super::settle::after_ack;
-use super::spec::Spec;
+use super::spec::{Limits, Spec};
 use crate::broker::BoxFuture;
 use crate::consume::Received;
-use crate::dispatch::{PreparedEvent, panic_message};
+use crate::dispatch::{PreparedEvent, boxed, panic_message};
 use crate::mediator::{EventMediator, EventSendError, SendEnd, SendLevel, SendRun};
 use crate::scope::Scope;
 
 /// The handlers of a subscription, prepared for one worker.
-pub(super) struct Prepared {
-    mediator: EventMediator,
+pub(super) struct Prepared<'c> {
+    handler: &'c EachHandler,
+    mediator: &'c EventMediator,
     /// Those of each route.
     events: Vec<PreparedEvent>,
 }
 
-impl Prepared {
+impl<'c> Prepared<'c> {
     /// `None` if the handlers are not those of one mediator, or if something runs around them.
-    pub(super) fn of(spec: &Spec) -> Option<Self> {
-        let HandlerKind::Each(EachHandler::Mediator(mediator)) = &spec.handler else { return None };
-        let runs_alone = spec.middlewares.is_empty()
-            && spec.decoders.is_empty()
-            && spec.inbox.is_none()
-            && spec.limits.timeout.is_none();
-        if !runs_alone {
+    pub(super) fn of(spec: &'c Spec) -> Option<Self> {
+        // All fields, so that a new one is not forgotten here.
+        let Spec {
+            handler: HandlerKind::Each(handler @ EachHandler::Mediator(mediator)),
+            routes,
+            middlewares,
+            decoders,
+            inbox: None,
+            limits: Limits { timeout: None, concurrency: _, max_body_size: _, max_crashes: _ },
+            group: _,
+            policies: _,
+            undecodable: _,
+            retry: _,
+            dead_letter: _,
+            most_held: _,
+        } = spec
+        else {
+            return None;
+        };
+        if !middlewares.is_empty() || !decoders.is_empty() {
             return None;
         }
-        let events = spec.routes.iter().map(|route| mediator.prepare(route.types()));
-        Some(Self { events: events.collect::<Option<_>>()?, mediator: mediator.clone() })
+        let events = routes.iter().map(|route| mediator.prepare(route.types()));
+        Some(Self { handler, mediator, events: events.collect::<Option<_>>()? })
     }
 
     /// As [`process`], with these handlers for the first attempt.
@@ -50,30 +64,38 @@ impl Prepared {
         ctx: &'a SubscriptionContext,
         job: Job,
     ) -> PreparedProcess<'a> {
-        let (mediator, stage) = (&self.mediator, Stage::New(&mut self.events));
-        PreparedProcess { ctx, mediator, stage, level: SendLevel::default(), job: Some(job) }
+        PreparedProcess {
+            ctx,
+            handler: self.handler,
+            mediator: self.mediator,
+            progress: Progress::New(&mut self.events),
+            level: SendLevel::default(),
+            job: Some(job),
+        }
     }
 }
 
 /// The future of [`Prepared::process`]. Dropped, it drops a handler that runs, with its scope, and then the job.
 pub(super) struct PreparedProcess<'a> {
     ctx: &'a SubscriptionContext,
+    handler: &'a EachHandler,
     mediator: &'a EventMediator,
-    stage: Stage<'a>,
+    progress: Progress<'a>,
     level: SendLevel,
     /// `None` once another future has it, and at the end.
     job: Option<Job>,
 }
 
-enum Stage<'a> {
+enum Progress<'a> {
     New(&'a mut [PreparedEvent]),
     Running(SendRun<'a>),
+    /// The handlers have run, but the attempt has not ended.
+    Ending(BoxFuture<'a, Verdict>),
     Acking,
-    /// Whatever is rare.
     Other(BoxFuture<'a, JobOutcome>),
 }
 
-/// The end of the first attempt if its message is not handled, or not yet.
+/// The end of the handlers if the message is not handled, or not yet.
 enum Unhandled<'a> {
     Verdict(Verdict),
     NotSent(EventSendError),
@@ -85,43 +107,45 @@ impl<'a> Future for PreparedProcess<'a> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<JobOutcome> {
         let this = self.get_mut();
-        let ctx = this.ctx;
-        if let Stage::New(_) = this.stage
+        let (ctx, handler) = (this.ctx, this.handler);
+        if let Progress::New(_) = this.progress
             && let Some(job) = &mut this.job
         {
             if job.held.is_some() || not_before(ctx, job).is_some() {
-                this.go_on(|job| Box::pin(process(ctx, job)));
+                this.go_on(|job| boxed(|| process(ctx, job)));
             } else if !begin(job) {
                 return this.end(revoked);
             }
         }
-        if let Stage::New(_) | Stage::Running(_) = this.stage {
-            match ready!(this.attempt(cx)) {
-                Ok(()) => this.stage = Stage::Acking,
-                Err(unhandled) => {
-                    let (mediator, level) = (this.mediator, std::mem::take(&mut this.level));
-                    let rest = |job| after_handlers(ctx, mediator, job, *unhandled, level);
-                    this.go_on(|job| Box::pin(rest(job)));
-                }
+        if let Progress::New(_) | Progress::Running(_) = this.progress {
+            match ready!(this.run(cx)) {
+                Ok(()) => this.progress = Progress::Acking,
+                Err(unhandled) => this.end_attempt(unhandled),
             }
         }
-        match (&mut this.stage, &mut this.job) {
-            (Stage::Other(other), _) => other.as_mut().poll(cx),
-            (Stage::Acking, Some(job)) => {
+        if let Progress::Ending(end) = &mut this.progress {
+            match ready!(end.as_mut().poll(cx)) {
+                Verdict::Handled => this.progress = Progress::Acking,
+                verdict => this.go_on(|job| boxed(|| conclude(ctx, job, handler, verdict))),
+            }
+        }
+        match (&mut this.progress, &mut this.job) {
+            (Progress::Other(other), _) => other.as_mut().poll(cx),
+            (Progress::Acking, Some(job)) => {
                 let acked = ready!(job.settle.poll_ack(cx));
                 this.end(|job| after_ack(job, acked, |counters| &counters.handled))
             }
-            _ => Poll::Pending,
+            _ => unreachable!("polled after its end"),
         }
     }
 }
 
 impl<'a> PreparedProcess<'a> {
     /// Continues with another future.
-    #[cold]
+    #[inline(never)]
     fn go_on(&mut self, other: impl FnOnce(Job) -> BoxFuture<'a, JobOutcome>) {
         if let Some(job) = self.job.take() {
-            self.stage = Stage::Other(other(job));
+            self.progress = Progress::Other(other(job));
         }
     }
 
@@ -130,31 +154,44 @@ impl<'a> PreparedProcess<'a> {
     }
 
     /// Decodes the message in the first call, and runs its handlers. A panic in user code is a failure.
-    fn attempt(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Box<Unhandled<'a>>>> {
-        let Self { ctx, mediator, stage, level, job } = self;
-        let Some(job) = job else { return Poll::Pending };
+    fn run(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Box<Unhandled<'a>>>> {
+        let Self { ctx, mediator, progress, level, job, .. } = self;
+        let Some(job) = job else { unreachable!("polled after its end") };
         level.call(|| {
-            let run = || run_handlers(ctx, mediator, stage, &job.received, cx);
+            let run = || run_handlers(ctx, mediator, progress, &job.received, cx);
             catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+                // Made here, at the level of the send: it looks whether a nested send has committed.
                 let failure = AttemptFailure::panicked(&panic_message(panic));
                 Poll::Ready(Err(Box::new(Unhandled::Verdict(Verdict::Failed(failure)))))
             })
         })
+    }
+
+    /// Begins the end of the attempt: commits or rolls back, or applies a policy. Apart from `poll`, which is smaller so.
+    #[inline(never)]
+    fn end_attempt(&mut self, unhandled: Box<Unhandled<'a>>) {
+        let (ctx, mediator, level) = (self.ctx, self.mediator, std::mem::take(&mut self.level));
+        let Some(job) = &self.job else { unreachable!("polled after its end") };
+        let received = job.received.clone();
+        self.progress = Progress::Ending(boxed(|| async move {
+            let end = end_attempt(ctx, &received, mediator, unhandled, level);
+            guarded(pin!(end)).await.unwrap_or_else(Verdict::Failed)
+        }));
     }
 }
 
 fn run_handlers<'a>(
     ctx: &SubscriptionContext,
     mediator: &'a EventMediator,
-    stage: &mut Stage<'a>,
+    progress: &mut Progress<'a>,
     received: &Received,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), Box<Unhandled<'a>>>> {
-    if let Stage::New(events) = stage {
+    if let Progress::New(events) = progress {
         let started = start_handlers(ctx, mediator, received, std::mem::take(events));
-        *stage = Stage::Running(started.map_err(Box::new)?);
+        *progress = Progress::Running(started.map_err(Box::new)?);
     }
-    let Stage::Running(run) = stage else { return Poll::Pending };
+    let Progress::Running(run) = progress else { unreachable!("its handlers have run") };
     Poll::Ready(match ready!(run.poll(cx)) {
         None => Ok(()),
         Some(end) => Err(Box::new(Unhandled::Sent(end))),
@@ -173,26 +210,20 @@ fn start_handlers<'a>(
     mediator.start(scope, &mut events[route], event).map_err(Unhandled::NotSent)
 }
 
-/// Ends the first attempt, and continues as [`process`].
-async fn after_handlers(
+async fn end_attempt(
     ctx: &SubscriptionContext,
+    received: &Received,
     mediator: &EventMediator,
-    job: Job,
-    unhandled: Unhandled<'_>,
+    unhandled: Box<Unhandled<'_>>,
     level: SendLevel,
-) -> JobOutcome {
-    let HandlerKind::Each(handler) = &ctx.spec.handler else { return JobOutcome::Done };
-    let end = async {
-        let sent = match unhandled {
-            Unhandled::Verdict(Verdict::Undecodable(case)) => {
-                return by_policy(ctx, case, &job.received).await;
-            }
-            Unhandled::Verdict(verdict) => return verdict,
-            Unhandled::NotSent(error) => Err(error),
-            Unhandled::Sent(end) => end.end(level).await,
-        };
-        Verdict::of(after_send(mediator, sent, &ctx.monitor).await)
+) -> Verdict {
+    let sent = match *unhandled {
+        Unhandled::Verdict(Verdict::Undecodable(case)) => {
+            return by_policy(ctx, case, received).await;
+        }
+        Unhandled::Verdict(verdict) => return verdict,
+        Unhandled::NotSent(error) => Err(error),
+        Unhandled::Sent(end) => end.end(level).await,
     };
-    let verdict = guarded(pin!(end)).await.unwrap_or_else(Verdict::Failed);
-    conclude(ctx, job, handler, verdict).await
+    Verdict::of(after_send(mediator, sent, &ctx.monitor).await)
 }

@@ -1,11 +1,9 @@
 //! The worker of a subscription: takes jobs from the scheduler and handles them one after the other.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use futures_util::future::Either;
 
 use super::context::SubscriptionContext;
 use super::fetch::FETCH;
@@ -51,26 +49,24 @@ async fn process_run(
     run: &mut Run<Job>,
     ended: &mut Vec<LaneId>,
     spare: &mut Spare,
-    prepared: &mut Option<Prepared>,
+    prepared: &mut Option<Prepared<'_>>,
     in_turn: &mut u32,
 ) -> bool {
     let scheduler = &ctx.scheduler;
     let mut waited = false;
     while let Some(Placed { lane, job }) = run.pop_front() {
-        let mut process = pin!(match prepared {
-            Some(prepared) => Either::Left(prepared.process(ctx, job)),
-            None => Either::Right(process(ctx, job)),
-        });
-        let outcome = poll_fn(|cx| {
-            let polled = process.as_mut().poll(cx);
-            if polled.is_pending() && !std::mem::replace(&mut waited, true) {
+        let waits = || {
+            if !std::mem::replace(&mut waited, true) {
                 // This task waits, so a woken task can run.
                 let _ = scheduler.return_jobs(lane, run, ended);
             }
-            polled
-        });
+        };
+        let outcome = match prepared {
+            Some(prepared) => noticing(pin!(prepared.process(ctx, job)), waits).await,
+            None => noticing(pin!(process(ctx, job)), waits).await,
+        };
         let mut yields = false;
-        match outcome.await {
+        match outcome {
             JobOutcome::Done => end_lane(lane, run, ended),
             JobOutcome::Acked(job) => {
                 job.recycle(spare);
@@ -105,6 +101,18 @@ async fn process_run(
         }
     }
     waited
+}
+
+/// Runs `future`, and calls `waits` each time that it has to wait.
+async fn noticing<T>(mut future: Pin<&mut impl Future<Output = T>>, mut waits: impl FnMut()) -> T {
+    poll_fn(|cx| {
+        let polled = future.as_mut().poll(cx);
+        if polled.is_pending() {
+            waits();
+        }
+        polled
+    })
+    .await
 }
 
 /// Adds `lane` to `ended`, unless the next job of the run is of the same lane.
