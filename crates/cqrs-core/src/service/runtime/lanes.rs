@@ -68,6 +68,15 @@ impl<J> Lanes<J> {
         self.ready.push_back(Placed { lane, job });
     }
 
+    /// Adds jobs at the end of one lane.
+    pub(super) fn push_all(&mut self, lane: LaneId, mut jobs: impl Iterator<Item = J>) {
+        let Some(first) = jobs.next() else { return };
+        self.push(Some(lane), first);
+        if let Some(waiting) = self.lanes.get_mut(&lane) {
+            waiting.extend(jobs);
+        }
+    }
+
     /// Adds to `run`, up to `max` in all, the jobs that have been ready longest, each followed by the next
     /// jobs of its lane.
     pub(super) fn take(&mut self, run: &mut Run<J>, max: usize) {
@@ -219,6 +228,21 @@ mod tests {
         assert!(take_one(&mut lanes).is_none(), "its lane waits");
         assert_eq!(lanes.drop_held(|_| false), ["first"]);
         assert_eq!(take_one(&mut lanes).map(|placed| placed.job), Some("second"));
+    }
+
+    #[test]
+    fn jobs_pushed_together_are_behind_those_of_their_lane() {
+        let mut lanes = Lanes::default();
+        lanes.push_all(1, 0..0);
+        assert!(lanes.lanes.is_empty(), "no job, no lane");
+        lanes.push_all(1, 0..3);
+        lanes.push_all(1, 3..5);
+        let mut run = Run::new();
+        lanes.take(&mut run, 4);
+        assert_eq!(run.drain(..).map(|placed| placed.job).collect::<Vec<_>>(), [0, 1, 2, 3]);
+        assert!(take_one(&mut lanes).is_none(), "its lane runs");
+        lanes.done(1);
+        assert_eq!(take_one(&mut lanes).map(|placed| placed.job), Some(4));
     }
 
     proptest! {

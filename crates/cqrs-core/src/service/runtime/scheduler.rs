@@ -25,6 +25,9 @@ use crate::consume::{Fetch, Source, Spare};
 /// The time after which the subscription's task polls a source that no worker polls.
 const UNPOLLED: Duration = Duration::from_millis(100);
 
+/// The lane of all jobs in strict order.
+const STRICT: LaneId = 0;
+
 /// Hands jobs to workers, and the source to one idle worker at a time.
 ///
 /// A worker without a job takes the source, if it is free, and polls it. It puts the deliveries into
@@ -188,9 +191,9 @@ impl Scheduler {
             jobs.for_each(drop);
             return drop(source);
         }
-        for job in jobs {
-            let lane = self.lane(&job);
-            state.lanes.push(lane, job);
+        match self.is_strict() && !self.is_batch {
+            true => state.lanes.push_all(STRICT, jobs),
+            false => jobs.for_each(|job| state.lanes.push(self.lane(&job), job)),
         }
         state.source = Some(source);
         state.spare.wants_settles = fetch.spare.wants_settles;
@@ -265,7 +268,7 @@ impl Scheduler {
             return None;
         }
         if self.is_strict() {
-            return Some(0);
+            return Some(STRICT);
         }
         let key = job.received.key.as_ref()?;
         Some(self.hashes.hash_one((&*job.received.topic, key)))
