@@ -1,6 +1,8 @@
 //! `memory`, `consume-kafka` and `consume-amqp`: decode, dispatch and settle, against the raw clients.
 
+#[cfg(feature = "servers")]
 mod amqp;
+#[cfg(feature = "servers")]
 mod kafka;
 mod memory;
 mod meter;
@@ -14,7 +16,9 @@ use cqrs_core::{
 };
 use cqrs_protobuf::ProtobufDeserializer;
 
+#[cfg(feature = "servers")]
 pub(crate) use self::amqp::{declare, run as amqp};
+#[cfg(feature = "servers")]
 pub(crate) use self::kafka::run as kafka;
 pub(crate) use self::memory::run as memory;
 use self::meter::Meter;
