@@ -19,8 +19,8 @@ struct SharedChannels {
     unwritten: AtomicBool,
     /// Set while the server blocks the connection.
     blocked: AtomicBool,
-    /// Wakes lapin's thread as if the socket were readable. It flushes its stream in the same turn; after a wake-up as
-    /// if the socket were writable it may wait again without that.
+    /// Wakes lapin's thread as if the socket were readable: then it flushes its stream. As if the socket were writable, it
+    /// would flush only with bytes of its own.
     reader: Mutex<Option<Waker>>,
 }
 

@@ -150,7 +150,8 @@ impl<'a> PreparedProcess<'a> {
     }
 
     fn end(&mut self, end: impl FnOnce(Job) -> JobOutcome) -> Poll<JobOutcome> {
-        self.job.take().map_or(Poll::Pending, |job| Poll::Ready(end(job)))
+        let Some(job) = self.job.take() else { unreachable!("polled after its end") };
+        Poll::Ready(end(job))
     }
 
     /// Decodes the message in the first call, and runs its handlers. A panic in user code is a failure.
