@@ -1,5 +1,6 @@
 //! The producer of one `AmqpMessageBroker`: admits messages and sends each to its publisher; used by the broker.
 
+use std::hash::BuildHasher as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use cqrs_core::broker::{
 };
 use cqrs_core::consume::support::far_deadline;
 use cqrs_core::{Message, PublishError, PublishErrorKind};
+use foldhash::quality::RandomState;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -27,6 +29,7 @@ pub(crate) struct ProducerHandle {
     intake: Intake,
     publishers: Box<[mpsc::UnboundedSender<PendingConfirm>]>,
     next_keyless: AtomicUsize,
+    hasher: RandomState,
     format: Arc<FrameFormat>,
     pub(crate) status: Status,
     runtime: Handle,
@@ -75,6 +78,7 @@ impl ProducerHandle {
             intake,
             publishers: publishers.into(),
             next_keyless: AtomicUsize::new(0),
+            hasher: RandomState::default(),
             format,
             status,
             runtime,
@@ -135,7 +139,7 @@ impl ProducerHandle {
     fn publisher_of(&self, message: &Message) -> usize {
         let count = self.publishers.len().max(1);
         match &message.key {
-            Some(key) => (hash(key) % count as u64) as usize,
+            Some(key) => publisher_of_key(&self.hasher, key, count),
             None => self.next_keyless.fetch_add(1, Ordering::Relaxed) % count,
         }
     }
@@ -158,13 +162,9 @@ impl ProducerHandle {
     }
 }
 
-/// The FNV-1a hash of a key (draft-eastlake-fnv), its high half, which all bytes change. Not against chosen keys:
-/// these can only crowd one channel.
-fn hash(key: &[u8]) -> u64 {
-    let hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    hash >> 32
+/// The publisher, of `count`, of all messages with this key.
+fn publisher_of_key(hasher: &RandomState, key: &[u8], count: usize) -> usize {
+    (hasher.hash_one(key) % count as u64) as usize
 }
 
 async fn end(Tasks { publishers, connector, report }: Tasks) {
@@ -180,4 +180,27 @@ async fn end(Tasks { publishers, connector, report }: Tasks) {
         tracing::warn!(undelivered, "shut down with messages that were not confirmed");
     }
     report.send_replace(Some(ShutdownReport::new(undelivered)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_spread_over_all_publishers() {
+        let hasher = RandomState::default();
+        let shapes: [fn(u32) -> String; 3] = [
+            |number| format!("{number:04}"),
+            |number| format!("user-{number}"),
+            |number| uuid::Uuid::from_u128(number.into()).to_string(),
+        ];
+        for (shape, count) in shapes.into_iter().flat_map(|shape| [(shape, 2), (shape, 8)]) {
+            let mut messages = vec![0; count];
+            for number in 0..1_000 {
+                messages[publisher_of_key(&hasher, shape(number).as_bytes(), count)] += 1;
+            }
+            let (share, least) = (1_000 / count, messages.iter().min());
+            assert!(least >= Some(&(share / 2)), "{} of {count}: {messages:?}", shape(0));
+        }
+    }
 }
