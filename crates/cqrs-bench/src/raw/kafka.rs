@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cqrs_core::event::Timestamp;
 use cqrs_core::message::header;
-use cqrs_core::{Event as _, Notification as _, NotificationEvent};
+use cqrs_core::{Event as _, NotificationEvent};
 use futures_util::FutureExt as _;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -172,5 +172,7 @@ fn event(record: &BorrowedMessage<'_>, payload: Benched) -> NotificationEvent<Be
     let id = Uuid::try_parse_ascii(id.expect("an id")).expect("a UUID");
     let millis = record.timestamp().to_millis().expect("a time");
     let time = Timestamp::from_unix_micros(millis * 1_000);
-    NotificationEvent::from_parts(payload, id, time, Benched::NAME, Benched::topic())
+    // The topic that the record came from, as ours.
+    let topic = record.topic().to_owned();
+    NotificationEvent::from_parts(payload, id, time, Benched::NAME, topic)
 }
