@@ -65,8 +65,8 @@ impl Peer {
             pipes.lock().unwrap_or_else(PoisonError::into_inner).ask(&line)
         });
         match asked.await.expect("a line each way") {
-            Answer::Measured { value, cpu_us } => {
-                Some(Round { values: vec![value], cpu_us: Some(cpu_us) })
+            Answer::Measured { value, cpu_us, cores } => {
+                Some(Round { values: vec![value], cpu_us: Some(cpu_us), cores })
             }
             Answer::Unsupported { unsupported } => {
                 eprintln!("{}: {unsupported}", self.name);

@@ -47,7 +47,12 @@ pub(crate) enum Request {
 #[serde(untagged)]
 pub(crate) enum Answer {
     /// Calls: nanoseconds for each. Messages: their number in a second.
-    Measured { value: f64, cpu_us: f64 },
+    Measured {
+        value: f64,
+        cpu_us: f64,
+        #[serde(default)]
+        cores: Option<f64>,
+    },
     /// The framework does not have that.
     Unsupported { unsupported: String },
     /// It failed.

@@ -39,7 +39,7 @@ async fn answer(request: Request) -> Answer {
         }
     };
     match (round.values.as_slice(), round.cpu_us) {
-        (&[value], Some(cpu_us)) => Answer::Measured { value, cpu_us },
+        (&[value], Some(cpu_us)) => Answer::Measured { value, cpu_us, cores: round.cores },
         _ => Answer::Failed { error: "a round has one figure".to_owned() },
     }
 }

@@ -89,7 +89,7 @@ async fn dispatch(calls: usize, middlewares: usize, fail: bool) -> Answered {
     }
     let elapsed = start.elapsed();
     let value = elapsed.wall.as_nanos() as f64 / calls as f64;
-    Ok(Answer::Measured { value, cpu_us: elapsed.cpu_us(calls) })
+    Ok(Answer::Measured { value, cpu_us: elapsed.cpu_us(calls), cores: elapsed.cores() })
 }
 
 /// The event in the form that all sides share.
@@ -131,7 +131,7 @@ impl Handler<Event> for Count {
 
 async fn consume(target: Target, messages: usize) -> Answered {
     if messages == 0 {
-        return Ok(Answer::Measured { value: 0.0, cpu_us: 0.0 });
+        return Ok(Answer::Measured { value: 0.0, cpu_us: 0.0, cores: None });
     }
     let meter = Meter::new(messages);
     let worker = RabbitMqWorkerBuilder::new(RabbitMqConnection::connect(&target.address).await?)

@@ -59,5 +59,6 @@ pub(crate) fn per_second(count: usize, elapsed: &Elapsed) -> Answer {
     Answer::Measured {
         value: count as f64 / elapsed.wall.as_secs_f64(),
         cpu_us: elapsed.cpu_us(count),
+        cores: elapsed.cores(),
     }
 }

@@ -28,6 +28,9 @@ pub(crate) struct SideLine {
     /// Microseconds of processor time for each message: the median of the rounds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cpu_us: Option<f64>,
+    /// How many processors of the machine were busy: the median of the rounds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cores: Option<f64>,
     /// The median by the baseline's.
     pub(crate) ratio: f64,
     /// Set if one median is within the other's spread.

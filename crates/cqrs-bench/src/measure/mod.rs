@@ -46,12 +46,15 @@ pub(crate) struct Round {
     pub(crate) values: Vec<f64>,
     /// Microseconds of processor time for each message.
     pub(crate) cpu_us: Option<f64>,
+    /// The machine's busy processors.
+    pub(crate) cores: Option<f64>,
 }
 
 impl Round {
     /// `count` calls or messages in `elapsed`.
     pub(crate) fn new(unit: Unit, count: usize, elapsed: Elapsed) -> Self {
-        Self { values: vec![unit.of(count, elapsed.wall)], cpu_us: Some(elapsed.cpu_us(count)) }
+        let values = vec![unit.of(count, elapsed.wall)];
+        Self { values, cpu_us: Some(elapsed.cpu_us(count)), cores: elapsed.cores() }
     }
 }
 
@@ -96,7 +99,8 @@ impl Comparison {
         for side in sides {
             if (side.run)().await.is_some() {
                 let values = vec![Series::default(); self.metrics.len()];
-                measured.push(Measured { side, values, cpu: Series::default() });
+                let (cpu, cores) = (Series::default(), Series::default());
+                measured.push(Measured { side, values, cpu, cores });
             }
         }
         for _ in 0..self.rounds {
@@ -129,6 +133,7 @@ struct Measured<'s> {
     side: Side<'s>,
     values: Vec<Series>,
     cpu: Series,
+    cores: Series,
 }
 
 impl Measured<'_> {
@@ -140,17 +145,22 @@ impl Measured<'_> {
         if let Some(cpu) = round.cpu_us {
             self.cpu.push(cpu);
         }
+        if let Some(cores) = round.cores {
+            self.cores.push(cores);
+        }
     }
 
     fn line(&self, metric: usize, base: &Series) -> SideLine {
         let figures = &self.values[metric];
         let (least, most) = figures.spread();
+        let median = |of: &Series| (!of.is_empty()).then(|| line::round(of.median()));
         SideLine {
             side: self.side.name.clone(),
             median: line::round(figures.median()),
             least: line::round(least),
             most: line::round(most),
-            cpu_us: (!self.cpu.is_empty()).then(|| line::round(self.cpu.median())),
+            cpu_us: median(&self.cpu),
+            cores: median(&self.cores),
             ratio: (figures.ratio(base) * 1_000.0).round() / 1_000.0,
             tie: figures.is_tie(base),
         }

@@ -100,6 +100,7 @@ mod tests {
             least: median * 0.9,
             most: median * 1.1,
             cpu_us: Some(1.25),
+            cores: None,
             ratio: median / medians[0].1,
             tie: false,
         };

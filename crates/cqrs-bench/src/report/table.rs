@@ -14,18 +14,18 @@ pub(super) fn table(lines: &[Line]) -> String {
             metrics.push(&line.metric);
         }
     }
-    let mut text = match metrics.as_slice() {
-        [_] => format!(
-            "| | | {} | least to most | ratio | CPU us |\n|---|---|---|---|---|---|\n",
-            first.unit
-        ),
-        metrics => {
-            let names: Vec<_> =
-                metrics.iter().map(|metric| format!("{metric}, {}", first.unit)).collect();
-            let rule = "---|".repeat(names.len());
-            format!("| | | {} | CPU us |\n|---|---|{rule}---|\n", names.join(" | "))
-        }
-    };
+    let mut columns: Vec<String> = vec![String::new(), String::new()];
+    match metrics.as_slice() {
+        [_] => columns.extend([&first.unit, "least to most", "ratio"].map(str::to_owned)),
+        metrics => columns.extend(metrics.iter().map(|metric| format!("{metric}, {}", first.unit))),
+    }
+    columns.push("CPU us".to_owned());
+    // Results of an earlier harness have none.
+    let has_cores = lines.iter().flat_map(|line| &line.sides).any(|side| side.cores.is_some());
+    if has_cores {
+        columns.push("cores".to_owned());
+    }
+    let mut text = format!("|{}\n|{}\n", cells(&columns), "---|".repeat(columns.len()));
     for line in lines.iter().filter(|line| line.metric == metrics[0]) {
         for (place, side) in line.sides.iter().enumerate() {
             let case = if place == 0 { line.case.as_str() } else { "" };
@@ -34,13 +34,21 @@ pub(super) fn table(lines: &[Line]) -> String {
                 metrics => by_metric(lines, line, place, metrics),
             };
             let cpu = side.cpu_us.map(number).unwrap_or_default();
-            let _to_a_string = writeln!(text, "| {case} | {} | {figures} | {cpu} |", side.side);
+            let cores = side.cores.map(number).unwrap_or_default();
+            let cores = if has_cores { format!(" {cores} |") } else { String::new() };
+            let _to_a_string =
+                writeln!(text, "| {case} | {} | {figures} | {cpu} |{cores}", side.side);
         }
     }
     let loads = lines.iter().map(|line| line.load_average);
     let load = loads.fold(0.0, f64::max);
     let _to_a_string = write!(text, "\n{}; load average up to {load:.1}.", rounds(first.rounds));
     text
+}
+
+fn cells(texts: &[String]) -> String {
+    let cell = |text: &String| if text.is_empty() { " |".to_owned() } else { format!(" {text} |") };
+    texts.iter().map(cell).collect()
 }
 
 fn rounds(count: usize) -> String {
@@ -91,6 +99,17 @@ mod tests {
 
 Medians of 9 rounds; load average up to 0.5.";
         assert_eq!(table(&lines), expected);
+    }
+
+    #[test]
+    fn busy_cores_are_a_column_if_they_were_measured() {
+        let mut line = line("a", "", &[("raw", 50.0), ("ours", 100.0)]);
+        line.sides[1].cores = Some(1.5);
+        let table = table(&[line]);
+        let rows: Vec<_> = table.lines().collect();
+        assert_eq!(rows[0], "| | | msg/s | least to most | ratio | CPU us | cores |");
+        assert_eq!(rows[1], "|---|---|---|---|---|---|---|");
+        assert!(rows[2].ends_with("| 1.25 |  |") && rows[3].ends_with("| 1.25 | 1.50 |"));
     }
 
     #[test]

@@ -134,6 +134,7 @@ impl Recorder {
         Round {
             values: [0.5, 0.99, 0.999, 1.0].map(|share| running.micros(share)).to_vec(),
             cpu_us: Some(elapsed.cpu_us(pace.messages)),
+            cores: elapsed.cores(),
         }
     }
 }

@@ -20,7 +20,7 @@ pub(super) async fn consume(messages: usize, concurrency: usize, body: usize) ->
     let template = Template::new(Codec::Json, body);
     let Some(workers) = NonZeroUsize::new(concurrency) else {
         fill(&broker.publisher(), messages, &template).await?;
-        return Ok(Answer::Measured { value: 0.0, cpu_us: 0.0 });
+        return Ok(Answer::Measured { value: 0.0, cpu_us: 0.0, cores: None });
     };
     let app = RustStream::new(AppInfo::new("bench", "0.0.0")).with_broker(broker, |scope| {
         let count = subscriber("bench", Count(meter.clone()));
