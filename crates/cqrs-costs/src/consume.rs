@@ -9,10 +9,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use cqrs_core::codec::{DeserializeError, DeserializeErrorKind, Deserializer, JsonDeserializer};
 use cqrs_core::consume::Incoming;
 use cqrs_core::event::Timestamp;
+use cqrs_core::mediator::BuildError;
 use cqrs_core::message::content_type;
+use cqrs_core::scope::{CommitError, UnitOfWorkFactory};
 use cqrs_core::{
-    Event as _, EventHandler, EventMediator, HandlerError, MemoryBroker, Message, MessageBrokerExt,
-    Notification, NotificationEvent, Scope, Service, StartAt, Subscribe, Subscription,
+    DevnullMessageBroker, Event as _, EventHandler, EventMediator, HandlerError, MemoryBroker,
+    Message, MessageBrokerExt, Notification, NotificationEvent, Scope, Service, StartAt, Subscribe,
+    Subscription, UnitOfWork,
 };
 use cqrs_protobuf::{ProtobufDeserializer, ProtobufSerializer};
 use prost::Message as _;
@@ -163,19 +166,38 @@ pub(crate) fn decode<B: Body>(messages: usize) {
     });
 }
 
+/// A full queue of the memory broker, consumed.
 pub(crate) fn memory<B: Body>(messages: usize, concurrency: usize) {
+    let (runtime, broker) = full_queue::<B>(messages);
+    let subscription = Subscription::to(TOPIC).concurrency(concurrency).max_unsettled(1_000);
+    // The messages are still kept at the end: their drop is not counted.
+    service::<B>(&runtime, broker.clone(), subscription, messages);
+}
+
+/// The same with handlers that write in a unit of work, and emit an event.
+pub(crate) fn committing(messages: usize) {
+    let (runtime, broker) = full_queue::<Text>(messages);
+    let to = Subscription::to(TOPIC).max_unsettled(1_000);
+    let (handler, done) = Count::<Text>::new(messages);
+    let events = EventMediator::builder()
+        .broker(DevnullMessageBroker::new())
+        .unit_of_work(NoUnits)
+        .event::<NotificationEvent<Text>, _>(Committing { handler, event: Text::event() })
+        .build();
+    run(&runtime, broker.clone(), to.decode::<Text>(JsonDeserializer), events, &done, messages);
+}
+
+fn full_queue<B: Body>(messages: usize) -> (Runtime, MemoryBroker) {
     let (runtime, broker) = (runtime(), MemoryBroker::builder().capacity(messages).build());
-    // The group is there before the messages, and the messages are still kept at the end: neither is counted.
+    // The group is there before the messages: it is not counted.
     broker.create_group(TOPIC, GROUP, StartAt::Earliest);
-    let _kept = broker.clone();
     runtime.block_on(async {
         let body = B::bytes();
         for index in 0..messages {
             broker.publish(message::<B>(TOPIC, &body, index)).await.expect("room");
         }
     });
-    let subscription = Subscription::to(TOPIC).concurrency(concurrency).max_unsettled(1_000);
-    service::<B>(&runtime, broker, subscription, messages);
+    (runtime, broker)
 }
 
 pub(crate) fn message<B: Body>(topic: &str, body: &[u8], index: usize) -> Message {
@@ -189,12 +211,22 @@ pub(crate) fn service<B: Body>(
     subscription: Subscription,
     messages: usize,
 ) {
-    let (seen, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
-    let handler = Count::<B> { seen, messages, done: Arc::clone(&done), event: PhantomData };
+    let (handler, done) = Count::<B>::new(messages);
     let events = EventMediator::builder().event::<NotificationEvent<B>, _>(handler).build();
-    let subscription = subscription.group(GROUP).decode::<B>(B::Deserializer::default());
+    let subscription = subscription.decode::<B>(B::Deserializer::default());
+    run(runtime, broker, subscription, events, &done, messages);
+}
+
+fn run(
+    runtime: &Runtime,
+    broker: impl Subscribe,
+    subscription: Subscription,
+    events: Result<EventMediator, BuildError>,
+    done: &Notify,
+    messages: usize,
+) {
     let service = Service::builder(broker)
-        .subscribe(subscription, events.expect("a mediator"))
+        .subscribe(subscription.group(GROUP), events.expect("a mediator"))
         .build()
         .expect("a service");
     let report = block_on(runtime, service.run_until(done.notified())).expect("it ends well");
@@ -208,6 +240,13 @@ struct Count<B> {
     event: PhantomData<fn() -> B>,
 }
 
+impl<B> Count<B> {
+    fn new(messages: usize) -> (Self, Arc<Notify>) {
+        let (seen, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        (Self { seen, messages, done: Arc::clone(&done), event: PhantomData }, done)
+    }
+}
+
 impl<B: Body> EventHandler<NotificationEvent<B>> for Count<B> {
     async fn handle(
         &self,
@@ -219,5 +258,47 @@ impl<B: Body> EventHandler<NotificationEvent<B>> for Count<B> {
             self.done.notify_one();
         }
         Ok(())
+    }
+}
+
+struct Committing {
+    handler: Count<Text>,
+    event: NotificationEvent<Text>,
+}
+
+impl EventHandler<NotificationEvent<Text>> for Committing {
+    async fn handle(
+        &self,
+        event: &NotificationEvent<Text>,
+        scope: &mut Scope,
+    ) -> Result<(), HandlerError> {
+        black_box(scope.unit_of_work::<NoUnit>().await?);
+        scope.emit(self.event.clone());
+        self.handler.handle(event, scope).await
+    }
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A unit of work that costs nothing itself.
+struct NoUnit;
+
+struct NoUnits;
+
+impl UnitOfWork for NoUnit {
+    async fn commit(self) -> Result<(), CommitError> {
+        Ok(())
+    }
+
+    async fn rollback(self) -> Result<(), BoxError> {
+        Ok(())
+    }
+}
+
+impl UnitOfWorkFactory for NoUnits {
+    type Unit = NoUnit;
+
+    async fn begin(&self) -> Result<NoUnit, BoxError> {
+        Ok(NoUnit)
     }
 }

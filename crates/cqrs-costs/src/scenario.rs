@@ -43,6 +43,8 @@ pub(crate) enum Scenario {
     ConsumeJson16Lanes,
     /// As `consume-json`, with a body of two integers.
     ConsumeIntegers,
+    /// As `consume-json`, with a unit of work that is committed and an event that is published.
+    ConsumeCommitting,
     /// The consumer's thread on Kafka: from the client's poll to the stored offset.
     #[cfg(feature = "servers")]
     ConsumeKafka,
@@ -106,7 +108,10 @@ impl Scenario {
             | Self::ConsumeAmqpRaw
             | Self::PublishAmqp
             | Self::PublishAmqpRaw => 0.15,
-            Self::ConsumeJson | Self::ConsumeJson16Lanes | Self::ConsumeIntegers => 0.05,
+            Self::ConsumeJson
+            | Self::ConsumeJson16Lanes
+            | Self::ConsumeIntegers
+            | Self::ConsumeCommitting => 0.05,
             _ => 0.03,
         }
     }
@@ -128,6 +133,7 @@ impl Scenario {
             Self::ConsumeJson => consume::memory::<consume::Text>(count, 1),
             Self::ConsumeJson16Lanes => consume::memory::<consume::Text>(count, 16),
             Self::ConsumeIntegers => consume::memory::<consume::Integers>(count, 1),
+            Self::ConsumeCommitting => consume::committing(count),
             #[cfg(feature = "servers")]
             Self::ConsumeKafka => crate::servers::kafka::consume::<consume::Text>(count),
             #[cfg(feature = "servers")]
