@@ -2,13 +2,16 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 
 /// Forwards TCP connections to one server and breaks them on demand.
 ///
@@ -29,6 +32,8 @@ struct Faults {
     refuse: bool,
     blackhole: bool,
     stall: bool,
+    /// Bytes per second of one connection in one direction; `None`: as fast as it goes.
+    rate: Option<NonZeroU32>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -80,6 +85,12 @@ impl FaultProxy {
     /// off delivers what waited: the bytes are late, not lost.
     pub fn stall(&self, on: bool) {
         self.faults.send_modify(|faults| faults.stall = on);
+    }
+
+    /// Forwards at most this many bytes per second, of each connection and in each direction; `None` ends the limit.
+    /// Peers that write faster fill up the buffers and then block.
+    pub fn throttle(&self, rate: Option<NonZeroU32>) {
+        self.faults.send_modify(|faults| faults.rate = rate);
     }
 
     /// Connections that are open now.
@@ -200,16 +211,29 @@ async fn pump(
 ) -> io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
     let mut lost = false;
+    // The time before which a limited rate allows no further read. Reads that are late are made up for.
+    const LATE: Duration = Duration::from_millis(100);
+    let mut next = Instant::now();
     loop {
         let now = *faults.borrow_and_update();
         if lost && !now.blackhole {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
+        let read = async {
+            if now.rate.is_some() {
+                tokio::time::sleep_until(next).await;
+            }
+            from.read(&mut buffer).await
+        };
         let length = tokio::select! {
             biased;
             _ = faults.changed() => continue,
-            read = from.read(&mut buffer), if !now.stall => read?,
+            read = read, if !now.stall => read?,
         };
+        if let Some(rate) = now.rate {
+            next =
+                next.max(Instant::now() - LATE) + Duration::from_secs(length as u64) / rate.get();
+        }
         if length == 0 {
             return to.shutdown().await;
         }
@@ -308,6 +332,24 @@ mod tests {
         let mut back = [0; 4];
         peer.read_exact(&mut back).await.unwrap();
         assert_eq!(&back, b"late");
+    }
+
+    #[tokio::test]
+    async fn throttled_bytes_arrive_at_the_rate() {
+        let (proxy, mut peer) = connected().await;
+        let rate = 256 << 10;
+        proxy.throttle(NonZeroU32::new(rate));
+        let started = Instant::now();
+        let sent = vec![7; rate as usize / 2];
+        let mut back = vec![0; sent.len()];
+        let (mut from, mut to) = peer.split();
+        tokio::try_join!(to.write_all(&sent), from.read_exact(&mut back)).unwrap();
+        assert_eq!(back, sent);
+        // Reads of 100 ms may be late, and the last one, of up to 64 KiB, is forwarded at once.
+        let took = started.elapsed();
+        assert!(took >= Duration::from_millis(150), "{took:?}");
+        proxy.throttle(None);
+        round_trip(&mut peer).await.unwrap();
     }
 
     #[tokio::test]
