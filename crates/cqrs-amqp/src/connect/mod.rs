@@ -13,6 +13,6 @@ mod pool;
 mod socket;
 pub(crate) mod topology;
 
-pub(crate) use confirm_channel::{Answer, ConfirmChannel, Returned};
+pub(crate) use confirm_channel::{Answer, ConfirmChannel, ConfirmChannels, Returned};
 pub(crate) use connection::{Connection, Health, lost};
 pub(crate) use connector::{Connector, PooledChannel};

@@ -369,9 +369,11 @@ impl Publisher {
     }
 
     fn show_health(&self) {
-        let PublisherChannel::Open(OpenChannel { pooled, .. }) = &self.channel else { return };
+        let PublisherChannel::Open(OpenChannel { confirms, pooled }) = &self.channel else {
+            return;
+        };
         let state = match &*pooled.health.borrow() {
-            Health::Up => PublisherState::Ready,
+            Health::Up => PublisherState::Ready(confirms.connection().clone()),
             Health::Blocked(reason) => PublisherState::Blocked(Arc::clone(reason)),
             Health::Lost(error) => PublisherState::Down(Some(error.clone())),
         };

@@ -6,6 +6,7 @@ use cqrs_core::broker::BrokerState;
 use cqrs_core::consume::support::error_chain;
 use tokio::sync::Notify;
 
+use crate::connect::ConfirmChannels;
 use crate::error::{AmqpError, ErrorKind};
 
 /// The state of one publisher.
@@ -13,7 +14,8 @@ use crate::error::{AmqpError, ErrorKind};
 pub(crate) enum PublisherState {
     /// No open channel (not yet, or lost); the last error if known.
     Down(Option<AmqpError>),
-    Ready,
+    /// An open channel, one of these on its connection.
+    Ready(ConfirmChannels),
     Blocked(Arc<str>),
 }
 
@@ -84,13 +86,22 @@ impl Status {
     /// The error that delays messages now, if any.
     pub(crate) fn cause(&self) -> Option<AmqpError> {
         let publishers = self.lock();
-        publishers.states.iter().find_map(|state| match state {
+        let states = publishers.states.iter();
+        let down = states.clone().find_map(|state| match state {
             PublisherState::Down(error) => error.clone(),
             PublisherState::Blocked(reason) => {
                 let detail = format!("the server blocks publishers: {reason}");
                 Some(AmqpError::new(ErrorKind::Blocked, detail))
             }
-            PublisherState::Ready => None,
+            PublisherState::Ready(_) => None,
+        });
+        let is_slow = |state: &PublisherState| match state {
+            PublisherState::Ready(channels) => channels.has_unwritten(),
+            _ => false,
+        };
+        down.or_else(|| {
+            let detail = "messages wait to be written: the network or the server takes bytes slowly, or none";
+            states.clone().any(is_slow).then(|| AmqpError::new(ErrorKind::Connection, detail))
         })
     }
 
@@ -125,6 +136,10 @@ mod tests {
 
     use super::*;
 
+    fn ready() -> PublisherState {
+        PublisherState::Ready(ConfirmChannels::default())
+    }
+
     fn refused() -> AmqpError {
         AmqpError::new(ErrorKind::Connection, "refused")
     }
@@ -133,9 +148,9 @@ mod tests {
     fn ready_when_all_publishers_are() {
         let status = Status::new(2);
         assert_eq!(status.state(), BrokerState::Connecting { last_error: None });
-        status.set(0, PublisherState::Ready);
+        status.set(0, ready());
         assert!(matches!(status.state(), BrokerState::Connecting { .. }));
-        status.set(1, PublisherState::Ready);
+        status.set(1, ready());
         assert_eq!(status.state(), BrokerState::Ready);
         assert!(status.cause().is_none());
         status.set(1, PublisherState::Blocked("low on memory".into()));
@@ -154,10 +169,10 @@ mod tests {
             async move { status.connected().await.map_err(|error| error.kind()) }
         });
         tokio::task::yield_now().await;
-        status.set(0, PublisherState::Ready);
+        status.set(0, ready());
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
-        status.set(1, PublisherState::Ready);
+        status.set(1, ready());
         assert_eq!(waiting.await.unwrap(), Ok(()));
         let status = Status::new(2);
         status.set(1, PublisherState::Down(Some(refused())));

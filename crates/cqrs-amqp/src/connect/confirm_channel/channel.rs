@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 /// The confirm channels of one connection. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub(in crate::connect) struct ConfirmChannels(Arc<SharedChannels>);
+pub(crate) struct ConfirmChannels(Arc<SharedChannels>);
 
 #[derive(Debug, Default)]
 struct SharedChannels {
@@ -17,6 +17,8 @@ struct SharedChannels {
     version: AtomicU64,
     /// Set if a channel may have messages to write; cleared by lapin's thread before it takes them.
     unwritten: AtomicBool,
+    /// Set while the socket does not take all bytes of the messages that lapin's thread took.
+    begun: AtomicBool,
     /// Set while the server blocks the connection.
     blocked: AtomicBool,
     /// Wakes lapin's thread as if the socket were readable: then it flushes its stream. As if the socket were writable, it
@@ -115,6 +117,15 @@ impl ConfirmChannels {
         self.0.unwritten.load(Ordering::Acquire) && self.0.unwritten.swap(false, Ordering::AcqRel)
     }
 
+    pub(super) fn set_begun(&self, begun: bool) {
+        self.0.begun.store(begun, Ordering::Release);
+    }
+
+    /// True if messages that were handed over may not be written yet: the socket is full, or lapin's thread is on its way.
+    pub(crate) fn has_unwritten(&self) -> bool {
+        self.0.begun.load(Ordering::Acquire) || self.0.unwritten.load(Ordering::Acquire)
+    }
+
     /// Sets the waker of lapin's reader.
     pub(in crate::connect) fn set_reader(&self, waker: &Waker) {
         let mut reader = lock(&self.0.reader);
@@ -195,6 +206,11 @@ impl ConfirmChannel {
 
     pub(crate) fn id(&self) -> u16 {
         self.queues.id
+    }
+
+    /// The confirm channels of its connection.
+    pub(crate) fn connection(&self) -> &ConfirmChannels {
+        &self.connection
     }
 
     /// Hands over the frames of `count` whole messages, and leaves `frames` empty.

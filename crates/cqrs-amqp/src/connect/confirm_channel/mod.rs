@@ -16,7 +16,8 @@
 //! * lapin reads and writes through the stream of this crate ([`Filtered`](super::frame_filter::Filtered)), on one
 //!   thread. It flushes the stream in each turn of its loop, and a wake-up of its reader starts a turn (one of its
 //!   writer only if it has bytes itself). The [`FrameWriter`] writes in that flush. lapin writes nothing after a flush
-//!   that is pending, so the flush never is. The manifest asks for this minor version of lapin.
+//!   that is pending, so the flush never is. The manifest asks for this minor version of lapin. If lapin did not flush,
+//!   messages would stay here until they expire, and the source of their errors would say so.
 //! * lapin does not see `basic.ack`, `basic.nack` and `basic.return` of these channels, because it would close a
 //!   channel over a tag that it did not give. It counts what it reads as the server's heartbeat, so it gets a
 //!   heartbeat frame in their place, once a second.
@@ -36,7 +37,6 @@ mod reader;
 mod tests;
 mod writer;
 
-pub(super) use channel::ConfirmChannels;
-pub(crate) use channel::{Answer, ConfirmChannel, Returned};
+pub(crate) use channel::{Answer, ConfirmChannel, ConfirmChannels, Returned};
 pub(super) use reader::{AnswerReader, Recipient};
 pub(super) use writer::FrameWriter;

@@ -134,6 +134,16 @@ impl FrameWriter {
         socket: &mut S,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
+        let written = self.poll_write_frames(socket, cx);
+        self.channels.set_begun(written.is_pending());
+        written
+    }
+
+    fn poll_write_frames<S: AsyncWrite + Unpin>(
+        &mut self,
+        socket: &mut S,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         while self.written < self.frames.len() {
             let left = &self.frames[self.written..];
             match ready!(Pin::new(&mut *socket).poll_write(cx, left))? {

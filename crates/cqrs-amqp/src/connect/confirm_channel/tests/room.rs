@@ -30,6 +30,22 @@ fn messages_wake_the_reader_once_and_room_wakes_the_publisher() {
 }
 
 #[test]
+fn message_is_unwritten_until_the_socket_took_it() {
+    let mut stream = Stream::open();
+    let channel = stream.channels.open(1);
+    assert!(!stream.channels.has_unwritten());
+    send(&channel, "x");
+    assert!(stream.channels.has_unwritten(), "lapin has not flushed");
+    stream.socket().limits = [5, 0, 0].into();
+    stream.flush();
+    assert!(stream.channels.has_unwritten(), "the socket is full");
+    assert_eq!(stream.write(&bytes(&AMQPFrame::Heartbeat)), 0);
+    assert!(stream.channels.has_unwritten(), "the socket is full");
+    stream.flush();
+    assert!(!stream.channels.has_unwritten());
+}
+
+#[test]
 fn large_messages_wait_for_those_handed_over() {
     let mut stream = Stream::open();
     let channel = stream.channels.open(1);
