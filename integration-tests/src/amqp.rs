@@ -46,6 +46,11 @@ pub fn address() -> String {
     host_and_port(&dsn())
 }
 
+/// `host:port` of [`tls_dsn`].
+pub fn tls_address() -> String {
+    host_and_port(&tls_dsn())
+}
+
 fn host_and_port(dsn: &str) -> String {
     let authority = dsn.split("://").nth(1).and_then(|rest| rest.split('/').next());
     let authority = authority.expect("a dsn amqp://user:password@host:port/vhost");

@@ -10,6 +10,7 @@ mod producing;
 mod recovering;
 mod rights;
 mod settling;
+mod slow_network;
 mod unreadable;
 
 /// Held by tests with messages in quarantine: a process runs one such message at a time.

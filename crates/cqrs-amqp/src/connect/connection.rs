@@ -1,6 +1,7 @@
 //! One connection to the server, its health and its end; part of the pool, shared by its channels.
 
 use std::collections::HashSet;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -109,27 +110,38 @@ impl Connection {
 
     /// Waits for the answer to `request`. A loss of the connection ends the wait, because lapin may leave a
     /// request unanswered then; a connection that does not answer within `limit` is killed, unless the server blocks
-    /// it: then it answers after the unblock, and its messages are in flight.
+    /// it: then it answers after the unblock, and its messages are in flight. The limit starts again while messages wait
+    /// to be written, because the request may be behind one that takes longer. The heartbeat ends a connection that
+    /// takes nothing.
     pub(crate) async fn answered<T>(
         &self,
         limit: Duration,
         request: impl Future<Output = Result<T, AmqpError>>,
     ) -> Result<T, AmqpError> {
-        let mut health = self.health();
-        let answer = tokio::select! {
-            answer = tokio::time::timeout(limit, request) => answer,
-            error = lost(&mut health) => return Err(error),
-        };
-        answer.unwrap_or_else(|_elapsed| {
+        let (mut request, mut health) = (pin!(request), self.health());
+        let mut waited = self.confirm_channels.has_unwritten();
+        loop {
+            let answer = tokio::select! {
+                answer = tokio::time::timeout(limit, &mut request) => answer,
+                error = lost(&mut health) => return Err(error),
+            };
+            if let Ok(answer) = answer {
+                return answer;
+            }
             if let Health::Blocked(reason) = &*self.health.borrow() {
                 let detail = format!("{} blocks publishers: {reason}", self.address);
                 return Err(AmqpError::new(ErrorKind::Blocked, detail));
             }
-            self.kill();
-            let detail =
-                format!("{} did not answer within {limit:?} on an open connection", self.address);
-            Err(AmqpError::new(ErrorKind::ConnectionLost, detail))
-        })
+            let waits = self.confirm_channels.has_unwritten();
+            if !waited && !waits {
+                break;
+            }
+            waited = waits;
+        }
+        self.kill();
+        let detail =
+            format!("{} did not answer within {limit:?} on an open connection", self.address);
+        Err(AmqpError::new(ErrorKind::ConnectionLost, detail))
     }
 
     /// Forgets what was declared, so that the next channel declares it again.

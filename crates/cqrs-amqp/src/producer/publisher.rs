@@ -415,11 +415,7 @@ fn declare(connector: &Arc<Connector>, pooled: &PooledChannel, topic: Arc<str>) 
     let (connector, connection) = (Arc::clone(connector), Arc::clone(&pooled.connection));
     Box::pin(async move {
         let declaring = connector.topology().declare_topic(&connection, Arc::clone(&topic));
-        let limit = connector.attempt_timeout();
-        let result = tokio::time::timeout(limit, declaring).await.unwrap_or_else(|_elapsed| {
-            let detail = format!("declaring queue {topic:?}: no answer within {limit:?}");
-            Err(AmqpError::new(ErrorKind::ConnectionLost, detail))
-        });
+        let result = connection.answered(connector.attempt_timeout(), declaring).await;
         (topic, result)
     })
 }
