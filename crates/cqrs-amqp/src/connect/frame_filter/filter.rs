@@ -33,6 +33,8 @@ pub(super) struct FrameFilter {
     taken: usize,
     checked: usize,
     end: usize,
+    /// The first byte that is not checked; only while bytes are checked, the removed ones are before it.
+    next: usize,
     /// Bytes of the current frame that pass without a check and were not received yet.
     passing: u64,
     /// Bytes of the current frame that lapin does not get and that were not received yet.
@@ -51,6 +53,7 @@ impl FrameFilter {
             taken: 0,
             checked: 0,
             end: 0,
+            next: 0,
             passing: 0,
             removing: 0,
             disabled: false,
@@ -84,9 +87,16 @@ impl FrameFilter {
     /// The first `count` bytes of [`space`](Self::space) were received.
     pub(super) fn received(&mut self, count: usize) {
         self.end = (self.end + count).min(self.buffer.len());
+        self.next = self.checked;
         self.answers.begin();
         while self.advance() {}
         self.answers.finish();
+        if self.taken == self.checked {
+            (self.taken, self.checked) = (self.next, self.next);
+        } else if self.checked < self.next {
+            self.buffer.copy_within(self.next..self.end, self.checked);
+            self.end -= self.next - self.checked;
+        }
     }
 
     /// The socket ended: the rest of a frame passes.
@@ -119,24 +129,24 @@ impl FrameFilter {
 
     /// Checks the next frame, or passes the received part of a body. False if more must be received.
     fn advance(&mut self) -> bool {
-        let rest = &self.buffer[self.checked..self.end];
+        let rest = &self.buffer[self.next..self.end];
         if rest.is_empty() {
             return false;
         }
         if self.disabled {
-            self.checked = self.end;
+            self.keep(rest.len());
             return false;
         }
         if self.passing > 0 {
             let count = rest.len().min(usize::try_from(self.passing).unwrap_or(usize::MAX));
-            self.checked += count;
+            self.keep(count);
             self.bypassed(count);
             return true;
         }
         if self.removing > 0 {
             let count = rest.len().min(usize::try_from(self.removing).unwrap_or(usize::MAX));
             self.removing -= count as u64;
-            self.remove(count);
+            self.next += count;
             return true;
         }
         // Also the answer of a server of another protocol version: `AMQP0091`.
@@ -175,10 +185,9 @@ impl FrameFilter {
                 true => HEARTBEAT_FRAME.len(),
                 false => 0,
             };
-            self.buffer[self.checked..self.checked + kept]
-                .copy_from_slice(&HEARTBEAT_FRAME[..kept]);
-            self.checked += kept;
-            self.remove(total - kept);
+            self.buffer[self.next..self.next + kept].copy_from_slice(&HEARTBEAT_FRAME[..kept]);
+            self.keep(kept);
+            self.next += total - kept;
             return true;
         }
         let replaced = match kind {
@@ -186,27 +195,25 @@ impl FrameFilter {
             _ => self.checks.header(channel, payload),
         };
         match replaced {
-            None => self.checked += total,
+            None => self.keep(total),
             Some(payload) => {
                 let frame = frame_of(kind, channel, &payload);
-                let range = self.checked..self.checked + total;
-                self.checked += frame.len();
-                self.end = self.end - total + frame.len();
-                drop(self.buffer.splice(range, frame));
+                let length = frame.len();
+                drop(self.buffer.splice(self.next..self.next + total, frame));
+                self.end = self.end - total + length;
+                self.keep(length);
             }
         }
         true
     }
 
-    /// Removes `count` received bytes behind the checked ones.
-    fn remove(&mut self, count: usize) {
-        if self.taken == self.checked {
-            self.taken += count;
-            self.checked += count;
-        } else {
-            self.buffer.copy_within(self.checked + count..self.end, self.checked);
-            self.end -= count;
+    /// The next `count` bytes may be taken.
+    fn keep(&mut self, count: usize) {
+        if self.checked < self.next {
+            self.buffer.copy_within(self.next..self.next + count, self.checked);
         }
+        self.checked += count;
+        self.next += count;
     }
 }
 
