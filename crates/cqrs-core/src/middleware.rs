@@ -62,20 +62,23 @@ pub struct Failure(pub(crate) FailureKind);
 pub(crate) enum FailureKind {
     /// The handler's own error is in the invocation.
     Handler,
-    Rejected(Box<dyn Error + Send + Sync>),
+    /// In a box of its own, of one word: so an outcome, which each middleware returns, stays in registers.
+    Rejected(Box<Reason>),
 }
+
+type Reason = Box<dyn Error + Send + Sync>;
 
 impl Failure {
     /// Stops the call with `reason`; `send` returns it as `SendError::Rejected`.
     pub fn rejected(reason: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self(FailureKind::Rejected(reason.into()))
+        Self(FailureKind::Rejected(Box::new(reason.into())))
     }
 
     /// The reason why a middleware stopped the call; `None` if the handler failed, whose error is in the
     /// [`Invocation`].
     pub fn reason(&self) -> Option<&(dyn Error + Send + Sync + 'static)> {
         match &self.0 {
-            FailureKind::Rejected(reason) => Some(&**reason),
+            FailureKind::Rejected(reason) => Some(&***reason),
             FailureKind::Handler => None,
         }
     }
@@ -296,5 +299,21 @@ impl<M: Middleware> DynMiddleware for M {
             }
             outcome
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Poll;
+
+    use super::*;
+
+    #[test]
+    fn polled_outcome_is_two_words() {
+        assert_eq!(size_of::<Poll<Outcome>>(), 2 * size_of::<usize>());
+        assert_eq!(
+            Failure::rejected("no").reason().map(ToString::to_string),
+            Some("no".to_owned())
+        );
     }
 }

@@ -81,7 +81,7 @@ impl Inner {
         match ran {
             Ok(Ok(())) => Ok(()),
             Ok(Err(failure)) => match failure.0 {
-                FailureKind::Rejected(reason) => Err(SendError::Rejected(reason)),
+                FailureKind::Rejected(reason) => Err(SendError::Rejected(*reason)),
                 FailureKind::Handler if call.error().is_some() => Ok(()),
                 FailureKind::Handler => {
                     let text =

@@ -43,7 +43,7 @@ pub(super) async fn run_chain(
             Err(AttemptFailure::retryable("Rejected", text))
         }
         (Err(Failure(FailureKind::Rejected(reason))), _) => {
-            Err(AttemptFailure::rejected(&*reason, error_chain(&*reason)))
+            Err(AttemptFailure::rejected(&**reason, error_chain(&**reason)))
         }
     })
 }
