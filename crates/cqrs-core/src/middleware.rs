@@ -248,6 +248,7 @@ impl<'a> Next<'a> {
     ///
     /// # Errors
     /// If the handler failed or a later middleware stopped the call; pass it on.
+    #[inline]
     pub fn run<'c>(
         self,
         call: &'c mut Invocation<'_>,
@@ -259,6 +260,7 @@ impl<'a> Next<'a> {
     }
 
     /// As [`run`](Self::run), with the type of its future.
+    #[inline]
     pub(crate) fn boxed(self, call: &'a mut Invocation<'_>) -> BoxFuture<'a, Outcome> {
         match self.0.split_first() {
             Some((first, rest)) => first.handle(call, Next(rest)),

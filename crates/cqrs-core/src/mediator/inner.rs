@@ -74,6 +74,7 @@ impl Inner {
     }
 
     /// The end of a chain of middlewares. `Ok`: the outcome is in the answer of `call`.
+    #[inline]
     pub(super) fn ran<T, E>(
         ran: Result<Outcome, Panic>,
         call: &Invocation<'_>,

@@ -81,7 +81,10 @@ impl Mediator {
                 let chain = Next::new(&inner.middlewares);
                 let running = level.call(|| caught_panic(|| chain.boxed(&mut call)));
                 match Inner::ran(level.run(running).await, &call) {
-                    Ok(()) => answer.result.0.unwrap_or(Err(SendError::NoResponse)),
+                    Ok(()) => match answer.result.0 {
+                        Some(answered) => answered,
+                        None => Err(SendError::NoResponse),
+                    },
                     Err(error) => Err(error),
                 }
             };
