@@ -25,10 +25,10 @@ const MOST_SPARE: usize = 128;
 ///    the others by exactly one of [`done`](Self::done) and [`hold`](Self::hold).
 #[derive(Debug)]
 pub(super) struct Lanes<J> {
-    lanes: HashMap<LaneId, VecDeque<J>, BuildHasherDefault<IsHash>>,
+    lanes: HashMap<LaneId, Run<J>, BuildHasherDefault<IsHash>>,
     /// The empty queues of lanes that ended, for the next ones.
-    spare: Vec<VecDeque<J>>,
-    ready: VecDeque<Placed<J>>,
+    spare: Vec<Run<J>>,
+    ready: Run<J>,
     held: BTreeMap<(Instant, u64), Placed<J>>,
     holds: u64,
 }
@@ -60,7 +60,7 @@ impl<J> Lanes<J> {
     pub(super) fn push(&mut self, lane: Option<LaneId>, job: J) {
         if let Some(lane) = lane {
             if let Some(waiting) = self.lanes.get_mut(&lane) {
-                waiting.push_back(job);
+                waiting.push_back(Placed { lane: Some(lane), job });
                 return;
             }
             self.lanes.insert(lane, self.spare.pop().unwrap_or_default());
@@ -73,7 +73,7 @@ impl<J> Lanes<J> {
         let Some(first) = jobs.next() else { return };
         self.push(Some(lane), first);
         if let Some(waiting) = self.lanes.get_mut(&lane) {
-            waiting.extend(jobs);
+            waiting.extend(jobs.map(|job| Placed { lane: Some(lane), job }));
         }
     }
 
@@ -86,18 +86,22 @@ impl<J> Lanes<J> {
             let lane = placed.lane;
             run.push_back(placed);
             let Some(waiting) = lane.and_then(|lane| self.lanes.get_mut(&lane)) else { continue };
-            let behind = waiting.len().min(max - run.len());
-            run.extend(waiting.drain(..behind).map(|job| Placed { lane, job }));
+            // All of them together are copied at once.
+            match max - run.len() {
+                room if waiting.len() <= room => run.append(waiting),
+                room => run.extend(waiting.drain(..room)),
+            }
         }
     }
 
     /// Puts back the jobs of a run that were not started; `running` is the lane of the job before them.
     pub(super) fn put_back(&mut self, running: Option<LaneId>, run: &mut Run<J>) {
-        while let Some(Placed { lane, job }) = run.pop_back() {
+        while let Some(placed) = run.pop_back() {
             let before = run.back().map_or(running, |placed| placed.lane);
-            match lane.filter(|_| lane == before).and_then(|lane| self.lanes.get_mut(&lane)) {
-                Some(waiting) => waiting.push_front(job),
-                None => self.ready.push_front(Placed { lane, job }),
+            let lane = placed.lane.filter(|_| placed.lane == before);
+            match lane.and_then(|lane| self.lanes.get_mut(&lane)) {
+                Some(waiting) => waiting.push_front(placed),
+                None => self.ready.push_front(placed),
             }
         }
     }
@@ -106,7 +110,7 @@ impl<J> Lanes<J> {
     pub(super) fn done(&mut self, lane: LaneId) {
         let Some(waiting) = self.lanes.get_mut(&lane) else { return };
         match waiting.pop_front() {
-            Some(job) => self.ready.push_back(Placed { lane: Some(lane), job }),
+            Some(placed) => self.ready.push_back(placed),
             None => {
                 let spare = self.lanes.remove(&lane);
                 if let Some(spare) = spare.filter(|queue| queue.capacity() <= MOST_SPARE)
@@ -154,10 +158,10 @@ impl<J> Lanes<J> {
 
     /// Removes all jobs that no worker took.
     pub(super) fn drain(&mut self) -> Vec<J> {
-        let ready = std::mem::take(&mut self.ready).into_iter().map(|placed| placed.job);
-        let held = std::mem::take(&mut self.held).into_values().map(|placed| placed.job);
+        let ready = std::mem::take(&mut self.ready);
+        let held = std::mem::take(&mut self.held).into_values();
         let behind = self.lanes.values_mut().flat_map(std::mem::take);
-        ready.chain(held).chain(behind).collect()
+        ready.into_iter().chain(held).chain(behind).map(|placed| placed.job).collect()
     }
 }
 
