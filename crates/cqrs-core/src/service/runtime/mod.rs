@@ -50,6 +50,7 @@ mod routes;
 mod scheduler;
 mod settle;
 mod spec;
+mod stop_flag;
 mod task;
 mod undelivered;
 mod worker;

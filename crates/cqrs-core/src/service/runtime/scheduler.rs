@@ -19,6 +19,7 @@ use super::job::Job;
 use super::lanes::{LaneId, Lanes, Run};
 use super::monitor::Monitor;
 use super::spec::Spec;
+use super::stop_flag::StopFlag;
 use crate::consume::support::error_chain;
 use crate::consume::{Fetch, Source, Spare};
 
@@ -48,6 +49,8 @@ pub(super) struct Scheduler {
     source_returned: Notify,
     /// No job is started once this is cancelled.
     pub(super) stop: CancellationToken,
+    /// As `stop`, to be read for each job: without the lock of the token.
+    stopped: StopFlag,
     /// The error that ended the subscription.
     fatal: Mutex<Option<String>>,
 }
@@ -147,6 +150,7 @@ impl Scheduler {
             wake_ups: Semaphore::new(0),
             supervisor: Notify::new(),
             source_returned: Notify::new(),
+            stopped: StopFlag::of(&stop),
             stop,
             fatal: Mutex::new(None),
         }
@@ -157,7 +161,7 @@ impl Scheduler {
     }
 
     pub(super) fn is_stopped(&self) -> bool {
-        self.stop.is_cancelled()
+        self.stopped.is_set()
     }
 
     // ---- source
