@@ -54,6 +54,7 @@ impl<T> NumberRing<T> {
     }
 
     /// As [`get`](Self::get), to change it.
+    #[inline]
     pub fn get_mut(&mut self, number: u64) -> Option<&mut T> {
         let index = self.index(number)?;
         self.places.get_mut(index)?.value.as_mut()
@@ -106,6 +107,7 @@ impl<T> NumberRing<T> {
         self.len == 0
     }
 
+    #[inline]
     fn index(&self, number: u64) -> Option<usize> {
         let first = self.places.front()?.number;
         // True unless empty places between the two were removed.

@@ -74,6 +74,7 @@ impl Fetch {
 
     /// `settle` in the allocation of a settled delivery, if there is one. From now on acked ones are kept for it: see
     /// [`Settle::poll_ack`].
+    #[inline]
     pub fn settle<S: Settle>(&mut self, settle: S) -> Box<dyn Settle> {
         self.spare.wants_settles = true;
         if let Some(spare) = self.spare.settles.pop()

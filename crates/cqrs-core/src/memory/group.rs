@@ -223,17 +223,20 @@ impl Group {
         }
         self.last_member = Some(member);
         let mut taken = 0;
-        while taken < max
-            && let Some(delivered) = self.take_next(member)
-        {
-            deliver(delivered);
+        while taken < max && self.take_next(member, &mut deliver).is_some() {
             taken += 1;
         }
         TakeResult { taken, wakes_all: makes_queues && !self.reserved.is_empty() }
     }
 
-    fn take_next(&mut self, member: Member) -> Option<Delivered> {
-        let id = match self.pop_reserved(member) {
+    /// Delivers the next message, if there is one.
+    #[inline]
+    fn take_next(&mut self, member: Member, deliver: &mut impl FnMut(Delivered)) -> Option<()> {
+        let reserved = match self.reserved.is_empty() {
+            true => None,
+            false => self.pop_reserved(member),
+        };
+        let id = match reserved {
             Some(id) => id,
             None => self.take_ready(member)?,
         };
@@ -245,14 +248,12 @@ impl Group {
         self.in_flight += 1;
         let Entry { offset, attempt, retry, delayed, .. } = *entry;
         let (tag, message) = (Tag { number, entry: id }, entry.message.clone());
-        Some(Delivered { tag, offset, message, attempt, retry, delayed })
+        deliver(Delivered { tag, offset, message, attempt, retry, delayed });
+        Some(())
     }
 
     /// Takes the next message that is reserved for `member`, unless one that is ready for any is before it.
     fn pop_reserved(&mut self, member: Member) -> Option<EntryId> {
-        if self.reserved.is_empty() {
-            return None;
-        }
         let ready = self.ready.first_key();
         let reserved = self.reserved_for(member.id)?;
         let first = reserved.first_key()?;
@@ -324,11 +325,13 @@ impl Group {
     }
 
     /// Settles a message in flight. `None` if it was revoked.
+    #[inline]
     pub(super) fn settle(&mut self, tag: Tag) -> Option<Settled> {
-        if !self.end_delivery(tag) {
-            return None;
-        }
-        let Entry { offset, queue, .. } = self.entries.remove(tag.entry);
+        let entry = self.entries.get(tag.entry);
+        let Entry { offset, queue, .. } =
+            *entry.filter(|entry| entry.number == Some(tag.number))?;
+        self.in_flight -= 1;
+        drop(self.entries.remove(tag.entry));
         let mut wakes_one = false;
         if let Some(queue) = queue {
             wakes_one = self.end_in_flight(queue, |next| (next.offset, u64::MAX));

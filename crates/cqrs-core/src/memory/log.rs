@@ -89,6 +89,7 @@ impl Log {
     }
 
     /// The message at `offset` must be settled once less.
+    #[inline]
     pub(super) fn settle(&mut self, offset: u64) {
         let Some(kept) = self.kept.get_mut(offset) else { return };
         kept.unsettled_by -= 1;

@@ -34,7 +34,16 @@ impl<K: Ord + Copy, V> OrderedQueue<K, V> {
         }
     }
 
+    #[inline]
     pub(super) fn pop_first(&mut self) -> Option<(K, V)> {
+        match self.late.is_empty() {
+            true => self.ring.pop_front(),
+            false => self.pop_first_of_both(),
+        }
+    }
+
+    #[cold]
+    fn pop_first_of_both(&mut self) -> Option<(K, V)> {
         let first = self.ring.front().map(|(key, _)| *key);
         match self.late.first_entry() {
             Some(late) if first.is_none_or(|first| *late.key() < first) => {

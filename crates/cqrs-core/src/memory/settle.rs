@@ -5,9 +5,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::fault_plan::Fault;
-use super::group::Delivered;
+use super::group::Tag;
 use super::options::{MemoryRetry, MemorySubscription};
 use super::source_state::SourceState;
+use super::stored::StoredMessage;
 use super::topic::Topic;
 use crate::broker::{BoxFuture, MessageBrokerExt};
 use crate::consume::{DeadLetter, Delayed, RETRY_HEADERS, RetryState, Settle, SettleError};
@@ -24,14 +25,26 @@ pub(super) struct SourceTopic {
 pub(super) struct MemorySettle {
     of: Arc<SourceTopic>,
     /// `None` once it is settled.
-    delivered: Option<Delivered>,
+    delivered: Option<Unsettled>,
     /// The topic's revocations before it was taken.
     revocations: u64,
 }
 
+/// What is left of a delivery once its message is given to the runtime.
+struct Unsettled {
+    tag: Tag,
+    offset: u64,
+    message: StoredMessage,
+}
+
 impl MemorySettle {
-    pub(super) fn new(of: Arc<SourceTopic>, delivered: Delivered, revocations: u64) -> Self {
-        Self { of, delivered: Some(delivered), revocations }
+    #[inline]
+    pub(super) fn new(
+        of: Arc<SourceTopic>,
+        (tag, offset, message): (Tag, u64, StoredMessage),
+        revocations: u64,
+    ) -> Self {
+        Self { of, delivered: Some(Unsettled { tag, offset, message }), revocations }
     }
 }
 

@@ -119,9 +119,10 @@ impl MemorySource {
         self.state.delivered(self.taken.len());
         for (topic, revocations, delivered) in self.taken.drain(..) {
             let Some((_, of)) = self.topics.get(topic) else { continue };
-            let message = delivered.message.to_incoming(delivered.attempt > 1);
-            let (retry, delayed) = (delivered.retry, delivered.delayed);
-            let settle = fetch.settle(MemorySettle::new(Arc::clone(of), delivered, revocations));
+            let Delivered { tag, offset, message: stored, attempt, retry, delayed } = delivered;
+            let message = stored.to_incoming(attempt > 1);
+            let unsettled = (tag, offset, stored);
+            let settle = fetch.settle(MemorySettle::new(Arc::clone(of), unsettled, revocations));
             fetch.push(SourceDelivery { message, retry, delayed, settle });
         }
     }
