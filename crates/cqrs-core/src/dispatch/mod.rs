@@ -15,7 +15,7 @@ pub use events::{EventFailure, EventsError, OnEventFailure};
 pub(crate) use finish::{FinishError, Finisher};
 pub(crate) use gate::{Entered, Gate};
 pub(crate) use panics::{Panic, caught, caught_panic, panic_message};
-pub(crate) use prepared::{PreparedEvent, PreparedRun};
+pub(crate) use prepared::{PreparedEnd, PreparedEvent, PreparedRun};
 pub(crate) use publish::{publish_each_confirmed, publish_one};
 pub(crate) use undelivered::sealed;
 pub use undelivered::{PublishTarget, Undelivered};

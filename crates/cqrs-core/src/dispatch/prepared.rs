@@ -23,6 +23,8 @@ pub(crate) struct PreparedEvent {
     /// The length of the scope's emitted events before it.
     emitted: usize,
     failures: Vec<EventFailure>,
+    /// The end of the last run, until its caller takes it.
+    end: Option<PreparedEnd>,
 }
 
 struct PreparedHandler {
@@ -33,6 +35,12 @@ struct PreparedHandler {
 /// The run of a started event. Dropped before its end, it drops the running handler with its scope, which rolls back,
 /// and the event.
 pub(crate) struct PreparedRun<'p>(&'p mut PreparedEvent);
+
+/// The end of a run that leaves work to commit, or that failed. The events that the handlers emitted are in the scope.
+pub(crate) struct PreparedEnd {
+    pub(crate) scope: Scope,
+    pub(crate) answered: Result<(), EventsError>,
+}
 
 impl PreparedEvent {
     /// The empty slot for the next event.
@@ -47,13 +55,19 @@ impl PreparedEvent {
         PreparedRun(self)
     }
 
-    #[inline]
+    #[inline(always)]
     fn start_handler(&mut self, index: usize, event: Box<dyn EventSlot>, scope: Scope) {
         self.emitted = scope.emitted_len();
         self.running = Some(index);
         if let Some(handler) = self.handlers.get_mut(index) {
             handler.place.start(event, scope);
         }
+    }
+
+    /// Most events have one handler, so this one is apart.
+    #[inline(never)]
+    fn start_next(&mut self, index: usize, event: Box<dyn EventSlot>, scope: Scope) {
+        self.start_handler(index, event, scope);
     }
 
     /// Notes the failure of the running handler, whose events are dropped.
@@ -72,8 +86,8 @@ impl PreparedEvent {
         }
     }
 
-    /// Runs all handlers of the event, and drops it. The events that they emit stay in the scope.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Scope, Result<(), EventsError>)> {
+    /// Runs all handlers of the event, and drops it. `true` as in [`PreparedRun::poll`]; `false` leaves an `end`.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         loop {
             let running =
                 self.running.and_then(|index| Some((index, self.handlers.get_mut(index)?)));
@@ -84,7 +98,7 @@ impl PreparedEvent {
             }
             let next = index + 1;
             if next < self.handlers.len() && !stops(self.policy, &self.failures) {
-                self.start_handler(next, event, scope);
+                self.start_next(next, event, scope);
                 continue;
             }
             self.running = None;
@@ -93,16 +107,21 @@ impl PreparedEvent {
                 false => ended(std::mem::take(&mut self.failures), self.policy),
             };
             self.slot = event.into_spare();
-            return Poll::Ready((scope, answered));
+            let is_handled = answered.is_ok() && !scope.has_work();
+            if !is_handled {
+                self.end = Some(PreparedEnd { scope, answered });
+            }
+            return Poll::Ready(is_handled);
         }
     }
 }
 
 impl PreparedRun<'_> {
-    /// Runs all handlers of the event, and drops it. The events that they emit stay in the scope.
+    /// Runs all handlers of the event, and drops it. `None` if they have handled it and left no work in the scope, which
+    /// is dropped then.
     #[inline]
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Scope, Result<(), EventsError>)> {
-        self.0.poll(cx)
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<PreparedEnd>> {
+        self.0.poll(cx).map(|is_handled| if is_handled { None } else { self.0.end.take() })
     }
 }
 
@@ -138,6 +157,7 @@ impl EventRounds {
             slot: None,
             emitted: 0,
             failures: Vec::new(),
+            end: None,
         })
     }
 }
@@ -195,7 +215,7 @@ mod tests {
             let event = Slot::fill(prepared.take_slot(), NotificationEvent::new(Told(number)));
             let mut run = prepared.start(event, Scope::new());
             match run.poll(&mut cx) {
-                Poll::Ready((_, answered)) => assert!(number == 0 && answered.is_ok()),
+                Poll::Ready(end) => assert!(number == 0 && end.is_none()),
                 Poll::Pending => assert_eq!((number, count.load(Ordering::SeqCst)), (1, 1)),
             }
             drop(run);

@@ -12,7 +12,7 @@ use super::error::{EventSendError, SendError};
 use super::inner::{Inner, MediatorShutdown, route};
 use super::nesting::SendLevel;
 use crate::broker::{BoxFuture, MessageBroker, PublishError};
-use crate::dispatch::{Entered, EventsError, PreparedEvent, PreparedRun, sealed};
+use crate::dispatch::{Entered, EventsError, PreparedEnd, PreparedEvent, PreparedRun, sealed};
 use crate::event::{AnyEvent, Event, EventSlot};
 use crate::message::Message;
 use crate::middleware::{Answer, AnyResult, CallResult, InvocationKind, Outcome};
@@ -191,10 +191,11 @@ impl<'s> SendRun<'s> {
     /// Runs the handlers. `None`: the event is handled.
     #[inline]
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<SendEnd<'s>>> {
-        let (scope, answered) = ready!(self.run.poll(cx));
-        if answered.is_ok() && !scope.has_work() {
+        let Some(end) = ready!(self.run.poll(cx)) else {
+            self.entered = None;
             return Poll::Ready(None);
-        }
+        };
+        let PreparedEnd { scope, answered } = end;
         let answered = answered.map_err(SendError::Handler);
         Poll::Ready(Some(SendEnd {
             answered,

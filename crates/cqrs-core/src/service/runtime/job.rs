@@ -47,6 +47,7 @@ impl Drop for Uncounted {
 }
 
 impl Job {
+    #[inline]
     pub(crate) fn new(delivery: SourceDelivery, monitor: &Arc<Monitor>, spare: &mut Spare) -> Self {
         monitor.counters.received.one();
         Self {
@@ -66,9 +67,8 @@ impl Job {
 
     /// As [`count_as`](Self::count_as), of an acked one, but keeps it.
     #[inline]
-    pub(super) fn acked(mut self, counter: impl FnOnce(&Counters) -> &Counter) -> Self {
+    pub(super) fn count_acked(&mut self, counter: impl FnOnce(&Counters) -> &Counter) {
         self.uncounted.count_as(counter);
-        self
     }
 
     /// Keeps the parts of an acked one that can be used again.

@@ -12,7 +12,7 @@ use super::handler::{EachHandler, HandlerKind, after_send};
 use super::job::Job;
 use super::outcome::{JobOutcome, Verdict};
 use super::process::{begin, conclude, not_before, process, revoked};
-use super::read::{by_policy, decode_prepared};
+use super::read::{by_policy, decode_prepared, undecoded};
 use super::routes::Decoded;
 use super::settle::after_ack;
 use super::spec::{Limits, Spec};
@@ -58,11 +58,11 @@ impl<'c> Prepared<'c> {
         Some(Self { handler, mediator, events: events.collect::<Option<_>>()? })
     }
 
-    /// As [`process`], with these handlers for the first attempt.
+    /// As [`process`], with these handlers for the first attempt. An acked job stays in its place: `None`.
     pub(super) fn process<'a>(
         &'a mut self,
         ctx: &'a SubscriptionContext,
-        job: Job,
+        job: &'a mut Option<Job>,
     ) -> PreparedProcess<'a> {
         PreparedProcess {
             ctx,
@@ -70,20 +70,21 @@ impl<'c> Prepared<'c> {
             mediator: self.mediator,
             progress: Progress::New(&mut self.events),
             level: SendLevel::default(),
-            job: Some(job),
+            job,
         }
     }
 }
 
-/// The future of [`Prepared::process`]. Dropped, it drops a handler that runs, with its scope, and then the job.
+/// The future of [`Prepared::process`]. Dropped, it drops a handler that runs, with its scope; the job is dropped after
+/// it.
 pub(super) struct PreparedProcess<'a> {
     ctx: &'a SubscriptionContext,
     handler: &'a EachHandler,
     mediator: &'a EventMediator,
     progress: Progress<'a>,
     level: SendLevel,
-    /// `None` once another future has it, and at the end.
-    job: Option<Job>,
+    /// `None` once another future has it, and at an end other than its ack.
+    job: &'a mut Option<Job>,
 }
 
 enum Progress<'a> {
@@ -102,14 +103,21 @@ enum Unhandled<'a> {
     Sent(SendEnd<'a>),
 }
 
-impl<'a> Future for PreparedProcess<'a> {
-    type Output = JobOutcome;
+impl Unhandled<'_> {
+    #[cold]
+    fn boxed(self) -> Box<Self> {
+        Box::new(self)
+    }
+}
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<JobOutcome> {
+impl<'a> Future for PreparedProcess<'a> {
+    type Output = Option<Box<JobOutcome>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Box<JobOutcome>>> {
         let this = self.get_mut();
         let (ctx, handler) = (this.ctx, this.handler);
         if let Progress::New(_) = this.progress
-            && let Some(job) = &mut this.job
+            && let Some(job) = this.job
         {
             if job.held.is_some() || not_before(ctx, job).is_some() {
                 this.go_on(|job| boxed(|| process(ctx, job)));
@@ -119,7 +127,7 @@ impl<'a> Future for PreparedProcess<'a> {
         }
         if let Progress::New(_) | Progress::Running(_) = this.progress {
             match ready!(this.run(cx)) {
-                Ok(()) => this.progress = Progress::Acking,
+                Ok(()) => return this.poll_ack(cx),
                 Err(unhandled) => this.end_attempt(unhandled),
             }
         }
@@ -129,12 +137,9 @@ impl<'a> Future for PreparedProcess<'a> {
                 verdict => this.go_on(|job| boxed(|| conclude(ctx, job, handler, verdict))),
             }
         }
-        match (&mut this.progress, &mut this.job) {
-            (Progress::Other(other), _) => other.as_mut().poll(cx),
-            (Progress::Acking, Some(job)) => {
-                let acked = ready!(job.settle.poll_ack(cx));
-                this.end(|job| after_ack(job, acked, |counters| &counters.handled))
-            }
+        match &mut this.progress {
+            Progress::Other(other) => other.as_mut().poll(cx).map(|end| Some(Box::new(end))),
+            Progress::Acking => this.poll_ack(cx),
             _ => unreachable!("polled after its end"),
         }
     }
@@ -149,21 +154,45 @@ impl<'a> PreparedProcess<'a> {
         }
     }
 
-    fn end(&mut self, end: impl FnOnce(Job) -> JobOutcome) -> Poll<JobOutcome> {
-        let Some(job) = self.job.take() else { unreachable!("polled after its end") };
-        Poll::Ready(end(job))
+    /// Acks a handled message. Most acks do not wait, so only one that does sets the progress.
+    #[inline]
+    fn poll_ack(&mut self, cx: &mut Context<'_>) -> Poll<Option<Box<JobOutcome>>> {
+        let Some(job) = self.job else { unreachable!("polled after its end") };
+        match job.settle.poll_ack(cx) {
+            Poll::Ready(Ok(())) => {
+                job.count_acked(|counters| &counters.handled);
+                Poll::Ready(None)
+            }
+            Poll::Ready(refused) => {
+                self.end(|job| after_ack(job, refused, |counters| &counters.handled))
+            }
+            Poll::Pending => {
+                self.progress = Progress::Acking;
+                Poll::Pending
+            }
+        }
     }
 
-    /// Decodes the message in the first call, and runs its handlers. A panic in user code is a failure.
+    #[inline(never)]
+    fn end(&mut self, end: impl FnOnce(Job) -> JobOutcome) -> Poll<Option<Box<JobOutcome>>> {
+        let Some(job) = self.job.take() else { unreachable!("polled after its end") };
+        Poll::Ready(Some(Box::new(end(job))))
+    }
+
+    /// Decodes the message in the first call, and runs its handlers: `Ok` once they have handled it. A panic in user
+    /// code is a failure.
     fn run(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Box<Unhandled<'a>>>> {
         let Self { ctx, mediator, progress, level, job, .. } = self;
-        let Some(job) = job else { unreachable!("polled after its end") };
+        let Some(job) = &**job else { unreachable!("polled after its end") };
         level.call(|| {
             let run = || run_handlers(ctx, mediator, progress, &job.received, cx);
+            // Made here, at the level of the send: it looks whether a nested send has committed.
             catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-                // Made here, at the level of the send: it looks whether a nested send has committed.
-                let failure = AttemptFailure::panicked(&panic_message(panic));
-                Poll::Ready(Err(Box::new(Unhandled::Verdict(Verdict::Failed(failure)))))
+                let verdict = match progress {
+                    Progress::New([_, ..]) => undecoded(job.received.message(), panic),
+                    _ => Verdict::Failed(AttemptFailure::panicked(&panic_message(panic))),
+                };
+                Poll::Ready(Err(Box::new(Unhandled::Verdict(verdict))))
             })
         })
     }
@@ -172,7 +201,7 @@ impl<'a> PreparedProcess<'a> {
     #[inline(never)]
     fn end_attempt(&mut self, unhandled: Box<Unhandled<'a>>) {
         let (ctx, mediator, level) = (self.ctx, self.mediator, std::mem::take(&mut self.level));
-        let Some(job) = &self.job else { unreachable!("polled after its end") };
+        let Some(job) = &*self.job else { unreachable!("polled after its end") };
         let received = job.received.clone();
         self.progress = Progress::Ending(boxed(|| async move {
             let end = end_attempt(ctx, &received, mediator, unhandled, level);
@@ -189,8 +218,7 @@ fn run_handlers<'a>(
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), Box<Unhandled<'a>>>> {
     if let Progress::New(events) = progress {
-        let started = start_handlers(ctx, mediator, received, std::mem::take(events));
-        *progress = Progress::Running(started.map_err(Box::new)?);
+        *progress = Progress::Running(start_handlers(ctx, mediator, received, events)?);
     }
     let Progress::Running(run) = progress else { unreachable!("its handlers have run") };
     Poll::Ready(match ready!(run.poll(cx)) {
@@ -199,16 +227,20 @@ fn run_handlers<'a>(
     })
 }
 
+/// Leaves no `events` once the message is decoded.
+#[inline]
 fn start_handlers<'a>(
     ctx: &SubscriptionContext,
     mediator: &'a EventMediator,
     received: &Received,
-    events: &'a mut [PreparedEvent],
-) -> Result<SendRun<'a>, Unhandled<'a>> {
+    events: &mut &'a mut [PreparedEvent],
+) -> Result<SendRun<'a>, Box<Unhandled<'a>>> {
+    let decoded = decode_prepared(ctx, received, events);
     let Decoded { route, event } =
-        decode_prepared(ctx, received, events).map_err(Unhandled::Verdict)?;
+        decoded.map_err(|verdict| Unhandled::Verdict(verdict).boxed())?;
     let scope = Scope::of_message(received.clone());
-    mediator.start(scope, &mut events[route], event).map_err(Unhandled::NotSent)
+    let started = mediator.start(scope, &mut std::mem::take(events)[route], event);
+    started.map_err(|error| Unhandled::NotSent(error).boxed())
 }
 
 async fn end_attempt(

@@ -1,5 +1,6 @@
 //! Decodes a message: size, decoder hooks, deserializer, and the policy for what is no event.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 
@@ -50,14 +51,22 @@ pub(super) fn decode_at_once(
     }
 }
 
-/// Decodes a message of a subscription without decoders, in the slot of its route.
+/// Decodes a message of a subscription without decoders, in the slot of its route. The caller catches a panic of the
+/// deserializer: see [`undecoded`].
+#[inline]
 pub(super) fn decode_prepared(
     ctx: &SubscriptionContext,
     received: &Received,
     prepared: &mut [PreparedEvent],
 ) -> Result<Decoded, Verdict> {
     check(ctx, received)?;
-    decode_in(ctx, received.message(), prepared)
+    decode(ctx, received.message(), prepared)
+}
+
+/// The verdict of a message whose deserializer panicked.
+#[cold]
+pub(super) fn undecoded(message: &Incoming, panic: Box<dyn Any + Send>) -> Verdict {
+    malformed(message, &format!("the deserializer panicked: {}", panic_message(panic)))
 }
 
 /// Continues after [`decode_at_once`]: runs the decoders, or applies the policy. A panic in user code that is dropped
@@ -226,12 +235,15 @@ fn decode_plain(
     ctx: &SubscriptionContext,
     message: &Incoming,
 ) -> Result<Box<dyn EventSlot>, Verdict> {
-    decode_in(ctx, message, &mut []).map(|decoded| decoded.event)
+    // Deserializers are user code.
+    let decoded = catch_unwind(AssertUnwindSafe(|| decode(ctx, message, &mut [])));
+    let decoded = decoded.unwrap_or_else(|panic| Err(undecoded(message, panic)));
+    decoded.map(|decoded| decoded.event)
 }
 
 /// Decodes a message in the slot of its route, if there are slots.
 #[inline]
-fn decode_in(
+fn decode(
     ctx: &SubscriptionContext,
     message: &Incoming,
     prepared: &mut [PreparedEvent],
@@ -239,14 +251,7 @@ fn decode_in(
     if message.body.is_none() {
         return Err(undecodable(Undecodable::Tombstone));
     }
-    // Deserializers are user code.
-    match catch_unwind(AssertUnwindSafe(|| ctx.spec.routes.read(message, prepared))) {
-        Ok(read) => read.map_err(Verdict::Undecodable),
-        Err(panic) => {
-            let text = format!("the deserializer panicked: {}", panic_message(panic));
-            Err(malformed(message, &text))
-        }
-    }
+    ctx.spec.routes.read(message, prepared).map_err(Verdict::Undecodable)
 }
 
 #[cold]

@@ -270,14 +270,16 @@ pub(super) async fn ack(mut job: Job, counter: fn(&Counters) -> &Counter) -> Job
 }
 
 /// The outcome of a job after its ack.
-#[inline]
 pub(super) fn after_ack(
-    job: Job,
+    mut job: Job,
     acked: Result<(), SettleError>,
     counter: impl FnOnce(&Counters) -> &Counter,
 ) -> JobOutcome {
     match acked {
-        Ok(()) => JobOutcome::Acked(job.acked(counter)),
+        Ok(()) => {
+            job.count_acked(counter);
+            JobOutcome::Acked(job)
+        }
         Err(error) => {
             log_unacked(&job, &error);
             job.count_as(|counters| &counters.unacked);

@@ -61,15 +61,20 @@ async fn process_run(
                 let _ = scheduler.return_jobs(lane, run, ended);
             }
         };
+        let mut acked = None;
         let outcome = match prepared {
-            Some(prepared) => noticing(pin!(prepared.process(ctx, job)), waits).await,
+            Some(prepared) => {
+                acked = Some(job);
+                let outcome = noticing(pin!(prepared.process(ctx, &mut acked)), waits).await;
+                outcome.map_or(JobOutcome::Done, |outcome| *outcome)
+            }
             None => noticing(pin!(process(ctx, job)), waits).await,
         };
         let mut yields = false;
         match outcome {
             JobOutcome::Done => end_lane(lane, run, ended),
             JobOutcome::Acked(job) => {
-                job.recycle(spare);
+                acked = Some(job);
                 end_lane(lane, run, ended);
             }
             // The handler is done, and strict order is one lane for all: the others go on.
@@ -82,6 +87,9 @@ async fn process_run(
                 yields |= scheduler.hold(lane, job, until);
             }
             JobOutcome::Fatal(error) => scheduler.fail(error),
+        }
+        if let Some(acked) = acked {
+            acked.recycle(spare);
         }
         *in_turn += 1;
         let turn_ends = *in_turn >= TURN;
