@@ -129,6 +129,7 @@ pub trait MessageBrokerExt: MessageBroker {
     ///
     /// # Cancel safety
     /// As [`publish`](Self::publish).
+    #[inline]
     fn publish_event<P: Notification>(
         &self,
         event: impl Into<NotificationEvent<P>>,
