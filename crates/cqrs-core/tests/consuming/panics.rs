@@ -1,8 +1,10 @@
 //! Tests that a panic in user code is a failure of its message only.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 
+use cqrs_core::codec::{DeserializeError, Deserializer, JsonDeserializer};
 use cqrs_core::consume::Incoming;
 use cqrs_core::middleware::Failure;
 use cqrs_core::service::{DecodeError, Undecodable};
@@ -233,4 +235,54 @@ async fn in_drop_of_panic_payload_of_decoder() {
     .await;
     let counts = running.end().await.subscriptions[0].counts;
     assert_eq!((counts.handled, counts.dead_lettered), (1, 1));
+}
+
+/// Panics at step 1.
+struct Panics;
+
+impl Deserializer<UserCreated> for Panics {
+    fn deserialize(
+        &self,
+        message: &Incoming,
+    ) -> Result<NotificationEvent<UserCreated>, DeserializeError> {
+        let event: NotificationEvent<UserCreated> = JsonDeserializer.deserialize(message)?;
+        assert_ne!(event.payload.step, 1, "a deserializer that panics");
+        Ok(event)
+    }
+
+    fn event_name<'m>(&self, _: &'m Incoming) -> Option<Cow<'m, str>> {
+        Some("UserCreated".into())
+    }
+}
+
+struct Fine;
+
+impl EventHandler<UserCreated> for Fine {
+    async fn handle(&self, _: &UserCreated, _: &mut Scope) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+async fn undecodable_by_panic_is_dead(target: impl Target) {
+    let broker = MemoryBroker::new();
+    for step in [2, 1, 1, 3] {
+        publish(&broker, "ada", step).await;
+    }
+    let subscription = Subscription::to("users").group("mailer").decode::<UserCreated>(Panics);
+    let running = run(&broker, subscription, target);
+    until("all ended", || {
+        let counts = running.health.subscriptions().remove(0).counts;
+        counts.handled + counts.dead_lettered == 4
+    })
+    .await;
+    let counts = running.end().await.subscriptions[0].counts;
+    assert_eq!((counts.handled, counts.dead_lettered, counts.failed_attempts), (2, 2, 0));
+    assert_eq!(dead_letters(&broker)[0].1.reason, DeadLetterReason::Decode);
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_of_deserializer_is_no_failed_attempt() {
+    undecodable_by_panic_is_dead(fine()).await;
+    let events = EventMediator::builder().event::<UserCreated, _>(Fine).build().unwrap();
+    undecodable_by_panic_is_dead(events).await;
 }
