@@ -72,7 +72,9 @@ async fn full_socket(tls: bool) {
     for n in 0..MESSAGES {
         // The other topic is declared while messages of the first one fill the socket.
         let topic = &topics[usize::from(n == 8)];
-        receipts.push(enqueue(&broker, &outcomes, topic, format!("{topic} {}", n % 7), BODY).await);
+        // So many keys that each channel has some.
+        let key = format!("{topic} {}", n % 40);
+        receipts.push(enqueue(&broker, &outcomes, topic, key, BODY).await);
     }
     until("all channels are open", async || broker.state().is_ready()).await;
     let open_at = broker.in_flight();
@@ -84,7 +86,8 @@ async fn full_socket(tls: bool) {
     settle(&outcomes, receipts).await;
     println!("open with {open_at} in flight, declared with {declared_at}");
     assert!(open_at > MESSAGES / 2, "{open_at} were in flight when all channels were open");
-    assert!(declared_at > MESSAGES / 8, "{declared_at} were in flight when all was declared");
+    // At least the later messages of the channel that declared.
+    assert!(declared_at > 0, "none was in flight when all was declared");
     assert_eq!(proxy.accepted(), 1, "the connection was lost");
     let raw = Raw::connect().await;
     let mut arrived = Vec::new();

@@ -18,6 +18,8 @@ pub(super) const HEADER: u8 = 2;
 pub(super) const BODY: u8 = 3;
 const HEARTBEAT: u8 = 8;
 const HEARTBEAT_FRAME: [u8; 8] = [HEARTBEAT, 0, 0, 0, 0, 0, 0, FRAME_END];
+/// Class and method of `connection.close-ok`.
+const CONNECTION_CLOSE_OK: [u8; 4] = [0, 10, 0, 51];
 /// AMQP 0-9-1, 4.2.3 (`frame-min-size`); lapin takes no less.
 const FRAME_MIN: usize = 4_096;
 /// A larger content header is not buffered: it passes unchanged, and lapin ends the connection.
@@ -39,6 +41,8 @@ pub(super) struct FrameFilter {
     passing: u64,
     /// Bytes of the current frame that lapin does not get and that were not received yet.
     removing: u64,
+    /// Set once the server has answered lapin's `connection.close`.
+    is_over: bool,
     /// Set after bytes that are not a frame: all further bytes pass, and lapin reports it.
     disabled: bool,
     checks: Checks,
@@ -56,6 +60,7 @@ impl FrameFilter {
             next: 0,
             passing: 0,
             removing: 0,
+            is_over: false,
             disabled: false,
             checks: Checks {
                 frame_max: limit(frame_max.unwrap_or_default()),
@@ -111,6 +116,11 @@ impl FrameFilter {
         out[..count].copy_from_slice(&ready[..count]);
         self.taken += count;
         count
+    }
+
+    /// True once the last frame of the connection has passed.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over
     }
 
     /// The number of next bytes that may bypass an empty filter: those of a large body.
@@ -175,6 +185,7 @@ impl FrameFilter {
             return true;
         }
         let payload = &frame[HEAD..total - 1];
+        self.is_over |= kind == METHOD && channel == 0 && payload.starts_with(&CONNECTION_CLOSE_OK);
         let recipient = match kind {
             METHOD => self.answers.method(channel, payload),
             _ => self.answers.header(channel, payload),

@@ -1,8 +1,8 @@
 //! Tests of the frame filter against lapin's own parser.
 
 use amq_protocol::frame::{AMQPFrame, gen_frame, parse_frame};
-use amq_protocol::protocol::{AMQPClass, BasicProperties, basic};
-use futures_util::AsyncReadExt;
+use amq_protocol::protocol::{AMQPClass, BasicProperties, basic, connection};
+use futures_util::{AsyncReadExt, FutureExt};
 use lapin::types::{AMQPValue, FieldArray, FieldTable};
 use proptest::prelude::*;
 
@@ -24,7 +24,7 @@ fn filtered(bytes: &[u8], piece: usize, frame_max: u32) -> Vec<u8> {
             }
         }
     };
-    futures_util::FutureExt::now_or_never(reading).unwrap();
+    reading.now_or_never().unwrap();
     out
 }
 
@@ -246,6 +246,19 @@ fn reply_text_cut_within_a_character_is_readable() {
     let frames = parsed(&filtered(&bytes, 10, 131_072));
     let shown = format!("{:?}", frames[0]);
     assert!(shown.contains("404") && shown.contains("NOT_FOUNé"), "{shown}");
+}
+
+#[test]
+fn nothing_is_read_after_the_last_frame() {
+    let close_ok = AMQPClass::Connection(connection::AMQPMethod::CloseOk(connection::CloseOk {}));
+    let close_ok = written(&AMQPFrame::Method(0, close_ok));
+    for piece in [1, close_ok.len()] {
+        let mut socket = Filtered::new(Pieces { bytes: &close_ok, piece }, None);
+        let mut part = [0; 100];
+        let mut read = || socket.read(&mut part).now_or_never().map(Result::unwrap);
+        assert_eq!(read(), Some(close_ok.len()));
+        assert_eq!(read(), None, "the end of the socket");
+    }
 }
 
 #[test]
