@@ -22,7 +22,9 @@ pub(crate) async fn answer(request: Request) -> Answered {
                 Broker::Amqp => amqp::publish(target, load).await,
             }
         }
-        Request::Consume { messages: 0, .. } => Ok(Answer::Measured { value: 0.0, cpu_us: 0.0, cores: None }),
+        Request::Consume { messages: 0, .. } => {
+            Ok(Answer::Measured { value: 0.0, cpu_us: 0.0, cores: None })
+        }
         Request::Consume { target, messages, concurrency, .. } => match target.broker {
             Broker::Kafka => kafka::consume(target, messages, concurrency).await,
             Broker::Amqp => amqp::consume(target, messages, concurrency).await,
