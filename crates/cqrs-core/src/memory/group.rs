@@ -12,8 +12,8 @@ use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-pub(super) use entry::{Delivered, Tag};
-use entry::{Entry, EntryId};
+use entry::EntryId;
+pub(super) use entry::{Entry, Tag};
 use key_queue::{KeyQueue, Position, QueueId};
 
 use super::ordered::OrderedQueue;
@@ -208,12 +208,12 @@ impl Group {
         known.map(|(_, reserved)| reserved)
     }
 
-    /// Delivers the next messages, at most `max`.
+    /// Delivers the next messages, at most `max`: `deliver` gets the tag of each, and its entry.
     pub(super) fn take(
         &mut self,
         member: Member,
         max: usize,
-        mut deliver: impl FnMut(Delivered),
+        mut deliver: impl FnMut(Tag, &Entry),
     ) -> TakeResult {
         let is_alone =
             member.keeps_order && (self.in_flight == 0 || self.last_member == Some(member));
@@ -231,7 +231,7 @@ impl Group {
 
     /// Delivers the next message, if there is one.
     #[inline]
-    fn take_next(&mut self, member: Member, deliver: &mut impl FnMut(Delivered)) -> Option<()> {
+    fn take_next(&mut self, member: Member, deliver: &mut impl FnMut(Tag, &Entry)) -> Option<()> {
         let reserved = match self.reserved.is_empty() {
             true => None,
             false => self.pop_reserved(member),
@@ -246,9 +246,7 @@ impl Group {
         entry.member = member.id;
         entry.number = Some(number);
         self.in_flight += 1;
-        let Entry { offset, attempt, retry, delayed, .. } = *entry;
-        let (tag, message) = (Tag { number, entry: id }, entry.message.clone());
-        deliver(Delivered { tag, offset, message, attempt, retry, delayed });
+        deliver(Tag { number, entry: id }, entry);
         Some(())
     }
 
@@ -305,7 +303,12 @@ impl Group {
     }
 
     pub(super) fn is_in_flight(&self, tag: Tag) -> bool {
-        self.entries.get(tag.entry).is_some_and(|entry| entry.number == Some(tag.number))
+        self.delivered(tag).is_some()
+    }
+
+    /// A message in flight. `None` if it was revoked.
+    pub(super) fn delivered(&self, tag: Tag) -> Option<&Entry> {
+        self.entries.get(tag.entry).filter(|entry| entry.number == Some(tag.number))
     }
 
     /// Ends a delivery. `false` if it was revoked.
@@ -327,9 +330,7 @@ impl Group {
     /// Settles a message in flight. `None` if it was revoked.
     #[inline]
     pub(super) fn settle(&mut self, tag: Tag) -> Option<Settled> {
-        let entry = self.entries.get(tag.entry);
-        let Entry { offset, queue, .. } =
-            *entry.filter(|entry| entry.number == Some(tag.number))?;
+        let Entry { offset, queue, .. } = *self.delivered(tag)?;
         self.in_flight -= 1;
         drop(self.entries.remove(tag.entry));
         let mut wakes_one = false;
@@ -398,18 +399,15 @@ impl Group {
         tags.len()
     }
 
-    /// Adds a retry copy of a message with its earlier attempts, delivered when it is `due`, behind the messages that
-    /// are there then.
-    pub(super) fn delay(
-        &mut self,
-        offset: u64,
-        message: StoredMessage,
-        retry: RetryState,
-        due: Instant,
-    ) {
+    /// Adds a retry copy of a message in flight with its earlier attempts, delivered when it is `due`, behind the
+    /// messages that are there then. Returns the message's offset; `None` if it was revoked.
+    pub(super) fn delay(&mut self, tag: Tag, retry: RetryState, due: Instant) -> Option<u64> {
+        let Entry { offset, message, .. } = self.delivered(tag)?;
+        let (offset, message) = (*offset, message.clone());
         let copy = Entry { retry, delayed: true, ..Entry::new(offset, message) };
         let number = self.number();
         self.delayed.insert((due, number), self.entries.insert(copy));
+        Some(offset)
     }
 
     /// Makes due retry copies ready. `true` if there were some.

@@ -8,7 +8,6 @@ use super::fault_plan::Fault;
 use super::group::Tag;
 use super::options::{MemoryRetry, MemorySubscription};
 use super::source_state::SourceState;
-use super::stored::StoredMessage;
 use super::topic::Topic;
 use crate::broker::{BoxFuture, MessageBrokerExt};
 use crate::consume::{DeadLetter, Delayed, RETRY_HEADERS, RetryState, Settle, SettleError};
@@ -25,27 +24,20 @@ pub(super) struct SourceTopic {
 pub(super) struct MemorySettle {
     of: Arc<SourceTopic>,
     /// `None` once it is settled.
-    delivered: Option<Unsettled>,
+    tag: Option<Tag>,
     /// The topic's revocations before it was taken.
     revocations: u64,
 }
 
-/// What is left of a delivery once its message is given to the runtime.
-struct Unsettled {
-    tag: Tag,
-    offset: u64,
-    message: StoredMessage,
-}
-
 impl MemorySettle {
     #[inline]
-    pub(super) fn new(
-        of: Arc<SourceTopic>,
-        (tag, offset, message): (Tag, u64, StoredMessage),
-        revocations: u64,
-    ) -> Self {
-        Self { of, delivered: Some(Unsettled { tag, offset, message }), revocations }
+    pub(super) fn new(of: Arc<SourceTopic>, tag: Tag, revocations: u64) -> Self {
+        Self { of, tag: Some(tag), revocations }
     }
+}
+
+fn was_revoked() -> SettleError {
+    SettleError::new("the delivery was revoked; it is redelivered")
 }
 
 fn ready<T: Send + 'static>(
@@ -63,29 +55,28 @@ impl Settle for MemorySettle {
     fn postpone(&mut self) {}
 
     fn note_attempt(&mut self, state: &RetryState) {
-        if let Some(delivered) = &self.delivered {
-            self.of.topic.set_retry(self.of.group, delivered.tag, *state);
+        if let Some(tag) = self.tag {
+            self.of.topic.set_retry(self.of.group, tag, *state);
         }
     }
 
     fn is_revoked(&self) -> bool {
         let SourceTopic { topic, group, .. } = &*self.of;
-        self.delivered.as_ref().is_none_or(|delivered| {
-            topic.revocations() != self.revocations && !topic.is_in_flight(*group, delivered.tag)
+        self.tag.is_none_or(|tag| {
+            topic.revocations() != self.revocations && !topic.is_in_flight(*group, tag)
         })
     }
 
     fn poll_ack(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SettleError>> {
         let SourceTopic { topic, group, state } = &*self.of;
-        let Some(delivered) = &self.delivered else { return Poll::Ready(Ok(())) };
+        let Some(tag) = self.tag else { return Poll::Ready(Ok(())) };
         if state.broker.fault_plan().occurs(Fault::FailedAck) {
             return Poll::Ready(Err(SettleError::new("an injected fault lost the ack")));
         }
-        if !topic.settle(*group, delivered.tag) {
-            let error = SettleError::new("the delivery was revoked; it is redelivered");
-            return Poll::Ready(Err(error));
+        if !topic.settle(*group, tag) {
+            return Poll::Ready(Err(was_revoked()));
         }
-        self.delivered = None;
+        self.tag = None;
         state.end_in_flight();
         Poll::Ready(Ok(()))
     }
@@ -99,30 +90,32 @@ impl Settle for MemorySettle {
         if source.broker.fault_plan().occurs(Fault::FailedRetry) {
             return ready(Err(SettleError::new("an injected fault did not confirm the retry")));
         }
-        let Some(delivered) = &self.delivered else { return ready(Ok(Delayed::Scheduled)) };
+        let Some(tag) = self.tag else { return ready(Ok(Delayed::Scheduled)) };
         let options = source.request.options.get::<MemorySubscription>();
-        ready(Ok(match options.copied().unwrap_or_default().retry {
+        ready(match options.copied().unwrap_or_default().retry {
             MemoryRetry::Hold => {
-                topic.set_retry(*group, delivered.tag, *state);
-                Delayed::Hold
+                topic.set_retry(*group, tag, *state);
+                Ok(Delayed::Hold)
             }
-            MemoryRetry::Scheduled => {
-                let copy = (delivered.offset, delivered.message.clone());
-                topic.schedule(*group, copy, *state, delay);
-                Delayed::Scheduled
+            MemoryRetry::Scheduled if topic.schedule(*group, tag, *state, delay) => {
+                Ok(Delayed::Scheduled)
             }
-        }))
+            MemoryRetry::Scheduled => Err(was_revoked()),
+        })
     }
 
     fn dead_letter(&mut self, letter: &DeadLetter) -> BoxFuture<'_, Result<(), SettleError>> {
-        let Some(delivered) = &self.delivered else { return ready(Ok(())) };
-        let source = &self.of.state;
+        let SourceTopic { topic, group, state: source } = &*self.of;
+        let Some(tag) = self.tag else { return ready(Ok(())) };
         if source.broker.fault_plan().occurs(Fault::FailedDeadLetter) {
             return ready(Err(SettleError::new(
                 "an injected fault did not confirm the dead letter",
             )));
         }
-        let message = delivered.message.message();
+        let Some(stored) = topic.delivered(*group, tag) else {
+            return ready(Err(was_revoked()));
+        };
+        let message = stored.message();
         let Some(topic) = source.request.dead_letter_topic(&message.topic) else {
             return ready(Ok(()));
         };
@@ -156,9 +149,9 @@ fn dead(message: &Message, topic: String, letter: &DeadLetter) -> Result<Message
 
 impl Drop for MemorySettle {
     fn drop(&mut self) {
-        if let Some(delivered) = self.delivered.take() {
+        if let Some(tag) = self.tag.take() {
             // Given back before the source is woken, so that it finds the message.
-            self.of.topic.give_back(self.of.group, delivered.tag);
+            self.of.topic.give_back(self.of.group, tag);
             self.of.state.end_in_flight();
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::coop;
 
 use super::broker::MemoryBroker;
-use super::group::Delivered;
+use super::group::Entry;
 use super::settle::{MemorySettle, SourceTopic};
 use super::source_state::SourceState;
 use super::subscriber::Deliveries;
@@ -58,8 +58,6 @@ struct MemorySource {
     topics: Vec<(Deliveries, Arc<SourceTopic>)>,
     /// The topic that is asked first, in turn.
     next: usize,
-    /// Taken messages, with their topics and the revocations before, on their way to a fetch.
-    taken: Vec<(usize, u64, Delivered)>,
     state: Arc<SourceState>,
     stopped: bool,
 }
@@ -77,7 +75,7 @@ impl MemorySource {
         });
         let topics = topics.collect();
         request.status.report(SourceStatus::Consuming);
-        Ok(Self { topics, next: 0, taken: Vec::new(), state, stopped: false })
+        Ok(Self { topics, next: 0, state, stopped: false })
     }
 
     /// While no message is taken, wake-ups must go to other members.
@@ -85,25 +83,32 @@ impl MemorySource {
         self.topics.iter_mut().for_each(|(deliveries, _)| deliveries.stop_waiting());
     }
 
-    /// Takes messages of the topics, at most `max`, into `taken`; `false` once all topics have ended.
-    fn poll_topics(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<bool> {
+    /// Delivers messages of the topics, at most `max`; `false` once all topics have ended.
+    fn poll_topics(&mut self, cx: &mut Context<'_>, fetch: &mut Fetch, max: usize) -> Poll<bool> {
         // A task that always finds a message must yield, too.
         let budget = ready!(coop::poll_proceed(cx));
-        let (mut ended, taken) = (0, &mut self.taken);
+        let (mut ended, mut taken) = (0, 0);
         for _ in 0..self.topics.len() {
             let at = self.next;
             self.next = if at + 1 < self.topics.len() { at + 1 } else { 0 };
             let Some((deliveries, of)) = self.topics.get_mut(at) else { continue };
-            let (room, revocations) = (max - taken.len(), of.topic.revocations());
-            let take = |delivered| taken.push((at, revocations, delivered));
-            match deliveries.poll_take(cx, room, take) {
-                Poll::Ready(true) if taken.len() == max => break,
+            let (room, revocations) = (max - taken, of.topic.revocations());
+            let deliver = |tag, entry: &Entry| {
+                let message = entry.message.to_incoming(entry.attempt > 1);
+                let settle = fetch.settle(MemorySettle::new(Arc::clone(of), tag, revocations));
+                let (retry, delayed) = (entry.retry, entry.delayed);
+                fetch.push(SourceDelivery { message, retry, delayed, settle });
+                taken += 1;
+            };
+            match deliveries.poll_take(cx, room, deliver) {
+                Poll::Ready(true) if taken == max => break,
                 Poll::Ready(true) | Poll::Pending => {}
                 Poll::Ready(false) => ended += 1,
             }
         }
-        if !taken.is_empty() {
+        if taken > 0 {
             budget.made_progress();
+            self.state.delivered(taken);
             // It may not be polled again before their handlers end.
             self.stop_waiting();
             return Poll::Ready(true);
@@ -111,19 +116,6 @@ impl MemorySource {
         match ended == self.topics.len() {
             true => Poll::Ready(false),
             false => Poll::Pending,
-        }
-    }
-
-    /// Makes deliveries of the taken messages.
-    fn deliver(&mut self, fetch: &mut Fetch) {
-        self.state.delivered(self.taken.len());
-        for (topic, revocations, delivered) in self.taken.drain(..) {
-            let Some((_, of)) = self.topics.get(topic) else { continue };
-            let Delivered { tag, offset, message: stored, attempt, retry, delayed } = delivered;
-            let message = stored.to_incoming(attempt > 1);
-            let unsettled = (tag, offset, stored);
-            let settle = fetch.settle(MemorySettle::new(Arc::clone(of), unsettled, revocations));
-            fetch.push(SourceDelivery { message, retry, delayed, settle });
         }
     }
 }
@@ -149,11 +141,8 @@ impl Source for MemorySource {
         if max == 0 {
             return Poll::Ready(Some(Ok(())));
         }
-        match ready!(self.poll_topics(cx, max)) {
-            true => {
-                self.deliver(fetch);
-                Poll::Ready(Some(Ok(())))
-            }
+        match ready!(self.poll_topics(cx, fetch, max)) {
+            true => Poll::Ready(Some(Ok(()))),
             false => {
                 let last_error = "the broker is shut down".into();
                 self.state.request.status.report(SourceStatus::Disconnected { last_error });

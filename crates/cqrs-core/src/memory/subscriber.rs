@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
-use super::group::{Delivered, Member, Tag};
+use super::group::{Entry, Member, Tag};
 use super::stored::StoredMessage;
 use super::topic::{Taken, Topic};
 use crate::message::Message;
@@ -44,12 +44,12 @@ impl Deliveries {
     }
 
     /// Takes the next messages, at most `max`, and returns `true`; `false` after the last one, as
-    /// [`MemorySubscriber::recv`].
+    /// [`MemorySubscriber::recv`]. `deliver` is called under the lock of the topic.
     pub(super) fn poll_take(
         &mut self,
         cx: &mut Context<'_>,
         max: usize,
-        mut deliver: impl FnMut(Delivered),
+        mut deliver: impl FnMut(Tag, &Entry),
     ) -> Poll<bool> {
         loop {
             match self.subscriber.take(max, &mut deliver) {
@@ -101,7 +101,7 @@ impl MemorySubscriber {
         Deliveries { subscriber: self, changed: Box::pin(None) }
     }
 
-    fn take(&self, max: usize, deliver: impl FnMut(Delivered)) -> Taken {
+    fn take(&self, max: usize, deliver: impl FnMut(Tag, &Entry)) -> Taken {
         self.topic.take(self.group, self.member, max, deliver)
     }
 
@@ -119,7 +119,7 @@ impl MemorySubscriber {
             // Registered before the check, so that no later wake-up is missed.
             let changed = self.signal.notified();
             let mut delivery = None;
-            match self.take(1, |delivered| delivery = Some(self.delivery(delivered))) {
+            match self.take(1, |tag, entry| delivery = Some(self.delivery(tag, entry))) {
                 Taken::Some => return delivery,
                 Taken::Ended => return None,
                 Taken::Empty => changed.await,
@@ -130,13 +130,13 @@ impl MemorySubscriber {
     /// The next message, if there is one now.
     pub fn try_recv(&self) -> Option<MemoryDelivery> {
         let mut delivery = None;
-        self.take(1, |delivered| delivery = Some(self.delivery(delivered)));
+        self.take(1, |tag, entry| delivery = Some(self.delivery(tag, entry)));
         delivery
     }
 
-    fn delivery(&self, delivered: Delivered) -> MemoryDelivery {
+    fn delivery(&self, tag: Tag, entry: &Entry) -> MemoryDelivery {
         let topic = Arc::clone(&self.topic);
-        let Delivered { offset, tag, message, attempt, .. } = delivered;
+        let (offset, message, attempt) = (entry.offset, entry.message.clone(), entry.attempt);
         MemoryDelivery { topic, group: self.group, tag, offset, message, attempt, settled: false }
     }
 }

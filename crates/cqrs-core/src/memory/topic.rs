@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::fault_plan::FaultPlan;
-use super::group::{Delivered, Member, Tag, TakeResult};
+use super::group::{Entry, Member, Tag, TakeResult};
 use super::state::{Deferred, PublishOutcome, TopicLimits, TopicState};
 use super::stored::StoredMessage;
 use crate::broker::{PendingConfirm, PublishError, PublishErrorKind};
@@ -178,7 +178,7 @@ impl Topic {
         group: u64,
         member: Member,
         max: usize,
-        deliver: impl FnMut(Delivered),
+        deliver: impl FnMut(Tag, &Entry),
     ) -> Taken {
         let mut state = self.lock();
         let ended = state.closed && state.waiting.is_empty();
@@ -219,6 +219,11 @@ impl Topic {
     /// `false` once a delivery is settled or revoked.
     pub(super) fn is_in_flight(&self, group: u64, tag: Tag) -> bool {
         self.lock().group_mut(group).is_some_and(|group| group.is_in_flight(tag))
+    }
+
+    /// The message of a delivery in flight.
+    pub(super) fn delivered(&self, group: u64, tag: Tag) -> Option<StoredMessage> {
+        Some(self.lock().group_mut(group)?.delivered(tag)?.message.clone())
     }
 
     pub(super) fn set_retry(&self, group: u64, tag: Tag, retry: RetryState) {
@@ -268,24 +273,24 @@ impl Topic {
         });
     }
 
-    /// Adds a retry copy of the message at `offset` with its earlier attempts, delivered after `delay`.
+    /// Adds a retry copy of a message in flight with its earlier attempts, delivered after `delay`. `false` if it was
+    /// revoked.
     pub(super) fn schedule(
         self: &Arc<Self>,
         group: u64,
-        (offset, message): (u64, StoredMessage),
+        tag: Tag,
         retry: RetryState,
         delay: Duration,
-    ) {
+    ) -> bool {
         let due = far_deadline(delay);
         let scheduled = self.with(|state, _| {
-            let group = state.group_mut(group);
-            let is_known = group.map(|group| group.delay(offset, message, retry, due)).is_some();
-            if is_known {
-                state.log.add_unsettled(offset);
-            }
-            is_known
+            let offset = state.group_mut(group)?.delay(tag, retry, due)?;
+            state.log.add_unsettled(offset);
+            Some(())
         });
-        if scheduled && let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        if scheduled.is_some()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
             let topic = Arc::downgrade(self);
             runtime.spawn(async move {
                 tokio::time::sleep_until(due).await;
@@ -294,6 +299,7 @@ impl Topic {
                 }
             });
         }
+        scheduled.is_some()
     }
 
     fn release(&self, group: u64) {

@@ -1,40 +1,26 @@
-//! A message of one group, and a delivery of it. Used by the group.
+//! A message of one group, and the tag of its delivery. Used by the group.
 
 use super::key_queue::QueueId;
 use crate::consume::RetryState;
 use crate::memory::stored::StoredMessage;
 
 /// A message of one group, until it is settled.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) offset: u64,
+#[derive(Debug, Clone)]
+pub(in crate::memory) struct Entry {
+    pub(in crate::memory) offset: u64,
     /// The number of its delivery tag, while it is in flight.
     pub(super) number: Option<u64>,
     /// The member that has it, while it is in flight.
     pub(super) member: u64,
-    pub(super) message: StoredMessage,
-    /// The number of deliveries.
-    pub(super) attempt: u32,
-    /// The earlier attempts, as its consumers recorded them.
-    pub(super) retry: RetryState,
-    /// Set for a retry copy.
-    pub(super) delayed: bool,
-    /// The queue of its key, if it is in one.
-    pub(super) queue: Option<QueueId>,
-}
-
-/// A message that a member took.
-#[derive(Debug, Clone)]
-pub(in crate::memory) struct Delivered {
-    pub(in crate::memory) tag: Tag,
-    pub(in crate::memory) offset: u64,
     pub(in crate::memory) message: StoredMessage,
-    /// The number of deliveries, with this one.
+    /// The number of deliveries.
     pub(in crate::memory) attempt: u32,
     /// The earlier attempts, as its consumers recorded them.
     pub(in crate::memory) retry: RetryState,
     /// Set for a retry copy.
     pub(in crate::memory) delayed: bool,
+    /// The queue of its key, if it is in one.
+    pub(super) queue: Option<QueueId>,
 }
 
 /// The delivery tag of a message in flight.

@@ -1,5 +1,6 @@
 //! Tests of the order and ownership of a group's messages.
 
+use std::ops::Deref;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -28,21 +29,41 @@ fn settle(group: &mut Group, tag: Tag) -> Option<u64> {
     group.settle(tag).map(|settled| settled.offset)
 }
 
+/// A message as a member took it.
+struct Delivered {
+    tag: Tag,
+    entry: Entry,
+}
+
+impl Deref for Delivered {
+    type Target = Entry;
+
+    fn deref(&self) -> &Entry {
+        &self.entry
+    }
+}
+
+/// The next messages for `member`, at most `max`, and the result of taking them.
+fn take_for(group: &mut Group, member: Member, max: usize) -> (Vec<Delivered>, TakeResult) {
+    let mut taken = Vec::new();
+    let result =
+        group.take(member, max, |tag, entry| taken.push(Delivered { tag, entry: entry.clone() }));
+    (taken, result)
+}
+
 /// The next message for `member`.
 fn next(group: &mut Group, member: Member) -> Option<Delivered> {
-    let mut next = None;
-    group.take(member, 1, |delivered| next = Some(delivered));
-    next
+    take_for(group, member, 1).0.pop()
 }
 
 /// Takes one message: its offset and its delivery tag.
 fn take(group: &mut Group) -> (u64, Tag) {
-    let entry = next(group, ANY).unwrap();
-    (entry.offset, entry.tag)
+    let Delivered { tag, entry } = next(group, ANY).unwrap();
+    (entry.offset, tag)
 }
 
 fn offsets(group: &mut Group) -> Vec<u64> {
-    std::iter::from_fn(|| next(group, ANY)).map(|entry| entry.offset).collect()
+    std::iter::from_fn(|| next(group, ANY)).map(|taken| taken.offset).collect()
 }
 
 #[test]
@@ -99,8 +120,9 @@ async fn delayed_copy_queues_last_and_blocks_no_key() {
     let mut group = group(&["a", "a", "b"]);
     let first = next(&mut group, ANY).unwrap();
     let due = Instant::now() + Duration::from_secs(1);
-    group.delay(first.offset, first.message.clone(), RetryState::default(), due);
+    assert_eq!(group.delay(first.tag, RetryState::default(), due), Some(0));
     group.settle(first.tag);
+    assert_eq!(group.delay(first.tag, RetryState::default(), due), None, "it is settled");
     let (second, tag) = take(&mut group);
     assert_eq!((second, offsets(&mut group), group.unsettled()), (1, vec![2], 3));
     assert!(!group.release(3));
@@ -168,17 +190,17 @@ fn revoked_messages_of_member_keep_order() {
 #[test]
 fn only_member_that_keeps_order_needs_no_queues() {
     let mut group = group(&["a", "a", "b", "a", "c"]);
-    let mut taken = Vec::new();
-    let took = group.take(KEEPER, 2, |delivered| taken.push(delivered));
+    let (mut taken, took) = take_for(&mut group, KEEPER, 2);
     assert_eq!(took, TakeResult { taken: 2, wakes_all: false });
     assert!(!group.has_queues && !group.settle(taken[0].tag).unwrap().wakes_one);
-    let took = group.take(ANY, 9, |delivered| taken.push(delivered));
+    let (others, took) = take_for(&mut group, ANY, 9);
     assert_eq!(
         took,
         TakeResult { taken: 2, wakes_all: true },
         "the last of key a is the first member's"
     );
-    assert_eq!(taken.iter().map(|delivered| delivered.offset).collect::<Vec<_>>(), [0, 1, 2, 4]);
+    taken.extend(others);
+    assert_eq!(taken.iter().map(|taken| taken.offset).collect::<Vec<_>>(), [0, 1, 2, 4]);
     let last = next(&mut group, KEEPER).unwrap();
     assert_eq!(last.offset, 3);
     for delivered in taken.into_iter().skip(1).chain([last]) {
@@ -284,7 +306,7 @@ impl Group {
     }
 
     /// Checks that no earlier message of its key waits while one was delivered. Retry copies have no order.
-    fn check_order(&self, taken: &Delivered) {
+    fn check_order(&self, taken: &Entry) {
         let key = taken.message.message().key.as_ref();
         let mut earlier = self.entries.iter().map(|(_, entry)| entry).filter(|entry| {
             key.is_some()
@@ -317,8 +339,7 @@ proptest! {
                     unsettled += 1;
                 }
                 Step::Take(id, max) => {
-                    let mut taken = Vec::new();
-                    group.take(member(id), max, |delivered| taken.push(delivered));
+                    let (taken, _) = take_for(&mut group, member(id), max);
                     taken.iter().for_each(|taken| group.check_order(taken));
                 }
                 Step::Settle(which) => {
@@ -329,9 +350,8 @@ proptest! {
                 }
                 Step::Delay(which) => {
                     if let Some(tag) = at(which) {
-                        let Entry { offset, retry, message, .. } = &group.entries[tag.entry];
-                        let (offset, message, retry) = (*offset, message.clone(), *retry);
-                        group.delay(offset, message, retry, due);
+                        let Entry { offset, retry, .. } = group.entries[tag.entry];
+                        assert_eq!(group.delay(tag, retry, due), Some(offset));
                         group.settle(tag);
                     }
                 }

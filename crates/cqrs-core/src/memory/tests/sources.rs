@@ -6,17 +6,23 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::consume::{
-    Fetch, Source, SourceDelivery, StatusReporter, Subscribe, SubscribeRequest, TopicSet,
+    DeadLetter, DeadLetterReason, Fetch, RetryState, Source, SourceDelivery, StatusReporter,
+    Subscribe, SubscribeRequest, TopicSet,
 };
+use crate::memory::{MemoryRetry, MemorySubscription};
 use crate::{MemoryBroker, Message, MessageBrokerExt};
 
 /// The source of the group "g" of two topics.
 async fn source(broker: &MemoryBroker, max_unsettled: usize) -> Box<dyn Source> {
+    Subscribe::subscribe(broker, request(max_unsettled)).await.unwrap()
+}
+
+fn request(max_unsettled: usize) -> SubscribeRequest {
     let (status, _) = StatusReporter::new();
     let topics = TopicSet::Named(vec!["t".into(), "u".into()]);
     let mut request = SubscribeRequest::new(topics, "g", status);
     request.max_unsettled = Some(max_unsettled);
-    Subscribe::subscribe(broker, request).await.unwrap()
+    request
 }
 
 async fn publish(broker: &MemoryBroker, topic: &'static str) {
@@ -136,4 +142,25 @@ async fn ended_delivery_wakes_full_source() {
         let woken = timeout(Duration::from_secs(1), waiting).await.expect("it was not woken");
         assert!(woken.unwrap().is_some());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn revoked_delivery_leaves_no_dead_letter_and_no_copy() {
+    let broker = MemoryBroker::new();
+    let mut request = request(10);
+    request.options.insert(MemorySubscription::default().with_retry(MemoryRetry::Scheduled));
+    let mut source = Subscribe::subscribe(&broker, request).await.unwrap();
+    publish(&broker, "t").await;
+    let mut revoked = next(&mut source).await.unwrap();
+    assert_eq!(broker.faults().revoke("t", "g"), 1);
+    let letter = DeadLetter::new(DeadLetterReason::Exhausted, "t", "g");
+    let error = revoked.settle.dead_letter(&letter).await.unwrap_err();
+    assert_eq!(error.to_string(), "the delivery was revoked; it is redelivered");
+    let (delay, state) = (Duration::from_secs(1), RetryState::default());
+    assert!(revoked.settle.retry_later(delay, &state).await.is_err());
+    assert!(broker.messages("t.g.dead").is_empty());
+    let mut again = next(&mut source).await.unwrap();
+    again.settle.ack().await.unwrap();
+    tokio::time::sleep(2 * delay).await;
+    assert!(next(&mut source).await.is_none(), "one message, one delivery");
 }
