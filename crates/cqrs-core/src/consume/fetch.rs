@@ -13,7 +13,7 @@ use super::received::SpareReceived;
 /// [`poll_fetch`](Source::poll_fetch).
 ///
 /// It has the allocations of settled deliveries, too: a source that makes its messages with
-/// [`message`](Self::message) and their settlement with [`settle`](Self::settle) takes nearly none.
+/// [`message_of`](Self::message_of) and their settlements from [`spare_settle`](Self::spare_settle) takes nearly none.
 pub struct Fetch {
     deliveries: Vec<SourceDelivery>,
     max: usize,
@@ -72,18 +72,41 @@ impl Fetch {
         Arc::new(message)
     }
 
-    /// `settle` in the allocation of a settled delivery, if there is one. From now on acked ones are kept for it: see
-    /// [`Settle::poll_ack`].
+    /// A message of `topic`, in the allocation of a settled one if there is one: `fill` is called once, with a message
+    /// that has a topic and nothing else. Fields that stay cost nothing.
     #[inline]
-    pub fn settle<S: Settle>(&mut self, settle: S) -> Box<dyn Settle> {
-        self.spare.wants_settles = true;
-        if let Some(spare) = self.spare.settles.pop()
-            && let Ok(mut place) = (spare as Box<dyn Any>).downcast::<S>()
-        {
-            *place = settle;
-            return place;
+    pub fn message_of(
+        &mut self,
+        topic: &Arc<str>,
+        fill: impl FnOnce(&mut Incoming),
+    ) -> Arc<Incoming> {
+        let mut spare = match self.spare.messages.pop() {
+            Some(spare) => spare,
+            None => Arc::new(Incoming::empty(Arc::clone(topic))),
+        };
+        match Arc::get_mut(&mut spare) {
+            Some(place) => {
+                // So that no count changes that many messages share.
+                if !Arc::ptr_eq(&place.topic, topic) {
+                    place.topic.clone_from(topic);
+                }
+                fill(place);
+                spare
+            }
+            None => {
+                let mut message = Incoming::empty(Arc::clone(topic));
+                fill(&mut message);
+                Arc::new(message)
+            }
         }
-        Box::new(settle)
+    }
+
+    /// The settlement of an acked delivery, to be used for another one, if there is one of this type. From the first
+    /// call on acked ones are kept for it: see [`Settle::poll_ack`].
+    #[inline]
+    pub fn spare_settle<S: Settle>(&mut self) -> Option<Box<S>> {
+        self.spare.wants_settles = true;
+        (self.spare.settles.pop()? as Box<dyn Any>).downcast().ok()
     }
 
     /// Polls `source`, which may break its contract: it is ready if it added a delivery, and polled again later if
@@ -215,10 +238,6 @@ mod tests {
         }
     }
 
-    fn number(settle: Box<dyn Settle>) -> Option<u32> {
-        (settle as Box<dyn Any>).downcast::<Numbered>().ok().map(|numbered| numbered.0)
-    }
-
     fn message(body: &'static str) -> Incoming {
         let mut headers = Headers::new();
         headers.insert("a", "1").unwrap();
@@ -241,15 +260,31 @@ mod tests {
     #[test]
     fn settled_allocations_are_used_again_without_content() {
         let mut fetch = Fetch::default();
-        let (first, settle) = (fetch.message(message("first")), fetch.settle(Numbered(1)));
+        assert!(fetch.spare_settle::<Numbered>().is_none());
+        let first = fetch.message(message("first"));
         let at = Arc::as_ptr(&first);
-        fetch.spare.keep(Some(first), settle);
-        let nothing = Incoming { body: None, ..Incoming::new("t", "") };
-        assert_eq!(*fetch.spare.messages[0], nothing);
+        fetch.spare.keep(Some(first), Box::new(Numbered(1)));
+        assert_eq!(*fetch.spare.messages[0], Incoming::empty("t".into()));
         let second = fetch.message(Incoming::new("u", "second"));
         assert_eq!((Arc::as_ptr(&second), &*second), (at, &Incoming::new("u", "second")));
-        assert_eq!(number(fetch.settle(Numbered(2))), Some(2));
+        assert_eq!(fetch.spare_settle().map(|spare: Box<Numbered>| spare.0), Some(1));
         assert!(fetch.spare.settles.is_empty() && fetch.spare.messages.is_empty());
+    }
+
+    #[test]
+    fn message_is_filled_in_its_place() {
+        let (mut fetch, body) = (Fetch::default(), Some("body".into()));
+        let topics: [Arc<str>; 2] = ["t".into(), "u".into()];
+        for (topic, spares) in [(0, 0), (0, 1), (1, 1), (1, 0)] {
+            fetch.spare.messages.truncate(spares);
+            let filled = fetch.message_of(&topics[topic], |place| {
+                assert_eq!(*place, Incoming::empty(Arc::clone(&topics[topic])));
+                place.body.clone_from(&body);
+            });
+            assert_eq!(*filled, Incoming::new(&topics[topic], "body"));
+            assert!(Arc::ptr_eq(&filled.topic, &topics[topic]));
+            fetch.spare.keep(Some(filled), Box::new(Numbered(1)));
+        }
     }
 
     #[test]
@@ -269,7 +304,7 @@ mod tests {
             assert_eq!(of_worker.settles.len(), kept);
             fetch.spare.append(&mut of_worker);
             assert_eq!((of_worker.settles.len(), fetch.spare.settles.len()), (0, kept));
-            drop(fetch.settle(Numbered(2)));
+            drop(fetch.spare_settle::<Numbered>());
         }
     }
 

@@ -48,11 +48,15 @@ pub struct Incoming {
 impl Incoming {
     /// A message of `topic` with `body` and nothing else.
     pub fn new(topic: impl Into<Name>, body: impl Into<Bytes>) -> Self {
-        // Not from the default, which allocates a topic.
+        Self { body: Some(body.into()), ..Self::empty(topic.into().0) }
+    }
+
+    /// A message of `topic` with nothing else. Not from the default, which allocates a topic.
+    pub(crate) fn empty(topic: Arc<str>) -> Self {
         Self {
-            topic: topic.into().0,
+            topic,
             key: None,
-            body: Some(body.into()),
+            body: None,
             id: None,
             name: None,
             headers: Headers::default(),

@@ -30,9 +30,21 @@ pub(super) struct MemorySettle {
 }
 
 impl MemorySettle {
+    /// The settlement of the delivery `tag`, in `spare` if that is of the same topic.
     #[inline]
-    pub(super) fn new(of: Arc<SourceTopic>, tag: Tag, revocations: u64) -> Self {
-        Self { of, tag: Some(tag), revocations }
+    pub(super) fn boxed(
+        spare: Option<Box<Self>>,
+        of: &Arc<SourceTopic>,
+        tag: Tag,
+        revocations: u64,
+    ) -> Box<Self> {
+        match spare {
+            Some(mut spare) if Arc::ptr_eq(&spare.of, of) && spare.tag.is_none() => {
+                (spare.tag, spare.revocations) = (Some(tag), revocations);
+                spare
+            }
+            _ => Box::new(Self { of: Arc::clone(of), tag: Some(tag), revocations }),
+        }
     }
 }
 

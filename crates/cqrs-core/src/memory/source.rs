@@ -95,7 +95,7 @@ impl MemorySource {
             let (room, revocations) = (max - taken, of.topic.revocations());
             let deliver = |tag, entry: &Entry| {
                 let message = entry.message.to_incoming(entry.attempt > 1);
-                let settle = fetch.settle(MemorySettle::new(Arc::clone(of), tag, revocations));
+                let settle = MemorySettle::boxed(fetch.spare_settle(), of, tag, revocations);
                 let (retry, delayed) = (entry.retry, entry.delayed);
                 fetch.push(SourceDelivery { message, retry, delayed, settle });
                 taken += 1;

@@ -158,9 +158,8 @@ impl Record {
         Some(UNIX_EPOCH + Duration::from_millis(self.text(name)?.parse().ok()?))
     }
 
-    /// The record as an incoming message; a retry copy as the record that it was made from.
-    pub(super) fn to_incoming(&self, topic: &Arc<str>, partition: i32, is_copy: bool) -> Incoming {
-        let mut incoming = Incoming::new(Arc::clone(topic), Bytes::new());
+    /// Fills in a message that has only the record's topic; of a retry copy, as the record that it was made from.
+    pub(super) fn fill(&self, incoming: &mut Incoming, partition: i32, is_copy: bool) {
         incoming.partition = Some(partition);
         incoming.offset = Some(self.offset);
         incoming.key = self.key();
@@ -169,9 +168,9 @@ impl Record {
         incoming.redelivered = self.drops > 0 || is_copy;
         incoming.unreadable = self.unread.as_ref().and_then(|unread| unread.reason.clone());
         if !self.has_headers {
-            return incoming;
+            return;
         }
-        self.put_headers(&mut incoming);
+        self.put_headers(incoming);
         if is_copy {
             if let Some(original) = self.text(ORIGINAL_TOPIC) {
                 incoming.topic = original.into();
@@ -181,7 +180,6 @@ impl Record {
             incoming.offset = number(ORIGINAL_OFFSET);
             incoming.timestamp = self.original_timestamp();
         }
-        incoming
     }
 
     /// Puts the headers that are legal in [`Headers`] into the message, and the fields that they fill.
@@ -266,6 +264,14 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Record {
+        fn to_incoming(&self, topic: &Arc<str>, partition: i32, is_copy: bool) -> Incoming {
+            let mut incoming = Incoming::new(topic, Bytes::new());
+            self.fill(&mut incoming, partition, is_copy);
+            incoming
+        }
+    }
 
     #[test]
     fn key_and_body_share_one_copy() {

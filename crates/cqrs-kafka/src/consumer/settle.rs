@@ -26,6 +26,7 @@ const LONGEST_KEY: usize = 16 << 10;
 /// One delivery. Keeps its record, so that a dropped delivery can be redelivered.
 pub(super) struct KafkaSettle {
     state: Arc<SubscriptionState>,
+    partition: Arc<Partition>,
     /// `None` once it is settled.
     lease: Option<Lease>,
 }
@@ -35,7 +36,6 @@ pub(super) struct KafkaSettle {
 const _: () = assert!(size_of::<KafkaSettle>() <= 120);
 
 struct Lease {
-    partition: Arc<Partition>,
     record: Record,
     /// Set if its handler counts as running.
     running: bool,
@@ -43,28 +43,43 @@ struct Lease {
 
 impl Lease {
     /// Keeps the record for a later attempt.
-    fn hold(&mut self, state: RetryState) -> Delayed {
-        self.partition.hold(&self.record, state);
+    fn hold(&mut self, partition: &Partition, state: RetryState) -> Delayed {
+        partition.hold(&self.record, state);
         // A revoke does not wait for held records.
         if std::mem::take(&mut self.running) {
-            self.partition.end();
+            partition.end();
         }
         Delayed::Hold
     }
 }
 
 impl KafkaSettle {
-    pub(super) fn new(
-        state: Arc<SubscriptionState>,
-        partition: Arc<Partition>,
+    /// The settlement of a delivery of `record`, in `spare` if that is of the same partition.
+    pub(super) fn boxed(
+        spare: Option<Box<Self>>,
+        state: &Arc<SubscriptionState>,
+        partition: &Arc<Partition>,
         record: Record,
-    ) -> Self {
-        Self { state, lease: Some(Lease { partition, record, running: false }) }
+    ) -> Box<Self> {
+        let lease = Some(Lease { record, running: false });
+        match spare {
+            Some(mut spare)
+                if Arc::ptr_eq(&spare.partition, partition)
+                    && Arc::ptr_eq(&spare.state, state)
+                    && spare.lease.is_none() =>
+            {
+                spare.lease = lease;
+                spare
+            }
+            _ => {
+                let (state, partition) = (Arc::clone(state), Arc::clone(partition));
+                Box::new(Self { state, partition, lease })
+            }
+        }
     }
 
     /// The topic, partition and offset of the record, or of the one that a retry copy was made from.
-    fn origin(lease: &Lease) -> (Arc<str>, i32, i64) {
-        let (partition, record) = (&lease.partition, &lease.record);
+    fn origin(partition: &Partition, record: &Record) -> (Arc<str>, i32, i64) {
         let here = || (Arc::clone(&partition.topic), partition.id, record.offset);
         if !partition.is_retry {
             return here();
@@ -96,7 +111,7 @@ impl Settle for KafkaSettle {
     fn begin(&mut self) -> bool {
         let Some(lease) = &mut self.lease else { return false };
         if !lease.running {
-            lease.running = lease.partition.begin();
+            lease.running = self.partition.begin();
         }
         lease.running
     }
@@ -105,24 +120,24 @@ impl Settle for KafkaSettle {
         let Some(lease) = &mut self.lease else { return };
         // A revoke does not wait for held records.
         if std::mem::take(&mut lease.running) {
-            lease.partition.end();
-            lease.partition.run_ended(&lease.record);
+            self.partition.end();
+            self.partition.run_ended(&lease.record);
         }
     }
 
     fn note_attempt(&mut self, state: &RetryState) {
-        if let Some(Lease { partition, record, .. }) = &self.lease {
-            partition.tracker().note_attempts(record.offset, *state);
+        if let Some(Lease { record, .. }) = &self.lease {
+            self.partition.tracker().note_attempts(record.offset, *state);
         }
     }
 
     fn is_revoked(&self) -> bool {
-        self.lease.as_ref().is_some_and(|lease| lease.partition.is_revoked())
+        self.lease.is_some() && self.partition.is_revoked()
     }
 
     fn poll_ack(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SettleError>> {
         let Some(lease) = &mut self.lease else { return Poll::Ready(Err(settled())) };
-        let (partition, record) = (&lease.partition, &lease.record);
+        let (partition, record) = (&self.partition, &lease.record);
         let counts = partition.finish(record.offset);
         if std::mem::take(&mut lease.running) {
             partition.end();
@@ -148,10 +163,10 @@ impl Settle for KafkaSettle {
         Box::pin(async move {
             let Some(lease) = &mut self.lease else { return Err(settled()) };
             let Some(waits_for) = self.state.plan.retry_delay(delay)? else {
-                return Ok(lease.hold(state));
+                return Ok(lease.hold(&self.partition, state));
             };
             let record = &lease.record;
-            let (topic, partition, offset) = Self::origin(lease);
+            let (topic, partition, offset) = Self::origin(&self.partition, record);
             let millis = |time: SystemTime| {
                 time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis()).to_string()
             };
@@ -180,7 +195,7 @@ impl Settle for KafkaSettle {
                     if let Some(left_out) = self.state.copies.too_large.line() {
                         tracing::warn!(subscription = %name, %error, left_out, "no retry copy; it is held here");
                     }
-                    Ok(lease.hold(state))
+                    Ok(lease.hold(&self.partition, state))
                 }
             }
         })
@@ -191,7 +206,7 @@ impl Settle for KafkaSettle {
         Box::pin(async move {
             let Some(lease) = &self.lease else { return Err(settled()) };
             let record = &lease.record;
-            let (topic, ..) = Self::origin(lease);
+            let (topic, ..) = Self::origin(&self.partition, record);
             let Some(to) = self.state.plan.request.dead_letter_topic(&topic) else {
                 // The subscription drops its dead letters.
                 return Ok(());
@@ -232,13 +247,13 @@ impl Settle for KafkaSettle {
 
 impl Drop for KafkaSettle {
     fn drop(&mut self) {
-        let Some(Lease { partition, mut record, running }) = self.lease.take() else { return };
+        let Some(Lease { mut record, running }) = self.lease.take() else { return };
         if running {
-            partition.end();
-            partition.run_ended(&record);
+            self.partition.end();
+            self.partition.run_ended(&record);
         }
         record.drops = record.drops.saturating_add(1);
-        self.state.put_back(partition, record);
+        self.state.put_back(Arc::clone(&self.partition), record);
     }
 }
 

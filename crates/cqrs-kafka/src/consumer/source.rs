@@ -45,17 +45,18 @@ impl KafkaSource {
     }
 
     fn deliver(
-        &self,
-        partition: Arc<Partition>,
+        state: &Arc<SubscriptionState>,
+        partition: &Arc<Partition>,
         record: Record,
         fetch: &mut Fetch,
     ) -> SourceDelivery {
         let retry = partition.attempts(&record);
         // A retry copy is delivered after its delay, unless an attempt failed since.
         let delayed = partition.is_retry && record.retry_state().attempts >= retry.attempts;
-        let message = record.to_incoming(&partition.topic, partition.id, partition.is_retry);
-        let message = fetch.message(message);
-        let settle = fetch.settle(KafkaSettle::new(Arc::clone(&self.state), partition, record));
+        let message = fetch.message_of(&partition.topic, |message| {
+            record.fill(message, partition.id, partition.is_retry);
+        });
+        let settle = KafkaSettle::boxed(fetch.spare_settle(), state, partition, record);
         SourceDelivery { message, retry, delayed, settle }
     }
 
@@ -81,8 +82,8 @@ impl KafkaSource {
         None
     }
 
-    /// The next fetched record, unless it has to wait for a redelivery of its key.
-    fn next_fetched(&mut self) -> Option<(Arc<Partition>, Record)> {
+    /// The next fetched record, of the first batch, unless it has to wait for a redelivery of its key.
+    fn next_fetched(&mut self) -> Option<Record> {
         loop {
             let batch = self.batches.front_mut()?;
             if batch.partition.is_revoked() {
@@ -96,7 +97,7 @@ impl KafkaSource {
                 continue;
             };
             let Some(record) = self.redelivery.pass(&batch.partition, record) else { continue };
-            return Some((Arc::clone(&batch.partition), record));
+            return Some(record);
         }
     }
 
@@ -132,10 +133,14 @@ impl KafkaSource {
             if !self.redelivery.is_empty()
                 && let Some((partition, record)) = self.next_redelivered(cx)
             {
-                return Poll::Ready(Some(Ok(self.deliver(partition, record, fetch))));
+                let delivery = Self::deliver(&self.state, &partition, record, fetch);
+                return Poll::Ready(Some(Ok(delivery)));
             }
-            if let Some((partition, record)) = self.next_fetched() {
-                return Poll::Ready(Some(Ok(self.deliver(partition, record, fetch))));
+            if let Some(record) = self.next_fetched()
+                && let Some(Batch { partition, .. }) = self.batches.front()
+            {
+                let delivery = Self::deliver(&self.state, partition, record, fetch);
+                return Poll::Ready(Some(Ok(delivery)));
             }
             match self.state.take_batches(&mut self.batches, cx.waker()) {
                 Ok(true) => {}
