@@ -1,5 +1,6 @@
-//! Copies fetched records out of librdkafka. Used by the [`partition_queue`](super::partition_queue).
+//! Copies fetched records out of librdkafka. Owned by the [`session`](super::session), for all its partitions.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -16,10 +17,14 @@ const MAX_HEADERS: usize = 1_024;
 /// The largest number of header names that are not UTF-8: each costs a panic of rdkafka, which is caught.
 const MAX_UNREADABLE: usize = 8;
 
-/// Small records share buffers, so that most records allocate nothing.
+/// Small records share buffers, so that most records allocate nothing. A buffer is filled again once no record has a
+/// part of it: a new one costs more than the copy, because another thread frees it.
 #[derive(Debug, Default)]
 pub(super) struct Copier {
-    buffer: BytesMut,
+    /// The buffer that is filled. `None` before the first small record.
+    buffer: Option<BytesMut>,
+    /// Full ones, about in the order in which they were filled.
+    full: VecDeque<BytesMut>,
     /// The headers of the current record, since reading them twice costs more than a copy.
     headers: Vec<u8>,
     /// Log lines about headers that cannot be read.
@@ -31,6 +36,10 @@ pub(super) struct Copier {
 const BUFFER: usize = 6 * 1024;
 /// Larger records have their own buffer: two allocations beyond the allocator's fast path, freed by another thread.
 const SHARED: usize = BUFFER / 3;
+/// The most full buffers that are kept, 6 MiB.
+const MOST_FULL: usize = 1_024;
+/// Full buffers that are looked at for one that can be filled again.
+const LOOKS: usize = 2;
 
 impl Copier {
     pub(super) fn copy(&mut self, message: &BorrowedMessage<'_>) -> Record {
@@ -67,11 +76,27 @@ impl Copier {
             *own = BytesMut::with_capacity(size);
             return own;
         }
-        if self.buffer.capacity() < size {
-            self.buffer = BytesMut::with_capacity(BUFFER);
+        if let Some(full) = self.buffer.take_if(|buffer| buffer.capacity() < size) {
+            self.full.push_back(full);
         }
-        &mut self.buffer
+        let Self { buffer, full, .. } = self;
+        buffer.get_or_insert_with(|| refill(full))
     }
+}
+
+/// An empty buffer: of the oldest `full` ones one that no record has a part of, or a new one.
+fn refill(full: &mut VecDeque<BytesMut>) -> BytesMut {
+    for _ in 0..LOOKS {
+        let Some(mut oldest) = full.pop_front() else { break };
+        if oldest.try_reclaim(BUFFER) {
+            return oldest;
+        }
+        // A record that is kept for long must not block the others.
+        if full.len() < MOST_FULL {
+            full.push_back(oldest);
+        }
+    }
+    BytesMut::with_capacity(BUFFER)
 }
 
 /// A record is smaller than 2 GiB.
@@ -151,6 +176,8 @@ fn read_headers(
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::KafkaSubscription;
     use crate::config::DEFAULT_UNSETTLED;
@@ -161,28 +188,70 @@ mod tests {
         assert!(DEFAULT_UNSETTLED * BUFFER <= bound, "of {bound}");
     }
 
+    /// Takes `size` bytes of a buffer, as a record does. The capacity is that before it.
+    fn copy(copier: &mut Copier, size: usize) -> (Bytes, usize) {
+        let mut own = BytesMut::new();
+        let buffer = copier.buffer_for(size, &mut own);
+        buffer.resize(size, 7);
+        assert!(buffer.capacity() >= size);
+        let capacity = buffer.capacity();
+        (buffer.split().freeze(), capacity)
+    }
+
     #[test]
     fn small_records_share_a_buffer() {
         let mut copier = Copier::default();
-        let mut copy = |size: usize| {
-            let mut own = BytesMut::new();
-            let buffer = copier.buffer_for(size, &mut own);
-            buffer.resize(size, 7);
-            assert!(buffer.capacity() >= size);
-            let capacity = buffer.capacity();
-            (buffer.split().freeze(), capacity)
-        };
-        let (first, capacity) = copy(SHARED);
+        let (first, capacity) = copy(&mut copier, SHARED);
         assert_eq!(capacity, BUFFER);
-        let (large, capacity) = copy(SHARED + 1);
+        let (large, capacity) = copy(&mut copier, SHARED + 1);
         assert_eq!((large.len(), capacity), (SHARED + 1, SHARED + 1), "not a byte too many");
         let mut before = first.as_ptr_range().end;
         for left in (1..BUFFER / SHARED).rev() {
-            let (next, capacity) = copy(SHARED);
+            let (next, capacity) = copy(&mut copier, SHARED);
             assert_eq!((next.as_ptr(), capacity), (before, left * SHARED), "right behind it");
             before = next.as_ptr_range().end;
         }
-        assert_eq!(copy(1).1, BUFFER, "a new one when it is full");
-        assert_eq!(copy(0).0.len(), 0);
+        assert_eq!(copy(&mut copier, 1).1, BUFFER, "a new one when it is full");
+        assert_eq!(copy(&mut copier, 0).0.len(), 0);
+    }
+
+    /// The records that fill one buffer.
+    fn fill(copier: &mut Copier) -> Vec<Bytes> {
+        (0..BUFFER / SHARED).map(|_| copy(copier, SHARED).0).collect()
+    }
+
+    #[test]
+    fn buffer_is_filled_again_once_no_record_has_a_part_of_it() {
+        let mut copier = Copier::default();
+        let (mut first, second) = (fill(&mut copier), fill(&mut copier));
+        let at = first[0].as_ptr();
+        let kept = first.pop();
+        drop(first);
+        let third = fill(&mut copier);
+        assert!(third.iter().all(|record| record.as_ptr() != at), "a part of it is kept");
+        assert!(kept.iter().flatten().all(|byte| *byte == 7));
+        drop((kept, third));
+        let again = [fill(&mut copier), fill(&mut copier)].concat();
+        assert!(again.iter().any(|record| record.as_ptr() == at));
+        assert!(second.iter().flatten().all(|byte| *byte == 7));
+        assert_eq!(copier.full.len(), 2, "and none was made");
+    }
+
+    #[test]
+    fn record_that_is_kept_does_not_block_other_buffers() {
+        let mut copier = Copier::default();
+        let _kept = fill(&mut copier);
+        for _ in 0..10 * MOST_FULL {
+            drop(fill(&mut copier));
+            assert!(copier.full.len() < 3);
+        }
+    }
+
+    #[test]
+    fn kept_buffers_are_bounded() {
+        let mut copier = Copier::default();
+        let records: Vec<_> = (0..2 * MOST_FULL).map(|_| fill(&mut copier)).collect();
+        assert_eq!(copier.full.len(), MOST_FULL);
+        assert!(records.iter().flatten().flatten().all(|byte| *byte == 7));
     }
 }

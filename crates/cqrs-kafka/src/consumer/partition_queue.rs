@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use rdkafka::consumer::base_consumer::{BaseConsumer, PartitionQueue as ClientQueue};
-use rdkafka::message::BorrowedMessage;
 
 use super::context::Context;
 use super::copier::Copier;
@@ -28,7 +27,6 @@ pub(super) const BATCH: usize = 256;
 pub(super) struct PartitionQueue {
     pub(super) partition: Arc<Partition>,
     fetched: ClientQueue<Context>,
-    copier: Copier,
     waiting: Option<WaitingRecord>,
     /// Records that librdkafka returned by its common queue.
     misrouted: VecDeque<Record>,
@@ -57,7 +55,6 @@ impl PartitionQueue {
         Some(Self {
             partition,
             fetched,
-            copier: Copier::default(),
             waiting: None,
             full_since: None,
             misrouted: VecDeque::new(),
@@ -101,13 +98,18 @@ impl PartitionQueue {
     }
 
     /// Delivers records to the source, as far as there is `room`. `true`: there may be more.
-    pub(super) fn deliver(&mut self, state: &SubscriptionState, room: Bound) -> bool {
+    pub(super) fn deliver(
+        &mut self,
+        state: &SubscriptionState,
+        copier: &mut Copier,
+        room: Bound,
+    ) -> bool {
         let most = room.records.min(BATCH);
         let limit = self.partition.delivery_limit();
         let mut records = Vec::new();
         let (mut bytes, mut more) = (0, true);
         while records.len() < most && bytes < room.bytes {
-            let Some(record) = self.next() else {
+            let Some(record) = self.next(copier) else {
                 more = false;
                 break;
             };
@@ -133,16 +135,21 @@ impl PartitionQueue {
     }
 
     /// Takes a record that librdkafka returned by its common queue.
-    pub(super) fn accept(&mut self, message: &BorrowedMessage<'_>) {
-        let record = self.copier.copy(message);
+    pub(super) fn accept(&mut self, record: Record) {
         self.misrouted.push_back(record);
     }
 
-    fn next(&mut self) -> Option<Record> {
+    /// The next record, unless it is not due yet.
+    #[inline]
+    fn next(&mut self, copier: &mut Copier) -> Option<Record> {
+        // Most records come straight out of the client's queue: each move of one is a copy.
+        if self.waiting.is_none() && self.misrouted.is_empty() && !self.partition.is_retry {
+            return self.poll(copier);
+        }
         let WaitingRecord { record, due } = match self.waiting.take() {
             Some(waiting) => waiting,
             None => {
-                let record = self.poll()?;
+                let record = self.misrouted.pop_front().or_else(|| self.poll(copier))?;
                 let due = if self.partition.is_retry { record.due() } else { None };
                 WaitingRecord { record, due }
             }
@@ -154,11 +161,10 @@ impl PartitionQueue {
         Some(record)
     }
 
-    fn poll(&mut self) -> Option<Record> {
-        self.misrouted.pop_front().or_else(|| {
-            // Errors of a partition come through the callbacks, too.
-            let message = self.fetched.poll(Duration::ZERO)?.ok()?;
-            Some(self.copier.copy(&message))
-        })
+    /// The next fetched record. Errors of a partition come through the callbacks, too.
+    #[inline]
+    fn poll(&self, copier: &mut Copier) -> Option<Record> {
+        let message = self.fetched.poll(Duration::ZERO)?.ok()?;
+        Some(copier.copy(&message))
     }
 }

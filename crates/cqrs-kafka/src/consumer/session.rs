@@ -17,6 +17,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 use super::commit_schedule::CommitSchedule;
 use super::committer::{Committer, Drafts, JobOutcome, renew};
 use super::context::Context;
+use super::copier::Copier;
 use super::membership::{Membership, is_forbidden};
 use super::partition::{Partition, total_activity};
 use super::partition_queue::PartitionQueue;
@@ -51,6 +52,7 @@ pub(super) struct Session {
     pub(super) consumer: Arc<BaseConsumer<Context>>,
     pub(super) committer: Committer,
     pub(super) queues: Vec<PartitionQueue>,
+    copier: Copier,
     pub(super) rebalance_state: RebalanceState,
     pub(super) membership: Membership,
     commits: CommitSchedule,
@@ -85,6 +87,7 @@ impl Session {
             consumer,
             committer,
             queues: Vec::new(),
+            copier: Copier::default(),
             rebalance_state: RebalanceState::Idle,
             membership: Membership::default(),
             next_check: now,
@@ -141,7 +144,7 @@ impl Session {
                     && *queue.partition.topic == *message.topic()
             };
             if let Some(queue) = self.queues.iter_mut().find(of) {
-                queue.accept(&message);
+                queue.accept(self.copier.copy(&message));
             }
         }
     }
@@ -169,7 +172,7 @@ impl Session {
                 continue;
             }
             queue.full_since = None;
-            more |= queue.deliver(&self.state, room);
+            more |= queue.deliver(&self.state, &mut self.copier, room);
         }
         more
     }
