@@ -132,7 +132,7 @@ impl Fetch {
     }
 
     /// The deliveries, which are removed, and the spare parts.
-    pub(crate) fn parts(&mut self) -> (impl Iterator<Item = SourceDelivery>, &mut Spare) {
+    pub(crate) fn parts(&mut self) -> (impl ExactSizeIterator<Item = SourceDelivery>, &mut Spare) {
         (self.deliveries.drain(..), &mut self.spare)
     }
 

@@ -47,9 +47,9 @@ impl Drop for Uncounted {
 }
 
 impl Job {
+    /// The job of a delivery that the caller has counted as received.
     #[inline]
     pub(crate) fn new(delivery: SourceDelivery, monitor: &Arc<Monitor>, spare: &mut Spare) -> Self {
-        monitor.counters.received.one();
         Self {
             uncounted: Uncounted(Some(Arc::clone(monitor))),
             received: spare.received.fill(delivery.message, &monitor.group, delivery.retry),

@@ -189,6 +189,7 @@ impl Scheduler {
     fn return_source(&self, source: Box<dyn Source>, mut fetch: Fetch) {
         let mut state = self.lock();
         let (deliveries, spare) = fetch.parts();
+        self.monitor.counters.received.add(deliveries.len());
         let jobs = deliveries.map(|delivery| Job::new(delivery, &self.monitor, spare));
         if state.closed {
             drop(state);
