@@ -169,7 +169,7 @@ pub trait Settle: Any + Send + Sync {
     /// Acks the message: it is done and is not redelivered. After `Ready(Ok)`, dropping this does nothing.
     ///
     /// Release here what this holds: the message, its place within the bounds. If the source uses
-    /// [`Fetch::settle`], an acked settlement is not dropped but kept for a later delivery.
+    /// [`Fetch::spare_settle`], an acked settlement is not dropped but kept for a later delivery.
     ///
     /// The first poll begins the ack. `Pending`: it is on its way to the broker, and a further poll continues it.
     /// [`ack`](trait.Settle.html#method.ack) is the future of it. An ack is a poll and not a future, because most

@@ -72,8 +72,8 @@ impl Fetch {
         Arc::new(message)
     }
 
-    /// A message of `topic`, in the allocation of a settled one if there is one: `fill` is called once, with a message
-    /// that has a topic and nothing else. Fields that stay cost nothing.
+    /// A message of `topic`, in the allocation of a settled one if there is one. `fill` is called once, with a message
+    /// that has the topic and nothing else.
     #[inline]
     pub fn message_of(
         &mut self,

@@ -30,7 +30,7 @@ pub(super) struct MemorySettle {
 }
 
 impl MemorySettle {
-    /// The settlement of the delivery `tag`, in `spare` if that is of the same topic.
+    /// The settlement of the delivery `tag`, in `spare` if there is one.
     #[inline]
     pub(super) fn boxed(
         spare: Option<Box<Self>>,
@@ -39,7 +39,10 @@ impl MemorySettle {
         revocations: u64,
     ) -> Box<Self> {
         match spare {
-            Some(mut spare) if Arc::ptr_eq(&spare.of, of) && spare.tag.is_none() => {
+            Some(mut spare) if spare.tag.is_none() => {
+                if !Arc::ptr_eq(&spare.of, of) {
+                    spare.of = Arc::clone(of);
+                }
                 (spare.tag, spare.revocations) = (Some(tag), revocations);
                 spare
             }
@@ -128,10 +131,10 @@ impl Settle for MemorySettle {
             return ready(Err(was_revoked()));
         };
         let message = stored.message();
-        let Some(topic) = source.request.dead_letter_topic(&message.topic) else {
+        let Some(target) = source.request.dead_letter_topic(&message.topic) else {
             return ready(Ok(()));
         };
-        let message = match dead(message, topic, letter) {
+        let message = match dead(message, target, letter) {
             Ok(message) => message,
             Err(error) => return ready(Err(error)),
         };

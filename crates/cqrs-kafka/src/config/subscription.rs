@@ -182,7 +182,7 @@ impl KafkaSubscription {
         /// fetched, the others go on.
         /// Records up to 2 KiB, key and headers included, share buffers of 6 KiB. One that is not settled for long, or
         /// whose bytes a handler keeps, keeps its buffer as well, which counts here as its own bytes alone: at most
-        /// `max_unsettled` times 6 KiB. Default 64 MiB. Above 512 GiB, or with a `max_unsettled` above 8,388,608, the
+        /// `max_unsettled` times 6 KiB. Up to 6 MiB of these buffers are kept for later records. Default 64 MiB. Above 512 GiB, or with a `max_unsettled` above 8,388,608, the
         /// subscription is refused.
         pub fn with_max_unsettled_bytes(bytes: usize) { self.max_unsettled_bytes = bytes }
 

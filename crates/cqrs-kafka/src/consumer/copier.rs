@@ -188,11 +188,11 @@ mod tests {
         assert!(DEFAULT_UNSETTLED * BUFFER <= bound, "of {bound}");
     }
 
-    /// Takes `size` bytes of a buffer, as a record does. The capacity is that before it.
-    fn copy(copier: &mut Copier, size: usize) -> (Bytes, usize) {
+    /// Takes `size` bytes of a buffer, as a record does, and fills them with `byte`. The capacity is that before it.
+    fn copy(copier: &mut Copier, size: usize, byte: u8) -> (Bytes, usize) {
         let mut own = BytesMut::new();
         let buffer = copier.buffer_for(size, &mut own);
-        buffer.resize(size, 7);
+        buffer.resize(size, byte);
         assert!(buffer.capacity() >= size);
         let capacity = buffer.capacity();
         (buffer.split().freeze(), capacity)
@@ -201,57 +201,63 @@ mod tests {
     #[test]
     fn small_records_share_a_buffer() {
         let mut copier = Copier::default();
-        let (first, capacity) = copy(&mut copier, SHARED);
+        let (first, capacity) = copy(&mut copier, SHARED, 0);
         assert_eq!(capacity, BUFFER);
-        let (large, capacity) = copy(&mut copier, SHARED + 1);
+        let (large, capacity) = copy(&mut copier, SHARED + 1, 0);
         assert_eq!((large.len(), capacity), (SHARED + 1, SHARED + 1), "not a byte too many");
         let mut before = first.as_ptr_range().end;
         for left in (1..BUFFER / SHARED).rev() {
-            let (next, capacity) = copy(&mut copier, SHARED);
+            let (next, capacity) = copy(&mut copier, SHARED, 0);
             assert_eq!((next.as_ptr(), capacity), (before, left * SHARED), "right behind it");
             before = next.as_ptr_range().end;
         }
-        assert_eq!(copy(&mut copier, 1).1, BUFFER, "a new one when it is full");
-        assert_eq!(copy(&mut copier, 0).0.len(), 0);
+        assert_eq!(copy(&mut copier, 1, 0).1, BUFFER, "a new one when it is full");
+        assert_eq!(copy(&mut copier, 0, 0).0.len(), 0);
     }
 
-    /// The records that fill one buffer.
-    fn fill(copier: &mut Copier) -> Vec<Bytes> {
-        (0..BUFFER / SHARED).map(|_| copy(copier, SHARED).0).collect()
+    /// The records that fill one buffer, with `byte`.
+    fn fill(copier: &mut Copier, byte: u8) -> Vec<Bytes> {
+        (0..BUFFER / SHARED).map(|_| copy(copier, SHARED, byte).0).collect()
+    }
+
+    fn has_only(records: &[Bytes], byte: u8) -> bool {
+        records.iter().flatten().all(|found| *found == byte)
     }
 
     #[test]
     fn buffer_is_filled_again_once_no_record_has_a_part_of_it() {
         let mut copier = Copier::default();
-        let (mut first, second) = (fill(&mut copier), fill(&mut copier));
+        let (mut first, second) = (fill(&mut copier, 1), fill(&mut copier, 2));
         let at = first[0].as_ptr();
-        let kept = first.pop();
+        let kept = first.split_off(BUFFER / SHARED - 1);
         drop(first);
-        let third = fill(&mut copier);
+        let third = fill(&mut copier, 3);
         assert!(third.iter().all(|record| record.as_ptr() != at), "a part of it is kept");
-        assert!(kept.iter().flatten().all(|byte| *byte == 7));
+        assert!(has_only(&kept, 1));
         drop((kept, third));
-        let again = [fill(&mut copier), fill(&mut copier)].concat();
+        let again = [fill(&mut copier, 4), fill(&mut copier, 4)].concat();
         assert!(again.iter().any(|record| record.as_ptr() == at));
-        assert!(second.iter().flatten().all(|byte| *byte == 7));
+        assert!(has_only(&again, 4) && has_only(&second, 2));
         assert_eq!(copier.full.len(), 2, "and none was made");
     }
 
     #[test]
     fn record_that_is_kept_does_not_block_other_buffers() {
         let mut copier = Copier::default();
-        let _kept = fill(&mut copier);
+        let kept = fill(&mut copier, 1);
         for _ in 0..10 * MOST_FULL {
-            drop(fill(&mut copier));
+            drop(fill(&mut copier, 2));
             assert!(copier.full.len() < 3);
         }
+        assert!(has_only(&kept, 1));
     }
 
     #[test]
-    fn kept_buffers_are_bounded() {
+    fn full_buffers_are_bounded() {
         let mut copier = Copier::default();
-        let records: Vec<_> = (0..2 * MOST_FULL).map(|_| fill(&mut copier)).collect();
+        let bytes = (0..=u8::MAX).cycle().take(2 * MOST_FULL);
+        let filled: Vec<_> = bytes.map(|byte| (fill(&mut copier, byte), byte)).collect();
         assert_eq!(copier.full.len(), MOST_FULL);
-        assert!(records.iter().flatten().flatten().all(|byte| *byte == 7));
+        assert!(filled.iter().all(|(records, byte)| has_only(records, *byte)));
     }
 }

@@ -54,28 +54,28 @@ impl Lease {
 }
 
 impl KafkaSettle {
-    /// The settlement of a delivery of `record`, in `spare` if that is of the same partition.
+    /// The settlement of a delivery of `record`, in `spare` if there is one.
     pub(super) fn boxed(
         spare: Option<Box<Self>>,
         state: &Arc<SubscriptionState>,
         partition: &Arc<Partition>,
         record: Record,
     ) -> Box<Self> {
-        let lease = Some(Lease { record, running: false });
-        match spare {
-            Some(mut spare)
-                if Arc::ptr_eq(&spare.partition, partition)
-                    && Arc::ptr_eq(&spare.state, state)
-                    && spare.lease.is_none() =>
-            {
-                spare.lease = lease;
+        let mut settle = match spare {
+            // Counts are not changed for what it has already: other threads read and change them.
+            Some(mut spare) if Arc::ptr_eq(&spare.state, state) && spare.lease.is_none() => {
+                if !Arc::ptr_eq(&spare.partition, partition) {
+                    spare.partition = Arc::clone(partition);
+                }
                 spare
             }
             _ => {
                 let (state, partition) = (Arc::clone(state), Arc::clone(partition));
-                Box::new(Self { state, partition, lease })
+                Box::new(Self { state, partition, lease: None })
             }
-        }
+        };
+        settle.lease = Some(Lease { record, running: false });
+        settle
     }
 
     /// The topic, partition and offset of the record, or of the one that a retry copy was made from.
