@@ -142,6 +142,8 @@ pub(crate) async fn event_is_published_before_its_cause_is_acked<H: Harness>(har
         fixture.until("the message is held, as its event is unroutable", is_held).await;
         let counts = running.counts();
         assert_eq!((counts.handled, counts.dead_lettered), (0, 0), "not settled before");
+    } else {
+        fixture.until("it is acked", || running.counts().handled == 1).await;
     }
     let to_topic = |topics: &mut TopicSet| *topics = TopicSet::Named(vec![to.as_str().into()]);
     let mut receiver = fixture.open_with(|request| to_topic(&mut request.topics)).await;

@@ -151,6 +151,7 @@ flaws! {
     SkipsEmpty fails [tombstone_differs_from_an_empty_message, empty_messages_are_skipped]
     TombstoneIsEmpty fails [tombstone_differs_from_an_empty_message]
     IgnoresEarliest fails [
+        event_is_published_before_its_cause_is_acked,
         new_group_starts_at_earliest_or_at_its_creation,
         start_time_works_or_is_unsupported,
     ]
