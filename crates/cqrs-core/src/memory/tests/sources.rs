@@ -1,5 +1,6 @@
 //! Tests of a memory broker's source with several topics.
 
+use std::collections::HashSet;
 use std::future::poll_fn;
 use std::time::Duration;
 
@@ -163,4 +164,23 @@ async fn revoked_delivery_leaves_no_dead_letter_and_no_copy() {
     again.settle.ack().await.unwrap();
     tokio::time::sleep(2 * delay).await;
     assert!(next(&mut source).await.is_none(), "one message, one delivery");
+}
+
+#[tokio::test(start_paused = true)]
+async fn spare_settlement_settles_the_message_of_its_new_topic() {
+    let broker = MemoryBroker::new();
+    let mut source = source(&broker, 100).await;
+    let (mut fetch, mut places) = (Fetch::new(1), HashSet::new());
+    for topic in ["t", "u", "u", "t"] {
+        publish(&broker, topic).await;
+        poll_fn(|cx| source.poll_fetch(cx, &mut fetch)).await.unwrap().unwrap();
+        let mut delivery = fetch.drain().next().unwrap();
+        assert_eq!(&*delivery.message.topic, topic);
+        assert_eq!(broker.unsettled(topic, "g"), 1);
+        delivery.settle.ack().await.unwrap();
+        assert_eq!(broker.unsettled(topic, "g"), 0);
+        places.insert(std::ptr::from_ref(&*delivery.settle).addr());
+        fetch.spare.keep(None, delivery.settle);
+    }
+    assert_eq!(places.len(), 1, "one allocation for all");
 }
