@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use uuid::Uuid;
 
+use crate::consuming::fixture::until;
 use crate::servers;
 
 /// The superuser.
@@ -97,7 +98,7 @@ impl AclKafka {
         config
     }
 
-    /// Gives rights to a user.
+    /// Gives rights to a user who has none yet, and waits until they hold.
     pub async fn grant(&self, user: &str, rights: &[Right]) {
         const CREATE_ACLS: i16 = 30;
         const LITERAL: u8 = 3;
@@ -117,6 +118,26 @@ impl AclKafka {
         // text.
         let accepted = answer[8..].chunks(4).all(|result| result.starts_with(&[0, 0]));
         assert!(accepted, "{user}: {rights:?}: {}", String::from_utf8_lossy(&answer[8..]));
+        // The controller has them now. The broker, which decides, reads them from it later.
+        let hold = async || self.rights_of(user).await == rights.len();
+        until(&format!("{user} has {rights:?}"), hold).await;
+    }
+
+    /// The number of rights by which the broker decides on a user.
+    async fn rights_of(&self, user: &str) -> usize {
+        const DESCRIBE_ACLS: i16 = 29;
+        const ANY: u8 = 1;
+        const NO_TEXT: [u8; 2] = (-1_i16).to_be_bytes();
+        let principal = format!("User:{user}");
+        // The resource's type, name and pattern; the user; the host; the operation; allowed or denied.
+        let mut body = [&[ANY], &NO_TEXT[..], &[ANY]].concat();
+        string(&mut body, &principal);
+        body.extend([&NO_TEXT[..], &[ANY, ANY]].concat());
+        let mut stream = self.login().await.unwrap();
+        let answer = ask(&mut stream, DESCRIBE_ACLS, 1, &body).await.unwrap();
+        let mut name = Vec::new();
+        string(&mut name, &principal);
+        answer.windows(name.len()).filter(|part| *part == name).count()
     }
 
     /// Creates a topic, of one partition.
