@@ -14,9 +14,7 @@ use std::time::Duration;
 use cqrs::codec::{JsonSerializer, Serializer as _};
 use cqrs::consume::Incoming;
 use cqrs::prelude::*;
-use cqrs::protobuf::{
-    FrameExt as _, MappingError, ProtobufEvent, ProtobufSerializer, json_or_protobuf,
-};
+use cqrs::protobuf::{MappingError, ProtobufEvent, ProtobufSerializer, json_or_protobuf};
 use cqrs::{MemoryBroker, Message};
 use serde::{Deserialize, Serialize};
 

@@ -7,9 +7,7 @@ use cqrs_core::NotificationEvent;
 use cqrs_core::codec::{DeserializeErrorKind as Kind, Deserializer, Serializer};
 use cqrs_core::consume::Incoming;
 use cqrs_macros::Notification;
-use cqrs_protobuf::{
-    FrameExt as _, MappingError, ProtobufDeserializer, ProtobufEvent, ProtobufSerializer,
-};
+use cqrs_protobuf::{MappingError, ProtobufDeserializer, ProtobufEvent, ProtobufSerializer};
 
 /// One of each kind of field. Also the payload that is its own message.
 #[derive(Clone, PartialEq, prost::Message, Notification)]

@@ -7,7 +7,7 @@ use cqrs_core::codec::{DeserializeError, DeserializeErrorKind as Kind, Deseriali
 use cqrs_core::consume::Incoming;
 use prost::Message as _;
 
-use crate::event::{ProtobufEvent, event_name};
+use crate::event::ProtobufEvent;
 
 /// Reads events from their Protobuf messages.
 ///
@@ -67,6 +67,6 @@ impl<P: ProtobufEvent> Deserializer<P> for ProtobufDeserializer {
     }
 
     fn event_name<'m>(&self, message: &'m Incoming) -> Option<Cow<'m, str>> {
-        event_name(message).map(Cow::Borrowed)
+        message.event_name().map(Cow::Borrowed)
     }
 }

@@ -5,7 +5,7 @@ use cqrs_core::consume::Incoming;
 use cqrs_core::message::content_type;
 
 use crate::deserialize::ProtobufDeserializer;
-use crate::event::{ProtobufEvent, event_name};
+use crate::event::ProtobufEvent;
 
 /// Other names of the same media type, used by other services.
 const ALSO_PROTOBUF: [&str; 2] = ["application/protobuf", "application/vnd.google.protobuf"];
@@ -33,5 +33,5 @@ fn is_protobuf(message: &Incoming) -> bool {
     let is_json = message.body.as_ref().is_some_and(|body| body.starts_with(b"{"));
     // FastStream sends an empty content type with bytes.
     let is_missing = message.content_type.as_deref().is_none_or(str::is_empty);
-    is_missing && event_name(message).is_some() && !is_json
+    is_missing && message.event_name().is_some() && !is_json
 }

@@ -4,10 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use cqrs_core::consume::Incoming;
-use cqrs_core::event::Timestamp;
-use cqrs_core::message::header;
 use cqrs_core::{Notification, NotificationEvent};
-use uuid::Uuid;
 
 /// The conversion between a notification event and its Protobuf message.
 ///
@@ -19,7 +16,7 @@ use uuid::Uuid;
 /// # use cqrs_core::consume::Incoming;
 /// # use cqrs_core::NotificationEvent;
 /// # use cqrs_macros::Notification;
-/// # use cqrs_protobuf::{FrameExt as _, MappingError, ProtobufEvent, ProtobufSerializer};
+/// # use cqrs_protobuf::{MappingError, ProtobufEvent, ProtobufSerializer};
 /// # mod pb {
 /// #     #[derive(Clone, PartialEq, prost::Message)]
 /// #     pub struct UserJoinedNotification {
@@ -146,33 +143,3 @@ impl fmt::Display for MappingError {
 impl std::error::Error for MappingError {}
 
 cqrs_core::error_debug!(MappingError);
-
-/// The conversion of a message's frame to an event.
-pub trait FrameExt {
-    /// An event with `payload` and the data of the frame: the id (header `message_id`, else the broker's
-    /// own), the name, the time of publishing and the topic. Missing or unreadable data gets the defaults
-    /// of a new event.
-    fn to_event<P: Notification>(&self, payload: P) -> NotificationEvent<P>;
-}
-
-impl FrameExt for Incoming {
-    fn to_event<P: Notification>(&self, payload: P) -> NotificationEvent<P> {
-        // python-cqrs puts the event's id into the header, and another one into RabbitMQ's property.
-        let id = self.headers.get(header::MESSAGE_ID).or(self.id.as_deref());
-        let id = id.and_then(|id| id.parse().ok()).unwrap_or_else(Uuid::now_v7);
-        let time = self.timestamp.map_or_else(Timestamp::now, Timestamp::from);
-        let name = event_name(self).filter(|name| *name != P::NAME);
-        let name = name.map_or(Cow::Borrowed(P::NAME), |name| Cow::Owned(name.to_owned()));
-        let mut topic = P::topic();
-        if topic != *self.topic {
-            // Not by `to_string`, which formats an `Arc<str>`.
-            topic = Cow::Owned(str::to_owned(&self.topic));
-        }
-        NotificationEvent::from_parts(payload, id, time, name, topic)
-    }
-}
-
-/// The event's name in the frame.
-pub(crate) fn event_name(message: &Incoming) -> Option<&str> {
-    message.headers.get(header::EVENT_NAME).or(message.name.as_deref())
-}

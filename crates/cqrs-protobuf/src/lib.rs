@@ -47,7 +47,7 @@ mod serialize;
 
 pub use deserialize::ProtobufDeserializer;
 pub use either::json_or_protobuf;
-pub use event::{FrameExt, MappingError, ProtobufEvent};
+pub use event::{MappingError, ProtobufEvent};
 /// The version of prost that this crate uses.
 pub use prost;
 pub use serialize::ProtobufSerializer;

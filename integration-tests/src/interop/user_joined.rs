@@ -8,7 +8,7 @@ use cqrs_core::event::Timestamp;
 use cqrs_core::message::CorrelationId;
 use cqrs_core::{Mediator, MessageBroker, NotificationEvent, Scope};
 use cqrs_macros::Notification;
-use cqrs_protobuf::{FrameExt, MappingError, ProtobufEvent, ProtobufSerializer};
+use cqrs_protobuf::{MappingError, ProtobufEvent, ProtobufSerializer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 

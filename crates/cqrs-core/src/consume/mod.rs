@@ -15,6 +15,7 @@ mod contract;
 mod dead_letter;
 mod error;
 mod fetch;
+mod frame;
 mod incoming;
 mod log_limit;
 mod received;

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use cqrs_core::NotificationEvent;
 use cqrs_core::consume::Incoming;
 use cqrs_macros::Notification;
-use cqrs_protobuf::{FrameExt as _, MappingError, ProtobufEvent, ProtobufSerializer};
+use cqrs_protobuf::{MappingError, ProtobufEvent, ProtobufSerializer};
 use serde::{Deserialize, Serialize};
 
 /// The payload is the message.
