@@ -59,6 +59,8 @@ MODELS = {
     "dataclass-dict": DCNotificationEvent[dict],
     # As the manual of python-cqrs has it.
     "alias": cqrs.NotificationEvent[UserCreated],
+    # No event: what services write that know no python-cqrs.
+    "payload": UserCreated,
 }
 
 

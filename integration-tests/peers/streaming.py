@@ -122,11 +122,15 @@ class Signup(pydantic.BaseModel):
     topic: str
 
 
+# Of the bodies that FastStream publishes.
+BODIES = {None: dict, "event": Signup, "payload": MODELS["payload"]}
+
+
 async def faststream_publish(
-    broker, address, topic, bodies, exchange=None, as_model=False, correlation_id=None, key=None
+    broker, address, topic, bodies, exchange=None, model=None, correlation_id=None, key=None
 ):
     """Publishes `bodies` as FastStream does, one after the other."""
-    bodies = [Signup(**body) if as_model else body for body in bodies]
+    bodies = [BODIES[model](**body) for body in bodies]
     if broker == "kafka":
         async with kafka.KafkaBroker(address) as connected:
             for body in bodies:

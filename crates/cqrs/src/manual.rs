@@ -24,6 +24,7 @@ pages! {
     Rabbitmq = "../../../docs/how-to/rabbitmq.md",
     Kafka = "../../../docs/how-to/kafka.md",
     Testing = "../../../docs/how-to/testing.md",
+    PlainJson = "../../../docs/how-to/plain-json.md",
     Protobuf = "../../../docs/how-to/protobuf.md",
     Python = "../../../docs/how-to/python.md",
     BrokerCrate = "../../../docs/how-to/broker-crate.md",

@@ -107,7 +107,7 @@ async fn a_queue_is_shared_with_a_consumer_of_faststream() {
         }
         let sent: Vec<_> = (0..25).flat_map(|_| events(&topology.topic)).collect();
         publish_events(topology.broker(), &sent[..50]).await;
-        topology.stream(&sent[50..], false).await;
+        topology.stream(&sent[50..], None).await;
         once_in_total(&mut service, &mut inbox, &sent).await;
         inbox.stop().await;
         service.stop().await;

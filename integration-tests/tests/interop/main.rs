@@ -25,6 +25,7 @@ mod amqp;
 mod declaring;
 mod groups;
 mod kafka;
+mod plain_json;
 mod protobuf;
 mod reading;
 mod tables;
@@ -35,6 +36,7 @@ use cqrs_core::{MessageBroker, NotificationEvent, Subscribe, Subscription};
 use integration_tests::interop::{CORRELATION, TestService, UserCreated};
 use integration_tests::kafka::Raw;
 use integration_tests::peers::{Inbox, Peer, Python};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 /// A topic of a test on one of the brokers, and the requests to the peers that use it.
@@ -115,11 +117,11 @@ trait TestTopic: Sized {
         Peer::shared(python).call("publish", request).await
     }
 
-    /// Lets FastStream publish.
-    async fn stream(&self, events: &[NotificationEvent<UserCreated>], as_model: bool) {
+    /// Lets FastStream publish bodies: dicts, or those of a model.
+    async fn stream<B: Serialize>(&self, bodies: &[B], model: Option<&str>) {
         let mut request = self.target();
-        request["bodies"] = json!(events);
-        request["as_model"] = as_model.into();
+        request["bodies"] = json!(bodies);
+        request["model"] = model.into();
         request["correlation_id"] = CORRELATION.into();
         request["key"] = Self::KEY.into();
         Peer::shared(Python::FastStream).call("faststream_publish", request).await;

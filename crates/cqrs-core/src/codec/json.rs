@@ -6,6 +6,7 @@ use std::error::Error;
 use std::io;
 
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
 use serde_json::ser::Formatter;
@@ -35,7 +36,7 @@ impl<P: Notification + ToJson> Serializer<P> for JsonSerializer {
     }
 }
 
-fn to_vec<T: Serialize>(value: &T) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
+pub(super) fn to_vec<T: Serialize>(value: &T) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
     let (mut body, has_null) = (Vec::with_capacity(256), Cell::new(false));
     let mut serializer = serde_json::Serializer::with_formatter(&mut body, NoticeNull(&has_null));
     value.serialize(&mut serializer)?;
@@ -96,30 +97,38 @@ impl JsonDeserializer {
         &self,
         body: &Bytes,
     ) -> Result<NotificationEvent<P>, DeserializeError> {
-        if body.is_empty() {
-            let kind = DeserializeErrorKind::Empty;
-            return Err(DeserializeError::new(kind, "no bytes", body.clone()));
-        }
-        let text = unicode::to_utf8(body).map_err(|error| {
-            DeserializeError::new(DeserializeErrorKind::Syntax, error, body.clone())
-        })?;
-        // One check of all the text is faster than one of each string in it. Bytes that are not UTF-8 may stand
-        // in what the event ignores.
-        let read = match std::str::from_utf8(&text) {
-            Ok(text) => match canonical::read(text) {
-                Some(event) => return Ok(event),
-                None => serde_json::from_str(text),
-            },
-            Err(_) => serde_json::from_slice(&text),
-        };
-        read.map_err(|error| {
-            let kind = match error.classify() {
-                Category::Data => DeserializeErrorKind::Shape,
-                Category::Io | Category::Syntax | Category::Eof => DeserializeErrorKind::Syntax,
-            };
-            DeserializeError::new(kind, without_values(&error.to_string()), body.clone())
-        })
+        read(body, canonical::read)
     }
+}
+
+/// Reads the text of `body`, with `fast` if that takes it.
+pub(super) fn read<T: DeserializeOwned>(
+    body: &Bytes,
+    fast: impl FnOnce(&str) -> Option<T>,
+) -> Result<T, DeserializeError> {
+    if body.is_empty() {
+        let kind = DeserializeErrorKind::Empty;
+        return Err(DeserializeError::new(kind, "no bytes", body.clone()));
+    }
+    let text = unicode::to_utf8(body).map_err(|error| {
+        DeserializeError::new(DeserializeErrorKind::Syntax, error, body.clone())
+    })?;
+    // One check of all the text is faster than one of each string in it. Bytes that are not UTF-8 may stand
+    // in what is ignored.
+    let read = match std::str::from_utf8(&text) {
+        Ok(text) => match fast(text) {
+            Some(read) => return Ok(read),
+            None => serde_json::from_str(text),
+        },
+        Err(_) => serde_json::from_slice(&text),
+    };
+    read.map_err(|error| {
+        let kind = match error.classify() {
+            Category::Data => DeserializeErrorKind::Shape,
+            Category::Io | Category::Syntax | Category::Eof => DeserializeErrorKind::Syntax,
+        };
+        DeserializeError::new(kind, without_values(&error.to_string()), body.clone())
+    })
 }
 
 /// Removes the values that serde quotes: `invalid type: string "4111", expected u64 at line 1 column 9`

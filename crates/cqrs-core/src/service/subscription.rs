@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::policy::{Decoded, DecoderFn, OnDecodeError, Policies, Undecodable, UndecodableFn};
 use super::runtime::{Limits, Routes};
-use crate::codec::{Deserializer, FromJson, JsonDeserializer};
+use crate::codec::{Deserializer, FromJson, JsonDeserializer, JsonPayloadDeserializer};
 use crate::consume::{
     BrokerOptions, DeadLetterTarget, Incoming, Received, Retry, StartAt, StatusReporter,
     SubscribeRequest, TopicSet,
@@ -105,6 +105,12 @@ impl Subscription {
     /// Takes every message as a JSON event of type `P`, whatever its name.
     pub fn json_of<P: Notification + FromJson>(self) -> Self {
         self.decode_all::<P>(JsonDeserializer)
+    }
+
+    /// Takes messages whose JSON is the payload alone, without an envelope, as events of type `P`. Several types of one
+    /// topic are distinguished by the event's name in the frame: see [`JsonPayloadDeserializer`].
+    pub fn json_payload<P: Notification + FromJson>(self) -> Self {
+        self.decode::<P>(JsonPayloadDeserializer)
     }
 
     /// Takes events of type `P` as `deserializer` reads them.
