@@ -21,12 +21,13 @@ pub async fn brokers(arguments: &[&str]) -> String {
     ran.unwrap_or_else(|said| panic!("scripts/brokers {}: {said}", arguments.join(" ")))
 }
 
-/// Runs `scripts/brokers` and returns its output; as an error when it fails.
+/// Runs `scripts/brokers` and returns its output; when it fails, as an error with the exit status.
 pub async fn try_brokers(arguments: &[&str]) -> Result<String, String> {
     let ran = tokio::process::Command::new(script()).args(arguments).output().await.unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout).into_owned();
     match ran.status.success() {
-        true => Ok(String::from_utf8_lossy(&ran.stdout).into_owned()),
-        false => Err(String::from_utf8_lossy(&ran.stderr).into_owned()),
+        true => Ok(said),
+        false => Err(format!("{}: {}{said}", ran.status, String::from_utf8_lossy(&ran.stderr))),
     }
 }
 
