@@ -14,7 +14,7 @@ use integration_tests::control::{Restore, brokers, full};
 use integration_tests::servers::connected;
 use tokio::task::JoinHandle;
 
-use crate::SERVERS;
+use crate::RABBITMQ;
 
 /// The allowed time beyond a deadline on a busy machine.
 const LATE: Duration = Duration::from_secs(30);
@@ -108,7 +108,7 @@ impl Load {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cut_connection_loses_nothing_and_keeps_order() {
-    let _alone = SERVERS.write().await;
+    let _alone = RABBITMQ.write().await;
     let (name, raw, mut config) = amqp::with_queue("cut", "quorum", "t").await;
     let proxy = through_proxy(&mut config).await;
     let broker = Arc::new(AmqpMessageBroker::connect(config).await.unwrap());
@@ -127,7 +127,7 @@ async fn cut_connection_loses_nothing_and_keeps_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unconfirmed_is_republished_after_a_cut() {
-    let _alone = SERVERS.write().await;
+    let _alone = RABBITMQ.write().await;
     let (name, raw, mut config) = amqp::with_queue("cuts", "classic", "t").await;
     (config.pool_size, config.channels_per_connection) = (2, 2);
     let proxy = through_proxy(&mut config).await;
@@ -184,14 +184,14 @@ async fn kill_and_start(kind: &str, down: Duration, timeout: Duration, test: &st
 
 #[tokio::test(flavor = "multi_thread")]
 async fn server_killed_within_deadline_loses_nothing() {
-    let _alone = SERVERS.write().await;
+    let _alone = RABBITMQ.write().await;
     let (down, timeout) = (Duration::from_secs(10), Duration::from_secs(90));
     kill_and_start("quorum", down, timeout, "amqp kill -9, back in time").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn server_down_past_deadline_fails_in_time() {
-    let _alone = SERVERS.write().await;
+    let _alone = RABBITMQ.write().await;
     let (down, timeout) = match full() {
         true => (Duration::from_secs(40), Duration::from_secs(30)),
         false => (Duration::from_secs(6), Duration::from_secs(3)),
@@ -201,7 +201,7 @@ async fn server_down_past_deadline_fails_in_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_alarm_is_reported_and_keeps_deadlines() {
-    let _alone = SERVERS.write().await;
+    let _alone = RABBITMQ.write().await;
     let (name, raw, mut config) = amqp::with_queue("alarm", "classic", "t").await;
     let timeout = Duration::from_secs(2);
     config.publish_timeout = timeout;
@@ -253,7 +253,7 @@ async fn memory_alarm_is_reported_and_keeps_deadlines() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn server_that_stops_reading_hangs_nothing() {
-    let _alone = SERVERS.write().await;
+    let _alone = RABBITMQ.write().await;
     let (name, raw, mut config) = amqp::with_queue("pause", "quorum", "t").await;
     let timeout = Duration::from_secs(3);
     config.publish_timeout = timeout;
@@ -288,7 +288,7 @@ async fn server_that_stops_reading_hangs_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn heartbeat_detects_a_silent_network() {
-    let _alone = SERVERS.write().await;
+    let _alone = RABBITMQ.write().await;
     let (name, raw, mut config) = amqp::with_queue("blackhole", "quorum", "t").await;
     let timeout = Duration::from_secs(4);
     config.publish_timeout = timeout;

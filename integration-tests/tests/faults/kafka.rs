@@ -12,7 +12,7 @@ use integration_tests::kafka::{Record, create_topic, fresh_topic, read_all};
 use integration_tests::servers;
 use tokio::sync::Mutex;
 
-use crate::SERVERS;
+use crate::KAFKA;
 
 const TASKS: usize = 64;
 const KEYS: usize = 16;
@@ -138,7 +138,7 @@ async fn outage(
     outage: Duration,
     timeout: Duration,
 ) {
-    let _alone = SERVERS.write().await;
+    let _alone = KAFKA.write().await;
     let events = if full() { 100_000 } else { 12_800 };
     let mut config = KafkaConfig::new([servers::kafka()]);
     config.publish_timeout = timeout;
@@ -225,7 +225,7 @@ async fn broker_hanging_past_deadline_is_reported() {
 
 #[tokio::test]
 async fn shutdown_of_a_hanging_broker_ends_and_counts() {
-    let _alone = SERVERS.write().await;
+    let _alone = KAFKA.write().await;
     let mut config = KafkaConfig::new([servers::kafka()]);
     // The shutdown does not wait for it.
     config.publish_timeout = 3 * LATE;

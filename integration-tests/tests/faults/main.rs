@@ -13,5 +13,7 @@ use tokio::sync::RwLock;
 /// The program that the tests kill.
 const WORKER: &str = env!("CARGO_BIN_EXE_worker");
 
-/// A write lock for tests that break a shared server or measure; a read lock for the others.
-static SERVERS: RwLock<()> = RwLock::const_new(());
+/// A write lock for tests that break the server; a read lock for the others.
+static KAFKA: RwLock<()> = RwLock::const_new(());
+/// The same.
+static RABBITMQ: RwLock<()> = RwLock::const_new(());
