@@ -13,9 +13,9 @@ const ALSO_PROTOBUF: [&str; 2] = ["application/protobuf", "application/vnd.googl
 /// Reads JSON and Protobuf from one topic.
 ///
 /// The content type decides. Without one, as on Kafka, a message whose frame names its event is Protobuf,
-/// unless its body begins with `{`, as a JSON object does; any other is JSON. This is right for all
-/// messages of this framework and python-cqrs: a Protobuf message begins with `{` only if its first field
-/// is a group of number 15.
+/// unless its body begins with `{`, as a JSON object does; any other is JSON. This is right for the JSON and the
+/// Protobuf of python-cqrs and of this framework's defaults: a Protobuf message begins with `{` only if its first
+/// field is a group of number 15. JSON is read as a whole event, not as the payload alone.
 ///
 /// For other rules see [`ByContentType`].
 pub fn json_or_protobuf<P: ProtobufEvent + FromJson>() -> ByContentType<P> {

@@ -11,7 +11,7 @@ use cqrs::broker::{
 };
 use cqrs::codec::{
     ByContentType, DeserializeError, DeserializeErrorKind, Encoded, JsonDeserializer,
-    JsonSerializer, SerializeError,
+    JsonPayloadDeserializer, JsonPayloadSerializer, JsonSerializer, SerializeError,
 };
 use cqrs::consume::{
     BrokerOptions, DeadLetter, DeadLetterReason, DeadLetterTarget, Delayed, Fetch, Incoming,
@@ -88,6 +88,8 @@ const _: () = {
     shared::<TraceContext>();
     shared::<JsonSerializer>();
     shared::<JsonDeserializer>();
+    shared::<JsonPayloadSerializer>();
+    shared::<JsonPayloadDeserializer>();
     shared::<Encoded>();
     shared::<DeserializeErrorKind>();
 };

@@ -1,19 +1,30 @@
 //! Interop tests of JSON bodies that are the payload alone, with services of FastStream that know no python-cqrs.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use cqrs_core::codec::JsonPayloadSerializer;
-use cqrs_core::{Event as _, MessageBrokerExt, NotificationEvent};
+use cqrs_core::event::Timestamp;
+use cqrs_core::{
+    Event as _, HandlerError, MessageBrokerExt, NotificationEvent, Received, Retry, Service, each,
+};
 use cqrs_macros::Notification;
+use integration_tests::consuming::TIMEOUT;
+use integration_tests::consuming::fixture::until;
 use integration_tests::interop::{TestService, UserCreated, users};
 use integration_tests::peers::Python;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::TestTopic;
 
-on_both_brokers![we_read_plain_json_of_faststream, faststream_reads_our_plain_json];
+on_both_brokers![
+    we_read_plain_json_of_faststream,
+    faststream_reads_our_plain_json,
+    we_read_our_plain_json_again_in_a_retry,
+];
 
 /// The model `payload` of `peers/events.py`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Notification)]
@@ -63,4 +74,34 @@ async fn faststream_reads_our_plain_json<T: TestTopic>() {
         inbox.stop().await;
         topic.clean().await;
     }
+}
+
+async fn we_read_our_plain_json_again_in_a_retry<T: TestTopic>() {
+    let topic = T::like(Python::FastStream).await;
+    let (attempts, mut received) = tokio::sync::mpsc::unbounded_channel();
+    let handler = each(move |event: NotificationEvent<PlainUser>, received: Received| {
+        let _test_has_ended = attempts.send((event, received.attempt()));
+        async move {
+            if received.attempt() == 1 { Err(HandlerError::retryable("once")) } else { Ok(()) }
+        }
+    });
+    let plain = topic.subscription().json_payload::<PlainUser>();
+    let plain = plain.retry(Retry::none().delayed([Duration::from_secs(1)]));
+    let service = Service::builder(topic.broker()).subscribe(plain, handler).build().unwrap();
+    let (stop, health) = (service.stop_handle(), service.health());
+    let running = tokio::spawn(service.run_until(std::future::pending::<()>()));
+    until("the service to consume", async || health.is_ready()).await;
+    // RabbitMQ keeps whole seconds.
+    let event = NotificationEvent::new(PlainUser(users().remove(0)))
+        .with_topic(topic.name().to_owned())
+        .with_timestamp(Timestamp::from_unix_micros(1_704_164_645_000_000));
+    topic.broker().publish_event(event.clone()).await.unwrap();
+    for attempt in [1, 2] {
+        let next = timeout(TIMEOUT, received.recv()).await.expect("an attempt in time").unwrap();
+        assert_eq!(next, (event.clone(), attempt));
+    }
+    stop.stop();
+    let report = running.await.unwrap().unwrap();
+    assert_eq!(report.subscriptions[0].counts.handled, 1);
+    topic.clean().await;
 }

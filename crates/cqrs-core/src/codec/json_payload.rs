@@ -1,5 +1,4 @@
-//! The JSON serializer and deserializer of payloads without an envelope, for topics whose other services know no
-//! python-cqrs.
+//! The JSON serializer and deserializer of the payload alone, for topics whose other services know no python-cqrs.
 
 use std::borrow::Cow;
 
@@ -58,8 +57,8 @@ impl<P: Notification + ToJson> Serializer<P> for JsonPayloadSerializer {
 /// know no python-cqrs write their messages.
 ///
 /// The event's id, name, time and topic are those of the frame: see [`Incoming::to_event`]. A message without a name is
-/// an event of the payload's type. One without an id gets a new one in each delivery, so an inbox does not know it
-/// again. Text and errors are those of [`JsonDeserializer`](super::JsonDeserializer).
+/// an event of the payload's type. One without an id, or with one that is no UUID, gets a new one in each
+/// attempt, so an inbox does not know it again. Text and errors are those of [`JsonDeserializer`](super::JsonDeserializer).
 #[derive(Debug, Clone, Copy, Default)]
 pub struct JsonPayloadDeserializer;
 
@@ -125,14 +124,37 @@ mod tests {
     }
 
     #[test]
-    fn broker_id_that_is_no_uuid_is_not_the_events() {
-        let mut incoming = Incoming::new("raw", r#"{"celsius":2,"sensor":"a"}"#);
+    fn id_that_is_no_uuid_is_not_the_events() {
         let known = Uuid::from_u128(7);
-        for (id, expected) in [("42", None), (&*known.simple().to_string(), Some(known))] {
-            incoming.id = Some(id.into());
+        let text = known.simple().to_string();
+        for (header, own, is_known) in
+            [("42", "43", false), ("42", &*text, true), (&*text, "42", true), (&*text, "", true)]
+        {
+            let mut incoming = Incoming::new("raw", r#"{"celsius":2,"sensor":"a"}"#);
+            incoming.headers.insert(header::MESSAGE_ID, header).unwrap();
+            incoming.id = Some(own.into());
             let id = deserialize(&incoming).unwrap().event_id;
-            assert_eq!(Some(id).filter(|id| *id == known), expected);
+            assert_eq!(id == known, is_known, "{header} {own}");
         }
+    }
+
+    #[test]
+    fn empty_name_is_none() {
+        let mut incoming = Incoming::new("raw", r#"{"celsius":2,"sensor":"a"}"#);
+        incoming.name = Some("".into());
+        assert_eq!(deserialize(&incoming).unwrap().event_name, Reading::NAME);
+        incoming.headers.insert(header::EVENT_NAME, "").unwrap();
+        assert_eq!(incoming.event_name(), None);
+    }
+
+    #[test]
+    fn number_that_is_the_payload_is_named_in_the_error() {
+        #[derive(Serialize, cqrs_macros::Notification)]
+        #[cqrs(crate = "crate", topic = "readings", serializer = JsonPayloadSerializer)]
+        struct Celsius(f64);
+        let error = NotificationEvent::new(Celsius(f64::INFINITY)).to_message().unwrap_err();
+        let text = crate::consume::support::error_chain(&error);
+        assert!(text.contains("the value is inf"), "{text}");
     }
 
     #[test]
@@ -148,7 +170,8 @@ mod tests {
         let tombstone = Incoming::empty("t".into());
         assert_eq!(deserialize(&tombstone).unwrap_err().kind(), DeserializeErrorKind::Empty);
         let error = NotificationEvent::new(reading(f64::NAN)).to_message().unwrap_err();
-        assert!(error.to_string().contains("Reading"), "{error}");
+        let text = crate::consume::support::error_chain(&error);
+        assert!(text.contains("Reading") && text.contains("celsius is NaN"), "{text}");
     }
 
     #[test]

@@ -8,7 +8,10 @@ use serde::ser::{self, Serialize};
 pub(super) fn find<T: Serialize>(value: &T) -> Option<String> {
     let found = value.serialize(Finder).err()?;
     let number = found.number?;
-    let path = found.path.strip_prefix('.').unwrap_or(&found.path);
+    let path = match found.path.strip_prefix('.').unwrap_or(&found.path) {
+        "" => "the value",
+        path => path,
+    };
     Some(format!(
         "{path} is {number}, which JSON has not: send an Option, a text, or another format"
     ))

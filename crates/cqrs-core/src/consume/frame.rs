@@ -9,15 +9,15 @@ use crate::event::{Notification, NotificationEvent, Timestamp};
 use crate::message::header;
 
 impl Incoming {
-    /// An event with `payload` and the data of the frame: the id (header `message_id`, else the broker's
-    /// own), the name, the time of publishing and the topic. Missing or unreadable data gets the defaults
-    /// of a new event.
+    /// An event with `payload` and the data of the frame: the id (the header `message_id`, else the broker's
+    /// own, if it is a UUID), the name, the time of publishing and the topic. What is missing or cannot be read
+    /// gets the default of a new event.
     ///
-    /// For a [`Deserializer`](crate::codec::Deserializer) of a format without an envelope.
+    /// For a [`Deserializer`](crate::codec::Deserializer) of a format whose body is the payload alone.
     pub fn to_event<P: Notification>(&self, payload: P) -> NotificationEvent<P> {
         // python-cqrs puts the event's id into the header, and another one into RabbitMQ's property.
-        let id = self.headers.get(header::MESSAGE_ID).or(self.id.as_deref());
-        let id = id.and_then(|id| id.parse().ok()).unwrap_or_else(Uuid::now_v7);
+        let ids = [self.headers.get(header::MESSAGE_ID), self.id.as_deref()].into_iter().flatten();
+        let id = ids.filter_map(|id| id.parse().ok()).next().unwrap_or_else(Uuid::now_v7);
         let time = self.timestamp.map_or_else(Timestamp::now, Timestamp::from);
         let name = self.event_name().filter(|name| *name != P::NAME);
         let name = name.map_or(Cow::Borrowed(P::NAME), |name| Cow::Owned(name.to_owned()));
@@ -29,8 +29,9 @@ impl Incoming {
         NotificationEvent::from_parts(payload, id, time, name, topic)
     }
 
-    /// The name of the event in the frame: the header `event_name`, else the broker's own.
+    /// The name of the event in the frame, if there is one: the header `event_name`, else the broker's own.
     pub fn event_name(&self) -> Option<&str> {
-        self.headers.get(header::EVENT_NAME).or(self.name.as_deref())
+        let named = |name: &&str| !name.is_empty();
+        self.headers.get(header::EVENT_NAME).filter(named).or(self.name.as_deref().filter(named))
     }
 }

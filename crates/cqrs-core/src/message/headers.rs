@@ -18,9 +18,9 @@ pub mod header {
     pub const TRACEPARENT: &str = "traceparent";
     /// [W3C Trace Context](https://www.w3.org/TR/trace-context/), vendor data.
     pub const TRACESTATE: &str = "tracestate";
-    /// The event's name, unless the body is JSON. python-cqrs's name.
+    /// The event's name, unless the body is the whole event in JSON. python-cqrs's name.
     pub const EVENT_NAME: &str = "event_name";
-    /// The event's id, hyphenated, unless the body is JSON. python-cqrs's name.
+    /// The event's id, hyphenated, unless the body is the whole event in JSON. python-cqrs's name.
     pub const MESSAGE_ID: &str = "message_id";
     /// The message's key, on brokers whose frame has no slot for one (RabbitMQ).
     pub const KEY: &str = "message_key";

@@ -107,8 +107,8 @@ impl Subscription {
         self.decode_all::<P>(JsonDeserializer)
     }
 
-    /// Takes messages whose JSON is the payload alone, without an envelope, as events of type `P`. Several types of one
-    /// topic are distinguished by the event's name in the frame: see [`JsonPayloadDeserializer`].
+    /// Takes messages whose JSON is the payload alone as events of type `P`. Several types of one topic are
+    /// distinguished by the event's name in the frame: see [`JsonPayloadDeserializer`].
     pub fn json_payload<P: Notification + FromJson>(self) -> Self {
         self.decode::<P>(JsonPayloadDeserializer)
     }

@@ -11,6 +11,7 @@ mod lifecycle;
 mod options;
 mod order;
 mod panics;
+mod plain_json;
 mod reading;
 mod retries;
 
@@ -111,6 +112,28 @@ fn noting(
             act(&event.payload, received.attempt())
         }
     })
+}
+
+/// A mediator whose handlers record `created user` and `deleted user`.
+fn noting_names(seen: &Records) -> EventMediator {
+    struct Both(Records);
+    impl EventHandler<UserCreated> for Both {
+        async fn handle(&self, event: &UserCreated, _: &mut Scope) -> Result<(), HandlerError> {
+            record(&self.0, format!("created {}", event.user_id));
+            Ok(())
+        }
+    }
+    impl EventHandler<UserDeleted> for Both {
+        async fn handle(&self, event: &UserDeleted, _: &mut Scope) -> Result<(), HandlerError> {
+            record(&self.0, format!("deleted {}", event.user_id));
+            Ok(())
+        }
+    }
+    EventMediator::builder()
+        .event::<UserCreated, _>(Both(Arc::clone(seen)))
+        .event::<UserDeleted, _>(Both(Arc::clone(seen)))
+        .build()
+        .unwrap()
 }
 
 fn dead_letters(broker: &MemoryBroker) -> Vec<(Message, DeadLetter)> {

@@ -117,25 +117,7 @@ async fn decoders_can_skip_change_and_refuse() {
 
 #[tokio::test(start_paused = true)]
 async fn several_types_of_one_topic_are_routed_by_name() {
-    struct Both(Records);
-    impl EventHandler<UserCreated> for Both {
-        async fn handle(&self, event: &UserCreated, _: &mut Scope) -> Result<(), HandlerError> {
-            record(&self.0, format!("created {}", event.user_id));
-            Ok(())
-        }
-    }
-    impl EventHandler<UserDeleted> for Both {
-        async fn handle(&self, event: &UserDeleted, _: &mut Scope) -> Result<(), HandlerError> {
-            record(&self.0, format!("deleted {}", event.user_id));
-            Ok(())
-        }
-    }
     let (broker, seen) = (MemoryBroker::new(), Records::default());
-    let events = EventMediator::builder()
-        .event::<UserCreated, _>(Both(seen.clone()))
-        .event::<UserDeleted, _>(Both(seen.clone()))
-        .build()
-        .unwrap();
     publish(&broker, "ada", 1).await;
     publish_raw(&broker, r#"{"eventName":"UserDeleted","payload":{"user_id":"bob"}}"#).await;
     publish_raw(&broker, r#"{"event_name":"UserMoved","payload":{"user_id":"bob"}}"#).await;
@@ -143,7 +125,7 @@ async fn several_types_of_one_topic_are_routed_by_name() {
     let moved =
         Message::new("users", r#"{"event_name":"UserDeleted","payload":{"user_id":"eve"}}"#);
     broker.publish(moved.with_name("application/x")).await.unwrap();
-    let running = run(&broker, users().json::<UserDeleted>(), events);
+    let running = run(&broker, users().json::<UserDeleted>(), noting_names(&seen));
     until("three", || records(&seen).len() == 3).await;
     drop(running.end().await);
     assert_eq!(records(&seen), ["created ada", "deleted bob", "deleted eve"]);

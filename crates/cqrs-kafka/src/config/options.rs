@@ -109,7 +109,7 @@ text_enum! {
         Auto = "auto",
         /// All.
         Always = "always",
-        /// None.
+        /// None, but those that a serializer adds itself (`JsonPayloadSerializer`).
         Never = "never",
     }
 }

@@ -1,6 +1,7 @@
 //! [`TesterEvents`]: the events of one type on a tester's broker, read by a deserializer.
 
 use std::any::type_name;
+use std::borrow::Cow;
 use std::fmt;
 
 use cqrs_core::Notification;
@@ -70,9 +71,14 @@ impl<'t, P: Notification> TesterEvents<'t, P> {
     }
 
     fn is_named(&self, message: &Incoming) -> bool {
-        match &message.name {
-            Some(name) => *name == P::NAME,
-            None => self.deserializer.event_name(message).is_some_and(|name| name == P::NAME),
+        let in_frame = message.name.as_deref().map(Cow::Borrowed);
+        match in_frame.or_else(|| self.deserializer.event_name(message)) {
+            Some(name) => name == P::NAME,
+            // Some formats name an event by its type.
+            None => {
+                let event = self.deserializer.deserialize(message);
+                event.is_ok_and(|event| event.event_name == P::NAME)
+            }
         }
     }
 

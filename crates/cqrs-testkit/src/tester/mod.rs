@@ -199,7 +199,7 @@ impl ServiceTester {
     /// The events of type `P` as `deserializer` reads them. The other methods of the tester read JSON.
     ///
     /// Give it the deserializer of the [`Subscription`](cqrs_core::Subscription) that consumes them:
-    /// `ProtobufDeserializer::new()`, or `Framed::new(..)` behind a `FramedBroker`.
+    /// `ProtobufDeserializer::new()`, `JsonPayloadDeserializer`, or `Framed::new(..)` behind a `FramedBroker`.
     ///
     /// ```
     /// # use cqrs_core::{Notification, codec::Deserializer};

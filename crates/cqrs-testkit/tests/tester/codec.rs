@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use cqrs_core::codec::{
     DeserializeError, DeserializeErrorKind, Deserializer, Encoded, JsonDeserializer,
-    JsonSerializer, SerializeError, Serializer,
+    JsonPayloadDeserializer, JsonPayloadSerializer, JsonSerializer, SerializeError, Serializer,
 };
 use cqrs_core::consume::Incoming;
 use cqrs_core::{
-    EventHandler, EventMediator, HandlerError, HandlerResultExt, NotificationEvent, Scope, Service,
-    Subscription,
+    EventHandler, EventMediator, HandlerError, HandlerResultExt, Message, NotificationEvent,
+    Received, Scope, Service, Subscription, each,
 };
 use cqrs_macros::Notification;
 use cqrs_testkit::ServiceTester;
@@ -85,4 +85,25 @@ async fn events_are_read_by_their_own_codec() {
     let dead = tester.dead_letters(1).await.unwrap();
     assert_eq!(dead[0].decode(Marked).unwrap(), renamed(""));
     assert!(dead[0].event::<UserRenamed>().is_err(), "it is no JSON");
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Notification)]
+#[cqrs(crate = "cqrs_core", topic = "users", serializer = JsonPayloadSerializer)]
+struct UserMoved {
+    city: String,
+}
+
+/// Its sender names no event.
+#[tokio::test(start_paused = true)]
+async fn plain_json_of_another_service_is_an_event() {
+    let tester = ServiceTester::new().timeout(Duration::from_secs(1));
+    let users = Subscription::to("users").group("g").json_payload::<UserMoved>();
+    let handler = each(|_: NotificationEvent<UserMoved>, _: Received| async { Ok(()) });
+    let service = Service::builder(tester.broker()).subscribe(users, handler).build().unwrap();
+    let _running = tester.start(service).await;
+    let moved = |city: &str| UserMoved { city: city.to_owned() };
+    tester.publish_message(Message::new("users", r#"{"city":"Paris"}"#)).await.unwrap();
+    tester.publish(moved("Rome")).await.unwrap();
+    let events = tester.decode::<UserMoved>(JsonPayloadDeserializer);
+    assert_eq!(events.handled(2).await.unwrap(), [moved("Paris"), moved("Rome")]);
 }
