@@ -19,7 +19,7 @@ const DELAYS: [Duration; 4] = [
 ];
 
 /// How early a delay may seem to be over. A broker counts it by a clock that may be another computer's, and a
-/// clock that is being set runs up to 1 % fast.
+/// clock that is slewed may run 1 % fast.
 fn early(delay: Duration) -> Duration {
     Duration::from_millis(5) + delay / 100
 }
