@@ -16,8 +16,10 @@ impl Incoming {
     /// For a [`Deserializer`](crate::codec::Deserializer) of a format whose body is the payload alone.
     pub fn to_event<P: Notification>(&self, payload: P) -> NotificationEvent<P> {
         // python-cqrs puts the event's id into the header, and another one into RabbitMQ's property.
-        let ids = [self.headers.get(header::MESSAGE_ID), self.id.as_deref()].into_iter().flatten();
-        let id = ids.filter_map(|id| id.parse().ok()).next().unwrap_or_else(Uuid::now_v7);
+        let parsed = |id: Option<&str>| id?.parse().ok();
+        let id =
+            parsed(self.headers.get(header::MESSAGE_ID)).or_else(|| parsed(self.id.as_deref()));
+        let id = id.unwrap_or_else(Uuid::now_v7);
         let time = self.timestamp.map_or_else(Timestamp::now, Timestamp::from);
         let name = self.event_name().filter(|name| *name != P::NAME);
         let name = name.map_or(Cow::Borrowed(P::NAME), |name| Cow::Owned(name.to_owned()));
@@ -30,8 +32,11 @@ impl Incoming {
     }
 
     /// The name of the event in the frame, if there is one: the header `event_name`, else the broker's own.
+    #[inline]
     pub fn event_name(&self) -> Option<&str> {
-        let named = |name: &&str| !name.is_empty();
-        self.headers.get(header::EVENT_NAME).filter(named).or(self.name.as_deref().filter(named))
+        match self.headers.get(header::EVENT_NAME) {
+            Some(name) if !name.is_empty() => Some(name),
+            _ => self.name.as_deref().filter(|name| !name.is_empty()),
+        }
     }
 }
