@@ -98,7 +98,7 @@ impl AclKafka {
         config
     }
 
-    /// Gives rights to a user who has none yet, and waits until they hold.
+    /// Gives rights to a user without any, and waits until the broker knows them.
     pub async fn grant(&self, user: &str, rights: &[Right]) {
         const CREATE_ACLS: i16 = 30;
         const LITERAL: u8 = 3;
@@ -119,8 +119,8 @@ impl AclKafka {
         let accepted = answer[8..].chunks(4).all(|result| result.starts_with(&[0, 0]));
         assert!(accepted, "{user}: {rights:?}: {}", String::from_utf8_lossy(&answer[8..]));
         // The controller has them now. The broker, which decides, reads them from it later.
-        let hold = async || self.rights_of(user).await == rights.len();
-        until(&format!("{user} has {rights:?}"), hold).await;
+        let knows = async || self.rights_of(user).await == rights.len();
+        until(&format!("{user} has {rights:?}"), knows).await;
     }
 
     /// The number of rights by which the broker decides on a user.
