@@ -13,7 +13,7 @@ use tokio::sync::RwLock;
 /// The program that the tests kill.
 const WORKER: &str = env!("CARGO_BIN_EXE_worker");
 
-/// A write lock for tests that break Kafka; a read lock for the others that use it.
+/// A write lock for tests that break Kafka or need all of it; a read lock for the others that use it.
 static KAFKA: RwLock<()> = RwLock::const_new(());
 /// The same for RabbitMQ.
 static RABBITMQ: RwLock<()> = RwLock::const_new(());

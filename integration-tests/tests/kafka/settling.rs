@@ -79,6 +79,7 @@ async fn retry_topic_is_never_early_nor_behind_a_longer_one() {
     request.retry = delayed(&[2, 15]);
     let mut member = Member::open(request).await;
     let mut out = member.begin(2).await;
+    // Copies are due by the system clock, which may be slewed.
     let started = SystemTime::now();
     let state = RetryState::default().failed(Timestamp::now());
     for (delivery, delay) in out.iter_mut().zip([15, 2]) {
@@ -139,6 +140,7 @@ async fn retry_copy_waits_through_a_restart() {
     commit(&group, &topic, 0, 0, "").await;
     let mut member = open().await;
     let mut first = member.next().await;
+    // By the clock of the copy's due time.
     let started = SystemTime::now();
     let state = RetryState::default().failed(Timestamp::now());
     first.settle.retry_later(Duration::from_secs(5), &state).await.unwrap();
